@@ -1,0 +1,29 @@
+"""An engine turns a clip and an instruction into mask tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from trajseg.tracks import Result
+from trajseg.video import Clip
+
+MAX_INSTRUCTION_LENGTH = 1000
+"""Characters; a longer instruction is refused with InstructionError."""
+
+Progress = Callable[[int, int], None]
+"""Called once a frame with (frames done, frames in all). What it raises ends the run: see CancelledError."""
+
+
+class Engine(Protocol):
+    """What the worker and the command line ask of a model."""
+
+    @property
+    def model_version(self) -> str:
+        """Engine, base weights and adapter, as /setup answers and predictions carry it."""
+
+    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+        """Tracks for every object meant; none when the model says that there is none.
+
+        Raises InstructionError, VideoError, or whatever `progress` raises.
+        """

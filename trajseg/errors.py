@@ -1,0 +1,78 @@
+"""The errors that trajseg raises at its edges.
+
+TrajSegError                     anything that trajseg refuses or cannot do
+├── InputError                   what was asked for is wrong; the command line exits with 2, HTTP answers 4xx
+│   ├── VideoError               the video is missing, unreadable, empty, has no pictures, or is cut off
+│   ├── InstructionError         the instruction is empty or too long
+│   ├── TaskError                a Label Studio task lacks what its project needs
+│   ├── LabelConfigError         a labelling configuration has no tag that trajseg can fill
+│   └── UnknownProjectError      a project that trajseg was never told of
+├── CheckpointError              a folder is not a TrajSeg checkpoint, or not one for this engine
+├── ServiceError                 something that trajseg needs does not answer
+│   ├── QueueError               Redis or Valkey cannot be reached
+│   └── LabelStudioError         Label Studio cannot be reached, or refused
+└── CancelledError               a person cancelled the job; raised out of a progress callback
+"""
+
+from __future__ import annotations
+
+
+class TrajSegError(Exception):
+    """An error with a sentence on what is wrong, and one on what to do about it.
+
+    Args:
+        message: what is wrong, naming the thing.
+        remedy: what a person can do; empty when there is nothing.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class InputError(TrajSegError):
+    """What was asked for is wrong."""
+
+
+class VideoError(InputError):
+    """The video is missing, unreadable, empty, has no pictures, or is cut off."""
+
+
+class InstructionError(InputError):
+    """The instruction is empty or too long."""
+
+
+class TaskError(InputError):
+    """A Label Studio task lacks what its project needs."""
+
+
+class LabelConfigError(InputError):
+    """A labelling configuration has no tag that trajseg can fill."""
+
+
+class UnknownProjectError(InputError):
+    """A project that trajseg was never told of."""
+
+
+class CheckpointError(TrajSegError):
+    """A folder is not a TrajSeg checkpoint, or not one for this engine."""
+
+
+class ServiceError(TrajSegError):
+    """Something that trajseg needs does not answer."""
+
+
+class QueueError(ServiceError):
+    """Redis or Valkey cannot be reached."""
+
+
+class LabelStudioError(ServiceError):
+    """Label Studio cannot be reached, or refused."""
+
+
+class CancelledError(TrajSegError):
+    """A person cancelled the job."""
