@@ -1,0 +1,1 @@
+"""Data sets that trajseg is trained and scored on."""

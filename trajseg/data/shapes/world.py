@@ -1,0 +1,375 @@
+"""Scenes of the shapes world: which objects there are, how they look and how they move (no pixels).
+
+Lengths are in units of the frame's height: x runs from 0 to `aspect`, y from 0 (top) to 1 (bottom).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Split = Literal["train", "val", "test"]
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "white")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+SIZES = ("small", "large")
+MOTIONS = ("left", "right", "up", "down", "still", "circling", "bouncing")
+SPEEDS = ("slow", "fast")
+
+HELD_OUT = frozenset(
+    {
+        ("red", "star"),
+        ("green", "ring"),
+        ("blue", "triangle"),
+        ("yellow", "cross"),
+        ("purple", "circle"),
+        ("orange", "square"),
+    }
+)
+"""(colour, shape) pairs that only the test split has; each of their colours and shapes is common in train."""
+
+SAMPLED_FRAMES = 8
+"""Whatever an instruction asks is decidable from this many frames, at the centres of equal bins."""
+
+RGB: dict[str, tuple[int, int, int]] = {
+    "red": (215, 35, 40),
+    "green": (45, 165, 60),
+    "blue": (40, 75, 215),
+    "yellow": (240, 225, 45),
+    "purple": (145, 50, 180),
+    "orange": (245, 135, 25),
+    "cyan": (50, 210, 225),
+    "white": (242, 242, 242),
+}
+
+_RADII = {"small": (0.072, 0.095), "large": (0.14, 0.185)}
+_TRAVEL = {"slow": (0.36, 0.5), "fast": (0.78, 1.0)}
+_STEP = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+_ASPECTS = (4 / 3, 4 / 3, 4 / 3, 16 / 9, 16 / 9, 1.0, 3 / 2, 0.75)
+
+
+@dataclass
+class SceneObject:
+    """One object. `centres` float32 [T, 2] (x, y) before camera drift; they may lie outside the picture.
+
+    `radius` is that of the circle which the shape fills about as well as its own outline; `angle` in radians;
+    objects of greater `depth` hide those of smaller; it exists in the frames `first` to `last` (inclusive, 0-based).
+    """
+
+    colour: str
+    shape: str
+    size: str
+    textured: bool
+    motion: str
+    speed: str
+    radius: float
+    centres: np.ndarray
+    angle: float
+    depth: int
+    first: int
+    last: int
+    rgb: tuple[int, int, int]
+    texture_seed: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the picture looks apart from its objects: background, and what the lens and the codec do to it.
+
+    `colours` are two muted RGB colours; `blur` is a standard deviation in units of the height; `noise` in grey levels;
+    `jpeg` is a quality (1..100) or None.
+    """
+
+    kind: Literal["gradient", "noise", "clutter"]
+    colours: tuple[tuple[int, int, int], tuple[int, int, int]]
+    angle: float
+    blur: float
+    noise: float
+    jpeg: int | None
+    seed: int
+
+
+@dataclass
+class Scene:
+    """Everything about one clip; `drift` float32 [T, 2] is added to all centres and to the background."""
+
+    seed: int
+    split: Split
+    aspect: float
+    fps: float
+    frame_count: int
+    objects: list[SceneObject]
+    look: Look
+    drift: np.ndarray
+
+    def positions(self) -> np.ndarray:
+        """Centres in the picture, drift included: float32 [K, T, 2]."""
+        return np.stack([o.centres for o in self.objects]) + self.drift[None]
+
+
+def bin_centres(frame_count: int, count: int = SAMPLED_FRAMES) -> np.ndarray:
+    """0-based indices of the frames at the centres of `count` equal bins of the clip: int64 [count]."""
+    return ((np.arange(count) + 0.5) * frame_count / count).astype(np.int64)
+
+
+def sample_scene(
+    seed: int, split: Split = "train", *, frame_count: int | None = None, aspect: float | None = None
+) -> Scene:
+    """A scene, the same one for the same arguments.
+
+    Args:
+        seed: any integer; the same seed gives unrelated scenes in different splits.
+        split: only "test" has the pairs of HELD_OUT.
+        frame_count: frames of the clip, 8 or more; None draws 12 to 64.
+        aspect: width / height; None draws one between 3:4 and 16:9.
+    """
+    rng = random.Random(f"shapes/{split}/{seed}")
+    drawn_count, drawn_aspect = rng.randint(12, 64), rng.choice(_ASPECTS)
+    T = frame_count or drawn_count
+    width = aspect or drawn_aspect
+    looks = _draw_looks(rng, rng.choices((2, 3, 4, 5), (20, 32, 30, 18))[0], split)
+    plan = _draw_plan(rng, looks, width)
+    best: tuple[float, list[SceneObject]] | None = None
+    for _ in range(10):
+        objects = _place(rng, looks, plan, T, width)
+        crowding = _crowding(objects, plan, T)
+        if best is None or crowding < best[0]:
+            best = (crowding, objects)
+        if crowding < 0.02:
+            break
+    assert best is not None
+    return Scene(
+        seed=seed,
+        split=split,
+        aspect=width,
+        fps=float(rng.choice((8, 10, 12, 15, 24, 25, 30))),
+        frame_count=T,
+        objects=best[1],
+        look=_draw_look(rng),
+        drift=_draw_drift(rng, T),
+    )
+
+
+def _draw_looks(rng: random.Random, count: int, split: Split) -> list[tuple[str, str, str]]:
+    """Unique (colour, shape, size), often differing from one another in one of the three only."""
+    looks: list[tuple[str, str, str]] = []
+    while len(looks) < count:
+        colour, shape, size = rng.choice(COLOURS), rng.choice(SHAPES), rng.choice(SIZES)
+        if looks:
+            like = rng.choice(looks)
+            kin = rng.random()
+            if kin < 0.36:
+                colour = like[0]
+            elif kin < 0.72:
+                shape = like[1]
+            elif kin < 0.8:
+                colour, shape = like[:2]
+        elif split == "test" and rng.random() < 0.6:
+            colour, shape = rng.choice(sorted(HELD_OUT))
+        if split != "test" and (colour, shape) in HELD_OUT:
+            continue
+        if (colour, shape, size) not in looks:
+            looks.append((colour, shape, size))
+    rng.shuffle(looks)
+    return looks
+
+
+@dataclass
+class _Plan:
+    """What each object does: motion, speed, role; and who passes behind whom."""
+
+    motions: list[str]
+    speeds: list[str]
+    roles: list[str]
+    passing: tuple[int, int] | None
+
+
+def _draw_plan(rng: random.Random, looks: list[tuple[str, str, str]], aspect: float) -> _Plan:
+    count = len(looks)
+    motions = [rng.choice(MOTIONS) for _ in looks]
+    speeds = [rng.choice(SPEEDS) for _ in looks]
+    if count > 2 and rng.random() < 0.25:
+        motions[1] = motions[0]
+    roles = []
+    for k in range(count):
+        role = rng.choices(("stay", "enter", "leave"), (62, 20, 18))[0]
+        if motions[k] in ("circling", "bouncing"):
+            role = "stay"
+        if role != "stay" and rng.random() < 0.5:
+            speeds[k] = "fast"
+        roles.append(role)
+    if all(role == "enter" for role in roles):
+        roles[rng.randrange(count)] = "stay"
+    for k in range(count):
+        # A fast object would not stay in a narrow picture for long enough.
+        if roles[k] == "stay" and motions[k] in ("left", "right") and speeds[k] == "fast" and aspect < 0.95:
+            motions[k] = rng.choice(("up", "down"))
+    passing = None
+    large = [k for k in range(count) if looks[k][2] == "large"]
+    if large and rng.random() < 0.45:
+        front = rng.choice(large)
+        others = [k for k in range(count) if k != front]
+        small = [k for k in others if looks[k][2] == "small"]
+        behind = rng.choice(small or others)
+        passing = (behind, front)
+        motions[front], roles[front] = "still", "stay"
+        motions[behind] = rng.choice(("left", "right") if aspect > 1.2 else ("up", "down"))
+        speeds[behind], roles[behind] = "fast", "stay"
+    return _Plan(motions, speeds, roles, passing)
+
+
+def _place(
+    rng: random.Random, looks: list[tuple[str, str, str]], plan: _Plan, frame_count: int, aspect: float
+) -> list[SceneObject]:
+    u = np.linspace(0.0, 1.0, frame_count)
+    depths = list(range(len(looks)))
+    rng.shuffle(depths)
+    objects: list[SceneObject | None] = [None] * len(looks)
+    order = list(range(len(looks)))
+    if plan.passing:
+        behind, front = plan.passing
+        order.sort(key=lambda k: k != front)
+        if depths[behind] > depths[front]:
+            depths[behind], depths[front] = depths[front], depths[behind]
+    for k in order:
+        colour, shape, size = looks[k]
+        motion, speed, role = plan.motions[k], plan.speeds[k], plan.roles[k]
+        radius = rng.uniform(*_RADII[size])
+        first, last = 0, frame_count - 1
+        if plan.passing and k == plan.passing[1]:
+            middle = (rng.uniform(0.38, 0.62) * aspect, rng.uniform(0.38, 0.62))
+            centres = np.tile(np.array(middle), (frame_count, 1))
+        elif plan.passing and k == plan.passing[0]:
+            blocker = objects[plan.passing[1]]
+            assert blocker is not None
+            centres = _path_behind(rng, motion, blocker, u)
+        else:
+            centres = _path(rng, motion, speed, role, radius, aspect, u)
+            if motion == "still" and role == "enter":
+                first = math.ceil(frame_count * rng.uniform(0.3, 0.45))
+            elif motion == "still" and role == "leave":
+                last = math.floor(frame_count * rng.uniform(0.55, 0.7)) - 1
+        jitter = [rng.randint(-13, 13) for _ in range(3)]
+        rgb = tuple(min(255, max(0, c + j)) for c, j in zip(RGB[colour], jitter, strict=True))
+        objects[k] = SceneObject(
+            colour=colour,
+            shape=shape,
+            size=size,
+            textured=rng.random() < 0.35,
+            motion=motion,
+            speed=speed,
+            radius=radius,
+            centres=centres.astype(np.float32),
+            angle=rng.uniform(-0.3, 0.3),
+            depth=depths[k],
+            first=first,
+            last=last,
+            rgb=(rgb[0], rgb[1], rgb[2]),
+            texture_seed=rng.getrandbits(31),
+        )
+    return [o for o in objects if o is not None]
+
+
+def _path(
+    rng: random.Random, motion: str, speed: str, role: str, radius: float, aspect: float, u: np.ndarray
+) -> np.ndarray:
+    """Centres [T, 2] of an object; `u` [T] is the time as a share of the clip."""
+    inset = 0.9 * radius
+
+    def within(extent: float, reach: float = 0.0) -> float:
+        """A coordinate from which an object may stray by `reach` either way and stay in the picture."""
+        low = inset + reach
+        return rng.uniform(low, extent - low) if low < extent - low else extent / 2
+
+    if motion == "still":
+        return np.tile(np.array([within(aspect), within(1.0)]), (len(u), 1))
+    if motion == "circling":
+        fast = speed == "fast"
+        reach = rng.uniform(0.15, 0.19) if fast else rng.uniform(0.09, 0.105)
+        loops = rng.uniform(1.0, 1.3) if fast else rng.uniform(0.8, 0.95)
+        turn = rng.uniform(0, 2 * math.pi) + rng.choice((-1, 1)) * 2 * math.pi * loops * u
+        centre = np.array([within(aspect, reach), within(1.0, reach)])
+        return centre + reach * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    if motion == "bouncing":
+        height = rng.uniform(0.3, 0.38) if speed == "fast" else rng.uniform(0.13, 0.16)
+        strokes = rng.uniform(2.7, 3.3)
+        wave = np.abs((u * strokes + rng.uniform(0, 2)) % 2 - 1) - 0.5
+        slide = rng.choice((-1, 1)) * rng.uniform(0.06, 0.2)
+        centre_x = within(aspect, abs(slide) / 2)
+        return np.stack([centre_x + slide * (u - 0.5), within(1.0, height / 2) + height * wave], axis=1)
+    step = np.array(_STEP[motion])
+    axis = 0 if step[0] else 1
+    extent = aspect if axis == 0 else 1.0
+    travel = rng.uniform(*_TRAVEL[speed])
+    across = within(1.0 if axis == 0 else aspect)
+    forward = step[axis] > 0
+    if role == "stay":
+        room = extent - 2 * inset
+        slack = max(0.0, room - travel)
+        along = (extent - travel) / 2 + rng.uniform(-0.5, 0.5) * slack + travel * u
+    else:
+        # So fast that it is well in the picture for at least half of the clip.
+        travel = max(travel, 0.5)
+        at = rng.uniform(0.29, 0.36) if speed == "slow" else rng.uniform(0.3, 0.48)
+        outside = -1.25 * radius
+        along = outside + travel * (u - at) if role == "enter" else extent - outside - travel * (1 - at - u)
+    along = along if forward else extent - along
+    centres = np.empty((len(u), 2))
+    centres[:, axis], centres[:, 1 - axis] = along, across
+    return centres
+
+
+def _path_behind(rng: random.Random, motion: str, blocker: SceneObject, u: np.ndarray) -> np.ndarray:
+    step = np.array(_STEP[motion])
+    aside = np.array([step[1], step[0]]) * rng.uniform(-0.3, 0.3) * blocker.radius
+    travel = rng.uniform(*_TRAVEL["fast"])
+    meeting = rng.uniform(0.42, 0.58)
+    return blocker.centres[0] + aside + step * (travel * (u - meeting))[:, None]
+
+
+def _crowding(objects: list[SceneObject], plan: _Plan, frame_count: int) -> float:
+    """Mean share of the sampled frames in which two objects overlap that were not planned to."""
+    index = bin_centres(frame_count)
+    at = np.stack([o.centres[index] for o in objects])
+    radii = np.array([o.radius for o in objects])
+    gap = np.linalg.norm(at[:, None] - at[None], axis=-1) - 0.95 * (radii[:, None] + radii[None])[..., None]
+    present = np.array([[o.first <= t <= o.last for t in index] for o in objects])
+    touching = (gap < 0) & present[:, None] & present[None]
+    if plan.passing:
+        a, b = plan.passing
+        touching[a, b] = touching[b, a] = False
+    upper = np.triu_indices(len(objects), 1)
+    return float(touching[upper].mean())
+
+
+def _draw_look(rng: random.Random) -> Look:
+    def muted() -> tuple[int, int, int]:
+        grey = rng.uniform(35, 150)
+        tint = [grey * (1 + rng.uniform(-0.16, 0.16)) for _ in range(3)]
+        return round(tint[0]), round(tint[1]), round(tint[2])
+
+    return Look(
+        kind=rng.choice(("gradient", "noise", "clutter")),
+        colours=(muted(), muted()),
+        angle=rng.uniform(0, 2 * math.pi),
+        blur=rng.choice((0.0, 0.0, rng.uniform(0.002, 0.0045))),
+        noise=rng.choice((0.0, rng.uniform(2, 9))),
+        jpeg=rng.choice((None, rng.randint(35, 80))),
+        seed=rng.getrandbits(31),
+    )
+
+
+def _draw_drift(rng: random.Random, frame_count: int) -> np.ndarray:
+    """A slow sway of the camera of at most 0.02 frame heights; none in half of the clips."""
+    if rng.random() < 0.5:
+        return np.zeros((frame_count, 2), np.float32)
+    u = np.linspace(0, 1, frame_count)
+    sway = [
+        rng.uniform(0.004, 0.014) * np.sin(2 * math.pi * (rng.uniform(0.3, 1.2) * u + rng.random()))
+        for _ in range(2)
+    ]
+    return np.stack(sway, axis=1).astype(np.float32)
