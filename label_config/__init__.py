@@ -1,0 +1,19 @@
+"""Label Studio labelling configurations for mask tracks: the XML, what fills it in, and what reads it back."""
+
+from label_config.config import LabelConfig, TextTag, View, parse
+from label_config.palette import PALETTE, colour
+from label_config.templates import DEFAULT_LABELS, clean_label, fill, track_labels, with_labels
+
+__all__ = [
+    "DEFAULT_LABELS",
+    "PALETTE",
+    "LabelConfig",
+    "TextTag",
+    "View",
+    "clean_label",
+    "colour",
+    "fill",
+    "parse",
+    "track_labels",
+    "with_labels",
+]

@@ -1,0 +1,74 @@
+"""Fills the shipped labelling configurations with labels and their colours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from xml.etree import ElementTree
+
+from label_config.config import View
+from label_config.palette import colour
+from trajseg.errors import LabelConfigError
+
+DEFAULT_LABELS = 8
+"""Tracks a project starts with; more labels are added when a video has more objects."""
+
+MAX_LABEL_LENGTH = 80
+"""Characters; what fits beside a colour in the editor."""
+
+_LABEL_TAGS: dict[View, str] = {"mask": "BitmaskLabels", "box": "Labels"}
+# What XML 1.0 cannot hold, not even escaped.
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def track_labels(count: int = DEFAULT_LABELS) -> list[str]:
+    """`["track-1", ..., "track-<count>"]`."""
+    return [f"track-{number}" for number in range(1, count + 1)]
+
+
+def clean_label(label: str) -> str:
+    """A label as Label Studio can hold it: one line, nothing that XML forbids, no leading `$`.
+
+    Label Studio reads a leading `$` as a key of task data. Raises LabelConfigError when nothing is left.
+    """
+    text = " ".join(_FORBIDDEN.sub(" ", label).split()).lstrip("$ ")[:MAX_LABEL_LENGTH].strip()
+    if not text:
+        raise LabelConfigError(f"{label!r} cannot be a label.", "Use at least one visible character.")
+    return text
+
+
+def fill(view: View, labels: Iterable[str] | None = None) -> str:
+    """The labelling configuration of a view, with these labels (default track-1 to track-8) in distinct colours.
+
+    Labels are cleaned (clean_label) and doubled ones dropped. Raises LabelConfigError when none is left.
+    """
+    return with_labels(_template(view), view, track_labels() if labels is None else labels)
+
+
+def with_labels(xml: str, view: View, labels: Iterable[str]) -> str:
+    """The same configuration with these labels; a label that is there already keeps its tag and colour.
+
+    Labels that the configuration has and `labels` has not are dropped.
+    """
+    root = ElementTree.fromstring(xml.strip())
+    control = next(root.iter(_LABEL_TAGS[view]))
+    present = {tag.get("alias") or tag.get("value"): tag for tag in control.findall("Label")}
+    names = list(dict.fromkeys(clean_label(label) for label in labels))
+    if not names:
+        raise LabelConfigError("A labelling configuration needs at least one label.", "Name a label.")
+    for tag in present.values():
+        control.remove(tag)
+    for number, name in enumerate(names):
+        tag = present.get(name)
+        if tag is None:
+            tag = ElementTree.Element("Label", {"value": name, "background": colour(number)})
+        control.append(tag)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+@cache
+def _template(view: View) -> str:
+    return files("label_config").joinpath(f"{view}_tracks.xml").read_text(encoding="utf-8")
