@@ -1,0 +1,1 @@
+"""The service between Label Studio and the model: HTTP, store, queue and delivery. Never imports torch."""

@@ -1,0 +1,198 @@
+"""Every setting of the service, read from the environment; docs/settings.md is made from this class."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+import trajseg
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+PRODUCT_NAMES = ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "REDIS_URL", "DATABASE_URL")
+"""Settings that keep the name everybody uses; all others have the prefix TRAJSEG_."""
+
+
+class Settings(BaseSettings):
+    """What can be set, by environment variable or keyword.
+
+    Durations are seconds, sizes are bytes. A list is written with commas between its members.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRAJSEG_", env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
+
+    label_studio_url: str = Field(
+        "http://127.0.0.1:8080",
+        validation_alias="LABEL_STUDIO_URL",
+        description="Where the backend and the worker reach Label Studio.",
+    )
+    label_studio_api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="LABEL_STUDIO_API_KEY",
+        description="Personal access token or legacy token of a Label Studio user who may write to the "
+        "projects. The token that Label Studio sends to /setup is never used.",
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias="REDIS_URL",
+        description="Redis or Valkey, transport only. `trajseg serve` starts its own when this is unset.",
+    )
+    database_url: str = Field(
+        "",
+        validation_alias="DATABASE_URL",
+        description="The store: an SQLAlchemy URL, `sqlite:///file` or `postgresql://user:password@host/name`. "
+        "Unset: the file `trajseg.db` in the data folder.",
+    )
+
+    model: str = Field("trajseg-tiny", description="Name of a shipped model, or a checkpoint folder.")
+    device: str = Field("", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU where there is one.")
+
+    host: str = Field("127.0.0.1", description="Address that the backend listens on.")
+    port: int = Field(9090, ge=0, le=65535, description="Port that the backend listens on.")
+    threads: int = Field(
+        16, ge=2, le=256, description="Threads that answer requests; an interactive request holds one."
+    )
+    public_url: str = Field(
+        "",
+        description="URL under which browsers and Label Studio reach the backend, written into links to key "
+        "frames. Unset: http://127.0.0.1 and the port.",
+    )
+    basic_auth_user: str = Field(
+        "", description="User name for Basic authentication; unset: none is asked for."
+    )
+    basic_auth_password: SecretStr = Field(SecretStr(""), description="Password for Basic authentication.")
+    secret_key: SecretStr = Field(
+        SecretStr(""),
+        description="Signs the links to key frames. Unset: made once and kept in the data folder; set it when "
+        "backend and worker do not share that folder.",
+    )
+    data_dir: Path = Field(
+        Path(".trajseg"), description="Folder for the store's file, key frames and downloads."
+    )
+    max_request_bytes: int = Field(32 * 2**20, ge=2**16, description="A larger request is refused with 413.")
+
+    interactive_wait_seconds: float = Field(
+        20.0,
+        ge=0,
+        le=90,
+        description="How long a request typed in the page waits for its result before it is delivered as a "
+        "prediction instead. Label Studio gives up after 100.",
+    )
+    media_link_hours: float = Field(
+        24 * 365, gt=0, description="Hours that a link to a key frame stays valid; tasks keep these links."
+    )
+    cors_origins: str = Field(
+        "*", description="Access-Control-Allow-Origin on key frames; Label Studio's address, or `*`."
+    )
+
+    view: Literal["mask", "box"] = Field(
+        "mask", description="View for projects that trajseg creates; otherwise the label configuration tells."
+    )
+    max_key_frames: int = Field(60, ge=2, le=300, description="Most frames of a clip shown for painting.")
+    key_frame_quality: int = Field(90, ge=30, le=100, description="JPEG quality of key frames.")
+
+    media_hosts: CommaSeparated = Field(
+        (),
+        description="Hosts, beside Label Studio, that videos may be fetched from; `*.example.com` allowed.",
+    )
+    media_dirs: CommaSeparated = Field(
+        (), description="Folders that a task's video may be a local path in; unset: no local paths."
+    )
+    download_max_bytes: int = Field(4 * 2**30, gt=0, description="A larger video is refused.")
+    download_timeout_seconds: float = Field(600.0, gt=0, description="A slower download is given up.")
+    max_frames: int = Field(20_000, gt=0, description="A clip of more frames is refused.")
+
+    job_timeout_seconds: int = Field(4 * 3600, gt=0, description="A longer run is stopped and fails.")
+    stale_after_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="A running job without a heartbeat for so long is taken for lost and run again.",
+    )
+    reconcile_seconds: float = Field(
+        15.0, gt=0, description="How often the store is compared with the queue, and due deliveries are made."
+    )
+    retry_failed_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="A failed job is run again when Label Studio asks for it again, but not sooner than this.",
+    )
+    max_runs: int = Field(3, ge=1, description="A job whose worker died so many times is failed.")
+    delivery_attempts: int = Field(
+        12, ge=1, description="A delivery that failed so many times waits for a person (`/jobs/<id>/retry`)."
+    )
+
+    @field_validator("media_hosts", "media_dirs", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("label_studio_url", "public_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in ("http", "https"):
+            raise ValueError(f"{value!r} does not begin with http:// or https://")
+        return value.rstrip("/")
+
+    @property
+    def external_url(self) -> str:
+        """The backend's URL for browsers, without a slash at the end."""
+        return self.public_url or f"http://127.0.0.1:{self.port}"
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the store."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'trajseg.db').resolve()}"
+
+    @property
+    def media_dir(self) -> Path:
+        """Folder of the files that signed links may serve."""
+        return self.data_dir / "media"
+
+    def model_version(self) -> str:
+        """What /setup answers and predictions carry, read without loading the model."""
+        return model_version_of(self.model)
+
+    def signing_key(self) -> str:
+        """The secret that signs links, made on first use and then kept in `data_dir/secret_key`."""
+        if self.secret_key.get_secret_value():
+            return self.secret_key.get_secret_value()
+        path = self.data_dir / "secret_key"
+        if not path.exists():
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            # Written beside and linked, so that two processes starting together agree on one key.
+            handle, temporary = tempfile.mkstemp(dir=self.data_dir, prefix=".secret_key")
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_urlsafe(48))
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                pass
+            finally:
+                os.unlink(temporary)
+        return path.read_text().strip()
+
+
+def model_version_of(model: str) -> str:
+    """Model version of a shipped model's name or a checkpoint folder.
+
+    The folder's config.json may name it (`model_version`); without one it is the name of the folder.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = Path(trajseg.__file__).parent / "checkpoints" / model
+    try:
+        named = json.loads((folder / "config.json").read_text()).get("model_version")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    return str(named) if named else Path(model).name

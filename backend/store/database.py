@@ -1,0 +1,130 @@
+"""The store's connection: SQLite in WAL mode or PostgreSQL, and the migrations that make its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from trajseg.errors import InputError, ServiceError
+
+BUSY_SECONDS = 30
+"""How long SQLite waits for another writer."""
+MIGRATION_LOCK = 0x7472616A
+"""Key of the PostgreSQL lock that lets one process migrate at a time."""
+
+
+class Database:
+    """Sessions on one database; safe to share between threads.
+
+    Args:
+        url: an SQLAlchemy URL of SQLite or PostgreSQL; `postgres://` and `postgresql://` mean psycopg 3.
+
+    Raises InputError for another URL, ServiceError (from `migrate`, `read`, `write`) when it cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.url = make_url(url)
+        except ArgumentError as error:
+            raise InputError(
+                "DATABASE_URL is not a database URL.",
+                "Write sqlite:///file or postgresql://user:password@host/name.",
+            ) from error
+        if self.url.drivername in ("postgres", "postgresql"):
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
+            raise InputError(
+                f"DATABASE_URL names {self.url.get_backend_name()!r}, which trajseg cannot use.",
+                "Use SQLite or PostgreSQL.",
+            )
+        self.engine = (
+            _sqlite_engine(self.url) if self.is_sqlite else create_engine(self.url, pool_pre_ping=True)
+        )
+        self._reads = sessionmaker(self.engine, expire_on_commit=False)
+        self._writes = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for reading only."""
+        with _reachable(self), self._reads() as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction, committed at the end and rolled back by an exception."""
+        with _reachable(self), self._writes.begin() as session:
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the tables to this version's form; several processes may call it at once."""
+        config = Config()
+        config.set_main_option(
+            "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
+        )
+        with _reachable(self), self.engine.execution_options(writes=True).begin() as connection:
+            if not self.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise ServiceError(
+                    f"The store at {self.name} was made by another version of trajseg ({error}).",
+                    "Install the newer trajseg, or point DATABASE_URL at another database.",
+                ) from error
+
+    @property
+    def name(self) -> str:
+        """The URL without its password, for messages."""
+        return self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _reachable(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise ServiceError(
+            f"The store at {database.name} does not answer ({error.orig}).",
+            "Check DATABASE_URL, that the server runs, and that the disk is writable and not full.",
+        ) from error
+
+
+def _sqlite_engine(url: Any) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise InputError("DATABASE_URL names no SQLite file.", "Write sqlite:///path/to/file.db.")
+    Path(url.database).resolve().parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, record: Any) -> None:
+        # The driver must not begin transactions by itself: `_begin` does, and knows which ones write.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads before it writes would fail at once, busy timeout or not, when another
+        # writer came between; taking the write lock at the beginning makes it wait instead.
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

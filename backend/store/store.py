@@ -1,0 +1,437 @@
+"""Store: projects, jobs, runs, results and deliveries, each method one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from backend.store.database import Database
+from backend.store.models import JOB_KINDS, QUEUES, Delivery, Job, Project, Track, new_id, now
+from trajseg.errors import CancelledError, InputError, TrajSegError, UnknownProjectError
+
+if TYPE_CHECKING:
+    from trajseg.tracks import Result
+
+DELIVERED_KINDS = ("prelabel", "refine")
+"""Kinds of job whose result becomes a prediction in Label Studio."""
+UNFINISHED = ("queued", "running")
+
+
+class UnknownJobError(InputError):
+    """A job that the store does not hold."""
+
+
+class StaleRunError(TrajSegError):
+    """Another worker has begun this job anew; what the older run wants to write is refused."""
+
+
+class Store:
+    """All that trajseg must not lose. Safe to share between threads; objects it returns are copies.
+
+    Args:
+        database_url: `sqlite:///file` or `postgresql://...`; see Database.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self.database = Database(database_url)
+
+    def migrate(self) -> None:
+        """Make the tables, or bring them to this version's form. Safe to call at every start."""
+        self.database.migrate()
+
+    create = migrate
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.database.close()
+
+    # Projects
+
+    def upsert_project(
+        self, label_studio_id: int, hostname: str, label_config: str, title: str = "", stamp: str = ""
+    ) -> Project:
+        """Note a Label Studio project, or what has changed in it; empty values leave the old ones.
+
+        Args:
+            stamp: what Label Studio adds to the id ("6.1795422572" has "1795422572"). A project noted
+                without one takes the first that is told; another one makes another project.
+        """
+        for _ in range(2):
+            try:
+                with self.database.write() as session:
+                    project = _find_project(session, label_studio_id, stamp)
+                    if project is None:
+                        project = Project(label_studio_id=label_studio_id)
+                        session.add(project)
+                    new = {"hostname": hostname, "label_config": label_config, "title": title, "stamp": stamp}
+                    for name, value in new.items():
+                        if value and getattr(project, name) != value:
+                            setattr(project, name, value)
+                    return project
+            except IntegrityError as error:
+                # Another process noted it between our look and our write: look again.
+                lost = error
+        raise lost
+
+    def project(self, project_id: int) -> Project:
+        """The project with the store's own id, which is what jobs carry. Raises UnknownProjectError."""
+        with self.database.read() as session:
+            project = session.get(Project, project_id)
+        if project is None:
+            raise UnknownProjectError(f"There is no project {project_id} in the store.")
+        return project
+
+    def label_studio_project(self, label_studio_id: int, stamp: str = "") -> Project:
+        """The project with Label Studio's id; the newest one where no stamp is given.
+
+        Raises UnknownProjectError.
+        """
+        with self.database.read() as session:
+            project = _find_project(session, label_studio_id, stamp)
+        if project is None:
+            raise UnknownProjectError(
+                f"trajseg was never told of Label Studio's project {label_studio_id}.",
+                "Connect the backend in the project's settings, or use `trajseg project create`.",
+            )
+        return project
+
+    # Jobs
+
+    def add_job(
+        self,
+        kind: str,
+        project_id: int | None,
+        task_id: int | None,
+        video: str,
+        instruction: str,
+        queue: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        model_version: str = "",
+        error: str = "",
+        remedy: str = "",
+    ) -> tuple[Job, bool]:
+        """Write down what was asked for, once.
+
+        The same project, task, kind, video, instruction and model version are one job, whatever its state,
+        also when two processes ask at the same moment.
+
+        Args:
+            task_id: Label Studio's id of the task; None for a job that is not from Label Studio.
+            video: as the task has it: a URL or a path.
+            params: what else the worker should know; no part of what makes jobs equal.
+            error: a reason for which it cannot be done: the job is written down as failed, for a person to see.
+
+        Returns:
+            The job, and whether it is new.
+        """
+        if kind not in JOB_KINDS or queue not in QUEUES:
+            raise InputError(f"There is no kind of job {kind!r} or no queue {queue!r}.")
+        job = Job(
+            id=new_id(),
+            request_key=_request_key(project_id, task_id, kind, video, instruction, model_version),
+            kind=kind,
+            state="failed" if error else "queued",
+            queue=queue,
+            project_id=project_id,
+            task_id=task_id,
+            video=video,
+            instruction=instruction,
+            params=dict(params or {}),
+            model_version=model_version,
+            error=error,
+            remedy=remedy,
+            finished_at=now() if error else None,
+        )
+        try:
+            with self.database.write() as session:
+                session.add(job)
+            return job, True
+        except IntegrityError:
+            with self.database.read() as session:
+                held = session.scalars(select(Job).where(Job.request_key == job.request_key)).one()
+            return held, False
+
+    def job(self, job_id: str) -> Job:
+        """Raises UnknownJobError."""
+        with self.database.read() as session:
+            return _get_job(session, job_id)
+
+    def jobs(
+        self,
+        state: str | None = None,
+        project_id: int | None = None,
+        limit: int = 100,
+        task_id: int | None = None,
+    ) -> list[Job]:
+        """The newest jobs first."""
+        query = select(Job).order_by(Job.created_at.desc(), Job.id).limit(limit)
+        for column, value in ((Job.state, state), (Job.project_id, project_id), (Job.task_id, task_id)):
+            if value is not None:
+                query = query.where(column == value)
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    def count_jobs(self) -> dict[tuple[str, str], int]:
+        """How many jobs there are by (kind, state)."""
+        query = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state)
+        with self.database.read() as session:
+            return {(kind, state): count for kind, state, count in session.execute(query)}
+
+    def cancel_job(self, job_id: str) -> Job:
+        """Cancel a job that is not finished; a finished one stays as it is. A running one stops at its next frame."""
+        with self.database.write() as session:
+            job = _get_job(session, job_id, lock=True)
+            if job.state in UNFINISHED:
+                job.state = "cancelled"
+                job.finished_at = now()
+                job.eta_seconds = None
+            return job
+
+    def retry_job(self, job_id: str, queue: str | None = None) -> Job:
+        """Queue a finished job anew (its old result is dropped); an unfinished one only changes its queue."""
+        with self.database.write() as session:
+            job = _get_job(session, job_id, lock=True)
+            if job.state not in UNFINISHED:
+                session.execute(delete(Track).where(Track.job_id == job_id))
+                session.execute(delete(Delivery).where(Delivery.job_id == job_id))
+                job.state, job.error, job.remedy = "queued", "", ""
+                job.runs = job.frames_done = job.frames_total = 0
+                job.run_token = job.eta_seconds = job.result = None
+                job.started_at = job.finished_at = job.heartbeat_at = None
+                job.created_at = now()
+            job.queue = queue or job.queue
+            return job
+
+    def set_params(self, job_id: str, **params: Any) -> Job:
+        """Add to a job's params."""
+        with self.database.write() as session:
+            job = _get_job(session, job_id, lock=True)
+            job.params = {**job.params, **params}
+            return job
+
+    def unfinished(self, stale_after_seconds: float) -> list[Job]:
+        """Queued jobs, and running ones without a heartbeat for so long; the oldest first.
+
+        These belong in the queue; some may well be there.
+        """
+        lost = (Job.state == "running") & (Job.heartbeat_at < now() - timedelta(seconds=stale_after_seconds))
+        query = select(Job).where(or_(Job.state == "queued", lost)).order_by(Job.created_at)
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    # Runs: only the holder of the newest run token may write
+
+    def start_run(self, job_id: str) -> str | None:
+        """Begin a job and return its run token; None when it is cancelled, done, failed or unknown.
+
+        An older run of the same job, if one is still alive, gets StaleRunError at its next call.
+        """
+        token, moment = new_id(), now()
+        begin = (
+            update(Job)
+            .where(Job.id == job_id, Job.state.in_(UNFINISHED))
+            .values(
+                state="running",
+                run_token=token,
+                runs=Job.runs + 1,
+                started_at=moment,
+                heartbeat_at=moment,
+                frames_done=0,
+                frames_total=0,
+                eta_seconds=None,
+            )
+        )
+        with self.database.write() as session:
+            begun: Any = session.execute(begin)
+            return token if begun.rowcount else None
+
+    def progress(self, job_id: str, run_token: str, done: int, total: int) -> None:
+        """Note how far a run is, and that it lives. Call it once a frame.
+
+        Raises CancelledError when a person cancelled, StaleRunError when another run has begun.
+        """
+        with self.database.write() as session:
+            job = _running_job(session, job_id, run_token)
+            job.heartbeat_at = now()
+            job.frames_done, job.frames_total = done, total
+            if done and job.started_at:
+                elapsed = (job.heartbeat_at - job.started_at).total_seconds()
+                job.eta_seconds = round(elapsed / done * max(total - done, 0), 1)
+
+    def heartbeat(self, job_id: str, run_token: str) -> None:
+        """Note that a run lives where there are no frames to count, as in a download. Raises as `progress`."""
+        with self.database.write() as session:
+            _running_job(session, job_id, run_token).heartbeat_at = now()
+
+    def finish(self, job_id: str, run_token: str, result: Result) -> Delivery | None:
+        """Write the result, and the delivery that it needs, in one transaction.
+
+        Returns:
+            The delivery; None when the job is not from a Label Studio task. An interactive job's delivery
+            is not due before its `params["answer_until"]`: until then the page may still get the answer.
+
+        Raises as `progress`.
+        """
+        form = result.to_json()
+        tracks = form.pop("tracks")
+        with self.database.write() as session:
+            job = _running_job(session, job_id, run_token)
+            job.state, job.finished_at, job.eta_seconds = "done", now(), 0.0
+            job.heartbeat_at = job.finished_at
+            job.frames_done = job.frames_total = result.frame_count
+            job.model_version = result.model_version or job.model_version
+            job.result = {
+                **form,
+                "tracks": [{name: track[name] for name in track if name != "frames"} for track in tracks],
+                "timings": dict(result.timings),
+            }
+            session.execute(delete(Track).where(Track.job_id == job_id))
+            session.execute(delete(Delivery).where(Delivery.job_id == job_id))
+            session.add_all(
+                Track(
+                    job_id=job_id,
+                    position=position,
+                    uid=track.uid,
+                    label=track.label,
+                    caption=track.caption,
+                    instruction=track.instruction,
+                    provenance=track.provenance,
+                    score=track.score,
+                    frames=written["frames"],
+                )
+                for position, (track, written) in enumerate(zip(result.tracks, tracks, strict=True))
+            )
+            if job.task_id is None or job.kind not in DELIVERED_KINDS:
+                return None
+            until = job.params.get("answer_until")
+            due = max(now(), datetime.fromisoformat(until)) if until else now()
+            delivery = Delivery(id=new_id(), job_id=job_id, next_attempt_at=due)
+            session.add(delivery)
+        return delivery
+
+    def fail(self, job_id: str, run_token: str, error: str, remedy: str = "") -> None:
+        """End a run that cannot succeed, with the reason and what to do. Raises as `progress`."""
+        with self.database.write() as session:
+            job = _running_job(session, job_id, run_token)
+            job.state, job.error, job.remedy = "failed", error, remedy
+            job.finished_at, job.eta_seconds = now(), None
+
+    def give_up(self, job_id: str, error: str, remedy: str = "") -> None:
+        """Fail an unfinished job that no worker gets done, whoever runs it."""
+        with self.database.write() as session:
+            job = _get_job(session, job_id, lock=True)
+            if job.state in UNFINISHED:
+                job.state, job.error, job.remedy = "failed", error, remedy
+                job.finished_at, job.eta_seconds = now(), None
+
+    def tracks(self, job_id: str) -> Result:
+        """The whole result of a done job. Raises UnknownJobError, and InputError where it is not done."""
+        from trajseg.tracks import Result
+
+        with self.database.read() as session:
+            job = _get_job(session, job_id)
+            if job.state != "done" or job.result is None:
+                raise InputError(f"Job {job_id} has no result: it is {job.state}.", job.remedy)
+            rows = session.scalars(select(Track).where(Track.job_id == job_id).order_by(Track.position)).all()
+        form = dict(job.result)
+        timings = form.pop("timings", {})
+        form["tracks"] = [
+            {**written, "frames": row.frames} for written, row in zip(form["tracks"], rows, strict=True)
+        ]
+        result = Result.from_json(form)
+        result.timings = timings
+        for track, row in zip(result.tracks, rows, strict=True):
+            track.instruction, track.provenance = row.instruction, row.provenance
+        return result
+
+    # Deliveries
+
+    def delivery(self, job_id: str) -> Delivery | None:
+        """The delivery of a job, if it has one."""
+        with self.database.read() as session:
+            return session.scalars(select(Delivery).where(Delivery.job_id == job_id)).one_or_none()
+
+    def due_deliveries(self, moment: datetime | None = None, limit: int = 100) -> list[Delivery]:
+        """Pending deliveries whose time has come, the longest due first."""
+        query = (
+            select(Delivery)
+            .where(Delivery.state == "pending", Delivery.next_attempt_at <= (moment or now()))
+            .order_by(Delivery.next_attempt_at)
+            .limit(limit)
+        )
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    def delivery_sent(self, delivery_id: str, prediction_id: int | None) -> None:
+        """It has arrived; `prediction_id` is Label Studio's, or None when the page was answered directly."""
+        with self.database.write() as session:
+            delivery = _get_delivery(session, delivery_id)
+            delivery.state, delivery.prediction_id, delivery.last_error = "sent", prediction_id, ""
+            delivery.attempts += 1
+            delivery.sent_at = now()
+
+    def delivery_failed(self, delivery_id: str, error: str, retry_at: datetime | None) -> None:
+        """It has not arrived; try again at `retry_at`, or never when that is None."""
+        with self.database.write() as session:
+            delivery = _get_delivery(session, delivery_id)
+            delivery.state = "pending" if retry_at else "failed"
+            delivery.attempts += 1
+            delivery.last_error = error
+            if retry_at:
+                delivery.next_attempt_at = retry_at
+
+    def deliver_again(self, job_id: str) -> None:
+        """Make a job's delivery due now, also when it was sent or has failed before."""
+        again = update(Delivery).where(Delivery.job_id == job_id)
+        with self.database.write() as session:
+            session.execute(again.values(state="pending", attempts=0, next_attempt_at=now()))
+
+    def count_deliveries(self) -> dict[str, int]:
+        """How many deliveries there are by state."""
+        query = select(Delivery.state, func.count()).group_by(Delivery.state)
+        with self.database.read() as session:
+            return {state: count for state, count in session.execute(query)}
+
+
+def _request_key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+
+
+def _find_project(session: Session, label_studio_id: int, stamp: str) -> Project | None:
+    query = select(Project).where(Project.label_studio_id == label_studio_id).order_by(Project.id.desc())
+    if stamp:
+        # The one with this stamp before one that has none yet.
+        query = query.where(Project.stamp.in_((stamp, ""))).order_by(None)
+        query = query.order_by(Project.stamp.desc())
+    return session.scalars(query.limit(1)).first()
+
+
+def _get_job(session: Session, job_id: str, lock: bool = False) -> Job:
+    job = session.get(Job, job_id, with_for_update=lock)
+    if job is None:
+        raise UnknownJobError(f"There is no job {job_id}.", "GET /jobs lists them.")
+    return job
+
+
+def _running_job(session: Session, job_id: str, run_token: str) -> Job:
+    job = _get_job(session, job_id, lock=True)
+    if job.state == "cancelled":
+        raise CancelledError(f"Job {job_id} was cancelled.")
+    if job.state != "running" or job.run_token != run_token:
+        raise StaleRunError(f"Job {job_id} was begun anew, or ended, by somebody else.")
+    return job
+
+
+def _get_delivery(session: Session, delivery_id: str) -> Delivery:
+    delivery = session.get(Delivery, delivery_id, with_for_update=True)
+    if delivery is None:
+        raise InputError(f"There is no delivery {delivery_id}.")
+    return delivery
