@@ -1,0 +1,19 @@
+"""Clips: reading a video frame by frame, knowing exactly when each frame is shown, and writing videos."""
+
+from __future__ import annotations
+
+from trajseg.video.clip import Clip, open_clip
+from trajseg.video.frame_map import FrameMap
+from trajseg.video.whole_file import whole_file
+from trajseg.video.writing import even_size, playable_copy, save_frame, write_video
+
+__all__ = [
+    "Clip",
+    "FrameMap",
+    "even_size",
+    "open_clip",
+    "playable_copy",
+    "save_frame",
+    "whole_file",
+    "write_video",
+]

@@ -1,0 +1,98 @@
+"""The frame map: frame index, presentation time, and the frame number that Label Studio's editor counts.
+
+Indices are 0-based. Times are seconds on the video's own clock, which starts at 0. Editor frame numbers are
+1-based: for frame number f, Label Studio seeks to (f - 1) / fps + 0.002 s, where fps is the `frameRate` that the
+labelling configuration tells it, and shows whatever the browser has at that time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from trajseg.errors import VideoError
+
+SEEK_OFFSET = 0.002
+"""Seconds that Label Studio adds when it seeks, so that rounding does not show the frame before."""
+
+FALLBACK_FPS = 25.0
+"""Frames per second of a clip too short to have a rate of its own."""
+
+
+@dataclass(frozen=True)
+class FrameMap:
+    """When each frame that really decodes is shown.
+
+    Args:
+        times: presentation time of each frame in seconds, strictly increasing, never negative.
+        fps: frames per second to tell the editor: the average rate over the clip, not what the header says.
+
+    Raises:
+        VideoError: there is no frame, times do not increase, or the rate is not positive.
+    """
+
+    times: tuple[float, ...]
+    fps: float
+
+    def __post_init__(self) -> None:
+        if not self.times:
+            raise VideoError("The video has no frames.", "Check that the file is complete.")
+        if any(after <= before for before, after in pairwise(self.times)):
+            raise VideoError("The frame times do not increase.")
+        if not self.fps > 0:
+            raise VideoError(f"The frame rate is {self.fps}, which is not above 0.")
+
+    @classmethod
+    def from_times(cls, times: tuple[float, ...], nominal_fps: float | None = None) -> FrameMap:
+        """The map of frames at `times` (seconds); `nominal_fps` serves a clip of one frame."""
+        if len(times) > 1:
+            return cls(times, (len(times) - 1) / (times[-1] - times[0]))
+        return cls(times, nominal_fps or FALLBACK_FPS)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @cached_property
+    def constant_rate(self) -> bool:
+        """Whether counting at `fps` meets every frame, so that editor frame i + 1 always shows frame i."""
+        return all(
+            time <= self._seek_time(index + 1) < following
+            for index, (time, following) in enumerate(
+                zip(self.times, (*self.times[1:], float("inf")), strict=True)
+            )
+        )
+
+    def index_at(self, time: float) -> int:
+        """Index of the frame on show at `time` seconds; the first or last frame outside the clip."""
+        return max(0, bisect_right(self.times, time) - 1)
+
+    def editor_frame(self, index: int) -> int:
+        """Label Studio's 1-based number for frame `index` (0-based, negative ones are refused).
+
+        Where the rate varies a frame can be so short that no number shows it; then it is the nearest number.
+
+        Raises:
+            IndexError: the clip has no such frame.
+        """
+        if not 0 <= index < len(self.times):
+            raise IndexError(f"frame {index} of a clip of {len(self.times)} frames")
+        nearest = round(self.times[index] * self.fps) + 1
+        for frame in (nearest, nearest + 1, nearest - 1):
+            if frame >= 1 and self.index_of_editor_frame(frame) == index:
+                return frame
+        return nearest
+
+    def index_of_editor_frame(self, frame: int) -> int:
+        """Index of the frame that the editor shows for its 1-based number `frame`.
+
+        Raises:
+            IndexError: `frame` is below 1.
+        """
+        if frame < 1:
+            raise IndexError(f"editor frames count from 1, got {frame}")
+        return self.index_at(self._seek_time(frame))
+
+    def _seek_time(self, frame: int) -> float:
+        return (frame - 1) / self.fps + SEEK_OFFSET

@@ -1,0 +1,90 @@
+"""Writing: H.264 videos that browsers play, and single frames as JPEG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
+
+from trajseg.errors import InputError
+from trajseg.video.clip import Clip
+from trajseg.video.whole_file import whole_file
+
+BT709 = 1
+"""The number of BT.709 in H.264's colour tables; browsers take untagged video for it or for BT.601 by size."""
+
+
+def even_size(rgb: np.ndarray) -> np.ndarray:
+    """The picture [H, W, 3] with its last row and column doubled where a side is odd, as H.264 4:2:0 needs.
+
+    Nothing moves: pixel (x, y) stays where it was, so boxes and masks in pixels stay true.
+    """
+    height, width = rgb.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return rgb
+    return np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def write_video(
+    path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float, crf: int = 20
+) -> Path:
+    """Write an MP4 that browsers play: H.264, yuv420p, constant rate, index at the front.
+
+    Args:
+        path: where to; its folder is made, and the file is there only once it is whole.
+        frames: RGB uint8 [H, W, 3], all of one size; odd sides are padded by `even_size`.
+        fps: frames per second.
+        crf: x264's quality, 0 (best) to 51.
+
+    Raises:
+        InputError: there are no frames, or they differ in size.
+    """
+    with whole_file(path) as unfinished, av.open(str(unfinished), "w", options={"movflags": "faststart"}) as out:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = None
+        for index, rgb in enumerate(frames):
+            rgb = even_size(rgb)
+            if stream is None:
+                height, width = rgb.shape[:2]
+                # A key frame a second or so: the editor seeks all the time.
+                options = {"crf": str(crf), "preset": "veryfast", "g": str(max(1, min(48, round(fps))))}
+                stream = out.add_stream("libx264", rate=rate, options=options)
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                context = stream.codec_context
+                context.time_base = 1 / rate
+                context.colorspace = context.color_primaries = context.color_trc = BT709
+                context.color_range = ColorRange.MPEG
+            elif rgb.shape[:2] != (stream.height, stream.width):
+                raise InputError(f"frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first was another size")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            frame = frame.reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            frame.pts, frame.time_base = index, 1 / rate
+            out.mux(stream.encode(frame))
+        if stream is None:
+            raise InputError(f"there are no frames to write to {path}")
+        out.mux(stream.encode(None))
+    return Path(path)
+
+
+def playable_copy(clip: Clip, path: str | os.PathLike[str]) -> Path:
+    """Write a copy that browsers play, one frame for each frame of the clip, at the clip's average rate.
+
+    Indices stay the same, and frame i is the editor's frame i + 1 even where the clip's own rate varies.
+    The sound is left out; the rotation is applied to the pictures.
+    """
+    return write_video(path, (rgb for _, rgb in clip.frames()), clip.fps)
+
+
+def save_frame(path: str | os.PathLike[str], rgb: np.ndarray, quality: int = 90) -> Path:
+    """Write RGB uint8 [H, W, 3] as a JPEG of `quality` 1 to 95, without colour subsampling."""
+    with whole_file(path) as unfinished:
+        Image.fromarray(rgb).save(unfinished, format="JPEG", quality=quality, subsampling=0)
+    return Path(path)
