@@ -29,7 +29,9 @@ def render(scene: Scene, height: int, indices: Sequence[int] | None = None) -> t
     return np.stack([frame for frame, _ in pairs]), np.stack([ids for _, ids in pairs])
 
 
-def frames_and_ids(scene: Scene, height: int, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def frames_and_ids(
+    scene: Scene, height: int, indices: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """As `render`, one frame at a time: (frame uint8 [H, W, 3] RGB, ids uint8 [H, W])."""
     width = round(scene.aspect * height)
     margin = math.ceil(0.03 * height) + 2
@@ -125,11 +127,26 @@ def _unit_outline(shape: str) -> tuple[np.ndarray, ...]:
         return regular(64, 1.05, 0.0), regular(64, 0.56, 0.0)
     if shape == "star":
         points = np.empty((10, 2))
-        points[0::2], points[1::2] = regular(5, 1.3, -math.pi / 2), regular(5, 0.56, -math.pi / 2 + math.pi / 5)
+        points[0::2], points[1::2] = (
+            regular(5, 1.3, -math.pi / 2),
+            regular(5, 0.56, -math.pi / 2 + math.pi / 5),
+        )
         return (points,)
     if shape == "cross":
         a, b = 1.12, 0.38
-        corners = [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b)]
+        corners = [
+            (-b, -a),
+            (b, -a),
+            (b, -b),
+            (a, -b),
+            (a, b),
+            (b, b),
+            (b, a),
+            (-b, a),
+            (-b, b),
+            (-a, b),
+            (-a, -b),
+        ]
         return (np.array([*corners, (-b, -b)], float),)
     raise ValueError(shape)
 
@@ -248,4 +265,6 @@ def _draw_clutter(canvas: np.ndarray, rng: np.random.Generator, height: int, bas
     for _ in range(int(rng.integers(3, 9))):
         cv2.line(canvas, point(), point(), colour(30), thickness, cv2.LINE_AA)
     for _ in range(int(rng.integers(5, 25))):
-        cv2.circle(canvas, point(), max(1, round(rng.uniform(0.005, 0.013) * height)), colour(40), -1, cv2.LINE_AA)
+        cv2.circle(
+            canvas, point(), max(1, round(rng.uniform(0.005, 0.013) * height)), colour(40), -1, cv2.LINE_AA
+        )

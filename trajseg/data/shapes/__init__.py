@@ -1,0 +1,1 @@
+"""The shapes world: rendered clips of moving shapes with instructions and captions that are known to be true."""
