@@ -45,7 +45,10 @@ def write_video(
     Raises:
         InputError: there are no frames, or they differ in size.
     """
-    with whole_file(path) as unfinished, av.open(str(unfinished), "w", options={"movflags": "faststart"}) as out:
+    with (
+        whole_file(path) as unfinished,
+        av.open(str(unfinished), "w", options={"movflags": "faststart"}) as out,
+    ):
         rate = Fraction(fps).limit_denominator(1001)
         stream = None
         for index, rgb in enumerate(frames):
@@ -61,7 +64,9 @@ def write_video(
                 context.colorspace = context.color_primaries = context.color_trc = BT709
                 context.color_range = ColorRange.MPEG
             elif rgb.shape[:2] != (stream.height, stream.width):
-                raise InputError(f"frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first was another size")
+                raise InputError(
+                    f"frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first was another size"
+                )
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
             frame = frame.reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG

@@ -1,0 +1,118 @@
+"""Masks as compressed COCO run-length codes, through pycocotools.
+
+A mask is bool [H, W]; its code is `{"size": [H, W], "counts": str}`, which goes into JSON as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from pycocotools import mask as coco
+
+from trajseg.errors import InputError
+
+
+class Rle(TypedDict):
+    """A compressed COCO run-length code."""
+
+    size: list[int]
+    counts: str
+
+
+Box = tuple[float, float, float, float]
+"""x, y, width, height in pixels, from the top left corner."""
+
+
+def encode(mask: np.ndarray) -> Rle:
+    """The code of a mask, bool [H, W]."""
+    code = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
+
+
+def decode(rle: Rle) -> np.ndarray:
+    """The mask of a code, bool [H, W]."""
+    mask: np.ndarray = coco.decode(_bytes(rle)).astype(bool)
+    return mask
+
+
+def area(rle: Rle) -> int:
+    """Pixels in the mask."""
+    return int(coco.area(_bytes(rle)))
+
+
+def box(rle: Rle) -> Box | None:
+    """The tightest box around the mask: x, y, width, height in pixels; None around an empty mask."""
+    if area(rle) == 0:
+        return None
+    left, top, width, height = (float(side) for side in coco.toBbox(_bytes(rle)))
+    return left, top, width, height
+
+
+def iou(a: Rle | None, b: Rle | None) -> float:
+    """Intersection over union, 0 to 1; None is an empty mask, and two empty masks are the same (1)."""
+    empty_a, empty_b = a is None or area(a) == 0, b is None or area(b) == 0
+    if empty_a or empty_b:
+        return 1.0 if empty_a and empty_b else 0.0
+    assert a is not None
+    assert b is not None
+    return float(coco.iou([_bytes(a)], [_bytes(b)], [0])[0, 0])
+
+
+def union(rles: Sequence[Rle]) -> Rle:
+    """The pixels in any of the masks, which must be of one size.
+
+    Raises:
+        InputError: there are none, or their sizes differ.
+    """
+    if not rles:
+        raise InputError("there are no masks to unite")
+    if len({tuple(rle["size"]) for rle in rles}) > 1:
+        raise InputError("the masks to unite differ in size")
+    code = coco.merge([_bytes(rle) for rle in rles], intersect=False)
+    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
+
+
+def checked(value: Any, height: int, width: int) -> Rle:
+    """`value` as a code of a height x width mask; pycocotools trusts what it is given, so JSON goes through here.
+
+    Raises:
+        InputError: it is not one, or its runs do not fill the picture exactly.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("counts"), str):
+        raise InputError('a mask must be {"size": [height, width], "counts": "..."}')
+    if list(value.get("size") or ()) != [height, width]:
+        raise InputError(f"a mask is of size {value.get('size')}, the video of [{height}, {width}]")
+    if sum(_runs(value["counts"])) != height * width:
+        raise InputError("the runs of a mask do not fill the picture")
+    return {"size": [height, width], "counts": value["counts"]}
+
+
+def _bytes(rle: Rle) -> dict[str, Any]:
+    return {"size": rle["size"], "counts": rle["counts"].encode("ascii")}
+
+
+def _runs(counts: str) -> list[int]:
+    """Run lengths of a compressed code: five bits a character, each run as its difference to the one before last."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise InputError("a mask's counts hold characters that no run-length code has")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        # The first three runs stand for themselves.
+        run = value + runs[-2] if len(runs) > 2 else value
+        if run < 0:
+            raise InputError("a mask's counts hold a negative run")
+        runs.append(run)
+        value = shift = 0
+    if shift:
+        raise InputError("a mask's counts are cut off")
+    return runs

@@ -1,0 +1,117 @@
+"""The contact sheet: frames spread over the clip with their tracks painted on, as one PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from trajseg.tracks.drawing import (
+    BACKGROUND,
+    FAINT,
+    TEXT,
+    Tags,
+    fitted_font,
+    font_for,
+    paint_masks,
+    rounded_box,
+    shortened,
+    wrapped,
+)
+from trajseg.tracks.overlay import frame_masks, track_areas
+from trajseg.tracks.palette import palette, rgb
+from trajseg.tracks.track import MaskTrack
+from trajseg.video import Clip, whole_file
+
+CELL_WIDTH, CELL_HEIGHT = 312, 240
+"""Pixels that a frame may take at most."""
+
+NARROWEST = 640
+MARGIN, GAP = 24, 12
+TITLE, SMALL = 24, 15
+
+
+def contact_sheet(
+    clip: Clip,
+    tracks: Sequence[MaskTrack],
+    path: str | os.PathLike[str],
+    columns: int = 6,
+    count: int = 12,
+    title: str = "",
+) -> Path:
+    """Write `count` frames, spread evenly from the first to the last, as one PNG.
+
+    Below each frame stand its number, counted from 1 as Label Studio's editor does, its time in seconds, and the
+    tracks that it does not show. A clip of fewer frames gives fewer pictures.
+    """
+    indices = sorted({round(float(i)) for i in np.linspace(0, len(clip) - 1, min(count, len(clip)))})
+    sheet = _Sheet(clip, tracks, indices, min(columns, len(indices)), title)
+    for position, (index, picture) in enumerate(clip.frames(indices)):
+        sheet.add(position, index, picture)
+    with whole_file(path) as unfinished:
+        sheet.image.save(unfinished, format="PNG", optimize=True)
+    return Path(path)
+
+
+class _Sheet:
+    """The page and where things stand on it."""
+
+    def __init__(
+        self, clip: Clip, tracks: Sequence[MaskTrack], indices: Sequence[int], columns: int, title: str
+    ) -> None:
+        self.clip, self.tracks, self.columns = clip, tracks, columns
+        self.colours = palette(len(tracks))
+        factor = min(CELL_WIDTH / clip.width, CELL_HEIGHT / clip.height)
+        self.cell = max(8, round(clip.width * factor)), max(8, round(clip.height * factor))
+        # Room for the words below a frame, however narrow the frame.
+        self.step_x = max(self.cell[0], 150) + GAP
+        self.absences = any(track.frames[index].rle is None for track in tracks for index in indices)
+        self.step_y = self.cell[1] + round(SMALL * (3.2 if self.absences else 1.8)) + GAP
+        width = max(NARROWEST, 2 * MARGIN + columns * self.step_x - GAP)
+        title_font = fitted_font(title, TITLE)
+        lines = wrapped(title, title_font, width - 2 * MARGIN, 3)
+        self.legend_top = MARGIN + round(len(lines) * TITLE * 1.4) + (GAP // 2 if lines else 0)
+        self.top = self.legend_top + max(1, len(tracks)) * round(SMALL * 1.7) + GAP
+        rows = -(-len(indices) // columns)
+        self.image = Image.new("RGB", (width, self.top + rows * self.step_y + MARGIN - GAP), BACKGROUND)
+        self.pen = ImageDraw.Draw(self.image)
+        for line, text in enumerate(lines):
+            self.pen.text((MARGIN, MARGIN + line * TITLE * 1.4), text, TEXT, title_font)
+        self._draw_legend(width - 2 * MARGIN)
+
+    def _draw_legend(self, room: int) -> None:
+        if not self.tracks:
+            self.pen.text((MARGIN, self.legend_top), "no such object", FAINT, font_for(SMALL))
+        for row, (track, colour) in enumerate(zip(self.tracks, self.colours, strict=True)):
+            top = self.legend_top + row * round(SMALL * 1.7)
+            rounded_box(self.image, (MARGIN, top + 1, MARGIN + SMALL, top + 1 + SMALL), 4, rgb(colour))
+            name = f"{track.label}: {track.caption}" if track.caption else track.label
+            facts = f"score {track.score:.2f}, in {len(track.present)} of {len(track)} frames"
+            font, facts_font = fitted_font(name, SMALL), font_for(SMALL)
+            left = MARGIN + SMALL + 8
+            name = shortened(name, font, room - SMALL - 24 - facts_font.getlength(facts))
+            self.pen.text((left, top), name, TEXT, font)
+            self.pen.text((left + font.getlength(name) + 14, top), facts, FAINT, facts_font)
+
+    def add(self, position: int, index: int, picture: np.ndarray) -> None:
+        """Draw frame `index` (RGB uint8 [H, W, 3]) into the cell at `position`, counted by rows from 0."""
+        left = MARGIN + position % self.columns * self.step_x
+        top = self.top + position // self.columns * self.step_y
+        scene = Image.fromarray(
+            paint_masks(picture, frame_masks(self.tracks, index), self.colours, self.cell)
+        )
+        factor = self.cell[0] / self.clip.width, self.cell[1] / self.clip.height
+        Tags(12).draw(scene, track_areas(self.tracks, index, factor, self.colours))
+        self.image.paste(scene, (left, top))
+        below = top + self.cell[1] + 6
+        when = f"frame {index + 1}   {self.clip.frame_map.times[index]:.2f} s"
+        self.pen.text((left, below), when, TEXT, font_for(SMALL))
+        absent = [track.label for track in self.tracks if track.frames[index].rle is None]
+        if absent:
+            text = "absent: " + ", ".join(absent)
+            font = fitted_font(text, SMALL - 2)
+            text = shortened(text, font, self.step_x - GAP)
+            self.pen.text((left, below + SMALL * 1.4), text, FAINT, font)

@@ -1,0 +1,181 @@
+"""The mask track: one object over a whole clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trajseg.errors import InputError
+from trajseg.tracks import rle as rle_codes
+from trajseg.tracks.rle import Box, Rle
+
+
+@dataclass
+class TrackFrame:
+    """One object in one frame.
+
+    Args:
+        index: frame of the clip, 0-based.
+        time: when it is shown, seconds.
+        score: how sure the engine is of this frame, 0 to 1.
+        rle: the mask; None where the object is absent.
+    """
+
+    index: int
+    time: float
+    score: float
+    rle: Rle | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The frame as it stands in the JSON form of a result."""
+        return {"index": self.index, "time": self.time, "score": self.score, "rle": self.rle}
+
+
+@dataclass
+class MaskTrack:
+    """One object over the whole clip, one entry for each frame, in order.
+
+    Args:
+        uid: name of the track, unique in its result.
+        label: what Label Studio shows for it, such as "track-1".
+        caption: a sentence on the object; may be empty.
+        score: how sure the engine is of the track, 0 to 1.
+        frames: one for each frame of the clip.
+        instruction: the sentence that it answers.
+        provenance: who made it: "model" or "person".
+    """
+
+    uid: str
+    label: str
+    caption: str
+    score: float
+    frames: list[TrackFrame] = field(default_factory=list)
+    instruction: str = ""
+    provenance: str = "model"
+
+    @classmethod
+    def from_masks(
+        cls,
+        uid: str,
+        masks: Iterable[np.ndarray | None],
+        times: Sequence[float],
+        scores: Sequence[float],
+        *,
+        label: str = "",
+        caption: str = "",
+        instruction: str = "",
+        provenance: str = "model",
+    ) -> MaskTrack:
+        """A track from one mask a frame, bool [H, W]; an empty mask or None means that the object is absent.
+
+        The track's score is the mean score of the frames that show it, 0 when none does.
+        `masks` is taken one by one, so it may be a generator.
+
+        Raises:
+            InputError: the numbers of masks, times and scores differ.
+        """
+        codes = [rle_codes.encode(mask) if mask is not None and mask.any() else None for mask in masks]
+        if not len(codes) == len(times) == len(scores):
+            raise InputError(
+                f"track {uid} has {len(codes)} masks, {len(times)} times and {len(scores)} scores",
+                "Give one of each for every frame of the clip.",
+            )
+        frames = [
+            TrackFrame(index, float(time), float(score), code)
+            for index, (time, score, code) in enumerate(zip(times, scores, codes, strict=True))
+        ]
+        shown = [frame.score for frame in frames if frame.rle is not None]
+        score = sum(shown) / len(shown) if shown else 0.0
+        return cls(uid, label or uid, caption, score, frames, instruction, provenance)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def present(self) -> list[int]:
+        """Indices of the frames that show the object, in order."""
+        return [frame.index for frame in self.frames if frame.rle is not None]
+
+    def mask(self, index: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The mask in frame `index`, bool [H, W]; nowhere true when the object is absent.
+
+        Args:
+            index: 0-based.
+            size: (H, W), needed only where no frame of the track has a mask to tell it.
+
+        Raises:
+            IndexError: the track has no such frame.
+            InputError: no frame has a mask and `size` is not given.
+        """
+        code = self._frame(index).rle
+        if code is not None:
+            return rle_codes.decode(code)
+        known = next((tuple(frame.rle["size"]) for frame in self.frames if frame.rle is not None), size)
+        if known is None:
+            raise InputError(f"track {self.uid} is empty, so the size of its masks is not known")
+        return np.zeros(known, bool)
+
+    def box(self, index: int) -> Box | None:
+        """x, y, width, height in pixels around the mask in frame `index`; None when the object is absent."""
+        code = self._frame(index).rle
+        return rle_codes.box(code) if code is not None else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The track as it stands in the JSON form of a result."""
+        return {
+            "uid": self.uid,
+            "label": self.label,
+            "caption": self.caption,
+            "score": self.score,
+            "frames": [frame.to_json() for frame in self.frames],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], *, height: int, width: int, instruction: str = "") -> MaskTrack:
+        """The track of a result whose video is `width` x `height` pixels.
+
+        Raises:
+            InputError: something is missing or cannot be.
+        """
+        try:
+            frames = [_frame_from_json(frame, height, width) for frame in data["frames"]]
+            track = cls(
+                str(data["uid"]),
+                str(data["label"]),
+                str(data["caption"]),
+                _share(data["score"]),
+                frames,
+                instruction,
+            )
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"a track cannot be read: {type(error).__name__} {error}") from error
+        if [frame.index for frame in frames] != list(range(len(frames))):
+            raise InputError(f"the frames of track {track.uid} are not numbered 0, 1, 2, ... in order")
+        return track
+
+    def _frame(self, index: int) -> TrackFrame:
+        if not 0 <= index < len(self.frames):
+            raise IndexError(f"frame {index} of a track of {len(self.frames)} frames")
+        return self.frames[index]
+
+
+def _frame_from_json(data: dict[str, Any], height: int, width: int) -> TrackFrame:
+    code = data["rle"]
+    return TrackFrame(
+        index=int(data["index"]),
+        time=float(data["time"]),
+        score=_share(data["score"]),
+        rle=None if code is None else rle_codes.checked(code, height, width),
+    )
+
+
+def _share(value: Any) -> float:
+    share = float(value)
+    if not 0.0 <= share <= 1.0:
+        raise InputError(f"a score must lie in 0 to 1, got {value}")
+    return share
