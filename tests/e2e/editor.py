@@ -1,0 +1,194 @@
+"""Label Studio's pages as a person uses them, in headless Chromium; what the editor holds is read from `window.Htx`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+from studio import PASSWORD, USERNAME, LabelStudio
+
+EXECUTABLE = os.environ.get("TRAJSEG_CHROMIUM", "/usr/bin/chromium")
+# Without the background flags Chromium asks the makers' hosts for updates at every start.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+MINUTE = 60_000  # milliseconds
+
+SELECTED = "window.Htx && Htx.annotationStore && Htx.annotationStore.selected"
+REGIONS = """() => Htx.annotationStore.selected.regions
+    .filter(r => r.type && r.type.endsWith('region') && r.type !== 'textarearegion')
+    .map(r => ({
+        id: r.id, type: r.type, frame: r.item_index, labels: [...(r.labels || [])], origin: r.origin,
+        png: r.imageDataURL || null,
+        sequence: r.sequence ? r.sequence.map(s => ({...s})) : null,
+    }))"""
+SUGGESTIONS = """() => [...Htx.annotationStore.selected.suggestions.values()]
+    .map(r => ({id: r.id, type: r.type, frame: r.item_index, labels: [...(r.labels || [])]}))"""
+
+
+def mask_of(png_url: str) -> np.ndarray:
+    """The mask, bool [H, W], of a `data:image/png;base64,...` as Label Studio keeps it: where it is not transparent."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png_url.split(",", 1)[1]))).convert("RGBA")
+    return np.asarray(picture)[..., 3] > 127
+
+
+@contextmanager
+def browser_page() -> Iterator[Page]:
+    """A new page of a new headless Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=list(FLAGS))
+        try:
+            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            page.set_default_timeout(MINUTE)
+            yield page
+        finally:
+            browser.close()
+
+
+class Editor:
+    """One person at Label Studio: opens tasks, looks at them, corrects and submits them."""
+
+    def __init__(self, page: Page, studio: LabelStudio, pictures: Path) -> None:
+        self.page = page
+        self.studio = studio
+        self.pictures = pictures
+        self.foreign: list[str] = []  # requests to anything that is not on this machine
+        self.failed: list[str] = []  # requests that never got an answer
+        page.on("request", self._watch)
+        page.on("requestfailed", lambda request: self.failed.append(f"{request.url} {request.failure}"))
+        page.goto(f"{studio.url}/user/login/")
+        page.fill("input[name=email]", USERNAME)
+        page.fill("input[name=password]", PASSWORD)
+        page.click("button[type=submit]")
+        page.wait_for_url(lambda url: "/user/login" not in url)
+
+    def _watch(self, request: Any) -> None:
+        if not request.url.startswith(("http://127.0.0.1", "data:", "blob:")):
+            self.foreign.append(request.url)
+
+    def retrieve_predictions(self, project_id: int) -> None:
+        """In the Data Manager: tick all tasks, choose "Retrieve Predictions", confirm."""
+        self.page.goto(f"{self.studio.url}/projects/{project_id}/data")
+        self.page.locator("input[type=checkbox]").first.click(force=True)
+        self.page.locator("button", has_text=re.compile(r"^\s*\d+ Tasks?\s*$")).click()
+        self.screenshot("retrieve-predictions-menu")
+        self.page.get_by_text("Retrieve Predictions", exact=True).click()
+        with self.page.expect_response(lambda answer: "retrieve_tasks_predictions" in answer.url) as answer:
+            self.page.get_by_role(
+                "button", name=re.compile("^(ok|yes|confirm|retrieve)", re.IGNORECASE)
+            ).click()
+        assert answer.value.ok, answer.value.text()
+
+    def open_task(self, project_id: int, task_id: int, regions: int = 0) -> None:
+        """Open a task for labelling; waits until the editor shows at least that many regions."""
+        self.page.goto(f"{self.studio.url}/projects/{project_id}/data?task={task_id}")
+        self.page.wait_for_function(
+            f"() => {SELECTED} && ({REGIONS})().length >= {regions}", timeout=2 * MINUTE
+        )
+        self.page.wait_for_load_state("networkidle")
+
+    def regions(self) -> list[dict[str, Any]]:
+        """Masks and boxes of the annotation that is open."""
+        return self.page.evaluate(REGIONS)
+
+    def suggestions(self) -> list[dict[str, Any]]:
+        """What waits for accept or reject."""
+        return self.page.evaluate(SUGGESTIONS)
+
+    def show_frame(self, item_index: int) -> None:
+        """Turn to a page of the multi-image picture (0-based) and wait until its picture is loaded."""
+        self.page.evaluate(
+            f"() => {SELECTED}.names.get('image').setCurrentImage({item_index})",
+        )
+        self.page.wait_for_function(
+            f"""() => {{ const image = {SELECTED}.names.get('image');
+                return image.currentImage === {item_index} && image.currentImageEntity.imageLoaded }}"""
+        )
+        self._settle()
+
+    def painted(self, height: int, width: int) -> np.ndarray:
+        """Where masks are really drawn over the frame that is shown: bool [height, width].
+
+        The difference between the picture with all regions and with all hidden, sampled at the centres of pixels.
+        """
+        for _ in range(10):
+            with_masks = self._canvas()
+            self.page.get_by_role("button", name="Hide all regions").click()
+            self._settle()
+            without = self._canvas()
+            self.page.get_by_role("button", name="Show all regions").click()
+            self._settle()
+            again = self._canvas()
+            # Anything else that moved meanwhile, such as a player that has just loaded, is no mask.
+            if with_masks.shape == without.shape == again.shape and np.array_equal(with_masks, again):
+                break
+        else:
+            raise AssertionError("the picture never came to rest")
+        changed = (np.abs(with_masks.astype(int) - without).max(axis=2) > 8).astype(np.uint8) * 255
+        return np.asarray(Image.fromarray(changed).resize((width, height), Image.Resampling.BOX)) > 127
+
+    def _canvas(self) -> np.ndarray:
+        box = self.page.evaluate(
+            """() => { const boxes = [...document.querySelectorAll('.konvajs-content')].map(e => e.getBoundingClientRect());
+                const b = boxes.sort((a, b) => b.width * b.height - a.width * a.height)[0];
+                return {x: b.x, y: b.y, width: b.width, height: b.height} }"""
+        )
+        return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=box))).convert("RGB"))
+
+    def _settle(self) -> None:
+        # Two frames of animation: what the store has just changed is then on the screen.
+        self.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        self.page.wait_for_timeout(400)
+
+    def give_instruction(self, text: str) -> None:
+        """Switch Auto-Annotation on, type a sentence into the instruction area and add it."""
+        toggle = self.page.locator("label", has_text="Auto-Annotation")
+        if not toggle.locator("input").is_checked():
+            toggle.click()
+        self.page.fill("[name=instruction]", text)
+        with self.page.expect_response(
+            lambda answer: "interactive-annotating" in answer.url, timeout=2 * MINUTE
+        ) as answer:
+            self.page.locator("form:has([name=instruction]) button").click()
+        assert answer.value.ok, answer.value.text()
+
+    def wait_for_suggestions(self, count: int = 1) -> list[dict[str, Any]]:
+        self.page.wait_for_function(f"() => ({SUGGESTIONS})().length >= {count}")
+        self._settle()
+        return self.suggestions()
+
+    def accept_suggestions(self) -> None:
+        self.page.locator(".lsf-auto-accept__action_type_accept").click()
+        self.page.wait_for_function(f"() => ({SUGGESTIONS})().length === 0")
+        self._settle()
+
+    def submit(self) -> dict[str, Any]:
+        """Press Submit; gives the annotation as Label Studio answers it."""
+        with self.page.expect_response(
+            lambda answer: answer.request.method == "POST" and "/annotations" in answer.url
+        ) as answer:
+            self.page.get_by_role("button", name="Submit current annotation").click()
+        assert answer.value.ok, answer.value.text()
+        return answer.value.json()
+
+    def screenshot(self, name: str) -> Path:
+        path = self.pictures / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path
