@@ -157,7 +157,7 @@ def ink_on(colour: Colour) -> Colour:
 
 @dataclass
 class Tags:
-    """Name tags beside objects, which keep out of each other's way and stay on their side from frame to frame.
+    """Name tags beside objects, out of each other's way, and on the same side from frame to frame.
 
     Args:
         size: height of the letters in pixels.

@@ -1,7 +1,7 @@
 """Key frames: the few frames of a clip that a person should look at.
 
-Label Studio's mask view shows single frames, and more than about sixty make its pages slow. They are chosen so that
-between two of them the masks change about equally much, with more of them where the engine is in doubt.
+Label Studio's mask view shows single frames, and more than about sixty make its pages slow. They are chosen
+so that between two of them the masks change about equally much, and closer where the engine is in doubt.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ def _events(tracks: Sequence[MaskTrack]) -> list[int]:
 
 
 def _fill(run: np.ndarray, chosen: set[int], room: int) -> set[int]:
-    """Up to `room` more frames, always halving the interval with most interest in it; `run` is interest summed up."""
+    """Up to `room` more frames, always halving the interval that holds most interest.
+
+    `run` [count] is the interest of the frames summed up.
+    """
     more: set[int] = set()
     intervals = list(pairwise(sorted(chosen)))
     while len(more) < room:

@@ -1,4 +1,4 @@
-"""The overlay video: the clip with its tracks painted on it, below a bar with the instruction and a legend."""
+"""The overlay video: the clip with its tracks painted on it, below a bar with instruction and legend."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ MARGIN = 14
 def overlay_video(
     clip: Clip, tracks: Sequence[MaskTrack], path: str | os.PathLike[str], caption: str = ""
 ) -> Path:
-    """Write the clip with its tracks painted on it, as H.264 that browsers play, one frame for each of the clip.
+    """Write the clip with its tracks painted on it, as H.264 that browsers play, one frame for each frame.
 
-    Masks are filled and outlined in their track's colour and carry its label; the bar above says the caption (the
-    instruction), the frame number counted from 1 as Label Studio's editor does, the time in seconds, and for each
-    track how sure the engine is of it in this frame, or that it is absent.
+    Masks are filled and outlined in their track's colour and carry its label. The bar above says the caption
+    (the instruction), the frame number counted from 1 as Label Studio's editor does, the time in seconds, and
+    for each track how sure the engine is of it in this frame, or that it is absent.
     """
     return write_video(path, overlay_frames(clip, tracks, caption), clip.fps)
 
@@ -57,7 +57,7 @@ def overlay_frames(
 
 
 def picture_size(width: int, height: int, smallest: int, largest: int) -> tuple[int, int]:
-    """Even (width, height) in pixels whose longer side lies between `smallest` and `largest`, same proportions."""
+    """Even (width, height) in pixels in the same proportions, the longer side in `smallest` to `largest`."""
     longer = max(width, height)
     factor = min(max(1.0, smallest / longer), largest / longer)
     return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)

@@ -1,4 +1,4 @@
-"""The result of one run: the video, the instruction, the model's words, and the mask tracks; as JSON, version 1."""
+"""The result of one run: video, instruction, the model's words, and the mask tracks; as JSON, version 1."""
 
 from __future__ import annotations
 

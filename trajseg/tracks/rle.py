@@ -75,7 +75,9 @@ def union(rles: Sequence[Rle]) -> Rle:
 
 
 def checked(value: Any, height: int, width: int) -> Rle:
-    """`value` as a code of a height x width mask; pycocotools trusts what it is given, so JSON goes through here.
+    """`value` as the code of a height x width mask.
+
+    pycocotools trusts what it is given, so what comes from outside goes through here.
 
     Raises:
         InputError: it is not one, or its runs do not fill the picture exactly.
@@ -94,7 +96,7 @@ def _bytes(rle: Rle) -> dict[str, Any]:
 
 
 def _runs(counts: str) -> list[int]:
-    """Run lengths of a compressed code: five bits a character, each run as its difference to the one before last."""
+    """Run lengths of a compressed code: five bits a character, runs as differences to the one before last."""
     runs: list[int] = []
     value = shift = 0
     for character in counts:

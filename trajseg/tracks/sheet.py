@@ -44,8 +44,8 @@ def contact_sheet(
 ) -> Path:
     """Write `count` frames, spread evenly from the first to the last, as one PNG.
 
-    Below each frame stand its number, counted from 1 as Label Studio's editor does, its time in seconds, and the
-    tracks that it does not show. A clip of fewer frames gives fewer pictures.
+    Below each frame stand its number, counted from 1 as Label Studio's editor does, its time in seconds, and
+    the tracks that it does not show. A clip of fewer frames gives fewer pictures.
     """
     indices = sorted({round(float(i)) for i in np.linspace(0, len(clip) - 1, min(count, len(clip)))})
     sheet = _Sheet(clip, tracks, indices, min(columns, len(indices)), title)

@@ -182,7 +182,7 @@ class _Scan:
         if self.damage.cut_off:
             yield f"the file ends too early ({self.damage.cut_off})"
         if self.damage.unreadable_packets:
-            yield f"{self.damage.unreadable_packets} pieces of the video cannot be decoded and were passed over"
+            yield f"{self.damage.unreadable_packets} packets cannot be decoded and were passed over"
         if self.damage.corrupt_frames:
             yield f"{self.damage.corrupt_frames} frames are damaged"
         if self.odd_times:

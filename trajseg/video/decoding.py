@@ -64,7 +64,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
-    """Yield PyAV's frames in the order in which they are shown, going on after a packet that cannot be read."""
+    """Yield PyAV's frames in the order in which they are shown, going on after an unreadable packet."""
     packets = container.demux(stream)
     while True:
         try:
@@ -84,7 +84,7 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
             if frame.is_corrupt:
                 damage.corrupt_frames += 1
             yield frame
-        if packet is None or packet.dts is None and packet.size == 0:
+        if packet is None or (packet.dts is None and packet.size == 0):
             return
 
 

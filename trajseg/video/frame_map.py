@@ -1,8 +1,8 @@
 """The frame map: frame index, presentation time, and the frame number that Label Studio's editor counts.
 
 Indices are 0-based. Times are seconds on the video's own clock, which starts at 0. Editor frame numbers are
-1-based: for frame number f, Label Studio seeks to (f - 1) / fps + 0.002 s, where fps is the `frameRate` that the
-labelling configuration tells it, and shows whatever the browser has at that time.
+1-based: for frame number f, Label Studio seeks to (f - 1) / fps + 0.002 s, where fps is the `frameRate` that
+the labelling configuration tells it, and shows whatever the browser has at that time.
 """
 
 from __future__ import annotations

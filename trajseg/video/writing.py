@@ -17,7 +17,7 @@ from trajseg.video.clip import Clip
 from trajseg.video.whole_file import whole_file
 
 BT709 = 1
-"""The number of BT.709 in H.264's colour tables; browsers take untagged video for it or for BT.601 by size."""
+"""The number of BT.709 in H.264's colour tables; untagged video is taken for it or BT.601 by its size."""
 
 
 def even_size(rgb: np.ndarray) -> np.ndarray:
