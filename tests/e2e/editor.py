@@ -1,4 +1,4 @@
-"""Label Studio's pages as a person uses them, in headless Chromium; what the editor holds is read from `window.Htx`."""
+"""Label Studio's pages as a person uses them in headless Chromium; the editor's store is `window.Htx`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SUGGESTIONS = """() => [...Htx.annotationStore.selected.suggestions.values()]
 
 
 def mask_of(png_url: str) -> np.ndarray:
-    """The mask, bool [H, W], of a `data:image/png;base64,...` as Label Studio keeps it: where it is not transparent."""
+    """The mask, bool [H, W], of a `data:image/png;base64,...` of Label Studio's: where it is not transparent."""
     picture = Image.open(io.BytesIO(base64.b64decode(png_url.split(",", 1)[1]))).convert("RGBA")
     return np.asarray(picture)[..., 3] > 127
 
@@ -124,7 +124,7 @@ class Editor:
     def painted(self, height: int, width: int) -> np.ndarray:
         """Where masks are really drawn over the frame that is shown: bool [height, width].
 
-        The difference between the picture with all regions and with all hidden, sampled at the centres of pixels.
+        The difference between the picture with all regions and with all hidden, averaged within a pixel.
         """
         for _ in range(10):
             with_masks = self._canvas()
@@ -144,8 +144,9 @@ class Editor:
 
     def _canvas(self) -> np.ndarray:
         box = self.page.evaluate(
-            """() => { const boxes = [...document.querySelectorAll('.konvajs-content')].map(e => e.getBoundingClientRect());
-                const b = boxes.sort((a, b) => b.width * b.height - a.width * a.height)[0];
+            """() => { const stages = [...document.querySelectorAll('.konvajs-content')];
+                const b = stages.map(e => e.getBoundingClientRect())
+                    .sort((a, b) => b.width * b.height - a.width * a.height)[0];
                 return {x: b.x, y: b.y, width: b.width, height: b.height} }"""
         )
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=box))).convert("RGB"))

@@ -1,4 +1,4 @@
-"""A real Label Studio 1.23.2 on loopback, in a data directory of its own, and the calls that a person's clicks make."""
+"""A real Label Studio 1.23.2 on loopback in a data directory of its own, and the calls that clicks make."""
 
 from __future__ import annotations
 
