@@ -1,1 +1,1 @@
-"""The shapes world: rendered clips of moving shapes with instructions and captions that are known to be true."""
+"""The shapes world: clips of moving shapes, with instructions and captions that are known to be true."""

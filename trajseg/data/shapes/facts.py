@@ -1,4 +1,4 @@
-"""What can be seen in the sampled frames of a scene: the ground on which instructions are judged true or false."""
+"""What the sampled frames of a scene show: the ground on which instructions are judged true or false."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEEN = 0.25
 
 
 class Facts:
-    """Truths about a scene from 8 frames. Where a truth is doubtful it is None, and nothing is asked about it.
+    """Truths about a scene from 8 frames. A doubtful one is None, and nothing is asked about it.
 
     Attributes:
         visible: float32 [K, 8], share that is visible in the sampled frames.

@@ -1,4 +1,4 @@
-"""The wording of the shapes world: every phrase that an instruction, a caption or a request can have, in one place."""
+"""The wording of the shapes world: every phrase of its instructions, captions and requests, in one place."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLURALS = {s: s + "es" if s == "cross" else s + "s" for s in SHAPES}
 
 # {d} is a description without article, such as "small red circle", "circle", "red object".
 ATTRIBUTE = Phrases(
-    ("the {d}",), ("the {d} in the video", "the one {d}"), ("the only {d}", "the {d} that is here")
+    ("the {d}",), ("the only {d}", "{d}"), ("the {d} in this video", "the {d} that is in the picture")
 )
 COLOUR_AFTER = Phrases(("the {s} that is {c}",), ("the {s} coloured {c}",), ("the {s} in {c}",))
 
@@ -48,7 +48,7 @@ MOTION = {
     ),
     "bouncing": Phrases(("bouncing", "that bounces"), ("bouncing up and down",), ("that is bouncing",)),
 }
-MOTION_OF_ONE = Phrases(("the {d} {m}",), ("the one {d} {m}",), ("the only {d} {m}",))
+MOTION_OF_ONE = Phrases(("the {d} {m}",), ("the only {d} {m}",), ("the {d} {m} in this video",))
 
 # Clauses behind "the star", with the name of another object.
 PLACE = {
@@ -207,28 +207,35 @@ KNOWLEDGE_COLOUR = Phrases(
 SEVERAL_DESCRIBED = Phrases(
     ("all {p}", "all the {p}"), ("every one of the {p}", "the {p}"), ("all of the {p}",)
 )
-SEVERAL_MOVING = Phrases(
-    ("all objects {m}", "everything {m}"), ("every object {m}", "those {m}"), ("all the objects {m}",)
-)
+
+
+def _several_moving(participle: str, moves: str, move: str, heading: str = "") -> Phrases:
+    return Phrases(
+        (f"all objects {participle}", f"everything that {moves}"),
+        (f"those that {move}", f"every object {heading or participle}"),
+        (f"all the objects that {move}", f"every object that {moves}"),
+    )
+
+
 SEVERAL_MOTION = {
-    "left": Phrases(("moving left", "that moves to the left"), ("heading left",), ("moving to the left",)),
-    "right": Phrases(
-        ("moving right", "that moves to the right"), ("heading right",), ("moving to the right",)
-    ),
-    "up": Phrases(("moving up",), ("heading up",), ("moving upwards",)),
-    "down": Phrases(("moving down",), ("heading down",), ("moving downwards",)),
-    "still": Phrases(("that does not move", "not moving"), ("that is still",), ("that stays still",)),
-    "circling": Phrases(("moving in a circle",), ("that is circling",), ("circling",)),
-    "bouncing": Phrases(("bouncing",), ("that is bouncing",), ("that bounces",)),
-    "any": Phrases(("that moves",), ("moving",), ("that is moving",)),
+    **{
+        way: _several_moving(f"moving {way}", f"moves {way}", f"move {way}", f"heading {way}")
+        for way in ("left", "right", "up", "down")
+    },
+    "still": _several_moving("not moving", "does not move", "do not move", "that stays still"),
+    "circling": _several_moving("moving in a circle", "moves in a circle", "move in a circle", "circling"),
+    "bouncing": _several_moving("bouncing", "bounces", "bounce"),
+    "any": _several_moving("moving", "moves", "move", "that is moving"),
 }
 SEVERAL_EVENT = {
     "enters": Phrases(
-        ("everything that enters late",), ("all objects entering late",), ("all objects that enter late",)
+        ("everything that enters late",),
+        ("those that enter late", "all objects entering late"),
+        ("all objects that enter late",),
     ),
     "leaves": Phrases(
         ("everything that leaves the picture",),
-        ("all objects leaving the picture",),
+        ("those that leave the picture", "all objects leaving the picture"),
         ("all objects that leave the picture",),
     ),
 }
@@ -243,7 +250,7 @@ REQUEST_SEGMENT_TEMPLATES = (
     "please show the mask of {expression}.",
     "where is {expression}?",
 )
-"""Requests around an expression, for training; a question is sent as it stands (see language.segment_request)."""
+"""Requests around an expression, for training; a question is sent as it stands, see segment_request."""
 
 CAPTION_REQUESTS = Phrases(
     (
@@ -272,9 +279,11 @@ CAPTION_EVENTS = {
 NOTHING = "there is no such object."
 """The answer to an instruction that no object satisfies."""
 
-_MORE_WORDS = """yes no sure it is they are a an and or of in on at to with the there here this that these those video picture
-object objects shape shapes one ones trajectory mask answer i see none nothing both other another slow fast slowly
-quickly first second third last two three four five who what where which how many colour size""".split()
+_MORE_WORDS = (
+    "yes no sure it is they are a an and or of in on at to with the there here this that these those video",
+    "picture object objects shape shapes one ones trajectory mask answer i see none nothing both other another",
+    "slow fast slowly quickly first second third last two three four five who what where which how many colour size",
+)
 
 
 def words(text: str) -> list[str]:
@@ -295,10 +304,8 @@ def every_phrase() -> list[str]:
         SEVERAL_MOTION,
         SEVERAL_EVENT,
     ]
-    single = [
-        ATTRIBUTE, COLOUR_AFTER, MOTION_OF_ONE, KNOWLEDGE_SHAPE, KNOWLEDGE_COLOUR, SEVERAL_DESCRIBED, SEVERAL_MOVING,
-        CAPTION_REQUESTS,
-    ]  # fmt: skip
+    single = [ATTRIBUTE, COLOUR_AFTER, MOTION_OF_ONE, KNOWLEDGE_SHAPE, KNOWLEDGE_COLOUR]
+    single += [SEVERAL_DESCRIBED, CAPTION_REQUESTS]
     for phrases in [*single, *(p for table in tables for p in table.values())]:
         found += phrases.all()
     for known in (KNOWN_SHAPES, KNOWN_COLOURS):

@@ -21,8 +21,8 @@ def render(scene: Scene, height: int, indices: Sequence[int] | None = None) -> t
     """Draws the frames `indices` (0-based; None means all).
 
     Returns:
-        frames uint8 [n, H, W, 3] RGB with W = round(aspect * H), and ids uint8 [n, H, W]: 0 where there is no object,
-        k + 1 where object k is what is seen (it covers at least half of the pixel and nothing in front of it does).
+        frames uint8 [n, H, W, 3] RGB with W = round(aspect * H), and ids uint8 [n, H, W]: 0 where there is no
+        object, k + 1 where object k is what is seen (it covers half of the pixel or more, and nothing in front does).
     """
     wanted = range(scene.frame_count) if indices is None else indices
     pairs = list(frames_and_ids(scene, height, wanted))
@@ -67,9 +67,9 @@ def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray
     """Where the objects are in the frames `indices`, without drawing pictures.
 
     Returns:
-        xyxy float32 [K, n, 4] in units of the frame's height, of the whole object clipped to the picture (zeros where it
-        is outside or does not exist), and visible float32 [K, n]: the approximate share 0..1 of the object that is seen,
-        less what others hide and what lies outside the picture.
+        xyxy float32 [K, n, 4] in units of the frame's height, of the whole object clipped to the picture (zeros
+        where it is outside or does not exist), and visible float32 [K, n]: the approximate share 0..1 of the object
+        that is seen, less what others hide and what lies outside the picture.
     """
     count, n = len(scene.objects), len(indices)
     rows, cols = _COARSE_ROWS, max(1, round(scene.aspect * _COARSE_ROWS))
@@ -102,7 +102,7 @@ def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray
 
 
 def write_clip(scene: Scene, path: str | Path, height: int, crf: int = 20) -> Path:
-    """Renders the whole scene into an H.264 mp4 of the given height; see trajseg.video.write_video for odd sizes."""
+    """Renders the whole scene into an H.264 mp4; for odd sizes see trajseg.video.write_video."""
     from trajseg.video import write_video
 
     frames = (frame for frame, _ in frames_and_ids(scene, height, range(scene.frame_count)))
@@ -111,7 +111,7 @@ def write_clip(scene: Scene, path: str | Path, height: int, crf: int = 20) -> Pa
 
 @functools.lru_cache(maxsize=256)
 def _unit_outline(shape: str) -> tuple[np.ndarray, ...]:
-    """Closed contours [M, 2] of a shape at radius 1, sized so that all shapes look equally big; even-odd filled."""
+    """Closed contours [M, 2] of a shape at radius 1, even-odd filled; all shapes look about equally big."""
 
     def regular(corners: int, radius: float, start: float) -> np.ndarray:
         turn = start + 2 * math.pi * np.arange(corners) / corners
@@ -205,7 +205,7 @@ def _paint(
 
 
 def _texture(o: SceneObject, height: int) -> np.ndarray:
-    """A square patch float32 [S, S, 3] of the object's colour with stripes or speckle, S about its size in pixels."""
+    """A patch float32 [S, S, 3] of the object's colour with stripes or speckle, S about its size in pixels."""
     rng = np.random.default_rng(o.texture_seed)
     side = 2 * (math.ceil(1.32 * o.radius * height) + 2)
     if rng.random() < 0.5:
@@ -231,6 +231,7 @@ def _background(scene: Scene, rows: int, cols: int, height: int) -> np.ndarray:
     """uint8 [rows, cols, 3]: gradient, smooth noise, or either with clutter that is no object."""
     look = scene.look
     rng = np.random.default_rng(look.seed + 1)
+    share: np.ndarray
     if look.kind == "noise":
         share = np.zeros((rows, cols), np.float32)
         for cells, weight in ((4, 0.6), (9, 0.3), (24, 0.1)):

@@ -56,8 +56,8 @@ _ASPECTS = (4 / 3, 4 / 3, 4 / 3, 16 / 9, 16 / 9, 1.0, 3 / 2, 0.75)
 class SceneObject:
     """One object. `centres` float32 [T, 2] (x, y) before camera drift; they may lie outside the picture.
 
-    `radius` is that of the circle which the shape fills about as well as its own outline; `angle` in radians;
-    objects of greater `depth` hide those of smaller; it exists in the frames `first` to `last` (inclusive, 0-based).
+    `radius` is that of a circle of about the same area; `angle` in radians; objects of greater `depth` hide those
+    of smaller; it exists in the frames `first` to `last` (inclusive, 0-based).
     """
 
     colour: str
@@ -80,8 +80,8 @@ class SceneObject:
 class Look:
     """How the picture looks apart from its objects: background, and what the lens and the codec do to it.
 
-    `colours` are two muted RGB colours; `blur` is a standard deviation in units of the height; `noise` in grey levels;
-    `jpeg` is a quality (1..100) or None.
+    `colours` are two muted RGB colours; `blur` is a standard deviation in units of the height; `noise` is in
+    grey levels; `jpeg` is a quality (1..100) or None.
     """
 
     kind: Literal["gradient", "noise", "clutter"]
@@ -209,7 +209,8 @@ def _draw_plan(rng: random.Random, looks: list[tuple[str, str, str]], aspect: fl
         if roles[k] == "stay" and motions[k] in ("left", "right") and speeds[k] == "fast" and aspect < 0.95:
             motions[k] = rng.choice(("up", "down"))
     passing = None
-    large = [k for k in range(count) if looks[k][2] == "large"]
+    # What is behind a ring shows through its hole.
+    large = [k for k in range(count) if looks[k][2] == "large" and looks[k][1] != "ring"]
     if large and rng.random() < 0.45:
         front = rng.choice(large)
         others = [k for k in range(count) if k != front]
@@ -253,7 +254,8 @@ def _place(
                 first = math.ceil(frame_count * rng.uniform(0.3, 0.45))
             elif motion == "still" and role == "leave":
                 last = math.floor(frame_count * rng.uniform(0.55, 0.7)) - 1
-        jitter = [rng.randint(-13, 13) for _ in range(3)]
+        spread = 6 if colour == "white" else 13
+        jitter = [rng.randint(-spread, spread) for _ in range(3)]
         rgb = tuple(min(255, max(0, c + j)) for c, j in zip(RGB[colour], jitter, strict=True))
         objects[k] = SceneObject(
             colour=colour,
