@@ -1,4 +1,4 @@
-"""Label Studio labelling configurations for mask tracks: the XML, what fills it in, and what reads it back."""
+"""Label Studio labelling configurations for tracks: the XML, what fills it in, and what reads it back."""
 
 from label_config.config import LabelConfig, TextTag, View, parse
 from label_config.palette import PALETTE, colour

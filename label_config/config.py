@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from trajseg.errors import LabelConfigError
 
 View = Literal["mask", "box"]
+Tag = ElementTree.Element
 
 _MASK_TAG = "BitmaskLabels"
 _BOX_TAG = "VideoRectangle"
@@ -67,69 +68,68 @@ def parse(xml: str) -> LabelConfig:
 
     Raises LabelConfigError when it is not XML, or has no tag that trajseg can fill.
     """
-    root = _tree(xml)
-    tags = list(root.iter())
-    names = {tag.get("name"): tag for tag in tags if tag.get("name")}
-    texts = [tag for tag in tags if tag.tag == "TextArea" and tag.get("name")]
-    instruction = _instruction(texts)
-    caption = _caption([tag for tag in texts if tag is not instruction])
-    video = next((tag for tag in tags if tag.tag == "Video"), None)
-    common = {
-        "instruction": _text_tag(instruction),
-        "caption": _text_tag(caption),
-        "video_key": _key(video, "value") or "video",
-        "fps_key": _key(video, "frameRate"),
-        "frame_rate": _rate(video),
-    }
+    tags = list(_tree(xml).iter())
+    named = {tag.get("name") or "": tag for tag in tags}
     problems: list[str] = []
-    for tag in tags:
-        if tag.tag != _MASK_TAG:
-            continue
-        image = names.get(tag.get("toName"))
-        if image is None or image.tag != "Image" or not _key(image, "valueList"):
-            problems.append(f'<{_MASK_TAG} name="{tag.get("name")}"> is not on an <Image valueList="$...">')
-            continue
-        hint = next(
-            (
-                other.get("name")
-                for other in tags
-                if other.tag in ("RectangleLabels", "Rectangle")
-                and other.get("toName") == image.get("name")
-                and other.get("smart") == "true"
-            ),
-            None,
-        )
-        return LabelConfig(
-            view="mask",
-            control=_name(tag),
-            object_name=_name(image),
-            labels=_labels(tag),
-            hint=hint,
-            frames_key=_key(image, "valueList"),
-            **common,
-        )
-    for tag in tags:
-        if tag.tag != _BOX_TAG:
-            continue
-        target = names.get(tag.get("toName"))
-        if target is None or target.tag != "Video":
-            problems.append(f'<{_BOX_TAG} name="{tag.get("name")}"> is not on a <Video>')
-            continue
-        labels = [t for t in tags if t.tag == "Labels" and t.get("toName") == target.get("name")]
-        if not labels:
-            problems.append(f'<{_BOX_TAG} name="{tag.get("name")}"> has no <Labels> on the same <Video>')
-            continue
-        common["video_key"] = _key(target, "value") or "video"
-        common["fps_key"] = _key(target, "frameRate")
-        common["frame_rate"] = _rate(target)
-        return LabelConfig(
-            view="box", control=_name(tag), object_name=_name(target), labels=_labels(labels[0]), **common
-        )
+    for tag_name, read in ((_MASK_TAG, _mask_config), (_BOX_TAG, _box_config)):
+        for control in (tag for tag in tags if tag.tag == tag_name):
+            try:
+                return read(control, named.get(control.get("toName") or ""), tags)
+            except LabelConfigError as error:
+                problems.append(error.message)
     reason = "; ".join(problems) or f"there is neither a <{_MASK_TAG}> nor a <{_BOX_TAG}> tag"
     raise LabelConfigError(f"trajseg cannot fill this labelling configuration: {reason}.", _REMEDY)
 
 
-def _tree(xml: str) -> ElementTree.Element:
+def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfig:
+    if image is None or image.tag != "Image" or not _key(image, "valueList"):
+        raise LabelConfigError(
+            f'<{_MASK_TAG} name="{control.get("name")}"> is not on an <Image valueList="$...">'
+        )
+    hints = [
+        tag.get("name")
+        for tag in tags
+        if tag.tag in ("RectangleLabels", "Rectangle")
+        and tag.get("toName") == image.get("name")
+        and tag.get("smart") == "true"
+    ]
+    video = next((tag for tag in tags if tag.tag == "Video"), None)
+    return LabelConfig(
+        view="mask",
+        control=_name(control),
+        object_name=_name(image),
+        labels=_labels(control),
+        hint=next(iter(hints), None),
+        instruction=_instruction(tags),
+        caption=_caption(tags),
+        video_key=_key(video, "value") or "video",
+        frames_key=_key(image, "valueList"),
+        fps_key=_key(video, "frameRate"),
+        frame_rate=_rate(video),
+    )
+
+
+def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig:
+    where = f'<{_BOX_TAG} name="{control.get("name")}">'
+    if video is None or video.tag != "Video":
+        raise LabelConfigError(f"{where} is not on a <Video>")
+    labels = [tag for tag in tags if tag.tag == "Labels" and tag.get("toName") == video.get("name")]
+    if not labels:
+        raise LabelConfigError(f"{where} has no <Labels> on the same <Video>")
+    return LabelConfig(
+        view="box",
+        control=_name(control),
+        object_name=_name(video),
+        labels=_labels(labels[0]),
+        instruction=_instruction(tags),
+        caption=_caption(tags),
+        video_key=_key(video, "value") or "video",
+        fps_key=_key(video, "frameRate"),
+        frame_rate=_rate(video),
+    )
+
+
+def _tree(xml: str) -> Tag:
     # Entities have no place in a labelling configuration, and expanding them is an old way to eat memory.
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise LabelConfigError("The labelling configuration declares XML entities.", _REMEDY)
@@ -139,27 +139,27 @@ def _tree(xml: str) -> ElementTree.Element:
         raise LabelConfigError(f"The labelling configuration is not XML: {error}.", _REMEDY) from error
 
 
-def _name(tag: ElementTree.Element) -> str:
+def _name(tag: Tag) -> str:
     name = tag.get("name")
     if not name:
         raise LabelConfigError(f"A <{tag.tag}> tag of the labelling configuration has no name.", _REMEDY)
     return name
 
 
-def _labels(tag: ElementTree.Element) -> tuple[str, ...]:
+def _labels(tag: Tag) -> tuple[str, ...]:
     # Label Studio writes the alias into results where a label has one.
     labels = tuple(label.get("alias") or label.get("value") or "" for label in tag.iter("Label"))
     if not any(labels):
-        raise LabelConfigError(f'<{tag.tag} name="{tag.get("name")}"> has no <Label value="...">.', _REMEDY)
+        raise LabelConfigError(f'<{tag.tag} name="{tag.get("name")}"> has no <Label value="...">', _REMEDY)
     return tuple(label for label in labels if label)
 
 
-def _key(tag: ElementTree.Element | None, attribute: str) -> str:
+def _key(tag: Tag | None, attribute: str) -> str:
     value = (tag.get(attribute) or "") if tag is not None else ""
     return value[1:] if value.startswith("$") else ""
 
 
-def _rate(video: ElementTree.Element | None) -> float | None:
+def _rate(video: Tag | None) -> float | None:
     if video is None or _key(video, "frameRate"):
         return None
     try:
@@ -169,15 +169,22 @@ def _rate(video: ElementTree.Element | None) -> float | None:
         return None
 
 
-def _instruction(texts: list[ElementTree.Element]) -> ElementTree.Element | None:
+def _instruction(tags: list[Tag]) -> TextTag | None:
+    texts = _texts(tags)
     named = [tag for tag in texts if tag.get("name") in ("instruction", "prompt")]
     smart = [tag for tag in texts if tag.get("smart") == "true"]
-    return next(iter(named + smart), None)
+    return next((_text_tag(tag) for tag in named + smart), None)
 
 
-def _caption(texts: list[ElementTree.Element]) -> ElementTree.Element | None:
-    return next((tag for tag in texts if "caption" in (tag.get("name") or "").lower()), None)
+def _caption(tags: list[Tag]) -> TextTag | None:
+    return next(
+        (_text_tag(tag) for tag in _texts(tags) if "caption" in (tag.get("name") or "").lower()), None
+    )
 
 
-def _text_tag(tag: ElementTree.Element | None) -> TextTag | None:
-    return TextTag(tag.get("name") or "", tag.get("toName") or "") if tag is not None else None
+def _texts(tags: list[Tag]) -> list[Tag]:
+    return [tag for tag in tags if tag.tag == "TextArea" and tag.get("name")]
+
+
+def _text_tag(tag: Tag) -> TextTag:
+    return TextTag(tag.get("name") or "", tag.get("toName") or "")

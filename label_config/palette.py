@@ -1,26 +1,20 @@
-"""The colours of tracks: one a label, distinct beside each other and on both light and dark pictures."""
+"""The colours of tracks, the same as in overlay videos: one a label, far apart, bright over photographs."""
 
 from __future__ import annotations
 
 PALETTE: tuple[str, ...] = (
     "#ff3366",
     "#33aaff",
-    "#2ecc71",
-    "#ffb300",
-    "#9b59ff",
-    "#00c8c8",
-    "#ff7f27",
-    "#e056fd",
-    "#a3e635",
-    "#3f51ff",
-    "#ff8fa3",
-    "#8d6e63",
-    "#00e676",
-    "#c2185b",
-    "#7dd3fc",
-    "#fff176",
+    "#ffcc00",
+    "#22cc88",
+    "#b266ff",
+    "#ff8833",
+    "#00d5e0",
+    "#ff77cc",
+    "#a0d911",
+    "#c0876a",
 )
-"""Hex colours in the order in which tracks get them; the seventeenth track starts again at the first."""
+"""Hex colours in the order in which tracks get them; the eleventh track starts again at the first."""
 
 
 def colour(number: int) -> str:

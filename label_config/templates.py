@@ -40,7 +40,7 @@ def clean_label(label: str) -> str:
 
 
 def fill(view: View, labels: Iterable[str] | None = None) -> str:
-    """The labelling configuration of a view, with these labels (default track-1 to track-8) in distinct colours.
+    """The labelling configuration of a view, with these labels (default track-1 to track-8) in colour.
 
     Labels are cleaned (clean_label) and doubled ones dropped. Raises LabelConfigError when none is left.
     """
@@ -61,10 +61,8 @@ def with_labels(xml: str, view: View, labels: Iterable[str]) -> str:
     for tag in present.values():
         control.remove(tag)
     for number, name in enumerate(names):
-        tag = present.get(name)
-        if tag is None:
-            tag = ElementTree.Element("Label", {"value": name, "background": colour(number)})
-        control.append(tag)
+        fresh = ElementTree.Element("Label", {"value": name, "background": colour(number)})
+        control.append(present.get(name, fresh))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode")
 

@@ -1,0 +1,1 @@
+"""Label Studio as trajseg meets it: views of tracks, its API, delivery, projects and the doctor."""

@@ -1,0 +1,145 @@
+"""What a person drew: a Label Studio annotation read back into masks and boxes by track and frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.label_studio import boxes as box_keys
+from backend.label_studio import png
+from label_config import LabelConfig
+from trajseg.errors import TaskError
+from trajseg.video import FrameMap
+
+
+@dataclass
+class Annotated:
+    """What an annotation or prediction says, by (label, 0-based frame index).
+
+    Attributes:
+        masks: bool [H, W]; only in the mask view, and only frames on which something is painted.
+        boxes: x, y, width, height in percent of the picture, from its top left; only in the box view.
+        edited: (label, index) pairs that Label Studio marks as changed or drawn by a person.
+        instruction: the newest sentence in the instruction's text area; empty when there is none.
+        captions: caption by label; text that names no label is under "".
+    """
+
+    masks: dict[tuple[str, int], NDArray[np.bool_]] = field(default_factory=dict)
+    boxes: dict[tuple[str, int], box_keys.Box] = field(default_factory=dict)
+    edited: set[tuple[str, int]] = field(default_factory=set)
+    instruction: str = ""
+    captions: dict[str, str] = field(default_factory=dict)
+
+
+def from_annotation(
+    annotation: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    config: LabelConfig,
+    frame_index: Sequence[int] = (),
+    frame_map: FrameMap | None = None,
+) -> Annotated:
+    """What an annotation (or prediction, or draft, or bare list of results) says about each frame.
+
+    Args:
+        annotation: as Label Studio's API gives it.
+        config: of the project.
+        frame_index: the task's `frame_index`: 0-based frame index of each picture in `frames` (mask view).
+        frame_map: the clip's (box view).
+
+    Regions of one label on one picture are one mask.
+
+    Raises TaskError when the annotation does not fit the task.
+    """
+    results = _result_list(annotation)
+    said = Annotated()
+    for item in results:
+        name = item.get("from_name")
+        value = item.get("value") or {}
+        if name == config.control and config.view == "mask":
+            _read_mask(item, value, config, frame_index, said)
+        elif name == config.control:
+            _read_boxes(item, value, frame_map, said)
+        elif config.instruction and name == config.instruction.name:
+            said.instruction = _lines(value)[-1] if _lines(value) else said.instruction
+        elif config.caption and name == config.caption.name:
+            said.captions |= _captions(_lines(value), config.labels)
+    return said
+
+
+def last_editor_frame(frame_map: FrameMap) -> int:
+    """The number that Label Studio's editor gives the clip's last frame, 1-based."""
+    return frame_map.editor_frame(len(frame_map) - 1)
+
+
+def _result_list(
+    annotation: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+) -> Sequence[Mapping[str, Any]]:
+    results = annotation.get("result") if isinstance(annotation, Mapping) else annotation
+    if not isinstance(results, Sequence) or isinstance(results, str):
+        raise TaskError("The annotation has no list of results.")
+    return results
+
+
+def _read_mask(
+    item: Mapping[str, Any],
+    value: Mapping[str, Any],
+    config: LabelConfig,
+    frame_index: Sequence[int],
+    said: Annotated,
+) -> None:
+    # Label Studio leaves item_index out where the task has one picture.
+    position = int(item.get("item_index") or 0)
+    if not 0 <= position < len(frame_index):
+        raise TaskError(
+            f"The annotation has a mask on picture {position + 1}, but the task's frame_index has "
+            f"{len(frame_index)}.",
+            "Do not change `frames` or `frame_index` of a task that has annotations.",
+        )
+    url = value.get("imageDataURL")
+    if not url:
+        return
+    mask = png.from_url(url)
+    for label in value.get(config.result_type) or []:
+        place = (str(label), int(frame_index[position]))
+        held = said.masks.get(place)
+        if held is not None and held.shape != mask.shape:
+            raise TaskError(
+                f"Two masks of {label!r} on frame {place[1]} differ in size.", "Paint them again."
+            )
+        said.masks[place] = mask if held is None else held | mask
+        if item.get("origin") != "prediction":
+            said.edited.add(place)
+
+
+def _read_boxes(
+    item: Mapping[str, Any], value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated
+) -> None:
+    if frame_map is None:
+        raise TaskError("Boxes can only be read with the clip's frame map.")
+    drawn = box_keys.from_sequence(value.get("sequence") or [], last_editor_frame(frame_map))
+    for label in value.get("labels") or []:
+        for index in range(len(frame_map)):
+            box = drawn.get(frame_map.editor_frame(index))
+            if box is None:
+                continue
+            said.boxes[str(label), index] = box
+            # Label Studio leaves "prediction" on boxes that were dragged, so that alone proves nothing.
+            if item.get("origin") != "prediction":
+                said.edited.add((str(label), index))
+
+
+def _lines(value: Mapping[str, Any]) -> list[str]:
+    text = value.get("text") or []
+    return [line.strip() for line in ([text] if isinstance(text, str) else text) if line.strip()]
+
+
+def _captions(lines: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    for line in lines:
+        label, separator, caption = line.partition(": ")
+        named = bool(separator) and label in labels
+        captions[label if named else ""] = caption.strip() if named else line
+    return captions

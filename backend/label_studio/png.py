@@ -1,0 +1,47 @@
+"""Masks as the PNG data URLs of BitmaskLabels, and back, pixel for pixel."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trajseg.errors import TaskError
+
+_PREFIX = "data:image/png;base64,"
+
+
+def to_url(mask: NDArray[np.bool_], colour: str = "#000000") -> str:
+    """A data URL of an RGBA PNG that is opaque in `colour` where the mask is, and transparent elsewhere.
+
+    Args:
+        mask: bool [H, W].
+        colour: "#rrggbb"; the editor paints over it in the label's colour.
+    """
+    rgba_HWC = np.zeros((*mask.shape, 4), np.uint8)
+    rgba_HWC[mask] = (*bytes.fromhex(colour.lstrip("#")), 255)
+    buffer = io.BytesIO()
+    Image.fromarray(rgba_HWC, "RGBA").save(buffer, "PNG", compress_level=9)
+    return _PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def from_url(url: str) -> NDArray[np.bool_]:
+    """The mask of a data URL: bool [H, W], true where the picture is more than half opaque.
+
+    Raises TaskError when it is not a PNG data URL.
+    """
+    try:
+        if not url.startswith(_PREFIX):
+            raise ValueError("not a PNG data URL")
+        with Image.open(
+            io.BytesIO(base64.b64decode(url[len(_PREFIX) :], validate=True)), formats=["PNG"]
+        ) as image:
+            return np.asarray(image.convert("RGBA"))[..., 3] > 127
+    except (ValueError, OSError, binascii.Error, Image.DecompressionBombError) as error:
+        raise TaskError(
+            f"A mask in the annotation cannot be read: {error}.", "Paint that mask again."
+        ) from error
