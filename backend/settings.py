@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     database_url: str = Field(
         "",
         validation_alias="DATABASE_URL",
-        description="The store: an SQLAlchemy URL, `sqlite:///file` or `postgresql://user:password@host/name`. "
+        description="The store: an SQLAlchemy URL, `sqlite:///file` or `postgresql://...`. "
         "Unset: the file `trajseg.db` in the data folder.",
     )
 
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     basic_auth_password: SecretStr = Field(SecretStr(""), description="Password for Basic authentication.")
     secret_key: SecretStr = Field(
         SecretStr(""),
-        description="Signs the links to key frames. Unset: made once and kept in the data folder; set it when "
+        description="Signs the links to key frames. Unset: made once and kept in the data folder. Set it when "
         "backend and worker do not share that folder.",
     )
     data_dir: Path = Field(
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     retry_failed_seconds: float = Field(
         30.0,
         ge=0,
-        description="A failed job is run again when Label Studio asks for it again, but not sooner than this.",
+        description="A failed job is run again when Label Studio asks again, but not sooner than this.",
     )
     max_runs: int = Field(3, ge=1, description="A job whose worker died so many times is failed.")
     delivery_attempts: int = Field(
@@ -186,13 +186,12 @@ class Settings(BaseSettings):
 def model_version_of(model: str) -> str:
     """Model version of a shipped model's name or a checkpoint folder.
 
-    The folder's config.json may name it (`model_version`); without one it is the name of the folder.
+    The checkpoint's config.json names it (`model_name`); without one it is the name of the folder.
     """
-    folder = Path(model)
-    if not folder.is_dir():
-        folder = Path(trajseg.__file__).parent / "checkpoints" / model
+    shipped = Path(trajseg.__file__).parent / "checkpoints" / model
+    folder = shipped if shipped.is_dir() else Path(model)
     try:
-        named = json.loads((folder / "config.json").read_text()).get("model_version")
+        named = json.loads((folder / "config.json").read_text()).get("model_name")
     except (OSError, ValueError, AttributeError):
         named = None
     return str(named) if named else Path(model).name

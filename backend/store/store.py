@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 DELIVERED_KINDS = ("prelabel", "refine")
 """Kinds of job whose result becomes a prediction in Label Studio."""
 UNFINISHED = ("queued", "running")
+ROWS_AT_ONCE = 500
+"""Rows in one INSERT; SQLite takes 32,766 values in a statement."""
 
 
 class UnknownJobError(InputError):
@@ -30,6 +34,50 @@ class UnknownJobError(InputError):
 
 class StaleRunError(TrajSegError):
     """Another worker has begun this job anew; what the older run wants to write is refused."""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What is asked for: two equal ones, `queue`, `params`, `error` and `remedy` apart, are one job.
+
+    Args:
+        kind: one of JOB_KINDS.
+        project_id: the store's own id of the project.
+        task_id: Label Studio's id of the task; None for a job that is not from Label Studio.
+        video: as the task has it: a URL or a path.
+        queue: one of QUEUES.
+        params: what else the worker should know.
+        model_version: the version asked for; a done job carries the one that did it.
+        error: why it cannot be done: the job is written down as failed, for a person to see.
+    """
+
+    kind: str
+    project_id: int | None
+    task_id: int | None
+    video: str
+    instruction: str
+    queue: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    model_version: str = ""
+    error: str = ""
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in JOB_KINDS or self.queue not in QUEUES:
+            raise InputError(f"There is no kind of job {self.kind!r} or no queue {self.queue!r}.")
+
+    @property
+    def key(self) -> str:
+        """What equal requests share."""
+        parts = (
+            self.project_id,
+            self.task_id,
+            self.kind,
+            self.video,
+            self.instruction,
+            self.model_version,
+        )
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Store:
@@ -118,46 +166,35 @@ class Store:
         error: str = "",
         remedy: str = "",
     ) -> tuple[Job, bool]:
-        """Write down what was asked for, once.
+        """Write down one request (see JobRequest), once; returns the job, and whether it is new.
 
-        The same project, task, kind, video, instruction and model version are one job, whatever its state,
-        also when two processes ask at the same moment.
-
-        Args:
-            task_id: Label Studio's id of the task; None for a job that is not from Label Studio.
-            video: as the task has it: a URL or a path.
-            params: what else the worker should know; no part of what makes jobs equal.
-            error: a reason for which it cannot be done: the job is written down as failed, for a person to see.
-
-        Returns:
-            The job, and whether it is new.
+        Equal requests give one job, whatever its state, also when two processes ask at the same moment.
         """
-        if kind not in JOB_KINDS or queue not in QUEUES:
-            raise InputError(f"There is no kind of job {kind!r} or no queue {queue!r}.")
-        job = Job(
-            id=new_id(),
-            request_key=_request_key(project_id, task_id, kind, video, instruction, model_version),
-            kind=kind,
-            state="failed" if error else "queued",
-            queue=queue,
-            project_id=project_id,
-            task_id=task_id,
-            video=video,
-            instruction=instruction,
-            params=dict(params or {}),
-            model_version=model_version,
-            error=error,
-            remedy=remedy,
-            finished_at=now() if error else None,
+        request = JobRequest(
+            kind, project_id, task_id, video, instruction, queue, params or {}, model_version, error, remedy
         )
-        try:
-            with self.database.write() as session:
-                session.add(job)
-            return job, True
-        except IntegrityError:
-            with self.database.read() as session:
-                held = session.scalars(select(Job).where(Job.request_key == job.request_key)).one()
-            return held, False
+        return self.add_jobs([request])[0]
+
+    def add_jobs(self, requests: Sequence[JobRequest]) -> list[tuple[Job, bool]]:
+        """`add_job` for many in one transaction; one pair for each request, in order."""
+        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
+        rows = [_row(request) for request in requests]
+        mine = {row["id"] for row in rows}
+        jobs: dict[str, Job] = {}
+        with self.database.write() as session:
+            for some in _chunks(rows, ROWS_AT_ONCE):
+                session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), some)
+                keys = [row["request_key"] for row in some]
+                jobs |= {
+                    job.request_key: job
+                    for job in session.scalars(select(Job).where(Job.request_key.in_(keys)))
+                }
+        found = []
+        for request in requests:
+            job = jobs[request.key]
+            found.append((job, job.id in mine))
+            mine.discard(job.id)
+        return found
 
     def job(self, job_id: str) -> Job:
         """Raises UnknownJobError."""
@@ -186,7 +223,10 @@ class Store:
             return {(kind, state): count for kind, state, count in session.execute(query)}
 
     def cancel_job(self, job_id: str) -> Job:
-        """Cancel a job that is not finished; a finished one stays as it is. A running one stops at its next frame."""
+        """Cancel a job that is not finished; a finished one stays as it is.
+
+        A running one stops at its next frame.
+        """
         with self.database.write() as session:
             job = _get_job(session, job_id, lock=True)
             if job.state in UNFINISHED:
@@ -195,8 +235,28 @@ class Store:
                 job.eta_seconds = None
             return job
 
-    def retry_job(self, job_id: str, queue: str | None = None) -> Job:
-        """Queue a finished job anew (its old result is dropped); an unfinished one only changes its queue."""
+    def requeue_lost(self, job_id: str, run_token: str | None) -> bool:
+        """Put a running job back to queued when this run is still its newest; True when that was so.
+
+        The run, should it wake up after all, gets StaleRunError.
+        """
+        lost = (
+            update(Job)
+            .where(Job.id == job_id, Job.state == "running", Job.run_token == run_token)
+            .values(state="queued", eta_seconds=None)
+        )
+        with self.database.write() as session:
+            changed: Any = session.execute(lost)
+            return bool(changed.rowcount)
+
+    def retry_job(
+        self, job_id: str, queue: str | None = None, params: Mapping[str, Any] | None = None
+    ) -> Job:
+        """Queue a finished job anew (its old result is dropped); an unfinished one only changes its queue.
+
+        Args:
+            params: added to the job's.
+        """
         with self.database.write() as session:
             job = _get_job(session, job_id, lock=True)
             if job.state not in UNFINISHED:
@@ -208,13 +268,7 @@ class Store:
                 job.started_at = job.finished_at = job.heartbeat_at = None
                 job.created_at = now()
             job.queue = queue or job.queue
-            return job
-
-    def set_params(self, job_id: str, **params: Any) -> Job:
-        """Add to a job's params."""
-        with self.database.write() as session:
-            job = _get_job(session, job_id, lock=True)
-            job.params = {**job.params, **params}
+            job.params = {**job.params, **(params or {})}
             return job
 
     def unfinished(self, stale_after_seconds: float) -> list[Job]:
@@ -267,7 +321,7 @@ class Store:
                 job.eta_seconds = round(elapsed / done * max(total - done, 0), 1)
 
     def heartbeat(self, job_id: str, run_token: str) -> None:
-        """Note that a run lives where there are no frames to count, as in a download. Raises as `progress`."""
+        """Note that a run lives while there are no frames to count. Raises as `progress`."""
         with self.database.write() as session:
             _running_job(session, job_id, run_token).heartbeat_at = now()
 
@@ -370,6 +424,25 @@ class Store:
         with self.database.read() as session:
             return list(session.scalars(query))
 
+    def claim_delivery(self, delivery_id: str, seconds: float = 120.0) -> bool:
+        """Take a pending delivery that is due, so that nobody else makes it for so many seconds.
+
+        False when somebody else was faster, or it is no longer due.
+        """
+        moment = now()
+        claim = (
+            update(Delivery)
+            .where(
+                Delivery.id == delivery_id,
+                Delivery.state == "pending",
+                Delivery.next_attempt_at <= moment,
+            )
+            .values(next_attempt_at=moment + timedelta(seconds=seconds))
+        )
+        with self.database.write() as session:
+            claimed: Any = session.execute(claim)
+            return bool(claimed.rowcount)
+
     def delivery_sent(self, delivery_id: str, prediction_id: int | None) -> None:
         """It has arrived; `prediction_id` is Label Studio's, or None when the page was answered directly."""
         with self.database.write() as session:
@@ -398,11 +471,32 @@ class Store:
         """How many deliveries there are by state."""
         query = select(Delivery.state, func.count()).group_by(Delivery.state)
         with self.database.read() as session:
-            return {state: count for state, count in session.execute(query)}
+            return {row[0]: row[1] for row in session.execute(query)}
 
 
-def _request_key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+def _row(request: JobRequest) -> dict[str, Any]:
+    moment = now()
+    return {
+        "id": new_id(),
+        "request_key": request.key,
+        "kind": request.kind,
+        "state": "failed" if request.error else "queued",
+        "queue": request.queue,
+        "project_id": request.project_id,
+        "task_id": request.task_id,
+        "video": request.video,
+        "instruction": request.instruction,
+        "params": dict(request.params),
+        "model_version": request.model_version,
+        "error": request.error,
+        "remedy": request.remedy,
+        "created_at": moment,
+        "finished_at": moment if request.error else None,
+    }
+
+
+def _chunks(rows: list[dict[str, Any]], size: int) -> Iterable[list[dict[str, Any]]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _find_project(session: Session, label_studio_id: int, stamp: str) -> Project | None:

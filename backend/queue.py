@@ -1,0 +1,169 @@
+"""The queue: jobs handed to workers through RQ on Redis or Valkey. Transport only; the store is the truth."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.job import Job as RqJob
+from rq.job import JobStatus
+from rq.registry import StartedJobRegistry
+
+from backend.store import Job
+from backend.store.models import QUEUES
+from trajseg.errors import InputError, QueueError
+
+RUN = "worker.jobs.run"
+"""What a worker calls with the job's id; by name, since the backend never imports the worker."""
+CONNECT_SECONDS = 0.5
+ANSWER_SECONDS = 2.0
+QUIET_SECONDS = 3.0
+"""After a failure nothing is asked of Redis for so long, so that requests do not wait for it one by one."""
+KEPT_SECONDS = 3600
+"""How long Redis remembers a run that crashed."""
+
+
+class JobQueue:
+    """Puts jobs of the store into the queues that workers empty: interactive, prelabel, finetune.
+
+    Args:
+        redis_url: `redis://`, `rediss://` or `unix://`.
+        job_timeout_seconds: RQ ends a longer run.
+
+    All methods raise QueueError, quickly, when Redis does not answer. Safe to share between threads.
+    """
+
+    def __init__(self, redis_url: str, job_timeout_seconds: int = 4 * 3600) -> None:
+        try:
+            self.connection = Redis.from_url(
+                redis_url,
+                socket_connect_timeout=CONNECT_SECONDS,
+                socket_timeout=ANSWER_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError as error:
+            raise InputError(
+                f"REDIS_URL is not a Redis URL ({error}).", "Write redis://host:6379/0."
+            ) from error
+        self.job_timeout_seconds = job_timeout_seconds
+        self._queues = {name: Queue(name, connection=self.connection) for name in QUEUES}
+        self._lock = threading.Lock()
+        self._quiet_until = 0.0
+
+    def enqueue(self, job: Job) -> None:
+        """Queue a job unless it is queued already; one that waits in another queue moves."""
+        with self._asking():
+            held = self._held(job.id)
+            if held is not None:
+                if held.get_status(refresh=False) == JobStatus.QUEUED and held.origin == job.queue:
+                    return
+                held.delete()
+            try:
+                self._queues[job.queue].enqueue_call(
+                    RUN,
+                    args=(job.id,),
+                    timeout=self.job_timeout_seconds,
+                    result_ttl=0,
+                    failure_ttl=KEPT_SECONDS,
+                    description=f"{job.kind} {job.id}",
+                    job_id=job.id,
+                    unique=True,
+                )
+            except DuplicateJobError:
+                # Somebody else queued it between our look and our write.
+                return
+
+    def enqueue_new(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs that were never queued before, all in one round trip a queue."""
+        with self._asking():
+            for name, queue in self._queues.items():
+                mine = [job for job in jobs if job.queue == name]
+                if mine:
+                    queue.enqueue_many(
+                        Queue.prepare_data(
+                            RUN,
+                            args=(job.id,),
+                            timeout=self.job_timeout_seconds,
+                            result_ttl=0,
+                            failure_ttl=KEPT_SECONDS,
+                            description=f"{job.kind} {job.id}",
+                            job_id=job.id,
+                        )
+                        for job in mine
+                    )
+
+    def holds(self, job_id: str) -> bool:
+        """Whether a job waits in a queue, or a worker that lives has taken it."""
+        with self._asking():
+            held = self._held(job_id)
+            if held is None:
+                return False
+            status = held.get_status(refresh=False)
+            if status == JobStatus.QUEUED:
+                # Its record may outlive the queue, or the other way round.
+                return self._queues[held.origin].get_job_position(job_id) is not None
+            return status == JobStatus.STARTED and held in self._started(held.origin)
+
+    def remove(self, job_id: str) -> None:
+        """Take a waiting job out; one that runs is told by the store."""
+        with self._asking():
+            held = self._held(job_id)
+            if held is not None and held.get_status(refresh=False) != JobStatus.STARTED:
+                held.delete()
+
+    def clean(self) -> None:
+        """Let RQ notice runs whose worker died; an idle worker does not do so by itself."""
+        with self._asking():
+            for name in QUEUES:
+                self._started(name).cleanup()
+
+    def depths(self) -> dict[str, int]:
+        """How many jobs wait in each queue."""
+        with self._asking():
+            return {name: queue.count for name, queue in self._queues.items()}
+
+    def workers(self) -> int:
+        """How many workers have told Redis that they live."""
+        with self._asking():
+            return int(self.connection.scard("rq:workers"))  # type: ignore[arg-type]
+
+    def ping(self) -> None:
+        """Raises QueueError when Redis does not answer."""
+        with self._asking():
+            self.connection.ping()
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.connection.close()
+
+    def _held(self, job_id: str) -> RqJob | None:
+        try:
+            return RqJob.fetch(job_id, connection=self.connection)
+        except NoSuchJobError:
+            return None
+
+    def _started(self, name: str) -> StartedJobRegistry:
+        return StartedJobRegistry(queue=self._queues[name])
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        remedy = "Start Redis or Valkey, or check REDIS_URL. Jobs are kept in the store and queued later."
+        with self._lock:
+            if time.monotonic() < self._quiet_until:
+                raise QueueError("The queue cannot be reached.", remedy)
+        try:
+            yield
+        except RedisError as error:
+            with self._lock:
+                self._quiet_until = time.monotonic() + QUIET_SECONDS
+            raise QueueError(
+                f"The queue cannot be reached ({type(error).__name__}: {error}).", remedy
+            ) from error
