@@ -68,9 +68,9 @@ def instructions(
 ) -> list[Instruction]:
     """Unambiguous instructions about a scene, at most `limit_per_kind` of each kind, grouped by kind.
 
-    Exactly the targets satisfy each one, comparisons have a margin, and each target is seen in at least 2 of the
-    8 sampled frames. `split` decides on the wording; None takes the scene's own. `facts` saves working them out
-    again where Facts(scene) is at hand.
+    Exactly the targets satisfy each one, comparisons have a margin, and each target is seen in at least 2 of
+    the 8 sampled frames. `split` decides on the wording; None takes the scene's own. `facts` saves working
+    them out again where Facts(scene) is at hand.
     """
     facts = facts or Facts(scene)
     wording = split or scene.split

@@ -281,8 +281,9 @@ NOTHING = "there is no such object."
 
 _MORE_WORDS = (
     "yes no sure it is they are a an and or of in on at to with the there here this that these those video",
-    "picture object objects shape shapes one ones trajectory mask answer i see none nothing both other another",
-    "slow fast slowly quickly first second third last two three four five who what where which how many colour size",
+    "picture object objects shape shapes one ones trajectory mask answer i see none nothing both other",
+    "another slow fast slowly quickly first second third last two three four five who what where which",
+    "how many colour size",
 )
 
 

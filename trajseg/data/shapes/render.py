@@ -22,7 +22,8 @@ def render(scene: Scene, height: int, indices: Sequence[int] | None = None) -> t
 
     Returns:
         frames uint8 [n, H, W, 3] RGB with W = round(aspect * H), and ids uint8 [n, H, W]: 0 where there is no
-        object, k + 1 where object k is what is seen (it covers half of the pixel or more, and nothing in front does).
+        object, k + 1 where object k is what is seen (it covers half of the pixel or more, and nothing in
+        front does).
     """
     wanted = range(scene.frame_count) if indices is None else indices
     pairs = list(frames_and_ids(scene, height, wanted))
@@ -67,9 +68,9 @@ def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray
     """Where the objects are in the frames `indices`, without drawing pictures.
 
     Returns:
-        xyxy float32 [K, n, 4] in units of the frame's height, of the whole object clipped to the picture (zeros
-        where it is outside or does not exist), and visible float32 [K, n]: the approximate share 0..1 of the object
-        that is seen, less what others hide and what lies outside the picture.
+        xyxy float32 [K, n, 4] in units of the frame's height, of the whole object clipped to the picture
+        (zeros where it is outside or does not exist), and visible float32 [K, n]: the approximate share 0..1
+        of the object that is seen, less what others hide and what lies outside the picture.
     """
     count, n = len(scene.objects), len(indices)
     rows, cols = _COARSE_ROWS, max(1, round(scene.aspect * _COARSE_ROWS))
@@ -205,7 +206,7 @@ def _paint(
 
 
 def _texture(o: SceneObject, height: int) -> np.ndarray:
-    """A patch float32 [S, S, 3] of the object's colour with stripes or speckle, S about its size in pixels."""
+    """A patch float32 [S, S, 3] of stripes or speckle in the object's colour, S about its size in pixels."""
     rng = np.random.default_rng(o.texture_seed)
     side = 2 * (math.ceil(1.32 * o.radius * height) + 2)
     if rng.random() < 0.5:

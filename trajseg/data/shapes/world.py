@@ -56,8 +56,8 @@ _ASPECTS = (4 / 3, 4 / 3, 4 / 3, 16 / 9, 16 / 9, 1.0, 3 / 2, 0.75)
 class SceneObject:
     """One object. `centres` float32 [T, 2] (x, y) before camera drift; they may lie outside the picture.
 
-    `radius` is that of a circle of about the same area; `angle` in radians; objects of greater `depth` hide those
-    of smaller; it exists in the frames `first` to `last` (inclusive, 0-based).
+    `radius` is that of a circle of about the same area; `angle` in radians; objects of greater `depth` hide
+    those of smaller; it exists in the frames `first` to `last` (inclusive, 0-based).
     """
 
     colour: str

@@ -1,0 +1,169 @@
+"""Scores of mask tracks against the truth: J, F, J&F, IoU of consecutive frames, and matching of tracks.
+
+J and F are those of davis2017-evaluation, which MeViS and ReVOS share. Masks are bool [H, W]; sequences [N,
+H, W].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+BOUNDARY_TOLERANCE = 0.008
+"""Of the picture's diagonal: how far apart two boundaries may be and still match."""
+
+
+def region_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """J of one frame: intersection over union; 1 where both masks are empty."""
+    union = int(np.count_nonzero(prediction | truth))
+    return int(np.count_nonzero(prediction & truth)) / union if union else 1.0
+
+
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """One-pixel boundary map bool [H, W]: pixels unlike their right, lower or lower-right neighbour.
+
+    The picture's edge is no boundary: a mask that fills the frame has none.
+    """
+    m = np.asarray(mask, bool)
+    edge = np.zeros_like(m)
+    right, below = m[:, :-1] != m[:, 1:], m[:-1] != m[1:]
+    edge[:-1, :-1] = right[:-1] | below[:, :-1] | (m[:-1, :-1] != m[1:, 1:])
+    edge[-1, :-1], edge[:-1, -1] = right[-1], below[:, -1]
+    return edge
+
+
+def boundary_measure(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """F of one frame: harmonic mean of the shares of either boundary that lie near the other one.
+
+    Near means within ceil(0.008 * diagonal) pixels. Two masks without boundary score 1, one without scores 0.
+    """
+    height, width = truth.shape
+    radius = math.ceil(BOUNDARY_TOLERANCE * math.hypot(height, width))
+    edge_p, edge_t = boundary(prediction), boundary(truth)
+    count_p, count_t = int(np.count_nonzero(edge_p)), int(np.count_nonzero(edge_t))
+    if not count_p or not count_t:
+        return 1.0 if count_p == count_t else 0.0
+    precision = np.count_nonzero(edge_p & _widened(edge_t, radius)) / count_p
+    recall = np.count_nonzero(edge_t & _widened(edge_p, radius)) / count_t
+    total = precision + recall
+    return float(2 * precision * recall / total) if total else 0.0
+
+
+def _widened(edge: np.ndarray, radius: int) -> np.ndarray:
+    """Dilated by the disk dx^2 + dy^2 <= radius^2."""
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disk = (x * x + y * y <= radius * radius).astype(np.uint8)
+    return cv2.dilate(edge.astype(np.uint8), disk, borderType=cv2.BORDER_CONSTANT, borderValue=0).astype(bool)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over all frames of one track or union: J and F, 0..1."""
+
+    j: float
+    f: float
+
+    @property
+    def jf(self) -> float:
+        return (self.j + self.f) / 2
+
+
+def score(prediction: np.ndarray | None, truth: np.ndarray) -> Score:
+    """J and F of a sequence bool [N, H, W]; a prediction of None is empty in every frame."""
+    if prediction is None:
+        prediction = np.zeros_like(truth)
+    if prediction.shape != truth.shape:
+        raise ValueError(f"The prediction is {prediction.shape}, the truth {truth.shape}.")
+    pairs = list(zip(prediction, truth, strict=True))
+    return Score(
+        j=float(np.mean([region_similarity(p, t) for p, t in pairs])),
+        f=float(np.mean([boundary_measure(p, t) for p, t in pairs])),
+    )
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """How alike the masks of consecutive frames are.
+
+    `mean` counts a pair of empty masks as 1; `mean_present` leaves such pairs out (1 where there is no other
+    pair); `empty_share` is the share of such pairs. A mask that is always empty or never changes has 1: read
+    it beside J&F and beside the steadiness of the truth.
+    """
+
+    mean: float
+    mean_present: float
+    empty_share: float
+
+
+def steadiness(masks: np.ndarray) -> Steadiness:
+    """Average IoU between consecutive frames of bool [N, H, W], N >= 1; one frame alone has 1."""
+    pairs = list(pairwise(masks))
+    if not pairs:
+        return Steadiness(1.0, 1.0, 0.0)
+    values = np.array([region_similarity(a, b) for a, b in pairs])
+    empty = np.array([not (a.any() or b.any()) for a, b in pairs])
+    present = values[~empty]
+    return Steadiness(
+        mean=float(values.mean()),
+        mean_present=float(present.mean()) if len(present) else 1.0,
+        empty_share=float(empty.mean()),
+    )
+
+
+def match(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> list[int | None]:
+    """For each truth bool [N, H, W] the index of its prediction, or None: the pairing of greatest summed J&F.
+
+    Every prediction serves one truth at most. A truth without prediction scores as against empty masks.
+    """
+    if not truths:
+        return []
+    worth = np.zeros((len(truths), len(predictions)))
+    for i, truth in enumerate(truths):
+        for j, prediction in enumerate(predictions):
+            worth[i, j] = score(prediction, truth).jf
+    return _best_assignment(worth)
+
+
+def _best_assignment(worth: np.ndarray) -> list[int | None]:
+    """Rows to different columns with the greatest sum (Hungarian method); None for rows left over."""
+    rows, cols = worth.shape
+    if not cols:
+        return [None] * rows
+    if rows > cols:
+        back = _best_assignment(worth.T)
+        answer: list[int | None] = [None] * rows
+        for col, row in enumerate(back):
+            if row is not None:
+                answer[row] = col
+        return answer
+    # Shortest augmenting paths over potentials; index 0 is a dummy column.
+    cost = -worth
+    row_potential, col_potential = np.zeros(rows + 1), np.zeros(cols + 1)
+    owner = np.zeros(cols + 1, int)
+    for row in range(1, rows + 1):
+        owner[0] = row
+        at, nearest, done = 0, np.full(cols + 1, np.inf), np.zeros(cols + 1, bool)
+        came_from = np.zeros(cols + 1, int)
+        while owner[at]:
+            done[at] = True
+            reduced = cost[owner[at] - 1] - row_potential[owner[at]] - col_potential[1:]
+            better = ~done[1:] & (reduced < nearest[1:])
+            nearest[1:][better], came_from[1:][better] = reduced[better], at
+            following = int(np.argmin(np.where(done, np.inf, nearest)[1:])) + 1
+            delta = nearest[following]
+            row_potential[owner[done]] += delta
+            col_potential[done] -= delta
+            nearest[~done] -= delta
+            at = following
+        while at:
+            owner[at], at = owner[came_from[at]], int(came_from[at])
+    result: list[int | None] = [None] * rows
+    for col in range(1, cols + 1):
+        if owner[col]:
+            result[owner[col] - 1] = col - 1
+    return result
