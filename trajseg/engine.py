@@ -5,11 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from trajseg.errors import InstructionError
 from trajseg.tracks import Result
 from trajseg.video import Clip
 
 MAX_INSTRUCTION_LENGTH = 1000
 """Characters; a longer instruction is refused with InstructionError."""
+
+
+def check_instruction(instruction: str) -> str:
+    """The instruction without outer blanks.
+
+    Raises:
+        InstructionError: it is empty, or longer than MAX_INSTRUCTION_LENGTH.
+    """
+    instruction = instruction.strip()
+    if not instruction:
+        raise InstructionError("The instruction is empty.", 'Say what to segment, such as "the red circle".')
+    if len(instruction) > MAX_INSTRUCTION_LENGTH:
+        raise InstructionError(
+            f"The instruction has {len(instruction)} characters.",
+            f"Say it in at most {MAX_INSTRUCTION_LENGTH}.",
+        )
+    return instruction
+
 
 Progress = Callable[[int, int], None]
 """Called once a frame with (frames done, frames in all). What it raises ends the run: see CancelledError."""

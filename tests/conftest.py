@@ -1,0 +1,101 @@
+"""What every test can ask for: the shipped clips, a tiny clip with known masks, an engine without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trajseg.engine import Progress, check_instruction
+from trajseg.tracks import MaskTrack, Result
+from trajseg.video import Clip, open_clip, write_video
+
+TINY_WIDTH, TINY_HEIGHT, TINY_FRAMES, TINY_FPS = 96, 64, 12, 12.0
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """The folder of real clips that stand in the repository."""
+    return Path(__file__).parent / "clips"
+
+
+@dataclass(frozen=True)
+class TinyClip:
+    """A clip of 12 frames, 96x64 pixels, 12 frames a second, H.264, and what is drawn in it.
+
+    A red square moves right all the time; a blue one moves left and is gone from frame 8 on.
+    """
+
+    path: Path
+    red: list[np.ndarray]
+    blue: list[np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> TinyClip:
+    """A tiny clip with known masks; read it, do not change it."""
+    red, blue, frames = [], [], []
+    for index in range(TINY_FRAMES):
+        picture = np.full((TINY_HEIGHT, TINY_WIDTH, 3), 90, np.uint8)
+        masks = np.zeros((2, TINY_HEIGHT, TINY_WIDTH), bool)
+        masks[0, 8:24, 4 + 6 * index : 20 + 6 * index] = True
+        if index < 8:
+            masks[1, 36:56, 64 - 6 * index : 84 - 6 * index] = True
+        picture[masks[0]] = (230, 20, 20)
+        picture[masks[1]] = (20, 20, 230)
+        red.append(masks[0])
+        blue.append(masks[1])
+        frames.append(picture)
+    path = write_video(tmp_path_factory.mktemp("clips") / "tiny.mp4", frames, TINY_FPS, crf=10)
+    return TinyClip(path, red, blue)
+
+
+class ScriptedEngine:
+    """An engine that finds saturated red, green and blue when the instruction says their names."""
+
+    model_version = "scripted"
+
+    def segment(self, clip: Clip | str | Path, instruction: str, progress: Progress | None = None) -> Result:
+        """One track for each colour named; a red, green or blue pixel outshines its other channels by 80."""
+        clip, instruction = open_clip(clip), check_instruction(instruction)
+        colours = [name for name in ("red", "green", "blue") if name in instruction.lower()]
+        masks: dict[str, list[np.ndarray]] = {name: [] for name in colours}
+        for index, rgb in clip.frames():
+            for name in colours:
+                channel = ("red", "green", "blue").index(name)
+                others = np.delete(rgb, channel, axis=2).max(axis=2).astype(int)
+                masks[name].append(rgb[..., channel] - others > 80)
+            if progress:
+                progress(index + 1, len(clip))
+        tracks = [
+            MaskTrack.from_masks(
+                f"t{number}",
+                masks[name],
+                clip.frame_map.times,
+                [0.9] * len(clip),
+                label=f"track-{number}",
+                caption=f"something {name}",
+                instruction=instruction,
+            )
+            for number, name in enumerate(colours, 1)
+        ]
+        return Result(
+            video=str(clip.path),
+            fps=clip.fps,
+            width=clip.width,
+            height=clip.height,
+            frame_count=len(clip),
+            instruction=instruction,
+            answer=", ".join(colours) or "there is none",
+            model_version=self.model_version,
+            tracks=tracks,
+            timings={"segment": 0.1},
+        )
+
+
+@pytest.fixture(scope="session")
+def scripted_engine() -> ScriptedEngine:
+    """An engine that needs no model: it segments by the colours that the instruction names."""
+    return ScriptedEngine()

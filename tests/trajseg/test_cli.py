@@ -1,0 +1,234 @@
+"""The command line: files written, words printed, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trajseg.cli import main
+from trajseg.segmenting import file_name
+from trajseg.tracks import Result as Found
+from trajseg.video import open_clip
+
+
+@pytest.fixture
+def run(scripted_engine: Any) -> Any:
+    """Run `trajseg ...` with the scripted engine; `run.loads` counts how often it was loaded."""
+
+    def load(model: str, device: str | None) -> Any:
+        call.loads.append((model, device))
+        return scripted_engine
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], obj=load)
+
+    call.loads = []
+    return call
+
+
+def jobs_file(folder: Path, *jobs: object) -> Path:
+    path = folder / "jobs.jsonl"
+    path.write_text("\n".join(job if isinstance(job, str) else json.dumps(job) for job in jobs))
+    return path
+
+
+def test_segment_writes_tracks_overlay_and_sheet_and_prints_a_table(
+    run: Any, tiny_clip: Any, tmp_path: Path
+) -> None:
+    outcome = run("segment", tiny_clip.path, "the red and the blue square", "--out", tmp_path / "new" / "out")
+    assert outcome.exit_code == 0, outcome.output
+    assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
+        "overlay.mp4",
+        "sheet.png",
+        "tracks.json",
+    ]
+    found = Found.load(tmp_path / "new" / "out" / "tracks.json")
+    assert [track.label for track in found.tracks] == ["track-1", "track-2"]
+    assert found.video == str(tiny_clip.path)
+    overlay = open_clip(tmp_path / "new" / "out" / "overlay.mp4")
+    assert (len(overlay), overlay.browser_playable) == (12, True)
+    for word in ("track-1", "12 of 12", "8 of 12", "0.90", "seconds", "overlay and sheet"):
+        assert word in outcome.stdout
+
+
+def test_no_object_is_said_in_words_and_written_as_no_tracks(
+    run: Any, tiny_clip: Any, tmp_path: Path
+) -> None:
+    outcome = run("segment", tiny_clip.path, "the yellow star", "--out", tmp_path)
+    assert outcome.exit_code == 0
+    assert "No object is meant" in outcome.stdout
+    assert json.loads((tmp_path / "tracks.json").read_text())["tracks"] == []
+    assert (tmp_path / "overlay.mp4").exists()
+
+
+@pytest.mark.parametrize("instruction", ["", "   ", "a" * 1001, "x" * 10_000])
+def test_bad_instruction_exits_with_2_before_the_model_is_loaded(
+    run: Any, tiny_clip: Any, tmp_path: Path, instruction: str
+) -> None:
+    outcome = run("segment", tiny_clip.path, instruction, "--out", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "instruction" in outcome.stderr
+    assert "Traceback" not in outcome.output
+    assert run.loads == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_video_exits_with_2_and_names_the_file(run: Any, tmp_path: Path) -> None:
+    outcome = run("segment", tmp_path / "no.mp4", "the red square", "--out", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "no.mp4" in outcome.stderr
+    assert run.loads == []
+
+
+def test_unknown_model_exits_with_1(tiny_clip: Any, tmp_path: Path) -> None:
+    from trajseg.errors import CheckpointError
+
+    def load(model: str, device: str | None) -> Any:
+        raise CheckpointError(f"There is no checkpoint {model}.", "Name a folder.")
+
+    arguments = ["segment", str(tiny_clip.path), "the red square", "--out", str(tmp_path), "--model", "nope"]
+    outcome = CliRunner().invoke(main, arguments, obj=load)
+    assert outcome.exit_code == 1
+    assert "nope" in outcome.stderr
+    assert "Name a folder." in outcome.stderr
+
+
+def test_model_and_device_reach_the_loader(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+    run("segment", tiny_clip.path, "red", "--out", tmp_path, "--model", "folder", "--device", "cpu")
+    assert run.loads == [("folder", "cpu")]
+
+
+@pytest.mark.parametrize("arguments", [["clip.mp4"], [], ["a.mp4", "red", "--jobs", "j.jsonl"]])
+def test_neither_video_nor_jobs_or_both_is_a_usage_error(
+    run: Any, tmp_path: Path, arguments: list[str]
+) -> None:
+    outcome = run("segment", *arguments, "--out", tmp_path)
+    assert outcome.exit_code == 2
+    assert "--jobs" in outcome.stderr
+
+
+def test_jobs_load_the_model_once_and_write_a_file_each(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+    video = str(tiny_clip.path)
+    jobs = jobs_file(
+        tmp_path,
+        {"id": "one", "video": video, "instruction": "the red square"},
+        "",
+        {"id": 2, "video": video, "instruction": "the blue square"},
+    )
+    outcome = run("segment", "--jobs", jobs, "--out", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    assert len(run.loads) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["2.json", "one.json"]
+    assert Found.load(tmp_path / "out" / "2.json").tracks[0].caption == "something blue"
+
+
+def test_jobs_go_on_after_bad_lines_and_exit_with_2(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+    video = str(tiny_clip.path)
+    jobs = jobs_file(
+        tmp_path,
+        "{not json",
+        "[1, 2]",
+        {"id": "lacks-instruction", "video": video},
+        {"id": "gone", "video": "/nowhere/x.mp4", "instruction": "red"},
+        {"id": "empty", "video": video, "instruction": " "},
+        {"id": "../../escape", "video": video, "instruction": "red"},
+        {"id": "Same", "video": video, "instruction": "red"},
+        {"id": "same", "video": video, "instruction": "blue"},
+        {"id": "...", "video": video, "instruction": "red"},
+        {"id": {"a": 1}, "video": video, "instruction": "red"},
+        {"id": "number", "video": 7, "instruction": "red"},
+        {"id": "last", "video": video, "instruction": "red"},
+    )
+    outcome = run("segment", "--jobs", jobs, "--out", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "9 of 12 jobs failed" in outcome.stderr
+    assert "line 1 failed" in outcome.stderr
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.json"))
+    assert written == [
+        "out/Same.json",
+        "out/_.._escape.json",
+        "out/empty.error.json",
+        "out/gone.error.json",
+        "out/last.json",
+    ]
+    assert "/nowhere/x.mp4" in json.loads((tmp_path / "out" / "gone.error.json").read_text())["error"]
+    assert Found.load(tmp_path / "out" / "Same.json").instruction == "red"
+
+
+def test_a_job_that_succeeds_later_takes_its_error_away(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+    job = {"id": "a", "video": "/nowhere/x.mp4", "instruction": "red"}
+    run("segment", "--jobs", jobs_file(tmp_path, job), "--out", tmp_path / "out")
+    job["video"] = str(tiny_clip.path)
+    run("segment", "--jobs", jobs_file(tmp_path, job), "--out", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.json"]
+
+
+def test_an_engine_that_breaks_fails_its_job_and_not_the_others(
+    tiny_clip: Any, tmp_path: Path, scripted_engine: Any
+) -> None:
+    class BreaksOnGreen:
+        model_version = "breaks"
+
+        def segment(self, clip: Any, instruction: str, progress: Any = None) -> Found:
+            if "green" in instruction:
+                raise RuntimeError("out of memory")
+            return scripted_engine.segment(clip, instruction, progress)  # type: ignore[no-any-return]
+
+    video = str(tiny_clip.path)
+    jobs = jobs_file(
+        tmp_path,
+        {"id": "a", "video": video, "instruction": "green"},
+        {"id": "b", "video": video, "instruction": "red"},
+    )
+    arguments = ["segment", "--jobs", str(jobs), "--out", str(tmp_path / "out")]
+    outcome = CliRunner().invoke(main, arguments, obj=lambda model, device: BreaksOnGreen())
+    assert outcome.exit_code == 2
+    assert "out of memory" in json.loads((tmp_path / "out" / "a.error.json").read_text())["error"]
+    assert (tmp_path / "out" / "b.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
+def test_unreadable_jobs_file_exits_with_2(run: Any, tmp_path: Path, content: bytes | None) -> None:
+    jobs = tmp_path / "jobs.jsonl"
+    if content is not None:
+        jobs.write_bytes(content)
+    outcome = run("segment", "--jobs", jobs, "--out", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "jobs.jsonl" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("job_id", "name"),
+    [
+        ("clip.v2", "clip.v2"),
+        ("a/b\\c d", "a_b_c_d"),
+        ("..hidden", "hidden"),
+        ("x.error", "x_error"),
+        ("ключ-1", "ключ-1"),
+        ("l" * 300, "l" * 100),
+        (7, "7"),
+        ("nul\x00", "nul_"),
+    ],
+)
+def test_ids_become_file_names_that_stay_in_the_folder(job_id: object, name: str) -> None:
+    assert file_name(job_id) == name
+
+
+def test_version_and_help_load_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys\n"
+        "from trajseg.cli import main\n"
+        "for arguments in (['--help'], ['--version'], ['segment', '--help']):\n"
+        "    main(arguments, standalone_mode=False, prog_name='trajseg')\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    for word in ("segment", "train", "evaluate", "trajseg, version"):
+        assert word in outcome.stdout

@@ -1,0 +1,162 @@
+"""The command `trajseg`: its own subcommands, and those that other packages bring.
+
+A package brings commands with an entry point of the group "trajseg.commands" that names a list of click
+commands. Nothing heavy is imported before a subcommand runs: `trajseg --help` loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from trajseg import __version__
+from trajseg.errors import InputError, TrajSegError
+
+if TYPE_CHECKING:
+    from trajseg.engine import Engine
+
+EngineLoader = Callable[[str, str | None], "Engine"]
+"""Gives the engine for a model's name or folder and a device; `main(obj=...)` takes another one."""
+
+
+class _Own(NamedTuple):
+    """A subcommand of trajseg that is imported only when it runs."""
+
+    module: str
+    attribute: str
+    short_help: str
+
+
+OWN = {
+    "data": _Own("trajseg.data.shapes", "command", "Render clips of the shapes world."),
+    "evaluate": _Own("trajseg.evaluation", "command", "Measure a checkpoint on clips with known masks."),
+    "train": _Own("trajseg.training", "command", "Train a checkpoint."),
+}
+
+
+class Commands(click.Group):
+    """A group that imports subcommands late and turns trajseg's errors into words and exit codes."""
+
+    @cached_property
+    def _brought(self) -> dict[str, click.Command]:
+        found: dict[str, click.Command] = {}
+        for point in entry_points(group="trajseg.commands"):
+            try:
+                for command in point.load():
+                    found[command.name] = command
+            except ImportError as error:
+                click.echo(f"the commands of {point.name} are left out: {error}", err=True)
+        return found
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all subcommands, in alphabetical order."""
+        return sorted({*super().list_commands(ctx), *OWN, *self._brought})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The subcommand of that name, imported now; None when there is none."""
+        known = super().get_command(ctx, cmd_name)
+        if known is not None:
+            return known
+        if cmd_name in OWN:
+            own = OWN[cmd_name]
+            command: click.Command = getattr(import_module(own.module), own.attribute)
+            return command
+        return self._brought.get(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands without importing trajseg's own."""
+        names = self.list_commands(ctx)
+        room = formatter.width - 6 - max(map(len, names))
+        rows = []
+        for name in names:
+            if name in OWN:
+                rows.append((name, OWN[name].short_help))
+            elif (command := self.get_command(ctx, name)) is not None and not command.hidden:
+                rows.append((name, command.get_short_help_str(room)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; exit code 2 when what was asked for is wrong, 1 when trajseg cannot do it."""
+        try:
+            return super().invoke(ctx)
+        except TrajSegError as error:
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
+            if error.remedy:
+                click.echo(error.remedy, err=True)
+            ctx.exit(2 if isinstance(error, InputError) else 1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="trajseg")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Label video by instruction: a sentence in, editable mask tracks out."""
+    if ctx.obj is None:
+        ctx.obj = load_engine
+
+
+@main.command()
+@click.argument("video", required=False, type=click.Path(path_type=Path))
+@click.argument("instruction", required=False)
+@click.option(
+    "--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}."
+)
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to."
+)
+@click.option("--model", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
+@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
+@click.pass_obj
+def segment(
+    loader: EngineLoader,
+    video: Path | None,
+    instruction: str | None,
+    jobs: Path | None,
+    out: Path,
+    model: str,
+    device: str | None,
+) -> None:
+    """Segment what INSTRUCTION means in VIDEO.
+
+    Writes tracks.json, overlay.mp4 and sheet.png into the folder --out.
+
+    With --jobs, the model is loaded once and every line of the file, a JSON object with "id", "video" and
+    "instruction", gives ID.json there. A line that fails is reported, ID.error.json says why, the others go
+    on, and the exit code is 2.
+    """
+    from trajseg import segmenting
+
+    def load() -> Engine:
+        return loader(model, device)
+
+    if jobs is not None:
+        if video is not None:
+            raise click.UsageError("Give either VIDEO and INSTRUCTION or --jobs, not both.")
+        segmenting.segment_jobs(load, jobs, out)
+    elif video is None or instruction is None:
+        raise click.UsageError("Give VIDEO and INSTRUCTION, or --jobs.")
+    else:
+        segmenting.segment_one(load, video, instruction, out)
+
+
+def load_engine(model: str, device: str | None) -> Engine:
+    """The TrajSeg model from a shipped checkpoint or a folder.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be used.
+        TrajSegError: what the model needs is not installed.
+    """
+    try:
+        from trajseg import VideoSegmenter
+    except ModuleNotFoundError as error:
+        raise TrajSegError(
+            f"The model cannot run here: {error.name} is not installed.", "Run: pip install 'trajseg[model]'"
+        ) from error
+    return VideoSegmenter.from_pretrained(model, device=device)
