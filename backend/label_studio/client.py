@@ -1,0 +1,398 @@
+"""Label Studio's API as trajseg uses it: a thin layer over label-studio-sdk with our errors and retries."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import httpx
+from label_studio_sdk import LabelStudio
+from label_studio_sdk.core.api_error import ApiError
+from label_studio_sdk.core.request_options import RequestOptions
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from trajseg.errors import LabelStudioError
+
+TESTED_VERSION = "1.23.2"
+"""The Label Studio that trajseg is tested against; the editor behaves differently in others."""
+
+TokenKind = Literal["none", "legacy", "personal access", "access"]
+T = TypeVar("T")
+
+_START_LABEL_STUDIO = (
+    "Start Label Studio, or set LABEL_STUDIO_URL to where it is; `trajseg doctor` checks both."
+)
+
+
+class RefusedError(LabelStudioError):
+    """Label Studio answered, and said no.
+
+    Args:
+        status: the HTTP status, 400 to 499.
+    """
+
+    def __init__(self, message: str, remedy: str = "", status: int = 400) -> None:
+        super().__init__(message, remedy)
+        self.status = status
+
+
+class MissingError(RefusedError):
+    """Label Studio has no such task, project or prediction (404)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A prediction as Label Studio holds it."""
+
+    id: int
+    model_version: str
+    result: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as Label Studio holds it.
+
+    Attributes:
+        data: task data with storage addresses as they were written, not as a browser gets them.
+        annotations: with their results.
+        has_draft: whether anybody has an unsubmitted draft on it.
+    """
+
+    id: int
+    project: int
+    data: dict[str, Any]
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    has_draft: bool = False
+
+
+class LabelStudioClient:
+    """One Label Studio server with one token.
+
+    Reading and changing is tried again on connection errors and 5xx answers. Making something new is tried
+    again only where the request cannot have arrived, since it would be there twice.
+
+    Args:
+        url: where Label Studio is.
+        api_key: legacy token, or personal access token (exchanged and renewed by label-studio-sdk).
+        attempts: how often a request is tried in all.
+        wait: longest pause between two tries, seconds.
+        timeout: for one request, seconds.
+
+    Raises LabelStudioError from every method: with what went wrong and what to do.
+    """
+
+    def __init__(
+        self, url: str, api_key: str, *, attempts: int = 4, wait: float = 8.0, timeout: float = 60.0
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.token_kind = token_kind(api_key)
+        self._attempts = attempts
+        self._wait = wait
+        self._options: RequestOptions = {"max_retries": 0}
+        self._http = httpx.Client(timeout=timeout, follow_redirects=True)
+        if self.token_kind == "none":
+            raise LabelStudioError("There is no Label Studio token.", _NEW_TOKEN)
+        try:
+            self._sdk = LabelStudio(
+                base_url=self.url, api_key=api_key, httpx_client=self._http, max_retries=0
+            )
+        except ApiError as error:
+            # The SDK looks at the expiry date of a personal access token before it asks anybody.
+            raise _refused(error, self.url) from error
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def version(self) -> str:
+        """Label Studio's version, such as "1.23.2"."""
+        answer = self._again(lambda: self._sdk.versions.get(request_options=self._options))
+        return str(answer.release or "unknown")
+
+    def whoami(self) -> str:
+        """The e-mail address of the token's owner."""
+        return str(self._again(lambda: self._sdk.users.whoami(request_options=self._options)).email)
+
+    def project(self, project_id: int) -> dict[str, Any]:
+        """A project's fields."""
+        return self._again(lambda: self._sdk.projects.get(project_id, request_options=self._options)).dict()
+
+    def create_project(self, title: str, label_config: str, **settings: Any) -> int:
+        """Makes a project and returns its id."""
+        project = self._once(
+            lambda: self._sdk.projects.create(
+                title=title, label_config=label_config, request_options=self._options, **settings
+            )
+        )
+        return int(project.id)
+
+    def update_project(self, project_id: int, **settings: Any) -> None:
+        """Changes fields of a project."""
+        self._again(lambda: self._sdk.projects.update(project_id, request_options=self._options, **settings))
+
+    def upload(self, project_id: int, path: Path, name: str | None = None) -> str:
+        """Uploads a file without making a task of it, and returns its address for task data."""
+        name = name or path.name
+        media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+        def send() -> dict[str, Any]:
+            # The SDK has no call for an upload that makes no task.
+            headers = self._sdk._client_wrapper.get_headers()
+            with path.open("rb") as file:
+                answer = self._http.post(
+                    f"{self.url}/api/projects/{project_id}/import",
+                    params={"commit_to_project": "false"},
+                    files={"file": (name, file, media_type)},
+                    headers={key: value for key, value in headers.items() if key.lower() != "content-type"},
+                    timeout=None,
+                )
+            if answer.status_code >= 300:
+                raise ApiError(status_code=answer.status_code, body=_body(answer))
+            return dict(answer.json())
+
+        upload_id = self._once(send)["file_upload_ids"][0]
+        held = self._again(lambda: self._sdk.files.get(upload_id, request_options=self._options))
+        return f"/data/{held.file}"
+
+    def add_tasks(self, project_id: int, data: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Makes one task of each task data and returns their ids in the same order."""
+        answer = self._once(
+            lambda: self._sdk.projects.import_tasks(
+                project_id,
+                request=[{"data": dict(one)} for one in data],
+                return_task_ids=True,
+                request_options=self._options,
+            )
+        )
+        ids = [int(task_id) for task_id in answer.task_ids or []]
+        if len(ids) != len(data):
+            raise LabelStudioError(f"Label Studio made {len(ids)} tasks of {len(data)} that were sent.")
+        return ids
+
+    def tasks(self, project_id: int) -> list[Task]:
+        """All tasks of a project."""
+        return self._list_tasks(project_id, None)
+
+    def task(self, project_id: int, task_id: int) -> Task:
+        """A task; raises MissingError when it was deleted.
+
+        Read as the Data Manager does: whenever a single task without a prediction is read, Label Studio asks
+        its ML backend for one and waits for it.
+        """
+        found = self._list_tasks(project_id, task_id)
+        if not found:
+            raise MissingError(
+                f"Label Studio's project {project_id} has no task {task_id}.",
+                "It was deleted there; nothing is left to do.",
+                404,
+            )
+        return found[0]
+
+    def update_task_data(self, project_id: int, task_id: int, changes: Mapping[str, Any]) -> None:
+        """Sets some keys of task data and leaves the others; does nothing when they are as wanted."""
+        # Label Studio replaces task data as a whole, so it is read just before.
+        data = self.task(project_id, task_id).data
+        if any(data.get(key) != value for key, value in changes.items()):
+            data = {**data, **changes}
+            self._again(
+                lambda: self._sdk.tasks.update(str(task_id), data=data, request_options=self._options)
+            )
+
+    def predictions(self, task_id: int) -> list[Prediction]:
+        """A task's predictions, the oldest first."""
+        held = self._again(lambda: self._sdk.predictions.list(task=task_id, request_options=self._options))
+        found = [
+            Prediction(int(one.id), str(one.model_version or ""), list(one.result or [])) for one in held
+        ]
+        return sorted(found, key=lambda one: one.id)
+
+    def create_prediction(
+        self, task_id: int, result: list[dict[str, Any]], score: float, model_version: str
+    ) -> int:
+        """Adds a prediction to a task and returns its id."""
+        made = self._once(
+            lambda: self._sdk.predictions.create(
+                task=task_id,
+                result=result,
+                score=score,
+                model_version=model_version,
+                request_options=self._options,
+            )
+        )
+        return int(made.id)
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        """Deletes a prediction; one that is gone already is no error."""
+        try:
+            self._again(lambda: self._sdk.predictions.delete(prediction_id, request_options=self._options))
+        except MissingError:
+            return
+
+    def ml_backends(self, project_id: int) -> list[dict[str, Any]]:
+        """The ML backends connected to a project; Label Studio calls each one's /health and /setup for it."""
+        held = self._again(lambda: self._sdk.ml.list(project=project_id, request_options=self._options))
+        return [one.dict() for one in held]
+
+    def connect_backend(
+        self, project_id: int, url: str, *, title: str, user: str = "", password: str = ""
+    ) -> int:
+        """Connects an ML backend for batch and interactive predictions, and returns its id."""
+        auth: dict[str, Any] = {"auth_method": "NONE"}
+        if user:
+            auth = {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
+        made = self._once(
+            lambda: self._sdk.ml.create(
+                project=project_id,
+                url=url,
+                title=title,
+                is_interactive=True,
+                request_options=self._options,
+                **auth,
+            )
+        )
+        return int(made.id)
+
+    def delete_backend(self, backend_id: int) -> None:
+        """Disconnects an ML backend."""
+        self._again(lambda: self._sdk.ml.delete(backend_id, request_options=self._options))
+
+    def delete_project(self, project_id: int) -> None:
+        """Deletes a project with all its tasks."""
+        self._again(lambda: self._sdk.projects.delete(project_id, request_options=self._options))
+
+    def _list_tasks(self, project_id: int, task_id: int | None) -> list[Task]:
+        selected = {"all": task_id is None, ("excluded" if task_id is None else "included"): []}
+        if task_id is not None:
+            selected["included"] = [task_id]
+
+        def read() -> list[Task]:
+            pages = self._sdk.tasks.list(
+                project=project_id,
+                fields="all",
+                query=json.dumps({"selectedItems": selected}),
+                resolve_uri=False,
+                request_options=self._options,
+            )
+            return [_task(one.dict(), project_id) for one in pages]
+
+        return self._again(read)
+
+    def _again(self, call: Callable[[], T]) -> T:
+        return self._call(call, _worth_another_try)
+
+    def _once(self, call: Callable[[], T]) -> T:
+        return self._call(call, lambda error: isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
+
+    def _call(self, call: Callable[[], T], worth: Callable[[BaseException], bool]) -> T:
+        retrying = Retrying(
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_exponential(multiplier=min(0.5, self._wait), max=self._wait),
+            retry=retry_if_exception(worth),
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except ApiError as error:
+            raise _refused(error, self.url) from error
+        except httpx.TransportError as error:
+            raise LabelStudioError(
+                f"Label Studio does not answer at {self.url}: {error or type(error).__name__}.",
+                _START_LABEL_STUDIO,
+            ) from error
+        except (httpx.HTTPError, ValueError) as error:
+            raise LabelStudioError(
+                f"What answers at {self.url} is not Label Studio: {error}.", _START_LABEL_STUDIO
+            ) from error
+
+
+def token_kind(api_key: str) -> TokenKind:
+    """What kind of token this is; only what is not a JSON Web Token can be a legacy one."""
+    import jwt
+
+    if not api_key.strip():
+        return "none"
+    try:
+        claims = jwt.decode(api_key, options={"verify_signature": False})
+    except jwt.InvalidTokenError:
+        return "legacy"
+    return "access" if claims.get("token_type") == "access" else "personal access"
+
+
+_NEW_TOKEN = (
+    "Make a personal access token in Label Studio (Account & Settings > Personal Access Token) "
+    "and set LABEL_STUDIO_API_KEY to it."
+)
+
+
+def _task(form: Mapping[str, Any], project_id: int) -> Task:
+    return Task(
+        id=int(form["id"]),
+        project=int(form.get("project") or project_id),
+        data=dict(form.get("data") or {}),
+        annotations=[dict(one) for one in form.get("annotations") or []],
+        has_draft=bool(form.get("draft_exists") or form.get("drafts")),
+    )
+
+
+def _worth_another_try(error: BaseException) -> bool:
+    if isinstance(error, ApiError):
+        return (error.status_code or 0) >= 500
+    return isinstance(error, httpx.TransportError)
+
+
+def _body(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return answer.text
+
+
+def _refused(error: ApiError, url: str) -> LabelStudioError:
+    status = error.status_code or 0
+    said = _said(error.body)
+    if status >= 500 or status == 0:
+        return LabelStudioError(
+            f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log."
+        )
+    if status == 401 and "legacy token" in said:
+        return RefusedError(f"Label Studio refuses the token: {said}", _LEGACY_OFF, status)
+    if status == 401:
+        return RefusedError(f"Label Studio refuses the token: {said}", _NEW_TOKEN, status)
+    if status == 403 and "reserved network address" in said:
+        return RefusedError(f"Label Studio refuses an address in a private network: {said}", _SSRF, status)
+    if status == 404:
+        return MissingError(f"Label Studio has no such thing: {said}", "", status)
+    return RefusedError(f"Label Studio refused ({status}): {said}", "", status)
+
+
+_LEGACY_OFF = (
+    "Use a personal access token (Account & Settings > Personal Access Token), or start Label Studio with "
+    "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true."
+)
+_SSRF = (
+    "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false, or give the "
+    "backend a public address (TRAJSEG_PUBLIC_URL)."
+)
+
+
+def _said(body: Any) -> str:
+    """Label Studio's reason in one line."""
+    if isinstance(body, Mapping):
+        reasons = body.get("validation_errors") or body.get("detail") or body
+        if isinstance(reasons, Mapping):
+            reasons = "; ".join(
+                f"{key}: {_said(value)}" if key != "non_field_errors" else _said(value)
+                for key, value in reasons.items()
+            )
+        return _said(reasons)
+    if isinstance(body, list):
+        return "; ".join(_said(one) for one in body)
+    text = str(body)
+    if "<html" in text.lower():
+        return "a web page instead of an answer"
+    return " ".join(text.split())[:400]

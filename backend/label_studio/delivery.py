@@ -1,0 +1,236 @@
+"""Delivery: a done job's result becomes one prediction in Label Studio, however often it is tried.
+
+The order is: pictures and frame rate into the task, then the prediction, then the mark in the store. Each
+result carries the delivery's id, so whoever tries again after a crash finds what was posted, and of two that
+were posted at the same moment the later one is deleted, whoever looks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Any
+
+from sqlalchemy import update
+
+from backend.label_studio import checks, views
+from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, RefusedError, Task
+from backend.media import media_url
+from backend.settings import Settings
+from backend.store import Delivery, Job, Store, UnknownJobError
+from backend.store.models import now
+from label_config import LabelConfig, parse, with_labels
+from trajseg.errors import InputError, LabelStudioError, TrajSegError
+from trajseg.tracks import Result, key_frames
+
+log = logging.getLogger("trajseg.delivery")
+
+FIRST_RETRY_SECONDS = 15.0
+"""Pause after the first failure; it doubles with each further one."""
+LONGEST_RETRY_SECONDS = 900.0
+"""So a Label Studio that was down over night gets its predictions a quarter of an hour after it is back."""
+LEASE_SECONDS = 180.0
+"""How long a delivery belongs to who began it; after that somebody else may try."""
+
+
+def deliver_due(
+    store: Store, settings: Settings, connect: Callable[[], LabelStudioClient] | None = None
+) -> int:
+    """Tries every delivery whose time has come and returns how many arrived.
+
+    Args:
+        connect: makes the client; the default connects as the settings say.
+    """
+    due = store.due_deliveries()
+    if not due:
+        return 0
+    try:
+        client = (connect or (lambda: connected(settings)))()
+    except LabelStudioError as error:
+        for delivery in due:
+            if _claimed(store, delivery):
+                _put_off(store, settings, delivery, error)
+        return 0
+    try:
+        return sum(deliver(store, client, settings, delivery) for delivery in due)
+    finally:
+        client.close()
+
+
+def connected(settings: Settings) -> LabelStudioClient:
+    """The client that the settings describe. Raises LabelStudioError when there is no usable token."""
+    return LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
+
+
+def deliver(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> bool:
+    """Makes one delivery and returns whether it has arrived; the store says why where it has not.
+
+    Does nothing when it is not due or somebody else has begun it. Label Studio being down leaves it pending
+    for as long as that lasts; a task that was deleted there fails it for good.
+    """
+    if delivery.state != "pending" or delivery.next_attempt_at > now() or not _claimed(store, delivery):
+        return False
+    try:
+        prediction_id = _post(store, client, settings, delivery)
+    except TrajSegError as error:
+        _put_off(store, settings, delivery, error)
+        return False
+    except Exception as error:
+        log.exception("job %s was not delivered", delivery.job_id)
+        unforeseen = RefusedError(f"Delivery failed: {type(error).__name__}: {error}.", "See the log.")
+        _put_off(store, settings, delivery, unforeseen)
+        return False
+    store.delivery_sent(delivery.id, prediction_id)
+    log.info("job %s was delivered as prediction %s", delivery.job_id, prediction_id)
+    return True
+
+
+def key_frame_path(job_id: str, index: int) -> str:
+    """Where a job's key frame `index` (0-based) lies below the media folder."""
+    return str(PurePosixPath(job_id) / f"{index:06d}.jpg")
+
+
+def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int:
+    job, result = store.job(delivery.job_id), store.tracks(delivery.job_id)
+    if job.task_id is None or job.project_id is None:
+        raise InputError(f"Job {job.id} does not come from a Label Studio task.")
+    project_id = store.project(job.project_id).label_studio_id
+    config = _config_with_room(client, project_id, result)
+    task = client.task(project_id, job.task_id)
+    present = client.predictions(task.id)
+    posted = [one.id for one in present if _written_by(one, delivery, result)]
+    if posted:
+        return _only_one(client, posted)
+    replaced = [one for one in present if _supersedes(store, job, result, one, task)]
+    kept = [one for one in present if one not in replaced]
+    changes = _task_data(settings, job, result, config, task, kept)
+    indices = changes.get("frame_index", [])
+    results = views.to_results(result, config.view, config, indices, job_id=job.id, delivery_id=delivery.id)
+    wrong = checks.problems(results, config, len(indices), (result.width, result.height))
+    if wrong:
+        raise InputError(f"The prediction does not fit the project: {'; '.join(wrong[:5])}.")
+    client.update_task_data(project_id, task.id, changes)
+    made = client.create_prediction(task.id, results, views.score(result), result.model_version)
+    posted = [one.id for one in client.predictions(task.id) if _written_by(one, delivery, result)] or [made]
+    for one in replaced:
+        client.delete_prediction(one.id)
+    return _only_one(client, posted)
+
+
+def _config_with_room(client: LabelStudioClient, project_id: int, result: Result) -> LabelConfig:
+    """The project's labelling configuration as it is now, with labels added when the tracks need more."""
+    xml = str(client.project(project_id)["label_config"])
+    config = parse(xml)
+    if len(result.tracks) <= len(config.labels):
+        return config
+    labels = list(config.labels)
+    number = 0
+    while len(labels) < len(result.tracks):
+        number += 1
+        if f"track-{number}" not in labels:
+            labels.append(f"track-{number}")
+    xml = with_labels(xml, config.view, labels)
+    client.update_project(project_id, label_config=xml)
+    return parse(xml)
+
+
+def _task_data(
+    settings: Settings,
+    job: Job,
+    result: Result,
+    config: LabelConfig,
+    task: Task,
+    predictions: Sequence[Prediction],
+) -> dict[str, Any]:
+    """What the task's data must say for the results to be shown."""
+    changes: dict[str, Any] = {}
+    if config.fps_key:
+        changes[config.fps_key] = round(result.fps, 6)
+    if config.view == "box":
+        return changes
+    frames, indices = _pictures(task.data, config)
+    if not (task.annotations or task.has_draft or any(one.result for one in predictions)):
+        # Nothing refers to the pictures that are there by position yet.
+        frames, indices = [], []
+    wanted = [i for i in key_frames(result, settings.max_key_frames) if i not in indices]
+    room = max(settings.max_key_frames - len(frames), 0)
+    added = wanted if len(wanted) <= room else [wanted[i * len(wanted) // room] for i in range(room)]
+    changes[config.frames_key] = frames + [
+        media_url(settings, key_frame_path(job.id, index)) for index in added
+    ]
+    changes["frame_index"] = indices + added
+    return changes
+
+
+def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], list[int]]:
+    frames, indices = data.get(config.frames_key), data.get("frame_index")
+    if (
+        isinstance(frames, list)
+        and isinstance(indices, list)
+        and len(frames) == len(indices)
+        and all(isinstance(index, int) for index in indices)
+    ):
+        return list(frames), list(indices)
+    return [], []
+
+
+def _written_by(prediction: Prediction, delivery: Delivery, result: Result) -> bool:
+    if not prediction.result:
+        # Without tracks and without text areas there is nothing that could carry an id.
+        return not result.tracks and prediction.model_version == result.model_version
+    return any(_meta(item).get("delivery_id") == delivery.id for item in prediction.result)
+
+
+def _supersedes(store: Store, job: Job, result: Result, older: Prediction, task: Task) -> bool:
+    """Whether `older` is ours, of the same model version and instruction, and nobody worked on it."""
+    if older.model_version != result.model_version:
+        return False
+    if any(annotation.get("parent_prediction") == older.id for annotation in task.annotations):
+        return False
+    job_id = next((str(_meta(item)["job_id"]) for item in older.result if _meta(item).get("job_id")), None)
+    if job_id is None or job_id == job.id:
+        return job_id is not None
+    try:
+        return store.job(job_id).instruction == job.instruction
+    except UnknownJobError:
+        return False
+
+
+def _meta(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    meta = item.get("meta")
+    return meta if isinstance(meta, Mapping) else {}
+
+
+def _only_one(client: LabelStudioClient, posted: Sequence[int]) -> int:
+    for surplus in sorted(posted)[1:]:
+        client.delete_prediction(surplus)
+    return min(posted)
+
+
+def _claimed(store: Store, delivery: Delivery) -> bool:
+    """Takes the delivery for LEASE_SECONDS, unless somebody else has taken it since it was read."""
+    claim = (
+        update(Delivery)
+        .where(
+            Delivery.id == delivery.id,
+            Delivery.state == "pending",
+            Delivery.next_attempt_at == delivery.next_attempt_at,
+        )
+        .values(next_attempt_at=now() + timedelta(seconds=LEASE_SECONDS))
+    )
+    with store.database.write() as session:
+        taken: Any = session.execute(claim)
+        return bool(taken.rowcount)
+
+
+def _put_off(store: Store, settings: Settings, delivery: Delivery, error: TrajSegError) -> None:
+    tries = delivery.attempts + 1
+    pause = min(FIRST_RETRY_SECONDS * 2 ** min(tries - 1, 20), LONGEST_RETRY_SECONDS)
+    retry_at: datetime | None = now() + timedelta(seconds=pause)
+    for_good = isinstance(error, InputError | MissingError)
+    if for_good or (isinstance(error, RefusedError) and tries >= settings.delivery_attempts):
+        retry_at = None
+    log.warning("job %s was not delivered (try %d): %s", delivery.job_id, tries, error)
+    store.delivery_failed(delivery.id, str(error), retry_at)
