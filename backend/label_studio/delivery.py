@@ -13,8 +13,6 @@ from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import update
-
 from backend.label_studio import checks, views
 from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, RefusedError, Task
 from backend.media import media_url
@@ -31,32 +29,26 @@ FIRST_RETRY_SECONDS = 15.0
 """Pause after the first failure; it doubles with each further one."""
 LONGEST_RETRY_SECONDS = 900.0
 """So a Label Studio that was down over night gets its predictions a quarter of an hour after it is back."""
-LEASE_SECONDS = 180.0
-"""How long a delivery belongs to who began it; after that somebody else may try."""
 
 
-def deliver_due(
-    store: Store, settings: Settings, connect: Callable[[], LabelStudioClient] | None = None
-) -> int:
-    """Tries every delivery whose time has come and returns how many arrived.
+def deliverer(store: Store, settings: Settings) -> Callable[[Delivery], bool]:
+    """What makes one claimed delivery, with the Label Studio that the settings describe; see `deliver`.
 
-    Args:
-        connect: makes the client; the default connects as the settings say.
+    It does not raise where Label Studio cannot be reached or there is no token: the delivery says so.
     """
-    due = store.due_deliveries()
-    if not due:
-        return 0
-    try:
-        client = (connect or (lambda: connected(settings)))()
-    except LabelStudioError as error:
-        for delivery in due:
-            if _claimed(store, delivery):
-                _put_off(store, settings, delivery, error)
-        return 0
-    try:
-        return sum(deliver(store, client, settings, delivery) for delivery in due)
-    finally:
-        client.close()
+
+    def send(delivery: Delivery) -> bool:
+        try:
+            client = connected(settings)
+        except LabelStudioError as error:
+            _put_off(store, settings, delivery, error)
+            return False
+        try:
+            return deliver(store, client, settings, delivery)
+        finally:
+            client.close()
+
+    return send
 
 
 def connected(settings: Settings) -> LabelStudioClient:
@@ -67,11 +59,9 @@ def connected(settings: Settings) -> LabelStudioClient:
 def deliver(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> bool:
     """Makes one delivery and returns whether it has arrived; the store says why where it has not.
 
-    Does nothing when it is not due or somebody else has begun it. Label Studio being down leaves it pending
-    for as long as that lasts; a task that was deleted there fails it for good.
+    The caller has claimed it (`store.claim_delivery`), which also sees to it that it is due. Label Studio being
+    down leaves it pending for as long as that lasts; a task that was deleted there fails it for good.
     """
-    if delivery.state != "pending" or delivery.next_attempt_at > now() or not _claimed(store, delivery):
-        return False
     try:
         prediction_id = _post(store, client, settings, delivery)
     except TrajSegError as error:
@@ -207,22 +197,6 @@ def _only_one(client: LabelStudioClient, posted: Sequence[int]) -> int:
     for surplus in sorted(posted)[1:]:
         client.delete_prediction(surplus)
     return min(posted)
-
-
-def _claimed(store: Store, delivery: Delivery) -> bool:
-    """Takes the delivery for LEASE_SECONDS, unless somebody else has taken it since it was read."""
-    claim = (
-        update(Delivery)
-        .where(
-            Delivery.id == delivery.id,
-            Delivery.state == "pending",
-            Delivery.next_attempt_at == delivery.next_attempt_at,
-        )
-        .values(next_attempt_at=now() + timedelta(seconds=LEASE_SECONDS))
-    )
-    with store.database.write() as session:
-        taken: Any = session.execute(claim)
-        return bool(taken.rowcount)
 
 
 def _put_off(store: Store, settings: Settings, delivery: Delivery, error: TrajSegError) -> None:
