@@ -152,9 +152,10 @@ class _Canvas:
             present = frame.rle is not None
             top = self.legend_top + row * self.row_height
             side = round(self.small * 0.9)
-            box = (left, top + 1, left + side, top + 1 + side)
+            box = (left, top, left + side, top + side)
             rounded_box(image, box, 3, rgb(colour) if present else BACKGROUND, rgb(colour))
             text = self._entry(track, f"{frame.score:.0%}" if present else "absent")
             font = fitted_font(text, self.small)
             fitting = shortened(text, font, width - side - self.small)
-            pen.text((left + side + self.small // 2, top), fitting, TEXT if present else FAINT, font)
+            spot = left + side + self.small // 2, top + side / 2
+            pen.text(spot, fitting, TEXT if present else FAINT, font, anchor="lm")

@@ -68,15 +68,19 @@ class _Sheet:
         self.cell = max(8, round(clip.width * factor)), max(8, round(clip.height * factor))
         # Room for the words below a frame, however narrow the frame.
         self.step_x = max(self.cell[0], 150) + GAP
-        self.absences = any(track.frames[index].rle is None for track in tracks for index in indices)
-        self.step_y = self.cell[1] + round(SMALL * (3.2 if self.absences else 1.8)) + GAP
         width = max(NARROWEST, 2 * MARGIN + columns * self.step_x - GAP)
         title_font = fitted_font(title, TITLE)
         lines = wrapped(title, title_font, width - 2 * MARGIN, 3)
         self.legend_top = MARGIN + round(len(lines) * TITLE * 1.4) + (GAP // 2 if lines else 0)
         self.top = self.legend_top + max(1, len(tracks)) * round(SMALL * 1.7) + GAP
-        rows = -(-len(indices) // columns)
-        self.image = Image.new("RGB", (width, self.top + rows * self.step_y + MARGIN - GAP), BACKGROUND)
+        self.row_tops = [self.top]
+        for row in range(0, len(indices), columns):
+            absences = any(
+                track.frames[index].rle is None for track in tracks for index in indices[row : row + columns]
+            )
+            words = round(SMALL * (3.2 if absences else 1.8))
+            self.row_tops.append(self.row_tops[-1] + self.cell[1] + words + GAP)
+        self.image = Image.new("RGB", (width, self.row_tops[-1] + MARGIN - GAP), BACKGROUND)
         self.pen = ImageDraw.Draw(self.image)
         for line, text in enumerate(lines):
             self.pen.text((MARGIN, MARGIN + line * TITLE * 1.4), text, TEXT, title_font)
@@ -87,22 +91,24 @@ class _Sheet:
             self.pen.text((MARGIN, self.legend_top), "no such object", FAINT, font_for(SMALL))
         for row, (track, colour) in enumerate(zip(self.tracks, self.colours, strict=True)):
             top = self.legend_top + row * round(SMALL * 1.7)
-            rounded_box(self.image, (MARGIN, top + 1, MARGIN + SMALL, top + 1 + SMALL), 4, rgb(colour))
+            rounded_box(self.image, (MARGIN, top, MARGIN + SMALL, top + SMALL), 4, rgb(colour))
+            middle = top + SMALL / 2
             name = f"{track.label}: {track.caption}" if track.caption else track.label
             facts = f"score {track.score:.2f}, in {len(track.present)} of {len(track)} frames"
             font, facts_font = fitted_font(name, SMALL), font_for(SMALL)
             left = MARGIN + SMALL + 8
             name = shortened(name, font, room - SMALL - 24 - facts_font.getlength(facts))
-            self.pen.text((left, top), name, TEXT, font)
-            self.pen.text((left + font.getlength(name) + 14, top), facts, FAINT, facts_font)
+            self.pen.text((left, middle), name, TEXT, font, anchor="lm")
+            self.pen.text((left + font.getlength(name) + 14, middle), facts, FAINT, facts_font, anchor="lm")
 
     def add(self, position: int, index: int, picture: np.ndarray) -> None:
         """Draw frame `index` (RGB uint8 [H, W, 3]) into the cell at `position`, counted by rows from 0."""
         left = MARGIN + position % self.columns * self.step_x
-        top = self.top + position // self.columns * self.step_y
-        scene = Image.fromarray(
-            paint_masks(picture, frame_masks(self.tracks, index), self.colours, self.cell)
-        )
+        top = self.row_tops[position // self.columns]
+        # Painted at twice the size, for lines finer than a pixel.
+        twice = self.cell[0] * 2, self.cell[1] * 2
+        painted = paint_masks(picture, frame_masks(self.tracks, index), self.colours, twice)
+        scene = Image.fromarray(painted).resize(self.cell, Image.Resampling.BOX)
         factor = self.cell[0] / self.clip.width, self.cell[1] / self.clip.height
         Tags(12).draw(scene, track_areas(self.tracks, index, factor, self.colours))
         self.image.paste(scene, (left, top))

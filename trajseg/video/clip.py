@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from trajseg.errors import VideoError
@@ -139,7 +140,7 @@ def open_clip(path: str | os.PathLike[str] | Clip) -> Clip:
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=scan.first.format.name,
             duration=frame_map.times[-1] + last,
-            notes=tuple(scan.notes(stream)),
+            notes=tuple(scan.notes(container, stream)),
             container=container.format.name,
         )
 
@@ -175,7 +176,7 @@ class _Scan:
         self.times.append(time)
         self.last_duration = float(frame.duration * time_base) if frame.duration and time_base else step
 
-    def notes(self, stream: Any) -> Iterator[str]:
+    def notes(self, container: Any, stream: Any) -> Iterator[str]:
         claimed = stream.frames
         if claimed and claimed != len(self.times):
             yield f"the header claims {claimed} frames, {len(self.times)} can be decoded"
@@ -187,5 +188,9 @@ class _Scan:
             yield f"{self.damage.corrupt_frames} frames are damaged"
         if self.odd_times:
             yield f"{self.odd_times} frames carry a time that does not increase; they were spaced evenly"
+        if container.start_time is not None and stream.start_time is not None and stream.time_base:
+            late = float(stream.start_time * stream.time_base) - container.start_time / av.time_base
+            if late > 0.5 / float(stream.average_rate or FALLBACK_FPS):
+                yield f"the pictures start {late:.2f} s after the sound; times count from the first picture"
         if len(self.sizes) > 1:
             yield "the picture size changes on the way; every frame is given in the size of the first"

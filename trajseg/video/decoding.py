@@ -73,6 +73,9 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
             damage.cut_off = _reason(error)
             # What the decoder still holds back.
             packet = None
+        if packet is not None and packet.size == 0 and packet.dts is not None:
+            # A frame that AVI says is as the one before; to the decoder it would mean the end.
+            continue
         try:
             frames = stream.codec_context.decode(packet)
         except av.error.EOFError:
@@ -84,7 +87,7 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
             if frame.is_corrupt:
                 damage.corrupt_frames += 1
             yield frame
-        if packet is None or (packet.dts is None and packet.size == 0):
+        if packet is None or packet.size == 0:
             return
 
 

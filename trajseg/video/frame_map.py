@@ -7,8 +7,10 @@ the labelling configuration tells it, and shows whatever the browser has at that
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
 
@@ -47,8 +49,11 @@ class FrameMap:
     @classmethod
     def from_times(cls, times: tuple[float, ...], nominal_fps: float | None = None) -> FrameMap:
         """The map of frames at `times` (seconds); `nominal_fps` serves a clip of one frame."""
-        if len(times) > 1:
-            return cls(times, (len(times) - 1) / (times[-1] - times[0]))
+        if len(times) > 1 and times[-1] > times[0]:
+            average = (len(times) - 1) / (times[-1] - times[0])
+            # 25, and 30000/1001, without what the summing left behind.
+            exact = float(Fraction(average).limit_denominator(1001))
+            return cls(times, exact if math.isclose(exact, average, rel_tol=1e-9) else average)
         return cls(times, nominal_fps or FALLBACK_FPS)
 
     def __len__(self) -> int:
