@@ -1,1 +1,19 @@
 """The service between Label Studio and the model: HTTP, store, queue and delivery. Never imports torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backend.app import create_app
+
+__all__ = ["create_app"]
+
+
+def __getattr__(name: str) -> object:
+    # Loaded on first use: the worker imports the store without Flask.
+    if name == "create_app":
+        from backend.app import create_app
+
+        return create_app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,103 +31,121 @@ class Settings(BaseSettings):
     )
 
     label_studio_url: str = Field(
-        "http://127.0.0.1:8080",
+        default="http://127.0.0.1:8080",
         validation_alias="LABEL_STUDIO_URL",
         description="Where the backend and the worker reach Label Studio.",
     )
     label_studio_api_key: SecretStr = Field(
-        SecretStr(""),
+        default=SecretStr(""),
         validation_alias="LABEL_STUDIO_API_KEY",
         description="Personal access token or legacy token of a Label Studio user who may write to the "
         "projects. The token that Label Studio sends to /setup is never used.",
     )
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0",
+        default="redis://127.0.0.1:6379/0",
         validation_alias="REDIS_URL",
         description="Redis or Valkey, transport only. `trajseg serve` starts its own when this is unset.",
     )
     database_url: str = Field(
-        "",
+        default="",
         validation_alias="DATABASE_URL",
         description="The store: an SQLAlchemy URL, `sqlite:///file` or `postgresql://...`. "
         "Unset: the file `trajseg.db` in the data folder.",
     )
 
-    model: str = Field("trajseg-tiny", description="Name of a shipped model, or a checkpoint folder.")
-    device: str = Field("", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU where there is one.")
+    model: str = Field(default="trajseg-tiny", description="Name of a shipped model, or a checkpoint folder.")
+    device: str = Field(
+        default="", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU where there is one."
+    )
 
-    host: str = Field("127.0.0.1", description="Address that the backend listens on.")
-    port: int = Field(9090, ge=0, le=65535, description="Port that the backend listens on.")
+    host: str = Field(default="127.0.0.1", description="Address that the backend listens on.")
+    port: int = Field(default=9090, ge=0, le=65535, description="Port that the backend listens on.")
     threads: int = Field(
-        16, ge=2, le=256, description="Threads that answer requests; an interactive request holds one."
+        default=16,
+        ge=2,
+        le=256,
+        description="Threads that answer requests; an interactive request holds one.",
     )
     public_url: str = Field(
-        "",
+        default="",
         description="URL under which browsers and Label Studio reach the backend, written into links to key "
         "frames. Unset: http://127.0.0.1 and the port.",
     )
     basic_auth_user: str = Field(
-        "", description="User name for Basic authentication; unset: none is asked for."
+        default="", description="User name for Basic authentication; unset: none is asked for."
     )
-    basic_auth_password: SecretStr = Field(SecretStr(""), description="Password for Basic authentication.")
+    basic_auth_password: SecretStr = Field(
+        default=SecretStr(""), description="Password for Basic authentication."
+    )
     secret_key: SecretStr = Field(
-        SecretStr(""),
-        description="Signs the links to key frames. Unset: made once and kept in the data folder. Set it when "
-        "backend and worker do not share that folder.",
+        default=SecretStr(""),
+        description="Signs the links to key frames. Unset: made once and kept in the data folder; to be set "
+        "where backend and worker do not share that folder.",
     )
     data_dir: Path = Field(
-        Path(".trajseg"), description="Folder for the store's file, key frames and downloads."
+        default=Path(".trajseg"), description="Folder for the store's file, key frames and downloads."
     )
-    max_request_bytes: int = Field(32 * 2**20, ge=2**16, description="A larger request is refused with 413.")
+    max_request_bytes: int = Field(
+        default=32 * 2**20, ge=2**16, description="A larger request is refused with 413."
+    )
 
     interactive_wait_seconds: float = Field(
-        20.0,
+        default=20.0,
         ge=0,
         le=90,
         description="How long a request typed in the page waits for its result before it is delivered as a "
         "prediction instead. Label Studio gives up after 100.",
     )
     media_link_hours: float = Field(
-        24 * 365, gt=0, description="Hours that a link to a key frame stays valid; tasks keep these links."
+        default=24 * 365,
+        gt=0,
+        description="Hours that a link to a key frame stays valid; tasks keep these links.",
     )
     cors_origins: str = Field(
-        "*", description="Access-Control-Allow-Origin on key frames; Label Studio's address, or `*`."
+        default="*", description="Access-Control-Allow-Origin on key frames; Label Studio's address, or `*`."
     )
 
     view: Literal["mask", "box"] = Field(
-        "mask", description="View for projects that trajseg creates; otherwise the label configuration tells."
+        default="mask",
+        description="View for projects that trajseg creates; otherwise the label configuration tells.",
     )
-    max_key_frames: int = Field(60, ge=2, le=300, description="Most frames of a clip shown for painting.")
-    key_frame_quality: int = Field(90, ge=30, le=100, description="JPEG quality of key frames.")
+    max_key_frames: int = Field(
+        default=60, ge=2, le=300, description="Most frames of a clip shown for painting."
+    )
+    key_frame_quality: int = Field(default=90, ge=30, le=100, description="JPEG quality of key frames.")
 
     media_hosts: CommaSeparated = Field(
-        (),
+        default=(),
         description="Hosts, beside Label Studio, that videos may be fetched from; `*.example.com` allowed.",
     )
     media_dirs: CommaSeparated = Field(
-        (), description="Folders that a task's video may be a local path in; unset: no local paths."
+        default=(), description="Folders that a task's video may be a local path in; unset: no local paths."
     )
-    download_max_bytes: int = Field(4 * 2**30, gt=0, description="A larger video is refused.")
-    download_timeout_seconds: float = Field(600.0, gt=0, description="A slower download is given up.")
-    max_frames: int = Field(20_000, gt=0, description="A clip of more frames is refused.")
+    download_max_bytes: int = Field(default=4 * 2**30, gt=0, description="A larger video is refused.")
+    download_timeout_seconds: float = Field(default=600.0, gt=0, description="A slower download is given up.")
+    max_frames: int = Field(default=20_000, gt=0, description="A clip of more frames is refused.")
 
-    job_timeout_seconds: int = Field(4 * 3600, gt=0, description="A longer run is stopped and fails.")
+    job_timeout_seconds: int = Field(default=4 * 3600, gt=0, description="A longer run is stopped and fails.")
     stale_after_seconds: float = Field(
-        120.0,
+        default=120.0,
         gt=0,
         description="A running job without a heartbeat for so long is taken for lost and run again.",
     )
     reconcile_seconds: float = Field(
-        15.0, gt=0, description="How often the store is compared with the queue, and due deliveries are made."
+        default=15.0,
+        gt=0,
+        description="How often the store is compared with the queue, and due deliveries are made.",
     )
     retry_failed_seconds: float = Field(
-        30.0,
+        default=30.0,
         ge=0,
         description="A failed job is run again when Label Studio asks again, but not sooner than this.",
     )
-    max_runs: int = Field(3, ge=1, description="A job whose worker died so many times is failed.")
+    max_runs: int = Field(default=3, ge=1, description="A job whose worker died so many times is failed.")
     delivery_attempts: int = Field(
-        12, ge=1, description="A delivery that failed so many times waits for a person (`/jobs/<id>/retry`)."
+        default=12,
+        ge=1,
+        description="A delivery that failed so many times waits for a person (`/jobs/<id>/retry`).",
     )
 
     @field_validator("media_hosts", "media_dirs", mode="before")

@@ -29,7 +29,7 @@ class Database:
     Args:
         url: an SQLAlchemy URL of SQLite or PostgreSQL; `postgres://` and `postgresql://` mean psycopg 3.
 
-    Raises InputError for another URL; `migrate`, `read` and `write` raise ServiceError when it does not answer.
+    Raises InputError for another URL; the methods raise ServiceError when it does not answer.
     """
 
     def __init__(self, url: str) -> None:

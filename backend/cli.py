@@ -1,0 +1,37 @@
+"""Commands of the backend: `trajseg backend`, and Label Studio's `trajseg project` and `trajseg doctor`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+import click
+
+from backend.label_studio.commands import doctor, project
+
+
+@click.command()
+@click.option("--host", help="Address to listen on (TRAJSEG_HOST).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (TRAJSEG_PORT).")
+def backend(host: str | None, port: int | None) -> None:
+    """Answer Label Studio, and keep the queue and the deliveries going. Workers are started apart."""
+    from backend.server import BackendServer
+    from backend.settings import Settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = Settings.model_validate(given)
+    server = BackendServer(settings)
+    click.echo(f"The backend answers at {server.url} (model {settings.model_version()}).")
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        server.run()
+    finally:
+        server.stop()
+
+
+commands = [backend, project, doctor]

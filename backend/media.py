@@ -1,0 +1,73 @@
+"""Key frames for the browser: signed links to files of the media folder, readable across origins."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+from flask import Blueprint, Response, current_app, send_from_directory
+from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
+from werkzeug.exceptions import Forbidden, Gone, NotFound
+
+from backend.settings import Settings
+from trajseg.errors import InputError
+
+blueprint = Blueprint("media", __name__)
+SALT = "trajseg media"
+CACHE_SECONDS = 3600
+
+
+def media_url(settings: Settings, relative_path: str) -> str:
+    """A link that a browser may open without credentials until it expires.
+
+    Args:
+        relative_path: of a file below `settings.media_dir`, such as "<job id>/000015.jpg".
+
+    Raises InputError for a path that leaves that folder.
+    """
+    path = PurePosixPath(relative_path)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise InputError(f"{relative_path!r} is not a path below the media folder.")
+    token = _serializer(settings).dumps(str(path))
+    return f"{settings.external_url}/media/{token}/{quote(path.name)}"
+
+
+@blueprint.get("/media/<token>/<name>")
+def file(token: str, name: str) -> Response:
+    """The file that the token names; ranges and conditional requests are answered."""
+    settings: Settings = current_app.extensions["trajseg"].settings
+    try:
+        path = _serializer(settings).loads(token, max_age=int(settings.media_link_hours * 3600))
+    except SignatureExpired as error:
+        raise Gone("This link has expired. Deliver the prediction again to get a new one.") from error
+    except BadSignature as error:
+        raise Forbidden("This link was not signed by this backend.") from error
+    if PurePosixPath(path).name != name:
+        raise NotFound("There is no such file.")
+    answer = send_from_directory(settings.media_dir.resolve(), path, conditional=True, max_age=CACHE_SECONDS)
+    return _shared(answer, settings)
+
+
+@blueprint.route("/media/<token>/<name>", methods=["OPTIONS"])
+def preflight(token: str, name: str) -> Response:
+    """What a browser asks before it reads a file across origins."""
+    answer = _shared(Response(status=204), current_app.extensions["trajseg"].settings)
+    answer.headers["Access-Control-Allow-Methods"] = "GET, HEAD, OPTIONS"
+    answer.headers["Access-Control-Allow-Headers"] = "Range"
+    answer.headers["Access-Control-Max-Age"] = "86400"
+    return answer
+
+
+def _shared(answer: Response, settings: Settings) -> Response:
+    # Label Studio draws the picture on a canvas and reads pixels back: without CORS the canvas is tainted.
+    answer.headers["Access-Control-Allow-Origin"] = settings.cors_origins
+    if settings.cors_origins != "*":
+        answer.headers["Vary"] = "Origin"
+    answer.headers["Access-Control-Expose-Headers"] = "Accept-Ranges, Content-Length, Content-Range, ETag"
+    answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    return answer
+
+
+def _serializer(settings: Settings) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(settings.signing_key(), salt=SALT)

@@ -1,0 +1,134 @@
+"""What Label Studio sends, as far as trajseg reads it; all other keys, access tokens too, are dropped."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from trajseg.errors import InputError
+
+LabelConfigText = Annotated[str, StringConstraints(max_length=2**20)]
+MAX_TASKS = 20_000
+"""Tasks in one request; Label Studio sends all that are selected."""
+
+
+class Payload(BaseModel):
+    """Base: keys that trajseg does not read are dropped, so that they are neither kept nor logged."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class ProjectReference(Payload):
+    """ "6.1795422572": a project's id and the time of its creation, which tells it from an older one."""
+
+    label_studio_id: int = Field(ge=0)
+    stamp: str = ""
+
+    @classmethod
+    def read(cls, text: str | int) -> ProjectReference:
+        """Raises InputError where there is no id."""
+        number, _, stamp = str(text).partition(".")
+        if not number.isdecimal() or len(number) > 15 or len(stamp) > 40:
+            raise InputError(
+                f"`project` is {str(text)[:60]!r}, not the id of a project.",
+                'Label Studio writes it as "6.1795422572".',
+            )
+        return cls(label_studio_id=int(number), stamp=stamp)
+
+
+class SetupRequest(Payload):
+    """POST /setup. The `access_token` in it is somebody's whole account: it is never read."""
+
+    project: str | int
+    label_config: LabelConfigText = Field(alias="schema")
+    hostname: str = Field(default="", max_length=400)
+
+
+class Prediction(Payload):
+    """A prediction that a task already has."""
+
+    model_version: str | None = None
+
+
+class Task(Payload):
+    """A task to predict."""
+
+    id: int | None = None
+    data: dict[str, Any]
+    predictions: list[Prediction] = Field(default_factory=list)
+
+    @field_validator("predictions", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return value or []
+
+
+class ContextResult(Payload):
+    """Something that a person did in the page."""
+
+    from_name: str = ""
+    type: str = ""
+    value: dict[str, Any] = Field(default_factory=dict)
+
+
+class Context(Payload):
+    """What a person did in the page just now."""
+
+    result: list[ContextResult] = Field(default_factory=list)
+
+    @field_validator("result", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return value or []
+
+    def typed_text(self, other_than: str = "") -> str:
+        """What was typed last into a text area not named `other_than`; empty when nothing was."""
+        for result in reversed(self.result):
+            if result.type != "textarea" or result.from_name == other_than:
+                continue
+            texts = result.value.get("text")
+            for text in reversed(texts if isinstance(texts, list) else [texts]):
+                if isinstance(text, str) and text.strip():
+                    return text.strip()
+        return ""
+
+
+class Params(Payload):
+    """Beside the tasks: what a person did, or null when tasks are to be labelled beforehand."""
+
+    context: Context | None = None
+
+    @field_validator("context", mode="before")
+    @classmethod
+    def _null(cls, value: object) -> object:
+        # label-studio-ml 2.x makes {} of an absent context.
+        return value or None
+
+
+class PredictRequest(Payload):
+    """POST /predict."""
+
+    tasks: list[Task] = Field(max_length=MAX_TASKS)
+    project: str | int
+    label_config: LabelConfigText = ""
+    params: Params = Field(default_factory=Params)
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _null(cls, value: object) -> object:
+        return value or {}
+
+
+class WebhookProject(Payload):
+    """The project of a webhook, which is whatever the sender says it is."""
+
+    id: int = Field(ge=0)
+    label_config: LabelConfigText = ""
+
+
+class WebhookRequest(Payload):
+    """POST /webhook: unsigned, so nothing in it is more than a hint."""
+
+    action: str = Field(max_length=100)
+    project: WebhookProject | None = None

@@ -1,0 +1,113 @@
+"""The reconciler: what the store says is unfinished gets done, whatever became of the queue."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from backend.queue import JobQueue
+from backend.settings import Settings
+from backend.store import Delivery, Store
+from backend.store.models import now
+from trajseg.errors import QueueError
+
+log = logging.getLogger("trajseg.reconcile")
+
+Deliver = Callable[[Delivery], object]
+GRACE_SECONDS = 10.0
+"""What is younger is left to who has just made it: the request that enqueues, the worker that delivers."""
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What one round did."""
+
+    enqueued: int = 0
+    lost: int = 0
+    given_up: int = 0
+    delivered: int = 0
+
+
+def reconcile(
+    store: Store,
+    queue: JobQueue,
+    settings: Settings,
+    deliver: Deliver | None = None,
+    grace_seconds: float = GRACE_SECONDS,
+) -> Reconciled:
+    """One round: lost runs are queued again, what waits in the store alone is enqueued, deliveries are made.
+
+    A job whose worker died `settings.max_runs` times is failed, since the next one would die of it too.
+    Safe to run in several processes at once.
+
+    Args:
+        deliver: makes one delivery and notes in the store how it went; None leaves deliveries alone.
+        grace_seconds: younger jobs and deliveries are left alone.
+    """
+    enqueued = lost = given_up = 0
+    try:
+        queue.clean()
+        for job in store.unfinished(settings.stale_after_seconds):
+            if job.state == "running":
+                if job.runs >= settings.max_runs:
+                    store.give_up(
+                        job.id,
+                        f"The worker died {job.runs} times while it ran this job.",
+                        "See the worker's log; the video may need more memory than there is. "
+                        "POST /jobs/<id>/retry runs it again.",
+                    )
+                    given_up += 1
+                    continue
+                if not store.requeue_lost(job.id, job.run_token):
+                    continue
+                lost += 1
+                queue.enqueue(job)
+                enqueued += 1
+            elif job.created_at < now() - timedelta(seconds=grace_seconds) and not queue.holds(job.id):
+                queue.enqueue(job)
+                enqueued += 1
+    except QueueError as error:
+        log.warning("%s", error)
+    delivered = 0
+    if deliver is not None:
+        for delivery in store.due_deliveries(now() - timedelta(seconds=grace_seconds)):
+            if store.claim_delivery(delivery.id):
+                deliver(delivery)
+                delivered += 1
+    done = Reconciled(enqueued, lost, given_up, delivered)
+    if done != Reconciled():
+        log.info("%s", done)
+    return done
+
+
+class Reconciler:
+    """Reconciles every `settings.reconcile_seconds` in a thread of its own, from `start` to `stop`."""
+
+    def __init__(
+        self, store: Store, queue: JobQueue, settings: Settings, deliver: Deliver | None = None
+    ) -> None:
+        self._round = lambda: reconcile(store, queue, settings, deliver)
+        self._seconds = settings.reconcile_seconds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with a first round at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round that is under way."""
+        self._stopped.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._round()
+            except Exception:
+                # Whatever it was, the next round must come.
+                log.exception("a round failed")
+            self._stopped.wait(self._seconds)

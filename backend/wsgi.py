@@ -1,0 +1,13 @@
+"""The application for gunicorn, with the reconciler beside it: `gunicorn --threads 16 backend.wsgi:app`."""
+
+from __future__ import annotations
+
+from backend.app import create_app
+from backend.label_studio.delivery import deliverer
+from backend.reconcile import Reconciler
+
+app = create_app()
+_service = app.extensions["trajseg"]
+Reconciler(
+    _service.store, _service.queue, _service.settings, deliverer(_service.store, _service.settings)
+).start()
