@@ -36,8 +36,7 @@ class Facts:
         self.first_seen: list[int] = np.where(any_seen, seen.argmax(axis=1), 8).tolist()
         self.last_seen: list[int] = np.where(any_seen, 7 - seen[:, ::-1].argmax(axis=1), -1).tolist()
         extents = self.xyxy[..., 2:] - self.xyxy[..., :2]
-        radii = np.array([o.radius for o in scene.objects])
-        absent = extents.prod(axis=-1) < 0.15 * radii[:, None] ** 2
+        absent = extents.prod(axis=-1) <= 0
         self.enters = [self._absent_at_edge(k, self.visible, absent) for k in range(len(scene.objects))]
         self.leaves = [
             self._absent_at_edge(k, self.visible[:, ::-1], absent[:, ::-1]) for k in range(len(scene.objects))

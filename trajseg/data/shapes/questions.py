@@ -110,7 +110,7 @@ def _place(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
         ahead = (sign * (at[k, :, axis] - at[o, :, axis])).tolist()
         if ahead[0] > 0.12 and ahead[1] > 0.08:
             return True
-        return False if ahead[0] < 0.02 and ahead[1] < 0.06 else None
+        return False if ahead[0] < -0.03 and ahead[1] < 0.03 else None
 
     for k in range(count):
         if not here[k]:

@@ -77,7 +77,8 @@ def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray
     painters = sorted(range(count), key=lambda k: scene.objects[k].depth)
     outlines = [_outline(o) for o in scene.objects]
     spans = [(np.min(c[0], axis=0), np.max(c[0], axis=0)) for c in outlines]
-    areas = np.array([_area(c) for c in outlines]) * rows * rows
+    # fillPoly also fills the pixels that an outline only touches, which is about half a pixel all around.
+    whole = np.array([_area(c) * rows + 0.49 * _perimeter(c) for c in outlines]) * rows
     xyxy = np.zeros((count, n, 4), np.float32)
     visible = np.zeros((count, n), np.float32)
     limit = np.array([scene.aspect, 1.0])
@@ -97,8 +98,7 @@ def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray
             points = [np.round((c + centre) * scale).astype(np.int32) - half_pixel for c in outlines[k]]
             cv2.fillPoly(canvas, points, k + 1, shift=_SUBPIXEL_BITS)
         seen = np.bincount(canvas.ravel(), minlength=count + 1)[1:]
-        # fillPoly also fills the pixels that an outline only touches.
-        visible[:, i] = np.minimum(1.0, seen / (areas + 0.5 * np.sqrt(areas)))
+        visible[:, i] = np.minimum(1.0, seen / whole)
     return xyxy, visible
 
 
@@ -165,6 +165,10 @@ def _area(contours: list[np.ndarray]) -> float:
         q = np.roll(p, -1, axis=0)
         areas.append(abs(float(np.sum(p[:, 0] * q[:, 1] - q[:, 0] * p[:, 1]))) / 2)
     return areas[0] - sum(areas[1:])
+
+
+def _perimeter(contours: list[np.ndarray]) -> float:
+    return sum(float(np.linalg.norm(p - np.roll(p, 1, axis=0), axis=1).sum()) for p in contours)
 
 
 def _paint(
