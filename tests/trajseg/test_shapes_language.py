@@ -27,7 +27,8 @@ LOOKS_LIKE = {
     "red": "tomato|blood", "green": "grass|frog", "blue": "deep sea|blueberry", "yellow": "lemon|banana",
     "purple": "grape|eggplant", "orange": "carrot|pumpkin", "cyan": "swimming pool|turquoise",
     "white": "snow|milk", "circle": "full moon|ball", "square": "four corners|four equal sides",
-    "triangle": "three corners|three sides", "star": "five points|night sky", "cross": "plus sign|four arms", "ring": "hole in it|doughnut",
+    "triangle": "three corners|three sides", "star": "five points|night sky",
+    "cross": "plus sign|four arms", "ring": "hole in it|doughnut",
 }  # fmt: skip
 MOVES = {
     "left": r"(mov\w+|heading)( to the)? left", "right": r"(mov\w+|heading)( to the)? right",
@@ -37,7 +38,7 @@ MOVES = {
 
 
 class Reader:
-    """Reads an instruction word by word and looks at ids of 8 frames, drawn of each object alone and of all."""
+    """Reads an instruction word by word and looks at ids of 8 frames, of each object alone and of all."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene, self.objects = scene, scene.objects

@@ -16,7 +16,7 @@ class Facts:
 
     Attributes:
         visible: float32 [K, 8], share that is visible in the sampled frames.
-        at: float32 [K, 8, 2], centres in the picture.
+        at: float32 [K, 8, 2], the middle of the part that is in the picture (of the whole where none is).
         seen_count: for each object, in how many of the 8 it is seen.
         first_seen, last_seen: bins 0..7; 8 and -1 where never.
         enters, leaves: True, False or None for each object.
@@ -29,7 +29,9 @@ class Facts:
         index = bin_centres(scene.frame_count)
         self.scene = scene
         self.xyxy, self.visible = boxes(scene, index)
-        self.at = scene.positions()[:, index]
+        centres = scene.positions()[:, index]
+        inside = (self.xyxy[..., 2:] > self.xyxy[..., :2]).all(axis=-1, keepdims=True)
+        self.at = np.where(inside, (self.xyxy[..., :2] + self.xyxy[..., 2:]) / 2, centres)
         seen = self.visible >= SEEN
         self.seen_count: list[int] = seen.sum(axis=1).tolist()
         any_seen = seen.any(axis=1)
@@ -43,7 +45,7 @@ class Facts:
         ]
         steps = np.linalg.norm(np.diff(np.stack([o.centres for o in scene.objects]), axis=1), axis=-1)
         self.path: list[float] = steps.sum(axis=1).tolist()
-        self.behind = self._passings()
+        self.behind = self._passings(centres)
         self.moves_visibly = [self._motion_shows(k) for k in range(len(scene.objects))]
 
     def _absent_at_edge(self, k: int, visible: np.ndarray, absent: np.ndarray) -> bool | None:
@@ -54,10 +56,10 @@ class Facts:
             return True
         return None
 
-    def _passings(self) -> list[list[bool | None]]:
+    def _passings(self, sampled: np.ndarray) -> list[list[bool | None]]:
         objects = self.scene.objects
         radii = np.array([o.radius for o in objects])
-        gap = np.linalg.norm(self.at[:, None] - self.at[None], axis=-1)
+        gap = np.linalg.norm(sampled[:, None] - sampled[None], axis=-1)
         near = gap < 1.05 * (radii[:, None] + radii[None])[..., None]
         centres = np.stack([o.centres for o in objects])
         whole_gap = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
