@@ -78,7 +78,11 @@ def wrapped(text: str, font: Font, width: float, lines: int) -> list[str]:
 
 
 def paint_masks(
-    picture: np.ndarray, masks: Sequence[np.ndarray | None], colours: Sequence[str], size: tuple[int, int]
+    picture: np.ndarray,
+    masks: Sequence[np.ndarray | None],
+    colours: Sequence[str],
+    size: tuple[int, int],
+    line: int,
 ) -> np.ndarray:
     """The picture at another size with masks filled and outlined.
 
@@ -87,6 +91,7 @@ def paint_masks(
         masks: bool [H, W] each, or None for an absent object.
         colours: "#rrggbb" of each mask.
         size: (width, height) in pixels of what comes back.
+        line: width of the outline in pixels.
 
     Returns:
         RGB uint8 [height, width, 3].
@@ -97,7 +102,6 @@ def paint_masks(
     for soft, colour in zip(soft_masks, colours, strict=True):
         if soft is not None:
             _fill(canvas, soft, rgb(colour))
-    line = max(1, round(min(size) / 240))
     for soft, colour in zip(soft_masks, colours, strict=True):
         if soft is not None:
             _outline(canvas, soft, rgb(colour), line)

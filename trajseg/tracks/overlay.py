@@ -93,6 +93,7 @@ class _Canvas:
         self.width = max(self.size[0], NARROWEST)
         self.letters = max(15, round(self.width / 48))
         self.small = max(13, round(self.letters * 0.8))
+        self.line = max(2, round(min(self.size) / 240))
         self.tags = Tags(self.small)
         self.counter_width = round(font_for(self.small).getlength("frame 00000 / 00000")) + MARGIN
         font = fitted_font(caption, self.letters)
@@ -127,7 +128,7 @@ class _Canvas:
         return f"{name} ({state})"
 
     def draw(self, index: int, picture: np.ndarray) -> np.ndarray:
-        painted = paint_masks(picture, frame_masks(self.tracks, index), self.colours, self.size)
+        painted = paint_masks(picture, frame_masks(self.tracks, index), self.colours, self.size, self.line)
         scene = Image.fromarray(painted)
         factor = self.size[0] / self.clip.width, self.size[1] / self.clip.height
         self.tags.draw(scene, track_areas(self.tracks, index, factor, self.colours))

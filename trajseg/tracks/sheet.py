@@ -32,6 +32,8 @@ CELL_WIDTH, CELL_HEIGHT = 312, 240
 NARROWEST = 640
 MARGIN, GAP = 24, 12
 TITLE, SMALL = 24, 15
+OUTLINE = 3
+"""Pixels of a mask's outline at twice the size of the sheet."""
 
 
 def contact_sheet(
@@ -107,7 +109,7 @@ class _Sheet:
         top = self.row_tops[position // self.columns]
         # Painted at twice the size, for lines finer than a pixel.
         twice = self.cell[0] * 2, self.cell[1] * 2
-        painted = paint_masks(picture, frame_masks(self.tracks, index), self.colours, twice)
+        painted = paint_masks(picture, frame_masks(self.tracks, index), self.colours, twice, OUTLINE)
         scene = Image.fromarray(painted).resize(self.cell, Image.Resampling.BOX)
         factor = self.cell[0] / self.clip.width, self.cell[1] / self.clip.height
         Tags(12).draw(scene, track_areas(self.tracks, index, factor, self.colours))
@@ -117,7 +119,8 @@ class _Sheet:
         self.pen.text((left, below), when, TEXT, font_for(SMALL))
         absent = [track.label for track in self.tracks if track.frames[index].rle is None]
         if absent:
-            text = "absent: " + ", ".join(absent)
+            all_gone = len(absent) == len(self.tracks) > 1
+            text = "absent: " + ("all tracks" if all_gone else ", ".join(absent))
             font = fitted_font(text, SMALL - 2)
             text = shortened(text, font, self.step_x - GAP)
             self.pen.text((left, below + SMALL * 1.4), text, FAINT, font)
