@@ -15,7 +15,7 @@ from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.request_options import RequestOptions
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from trajseg.errors import LabelStudioError
+from trajseg.errors import LabelStudioError, VideoError
 
 TESTED_VERSION = "1.23.2"
 """The Label Studio that trajseg is tested against; the editor behaves differently in others."""
@@ -158,6 +158,19 @@ class LabelStudioClient:
         upload_id = self._once(send)["file_upload_ids"][0]
         held = self._again(lambda: self._sdk.files.get(upload_id, request_options=self._options))
         return f"/data/{held.file}"
+
+    def download(self, address: str, path: Path, max_bytes: int = 4 * 2**30) -> None:
+        """Writes an uploaded file, by its address in task data (`/data/upload/...`), to `path`."""
+
+        def fetch() -> None:
+            headers = self._sdk._client_wrapper.get_headers()
+            with self._http.stream("GET", f"{self.url}{address}", headers=headers) as answer:
+                if answer.status_code >= 300:
+                    answer.read()
+                    raise ApiError(status_code=answer.status_code, body=_body(answer))
+                write_stream(answer, path, max_bytes)
+
+        self._again(fetch)
 
     def add_tasks(self, project_id: int, data: Sequence[Mapping[str, Any]]) -> list[int]:
         """Makes one task of each task data and returns their ids in the same order."""
@@ -308,6 +321,17 @@ class LabelStudioClient:
             raise LabelStudioError(
                 f"What answers at {self.url} is not Label Studio: {error}.", _START_LABEL_STUDIO
             ) from error
+
+
+def write_stream(answer: httpx.Response, path: Path, max_bytes: int) -> None:
+    """Writes a streamed answer to `path`. Raises VideoError when it is larger than `max_bytes`."""
+    written = 0
+    with path.open("wb") as file:
+        for block in answer.iter_bytes(2**20):
+            written += len(block)
+            if written > max_bytes:
+                raise VideoError(f"The video at {answer.url} is larger than {max_bytes} bytes.")
+            file.write(block)
 
 
 def token_kind(api_key: str) -> TokenKind:

@@ -59,7 +59,7 @@ def connected(settings: Settings) -> LabelStudioClient:
 def deliver(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> bool:
     """Makes one delivery and returns whether it has arrived; the store says why where it has not.
 
-    The caller has claimed it (`store.claim_delivery`), which also sees to it that it is due. Label Studio being
+    The caller has claimed it (`store.claim_delivery`), and so it is due. Label Studio being
     down leaves it pending for as long as that lasts; a task that was deleted there fails it for good.
     """
     try:

@@ -1,0 +1,58 @@
+"""One line of `trajseg doctor`: what was looked at, what was found, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        state: "ok", "warn" (works, but somebody should know) or "fail".
+        words: what was found.
+        remedy: how to mend it; empty when nothing is to be done.
+    """
+
+    name: str
+    state: State
+    words: str
+    remedy: str = ""
+
+
+def video_checks(name: str, path: Path, told_fps: float | None = None) -> Iterator[Check]:
+    """What matters about one video: codec, frame rate, and whether its header tells the truth.
+
+    Args:
+        told_fps: the frame rate in the task's data, if any.
+    """
+    from trajseg.video import open_clip
+
+    clip = open_clip(path)
+    fps = clip.frame_map.fps
+    words = f"{name}: {clip.codec} {clip.width}x{clip.height}, {len(clip)} frames, {fps:.6g} frames a second"
+    if not clip.browser_playable:
+        yield Check(
+            "Video",
+            "fail",
+            f"{words}; browsers cannot play it, Label Studio shows a spinner for ever",
+            "`trajseg project create` uploads an H.264 copy of it.",
+        )
+    elif clip.notes or not clip.constant_rate:
+        notes = [*clip.notes, *([] if clip.constant_rate else ["the frame rate varies"])]
+        yield Check("Video", "warn", f"{words}; {'; '.join(notes)}", "Frames are matched by their times.")
+    else:
+        yield Check("Video", "ok", words)
+    if told_fps is not None and abs(told_fps - fps) * clip.duration > 0.5:
+        yield Check(
+            "Frame rate",
+            "fail",
+            f"{name}: the task says {told_fps:g} frames a second, but it has {fps:.6g}: they are shifted",
+            f"Set fps in the task's data to {fps:.6g}; the next prediction does it too.",
+        )
