@@ -30,6 +30,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import httpx
 
+from backend.label_studio.client import token_kind
 from backend.settings import Settings
 from trajseg.errors import LabelStudioError, ServiceError, VideoError
 
@@ -49,7 +50,7 @@ class FetchPolicy:
 
     label_studio_url: str = ""
     label_studio_token: str = ""
-    """A legacy token (40 hex digits) or a personal access token (a JWT that is exchanged for a short one)."""
+    """A legacy token, or a personal access token (a JWT that is exchanged for a short one)."""
     hosts: tuple[str, ...] = ()
     """`name`, `name:port`, `*.name`, or `*` for every host with a public address."""
     folders: tuple[Path, ...] = ()
@@ -256,8 +257,11 @@ def _label_studio_down(policy: FetchPolicy, why: str) -> LabelStudioError:
 def _authorization(policy: FetchPolicy, client: httpx.Client) -> str:
     """The Authorization header for Label Studio; a personal access token is exchanged for a short one."""
     token = policy.label_studio_token
-    if token.count(".") != 2:
+    kind = token_kind(token)
+    if kind == "legacy":
         return f"Token {token}"
+    if kind == "access":
+        return f"Bearer {token}"
     try:
         answer = client.post(
             policy.label_studio_url.rstrip("/") + "/api/token/refresh", json={"refresh": token}, timeout=10.0

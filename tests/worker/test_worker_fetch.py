@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import jwt
 import pytest
 
 from trajseg.errors import CancelledError, LabelStudioError, ServiceError, VideoError
@@ -112,7 +113,8 @@ def test_a_personal_access_token_is_exchanged_first(
         200, b'{"access": "short-lived"}', Content_Type="application/json"
     )
     origin.routes["/data/upload/1/v.mp4"] = send()
-    assert fetch("/data/upload/1/v.mp4", tmp_path, replace(policy, label_studio_token="a.b.c")) == BODY
+    personal = jwt.encode({"token_type": "refresh"}, "a secret of at least 32 characters")
+    assert fetch("/data/upload/1/v.mp4", tmp_path, replace(policy, label_studio_token=personal)) == BODY
     assert origin.seen[-1][2]["Authorization"] == "Bearer short-lived"
 
 

@@ -1,0 +1,62 @@
+"""Becomes another program that ends with its parent: `python -m worker.child PARENT_PID PROGRAM ARGUMENT...`.
+
+`spawn` starts such a program in a session of its own, so that a Ctrl-C in the terminal reaches only the
+parent, which then stops its children in order. A parent that is killed takes its children along (on Linux).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+PR_SET_PDEATHSIG = 1
+
+
+def spawn(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, output: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts `command` as a child that gets SIGTERM when this process dies, however it dies.
+
+    To be called from the main thread: Linux takes the end of the calling thread for the end of the parent.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker.child", str(os.getpid()), *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,
+    )
+
+
+def stop(child: subprocess.Popen[bytes], seconds: float, signals: int = 1) -> None:
+    """Asks a child to end, up to `signals` times with `seconds` for each, and kills it when it does not."""
+    for _ in range(signals):
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(seconds)
+            except subprocess.TimeoutExpired:
+                continue
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+
+
+def main(arguments: Sequence[str]) -> None:
+    parent, command = int(arguments[0]), list(arguments[1:])
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # The parent may have died before the line above.
+    if os.getppid() != parent:
+        sys.exit(1)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

