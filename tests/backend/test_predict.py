@@ -1,0 +1,324 @@
+"""/predict: what becomes a job, what is answered at once, and what a person who waits is shown."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import pytest
+from flask.testing import FlaskClient
+
+from backend.queue import JobQueue
+from backend.store import Store
+from backend.store.models import Job, now
+from trajseg.tracks import Result
+
+FRAMES = {"frames": ["a.jpg", "b.jpg", "c.jpg"], "frame_index": [0, 2, 3]}
+
+
+@pytest.fixture
+def answering(store: Store, result: Result) -> Iterator[Callable[[float], None]]:
+    """Stands in for a worker: does what is queued, after so many seconds."""
+    ended = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def work(seconds: float) -> None:
+        while not ended.wait(0.02):
+            for job in store.jobs(state="queued"):
+                time.sleep(seconds)
+                token = store.start_run(job.id)
+                if token:
+                    result.instruction = job.instruction
+                    store.finish(job.id, token, result)
+
+    def begin(seconds: float) -> None:
+        threads.append(threading.Thread(target=work, args=(seconds,)))
+        threads[-1].start()
+
+    yield begin
+    ended.set()
+    for thread in threads:
+        thread.join()
+
+
+def finish(store: Store, job: Job, result: Result) -> None:
+    store.finish(job.id, store.start_run(job.id) or "", result)
+
+
+def test_a_batch_is_written_down_and_queued_and_answered_with_nothing(
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    answer = client.post("/predict", json=predict_body(1, 2, 3))
+    assert answer.json == {"results": []}
+    jobs = store.jobs(state="queued")
+    assert {job.task_id for job in jobs} == {1, 2, 3}
+    assert {(job.video, job.instruction, job.kind) for job in jobs} == {
+        ("/data/upload/7/clip.mp4", "the red square", "prelabel")
+    }
+    assert {job.model_version for job in jobs} == {
+        client.post("/setup", json=_setup(predict_body)).json["model_version"]
+    }
+    assert queue.depths() == {"interactive": 0, "prelabel": 3, "finetune": 0}
+    assert all(queue.holds(job.id) for job in jobs)
+
+
+def _setup(predict_body) -> dict[str, str]:  # type: ignore[no-untyped-def]
+    body = predict_body()
+    return {"project": body["project"], "schema": body["label_config"], "hostname": "", "access_token": "x"}
+
+
+def test_the_page_asking_twice_at_once_makes_one_job_queued_once(
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    barrier = threading.Barrier(4)
+    app = client.application
+
+    def ask() -> None:
+        barrier.wait()
+        app.test_client().post("/predict", json=predict_body(1))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.jobs()) == 1
+    assert queue.depths()["prelabel"] == 1
+
+
+def test_tasks_that_lack_something_fail_visibly_and_do_not_hold_up_the_others(
+    client: FlaskClient, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    body = predict_body(1, 2, 3, 4)
+    body["tasks"][1]["data"] = {"video": "/clip.mp4"}
+    body["tasks"][2]["data"] = {"instruction": "the red square"}
+    body["tasks"][3]["data"] = {"video": "/clip.mp4", "instruction": "red " * 2500}
+    assert client.post("/predict", json=body).json == {"results": []}
+    jobs = {job.task_id: job for job in store.jobs()}
+    assert jobs[1].state == "queued"
+    assert {jobs[task].state for task in (2, 3, 4)} == {"failed"}
+    assert "lacks `instruction`" in jobs[2].error
+    assert "lacks `video`" in jobs[3].error
+    assert "9999 characters" in jobs[4].error
+    assert all(jobs[task].remedy for task in (2, 3, 4))
+    assert len(jobs[4].instruction) <= 1001
+
+
+def test_an_unusable_label_config_is_refused_and_the_tasks_are_kept(
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    body = predict_body(1, 2)
+    usable = body["label_config"]
+    for broken in ("<View/>", "<View", "<!DOCTYPE a><View/>"):
+        body["label_config"] = broken
+        answer = client.post("/predict", json=body)
+        assert answer.status_code == 400
+        assert answer.json["error"]
+        assert answer.json["remedy"]
+    assert [job.state for job in store.jobs()] == ["failed", "failed"]
+    body["label_config"] = usable
+    client.post("/predict", json=body)
+    assert [job.state for job in store.jobs()] == ["queued", "queued"]
+    assert queue.depths()["prelabel"] == 2
+
+
+def test_setup_with_an_unusable_label_config_says_so(client: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+    answer = client.post("/setup", json={**_setup(predict_body), "schema": "<View/>"})
+    assert answer.status_code == 400
+    assert "BitmaskLabels" in answer.json["error"]
+    assert answer.json["remedy"]
+
+
+def test_a_project_is_learnt_from_predict_and_unknown_without_a_label_config(
+    client: FlaskClient, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    body = predict_body(1)
+    config = body.pop("label_config")
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 404
+    assert "project 7" in answer.json["error"]
+    client.post("/predict", json={**body, "label_config": config})
+    assert store.label_studio_project(7).label_config == config
+    assert client.post("/predict", json={**body, "tasks": predict_body(2)["tasks"]}).status_code == 200
+    assert len(store.jobs()) == 2
+
+
+def test_a_project_of_a_new_label_studio_with_the_same_ids_gets_its_own_jobs(
+    client: FlaskClient, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    client.post("/predict", json=predict_body(1))
+    client.post("/predict", json={**predict_body(1), "project": "7.1800000000"})
+    assert len(store.jobs()) == 2
+
+
+def test_a_done_job_asked_for_again_is_delivered_again_but_not_run_again(
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    body = predict_body(1)
+    client.post("/predict", json=body)
+    (job,) = store.jobs()
+    finish(store, job, result)
+    delivery = store.delivery(job.id)
+    assert delivery
+    store.delivery_sent(delivery.id, 5)
+    body["tasks"][0]["predictions"] = [{"model_version": "trajseg-tiny", "result": []}]
+    client.post("/predict", json=body)
+    assert store.due_deliveries() == []
+    body["tasks"][0]["predictions"] = []
+    assert client.post("/predict", json=body).json == {"results": []}
+    assert [due.id for due in store.due_deliveries()] == [delivery.id]
+    assert store.job(job.id).state == "done"
+
+
+def test_a_failed_job_asked_for_again_is_run_again_after_a_while_but_a_cancelled_one_is_not(
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    body = predict_body(1, 2)
+    client.post("/predict", json=body)
+    failed, cancelled = sorted(store.jobs(), key=lambda job: job.task_id or 0)
+    store.fail(failed.id, store.start_run(failed.id) or "", "A dead link.")
+    client.post(f"/jobs/{cancelled.id}/cancel")
+    client.post("/predict", json=body)
+    assert store.job(failed.id).state == "failed"
+    with store.database.write() as session:
+        held = session.get(Job, failed.id)
+        assert held
+        held.finished_at = now() - timedelta(seconds=31)
+    client.post("/predict", json=body)
+    assert store.job(failed.id).state == "queued"
+    assert store.job(cancelled.id).state == "cancelled"
+
+
+@pytest.mark.parametrize("view", ["mask", "box"])
+def test_a_typed_instruction_is_answered_on_the_frames_that_the_page_shows(
+    view: str, client: FlaskClient, store: Store, predict_body, answering: Callable[[float], None]
+) -> None:  # type: ignore[no-untyped-def]
+    answering(0.2)
+    body = predict_body(
+        1, view=view, typed="the square that moves right", **(FRAMES if view == "mask" else {})
+    )
+    (answer,) = client.post("/predict", json=body).json["results"]
+    assert answer["model_version"] == "trajseg-tiny"
+    assert 0 < answer["score"] <= 1
+    if view == "mask":
+        # Frame 3 (0-based) shows nothing.
+        assert [shown["item_index"] for shown in answer["result"]] == [0, 1]
+        assert {shown["type"] for shown in answer["result"]} == {"bitmasklabels"}
+    else:
+        assert [shown["type"] for shown in answer["result"]] == ["videorectangle"]
+    (job,) = store.jobs()
+    assert (job.queue, job.instruction) == ("interactive", "the square that moves right")
+    delivery = store.delivery(job.id)
+    assert delivery
+    assert delivery.state == "sent"
+
+
+def test_a_typed_instruction_that_takes_too_long_is_delivered_later(
+    client: FlaskClient, store: Store, settings, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    settings.interactive_wait_seconds = 0.3
+    begun = time.monotonic()
+    answer = client.post("/predict", json=predict_body(1, typed="the square", **FRAMES))
+    assert 0.3 <= time.monotonic() - begun < 3
+    assert answer.json == {"results": [{"result": []}]}
+    (job,) = store.jobs()
+    finish(store, job, result)
+    delivery = store.delivery(job.id)
+    assert delivery
+    assert delivery.state == "pending"
+    assert len(store.due_deliveries(now() + timedelta(seconds=10))) == 1
+
+
+def test_nobody_waits_where_the_page_has_no_key_frames_yet(
+    client: FlaskClient, store: Store, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    begun = time.monotonic()
+    answer = client.post("/predict", json=predict_body(1, typed="the square"))
+    assert time.monotonic() - begun < 2
+    assert answer.json == {"results": [{"result": []}]}
+    (job,) = store.jobs(state="queued")
+    finish(store, job, result)
+    assert len(store.due_deliveries()) == 1
+
+
+def test_nobody_waits_for_a_job_that_fails_or_when_all_waiting_places_are_taken(
+    client: FlaskClient, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    service = client.application.extensions["trajseg"]
+    places = 0
+    while service._waiting.acquire(blocking=False):
+        places += 1
+    begun = time.monotonic()
+    assert client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json == {
+        "results": [{"result": []}]
+    }
+    for _ in range(places):
+        service._waiting.release()
+    (job,) = store.jobs()
+
+    def fail() -> None:
+        time.sleep(0.2)
+        store.fail(job.id, store.start_run(job.id) or "", "broken")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    assert client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json == {
+        "results": [{"result": []}]
+    }
+    thread.join()
+    assert time.monotonic() - begun < 4
+
+
+def test_the_same_words_typed_again_are_answered_from_the_store(
+    client: FlaskClient, store: Store, settings, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    settings.interactive_wait_seconds = 0
+    body = predict_body(1, typed="the square", **FRAMES)
+    client.post("/predict", json=body)
+    finish(store, store.jobs()[0], result)
+    (answer,) = client.post("/predict", json=body).json["results"]
+    assert len(answer["result"]) == 2
+    assert len(store.jobs()) == 1
+
+
+def test_typing_the_words_of_a_waiting_task_moves_it_to_the_front(
+    client: FlaskClient, store: Store, settings, queue: JobQueue, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    settings.interactive_wait_seconds = 0
+    client.post("/predict", json=predict_body(1))
+    client.post("/predict", json=predict_body(1, typed="the red square", **FRAMES))
+    assert len(store.jobs()) == 1
+    assert queue.depths() == {"interactive": 1, "prelabel": 0, "finetune": 0}
+
+
+def test_a_typed_instruction_too_long_is_refused_and_kept(
+    client: FlaskClient, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    answer = client.post("/predict", json=predict_body(1, typed="x" * 10_000, **FRAMES))
+    assert answer.status_code == 400
+    assert "10000 characters" in answer.json["error"]
+    (job,) = store.jobs()
+    assert job.state == "failed"
+    assert "10000 characters" in job.error
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"result": []},
+        {"result": None},
+        {"result": [{"type": "rectanglelabels", "from_name": "hint", "value": {"x": 1}}]},
+        {"result": [{"type": "textarea", "from_name": "caption", "value": {"text": ["a caption"]}}]},
+        {"result": [{"type": "textarea", "from_name": "instruction", "value": {"text": ["  "]}}]},
+        {"result": [{"type": "textarea", "from_name": "instruction", "value": {}}]},
+    ],
+)
+def test_contexts_without_an_instruction_store_nothing(
+    context: dict[str, object], client: FlaskClient, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    body = predict_body(1)
+    body["params"]["context"] = context
+    assert client.post("/predict", json=body).json == {"results": [{"result": []}]}
+    assert store.jobs() == []
