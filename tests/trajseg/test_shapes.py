@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from trajseg.data.shapes.command import data
+from trajseg.data.shapes import command
 from trajseg.data.shapes.render import boxes, render, write_clip
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, MOTIONS, SHAPES, Scene, bin_centres, sample_scene
 from trajseg.video import open_clip
@@ -168,7 +168,7 @@ def test_a_written_clip_reads_back_with_every_frame(tmp_path: Path) -> None:
 
 def test_the_command_draws_a_sheet_and_writes_clips_with_their_instructions(tmp_path: Path) -> None:
     done = CliRunner().invoke(
-        data,
+        command,
         [
             "shapes",
             "--sheet",
@@ -185,4 +185,4 @@ def test_the_command_draws_a_sheet_and_writes_clips_with_their_instructions(tmp_
     assert Image.open(tmp_path / "s.png").width > 600
     assert len(list((tmp_path / "clips").glob("*.mp4"))) == 2
     assert len((tmp_path / "clips" / "clips.jsonl").read_text().splitlines()) == 2
-    assert CliRunner().invoke(data, ["shapes"]).exit_code == 2
+    assert CliRunner().invoke(command, ["shapes"]).exit_code == 2

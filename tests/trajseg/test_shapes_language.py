@@ -150,7 +150,7 @@ class Reader:
 def test_a_second_reader_finds_exactly_the_objects_that_are_meant(split: str) -> None:
     wrong = []
     kinds: Counter[str] = Counter()
-    for seed in range(120):
+    for seed in range(60):
         scene = sample_scene(seed, split)  # type: ignore[arg-type]
         reader = Reader(scene)
         for asked in instructions(scene, random.Random(seed), limit_per_kind=5):
@@ -161,7 +161,7 @@ def test_a_second_reader_finds_exactly_the_objects_that_are_meant(split: str) ->
                 assert (reader.seen[k] > 0.2 * reader.whole[k].max()).sum() >= 2, (seed, asked)
     assert not wrong, wrong[:8]
     assert set(kinds) == set(KINDS)
-    assert min(kinds.values()) > 60
+    assert min(kinds.values()) > 30
 
 
 def many(split: str, count: int) -> list[language.Instruction]:

@@ -19,6 +19,7 @@ class Facts:
         at: float32 [K, 8, 2], the middle of the part that is in the picture (of the whole where none is).
         seen_count: for each object, in how many of the 8 it is seen.
         first_seen, last_seen: bins 0..7; 8 and -1 where never.
+        first_inside, last_inside: likewise, bins in which any part of it is in the picture, hidden or not.
         enters, leaves: True, False or None for each object.
         behind: [K][K], whether the first passes behind the second.
         path: length of the way of each object in the whole clip, in frame heights.
@@ -30,15 +31,13 @@ class Facts:
         self.scene = scene
         self.xyxy, self.visible = boxes(scene, index)
         centres = scene.positions()[:, index]
-        inside = (self.xyxy[..., 2:] > self.xyxy[..., :2]).all(axis=-1, keepdims=True)
-        self.at = np.where(inside, (self.xyxy[..., :2] + self.xyxy[..., 2:]) / 2, centres)
+        inside = (self.xyxy[..., 2] > self.xyxy[..., 0]) & (self.xyxy[..., 3] > self.xyxy[..., 1])
+        self.at = np.where(inside[..., None], (self.xyxy[..., :2] + self.xyxy[..., 2:]) / 2, centres)
         seen = self.visible >= SEEN
         self.seen_count: list[int] = seen.sum(axis=1).tolist()
-        any_seen = seen.any(axis=1)
-        self.first_seen: list[int] = np.where(any_seen, seen.argmax(axis=1), 8).tolist()
-        self.last_seen: list[int] = np.where(any_seen, 7 - seen[:, ::-1].argmax(axis=1), -1).tolist()
-        extents = self.xyxy[..., 2:] - self.xyxy[..., :2]
-        absent = extents.prod(axis=-1) <= 0
+        self.first_seen, self.last_seen = _ends(seen)
+        self.first_inside, self.last_inside = _ends(inside)
+        absent = ~inside
         self.enters = [self._absent_at_edge(k, self.visible, absent) for k in range(len(scene.objects))]
         self.leaves = [
             self._absent_at_edge(k, self.visible[:, ::-1], absent[:, ::-1]) for k in range(len(scene.objects))
@@ -89,3 +88,11 @@ class Facts:
             return True
         moved = self.at[k, self.last_seen[k]] - self.at[k, self.first_seen[k]]
         return bool(np.abs(moved).max() >= 0.13)
+
+
+def _ends(true: np.ndarray) -> tuple[list[int], list[int]]:
+    """First and last True of each row of bool [K, 8]; 8 and -1 where there is none."""
+    ever = true.any(axis=1)
+    first = np.where(ever, true.argmax(axis=1), 8)
+    last = np.where(ever, 7 - true[:, ::-1].argmax(axis=1), -1)
+    return first.tolist(), last.tolist()

@@ -110,7 +110,7 @@ def _place(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
         ahead = (sign * (at[k, :, axis] - at[o, :, axis])).tolist()
         if ahead[0] > 0.12 and ahead[1] > 0.08:
             return True
-        return False if ahead[0] < -0.03 and ahead[1] < 0.03 else None
+        return False if ahead[0] < -0.07 and ahead[1] < 0 else None
 
     for k in range(count):
         if not here[k]:
@@ -150,17 +150,21 @@ def _extreme(present: list[int], at: np.ndarray, way: str) -> int | None:
 def _order(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
     count = len(facts.scene.objects)
     asked: list[Asked] = []
-    for name, truths, when, sign in (
-        ("enters", facts.enters, facts.first_seen, 1),
-        ("leaves", facts.leaves, facts.last_seen, -1),
+    for name, truths, when, seen, sign in (
+        ("enters", facts.enters, facts.first_inside, facts.first_seen, 1),
+        ("leaves", facts.leaves, facts.last_inside, facts.last_seen, -1),
     ):
         if any(truth is None for truth in truths):
             continue
+
+        def apart(a: int, b: int, when: list[int] = when, seen: list[int] = seen, sign: int = sign) -> bool:
+            return sign * (when[b] - when[a]) >= 2 and sign * (seen[b] - seen[a]) >= 1
+
         those = sorted((k for k in range(count) if truths[k]), key=lambda k: sign * when[k])
         far, near = ("last", "first") if sign > 0 else ("first", "last")
-        if those and (len(those) == 1 or abs(when[those[-1]] - when[those[-2]]) >= 2):
+        if those and (len(those) == 1 or apart(those[-2], those[-1])):
             asked.append(Asked(say.ORDER[f"{name} {far}"], {}, (those[-1],)))
-        if len(those) >= 2 and abs(when[those[1]] - when[those[0]]) >= 2:
+        if len(those) >= 2 and apart(those[0], those[1]):
             asked.append(Asked(say.ORDER[f"{name} {near}"], {}, (those[0],)))
     here = [bool((facts.visible[k, :2] >= 0.5).all()) for k in range(count)]
     if all(here[k] or facts.enters[k] is True for k in range(count)) and sum(here) >= 3:
