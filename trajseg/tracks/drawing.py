@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -56,9 +57,8 @@ def shortened(text: str, font: Font, width: float) -> str:
     """`text`, cut with three dots where it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    kept = bisect_right(range(len(text)), width, key=lambda length: font.getlength(text[:length] + "..."))
+    return text[: max(0, kept - 1)].rstrip() + "..."
 
 
 def wrapped(text: str, font: Font, width: float, lines: int) -> list[str]:

@@ -68,7 +68,8 @@ def _interest(tracks: Sequence[MaskTrack], count: int) -> np.ndarray:
         for before, after in pairwise(track.frames):
             interest[after.index] += 1.0 - rle_codes.iou(before.rle, after.rle)
             if after.rle is not None:
-                interest[after.index] += DOUBT_WEIGHT * (1.0 - after.score)
+                # Squared: a score of 0.9 all along is no reason to look twice.
+                interest[after.index] += DOUBT_WEIGHT * (1.0 - after.score) ** 2
     return interest
 
 

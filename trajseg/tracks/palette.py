@@ -5,26 +5,20 @@ from __future__ import annotations
 PALETTE = (
     "#ff3366",
     "#33aaff",
-    "#2ecc71",
-    "#ffb300",
-    "#9b59ff",
-    "#00c8c8",
-    "#ff7f27",
-    "#e056fd",
-    "#a3e635",
-    "#3f51ff",
-    "#ff8fa3",
-    "#8d6e63",
-    "#00e676",
-    "#c2185b",
-    "#7dd3fc",
-    "#fff176",
+    "#ffcc00",
+    "#22cc88",
+    "#b266ff",
+    "#ff8833",
+    "#00d5e0",
+    "#ff77cc",
+    "#a0d911",
+    "#c0876a",
 )
 """Hex colours in the order in which tracks get them."""
 
 
 def palette(count: int) -> list[str]:
-    """Hex colours of `count` tracks; they come round again after sixteen."""
+    """Hex colours of `count` tracks; after the last they come round again."""
     return [PALETTE[index % len(PALETTE)] for index in range(count)]
 
 
