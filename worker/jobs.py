@@ -89,10 +89,10 @@ def run(job_id: str) -> None:
     except Exception as error:
         log.exception("job %s failed", job_id)
         _fail(resident, job_id, token, *_explained(error))
-    except BaseException:
+    except SystemExit:
+        # The worker was told to stop at once, and ends as soon as this returns.
         log.warning("job %s is given back: the worker was told to stop", job_id)
         resident.store.requeue_lost(job_id, token)
-        raise
     else:
         log.info("job %s is done", job_id)
         if delivery is not None:
