@@ -32,7 +32,7 @@ def media_url(settings: Settings, relative_path: str) -> str:
     return f"{settings.external_url}/media/{token}/{quote(path.name)}"
 
 
-@blueprint.get("/media/<token>/<name>")
+@blueprint.route("/media/<token>/<name>", provide_automatic_options=False)
 def file(token: str, name: str) -> Response:
     """The file that the token names; ranges and conditional requests are answered."""
     settings: Settings = current_app.extensions["trajseg"].settings

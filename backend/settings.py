@@ -16,14 +16,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 import trajseg
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
-PRODUCT_NAMES = ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "REDIS_URL", "DATABASE_URL")
-"""Settings that keep the name everybody uses; all others have the prefix TRAJSEG_."""
 
 
 class Settings(BaseSettings):
     """What can be set, by environment variable or keyword.
 
-    Durations are seconds, sizes are bytes. A list is written with commas between its members.
+    Variables have the prefix TRAJSEG_, but for the four that everybody spells the same way. Durations are
+    seconds, sizes are bytes. A list is written with commas between its members.
     """
 
     model_config = SettingsConfigDict(
@@ -213,3 +212,30 @@ def model_version_of(model: str) -> str:
     except (OSError, ValueError, AttributeError):
         named = None
     return str(named) if named else Path(model).name
+
+
+def documentation() -> str:
+    """The table of docs/settings.md: `python -m backend.settings > docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Everything is set by environment variables. This page is made from `backend.settings.Settings` by",
+        "`python -m backend.settings > docs/settings.md`. Durations are seconds and sizes bytes unless the",
+        "name says otherwise.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        variable = field.validation_alias or f"TRAJSEG_{name.upper()}"
+        default = field.default
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        shown = ",".join(default) if isinstance(default, tuple) else str(default)
+        description = (field.description or "").replace("|", "\\|")
+        lines.append(f"| `{variable}` | {f'`{shown}`' if shown else 'unset'} | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(documentation(), end="")

@@ -18,7 +18,8 @@ from backend.reconcile import Reconciler
 
 _service = shared_service()
 _settings = _service.settings
-Reconciler(_service.store, _service.queue, _settings, deliverer(_service.store, _settings)).start()
+reconciler = Reconciler(_service.store, _service.queue, _settings, deliverer(_service.store, _settings))
+reconciler.start()
 app = init_app(
     TrajSeg,
     basic_auth_user=_settings.basic_auth_user or None,

@@ -1,0 +1,131 @@
+"""Jobs over HTTP: a person sees what happens, why it failed and what to do, and can stop it or try again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flask.testing import FlaskClient
+
+from backend.queue import JobQueue
+from backend.store import Store
+from backend.store.models import Job, now
+from trajseg.tracks import Result
+
+
+def asked(client: FlaskClient, store: Store, predict_body) -> Job:  # type: ignore[no-untyped-def]
+    client.post("/predict", json=predict_body(1))
+    return store.jobs()[0]
+
+
+def test_a_job_tells_state_progress_and_eta(
+    client: FlaskClient, store: Store, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    job = asked(client, store, predict_body)
+    assert client.get(f"/jobs/{job.id}").json["state"] == "queued"
+    token = store.start_run(job.id) or ""
+    store.progress(job.id, token, 1, 4)
+    form = client.get(f"/jobs/{job.id}").json
+    assert form["state"] == "running"
+    assert form["progress"] == {"frames_done": 1, "frames_total": 4, "percent": 25.0}
+    assert form["eta_seconds"] >= 0
+    assert form["lost"] is False
+    assert client.get(f"/jobs/{job.id}/result").status_code == 400
+    store.finish(job.id, token, result)
+    form = client.get(f"/jobs/{job.id}").json
+    assert (form["state"], form["tracks"], form["timings"]) == ("done", 1, {"masks": 0.5})
+    assert form["delivery"]["state"] == "pending"
+    assert client.get(f"/jobs/{job.id}/result").json == result.to_json()
+
+
+def test_a_run_that_fell_silent_is_shown_as_lost(client: FlaskClient, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
+    job = asked(client, store, predict_body)
+    store.start_run(job.id)
+    with store.database.write() as session:
+        held = session.get(Job, job.id)
+        assert held
+        held.heartbeat_at = now() - timedelta(seconds=500)
+    assert client.get(f"/jobs/{job.id}").json["lost"] is True
+
+
+def test_a_failure_is_shown_with_its_remedy_and_can_be_retried(
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    job = asked(client, store, predict_body)
+    store.fail(job.id, store.start_run(job.id) or "", "The link is dead.", "Upload the video.")
+    form = client.get(f"/jobs/{job.id}").json
+    assert (form["state"], form["error"], form["remedy"]) == (
+        "failed",
+        "The link is dead.",
+        "Upload the video.",
+    )
+    form = client.post(f"/jobs/{job.id}/retry").json
+    assert (form["state"], form["error"]) == ("queued", "")
+    assert queue.holds(job.id)
+
+
+def test_a_task_that_lacks_something_cannot_be_retried_into_a_worker(
+    client: FlaskClient, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    client.post("/predict", json=predict_body(1, instruction=""))
+    (job,) = store.jobs()
+    answer = client.post(f"/jobs/{job.id}/retry")
+    assert answer.status_code == 400
+    assert "lacks `instruction`" in answer.json["error"]
+
+
+def test_cancel_takes_a_waiting_job_out_of_the_queue(
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    job = asked(client, store, predict_body)
+    assert client.post(f"/jobs/{job.id}/cancel").json["state"] == "cancelled"
+    assert queue.depths()["prelabel"] == 0
+    assert store.start_run(job.id) is None
+    assert client.post(f"/jobs/{job.id}/cancel").json["state"] == "cancelled"
+
+
+def test_retry_of_a_done_job_whose_delivery_failed_only_delivers_again(
+    client: FlaskClient, store: Store, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    job = asked(client, store, predict_body)
+    delivery = store.finish(job.id, store.start_run(job.id) or "", result)
+    assert delivery
+    store.delivery_failed(delivery.id, "The task is gone.", None)
+    assert client.get(f"/jobs/{job.id}").json["delivery"]["last_error"] == "The task is gone."
+    form = client.post(f"/jobs/{job.id}/retry").json
+    assert (form["state"], form["delivery"]["state"]) == ("done", "pending")
+
+
+def test_jobs_are_listed_and_chosen(client: FlaskClient, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
+    client.post("/predict", json=predict_body(1, 2))
+    client.post("/predict", json=predict_body(3, instruction=""))
+    listed = client.get("/jobs").json
+    assert len(listed["jobs"]) == 3
+    assert listed["queue"]["queued"] == 2
+    assert [job["task"] for job in client.get("/jobs?state=failed").json["jobs"]] == [3]
+    assert len(client.get("/jobs?task=2").json["jobs"]) == 1
+    assert len(client.get("/jobs?project=7&limit=2").json["jobs"]) == 2
+    assert client.get("/jobs?project=8").status_code == 404
+    assert client.get("/jobs?state=odd").status_code == 400
+    assert client.get("/jobs?limit=x").status_code == 400
+
+
+def test_unknown_jobs_are_told(client: FlaskClient) -> None:
+    for answer in (client.get("/jobs/x"), client.post("/jobs/x/cancel"), client.post("/jobs/x/retry")):
+        assert answer.status_code == 404
+        assert "x" in answer.json["error"]
+
+
+def test_metrics_count_jobs_queues_and_answers(
+    client: FlaskClient, store: Store, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    client.post("/predict", json=predict_body(1, 2))
+    store.finish(store.jobs()[0].id, store.start_run(store.jobs()[0].id) or "", result)
+    client.post("/webhook", json={"action": "START_TRAINING"})
+    client.post("/webhook", json={"action": "MADE_UP_BY_A_STRANGER"})
+    text = client.get("/metrics").text
+    assert 'trajseg_jobs{kind="prelabel",state="queued"} 1.0' in text
+    assert 'trajseg_deliveries{state="pending"} 1.0' in text
+    assert 'trajseg_queue_depth{queue="prelabel"} 2.0' in text
+    assert 'trajseg_webhooks_total{action="START_TRAINING"} 1.0' in text
+    assert 'trajseg_request_seconds_count{route="/predict",status="200"} 1.0' in text
+    assert "STRANGER" not in text

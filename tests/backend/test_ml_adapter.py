@@ -1,0 +1,139 @@
+"""Hosted by the real label-studio-ml 2.x, the same recorded requests give the same answers and jobs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+
+from backend.app import create_app
+from backend.settings import Settings
+from backend.store import Store
+
+PAYLOADS = Path(__file__).parent.parent / "label_studio_payloads"
+REQUESTS = sorted(path.name for path in PAYLOADS.glob("[0-9]*.json"))
+WHEEL = "TRAJSEG_LABEL_STUDIO_ML_WHEEL"
+ITS_OWN = {
+    "03": "label-studio-ml 2.x has no /versions",
+    "09": "label-studio-ml 2.x passes its TRAIN_EVENTS only",
+    "12": "label-studio-ml 2.x passes its TRAIN_EVENTS only",
+    "13": "label-studio-ml 2.x passes its TRAIN_EVENTS only",
+}
+"""Requests that the host answers itself, without asking the model."""
+
+
+@pytest.fixture(scope="module")
+def host_package(tmp_path_factory: pytest.TempPathFactory) -> None:
+    if importlib.util.find_spec("label_studio_ml") is None:
+        wheel = os.environ.get(WHEEL, "")
+        if not wheel:
+            pytest.skip(
+                f"label-studio-ml 2.x is published by git only: install it, or name its wheel in {WHEEL}"
+            )
+        if not Path(wheel).is_file():
+            pytest.skip(f"{WHEEL} names {wheel}, which is not there")
+        folder = tmp_path_factory.mktemp("label_studio_ml")
+        zipfile.ZipFile(wheel).extractall(folder)
+        sys.path.append(str(folder))
+    for needed in ("semver", "colorama"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"label-studio-ml 2.x needs the package {needed}, which is not installed")
+
+
+@pytest.fixture
+def hosted(
+    host_package: None, tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FlaskClient]:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(tmp_path / "hosted"))
+    monkeypatch.setenv("TRAJSEG_INTERACTIVE_WAIT_SECONDS", "0")
+    monkeypatch.setenv("REDIS_URL", valkey_url)
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / "hosted-cache"))
+    # The host keeps its application and its cache in its modules: each test gets them fresh.
+    for name in [name for name in sys.modules if name.split(".")[0] == "label_studio_ml"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("backend.ml_adapter._wsgi", "backend.ml_adapter.model"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    wsgi = importlib.import_module("backend.ml_adapter._wsgi")
+    yield wsgi.app.test_client()
+    wsgi.reconciler.stop()
+
+
+@pytest.fixture
+def own(tmp_path: Path, valkey_url: str) -> FlaskClient:
+    with Redis.from_url(valkey_url) as connection:
+        connection.flushall()
+    settings = Settings(data_dir=tmp_path / "own", redis_url=valkey_url, interactive_wait_seconds=0)
+    return create_app(settings).test_client()
+
+
+def send(client: FlaskClient, recorded: dict[str, Any]) -> Any:
+    body = {} if recorded["body"] is None else {"json": recorded["body"]}
+    return client.open(recorded["path"], method=recorded["method"], **body)
+
+
+def jobs(store: Store) -> list[tuple[object, ...]]:
+    fields = ("task_id", "kind", "state", "queue", "video", "instruction", "model_version", "error", "remedy")
+    return sorted(tuple(str(getattr(job, field)) for field in fields) for job in store.jobs())
+
+
+def hosted_store() -> Store:
+    store: Store = sys.modules["backend.ml_adapter.model"].shared_service().store
+    return store
+
+
+def test_all_recorded_requests_one_after_the_other_get_the_same_answers_and_jobs(
+    own: FlaskClient, hosted: FlaskClient
+) -> None:
+    assert len(REQUESTS) == 23
+    for name in REQUESTS:
+        recorded = json.loads((PAYLOADS / name).read_text())
+        ours, theirs = send(own, recorded), send(hosted, recorded)
+        if name[:2] in ITS_OWN:
+            assert theirs.status_code == (404 if name.startswith("03") else 200), name
+            continue
+        assert theirs.status_code == ours.status_code, name
+        if recorded["path"].startswith("/health"):
+            assert theirs.json.items() <= ours.json.items(), name
+        else:
+            assert theirs.json == ours.json, name
+    own_store: Store = own.application.extensions["trajseg"].store
+    assert jobs(hosted_store()) == jobs(own_store)
+    assert len(own_store.jobs()) == 7
+
+
+def test_tasks_with_an_instruction_become_the_same_jobs(
+    own: FlaskClient, hosted: FlaskClient, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    for body in (
+        predict_body(1, 2),
+        predict_body(1, 2),
+        predict_body(3, typed="the star"),
+        predict_body(4, view="box"),
+    ):
+        ours, theirs = own.post("/predict", json=body), hosted.post("/predict", json=body)
+        assert (theirs.status_code, theirs.json) == (ours.status_code, ours.json)
+    own_store: Store = own.application.extensions["trajseg"].store
+    assert jobs(hosted_store()) == jobs(own_store)
+    assert len(own_store.jobs()) == 4
+
+
+def test_a_label_config_that_cannot_be_filled_is_refused_in_the_same_words(
+    own: FlaskClient, hosted: FlaskClient, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    body = {**predict_body(1), "label_config": "<View><Text name='t' value='$t'/></View>"}
+    ours, theirs = own.post("/predict", json=body), hosted.post("/predict", json=body)
+    assert (ours.status_code, theirs.status_code) == (400, 400)
+    assert theirs.json["result"]["error"] == ours.json["error"]
+    assert theirs.json["result"]["remedy"] == ours.json["remedy"]
+    own_store: Store = own.application.extensions["trajseg"].store
+    assert jobs(hosted_store()) == jobs(own_store)

@@ -1,0 +1,187 @@
+"""The queue is only transport: emptied, unreachable or with a dead worker on it, every job gets done."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+from rq import Queue, SimpleWorker
+
+from backend.app import create_app
+from backend.queue import JobQueue
+from backend.reconcile import Reconciler, reconcile
+from backend.settings import Settings
+from backend.store import Delivery, Store
+from backend.store.models import Job, now
+from trajseg.errors import InputError, QueueError
+from trajseg.tracks import Result
+
+
+def ask(client: FlaskClient, store: Store, predict_body, *tasks: int) -> list[Job]:  # type: ignore[no-untyped-def]
+    client.post("/predict", json=predict_body(*tasks))
+    return store.jobs()
+
+
+def silence(store: Store, job: Job, runs: int = 1) -> None:
+    """As if the worker had been killed."""
+    store.start_run(job.id)
+    with store.database.write() as session:
+        held = session.get(Job, job.id)
+        assert held
+        held.heartbeat_at = now() - timedelta(seconds=1000)
+        held.runs = runs
+
+
+def test_a_wiped_queue_is_filled_again_from_the_store(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    jobs = ask(client, store, predict_body, 1, 2)
+    queue.connection.flushall()
+    assert queue.depths()["prelabel"] == 0
+    assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 2
+    assert all(queue.holds(job.id) for job in jobs)
+    assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 0
+    assert queue.depths()["prelabel"] == 2
+
+
+def test_a_job_just_written_is_left_to_its_request(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    ask(client, store, predict_body, 1)
+    queue.connection.flushall()
+    assert reconcile(store, queue, settings).enqueued == 0
+
+
+def test_a_job_whose_worker_was_killed_is_queued_again(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    (job,) = ask(client, store, predict_body, 1)
+    queue.connection.flushall()
+    silence(store, job)
+    done = reconcile(store, queue, settings)
+    assert (done.lost, done.enqueued, done.given_up) == (1, 1, 0)
+    assert store.job(job.id).state == "queued"
+    assert queue.holds(job.id)
+
+
+def test_a_job_that_kills_its_workers_is_given_up_with_a_reason(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    (job,) = ask(client, store, predict_body, 1)
+    silence(store, job, runs=settings.max_runs)
+    assert reconcile(store, queue, settings).given_up == 1
+    failed = store.job(job.id)
+    assert failed.state == "failed"
+    assert "died 3 times" in failed.error
+    assert failed.remedy
+
+
+def test_a_running_job_with_a_heartbeat_is_left_alone(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    (job,) = ask(client, store, predict_body, 1)
+    token = store.start_run(job.id) or ""
+    queue.connection.flushall()
+    assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 0
+    store.progress(job.id, token, 1, 2)
+
+
+def test_due_deliveries_are_made_once(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    (job,) = ask(client, store, predict_body, 1)
+    store.finish(job.id, store.start_run(job.id) or "", result)
+    made: list[Delivery] = []
+    assert reconcile(store, queue, settings, made.append).delivered == 0
+    assert reconcile(store, queue, settings, made.append, grace_seconds=0).delivered == 1
+    assert reconcile(store, queue, settings, made.append, grace_seconds=0).delivered == 0
+    assert [delivery.job_id for delivery in made] == [job.id]
+
+
+def test_redis_down_at_predict_loses_nothing_and_answers_fast(
+    settings: Settings, store: Store, queue: JobQueue, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    down = JobQueue("redis://127.0.0.1:1/0")
+    client = create_app(settings, store, down).test_client()
+    begun = time.monotonic()
+    assert client.post("/predict", json=predict_body(1, 2)).json == {"results": []}
+    assert time.monotonic() - begun < 2
+    health = client.get("/health")
+    assert health.status_code == 200
+    assert health.json["queue"].startswith("unreachable")
+    assert "trajseg_queue_reachable 0.0" in client.get("/metrics").text
+    assert len(store.jobs(state="queued")) == 2
+    assert reconcile(store, down, settings, grace_seconds=0).enqueued == 0
+    assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 2
+
+
+def test_a_typed_instruction_does_not_wait_when_redis_is_down(
+    settings: Settings, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    client = create_app(settings, store, JobQueue("redis://127.0.0.1:1/0")).test_client()
+    body = predict_body(1, typed="the square", frames=["a.jpg"], frame_index=[0])
+    begun = time.monotonic()
+    assert client.post("/predict", json=body).json == {"results": [{"result": []}]}
+    assert time.monotonic() - begun < 2
+    (job,) = store.jobs(state="queued")
+    assert client.post(f"/jobs/{job.id}/cancel").json["state"] == "cancelled"
+
+
+def test_a_redis_that_does_not_answer_is_asked_once_and_then_left_in_peace() -> None:
+    # Packets to this address go nowhere: only the time limit ends the wait.
+    queue = JobQueue("redis://192.0.2.1:6379/0")
+    begun = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(QueueError) as caught:
+            queue.ping()
+        assert "REDIS_URL" in caught.value.remedy
+    assert time.monotonic() - begun < 3
+
+
+def test_a_url_that_is_not_redis_is_refused() -> None:
+    with pytest.raises(InputError, match="REDIS_URL"):
+        JobQueue("http://127.0.0.1")
+
+
+def test_an_rq_worker_takes_interactive_jobs_first(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("backend.queue.RUN", "builtins.str")
+    settings.interactive_wait_seconds = 0
+    client.post("/predict", json=predict_body(1, 2))
+    client.post("/predict", json=predict_body(3, typed="the blue square"))
+    taken: list[str] = []
+
+    class Noting(SimpleWorker):
+        def perform_job(self, job, queue, execution):  # type: ignore[no-untyped-def]
+            taken.append(queue.name)
+            return super().perform_job(job, queue, execution)
+
+    with Redis.from_url(settings.redis_url) as connection:
+        queues = [Queue(name, connection=connection) for name in ("interactive", "prelabel", "finetune")]
+        Noting(queues, connection=connection).work(burst=True)
+    assert taken == ["interactive", "prelabel", "prelabel"]
+    assert not any(queue.holds(job.id) for job in store.jobs())
+
+
+def test_the_reconciler_goes_on_after_a_round_that_failed(
+    store: Store, queue: JobQueue, settings: Settings, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    settings.reconcile_seconds = 0.05
+    rounds: list[int] = []
+
+    def broken(*_: object) -> None:
+        rounds.append(1)
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr("backend.reconcile.reconcile", broken)
+    reconciler = Reconciler(store, queue, settings)
+    reconciler.start()
+    deadline = time.monotonic() + 5
+    while len(rounds) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    reconciler.stop()
+    assert len(rounds) >= 3
