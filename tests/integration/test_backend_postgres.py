@@ -1,0 +1,103 @@
+"""The store on PostgreSQL: the same promises as on SQLite. Needs TRAJSEG_TEST_POSTGRES_URL."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from backend.store import JobRequest, StaleRunError, Store
+from backend.store.models import Base, Job
+from trajseg.errors import CancelledError
+from trajseg.tracks import MaskTrack, Result
+
+URL = os.environ.get("TRAJSEG_TEST_POSTGRES_URL", "")
+pytestmark = pytest.mark.skipif(
+    not URL, reason="TRAJSEG_TEST_POSTGRES_URL names no PostgreSQL database that may be emptied"
+)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = Store(URL)
+    with store.database.engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    threads = [threading.Thread(target=Store(URL).migrate) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.migrate()
+    yield store
+    store.close()
+
+
+def add(store: Store) -> Job:
+    project = store.upsert_project(7, "http://studio", "<View/>", stamp="17")
+    return store.add_job("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel")[0]
+
+
+def test_migrations_make_exactly_the_tables_of_the_models(store: Store) -> None:
+    with store.database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_equal_requests_at_the_same_moment_are_one_job_of_one_project(store: Store) -> None:
+    barrier = threading.Barrier(12)
+    found: list[tuple[Job, bool]] = []
+
+    def ask() -> None:
+        barrier.wait()
+        project = store.upsert_project(7, "http://studio", "<View/>", stamp="17")
+        found.append(store.add_job("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel"))
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    assert len({job.id for job, _ in found}) == 1
+    assert sum(created for _, created in found) == 1
+    assert {job.project_id for job, _ in found} == {store.label_studio_project(7).id}
+
+
+def test_many_requests_are_written_at_once(store: Store) -> None:
+    requests = [JobRequest("prelabel", None, number, "/clip.mp4", "a", "prelabel") for number in range(700)]
+    assert sum(created for _, created in store.add_jobs(requests)) == 700
+    assert sum(created for _, created in store.add_jobs(requests)) == 0
+
+
+def test_a_run_from_begin_to_delivery(store: Store) -> None:
+    job = add(store)
+    old = store.start_run(job.id) or ""
+    token = store.start_run(job.id) or ""
+    with pytest.raises(StaleRunError):
+        store.progress(job.id, old, 1, 2)
+    store.progress(job.id, token, 1, 2)
+    mask = np.zeros((24, 32), bool)
+    mask[4:12, 4:12] = True
+    track = MaskTrack.from_masks("t1", [mask, None], (0.0, 0.1), (0.9, 0.8), label="track-1")
+    result = Result("/clip.mp4", 10.0, 32, 24, 2, "the red square", "[SEG]", "trajseg-tiny", [track])
+    delivery = store.finish(job.id, token, result)
+    assert delivery is not None
+    assert store.tracks(job.id).to_json() == result.to_json()
+    assert store.job(job.id).state == "done"
+    assert [due.id for due in store.due_deliveries()] == [delivery.id]
+    assert store.claim_delivery(delivery.id)
+    assert not store.claim_delivery(delivery.id)
+    store.delivery_sent(delivery.id, 5)
+    assert store.count_deliveries() == {"sent": 1}
+    assert store.retry_job(job.id).state == "queued"
+    assert [held.id for held in store.unfinished(60)] == [job.id]
+    token = store.start_run(job.id) or ""
+    store.cancel_job(job.id)
+    with pytest.raises(CancelledError):
+        store.progress(job.id, token, 1, 2)
