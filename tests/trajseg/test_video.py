@@ -109,6 +109,30 @@ def test_a_video_that_starts_late_counts_from_zero(tmp_path: Path, suffix: str) 
     assert clip.frame_map.times == pytest.approx([index / 25 for index in range(20)], abs=1e-3)
     assert clip.constant_rate
     assert numbers(path) == list(range(20))
+    if suffix == ".mp4":
+        assert not clip.browser_playable
+        assert any("clock starts at 3.00 s" in note for note in clip.notes)
+
+
+def test_pictures_that_come_after_the_sound_keep_their_distance(tmp_path: Path) -> None:
+    path = tmp_path / "sound_first.mp4"
+    with av.open(str(path), "w") as out:
+        sound_stream: Any = out.add_stream("aac", rate=16000)
+        stream: Any = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        sound.rate, sound.pts = 16000, 0
+        packets = [*sound_stream.encode(sound), *sound_stream.encode(None)]
+        for index in range(20):
+            frame = av.VideoFrame.from_ndarray(numbered(index), format="rgb24")
+            frame.pts, frame.time_base = index + 5, Fraction(1, 25)
+            packets += stream.encode(frame)
+        out.mux([*packets, *stream.encode(None)])
+    clip = open_clip(path)
+    assert clip.frame_map.times[:2] == pytest.approx((0.2, 0.24))
+    assert clip.browser_playable
+    assert [clip.frame_map.editor_frame(index) for index in (0, 1, 19)] == [6, 7, 25]
+    assert any("0.200 s after the start" in note for note in clip.notes)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])

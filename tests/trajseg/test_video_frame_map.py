@@ -32,6 +32,9 @@ def test_at_a_constant_rate_frame_i_is_editor_frame_i_plus_1(fps: float, roundin
 def test_rates_as_everybody_writes_them_come_out_exact() -> None:
     assert evenly(150, 25).fps == 25.0
     assert evenly(150, 30000 / 1001).fps == 30000 / 1001
+    rounded = evenly(60, 30.0, rounding=0.001).times
+    assert FrameMap.from_times(rounded, 30.0).fps == 30.0
+    assert FrameMap.from_times(rounded, 24.0).fps == pytest.approx(30.0, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["variable_frame_rate.mp4", "broken_frame_count.avi"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from trajseg.errors import VideoError
 from trajseg.video.decoding import Damage, Orientation, decoded_frames, opened
-from trajseg.video.frame_map import FALLBACK_FPS, FrameMap
+from trajseg.video.frame_map import FALLBACK_FPS, SEEK_OFFSET, FrameMap
 
 BROWSER_CODECS = {
     "mov": {"h264", "av1", "vp9"},
@@ -37,6 +37,7 @@ class Clip:
         duration: seconds from 0 to the end of the last frame.
         notes: sentences on what is odd about the file and how it was taken.
         container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2".
+        clock_start: seconds at which the file's own clock starts; the frame map's times are without it.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Clip:
     duration: float
     notes: tuple[str, ...] = ()
     container: str = ""
+    clock_start: float = 0.0
 
     def __len__(self) -> int:
         return len(self.frame_map)
@@ -64,8 +66,11 @@ class Clip:
 
     @property
     def browser_playable(self) -> bool:
-        """Whether browsers play the file; `playable_copy` makes one that they do."""
-        if self.pixel_format not in BROWSER_PIXEL_FORMATS:
+        """Whether browsers play the file, and from the start; `playable_copy` makes one that they do.
+
+        Of a file whose clock starts late, Chromium shows its duration, but cannot get to its end.
+        """
+        if self.pixel_format not in BROWSER_PIXEL_FORMATS or self.clock_start > SEEK_OFFSET:
             return False
         name = "mov" if self.container.startswith("mov") else self.container
         return self.codec in BROWSER_CODECS.get(name, ())
@@ -120,8 +125,10 @@ def open_clip(path: str | os.PathLike[str] | Clip) -> Clip:
     if isinstance(path, Clip):
         return path
     file = Path(path)
-    scan = _Scan()
     with opened(file) as (container, stream):
+        # A clock that starts below 0 is one whose first sound is thrown away; browsers count from 0 then.
+        clock_start = max(0.0, (container.start_time or 0) / av.time_base)
+        scan = _Scan(clock_start)
         for frame in decoded_frames(container, stream, scan.damage):
             scan.add(frame, stream)
         if scan.first is None:
@@ -140,8 +147,9 @@ def open_clip(path: str | os.PathLike[str] | Clip) -> Clip:
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=scan.first.format.name,
             duration=frame_map.times[-1] + last,
-            notes=tuple(scan.notes(container, stream)),
+            notes=tuple(scan.notes(stream)),
             container=container.format.name,
+            clock_start=clock_start,
         )
 
 
@@ -149,34 +157,31 @@ def open_clip(path: str | os.PathLike[str] | Clip) -> Clip:
 class _Scan:
     """What the first pass over a file gathers."""
 
+    clock_start: float
     times: list[float] = field(default_factory=list)
     damage: Damage = field(default_factory=Damage)
     first: Any = None
     last_duration: float = 0.0
     sizes: set[tuple[int, int]] = field(default_factory=set)
     odd_times: int = 0
-    origin: int | None = None
 
     def add(self, frame: Any, stream: Any) -> None:
-        if self.first is None:
-            self.first = frame
-            self.origin = frame.pts
-            if stream.start_time is not None and frame.pts is not None:
-                self.origin = min(stream.start_time, frame.pts)
+        self.first = self.first or frame
         self.sizes.add((frame.width, frame.height))
         step = 1 / float(stream.guessed_rate or stream.average_rate or FALLBACK_FPS)
         time_base = frame.time_base or stream.time_base
-        if frame.pts is None or self.origin is None:
+        if frame.pts is None:
             time = self.times[-1] + step if self.times else 0.0
         else:
-            time = float((frame.pts - self.origin) * time_base)
+            # The microsecond to which the container's start is rounded must not shift a frame below 0.
+            time = max(0.0, float(frame.pts * time_base) - self.clock_start)
         if self.times and time <= self.times[-1]:
             self.odd_times += 1
             time = self.times[-1] + step
         self.times.append(time)
         self.last_duration = float(frame.duration * time_base) if frame.duration and time_base else step
 
-    def notes(self, container: Any, stream: Any) -> Iterator[str]:
+    def notes(self, stream: Any) -> Iterator[str]:
         claimed = stream.frames
         if claimed and claimed != len(self.times):
             yield f"the header claims {claimed} frames, {len(self.times)} can be decoded"
@@ -188,9 +193,9 @@ class _Scan:
             yield f"{self.damage.corrupt_frames} frames are damaged"
         if self.odd_times:
             yield f"{self.odd_times} frames carry a time that does not increase; they were spaced evenly"
-        if container.start_time is not None and stream.start_time is not None and stream.time_base:
-            late = float(stream.start_time * stream.time_base) - container.start_time / av.time_base
-            if late > 0.5 / float(stream.average_rate or FALLBACK_FPS):
-                yield f"the pictures start {late:.2f} s after the sound; times count from the first picture"
+        if self.clock_start > SEEK_OFFSET:
+            yield f"the file's clock starts at {self.clock_start:.2f} s; times count from there"
+        if self.times[0] > SEEK_OFFSET:
+            yield f"the first picture comes {self.times[0]:.3f} s after the start"
         if len(self.sizes) > 1:
             yield "the picture size changes on the way; every frame is given in the size of the first"

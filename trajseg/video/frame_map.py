@@ -1,8 +1,9 @@
 """The frame map: frame index, presentation time, and the frame number that Label Studio's editor counts.
 
-Indices are 0-based. Times are seconds on the video's own clock, which starts at 0. Editor frame numbers are
-1-based: for frame number f, Label Studio seeks to (f - 1) / fps + 0.002 s, where fps is the `frameRate` that
-the labelling configuration tells it, and shows whatever the browser has at that time.
+Indices are 0-based. Times are seconds on the clock that a browser shows for the file: 0 is where the file
+starts, with its first sound or picture. Editor frame numbers are 1-based: for frame number f, Label Studio
+seeks to (f - 1) / fps + 0.002 s, where fps is the `frameRate` that the labelling configuration tells it, and
+shows whatever the browser has at that time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from trajseg.errors import VideoError
 
 SEEK_OFFSET = 0.002
 """Seconds that Label Studio adds when it seeks, so that rounding does not show the frame before."""
+
+CLOCK_TICK = 0.001
+"""Seconds to which Matroska and WebM round times."""
 
 FALLBACK_FPS = 25.0
 """Frames per second of a clip too short to have a rate of its own."""
@@ -48,7 +52,14 @@ class FrameMap:
 
     @classmethod
     def from_times(cls, times: tuple[float, ...], nominal_fps: float | None = None) -> FrameMap:
-        """The map of frames at `times` (seconds); `nominal_fps` serves a clip of one frame."""
+        """The map of frames at `times` (seconds).
+
+        `nominal_fps`, what the header says, is taken where no time is further from it than containers round.
+        """
+        if nominal_fps and all(
+            abs(time - times[0] - index / nominal_fps) <= CLOCK_TICK for index, time in enumerate(times)
+        ):
+            return cls(times, nominal_fps)
         if len(times) > 1 and times[-1] > times[0]:
             average = (len(times) - 1) / (times[-1] - times[0])
             # 25, and 30000/1001, without what the summing left behind.
