@@ -291,7 +291,9 @@ class LabelStudioClient:
                 resolve_uri=False,
                 request_options=self._options,
             )
-            return [_task(one.dict(), project_id) for one in pages]
+            # Asking on for a second page that is not there costs a request and a warning in the log.
+            forms = pages if task_id is None else pages.items or []
+            return [_task(one.dict(), project_id) for one in forms]
 
         return self._again(read)
 

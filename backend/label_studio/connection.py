@@ -19,7 +19,7 @@ TASKS_LOOKED_AT = 3
 
 
 def try_out(client: LabelStudioClient, settings: Settings) -> Check:
-    """Connects the backend to a project made for this and deleted after: only that shows the SSRF settings."""
+    """Connects the backend to a project made and deleted for that: only so the SSRF settings show."""
     name, url = "Connection", settings.external_url
     password = settings.basic_auth_password.get_secret_value()
     try:

@@ -157,7 +157,7 @@ def backend(settings: Settings) -> Check:
     try:
         answer = httpx.get(f"{url}/health", timeout=SECONDS, follow_redirects=True)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Check("Backend", "fail", f"nothing answers at {url}: {error}", remedy)
+        return Check("Backend", "fail", f"it does not answer at {url}: {error}", remedy)
     try:
         form = answer.json()
     except ValueError:
@@ -209,7 +209,7 @@ def label_studio(settings: Settings) -> Check:
         answer = httpx.get(f"{url}/api/version", timeout=SECONDS, follow_redirects=True)
         version = str(answer.json()["release"])
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Check("Label Studio", "fail", f"nothing answers at {url}: {error}", remedy)
+        return Check("Label Studio", "fail", f"it does not answer at {url}: {error}", remedy)
     except (ValueError, KeyError, TypeError):
         return Check("Label Studio", "fail", f"what answers at {url} is not Label Studio", remedy)
     if version != TESTED_VERSION:

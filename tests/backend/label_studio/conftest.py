@@ -1,0 +1,297 @@
+"""FakeLabelStudio: a server on loopback that plays the answers recorded from Label Studio 1.23.2."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from flask import Flask, Response, jsonify, request
+from werkzeug.serving import make_server
+
+from backend.label_studio.client import LabelStudioClient
+from backend.settings import Settings
+from label_config import fill
+
+LEGACY = "0123456789abcdef0123456789abcdef01234567"
+PERSONAL = jwt.encode({"token_type": "refresh", "exp": 4102444800}, "k" * 32)
+PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
+
+
+class FakeLabelStudio:
+    """Label Studio's API as far as trajseg uses it, with state, and with ways to be unwell.
+
+    Attributes:
+        failures: how many of the next requests are answered with 503.
+        legacy_tokens: whether legacy tokens are taken.
+        block_local_ip, ssrf_protection: Label Studio's two settings of that name.
+        slow_posts: a barrier that two POSTs of predictions wait at, so that they are at the same moment.
+        lose_answer: do what is asked, but break the connection instead of answering POSTs of predictions.
+    """
+
+    def __init__(self) -> None:
+        self.projects: dict[int, dict[str, Any]] = {}
+        self.tasks: dict[int, dict[str, Any]] = {}
+        self.predictions: dict[int, dict[str, Any]] = {}
+        self.uploads: dict[int, tuple[str, bytes]] = {}
+        self.backends: dict[int, dict[str, Any]] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.failures = 0
+        self.legacy_tokens = True
+        self.block_local_ip = False
+        self.ssrf_protection = False
+        self.slow_posts: threading.Barrier | None = None
+        self.lose_answer = False
+        self._lock = threading.Lock()
+        self._number = 0
+        self._server = make_server("127.0.0.1", 0, self._app(), threaded=True)
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """Goes down; connections are refused from then on."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def add_project(self, view: str = "mask", labels: list[str] | None = None) -> int:
+        """A project with one of trajseg's configurations."""
+        number = self._next()
+        xml = fill(view, labels)  # type: ignore[arg-type]
+        self.projects[number] = {
+            "id": number,
+            "title": "p",
+            "label_config": xml,
+            "show_collab_predictions": True,
+        }
+        return number
+
+    def add_task(self, project: int, **data: Any) -> int:
+        """A task with this data."""
+        number = self._next()
+        self.tasks[number] = {
+            "id": number,
+            "project": project,
+            "data": data,
+            "annotations": [],
+            "drafts": [],
+            "draft_exists": False,
+        }
+        return number
+
+    def of_task(self, task: int) -> list[dict[str, Any]]:
+        """The predictions of a task."""
+        return [one for one in self.predictions.values() if one["task"] == task]
+
+    def _next(self) -> int:
+        with self._lock:
+            self._number += 1
+            return self._number
+
+    def _app(self) -> Flask:
+        app = Flask("fake label studio")
+        app.url_map.strict_slashes = False
+        app.before_request(self._guard)
+        for rule, methods, handler in (
+            ("/api/version", ["GET"], self._version),
+            ("/api/token/refresh", ["POST"], self._refresh),
+            ("/api/current-user/whoami", ["GET"], lambda: {"id": 1, "email": "admin@example.com"}),
+            ("/api/projects", ["POST"], self._create_project),
+            ("/api/projects/<int:number>", ["GET", "PATCH", "DELETE"], self._project),
+            ("/api/projects/<int:number>/import", ["POST"], self._import),
+            ("/api/import/file-upload/<int:number>", ["GET"], self._file_upload),
+            ("/data/upload/<int:number>/<name>", ["GET"], self._file),
+            ("/api/tasks", ["GET"], self._list_tasks),
+            ("/api/tasks/<int:number>", ["PATCH"], self._patch_task),
+            ("/api/predictions", ["GET", "POST"], self._all_predictions),
+            ("/api/predictions/<int:number>", ["DELETE"], self._delete_prediction),
+            ("/api/ml", ["GET", "POST"], self._ml),
+            ("/api/ml/<int:number>", ["DELETE"], self._delete_ml),
+        ):
+            app.add_url_rule(rule, rule, handler, methods=methods)
+        return app
+
+    def _guard(self) -> Response | None:
+        self.requests.append((request.method, request.path.rstrip("/")))
+        with self._lock:
+            if self.failures > 0:
+                self.failures -= 1
+                return _refusal(503, "busy")
+        if request.path.startswith(("/api/version", "/api/token")):
+            return None
+        kind, _, given = request.headers.get("Authorization", "").partition(" ")
+        if kind == "Token" and given == LEGACY:
+            if self.legacy_tokens:
+                return None
+            return _refusal(
+                401,
+                "Authentication token no longer valid: "
+                "legacy token authentication has been disabled for this organization",
+            )
+        if kind == "Bearer" and _token_type(given) == "access":
+            return None
+        return _refusal(401, "Invalid token.")
+
+    def _version(self) -> Any:
+        return {"release": "1.23.2", "edition": "Community"}
+
+    def _refresh(self) -> Any:
+        if (request.get_json() or {}).get("refresh") != PERSONAL:
+            return _refusal(401, "Token is invalid or expired")
+        return {"access": jwt.encode({"token_type": "access", "exp": int(time.time()) + 300}, "k" * 32)}
+
+    def _create_project(self) -> Any:
+        form = request.get_json()
+        if len(form["title"]) < 3:
+            return _invalid(title=["Ensure this field has at least 3 characters."])
+        number = self._next()
+        self.projects[number] = {"id": number, **form}
+        return jsonify(self.projects[number]), 201
+
+    def _project(self, number: int) -> Any:
+        if number not in self.projects:
+            return _refusal(404, "No Project matches the given query.")
+        if request.method == "DELETE":
+            del self.projects[number]
+            return "", 204
+        if request.method == "PATCH":
+            self.projects[number].update(request.get_json())
+        return jsonify(self.projects[number])
+
+    def _import(self, number: int) -> Any:
+        if request.files:
+            upload = self._next()
+            file = next(iter(request.files.values()))
+            if Path(file.filename or "").suffix not in (".mp4", ".webm", ".jpg"):
+                return _refusal(400, f"{Path(file.filename or '').suffix} extension is not supported")
+            self.uploads[upload] = (f"upload/{number}/{upload}-{file.filename}", file.read())
+            assert request.args["commit_to_project"] == "false"
+            return jsonify(task_count=1, file_upload_ids=[upload]), 201
+        ids = [self.add_task(number, **form["data"]) for form in request.get_json()]
+        return jsonify(task_count=len(ids), file_upload_ids=[], task_ids=ids), 201
+
+    def _file_upload(self, number: int) -> Any:
+        return jsonify(id=number, file=self.uploads[number][0], size=len(self.uploads[number][1]))
+
+    def _file(self, number: int, name: str) -> Any:
+        held = [data for file, data in self.uploads.values() if file == f"upload/{number}/{name}"]
+        return Response(held[0]) if held else _refusal(404, "not found")
+
+    def _list_tasks(self) -> Any:
+        assert request.args["resolve_uri"] == "false"
+        selected = json.loads(request.args["query"])["selectedItems"]
+        found = [
+            one
+            for one in self.tasks.values()
+            if one["project"] == int(request.args["project"])
+            and (selected["all"] or one["id"] in selected["included"])
+        ]
+        if int(request.args.get("page", 1)) > 1:
+            return _refusal(404, "Invalid page.")
+        return jsonify(tasks=found, total=len(found), total_annotations=0, total_predictions=0)
+
+    def _patch_task(self, number: int) -> Any:
+        if number not in self.tasks:
+            return _refusal(404, "No Task matches the given query.")
+        self.tasks[number].update(request.get_json())
+        return jsonify(self.tasks[number])
+
+    def _all_predictions(self) -> Any:
+        if request.method == "GET":
+            return jsonify(self.of_task(int(request.args["task"])))
+        form = request.get_json()
+        if form["task"] not in self.tasks:
+            return _invalid(task=[f'Invalid pk "{form["task"]}" - object does not exist.'])
+        if self.slow_posts is not None:
+            self.slow_posts.wait(timeout=10)
+        number = self._next()
+        self.predictions[number] = {"id": number, **form}
+        if self.lose_answer:
+            # Closed without an answer, as when the other side dies.
+            request.environ["werkzeug.socket"].shutdown(2)
+        return jsonify(self.predictions[number]), 201
+
+    def _delete_prediction(self, number: int) -> Any:
+        if self.predictions.pop(number, None) is None:
+            return _refusal(404, "No Prediction matches the given query.")
+        return "", 204
+
+    def _ml(self) -> Any:
+        if request.method == "GET":
+            project = int(request.args["project"])
+            return jsonify([one for one in self.backends.values() if one["project"] == project])
+        form = request.get_json()
+        if self.block_local_ip:
+            return _refusal(403, PRIVATE)
+        try:
+            httpx.get(f"{form['url']}/health", timeout=1)
+        except httpx.HTTPError as error:
+            reason = (
+                f"Can't connect to ML backend {form['url']}, health check failed. Additional info: {error}"
+            )
+            return _invalid(non_field_errors=[reason])
+        number = self._next()
+        self.backends[number] = {"id": number, "state": "CO", **form}
+        if self.ssrf_protection:
+            return _refusal(403, PRIVATE)
+        return jsonify(self.backends[number]), 201
+
+    def _delete_ml(self, number: int) -> Any:
+        self.backends.pop(number, None)
+        return "", 204
+
+
+def _token_type(token: str) -> str | None:
+    try:
+        return str(jwt.decode(token, options={"verify_signature": False}).get("token_type"))
+    except jwt.InvalidTokenError:
+        return None
+
+
+def _refusal(status: int, detail: str) -> Response:
+    answer = jsonify(id="x", status_code=status, version="1.23.2", detail=detail, exc_info=None)
+    answer.status_code = status
+    return answer
+
+
+def _invalid(**reasons: list[str]) -> Response:
+    answer = jsonify(status_code=400, version="1.23.2", detail="Validation error", validation_errors=reasons)
+    answer.status_code = 400
+    return answer
+
+
+@pytest.fixture
+def studio() -> Iterator[FakeLabelStudio]:
+    fake = FakeLabelStudio()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def client(studio: FakeLabelStudio) -> Iterator[LabelStudioClient]:
+    """A client with the legacy token that does not wait between tries."""
+    client = LabelStudioClient(studio.url, LEGACY, wait=0.01)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def personal_token() -> str:
+    return PERSONAL
+
+
+@pytest.fixture
+def settings(tmp_path: Path, studio: FakeLabelStudio) -> Settings:
+    """Settings that name the fake; the store is a SQLite file of the test."""
+    return Settings(
+        data_dir=tmp_path / "data",
+        label_studio_url=studio.url,
+        label_studio_api_key=LEGACY,
+        max_key_frames=8,
+        delivery_attempts=3,
+    )

@@ -1,0 +1,141 @@
+"""Labelling configurations: filled in so that Label Studio takes them, and read back."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+import label_config
+from label_config import PALETTE, clean_label, fill, parse, track_labels, with_labels
+from trajseg.errors import LabelConfigError
+
+
+@pytest.mark.parametrize("view", ["mask", "box"])
+def test_the_shipped_configuration_has_eight_tracks_in_eight_colours(view):
+    root = ElementTree.fromstring(fill(view))
+    control = root.find("BitmaskLabels") if view == "mask" else root.find("Labels")
+    assert control is not None
+    assert [label.get("value") for label in control] == track_labels(8)
+    assert [label.get("background") for label in control] == list(PALETTE[:8])
+
+
+def test_masks_are_painted_on_pictures_and_asked_for_by_a_sentence():
+    config = parse(fill("mask"))
+    assert (config.view, config.control, config.object_name, config.hint) == ("mask", "mask", "image", "hint")
+    assert (config.frames_key, config.video_key, config.fps_key) == ("frames", "video", "fps")
+    assert config.instruction is not None
+    assert (config.instruction.name, config.instruction.to_name) == ("instruction", "image")
+    assert config.caption is not None
+    assert config.caption.name == "caption"
+    assert config.result_type == "bitmasklabels"
+
+
+def test_boxes_are_drawn_on_the_video():
+    config = parse(fill("box", ["a", "b"]))
+    assert (config.view, config.control, config.object_name) == ("box", "box", "video")
+    assert config.labels == ("a", "b")
+    assert (config.fps_key, config.frames_key, config.result_type) == ("fps", "", "videorectangle")
+
+
+@pytest.mark.parametrize("view", ["mask", "box"])
+@pytest.mark.parametrize(
+    "label", ["a<b>&\"c'", "Größe 大きい 🚲", "tab\tand\nline", 'x" background="#000', "]]>", "<!-- -->"]
+)
+def test_any_label_survives_the_xml(view, label):
+    assert parse(fill(view, [label])).labels == (" ".join(label.split()),)
+
+
+def test_what_label_studio_would_misread_is_cleaned_away():
+    assert clean_label("$price") == "price"
+    assert clean_label("a\x00b\x1f") == "a b"
+    assert len(clean_label("x" * 500)) == 80
+
+
+@pytest.mark.parametrize("label", ["", "  ", "\x01", "$", "\n"])
+def test_a_label_of_nothing_is_refused(label):
+    with pytest.raises(LabelConfigError):
+        fill("mask", [label])
+
+
+def test_no_labels_are_refused_and_doubled_ones_are_one():
+    with pytest.raises(LabelConfigError):
+        fill("mask", [])
+    assert parse(fill("mask", ["a", "b", " a "])).labels == ("a", "b")
+
+
+def test_many_tracks_get_colours_again():
+    assert len(parse(fill("mask", track_labels(40))).labels) == 40
+
+
+def test_added_labels_leave_a_persons_own_configuration_as_it_is():
+    xml = (
+        '<View><Image name="i" valueList="$pics"/><BitmaskLabels name="m" toName="i" smart="true">'
+        '<Label value="car" background="#010203" hotkey="c"/></BitmaskLabels></View>'
+    )
+    more = with_labels(xml, "mask", ["car", "track-1"])
+    assert parse(more).labels == ("car", "track-1")
+    assert 'background="#010203"' in more
+    assert 'hotkey="c"' in more
+    assert parse(more).frames_key == "pics"
+
+
+VIDEO = '<Video name="v" value="$v"/>'
+PICTURES = '<Image name="i" valueList="$i"/>'
+PICTURE = '<Image name="i" value="$i"/>'
+MASKS = '<BitmaskLabels name="m" toName="i"><Label value="a"/></BitmaskLabels>'
+BOXES = '<VideoRectangle name="b" toName="v"/>'
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ("<View>", "not XML"),
+        ('<Text name="t" value="$t"/>', "neither"),
+        (PICTURE + MASKS, "valueList"),
+        (VIDEO + MASKS.replace("Bitmask", "Brush"), "neither"),
+        (VIDEO + BOXES, "Labels"),
+        (VIDEO.replace("Video", "Image") + BOXES, "not on a <Video>"),
+        (PICTURES + '<BitmaskLabels name="m" toName="i"/>', "no <Label"),
+    ],
+)
+def test_a_configuration_without_a_usable_tag_is_refused_with_the_reason(tags, reason):
+    with pytest.raises(LabelConfigError) as refused:
+        parse(f"<View>{tags}</View>")
+    assert reason in refused.value.message
+    assert refused.value.remedy
+
+
+def test_xml_that_declares_entities_is_refused_unread():
+    with pytest.raises(LabelConfigError, match="entities"):
+        parse('<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>')
+
+
+def test_a_recorded_configuration_with_other_names_is_understood():
+    config = parse(
+        '<View><Labels name="labels" toName="video"><Label value="target"/></Labels>'
+        '<Video name="video" value="$video" frameRate="25"/>'
+        '<VideoRectangle name="box" toName="video" smart="true"/>'
+        '<TextArea name="prompt" toName="video" smart="true"/></View>'
+    )
+    assert config.labels == ("target",)
+    assert (config.fps_key, config.frame_rate) == ("", 25.0)
+    assert config.instruction is not None
+    assert config.instruction.name == "prompt"
+    assert config.caption is None
+
+
+def test_the_second_of_two_controls_is_used_when_the_first_cannot_be():
+    labels = '<Labels name="l" toName="v"><Label value="x" alias="y"/></Labels>'
+    config = parse(f"<View>{PICTURE}{MASKS}{labels}{VIDEO}{BOXES}</View>")
+    assert (config.view, config.control, config.labels) == ("box", "b", ("y",))
+
+
+def test_tracks_have_the_colours_of_overlay_videos():
+    from trajseg.tracks import palette
+
+    assert list(PALETTE) == palette(len(PALETTE))
+
+
+def test_the_surface_is_what_it_says():
+    assert all(hasattr(label_config, name) for name in label_config.__all__)
