@@ -1,0 +1,158 @@
+"""The evaluation tells apart an engine that is right, one that is wrong, and one that sees nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from trajseg.data.shapes.language import Instruction, instructions, short_caption
+from trajseg.data.shapes.render import render
+from trajseg.data.shapes.world import Scene, sample_scene
+from trajseg.engine import Progress
+from trajseg.errors import InputError
+from trajseg.evaluation import command, evaluate
+from trajseg.tracks import MaskTrack, Result
+from trajseg.video import Clip
+
+Choice = Callable[[Scene, Instruction], tuple[int, ...]]
+
+
+class KnowingEngine:
+    """Knows the scene of each clip by its file name; `choose` says which objects it answers with."""
+
+    model_version = "knowing"
+
+    def __init__(self, choose: Choice, height: int = 64, speak: bool = True) -> None:
+        self.choose, self.height, self.speak = choose, height, speak
+        self.frames_read = 0
+
+    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+        split, seed = clip.path.stem.rsplit("-", 1)
+        scene = sample_scene(int(seed), split)  # type: ignore[arg-type]
+        asked = next(
+            i
+            for i in instructions(scene, random.Random(scene.seed), limit_per_kind=1)
+            if i.text == instruction
+        )
+        self.frames_read += sum(1 for _ in clip.frames())
+        ids = render(scene, self.height)[1]
+        ids = np.pad(
+            ids, ((0, 0), (0, clip.height - ids.shape[1]), (0, clip.width - ids.shape[2])), mode="edge"
+        )
+        tracks = [
+            MaskTrack.from_masks(
+                f"t{k}",
+                list(ids == k + 1),
+                clip.frame_map.times,
+                [1.0] * len(clip),
+                caption=short_caption(scene.objects[k]) if self.speak else "a thing",
+            )
+            for k in self.choose(scene, asked)
+        ]
+        return Result(
+            str(clip.path),
+            clip.fps,
+            clip.width,
+            clip.height,
+            len(clip),
+            instruction,
+            "",
+            self.model_version,
+            tracks,
+        )
+
+
+def right(scene: Scene, asked: Instruction) -> tuple[int, ...]:
+    return asked.targets
+
+
+def wrong(scene: Scene, asked: Instruction) -> tuple[int, ...]:
+    return tuple(k for k in range(len(scene.objects)) if k not in asked.targets)[:1]
+
+
+def nothing(scene: Scene, asked: Instruction) -> tuple[int, ...]:
+    return ()
+
+
+def test_an_engine_that_is_always_right_has_full_marks() -> None:
+    engine = KnowingEngine(right)
+    steps: list[tuple[int, int]] = []
+    found = evaluate(engine, count=3, height=64, progress=lambda done, total: steps.append((done, total)))
+    headline = found.headline()
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    for name in (
+        "referring_jf",
+        "reasoning_jf",
+        "none_accuracy",
+        "several_jf",
+        "right_object",
+        "named_right",
+    ):
+        assert headline[name] == pytest.approx(1.0), name
+    assert headline["avg_iou"] == pytest.approx(headline["avg_iou_truth"])
+    assert engine.frames_read == sum(a.result.frame_count for a in found.answers)
+    assert {row["category"] for row in found.table()} == {"referring", "reasoning", "several", "none"}
+    assert all(
+        row["j_of_right"] == pytest.approx(1.0) for row in found.table() if row["right_object"] is not None
+    )
+
+
+def test_the_wrong_object_drawn_well_is_not_taken_for_a_bad_mask() -> None:
+    found = evaluate(KnowingEngine(wrong, speak=False), count=3, height=64)
+    headline = found.headline()
+    assert headline["right_object"] == 0
+    assert headline["named_right"] == 0
+    assert headline["none_accuracy"] == 0
+    assert headline["referring_jf"] is not None
+    assert headline["referring_jf"] < 0.4
+    assert all(row["j_of_right"] is None for row in found.table())
+
+
+def test_an_engine_that_never_sees_anything_is_right_about_nothing_only() -> None:
+    headline = evaluate(KnowingEngine(nothing), count=3, height=64).headline()
+    assert headline["none_accuracy"] == 1.0
+    assert headline["right_object"] == 0.0
+    assert headline["avg_iou"] == 1.0
+    assert headline["several_jf"] is not None
+    assert headline["several_jf"] < 0.3
+
+
+def test_one_track_for_several_objects_has_the_union_right_and_the_objects_wrong() -> None:
+    found = evaluate(KnowingEngine(lambda s, a: a.targets[:1]), count=4, height=64)
+    [row] = [r for r in found.table() if r["category"] == "several"]
+    assert 0.2 < row["matched_jf"] < 0.8
+    assert 0.1 < row["jf"] < 0.95
+
+
+def test_the_command_writes_figures_and_a_picture_and_ends_with_one_json_line(tmp_path: Path) -> None:
+    engine = KnowingEngine(right)
+    done = CliRunner().invoke(
+        command,
+        [
+            *("--count", "2", "--height", "64"),
+            *("--json", str(tmp_path / "out.json"), "--picture", str(tmp_path / "out.png")),
+        ],
+        obj=lambda model, device: engine,
+    )
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["referring_jf"] == 1.0
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["headline"]["none_accuracy"] == 1.0
+    assert {"text", "kind", "jf", "answer", "right_object"} <= set(written["answers"][0])
+    assert Image.open(tmp_path / "out.png").height > 1000
+
+
+def test_an_unknown_data_set_is_refused_by_name() -> None:
+    done = CliRunner().invoke(
+        command, ["--data", "davis:val"], obj=lambda model, device: KnowingEngine(right)
+    )
+    assert isinstance(done.exception, InputError)
+    assert "davis:val" in str(done.exception)
