@@ -42,7 +42,7 @@ SUGGESTIONS = """() => [...Htx.annotationStore.selected.suggestions.values()]
 
 
 def mask_of(png_url: str) -> np.ndarray:
-    """The mask, bool [H, W], of a `data:image/png;base64,...` of Label Studio's: where it is not transparent."""
+    """The mask, bool [H, W], of a `data:image/png;base64,...`: where the picture is not transparent."""
     picture = Image.open(io.BytesIO(base64.b64decode(png_url.split(",", 1)[1]))).convert("RGBA")
     return np.asarray(picture)[..., 3] > 127
 
@@ -110,6 +110,31 @@ class Editor:
         """What waits for accept or reject."""
         return self.page.evaluate(SUGGESTIONS)
 
+    def boxes_at(self, frame: int) -> dict[str, tuple[float, float, float, float]]:
+        """Boxes shown on an editor frame (1-based): label -> x, y, width, height in percent."""
+        found = self.page.evaluate(
+            """frame => Htx.annotationStore.selected.regions
+                .filter(r => r.type === 'videorectangleregion' && r.isInLifespan(frame))
+                .map(r => [r.labels[0], r.getShape(frame)])
+                .map(([label, s]) => [label, [s.x, s.y, s.width, s.height]])""",
+            frame,
+        )
+        return {label: tuple(box) for label, box in found}
+
+    def show_video_frame(self, frame: int) -> None:
+        """Seek the video to an editor frame (1-based) and wait until the browser shows it."""
+        self.page.evaluate("frame => Htx.annotationStore.selected.names.get('video').setFrame(frame)", frame)
+        self.page.wait_for_function(
+            """frame => Htx.annotationStore.selected.names.get('video').frame === frame
+                && [...document.querySelectorAll('video')].every(v => !v.seeking && v.readyState >= 2)""",
+            arg=frame,
+        )
+        self._settle()
+
+    def video_time(self) -> float:
+        """Seconds at which the player stands."""
+        return float(self.page.evaluate("() => document.querySelector('video').currentTime"))
+
     def show_frame(self, item_index: int) -> None:
         """Turn to a page of the multi-image picture (0-based) and wait until its picture is loaded."""
         self.page.evaluate(
@@ -126,6 +151,9 @@ class Editor:
 
         The difference between the picture with all regions and with all hidden, averaged within a pixel.
         """
+        # What "Zoom to fit" does: the editor's own first zoom may be from before the page had its final width.
+        self.page.evaluate(f"() => {SELECTED}.names.get('image').sizeToFit()")
+        self._settle()
         for _ in range(10):
             with_masks = self._canvas()
             self.page.get_by_role("button", name="Hide all regions").click()
@@ -143,13 +171,16 @@ class Editor:
         return np.asarray(Image.fromarray(changed).resize((width, height), Image.Resampling.BOX)) > 127
 
     def _canvas(self) -> np.ndarray:
-        box = self.page.evaluate(
+        return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=self._stage()))).convert("RGB"))
+
+    def _stage(self) -> dict[str, float]:
+        """Where the picture lies in the window: x, y, width, height in CSS pixels."""
+        return self.page.evaluate(
             """() => { const stages = [...document.querySelectorAll('.konvajs-content')];
                 const b = stages.map(e => e.getBoundingClientRect())
                     .sort((a, b) => b.width * b.height - a.width * a.height)[0];
                 return {x: b.x, y: b.y, width: b.width, height: b.height} }"""
         )
-        return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=box))).convert("RGB"))
 
     def _settle(self) -> None:
         # Two frames of animation: what the store has just changed is then on the screen.
@@ -180,14 +211,34 @@ class Editor:
         self.page.wait_for_function(f"() => ({SUGGESTIONS})().length === 0")
         self._settle()
 
-    def submit(self) -> dict[str, Any]:
-        """Press Submit; gives the annotation as Label Studio answers it."""
+    def paint(self, label: str) -> None:
+        """A stroke of the brush across the middle of the picture that is shown, with this label."""
+        self.page.locator(
+            "label, span, div", has_text=re.compile(rf"^{re.escape(label)}\s*\d*$")
+        ).first.click()
+        box = self._stage()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x - 60, y)
+        self.page.mouse.down()
+        for step in range(-60, 61, 10):
+            self.page.mouse.move(x + step, y + step / 4)
+        self.page.mouse.up()
+        self._settle()
+
+    def submit(self) -> None:
+        """Press Submit, and wait until Label Studio has stored the annotation."""
+        self._save("POST", "Submit")
+
+    def update(self) -> None:
+        """Press Update, and wait until Label Studio has stored the changed annotation."""
+        self._save("PATCH", "Update")
+
+    def _save(self, method: str, button: str) -> None:
         with self.page.expect_response(
-            lambda answer: answer.request.method == "POST" and "/annotations" in answer.url
+            lambda answer: answer.request.method == method and "/annotations" in answer.url
         ) as answer:
-            self.page.get_by_role("button", name="Submit current annotation").click()
+            self.page.locator("button", has_text=re.compile(rf"^\s*{button}\s*$")).click()
         assert answer.value.ok, answer.value.text()
-        return answer.value.json()
 
     def screenshot(self, name: str) -> Path:
         path = self.pictures / f"{name}.png"

@@ -1,0 +1,74 @@
+"""The same tracks as boxes on the video: on the right frames in the page, and the same after Submit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from prelabelled import Prelabelled, prelabelled
+
+from backend.label_studio.boxes import TOLERANCE
+from backend.label_studio.views import from_annotation
+from trajseg.video import FrameMap
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+SHAPES, REAL = 0, 1
+
+
+@pytest.fixture(scope="module")
+def asked(studio, box_project):
+    """The project after the Data Manager's action was called for all its tasks."""
+    studio.retrieve_predictions(box_project.id, box_project.tasks)
+    return box_project
+
+
+@pytest.fixture(scope="module")
+def shapes(asked, studio, trajseg) -> Prelabelled:
+    return prelabelled(studio, trajseg, asked, SHAPES)
+
+
+@pytest.fixture(scope="module")
+def frame_map(asked) -> FrameMap:
+    return asked.questions[SHAPES].clip.frame_map
+
+
+def assert_same_boxes(drawn, expected) -> None:
+    """Boxes on the same (label, frame) pairs, none farther off than what thinning key frames out allows."""
+    assert drawn.keys() == expected.keys()
+    for place, box in expected.items():
+        assert np.abs(np.subtract(drawn[place], box)).max() <= TOLERANCE + 0.01, place
+
+
+def test_boxes_in_the_page_follow_the_masks_of_the_store(shapes, asked, editor, frame_map):
+    editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
+    drawn = {}
+    for index in range(len(frame_map)):
+        for label, box in editor.boxes_at(frame_map.editor_frame(index)).items():
+            drawn[label, index] = box
+    assert shapes.boxes()
+    assert_same_boxes(drawn, shapes.boxes())
+
+
+def test_the_video_plays_in_the_page_and_shows_the_box_on_its_frame(shapes, asked, editor, frame_map):
+    editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
+    index = len(frame_map) // 2
+    editor.show_video_frame(frame_map.editor_frame(index))
+    editor.screenshot("box-opened")
+    times = frame_map.times
+    shown = frame_map.index_at(editor.video_time())
+    assert shown == index, (editor.video_time(), times[index])
+
+
+def test_submitted_boxes_come_back_as_they_were(shapes, asked, editor, studio, frame_map):
+    editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
+    editor.submit()
+    [annotation] = studio.annotations(shapes.id)
+    back = from_annotation(annotation, shapes.config, frame_map=frame_map)
+    assert_same_boxes(back.boxes, shapes.boxes())
+    assert back.instruction == shapes.result.instruction
+
+
+def test_a_real_clip_gets_its_prediction_too(asked, studio, trajseg):
+    real = prelabelled(studio, trajseg, asked, REAL)
+    clip = asked.questions[REAL].clip
+    assert real.result.frame_count == len(clip)
+    assert real.task["data"]["fps"] == pytest.approx(clip.fps, abs=1e-5)

@@ -1,0 +1,145 @@
+"""A sentence about a video in, editable masks on the right frames of the page out, and back again."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from editor import mask_of
+from PIL import Image
+from prelabelled import Prelabelled, prelabelled
+
+from backend.label_studio.views import from_annotation
+from trajseg.tracks import rle
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+SHAPES, REAL = 0, 1
+
+
+@pytest.fixture(scope="module")
+def asked(editor, mask_project):
+    """The project after a person has ticked all its tasks and chosen "Retrieve Predictions"."""
+    editor.retrieve_predictions(mask_project.id)
+    return mask_project
+
+
+@pytest.fixture(scope="module")
+def shapes(asked, studio, trajseg) -> Prelabelled:
+    return prelabelled(studio, trajseg, asked, SHAPES)
+
+
+@pytest.fixture(scope="module")
+def real(asked, studio, trajseg) -> Prelabelled:
+    return prelabelled(studio, trajseg, asked, REAL)
+
+
+@pytest.fixture(scope="module")
+def submitted(shapes, asked, editor, studio):
+    """The annotation that stands in Label Studio after the page was opened and Submit was pressed."""
+    editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
+    editor.submit()
+    [annotation] = studio.annotations(shapes.id)
+    return annotation
+
+
+def test_asking_twice_gives_one_job_and_one_prediction(shapes, asked, studio, trajseg):
+    studio.retrieve_predictions(asked.id, asked.tasks)
+    assert len(trajseg.jobs(shapes.id)) == 1
+    assert len(studio.predictions(shapes.id)) == 1
+
+
+def test_the_tiny_model_finds_something_in_the_shapes_clip(shapes):
+    assert shapes.masks(), shapes.result.answer
+
+
+def test_the_label_stream_shows_the_prediction(shapes, asked, studio):
+    """It shows only predictions of the version that /setup answers at that moment."""
+    backend = studio.call("GET", "/api/ml", params={"project": asked.id})[0]
+    assert shapes.prediction["model_version"] == backend["model_version"] == shapes.result.model_version
+    following = studio.call("GET", f"/api/projects/{asked.id}/next")
+    assert following["predictions"]
+
+
+def test_each_picture_is_the_frame_that_frame_index_names(shapes, asked, studio):
+    decoded = dict(asked.questions[SHAPES].clip.frames())
+    assert len(shapes.task["data"]["frames"]) == len(shapes.frame_index)
+    for url, index in zip(shapes.task["data"]["frames"], shapes.frame_index, strict=True):
+        picture = np.asarray(Image.open(io.BytesIO(studio.fetch(url))).convert("RGB")).astype(int)
+        away = {other: np.abs(picture - frame).mean() for other, frame in decoded.items()}
+        assert min(away, key=away.get) == index
+
+
+def test_regions_in_the_page_are_on_the_right_frames_with_the_right_labels(shapes, asked, editor):
+    editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
+    editor.screenshot("mask-opened")
+    shown = {
+        (label, shapes.frame_index[region["frame"]]): mask_of(region["png"])
+        for region in editor.regions()
+        for label in region["labels"]
+    }
+    expected = shapes.masks()
+    assert shown.keys() == expected.keys()
+    for place, mask in expected.items():
+        assert np.array_equal(shown[place], mask), place
+
+
+def test_masks_are_painted_on_the_screen_where_the_store_has_them(shapes, asked, editor):
+    editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
+    count = len(shapes.frame_index)
+    for position in sorted({0, count // 2, count - 1}):
+        index = shapes.frame_index[position]
+        editor.show_frame(position)
+        expected = np.zeros((shapes.result.height, shapes.result.width), bool)
+        for (_, at), mask in shapes.masks().items():
+            expected |= mask & (at == index)
+        painted = editor.painted(*expected.shape)
+        editor.screenshot(f"mask-frame-{index:02d}")
+        if expected.any():
+            assert rle.iou(rle.encode(painted), rle.encode(expected)) > 0.98, index
+        else:
+            assert not painted.any(), index
+
+
+def test_submitted_masks_come_back_pixel_exact(shapes, submitted):
+    back = from_annotation(submitted, shapes.config, shapes.frame_index)
+    expected = shapes.masks()
+    assert back.masks.keys() == expected.keys()
+    for place, mask in expected.items():
+        assert np.array_equal(back.masks[place], mask), place
+    assert back.edited == set()
+    assert back.instruction == shapes.result.instruction
+    assert submitted["parent_prediction"] == shapes.prediction["id"]
+
+
+def test_painting_one_frame_changes_that_frame_alone(shapes, submitted, asked, editor, studio):
+    position = len(shapes.frame_index) // 2
+    label, index = shapes.labels[0], shapes.frame_index[position]
+    editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
+    editor.show_frame(position)
+    editor.paint(label)
+    editor.screenshot("mask-corrected")
+    editor.update()
+    [annotation] = studio.annotations(shapes.id)
+    back = from_annotation(annotation, shapes.config, shapes.frame_index)
+    assert back.edited == {(label, index)}
+    before = shapes.masks()
+    assert back.masks[label, index].sum() > before.get((label, index), np.zeros(1)).sum()
+    for place, mask in before.items():
+        if place != (label, index):
+            assert np.array_equal(back.masks[place], mask), place
+
+
+def test_a_real_clip_is_opened_with_its_frames_and_what_the_model_says_of_it(real, asked, editor):
+    """The tiny model knows shapes, not cardboard: what it says is shown as it is, even when it is nothing."""
+    editor.open_task(asked.id, real.id, regions=len(real.masks()))
+    for position in (0, len(real.frame_index) // 2):
+        editor.show_frame(position)
+    editor.screenshot("mask-real-clip")
+    assert {region["frame"] for region in editor.regions()} == {
+        real.frame_index.index(index) for _, index in real.masks()
+    }
+
+
+def test_the_pages_asked_for_nothing_from_elsewhere(submitted, editor):
+    assert editor.foreign == []

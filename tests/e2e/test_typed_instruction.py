@@ -1,0 +1,75 @@
+"""A sentence typed in the page gets suggestions on its pictures, accepted and submitted like any mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from prelabelled import Prelabelled, prelabelled
+
+from backend.label_studio.views import from_annotation
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+TYPED = "the blue square"
+
+
+@pytest.fixture(scope="module")
+def shapes(typing_project, studio, trajseg) -> Prelabelled:
+    """The task with the prediction for its own sentence."""
+    studio.retrieve_predictions(typing_project.id, typing_project.tasks)
+    return prelabelled(studio, trajseg, typing_project, 0)
+
+
+@pytest.fixture(scope="module")
+def suggested(shapes, typing_project, studio, trajseg, editor):
+    """The store's tracks for the typed sentence and what the page suggests, left open for accepting."""
+    editor.open_task(typing_project.id, shapes.id, regions=len(shapes.masks()))
+    editor.give_instruction(TYPED)
+    suggestions = editor.wait_for_suggestions()
+    editor.screenshot("typed-suggestions")
+    job = trajseg.job_of(shapes.id, TYPED)
+    return trajseg.result(job["id"]), suggestions
+
+
+def test_suggestions_stand_on_the_pictures_that_show_the_object(shapes, suggested):
+    result, suggestions = suggested
+    expected = {
+        position
+        for position, index in enumerate(shapes.frame_index)
+        if any(track.frames[index].rle is not None for track in result.tracks)
+    }
+    assert {suggestion["frame"] for suggestion in suggestions} == expected
+
+
+def test_the_new_object_does_not_take_the_label_of_one_that_is_there(shapes, suggested):
+    """A label is one object: two objects under one label would be merged when they are read back."""
+    _, suggestions = suggested
+    assert not {label for suggestion in suggestions for label in suggestion["labels"]} & set(shapes.labels)
+
+
+def test_accepted_and_submitted_suggestions_come_back_pixel_exact(shapes, suggested, editor, studio):
+    result, suggestions = suggested
+    editor.accept_suggestions()
+    editor.screenshot("typed-accepted")
+    editor.submit()
+    [annotation] = studio.annotations(shapes.id)
+    back = from_annotation(annotation, shapes.config, shapes.frame_index)
+    new = {label for suggestion in suggestions for label in suggestion["labels"]}
+    expected = shapes.masks() | {
+        (label, index): track.mask(index)
+        for label, track in zip(sorted(new), result.tracks, strict=True)
+        for index in shapes.frame_index
+        if track.frames[index].rle is not None
+    }
+    assert back.masks.keys() == expected.keys()
+    for place, mask in expected.items():
+        assert np.array_equal(back.masks[place], mask), place
+    assert back.instruction == TYPED
+
+
+def test_submitting_does_not_make_further_jobs(shapes, suggested, trajseg):
+    """Label Studio sends three requests with an empty context after each submit."""
+    assert {job["instruction"] for job in trajseg.jobs(shapes.id)} == {shapes.result.instruction, TYPED}
+
+
+def test_an_answered_sentence_is_not_delivered_again(shapes, suggested, studio):
+    assert [prediction["id"] for prediction in studio.predictions(shapes.id)] == [shapes.prediction["id"]]
