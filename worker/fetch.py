@@ -268,6 +268,8 @@ def _authorization(policy: FetchPolicy, client: httpx.Client) -> str:
         )
     except httpx.HTTPError as error:
         raise _label_studio_down(policy, str(error) or type(error).__name__) from error
+    if answer.status_code >= 500:
+        raise _label_studio_down(policy, f"it answered {answer.status_code} to the token")
     if answer.status_code != 200:
         raise LabelStudioError(
             f"Label Studio does not accept the personal access token: it answered {answer.status_code}.",
@@ -351,11 +353,6 @@ def _refuse_bad_answer(video: str, url: str, answer: httpx.Response, policy: Fet
             f"The video {shown(video)} cannot be fetched: the server answered {status}.",
             "The link is dead or needs a login: open it in a browser, then mend the task's `video`.",
         )
-    if answer.headers.get("content-type", "").startswith("text/html"):
-        raise VideoError(
-            f"The address {shown(video)} gives a web page, not a video.",
-            "Put the address of the video file itself into the task's `video`.",
-        )
 
 
 def _store(
@@ -375,6 +372,11 @@ def _store(
             try:
                 size, last_tick = 0, time.monotonic()
                 for chunk in answer.iter_bytes(CHUNK_BYTES):
+                    if size == 0 and chunk.lstrip()[:9].lower().startswith((b"<html", b"<!doctype")):
+                        raise VideoError(
+                            f"The address {shown(video)} gives a web page, not a video.",
+                            "Put the address of the video file itself into the task's `video`.",
+                        )
                     size += len(chunk)
                     if size > policy.max_bytes:
                         raise too_big

@@ -195,7 +195,7 @@ def test_a_refused_token_is_told_as_such(origin: Origin, policy: FetchPolicy, tm
 
 
 def test_a_web_page_is_not_taken_for_a_video(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
-    origin.routes["/data/upload/1/v.mp4"] = send(200, b"<html>", Content_Type="text/html; charset=utf-8")
+    origin.routes["/data/upload/1/v.mp4"] = send(200, b"\n<!DOCTYPE html><html>log in</html>")
     with pytest.raises(VideoError, match="web page"):
         fetch("/data/upload/1/v.mp4", tmp_path, policy)
 

@@ -1,0 +1,146 @@
+"""A job from an upload in Label Studio to the prediction there, also when Label Studio is down in between."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from backend.app import create_app
+from backend.label_studio import delivery as deliveries
+from backend.queue import JobQueue
+from backend.reconcile import reconcile
+from backend.settings import Settings
+from backend.store import Delivery, Job, Store
+from trajseg.engine import Progress
+from trajseg.tracks import Result
+from trajseg.video import Clip
+from worker.jobs import Resident, keep, run
+
+PLAYED: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "backend/label_studio/conftest.py"))
+
+
+@dataclass
+class Scene:
+    """A Label Studio with a project, and trajseg's settings for it."""
+
+    studio: Any
+    project: int
+    settings: Settings
+    store: Store
+    queue: JobQueue
+
+    def ask(self, video: str, instruction: str = "the red and the blue square") -> Job:
+        task = self.studio.add_task(self.project, video=video, instruction=instruction)
+        known = self.store.upsert_project(self.project, self.studio.url, "<View/>")
+        return self.store.add_job("prelabel", known.id, task, video, instruction, "prelabel")[0]
+
+    def delivery(self, job: Job) -> Delivery:
+        held = self.store.delivery(job.id)
+        assert held is not None
+        return held
+
+    def reconcile(self) -> None:
+        """A round of the reconciler, which finds no queue but must deliver all the same."""
+        deliver = deliveries.deliverer(self.store, self.settings)
+        reconcile(self.store, self.queue, self.settings, deliver, grace_seconds=0)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Scene]:
+    studio = PLAYED["FakeLabelStudio"]()
+    project = studio.add_project("mask", ["track-1", "track-2"])
+    studio.uploads[1] = (f"upload/{project}/1-clip.mp4", tiny_clip.path.read_bytes())
+    settings = Settings(
+        label_studio_url=studio.url, label_studio_api_key=PLAYED["PERSONAL"], data_dir=tmp_path / "data"
+    )
+    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    made = Scene(studio, project, settings, store, JobQueue("redis://127.0.0.1:9/0"))
+    keep(Resident(settings, store, scripted_engine))
+    yield made
+    keep(None)
+    store.close()
+    studio.stop()
+
+
+def test_an_upload_comes_back_as_a_prediction_with_its_key_frames(scene: Scene) -> None:
+    job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
+    run(job.id)
+    assert scene.delivery(job).state == "sent"
+    (prediction,) = scene.studio.of_task(job.task_id)
+    assert prediction["model_version"] == "scripted"
+    data = scene.studio.tasks[job.task_id]["data"]
+    assert data["frame_index"] == list(range(12))
+    assert data["video"] == job.video
+    page = create_app(scene.settings, scene.store, scene.queue).test_client()
+    for link in data["frames"]:
+        answer = page.get(urlsplit(link).path)
+        assert (answer.status_code, answer.mimetype) == (200, "image/jpeg")
+
+
+def engine_that_loses(scene: Scene, engine: Any) -> Any:
+    """Label Studio goes down while the engine is at work."""
+
+    class Engine:
+        model_version = engine.model_version
+
+        def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+            result: Result = engine.segment(clip, instruction, progress)
+            scene.studio.failures = 1_000
+            return result
+
+    return Engine()
+
+
+def test_a_prediction_waits_while_label_studio_is_down_and_is_sent_once(
+    scene: Scene, scripted_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "FIRST_RETRY_SECONDS", 0.0)
+    keep(Resident(scene.settings, scene.store, engine_that_loses(scene, scripted_engine)))
+    job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
+    run(job.id)
+    assert scene.store.job(job.id).state == "done"
+    waiting = scene.delivery(job)
+    assert (waiting.state, waiting.attempts) == ("pending", 1)
+    assert "Label Studio" in waiting.last_error
+    scene.studio.failures = 0
+    scene.reconcile()
+    scene.reconcile()
+    assert scene.delivery(job).state == "sent"
+    assert len(scene.studio.of_task(job.task_id)) == 1
+
+
+def down(scene: Scene) -> str:
+    scene.studio.failures = 1_000
+    return f"/data/upload/{scene.project}/1-clip.mp4"
+
+
+def gone(scene: Scene) -> str:
+    return f"/data/upload/{scene.project}/2-gone.mp4"
+
+
+@pytest.mark.parametrize(
+    ("video", "said"),
+    [(down, "Label Studio at .* does not give out the video"), (gone, r"2-gone\.mp4 .* 404")],
+)
+def test_a_video_that_cannot_be_fetched_is_told_and_can_be_asked_for_again(
+    video: Callable[[Scene], str], said: str, scene: Scene
+) -> None:
+    job = scene.ask(video(scene))
+    run(job.id)
+    failed = scene.store.job(job.id)
+    assert failed.state == "failed"
+    assert re.search(said, failed.error)
+    assert failed.remedy
+    scene.studio.failures = 0
+    scene.studio.uploads[2] = (f"upload/{scene.project}/2-gone.mp4", scene.studio.uploads[1][1])
+    scene.store.retry_job(job.id)
+    run(job.id)
+    assert scene.delivery(job).state == "sent"
