@@ -30,6 +30,8 @@ PROJECT_ACTIONS = ("TASKS_CREATED", "TASKS_DELETED", "PROJECT_UPDATED")
 POLL_SECONDS = 0.1
 ANSWER_MARGIN_SECONDS = 3.0
 """Time for an answer to reach the page before its result is delivered as a prediction."""
+ENQUEUED_AT_ONCE = 25
+"""More jobs than these are queued while the answer is on its way already."""
 SPARE_THREADS = 4
 """Threads that are never taken by waiting, so that /health and batch requests are answered."""
 
@@ -37,19 +39,19 @@ Answer = list[dict[str, Any]]
 
 
 class Service:
-    """Requests in, jobs in the store, answers out. Safe to share between threads."""
+    """Requests in, jobs in the store, answers out. Safe to share between threads.
+
+    `model_version` is what /setup answers and predictions carry.
+    """
 
     def __init__(self, settings: Settings, store: Store, queue: JobQueue) -> None:
         self.settings = settings
         self.store = store
         self.queue = queue
+        # Read once: the worker too keeps the model that it was started with.
+        self.model_version = settings.model_version()
         self.webhooks: Counter[str] = Counter()
         self._waiting = threading.BoundedSemaphore(max(settings.threads - SPARE_THREADS, 1))
-
-    @property
-    def model_version(self) -> str:
-        """What /setup answers; predictions carry the same."""
-        return self.settings.model_version()
 
     def setup(self, request: SetupRequest) -> dict[str, Any]:
         """Note the project. Raises LabelConfigError when trajseg cannot fill its configuration."""
@@ -227,7 +229,9 @@ class Service:
                 requests.append(self._rejected(project, task, error, config))
         added = self.store.add_jobs(requests)
         new = [job for job, created in added if created and job.state == "queued"]
-        if new:
+        if len(new) > ENQUEUED_AT_ONCE:
+            threading.Thread(target=self.enqueue, args=(new, True), name="enqueue", daemon=True).start()
+        elif new:
             self.enqueue(new, new=True)
         for (job, created), request, task in zip(added, requests, tasks, strict=True):
             if not created and not request.error:

@@ -179,22 +179,27 @@ class Store:
         """`add_job` for many in one transaction; one pair for each request, in order."""
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
         rows = [_row(request) for request in requests]
-        mine = {row["id"] for row in rows}
         jobs: dict[str, Job] = {}
+        new: dict[str, Job] = {}
         with self.database.write() as session:
             for some in _chunks(rows, ROWS_AT_ONCE):
                 session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), some)
                 keys = [row["request_key"] for row in some]
+                held = select(Job.request_key, Job.id).where(Job.request_key.in_(keys))
+                ids = {row.request_key: row.id for row in session.execute(held)}
+                new |= {
+                    row["request_key"]: Job(**row) for row in some if ids[row["request_key"]] == row["id"]
+                }
+                old = [key for key in keys if key not in new]
                 jobs |= {
                     job.request_key: job
-                    for job in session.scalars(select(Job).where(Job.request_key.in_(keys)))
+                    for job in session.scalars(select(Job).where(Job.request_key.in_(old)))
                 }
-        found = []
-        for request in requests:
-            job = jobs[request.key]
-            found.append((job, job.id in mine))
-            mine.discard(job.id)
-        return found
+        # The first request of its key made the job; an equal one in the same batch did not.
+        return [
+            (new[key], row["id"] == new[key].id) if (key := row["request_key"]) in new else (jobs[key], False)
+            for row in rows
+        ]
 
     def job(self, job_id: str) -> Job:
         """Raises UnknownJobError."""
@@ -492,6 +497,9 @@ def _row(request: JobRequest) -> dict[str, Any]:
         "remedy": request.remedy,
         "created_at": moment,
         "finished_at": moment if request.error else None,
+        "frames_done": 0,
+        "frames_total": 0,
+        "runs": 0,
     }
 
 
