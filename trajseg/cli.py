@@ -91,6 +91,12 @@ class Commands(click.Group):
             if error.remedy:
                 click.echo(error.remedy, err=True)
             ctx.exit(2 if isinstance(error, InputError) else 1)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # A full disk, a folder that may not be written to.
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -86,6 +86,14 @@ def test_missing_video_exits_with_2_and_names_the_file(run: Any, tmp_path: Path)
     assert run.loads == []
 
 
+def test_a_folder_that_cannot_be_made_exits_with_1(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = run("segment", tiny_clip.path, "the red square", "--out", tmp_path / "file" / "out")
+    assert outcome.exit_code == 1
+    assert "file" in outcome.stderr
+    assert "Traceback" not in outcome.output
+
+
 def test_unknown_model_exits_with_1(tiny_clip: Any, tmp_path: Path) -> None:
     from trajseg.errors import CheckpointError
 

@@ -54,7 +54,7 @@ def contact_sheet(
     for position, (index, picture) in enumerate(clip.frames(indices)):
         sheet.add(position, index, picture)
     with whole_file(path) as unfinished:
-        sheet.image.save(unfinished, format="PNG", optimize=True)
+        sheet.image.save(unfinished, format="PNG")
     return Path(path)
 
 
