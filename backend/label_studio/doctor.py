@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from sqlalchemy import text
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import ArgumentError
 
 from backend.label_studio import connection, videos
 from backend.label_studio.check import Check, video_checks
@@ -134,19 +135,22 @@ def database(settings: Settings) -> Check:
 
     remedy = "Mend DATABASE_URL, or unset it for a file in TRAJSEG_DATA_DIR."
     try:
-        store = Database(settings.store_url)
-        if store.is_sqlite:
-            file = Path(store.url.database or "")
-            nearest = next(folder for folder in (file, *file.parents) if folder.exists())
+        url = make_url(settings.store_url)
+        if url.get_backend_name() == "sqlite" and url.database:
+            file = Path(url.database)
+            nearest = next(folder for folder in (file, *file.absolute().parents) if folder.exists())
             if not os.access(nearest, os.W_OK):
                 return Check("Store", "fail", f"{nearest} cannot be written", remedy)
             if not file.exists():
                 return Check("Store", "ok", f"{file} will be made at the first start")
+        store = Database(settings.store_url)
         with store.read() as session:
             session.execute(text("SELECT 1"))
         store.close()
     except TrajSegError as error:
         return Check("Store", "fail", error.message, error.remedy or remedy)
+    except ArgumentError:
+        return Check("Store", "fail", "DATABASE_URL is not a database URL", remedy)
     return Check("Store", "ok", store.name)
 
 

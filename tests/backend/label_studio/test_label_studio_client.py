@@ -1,0 +1,145 @@
+"""Talking to Label Studio: tokens of every kind, tries again where that is safe, and errors that help."""
+
+from __future__ import annotations
+
+import socket
+
+import jwt
+import pytest
+
+from backend.label_studio.client import LabelStudioClient, MissingError, RefusedError, token_kind
+from trajseg.errors import LabelStudioError
+
+LEGACY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_legacy_token_works(client):
+    assert client.token_kind == "legacy"
+    assert client.whoami() == "admin@example.com"
+    assert client.version() == "1.23.2"
+
+
+def test_a_personal_access_token_is_exchanged(studio, personal_token):
+    client = LabelStudioClient(studio.url, personal_token)
+    assert client.token_kind == "personal access"
+    assert client.whoami() == "admin@example.com"
+    assert ("POST", "/api/token/refresh") in studio.requests
+
+
+def test_a_disabled_legacy_token_says_what_to_do(studio, client):
+    studio.legacy_tokens = False
+    with pytest.raises(RefusedError) as refused:
+        client.whoami()
+    assert "legacy token authentication has been disabled" in refused.value.message
+    assert "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true" in refused.value.remedy
+
+
+def test_a_wrong_token_says_where_to_get_one(studio):
+    with pytest.raises(RefusedError) as refused:
+        LabelStudioClient(studio.url, "f" * 40).whoami()
+    assert refused.value.status == 401
+    assert "LABEL_STUDIO_API_KEY" in refused.value.remedy
+
+
+@pytest.mark.parametrize("token", ["", "  ", jwt.encode({"token_type": "refresh", "exp": 1}, "k" * 32)])
+def test_no_token_and_an_expired_one_are_told_before_anything_is_asked(studio, token):
+    with pytest.raises(LabelStudioError) as refused:
+        LabelStudioClient(studio.url, token)
+    assert "LABEL_STUDIO_API_KEY" in refused.value.remedy
+    assert studio.requests == []
+
+
+def test_a_revoked_personal_token_says_where_to_get_one(studio):
+    revoked = jwt.encode({"token_type": "refresh", "exp": 4102444800, "jti": "x"}, "k" * 32)
+    with pytest.raises(RefusedError) as refused:
+        LabelStudioClient(studio.url, revoked).whoami()
+    assert "LABEL_STUDIO_API_KEY" in refused.value.remedy
+
+
+def test_token_kinds_are_told_apart():
+    assert token_kind(LEGACY) == "legacy"
+    assert token_kind(jwt.encode({"token_type": "access"}, "k" * 32)) == "access"
+
+
+def test_reading_is_tried_again_when_label_studio_is_busy(studio, client):
+    studio.failures = 3
+    assert client.version() == "1.23.2"
+    assert len(studio.requests) == 4
+
+
+def test_after_the_last_try_the_reason_is_told(studio, client):
+    studio.failures = 100
+    with pytest.raises(LabelStudioError, match="busy"):
+        client.version()
+
+
+def test_making_something_is_not_tried_again_when_it_may_have_happened(studio, client):
+    studio.failures = 1
+    with pytest.raises(LabelStudioError):
+        client.create_project("title", "<View/>")
+    assert len(studio.requests) == 1
+
+
+def test_a_refusal_is_not_tried_again_and_tells_the_field(studio, client):
+    with pytest.raises(RefusedError, match=r"title: Ensure this field has at least 3 characters") as refused:
+        client.create_project("x", "<View/>")
+    assert refused.value.status == 400
+    assert len(studio.requests) == 1
+
+
+def test_label_studio_being_down_says_where_it_was_looked_for():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(LabelStudioError, match="does not answer") as down:
+        LabelStudioClient(url, LEGACY, attempts=2, wait=0.01).whoami()
+    assert url in down.value.message
+    assert "LABEL_STUDIO_URL" in down.value.remedy
+
+
+def test_setting_task_data_leaves_other_keys_and_does_nothing_twice(studio, client):
+    project = studio.add_project()
+    task = studio.add_task(project, video="s3://bucket/v.mp4", a=1)
+    client.update_task_data(project, task, {"fps": 25.0})
+    client.update_task_data(project, task, {"fps": 25.0})
+    assert studio.tasks[task]["data"] == {"video": "s3://bucket/v.mp4", "a": 1, "fps": 25.0}
+    assert len([one for one in studio.requests if one[0] == "PATCH"]) == 1
+
+
+def test_a_missing_task_and_a_missing_project_are_told_as_such(studio, client):
+    project = studio.add_project()
+    with pytest.raises(MissingError, match="no task 99"):
+        client.task(project, 99)
+    with pytest.raises(MissingError):
+        client.project(99)
+
+
+def test_deleting_what_is_gone_is_no_error(client):
+    client.delete_prediction(99)
+
+
+def test_a_file_goes_up_and_comes_down_again(studio, client, tmp_path):
+    project = studio.add_project()
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(b"picture")
+    address = client.upload(project, picture)
+    assert address.startswith(f"/data/upload/{project}/")
+    client.download(address, tmp_path / "b.jpg")
+    assert (tmp_path / "b.jpg").read_bytes() == b"picture"
+    assert studio.tasks == {}
+
+
+def test_what_is_no_label_studio_is_said_so(tiny_clip):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        import threading
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(LabelStudioError):
+            LabelStudioClient(url, LEGACY, attempts=1).whoami()
