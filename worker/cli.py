@@ -20,10 +20,9 @@ def worker(burst: bool) -> None:
 
     Ctrl-C or SIGTERM once finishes the job at hand first; twice gives it back to the queue.
     """
-    from backend.settings import Settings
     from worker.resident import work
 
-    settings = Settings()
+    settings = _settings()
     _log(settings)
     work(settings, burst=burst)
 
@@ -43,15 +42,28 @@ def serve(**given: Any) -> None:
 
     Starts its own Valkey unless REDIS_URL is set, and keeps everything in SQLite unless DATABASE_URL is set.
     """
-    from backend.settings import Settings
     from worker.serve import Serve
 
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = _settings(**{name: value for name, value in given.items() if value is not None})
     _log(settings)
     service = Serve(settings, click.echo)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stopping.set())
     service.run()
+
+
+def _settings(**given: Any) -> Settings:
+    """The settings of the environment with what the command line says; InputError for one that cannot be."""
+    from pydantic import ValidationError
+
+    from backend.settings import Settings
+    from trajseg.errors import InputError
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"A setting cannot be: {told}.", "docs/settings.md lists them all.") from error
 
 
 def _log(settings: Settings) -> None:
