@@ -84,9 +84,9 @@ def nothing(scene: Scene, asked: Instruction) -> tuple[int, ...]:
 def test_an_engine_that_is_always_right_has_full_marks() -> None:
     engine = KnowingEngine(right)
     steps: list[tuple[int, int]] = []
-    found = evaluate(engine, count=3, height=64, progress=lambda done, total: steps.append((done, total)))
+    found = evaluate(engine, count=2, height=64, progress=lambda done, total: steps.append((done, total)))
     headline = found.headline()
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert steps == [(1, 2), (2, 2)]
     for name in (
         "referring_jf",
         "reasoning_jf",
@@ -105,7 +105,7 @@ def test_an_engine_that_is_always_right_has_full_marks() -> None:
 
 
 def test_the_wrong_object_drawn_well_is_not_taken_for_a_bad_mask() -> None:
-    found = evaluate(KnowingEngine(wrong, speak=False), count=3, height=64)
+    found = evaluate(KnowingEngine(wrong, speak=False), count=2, height=64)
     headline = found.headline()
     assert headline["right_object"] == 0
     assert headline["named_right"] == 0
@@ -116,7 +116,7 @@ def test_the_wrong_object_drawn_well_is_not_taken_for_a_bad_mask() -> None:
 
 
 def test_an_engine_that_never_sees_anything_is_right_about_nothing_only() -> None:
-    headline = evaluate(KnowingEngine(nothing), count=3, height=64).headline()
+    headline = evaluate(KnowingEngine(nothing), count=2, height=64).headline()
     assert headline["none_accuracy"] == 1.0
     assert headline["right_object"] == 0.0
     assert headline["avg_iou"] == 1.0
@@ -125,7 +125,7 @@ def test_an_engine_that_never_sees_anything_is_right_about_nothing_only() -> Non
 
 
 def test_one_track_for_several_objects_has_the_union_right_and_the_objects_wrong() -> None:
-    found = evaluate(KnowingEngine(lambda s, a: a.targets[:1]), count=4, height=64)
+    found = evaluate(KnowingEngine(lambda s, a: a.targets[:1]), count=3, height=64)
     [row] = [r for r in found.table() if r["category"] == "several"]
     assert 0.2 < row["matched_jf"] < 0.8
     assert 0.1 < row["jf"] < 0.95
