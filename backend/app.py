@@ -48,13 +48,14 @@ def create_app(
     auth.protect(app, settings)
     for blueprint in (routes.blueprint, jobs.blueprint, media.blueprint):
         app.register_blueprint(blueprint)
-    app.register_error_handler(TrajSegError, _told)
+    app.register_error_handler(TrajSegError, told)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unforeseen)
     return app
 
 
-def _told(error: TrajSegError) -> tuple[Response, int]:
+def told(error: TrajSegError) -> tuple[Response, int]:
+    """The answer to a request that ended in one of our errors: 4xx for what was asked, 5xx for us."""
     if isinstance(error, UnknownProjectError | UnknownJobError):
         status = 404
     elif isinstance(error, InputError):

@@ -45,6 +45,8 @@ def file(token: str, name: str) -> Response:
     if PurePosixPath(path).name != name:
         raise NotFound("There is no such file.")
     answer = send_from_directory(settings.media_dir.resolve(), path, conditional=True, max_age=CACHE_SECONDS)
+    # label-studio-ml, where it is the host, reads every answer; a picture is small enough for that.
+    answer.direct_passthrough = False
     return _shared(answer, settings)
 
 

@@ -1,4 +1,8 @@
-"""The application that label-studio-ml's users start: `gunicorn backend.ml_adapter._wsgi:app`."""
+"""The application that label-studio-ml's users start: `gunicorn --threads 16 backend.ml_adapter._wsgi:app`.
+
+The host's own routes are /health, /setup, /predict and /webhook. Beside them stands what it lacks: /versions,
+/jobs, and the key frames under /media, which browsers ask for without credentials.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,24 @@ os.environ.setdefault("MODEL_DIR", str(Settings().data_dir / "label-studio-ml"))
 
 from label_studio_ml.api import init_app
 
+from backend import auth, jobs, media, routes
+from backend.app import told
 from backend.label_studio.delivery import deliverer
 from backend.ml_adapter.model import TrajSeg, shared_service
 from backend.reconcile import Reconciler
+from trajseg.errors import TrajSegError
 
 _service = shared_service()
 _settings = _service.settings
+app = init_app(TrajSeg)
+app.extensions["trajseg"] = _service
+auth.protect(app, _settings)
+app.add_url_rule("/versions", view_func=routes.versions)
+app.register_blueprint(jobs.blueprint)
+app.register_blueprint(media.blueprint)
+app.register_error_handler(TrajSegError, told)
 reconciler = Reconciler(_service.store, _service.queue, _settings, deliverer(_service.store, _settings))
 reconciler.start()
-app = init_app(
-    TrajSeg,
-    basic_auth_user=_settings.basic_auth_user or None,
-    basic_auth_pass=_settings.basic_auth_password.get_secret_value() or None,
-)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="TrajSeg hosted by label-studio-ml")
