@@ -34,7 +34,7 @@ class _Own(NamedTuple):
 
 
 OWN = {
-    "data": _Own("trajseg.data.shapes", "command", "Render clips of the shapes world."),
+    "data": _Own("trajseg.data.shapes", "command", "Look at the data that trajseg is trained and scored on."),
     "evaluate": _Own("trajseg.evaluation", "command", "Measure a checkpoint on clips with known masks."),
     "train": _Own("trajseg.training", "command", "Train a checkpoint."),
 }

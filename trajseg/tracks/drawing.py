@@ -113,7 +113,7 @@ def _soft(mask: np.ndarray, size: tuple[int, int], factor: float) -> np.ndarray:
     soft = cv2.resize(
         mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     )
-    smooth = cv2.GaussianBlur(soft, (0, 0), 0.6 * max(1.0, factor))
+    smooth = cv2.GaussianBlur(soft, (0, 0), 0.8 * max(1.0, factor))
     # A mask of a pixel or a hair's width would be smoothed away.
     return smooth if smooth.max(initial=0) >= 160 else soft
 

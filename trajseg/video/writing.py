@@ -49,7 +49,7 @@ def write_video(
         whole_file(path) as unfinished,
         av.open(str(unfinished), "w", options={"movflags": "faststart"}) as out,
     ):
-        rate = Fraction(fps).limit_denominator(1001)
+        rate = Fraction(fps).limit_denominator(100_000)
         stream = None
         for index, rgb in enumerate(frames):
             rgb = even_size(rgb)
