@@ -45,20 +45,41 @@ class SetupRequest(Payload):
     hostname: str = Field(default="", max_length=400)
 
 
-class Prediction(Payload):
-    """A prediction that a task already has."""
+class Held(Payload):
+    """An annotation, draft or prediction that a task already has."""
 
     model_version: str | None = None
+    result: list[dict[str, Any]] = Field(default_factory=list)
+
+    @field_validator("result", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return value or []
+
+    def labels(self, apart_from_job: str) -> set[str]:
+        """Labels of the regions in it, but for those that came from this job."""
+        found: set[str] = set()
+        for region in self.result:
+            value, meta = region.get("value"), region.get("meta")
+            if isinstance(meta, dict) and meta.get("job_id") == apart_from_job:
+                continue
+            if isinstance(value, dict):
+                for key in ("bitmasklabels", "labels"):
+                    labels = value.get(key)
+                    found.update(map(str, labels) if isinstance(labels, list) else ())
+        return found
 
 
 class Task(Payload):
-    """A task to predict."""
+    """A task to predict, with what it already has."""
 
     id: int | None = None
     data: dict[str, Any]
-    predictions: list[Prediction] = Field(default_factory=list)
+    annotations: list[Held] = Field(default_factory=list)
+    drafts: list[Held] = Field(default_factory=list)
+    predictions: list[Held] = Field(default_factory=list)
 
-    @field_validator("predictions", mode="before")
+    @field_validator("annotations", "drafts", "predictions", mode="before")
     @classmethod
     def _none(cls, value: object) -> object:
         return value or []

@@ -19,6 +19,7 @@ from backend.store.models import now
 from label_config import LabelConfig, parse
 from trajseg.engine import MAX_INSTRUCTION_LENGTH
 from trajseg.errors import InstructionError, LabelConfigError, QueueError, TaskError, TrajSegError
+from trajseg.tracks import Result
 
 log = logging.getLogger("trajseg.backend")
 
@@ -299,6 +300,7 @@ class Service:
         if any(index >= result.frame_count for index in key_frames):
             log.warning("task %s has key frames that its video has not", task.id)
             return {"result": []}
+        _relabel(result, config, task, job.id)
         try:
             results = views.to_results(result, config.view, config, key_frames, job_id=job.id, texts=False)
         except LabelConfigError as error:
@@ -342,6 +344,21 @@ class Service:
 def _nothing(tasks: Sequence[Task]) -> Answer:
     # An empty list of results makes the page show an error where a person waits.
     return [{"result": []} for _ in tasks]
+
+
+def _relabel(result: Result, config: LabelConfig, task: Task, job_id: str) -> None:
+    """Give the tracks labels that nothing in the task has: two objects under one label would become one.
+
+    What is only predicted gives way where there are too few labels.
+    """
+    drawn = [held.labels(job_id) for held in (*task.annotations, *task.drafts)]
+    predicted = [held.labels(job_id) for held in task.predictions]
+    for taken in (set().union(*drawn, *predicted), set().union(*drawn)):
+        free = [label for label in config.labels if label not in taken]
+        if taken and len(free) >= len(result.tracks):
+            for track, label in zip(result.tracks, free, strict=False):
+                track.label = label
+            return
 
 
 def _key_frames(config: LabelConfig, task: Task) -> list[int] | None:

@@ -85,7 +85,9 @@ class Settings(BaseSettings):
         default=Path(".trajseg"), description="Folder for the store's file, key frames and downloads."
     )
     max_request_bytes: int = Field(
-        default=32 * 2**20, ge=2**16, description="A larger request is refused with 413."
+        default=128 * 2**20,
+        ge=2**16,
+        description="A larger request is refused. Label Studio sends all that a task has, masks too.",
     )
 
     interactive_wait_seconds: float = Field(

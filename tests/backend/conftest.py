@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,10 +50,21 @@ def settings(tmp_path: Path, valkey_url: str) -> Settings:
     return Settings(data_dir=tmp_path / "data", redis_url=valkey_url, interactive_wait_seconds=5)
 
 
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store(settings.store_url)
+@pytest.fixture(scope="session")
+def fresh_store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Migrated once: to migrate for each test is what would take most of the time."""
+    path = tmp_path_factory.mktemp("store") / "fresh.db"
+    store = Store(f"sqlite:///{path}")
     store.migrate()
+    store.close()
+    return path
+
+
+@pytest.fixture
+def store(settings: Settings, fresh_store_file: Path) -> Iterator[Store]:
+    settings.data_dir.mkdir()
+    shutil.copy(fresh_store_file, settings.data_dir / "trajseg.db")
+    store = Store(settings.store_url)
     yield store
     store.close()
 

@@ -322,3 +322,33 @@ def test_contexts_without_an_instruction_store_nothing(
     body["params"]["context"] = context
     assert client.post("/predict", json=body).json == {"results": [{"result": []}]}
     assert store.jobs() == []
+
+
+def test_typed_objects_get_labels_that_nothing_in_the_task_has(
+    client: FlaskClient, store: Store, settings, predict_body, result: Result
+) -> None:  # type: ignore[no-untyped-def]
+    settings.interactive_wait_seconds = 0
+    body = predict_body(1, typed="the square", **FRAMES)
+    client.post("/predict", json=body)
+    (job,) = store.jobs()
+    finish(store, job, result)
+
+    def labels() -> set[str]:
+        (answer,) = client.post("/predict", json=body).json["results"]
+        return {label for shown in answer["result"] for label in shown["value"]["bitmasklabels"]}
+
+    def region(label: str, job_id: str = "another") -> dict[str, object]:
+        return {"type": "bitmasklabels", "value": {"bitmasklabels": [label]}, "meta": {"job_id": job_id}}
+
+    (task,) = body["tasks"]
+    assert labels() == {"track-1"}
+    task["predictions"] = [{"result": [region("track-1")], "model_version": "trajseg-tiny"}]
+    assert labels() == {"track-2"}
+    task["drafts"] = [{"result": [region("track-2"), {"type": "textarea", "value": {"text": ["x"]}}]}]
+    task["annotations"] = [{"result": None}]
+    assert labels() == {"track-3"}
+    task["drafts"] = [{"result": [region("track-2", job.id)]}]
+    assert labels() == {"track-2"}
+    task["predictions"] = [{"result": [region(f"track-{number}") for number in range(1, 9)]}]
+    task["drafts"] = [{"result": [region("track-1")]}]
+    assert labels() == {"track-2"}
