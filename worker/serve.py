@@ -66,11 +66,11 @@ class Serve:
                 self._valkey.start()
                 self.settings = self.settings.model_copy(update={"redis_url": self._valkey.url})
             self._backend = BackendServer(self.settings)
+            self._backend.start()
             stack.callback(self._backend.stop)
             self.settings = self._backend.settings
             stack.callback(self._stop_worker)
             self._start_worker()
-            self._backend.start()
             self._wait_for_backend()
             self._wait_for_worker()
             self._tell()

@@ -30,7 +30,7 @@ from worker.serve import Serve
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-c", "from trajseg.cli import main; main()", "serve"]
-SECONDS = 60.0
+SECONDS = 100.0
 """For anything to happen on a busy machine."""
 
 
