@@ -220,7 +220,5 @@ def test_hadolint_has_nothing_to_say() -> None:
     if not hadolint.exists() and not shutil.which("hadolint"):
         pytest.skip("hadolint is not installed (it is in the extra `dev`)")
     program = str(hadolint) if hadolint.exists() else "hadolint"
-    done = subprocess.run(
-        [program, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([program, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

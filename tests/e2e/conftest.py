@@ -140,9 +140,7 @@ def trajseg(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> It
     """`trajseg serve` as a process of its own, connected to that Label Studio."""
     folder = tmp_path_factory.mktemp("trajseg")
     port = free_port()
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("TRAJSEG_", "LABEL_STUDIO_"))
-    }
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("TRAJSEG_", "LABEL_STUDIO_"))}
     for name in ("REDIS_URL", "DATABASE_URL"):
         environment.pop(name, None)
     environment |= {

@@ -89,17 +89,13 @@ class Editor:
         self.screenshot("retrieve-predictions-menu")
         self.page.get_by_text("Retrieve Predictions", exact=True).click()
         with self.page.expect_response(lambda answer: "retrieve_tasks_predictions" in answer.url) as answer:
-            self.page.get_by_role(
-                "button", name=re.compile("^(ok|yes|confirm|retrieve)", re.IGNORECASE)
-            ).click()
+            self.page.get_by_role("button", name=re.compile("^(ok|yes|confirm|retrieve)", re.IGNORECASE)).click()
         assert answer.value.ok, answer.value.text()
 
     def open_task(self, project_id: int, task_id: int, regions: int = 0) -> None:
         """Open a task for labelling; waits until the editor shows at least that many regions."""
         self.page.goto(f"{self.studio.url}/projects/{project_id}/data?task={task_id}")
-        self.page.wait_for_function(
-            f"() => {SELECTED} && ({REGIONS})().length >= {regions}", timeout=2 * MINUTE
-        )
+        self.page.wait_for_function(f"() => {SELECTED} && ({REGIONS})().length >= {regions}", timeout=2 * MINUTE)
         self.page.wait_for_load_state("networkidle")
 
     def regions(self) -> list[dict[str, Any]]:
@@ -123,11 +119,18 @@ class Editor:
 
     def show_video_frame(self, frame: int) -> None:
         """Seek the video to an editor frame (1-based) and wait until the browser shows it."""
-        self.page.evaluate("frame => Htx.annotationStore.selected.names.get('video').setFrame(frame)", frame)
+        # A player that has just loaded goes back to its first frame, so the wish is repeated until it holds.
         self.page.wait_for_function(
-            """frame => Htx.annotationStore.selected.names.get('video').frame === frame
-                && [...document.querySelectorAll('video')].every(v => !v.seeking && v.readyState >= 2)""",
+            """frame => {
+                const video = Htx.annotationStore.selected.names.get('video');
+                const players = [...document.querySelectorAll('video')];
+                if (!players.length || players.some(v => v.seeking || v.readyState < 2)) return false;
+                if (video.frame === frame) return true;
+                video.setFrame(frame);
+                return false;
+            }""",
             arg=frame,
+            polling=500,
         )
         self._settle()
 
@@ -184,9 +187,7 @@ class Editor:
 
     def _settle(self) -> None:
         # Two frames of animation: what the store has just changed is then on the screen.
-        self.page.evaluate(
-            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-        )
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         self.page.wait_for_timeout(400)
 
     def give_instruction(self, text: str) -> None:
@@ -213,9 +214,7 @@ class Editor:
 
     def paint(self, label: str) -> None:
         """A stroke of the brush across the middle of the picture that is shown, with this label."""
-        self.page.locator(
-            "label, span, div", has_text=re.compile(rf"^{re.escape(label)}\s*\d*$")
-        ).first.click()
+        self.page.locator("label, span, div", has_text=re.compile(rf"^{re.escape(label)}\s*\d*$")).first.click()
         box = self._stage()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.page.mouse.move(x - 60, y)

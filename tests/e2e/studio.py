@@ -121,9 +121,7 @@ class LabelStudio:
 
     def tasks(self, project_id: int) -> list[dict[str, Any]]:
         """All tasks of a project in order, with full data, without asking the backend for predictions."""
-        listed = self.call(
-            "GET", "/api/tasks", params={"project": project_id, "fields": "all", "page_size": 100}
-        )
+        listed = self.call("GET", "/api/tasks", params={"project": project_id, "fields": "all", "page_size": 100})
         return sorted(listed["tasks"], key=lambda task: task["id"])
 
     def predictions(self, task_id: int) -> list[dict[str, Any]]:
@@ -143,9 +141,7 @@ class LabelStudio:
 
 
 def _environment(data_dir: Path, media: Path, guarded: bool) -> dict[str, str]:
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("LABEL_STUDIO", "TRAJSEG"))
-    }
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LABEL_STUDIO", "TRAJSEG"))}
     environment |= {
         "LABEL_STUDIO_BASE_DATA_DIR": str(data_dir),
         "LABEL_STUDIO_USERNAME": USERNAME,
