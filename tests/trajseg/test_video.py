@@ -265,6 +265,18 @@ def test_damage_in_the_middle_is_passed_over_the_same_way_each_time(clips: Path,
     assert sum(1 for _ in clip.frames()) == len(clip)
 
 
+def test_joined_recordings_of_two_sizes_are_one_clip_in_the_first_size(tmp_path: Path) -> None:
+    parts = [make(tmp_path / "a.ts", map(numbered, range(5)))]
+    parts.append(make(tmp_path / "b.ts", (numbered(index, 96, 80) for index in range(5, 10))))
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    clip = open_clip(path)
+    assert numbers(path) == list(range(10))
+    assert {rgb.shape for _, rgb in clip.frames()} == {(48, 64, 3)}
+    assert any("does not increase" in note for note in clip.notes)
+    assert any("picture size changes" in note for note in clip.notes)
+
+
 def test_a_file_that_changed_since_it_was_opened_is_an_error(tmp_path: Path) -> None:
     clip = open_clip(make(tmp_path / "a.mp4", map(numbered, range(20))))
     make(tmp_path / "a.mp4", map(numbered, range(5)))
