@@ -60,7 +60,7 @@ def _value_problems(
             found.append(f"item_index {item.get('item_index')} of a task with {pictures} pictures")
         if (item.get("original_width"), item.get("original_height")) != size:
             found.append(f"original size is not the video's {size[0]} x {size[1]}")
-        height, width = png.from_url(value["imageDataURL"]).shape
+        width, height = png.size(value["imageDataURL"])
         if (width, height) != size:
             found.append(f"the mask is {width} x {height}, the video {size[0]} x {size[1]}")
         return found

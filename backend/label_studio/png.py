@@ -25,8 +25,14 @@ def to_url(mask: NDArray[np.bool_], colour: str = "#000000") -> str:
     rgba_HWC = np.zeros((*mask.shape, 4), np.uint8)
     rgba_HWC[mask] = (*bytes.fromhex(colour.lstrip("#")), 255)
     buffer = io.BytesIO()
-    Image.fromarray(rgba_HWC, "RGBA").save(buffer, "PNG", compress_level=9)
+    Image.fromarray(rgba_HWC, "RGBA").save(buffer, "PNG", compress_level=6)
     return _PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def size(url: str) -> tuple[int, int]:
+    """Width and height of a data URL that `to_url` made, pixels, without decoding the picture."""
+    header = base64.b64decode(url[len(_PREFIX) : len(_PREFIX) + 32])
+    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
 
 
 def from_url(url: str) -> NDArray[np.bool_]:
