@@ -1,0 +1,53 @@
+# Every target installs what it needs into .venv; nothing has to be set up by hand.
+PYTHON ?= python3
+BIN := .venv/bin
+export SAM2_BUILD_CUDA := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow e2e check format train evaluate clean
+
+help: ## Say what each target does
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/.installed ## Create .venv with everything (about 6 GB, 3 to 5 minutes)
+
+# torch comes first: sam2 is built against the torch that is there, not against a second copy of it.
+.venv/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q "setuptools>=70" wheel "torch>=2.13" "torchvision>=0.28" "numpy>=2.2,<3"
+	$(BIN)/pip install -q --no-build-isolation "sam2==1.1.0"
+	$(BIN)/pip install -q -e '.[model,train,dev]'
+	touch $@
+
+demo: install ## The main job on a shapes clip and on a real clip; results in demo/
+	$(BIN)/python scripts/demo.py
+
+test: install ## All quick tests
+	$(BIN)/python -m pytest -m "not e2e and not slow" -n 2 --dist loadfile
+
+test-slow: install ## Training stages, each for some minutes
+	$(BIN)/python -m pytest -m slow
+
+e2e: install ## Real Label Studio in a real browser; screenshots in e2e-artifacts/
+	scripts/install_chromium.sh
+	scripts/install_label_studio.sh
+	$(BIN)/python -m pytest tests/e2e -m e2e
+
+check: install ## Formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## Put the code into the form that `check` asks for
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train: install ## Train trajseg-tiny anew into runs/tiny (hours; resumes)
+	$(BIN)/trajseg train --out runs/tiny
+
+evaluate: install ## Measure the shipped checkpoint on the test split; results in runs/evaluation
+	$(BIN)/trajseg evaluate --data shapes:test --count 60 --json runs/evaluation/test.json --picture runs/evaluation/test.png
+
+clean: ## Remove what the other targets made, but not .venv
+	rm -rf demo runs e2e-artifacts .trajseg

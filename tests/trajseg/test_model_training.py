@@ -1,0 +1,159 @@
+"""Training: what a step learns from, and that a stage goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from trajseg.data.shapes.world import sample_scene
+from trajseg.model import TrajSegConfig, TrajSegModel
+from trajseg.training.clips import pictures
+from trajseg.training.language import LanguageTraining
+from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise_iou
+from trajseg.training.run import Schedule, train
+from trajseg.training.texts import IGNORED, pack, questions, seen_objects, shapes_processor
+from trajseg.training.vision import dense_targets
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return shapes_processor(256)
+
+
+@pytest.fixture(scope="module")
+def language(processor):
+    torch.manual_seed(0)
+    model = TrajSegModel(TrajSegConfig.tiny(len(processor.tokenizer), processor.seg_id)).eval()
+    return LanguageTraining(model, processor).eval()
+
+
+def clip(processor, seed: int, limit: int = 4):
+    scene = sample_scene(seed)
+    return scene, seen_objects(scene, 8), questions(scene, processor, random.Random(seed), limit)
+
+
+@torch.no_grad()
+def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, language):
+    """The block mask and restarting positions change nothing but the cost."""
+    clips = [clip(processor, seed) for seed in (1, 2)]
+    packed = pack(clips, processor, 8)
+    hidden, _ = language.hidden(packed, language.symbols(packed))
+    number = 0
+    for row, (scene, seen, asked) in enumerate(clips):
+        for question in asked:
+            alone = pack([(scene, seen, [question])], processor, 8)
+            single, _ = language.hidden(alone, language.symbols(alone))
+            own = packed.segments[row] == number
+            torch.testing.assert_close(hidden[row][own], single[0][alone.segments[0] == 0], atol=1e-4, rtol=1e-3)
+            number += 1
+
+
+def test_only_answers_are_learned(processor):
+    scene, seen, asked = clip(processor, 3)
+    packed = pack([(scene, seen, asked)], processor, 8)
+    learned = packed.labels[0][packed.labels[0] != IGNORED].tolist()
+    assert learned == [token for question in asked for token in question.answer]
+    assert learned.count(processor.end_id) == len(asked)
+
+
+def test_answers_name_the_targets_and_end_each_with_seg(processor):
+    for seed in range(20):
+        scene, _, asked = clip(processor, seed, limit=20)
+        for question in asked:
+            text = processor.text(question.answer)
+            assert text.count("[SEG]") == len(question.targets)
+            assert "<unk>" not in text + processor.text(question.request)
+            for k in question.targets:
+                o = scene.objects[k]
+                assert f"{o.size} {o.colour} {o.shape}" in text
+
+
+def test_dense_targets_tell_the_object_in_each_cell():
+    scene = sample_scene(5)
+    drawn = pictures(scene, [0, scene.frame_count // 2], 256)
+    owner, label, heat, centre, box = dense_targets(drawn, 16)
+    assert owner.shape == heat.shape == centre.shape == (2, 16, 16)
+    assert box.shape == (2, 16, 16, 4)
+    for frame, row, column in centre.nonzero().tolist():
+        k = int(owner[frame, row, column])
+        assert label[frame, row, column].tolist() == drawn.attributes[k].tolist()
+        x1, y1, x2, y2 = (box[frame, row, column] * 256).tolist()
+        y, x = (drawn.ids[frame] == k + 1).nonzero(as_tuple=True)
+        assert (x.min(), y.min(), x.max() + 1, y.max() + 1) == (x1, y1, x2, y2)
+        assert heat[frame, row, column] == 1
+
+
+def test_the_mask_loss_is_least_for_the_truth_and_ignores_masks_of_absent_objects():
+    from trajseg.model.mask_decoder import DecodedMask
+
+    target = torch.zeros(2, LOSS_SIDE, LOSS_SIDE)
+    target[0, 40:80, 40:80] = 1
+    present = torch.tensor([True, False])
+
+    def loss(logits: torch.Tensor, score: torch.Tensor) -> float:
+        return float(mask_loss(DecodedMask(logits, score, torch.zeros(2, 1)), target, present))
+
+    truth, score = (target * 2 - 1) * 20, torch.tensor([20.0, -20.0])
+    assert loss(truth, score) < 0.05
+    assert loss(-truth, score) > 5
+    noisy = truth.clone()
+    noisy[1] = 50.0
+    assert loss(noisy, score) == pytest.approx(loss(truth, score))
+    assert loss(truth, -score) > 5
+
+
+def test_guidance_is_nothing_when_all_attention_lies_on_the_object():
+    target = torch.zeros(1, 128, 128)
+    target[0, :64, :64] = 1
+    inside = torch.zeros(1, 2, 16, 16)
+    inside[:, :, 3, 3] = 1
+    outside = inside.flip(2, 3)
+    present = torch.tensor([True])
+    assert float(guidance_loss(inside.flatten(2), target, present)) == pytest.approx(0, abs=1e-5)
+    assert float(guidance_loss(outside.flatten(2), target, present)) > 5
+
+
+def test_pairwise_iou_equals_counting():
+    a, b = torch.rand(3, 9, 9) > 0.5, torch.rand(4, 9, 9) > 0.5
+    table = pairwise_iou(a, b)
+    for i in range(3):
+        for j in range(4):
+            assert table[i, j] == pytest.approx(float((a[i] & b[j]).sum() / (a[i] | b[j]).sum()))
+
+
+def test_a_stopped_stage_goes_on_with_its_weights_and_its_steps(tmp_path):
+    def stage() -> tuple[nn.Linear, object]:
+        torch.manual_seed(0)
+        module = nn.Linear(3, 1)
+        x = torch.randn(16, 3)
+        return module, lambda _: ((module(x) - x.sum(1, keepdim=True)).square().mean(), {})
+
+    schedule = Schedule(minutes=0.01, lr=0.01, warmup=1, log_every=5, save_every=5)
+    module, loss = stage()
+    train(tmp_path / "s", module, loss, schedule)
+    stopped = torch.load(tmp_path / "s" / "state.pt", weights_only=True)
+
+    again, loss = stage()
+    train(tmp_path / "s", again, loss, schedule)
+    for name, tensor in stopped["module"].items():
+        assert torch.equal(again.state_dict()[name], tensor), "no time was left: nothing may have moved"
+    train(tmp_path / "s", again, loss, Schedule(minutes=0.02, lr=0.01, warmup=1, log_every=5, save_every=5))
+    resumed = torch.load(tmp_path / "s" / "state.pt", weights_only=True)
+    assert resumed["step"] > stopped["step"]
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "s" / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
+    module = nn.Linear(1, 1)
+    with pytest.raises(FloatingPointError, match="lower the rate"):
+        train(
+            tmp_path / "s",
+            module,
+            lambda _: (module(torch.tensor([[float("nan")]])).sum(), {}),
+            Schedule(minutes=0.01, lr=0.1),
+        )

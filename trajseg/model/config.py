@@ -1,0 +1,171 @@
+"""Configuration of a TrajSeg checkpoint: a LLaVA, a SAM 2, and what joins them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PretrainedConfig
+
+SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<vd_start>", "<vd_end>", "<traj_start>", "<traj_end>")
+SEG_TOKEN = "[SEG]"
+
+
+class Sam2Config(PretrainedConfig):
+    """SAM 2 as Meta's package builds it; the defaults are those of SAM 2.0 Hiera-large.
+
+    `trunk` is "hiera", or "conv" for a convolutional trunk that learns from little data (tiny).
+    Widths are in channels, `image_size` in pixels (square, letterboxed), `stride` in pixels a cell.
+    """
+
+    model_type = "trajseg_sam2"
+
+    def __init__(
+        self,
+        trunk: str = "hiera",
+        trunk_kwargs: dict[str, Any] | None = None,
+        channel_list: tuple[int, ...] = (1152, 576, 288, 144),
+        d_model: int = 256,
+        image_size: int = 1024,
+        stride: int = 16,
+        memory_dim: int = 64,
+        memory_layers: int = 4,
+        memory_feedforward: int = 2048,
+        num_maskmem: int = 7,
+        max_obj_ptrs: int = 16,
+        no_obj_embed_spatial: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.trunk = trunk
+        self.trunk_kwargs = trunk_kwargs or {
+            "embed_dim": 144,
+            "num_heads": 2,
+            "stages": [2, 6, 36, 4],
+            "global_att_blocks": [23, 33, 43],
+            "window_pos_embed_bkg_spatial_size": [7, 7],
+            "window_spec": [8, 4, 16, 8],
+        }
+        self.channel_list = list(channel_list)
+        self.d_model = d_model
+        self.image_size = image_size
+        self.stride = stride
+        self.memory_dim = memory_dim
+        self.memory_layers = memory_layers
+        self.memory_feedforward = memory_feedforward
+        self.num_maskmem = num_maskmem
+        self.max_obj_ptrs = max_obj_ptrs
+        self.no_obj_embed_spatial = no_obj_embed_spatial
+        super().__init__(**kwargs)
+
+
+class TrajSegConfig(PretrainedConfig):
+    """A TrajSeg model; the defaults are those of the 7B model, `TrajSegConfig.tiny()` those of trajseg-tiny.
+
+    `llm_frames` is N, the frames that the language model sees. `vision_stem` is "patch" (CLIP's own) or
+    "conv". `object_tokens` keeps, of a frame's patch tokens, only those at the centre of something
+    (at most so many a frame); 0 keeps all, as the paper does. `frame_embedding` adds a learned embedding of
+    the frame's number to its tokens; the paper has none. `key_frame_memory` lets key frames read memory (ours).
+    """
+
+    model_type = "trajseg"
+    sub_configs = {"llava_config": LlavaConfig, "sam2_config": Sam2Config}  # noqa: RUF012 (transformers' protocol)
+
+    def __init__(
+        self,
+        llava_config: LlavaConfig | dict[str, Any] | None = None,
+        sam2_config: Sam2Config | dict[str, Any] | None = None,
+        llm_frames: int = 10,
+        integration_layers: int = 6,
+        integration_heads: int = 4,
+        vision_stem: str = "patch",
+        object_tokens: int = 0,
+        frame_embedding: bool = False,
+        key_frame_memory: bool = False,
+        seg_token_id: int = 32003,
+        max_new_tokens: int = 512,
+        model_name: str = "trajseg-7b",
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(llava_config, dict):
+            llava_config = LlavaConfig(**llava_config)
+        if isinstance(sam2_config, dict):
+            sam2_config = Sam2Config(**sam2_config)
+        self.llava_config = llava_config or _llava_7b()
+        self.sam2_config = sam2_config or Sam2Config()
+        self.llm_frames = llm_frames
+        self.integration_layers = integration_layers
+        self.integration_heads = integration_heads
+        self.vision_stem = vision_stem
+        self.object_tokens = object_tokens
+        self.frame_embedding = frame_embedding
+        self.key_frame_memory = key_frame_memory
+        self.seg_token_id = seg_token_id
+        self.max_new_tokens = max_new_tokens
+        self.model_name = model_name
+        super().__init__(**kwargs)
+
+    @classmethod
+    def tiny(cls, vocab_size: int, seg_token_id: int, bos: int = 1, eos: int = 2, pad: int = 0) -> TrajSegConfig:
+        """The shipped default: the same parts at about a thousandth of the size."""
+        vision = CLIPVisionConfig(
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=256,
+            patch_size=16,
+        )
+        text = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=1024,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=pad,
+            tie_word_embeddings=False,
+        )
+        llava = LlavaConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_id=pad,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="default",
+        )
+        sam2 = Sam2Config(
+            trunk="conv",
+            trunk_kwargs={"widths": [16, 32, 64, 128, 128], "blocks": [0, 1, 1, 2, 1]},
+            channel_list=(128, 128, 64, 32),
+            d_model=128,
+            image_size=256,
+            memory_dim=64,
+            memory_layers=2,
+            memory_feedforward=256,
+        )
+        return cls(
+            llava_config=llava,
+            sam2_config=sam2,
+            llm_frames=8,
+            integration_layers=3,
+            vision_stem="conv",
+            object_tokens=10,
+            frame_embedding=True,
+            seg_token_id=seg_token_id,
+            max_new_tokens=96,
+            model_name="trajseg-tiny",
+        )
+
+
+def _llava_7b() -> LlavaConfig:
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=224,
+        patch_size=14,
+    )
+    text = LlamaConfig(vocab_size=32008, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
+    return LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-2)

@@ -1,0 +1,154 @@
+"""The unified mask decoder: one SAM 2 decoder draws every frame, prompted on key frames, from memory between.
+
+Shapes: R rows (an object of a clip each), C channels of SAM 2 (256 at full size), h = w = image size / 16.
+Frame rules (paper, unified mask decoder): a key frame is decoded from its own prompt without reading memory and
+writes a conditioning memory; any other frame has no prompt, reads the memories of all earlier key frames and
+of the last six other frames, and writes an ordinary memory. Ours differs from the released code on frame 0,
+which gets the no-memory embedding and writes its memory like every other key frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+from torch.nn import functional as F
+
+NO_OBJECT_LOGIT = -1024.0
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """SAM 2's features of n pictures: top (n, C, h, w), s0 (n, C/8, 4h, 4w), s1 (n, C/4, 2h, 2w)."""
+
+    top: Tensor
+    s0: Tensor
+    s1: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> FrameFeatures:
+        return FrameFeatures(self.top[index], self.s0[index], self.s1[index])
+
+    def cells(self) -> Tensor:
+        """The top level as a sequence, (n, h*w, C)."""
+        return self.top.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class DecodedMask:
+    """What the decoder says of R objects on one frame.
+
+    logits (R, 4h, 4w) before the object gate; score (R,) logit that the object is in the picture;
+    pointer (R, C) for later frames.
+    """
+
+    logits: Tensor
+    score: Tensor
+    pointer: Tensor
+
+    def gated(self) -> Tensor:
+        """Mask logits with absent objects emptied, (R, 4h, 4w): what inference and memory use."""
+        return torch.where(self.score[:, None, None] > 0, self.logits, NO_OBJECT_LOGIT)
+
+
+def encode_frames(sam2: SAM2Base, pixels: Tensor) -> FrameFeatures:
+    """Features of normalised, letterboxed pictures (n, 3, S, S)."""
+    s0, s1, top = sam2.image_encoder(pixels)["backbone_fpn"]
+    decoder = sam2.sam_mask_decoder
+    return FrameFeatures(top, decoder.conv_s0(s0), decoder.conv_s1(s1))
+
+
+class Tracker:
+    """Draws R objects frame by frame, in time order, keeping their memories.
+
+    Args:
+        sam2: the SAM 2 whose decoder and memory are used.
+        frame_count: frames of the clip; limits how many object pointers are read.
+        key_frame_memory: let key frames read memory as well (ours, off in the paper's model).
+    """
+
+    def __init__(self, sam2: SAM2Base, frame_count: int, key_frame_memory: bool = False) -> None:
+        self.sam2 = sam2
+        self.frame_count = frame_count
+        self.key_frame_memory = key_frame_memory
+        self.key_memories: dict[int, dict[str, object]] = {}
+        self.other_memories: dict[int, dict[str, object]] = {}
+
+    def step(
+        self,
+        index: int,
+        frame: FrameFeatures,
+        prompt: Tensor | None,
+        present: Tensor | None = None,
+        remember: bool = True,
+    ) -> DecodedMask:
+        """Decodes frame `index` (0-based; indices only grow).
+
+        Args:
+            frame: features, one picture a row (R pictures; the same one repeated for objects of one clip).
+            prompt: the key frame's prompts (R, C), or None between key frames.
+            present: in training, the truth (R,) bool of the object gate, so that memory starts from it.
+            remember: False where no later frame will read this one.
+        """
+        decoded = self._decode(index, frame, prompt, present)
+        if not remember:
+            return decoded
+        memory = self._remember(frame, decoded, present)
+        (self.other_memories if prompt is None else self.key_memories)[index] = memory
+        self.other_memories.pop(index - max(self.sam2.num_maskmem, self.sam2.max_obj_ptrs_in_encoder), None)
+        return decoded
+
+    def _decode(self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None) -> DecodedMask:
+        sam2 = self.sam2
+        reads = bool(self.key_memories) and (prompt is None or self.key_frame_memory)
+        top = self._read(index, frame) if reads else frame.top + sam2.no_mem_embed.view(1, -1, 1, 1)
+        rows = top.shape[0]
+        if prompt is None:
+            empty = torch.zeros(rows, 1, 2, device=top.device, dtype=top.dtype)
+            labels = -torch.ones(rows, 1, dtype=torch.int32, device=top.device)
+            sparse, dense = sam2.sam_prompt_encoder(points=(empty, labels), boxes=None, masks=None)
+        else:
+            sparse = prompt[:, None]
+            dense = sam2.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(top)
+        logits, _, tokens, score = sam2.sam_mask_decoder(
+            image_embeddings=top,
+            image_pe=sam2.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+            repeat_image=False,
+            high_res_features=[frame.s0, frame.s1],
+        )
+        seen = (score > 0) if present is None else present[:, None]
+        pointer = torch.where(seen, sam2.obj_ptr_proj(tokens[:, 0]), sam2.no_obj_ptr)
+        return DecodedMask(logits[:, 0], score[:, 0], pointer)
+
+    def _read(self, index: int, frame: FrameFeatures) -> Tensor:
+        flat = frame.top.flatten(2).permute(2, 0, 1)
+        position = self.sam2.image_encoder.neck.position_encoding(frame.top)
+        return self.sam2._prepare_memory_conditioned_features(
+            frame_idx=index,
+            is_init_cond_frame=False,
+            current_vision_feats=[flat],
+            current_vision_pos_embeds=[position.flatten(2).permute(2, 0, 1)],
+            feat_sizes=[frame.top.shape[-2:]],
+            output_dict={
+                "cond_frame_outputs": self.key_memories,
+                "non_cond_frame_outputs": self.other_memories,
+            },
+            num_frames=self.frame_count,
+        )
+
+    def _remember(self, frame: FrameFeatures, decoded: DecodedMask, present: Tensor | None) -> dict[str, object]:
+        score = decoded.score if present is None else present.to(decoded.score.dtype) - 0.5
+        logits = torch.where(score[:, None, None] > 0, decoded.logits, NO_OBJECT_LOGIT)
+        size = (self.sam2.image_size, self.sam2.image_size)
+        features, position = self.sam2._encode_new_memory(
+            current_vision_feats=[frame.top.flatten(2).permute(2, 0, 1)],
+            feat_sizes=[frame.top.shape[-2:]],
+            pred_masks_high_res=F.interpolate(logits[:, None].float(), size, mode="bilinear"),
+            object_score_logits=score[:, None],
+            is_mask_from_pts=False,
+        )
+        return {"maskmem_features": features, "maskmem_pos_enc": position, "obj_ptr": decoded.pointer}

@@ -1,0 +1,205 @@
+"""TrajSeg: LLaVA reads the clip and the instruction; each [SEG] it writes prompts SAM 2 on the key frames.
+
+Shapes: N frames that the language model sees, P patch tokens a frame, V width of the vision tower, D width of
+the language model, S objects in an answer, C channels of SAM 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
+
+from trajseg.errors import CheckpointError
+from trajseg.model.config import TrajSegConfig
+from trajseg.model.content_integration import ContentIntegration
+from trajseg.model.conv import ConvStem
+from trajseg.model.mask_decoder import FrameFeatures, encode_frames
+from trajseg.model.sam2 import build_sam2
+
+OBJECT_THRESHOLD = 0.3
+"""A patch token counts as an object's centre from this objectness on."""
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What the language model sees of N frames: embeddings (M, D), the frame of each (M,), its cell (M,).
+
+    In time order, and in raster order within a frame.
+    """
+
+    embeddings: Tensor
+    frame: Tensor
+    cell: Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Generated token ids (without the end token) and the trajectory tokens (S, C), one for each [SEG]."""
+
+    ids: list[int]
+    trajectories: Tensor
+
+
+class TrajSegModel(PreTrainedModel):
+    """The whole model; parameter names of the parts are those of published checkpoints (see docs/model.md)."""
+
+    config_class = TrajSegConfig
+    base_model_prefix = ""
+
+    def __init__(self, config: TrajSegConfig) -> None:
+        super().__init__(config)
+        text, vision = config.llava_config.text_config, config.llava_config.vision_config
+        channels = config.sam2_config.d_model
+        self.llava = LlavaForConditionalGeneration(config.llava_config)
+        if config.vision_stem == "conv":
+            kwargs = config.sam2_config.trunk_kwargs
+            stem = ConvStem(kwargs["widths"][:4], kwargs["blocks"][:4], vision.hidden_size)
+            self.vision_tower.embeddings.patch_embedding = stem
+        if config.object_tokens:
+            self.objectness = nn.Linear(vision.hidden_size, 1)
+        if config.frame_embedding:
+            self.frame_embedding = nn.Embedding(config.llm_frames, text.hidden_size)
+        self.text_hidden_fcs = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Linear(text.hidden_size, text.hidden_size),
+                    nn.ReLU(),
+                    nn.Linear(text.hidden_size, channels),
+                )
+            ]
+        )
+        self.fusion_layers = ContentIntegration(channels, config.integration_layers, config.integration_heads)
+        self.visual_model = build_sam2(config.sam2_config)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The parts initialise themselves."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **_: Any) -> TrajSegModel:  # type: ignore[override]
+        """Loads a checkpoint folder (config.json, model.safetensors) strictly, in evaluation mode.
+
+        SAM 2 computes constants when it is built, so the model is built with real tensors, not on `meta`.
+
+        Raises:
+            CheckpointError: a file is missing, or names or shapes differ.
+        """
+        folder = Path(folder)
+        weights = folder / "model.safetensors"
+        if not (folder / "config.json").is_file() or not weights.is_file():
+            raise CheckpointError(
+                f"{folder} is not a TrajSeg checkpoint: config.json or model.safetensors is missing.",
+                "Name a folder that `trajseg train` or save_pretrained wrote, or trajseg-tiny.",
+            )
+        model = cls(TrajSegConfig.from_pretrained(folder))
+        try:
+            model.load_state_dict(load_file(weights))
+        except RuntimeError as error:
+            raise CheckpointError(f"{weights} does not fit its config.json: {error}") from error
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:  # type: ignore[override]
+        """Writes config.json and model.safetensors under this module's own parameter names.
+
+        (transformers would rename LLaVA's parameters to those of its older releases.)
+        """
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(folder)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        return self.llava.model.vision_tower
+
+    @property
+    def language_model(self) -> nn.Module:
+        return self.llava.model.language_model
+
+    def embed_words(self, ids: Tensor) -> Tensor:
+        """Token ids (..., L) -> embeddings (..., L, D)."""
+        return self.language_model.embed_tokens(ids)
+
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """Pictures (N, 3, s, s) -> the vision tower's patch tokens without CLS (N, P, V)."""
+        output = self.vision_tower(pixel_values=pixels, output_hidden_states=True)
+        layer = self.config.llava_config.vision_feature_layer
+        return output.hidden_states[layer][:, 1:]
+
+    def visual_tokens(self, features: Tensor) -> VisualTokens:
+        """Patch tokens (N, P, V) -> projected tokens, without the frame embedding.
+
+        With `object_tokens`, only objects' centres are kept.
+        """
+        frames, patches, _ = features.shape
+        keep = torch.ones(frames, patches, dtype=torch.bool, device=features.device)
+        if self.config.object_tokens:
+            keep = object_centres(self.objectness(features)[..., 0], self.config.object_tokens)
+        frame, cell = keep.nonzero(as_tuple=True)
+        return VisualTokens(self.llava.model.multi_modal_projector(features[frame, cell]), frame, cell)
+
+    def see(self, pixels: Tensor) -> VisualTokens:
+        """What the language model sees of N frames (N, 3, s, s)."""
+        tokens = self.visual_tokens(self.patch_features(pixels))
+        if not self.config.frame_embedding:
+            return tokens
+        return replace(tokens, embeddings=tokens.embeddings + self.frame_embedding(tokens.frame))
+
+    def trajectory_tokens(self, hidden: Tensor) -> Tensor:
+        """Hidden states that predict [SEG] (S, D) -> trajectory tokens (S, C)."""
+        return self.text_hidden_fcs[0](hidden)
+
+    def key_prompts(self, trajectories: Tensor, keys: FrameFeatures) -> Tensor:
+        """Trajectory tokens (S, C) and the features of N key frames -> a prompt each (S, N, C)."""
+        objects, cells = len(trajectories), keys.cells()
+        tokens = trajectories.repeat_interleave(len(cells), dim=0)
+        prompts, _ = self.fusion_layers(tokens, cells.repeat(objects, 1, 1))
+        return prompts.unflatten(0, (objects, len(cells)))
+
+    def encode_frames(self, pixels: Tensor) -> FrameFeatures:
+        """SAM 2's features of pictures (n, 3, S, S)."""
+        return encode_frames(self.visual_model, pixels)
+
+    @torch.inference_mode()
+    def answer(self, prompt: Tensor, end_id: int) -> Answer:
+        """Greedy decoding with a key-value cache.
+
+        Args:
+            prompt: embeddings of the whole prompt (L, D).
+            end_id: the token that ends an answer.
+        """
+        ids: list[int] = []
+        states: list[Tensor] = []
+        inputs, cache = prompt[None], None
+        for _ in range(self.config.max_new_tokens):
+            output = self.language_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+            cache, hidden = output.past_key_values, output.last_hidden_state[0, -1]
+            token = int(self.llava.lm_head(hidden).argmax())
+            if token == end_id:
+                break
+            ids.append(token)
+            if token == self.config.seg_token_id:
+                states.append(hidden)
+            inputs = self.embed_words(torch.tensor([[token]], device=prompt.device))
+        hidden_S = torch.stack(states) if states else prompt.new_zeros(0, prompt.shape[-1])
+        return Answer(ids, self.trajectory_tokens(hidden_S))
+
+
+def object_centres(logits: Tensor, most: int) -> Tensor:
+    """Which cells are the centre of something: local peaks of objectness (N, P) over 0.3, `most` a frame.
+
+    Returns bool (N, P). At least the best cell of each frame is kept, so that no frame is without a token.
+    """
+    frames, patches = logits.shape
+    side = round(patches**0.5)
+    score = logits.sigmoid()
+    peak = F.max_pool2d(score.view(frames, 1, side, side), 3, stride=1, padding=1).view(frames, patches)
+    score = torch.where(score >= peak, score, 0.0)
+    floor = score.topk(min(most, patches), dim=1).values[:, -1:].clamp(min=OBJECT_THRESHOLD)
+    return (score >= floor) | (score == score.max(dim=1, keepdim=True).values)

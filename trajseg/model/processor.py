@@ -1,0 +1,134 @@
+"""Turns pictures and sentences into the model's tensors, and mask logits back into the picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from trajseg.errors import CheckpointError
+from trajseg.model.config import SEG_TOKEN, SPECIAL_TOKENS
+from trajseg.model.dialogue import ASSISTANT, REQUEST, USER, segment_request
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PROCESSOR_FILE = "processor.json"
+
+
+class TrajSegProcessor:
+    """Tokenizer and picture geometry of a checkpoint.
+
+    Pictures are letterboxed: the longest side becomes `llm_size` (language side) or `mask_size` (SAM 2) pixels
+    and the right and bottom are padded, so that nothing is cut away.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, llm_size: int, mask_size: int) -> None:
+        self.tokenizer = tokenizer
+        self.llm_size = llm_size
+        self.mask_size = mask_size
+        self.seg_id = int(tokenizer.convert_tokens_to_ids(SEG_TOKEN))
+        self.end_id = int(tokenizer.eos_token_id)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> TrajSegProcessor:
+        """Loads a checkpoint folder; CheckpointError when its files are missing."""
+        try:
+            sizes = json.loads((Path(folder) / PROCESSOR_FILE).read_text())
+            return cls(AutoTokenizer.from_pretrained(str(folder)), **sizes)
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder} has no usable tokenizer or {PROCESSOR_FILE}: {error}",
+                "Copy the whole checkpoint folder.",
+            ) from error
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the tokenizer and the sizes beside the model's files."""
+        self.tokenizer.save_pretrained(str(folder))
+        sizes = {"llm_size": self.llm_size, "mask_size": self.mask_size}
+        (Path(folder) / PROCESSOR_FILE).write_text(json.dumps(sizes, indent=2) + "\n")
+
+    def llm_pixels(self, frames: Iterable[np.ndarray]) -> Tensor:
+        """RGB uint8 pictures [H, W, 3] -> (N, 3, llm_size, llm_size)."""
+        return torch.stack([letterbox(frame, self.llm_size) for frame in frames])
+
+    def mask_pixels(self, frames: Iterable[np.ndarray]) -> Tensor:
+        """RGB uint8 pictures [H, W, 3] -> (n, 3, mask_size, mask_size)."""
+        return torch.stack([letterbox(frame, self.mask_size) for frame in frames])
+
+    def to_picture(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """Mask logits (S, h, w) of a letterboxed picture -> logits (S, height, width), float32."""
+        size = (self.mask_size, self.mask_size)
+        full = F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)
+        inner_height, inner_width = inner_size(height, width, self.mask_size)
+        inner = full[:, :, :inner_height, :inner_width]
+        return F.interpolate(inner, (height, width), mode="bilinear", align_corners=False)[:, 0]
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a sentence, without start or end."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def prompt_ids(self, instruction: str, frames: int, template: str = REQUEST) -> tuple[list[list[int]], list[int]]:
+        """Token ids around the visual tokens of an instruction about `frames` frames.
+
+        Returns what stands before each frame's tokens (one list a frame), and what stands after the last one.
+        """
+        start, end, clip_start, clip_end = (self.tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS[:4])
+        head = [self.tokenizer.bos_token_id, *self.ids(USER), clip_start, start]
+        before = [head] + [[end, start] for _ in range(frames - 1)]
+        after = [end, clip_end, *self.ids(segment_request(instruction, template)), *self.ids(ASSISTANT)]
+        return before, after
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The sentence of generated ids, with [SEG] kept."""
+        return " ".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+def frame_indices(frame_count: int, most: int) -> list[int]:
+    """The frames that the language model sees: centres of `most` equal bins, all when there are fewer."""
+    if frame_count <= most:
+        return list(range(frame_count))
+    return [int((i + 0.5) * frame_count / most) for i in range(most)]
+
+
+def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width in pixels of a picture letterboxed into size x size."""
+    scale = size / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def letterbox(frame: np.ndarray, size: int) -> Tensor:
+    """RGB uint8 [H, W, 3] -> normalised (3, size, size), zero-padded right and bottom."""
+    height, width = inner_size(*frame.shape[:2], size)
+    shrink = height < frame.shape[0]
+    resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+    picture = torch.zeros(3, size, size)
+    normalised = (resized.astype(np.float32) / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+    picture[:, :height, :width] = torch.from_numpy(normalised.astype(np.float32)).permute(2, 0, 1)
+    return picture
+
+
+def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words for checkpoints trained on a closed vocabulary; unknown words are <unk>."""
+    specials = ["<pad>", "<s>", "</s>", "<unk>", SEG_TOKEN, *SPECIAL_TOKENS]
+    listed = list(dict.fromkeys([*specials, *words]))
+    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(listed)}, unk_token="<unk>"))
+    pattern = "|".join([*(re.escape(token) for token in specials), "[a-z0-9']+", r"[^\sa-z0-9']"])
+    backend.pre_tokenizer = Split(Regex(pattern), behavior="removed", invert=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=[SEG_TOKEN, *SPECIAL_TOKENS],
+    )

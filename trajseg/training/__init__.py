@@ -1,0 +1,5 @@
+"""Training: stages that each teach one part, a recipe that strings them together, and the command that runs them."""
+
+from trajseg.training.command import command
+
+__all__ = ["command"]

@@ -1,0 +1,86 @@
+"""Training clips of the shapes world as tensors: pictures, masks and dense targets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from trajseg.data.shapes.render import render
+from trajseg.data.shapes.world import COLOURS, SHAPES, SIZES, Scene, sample_scene
+from trajseg.model.processor import inner_size, letterbox
+
+
+@dataclass
+class Pictures:
+    """n frames of one clip, letterboxed to size x size.
+
+    pixels (n, 3, S, S) float32 normalised; ids (n, S, S) uint8, 0 background, k + 1 object k;
+    attributes (K, 3) int64: colour, shape and size of each object as indices into the world's tuples.
+    """
+
+    pixels: Tensor
+    ids: Tensor
+    attributes: Tensor
+
+
+def pictures(scene: Scene, indices: list[int], size: int, scale: float = 1.0) -> Pictures:
+    """Renders frames of a scene at `scale` times the letterboxed resolution, then fits them into size x size."""
+    height = round(size * scale / max(1.0, scene.aspect))
+    frames, ids = render(scene, height, indices)
+    fitted = np.zeros((len(indices), size, size), np.uint8)
+    inner_height, inner_width = inner_size(*frames.shape[1:3], size)
+    for number, plane in enumerate(ids):
+        fitted[number, :inner_height, :inner_width] = cv2.resize(
+            plane, (inner_width, inner_height), interpolation=cv2.INTER_NEAREST
+        )
+    return Pictures(
+        torch.stack([letterbox(frame, size) for frame in frames]),
+        torch.from_numpy(fitted),
+        attributes(scene),
+    )
+
+
+def attributes(scene: Scene) -> Tensor:
+    """Colour, shape and size of each object as indices, (K, 3) int64."""
+    return torch.tensor([(COLOURS.index(o.colour), SHAPES.index(o.shape), SIZES.index(o.size)) for o in scene.objects])
+
+
+class ClipStream(IterableDataset[Pictures]):
+    """Endless training clips: `frames` pictures of each, at random times at most `stride` frames apart.
+
+    Every worker draws its own seeds from `seed`, so that a resumed run does not see the same clips again when
+    it is given another seed.
+    """
+
+    def __init__(self, seed: int, frames: int, size: int, stride: int | None = None) -> None:
+        self.seed, self.frames, self.size, self.stride = seed, frames, size, stride
+
+    def __iter__(self) -> Iterator[Pictures]:
+        worker = torch.utils.data.get_worker_info()
+        rng = random.Random(f"{self.seed}/{worker.id if worker else 0}")
+        cv2.setNumThreads(1)
+        while True:
+            scene = sample_scene(rng.getrandbits(40), "train")
+            yield pictures(scene, self._times(scene, rng), self.size, rng.choice((1.0, 1.0, 1.0, 1.5, 0.75)))
+
+    def _times(self, scene: Scene, rng: random.Random) -> list[int]:
+        if self.stride is None:
+            return sorted(rng.sample(range(scene.frame_count), self.frames))
+        step = min(rng.randint(1, self.stride), (scene.frame_count - 1) // (self.frames - 1))
+        start = rng.randrange(scene.frame_count - step * (self.frames - 1))
+        return [start + step * i for i in range(self.frames)]
+
+
+def batches(stream: ClipStream, size: int, workers: int) -> Iterator[list[Pictures]]:
+    """Lists of `size` clips, rendered in `workers` processes."""
+    loader = DataLoader(
+        stream, batch_size=size, num_workers=workers, collate_fn=list, prefetch_factor=4 if workers else None
+    )
+    return iter(loader)

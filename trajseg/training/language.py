@@ -1,0 +1,108 @@
+"""Stage `language`: the language model learns the world's words and how to answer, before it sees a picture.
+
+It stands for the pre-training that LLaVA's language model brings along at full size. A frame's visual tokens are
+made of symbols: the word embeddings of an object's colour, shape and size, and its box. The projector of the
+pictures is later trained to give the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS
+from trajseg.model import TrajSegModel, TrajSegProcessor
+from trajseg.training.texts import IGNORED, Packed, Seen
+
+MOTION_LAYER = 3
+"""The dense motion loss reads the visual tokens after so many layers."""
+FREQUENCIES = 5
+
+
+class SymbolicEye(nn.Module):
+    """Visual tokens from symbols: word embeddings of the attributes, plus the box, (M, 3) and (M, 4) -> (M, D)."""
+
+    def __init__(self, words: nn.Embedding, processor: TrajSegProcessor) -> None:
+        super().__init__()
+        self.words = [words]  # not a submodule: the embedding belongs to the language model
+        self.tables = [torch.tensor([processor.ids(word)[0] for word in names]) for names in (COLOURS, SHAPES, SIZES)]
+        width = words.embedding_dim
+        self.box = nn.Sequential(nn.Linear(4 * (1 + 2 * FREQUENCIES), width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, seen: Seen) -> Tensor:
+        names = sum(self.words[0](table[seen.attributes[:, i]]) for i, table in enumerate(self.tables))
+        return names + self.box(box_waves(seen.box))
+
+
+def box_waves(box: Tensor) -> Tensor:
+    """A box (M, 4) in 0..1 with its sines and cosines at doubling frequencies, (M, 4 * (1 + 2 * FREQUENCIES))."""
+    angle = box[..., None] * (math.pi * 2.0 ** torch.arange(FREQUENCIES))
+    return torch.cat([box, angle.sin().flatten(1), angle.cos().flatten(1)], dim=1)
+
+
+class LanguageTraining(nn.Module):
+    """The language side of a model under cross entropy on answers, with a dense loss on each token's motion."""
+
+    def __init__(self, model: TrajSegModel, processor: TrajSegProcessor) -> None:
+        super().__init__()
+        self.language_model = model.language_model
+        self.lm_head = model.llava.lm_head
+        self.frame_embedding = model.frame_embedding
+        self.eye = SymbolicEye(self.language_model.embed_tokens, processor)
+        width = model.config.llava_config.text_config.hidden_size
+        self.motion = nn.Linear(width, len(MOTIONS) + len(SPEEDS))
+        self.seg_id = processor.seg_id
+
+    def hidden(self, packed: Packed, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states after the last layer (B, L, D), and of the visual tokens after MOTION_LAYER (M, D)."""
+        inputs = self.language_model.embed_tokens(packed.ids)
+        frame = torch.cat([seen.frame for seen in packed.seen])
+        inputs = inputs.masked_scatter(packed.visual[..., None], tokens + self.frame_embedding(frame))
+        output = self.language_model(
+            inputs_embeds=inputs,
+            attention_mask=packed.mask,
+            position_ids=packed.positions,
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        return output.last_hidden_state, output.hidden_states[MOTION_LAYER][packed.visual]
+
+    def symbols(self, packed: Packed) -> Tensor:
+        """The visual tokens (M, D) of a symbolic batch."""
+        return torch.cat([self.eye(seen) for seen in packed.seen])
+
+    def loss(self, packed: Packed, tokens: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Cross entropy of the answers + 0.5 x that of motion and speed; `tokens` (M, D), by default the symbols."""
+        hidden, motion_hidden = self.hidden(packed, self.symbols(packed) if tokens is None else tokens)
+        answer = packed.labels[:, 1:] != IGNORED
+        logits = self.lm_head(hidden[:, :-1][answer])
+        label = packed.labels[:, 1:][answer]
+        text_loss = F.cross_entropy(logits, label)
+        # An object's first frame cannot show its motion.
+        later = torch.cat([seen.frame for seen in packed.seen]) > 0
+        motion, speed = self.motion(motion_hidden[later]).split([len(MOTIONS), len(SPEEDS)], dim=-1)
+        moves, pace = packed.motions[later].unbind(1)
+        motion_loss = F.cross_entropy(motion, moves) + F.cross_entropy(speed, pace)
+        figures = {
+            "text": float(text_loss.detach()),
+            "motion": float((motion.argmax(-1) == moves).float().mean()),
+        }
+        return text_loss + 0.5 * motion_loss, figures
+
+    @torch.no_grad()
+    def right_objects(self, packed: Packed, tokens: Tensor | None = None) -> dict[str, list[float]]:
+        """By kind of question: 1 where every answer token but size and motion words is right under teacher forcing."""
+        hidden, _ = self.hidden(packed, self.symbols(packed) if tokens is None else tokens)
+        guess = F.pad(self.lm_head(hidden).argmax(-1)[:, :-1], (1, 0))
+        strict = torch.cat([*self.eye.tables[:2], torch.tensor([self.seg_id])])
+        wrong = (guess != packed.labels) & torch.isin(packed.labels, strict)
+        # An extra or a missing [SEG] is wrong as well.
+        wrong |= (packed.labels != IGNORED) & ((guess == self.seg_id) != (packed.labels == self.seg_id))
+        outcome: dict[str, list[float]] = {}
+        bad = set(packed.segments[wrong].tolist())
+        for number, question in enumerate(packed.questions):
+            outcome.setdefault(question.kind, []).append(float(number not in bad))
+        return outcome

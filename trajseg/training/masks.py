@@ -1,0 +1,149 @@
+"""Stage `masks`: content integration and the unified mask decoder learn to draw the object that a token names.
+
+It stands for the pre-training that SAM 2 brings along at full size. Until the language model writes trajectory
+tokens, a token is the sum of three learned embeddings, of the object's colour, shape and size; later the language
+side learns to write these tokens.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trajseg.model import TrajSegModel
+from trajseg.model.mask_decoder import DecodedMask, Tracker, encode_frames
+from trajseg.training.clips import Pictures
+from trajseg.training.vision import ATTRIBUTE_SIZES
+
+LOSS_SIDE = 128
+"""Masks are compared at this many pixels a side; the decoder draws at 64."""
+
+
+class TokenTable(nn.Module):
+    """Trajectory tokens of objects by their attributes, (R, 3) int64 -> (R, C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, width) for size in ATTRIBUTE_SIZES)
+
+    def forward(self, attributes: Tensor) -> Tensor:
+        return sum(table(attributes[:, i]) for i, table in enumerate(self.tables)) / 3**0.5
+
+
+class MaskTraining(nn.Module):
+    """The mask side of a model under the paper's mask losses, with content integration's attention guided.
+
+    Rows are objects: all objects of all clips of a batch, each with its own clip's features.
+    """
+
+    def __init__(self, model: TrajSegModel) -> None:
+        super().__init__()
+        self.sam2 = model.visual_model
+        self.fusion_layers = model.fusion_layers
+        self.tokens = TokenTable(model.config.sam2_config.d_model)
+        self.coarse = nn.Linear(model.config.sam2_config.d_model, 1)
+        self._cells: list[Tensor] = []
+        self.sam2.sam_mask_decoder.transformer.register_forward_hook(
+            lambda _module, _inputs, output: self._cells.append(output[1])
+        )
+
+    def loss(self, clips: list[Pictures], keys: list[bool]) -> tuple[Tensor, dict[str, float]]:
+        """Mask losses over a batch of clips of F = len(keys) frames; `keys` marks key frames, the first among them."""
+        features = encode_frames(self.sam2, torch.cat([clip.pixels for clip in clips]))
+        counts = [len(clip.attributes) for clip in clips]
+        first = torch.arange(len(clips)).repeat_interleave(torch.tensor(counts)) * len(keys)
+        truth = torch.cat([object_planes(clip) for clip in clips])
+        tokens = self.tokens(torch.cat([clip.attributes for clip in clips]))
+        tracker = Tracker(self.sam2, len(keys))
+        total = tokens.new_zeros(())
+        figures: dict[str, list[float]] = {}
+        for number, key in enumerate(keys):
+            frame = features[first + number]
+            target = truth[:, number]
+            present = target.amax((1, 2)) > 0.5
+            prompt = None
+            if key:
+                prompt, attention = self.fusion_layers(tokens, frame.cells())
+                guidance = guidance_loss(attention, target, present)
+                total = total + 0.3 * guidance
+                figures.setdefault("guidance", []).append(float(guidance.detach()))
+            decoded = tracker.step(number, frame, prompt, present, remember=number + 1 < len(keys))
+            total = total + mask_loss(decoded, target, present) + self._coarse_loss(target, present)
+            with torch.no_grad():
+                for name, value in mask_figures(decoded, target, present, counts).items():
+                    figures.setdefault(f"{name}_{'key' if key else 'memory'}", []).append(value)
+        return total / len(keys), {name: sum(values) / len(values) for name, values in figures.items()}
+
+    def _coarse_loss(self, target: Tensor, present: Tensor) -> Tensor:
+        """The decoder's cells must tell where the object is before they are upscaled.
+
+        Without this, a decoder that starts from nothing paints every object whatever the prompt, and stays there.
+        """
+        cells = self.coarse(self._cells.pop())[..., 0]
+        wanted = F.adaptive_avg_pool2d(target[:, None], round(cells.shape[1] ** 0.5)).flatten(1)
+        error = F.binary_cross_entropy_with_logits(cells, wanted, reduction="none").mean(1)
+        return 5 * (error * present).sum() / present.sum().clamp(min=1)
+
+
+def object_planes(clip: Pictures) -> Tensor:
+    """Coverage of each object at LOSS_SIDE pixels: (K, n, side, side) float32 in 0..1."""
+    numbers = torch.arange(1, len(clip.attributes) + 1, dtype=torch.uint8).view(-1, 1, 1, 1)
+    planes = (clip.ids[None] == numbers).float()
+    return F.avg_pool2d(planes, clip.ids.shape[-1] // LOSS_SIDE)
+
+
+def mask_loss(decoded: DecodedMask, target: Tensor, present: Tensor) -> Tensor:
+    """5 BCE + dice on ungated logits where the object is present, + 0.5 BCE of its object score.
+
+    target (R, side, side) coverage, present (R,) bool. The weights are those of the mask side's own pre-training;
+    the paper's joint weights are in the recipe.
+    """
+    logits = F.interpolate(decoded.logits[:, None], target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2))
+    p = logits.sigmoid()
+    dice = 1 - (2 * (p * target).sum((1, 2)) + 1e-6) / (p.sum((1, 2)) + target.sum((1, 2)) + 1e-6)
+    here = present.float()
+    masks = ((5 * bce + dice) * here).sum() / here.sum().clamp(min=1)
+    return masks + 0.5 * F.binary_cross_entropy_with_logits(decoded.score, here)
+
+
+def guidance_loss(attention: Tensor, target: Tensor, present: Tensor) -> Tensor:
+    """-log of the share of content integration's attention (R, heads, P) that lies on the object, where present."""
+    side = round(attention.shape[-1] ** 0.5)
+    inside = F.adaptive_max_pool2d(target[:, None], side).flatten(1)
+    share = (attention.mean(1) * inside).sum(1)
+    return -(share.clamp(min=1e-4).log() * present).sum() / present.sum().clamp(min=1)
+
+
+def mask_figures(decoded: DecodedMask, target: Tensor, present: Tensor, counts: list[int]) -> dict[str, float]:
+    """iou: mean with the truth; right: share of rows whose mask fits their own object best among the clip's;
+    same: mean IoU between the masks of different objects on one frame (high when the prompt is ignored)."""
+    logits = F.interpolate(decoded.logits[:, None], target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    ious, right, same = [], [], []
+    for mask, truth, here in zip(
+        (logits > 0).split(counts), (target > 0.5).split(counts), present.split(counts), strict=True
+    ):
+        table = pairwise_iou(mask, truth)
+        ious += table.diagonal()[here].tolist()
+        right += (table.argmax(1) == torch.arange(len(mask)))[here].float().tolist()
+        between = pairwise_iou(mask, mask)[here][:, here]
+        same += between[~torch.eye(len(between), dtype=torch.bool)].tolist()
+    return {
+        name: sum(values) / max(1, len(values)) for name, values in (("iou", ious), ("right", right), ("same", same))
+    }
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of every mask of a (n, h, w) bool with every one of b (m, h, w): (n, m)."""
+    a, b = a.flatten(1).float(), b.flatten(1).float()
+    both = a @ b.T
+    return both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp(min=1)
+
+
+def key_pattern(rng: random.Random, frames: int) -> list[bool]:
+    """Which of a training clip's frames are key frames: the first, and the others seldom or often."""
+    share = rng.choice((0.1, 0.5))
+    return [True] + [rng.random() < share for _ in range(frames - 1)]

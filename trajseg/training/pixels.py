@@ -1,0 +1,142 @@
+"""Stage `pixels`: the language model learns from pictures what it learned from symbols, and to write trajectory tokens.
+
+The vision tower stays frozen, as in the paper. The projector is taught the symbolic tokens of stage `language`
+while the language model goes on answering questions, now about tokens that come from pictures. The state that
+predicts a [SEG] learns to give the trajectory token that stage `masks` draws from.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from trajseg.data.shapes.world import Scene, sample_scene
+from trajseg.model import TrajSegModel, TrajSegProcessor
+from trajseg.model.processor import frame_indices
+from trajseg.training.clips import Pictures, pictures
+from trajseg.training.language import LanguageTraining
+from trajseg.training.masks import TokenTable
+from trajseg.training.texts import Packed, Question, Seen, pack, questions
+from trajseg.training.vision import dense_targets
+
+LANGUAGE_FROM = 0.15
+"""Share of the stage's time in which the projector learns alone."""
+
+
+@dataclass
+class AskedClip:
+    """A rendered clip with questions."""
+
+    scene: Scene
+    pictures: Pictures
+    questions: list[Question]
+
+
+class AskedClipStream(IterableDataset[AskedClip]):
+    """Endless rendered clips, N frames each at the centres of equal bins, with questions."""
+
+    def __init__(self, processor: TrajSegProcessor, seed: int, frames: int, split: str = "train") -> None:
+        self.processor, self.seed, self.frames, self.split = processor, seed, frames, split
+
+    def __iter__(self) -> Iterator[AskedClip]:
+        rng = random.Random(f"pixels/{self.split}/{self.seed}")
+        while True:
+            scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
+            asked = questions(scene, self.processor, rng)
+            if asked:
+                times = frame_indices(scene.frame_count, self.frames)
+                scale = rng.choice((1.0, 1.0, 1.5, 0.75))
+                yield AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale), asked)
+
+
+def asked_clips(dataset: AskedClipStream, batch: int, workers: int) -> Iterator[list[AskedClip]]:
+    """Lists of `batch` clips, rendered in `workers` other processes (0 or 1)."""
+    return iter(
+        DataLoader(
+            dataset,
+            batch_size=batch,
+            num_workers=workers,
+            collate_fn=list,
+            prefetch_factor=4 if workers else None,
+        )
+    )
+
+
+class PixelTraining(nn.Module):
+    """Projector, language model and the head of the trajectory tokens, on tokens of the frozen vision tower."""
+
+    def __init__(self, model: TrajSegModel, language: LanguageTraining, table: TokenTable) -> None:
+        super().__init__()
+        self.frozen = [model, table]  # not submodules: they are not trained here
+        self.projector = model.llava.model.multi_modal_projector
+        self.language = language
+        self.text_hidden_fcs = model.text_hidden_fcs
+        self.frames = model.config.llm_frames
+
+    def loss(
+        self, clips: list[AskedClip], processor: TrajSegProcessor, with_language: bool
+    ) -> tuple[Tensor, dict[str, float]]:
+        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
+        with torch.no_grad():
+            features = model.patch_features(torch.cat([clip.pictures.pixels for clip in clips]))
+        projected = self._projector_loss(clips, features)
+        figures = {"projector": float(projected.detach())}
+        if not with_language:
+            return projected, figures
+        packed, tokens = self.pack(clips, features, processor)
+        text_loss, text_figures = self.language.loss(packed, tokens)
+        token_loss, cosine = self._token_loss(packed, tokens)
+        figures |= text_figures | {"token": float(token_loss.detach()), "token_cosine": cosine}
+        return projected + text_loss + token_loss, figures
+
+    def pack(self, clips: list[AskedClip], features: Tensor, processor: TrajSegProcessor) -> tuple[Packed, Tensor]:
+        """A batch whose visual tokens are those that the model itself keeps, and these tokens (M, D)."""
+        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
+        laid, tokens = [], []
+        for clip, patch in zip(clips, features.split(self.frames), strict=True):
+            visual = model.visual_tokens(patch)
+            tokens.append(visual.embeddings)
+            laid.append((clip.scene, seen_tokens(clip, visual.frame, visual.cell), clip.questions))
+        return pack(laid, processor, self.frames), torch.cat(tokens)
+
+    def _projector_loss(self, clips: list[AskedClip], features: Tensor) -> Tensor:
+        side = round(features.shape[1] ** 0.5)
+        targets = [dense_targets(clip.pictures, side) for clip in clips]
+        centre = torch.cat([t[3] for t in targets]).flatten(1)
+        label = torch.cat([t[1] for t in targets]).flatten(1, 2)[centre]
+        box = torch.cat([t[4] for t in targets]).flatten(1, 2)[centre]
+        empty = torch.zeros(len(label), dtype=torch.long)
+        wanted = self.language.eye(Seen(label, box, empty, empty)).detach()
+        got = self.projector(features[centre])
+        return F.mse_loss(got, wanted) / wanted.var().clamp(min=1e-6)
+
+    def _token_loss(self, packed: Packed, tokens: Tensor) -> tuple[Tensor, float]:
+        table: TokenTable = self.frozen[1]  # type: ignore[assignment]
+        hidden, _ = self.language.hidden(packed, tokens)
+        return trajectory_token_loss(self.text_hidden_fcs[0], hidden, packed, table, self.language.seg_id)
+
+
+def trajectory_token_loss(
+    head: nn.Module, hidden: Tensor, packed: Packed, table: TokenTable, seg_id: int
+) -> tuple[Tensor, float]:
+    """Squared error, over the variance, between the head's output where [SEG] is predicted and the object's token."""
+    predicts = F.pad(packed.labels[:, 1:] == seg_id, (0, 1))
+    got = head(hidden[predicts])
+    with torch.no_grad():
+        wanted = table(torch.cat([a for a in packed.target_attributes if len(a)]))
+    cosine = F.cosine_similarity(got, wanted, dim=-1).mean()
+    return F.mse_loss(got, wanted) / wanted.var(), float(cosine.detach())
+
+
+def seen_tokens(clip: AskedClip, frame: Tensor, cell: Tensor) -> Seen:
+    """Which object each kept token is most likely of: the owner of its cell, else the object nearest to it."""
+    side = 16
+    owner, _, _, _, box = dense_targets(clip.pictures, side)
+    owner = owner.flatten(1)[frame, cell].clamp(min=0)
+    return Seen(clip.pictures.attributes[owner], box.flatten(1, 2)[frame, cell], frame, owner)

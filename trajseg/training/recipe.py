@@ -1,0 +1,31 @@
+"""The recipe of trajseg-tiny: which stage learns for how long, from what, how fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trajseg.training.run import Schedule
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `batch` is in clips a step, `frames` in pictures a clip."""
+
+    name: str
+    learns: str
+    schedule: Schedule
+    batch: int
+    frames: int
+
+
+TINY = (
+    Stage("vision", "picture towers: colours, shapes, sizes, places", Schedule(45, 1.5e-3), 8, 4),
+    Stage("language", "words and answers, on symbols", Schedule(45, 1e-3, warmup=100), 24, 8),
+    Stage("masks", "prompted masks on single frames", Schedule(25, 1e-3), 12, 1),
+    Stage("memory", "masks through time, from memory", Schedule(20, 5e-4), 3, 4),
+    Stage("pixels", "answers and trajectory tokens, on pictures", Schedule(20, 5e-4), 8, 8),
+)
+"""In order; each starts from the results of those before it. Minutes are of two cores that have nothing else to do."""
+
+SIZE = 256
+"""Pixels a side of letterboxed pictures, on both sides of the model."""

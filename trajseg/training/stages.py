@@ -1,0 +1,136 @@
+"""Runs the stages of the recipe over one model, each from the results of those before it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trajseg.errors import InputError
+from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
+from trajseg.training.clips import ClipStream, batches
+from trajseg.training.language import LanguageTraining
+from trajseg.training.masks import MaskTraining, key_pattern
+from trajseg.training.pixels import LANGUAGE_FROM, AskedClipStream, PixelTraining, asked_clips
+from trajseg.training.recipe import SIZE, TINY, Stage
+from trajseg.training.run import Schedule, train
+from trajseg.training.texts import QuestionStream, shapes_processor, stream
+from trajseg.training.vision import VisionPretraining
+
+Loss = Callable[[float], tuple[Tensor, dict[str, float]]]
+Report = Callable[[], dict[str, float]]
+
+GATE_BIAS = 2.0
+"""Start of the object score's bias: below 0 the gate would empty every mask before anything is learned."""
+
+
+class TinyTraining:
+    """A tiny model under training in `folder`, which holds one folder a stage, and the tokenizer.
+
+    Args:
+        folder: receives states and logs.
+        seed: of the weights and of the clips.
+        workers: processes that render clips (0 or 1).
+    """
+
+    def __init__(self, folder: Path, seed: int = 0, workers: int = 1) -> None:
+        torch.manual_seed(seed)
+        self.folder, self.seed, self.workers = folder, seed, workers
+        self.processor = self._processor()
+        config = TrajSegConfig.tiny(len(self.processor.tokenizer), self.processor.seg_id)
+        self.model = TrajSegModel(config).eval()
+        nn.init.constant_(self.model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, GATE_BIAS)
+        self.modules: dict[str, nn.Module] = {}
+
+    def _processor(self) -> TrajSegProcessor:
+        """The tokenizer that the run began with: later changes of the world's wording must not move its ids."""
+        kept = self.folder / "tokenizer"
+        if not kept.exists():
+            shapes_processor(SIZE).save_pretrained(kept)
+        return TrajSegProcessor.from_pretrained(kept)
+
+    def run(self, stage: Stage, schedule: Schedule) -> None:
+        """Trains a stage, continuing it where it was stopped.
+
+        Raises:
+            InputError: an earlier stage has not been run.
+        """
+        for earlier in itertools.takewhile(lambda s: s.name != stage.name, TINY):
+            self.load(earlier.name)
+        module = self.module(stage.name)
+        loss, report = getattr(self, f"_{stage.name}")(stage, module)
+        train(self.folder / stage.name, module, loss, schedule, report)
+
+    def load(self, name: str) -> None:
+        """Puts a finished stage's weights into the model."""
+        state = self.folder / name / "state.pt"
+        if not state.exists():
+            raise InputError(
+                f"Stage {name} has no result in {self.folder}.", f"Run `trajseg train --stage {name}` first."
+            )
+        self.module(name).load_state_dict(torch.load(state, weights_only=True)["module"])
+        if name == "vision":
+            stem = self.model.vision_tower.embeddings.patch_embedding.trunk
+            stem.stages = copy.deepcopy(stem.stages)
+
+    def module(self, name: str) -> nn.Module:
+        """The module that a stage trains; its parameters are the model's."""
+        if name in ("masks", "memory"):
+            masks = self.modules.setdefault("masks", MaskTraining(self.model))
+            masks.sam2.image_encoder.trunk.requires_grad_(name == "memory")  # type: ignore[union-attr]
+            return masks
+        if name not in self.modules:
+            if name == "vision":
+                self.modules[name] = VisionPretraining(self.model)
+            elif name == "language":
+                self.modules[name] = LanguageTraining(self.model, self.processor)
+            else:
+                self.modules[name] = PixelTraining(
+                    self.model,
+                    self.module("language"),  # type: ignore[arg-type]
+                    self.module("masks").tokens,  # type: ignore[arg-type]
+                )
+        return self.modules[name]
+
+    def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
+        clips = batches(ClipStream(self.seed, stage.frames, SIZE), stage.batch, self.workers)
+        return lambda _: module.loss(next(clips)), None
+
+    def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:
+        frames = self.model.config.llm_frames
+        texts = stream(QuestionStream(self.processor, self.seed, stage.batch, frames), self.workers)
+        held_out = list(itertools.islice(QuestionStream(self.processor, 0, stage.batch, frames, "val"), 8))
+
+        def report() -> dict[str, float]:
+            outcome: dict[str, list[float]] = {}
+            for packed in held_out:
+                for kind, right in module.right_objects(packed).items():
+                    outcome.setdefault(kind, []).extend(right)
+            return {f"right_{kind}": round(sum(r) / len(r), 3) for kind, r in sorted(outcome.items())}
+
+        return lambda _: module.loss(next(texts)), report
+
+    def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
+        clips = batches(ClipStream(self.seed + 1, stage.frames, SIZE), stage.batch, self.workers)
+        return lambda _: module.loss(next(clips), [True] * stage.frames), None
+
+    def _memory(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
+        rng = random.Random(self.seed)
+        clips = batches(ClipStream(self.seed + 2, stage.frames, SIZE, stride=4), stage.batch, self.workers)
+        return lambda _: module.loss(next(clips), key_pattern(rng, stage.frames)), None
+
+    def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
+        clips = asked_clips(AskedClipStream(self.processor, self.seed + 3, stage.frames), stage.batch, self.workers)
+        return lambda share: module.loss(next(clips), self.processor, share > LANGUAGE_FROM), None
+
+    def export(self, folder: Path) -> None:
+        """Writes the checkpoint of all finished stages, in Hugging Face's form."""
+        for stage in TINY:
+            self.load(stage.name)
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)

@@ -1,0 +1,189 @@
+"""What the language model learns from: clips as symbols or features, and many questions about each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from trajseg.data.shapes.facts import Facts
+from trajseg.data.shapes.language import (
+    REQUEST_SEGMENT_TEMPLATES,
+    Instruction,
+    instructions,
+    short_caption,
+    vocabulary,
+)
+from trajseg.data.shapes.render import boxes
+from trajseg.data.shapes.world import MOTIONS, Scene, sample_scene
+from trajseg.model.dialogue import REQUEST, WORDS, grounding_answer
+from trajseg.model.processor import TrajSegProcessor, frame_indices, word_tokenizer
+from trajseg.training.clips import attributes
+
+IGNORED = -100
+TEXTS_PER_CLIP = 8
+WEIGHTS = {"motion": 2.0, "place": 2.5, "order": 2.0, "comparison": 1.5, "event": 2.0, "several": 1.5}
+"""How much more often the kinds that are hard to learn are asked; 1 for the others."""
+
+
+def shapes_processor(size: int) -> TrajSegProcessor:
+    """The processor of a checkpoint for the shapes world: whole words, pictures of size x size."""
+    return TrajSegProcessor(word_tokenizer([*WORDS, *vocabulary()]), llm_size=size, mask_size=size)
+
+
+@dataclass
+class Seen:
+    """Visible objects of a clip's N frames, one row each, in time order and raster order within a frame.
+
+    attributes (M, 3) int64; box (M, 4) xyxy in units of the letterboxed side; frame (M,) int64; object (M,) int64.
+    """
+
+    attributes: Tensor
+    box: Tensor
+    frame: Tensor
+    object: Tensor
+
+
+@dataclass
+class Question:
+    """One question about a clip: the user's turn, the answer's text, and which objects the [SEG]s mean."""
+
+    kind: str
+    request: list[int]
+    answer: list[int]
+    targets: tuple[int, ...]
+
+
+def seen_objects(scene: Scene, frames: int, least: float = 0.15) -> Seen:
+    """What can be seen in the N frames, from geometry alone: objects of which at least a share `least` shows."""
+    xyxy, visible = boxes(scene, frame_indices(scene.frame_count, frames))
+    box = torch.from_numpy(xyxy) / max(1.0, scene.aspect)
+    shown = torch.from_numpy(visible) >= least
+    frame, k = shown.T.nonzero(as_tuple=True)
+    rows = box[k, frame]
+    row, column = ((rows[:, 1] + rows[:, 3]) * 8).long(), ((rows[:, 0] + rows[:, 2]) * 8).long()
+    order = (frame * 1024 + row * 32 + column).argsort()
+    return Seen(attributes(scene)[k[order]], rows[order], frame[order], k[order])
+
+
+def questions(
+    scene: Scene, processor: TrajSegProcessor, rng: random.Random, limit: int = TEXTS_PER_CLIP
+) -> list[Question]:
+    """Questions with answers about a scene, at most `limit`, the harder kinds preferred."""
+    found = instructions(scene, rng, limit_per_kind=3, facts=Facts(scene))
+    found.sort(key=lambda q: rng.random() ** (1 / WEIGHTS.get(q.kind, 1.0)), reverse=True)
+    return [encode(scene, processor, rng, q) for q in found[:limit]]
+
+
+def encode(scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked: Instruction) -> Question:
+    """An instruction as token ids; half of them in the fixed request of inference."""
+    template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
+    _, after = processor.prompt_ids(asked.text, 1, template)
+    captions = [short_caption(scene.objects[k]) for k in asked.targets]
+    answer = [*processor.ids(grounding_answer(captions)), processor.end_id]
+    return Question(asked.kind, after, answer, asked.targets)
+
+
+@dataclass
+class Packed:
+    """B clips with all their questions, each clip one row: its frames once, then every question after them.
+
+    ids (B, L) with 0 where a visual token stands; visual (B, L) bool; labels (B, L) answers, else -100;
+    positions (B, L), restarting after the frames for every question; mask (B, 1, L, L) bool, who may read whom;
+    seen: the visual tokens' objects, concatenated in the order of `visual`; kinds and targets by question:
+    segments (B, L) int64, the number of the question a token belongs to (-1: frames or padding), over the batch.
+    """
+
+    ids: Tensor
+    visual: Tensor
+    labels: Tensor
+    positions: Tensor
+    mask: Tensor
+    segments: Tensor
+    seen: list[Seen]
+    motions: Tensor
+    questions: list[Question]
+    target_attributes: list[Tensor]
+
+
+def pack(clips: list[tuple[Scene, Seen, list[Question]]], processor: TrajSegProcessor, frames: int) -> Packed:
+    """Lays out a batch; see Packed."""
+    rows = []
+    number = 0
+    for _, seen, asked in clips:
+        counts = torch.bincount(seen.frame, minlength=frames).tolist()
+        before, _ = processor.prompt_ids("", len(counts))
+        ids: list[int] = []
+        visual: list[bool] = []
+        for markers, count in zip(before, counts, strict=True):
+            ids += markers + [0] * count
+            visual += [False] * len(markers) + [True] * count
+        prefix = len(ids)
+        labels, positions, segment = [IGNORED] * prefix, list(range(prefix)), [-1] * prefix
+        for question in asked:
+            text = question.request + question.answer
+            ids += text
+            labels += [IGNORED] * len(question.request) + question.answer
+            positions += range(prefix, prefix + len(text))
+            segment += [number] * len(text)
+            number += 1
+        rows.append((ids, visual, labels, positions, segment, prefix))
+    length = max(len(row[0]) for row in rows)
+    batch = len(rows)
+    ids_BL, labels_BL = torch.zeros(batch, length, dtype=torch.long), torch.full((batch, length), IGNORED)
+    positions_BL, segments_BL = torch.zeros(batch, length, dtype=torch.long), torch.full((batch, length), -2)
+    visual_BL = torch.zeros(batch, length, dtype=torch.bool)
+    for b, (ids, visual, labels, positions, segment, _) in enumerate(rows):
+        n = len(ids)
+        ids_BL[b, :n], labels_BL[b, :n] = torch.tensor(ids), torch.tensor(labels)
+        positions_BL[b, :n], segments_BL[b, :n] = torch.tensor(positions), torch.tensor(segment)
+        visual_BL[b, : len(visual)] = torch.tensor(visual)
+    same = segments_BL[:, :, None] == segments_BL[:, None, :]
+    frames_read = (segments_BL == -1)[:, None, :].expand(-1, length, -1)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    mask = (same | frames_read) & causal
+    speed_motion = torch.cat(
+        [
+            torch.tensor([(MOTIONS.index(o.motion), int(o.speed == "fast")) for o in scene.objects])[seen.object]
+            for scene, seen, _ in clips
+        ]
+    )
+    return Packed(
+        ids_BL,
+        visual_BL,
+        labels_BL,
+        positions_BL,
+        mask[:, None],
+        segments_BL,
+        [seen for _, seen, _ in clips],
+        speed_motion,
+        [q for _, _, asked in clips for q in asked],
+        [attributes(scene)[list(q.targets)] for scene, _, asked in clips for q in asked],
+    )
+
+
+class QuestionStream(IterableDataset[Packed]):
+    """Endless batches of symbolic clips with their questions; no pictures are drawn."""
+
+    def __init__(self, processor: TrajSegProcessor, seed: int, batch: int, frames: int, split: str = "train") -> None:
+        self.processor, self.seed, self.batch, self.frames, self.split = processor, seed, batch, frames, split
+
+    def __iter__(self) -> Iterator[Packed]:
+        rng = random.Random(f"texts/{self.split}/{self.seed}")
+        while True:
+            clips = []
+            while len(clips) < self.batch:
+                scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
+                asked = questions(scene, self.processor, rng)
+                if asked:
+                    clips.append((scene, seen_objects(scene, self.frames), asked))
+            yield pack(clips, self.processor, self.frames)
+
+
+def stream(dataset: IterableDataset[Packed], workers: int) -> Iterator[Packed]:
+    """The batches of a dataset, made in `workers` (0 or 1) other processes."""
+    return iter(DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
