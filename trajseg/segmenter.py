@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.engine import MAX_INSTRUCTION_LENGTH, Progress
-from trajseg.errors import CheckpointError, InstructionError
+from trajseg.engine import Progress, check_instruction
+from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.dialogue import captions_of
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
@@ -141,19 +141,6 @@ class VideoSegmenter:
         for track in tracks:
             drawn = [frame.score for frame in track.frames if frame.rle]
             track.score = sum(drawn) / len(drawn) if drawn else 0.0
-
-
-def check_instruction(instruction: str) -> str:
-    """The instruction without outer blanks; InstructionError when it is empty or too long."""
-    instruction = instruction.strip()
-    if not instruction:
-        raise InstructionError("The instruction is empty.", 'Say what to segment, such as "the red circle".')
-    if len(instruction) > MAX_INSTRUCTION_LENGTH:
-        raise InstructionError(
-            f"The instruction has {len(instruction)} characters.",
-            f"Say it in at most {MAX_INSTRUCTION_LENGTH}.",
-        )
-    return instruction
 
 
 def _track_frame(index: int, seconds: float, logit: Tensor, presence: float) -> TrackFrame:

@@ -89,8 +89,8 @@ class TrajSegConfig(PretrainedConfig):
             llava_config = LlavaConfig(**llava_config)
         if isinstance(sam2_config, dict):
             sam2_config = Sam2Config(**sam2_config)
-        self.llava_config = llava_config or _llava_7b()
-        self.sam2_config = sam2_config or Sam2Config()
+        self.llava_config: LlavaConfig = llava_config or _llava_7b()
+        self.sam2_config: Sam2Config = sam2_config or Sam2Config()
         self.llm_frames = llm_frames
         self.integration_layers = integration_layers
         self.integration_heads = integration_heads

@@ -5,7 +5,6 @@ It stands where Hiera stands in SAM 2 (`ConvTrunk`) and where the patch embeddin
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,7 +68,7 @@ class ConvStem(nn.Module):
         self.project = nn.Conv2d(widths[-1], hidden, 1)
 
     @property
-    def weight(self) -> torch.nn.Parameter:
+    def weight(self) -> Tensor:
         """CLIP asks its patch embedding for a dtype through this."""
         return self.project.weight
 

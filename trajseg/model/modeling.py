@@ -115,11 +115,13 @@ class TrajSegModel(PreTrainedModel):
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
     @property
-    def vision_tower(self) -> nn.Module:
+    def vision_tower(self) -> Any:
+        """transformers' CLIP."""
         return self.llava.model.vision_tower
 
     @property
-    def language_model(self) -> nn.Module:
+    def language_model(self) -> Any:
+        """transformers' Llama, without its head."""
         return self.llava.model.language_model
 
     def embed_words(self, ids: Tensor) -> Tensor:

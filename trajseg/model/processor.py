@@ -108,7 +108,7 @@ def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 def letterbox(frame: np.ndarray, size: int) -> Tensor:
     """RGB uint8 [H, W, 3] -> normalised (3, size, size), zero-padded right and bottom."""
-    height, width = inner_size(*frame.shape[:2], size)
+    height, width = inner_size(frame.shape[0], frame.shape[1], size)
     shrink = height < frame.shape[0]
     resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
     picture = torch.zeros(3, size, size)

@@ -35,7 +35,7 @@ def pictures(scene: Scene, indices: list[int], size: int, scale: float = 1.0) ->
     height = round(size * scale / max(1.0, scene.aspect))
     frames, ids = render(scene, height, indices)
     fitted = np.zeros((len(indices), size, size), np.uint8)
-    inner_height, inner_width = inner_size(*frames.shape[1:3], size)
+    inner_height, inner_width = inner_size(frames.shape[1], frames.shape[2], size)
     for number, plane in enumerate(ids):
         fitted[number, :inner_height, :inner_width] = cv2.resize(
             plane, (inner_width, inner_height), interpolation=cv2.INTER_NEAREST

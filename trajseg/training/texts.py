@@ -175,7 +175,7 @@ class QuestionStream(IterableDataset[Packed]):
     def __iter__(self) -> Iterator[Packed]:
         rng = random.Random(f"texts/{self.split}/{self.seed}")
         while True:
-            clips = []
+            clips: list[tuple[Scene, Seen, list[Question]]] = []
             while len(clips) < self.batch:
                 scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
                 asked = questions(scene, self.processor, rng)
