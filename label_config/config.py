@@ -83,9 +83,7 @@ def parse(xml: str) -> LabelConfig:
 
 def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfig:
     if image is None or image.tag != "Image" or not _key(image, "valueList"):
-        raise LabelConfigError(
-            f'<{_MASK_TAG} name="{control.get("name")}"> is not on an <Image valueList="$...">'
-        )
+        raise LabelConfigError(f'<{_MASK_TAG} name="{control.get("name")}"> is not on an <Image valueList="$...">')
     hints = [
         tag.get("name")
         for tag in tags
@@ -177,9 +175,7 @@ def _instruction(tags: list[Tag]) -> TextTag | None:
 
 
 def _caption(tags: list[Tag]) -> TextTag | None:
-    return next(
-        (_text_tag(tag) for tag in _texts(tags) if "caption" in (tag.get("name") or "").lower()), None
-    )
+    return next((_text_tag(tag) for tag in _texts(tags) if "caption" in (tag.get("name") or "").lower()), None)
 
 
 def _texts(tags: list[Tag]) -> list[Tag]:

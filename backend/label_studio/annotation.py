@@ -94,8 +94,7 @@ def _read_mask(
     position = int(item.get("item_index") or 0)
     if not 0 <= position < len(frame_index):
         raise TaskError(
-            f"The annotation has a mask on picture {position + 1}, but the task's frame_index has "
-            f"{len(frame_index)}.",
+            f"The annotation has a mask on picture {position + 1}, but the task's frame_index has {len(frame_index)}.",
             "Do not change `frames` or `frame_index` of a task that has annotations.",
         )
     url = value.get("imageDataURL")
@@ -106,17 +105,13 @@ def _read_mask(
         place = (str(label), int(frame_index[position]))
         held = said.masks.get(place)
         if held is not None and held.shape != mask.shape:
-            raise TaskError(
-                f"Two masks of {label!r} on frame {place[1]} differ in size.", "Paint them again."
-            )
+            raise TaskError(f"Two masks of {label!r} on frame {place[1]} differ in size.", "Paint them again.")
         said.masks[place] = mask if held is None else held | mask
         if item.get("origin") != "prediction":
             said.edited.add(place)
 
 
-def _read_boxes(
-    item: Mapping[str, Any], value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated
-) -> None:
+def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated) -> None:
     if frame_map is None:
         raise TaskError("Boxes can only be read with the clip's frame map.")
     drawn = box_keys.from_sequence(value.get("sequence") or [], last_editor_frame(frame_map))

@@ -30,15 +30,11 @@ def problems(
         ids.add(str(item.get("id")))
         name, target, kind = item.get("from_name"), item.get("to_name"), item.get("type")
         if name in texts:
-            if (target, kind) != (texts[str(name)], "textarea") or not all(
-                isinstance(t, str) for t in value["text"]
-            ):
+            if (target, kind) != (texts[str(name)], "textarea") or not all(isinstance(t, str) for t in value["text"]):
                 found.append(f"{where}: not a text of {name!r}")
             continue
         if (name, target, kind) != (config.control, config.object_name, config.result_type):
-            found.append(
-                f"{where}: {name!r} on {target!r} of type {kind!r} is not in the labelling configuration"
-            )
+            found.append(f"{where}: {name!r} on {target!r} of type {kind!r} is not in the labelling configuration")
             continue
         labels = value.get("labels" if config.view == "box" else "bitmasklabels") or []
         if len(labels) != 1 or labels[0] not in config.labels:

@@ -23,9 +23,7 @@ TESTED_VERSION = "1.23.2"
 TokenKind = Literal["none", "legacy", "personal access", "access"]
 T = TypeVar("T")
 
-_START_LABEL_STUDIO = (
-    "Start Label Studio, or set LABEL_STUDIO_URL to where it is; `trajseg doctor` checks both."
-)
+_START_LABEL_STUDIO = "Start Label Studio, or set LABEL_STUDIO_URL to where it is; `trajseg doctor` checks both."
 
 
 class RefusedError(LabelStudioError):
@@ -86,9 +84,7 @@ class LabelStudioClient:
     Raises LabelStudioError from every method: with what went wrong and what to do.
     """
 
-    def __init__(
-        self, url: str, api_key: str, *, attempts: int = 4, wait: float = 8.0, timeout: float = 60.0
-    ) -> None:
+    def __init__(self, url: str, api_key: str, *, attempts: int = 4, wait: float = 8.0, timeout: float = 60.0) -> None:
         self.url = url.rstrip("/")
         self.token_kind = token_kind(api_key)
         self._attempts = attempts
@@ -98,9 +94,7 @@ class LabelStudioClient:
         if self.token_kind == "none":
             raise LabelStudioError("There is no Label Studio token.", _NEW_TOKEN)
         try:
-            self._sdk = LabelStudio(
-                base_url=self.url, api_key=api_key, httpx_client=self._http, max_retries=0
-            )
+            self._sdk = LabelStudio(base_url=self.url, api_key=api_key, httpx_client=self._http, max_retries=0)
         except ApiError as error:
             # The SDK looks at the expiry date of a personal access token before it asks anybody.
             raise _refused(error, self.url) from error
@@ -212,21 +206,15 @@ class LabelStudioClient:
         data = self.task(project_id, task_id).data
         if any(data.get(key) != value for key, value in changes.items()):
             data = {**data, **changes}
-            self._again(
-                lambda: self._sdk.tasks.update(str(task_id), data=data, request_options=self._options)
-            )
+            self._again(lambda: self._sdk.tasks.update(str(task_id), data=data, request_options=self._options))
 
     def predictions(self, task_id: int) -> list[Prediction]:
         """A task's predictions, the oldest first."""
         held = self._again(lambda: self._sdk.predictions.list(task=task_id, request_options=self._options))
-        found = [
-            Prediction(int(one.id), str(one.model_version or ""), list(one.result or [])) for one in held
-        ]
+        found = [Prediction(int(one.id), str(one.model_version or ""), list(one.result or [])) for one in held]
         return sorted(found, key=lambda one: one.id)
 
-    def create_prediction(
-        self, task_id: int, result: list[dict[str, Any]], score: float, model_version: str
-    ) -> int:
+    def create_prediction(self, task_id: int, result: list[dict[str, Any]], score: float, model_version: str) -> int:
         """Adds a prediction to a task and returns its id."""
         made = self._once(
             lambda: self._sdk.predictions.create(
@@ -251,9 +239,7 @@ class LabelStudioClient:
         held = self._again(lambda: self._sdk.ml.list(project=project_id, request_options=self._options))
         return [one.dict() for one in held]
 
-    def connect_backend(
-        self, project_id: int, url: str, *, title: str, user: str = "", password: str = ""
-    ) -> int:
+    def connect_backend(self, project_id: int, url: str, *, title: str, user: str = "", password: str = "") -> int:
         """Connects an ML backend for batch and interactive predictions, and returns its id."""
         auth: dict[str, Any] = {"auth_method": "NONE"}
         if user:
@@ -382,9 +368,7 @@ def _refused(error: ApiError, url: str) -> LabelStudioError:
     status = error.status_code or 0
     said = _said(error.body)
     if status >= 500 or status == 0:
-        return LabelStudioError(
-            f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log."
-        )
+        return LabelStudioError(f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log.")
     if status == 401 and "legacy token" in said:
         return RefusedError(f"Label Studio refuses the token: {said}", _LEGACY_OFF, status)
     if status == 401:

@@ -122,9 +122,7 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
     _tell_of_foreign_links(settings, [task.video for task in tasks])
     client = connected(settings)
     try:
-        ids = projects.add_tasks(
-            client, project_id, tasks, max_bytes=settings.download_max_bytes, say=click.echo
-        )
+        ids = projects.add_tasks(client, project_id, tasks, max_bytes=settings.download_max_bytes, say=click.echo)
     finally:
         client.close()
     click.echo(f"{len(ids)} tasks added: {client.url}/projects/{project_id}/data")

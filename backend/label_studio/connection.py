@@ -25,13 +25,9 @@ def try_out(client: LabelStudioClient, settings: Settings) -> Check:
     try:
         project_id = client.create_project("trajseg doctor", fill("mask"))
     except LabelStudioError as error:
-        return Check(
-            name, "fail", error.message, error.remedy or "Use the token of a user who may make projects."
-        )
+        return Check(name, "fail", error.message, error.remedy or "Use the token of a user who may make projects.")
     try:
-        client.connect_backend(
-            project_id, url, title="trajseg", user=settings.basic_auth_user, password=password
-        )
+        client.connect_backend(project_id, url, title="trajseg", user=settings.basic_auth_user, password=password)
     except LabelStudioError as error:
         return _refusal(client, project_id, url, error)
     finally:
@@ -52,9 +48,7 @@ def project(client: LabelStudioClient, settings: Settings, project_id: int) -> I
         yield Check(name, "fail", error.message, error.remedy)
         return
     if not tasks:
-        yield Check(
-            name, "warn", "it has no tasks", f"trajseg project add {project_id} VIDEOS --instruction ..."
-        )
+        yield Check(name, "warn", "it has no tasks", f"trajseg project add {project_id} VIDEOS --instruction ...")
     yield from _data_of(name, config, tasks)
     for task in tasks[:TASKS_LOOKED_AT]:
         yield from _video_of(client, settings, config, task)
@@ -83,8 +77,7 @@ def _refusal(client: LabelStudioClient, project_id: int, url: str, error: LabelS
         name,
         "fail",
         f"Label Studio cannot use the backend at {url}: {error.message}",
-        error.remedy
-        or "Set TRAJSEG_PUBLIC_URL to an address of the backend that Label Studio's machine reaches.",
+        error.remedy or "Set TRAJSEG_PUBLIC_URL to an address of the backend that Label Studio's machine reaches.",
     )
 
 
@@ -138,9 +131,7 @@ def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Chec
     for key in (config.video_key, "instruction"):
         without = [task.id for task in tasks if not task.data.get(key)]
         if without:
-            yield Check(
-                name, "fail", f"tasks {_some(without)} have no `{key}`", f"Add `{key}` to their data."
-            )
+            yield Check(name, "fail", f"tasks {_some(without)} have no `{key}`", f"Add `{key}` to their data.")
     if config.view == "mask":
         empty = [task.id for task in tasks if task.data.get(config.frames_key) == []]
         if empty:
@@ -161,9 +152,7 @@ def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Chec
             )
 
 
-def _video_of(
-    client: LabelStudioClient, settings: Settings, config: LabelConfig, task: Task
-) -> Iterator[Check]:
+def _video_of(client: LabelStudioClient, settings: Settings, config: LabelConfig, task: Task) -> Iterator[Check]:
     address = str(task.data.get(config.video_key) or "")
     told = task.data.get(config.fps_key) if config.fps_key else config.frame_rate
     name = f"task {task.id}"

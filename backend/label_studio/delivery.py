@@ -147,9 +147,7 @@ def _task_data(
     wanted = [i for i in key_frames(result, settings.max_key_frames) if i not in indices]
     room = max(settings.max_key_frames - len(frames), 0)
     added = wanted if len(wanted) <= room else [wanted[i * len(wanted) // room] for i in range(room)]
-    changes[config.frames_key] = frames + [
-        media_url(settings, key_frame_path(job.id, index)) for index in added
-    ]
+    changes[config.frames_key] = frames + [media_url(settings, key_frame_path(job.id, index)) for index in added]
     changes["frame_index"] = indices + added
     return changes
 

@@ -87,9 +87,7 @@ def model(settings: Settings) -> Check:
         folder = Path(trajseg.__file__).parent / "checkpoints" / settings.model
     remedy = "Set TRAJSEG_MODEL to a shipped model (trajseg-tiny) or to a checkpoint folder."
     if not (folder / "config.json").is_file():
-        return Check(
-            "Model", "fail", f"{settings.model!r} is neither shipped nor a checkpoint folder", remedy
-        )
+        return Check("Model", "fail", f"{settings.model!r} is neither shipped nor a checkpoint folder", remedy)
     if not list(folder.glob("*.safetensors")):
         return Check("Model", "fail", f"{folder} has no weights (*.safetensors)", remedy)
     return Check("Model", "ok", f"{settings.model_version()} in {folder}")
@@ -167,9 +165,7 @@ def backend(settings: Settings) -> Check:
     except ValueError:
         form = None
     if not isinstance(form, dict) or "model_version" not in form:
-        return Check(
-            "Backend", "fail", f"what answers at {url} is not trajseg ({answer.status_code})", remedy
-        )
+        return Check("Backend", "fail", f"what answers at {url} is not trajseg ({answer.status_code})", remedy)
     if answer.status_code != 200 or form.get("status") != "UP":
         return Check("Backend", "fail", f"{url} is not well: {form}", "See the backend's log.")
     words = f"{url} serves {form['model_version']}"

@@ -43,11 +43,7 @@ def from_url(url: str) -> NDArray[np.bool_]:
     try:
         if not url.startswith(_PREFIX):
             raise ValueError("not a PNG data URL")
-        with Image.open(
-            io.BytesIO(base64.b64decode(url[len(_PREFIX) :], validate=True)), formats=["PNG"]
-        ) as image:
+        with Image.open(io.BytesIO(base64.b64decode(url[len(_PREFIX) :], validate=True)), formats=["PNG"]) as image:
             return np.asarray(image.convert("RGBA"))[..., 3] > 127
     except (ValueError, OSError, binascii.Error, Image.DecompressionBombError) as error:
-        raise TaskError(
-            f"A mask in the annotation cannot be read: {error}.", "Paint that mask again."
-        ) from error
+        raise TaskError(f"A mask in the annotation cannot be read: {error}.", "Paint that mask again.") from error

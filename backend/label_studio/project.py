@@ -50,19 +50,14 @@ class Created:
     backend_id: int | None
 
 
-def wanted(
-    video_paths: Sequence[str], instructions: Sequence[str], jsonl: Path | None = None
-) -> list[Wanted]:
+def wanted(video_paths: Sequence[str], instructions: Sequence[str], jsonl: Path | None = None) -> list[Wanted]:
     """Every video with every instruction, then the lines of a JSONL file of {"video", "instruction"}.
 
     A relative path in the file is meant from the file's folder. Raises InputError, InstructionError.
     """
     if video_paths and not instructions:
         raise InputError("The videos have no instruction.", "Give at least one with --instruction.")
-    made = [
-        Wanted(video, check_instruction(text))
-        for video, text in product(video_paths, dict.fromkeys(instructions))
-    ]
+    made = [Wanted(video, check_instruction(text)) for video, text in product(video_paths, dict.fromkeys(instructions))]
     if jsonl is not None:
         made += _lines(jsonl)
     if not made:

@@ -78,9 +78,7 @@ def check(video: str, max_bytes: int) -> None:
             open_clip(path)
 
 
-def place(
-    client: LabelStudioClient, project_id: int, video: str, pictures: bool, max_bytes: int, say: Say
-) -> Placed:
+def place(client: LabelStudioClient, project_id: int, video: str, pictures: bool, max_bytes: int, say: Say) -> Placed:
     """Uploads or links one video, and uploads pictures of it where the view needs them.
 
     A link stays a link, a local file is uploaded. What browsers cannot play is uploaded as an H.264 copy;
@@ -95,9 +93,7 @@ def place(
             say(f"{video}: {note}")
         address = video if is_link(video) else ""
         if not clip.browser_playable or path.suffix.lower() not in UPLOADABLE:
-            say(
-                f"{video}: browsers cannot play {clip.codec} in {path.suffix or 'this form'}; a copy is made."
-            )
+            say(f"{video}: browsers cannot play {clip.codec} in {path.suffix or 'this form'}; a copy is made.")
             path = playable_copy(clip, Path(folder) / f"{path.stem}.mp4")
             clip, address = open_clip(path), ""
         if not clip.constant_rate:

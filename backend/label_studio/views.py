@@ -175,9 +175,7 @@ def _box_result(
     }
 
 
-def _text_result(
-    tag: TextTag | None, lines: list[str], name: str, meta: dict[str, Any]
-) -> list[LabelStudioResult]:
+def _text_result(tag: TextTag | None, lines: list[str], name: str, meta: dict[str, Any]) -> list[LabelStudioResult]:
     lines = [line for line in lines if line.strip()]
     if tag is None or not lines:
         return []

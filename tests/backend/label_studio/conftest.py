@@ -188,8 +188,7 @@ class FakeLabelStudio:
         found = [
             one
             for one in self.tasks.values()
-            if one["project"] == int(request.args["project"])
-            and (selected["all"] or one["id"] in selected["included"])
+            if one["project"] == int(request.args["project"]) and (selected["all"] or one["id"] in selected["included"])
         ]
         if int(request.args.get("page", 1)) > 1:
             return _refusal(404, "Invalid page.")
@@ -231,9 +230,7 @@ class FakeLabelStudio:
         try:
             httpx.get(f"{form['url']}/health", timeout=1)
         except httpx.HTTPError as error:
-            reason = (
-                f"Can't connect to ML backend {form['url']}, health check failed. Additional info: {error}"
-            )
+            reason = f"Can't connect to ML backend {form['url']}, health check failed. Additional info: {error}"
             return _invalid(non_field_errors=[reason])
         number = self._next()
         self.backends[number] = {"id": number, "state": "CO", **form}

@@ -24,9 +24,7 @@ def delivered_to(studio: Any, store: Store, result: Result):
 
     def make(task: int, instruction: str = "the red square", shown: Result = result) -> tuple[Job, Delivery]:
         project = store.upsert_project(studio.tasks[task]["project"], studio.url, "", stamp="1")
-        job, _ = store.add_job(
-            "prelabel", project.id, task, "v", instruction, "prelabel", model_version="trajseg-tiny"
-        )
+        job, _ = store.add_job("prelabel", project.id, task, "v", instruction, "prelabel", model_version="trajseg-tiny")
         token = store.start_run(job.id)
         assert token
         shown = copy.deepcopy(shown)
@@ -50,9 +48,7 @@ def state(store: Store, job: Job) -> Delivery:
     return delivery
 
 
-def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(
-    studio, store, client, settings, task, delivered_to
-):
+def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(studio, store, client, settings, task, delivered_to):
     _, delivery = delivered_to(task)
     assert deliver(store, client, settings, delivery)
     data = studio.tasks[task]["data"]
@@ -65,9 +61,7 @@ def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(
     assert data["frames"][2].endswith("/000002.jpg")
 
 
-def test_the_prediction_says_what_the_result_says(
-    studio, store, client, settings, task, delivered_to, result
-):
+def test_the_prediction_says_what_the_result_says(studio, store, client, settings, task, delivered_to, result):
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
     (prediction,) = studio.of_task(task)
@@ -112,9 +106,7 @@ def test_a_worker_that_died_between_posting_and_marking_is_made_good(
     assert [one["id"] for one in studio.of_task(task)] == [state(store, job).prediction_id]
 
 
-def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(
-    studio, store, settings, task, delivered_to
-):
+def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(studio, store, settings, task, delivered_to):
     job, delivery = delivered_to(task)
     studio.slow_posts = threading.Barrier(2)
     send = deliverer(store, settings)
@@ -127,9 +119,7 @@ def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(
     assert [one["id"] for one in studio.of_task(task)] == [state(store, job).prediction_id]
 
 
-def test_label_studio_being_down_leaves_it_pending_with_the_reason(
-    studio, store, settings, task, delivered_to
-):
+def test_label_studio_being_down_leaves_it_pending_with_the_reason(studio, store, settings, task, delivered_to):
     job, _ = delivered_to(task)
     studio.stop()
     client = LabelStudioClient(studio.url, "0" * 40, attempts=2, wait=0.01)
@@ -157,9 +147,7 @@ def test_a_short_illness_of_label_studio_is_waited_out(studio, store, client, se
     assert deliver(store, client, settings, delivery)
 
 
-def test_a_deleted_task_fails_it_for_good_with_the_reason(
-    studio, store, client, settings, task, delivered_to
-):
+def test_a_deleted_task_fails_it_for_good_with_the_reason(studio, store, client, settings, task, delivered_to):
     job, delivery = delivered_to(task)
     del studio.tasks[task]
     assert not deliver(store, client, settings, delivery)
@@ -199,9 +187,7 @@ def test_a_configuration_without_a_usable_tag_fails_it_with_the_reason(
     assert "BitmaskLabels" in state(store, job).last_error
 
 
-def test_more_tracks_than_labels_add_labels_to_the_project(
-    studio, store, client, settings, delivered_to, result
-):
+def test_more_tracks_than_labels_add_labels_to_the_project(studio, store, client, settings, delivered_to, result):
     project = studio.add_project("mask", ["car", "track-2"])
     task = studio.add_task(project, video="v", instruction="all")
     many = copy.deepcopy(result)
@@ -218,9 +204,7 @@ def test_more_tracks_than_labels_add_labels_to_the_project(
     assert {label for label, _ in said.masks} == set(config.labels)
 
 
-def test_no_such_object_is_a_prediction_that_says_so(
-    studio, store, client, settings, task, delivered_to, result
-):
+def test_no_such_object_is_a_prediction_that_says_so(studio, store, client, settings, task, delivered_to, result):
     none = copy.deepcopy(result)
     none.tracks, none.answer = [], "There is no yellow star."
     job, delivery = delivered_to(task, "the yellow star", none)
@@ -258,13 +242,9 @@ def test_another_instruction_keeps_the_older_prediction_and_its_pictures_in_plac
     assert studio.tasks[task]["data"]["frames"][: len(before)] == before
 
 
-def test_pictures_that_an_annotation_refers_to_stay_where_they_are(
-    studio, store, client, settings, delivered_to
-):
+def test_pictures_that_an_annotation_refers_to_stay_where_they_are(studio, store, client, settings, delivered_to):
     project = studio.add_project("mask")
-    task = studio.add_task(
-        project, video="v", instruction="i", frames=["/f2.jpg", "/f0.jpg"], frame_index=[2, 0]
-    )
+    task = studio.add_task(project, video="v", instruction="i", frames=["/f2.jpg", "/f0.jpg"], frame_index=[2, 0])
     studio.tasks[task]["annotations"] = [{"id": 1, "result": [], "parent_prediction": None}]
     _, delivery = delivered_to(task)
     assert deliver(store, client, settings, delivery)
@@ -273,21 +253,15 @@ def test_pictures_that_an_annotation_refers_to_stay_where_they_are(
     assert data["frames"][:2] == ["/f2.jpg", "/f0.jpg"]
 
 
-def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(
-    studio, store, client, settings, delivered_to
-):
+def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(studio, store, client, settings, delivered_to):
     project = studio.add_project("mask")
-    task = studio.add_task(
-        project, video="v", instruction="i", frames=["/f0.jpg", "/f3.jpg"], frame_index=[0, 3]
-    )
+    task = studio.add_task(project, video="v", instruction="i", frames=["/f0.jpg", "/f3.jpg"], frame_index=[0, 3])
     _, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
     assert studio.tasks[task]["data"]["frame_index"] == [0, 1, 2, 3]
 
 
-def test_a_prediction_that_somebody_corrected_is_not_deleted(
-    studio, store, client, settings, task, delivered_to
-):
+def test_a_prediction_that_somebody_corrected_is_not_deleted(studio, store, client, settings, task, delivered_to):
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
     parent = studio.of_task(task)[0]["id"]

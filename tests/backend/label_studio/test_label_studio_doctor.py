@@ -139,10 +139,7 @@ def test_a_project_is_looked_at_with_its_tasks(served, studio, client, tiny_clip
 def test_a_connected_backend_that_is_not_interactive_is_told(served, studio, client):
     project = studio.add_project("mask")
     client.connect_backend(project, served.external_url, title="t")
-    assert any(
-        "connected and interactive" in c.words
-        for c in found(served, f"Project {project}", project_id=project)
-    )
+    assert any("connected and interactive" in c.words for c in found(served, f"Project {project}", project_id=project))
     next(iter(studio.backends.values()))["is_interactive"] = False
     told = found(served, f"Project {project}", project_id=project)
     assert any(check.state == "warn" and "typed in the page does nothing" in check.words for check in told)

@@ -83,9 +83,7 @@ def test_a_project_of_boxes_needs_no_pictures(run, studio, tiny_clip):
     assert studio.backends == {}
 
 
-def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(
-    run, studio, client, clips, tmp_path
-):
+def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(run, studio, client, clips, tmp_path):
     source = clips / "broken_frame_count.avi"
     done = run("create", "--title", "Copy", "-i", "the pointer", "--no-backend", source)
     assert done.exit_code == 0, done.output
@@ -113,18 +111,14 @@ def test_basic_authentication_goes_with_the_connection(run, studio, serving, tin
 
 
 def test_a_backend_that_is_not_there_leaves_no_project_behind(run, studio, tiny_clip):
-    done = run(
-        "create", "--title", "None", "-i", "red", "--backend-url", "http://127.0.0.1:9", tiny_clip.path
-    )
+    done = run("create", "--title", "None", "-i", "red", "--backend-url", "http://127.0.0.1:9", tiny_clip.path)
     assert isinstance(done.exception, LabelStudioError)
     assert "trajseg serve" in done.exception.remedy
     assert studio.projects == {}
 
 
 @pytest.mark.parametrize("setting", ["block_local_ip", "ssrf_protection"])
-def test_either_guard_against_private_addresses_is_told_with_both_settings(
-    run, studio, serving, tiny_clip, setting
-):
+def test_either_guard_against_private_addresses_is_told_with_both_settings(run, studio, serving, tiny_clip, setting):
     setattr(studio, setting, True)
     done = run("create", "--title", "Guarded", "-i", "red", "--backend-url", serving, tiny_clip.path)
     assert isinstance(done.exception, LabelStudioError)

@@ -89,18 +89,14 @@ def test_a_mask_is_transparent_outside():
     assert rgba[0, 0].tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "url", ["", "data:image/png;base64,%%%", "data:image/png;base64,aGVsbG8=", "http://x/y.png"]
-)
+@pytest.mark.parametrize("url", ["", "data:image/png;base64,%%%", "data:image/png;base64,aGVsbG8=", "http://x/y.png"])
 def test_what_is_no_mask_is_refused(url):
     with pytest.raises(TaskError):
         png.from_url(url)
 
 
 def test_an_answer_to_a_typed_instruction_has_no_texts():
-    results = views.to_results(
-        make_result([[blobs(1, (4, 4))[0]]]), "mask", parse(fill("mask")), [0], texts=False
-    )
+    results = views.to_results(make_result([[blobs(1, (4, 4))[0]]]), "mask", parse(fill("mask")), [0], texts=False)
     assert [item["type"] for item in results] == ["bitmasklabels"]
 
 
