@@ -192,9 +192,10 @@ def mask_project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question
 
 
 @pytest.fixture(scope="session")
-def box_project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]) -> MadeProject:
-    """Both clips in the box view."""
-    return make_project(trajseg, studio, "box", "Boxes", questions)
+def box_project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question], clips: Path) -> MadeProject:
+    """The clip of the shapes world and one whose frame rate varies, in the box view."""
+    varying = Question(clips / "variable_frame_rate.mp4", "the yellow box")
+    return make_project(trajseg, studio, "box", "Boxes", [questions[0], varying])
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from backend.label_studio.views import from_annotation
 from trajseg.video import FrameMap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-SHAPES, REAL = 0, 1
+SHAPES, VARYING = 0, 1
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,16 @@ def test_submitted_boxes_come_back_as_they_were(shapes, asked, editor, studio, f
     assert back.instruction == shapes.result.instruction
 
 
-def test_a_real_clip_gets_its_prediction_too(asked, studio, trajseg):
-    real = prelabelled(studio, trajseg, asked, REAL)
-    clip = asked.questions[REAL].clip
-    assert real.result.frame_count == len(clip)
-    assert real.task["data"]["fps"] == pytest.approx(clip.fps, abs=1e-5)
+def test_frame_numbers_meet_the_right_frames_of_a_clip_whose_rate_varies(asked, editor, studio, trajseg):
+    varying = prelabelled(studio, trajseg, asked, VARYING)
+    frame_map = asked.questions[VARYING].clip.frame_map
+    assert not frame_map.constant_rate
+    assert varying.result.frame_count == len(frame_map)
+    assert varying.task["data"]["fps"] == pytest.approx(frame_map.fps, abs=1e-5)
+    editor.open_task(asked.id, varying.id)
+    last = len(frame_map) - 1
+    for index in (0, last // 4, last // 2, 3 * last // 4, last):
+        frame = frame_map.editor_frame(index)
+        editor.show_video_frame(frame)
+        assert frame_map.index_at(editor.video_time()) == frame_map.index_of_editor_frame(frame), index
+    editor.screenshot("box-varying-rate")
