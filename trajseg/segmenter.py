@@ -76,15 +76,18 @@ class VideoSegmenter:
         instruction = check_instruction(instruction)
         clip = clip if isinstance(clip, Clip) else open_clip(clip)
         clock = _Clock()
-        keys = frame_indices(len(clip), self.model.config.llm_frames)
-        key_frames = [frame for _, frame in clip.frames(keys)]
+        sampled = frame_indices(len(clip), self.model.config.llm_frames)
+        # Memory starts at frame 0, so it is a key frame even when the language model does not see it.
+        keys = sorted({0, *sampled})
+        key_frames = dict(clip.frames(keys))
         clock.lap("read key frames")
-        answer = self.model.answer(self._prompt(key_frames, instruction), self.processor.end_id)
+        prompt = self._prompt([key_frames[index] for index in sampled], instruction)
+        answer = self.model.answer(prompt, self.processor.end_id)
         text = self.processor.text(answer.ids)
         clock.lap("language")
         tracks: list[MaskTrack] = []
         if len(answer.trajectories):
-            key_features = self._encode(key_frames)
+            key_features = self._encode(list(key_frames.values()))
             prompts = self.model.key_prompts(answer.trajectories, key_features)
             captions = captions_of(text)
             tracks = [
