@@ -157,9 +157,7 @@ def test_requests_of_many_clients_at_once_make_each_job_once(server: BackendServ
     assert server.queue.depths()["prelabel"] == 3
 
 
-def test_health_is_answered_while_every_waiting_place_is_taken(
-    server: BackendServer, http: httpx.Client
-) -> None:
+def test_health_is_answered_while_every_waiting_place_is_taken(server: BackendServer, http: httpx.Client) -> None:
     def ask(number: int) -> None:
         with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
             answer = client.post("/predict", json=predict(number, typed="the star")).json()
@@ -208,9 +206,7 @@ def test_jobs_asked_for_while_valkey_is_down_are_queued_when_it_is_back(
     assert server.queue.depths()["prelabel"] == 3
 
 
-def test_key_frames_are_served_under_the_port_that_was_found(
-    http: httpx.Client, server: BackendServer
-) -> None:
+def test_key_frames_are_served_under_the_port_that_was_found(http: httpx.Client, server: BackendServer) -> None:
     picture = server.settings.media_dir / "job" / "000000.jpg"
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"jpeg" * 1000)
@@ -238,6 +234,7 @@ def test_a_port_that_is_taken_is_told(server: BackendServer, settings: Settings)
         BackendServer(taken)
 
 
+@pytest.mark.timeout(300)
 def test_the_command_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     port = free_port()
     environment = {
@@ -264,11 +261,26 @@ def test_the_command_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None
             return False
 
     try:
-        until(up, seconds=60)
+        until(up, seconds=150)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0, err
     assert f":{port}" in out
     assert "Traceback" not in err
+
+
+def test_the_application_for_gunicorn_answers(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "TRAJSEG_DATA_DIR": str(tmp_path / "data"),
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": "",
+    }
+    code = "from backend.wsgi import app; print(app.test_client().get('/health').json['status'])"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert answer.stdout.strip() == "UP"
