@@ -24,9 +24,7 @@ REMEDIES = {
 }
 
 
-def create_app(
-    settings: Settings | None = None, store: Store | None = None, queue: JobQueue | None = None
-) -> Flask:
+def create_app(settings: Settings | None = None, store: Store | None = None, queue: JobQueue | None = None) -> Flask:
     """The application, with its store migrated. Neither the queue nor Label Studio needs to be up.
 
     Args:

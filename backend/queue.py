@@ -50,9 +50,7 @@ class JobQueue:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            raise InputError(
-                f"REDIS_URL is not a Redis URL ({error}).", "Write redis://host:6379/0."
-            ) from error
+            raise InputError(f"REDIS_URL is not a Redis URL ({error}).", "Write redis://host:6379/0.") from error
         self.job_timeout_seconds = job_timeout_seconds
         self._queues = {name: Queue(name, connection=self.connection) for name in QUEUES}
         self._lock = threading.Lock()
@@ -164,6 +162,4 @@ class JobQueue:
         except RedisError as error:
             with self._lock:
                 self._quiet_until = time.monotonic() + QUIET_SECONDS
-            raise QueueError(
-                f"The queue cannot be reached ({type(error).__name__}: {error}).", remedy
-            ) from error
+            raise QueueError(f"The queue cannot be reached ({type(error).__name__}: {error}).", remedy) from error

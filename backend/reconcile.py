@@ -86,9 +86,7 @@ def reconcile(
 class Reconciler:
     """Reconciles every `settings.reconcile_seconds` in a thread of its own, from `start` to `stop`."""
 
-    def __init__(
-        self, store: Store, queue: JobQueue, settings: Settings, deliver: Deliver | None = None
-    ) -> None:
+    def __init__(self, store: Store, queue: JobQueue, settings: Settings, deliver: Deliver | None = None) -> None:
         self._round = lambda: reconcile(store, queue, settings, deliver)
         self._seconds = settings.reconcile_seconds
         self._stopped = threading.Event()

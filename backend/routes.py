@@ -34,9 +34,7 @@ def health() -> tuple[Response, int]:
     except ServiceError as error:
         form["queue"] = f"unreachable: {error}"
     try:
-        form["jobs_queued"] = sum(
-            n for (_, state), n in service.store.count_jobs().items() if state == "queued"
-        )
+        form["jobs_queued"] = sum(n for (_, state), n in service.store.count_jobs().items() if state == "queued")
     except ServiceError as error:
         form.update(status="DOWN", store=f"unreachable: {error}")
     return jsonify(form), 200 if form["status"] == "UP" else 503
@@ -78,9 +76,7 @@ def read(form: type[AnyPayload], body: object) -> AnyPayload:
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
         told = "; ".join(f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}" for one in found[:5])
-        raise InputError(
-            f"The body is not what Label Studio sends: {told}.", "Check the keys named."
-        ) from error
+        raise InputError(f"The body is not what Label Studio sends: {told}.", "Check the keys named.") from error
 
 
 def _body() -> object:

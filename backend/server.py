@@ -46,9 +46,7 @@ class BackendServer:
         # Links to key frames carry the port that was found.
         self.settings = settings.model_copy(update={"port": self._server.effective_port})
         self.app.extensions["trajseg"].settings = self.settings
-        self._reconciler = Reconciler(
-            self.store, self.queue, self.settings, deliverer(self.store, self.settings)
-        )
+        self._reconciler = Reconciler(self.store, self.queue, self.settings, deliverer(self.store, self.settings))
         self._thread = threading.Thread(target=self._server.run, name="backend", daemon=True)
 
     @property

@@ -147,9 +147,7 @@ class Service:
     def _project(self, request: PredictRequest) -> Project:
         reference = ProjectReference.read(request.project)
         if request.label_config:
-            return self.store.upsert_project(
-                reference.label_studio_id, "", request.label_config, stamp=reference.stamp
-            )
+            return self.store.upsert_project(reference.label_studio_id, "", request.label_config, stamp=reference.stamp)
         return self.store.label_studio_project(reference.label_studio_id, reference.stamp)
 
     def _reject(self, project: Project, tasks: Sequence[Task], error: TrajSegError) -> None:
@@ -223,9 +221,7 @@ class Service:
         requests = []
         for task in tasks:
             try:
-                requests.append(
-                    self._request(project, config, task, task.data.get(INSTRUCTION_KEY), "prelabel")
-                )
+                requests.append(self._request(project, config, task, task.data.get(INSTRUCTION_KEY), "prelabel"))
             except (TaskError, InstructionError) as error:
                 requests.append(self._rejected(project, task, error, config))
         added = self.store.add_jobs(requests)
@@ -253,9 +249,7 @@ class Service:
                 # It was deleted there, or never arrived.
                 self.store.deliver_again(job.id)
 
-    def _interactive(
-        self, project: Project, config: LabelConfig, tasks: Sequence[Task], context: Context
-    ) -> Answer:
+    def _interactive(self, project: Project, config: LabelConfig, tasks: Sequence[Task], context: Context) -> Answer:
         """Answer an instruction typed in the page within the settable time, else deliver it later.
 
         Anything else that a person does there (a box drawn, a label changed) is answered with nothing.
@@ -275,13 +269,9 @@ class Service:
         if not self.enqueue([job for job in jobs if job.state == "queued"]):
             # Nobody would begin them while the person waits.
             deadline = time.monotonic()
-        return [
-            self._answer_in_time(job, config, task, deadline) for job, task in zip(jobs, tasks, strict=True)
-        ]
+        return [self._answer_in_time(job, config, task, deadline) for job, task in zip(jobs, tasks, strict=True)]
 
-    def _typed(
-        self, project: Project, config: LabelConfig, task: Task, text: str, params: dict[str, Any]
-    ) -> Job:
+    def _typed(self, project: Project, config: LabelConfig, task: Task, text: str, params: dict[str, Any]) -> Job:
         try:
             request = self._request(project, config, task, text, "interactive", params)
         except (TaskError, InstructionError) as error:
@@ -335,9 +325,7 @@ class Service:
         except TrajSegError as error:
             log.info("PROJECT_UPDATED of project %s is ignored: %s", request.project.id, error)
             return False
-        self.store.upsert_project(
-            project.label_studio_id, "", request.project.label_config, stamp=project.stamp
-        )
+        self.store.upsert_project(project.label_studio_id, "", request.project.label_config, stamp=project.stamp)
         return True
 
 

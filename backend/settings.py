@@ -53,9 +53,7 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(default="trajseg-tiny", description="Name of a shipped model, or a checkpoint folder.")
-    device: str = Field(
-        default="", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU where there is one."
-    )
+    device: str = Field(default="", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU where there is one.")
 
     host: str = Field(default="127.0.0.1", description="Address that the backend listens on.")
     port: int = Field(default=9090, ge=0, le=65535, description="Port that the backend listens on.")
@@ -73,9 +71,7 @@ class Settings(BaseSettings):
     basic_auth_user: str = Field(
         default="", description="User name for Basic authentication; unset: none is asked for."
     )
-    basic_auth_password: SecretStr = Field(
-        default=SecretStr(""), description="Password for Basic authentication."
-    )
+    basic_auth_password: SecretStr = Field(default=SecretStr(""), description="Password for Basic authentication.")
     secret_key: SecretStr = Field(
         default=SecretStr(""),
         description="Signs the links to key frames. Unset: made once and kept in the data folder; to be set "
@@ -110,9 +106,7 @@ class Settings(BaseSettings):
         default="mask",
         description="View for projects that trajseg creates; otherwise the label configuration tells.",
     )
-    max_key_frames: int = Field(
-        default=60, ge=2, le=300, description="Most frames of a clip shown for painting."
-    )
+    max_key_frames: int = Field(default=60, ge=2, le=300, description="Most frames of a clip shown for painting.")
     key_frame_quality: int = Field(default=90, ge=30, le=100, description="JPEG quality of key frames.")
 
     media_hosts: CommaSeparated = Field(

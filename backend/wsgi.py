@@ -8,6 +8,4 @@ from backend.reconcile import Reconciler
 
 app = create_app()
 _service = app.extensions["trajseg"]
-Reconciler(
-    _service.store, _service.queue, _service.settings, deliverer(_service.store, _service.settings)
-).start()
+Reconciler(_service.store, _service.queue, _service.settings, deliverer(_service.store, _service.settings)).start()

@@ -48,9 +48,7 @@ class Database:
                 f"DATABASE_URL names {self.url.get_backend_name()!r}, which trajseg cannot use.",
                 "Use SQLite or PostgreSQL.",
             )
-        self.engine = (
-            _sqlite_engine(self.url) if self.is_sqlite else create_engine(self.url, pool_pre_ping=True)
-        )
+        self.engine = _sqlite_engine(self.url) if self.is_sqlite else create_engine(self.url, pool_pre_ping=True)
         self._reads = sessionmaker(self.engine, expire_on_commit=False)
         self._writes = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False)
 
@@ -69,9 +67,7 @@ class Database:
     def migrate(self) -> None:
         """Bring the tables to this version's form; several processes may call it at once."""
         config = Config()
-        config.set_main_option(
-            "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
-        )
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         with _reachable(self), self.engine.execution_options(writes=True).begin() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})

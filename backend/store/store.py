@@ -187,14 +187,9 @@ class Store:
                 keys = [row["request_key"] for row in some]
                 held = select(Job.request_key, Job.id).where(Job.request_key.in_(keys))
                 ids = {row.request_key: row.id for row in session.execute(held)}
-                new |= {
-                    row["request_key"]: Job(**row) for row in some if ids[row["request_key"]] == row["id"]
-                }
+                new |= {row["request_key"]: Job(**row) for row in some if ids[row["request_key"]] == row["id"]}
                 old = [key for key in keys if key not in new]
-                jobs |= {
-                    job.request_key: job
-                    for job in session.scalars(select(Job).where(Job.request_key.in_(old)))
-                }
+                jobs |= {job.request_key: job for job in session.scalars(select(Job).where(Job.request_key.in_(old)))}
         # The first request of its key made the job; an equal one in the same batch did not.
         return [
             (new[key], row["id"] == new[key].id) if (key := row["request_key"]) in new else (jobs[key], False)
@@ -254,9 +249,7 @@ class Store:
             changed: Any = session.execute(lost)
             return bool(changed.rowcount)
 
-    def retry_job(
-        self, job_id: str, queue: str | None = None, params: Mapping[str, Any] | None = None
-    ) -> Job:
+    def retry_job(self, job_id: str, queue: str | None = None, params: Mapping[str, Any] | None = None) -> Job:
         """Queue a finished job anew (its old result is dropped); an unfinished one only changes its queue.
 
         Args:
@@ -402,9 +395,7 @@ class Store:
             rows = session.scalars(select(Track).where(Track.job_id == job_id).order_by(Track.position)).all()
         form = dict(job.result)
         timings = form.pop("timings", {})
-        form["tracks"] = [
-            {**written, "frames": row.frames} for written, row in zip(form["tracks"], rows, strict=True)
-        ]
+        form["tracks"] = [{**written, "frames": row.frames} for written, row in zip(form["tracks"], rows, strict=True)]
         result = Result.from_json(form)
         result.timings = timings
         for track, row in zip(result.tracks, rows, strict=True):

@@ -128,9 +128,7 @@ def result() -> Result:
         masks.append(mask)
     masks.append(None)
     times = (0.0, 0.1, 0.2, 0.3)
-    track = MaskTrack.from_masks(
-        "t1", masks, times, (0.9, 0.8, 0.7, 0.6), label="track-1", caption="a red square"
-    )
+    track = MaskTrack.from_masks("t1", masks, times, (0.9, 0.8, 0.7, 0.6), label="track-1", caption="a red square")
     return Result(
         video="/data/upload/7/clip.mp4",
         fps=10.0,

@@ -62,9 +62,7 @@ def test_wrong_addresses_are_told_as_json(method: str, path: str, status: int, c
     assert answer.json["error"]
 
 
-def test_an_error_that_nobody_foresaw_hides_its_details(
-    client: FlaskClient, monkeypatch, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+def test_an_error_that_nobody_foresaw_hides_its_details(client: FlaskClient, monkeypatch, predict_body) -> None:  # type: ignore[no-untyped-def]
     service = client.application.extensions["trajseg"]
 
     def broken(*_: object) -> None:
@@ -77,9 +75,7 @@ def test_an_error_that_nobody_foresaw_hides_its_details(
     assert "1234" not in answer.text
 
 
-def test_a_store_that_is_gone_is_told_by_health_and_by_every_request(
-    settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_store_that_is_gone_is_told_by_health_and_by_every_request(settings: Settings, predict_body) -> None:  # type: ignore[no-untyped-def]
     client = create_app(settings, Store("postgresql://me:secret@127.0.0.1:1/none")).test_client()
     health = client.get("/health")
     assert health.status_code == 503
@@ -119,8 +115,6 @@ def test_basic_authentication_guards_all_but_health_and_signed_links(
 
 
 @pytest.mark.parametrize("half", [{"basic_auth_user": "a"}, {"basic_auth_password": "b"}])
-def test_half_of_basic_authentication_is_refused(
-    half: dict[str, str], settings: Settings, store: Store
-) -> None:
+def test_half_of_basic_authentication_is_refused(half: dict[str, str], settings: Settings, store: Store) -> None:
     with pytest.raises(InputError, match="Only one"):
         create_app(Settings(data_dir=settings.data_dir, **half), store)  # type: ignore[arg-type]

@@ -17,9 +17,7 @@ def asked(client: FlaskClient, store: Store, predict_body) -> Job:  # type: igno
     return store.jobs()[0]
 
 
-def test_a_job_tells_state_progress_and_eta(
-    client: FlaskClient, store: Store, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_job_tells_state_progress_and_eta(client: FlaskClient, store: Store, predict_body, result: Result) -> None:  # type: ignore[no-untyped-def]
     job = asked(client, store, predict_body)
     assert client.get(f"/jobs/{job.id}").json["state"] == "queued"
     token = store.start_run(job.id) or ""
@@ -115,9 +113,7 @@ def test_unknown_jobs_are_told(client: FlaskClient) -> None:
         assert "x" in answer.json["error"]
 
 
-def test_metrics_count_jobs_queues_and_answers(
-    client: FlaskClient, store: Store, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+def test_metrics_count_jobs_queues_and_answers(client: FlaskClient, store: Store, predict_body, result: Result) -> None:  # type: ignore[no-untyped-def]
     client.post("/predict", json=predict_body(1, 2))
     store.finish(store.jobs()[0].id, store.start_run(store.jobs()[0].id) or "", result)
     client.post("/webhook", json={"action": "START_TRAINING"})

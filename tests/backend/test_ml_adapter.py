@@ -38,9 +38,7 @@ def host_package(tmp_path_factory: pytest.TempPathFactory) -> None:
     if importlib.util.find_spec("label_studio_ml") is None:
         wheel = os.environ.get(WHEEL, "")
         if not wheel:
-            pytest.skip(
-                f"label-studio-ml 2.x is published by git only: install it, or name its wheel in {WHEEL}"
-            )
+            pytest.skip(f"label-studio-ml 2.x is published by git only: install it, or name its wheel in {WHEEL}")
         if not Path(wheel).is_file():
             pytest.skip(f"{WHEEL} names {wheel}, which is not there")
         folder = tmp_path_factory.mktemp("label_studio_ml")
@@ -112,9 +110,7 @@ def test_all_recorded_requests_one_after_the_other_get_the_same_answers_and_jobs
     assert len(own_store.jobs()) == 7
 
 
-def test_tasks_with_an_instruction_become_the_same_jobs(
-    own: FlaskClient, hosted: FlaskClient, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+def test_tasks_with_an_instruction_become_the_same_jobs(own: FlaskClient, hosted: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
     for body in (
         predict_body(1, 2),
         predict_body(1, 2),
@@ -128,9 +124,7 @@ def test_tasks_with_an_instruction_become_the_same_jobs(
     assert len(own_store.jobs()) == 4
 
 
-def test_jobs_and_key_frames_are_served_beside_the_routes_of_the_host(
-    hosted: FlaskClient, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+def test_jobs_and_key_frames_are_served_beside_the_routes_of_the_host(hosted: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
     hosted.post("/predict", json=predict_body(1))
     (job,) = hosted.get("/jobs").json["jobs"]
     assert hosted.get(f"/jobs/{job['id']}").json["state"] == "queued"

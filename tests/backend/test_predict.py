@@ -196,9 +196,7 @@ def test_a_typed_instruction_is_answered_on_the_frames_that_the_page_shows(
     view: str, client: FlaskClient, store: Store, predict_body, answering: Callable[[float], None]
 ) -> None:  # type: ignore[no-untyped-def]
     answering(0.2)
-    body = predict_body(
-        1, view=view, typed="the square that moves right", **(FRAMES if view == "mask" else {})
-    )
+    body = predict_body(1, view=view, typed="the square that moves right", **(FRAMES if view == "mask" else {}))
     (answer,) = client.post("/predict", json=body).json["results"]
     assert answer["model_version"] == "trajseg-tiny"
     assert 0 < answer["score"] <= 1
@@ -251,9 +249,7 @@ def test_nobody_waits_for_a_job_that_fails_or_when_all_waiting_places_are_taken(
     while service._waiting.acquire(blocking=False):
         places += 1
     begun = time.monotonic()
-    assert client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json == {
-        "results": [{"result": []}]
-    }
+    assert client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json == {"results": [{"result": []}]}
     for _ in range(places):
         service._waiting.release()
     (job,) = store.jobs()
@@ -264,9 +260,7 @@ def test_nobody_waits_for_a_job_that_fails_or_when_all_waiting_places_are_taken(
 
     thread = threading.Thread(target=fail)
     thread.start()
-    assert client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json == {
-        "results": [{"result": []}]
-    }
+    assert client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json == {"results": [{"result": []}]}
     thread.join()
     assert time.monotonic() - begun < 4
 
@@ -293,9 +287,7 @@ def test_typing_the_words_of_a_waiting_task_moves_it_to_the_front(
     assert queue.depths() == {"interactive": 1, "prelabel": 0, "finetune": 0}
 
 
-def test_a_typed_instruction_too_long_is_refused_and_kept(
-    client: FlaskClient, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_typed_instruction_too_long_is_refused_and_kept(client: FlaskClient, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
     answer = client.post("/predict", json=predict_body(1, typed="x" * 10_000, **FRAMES))
     assert answer.status_code == 400
     assert "10000 characters" in answer.json["error"]

@@ -118,9 +118,7 @@ def test_redis_down_at_predict_loses_nothing_and_answers_fast(
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 2
 
 
-def test_a_typed_instruction_does_not_wait_when_redis_is_down(
-    settings: Settings, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_typed_instruction_does_not_wait_when_redis_is_down(settings: Settings, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
     client = create_app(settings, store, JobQueue("redis://127.0.0.1:1/0")).test_client()
     body = predict_body(1, typed="the square", frames=["a.jpg"], frame_index=[0])
     begun = time.monotonic()

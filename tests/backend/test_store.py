@@ -200,9 +200,7 @@ def test_a_finished_job_stays_finished_when_cancelled(store: Store, result: Resu
     assert store.start_run(job.id) is None
 
 
-def test_finish_writes_tracks_and_delivery_and_the_result_comes_back_whole(
-    store: Store, result: Result
-) -> None:
+def test_finish_writes_tracks_and_delivery_and_the_result_comes_back_whole(store: Store, result: Result) -> None:
     job = add(store)
     delivery = store.finish(job.id, store.start_run(job.id) or "", result)
     assert delivery is not None
@@ -242,9 +240,7 @@ def test_a_job_without_a_task_has_no_delivery(store: Store, result: Result) -> N
     assert store.finish(job.id, store.start_run(job.id) or "", result) is None
 
 
-def test_an_interactive_job_is_not_delivered_while_its_page_may_be_answered(
-    store: Store, result: Result
-) -> None:
+def test_an_interactive_job_is_not_delivered_while_its_page_may_be_answered(store: Store, result: Result) -> None:
     until = now() + timedelta(seconds=30)
     job = add(store, params={"answer_until": until.isoformat()})
     store.finish(job.id, store.start_run(job.id) or "", result)
