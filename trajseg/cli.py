@@ -111,12 +111,8 @@ def main(ctx: click.Context) -> None:
 @main.command()
 @click.argument("video", required=False, type=click.Path(path_type=Path))
 @click.argument("instruction", required=False)
-@click.option(
-    "--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}."
-)
-@click.option(
-    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to."
-)
+@click.option("--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
 @click.option("--model", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
 @click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
 @click.pass_obj

@@ -275,25 +275,15 @@ def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, An
 
 
 @click.command("evaluate")
-@click.option(
-    "--data", default="shapes:test", show_default=True, help="shapes:test, shapes:val or shapes:train."
-)
+@click.option("--data", default="shapes:test", show_default=True, help="shapes:test, shapes:val or shapes:train.")
 @click.option("--model", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
 @click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
 @click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="How many clips.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first clip.")
-@click.option(
-    "--height", type=click.IntRange(64, 2160), default=240, show_default=True, help="Rows of the clips."
-)
-@click.option(
-    "--per-kind", type=click.IntRange(1), default=1, show_default=True, help="Instructions a kind and clip."
-)
-@click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures."
-)
-@click.option(
-    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst."
-)
+@click.option("--height", type=click.IntRange(64, 2160), default=240, show_default=True, help="Rows of the clips.")
+@click.option("--per-kind", type=click.IntRange(1), default=1, show_default=True, help="Instructions a kind and clip.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst.")
 @click.pass_obj
 def command(
     loader: Callable[[str, str | None], Engine] | None,

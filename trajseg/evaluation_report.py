@@ -67,8 +67,7 @@ def print_table(found: Evaluation) -> None:
     for row in found.table():
         name = row["category"] if row["kind"] is None else f"  {row['kind']}"
         cells = [
-            "" if row[key] is None else f"{row[key]:d}" if key == "count" else f"{row[key]:.3f}"
-            for key in COLUMNS
+            "" if row[key] is None else f"{row[key]:d}" if key == "count" else f"{row[key]:.3f}" for key in COLUMNS
         ]
         table.add_row(name, *cells, style="bold" if row["kind"] is None else None)
     Console(width=150).print(table)
@@ -78,9 +77,7 @@ def draw_picture(found: Evaluation, path: Path) -> Path:
     """One PNG: for each category with targets its best, median and worst answer; truth outlined in white."""
     strips = []
     for category in CATEGORIES:
-        answers = sorted(
-            (a for a in found.of(category=category) if a.asked.targets), key=lambda a: -a.score.jf
-        )
+        answers = sorted((a for a in found.of(category=category) if a.asked.targets), key=lambda a: -a.score.jf)
         if answers:
             chosen = {"best": answers[0], "median": answers[len(answers) // 2], "worst": answers[-1]}
             strips += [_strip(a, f"{category}, {which}", found) for which, a in chosen.items()]
@@ -105,9 +102,7 @@ def _strip(answer: Answer, title: str, found: Evaluation) -> Image.Image:
     strip = Image.new("RGB", (max(900, _SHOWN_FRAMES * (width + 4)), _FRAME_HEIGHT + 58), _PAPER)
     pen = ImageDraw.Draw(strip)
     pen.text((0, 0), f"{title}: J&F {answer.score.jf:.2f}", _INK, ImageFont.load_default(14))
-    pen.text(
-        (220, 0), f"{answer.asked.text}   ->   {answer.result.answer}", _FAINT, ImageFont.load_default(14)
-    )
+    pen.text((220, 0), f"{answer.asked.text}   ->   {answer.result.answer}", _FAINT, ImageFont.load_default(14))
     for column, t in enumerate(index.tolist()):
         picture = _marked(frames[column], truth[column], answer, t)
         shown = Image.fromarray(picture).resize((width, _FRAME_HEIGHT), Image.Resampling.LANCZOS)

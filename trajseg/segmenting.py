@@ -87,9 +87,7 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
             (out / f"{name}{ERROR_SUFFIX}.json").unlink(missing_ok=True)
             done += 1
             took = sum(result.timings.values())
-            bar.console.print(
-                f"{escape(name)}: {len(result.tracks)} tracks, {result.frame_count} frames, {took:.1f} s"
-            )
+            bar.console.print(f"{escape(name)}: {len(result.tracks)} tracks, {result.frame_count} frames, {took:.1f} s")
     if failed:
         raise InputError(f"{failed} of {done + failed} jobs failed.", "The lines above say which and why.")
     Console().print(f"{done} jobs done, results in {escape(str(out))}")

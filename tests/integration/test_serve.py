@@ -30,6 +30,7 @@ from worker.serve import Serve
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-c", "from trajseg.cli import main; main()", "serve"]
+pytestmark = pytest.mark.timeout(400)
 SECONDS = 100.0
 """For anything to happen on a busy machine."""
 
@@ -100,9 +101,7 @@ def start(folder: Path, clip: Path, *options: str) -> Served:
     if not (folder / "clip.mp4").exists():
         shutil.copy(clip, folder / "clip.mp4")
     (folder / "pace").write_text("0")
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("TRAJSEG_", "LABEL_STUDIO"))
-    }
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("TRAJSEG_", "LABEL_STUDIO"))}
     for name in ("REDIS_URL", "DATABASE_URL"):
         kept.pop(name, None)
     environment = {
@@ -210,9 +209,7 @@ def test_a_worker_that_is_killed_is_started_again_and_its_job_is_done(served: Se
 
 
 def embedded(served: Served) -> redis.Redis:
-    config = dict(
-        line.split(" ", 1) for line in (served.folder / "data/valkey/valkey.conf").read_text().splitlines()
-    )
+    config = dict(line.split(" ", 1) for line in (served.folder / "data/valkey/valkey.conf").read_text().splitlines())
     return redis.Redis(port=int(config["port"]), password=config["requirepass"])
 
 

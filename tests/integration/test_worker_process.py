@@ -20,6 +20,7 @@ from backend.queue import JobQueue
 from backend.store import Job, Store
 
 TESTS = Path(__file__).parents[1]
+pytestmark = pytest.mark.timeout(400)
 SECONDS = 100.0
 """For anything to happen on a busy machine."""
 
@@ -97,9 +98,7 @@ def test_who_waits_in_front_of_the_page_is_served_first(bench: Bench) -> None:
     for job in asked:
         bench.queue.enqueue(job)
     assert bench.worker("--burst").wait(SECONDS) == 0
-    done = sorted(
-        (bench.store.job(job.id) for job in asked), key=lambda job: job.finished_at or job.created_at
-    )
+    done = sorted((bench.store.job(job.id) for job in asked), key=lambda job: job.finished_at or job.created_at)
     assert [job.queue for job in done] == ["interactive", "prelabel", "finetune"]
     assert {job.state for job in done} == {"done"}
     assert bench.output().count("is loaded") == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from trajseg.data.shapes.world import sample_scene
+from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, sample_scene
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.training.clips import pictures
 from trajseg.training.language import LanguageTraining
@@ -17,6 +17,7 @@ from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import IGNORED, pack, questions, seen_objects, shapes_processor
 from trajseg.training.vision import dense_targets
+from trajseg.training.watching import disguised
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +40,56 @@ def clip(processor, seed: int, limit: int = 4):
 @torch.no_grad()
 def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, language):
     """The block mask and restarting positions change nothing but the cost."""
-    clips = [clip(processor, seed) for seed in (1, 2)]
+    clips = [clip(processor, seed)[1:] for seed in (1, 2)]
     packed = pack(clips, processor, 8)
     hidden, _ = language.hidden(packed, language.symbols(packed))
     number = 0
-    for row, (scene, seen, asked) in enumerate(clips):
+    for row, (seen, asked) in enumerate(clips):
         for question in asked:
-            alone = pack([(scene, seen, [question])], processor, 8)
+            alone = pack([(seen, [question])], processor, 8)
             single, _ = language.hidden(alone, language.symbols(alone))
             own = packed.segments[row] == number
             torch.testing.assert_close(hidden[row][own], single[0][alone.segments[0] == 0], atol=1e-4, rtol=1e-3)
             number += 1
 
 
+@torch.no_grad()
+def test_watching_reads_the_same_states_as_answering(processor, language):
+    packed = pack([clip(processor, seed)[1:] for seed in (4, 5)], processor, 8)
+    tokens = language.symbols(packed)
+    _, early = language.hidden(packed, tokens)
+    torch.testing.assert_close(language.early_hidden(packed, tokens), early, atol=1e-5, rtol=1e-4)
+
+
+def test_a_disguised_clip_moves_as_its_label_says():
+    """Of objects that move straight on, wholly in the picture, centres go where the disguised motion says."""
+    rng, checked = random.Random(0), 0
+    for seed in range(60):
+        scene = sample_scene(seed)
+        longest = max(1.0, scene.aspect)
+        seen = disguised(seen_objects(scene, 8, least=0.95), (scene.aspect / longest, 1 / longest), 8, rng)
+        for looks in seen.attributes.unique(dim=0):
+            rows = (seen.attributes == looks).all(1)
+            if rows.sum() < 2:
+                continue
+            box, frame = seen.box[rows], seen.frame[rows]
+            assert frame.tolist() == sorted(frame.tolist())
+            assert ((box >= -1e-5) & (box <= 1 + 1e-5)).all()
+            dx, dy = ((box[-1] - box[0])[:2] / (frame[-1] - frame[0])).tolist()
+            motion = MOTIONS[int(seen.motion[rows][0, 0])]
+            if motion in ("left", "right"):
+                assert (dx > 0) == (motion == "right")
+            elif motion in ("up", "down"):
+                assert (dy > 0) == (motion == "down")
+            else:
+                continue
+            checked += 1
+    assert checked > 30
+
+
 def test_only_answers_are_learned(processor):
-    scene, seen, asked = clip(processor, 3)
-    packed = pack([(scene, seen, asked)], processor, 8)
+    _, seen, asked = clip(processor, 3)
+    packed = pack([(seen, asked)], processor, 8)
     learned = packed.labels[0][packed.labels[0] != IGNORED].tolist()
     assert learned == [token for question in asked for token in question.answer]
     assert learned.count(processor.end_id) == len(asked)
@@ -62,14 +97,13 @@ def test_only_answers_are_learned(processor):
 
 def test_answers_name_the_targets_and_end_each_with_seg(processor):
     for seed in range(20):
-        scene, _, asked = clip(processor, seed, limit=20)
+        _, _, asked = clip(processor, seed, limit=20)
         for question in asked:
             text = processor.text(question.answer)
             assert text.count("[SEG]") == len(question.targets)
             assert "<unk>" not in text + processor.text(question.request)
-            for k in question.targets:
-                o = scene.objects[k]
-                assert f"{o.size} {o.colour} {o.shape}" in text
+            for colour, shape, size in question.targets.tolist():
+                assert f"{SIZES[size]} {COLOURS[colour]} {SHAPES[shape]}" in text
 
 
 def test_dense_targets_tell_the_object_in_each_cell():

@@ -69,9 +69,7 @@ def wrapped(text: str, font: Font, width: float, lines: int) -> list[str]:
         if len(out) == lines - 1:
             out.append(shortened(" ".join(words), font, width))
             break
-        taken = next(
-            (n for n in count(1) if n == len(words) or font.getlength(" ".join(words[: n + 1])) > width), 1
-        )
+        taken = next((n for n in count(1) if n == len(words) or font.getlength(" ".join(words[: n + 1])) > width), 1)
         out.append(shortened(" ".join(words[:taken]), font, width))
         words = words[taken:]
     return out
@@ -127,17 +125,13 @@ def _fill(canvas: np.ndarray, soft: np.ndarray, colour: Colour) -> None:
 
 def _outline(canvas: np.ndarray, soft: np.ndarray, colour: Colour, line: int) -> None:
     edge = min(128, int(soft.max(initial=0)))
-    contours, _ = cv2.findContours(
-        (soft >= max(1, edge)).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-    )
+    contours, _ = cv2.findContours((soft >= max(1, edge)).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     # A dark seam first, so that the line shows on ground of its own colour.
     cv2.polylines(canvas, contours, True, (10, 10, 12), line + 2, cv2.LINE_AA)
     cv2.polylines(canvas, contours, True, colour, line, cv2.LINE_AA)
 
 
-def rounded_box(
-    image: Image.Image, area: Area, radius: int, fill: Colour, outline: Colour | None = None
-) -> None:
+def rounded_box(image: Image.Image, area: Area, radius: int, fill: Colour, outline: Colour | None = None) -> None:
     """A filled box with smooth round corners, and a line of two pixels around it when `outline` is given."""
     left, top, right, bottom = area
     if outline is not None:

@@ -39,12 +39,8 @@ def key_frames(tracks: Result | Sequence[MaskTrack], limit: int = 60) -> list[in
         ValueError: `limit` is below 2, or there is neither a track nor a result to tell the number of frames.
     """
     if limit < 2:
-        raise ValueError(
-            f"at least the first and the last frame are shown, so limit must be 2 or more, got {limit}"
-        )
-    count = (
-        tracks.frame_count if isinstance(tracks, Result) else max((len(track) for track in tracks), default=0)
-    )
+        raise ValueError(f"at least the first and the last frame are shown, so limit must be 2 or more, got {limit}")
+    count = tracks.frame_count if isinstance(tracks, Result) else max((len(track) for track in tracks), default=0)
     tracks = tracks.tracks if isinstance(tracks, Result) else tracks
     if count == 0:
         raise ValueError("without tracks the number of frames is not known; give a Result")

@@ -35,9 +35,7 @@ NARROWEST = 420
 MARGIN = 14
 
 
-def overlay_video(
-    clip: Clip, tracks: Sequence[MaskTrack], path: str | os.PathLike[str], caption: str = ""
-) -> Path:
+def overlay_video(clip: Clip, tracks: Sequence[MaskTrack], path: str | os.PathLike[str], caption: str = "") -> Path:
     """Write the clip with its tracks painted on it, as H.264 that browsers play, one frame for each frame.
 
     Masks are filled and outlined in their track's colour and carry its label. The bar above says the caption

@@ -78,9 +78,7 @@ class Result:
                 answer=str(data["answer"]),
                 model_version=str(data["model_version"]),
                 tracks=[
-                    MaskTrack.from_json(
-                        track, height=height, width=width, instruction=str(data["instruction"])
-                    )
+                    MaskTrack.from_json(track, height=height, width=width, instruction=str(data["instruction"]))
                     for track in data["tracks"]
                 ],
             )
@@ -90,9 +88,7 @@ class Result:
             raise InputError(f"the result cannot be read: {type(error).__name__} {error}") from error
         for track in result.tracks:
             if len(track) != result.frame_count:
-                raise InputError(
-                    f"track {track.uid} has {len(track)} frames, the result says {result.frame_count}"
-                )
+                raise InputError(f"track {track.uid} has {len(track)} frames, the result says {result.frame_count}")
         if len({track.uid for track in result.tracks}) < len(result.tracks):
             raise InputError("two tracks of the result have the same uid")
         return result

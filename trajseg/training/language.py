@@ -56,13 +56,16 @@ class LanguageTraining(nn.Module):
         self.motion = nn.Linear(width, len(MOTIONS) + len(SPEEDS))
         self.seg_id = processor.seg_id
 
+    def inputs(self, packed: Packed, tokens: Tensor) -> Tensor:
+        """Input embeddings (B, L, D), with the visual tokens (M, D) in their places."""
+        words = self.language_model.embed_tokens(packed.ids)
+        frame = torch.cat([seen.frame for seen in packed.seen])
+        return words.masked_scatter(packed.visual[..., None], tokens + self.frame_embedding(frame))
+
     def hidden(self, packed: Packed, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states after the last layer (B, L, D), and of the visual tokens after MOTION_LAYER (M, D)."""
-        inputs = self.language_model.embed_tokens(packed.ids)
-        frame = torch.cat([seen.frame for seen in packed.seen])
-        inputs = inputs.masked_scatter(packed.visual[..., None], tokens + self.frame_embedding(frame))
         output = self.language_model(
-            inputs_embeds=inputs,
+            inputs_embeds=self.inputs(packed, tokens),
             attention_mask=packed.mask,
             position_ids=packed.positions,
             use_cache=False,
@@ -70,27 +73,42 @@ class LanguageTraining(nn.Module):
         )
         return output.last_hidden_state, output.hidden_states[MOTION_LAYER][packed.visual]
 
+    def early_hidden(self, packed: Packed, tokens: Tensor) -> Tensor:
+        """Only what the motion loss reads: the visual tokens after MOTION_LAYER (M, D)."""
+        hidden = self.inputs(packed, tokens)
+        turns = self.language_model.rotary_emb(hidden, packed.positions)
+        for layer in self.language_model.layers[:MOTION_LAYER]:
+            hidden = layer(hidden, attention_mask=packed.mask, position_ids=packed.positions, position_embeddings=turns)
+        return hidden[packed.visual]
+
     def symbols(self, packed: Packed) -> Tensor:
         """The visual tokens (M, D) of a symbolic batch."""
         return torch.cat([self.eye(seen) for seen in packed.seen])
 
     def loss(self, packed: Packed, tokens: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropy of the answers + 0.5 x that of motion and speed; `tokens` (M, D), by default the symbols."""
-        hidden, motion_hidden = self.hidden(packed, self.symbols(packed) if tokens is None else tokens)
+        """Cross entropy of the answers + 0.5 x motion loss; `tokens` (M, D), by default the symbols."""
+        hidden, early = self.hidden(packed, self.symbols(packed) if tokens is None else tokens)
         answer = packed.labels[:, 1:] != IGNORED
         logits = self.lm_head(hidden[:, :-1][answer])
-        label = packed.labels[:, 1:][answer]
-        text_loss = F.cross_entropy(logits, label)
-        # An object's first frame cannot show its motion.
+        text_loss = F.cross_entropy(logits, packed.labels[:, 1:][answer])
+        motion_loss, right = self.motion_loss(packed, early)
+        return text_loss + 0.5 * motion_loss, {"text": float(text_loss.detach()), "motion": right}
+
+    def motion_loss(self, packed: Packed, early: Tensor) -> tuple[Tensor, float]:
+        """Cross entropy of each visual token's motion and speed from `early` (M, D), and the share of right motions.
+
+        An object's first frame cannot show its motion, so the clip's first frame is left out.
+        """
         later = torch.cat([seen.frame for seen in packed.seen]) > 0
-        motion, speed = self.motion(motion_hidden[later]).split([len(MOTIONS), len(SPEEDS)], dim=-1)
-        moves, pace = packed.motions[later].unbind(1)
-        motion_loss = F.cross_entropy(motion, moves) + F.cross_entropy(speed, pace)
-        figures = {
-            "text": float(text_loss.detach()),
-            "motion": float((motion.argmax(-1) == moves).float().mean()),
-        }
-        return text_loss + 0.5 * motion_loss, figures
+        moves, pace = torch.cat([seen.motion for seen in packed.seen])[later].unbind(1)
+        motion, speed = self.motion(early[later]).split([len(MOTIONS), len(SPEEDS)], dim=-1)
+        loss = F.cross_entropy(motion, moves) + F.cross_entropy(speed, pace)
+        return loss, float((motion.argmax(-1) == moves).float().mean())
+
+    def watching_loss(self, packed: Packed) -> tuple[Tensor, dict[str, float]]:
+        """The motion loss of symbolic clips about which nothing is asked: cheap, since the upper layers rest."""
+        loss, right = self.motion_loss(packed, self.early_hidden(packed, self.symbols(packed)))
+        return loss, {"watched": right}
 
     @torch.no_grad()
     def right_objects(self, packed: Packed, tokens: Tensor | None = None) -> dict[str, list[float]]:

@@ -22,9 +22,11 @@ from trajseg.model.processor import frame_indices
 from trajseg.training.clips import Pictures, pictures
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import TokenTable
-from trajseg.training.texts import Packed, Question, Seen, pack, questions
+from trajseg.training.texts import Packed, Question, Seen, motions, pack, questions
 from trajseg.training.vision import dense_targets
 
+SIDE = 16
+"""Cells of the vision tower along a side."""
 LANGUAGE_FROM = 0.15
 """Share of the stage's time in which the projector learns alone."""
 
@@ -102,7 +104,7 @@ class PixelTraining(nn.Module):
         for clip, patch in zip(clips, features.split(self.frames), strict=True):
             visual = model.visual_tokens(patch)
             tokens.append(visual.embeddings)
-            laid.append((clip.scene, seen_tokens(clip, visual.frame, visual.cell), clip.questions))
+            laid.append((seen_tokens(clip, visual.frame, visual.cell), clip.questions))
         return pack(laid, processor, self.frames), torch.cat(tokens)
 
     def _projector_loss(self, clips: list[AskedClip], features: Tensor) -> Tensor:
@@ -111,8 +113,8 @@ class PixelTraining(nn.Module):
         centre = torch.cat([t[3] for t in targets]).flatten(1)
         label = torch.cat([t[1] for t in targets]).flatten(1, 2)[centre]
         box = torch.cat([t[4] for t in targets]).flatten(1, 2)[centre]
-        empty = torch.zeros(len(label), dtype=torch.long)
-        wanted = self.language.eye(Seen(label, box, empty, empty)).detach()
+        unused = torch.zeros(len(label), 2, dtype=torch.long)
+        wanted = self.language.eye(Seen(label, box, unused[:, 0], unused)).detach()
         got = self.projector(features[centre])
         return F.mse_loss(got, wanted) / wanted.var().clamp(min=1e-6)
 
@@ -129,14 +131,13 @@ def trajectory_token_loss(
     predicts = F.pad(packed.labels[:, 1:] == seg_id, (0, 1))
     got = head(hidden[predicts])
     with torch.no_grad():
-        wanted = table(torch.cat([a for a in packed.target_attributes if len(a)]))
+        wanted = table(torch.cat([question.targets for question in packed.questions]))
     cosine = F.cosine_similarity(got, wanted, dim=-1).mean()
     return F.mse_loss(got, wanted) / wanted.var(), float(cosine.detach())
 
 
 def seen_tokens(clip: AskedClip, frame: Tensor, cell: Tensor) -> Seen:
-    """Which object each kept token is most likely of: the owner of its cell, else the object nearest to it."""
-    side = 16
-    owner, _, _, _, box = dense_targets(clip.pictures, side)
-    owner = owner.flatten(1)[frame, cell].clamp(min=0)
-    return Seen(clip.pictures.attributes[owner], box.flatten(1, 2)[frame, cell], frame, owner)
+    """What each kept token is of: the owner of its cell (where none owns it, the first object)."""
+    owner, _, _, _, box = dense_targets(clip.pictures, SIDE)
+    k = owner.flatten(1)[frame, cell].clamp(min=0)
+    return Seen(clip.pictures.attributes[k], box.flatten(1, 2)[frame, cell], frame, motions(clip.scene)[k])

@@ -20,7 +20,7 @@ class Stage:
 
 TINY = (
     Stage("vision", "picture towers: colours, shapes, sizes, places", Schedule(45, 1.5e-3), 8, 4),
-    Stage("language", "words and answers, on symbols", Schedule(45, 1e-3, warmup=100), 24, 8),
+    Stage("language", "words and answers, on symbols", Schedule(45, 1e-3, warmup=100), 40, 8),
     Stage("masks", "prompted masks on single frames", Schedule(25, 1e-3), 12, 1),
     Stage("memory", "masks through time, from memory", Schedule(20, 5e-4), 3, 4),
     Stage("pixels", "answers and trajectory tokens, on pictures", Schedule(20, 5e-4), 8, 8),

@@ -21,6 +21,10 @@ from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import QuestionStream, shapes_processor, stream
 from trajseg.training.vision import VisionPretraining
+from trajseg.training.watching import WatchStream
+
+WATCHED = 96
+"""Clips without questions in each step of stage `language`."""
 
 Loss = Callable[[float], tuple[Tensor, dict[str, float]]]
 Report = Callable[[], dict[str, float]]
@@ -113,7 +117,14 @@ class TinyTraining:
                     outcome.setdefault(kind, []).extend(right)
             return {f"right_{kind}": round(sum(r) / len(r), 3) for kind, r in sorted(outcome.items())}
 
-        return lambda _: module.loss(next(texts)), report
+        watched = stream(WatchStream(self.processor, self.seed, WATCHED, frames), self.workers)
+
+        def loss(_: float) -> tuple[Tensor, dict[str, float]]:
+            answering, figures = module.loss(next(texts))
+            watching, watching_figures = module.watching_loss(next(watched))
+            return answering + 0.5 * watching, figures | watching_figures
+
+        return loss, report
 
     def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
         clips = batches(ClipStream(self.seed + 1, stage.frames, SIZE), stage.batch, self.workers)

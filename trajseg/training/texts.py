@@ -39,35 +39,46 @@ def shapes_processor(size: int) -> TrajSegProcessor:
 class Seen:
     """Visible objects of a clip's N frames, one row each, in time order and raster order within a frame.
 
-    attributes (M, 3) int64; box (M, 4) xyxy in units of the letterboxed side; frame (M,) int64; object (M,) int64.
+    attributes (M, 3) int64: colour, shape, size; box (M, 4) xyxy in units of the letterboxed side; frame (M,) int64;
+    motion (M, 2) int64: how the object moves in the clip, and whether it is fast.
     """
 
     attributes: Tensor
     box: Tensor
     frame: Tensor
-    object: Tensor
+    motion: Tensor
+
+    def in_order(self) -> Seen:
+        """The same rows in time order and raster order."""
+        row, column = ((self.box[:, 1] + self.box[:, 3]) * 8).long(), ((self.box[:, 0] + self.box[:, 2]) * 8).long()
+        order = (self.frame * 1024 + row * 32 + column).argsort()
+        return Seen(self.attributes[order], self.box[order], self.frame[order], self.motion[order])
 
 
 @dataclass
 class Question:
-    """One question about a clip: the user's turn, the answer's text, and which objects the [SEG]s mean."""
+    """One question about a clip: the user's turn and the answer as token ids, and what the [SEG]s mean.
+
+    targets: attributes of the objects meant, (S, 3) int64: colour, shape, size.
+    """
 
     kind: str
     request: list[int]
     answer: list[int]
-    targets: tuple[int, ...]
+    targets: Tensor
 
 
 def seen_objects(scene: Scene, frames: int, least: float = 0.15) -> Seen:
     """What can be seen in the N frames, from geometry alone: objects of which at least a share `least` shows."""
     xyxy, visible = boxes(scene, frame_indices(scene.frame_count, frames))
     box = torch.from_numpy(xyxy) / max(1.0, scene.aspect)
-    shown = torch.from_numpy(visible) >= least
-    frame, k = shown.T.nonzero(as_tuple=True)
-    rows = box[k, frame]
-    row, column = ((rows[:, 1] + rows[:, 3]) * 8).long(), ((rows[:, 0] + rows[:, 2]) * 8).long()
-    order = (frame * 1024 + row * 32 + column).argsort()
-    return Seen(attributes(scene)[k[order]], rows[order], frame[order], k[order])
+    k, frame = (torch.from_numpy(visible) >= least).nonzero(as_tuple=True)
+    return Seen(attributes(scene)[k], box[k, frame], frame, motions(scene)[k]).in_order()
+
+
+def motions(scene: Scene) -> Tensor:
+    """Motion of each object as an index, and 1 where it is fast, (K, 2) int64."""
+    return torch.tensor([(MOTIONS.index(o.motion), int(o.speed == "fast")) for o in scene.objects])
 
 
 def questions(
@@ -85,7 +96,7 @@ def encode(scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked:
     _, after = processor.prompt_ids(asked.text, 1, template)
     captions = [short_caption(scene.objects[k]) for k in asked.targets]
     answer = [*processor.ids(grounding_answer(captions)), processor.end_id]
-    return Question(asked.kind, after, answer, asked.targets)
+    return Question(asked.kind, after, answer, attributes(scene)[list(asked.targets)])
 
 
 @dataclass
@@ -94,7 +105,7 @@ class Packed:
 
     ids (B, L) with 0 where a visual token stands; visual (B, L) bool; labels (B, L) answers, else -100;
     positions (B, L), restarting after the frames for every question; mask (B, 1, L, L) bool, who may read whom;
-    seen: the visual tokens' objects, concatenated in the order of `visual`; kinds and targets by question:
+    seen: the visual tokens' objects, clip by clip, in the order of `visual`;
     segments (B, L) int64, the number of the question a token belongs to (-1: frames or padding), over the batch.
     """
 
@@ -105,16 +116,14 @@ class Packed:
     mask: Tensor
     segments: Tensor
     seen: list[Seen]
-    motions: Tensor
     questions: list[Question]
-    target_attributes: list[Tensor]
 
 
-def pack(clips: list[tuple[Scene, Seen, list[Question]]], processor: TrajSegProcessor, frames: int) -> Packed:
+def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, frames: int) -> Packed:
     """Lays out a batch; see Packed."""
     rows = []
     number = 0
-    for _, seen, asked in clips:
+    for seen, asked in clips:
         counts = torch.bincount(seen.frame, minlength=frames).tolist()
         before, _ = processor.prompt_ids("", len(counts))
         ids: list[int] = []
@@ -146,12 +155,6 @@ def pack(clips: list[tuple[Scene, Seen, list[Question]]], processor: TrajSegProc
     frames_read = (segments_BL == -1)[:, None, :].expand(-1, length, -1)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     mask = (same | frames_read) & causal
-    speed_motion = torch.cat(
-        [
-            torch.tensor([(MOTIONS.index(o.motion), int(o.speed == "fast")) for o in scene.objects])[seen.object]
-            for scene, seen, _ in clips
-        ]
-    )
     return Packed(
         ids_BL,
         visual_BL,
@@ -159,10 +162,8 @@ def pack(clips: list[tuple[Scene, Seen, list[Question]]], processor: TrajSegProc
         positions_BL,
         mask[:, None],
         segments_BL,
-        [seen for _, seen, _ in clips],
-        speed_motion,
-        [q for _, _, asked in clips for q in asked],
-        [attributes(scene)[list(q.targets)] for scene, _, asked in clips for q in asked],
+        [seen for seen, _ in clips],
+        [question for _, asked in clips for question in asked],
     )
 
 
@@ -175,12 +176,12 @@ class QuestionStream(IterableDataset[Packed]):
     def __iter__(self) -> Iterator[Packed]:
         rng = random.Random(f"texts/{self.split}/{self.seed}")
         while True:
-            clips: list[tuple[Scene, Seen, list[Question]]] = []
+            clips: list[tuple[Seen, list[Question]]] = []
             while len(clips) < self.batch:
                 scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
                 asked = questions(scene, self.processor, rng)
                 if asked:
-                    clips.append((scene, seen_objects(scene, self.frames), asked))
+                    clips.append((seen_objects(scene, self.frames), asked))
             yield pack(clips, self.processor, self.frames)
 
 

@@ -51,9 +51,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     with container:
         streams = [s for s in container.streams.video if not _is_cover_picture(s)]
         if not streams:
-            raise VideoError(
-                f"{path} has no pictures, only sound or data.", "Give a file with a video track."
-            )
+            raise VideoError(f"{path} has no pictures, only sound or data.", "Give a file with a video track.")
         stream = streams[0]
         if stream.codec_context is None:
             raise VideoError(

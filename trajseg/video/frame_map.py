@@ -75,9 +75,7 @@ class FrameMap:
         """Whether counting at `fps` meets every frame, so that editor frame i + 1 always shows frame i."""
         return all(
             time <= self._seek_time(index + 1) < following
-            for index, (time, following) in enumerate(
-                zip(self.times, (*self.times[1:], float("inf")), strict=True)
-            )
+            for index, (time, following) in enumerate(zip(self.times, (*self.times[1:], float("inf")), strict=True))
         )
 
     def index_at(self, time: float) -> int:

@@ -31,9 +31,7 @@ def even_size(rgb: np.ndarray) -> np.ndarray:
     return np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def write_video(
-    path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float, crf: int = 20
-) -> Path:
+def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float, crf: int = 20) -> Path:
     """Write an MP4 that browsers play: H.264, yuv420p, constant rate, index at the front.
 
     Args:
@@ -64,13 +62,9 @@ def write_video(
                 context.colorspace = context.color_primaries = context.color_trc = BT709
                 context.color_range = ColorRange.MPEG
             elif rgb.shape[:2] != (stream.height, stream.width):
-                raise InputError(
-                    f"frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first was another size"
-                )
+                raise InputError(f"frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first was another size")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-            frame = frame.reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
             frame.pts, frame.time_base = index, 1 / rate
             out.mux(stream.encode(frame))
         if stream is None:

@@ -16,15 +16,11 @@ def data() -> None:
 
 @data.command("shapes")
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw a contact sheet (PNG).")
-@click.option(
-    "--write", "folder", type=click.Path(file_okay=False, path_type=Path), help="Write mp4 clips here."
-)
+@click.option("--write", "folder", type=click.Path(file_okay=False, path_type=Path), help="Write mp4 clips here.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first clip.")
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="How many clips.")
-@click.option(
-    "--height", type=click.IntRange(64, 2160), default=240, show_default=True, help="Rows of the clips."
-)
+@click.option("--height", type=click.IntRange(64, 2160), default=240, show_default=True, help="Rows of the clips.")
 def shapes(sheet: Path | None, folder: Path | None, split: str, seed: int, count: int, height: int) -> None:
     """Clips of the shapes world, with instructions and the objects that they mean.
 
@@ -55,8 +51,7 @@ def shapes(sheet: Path | None, folder: Path | None, split: str, seed: int, count
                     "frame_count": scene.frame_count,
                     "captions": [reference_caption(scene, k, facts) for k in range(len(scene.objects))],
                     "instructions": [
-                        {"kind": i.kind, "category": i.category, "text": i.text, "targets": i.targets}
-                        for i in asked
+                        {"kind": i.kind, "category": i.category, "text": i.text, "targets": i.targets} for i in asked
                     ],
                 }
                 lines.write(json.dumps(record) + "\n")

@@ -29,23 +29,17 @@ class Phrases(NamedTuple):
 PLURALS = {s: s + "es" if s == "cross" else s + "s" for s in SHAPES}
 
 # {d} is a description without article, such as "small red circle", "circle", "red object".
-ATTRIBUTE = Phrases(
-    ("the {d}",), ("the only {d}", "{d}"), ("the {d} in this video", "the {d} that is in the picture")
-)
+ATTRIBUTE = Phrases(("the {d}",), ("the only {d}", "{d}"), ("the {d} in this video", "the {d} that is in the picture"))
 COLOUR_AFTER = Phrases(("the {s} that is {c}",), ("the {s} coloured {c}",), ("the {s} in {c}",))
 
 # Clauses behind "the circle" or "the red object".
 MOTION = {
     "left": Phrases(("moving left", "moving to the left"), ("that moves left",), ("heading to the left",)),
-    "right": Phrases(
-        ("moving right", "moving to the right"), ("that moves right",), ("heading to the right",)
-    ),
+    "right": Phrases(("moving right", "moving to the right"), ("that moves right",), ("heading to the right",)),
     "up": Phrases(("moving up", "that moves up"), ("moving upwards",), ("heading up",)),
     "down": Phrases(("moving down", "that moves down"), ("moving downwards",), ("heading down",)),
     "still": Phrases(("not moving", "that does not move"), ("that stays still",), ("that is still",)),
-    "circling": Phrases(
-        ("moving in a circle", "circling"), ("going round in a circle",), ("that is circling",)
-    ),
+    "circling": Phrases(("moving in a circle", "circling"), ("going round in a circle",), ("that is circling",)),
     "bouncing": Phrases(("bouncing", "that bounces"), ("bouncing up and down",), ("that is bouncing",)),
 }
 MOTION_OF_ONE = Phrases(("the {d} {m}",), ("the only {d} {m}",), ("the {d} {m} in this video",))
@@ -194,9 +188,7 @@ KNOWN_COLOURS = {
     "cyan": ("a swimming pool", "turquoise"),
     "white": ("snow", "milk"),
 }
-KNOWLEDGE_SHAPE = Phrases(
-    ("the {a}shape {k}", "the {a}one {k}"), ("the {a}object {k}",), ("the only {a}shape {k}",)
-)
+KNOWLEDGE_SHAPE = Phrases(("the {a}shape {k}", "the {a}one {k}"), ("the {a}object {k}",), ("the only {a}shape {k}",))
 KNOWLEDGE_COLOUR = Phrases(
     ("the {n} coloured like {k}", "the {n} that has the colour of {k}"),
     ("the {n} with the colour of {k}",),
@@ -204,9 +196,7 @@ KNOWLEDGE_COLOUR = Phrases(
 )
 
 # Nouns and clauses that mean two or more objects.
-SEVERAL_DESCRIBED = Phrases(
-    ("all {p}", "all the {p}"), ("every one of the {p}", "the {p}"), ("all of the {p}",)
-)
+SEVERAL_DESCRIBED = Phrases(("all {p}", "all the {p}"), ("every one of the {p}", "the {p}"), ("all of the {p}",))
 
 
 def _several_moving(participle: str, moves: str, move: str, heading: str = "") -> Phrases:

@@ -217,9 +217,7 @@ def _event(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
                 d = _loose_description(k, objects, rng, alike=0.6)
                 if _only(truths[j] if j in _meaning(d, objects) else False for j in range(len(objects))) == k:
                     asked.append(Asked(say.EVENT[form], {"d": d}, (k,)))
-    behind_any: list[bool | None] = [
-        True if True in row else None if None in row else False for row in facts.behind
-    ]
+    behind_any: list[bool | None] = [True if True in row else None if None in row else False for row in facts.behind]
     for k, row in enumerate(facts.behind):
         for j, truth in enumerate(row):
             if not truth:
@@ -259,9 +257,7 @@ def _several(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
             members = _meaning(f"{adjective} {s}", objects)
             found.append((say.SEVERAL_DESCRIBED, {"p": f"{adjective} {say.PLURALS[s]}"}, members))
     for adjective in (*COLOURS, *SIZES):
-        found.append(
-            (say.SEVERAL_DESCRIBED, {"p": f"{adjective} objects"}, _meaning(f"{adjective} object", objects))
-        )
+        found.append((say.SEVERAL_DESCRIBED, {"p": f"{adjective} objects"}, _meaning(f"{adjective} object", objects)))
     shown = facts.moves_visibly
     for motion in MOTIONS:
         members = [k for k, o in enumerate(objects) if o.motion == motion]
@@ -313,9 +309,7 @@ def _none(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
             asked.append(Asked(say.ATTRIBUTE, {"d": f"{other_size} {o.colour} {o.shape}"}, ()))
     colour, shape = rng.choice(COLOURS), rng.choice(SHAPES)
     if colour not in colours:
-        asked.append(
-            Asked(say.KNOWLEDGE_COLOUR, {"n": "object", "k": rng.choice(say.KNOWN_COLOURS[colour])}, ())
-        )
+        asked.append(Asked(say.KNOWLEDGE_COLOUR, {"n": "object", "k": rng.choice(say.KNOWN_COLOURS[colour])}, ()))
         asked.append(Asked(say.ATTRIBUTE, {"d": f"{colour} object"}, ()))
     if shape not in shapes:
         asked.append(Asked(say.KNOWLEDGE_SHAPE, {"a": "", "k": rng.choice(say.KNOWN_SHAPES[shape])}, ()))

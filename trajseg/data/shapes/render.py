@@ -30,9 +30,7 @@ def render(scene: Scene, height: int, indices: Sequence[int] | None = None) -> t
     return np.stack([frame for frame, _ in pairs]), np.stack([ids for _, ids in pairs])
 
 
-def frames_and_ids(
-    scene: Scene, height: int, indices: Sequence[int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def frames_and_ids(scene: Scene, height: int, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """As `render`, one frame at a time: (frame uint8 [H, W, 3] RGB, ids uint8 [H, W])."""
     width = round(scene.aspect * height)
     margin = math.ceil(0.03 * height) + 2
@@ -271,6 +269,4 @@ def _draw_clutter(canvas: np.ndarray, rng: np.random.Generator, height: int, bas
     for _ in range(int(rng.integers(3, 9))):
         cv2.line(canvas, point(), point(), colour(30), thickness, cv2.LINE_AA)
     for _ in range(int(rng.integers(5, 25))):
-        cv2.circle(
-            canvas, point(), max(1, round(rng.uniform(0.005, 0.013) * height)), colour(40), -1, cv2.LINE_AA
-        )
+        cv2.circle(canvas, point(), max(1, round(rng.uniform(0.005, 0.013) * height)), colour(40), -1, cv2.LINE_AA)

@@ -371,7 +371,6 @@ def _draw_drift(rng: random.Random, frame_count: int) -> np.ndarray:
         return np.zeros((frame_count, 2), np.float32)
     u = np.linspace(0, 1, frame_count)
     sway = [
-        rng.uniform(0.004, 0.014) * np.sin(2 * math.pi * (rng.uniform(0.3, 1.2) * u + rng.random()))
-        for _ in range(2)
+        rng.uniform(0.004, 0.014) * np.sin(2 * math.pi * (rng.uniform(0.3, 1.2) * u + rng.random())) for _ in range(2)
     ]
     return np.stack(sway, axis=1).astype(np.float32)
