@@ -83,11 +83,9 @@ def serving(media: Path, log: Path, model: str) -> Iterator[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment["TRAJSEG_MEDIA_DIRS"] = str(media)
     with tempfile.TemporaryDirectory(prefix="trajseg-demo-") as data_dir, log.open("wb") as output:
-        program = [sys.executable, "-c", "from trajseg.cli import main; main()", "serve"]
+        program = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()", "serve"]
         options = ["--port", "0", "--data-dir", data_dir, "--model", model]
-        process = subprocess.Popen(
-            [*program, *options], env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([*program, *options], env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             with console.status(f"starting trajseg serve with {model}"):
                 url = _ready(process, log)
@@ -143,9 +141,7 @@ def wait(client: httpx.Client, cases: list[Case], jobs: list[str]) -> list[dict[
                 if form["state"] == "done":
                     break
                 if form["state"] not in ("queued", "running"):
-                    raise ServiceError(
-                        f"The job {case.name} {form['state']}: {form['error']}", form["remedy"]
-                    )
+                    raise ServiceError(f"The job {case.name} {form['state']}: {form['error']}", form["remedy"])
                 if time.monotonic() > deadline:
                     raise ServiceError(f"The job {case.name} is not done after {JOB_SECONDS:.0f} s.")
                 time.sleep(0.2)
@@ -225,9 +221,7 @@ def _answer(answer: httpx.Response) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder to write to")
     parser.add_argument("--model", default="trajseg-tiny", help="as for trajseg serve")
     options = parser.parse_args()

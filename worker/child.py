@@ -25,7 +25,8 @@ def spawn(
     To be called from the main thread: Linux takes the end of the calling thread for the end of the parent.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "worker.child", str(os.getpid()), *command],
+        # -P: a folder called `worker` where a person happens to be must not be taken for this package.
+        [sys.executable, "-P", "-m", "worker.child", str(os.getpid()), *command],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -29,12 +29,8 @@ def worker(burst: bool) -> None:
 
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for a free one.  [default: 9090]"
-)
-@click.option(
-    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for everything kept."
-)
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for a free one.  [default: 9090]")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for everything kept.")
 @click.option("--model", help="A shipped model, a checkpoint folder, or package.module:factory.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...")
 def serve(**given: Any) -> None:

@@ -298,9 +298,7 @@ def _download(video: str, url: str, cache: Path, policy: FetchPolicy, tick: Tick
                     return path
                 _refuse_bad_answer(video, url, answer, policy)
                 _store(video, answer, path, policy, deadline, tick)
-                kept = {
-                    name: answer.headers[name] for name in ("etag", "last-modified") if name in answer.headers
-                }
+                kept = {name: answer.headers[name] for name in ("etag", "last-modified") if name in answer.headers}
                 (folder / "validators.json").write_text(json.dumps(kept))
                 return path
     raise VideoError(
@@ -355,9 +353,7 @@ def _refuse_bad_answer(video: str, url: str, answer: httpx.Response, policy: Fet
         )
 
 
-def _store(
-    video: str, answer: httpx.Response, path: Path, policy: FetchPolicy, deadline: float, tick: Tick
-) -> None:
+def _store(video: str, answer: httpx.Response, path: Path, policy: FetchPolicy, deadline: float, tick: Tick) -> None:
     """Streams the body to a file beside `path` and renames it, so that `path` is never half a video."""
     too_big = VideoError(
         f"The video {shown(video)} is larger than the {policy.max_bytes / 1e6:.0f} MB that are allowed.",

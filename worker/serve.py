@@ -84,7 +84,7 @@ class Serve:
         if self._valkey is not None:
             at_once = self.settings.model_copy(update={"stale_after_seconds": 0.0})
             reconcile(self._backend.store, self._backend.queue, at_once, grace_seconds=0.0)
-        program = [sys.executable, "-c", "from trajseg.cli import main; main()", "worker"]
+        program = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()", "worker"]
         self._worker = spawn(program, self._worker_environment())
         self._worker_began = time.monotonic()
         log.info("the worker has the process id %d", self._worker.pid)

@@ -29,7 +29,7 @@ from trajseg.errors import InputError, ServiceError
 from worker.serve import Serve
 
 TESTS = Path(__file__).parents[1]
-PROGRAM = [sys.executable, "-c", "from trajseg.cli import main; main()", "serve"]
+PROGRAM = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()", "serve"]
 pytestmark = pytest.mark.timeout(400)
 SECONDS = 100.0
 """For anything to happen on a busy machine."""
@@ -99,6 +99,9 @@ class Served:
 def start(folder: Path, clip: Path, *options: str) -> Served:
     """Begins `trajseg serve` over `folder`; it is not waited for."""
     if not (folder / "clip.mp4").exists():
+        # Folders of these names are common, and ours must be found all the same.
+        for name in ("backend", "worker"):
+            (folder / name).mkdir()
         shutil.copy(clip, folder / "clip.mp4")
     (folder / "pace").write_text("0")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TRAJSEG_", "LABEL_STUDIO"))}
@@ -119,6 +122,7 @@ def start(folder: Path, clip: Path, *options: str) -> Served:
             env=environment,
             stdout=written,
             stderr=subprocess.STDOUT,
+            cwd=folder,
         )
     return Served(process, folder, output)
 
