@@ -106,12 +106,8 @@ def test_a_local_file_of_label_studio_is_asked_for_with_its_query(
     assert origin.seen[0][1] == "/data/local-files/?d=media/clip%20one.webm"
 
 
-def test_a_personal_access_token_is_exchanged_first(
-    origin: Origin, policy: FetchPolicy, tmp_path: Path
-) -> None:
-    origin.routes["/api/token/refresh"] = send(
-        200, b'{"access": "short-lived"}', Content_Type="application/json"
-    )
+def test_a_personal_access_token_is_exchanged_first(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+    origin.routes["/api/token/refresh"] = send(200, b'{"access": "short-lived"}', Content_Type="application/json")
     origin.routes["/data/upload/1/v.mp4"] = send()
     personal = jwt.encode({"token_type": "refresh"}, "a secret of at least 32 characters")
     assert fetch("/data/upload/1/v.mp4", tmp_path, replace(policy, label_studio_token=personal)) == BODY
@@ -138,9 +134,7 @@ def test_a_redirect_to_a_private_host_is_refused(
     assert other.seen == []
 
 
-@pytest.mark.parametrize(
-    "host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254", "10.0.0.8"]
-)
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254", "10.0.0.8"])
 def test_a_private_address_is_refused_even_when_every_public_host_is_allowed(
     host: str, policy: FetchPolicy, tmp_path: Path
 ) -> None:
@@ -169,9 +163,7 @@ def test_a_host_that_nobody_allowed_is_refused_with_the_setting_that_allows_it(
         "http://127.0.0.1:99999/clip.mp4",
     ],
 )
-def test_an_address_that_is_no_video_address_is_refused(
-    video: str, policy: FetchPolicy, tmp_path: Path
-) -> None:
+def test_an_address_that_is_no_video_address_is_refused(video: str, policy: FetchPolicy, tmp_path: Path) -> None:
     with pytest.raises(VideoError):
         fetch(video, tmp_path, policy)
 
@@ -204,9 +196,7 @@ def leftovers(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_a_video_that_is_too_large_leaves_nothing_behind(
-    origin: Origin, policy: FetchPolicy, tmp_path: Path
-) -> None:
+def test_a_video_that_is_too_large_leaves_nothing_behind(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
     def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.end_headers()
@@ -220,9 +210,7 @@ def test_a_video_that_is_too_large_leaves_nothing_behind(
     assert leftovers(tmp_path) == []
 
 
-def test_a_download_that_breaks_off_leaves_nothing_behind(
-    origin: Origin, policy: FetchPolicy, tmp_path: Path
-) -> None:
+def test_a_download_that_breaks_off_leaves_nothing_behind(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
     origin.routes["/data/upload/1/v.mp4"] = send(200, BODY, Content_Length=str(2 * len(BODY)))
     with pytest.raises((VideoError, LabelStudioError)):
         fetch("/data/upload/1/v.mp4", tmp_path, policy)
@@ -258,9 +246,7 @@ def test_a_cancelled_job_stops_its_download(origin: Origin, policy: FetchPolicy,
     assert leftovers(tmp_path) == []
 
 
-def test_an_unchanged_video_is_not_downloaded_twice(
-    origin: Origin, policy: FetchPolicy, tmp_path: Path
-) -> None:
+def test_an_unchanged_video_is_not_downloaded_twice(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
     def changing(handler: http.server.BaseHTTPRequestHandler) -> None:
         unchanged = handler.headers.get("If-None-Match") == '"one"'
         send(304, b"", ETag='"one"')(handler) if unchanged else send(200, BODY, ETag='"one"')(handler)

@@ -56,9 +56,7 @@ def ask(store: Store, tiny_clip: Any) -> Ask:
     """Writes a job down as the backend does."""
     project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
 
-    def add(
-        video: str | Path = tiny_clip.path, instruction: str = "the red square", kind: str = "prelabel"
-    ) -> Job:
+    def add(video: str | Path = tiny_clip.path, instruction: str = "the red square", kind: str = "prelabel") -> Job:
         queue = "prelabel"
         job, created = store.add_job(kind, project.id, 7, str(video), instruction, queue)
         assert created
@@ -158,9 +156,7 @@ def test_a_cancelled_job_stops_at_its_next_frame(resident: Resident, store: Stor
     assert not (resident.settings.media_dir / job.id).exists()
 
 
-def test_a_job_that_was_cancelled_before_it_began_is_not_begun(
-    resident: Resident, store: Store, ask: Ask
-) -> None:
+def test_a_job_that_was_cancelled_before_it_began_is_not_begun(resident: Resident, store: Store, ask: Ask) -> None:
     job = ask()
     store.cancel_job(job.id)
     run(job.id)
@@ -180,9 +176,7 @@ def test_a_stale_run_writes_nothing(resident: Resident, store: Store, ask: Ask, 
     assert (held.state, held.runs, held.result) == ("running", 2, None)
 
 
-def test_a_stale_run_that_fails_does_not_fail_the_newer_one(
-    resident: Resident, store: Store, ask: Ask
-) -> None:
+def test_a_stale_run_that_fails_does_not_fail_the_newer_one(resident: Resident, store: Store, ask: Ask) -> None:
     job = ask()
 
     def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
