@@ -104,8 +104,8 @@ def create(
     if made.backend_id is None:
         click.echo("No backend is connected: do that in the project's settings under Model.")
     else:
-        click.echo(f"The backend {backend.url} is connected; open a task, or select tasks and run")
-        click.echo("Batch Predictions, to ask for its tracks.")
+        click.echo(f"The backend {backend.url} is connected; open a task, or select tasks and choose")
+        click.echo("Retrieve Predictions, to ask for its tracks.")
 
 
 @project.command()

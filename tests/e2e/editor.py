@@ -185,6 +185,11 @@ class Editor:
                 return {x: b.x, y: b.y, width: b.width, height: b.height} }"""
         )
 
+    def _look_at_picture(self) -> None:
+        """Scroll back to it from the text areas below."""
+        self.page.locator(".konvajs-content").first.evaluate("e => e.scrollIntoView({block: 'center'})")
+        self._settle()
+
     def _settle(self) -> None:
         # Two frames of animation: what the store has just changed is then on the screen.
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -204,13 +209,13 @@ class Editor:
 
     def wait_for_suggestions(self, count: int = 1) -> list[dict[str, Any]]:
         self.page.wait_for_function(f"() => ({SUGGESTIONS})().length >= {count}")
-        self._settle()
+        self._look_at_picture()
         return self.suggestions()
 
     def accept_suggestions(self) -> None:
         self.page.locator(".lsf-auto-accept__action_type_accept").click()
         self.page.wait_for_function(f"() => ({SUGGESTIONS})().length === 0")
-        self._settle()
+        self._look_at_picture()
 
     def paint(self, label: str) -> None:
         """A stroke of the brush across the middle of the picture that is shown, with this label."""
