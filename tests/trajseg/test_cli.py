@@ -38,9 +38,7 @@ def jobs_file(folder: Path, *jobs: object) -> Path:
     return path
 
 
-def test_segment_writes_tracks_overlay_and_sheet_and_prints_a_table(
-    run: Any, tiny_clip: Any, tmp_path: Path
-) -> None:
+def test_segment_writes_tracks_overlay_and_sheet_and_prints_a_table(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
     outcome = run("segment", tiny_clip.path, "the red and the blue square", "--out", tmp_path / "new" / "out")
     assert outcome.exit_code == 0, outcome.output
     assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
@@ -57,9 +55,7 @@ def test_segment_writes_tracks_overlay_and_sheet_and_prints_a_table(
         assert word in outcome.stdout
 
 
-def test_no_object_is_said_in_words_and_written_as_no_tracks(
-    run: Any, tiny_clip: Any, tmp_path: Path
-) -> None:
+def test_no_object_is_said_in_words_and_written_as_no_tracks(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
     outcome = run("segment", tiny_clip.path, "the yellow star", "--out", tmp_path)
     assert outcome.exit_code == 0
     assert "No object is meant" in outcome.stdout
@@ -113,9 +109,7 @@ def test_model_and_device_reach_the_loader(run: Any, tiny_clip: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("arguments", [["clip.mp4"], [], ["a.mp4", "red", "--jobs", "j.jsonl"]])
-def test_neither_video_nor_jobs_or_both_is_a_usage_error(
-    run: Any, tmp_path: Path, arguments: list[str]
-) -> None:
+def test_neither_video_nor_jobs_or_both_is_a_usage_error(run: Any, tmp_path: Path, arguments: list[str]) -> None:
     outcome = run("segment", *arguments, "--out", tmp_path)
     assert outcome.exit_code == 2
     assert "--jobs" in outcome.stderr

@@ -37,15 +37,11 @@ class KnowingEngine:
         split, seed = clip.path.stem.rsplit("-", 1)
         scene = sample_scene(int(seed), split)  # type: ignore[arg-type]
         asked = next(
-            i
-            for i in instructions(scene, random.Random(scene.seed), limit_per_kind=1)
-            if i.text == instruction
+            i for i in instructions(scene, random.Random(scene.seed), limit_per_kind=1) if i.text == instruction
         )
         self.frames_read += sum(1 for _ in clip.frames())
         ids = render(scene, self.height)[1]
-        ids = np.pad(
-            ids, ((0, 0), (0, clip.height - ids.shape[1]), (0, clip.width - ids.shape[2])), mode="edge"
-        )
+        ids = np.pad(ids, ((0, 0), (0, clip.height - ids.shape[1]), (0, clip.width - ids.shape[2])), mode="edge")
         tracks = [
             MaskTrack.from_masks(
                 f"t{k}",
@@ -99,9 +95,7 @@ def test_an_engine_that_is_always_right_has_full_marks() -> None:
     assert headline["avg_iou"] == pytest.approx(headline["avg_iou_truth"])
     assert engine.frames_read == sum(a.result.frame_count for a in found.answers)
     assert {row["category"] for row in found.table()} == {"referring", "reasoning", "several", "none"}
-    assert all(
-        row["j_of_right"] == pytest.approx(1.0) for row in found.table() if row["right_object"] is not None
-    )
+    assert all(row["j_of_right"] == pytest.approx(1.0) for row in found.table() if row["right_object"] is not None)
 
 
 def test_the_wrong_object_drawn_well_is_not_taken_for_a_bad_mask() -> None:
@@ -151,8 +145,6 @@ def test_the_command_writes_figures_and_a_picture_and_ends_with_one_json_line(tm
 
 
 def test_an_unknown_data_set_is_refused_by_name() -> None:
-    done = CliRunner().invoke(
-        command, ["--data", "davis:val"], obj=lambda model, device: KnowingEngine(right)
-    )
+    done = CliRunner().invoke(command, ["--data", "davis:val"], obj=lambda model, device: KnowingEngine(right))
     assert isinstance(done.exception, InputError)
     assert "davis:val" in str(done.exception)

@@ -26,9 +26,7 @@ def slow_boundary(mask: np.ndarray) -> np.ndarray:
             below, right = y + 1 < height, x + 1 < width
             if below and right:
                 edge[y, x] = (
-                    mask[y, x] != mask[y, x + 1]
-                    or mask[y, x] != mask[y + 1, x]
-                    or mask[y, x] != mask[y + 1, x + 1]
+                    mask[y, x] != mask[y, x + 1] or mask[y, x] != mask[y + 1, x] or mask[y, x] != mask[y + 1, x + 1]
                 )
             elif right:
                 edge[y, x] = mask[y, x] != mask[y, x + 1]
@@ -89,9 +87,7 @@ def test_a_sequence_scores_the_mean_over_all_frames() -> None:
     rng = np.random.default_rng(3)
     p, t = np.stack([blob(rng) for _ in range(4)]), np.stack([blob(rng) for _ in range(4)])
     result = score(p, t)
-    assert result.j == pytest.approx(
-        sum(region_similarity(a, b) for a, b in zip(p, t, strict=True)) / 4, abs=1e-6
-    )
+    assert result.j == pytest.approx(sum(region_similarity(a, b) for a, b in zip(p, t, strict=True)) / 4, abs=1e-6)
     assert result.f == pytest.approx(sum(slow_f(a, b) for a, b in zip(p, t, strict=True)) / 4, abs=1e-6)
     assert result.jf == pytest.approx((result.j + result.f) / 2)
     assert score(None, t) == score(np.zeros_like(t), t)
@@ -115,9 +111,7 @@ def test_steadiness_counts_pairs_of_empty_masks_in_one_variant_only() -> None:
     assert steadiness(masks[:1]).mean == 1.0
 
 
-@pytest.mark.parametrize(
-    ("truth_count", "prediction_count"), [(1, 3), (3, 3), (3, 2), (4, 1), (2, 0), (0, 2)]
-)
+@pytest.mark.parametrize(("truth_count", "prediction_count"), [(1, 3), (3, 3), (3, 2), (4, 1), (2, 0), (0, 2)])
 def test_matching_is_the_best_of_all_pairings(truth_count: int, prediction_count: int) -> None:
     for seed in range(4):
         rng = np.random.default_rng(seed)

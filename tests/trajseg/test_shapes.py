@@ -44,9 +44,7 @@ def test_objects_of_a_scene_differ_and_are_of_clearly_different_sizes() -> None:
 
 
 def test_pairs_held_out_of_training_are_in_test_only_and_their_parts_are_common() -> None:
-    train = Counter(
-        (o.colour, o.shape) for split in ("train", "val") for s in scenes(400, split) for o in s.objects
-    )
+    train = Counter((o.colour, o.shape) for split in ("train", "val") for s in scenes(400, split) for o in s.objects)
     test = Counter((o.colour, o.shape) for s in scenes(400, "test") for o in s.objects)
     assert not HELD_OUT & set(train)
     assert set(test) >= HELD_OUT

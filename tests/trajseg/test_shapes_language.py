@@ -94,9 +94,7 @@ class Reader:
                 here = [k for k in group if self.whole[k, 0] and k != o]
                 group = [k for k in here if sign * (self.place(k)[axis] - self.place(o)[axis]) > 0]
         if "another one" in text or "hidden" in text:
-            group = [
-                k for k in group if any(self.hidden_by(k, j) for j in range(len(self.objects)) if j != k)
-            ]
+            group = [k for k in group if any(self.hidden_by(k, j) for j in range(len(self.objects)) if j != k)]
         return set(self._moving(text, self._ranked(text, group)))
 
     def _ranked(self, text: str, group: list[int]) -> list[int]:
@@ -121,9 +119,7 @@ class Reader:
             if re.search(pattern, text):
                 return [min(at_start, key=lambda k: sign * self.place(k)[axis])]
         area = {k: float(self.objects[k].radius) for k in group}
-        pace = {
-            k: float(np.linalg.norm(np.diff(self.objects[k].centres, axis=0), axis=1).mean()) for k in group
-        }
+        pace = {k: float(np.linalg.norm(np.diff(self.objects[k].centres, axis=0), axis=1).mean()) for k in group}
         moving = [k for k in group if pace[k] > 0]
         if re.search("largest|larger|biggest", text):
             return [max(group, key=lambda k: area[k])]

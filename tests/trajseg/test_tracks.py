@@ -26,9 +26,7 @@ def square(left: int, top: int, side: int = 8) -> np.ndarray:
 def track(masks: list[np.ndarray | None], scores: list[float] | None = None, number: int = 1) -> MaskTrack:
     times = [index / 25 for index in range(len(masks))]
     scores = scores or [0.8] * len(masks)
-    return MaskTrack.from_masks(
-        f"t{number}", masks, times, scores, label=f"track-{number}", caption="a square"
-    )
+    return MaskTrack.from_masks(f"t{number}", masks, times, scores, label=f"track-{number}", caption="a square")
 
 
 def result(tracks: list[MaskTrack], frame_count: int) -> Result:

@@ -36,9 +36,7 @@ def tracks(tiny_clip: Any, clip: Clip) -> list[MaskTrack]:
     ]
 
 
-def test_an_overlay_plays_in_browsers_and_has_every_frame(
-    clip: Clip, tracks: list[MaskTrack], tmp_path: Path
-) -> None:
+def test_an_overlay_plays_in_browsers_and_has_every_frame(clip: Clip, tracks: list[MaskTrack], tmp_path: Path) -> None:
     overlay = open_clip(overlay_video(clip, tracks, tmp_path / "o.mp4", "the squares"))
     assert len(overlay) == len(clip)
     assert overlay.fps == pytest.approx(clip.fps)
@@ -91,9 +89,7 @@ def test_any_shape_of_clip_can_be_drawn(tmp_path: Path, width: int, height: int)
     mask[height // 3 : height // 2, width // 3 : width // 2] = True
     clip = open_clip(write_video(tmp_path / "c.mp4", [picture] * 2, 25))
     tracks = [
-        MaskTrack.from_masks(
-            f"t{n}", [mask, None], clip.frame_map.times, [1, 1], label="t" * n, caption="word " * 40
-        )
+        MaskTrack.from_masks(f"t{n}", [mask, None], clip.frame_map.times, [1, 1], label="t" * n, caption="word " * 40)
         for n in (1, 30)
     ]
     text = "a very long instruction, " * 40
@@ -104,9 +100,7 @@ def test_any_shape_of_clip_can_be_drawn(tmp_path: Path, width: int, height: int)
         assert sheet.width >= 640
 
 
-def test_a_sheet_has_as_many_frames_as_asked_or_there_are(
-    clip: Clip, tracks: list[MaskTrack], tmp_path: Path
-) -> None:
+def test_a_sheet_has_as_many_frames_as_asked_or_there_are(clip: Clip, tracks: list[MaskTrack], tmp_path: Path) -> None:
     sizes = {}
     for count in (1, 6, 12, 99):
         path = contact_sheet(clip, tracks, tmp_path / f"{count}.png", count=count, title="the squares")

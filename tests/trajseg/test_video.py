@@ -88,9 +88,7 @@ def test_real_clips_have_the_frames_that_decode(
 
 
 def test_a_header_that_lies_about_the_count_is_noted(clips: Path) -> None:
-    assert (
-        "the header claims 444 frames, 68 can be decoded" in open_clip(clips / "broken_frame_count.avi").notes
-    )
+    assert "the header claims 444 frames, 68 can be decoded" in open_clip(clips / "broken_frame_count.avi").notes
 
 
 def test_frames_come_in_the_order_shown_with_b_frames(tmp_path: Path) -> None:
@@ -304,9 +302,7 @@ def test_a_long_clip_is_streamed(tmp_path: Path) -> None:
     assert peak < 12 * size[0] * size[1] * 3
 
 
-@pytest.mark.parametrize(
-    "module", ["trajseg.video", "trajseg.tracks", "trajseg.engine", "backend", "label_config"]
-)
+@pytest.mark.parametrize("module", ["trajseg.video", "trajseg.tracks", "trajseg.engine", "backend", "label_config"])
 def test_light_modules_load_neither_torch_nor_transformers(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -40,9 +40,7 @@ def test_rates_as_everybody_writes_them_come_out_exact() -> None:
 @pytest.mark.parametrize("name", ["variable_frame_rate.mp4", "broken_frame_count.avi"])
 def test_at_a_varying_rate_the_editor_number_shows_the_frame_or_the_nearest(clips: Path, name: str) -> None:
     frame_map = open_clip(clips / name).frame_map
-    shown = [
-        frame_map.index_of_editor_frame(frame_map.editor_frame(index)) for index in range(len(frame_map))
-    ]
+    shown = [frame_map.index_of_editor_frame(frame_map.editor_frame(index)) for index in range(len(frame_map))]
     assert shown[0] == 0
     assert shown == sorted(shown)
     exact = sum(index == other for index, other in enumerate(shown))
@@ -51,9 +49,7 @@ def test_at_a_varying_rate_the_editor_number_shows_the_frame_or_the_nearest(clip
     # A frame too short to be shown has the number whose time is nearest.
     for index, time in enumerate(frame_map.times):
         if shown[index] != index:
-            assert (
-                abs((frame_map.editor_frame(index) - 1) / frame_map.fps - time) <= 0.5 / frame_map.fps + 1e-9
-            )
+            assert abs((frame_map.editor_frame(index) - 1) / frame_map.fps - time) <= 0.5 / frame_map.fps + 1e-9
 
 
 def test_the_rate_comes_from_the_times_and_not_from_the_header(clips: Path) -> None:
@@ -84,9 +80,7 @@ def test_frames_that_are_not_there_are_refused() -> None:
     assert frame_map.index_of_editor_frame(1000) == 4
 
 
-@pytest.mark.parametrize(
-    ("times", "fps"), [((), 25.0), ((0.0, 0.0), 25.0), ((0.1, 0.0), 25.0), ((0.0,), 0.0)]
-)
+@pytest.mark.parametrize(("times", "fps"), [((), 25.0), ((0.0, 0.0), 25.0), ((0.1, 0.0), 25.0), ((0.0,), 0.0)])
 def test_maps_that_cannot_be_are_refused(times: tuple[float, ...], fps: float) -> None:
     with pytest.raises(VideoError):
         FrameMap(times, fps)

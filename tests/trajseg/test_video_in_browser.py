@@ -67,9 +67,7 @@ def make(path: Path, time: Callable[[int], int], codec: str = "libx264", sound: 
         stream.codec_context.time_base = Fraction(1, 100)
         packets = []
         if sound:
-            silence = av.AudioFrame.from_ndarray(
-                np.zeros((1, 16000), np.float32), format="fltp", layout="mono"
-            )
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
             silence.rate, silence.pts = 16000, 0
             packets += [*sound_stream.encode(silence), *sound_stream.encode(None)]
         for index in range(FRAMES):
@@ -109,11 +107,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @app.get("/<name>")
     def serve(name: str) -> Response:
-        return (
-            Response("<!doctype html>")
-            if name == "page"
-            else send_from_directory(folder, name, conditional=True)
-        )
+        return Response("<!doctype html>") if name == "page" else send_from_directory(folder, name, conditional=True)
 
     server = make_server("127.0.0.1", 0, app, threaded=True)
     Thread(target=server.serve_forever, daemon=True).start()

@@ -54,9 +54,7 @@ def test_odd_sizes_gain_a_column_or_row_and_nothing_moves(tmp_path: Path, width:
 
 
 @pytest.mark.parametrize("name", ["variable_frame_rate.mp4", "broken_frame_count.avi"])
-def test_a_playable_copy_has_the_same_frames_at_a_constant_rate(
-    clips: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_playable_copy_has_the_same_frames_at_a_constant_rate(clips: Path, tmp_path: Path, name: str) -> None:
     clip = open_clip(clips / name)
     copy = open_clip(playable_copy(clip, tmp_path / "copy.mp4"))
     assert len(copy) == len(clip)
