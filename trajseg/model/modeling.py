@@ -66,6 +66,7 @@ class TrajSegModel(PreTrainedModel):
             self.objectness = nn.Linear(vision.hidden_size, 1)
         if config.frame_embedding:
             self.frame_embedding = nn.Embedding(config.llm_frames, text.hidden_size)
+            nn.init.normal_(self.frame_embedding.weight, std=0.3)
         self.text_hidden_fcs = nn.ModuleList(
             [
                 nn.Sequential(

@@ -20,6 +20,9 @@ from trajseg.training.texts import IGNORED, Packed, Seen
 MOTION_LAYER = 3
 """The dense motion loss reads the visual tokens after so many layers."""
 FREQUENCIES = 5
+NAME_GAIN = 6.0
+"""Word embeddings start small; in a visual token the name must weigh as much as the box and the frame's number, or
+an object cannot be followed from frame to frame by what it looks like."""
 
 
 class SymbolicEye(nn.Module):
@@ -34,7 +37,7 @@ class SymbolicEye(nn.Module):
 
     def forward(self, seen: Seen) -> Tensor:
         names = sum(self.words[0](table[seen.attributes[:, i]]) for i, table in enumerate(self.tables))
-        return names + self.box(box_waves(seen.box))
+        return NAME_GAIN * names + self.box(box_waves(seen.box))
 
 
 def box_waves(box: Tensor) -> Tensor:
@@ -85,9 +88,8 @@ class LanguageTraining(nn.Module):
         """The visual tokens (M, D) of a symbolic batch."""
         return torch.cat([self.eye(seen) for seen in packed.seen])
 
-    def loss(self, packed: Packed, tokens: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropy of the answers + 0.5 x motion loss; `tokens` (M, D), by default the symbols."""
-        hidden, early = self.hidden(packed, self.symbols(packed) if tokens is None else tokens)
+    def loss(self, packed: Packed, hidden: Tensor, early: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Cross entropy of the answers + 0.5 x motion loss, from what `hidden` gives."""
         answer = packed.labels[:, 1:] != IGNORED
         logits = self.lm_head(hidden[:, :-1][answer])
         text_loss = F.cross_entropy(logits, packed.labels[:, 1:][answer])

@@ -92,8 +92,9 @@ class PixelTraining(nn.Module):
         if not with_language:
             return projected, figures
         packed, tokens = self.pack(clips, features, processor)
-        text_loss, text_figures = self.language.loss(packed, tokens)
-        token_loss, cosine = self._token_loss(packed, tokens)
+        hidden, early = self.language.hidden(packed, tokens)
+        text_loss, text_figures = self.language.loss(packed, hidden, early)
+        token_loss, cosine = self._token_loss(packed, hidden)
         figures |= text_figures | {"token": float(token_loss.detach()), "token_cosine": cosine}
         return projected + text_loss + token_loss, figures
 
@@ -118,22 +119,18 @@ class PixelTraining(nn.Module):
         got = self.projector(features[centre])
         return F.mse_loss(got, wanted) / wanted.var().clamp(min=1e-6)
 
-    def _token_loss(self, packed: Packed, tokens: Tensor) -> tuple[Tensor, float]:
+    def _token_loss(self, packed: Packed, hidden: Tensor) -> tuple[Tensor, float]:
+        """Squared error, over the variance, between what a state that predicts [SEG] gives and its object's token.
+
+        Returns the loss and the mean cosine.
+        """
         table: TokenTable = self.frozen[1]  # type: ignore[assignment]
-        hidden, _ = self.language.hidden(packed, tokens)
-        return trajectory_token_loss(self.text_hidden_fcs[0], hidden, packed, table, self.language.seg_id)
-
-
-def trajectory_token_loss(
-    head: nn.Module, hidden: Tensor, packed: Packed, table: TokenTable, seg_id: int
-) -> tuple[Tensor, float]:
-    """Squared error, over the variance, between the head's output where [SEG] is predicted and the object's token."""
-    predicts = F.pad(packed.labels[:, 1:] == seg_id, (0, 1))
-    got = head(hidden[predicts])
-    with torch.no_grad():
-        wanted = table(torch.cat([question.targets for question in packed.questions]))
-    cosine = F.cosine_similarity(got, wanted, dim=-1).mean()
-    return F.mse_loss(got, wanted) / wanted.var(), float(cosine.detach())
+        predicts = F.pad(packed.labels[:, 1:] == self.language.seg_id, (0, 1))
+        got = self.text_hidden_fcs[0](hidden[predicts])
+        with torch.no_grad():
+            wanted = table(torch.cat([question.targets for question in packed.questions]))
+        cosine = F.cosine_similarity(got, wanted, dim=-1).mean()
+        return F.mse_loss(got, wanted) / wanted.var(), float(cosine.detach())
 
 
 def seen_tokens(clip: AskedClip, frame: Tensor, cell: Tensor) -> Seen:

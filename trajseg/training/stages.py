@@ -120,7 +120,8 @@ class TinyTraining:
         watched = stream(WatchStream(self.processor, self.seed, WATCHED, frames), self.workers)
 
         def loss(_: float) -> tuple[Tensor, dict[str, float]]:
-            answering, figures = module.loss(next(texts))
+            asked = next(texts)
+            answering, figures = module.loss(asked, *module.hidden(asked, module.symbols(asked)))
             watching, watching_figures = module.watching_loss(next(watched))
             return answering + 0.5 * watching, figures | watching_figures
 
