@@ -1,0 +1,35 @@
+"""Puts screenshots of the last `make e2e` into docs/screenshots, made small (256 colours).
+
+python scripts/screenshots.py [NAME ...]     names without .png; by default those that the documentation shows
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+TAKEN = ROOT / "e2e-artifacts"
+KEPT = ROOT / "docs/screenshots"
+SHOWN = ("mask-opened", "mask-corrected", "typed-suggestions", "typed-accepted", "box-opened")
+WIDTH = 1200
+
+
+def main() -> None:
+    names = sys.argv[1:] or SHOWN
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        source = TAKEN / f"{name}.png"
+        if not source.exists():
+            raise SystemExit(f"{source} is not there: run `make e2e` first")
+        picture = Image.open(source).convert("RGB")
+        picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+        small = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small.save(KEPT / f"{name}.png", optimize=True)
+        print(f"docs/screenshots/{name}.png  {(KEPT / f'{name}.png').stat().st_size // 1024} kB")
+
+
+if __name__ == "__main__":
+    main()
