@@ -18,23 +18,23 @@ def guarded(studio, tmp_path_factory):
         yield running
 
 
-def test_all_is_well_with_the_settings_that_the_readme_asks_for(trajseg, pictures):
-    done = trajseg.cli("doctor")
+def test_all_is_well_with_the_settings_that_the_readme_asks_for(tiny, pictures):
+    done = tiny.cli("doctor")
     (pictures / "doctor-well.txt").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_names_the_two_settings_that_keep_a_private_backend_out(trajseg, guarded, pictures):
-    done = trajseg.cli("doctor", LABEL_STUDIO_URL=guarded.url)
+def test_it_names_the_two_settings_that_keep_a_private_backend_out(tiny, guarded, pictures):
+    done = tiny.cli("doctor", LABEL_STUDIO_URL=guarded.url)
     (pictures / "doctor-guarded.txt").write_text(done.stdout + done.stderr)
     assert done.returncode != 0
     assert "ML_BLOCK_LOCAL_IP=false" in done.stdout + done.stderr
     assert "SSRF_PROTECTION_ENABLED=false" in done.stdout + done.stderr
 
 
-def test_creating_a_project_there_says_the_same_and_leaves_nothing_behind(trajseg, guarded, questions):
+def test_creating_a_project_there_says_the_same_and_leaves_nothing_behind(tiny, guarded, questions):
     before = guarded.call("GET", "/api/projects")["count"]
-    done = trajseg.cli(
+    done = tiny.cli(
         "project", "create", "--title", "Guarded", "--config", "mask",
         "--instruction", questions[0].instruction, questions[0].video, LABEL_STUDIO_URL=guarded.url,
     )  # fmt: skip
@@ -43,13 +43,13 @@ def test_creating_a_project_there_says_the_same_and_leaves_nothing_behind(trajse
     assert guarded.call("GET", "/api/projects")["count"] == before
 
 
-def test_it_says_that_a_token_is_wrong(trajseg):
-    done = trajseg.cli("doctor", LABEL_STUDIO_API_KEY="0" * 40)
+def test_it_says_that_a_token_is_wrong(tiny):
+    done = tiny.cli("doctor", LABEL_STUDIO_API_KEY="0" * 40)
     assert done.returncode != 0
     assert "token" in (done.stdout + done.stderr).lower()
 
 
-def test_it_says_that_label_studio_is_not_there(trajseg):
-    done = trajseg.cli("doctor", LABEL_STUDIO_URL=f"http://127.0.0.1:{free_port()}")
+def test_it_says_that_label_studio_is_not_there(tiny):
+    done = tiny.cli("doctor", LABEL_STUDIO_URL=f"http://127.0.0.1:{free_port()}")
     assert done.returncode != 0
     assert "does not answer" in done.stdout + done.stderr

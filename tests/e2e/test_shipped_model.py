@@ -1,0 +1,54 @@
+"""The whole way with the model that ships: whatever it says of a clip is what the page shows and gives back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from editor import mask_of
+from prelabelled import Prelabelled, prelabelled
+from serving import make_project
+
+from backend.label_studio.views import from_annotation
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+NAMES = ("shapes", "real")
+
+
+@pytest.fixture(scope="module")
+def asked(tiny, studio, questions):
+    """A project with both clips after the Data Manager's action."""
+    project = make_project(tiny, studio, "mask", "Shipped", questions)
+    studio.retrieve_predictions(project.id, project.tasks)
+    return project
+
+
+@pytest.fixture(scope="module", params=range(len(NAMES)), ids=NAMES)
+def task(request, asked, studio, tiny) -> Prelabelled:
+    return prelabelled(studio, tiny, asked, request.param)
+
+
+def test_what_the_model_says_arrives_under_its_version(task, asked, studio):
+    backend = studio.call("GET", "/api/ml", params={"project": asked.id})[0]
+    assert task.prediction["model_version"] == task.result.model_version == backend["model_version"]
+    assert len(task.task["data"]["frames"]) == len(task.frame_index) > 0
+    assert from_annotation(task.prediction, task.config, task.frame_index).instruction == task.result.instruction
+
+
+def test_the_page_shows_it_and_submit_gives_it_back_pixel_exact(task, asked, editor, studio):
+    expected = task.masks()
+    editor.open_task(asked.id, task.id, regions=len(expected))
+    shown = {
+        (label, task.frame_index[region["frame"]]): mask_of(region["png"])
+        for region in editor.regions()
+        for label in region["labels"]
+    }
+    editor.show_frame(len(task.frame_index) // 2)
+    editor.screenshot(f"shipped-{NAMES[asked.tasks.index(task.id)]}")
+    editor.submit()
+    [annotation] = studio.annotations(task.id)
+    back = from_annotation(annotation, task.config, task.frame_index)
+    assert shown.keys() == back.masks.keys() == expected.keys()
+    for place, mask in expected.items():
+        assert np.array_equal(shown[place], mask), place
+        assert np.array_equal(back.masks[place], mask), place
+    assert back.edited == set()
