@@ -27,8 +27,11 @@ from trajseg.training.vision import dense_targets
 
 SIDE = 16
 """Cells of the vision tower along a side."""
-LANGUAGE_FROM = 0.15
-"""Share of the stage's time in which the projector learns alone."""
+TEXTS_PER_PICTURED_CLIP = 14
+"""More than in stage `language`: here the pictures cost most."""
+PROJECTOR_CLIPS = 400
+"""Clips whose tokens the projector is fitted to before the stage begins."""
+PROJECTOR_STEPS = 3000
 
 
 @dataclass
@@ -50,7 +53,7 @@ class AskedClipStream(IterableDataset[AskedClip]):
         rng = random.Random(f"pixels/{self.split}/{self.seed}")
         while True:
             scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
-            asked = questions(scene, self.processor, rng)
+            asked = questions(scene, self.processor, rng, TEXTS_PER_PICTURED_CLIP)
             if asked:
                 times = frame_indices(scene.frame_count, self.frames)
                 scale = rng.choice((1.0, 1.0, 1.5, 0.75))
@@ -81,16 +84,36 @@ class PixelTraining(nn.Module):
         self.text_hidden_fcs = model.text_hidden_fcs
         self.frames = model.config.llm_frames
 
-    def loss(
-        self, clips: list[AskedClip], processor: TrajSegProcessor, with_language: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    def fit_projector(self, clips: Iterator[list[AskedClip]]) -> float:
+        """Teaches the projector alone on PROJECTOR_CLIPS clips kept in memory; returns its last loss."""
+        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
+        pairs: list[tuple[Tensor, Tensor]] = []
+        count = 0
+        while count < PROJECTOR_CLIPS:
+            batch = next(clips)
+            with torch.no_grad():
+                features = model.patch_features(torch.cat([clip.pictures.pixels for clip in batch]))
+                pairs.append(self._projector_pairs(batch, features))
+            count += len(batch)
+        got, wanted = (torch.cat(column) for column in zip(*pairs, strict=True))
+        optimiser = torch.optim.AdamW(self.projector.parameters(), lr=2e-3, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, PROJECTOR_STEPS)
+        for _ in range(PROJECTOR_STEPS):
+            rows = torch.randint(len(got), (512,))
+            loss = F.mse_loss(self.projector(got[rows]), wanted[rows]) / wanted.var()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        return float(loss.detach())
+
+    def loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
         model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
         with torch.no_grad():
             features = model.patch_features(torch.cat([clip.pictures.pixels for clip in clips]))
-        projected = self._projector_loss(clips, features)
+        at_centres, wanted = self._projector_pairs(clips, features)
+        projected = F.mse_loss(self.projector(at_centres), wanted) / wanted.var()
         figures = {"projector": float(projected.detach())}
-        if not with_language:
-            return projected, figures
         packed, tokens = self.pack(clips, features, processor)
         hidden, early = self.language.hidden(packed, tokens)
         text_loss, text_figures = self.language.loss(packed, hidden, early)
@@ -108,16 +131,15 @@ class PixelTraining(nn.Module):
             laid.append((seen_tokens(clip, visual.frame, visual.cell), clip.questions))
         return pack(laid, processor, self.frames), torch.cat(tokens)
 
-    def _projector_loss(self, clips: list[AskedClip], features: Tensor) -> Tensor:
-        side = round(features.shape[1] ** 0.5)
-        targets = [dense_targets(clip.pictures, side) for clip in clips]
+    def _projector_pairs(self, clips: list[AskedClip], features: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens at objects' centres (R, V), and the symbolic tokens that they should become (R, D)."""
+        targets = [dense_targets(clip.pictures, SIDE) for clip in clips]
         centre = torch.cat([t[3] for t in targets]).flatten(1)
         label = torch.cat([t[1] for t in targets]).flatten(1, 2)[centre]
         box = torch.cat([t[4] for t in targets]).flatten(1, 2)[centre]
         unused = torch.zeros(len(label), 2, dtype=torch.long)
         wanted = self.language.eye(Seen(label, box, unused[:, 0], unused)).detach()
-        got = self.projector(features[centre])
-        return F.mse_loss(got, wanted) / wanted.var().clamp(min=1e-6)
+        return features[centre], wanted
 
     def _token_loss(self, packed: Packed, hidden: Tensor) -> tuple[Tensor, float]:
         """Squared error, over the variance, between what a state that predicts [SEG] gives and its object's token.

@@ -19,13 +19,13 @@ class Stage:
 
 
 TINY = (
-    Stage("vision", "picture towers: colours, shapes, sizes, places", Schedule(45, 1.5e-3), 8, 4),
-    Stage("language", "words and answers, on symbols", Schedule(45, 1e-3, warmup=100), 40, 8),
-    Stage("masks", "prompted masks on single frames", Schedule(25, 1e-3), 12, 1),
-    Stage("memory", "masks through time, from memory", Schedule(20, 5e-4), 3, 4),
+    Stage("vision", "picture towers: colours, shapes, sizes, places", Schedule(40, 1.5e-3), 8, 4),
+    Stage("language", "words, answers and motion, on symbols", Schedule(50, 1e-3, warmup=100), 40, 8),
+    Stage("masks", "prompted masks on single frames", Schedule(10, 1e-3), 6, 1),
+    Stage("memory", "masks through time, from memory", Schedule(30, 6e-4, warmup=60), 3, 4),
     Stage("pixels", "answers and trajectory tokens, on pictures", Schedule(20, 5e-4), 8, 8),
 )
-"""In order; each starts from the results of those before it. Minutes are of two cores that have nothing else to do."""
+"""In order; each starts from the results of those before it. Minutes are of one core that has nothing else to do."""
 
 SIZE = 256
 """Pixels a side of letterboxed pictures, on both sides of the model."""

@@ -16,7 +16,7 @@ from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
 from trajseg.training.clips import ClipStream, batches
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, key_pattern
-from trajseg.training.pixels import LANGUAGE_FROM, AskedClipStream, PixelTraining, asked_clips
+from trajseg.training.pixels import AskedClipStream, PixelTraining, asked_clips
 from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import QuestionStream, shapes_processor, stream
@@ -138,7 +138,9 @@ class TinyTraining:
 
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         clips = asked_clips(AskedClipStream(self.processor, self.seed + 3, stage.frames), stage.batch, self.workers)
-        return lambda share: module.loss(next(clips), self.processor, share > LANGUAGE_FROM), None
+        if not (self.folder / stage.name / "state.pt").exists():
+            module.fit_projector(clips)
+        return lambda _: module.loss(next(clips), self.processor), None
 
     def export(self, folder: Path) -> None:
         """Writes the checkpoint of all finished stages, in Hugging Face's form."""
