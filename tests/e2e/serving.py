@@ -22,7 +22,7 @@ from trajseg.video import Clip, open_clip
 
 HERE = Path(__file__).resolve().parent
 TRAJSEG = Path(sys.executable).with_name("trajseg")
-JOB_SECONDS = 240
+JOB_SECONDS = 400
 """How long a job may take on two busy cores before the test gives up on it."""
 
 

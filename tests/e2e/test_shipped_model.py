@@ -6,18 +6,22 @@ import numpy as np
 import pytest
 from editor import mask_of
 from prelabelled import Prelabelled, prelabelled
-from serving import make_project
+from serving import Question, make_project
 
 from backend.label_studio.views import from_annotation
+from trajseg.video import write_video
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 NAMES = ("shapes", "real")
 
 
 @pytest.fixture(scope="module")
-def asked(tiny, studio, questions):
-    """A project with both clips after the Data Manager's action."""
-    project = make_project(tiny, studio, "mask", "Shipped", questions)
+def asked(tiny, studio, questions, tmp_path_factory):
+    """A project with the rendered clip and the beginning of the real one after the Data Manager's action."""
+    shapes, real = questions
+    beginning = (rgb for _, rgb in real.clip.frames(range(24)))
+    short = write_video(tmp_path_factory.mktemp("short") / "short.mp4", beginning, real.clip.fps)
+    project = make_project(tiny, studio, "mask", "Shipped", [shapes, Question(short, real.instruction)])
     studio.retrieve_predictions(project.id, project.tasks)
     return project
 
