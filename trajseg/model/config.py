@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PretrainedConfig
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, PretrainedConfig
 
 SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<vd_start>", "<vd_end>", "<traj_start>", "<traj_end>")
 SEG_TOKEN = "[SEG]"
@@ -156,6 +156,10 @@ class TrajSegConfig(PretrainedConfig):
             max_new_tokens=96,
             model_name="trajseg-tiny",
         )
+
+
+# AutoTokenizer reads a checkpoint's config.json and asks what a "trajseg" is.
+AutoConfig.register(TrajSegConfig.model_type, TrajSegConfig)
 
 
 def _llava_7b() -> LlavaConfig:

@@ -29,9 +29,9 @@ SIDE = 16
 """Cells of the vision tower along a side."""
 TEXTS_PER_PICTURED_CLIP = 14
 """More than in stage `language`: here the pictures cost most."""
-PROJECTOR_CLIPS = 400
+FITTED_CLIPS = 400
 """Clips whose tokens the projector is fitted to before the stage begins."""
-PROJECTOR_STEPS = 3000
+FITTING_STEPS = 3000
 
 
 @dataclass
@@ -81,31 +81,31 @@ class PixelTraining(nn.Module):
         self.frozen = [model, table]  # not submodules: they are not trained here
         self.projector = model.llava.model.multi_modal_projector
         self.language = language
-        self.text_hidden_fcs = model.text_hidden_fcs
+        self.text_hidden_fcs = model.text_hidden_fcs[0]
         self.frames = model.config.llm_frames
 
     def fit_projector(self, clips: Iterator[list[AskedClip]]) -> float:
-        """Teaches the projector alone on PROJECTOR_CLIPS clips kept in memory; returns its last loss."""
+        """Teaches the projector alone, on the tokens of FITTED_CLIPS clips; returns its last loss."""
         model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
         pairs: list[tuple[Tensor, Tensor]] = []
         count = 0
-        while count < PROJECTOR_CLIPS:
+        while count < FITTED_CLIPS:
             batch = next(clips)
             with torch.no_grad():
                 features = model.patch_features(torch.cat([clip.pictures.pixels for clip in batch]))
                 pairs.append(self._projector_pairs(batch, features))
             count += len(batch)
-        got, wanted = (torch.cat(column) for column in zip(*pairs, strict=True))
-        optimiser = torch.optim.AdamW(self.projector.parameters(), lr=2e-3, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, PROJECTOR_STEPS)
-        for _ in range(PROJECTOR_STEPS):
-            rows = torch.randint(len(got), (512,))
-            loss = F.mse_loss(self.projector(got[rows]), wanted[rows]) / wanted.var()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-        return float(loss.detach())
+        return _fit(self.projector, pairs)
+
+    def fit_head(self, texts: Iterator[Packed], batches: int = 30) -> float:
+        """Teaches the head of the trajectory tokens alone, on symbolic clips; returns its last loss."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for _ in range(batches):
+            packed = next(texts)
+            with torch.no_grad():
+                hidden, _ = self.language.hidden(packed, self.language.symbols(packed))
+                pairs.append(self._token_pairs(packed, hidden))
+        return _fit(self.text_hidden_fcs, pairs)
 
     def loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
         model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
@@ -117,8 +117,11 @@ class PixelTraining(nn.Module):
         packed, tokens = self.pack(clips, features, processor)
         hidden, early = self.language.hidden(packed, tokens)
         text_loss, text_figures = self.language.loss(packed, hidden, early)
-        token_loss, cosine = self._token_loss(packed, hidden)
-        figures |= text_figures | {"token": float(token_loss.detach()), "token_cosine": cosine}
+        states, tokens_wanted = self._token_pairs(packed, hidden)
+        tokens_got = self.text_hidden_fcs(states)
+        token_loss = F.mse_loss(tokens_got, tokens_wanted) / tokens_wanted.var()
+        cosine = F.cosine_similarity(tokens_got, tokens_wanted, dim=-1).mean()
+        figures |= text_figures | {"token": float(token_loss.detach()), "token_cosine": float(cosine.detach())}
         return projected + text_loss + token_loss, figures
 
     def pack(self, clips: list[AskedClip], features: Tensor, processor: TrajSegProcessor) -> tuple[Packed, Tensor]:
@@ -141,18 +144,29 @@ class PixelTraining(nn.Module):
         wanted = self.language.eye(Seen(label, box, unused[:, 0], unused)).detach()
         return features[centre], wanted
 
-    def _token_loss(self, packed: Packed, hidden: Tensor) -> tuple[Tensor, float]:
-        """Squared error, over the variance, between what a state that predicts [SEG] gives and its object's token.
-
-        Returns the loss and the mean cosine.
-        """
+    def _token_pairs(self, packed: Packed, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """States that predict a [SEG] (S, D), and the trajectory tokens that they should give (S, C)."""
         table: TokenTable = self.frozen[1]  # type: ignore[assignment]
         predicts = F.pad(packed.labels[:, 1:] == self.language.seg_id, (0, 1))
-        got = self.text_hidden_fcs[0](hidden[predicts])
         with torch.no_grad():
             wanted = table(torch.cat([question.targets for question in packed.questions]))
-        cosine = F.cosine_similarity(got, wanted, dim=-1).mean()
-        return F.mse_loss(got, wanted) / wanted.var(), float(cosine.detach())
+        return hidden[predicts], wanted
+
+
+def _fit(module: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """Fits a small module to (input, wanted) pairs by squared error over the variance; returns the last loss."""
+    got, wanted = (torch.cat(column) for column in zip(*pairs, strict=True))
+    optimiser = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, FITTING_STEPS)
+    loss = got.new_zeros(())
+    for _ in range(FITTING_STEPS):
+        rows = torch.randint(len(got), (512,))
+        loss = F.mse_loss(module(got[rows]), wanted[rows]) / wanted.var()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return float(loss.detach())
 
 
 def seen_tokens(clip: AskedClip, frame: Tensor, cell: Tensor) -> Seen:

@@ -139,6 +139,8 @@ class TinyTraining:
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         clips = asked_clips(AskedClipStream(self.processor, self.seed + 3, stage.frames), stage.batch, self.workers)
         if not (self.folder / stage.name / "state.pt").exists():
+            frames = self.model.config.llm_frames
+            module.fit_head(iter(QuestionStream(self.processor, self.seed + 4, 40, frames)))
             module.fit_projector(clips)
         return lambda _: module.loss(next(clips), self.processor), None
 
