@@ -24,9 +24,9 @@ demo: install ## The main job on a shapes clip and on a real clip; results in de
 	$(BIN)/python scripts/demo.py
 
 test: install ## All quick tests
-	$(BIN)/python -m pytest -m "not e2e and not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 2 --dist loadfile
 
-test-slow: install ## Training stages, each for some minutes
+test-slow: install ## The training recipe from nothing to a checkpoint, a few steps a stage
 	$(BIN)/python -m pytest -m slow
 
 e2e: install ## Real Label Studio in a real browser; screenshots in e2e-artifacts/

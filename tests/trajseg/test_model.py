@@ -93,8 +93,8 @@ def test_an_absent_object_has_no_pixel_and_the_fixed_pointer(model, pixels):
 @torch.inference_mode()
 def test_old_memories_are_dropped_and_conditioning_ones_kept(model, pixels):
     features = model.encode_frames(pixels[:1])
-    tracker = Tracker(model.visual_model, frame_count=40)
-    for index in range(40):
+    tracker = Tracker(model.visual_model, frame_count=22)
+    for index in range(22):
         tracker.step(index, features, torch.randn(1, 128) if index % 20 == 0 else None)
     assert sorted(tracker.key_memories) == [0, 20]
     assert len(tracker.other_memories) <= 16

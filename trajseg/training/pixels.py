@@ -31,6 +31,8 @@ TEXTS_PER_PICTURED_CLIP = 14
 """More than in stage `language`: here the pictures cost most."""
 FITTED_CLIPS = 400
 """Clips whose tokens the projector is fitted to before the stage begins."""
+FITTED_BATCHES = 30
+"""Batches of symbolic clips that the head of the trajectory tokens is fitted to before the stage begins."""
 FITTING_STEPS = 3000
 
 
@@ -97,10 +99,10 @@ class PixelTraining(nn.Module):
             count += len(batch)
         return _fit(self.projector, pairs)
 
-    def fit_head(self, texts: Iterator[Packed], batches: int = 30) -> float:
+    def fit_head(self, texts: Iterator[Packed]) -> float:
         """Teaches the head of the trajectory tokens alone, on symbolic clips; returns its last loss."""
         pairs: list[tuple[Tensor, Tensor]] = []
-        for _ in range(batches):
+        for _ in range(FITTED_BATCHES):
             packed = next(texts)
             with torch.no_grad():
                 hidden, _ = self.language.hidden(packed, self.language.symbols(packed))
