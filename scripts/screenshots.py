@@ -1,4 +1,4 @@
-"""Puts screenshots of the last `make e2e` into docs/screenshots, made small (256 colours).
+"""Puts screenshots of the last `make e2e` into docs/screenshots, made small.
 
 python scripts/screenshots.py [NAME ...]     names without .png; by default those that the documentation shows
 """
@@ -26,9 +26,10 @@ def main() -> None:
             raise SystemExit(f"{source} is not there: run `make e2e` first")
         picture = Image.open(source).convert("RGB")
         picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
-        small = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        small.save(KEPT / f"{name}.png", optimize=True)
-        print(f"docs/screenshots/{name}.png  {(KEPT / f'{name}.png').stat().st_size // 1024} kB")
+        # A palette changes the colours of labels, and a full PNG is five times as big.
+        kept = KEPT / f"{name}.webp"
+        picture.save(kept, quality=88, method=6)
+        print(f"{kept.relative_to(ROOT)}  {kept.stat().st_size // 1024} kB")
 
 
 if __name__ == "__main__":
