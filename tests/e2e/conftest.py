@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,8 @@ def questions(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> list[Que
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
     """Label Studio with the settings that the README asks for."""
+    # A run that is told to end (a time limit, say) stops its servers like one that is interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = tmp_path_factory.mktemp("label-studio")
     (folder / "media").mkdir()
     with running_label_studio(folder / "data", folder / "media") as running:
