@@ -161,7 +161,7 @@ def _environment(data_dir: Path, media: Path, guarded: bool) -> dict[str, str]:
 
 
 @contextmanager
-def running_label_studio(data_dir: Path, media: Path, *, guarded: bool = False, seconds: float = 300):
+def running_label_studio(data_dir: Path, media: Path, *, guarded: bool = False, seconds: float = 600):
     """Start Label Studio over `data_dir` and stop it at the end.
 
     `guarded` leaves its two protections against private addresses as they are by default: on.

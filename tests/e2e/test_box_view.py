@@ -10,7 +10,7 @@ from backend.label_studio.boxes import TOLERANCE
 from backend.label_studio.views import from_annotation
 from trajseg.video import FrameMap
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 SHAPES, VARYING = 0, 1
 
 

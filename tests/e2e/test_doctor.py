@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from studio import copy_data, free_port, running_label_studio
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from prelabelled import Prelabelled, prelabelled
 from backend.label_studio.views import from_annotation
 from trajseg.tracks import rle
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 SHAPES, REAL = 0, 1
 
 

@@ -8,7 +8,7 @@ from prelabelled import Prelabelled, prelabelled
 
 from backend.label_studio.views import from_annotation
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 TYPED = "the blue square"
 
 
