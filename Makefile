@@ -47,7 +47,7 @@ train: install ## Train trajseg-tiny anew into runs/tiny (hours; resumes)
 	$(BIN)/trajseg train --out runs/tiny
 
 evaluate: install ## Measure the shipped checkpoint on the test split; results in runs/evaluation
-	$(BIN)/trajseg evaluate --data shapes:test --count 60 --json runs/evaluation/test.json --picture runs/evaluation/test.png
+	$(BIN)/trajseg evaluate --data shapes:test --count 16 --json runs/evaluation/test.json --picture runs/evaluation/test.png
 
 clean: ## Remove what the other targets made, but not .venv
 	rm -rf demo runs e2e-artifacts .trajseg

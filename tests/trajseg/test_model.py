@@ -154,6 +154,17 @@ def test_a_checkpoint_comes_back_as_it_was_saved(model, tmp_path):
         assert torch.equal(saved, back), name
 
 
+def test_a_checkpoint_in_half_precision_loads_as_single(model, tmp_path):
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    whole, half = (tmp_path / name / "model.safetensors" for name in ("whole", "half"))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    loaded = TrajSegModel.from_pretrained(tmp_path / "half")
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, model.state_dict()[name], atol=1e-3, rtol=1e-3)
+
+
 def test_a_folder_that_is_no_checkpoint_or_does_not_fit_is_refused(model, tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
         TrajSegModel.from_pretrained(tmp_path)

@@ -105,14 +105,17 @@ class TrajSegModel(PreTrainedModel):
             raise CheckpointError(f"{weights} does not fit its config.json: {error}") from error
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, **_: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
         """Writes config.json and model.safetensors under this module's own parameter names.
 
         (transformers would rename LLaVA's parameters to those of its older releases.)
+
+        Args:
+            dtype: of the file; by default the parameters' own. Loading gives float32 in either case.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        weights = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
     @property

@@ -145,8 +145,8 @@ class TinyTraining:
         return lambda _: module.loss(next(clips), self.processor), None
 
     def export(self, folder: Path) -> None:
-        """Writes the checkpoint of all finished stages, in Hugging Face's form."""
+        """Writes the checkpoint of all finished stages, in Hugging Face's form and in half precision."""
         for stage in TINY:
             self.load(stage.name)
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, dtype=torch.float16)
         self.processor.save_pretrained(folder)
