@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, sample_scene
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -51,6 +53,32 @@ def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, la
             own = packed.segments[row] == number
             torch.testing.assert_close(hidden[row][own], single[0][alone.segments[0] == 0], atol=1e-4, rtol=1e-3)
             number += 1
+
+
+@torch.no_grad()
+def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(processor, language):
+    packed = pack([clip(processor, seed, limit=20)[1:] for seed in range(6)], processor, 8)
+    spoken = F.pad(packed.labels.clamp(min=0)[:, 1:], (0, 1))
+
+    def rate(answers: torch.Tensor) -> dict[str, float]:
+        said = F.one_hot(answers, len(processor.tokenizer)).float()
+        speaker = SimpleNamespace(
+            hidden=lambda *_: (said, None),
+            symbols=lambda _: None,
+            lm_head=nn.Identity(),
+            eye=language.eye,
+            seg_id=processor.seg_id,
+        )
+        outcome = LanguageTraining.right_objects(speaker, packed)  # type: ignore[arg-type]
+        return {kind: sum(right) / len(right) for kind, right in outcome.items()}
+
+    assert set(rate(spoken).values()) == {1.0}
+    there, a = processor.ids("there a")
+    yes = rate(torch.where(spoken == there, a, spoken))
+    assert yes.pop("none") == 0.0, "naming an object where there is none is wrong"
+    assert set(yes.values()) == {1.0}
+    red, blue = processor.ids("red blue")
+    assert min(rate(torch.where(spoken == red, blue, spoken)).values()) < 1.0
 
 
 @torch.no_grad()

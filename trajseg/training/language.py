@@ -113,14 +113,19 @@ class LanguageTraining(nn.Module):
         return loss, {"watched": right}
 
     @torch.no_grad()
-    def right_objects(self, packed: Packed, tokens: Tensor | None = None) -> dict[str, list[float]]:
-        """By kind of question: 1 where every answer token but size and motion words is right under teacher forcing."""
-        hidden, _ = self.hidden(packed, self.symbols(packed) if tokens is None else tokens)
+    def right_objects(self, packed: Packed) -> dict[str, list[float]]:
+        """By kind of question: 1 where the answer means the right objects under teacher forcing, of symbols.
+
+        That is: its first word ("a" or "there"), every colour and shape, and every [SEG] are right.
+        """
+        hidden, _ = self.hidden(packed, self.symbols(packed))
         guess = F.pad(self.lm_head(hidden).argmax(-1)[:, :-1], (1, 0))
-        strict = torch.cat([*self.eye.tables[:2], torch.tensor([self.seg_id])])
-        wrong = (guess != packed.labels) & torch.isin(packed.labels, strict)
+        answer = packed.labels != IGNORED
+        first = answer & ~F.pad(answer[:, :-1], (1, 0))
+        counts = first | torch.isin(packed.labels, torch.cat(self.eye.tables[:2]))
+        wrong = counts & (guess != packed.labels)
         # An extra or a missing [SEG] is wrong as well.
-        wrong |= (packed.labels != IGNORED) & ((guess == self.seg_id) != (packed.labels == self.seg_id))
+        wrong |= answer & ((guess == self.seg_id) != (packed.labels == self.seg_id))
         outcome: dict[str, list[float]] = {}
         bad = set(packed.segments[wrong].tolist())
         for number, question in enumerate(packed.questions):
