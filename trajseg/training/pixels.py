@@ -1,8 +1,8 @@
 """Stage `pixels`: the language model learns from pictures what it learned from symbols, and to write trajectory tokens.
 
 The vision tower stays frozen, as in the paper. The projector is taught the symbolic tokens of stage `language`
-while the language model goes on answering questions, now about tokens that come from pictures. The state that
-predicts a [SEG] learns to give the trajectory token that stage `masks` draws from.
+while the language model goes on answering questions about symbols and, in some of the steps, about tokens that come
+from pictures. The state that predicts a [SEG] learns to give the trajectory token that stage `masks` draws from.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ SIDE = 16
 """Cells of the vision tower along a side."""
 TEXTS_PER_PICTURED_CLIP = 14
 """More than in stage `language`: here the pictures cost most."""
+PICTURES_EVERY = 4
+"""Steps to a step with pictures as well: a clip of symbols costs a fifth of one of pictures."""
 FITTED_CLIPS = 400
 """Clips whose tokens the projector is fitted to before the stage begins."""
 FITTED_BATCHES = 30
@@ -85,6 +87,9 @@ class PixelTraining(nn.Module):
         self.language = language
         self.text_hidden_fcs = model.text_hidden_fcs[0]
         self.frames = model.config.llm_frames
+        # What the projector is taught must not move.
+        language.language_model.embed_tokens.requires_grad_(False)
+        language.eye.requires_grad_(False)
 
     def fit_projector(self, clips: Iterator[list[AskedClip]]) -> float:
         """Teaches the projector alone, on the tokens of FITTED_CLIPS clips; returns its last loss."""
@@ -109,22 +114,27 @@ class PixelTraining(nn.Module):
                 pairs.append(self._token_pairs(packed, hidden))
         return _fit(self.text_hidden_fcs, pairs)
 
-    def loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
+    def symbol_loss(self, packed: Packed) -> tuple[Tensor, dict[str, float]]:
+        """The losses of a symbolic batch: answers, motion, and the trajectory tokens."""
+        return self._answer_loss(packed, self.language.symbols(packed))
+
+    def picture_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
+        """The same losses of rendered clips, and the projector's; figures begin with "seen_"."""
         model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
         with torch.no_grad():
             features = model.patch_features(torch.cat([clip.pictures.pixels for clip in clips]))
         at_centres, wanted = self._projector_pairs(clips, features)
         projected = F.mse_loss(self.projector(at_centres), wanted) / wanted.var()
-        figures = {"projector": float(projected.detach())}
-        packed, tokens = self.pack(clips, features, processor)
+        answered, figures = self._answer_loss(*self.pack(clips, features, processor))
+        figures["projector"] = float(projected.detach())
+        return projected + answered, {f"seen_{name}": value for name, value in figures.items()}
+
+    def _answer_loss(self, packed: Packed, tokens: Tensor) -> tuple[Tensor, dict[str, float]]:
         hidden, early = self.language.hidden(packed, tokens)
-        text_loss, text_figures = self.language.loss(packed, hidden, early)
-        states, tokens_wanted = self._token_pairs(packed, hidden)
-        tokens_got = self.text_hidden_fcs(states)
-        token_loss = F.mse_loss(tokens_got, tokens_wanted) / tokens_wanted.var()
-        cosine = F.cosine_similarity(tokens_got, tokens_wanted, dim=-1).mean()
-        figures |= text_figures | {"token": float(token_loss.detach()), "token_cosine": float(cosine.detach())}
-        return projected + text_loss + token_loss, figures
+        loss, figures = self.language.loss(packed, hidden, early)
+        states, wanted = self._token_pairs(packed, hidden)
+        token_loss = F.mse_loss(self.text_hidden_fcs(states), wanted) / wanted.var()
+        return loss + 0.5 * token_loss, figures | {"token": float(token_loss.detach())}
 
     def pack(self, clips: list[AskedClip], features: Tensor, processor: TrajSegProcessor) -> tuple[Packed, Tensor]:
         """A batch whose visual tokens are those that the model itself keeps, and these tokens (M, D)."""

@@ -23,7 +23,7 @@ TINY = (
     Stage("language", "words, answers and motion, on symbols", Schedule(50, 1e-3, warmup=100), 40, 8),
     Stage("masks", "prompted masks on single frames", Schedule(10, 1e-3), 6, 1),
     Stage("memory", "masks through time, from memory", Schedule(30, 6e-4, warmup=60), 3, 4),
-    Stage("pixels", "answers and trajectory tokens, on pictures", Schedule(20, 2.5e-4), 10, 8),
+    Stage("pixels", "answers and trajectory tokens, on pictures", Schedule(30, 7e-4, clip=2.0), 6, 8),
 )
 """In order; each starts from the results of those before it. Minutes are of one core that has nothing else to do."""
 

@@ -16,13 +16,15 @@ from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
 from trajseg.training.clips import ClipStream, batches
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, key_pattern
-from trajseg.training.pixels import AskedClipStream, PixelTraining, asked_clips
+from trajseg.training.pixels import PICTURES_EVERY, AskedClipStream, PixelTraining, asked_clips
 from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import QuestionStream, shapes_processor, stream
 from trajseg.training.vision import VisionPretraining
 from trajseg.training.watching import WatchStream
 
+SYMBOLIC = 40
+"""Symbolic clips in each step of stage `pixels`."""
 WATCHED = 96
 """Clips without questions in each step of stage `language`."""
 
@@ -137,12 +139,24 @@ class TinyTraining:
         return lambda _: module.loss(next(clips), key_pattern(rng, stage.frames)), None
 
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
-        clips = asked_clips(AskedClipStream(self.processor, self.seed + 3, stage.frames), stage.batch, self.workers)
+        frames, seed = self.model.config.llm_frames, self.seed + 3
+        clips = asked_clips(AskedClipStream(self.processor, seed, stage.frames), stage.batch, self.workers)
+        texts = stream(QuestionStream(self.processor, seed, SYMBOLIC, frames), self.workers)
         if not (self.folder / stage.name / "state.pt").exists():
-            frames = self.model.config.llm_frames
-            module.fit_head(iter(QuestionStream(self.processor, self.seed + 4, 40, frames)))
+            module.fit_head(texts)
             module.fit_projector(clips)
-        return lambda _: module.loss(next(clips), self.processor), None
+        steps = itertools.count()
+
+        def loss(_: float) -> tuple[Tensor, dict[str, float]]:
+            value, figures = module.symbol_loss(next(texts))
+            if next(steps) % PICTURES_EVERY == 0:
+                seen, seen_figures = module.picture_loss(next(clips), self.processor)
+                value = value + seen
+                # Means are taken over all steps.
+                figures |= {name: PICTURES_EVERY * figure for name, figure in seen_figures.items()}
+            return value, figures
+
+        return loss, None
 
     def export(self, folder: Path) -> None:
         """Writes the checkpoint of all finished stages, in Hugging Face's form and in half precision."""
