@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -65,16 +66,7 @@ class JobQueue:
                     return
                 held.delete()
             try:
-                self._queues[job.queue].enqueue_call(
-                    RUN,
-                    args=(job.id,),
-                    timeout=self.job_timeout_seconds,
-                    result_ttl=0,
-                    failure_ttl=KEPT_SECONDS,
-                    description=f"{job.kind} {job.id}",
-                    job_id=job.id,
-                    unique=True,
-                )
+                self._queues[job.queue].enqueue_call(RUN, **self._terms(job), unique=True)
             except DuplicateJobError:
                 # Somebody else queued it between our look and our write.
                 return
@@ -85,18 +77,18 @@ class JobQueue:
             for name, queue in self._queues.items():
                 mine = [job for job in jobs if job.queue == name]
                 if mine:
-                    queue.enqueue_many(
-                        Queue.prepare_data(
-                            RUN,
-                            args=(job.id,),
-                            timeout=self.job_timeout_seconds,
-                            result_ttl=0,
-                            failure_ttl=KEPT_SECONDS,
-                            description=f"{job.kind} {job.id}",
-                            job_id=job.id,
-                        )
-                        for job in mine
-                    )
+                    queue.enqueue_many(Queue.prepare_data(RUN, **self._terms(job)) for job in mine)
+
+    def _terms(self, job: Job) -> dict[str, Any]:
+        """How RQ is to keep and run a job."""
+        return {
+            "args": (job.id,),
+            "timeout": self.job_timeout_seconds,
+            "result_ttl": 0,
+            "failure_ttl": KEPT_SECONDS,
+            "description": f"{job.kind} {job.id}",
+            "job_id": job.id,
+        }
 
     def holds(self, job_id: str) -> bool:
         """Whether a job waits in a queue, or a worker that lives has taken it."""

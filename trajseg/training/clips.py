@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import COLOURS, SHAPES, SIZES, Scene, sample_scene
 from trajseg.model.processor import inner_size, letterbox
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -78,7 +81,7 @@ class ClipStream(IterableDataset[Pictures]):
         return [start + step * i for i in range(self.frames)]
 
 
-def batches(stream: ClipStream, size: int, workers: int) -> Iterator[list[Pictures]]:
+def batches(stream: IterableDataset[T], size: int, workers: int) -> Iterator[list[T]]:
     """Lists of `size` clips, rendered in `workers` processes."""
     loader = DataLoader(
         stream, batch_size=size, num_workers=workers, collate_fn=list, prefetch_factor=4 if workers else None

@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from trajseg.data.shapes.world import Scene, sample_scene
 from trajseg.model import TrajSegModel, TrajSegProcessor
@@ -46,6 +47,11 @@ class AskedClip:
     pictures: Pictures
     questions: list[Question]
 
+    @cached_property
+    def targets(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The dense targets of its pictures; see dense_targets."""
+        return dense_targets(self.pictures, SIDE)
+
 
 class AskedClipStream(IterableDataset[AskedClip]):
     """Endless rendered clips, N frames each at the centres of equal bins, with questions."""
@@ -62,19 +68,6 @@ class AskedClipStream(IterableDataset[AskedClip]):
                 times = frame_indices(scene.frame_count, self.frames)
                 scale = rng.choice((1.0, 1.0, 1.5, 0.75))
                 yield AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale), asked)
-
-
-def asked_clips(dataset: AskedClipStream, batch: int, workers: int) -> Iterator[list[AskedClip]]:
-    """Lists of `batch` clips, rendered in `workers` other processes (0 or 1)."""
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=batch,
-            num_workers=workers,
-            collate_fn=list,
-            prefetch_factor=4 if workers else None,
-        )
-    )
 
 
 class PixelTraining(nn.Module):
@@ -148,7 +141,7 @@ class PixelTraining(nn.Module):
 
     def _projector_pairs(self, clips: list[AskedClip], features: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens at objects' centres (R, V), and the symbolic tokens that they should become (R, D)."""
-        targets = [dense_targets(clip.pictures, SIDE) for clip in clips]
+        targets = [clip.targets for clip in clips]
         centre = torch.cat([t[3] for t in targets]).flatten(1)
         label = torch.cat([t[1] for t in targets]).flatten(1, 2)[centre]
         box = torch.cat([t[4] for t in targets]).flatten(1, 2)[centre]
@@ -183,6 +176,6 @@ def _fit(module: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> float:
 
 def seen_tokens(clip: AskedClip, frame: Tensor, cell: Tensor) -> Seen:
     """What each kept token is of: the owner of its cell (where none owns it, the first object)."""
-    owner, _, _, _, box = dense_targets(clip.pictures, SIDE)
+    owner, _, _, _, box = clip.targets
     k = owner.flatten(1)[frame, cell].clamp(min=0)
     return Seen(clip.pictures.attributes[k], box.flatten(1, 2)[frame, cell], frame, motions(clip.scene)[k])

@@ -16,7 +16,7 @@ from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
 from trajseg.training.clips import ClipStream, batches
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, key_pattern
-from trajseg.training.pixels import PICTURES_EVERY, AskedClipStream, PixelTraining, asked_clips
+from trajseg.training.pixels import PICTURES_EVERY, AskedClipStream, PixelTraining
 from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import QuestionStream, shapes_processor, stream
@@ -140,7 +140,7 @@ class TinyTraining:
 
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         frames, seed = self.model.config.llm_frames, self.seed + 3
-        clips = asked_clips(AskedClipStream(self.processor, seed, stage.frames), stage.batch, self.workers)
+        clips = batches(AskedClipStream(self.processor, seed, stage.frames), stage.batch, self.workers)
         texts = stream(QuestionStream(self.processor, seed, SYMBOLIC, frames), self.workers)
         if not (self.folder / stage.name / "state.pt").exists():
             module.fit_head(texts)
