@@ -10,7 +10,9 @@ REQUEST = "segment {expression} in the video ."
 """The fixed request of inference; training varies it."""
 
 NO_OBJECT = "there is no such object ."
-WORDS = f"{USER} {ASSISTANT} {REQUEST} {NO_OBJECT}".replace("{expression}", "").split()
+CAPTION_REQUEST = "describe the object in this trajectory ."
+"""The fixed request for the caption of a trajectory; training varies it."""
+WORDS = f"{USER} {ASSISTANT} {REQUEST} {NO_OBJECT} {CAPTION_REQUEST}".replace("{expression}", "").split()
 """Words that a tokenizer must know for the sentences of this page."""
 
 

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from trajseg.errors import CheckpointError
 from trajseg.model.config import SEG_TOKEN, SPECIAL_TOKENS
-from trajseg.model.dialogue import ASSISTANT, REQUEST, USER, segment_request
+from trajseg.model.dialogue import ASSISTANT, CAPTION_REQUEST, REQUEST, USER, segment_request
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROCESSOR_FILE = "processor.json"
@@ -87,6 +87,15 @@ class TrajSegProcessor:
         before = [head] + [[end, start] for _ in range(frames - 1)]
         after = [end, clip_end, *self.ids(segment_request(instruction, template)), *self.ids(ASSISTANT)]
         return before, after
+
+    def caption_ids(self, request: str = CAPTION_REQUEST) -> tuple[list[int], list[int]]:
+        """Token ids around the trajectory tokens of a request for a caption, which follow the clip's last frame.
+
+        Returns what stands between the last frame's tokens and the trajectory's, and what stands after those.
+        """
+        names = (*SPECIAL_TOKENS[1:2], *SPECIAL_TOKENS[3:])
+        end, clip_end, start, stop = (self.tokenizer.convert_tokens_to_ids(name) for name in names)
+        return [end, clip_end, start], [stop, *self.ids(request), *self.ids(ASSISTANT)]
 
     def text(self, ids: Sequence[int]) -> str:
         """The sentence of generated ids, with [SEG] kept."""
