@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, PretrainedConfig
@@ -57,6 +58,24 @@ class Sam2Config(PretrainedConfig):
         super().__init__(**kwargs)
 
 
+@dataclass(frozen=True)
+class TrajectoryEncoderShape:
+    """Sizes of the trajectory encoder; the defaults are those of the paper's SPI module (299 M parameters).
+
+    `levels` are the vision tower's hidden states that it reads, shallowest first; `channels` of its maps, mixed with
+    their neighbours in `rounds` rounds (`groups` of GroupNorm); a box is read as roi x roi cells and becomes `width`
+    numbers, to which the embedding of the box's place (over a hidden layer of `box_width`) is added.
+    """
+
+    levels: tuple[int, ...] = (-11, -8, -5, -2)
+    channels: int = 1024
+    rounds: int = 5
+    groups: int = 64
+    roi: int = 14
+    width: int = 1024
+    box_width: int = 256
+
+
 class TrajSegConfig(PretrainedConfig):
     """A TrajSeg model; the defaults are those of the 7B model, `TrajSegConfig.tiny()` those of trajseg-tiny.
 
@@ -64,6 +83,8 @@ class TrajSegConfig(PretrainedConfig):
     "conv". `object_tokens` keeps, of a frame's patch tokens, only those at the centre of something
     (at most so many a frame); 0 keeps all, as the paper does. `frame_embedding` adds a learned embedding of
     the frame's number to its tokens; the paper has none. `key_frame_memory` lets key frames read memory (ours).
+    `trajectory_encoder` holds the fields of TrajectoryEncoderShape that differ from the paper's ({} for none);
+    None is a model without trajectory-to-text.
     """
 
     model_type = "trajseg"
@@ -80,6 +101,7 @@ class TrajSegConfig(PretrainedConfig):
         object_tokens: int = 0,
         frame_embedding: bool = False,
         key_frame_memory: bool = False,
+        trajectory_encoder: dict[str, Any] | None = None,
         seg_token_id: int = 32003,
         max_new_tokens: int = 512,
         model_name: str = "trajseg-7b",
@@ -98,10 +120,19 @@ class TrajSegConfig(PretrainedConfig):
         self.object_tokens = object_tokens
         self.frame_embedding = frame_embedding
         self.key_frame_memory = key_frame_memory
+        self.trajectory_encoder: dict[str, Any] | None = None
+        if trajectory_encoder is not None:
+            shape = asdict(TrajectoryEncoderShape(**trajectory_encoder))
+            self.trajectory_encoder = shape | {"levels": list(shape["levels"])}
         self.seg_token_id = seg_token_id
         self.max_new_tokens = max_new_tokens
         self.model_name = model_name
         super().__init__(**kwargs)
+
+    @classmethod
+    def full_size(cls) -> TrajSegConfig:
+        """The 7B model whole, with the trajectory encoder."""
+        return cls(trajectory_encoder={})
 
     @classmethod
     def tiny(cls, vocab_size: int, seg_token_id: int, bos: int = 1, eos: int = 2, pad: int = 0) -> TrajSegConfig:
@@ -152,6 +183,15 @@ class TrajSegConfig(PretrainedConfig):
             vision_stem="conv",
             object_tokens=10,
             frame_embedding=True,
+            trajectory_encoder={
+                "levels": (-2, -1),
+                "channels": 64,
+                "rounds": 2,
+                "groups": 4,
+                "roi": 4,
+                "width": 128,
+                "box_width": 64,
+            },
             seg_token_id=seg_token_id,
             max_new_tokens=96,
             model_name="trajseg-tiny",

@@ -6,6 +6,7 @@ the language model, S objects in an answer, C channels of SAM 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from trajseg.errors import CheckpointError
-from trajseg.model.config import TrajSegConfig
+from trajseg.model.config import TrajectoryEncoderShape, TrajSegConfig
 from trajseg.model.content_integration import ContentIntegration
 from trajseg.model.conv import ConvStem
 from trajseg.model.mask_decoder import FrameFeatures, encode_frames
 from trajseg.model.sam2 import build_sam2
+from trajseg.model.trajectory_encoder import TrajectoryEncoder
 
 OBJECT_THRESHOLD = 0.3
 """A patch token counts as an object's centre from this objectness on."""
@@ -78,6 +80,9 @@ class TrajSegModel(PreTrainedModel):
         )
         self.fusion_layers = ContentIntegration(channels, config.integration_layers, config.integration_heads)
         self.visual_model = build_sam2(config.sam2_config)
+        if config.trajectory_encoder is not None:
+            shape = TrajectoryEncoderShape(**config.trajectory_encoder)
+            self.spi_module = TrajectoryEncoder(shape, vision.hidden_size, text.hidden_size)
 
     def _init_weights(self, module: nn.Module) -> None:
         """The parts initialise themselves."""
@@ -156,6 +161,29 @@ class TrajSegModel(PreTrainedModel):
         if not self.config.frame_embedding:
             return tokens
         return replace(tokens, embeddings=tokens.embeddings + self.frame_embedding(tokens.frame))
+
+    def trajectory_embeddings(self, hidden_states: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Trajectories of one clip -> what the language model reads of them, without the frame embedding.
+
+        Args:
+            hidden_states: all of the vision tower's hidden states of the N frames, (N, 1 + P, V) each.
+            boxes: of K trajectories (K, N, 4), or of one (N, 4): xyxy in units of the letterboxed side, zero where
+                the object is absent.
+
+        Returns:
+            one embedding a frame, (K, N, D) or (N, D).
+
+        Raises:
+            CheckpointError: the checkpoint has no trajectory encoder.
+        """
+        if self.config.trajectory_encoder is None:
+            raise CheckpointError(
+                f"{self.config.model_name} cannot describe a trajectory: it was made without a trajectory encoder.",
+                "Take a checkpoint whose config.json has `trajectory_encoder`, or train one.",
+            )
+        pyramid = self.spi_module.pyramid([hidden_states[level][:, 1:] for level in self.spi_module.shape.levels])
+        tokens = self.spi_module(pyramid, boxes.view(-1, *boxes.shape[-2:]))
+        return tokens.view(*boxes.shape[:-1], -1)
 
     def trajectory_tokens(self, hidden: Tensor) -> Tensor:
         """Hidden states that predict [SEG] (S, D) -> trajectory tokens (S, C)."""
