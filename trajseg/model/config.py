@@ -16,6 +16,8 @@ class Sam2Config(PretrainedConfig):
 
     `trunk` is "hiera", or "conv" for a convolutional trunk that learns from little data (tiny).
     Widths are in channels, `image_size` in pixels (square, letterboxed), `stride` in pixels a cell.
+    SAM 2.1 has two things that 2.0 has not: `no_obj_embed_spatial`, what memory says of an absent object, and
+    `pointer_times`, how long ago each object pointer was made.
     """
 
     model_type = "trajseg_sam2"
@@ -34,6 +36,7 @@ class Sam2Config(PretrainedConfig):
         num_maskmem: int = 7,
         max_obj_ptrs: int = 16,
         no_obj_embed_spatial: bool = False,
+        pointer_times: bool = False,
         **kwargs: Any,
     ) -> None:
         self.trunk = trunk
@@ -55,6 +58,7 @@ class Sam2Config(PretrainedConfig):
         self.num_maskmem = num_maskmem
         self.max_obj_ptrs = max_obj_ptrs
         self.no_obj_embed_spatial = no_obj_embed_spatial
+        self.pointer_times = pointer_times
         super().__init__(**kwargs)
 
 
@@ -212,4 +216,11 @@ def _llava_7b() -> LlavaConfig:
         patch_size=14,
     )
     text = LlamaConfig(vocab_size=32008, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
-    return LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-2)
+    # The original LLaVA's own key: its first releases have one Linear, transformers' LLaVA an MLP of two.
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        vision_feature_layer=-2,
+        image_seq_length=256,
+        mm_projector_type="linear",
+    )

@@ -54,9 +54,11 @@ class DecodedMask:
 
 def encode_frames(sam2: SAM2Base, pixels: Tensor) -> FrameFeatures:
     """Features of normalised, letterboxed pictures (n, 3, S, S)."""
-    s0, s1, top = sam2.image_encoder(pixels)["backbone_fpn"]
+    dtype = sam2.no_mem_embed.dtype
+    s0, s1, top = sam2.image_encoder(pixels.to(dtype))["backbone_fpn"]
     decoder = sam2.sam_mask_decoder
-    return FrameFeatures(top, decoder.conv_s0(s0), decoder.conv_s1(s1))
+    # SAM 2's neck adds its levels in float32.
+    return FrameFeatures(top.to(dtype), decoder.conv_s0(s0), decoder.conv_s1(s1))
 
 
 class Tracker:
@@ -105,7 +107,7 @@ class Tracker:
         top = self._read(index, frame) if reads else frame.top + sam2.no_mem_embed.view(1, -1, 1, 1)
         rows = top.shape[0]
         if prompt is None:
-            empty = torch.zeros(rows, 1, 2, device=top.device, dtype=top.dtype)
+            empty = torch.zeros(rows, 1, 2, device=top.device)
             labels = -torch.ones(rows, 1, dtype=torch.int32, device=top.device)
             sparse, dense = sam2.sam_prompt_encoder(points=(empty, labels), boxes=None, masks=None)
         else:
@@ -113,8 +115,8 @@ class Tracker:
             dense = sam2.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(top)
         logits, _, tokens, score = sam2.sam_mask_decoder(
             image_embeddings=top,
-            image_pe=sam2.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
+            image_pe=sam2.sam_prompt_encoder.get_dense_pe().to(top.dtype),
+            sparse_prompt_embeddings=sparse.to(top.dtype),
             dense_prompt_embeddings=dense,
             multimask_output=False,
             repeat_image=False,
@@ -126,7 +128,7 @@ class Tracker:
 
     def _read(self, index: int, frame: FrameFeatures) -> Tensor:
         flat = frame.top.flatten(2).permute(2, 0, 1)
-        position = self.sam2.image_encoder.neck.position_encoding(frame.top)
+        position = self.sam2.image_encoder.neck.position_encoding(frame.top).to(frame.top.dtype)
         return self.sam2._prepare_memory_conditioned_features(
             frame_idx=index,
             is_init_cond_frame=False,
@@ -147,7 +149,7 @@ class Tracker:
         features, position = self.sam2._encode_new_memory(
             current_vision_feats=[frame.top.flatten(2).permute(2, 0, 1)],
             feat_sizes=[frame.top.shape[-2:]],
-            pred_masks_high_res=F.interpolate(logits[:, None].float(), size, mode="bilinear"),
+            pred_masks_high_res=F.interpolate(logits[:, None].float(), size, mode="bilinear").to(frame.top.dtype),
             object_score_logits=score[:, None],
             is_mask_from_pts=False,
         )

@@ -9,6 +9,7 @@ from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, Memory
 from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor, nn
 
 from trajseg.model.config import Sam2Config
 from trajseg.model.conv import ConvTrunk
@@ -51,7 +52,7 @@ def build_sam2(config: Sam2Config) -> SAM2Base:
         cross_attention=attention(rope_k_repeat=True, kv_in_dim=memory_dim),
     )
     fuser_block = CXBlock(dim=dim, kernel_size=7, padding=3, layer_scale_init_value=1e-6, use_dwconv=True)
-    return SAM2Base(
+    sam2 = SAM2Base(
         image_encoder=ImageEncoder(trunk=trunk, neck=neck, scalp=1),
         memory_attention=MemoryAttention(
             d_model=dim, pos_enc_at_input=True, layer=layer, num_layers=config.memory_layers
@@ -79,7 +80,9 @@ def build_sam2(config: Sam2Config) -> SAM2Base:
         iou_prediction_use_sigmoid=True,
         use_obj_ptrs_in_encoder=True,
         max_obj_ptrs_in_encoder=config.max_obj_ptrs,
-        add_tpos_enc_to_obj_ptrs=False,
+        add_tpos_enc_to_obj_ptrs=config.pointer_times,
+        proj_tpos_enc_in_obj_ptrs=config.pointer_times,
+        use_signed_tpos_enc_to_obj_ptrs=config.pointer_times,
         only_obj_ptrs_in_the_past_for_eval=True,
         pred_obj_scores=True,
         pred_obj_scores_mlp=True,
@@ -87,6 +90,16 @@ def build_sam2(config: Sam2Config) -> SAM2Base:
         use_mlp_for_obj_ptr_proj=True,
         no_obj_embed_spatial=config.no_obj_embed_spatial,
     )
+    if config.pointer_times:
+        sam2.obj_ptr_tpos_proj = _CastingLinear(dim, memory_dim)
+    return sam2
+
+
+class _CastingLinear(nn.Linear):
+    """Takes what SAM 2 computes in float32, whatever its own precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
 
 
 def _sine(features: int) -> PositionEmbeddingSine:
