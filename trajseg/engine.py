@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from trajseg.errors import InstructionError
-from trajseg.tracks import Result
+from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 
 MAX_INSTRUCTION_LENGTH = 1000
@@ -45,4 +45,16 @@ class Engine(Protocol):
         """Tracks for every object meant; none when the model says that there is none.
 
         Raises InstructionError, VideoError, or whatever `progress` raises.
+        """
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """An engine that can also put a track into words. Ask with isinstance: not every engine can."""
+
+    def caption(self, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress | None = None) -> list[str]:
+        """A sentence on each track, in their order; an empty one where there is nothing to say.
+
+        `progress` is called with (tracks done, tracks in all). Raises CheckpointError when the loaded weights lack
+        what captions need, VideoError, InputError when a track does not fit the clip, or whatever `progress` raises.
         """

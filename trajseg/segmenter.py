@@ -1,9 +1,9 @@
-"""VideoSegmenter: a clip and an instruction in, mask tracks out, in one pass over the key frames and one over all."""
+"""VideoSegmenter: an instruction about a clip becomes mask tracks, and a mask track becomes words."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from trajseg.engine import Progress, check_instruction
-from trajseg.errors import CheckpointError
+from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.model.dialogue import captions_of
+from trajseg.model.dialogue import caption_of, captions_of
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.processor import frame_indices
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
@@ -23,6 +23,8 @@ from trajseg.video import Clip, open_clip
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 ENCODED_AT_ONCE = 8
 """Frames that go through SAM 2's image encoder together."""
+CAPTIONED_AT_ONCE = 8
+"""Trajectories of a clip that the language model describes together; each holds a key-value cache of its own."""
 
 
 class VideoSegmenter:
@@ -81,7 +83,9 @@ class VideoSegmenter:
         keys = sorted({0, *sampled})
         key_frames = dict(clip.frames(keys))
         clock.lap("read key frames")
-        prompt = self._prompt([key_frames[index] for index in sampled], instruction)
+        before, after = self.processor.prompt_ids(instruction, len(sampled))
+        states = self._look([key_frames[index] for index in sampled])
+        prompt = torch.cat([self._frames(states, before), self._words(after)])
         answer = self.model.answer(prompt, self.processor.end_id)
         text = self.processor.text(answer.ids)
         clock.lap("language")
@@ -111,19 +115,71 @@ class VideoSegmenter:
             timings=clock.seconds,
         )
 
-    def _prompt(self, key_frames: list[np.ndarray], instruction: str) -> Tensor:
-        """Embeddings (L, D) of the question: each frame's visual tokens between its markers, then the text."""
-        model, device = self.model, self.model.device
-        seen = model.see(self.processor.llm_pixels(key_frames).to(device))
-        before, after = self.processor.prompt_ids(instruction, len(key_frames))
+    @torch.inference_mode()
+    def caption(
+        self, clip: Clip | str | Path, tracks: Sequence[MaskTrack], progress: Progress | None = None
+    ) -> list[str]:
+        """A sentence on each track, in their order, whoever drew them.
+
+        The clip is looked at once for all tracks. A track that shows in none of the frames that the language model
+        sees gets an empty sentence.
+
+        Args:
+            clip: an open clip, or the path of a video.
+            tracks: with a frame for each of the clip's.
+            progress: called with (tracks done, tracks in all); what it raises ends the run.
+
+        Raises:
+            CheckpointError: the checkpoint has no trajectory encoder.
+            InputError: a track has another number of frames than the clip.
+            VideoError: the video cannot be read.
+        """
+        clip = clip if isinstance(clip, Clip) else open_clip(clip)
+        self.model.require_trajectory_encoder()
+        for track in tracks:
+            if len(track) != len(clip):
+                raise InputError(f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.")
+        sampled = frame_indices(len(clip), self.model.config.llm_frames)
+        trajectories = [trajectory(track, clip, sampled) for track in tracks]
+        shown = [number for number, boxes in enumerate(trajectories) if boxes.any()]
+        captions = [""] * len(tracks)
+        if not shown:
+            return captions
+        described = self._describe(clip, sampled, torch.stack([trajectories[number] for number in shown]))
+        for done, (number, caption) in enumerate(zip(shown, described, strict=True), len(tracks) - len(shown) + 1):
+            captions[number] = caption
+            if progress:
+                progress(done, len(tracks))
+        return captions
+
+    def _describe(self, clip: Clip, sampled: list[int], trajectories: Tensor) -> Iterator[str]:
+        """What the model says of trajectories (K, N, 4) over the frames `sampled`, CAPTIONED_AT_ONCE at a time."""
+        model, processor = self.model, self.processor
+        states = self._look([frame for _, frame in clip.frames(sampled)])
+        before, _ = processor.prompt_ids("", len(sampled))
+        between, after = processor.caption_ids()
+        start, end = torch.cat([self._frames(states, before), self._words(between)]), self._words(after)
+        tokens = model.trajectory_embeddings(states, trajectories.to(model.device))
+        tokens = model.at_frames(tokens, torch.arange(len(sampled), device=model.device))
+        for chunk in tokens.split(CAPTIONED_AT_ONCE):
+            prompts = torch.stack([torch.cat([start, row, end]) for row in chunk])
+            for answer in model.answers(prompts, processor.end_id):
+                yield caption_of(processor.text(answer.ids))
+
+    def _look(self, frames: list[np.ndarray]) -> tuple[Tensor, ...]:
+        """The vision tower's hidden states of pictures."""
+        return self.model.vision_states(self.processor.llm_pixels(frames).to(self.model.device))
+
+    def _frames(self, states: tuple[Tensor, ...], before: list[list[int]]) -> Tensor:
+        """Embeddings (L, D) of a prompt's start: each frame's visual tokens after its markers."""
+        seen = self.model.see(states)
         parts = []
         for number, ids in enumerate(before):
-            parts += [
-                model.embed_words(torch.tensor(ids, device=device)),
-                seen.embeddings[seen.frame == number],
-            ]
-        parts.append(model.embed_words(torch.tensor(after, device=device)))
+            parts += [self._words(ids), seen.embeddings[seen.frame == number]]
         return torch.cat(parts)
+
+    def _words(self, ids: list[int]) -> Tensor:
+        return self.model.embed_words(torch.tensor(ids, device=self.model.device))
 
     def _encode(self, frames: list[np.ndarray]) -> FrameFeatures:
         return self.model.encode_frames(self.processor.mask_pixels(frames).to(self.model.device))
@@ -144,6 +200,17 @@ class VideoSegmenter:
         for track in tracks:
             drawn = [frame.score for frame in track.frames if frame.rle]
             track.score = sum(drawn) / len(drawn) if drawn else 0.0
+
+
+def trajectory(track: MaskTrack, clip: Clip, indices: Sequence[int]) -> Tensor:
+    """A track's boxes at some frames, (n, 4) xyxy in units of the letterboxed side, zero where it is absent."""
+    boxes = torch.zeros(len(indices), 4)
+    for row, index in enumerate(indices):
+        box = track.box(index)
+        if box is not None:
+            x, y, width, height = box
+            boxes[row] = torch.tensor([x, y, x + width, y + height]) / max(clip.width, clip.height)
+    return boxes
 
 
 def _track_frame(index: int, seconds: float, logit: Tensor, presence: float) -> TrackFrame:

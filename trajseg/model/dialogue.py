@@ -32,3 +32,8 @@ def grounding_answer(captions: list[str]) -> str:
 def captions_of(answer: str) -> list[str]:
     """What the model says before each [SEG], in order; the inverse of `grounding_answer`."""
     return [part.strip(" ;.,") for part in answer.split(SEG_TOKEN)[:-1]]
+
+
+def caption_of(answer: str) -> str:
+    """The sentence on a trajectory in "{caption} [SEG] ."; the whole answer where it has no [SEG]."""
+    return answer.split(SEG_TOKEN)[0].strip(" ;.,")

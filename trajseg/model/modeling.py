@@ -137,11 +137,13 @@ class TrajSegModel(PreTrainedModel):
         """Token ids (..., L) -> embeddings (..., L, D)."""
         return self.language_model.embed_tokens(ids)
 
+    def vision_states(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """All of the vision tower's hidden states of pictures (N, 3, s, s), (N, 1 + P, V) each, CLS first."""
+        return self.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+
     def patch_features(self, pixels: Tensor) -> Tensor:
         """Pictures (N, 3, s, s) -> the vision tower's patch tokens without CLS (N, P, V)."""
-        output = self.vision_tower(pixel_values=pixels, output_hidden_states=True)
-        layer = self.config.llava_config.vision_feature_layer
-        return output.hidden_states[layer][:, 1:]
+        return self.vision_states(pixels)[self.config.llava_config.vision_feature_layer][:, 1:]
 
     def visual_tokens(self, features: Tensor) -> VisualTokens:
         """Patch tokens (N, P, V) -> projected tokens, without the frame embedding.
@@ -155,12 +157,14 @@ class TrajSegModel(PreTrainedModel):
         frame, cell = keep.nonzero(as_tuple=True)
         return VisualTokens(self.llava.model.multi_modal_projector(features[frame, cell]), frame, cell)
 
-    def see(self, pixels: Tensor) -> VisualTokens:
-        """What the language model sees of N frames (N, 3, s, s)."""
-        tokens = self.visual_tokens(self.patch_features(pixels))
-        if not self.config.frame_embedding:
-            return tokens
-        return replace(tokens, embeddings=tokens.embeddings + self.frame_embedding(tokens.frame))
+    def see(self, hidden_states: Sequence[Tensor]) -> VisualTokens:
+        """What the language model sees of N frames, from all of the vision tower's hidden states."""
+        tokens = self.visual_tokens(hidden_states[self.config.llava_config.vision_feature_layer][:, 1:])
+        return replace(tokens, embeddings=self.at_frames(tokens.embeddings, tokens.frame))
+
+    def at_frames(self, embeddings: Tensor, frame: Tensor) -> Tensor:
+        """Embeddings (..., M, D) of what is in frames (M,), with the frames' own embedding where the model has one."""
+        return embeddings + self.frame_embedding(frame) if self.config.frame_embedding else embeddings
 
     def trajectory_embeddings(self, hidden_states: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Trajectories of one clip -> what the language model reads of them, without the frame embedding.
@@ -176,14 +180,18 @@ class TrajSegModel(PreTrainedModel):
         Raises:
             CheckpointError: the checkpoint has no trajectory encoder.
         """
+        self.require_trajectory_encoder()
+        pyramid = self.spi_module.pyramid([hidden_states[level][:, 1:] for level in self.spi_module.shape.levels])
+        tokens = self.spi_module(pyramid, boxes.view(-1, *boxes.shape[-2:]))
+        return tokens.view(*boxes.shape[:-1], -1)
+
+    def require_trajectory_encoder(self) -> None:
+        """Raises CheckpointError where the checkpoint has none, so that it cannot put a trajectory into words."""
         if self.config.trajectory_encoder is None:
             raise CheckpointError(
                 f"{self.config.model_name} cannot describe a trajectory: it was made without a trajectory encoder.",
                 "Take a checkpoint whose config.json has `trajectory_encoder`, or train one.",
             )
-        pyramid = self.spi_module.pyramid([hidden_states[level][:, 1:] for level in self.spi_module.shape.levels])
-        tokens = self.spi_module(pyramid, boxes.view(-1, *boxes.shape[-2:]))
-        return tokens.view(*boxes.shape[:-1], -1)
 
     def trajectory_tokens(self, hidden: Tensor) -> Tensor:
         """Hidden states that predict [SEG] (S, D) -> trajectory tokens (S, C)."""
@@ -201,28 +209,40 @@ class TrajSegModel(PreTrainedModel):
         return encode_frames(self.visual_model, pixels)
 
     @torch.inference_mode()
-    def answer(self, prompt: Tensor, end_id: int) -> Answer:
-        """Greedy decoding with a key-value cache.
+    def answers(self, prompts: Tensor, end_id: int) -> list[Answer]:
+        """Greedy decoding of prompts of one length as a batch, with a key-value cache.
 
         Args:
-            prompt: embeddings of the whole prompt (L, D).
+            prompts: embeddings of the whole prompts (K, L, D).
             end_id: the token that ends an answer.
         """
-        ids: list[int] = []
-        states: list[Tensor] = []
-        inputs, cache = prompt[None], None
+        ids: list[list[int]] = [[] for _ in prompts]
+        states: list[list[Tensor]] = [[] for _ in prompts]
+        going = set(range(len(prompts)))
+        inputs, cache = prompts, None
         for _ in range(self.config.max_new_tokens):
             output = self.language_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-            cache, hidden = output.past_key_values, output.last_hidden_state[0, -1]
-            token = int(self.llava.lm_head(hidden).argmax())
-            if token == end_id:
+            cache, hidden = output.past_key_values, output.last_hidden_state[:, -1]
+            tokens = self.llava.lm_head(hidden).argmax(-1)
+            for row, token in enumerate(tokens.tolist()):
+                if token == end_id:
+                    going.discard(row)
+                elif row in going:
+                    ids[row].append(token)
+                    if token == self.config.seg_token_id:
+                        states[row].append(hidden[row])
+            if not going:
                 break
-            ids.append(token)
-            if token == self.config.seg_token_id:
-                states.append(hidden)
-            inputs = self.embed_words(torch.tensor([[token]], device=prompt.device))
-        hidden_S = torch.stack(states) if states else prompt.new_zeros(0, prompt.shape[-1])
-        return Answer(ids, self.trajectory_tokens(hidden_S))
+            inputs = self.embed_words(tokens[:, None])
+        none = prompts.new_zeros(0, prompts.shape[-1])
+        return [
+            Answer(row_ids, self.trajectory_tokens(torch.stack(row_states) if row_states else none))
+            for row_ids, row_states in zip(ids, states, strict=True)
+        ]
+
+    def answer(self, prompt: Tensor, end_id: int) -> Answer:
+        """The answer to one prompt (L, D); see `answers`."""
+        return self.answers(prompt[None], end_id)[0]
 
 
 def object_centres(logits: Tensor, most: int) -> Tensor:
