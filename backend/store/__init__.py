@@ -1,6 +1,24 @@
-"""The store: what was asked for, what came out, and what still has to reach Label Studio."""
+"""The store: what was asked for, what came out, what persons changed, and what still has to reach Label Studio."""
 
-from backend.store.models import Delivery, Job, Project, Track
-from backend.store.store import JobRequest, StaleRunError, Store, UnknownJobError
+from backend.store.corrections import Change, Corrections, PaintedTrack, ReadAnnotation
+from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, Track
+from backend.store.request import JobRequest
+from backend.store.store import StaleRunError, Store, UnknownJobError
 
-__all__ = ["Delivery", "Job", "JobRequest", "Project", "StaleRunError", "Store", "Track", "UnknownJobError"]
+__all__ = [
+    "Annotation",
+    "AnnotationHint",
+    "Change",
+    "Correction",
+    "Corrections",
+    "Delivery",
+    "Job",
+    "JobRequest",
+    "PaintedTrack",
+    "Project",
+    "ReadAnnotation",
+    "StaleRunError",
+    "Store",
+    "Track",
+    "UnknownJobError",
+]

@@ -15,6 +15,8 @@ JOB_KINDS = ("prelabel", "refine", "caption", "finetune", "evaluate")
 JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
 QUEUES = ("interactive", "prelabel", "finetune")
 """In the order in which a worker empties them."""
+CORRECTION_KINDS = ("unchanged", "edited", "added", "removed")
+"""What a person did with a track in one frame, against the prediction that the annotation came from."""
 
 
 def now() -> datetime:
@@ -64,6 +66,8 @@ class Project(Base):
     label_config: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, onupdate=now)
+    swept_to: Mapped[str] = mapped_column(String(40), default="")
+    """Label Studio's own time of the newest change that a sweep has seen, as it writes it."""
 
 
 class Job(Base):
@@ -140,3 +144,76 @@ class Delivery(Base):
     prediction_id: Mapped[int | None] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class AnnotationHint(Base):
+    """A task whose annotations have to be read, since something may have changed in them."""
+
+    __tablename__ = "annotation_hints"
+    __table_args__ = (UniqueConstraint("project_id", "task_id", name="one_hint"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    task_id: Mapped[int] = mapped_column(Integer)
+    noted_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    due_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    last_error: Mapped[str] = mapped_column(Text, default="")
+
+
+class Annotation(Base):
+    """An annotation of Label Studio's, as it was when trajseg last read it.
+
+    `version` is what tells one state of it from the next, `when` the time that Label Studio gives for it.
+    `job_id` is the job whose prediction it came from, `refine_job_id` the job that carries its corrections on.
+    `error` says why it could not be understood.
+    """
+
+    __tablename__ = "annotations"
+    __table_args__ = (UniqueConstraint("project_id", "annotation_id", name="one_annotation"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    annotation_id: Mapped[int] = mapped_column(Integer)
+    task_id: Mapped[int] = mapped_column(Integer, index=True)
+    version: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str | None] = mapped_column(String(36))
+    refine_job_id: Mapped[str | None] = mapped_column(String(36))
+    who: Mapped[str] = mapped_column(String(200), default="")
+    when: Mapped[datetime] = mapped_column(UtcDateTime)
+    lead_seconds: Mapped[float | None] = mapped_column(Float)
+    read_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    error: Mapped[str] = mapped_column(Text, default="")
+
+
+class Correction(Base):
+    """What a person did with one track in one frame.
+
+    `annotation_id` and `task_id` are Label Studio's ids, `project_id` is the store's own. `job_id` and
+    `model_version` name what predicted the track (none for a track that a person drew). `rle` is the mask that
+    the person left there (COCO), `box` the box (x, y, width, height in pixels); both are none where it was
+    removed. A row is withdrawn when the annotation is deleted, or changed once more.
+    """
+
+    __tablename__ = "corrections"
+    __table_args__ = (
+        Index("corrections_by_annotation", "project_id", "annotation_id"),
+        Index("corrections_by_task", "project_id", "task_id"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    annotation_id: Mapped[int] = mapped_column(Integer)
+    task_id: Mapped[int] = mapped_column(Integer)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    track_uid: Mapped[str] = mapped_column(String(100))
+    label: Mapped[str] = mapped_column(String(400))
+    frame_index: Mapped[int] = mapped_column(Integer)
+    kind: Mapped[str] = mapped_column(String(20))
+    rle: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    box: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
+    who: Mapped[str] = mapped_column(String(200), default="")
+    when: Mapped[datetime] = mapped_column(UtcDateTime)
+    model_version: Mapped[str] = mapped_column(String(200), default="")
+    withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +11,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from backend.store.corrections import Corrections
 from backend.store.database import Database
-from backend.store.models import JOB_KINDS, QUEUES, Delivery, Job, Project, Track, new_id, now
+from backend.store.models import Delivery, Job, Project, Track, new_id, now
+from backend.store.request import JobRequest
 from trajseg.errors import CancelledError, InputError, TrajSegError, UnknownProjectError
 
 if TYPE_CHECKING:
     from trajseg.tracks import Result
 
-DELIVERED_KINDS = ("prelabel", "refine")
+DELIVERED_KINDS = ("prelabel", "refine", "caption")
 """Kinds of job whose result becomes a prediction in Label Studio."""
 UNFINISHED = ("queued", "running")
 ROWS_AT_ONCE = 500
@@ -36,50 +35,6 @@ class StaleRunError(TrajSegError):
     """Another worker has begun this job anew; what the older run wants to write is refused."""
 
 
-@dataclass(frozen=True)
-class JobRequest:
-    """What is asked for: two equal ones, `queue`, `params`, `error` and `remedy` apart, are one job.
-
-    Args:
-        kind: one of JOB_KINDS.
-        project_id: the store's own id of the project.
-        task_id: Label Studio's id of the task; None for a job that is not from Label Studio.
-        video: as the task has it: a URL or a path.
-        queue: one of QUEUES.
-        params: what else the worker should know.
-        model_version: the version asked for; a done job carries the one that did it.
-        error: why it cannot be done: the job is written down as failed, for a person to see.
-    """
-
-    kind: str
-    project_id: int | None
-    task_id: int | None
-    video: str
-    instruction: str
-    queue: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-    model_version: str = ""
-    error: str = ""
-    remedy: str = ""
-
-    def __post_init__(self) -> None:
-        if self.kind not in JOB_KINDS or self.queue not in QUEUES:
-            raise InputError(f"There is no kind of job {self.kind!r} or no queue {self.queue!r}.")
-
-    @property
-    def key(self) -> str:
-        """What equal requests share."""
-        parts = (
-            self.project_id,
-            self.task_id,
-            self.kind,
-            self.video,
-            self.instruction,
-            self.model_version,
-        )
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 class Store:
     """All that trajseg must not lose. Safe to share between threads; objects it returns are copies.
 
@@ -89,6 +44,7 @@ class Store:
 
     def __init__(self, database_url: str) -> None:
         self.database = Database(database_url)
+        self.corrections = Corrections(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""
@@ -165,20 +121,21 @@ class Store:
         model_version: str = "",
         error: str = "",
         remedy: str = "",
+        subject: str = "",
     ) -> tuple[Job, bool]:
         """Write down one request (see JobRequest), once; returns the job, and whether it is new.
 
         Equal requests give one job, whatever its state, also when two processes ask at the same moment.
         """
         request = JobRequest(
-            kind, project_id, task_id, video, instruction, queue, params or {}, model_version, error, remedy
+            kind, project_id, task_id, video, instruction, queue, params or {}, model_version, error, remedy, subject
         )
         return self.add_jobs([request])[0]
 
     def add_jobs(self, requests: Sequence[JobRequest]) -> list[tuple[Job, bool]]:
         """`add_job` for many in one transaction; one pair for each request, in order."""
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
-        rows = [_row(request) for request in requests]
+        rows = [request.row() for request in requests]
         jobs: dict[str, Job] = {}
         new: dict[str, Job] = {}
         with self.database.write() as session:
@@ -323,8 +280,13 @@ class Store:
         with self.database.write() as session:
             _running_job(session, job_id, run_token).heartbeat_at = now()
 
-    def finish(self, job_id: str, run_token: str, result: Result) -> Delivery | None:
+    def finish(
+        self, job_id: str, run_token: str, result: Result, notes: Mapping[str, Any] | None = None
+    ) -> Delivery | None:
         """Write the result, and the delivery that it needs, in one transaction.
+
+        Args:
+            notes: what else the job's result says beside the tracks, as JSON: see docs/backend.md.
 
         Returns:
             The delivery; None when the job is not from a Label Studio task. An interactive job's delivery
@@ -341,6 +303,7 @@ class Store:
             job.frames_done = job.frames_total = result.frame_count
             job.model_version = result.model_version or job.model_version
             job.result = {
+                **(notes or {}),
                 **form,
                 "tracks": [{name: track[name] for name in track if name != "frames"} for track in tracks],
                 "timings": dict(result.timings),
@@ -468,30 +431,6 @@ class Store:
         query = select(Delivery.state, func.count()).group_by(Delivery.state)
         with self.database.read() as session:
             return {row[0]: row[1] for row in session.execute(query)}
-
-
-def _row(request: JobRequest) -> dict[str, Any]:
-    moment = now()
-    return {
-        "id": new_id(),
-        "request_key": request.key,
-        "kind": request.kind,
-        "state": "failed" if request.error else "queued",
-        "queue": request.queue,
-        "project_id": request.project_id,
-        "task_id": request.task_id,
-        "video": request.video,
-        "instruction": request.instruction,
-        "params": dict(request.params),
-        "model_version": request.model_version,
-        "error": request.error,
-        "remedy": request.remedy,
-        "created_at": moment,
-        "finished_at": moment if request.error else None,
-        "frames_done": 0,
-        "frames_total": 0,
-        "runs": 0,
-    }
 
 
 def _chunks(rows: list[dict[str, Any]], size: int) -> Iterable[list[dict[str, Any]]]:

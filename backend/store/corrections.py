@@ -1,0 +1,352 @@
+"""The store's part on corrections: hints, annotations as they were read, and what persons changed in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from backend.store.database import Database
+from backend.store.models import Annotation, AnnotationHint, Correction, Job, Project, now
+from backend.store.request import JobRequest
+from trajseg.tracks.rle import Rle
+
+VOUCHED = ("edited", "added", "removed")
+"""Kinds of correction that a person vouches for; what is unchanged may never have been looked at."""
+LONGEST_LINEAGE = 100
+"""Annotations that came from one another; a longer chain is read no further back."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a person did with one track in one frame; see the table Correction for the fields."""
+
+    label: str
+    frame_index: int
+    kind: str
+    track_uid: str
+    job_id: str | None = None
+    model_version: str = ""
+    rle: Rle | None = None
+    box: tuple[float, float, float, float] | None = None
+
+    @property
+    def vouched(self) -> bool:
+        """Whether a person has put something there, or taken it away."""
+        return self.kind in VOUCHED
+
+
+@dataclass(frozen=True)
+class ReadAnnotation:
+    """One state of one annotation, as Label Studio told it; see the table Annotation for the fields."""
+
+    project_id: int
+    task_id: int
+    annotation_id: int
+    version: str
+    when: datetime
+    who: str = ""
+    job_id: str | None = None
+    lead_seconds: float | None = None
+    error: str = ""
+
+
+@dataclass
+class PaintedTrack:
+    """What persons vouch for in one track, over the annotation and those that it came from.
+
+    Attributes:
+        label: what the track is known by.
+        job_id, track_uid: of the predicted track; `job_id` is None for one that a person drew.
+        masks: by 0-based frame: the mask left there, or None where it was removed.
+        boxes: by 0-based frame: x, y, width, height in pixels, where only a box is known (box view).
+        shown: frames in which something of it stands in the newest annotation.
+    """
+
+    label: str
+    track_uid: str
+    job_id: str | None = None
+    masks: dict[int, Rle | None] = field(default_factory=dict)
+    boxes: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    shown: set[int] = field(default_factory=set)
+
+    @property
+    def vouched(self) -> bool:
+        """Whether a person has changed anything in it."""
+        return bool(self.masks or self.boxes)
+
+    @property
+    def rejected(self) -> bool:
+        """Whether a person has removed all of it that was to be seen."""
+        return not self.shown and self.vouched
+
+
+class Corrections:
+    """Reads and writes what belongs to corrections; each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # Hints
+
+    def note(self, project_id: int, task_ids: Iterable[int]) -> None:
+        """Note that the annotations of these tasks have to be read, now; noted twice is noted once."""
+        insert: Any = sqlite.insert if self.database.is_sqlite else postgresql.insert
+        moment = now()
+        fresh = {"noted_at": moment, "due_at": moment, "attempts": 0, "last_error": ""}
+        rows = [{"project_id": project_id, "task_id": task_id, **fresh} for task_id in dict.fromkeys(task_ids)]
+        if not rows:
+            return
+        again = insert(AnnotationHint).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=fresh)
+        with self.database.write() as session:
+            session.execute(again, rows)
+
+    def due_hints(self, limit: int = 100) -> list[AnnotationHint]:
+        """Hints whose time has come, the oldest first."""
+        query = select(AnnotationHint).where(AnnotationHint.due_at <= now()).order_by(AnnotationHint.due_at)
+        with self.database.read() as session:
+            return list(session.scalars(query.limit(limit)))
+
+    def claim_hint(self, hint: AnnotationHint, seconds: float = 120.0) -> bool:
+        """Take a due hint, so that nobody else follows it for so many seconds; False when somebody was faster."""
+        moment = now()
+        claim = (
+            update(AnnotationHint)
+            .where(AnnotationHint.id == hint.id, AnnotationHint.due_at <= moment)
+            .values(due_at=moment + timedelta(seconds=seconds))
+        )
+        with self.database.write() as session:
+            claimed: Any = session.execute(claim)
+            return bool(claimed.rowcount)
+
+    def drop_hint(self, hint: AnnotationHint) -> None:
+        """It was followed; one that was noted anew meanwhile stays."""
+        followed = delete(AnnotationHint).where(AnnotationHint.id == hint.id, AnnotationHint.noted_at == hint.noted_at)
+        with self.database.write() as session:
+            session.execute(followed)
+
+    def put_off_hint(self, hint: AnnotationHint, error: str, until: datetime) -> None:
+        """It could not be followed; try again at `until`."""
+        later = (
+            update(AnnotationHint)
+            .where(AnnotationHint.id == hint.id, AnnotationHint.noted_at == hint.noted_at)
+            .values(due_at=until, attempts=AnnotationHint.attempts + 1, last_error=error)
+        )
+        with self.database.write() as session:
+            session.execute(later)
+
+    def tasks_of(self, project_id: int, annotation_ids: Collection[int]) -> list[int]:
+        """Tasks of annotations that were read before."""
+        query = select(Annotation.task_id).where(
+            Annotation.project_id == project_id, Annotation.annotation_id.in_(annotation_ids)
+        )
+        with self.database.read() as session:
+            return list(dict.fromkeys(session.scalars(query)))
+
+    def annotated_tasks(self, project_id: int, task_ids: Collection[int]) -> set[int]:
+        """Those of the tasks that have an annotation here that is not withdrawn."""
+        query = select(Annotation.task_id).where(
+            Annotation.project_id == project_id,
+            Annotation.task_id.in_(task_ids),
+            Annotation.withdrawn_at.is_(None),
+        )
+        with self.database.read() as session:
+            return set(session.scalars(query))
+
+    def projects(self) -> list[Project]:
+        """All projects that trajseg was told of."""
+        with self.database.read() as session:
+            return list(session.scalars(select(Project).order_by(Project.id)))
+
+    def swept(self, project_id: int, to: str) -> None:
+        """Note up to which of Label Studio's times a project's changes have been seen."""
+        with self.database.write() as session:
+            # The column alone: the project's own time of change is not touched.
+            values = {"swept_to": to, "updated_at": Project.updated_at}
+            session.execute(update(Project).where(Project.id == project_id).values(**values))
+
+    # Annotations and corrections
+
+    def annotations(self, project_id: int, task_id: int) -> list[Annotation]:
+        """What was read of a task's annotations, withdrawn ones too."""
+        query = select(Annotation).where(Annotation.project_id == project_id, Annotation.task_id == task_id)
+        with self.database.read() as session:
+            return list(session.scalars(query.order_by(Annotation.annotation_id)))
+
+    def record(
+        self, annotation: ReadAnnotation, changes: Sequence[Change], request: JobRequest | None = None
+    ) -> Job | None:
+        """Write down one state of an annotation, in place of an older one, and the job that carries it on.
+
+        The same state a second time changes nothing. A job that an older state asked for, and that is not
+        finished, is cancelled: it would carry on what no longer stands.
+
+        Returns:
+            The new job; None where there is none to be done, or it was asked for before.
+        """
+        with self.database.write() as session:
+            row = _find(session, annotation.project_id, annotation.annotation_id, lock=True)
+            if row is not None and row.version == annotation.version and row.withdrawn_at is None:
+                return None
+            if row is None:
+                row = Annotation(project_id=annotation.project_id, annotation_id=annotation.annotation_id)
+                session.add(row)
+            for name in ("task_id", "version", "when", "who", "job_id", "lead_seconds", "error"):
+                setattr(row, name, getattr(annotation, name))
+            row.read_at, row.withdrawn_at = now(), None
+            _withdraw_corrections(session, row)
+            session.add_all(_correction(annotation, change) for change in changes)
+            older, row.refine_job_id = row.refine_job_id, None
+            job = self._job(session, request) if request is not None else None
+            row.refine_job_id = job.id if job else None
+            if older != row.refine_job_id:
+                _cancel(session, older)
+            return job if job is not None and job.state == "queued" else None
+
+    def withdraw(self, project_id: int, annotation_id: int) -> list[str]:
+        """The annotation was deleted: its corrections stand no longer; returns jobs that were cancelled for it."""
+        with self.database.write() as session:
+            row = _find(session, project_id, annotation_id, lock=True)
+            if row is None or row.withdrawn_at is not None:
+                return []
+            row.withdrawn_at = now()
+            _withdraw_corrections(session, row)
+            return _cancel(session, row.refine_job_id)
+
+    def of_annotation(self, project_id: int, annotation_id: int) -> list[Correction]:
+        """The corrections of an annotation that stand, by label and frame."""
+        with self.database.read() as session:
+            return _standing(session, project_id, annotation_id)
+
+    def of_task(self, project_id: int, task_id: int) -> list[Correction]:
+        """All corrections of a task's annotations that stand, by annotation, label and frame."""
+        query = (
+            select(Correction)
+            .where(
+                Correction.project_id == project_id,
+                Correction.task_id == task_id,
+                Correction.withdrawn_at.is_(None),
+            )
+            .order_by(Correction.annotation_id, Correction.label, Correction.frame_index)
+        )
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    def painted(self, project_id: int, annotation_id: int) -> list[PaintedTrack]:
+        """What persons vouch for in each track of an annotation, by label.
+
+        An annotation that came from a refined prediction stands on the corrections of the one that was refined:
+        these count too, but for frames that were changed once more.
+        """
+        with self.database.read() as session:
+            lineage = _lineage(session, project_id, annotation_id)
+            rows = [_standing(session, project_id, one) for one in lineage]
+        tracks: dict[str, PaintedTrack] = {}
+        for correction in rows[-1]:
+            track = tracks.setdefault(
+                correction.label, PaintedTrack(correction.label, correction.track_uid, correction.job_id)
+            )
+            if correction.kind != "removed":
+                track.shown.add(correction.frame_index)
+        for correction in (one for standing in rows for one in standing):
+            if correction.kind in VOUCHED and correction.label in tracks:
+                _put(tracks[correction.label], correction)
+        return list(tracks.values())
+
+    def count(self) -> dict[str, int]:
+        """How many corrections stand, by kind."""
+        query = select(Correction.kind, func.count()).where(Correction.withdrawn_at.is_(None)).group_by(Correction.kind)
+        with self.database.read() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
+
+    def _job(self, session: Session, request: JobRequest) -> Job:
+        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
+        row = request.row()
+        session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), [row])
+        return session.scalars(select(Job).where(Job.request_key == row["request_key"])).one()
+
+
+def _find(session: Session, project_id: int, annotation_id: int, lock: bool = False) -> Annotation | None:
+    query = select(Annotation).where(Annotation.project_id == project_id, Annotation.annotation_id == annotation_id)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def _correction(annotation: ReadAnnotation, change: Change) -> Correction:
+    return Correction(
+        annotation_id=annotation.annotation_id,
+        task_id=annotation.task_id,
+        project_id=annotation.project_id,
+        job_id=change.job_id,
+        track_uid=change.track_uid,
+        label=change.label,
+        frame_index=change.frame_index,
+        kind=change.kind,
+        rle=dict(change.rle) if change.rle is not None else None,
+        box=list(change.box) if change.box is not None else None,
+        who=annotation.who,
+        when=annotation.when,
+        model_version=change.model_version,
+    )
+
+
+def _withdraw_corrections(session: Session, row: Annotation) -> None:
+    session.execute(
+        update(Correction)
+        .where(
+            Correction.project_id == row.project_id,
+            Correction.annotation_id == row.annotation_id,
+            Correction.withdrawn_at.is_(None),
+        )
+        .values(withdrawn_at=now())
+    )
+
+
+def _cancel(session: Session, job_id: str | None) -> list[str]:
+    if job_id is None:
+        return []
+    cancel = update(Job).where(Job.id == job_id, Job.state.in_(("queued", "running")))
+    cancelled: Any = session.execute(cancel.values(state="cancelled", finished_at=now(), eta_seconds=None))
+    return [job_id] if cancelled.rowcount else []
+
+
+def _standing(session: Session, project_id: int, annotation_id: int) -> list[Correction]:
+    query = (
+        select(Correction)
+        .where(
+            Correction.project_id == project_id,
+            Correction.annotation_id == annotation_id,
+            Correction.withdrawn_at.is_(None),
+        )
+        .order_by(Correction.label, Correction.frame_index)
+    )
+    return list(session.scalars(query))
+
+
+def _lineage(session: Session, project_id: int, annotation_id: int) -> list[int]:
+    """The annotation, and before it those whose refined predictions it came from; the oldest first."""
+    found = [annotation_id]
+    while len(found) < LONGEST_LINEAGE:
+        row = _find(session, project_id, found[-1])
+        job = session.get(Job, row.job_id) if row is not None and row.job_id else None
+        before = job.params.get("annotation_id") if job is not None else None
+        if not isinstance(before, int) or before in found:
+            break
+        found.append(before)
+    return found[::-1]
+
+
+def _put(track: PaintedTrack, correction: Correction) -> None:
+    """What is changed later takes the place of what was there."""
+    track.masks.pop(correction.frame_index, None)
+    track.boxes.pop(correction.frame_index, None)
+    if correction.box is not None:
+        x, y, width, height = correction.box
+        track.boxes[correction.frame_index] = (x, y, width, height)
+    else:
+        rle: Any = correction.rle
+        track.masks[correction.frame_index] = rle

@@ -1,0 +1,84 @@
+"""A request for a job, and what makes two of them one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.store.models import JOB_KINDS, QUEUES, new_id, now
+from trajseg.errors import InputError
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What is asked for: two equal ones, `queue`, `params`, `error` and `remedy` apart, are one job.
+
+    Args:
+        kind: one of JOB_KINDS.
+        project_id: the store's own id of the project.
+        task_id: Label Studio's id of the task; None for a job that is not from Label Studio.
+        video: as the task has it: a URL or a path.
+        queue: one of QUEUES.
+        params: what else the worker should know.
+        model_version: the version asked for; a done job carries the one that did it.
+        error: why it cannot be done: the job is written down as failed, for a person to see.
+        subject: what it is about beyond the task, such as one state of one annotation.
+    """
+
+    kind: str
+    project_id: int | None
+    task_id: int | None
+    video: str
+    instruction: str
+    queue: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    model_version: str = ""
+    error: str = ""
+    remedy: str = ""
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in JOB_KINDS or self.queue not in QUEUES:
+            raise InputError(f"There is no kind of job {self.kind!r} or no queue {self.queue!r}.")
+
+    @property
+    def key(self) -> str:
+        """What equal requests share."""
+        parts: list[object] = [
+            self.project_id,
+            self.task_id,
+            self.kind,
+            self.video,
+            self.instruction,
+            self.model_version,
+        ]
+        # Left out where there is none, so that jobs of earlier versions keep their keys.
+        parts += [self.subject] if self.subject else []
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the job that it makes."""
+        moment = now()
+        return {
+            "id": new_id(),
+            "request_key": self.key,
+            "kind": self.kind,
+            "state": "failed" if self.error else "queued",
+            "queue": self.queue,
+            "project_id": self.project_id,
+            "task_id": self.task_id,
+            "video": self.video,
+            "instruction": self.instruction,
+            "params": dict(self.params),
+            "model_version": self.model_version,
+            "error": self.error,
+            "remedy": self.remedy,
+            "created_at": moment,
+            "finished_at": moment if self.error else None,
+            "frames_done": 0,
+            "frames_total": 0,
+            "runs": 0,
+        }
