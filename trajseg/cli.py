@@ -34,6 +34,7 @@ class _Own(NamedTuple):
 
 
 OWN = {
+    "caption": _Own("trajseg.captioning", "command", "Describe each track of a video in a sentence."),
     "data": _Own("trajseg.data.shapes", "command", "Look at the data that trajseg is trained and scored on."),
     "evaluate": _Own("trajseg.evaluation", "command", "Measure a checkpoint on clips with known masks."),
     "train": _Own("trajseg.training", "command", "Train a checkpoint."),
