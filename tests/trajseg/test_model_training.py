@@ -14,10 +14,22 @@ from torch.nn import functional as F
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, sample_scene
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.training.clips import pictures
-from trajseg.training.language import LanguageTraining
+from trajseg.training.language import GUIDED_LAYER, LanguageTraining
 from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise_iou
 from trajseg.training.run import Schedule, train
-from trajseg.training.texts import IGNORED, pack, questions, seen_objects, shapes_processor
+from trajseg.training.texts import (
+    IGNORED,
+    SLOT,
+    captions,
+    looks,
+    names,
+    pack,
+    presence,
+    questions,
+    seen_objects,
+    shapes_processor,
+    trajectories,
+)
 from trajseg.training.vision import dense_targets
 from trajseg.training.watching import disguised
 
@@ -35,8 +47,9 @@ def language(processor):
 
 
 def clip(processor, seed: int, limit: int = 4):
-    scene = sample_scene(seed)
-    return scene, seen_objects(scene, 8), questions(scene, processor, random.Random(seed), limit)
+    scene, rng = sample_scene(seed), random.Random(seed)
+    asked = questions(scene, processor, rng, limit) + captions(scene, trajectories(scene, 8), processor, rng)
+    return scene, seen_objects(scene, 8), asked
 
 
 @torch.no_grad()
@@ -44,12 +57,12 @@ def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, la
     """The block mask and restarting positions change nothing but the cost."""
     clips = [clip(processor, seed)[1:] for seed in (1, 2)]
     packed = pack(clips, processor, 8)
-    hidden, _ = language.hidden(packed, language.symbols(packed))
+    hidden = language.hidden(packed, *language.symbols(packed)).last
     number = 0
     for row, (seen, asked) in enumerate(clips):
         for question in asked:
             alone = pack([(seen, [question])], processor, 8)
-            single, _ = language.hidden(alone, language.symbols(alone))
+            single = language.hidden(alone, *language.symbols(alone)).last
             own = packed.segments[row] == number
             torch.testing.assert_close(hidden[row][own], single[0][alone.segments[0] == 0], atol=1e-4, rtol=1e-3)
             number += 1
@@ -63,8 +76,8 @@ def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(processo
     def rate(answers: torch.Tensor) -> dict[str, float]:
         said = F.one_hot(answers, len(processor.tokenizer)).float()
         speaker = SimpleNamespace(
-            hidden=lambda *_: (said, None),
-            symbols=lambda _: None,
+            hidden=lambda *_: SimpleNamespace(last=said),
+            symbols=lambda _: (None, None),
             lm_head=nn.Identity(),
             eye=language.eye,
             seg_id=processor.seg_id,
@@ -84,9 +97,70 @@ def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(processo
 @torch.no_grad()
 def test_watching_reads_the_same_states_as_answering(processor, language):
     packed = pack([clip(processor, seed)[1:] for seed in (4, 5)], processor, 8)
-    tokens = language.symbols(packed)
-    _, early = language.hidden(packed, tokens)
+    tokens, _ = language.symbols(packed)
+    early = language.hidden(packed, tokens).early
     torch.testing.assert_close(language.early_hidden(packed, tokens), early, atol=1e-5, rtol=1e-4)
+
+
+def test_states_look_at_the_object_that_the_answer_has_come_to(processor):
+    """Before each [SEG] at its own object's tokens, after the last one, and where there is none, at the first token."""
+    packed = pack([clip(processor, seed, limit=30)[1:] for seed in range(8)], processor, 8)
+    (rows, positions), wanted = looks(packed, processor.seg_id)
+    where = {
+        (row, position): k for k, (row, position) in enumerate(zip(rows.tolist(), positions.tolist(), strict=True))
+    }
+    name = torch.full(packed.ids.shape, -1)
+    name[packed.visual] = names(torch.cat([seen.attributes for seen in packed.seen]))
+    counts = set()
+    for number, question in enumerate(packed.questions):
+        row, place = (packed.segments == number).nonzero(as_tuple=True)
+        spoken = packed.labels[row[0], place]
+        counts.add(len(question.targets))
+        segs = place[spoken == processor.seg_id]
+        assert len(segs) == len(question.targets)
+        for seg, target in zip(segs, question.targets, strict=True):
+            looked = wanted[where[int(row[0]), int(seg) - 1]]
+            visual = looked & packed.visual[row[0]]
+            assert visual.any()
+            assert bool((name[row[0]][visual] == names(target)).all())
+            assert not (looked & ~visual & ~packed.trajectory[row[0]]).any()
+        end = wanted[where[int(row[0]), int(place[-1]) - 1]]
+        assert end.nonzero().tolist() == [[0]]
+    assert {0, 1, 2} <= counts
+
+
+def test_the_guided_share_is_that_of_the_models_own_attention(processor, language):
+    packed = pack([clip(processor, seed)[1:] for seed in (1, 2)], processor, 8)
+    hidden = language.hidden(packed, *language.symbols(packed))
+    kept = []
+    attention = language.language_model.layers[GUIDED_LAYER].self_attn
+    implementation = attention.config._attn_implementation
+    hook = attention.register_forward_hook(lambda _module, _inputs, output: kept.append(output[1]))
+    attention.config._attn_implementation = "eager"
+    try:
+        mask = torch.zeros(packed.mask.shape).masked_fill(~packed.mask, -torch.inf)
+        language.language_model(
+            inputs_embeds=language.inputs(packed, *language.symbols(packed)),
+            attention_mask=mask,
+            position_ids=packed.positions,
+        )
+    finally:
+        attention.config._attn_implementation = implementation
+        hook.remove()
+    rows, wanted = looks(packed, processor.seg_id)
+    share = (kept[0][:, 0][rows] * wanted).sum(-1)
+    _, mean = language.guidance_loss(packed, hidden.guided)
+    assert mean == pytest.approx(float(share.detach().mean()), rel=1e-4)
+
+
+def test_presence_tells_who_enters_and_who_leaves():
+    for seed in range(20):
+        seen = seen_objects(sample_scene(seed), 8)
+        told = presence(seen)
+        for attributes in seen.attributes.unique(dim=0):
+            rows = (seen.attributes == attributes).all(1)
+            frames = set(seen.frame[rows].tolist())
+            assert told[rows].unique(dim=0).tolist() == [[int(0 in frames), int(7 in frames)]]
 
 
 def test_a_disguised_clip_moves_as_its_label_says():
@@ -96,8 +170,8 @@ def test_a_disguised_clip_moves_as_its_label_says():
         scene = sample_scene(seed)
         longest = max(1.0, scene.aspect)
         seen = disguised(seen_objects(scene, 8, least=0.95), (scene.aspect / longest, 1 / longest), 8, rng)
-        for looks in seen.attributes.unique(dim=0):
-            rows = (seen.attributes == looks).all(1)
+        for attributes in seen.attributes.unique(dim=0):
+            rows = (seen.attributes == attributes).all(1)
             if rows.sum() < 2:
                 continue
             box, frame = seen.box[rows], seen.frame[rows]
@@ -129,7 +203,8 @@ def test_answers_name_the_targets_and_end_each_with_seg(processor):
         for question in asked:
             text = processor.text(question.answer)
             assert text.count("[SEG]") == len(question.targets)
-            assert "<unk>" not in text + processor.text(question.request)
+            assert "<unk>" not in text + processor.text([word for word in question.request if word != SLOT])
+            assert question.request.count(SLOT) == (8 if question.kind == "caption" else 0)
             for colour, shape, size in question.targets.tolist():
                 assert f"{SIZES[size]} {COLOURS[colour]} {SHAPES[shape]}" in text
 

@@ -32,6 +32,12 @@ class Pictures:
     ids: Tensor
     attributes: Tensor
 
+    @property
+    def planes(self) -> Tensor:
+        """Each object's visible pixels in each frame, (n, K, S, S) float32 of 0 and 1."""
+        numbers = torch.arange(1, len(self.attributes) + 1, dtype=torch.uint8).view(1, -1, 1, 1)
+        return (self.ids[:, None] == numbers).float()
+
 
 def pictures(scene: Scene, indices: list[int], size: int, scale: float = 1.0) -> Pictures:
     """Renders frames of a scene at `scale` times the letterboxed resolution, then fits them into size x size."""

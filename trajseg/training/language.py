@@ -8,17 +8,24 @@ pictures is later trained to give the same tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS
 from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.training.texts import IGNORED, Packed, Seen
+from trajseg.training.texts import IGNORED, Packed, Question, Seen, looks, presence
 
 MOTION_LAYER = 3
-"""The dense motion loss reads the visual tokens after so many layers."""
+"""The dense losses of what objects do read the visual tokens after so many layers."""
+FACTS = (len(MOTIONS), len(SPEEDS), 2, 2)
+"""What is told of each visual token: motion, speed, is the object there in the first frame, in the last."""
+GUIDED_LAYER = 4
+"""The first head of this layer, counted from 0, is taught to look at the object that is being answered about."""
 FREQUENCIES = 5
 NAME_GAIN = 6.0
 """Word embeddings start small; in a visual token the name must weigh as much as the box and the frame's number, or
@@ -36,8 +43,17 @@ class SymbolicEye(nn.Module):
         self.box = nn.Sequential(nn.Linear(4 * (1 + 2 * FREQUENCIES), width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, seen: Seen) -> Tensor:
-        names = sum(self.words[0](table[seen.attributes[:, i]]) for i, table in enumerate(self.tables))
-        return NAME_GAIN * names + self.box(box_waves(seen.box))
+        return self._names(seen.attributes) + self.box(box_waves(seen.box))
+
+    def trajectories(self, asked: Sequence[Question]) -> Tensor:
+        """Tokens of the trajectories of requests for captions, one after the other; an absent object has no name."""
+        box = torch.cat([question.trajectory for question in asked])  # type: ignore[misc]
+        attributes = torch.cat([question.targets.expand(len(question.trajectory), -1) for question in asked])  # type: ignore[arg-type]
+        here = (box[:, 2:] > box[:, :2]).all(1, keepdim=True)
+        return self._names(attributes) * here + self.box(box_waves(box))
+
+    def _names(self, attributes: Tensor) -> Tensor:
+        return NAME_GAIN * sum(self.words[0](table[attributes[:, i]]) for i, table in enumerate(self.tables))
 
 
 def box_waves(box: Tensor) -> Tensor:
@@ -46,8 +62,22 @@ def box_waves(box: Tensor) -> Tensor:
     return torch.cat([box, angle.sin().flatten(1), angle.cos().flatten(1)], dim=1)
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """Hidden states that losses read: after the last layer (B, L, D), of the visual tokens after MOTION_LAYER (M, D),
+    before GUIDED_LAYER (B, L, D)."""
+
+    last: Tensor
+    early: Tensor
+    guided: Tensor
+
+
 class LanguageTraining(nn.Module):
-    """The language side of a model under cross entropy on answers, with a dense loss on each token's motion."""
+    """The language side of a model under cross entropy on answers, with two kinds of help.
+
+    Each visual token must tell what its object does, and one head of attention must look at the object that an
+    answer is about: from answers alone, a small model learns neither in reasonable time.
+    """
 
     def __init__(self, model: TrajSegModel, processor: TrajSegProcessor) -> None:
         super().__init__()
@@ -56,61 +86,90 @@ class LanguageTraining(nn.Module):
         self.frame_embedding = model.frame_embedding
         self.eye = SymbolicEye(self.language_model.embed_tokens, processor)
         width = model.config.llava_config.text_config.hidden_size
-        self.motion = nn.Linear(width, len(MOTIONS) + len(SPEEDS))
+        self.motion = nn.Linear(width, sum(FACTS))
         self.seg_id = processor.seg_id
 
-    def inputs(self, packed: Packed, tokens: Tensor) -> Tensor:
-        """Input embeddings (B, L, D), with the visual tokens (M, D) in their places."""
+    def inputs(self, packed: Packed, tokens: Tensor, trajectories: Tensor | None) -> Tensor:
+        """Input embeddings (B, L, D), with visual tokens (M, D) and trajectory tokens (T, D) in their places."""
         words = self.language_model.embed_tokens(packed.ids)
         frame = torch.cat([seen.frame for seen in packed.seen])
-        return words.masked_scatter(packed.visual[..., None], tokens + self.frame_embedding(frame))
+        words = words.masked_scatter(packed.visual[..., None], tokens + self.frame_embedding(frame))
+        if trajectories is None or not len(trajectories):
+            return words
+        number = torch.arange(self.frame_embedding.num_embeddings).repeat(
+            len(trajectories) // self.frame_embedding.num_embeddings
+        )
+        return words.masked_scatter(packed.trajectory[..., None], trajectories + self.frame_embedding(number))
 
-    def hidden(self, packed: Packed, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states after the last layer (B, L, D), and of the visual tokens after MOTION_LAYER (M, D)."""
+    def hidden(self, packed: Packed, tokens: Tensor, trajectories: Tensor | None = None) -> Hidden:
+        """What the losses read of the hidden states; tokens (M, D), trajectories (T, D)."""
         output = self.language_model(
-            inputs_embeds=self.inputs(packed, tokens),
+            inputs_embeds=self.inputs(packed, tokens, trajectories),
             attention_mask=packed.mask,
             position_ids=packed.positions,
             use_cache=False,
             output_hidden_states=True,
         )
-        return output.last_hidden_state, output.hidden_states[MOTION_LAYER][packed.visual]
+        states = output.hidden_states
+        return Hidden(output.last_hidden_state, states[MOTION_LAYER][packed.visual], states[GUIDED_LAYER])
 
     def early_hidden(self, packed: Packed, tokens: Tensor) -> Tensor:
         """Only what the motion loss reads: the visual tokens after MOTION_LAYER (M, D)."""
-        hidden = self.inputs(packed, tokens)
+        hidden = self.inputs(packed, tokens, None)
         turns = self.language_model.rotary_emb(hidden, packed.positions)
         for layer in self.language_model.layers[:MOTION_LAYER]:
             hidden = layer(hidden, attention_mask=packed.mask, position_ids=packed.positions, position_embeddings=turns)
         return hidden[packed.visual]
 
-    def symbols(self, packed: Packed) -> Tensor:
-        """The visual tokens (M, D) of a symbolic batch."""
-        return torch.cat([self.eye(seen) for seen in packed.seen])
+    def symbols(self, packed: Packed) -> tuple[Tensor, Tensor | None]:
+        """The visual tokens (M, D) and the trajectory tokens (T, D) of a symbolic batch."""
+        asked = [question for question in packed.questions if question.trajectory is not None]
+        return torch.cat([self.eye(seen) for seen in packed.seen]), self.eye.trajectories(asked) if asked else None
 
-    def loss(self, packed: Packed, hidden: Tensor, early: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropy of the answers + 0.5 x motion loss, from what `hidden` gives."""
+    def loss(self, packed: Packed, hidden: Hidden) -> tuple[Tensor, dict[str, float]]:
+        """Cross entropy of the answers + 0.5 x motion loss + 0.3 x guidance, from what `hidden` gives."""
         answer = packed.labels[:, 1:] != IGNORED
-        logits = self.lm_head(hidden[:, :-1][answer])
+        logits = self.lm_head(hidden.last[:, :-1][answer])
         text_loss = F.cross_entropy(logits, packed.labels[:, 1:][answer])
-        motion_loss, right = self.motion_loss(packed, early)
-        return text_loss + 0.5 * motion_loss, {"text": float(text_loss.detach()), "motion": right}
+        motion_loss, figures = self.motion_loss(packed, hidden.early)
+        guidance, looked = self.guidance_loss(packed, hidden.guided)
+        figures |= {"text": float(text_loss.detach()), "looked": looked}
+        return text_loss + 0.5 * motion_loss + 0.3 * guidance, figures
 
-    def motion_loss(self, packed: Packed, early: Tensor) -> tuple[Tensor, float]:
-        """Cross entropy of each visual token's motion and speed from `early` (M, D), and the share of right motions.
+    def motion_loss(self, packed: Packed, early: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Cross entropy of what each visual token's object does from `early` (M, D); the share of right motions.
 
         An object's first frame cannot show its motion, so the clip's first frame is left out.
         """
         later = torch.cat([seen.frame for seen in packed.seen]) > 0
-        moves, pace = torch.cat([seen.motion for seen in packed.seen])[later].unbind(1)
-        motion, speed = self.motion(early[later]).split([len(MOTIONS), len(SPEEDS)], dim=-1)
-        loss = F.cross_entropy(motion, moves) + F.cross_entropy(speed, pace)
-        return loss, float((motion.argmax(-1) == moves).float().mean())
+        truth = torch.cat([torch.cat([seen.motion, presence(seen)], dim=1) for seen in packed.seen])[later]
+        parts = self.motion(early[later]).split(FACTS, dim=-1)
+        loss = torch.stack([F.cross_entropy(part, truth[:, number]) for number, part in enumerate(parts)]).sum()
+        right = [float((part.argmax(-1) == truth[:, number]).float().mean()) for number, part in enumerate(parts)]
+        return loss, {"motion": right[0], "leaves": right[3]}
+
+    def guidance_loss(self, packed: Packed, guided: Tensor) -> tuple[Tensor, float]:
+        """-log of the share of the guided head's attention that lies on the right object, and that mean share.
+
+        While an answer speaks of an object, its tokens' states must look at the object's visual tokens; where it says
+        that there is none, and after the last object, at the first token of all.
+        """
+        layer = self.language_model.layers[GUIDED_LAYER]
+        width = layer.self_attn.head_dim
+        states = layer.input_layernorm(guided)
+        query, key = (
+            F.linear(states, p.weight[:width])[:, None] for p in (layer.self_attn.q_proj, layer.self_attn.k_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *self.language_model.rotary_emb(states, packed.positions))
+        scores = (query @ key.transpose(2, 3)).masked_fill(~packed.mask, -torch.inf)[:, 0] / width**0.5
+        rows, wanted = looks(packed, self.seg_id)
+        share = (scores[rows].softmax(-1) * wanted).sum(-1)
+        return -share.clamp(min=1e-6).log().mean(), float(share.detach().mean())
 
     def watching_loss(self, packed: Packed) -> tuple[Tensor, dict[str, float]]:
         """The motion loss of symbolic clips about which nothing is asked: cheap, since the upper layers rest."""
-        loss, right = self.motion_loss(packed, self.early_hidden(packed, self.symbols(packed)))
-        return loss, {"watched": right}
+        loss, figures = self.motion_loss(packed, self.early_hidden(packed, self.symbols(packed)[0]))
+        return loss, {"watched": figures["motion"]}
 
     @torch.no_grad()
     def right_objects(self, packed: Packed) -> dict[str, list[float]]:
@@ -118,7 +177,7 @@ class LanguageTraining(nn.Module):
 
         That is: its first word ("a" or "there"), every colour and shape, and every [SEG] are right.
         """
-        hidden, _ = self.hidden(packed, self.symbols(packed))
+        hidden = self.hidden(packed, *self.symbols(packed)).last
         guess = F.pad(self.lm_head(hidden).argmax(-1)[:, :-1], (1, 0))
         answer = packed.labels != IGNORED
         first = answer & ~F.pad(answer[:, :-1], (1, 0))

@@ -90,9 +90,7 @@ class MaskTraining(nn.Module):
 
 def object_planes(clip: Pictures) -> Tensor:
     """Coverage of each object at LOSS_SIDE pixels: (K, n, side, side) float32 in 0..1."""
-    numbers = torch.arange(1, len(clip.attributes) + 1, dtype=torch.uint8).view(-1, 1, 1, 1)
-    planes = (clip.ids[None] == numbers).float()
-    return F.avg_pool2d(planes, clip.ids.shape[-1] // LOSS_SIDE)
+    return F.avg_pool2d(clip.planes.transpose(0, 1), clip.ids.shape[-1] // LOSS_SIDE)
 
 
 def mask_loss(decoded: DecodedMask, target: Tensor, present: Tensor) -> Tensor:

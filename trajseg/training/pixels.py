@@ -23,13 +23,14 @@ from trajseg.model.processor import frame_indices
 from trajseg.training.clips import Pictures, pictures
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import TokenTable
-from trajseg.training.texts import Packed, Question, Seen, motions, pack, questions
-from trajseg.training.vision import dense_targets
+from trajseg.training.texts import Packed, Question, Seen, captions, motions, pack, questions
+from trajseg.training.vision import dense_targets, visible_boxes
 
 SIDE = 16
 """Cells of the vision tower along a side."""
 TEXTS_PER_PICTURED_CLIP = 14
 """More than in stage `language`: here the pictures cost most."""
+CAPTIONS_PER_PICTURED_CLIP = 3
 PICTURES_EVERY = 4
 """Steps to a step with pictures as well: a clip of symbols costs a fifth of one of pictures."""
 FITTED_CLIPS = 400
@@ -37,6 +38,16 @@ FITTED_CLIPS = 400
 FITTED_BATCHES = 30
 """Batches of symbolic clips that the head of the trajectory tokens is fitted to before the stage begins."""
 FITTING_STEPS = 3000
+ENCODER_STEPS = 150
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the vision tower makes of F frames: all its hidden states (F, 1 + P, V), and the features (F, P, V) that
+    the projector reads."""
+
+    states: tuple[Tensor, ...]
+    features: Tensor
 
 
 @dataclass
@@ -51,6 +62,14 @@ class AskedClip:
     def targets(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The dense targets of its pictures; see dense_targets."""
         return dense_targets(self.pictures, SIDE)
+
+    @cached_property
+    def trajectories(self) -> Tensor:
+        """Boxes (K, N, 4) of what can be seen of each object, xyxy in units of the side, zero where it cannot."""
+        boxes = torch.zeros(len(self.scene.objects), len(self.pictures.ids), 4)
+        for frame, k, xyxy in visible_boxes(self.pictures.planes):
+            boxes[k, frame] = xyxy
+        return boxes
 
 
 class AskedClipStream(IterableDataset[AskedClip]):
@@ -67,7 +86,9 @@ class AskedClipStream(IterableDataset[AskedClip]):
             if asked:
                 times = frame_indices(scene.frame_count, self.frames)
                 scale = rng.choice((1.0, 1.0, 1.5, 0.75))
-                yield AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale), asked)
+                clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale), asked)
+                clip.questions += captions(scene, clip.trajectories, self.processor, rng, CAPTIONS_PER_PICTURED_CLIP)
+                yield clip
 
 
 class PixelTraining(nn.Module):
@@ -77,6 +98,7 @@ class PixelTraining(nn.Module):
         super().__init__()
         self.frozen = [model, table]  # not submodules: they are not trained here
         self.projector = model.llava.model.multi_modal_projector
+        self.trajectory_encoder = model.spi_module
         self.language = language
         self.text_hidden_fcs = model.text_hidden_fcs[0]
         self.frames = model.config.llm_frames
@@ -86,16 +108,29 @@ class PixelTraining(nn.Module):
 
     def fit_projector(self, clips: Iterator[list[AskedClip]]) -> float:
         """Teaches the projector alone, on the tokens of FITTED_CLIPS clips; returns its last loss."""
-        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
         pairs: list[tuple[Tensor, Tensor]] = []
         count = 0
         while count < FITTED_CLIPS:
             batch = next(clips)
             with torch.no_grad():
-                features = model.patch_features(torch.cat([clip.pictures.pixels for clip in batch]))
-                pairs.append(self._projector_pairs(batch, features))
+                pairs.append(self._projector_pairs(batch, self._look(batch).features))
             count += len(batch)
         return _fit(self.projector, pairs)
+
+    def fit_trajectory_encoder(self, clips: Iterator[list[AskedClip]]) -> float:
+        """Teaches the trajectory encoder alone, on the captions asked of clips; returns its last loss."""
+        optimiser = torch.optim.AdamW(self.trajectory_encoder.parameters(), lr=2e-3, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, ENCODER_STEPS)
+        loss = torch.zeros(())
+        for _ in range(ENCODER_STEPS):
+            batch = next(clips)
+            got, wanted = self._trajectory_pairs(batch, self._look(batch))
+            loss = F.mse_loss(got, wanted) / wanted.var()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        return float(loss.detach())
 
     def fit_head(self, texts: Iterator[Packed]) -> float:
         """Teaches the head of the trajectory tokens alone, on symbolic clips; returns its last loss."""
@@ -103,29 +138,51 @@ class PixelTraining(nn.Module):
         for _ in range(FITTED_BATCHES):
             packed = next(texts)
             with torch.no_grad():
-                hidden, _ = self.language.hidden(packed, self.language.symbols(packed))
-                pairs.append(self._token_pairs(packed, hidden))
+                hidden = self.language.hidden(packed, *self.language.symbols(packed))
+                pairs.append(self._token_pairs(packed, hidden.last))
         return _fit(self.text_hidden_fcs, pairs)
 
     def symbol_loss(self, packed: Packed) -> tuple[Tensor, dict[str, float]]:
         """The losses of a symbolic batch: answers, motion, and the trajectory tokens."""
-        return self._answer_loss(packed, self.language.symbols(packed))
+        return self._answer_loss(packed, *self.language.symbols(packed))
 
     def picture_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
         """The same losses of rendered clips, and the projector's; figures begin with "seen_"."""
-        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
-        with torch.no_grad():
-            features = model.patch_features(torch.cat([clip.pictures.pixels for clip in clips]))
-        at_centres, wanted = self._projector_pairs(clips, features)
+        look = self._look(clips)
+        at_centres, wanted = self._projector_pairs(clips, look.features)
         projected = F.mse_loss(self.projector(at_centres), wanted) / wanted.var()
-        answered, figures = self._answer_loss(*self.pack(clips, features, processor))
-        figures["projector"] = float(projected.detach())
-        return projected + answered, {f"seen_{name}": value for name, value in figures.items()}
+        trajectories, wanted = self._trajectory_pairs(clips, look)
+        described = F.mse_loss(trajectories, wanted) / wanted.var()
+        answered, figures = self._answer_loss(*self.pack(clips, look.features, processor), trajectories)
+        figures |= {"projector": float(projected.detach()), "encoder": float(described.detach())}
+        return projected + described + answered, {f"seen_{name}": value for name, value in figures.items()}
 
-    def _answer_loss(self, packed: Packed, tokens: Tensor) -> tuple[Tensor, dict[str, float]]:
-        hidden, early = self.language.hidden(packed, tokens)
-        loss, figures = self.language.loss(packed, hidden, early)
-        states, wanted = self._token_pairs(packed, hidden)
+    @torch.no_grad()
+    def _look(self, clips: list[AskedClip]) -> Look:
+        """The frozen vision tower on all frames of the clips."""
+        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
+        pixels = torch.cat([clip.pictures.pixels for clip in clips])
+        states = model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        return Look(states, states[model.config.llava_config.vision_feature_layer][:, 1:])
+
+    def _trajectory_pairs(self, clips: list[AskedClip], look: Look) -> tuple[Tensor, Tensor]:
+        """Tokens (T, D) of the trajectories that captions are asked of, and the symbolic tokens that they should be."""
+        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
+        got, asked = [], []
+        for number, clip in enumerate(clips):
+            own = [question for question in clip.questions if question.trajectory is not None]
+            states = [state[number * self.frames : (number + 1) * self.frames] for state in look.states]
+            boxes = torch.stack([question.trajectory for question in own])  # type: ignore[misc]
+            got.append(model.trajectory_embeddings(states, boxes).flatten(0, 1))
+            asked += own
+        return torch.cat(got), self.language.eye.trajectories(asked).detach()
+
+    def _answer_loss(
+        self, packed: Packed, tokens: Tensor, trajectories: Tensor | None
+    ) -> tuple[Tensor, dict[str, float]]:
+        hidden = self.language.hidden(packed, tokens, trajectories)
+        loss, figures = self.language.loss(packed, hidden)
+        states, wanted = self._token_pairs(packed, hidden.last)
         token_loss = F.mse_loss(self.text_hidden_fcs(states), wanted) / wanted.var()
         return loss + 0.5 * token_loss, figures | {"token": float(token_loss.detach())}
 

@@ -25,7 +25,7 @@ from trajseg.training.watching import WatchStream
 
 SYMBOLIC = 40
 """Symbolic clips in each step of stage `pixels`."""
-WATCHED = 96
+WATCHED = 64
 """Clips without questions in each step of stage `language`."""
 
 Loss = Callable[[float], tuple[Tensor, dict[str, float]]]
@@ -123,7 +123,7 @@ class TinyTraining:
 
         def loss(_: float) -> tuple[Tensor, dict[str, float]]:
             asked = next(texts)
-            answering, figures = module.loss(asked, *module.hidden(asked, module.symbols(asked)))
+            answering, figures = module.loss(asked, module.hidden(asked, *module.symbols(asked)))
             watching, watching_figures = module.watching_loss(next(watched))
             return answering + 0.5 * watching, figures | watching_figures
 
@@ -145,6 +145,7 @@ class TinyTraining:
         if not (self.folder / stage.name / "state.pt").exists():
             module.fit_head(texts)
             module.fit_projector(clips)
+            module.fit_trajectory_encoder(clips)
         steps = itertools.count()
 
         def loss(_: float) -> tuple[Tensor, dict[str, float]]:

@@ -14,18 +14,22 @@ from trajseg.data.shapes.facts import Facts
 from trajseg.data.shapes.language import (
     REQUEST_SEGMENT_TEMPLATES,
     Instruction,
+    caption_requests,
     instructions,
     short_caption,
     vocabulary,
 )
 from trajseg.data.shapes.render import boxes
-from trajseg.data.shapes.world import MOTIONS, Scene, sample_scene
+from trajseg.data.shapes.world import MOTIONS, SHAPES, SIZES, Scene, sample_scene
 from trajseg.model.dialogue import REQUEST, WORDS, grounding_answer
 from trajseg.model.processor import TrajSegProcessor, frame_indices, word_tokenizer
 from trajseg.training.clips import attributes
 
 IGNORED = -100
 TEXTS_PER_CLIP = 8
+CAPTIONS_PER_CLIP = 1
+SLOT = -1
+"""Stands in a request where a trajectory token will be."""
 WEIGHTS = {"motion": 2.0, "place": 2.5, "order": 2.0, "comparison": 1.5, "event": 2.0, "several": 1.5}
 """How much more often the kinds that are hard to learn are asked; 1 for the others."""
 
@@ -60,19 +64,39 @@ class Question:
     """One question about a clip: the user's turn and the answer as token ids, and what the [SEG]s mean.
 
     targets: attributes of the objects meant, (S, 3) int64: colour, shape, size.
+    trajectory: of a request for a caption, the object's boxes (N, 4) as in Seen, zero where it is absent; its tokens
+    stand where `request` has a SLOT.
     """
 
     kind: str
     request: list[int]
     answer: list[int]
     targets: Tensor
+    trajectory: Tensor | None = None
+
+
+def trajectories(scene: Scene, frames: int, least: float = 0.15) -> Tensor:
+    """Boxes (K, N, 4) of all objects in the N frames, as in Seen, zero where less than a share `least` shows."""
+    xyxy, visible = boxes(scene, frame_indices(scene.frame_count, frames))
+    return torch.from_numpy(xyxy) / max(1.0, scene.aspect) * (torch.from_numpy(visible) >= least)[..., None]
+
+
+def names(attributes: Tensor) -> Tensor:
+    """Attributes (..., 3) as one number each, (...) int64."""
+    return (attributes[..., 0] * len(SHAPES) + attributes[..., 1]) * len(SIZES) + attributes[..., 2]
+
+
+def presence(seen: Seen) -> Tensor:
+    """Whether each row's object is there in the first and in the last frame, (M, 2) int64."""
+    name = names(seen.attributes)
+    ends = (name[seen.frame == seen.frame.min()], name[seen.frame == seen.frame.max()])
+    return torch.stack([torch.isin(name, end) for end in ends], dim=1).long()
 
 
 def seen_objects(scene: Scene, frames: int, least: float = 0.15) -> Seen:
     """What can be seen in the N frames, from geometry alone: objects of which at least a share `least` shows."""
-    xyxy, visible = boxes(scene, frame_indices(scene.frame_count, frames))
-    box = torch.from_numpy(xyxy) / max(1.0, scene.aspect)
-    k, frame = (torch.from_numpy(visible) >= least).nonzero(as_tuple=True)
+    box = trajectories(scene, frames, least)
+    k, frame = box.any(-1).nonzero(as_tuple=True)
     return Seen(attributes(scene)[k], box[k, frame], frame, motions(scene)[k]).in_order()
 
 
@@ -90,6 +114,28 @@ def questions(
     return [encode(scene, processor, rng, q) for q in found[:limit]]
 
 
+def caption_question(
+    scene: Scene, k: int, trajectory: Tensor, processor: TrajSegProcessor, rng: random.Random
+) -> Question:
+    """A request for the caption of object k, from its boxes (N, 4); see Question."""
+    before, after = processor.caption_ids(rng.choice(caption_requests("train")))
+    answer = [*processor.ids(grounding_answer([short_caption(scene.objects[k])])), processor.end_id]
+    request = [*before, *[SLOT] * len(trajectory), *after]
+    return Question("caption", request, answer, attributes(scene)[[k]], trajectory)
+
+
+def captions(
+    scene: Scene, trajectories: Tensor, processor: TrajSegProcessor, rng: random.Random, limit: int = CAPTIONS_PER_CLIP
+) -> list[Question]:
+    """Requests for captions of at most `limit` objects that are seen in two frames or more.
+
+    trajectories: boxes of all objects (K, N, 4) as in Seen, zero where an object is absent.
+    """
+    shown = (trajectories.any(-1).sum(1) >= 2).nonzero()[:, 0].tolist()
+    chosen = rng.sample(shown, min(limit, len(shown)))
+    return [caption_question(scene, k, trajectories[k], processor, rng) for k in chosen]
+
+
 def encode(scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked: Instruction) -> Question:
     """An instruction as token ids; half of them in the fixed request of inference."""
     template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
@@ -103,7 +149,8 @@ def encode(scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked:
 class Packed:
     """B clips with all their questions, each clip one row: its frames once, then every question after them.
 
-    ids (B, L) with 0 where a visual token stands; visual (B, L) bool; labels (B, L) answers, else -100;
+    ids (B, L) with 0 where a visual or a trajectory token stands; visual (B, L) and trajectory (B, L) bool;
+    labels (B, L) answers, else -100;
     positions (B, L), restarting after the frames for every question; mask (B, 1, L, L) bool, who may read whom;
     seen: the visual tokens' objects, clip by clip, in the order of `visual`;
     segments (B, L) int64, the number of the question a token belongs to (-1: frames or padding), over the batch.
@@ -111,6 +158,7 @@ class Packed:
 
     ids: Tensor
     visual: Tensor
+    trajectory: Tensor
     labels: Tensor
     positions: Tensor
     mask: Tensor
@@ -155,9 +203,11 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
     frames_read = (segments_BL == -1)[:, None, :].expand(-1, length, -1)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     mask = (same | frames_read) & causal
+    trajectory_BL = ids_BL == SLOT
     return Packed(
-        ids_BL,
+        ids_BL.masked_fill(trajectory_BL, 0),
         visual_BL,
+        trajectory_BL,
         labels_BL,
         positions_BL,
         mask[:, None],
@@ -165,6 +215,36 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
         [seen for seen, _ in clips],
         [question for _, asked in clips for question in asked],
     )
+
+
+def looks(packed: Packed, seg_id: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Where the states that write answers should look.
+
+    Returns: row and position of R states, and for each, which positions of its row it should look at, (R, L) bool:
+    the tokens of the object that the answer has come to; the first of all where there is none, or none any more.
+    """
+    name = torch.full(packed.ids.shape, -1)
+    name[packed.visual] = names(torch.cat([seen.attributes for seen in packed.seen]))
+    captioned = [question for question in packed.questions if question.trajectory is not None]
+    if captioned:
+        name[packed.trajectory] = torch.cat([names(q.targets).expand(len(q.trajectory)) for q in captioned])  # type: ignore[arg-type]
+    first = torch.zeros_like(packed.visual)
+    first[:, 0] = True
+    most = max(len(question.targets) for question in packed.questions) + 1
+    wanted = torch.full((len(packed.questions), most), -2)
+    for number, question in enumerate(packed.questions):
+        wanted[number, : len(question.targets)] = names(question.targets)
+    row, position = (packed.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    question_of = packed.segments[row, position + 1]
+    said = (packed.labels == seg_id).cumsum(1)
+    begins = torch.full((len(packed.questions),), packed.ids.numel()).scatter_reduce(
+        0, question_of, said[row, position], "amin"
+    )
+    object_name = wanted[question_of, said[row, position] - begins[question_of]][:, None]
+    readable = packed.mask[row, 0, position]
+    there = torch.where(object_name < 0, first[row], (name[row] == object_name) & readable)
+    shown = there.any(1)
+    return (row[shown], position[shown]), there[shown]
 
 
 class QuestionStream(IterableDataset[Packed]):
@@ -180,6 +260,7 @@ class QuestionStream(IterableDataset[Packed]):
             while len(clips) < self.batch:
                 scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
                 asked = questions(scene, self.processor, rng)
+                asked += captions(scene, trajectories(scene, self.frames), self.processor, rng)
                 if asked:
                     clips.append((seen_objects(scene, self.frames), asked))
             yield pack(clips, self.processor, self.frames)

@@ -102,8 +102,7 @@ def dense_targets(clip: Pictures, side: int) -> tuple[Tensor, Tensor, Tensor, Te
     hold the centre of an object's visible box; that box (n, side, side, 4) xyxy in units of the picture's side.
     """
     n, size, _ = clip.ids.shape
-    count = len(clip.attributes)
-    planes = (clip.ids[:, None] == torch.arange(1, count + 1, dtype=torch.uint8).view(1, -1, 1, 1)).float()
+    planes = clip.planes
     coverage = F.avg_pool2d(planes, size // side)
     most, owner = coverage.max(dim=1)
     owner = torch.where(most >= 0.3, owner, -1)
