@@ -1,103 +1,292 @@
-"""One training stage: optimiser, schedule, checkpoints that resume exactly, and a log that people can read."""
+"""The learning loop: one or several processes, accumulation, a state that resumes exactly, logs and warnings.
+
+What a step does depends on its number alone: its data (the loss is asked for a numbered part of a numbered step), its
+random numbers (seeded by step and part), and its rate (a function of the step, where the schedule counts steps). So a
+run that was stopped and goes on is float for float the run that was not, on one CPU.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
+import random
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from rich.console import Console
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+
+from trajseg.errors import CheckpointError
+from trajseg.training.health import Health, gradient_norms, learning_parts, not_finite
+from trajseg.training.journal import Journal
+
+FLOOR = 0.05
+"""Share of the peak rate at which a cosine schedule ends."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a stage learns: `lr` is the peak, warmed up over `warmup` steps, then cosine to 0.05 of it.
+    """How long and how fast a training learns: the rate is warmed up to `lr` over `warmup` steps, then runs down.
 
-    A stage also ends after `minutes`, its rate then running down over the time that is left, not over the steps.
+    It runs down as a cosine to 0.05 of the peak, or linearly to 0 (the paper's). With `steps`, these are the length,
+    and `minutes` a limit: what is saved then goes on when the same training is started again, as if it had never
+    stopped. Without `steps`, `minutes` are the length by the clock; such a run resumes, but not to the same floats.
     """
 
-    minutes: float
-    lr: float
+    minutes: float = math.inf
+    lr: float = 3e-4
     warmup: int = 50
     clip: float = 1.0
     weight_decay: float = 0.01
     log_every: int = 50
     save_every: int = 200
+    steps: int | None = None
+    decay: Literal["cosine", "linear"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.98)
+
+    @property
+    def seconds(self) -> float:
+        """The limit, or the length where there are no steps."""
+        return self.minutes * 60
+
+    def over(self, step: int, used: float) -> bool:
+        """Whether it ends before 0-based step `step`, `used` seconds after its beginning."""
+        return used >= self.seconds or (self.steps is not None and step >= self.steps)
+
+    def rate(self, step: int, used: float) -> float:
+        """The learning rate of 0-based step `step`."""
+        share = step / self.steps if self.steps else used / self.seconds
+        up = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.decay == "cosine":
+            return self.lr * up * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * share)))
+        warm = min(0.99, self.warmup / self.steps) if self.steps else 0.0
+        return self.lr * min(up, (1 - share) / (1 - warm))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` (0-based) of the `count` equal parts of 0-based step `step`'s global batch.
+
+    There are processes x micro-batches of them. The loss of a part is a mean over its samples, so that the mean
+    over the parts is that of the whole batch, however it is cut.
+    """
+
+    step: int
+    index: int = 0
+    count: int = 1
+
+    @property
+    def number(self) -> int:
+        """Position of this part in the row of all parts of all steps."""
+        return self.step * self.count + self.index
+
+
+Loss = Callable[[Part], tuple[Tensor, dict[str, float]]]
+"""A part's loss, a mean over its samples, and figures to log."""
+
+
+def accelerator(cpu: bool | None = None, precision: str = "no") -> Accelerator:
+    """This process's part in the training: alone, or one of those that torchrun or `accelerate launch` started.
+
+    Args:
+        cpu: stay on the CPU; by default only where there is no GPU.
+        precision: "no" (float32), "bf16" or "fp16".
+    """
+    # A batch may not touch every part: no caption in it, or masks alone.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    cpu = not torch.cuda.is_available() if cpu is None else cpu
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
 
 
 def train(
     folder: Path,
     module: nn.Module,
-    loss: Callable[[float], tuple[Tensor, dict[str, float]]],
+    loss: Loss,
     schedule: Schedule,
     report: Callable[[], dict[str, float]] | None = None,
-) -> None:
-    """Trains `module`'s parameters that require gradients until the stage's time is over.
+    *,
+    seed: int = 0,
+    micro_batches: int = 1,
+    whole: bool = True,
+    run: Accelerator | None = None,
+) -> bool:
+    """Trains `module`'s parameters that require gradients until the schedule ends.
 
     Args:
-        folder: receives `state.pt` (weights, optimiser, step, seconds used) and `log.jsonl`; an existing state
-            is continued.
-        loss: gives, for the share of the stage's time that is over, the loss and the figures to log.
+        folder: receives `state.pt` (weights, optimiser, step, seconds used), `log.jsonl` and `tensorboard/`; an
+            existing state is continued.
+        module: stands on its device already.
+        loss: gives the loss of a part of a step; it must depend on the part alone, and on nothing that it keeps.
         report: slower figures, asked for at every save.
+        seed: of the random numbers that the loss draws.
+        micro_batches: parts of a step that each process takes one after another (gradient accumulation).
+        whole: keep all weights in the state; False keeps those that are trained.
+        run: the processes; by default this one alone, or those that were launched, on the module's device.
+
+    Returns:
+        Whether the schedule is over; False when a person stopped it (Ctrl-C or SIGTERM; the state is saved).
 
     Raises:
-        FloatingPointError: the loss is not finite; the last saved state is left as it is.
+        FloatingPointError: the loss or its gradient is not finite; the last saved state is left as it is.
+        CheckpointError: the state in `folder` is of another module.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    run = run or accelerator(cpu=next(module.parameters()).device.type == "cpu")
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(0.9, 0.98), weight_decay=schedule.weight_decay)
-    step, used = 0, 0.0
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay)
     state_file = folder / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, used = state["step"], state["seconds"]
-    total = schedule.minutes * 60
-    started = time.monotonic() - used
+    step, used = _load(state_file, module, optimiser) if state_file.exists() else (0, 0.0)
+    # Hooks of several processes hang on a module's forward; the loss takes the place of it.
+    stepper = run.prepare_model(_Loss(module, loss), device_placement=False)
+    optimiser = run.prepare_optimizer(optimiser, device_placement=False)
+    parts, health = learning_parts(module), Health.of(module)
+    count = run.num_processes * micro_batches
+    mine = range(run.process_index * micro_batches, (run.process_index + 1) * micro_batches)
     sums: dict[str, float] = {}
-    while (used := time.monotonic() - started) < total:
-        share = used / total
-        rate = schedule.lr * min(1.0, (step + 1) / schedule.warmup)
-        rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        value, figures = loss(share)
-        if not torch.isfinite(value):
-            raise FloatingPointError(f"The loss is {float(value.detach())} at step {step}: lower the rate.")
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        figures["gradient"] = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
-        optimiser.step()
-        for name, figure in {"loss": float(value.detach()), **figures}.items():
-            sums[name] = sums.get(name, 0.0) + figure
-        step += 1
-        if step % schedule.log_every == 0:
-            means = {name: round(total_ / schedule.log_every, 4) for name, total_ in sums.items()}
-            sums = {}
+    started, logged = time.monotonic() - used, step
+
+    def save() -> None:
+        if run.is_main_process:
+            _save(state_file, module, optimiser, step, time.monotonic() - started, whole)
+
+    def log(rate: float) -> None:
+        means = _agreed(run, {name: total / (step - logged) for name, total in sorted(sums.items())})
+        figures = {name: round(mean, 4) for name, mean in means.items()}
+        if report and run.is_main_process and step % schedule.save_every == 0:
+            figures |= report()
+        journal.line(
+            step, _left(schedule, step, used), {"minutes": round(used / 60, 2), "lr": round(rate, 8), **figures}
+        )
+        sums.clear()
+
+    total = schedule.steps or schedule.seconds
+    with Journal(folder, step, total, quiet=not run.is_main_process) as journal, _stop_asked() as asked:
+        while True:
+            now = _agreed(run, {"used": time.monotonic() - started, "stop": float(bool(asked))})
+            used, stopped = now["used"], now["stop"] > 0
+            if stopped or schedule.over(step, used):
+                break
+            rate = schedule.rate(step, used)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad(set_to_none=True)
+            figures: dict[str, float] = {"loss": 0.0}
+            for index in mine:
+                part = Part(step, index, count)
+                torch.manual_seed(_seed(seed, part))
+                last = index == mine[-1]
+                with contextlib.nullcontext() if last else run.no_sync(stepper):
+                    value, told = stepper(part)
+                    run.backward(value / micro_batches)
+                for name, figure in {"loss": float(value.detach()), **told}.items():
+                    figures[name] = figures.get(name, 0.0) + figure / micro_batches
+            run.unscale_gradients(optimiser)
+            norms = gradient_norms(parts)
+            norm = float(run.clip_grad_norm_(parameters, schedule.clip))
+            mean_loss = _agreed(run, {"loss": figures["loss"]})["loss"]
+            if not math.isfinite(mean_loss) or (not math.isfinite(norm) and run.scaler is None):
+                raise FloatingPointError(not_finite(step, mean_loss, norm, figures))
+            optimiser.step()
+            step += 1
+            for name, figure in {**figures, "gradient": norm}.items():
+                sums[name] = sums.get(name, 0.0) + figure
+            for warning in health.observe(mean_loss, norms, figures):
+                journal.warn(step, warning)
+            journal.advance(step if schedule.steps else used, step, mean_loss)
             if step % schedule.save_every == 0:
-                _save(state_file, module, optimiser, step, time.monotonic() - started)
-                if report:
-                    means.update(report())
-            left = (total - (time.monotonic() - started)) / 60
-            line = {"step": step, "minutes": round(used / 60, 2), "lr": round(rate, 6), **means}
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            console.print(f"{folder.name}: {left:.1f} min left", json.dumps(line), soft_wrap=True)
-    _save(state_file, module, optimiser, step, time.monotonic() - started)
+                save()
+            if step % schedule.log_every == 0:
+                log(rate)
+                logged = step
+        if step > logged:
+            log(schedule.rate(step - 1, used))
+        if stopped:
+            journal.say(f"stopped and saved after step {step}; the same command goes on from there")
+    save()
+    run.wait_for_everyone()
+    return not stopped
 
 
-def _save(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int, seconds: float) -> None:
+class _Loss(nn.Module):
+    """A loss as a module's forward."""
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+
+    def forward(self, part: Part) -> tuple[Tensor, dict[str, float]]:
+        return self.loss(part)
+
+
+def _seed(seed: int, part: Part) -> int:
+    return random.Random(f"{seed}/{part.step}/{part.index}/{part.count}").getrandbits(63)
+
+
+def _agreed(run: Accelerator, figures: dict[str, float]) -> dict[str, float]:
+    """Means over the processes; all of them call this with the same names."""
+    if run.num_processes == 1 or not figures:
+        return figures
+    told = torch.tensor(list(figures.values()), dtype=torch.float64, device=run.device)
+    means: Any = run.reduce(told, "mean")
+    return dict(zip(figures, means.tolist(), strict=True))
+
+
+def _left(schedule: Schedule, step: int, used: float) -> str:
+    if schedule.steps is None:
+        return f"{(schedule.seconds - used) / 60:.1f} min left"
+    return f"{step} of {schedule.steps} steps, {used / max(1, step) * (schedule.steps - step) / 60:.1f} min left"
+
+
+@contextlib.contextmanager
+def _stop_asked() -> Iterator[list[int]]:
+    """Signals that ask for an end are collected, so that the step at hand is finished; a second one ends it at once."""
+    asked: list[int] = []
+    before: dict[int, Any] = {}
+
+    def ask(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+        # Only a process's main thread may set these.
+        with contextlib.suppress(ValueError):
+            before[number] = signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _load(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        odd = module.load_state_dict(state["module"], strict=state.get("whole", True))
+        optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} is the state of another training: {error}", "Name another folder.") from error
+    if odd.unexpected_keys:
+        raise CheckpointError(f"{path} is the state of another training.", "Name another folder.")
+    return state["step"], state["seconds"]
+
+
+def _save(path: Path, module: nn.Module, optimiser: Any, step: int, seconds: float, whole: bool) -> None:
+    weights = module.state_dict()
+    if not whole:
+        trained = {name for name, p in module.named_parameters() if p.requires_grad}
+        weights = {name: tensor for name, tensor in weights.items() if name in trained}
     partial = path.with_suffix(".part")
     torch.save(
         {
-            "module": module.state_dict(),
+            "module": weights,
+            "whole": whole,
             "optimiser": optimiser.state_dict(),
             "step": step,
             "seconds": seconds,

@@ -1,0 +1,66 @@
+"""Training data by number: the n-th item depends on n alone, so that a stopped run goes on with the very next one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+T = TypeVar("T")
+
+
+class Feed(Generic[T]):
+    """Items by number, made ahead while they are asked for in order.
+
+    Args:
+        make: gives the n-th item, the same one each time; with a worker it must survive pickling.
+        workers: processes that make items ahead (0: they are made when they are asked for).
+        stride: distance between the numbers that will be asked for, such as the number of training processes.
+    """
+
+    def __init__(self, make: Callable[[int], T], workers: int = 0, stride: int = 1) -> None:
+        self._items = _Numbered(make)
+        self.workers, self.stride = workers, stride
+        self._next = -1
+        self._ahead: Iterator[T] = iter(())
+
+    def at(self, number: int) -> T:
+        """The item of that number (0-based)."""
+        if not self.workers:
+            return self._items[number]
+        if number != self._next:
+            loader = DataLoader(
+                self._items,
+                batch_size=None,
+                sampler=itertools.count(number, self.stride),  # type: ignore[arg-type]
+                num_workers=self.workers,
+                prefetch_factor=4,
+                generator=torch.Generator(),  # or it would draw from the training's own random numbers
+            )
+            self._ahead = iter(loader)
+        self._next = number + self.stride
+        return next(self._ahead)
+
+
+class _Numbered(Dataset[T]):
+    def __init__(self, make: Callable[[int], T]) -> None:
+        self._make = make
+
+    def __getitem__(self, number: int) -> T:
+        return self._make(number)
+
+
+def first(stream: Callable[..., IterableDataset[T]], *args: object, seed: int, number: int) -> T:
+    """The `number`-th item of an endless stream that is started anew, with a seed of its own, for each item.
+
+    Args:
+        stream: makes the stream from its seed and `args`.
+    """
+    return next(iter(stream(*args, seed=seed * SEEDS_APART + number)))
+
+
+SEEDS_APART = 1 << 32
+"""Runs of neighbouring seeds share no item in their first four billion."""
