@@ -36,15 +36,24 @@ class VideoSegmenter:
         self._model_version = model_version
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "trajseg-tiny", device: str | None = None) -> VideoSegmenter:
+    def from_pretrained(
+        cls,
+        name: str | Path = "trajseg-tiny",
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        four_bit: bool = False,
+    ) -> VideoSegmenter:
         """Loads a shipped checkpoint by name, or a folder.
 
         Args:
             name: "trajseg-tiny", or a folder in Hugging Face's form.
             device: torch's name of a device; by default the first GPU, else the CPU.
+            dtype: of the weights; by default what the checkpoint's config.json asks for, else float32.
+            four_bit: the language model's layers in 4 bits (needs bitsandbytes).
 
         Raises:
             CheckpointError: no such checkpoint, or its files do not fit together.
+            TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
         """
         folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
         if not folder.is_dir():
@@ -53,8 +62,8 @@ class VideoSegmenter:
                 f"There is no checkpoint {name}.",
                 f"Name a folder, or one of those that ship with trajseg: {shipped}.",
             )
-        model = TrajSegModel.from_pretrained(folder)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = TrajSegModel.from_pretrained(folder, dtype, device, four_bit)
         return cls(model, TrajSegProcessor.from_pretrained(folder), model.config.model_name)
 
     @property

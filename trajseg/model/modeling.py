@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
@@ -22,8 +22,10 @@ from trajseg.model.config import TrajectoryEncoderShape, TrajSegConfig
 from trajseg.model.content_integration import ContentIntegration
 from trajseg.model.conv import ConvStem
 from trajseg.model.mask_decoder import FrameFeatures, encode_frames
+from trajseg.model.quantization import make_four_bit
 from trajseg.model.sam2 import build_sam2
 from trajseg.model.trajectory_encoder import TrajectoryEncoder
+from trajseg.model.weights import FOLDER_FILES, Weights, empty_weights, fill
 
 OBJECT_THRESHOLD = 0.3
 """A patch token counts as an object's centre from this objectness on."""
@@ -60,6 +62,8 @@ class TrajSegModel(PreTrainedModel):
         text, vision = config.llava_config.text_config, config.llava_config.vision_config
         channels = config.sam2_config.d_model
         self.llava = LlavaForConditionalGeneration(config.llava_config)
+        if getattr(config.llava_config, "mm_projector_type", None) == "linear":
+            self.llava.model.multi_modal_projector = nn.Linear(vision.hidden_size, text.hidden_size)
         if config.vision_stem == "conv":
             kwargs = config.sam2_config.trunk_kwargs
             stem = ConvStem(kwargs["widths"][:4], kwargs["blocks"][:4], vision.hidden_size)
@@ -88,26 +92,44 @@ class TrajSegModel(PreTrainedModel):
         """The parts initialise themselves."""
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **_: Any) -> TrajSegModel:  # type: ignore[override]
-        """Loads a checkpoint folder (config.json, model.safetensors) strictly, in evaluation mode.
+    def skeleton(cls, config: TrajSegConfig) -> TrajSegModel:
+        """The model on the meta device: every name and shape, no memory. `weights.fill` makes it whole."""
+        with empty_weights():
+            return cls(config)
 
-        SAM 2 computes constants when it is built, so the model is built with real tensors, not on `meta`.
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        four_bit: bool = False,
+        **_: Any,
+    ) -> TrajSegModel:
+        """Loads a checkpoint folder strictly, tensor by tensor, in evaluation mode.
+
+        Args:
+            folder: config.json and model.safetensors (or its index and shards).
+            dtype: of the parameters: torch.float32, bfloat16 or float16, whatever the file has; by default what
+                config.json asks for, else float32.
+            device: where they go.
+            four_bit: the language model's layers in 4 bits, frozen (needs bitsandbytes).
 
         Raises:
             CheckpointError: a file is missing, or names or shapes differ.
+            TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
         """
         folder = Path(folder)
-        weights = folder / "model.safetensors"
-        if not (folder / "config.json").is_file() or not weights.is_file():
+        if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in FOLDER_FILES[:2]):
             raise CheckpointError(
                 f"{folder} is not a TrajSeg checkpoint: config.json or model.safetensors is missing.",
-                "Name a folder that `trajseg train` or save_pretrained wrote, or trajseg-tiny.",
+                "Name a folder that `trajseg train`, `trajseg model assemble` or save_pretrained wrote.",
             )
-        model = cls(TrajSegConfig.from_pretrained(folder))
-        try:
-            model.load_state_dict(load_file(weights))
-        except RuntimeError as error:
-            raise CheckpointError(f"{weights} does not fit its config.json: {error}") from error
+        config = TrajSegConfig.from_pretrained(folder)
+        model, dtype = cls.skeleton(config), dtype or config.dtype or torch.float32
+        if four_bit:
+            make_four_bit(model, dtype)
+        fill(model, Weights(folder), dtype, device)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
@@ -116,7 +138,7 @@ class TrajSegModel(PreTrainedModel):
         (transformers would rename LLaVA's parameters to those of its older releases.)
 
         Args:
-            dtype: of the file; by default the parameters' own. Loading gives float32 in either case.
+            dtype: of the file; by default the parameters' own. Loading gives float32 unless told otherwise.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)

@@ -1,0 +1,171 @@
+"""Published checkpoints: how big they are and what their tensors are called, in our names.
+
+- LLaVA in Hugging Face's form, as published: language_model.model.layers.0.…, language_model.lm_head.…,
+  vision_tower.vision_model.…, multi_modal_projector.…
+- the same, written by transformers since 4.52: model.language_model.layers.0.…, lm_head.…, model.vision_tower.…
+- LLaVA in its authors' form: model.layers.0.…, lm_head.…, model.mm_projector.…; the vision tower in a folder of its own
+- CLIP: vision_model.…, beside a text model that is not needed
+- TrajSeg in its authors' form, merged: as LLaVA's authors, and
+  model.{text_hidden_fcs,fusion_layers,spi_module,visual_model}.…
+- the same while training with LoRA: base_model.model. before it, and lora_A and lora_B beside adapted weights
+- SAM 2 and 2.1, Meta's .pt: image_encoder.…, memory_attention.…, sam_mask_decoder.…
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+from trajseg.errors import CheckpointError
+from trajseg.model.config import Sam2Config
+from trajseg.model.weights import Shape
+
+TRAINING_PREFIX = "base_model.model."
+NOT_NEEDED = re.compile(
+    r"rotary_emb\.inv_freq$|position_ids$"  # constants that older releases of transformers saved
+    r"|^text_model\.|^text_projection\.|^visual_projection\.|^logit_scale$"  # the other half of CLIP
+)
+RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (r"^(?:language_model\.)?lm_head\.", "llava.lm_head."),
+        (r"^language_model\.model\.", "llava.model.language_model."),
+        (r"^model\.language_model\.", "llava.model.language_model."),
+        (r"^model\.(?=(?:embed_tokens|layers|norm)\.)", "llava.model.language_model."),
+        (r"^(?:model\.)?multi_modal_projector\.", "llava.model.multi_modal_projector."),
+        (r"^model\.mm_projector\.0\.", "llava.model.multi_modal_projector.linear_1."),
+        (r"^model\.mm_projector\.2\.", "llava.model.multi_modal_projector.linear_2."),
+        (r"^model\.mm_projector\.", "llava.model.multi_modal_projector."),
+        (r"^model\.vision_tower\.vision_tower\.vision_model\.", "llava.model.vision_tower."),
+        (r"^(?:model\.)?vision_tower\.(?:vision_model\.)?", "llava.model.vision_tower."),
+        (r"^vision_model\.", "llava.model.vision_tower."),
+        (r"^model\.fusion_layers\.", "fusion_layers.layers."),
+        (r"^model\.(?=(?:text_hidden_fcs|spi_module|visual_model)\.)", ""),
+    )
+)
+
+HIERA: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "embed_dim": 96,
+        "num_heads": 1,
+        "stages": [1, 2, 7, 2],
+        "global_att_blocks": [5, 7, 9],
+        "window_pos_embed_bkg_spatial_size": [7, 7],
+    },
+    "small": {
+        "embed_dim": 96,
+        "num_heads": 1,
+        "stages": [1, 2, 11, 2],
+        "global_att_blocks": [7, 10, 13],
+        "window_pos_embed_bkg_spatial_size": [7, 7],
+    },
+    "base_plus": {"embed_dim": 112, "num_heads": 2, "stages": [2, 3, 16, 3]},
+    "large": {
+        "embed_dim": 144,
+        "num_heads": 2,
+        "stages": [2, 6, 36, 4],
+        "global_att_blocks": [23, 33, 43],
+        "window_pos_embed_bkg_spatial_size": [7, 7],
+        "window_spec": [8, 4, 16, 8],
+    },
+}
+"""Trunks of Meta's four sizes, as its YAML files have them; what is left out there is Hiera's default."""
+
+
+def our_name(name: str) -> str | None:
+    """What a tensor of any layout but SAM 2's is called in TrajSegModel; None when it is not needed.
+
+    A name that no layout has comes back as it is, so that strict loading reports it.
+    """
+    if NOT_NEEDED.search(name):
+        return None
+    for pattern, ours in RULES:
+        if pattern.match(name):
+            return pattern.sub(ours, name, count=1)
+    return name
+
+
+def our_sam2_name(name: str) -> str:
+    """What a tensor of Meta's SAM 2 file is called in TrajSegModel."""
+    return f"visual_model.{name}"
+
+
+def sam2_config(size: str = "large", version: str = "2.1") -> Sam2Config:
+    """SAM 2 of a published size ("tiny", "small", "base_plus", "large") and version ("2.0", "2.1")."""
+    width = HIERA[size]["embed_dim"]
+    newer = version == "2.1"
+    return Sam2Config(
+        trunk_kwargs=HIERA[size],
+        channel_list=(8 * width, 4 * width, 2 * width, width),
+        no_obj_embed_spatial=newer,
+        pointer_times=newer,
+    )
+
+
+def recognise_sam2(shapes: dict[str, Shape]) -> Sam2Config:
+    """Which of Meta's SAM 2 a file holds, by the shapes in it.
+
+    Raises:
+        CheckpointError: none of them.
+    """
+    patches = shapes.get("image_encoder.trunk.patch_embed.proj.weight", (0,))
+    blocks = len({match[1] for name in shapes if (match := re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", name))})
+    version = "2.1" if "no_obj_embed_spatial" in shapes else "2.0"
+    for size, trunk in HIERA.items():
+        if (patches[0], blocks) == (trunk["embed_dim"], sum(trunk["stages"])):
+            return sam2_config(size, version)
+    raise CheckpointError(
+        f"This is none of Meta's SAM 2: its trunk has {blocks} blocks and starts with {patches[0]} channels.",
+        f"Take the .pt file of SAM 2 or 2.1 ({', '.join(HIERA)}).",
+    )
+
+
+def llava_config(config: dict[str, Any], vision: dict[str, Any] | None = None) -> LlavaConfig:
+    """A LLaVA's configuration from its config.json, in Hugging Face's form or in the authors'.
+
+    Args:
+        config: the content of config.json.
+        vision: that of the CLIP that goes with it, where the authors' form only names it.
+
+    Raises:
+        CheckpointError: it is no LLaVA, or its vision tower's configuration is missing.
+    """
+    if "vision_config" in config and "text_config" in config:
+        return LlavaConfig(**config)
+    if "mm_vision_tower" not in config:
+        raise CheckpointError(
+            "This config.json is no LLaVA's: it has neither vision_config and text_config nor mm_vision_tower.",
+            "Name the folder of a LLaVA, in Hugging Face's form or in that of its authors.",
+        )
+    if vision is None:
+        raise CheckpointError(
+            f"This LLaVA's vision tower is a checkpoint of its own: {config['mm_vision_tower']}.",
+            "Give that one's folder with --clip.",
+        )
+    layer = config.get("mm_vision_select_layer", -2)
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision.get("vision_config", vision)),
+        text_config=LlamaConfig(**{key: value for key, value in config.items() if key not in {"model_type", "dtype"}}),
+        # TrajSeg's authors list the levels that their trajectory encoder reads; the last is the language model's.
+        vision_feature_layer=layer[-1] if isinstance(layer, list) else layer,
+        mm_projector_type=config.get("mm_projector_type", "linear"),
+    )
+
+
+def merge_adapters(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Adapted weights of a training checkpoint: published name -> names of (W0, A, B), to be merged.
+
+    W = W0 + (alpha / r) B A; the factor is not in the file (the paper: alpha 16, r 8).
+    """
+    known = set(names)
+    adapted = {}
+    for name in known:
+        if ".lora_A." not in name:
+            continue
+        stem, _, rest = name.partition(".lora_A.")
+        plain = next((n for n in (f"{stem}.weight", f"{stem}.base_layer.weight") if n in known), f"{stem}.weight")
+        adapted[f"{stem.removeprefix(TRAINING_PREFIX)}.weight"] = (plain, name, f"{stem}.lora_B.{rest}")
+    return adapted
