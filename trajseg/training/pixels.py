@@ -91,12 +91,20 @@ class AskedClipStream(IterableDataset[AskedClip]):
                 yield clip
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """What stage `pixels` reads and does not train; no nn.Module, so that its parameters are not the stage's."""
+
+    model: TrajSegModel
+    table: TokenTable
+
+
 class PixelTraining(nn.Module):
     """Projector, language model and the head of the trajectory tokens, on tokens of the frozen vision tower."""
 
     def __init__(self, model: TrajSegModel, language: LanguageTraining, table: TokenTable) -> None:
         super().__init__()
-        self.frozen = [model, table]  # not submodules: they are not trained here
+        self.frozen = Frozen(model, table)
         self.projector = model.llava.model.multi_modal_projector
         self.trajectory_encoder = model.spi_module
         self.language = language
@@ -160,14 +168,14 @@ class PixelTraining(nn.Module):
     @torch.no_grad()
     def _look(self, clips: list[AskedClip]) -> Look:
         """The frozen vision tower on all frames of the clips."""
-        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
+        model = self.frozen.model
         pixels = torch.cat([clip.pictures.pixels for clip in clips])
         states = model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         return Look(states, states[model.config.llava_config.vision_feature_layer][:, 1:])
 
     def _trajectory_pairs(self, clips: list[AskedClip], look: Look) -> tuple[Tensor, Tensor]:
         """Tokens (T, D) of the trajectories that captions are asked of, and the symbolic tokens that they should be."""
-        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
+        model = self.frozen.model
         got, asked = [], []
         for number, clip in enumerate(clips):
             own = [question for question in clip.questions if question.trajectory is not None]
@@ -188,7 +196,7 @@ class PixelTraining(nn.Module):
 
     def pack(self, clips: list[AskedClip], features: Tensor, processor: TrajSegProcessor) -> tuple[Packed, Tensor]:
         """A batch whose visual tokens are those that the model itself keeps, and these tokens (M, D)."""
-        model: TrajSegModel = self.frozen[0]  # type: ignore[assignment]
+        model = self.frozen.model
         laid, tokens = [], []
         for clip, patch in zip(clips, features.split(self.frames), strict=True):
             visual = model.visual_tokens(patch)
@@ -208,10 +216,9 @@ class PixelTraining(nn.Module):
 
     def _token_pairs(self, packed: Packed, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict a [SEG] (S, D), and the trajectory tokens that they should give (S, C)."""
-        table: TokenTable = self.frozen[1]  # type: ignore[assignment]
         predicts = F.pad(packed.labels[:, 1:] == self.language.seg_id, (0, 1))
         with torch.no_grad():
-            wanted = table(torch.cat([question.targets for question in packed.questions]))
+            wanted = self.frozen.table(torch.cat([question.targets for question in packed.questions]))
         return hidden[predicts], wanted
 
 

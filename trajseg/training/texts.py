@@ -28,9 +28,10 @@ from trajseg.training.clips import attributes
 IGNORED = -100
 TEXTS_PER_CLIP = 8
 CAPTIONS_PER_CLIP = 1
+SMALL_WORDS = ("the", "a", "that", "is", "in", "of", "to", "this", "video", "picture", "only", "one", "please", "here")
 SLOT = -1
 """Stands in a request where a trajectory token will be."""
-WEIGHTS = {"motion": 2.0, "place": 2.5, "order": 2.0, "comparison": 1.5, "event": 2.0, "several": 1.5}
+WEIGHTS = {"motion": 2.0, "place": 2.5, "order": 2.0, "comparison": 1.5, "event": 2.0, "several": 1.5, "none": 1.5}
 """How much more often the kinds that are hard to learn are asked; 1 for the others."""
 
 
@@ -136,10 +137,23 @@ def captions(
     return [caption_question(scene, k, trajectories[k], processor, rng) for k in chosen]
 
 
+def ruffled(text: str, rng: random.Random) -> str:
+    """The sentence with one or two small words left out or put in, which must not change how it is understood."""
+    said = text.split()
+    for _ in range(rng.randint(1, 2)):
+        small = [at for at, word in enumerate(said) if word in SMALL_WORDS]
+        if small and rng.random() < 0.5:
+            del said[rng.choice(small)]
+        else:
+            said.insert(rng.randint(0, len(said)), rng.choice(SMALL_WORDS))
+    return " ".join(said)
+
+
 def encode(scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked: Instruction) -> Question:
     """An instruction as token ids; half of them in the fixed request of inference."""
     template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
-    _, after = processor.prompt_ids(asked.text, 1, template)
+    text = ruffled(asked.text, rng) if scene.split == "train" and rng.random() < 0.4 else asked.text
+    _, after = processor.prompt_ids(text, 1, template)
     captions = [short_caption(scene.objects[k]) for k in asked.targets]
     answer = [*processor.ids(grounding_answer(captions)), processor.end_id]
     return Question(asked.kind, after, answer, attributes(scene)[list(asked.targets)])
