@@ -7,7 +7,8 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,10 @@ import numpy as np
 from trajseg.data.shapes.language import CATEGORY, KINDS, Instruction, instructions, parse_caption
 from trajseg.data.shapes.render import frames_and_ids
 from trajseg.data.shapes.world import Scene, Split, sample_scene
-from trajseg.errors import InputError
+from trajseg.engine import Captioner
+from trajseg.errors import CheckpointError, InputError
+from trajseg.evaluation_captions import Described, caption_figures, describe, words_of
+from trajseg.flops import count_flops
 from trajseg.metrics import Score, Steadiness, match, region_similarity, score, steadiness
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip, even_size, open_clip, write_video
@@ -27,6 +31,17 @@ if TYPE_CHECKING:
     from trajseg.engine import Engine
 
 CATEGORIES = ("referring", "reasoning", "several", "none")
+LAST_LINE = (
+    "referring_jf",
+    "reasoning_jf",
+    "none_accuracy",
+    "several_jf",
+    "caption_accuracy",
+    "avg_iou",
+    "avg_iou_truth",
+    "seconds_per_clip",
+)
+"""The figures that the command prints last, as one JSON object."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,7 @@ class Answer:
         steadiness, truth_steadiness: IoU between consecutive frames, of the unions.
         named: whether a track's caption has the one target's size, colour, shape and motion; None for others.
         seconds: that the engine took.
+        flops: floating-point operations of the same run; counted for one instruction of each clip, else None.
     """
 
     seed: int
@@ -55,6 +71,7 @@ class Answer:
     truth_steadiness: Steadiness
     named: bool | None
     seconds: float
+    flops: float | None = None
 
     @property
     def empty(self) -> bool:
@@ -86,18 +103,20 @@ class Answer:
             "consecutive_iou": self.steadiness.mean,
             "consecutive_iou_truth": self.truth_steadiness.mean,
             "seconds": self.seconds,
+            "flops": self.flops,
         }
 
 
 @dataclass
 class Evaluation:
-    """All answers of one run."""
+    """All answers of one run, and what the engine said of each object when shown its true track."""
 
     data: str
     model_version: str
     height: int
     clips: int
     answers: list[Answer] = field(default_factory=list)
+    described: list[Described] = field(default_factory=list)
 
     def of(self, *, kind: str | None = None, category: str | None = None) -> list[Answer]:
         return [
@@ -110,16 +129,19 @@ class Evaluation:
         """The figures that stand for the whole: means over instructions, None where there are none."""
         meant = [a for a in self.answers if a.asked.targets]
         single = [a for a in meant if len(a.asked.targets) == 1]
+        captions = caption_figures(self.described)
         return {
             "referring_jf": _mean(a.score.jf for a in self.of(category="referring")),
             "reasoning_jf": _mean(a.score.jf for a in self.of(category="reasoning")),
             "none_accuracy": _mean(a.empty for a in self.of(category="none")),
             "several_jf": _mean(a.score.jf for a in self.of(category="several")),
+            "caption_accuracy": captions["right"] if captions else None,
             "right_object": _mean(bool(a.right_object) for a in single),
             "named_right": _mean(bool(a.named) for a in single),
             "avg_iou": _mean(a.steadiness.mean for a in meant),
             "avg_iou_truth": _mean(a.truth_steadiness.mean for a in meant),
             "seconds_per_clip": _mean(a.seconds for a in self.answers),
+            "flops_per_clip": _mean(a.flops for a in self.answers if a.flops is not None),
         }
 
     def table(self) -> list[dict[str, Any]]:
@@ -140,7 +162,9 @@ class Evaluation:
             "clips": self.clips,
             "headline": self.headline(),
             "table": self.table(),
+            "captions": caption_figures(self.described),
             "answers": [a.to_json() for a in self.answers],
+            "described": [d.to_json() for d in self.described],
         }
 
 
@@ -152,6 +176,7 @@ def evaluate(
     seed: int = 0,
     height: int = 240,
     per_kind: int = 1,
+    flops: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Asks `segmenter` about `count` clips of the shapes world and scores what it answers.
@@ -160,20 +185,32 @@ def evaluate(
     be.
 
     Args:
-        segmenter: any engine; only `segment` and `model_version` are used.
+        segmenter: any engine; one that can also describe tracks is shown each clip's true ones.
         split: of the shapes world.
         count: clips; their seeds are `seed`, `seed` + 1, ...
         height: rows of the clips, in pixels.
         per_kind: instructions of each kind about a clip, as far as it has them.
+        flops: also count floating-point operations, of one instruction a clip.
         progress: called with (clips done, clips in all).
     """
     found = Evaluation(f"shapes:{split}", segmenter.model_version, height, count)
+    captioner = segmenter if isinstance(segmenter, Captioner) else None
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         for number in range(count):
             scene = sample_scene(seed + number, split)
             clip, truth = _write(scene, Path(folder) / f"{split}-{scene.seed:06d}.mp4", height)
-            for asked in instructions(scene, random.Random(scene.seed), limit_per_kind=per_kind):
-                found.answers.append(_ask(segmenter, scene, clip, truth, asked))
+            asked = instructions(scene, random.Random(scene.seed), limit_per_kind=per_kind)
+            for place, one in enumerate(asked):
+                answer = _ask(segmenter, scene, clip, truth, one)
+                # One a clip, of changing kind: counting takes another, slower run.
+                if flops and place == number % len(asked):
+                    answer = replace(answer, flops=count_flops(partial(segmenter.segment, clip, one.text)))
+                found.answers.append(answer)
+            if captioner is not None:
+                try:
+                    found.described += describe(captioner, scene, clip, truth)
+                except CheckpointError:
+                    captioner = None
             clip.path.unlink()
             if progress:
                 progress(number + 1, count)
@@ -203,8 +240,7 @@ def _ask(engine: Engine, scene: Scene, clip: Clip, ids: np.ndarray, asked: Instr
     overlaps = [_overlap(union, ids == k + 1) for k in range(len(scene.objects))]
     named = None
     if len(asked.targets) == 1:
-        o = scene.objects[asked.targets[0]]
-        truth_words = {"size": o.size, "colour": o.colour, "shape": o.shape, "motion": o.motion}
+        truth_words = words_of(scene.objects[asked.targets[0]])
         named = any(parse_caption(track.caption) == truth_words for track in result.tracks)
     return Answer(
         seed=scene.seed,
@@ -271,6 +307,7 @@ def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, An
         "avg_iou_truth_present": _mean(a.truth_steadiness.mean_present for a in meant),
         "empty_pairs": _mean(a.steadiness.empty_share for a in meant),
         "seconds": _mean(a.seconds for a in answers),
+        "gflops": _mean(a.flops / 1e9 for a in answers if a.flops is not None),
     }
 
 
@@ -300,7 +337,8 @@ def command(
     """Measure a checkpoint on clips whose masks are known.
 
     The clips are written to mp4 files and read back. The last line printed is one JSON object with the
-    figures that stand for the whole, each a mean over instructions.
+    figures that stand for the whole: means over instructions, and over objects for caption_accuracy, which is
+    null where the checkpoint cannot describe tracks.
     """
     from trajseg.evaluation_report import draw_picture, print_table, progress_bar
 
@@ -318,6 +356,7 @@ def command(
             seed=seed,
             height=height,
             per_kind=per_kind,
+            flops=True,
             progress=progress,
         )
     print_table(found)
@@ -326,5 +365,6 @@ def command(
         json_path.write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
     if picture is not None:
         draw_picture(found, picture)
-    rounded = {name: None if value is None else round(value, 4) for name, value in found.headline().items()}
+    headline = found.headline()
+    rounded = {name: None if (value := headline[name]) is None else round(value, 4) for name in LAST_LINE}
     click.echo(json.dumps(rounded))

@@ -23,6 +23,7 @@ from rich.table import Table
 from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import bin_centres, sample_scene
 from trajseg.evaluation import CATEGORIES, Answer, Evaluation
+from trajseg.evaluation_captions import PARTS, caption_figures
 from trajseg.tracks.palette import palette, rgb
 
 COLUMNS = {
@@ -38,6 +39,7 @@ COLUMNS = {
     "avg_iou": "steady",
     "avg_iou_truth": "truth steady",
     "seconds": "seconds",
+    "gflops": "GFLOPs",
 }
 _SHOWN_FRAMES, _FRAME_HEIGHT = 6, 150
 _PAPER, _INK, _FAINT = (250, 250, 248), (40, 40, 44), (130, 130, 136)
@@ -59,7 +61,7 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def print_table(found: Evaluation) -> None:
-    """Categories and kinds with their figures, on stdout."""
+    """Categories and kinds with their figures, then captions if there are any, on stdout."""
     table = Table(title=f"{found.model_version} on {found.clips} clips of {found.data}, {found.height} rows")
     table.add_column("instructions")
     for heading in COLUMNS.values():
@@ -70,7 +72,16 @@ def print_table(found: Evaluation) -> None:
             "" if row[key] is None else f"{row[key]:d}" if key == "count" else f"{row[key]:.3f}" for key in COLUMNS
         ]
         table.add_row(name, *cells, style="bold" if row["kind"] is None else None)
-    Console(width=150).print(table)
+    console = Console(width=160)
+    console.print(table)
+    captions = caption_figures(found.described)
+    if captions:
+        parts = Table("objects", "all right", *PARTS, "seconds", title="Captions of true tracks")
+        parts.add_row(
+            f"{captions['objects']:.0f}",
+            *(f"{captions[name]:.3f}" for name in ("right", *PARTS, "seconds")),
+        )
+        console.print(parts)
 
 
 def draw_picture(found: Evaluation, path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,15 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from trajseg.data.shapes.facts import Facts
 from trajseg.data.shapes.language import Instruction, instructions, short_caption
 from trajseg.data.shapes.render import render
-from trajseg.data.shapes.world import Scene, sample_scene
+from trajseg.data.shapes.world import Scene, SceneObject, sample_scene
 from trajseg.engine import Progress
-from trajseg.errors import InputError
-from trajseg.evaluation import command, evaluate
+from trajseg.errors import CheckpointError, InputError
+from trajseg.evaluation import LAST_LINE, Answer, Evaluation, command, evaluate
+from trajseg.evaluation_captions import caption_figures
+from trajseg.metrics import Score, Steadiness
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 
@@ -65,6 +68,19 @@ class KnowingEngine:
         )
 
 
+class DescribingEngine(KnowingEngine):
+    """Also describes true tracks, with `describe` saying what of an object."""
+
+    def __init__(self, describe: Callable[[SceneObject], str]) -> None:
+        super().__init__(right)
+        self.describe = describe
+
+    def caption(self, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress | None = None) -> list[str]:
+        split, seed = clip.path.stem.rsplit("-", 1)
+        scene = sample_scene(int(seed), split)  # type: ignore[arg-type]
+        return [self.describe(scene.objects[int(track.uid[1:])]) for track in tracks]
+
+
 def right(scene: Scene, asked: Instruction) -> tuple[int, ...]:
     return asked.targets
 
@@ -78,7 +94,7 @@ def nothing(scene: Scene, asked: Instruction) -> tuple[int, ...]:
 
 
 def test_an_engine_that_is_always_right_has_full_marks() -> None:
-    engine = KnowingEngine(right)
+    engine = DescribingEngine(short_caption)
     steps: list[tuple[int, int]] = []
     found = evaluate(engine, count=2, height=64, progress=lambda done, total: steps.append((done, total)))
     headline = found.headline()
@@ -88,6 +104,7 @@ def test_an_engine_that_is_always_right_has_full_marks() -> None:
         "reasoning_jf",
         "none_accuracy",
         "several_jf",
+        "caption_accuracy",
         "right_object",
         "named_right",
     ):
@@ -109,6 +126,57 @@ def test_the_wrong_object_drawn_well_is_not_taken_for_a_bad_mask() -> None:
     assert all(row["j_of_right"] is None for row in found.table())
 
 
+def test_captions_are_scored_by_part_and_only_where_the_motion_shows() -> None:
+    found = evaluate(DescribingEngine(lambda o: f"a small {o.colour} {o.shape}"), count=2, height=64)
+    figures = caption_figures(found.described)
+    assert figures is not None
+    small = [d for d in found.described if d.truth["size"] == "small"]
+    assert figures["colour"] == figures["shape"] == 1.0
+    assert figures["size"] == pytest.approx(len(small) / len(found.described))
+    assert figures["motion"] == figures["right"] == found.headline()["caption_accuracy"] == 0.0
+    shown = [
+        (seed, k) for seed in (0, 1) for k, shows in enumerate(Facts(sample_scene(seed, "test")).moves_visibly) if shows
+    ]
+    assert [(d.seed, d.target) for d in found.described] == shown
+
+
+def test_a_checkpoint_that_cannot_describe_has_no_caption_accuracy() -> None:
+    def refuse(_: SceneObject) -> str:
+        raise CheckpointError("There is no trajectory encoder.")
+
+    headline = evaluate(DescribingEngine(refuse), count=1, height=64).headline()
+    assert headline["caption_accuracy"] is None
+    assert headline["referring_jf"] == pytest.approx(1.0)
+    assert Evaluation("shapes:test", "silent", 64, 0).headline()["caption_accuracy"] is None
+
+
+def test_means_are_over_instructions_and_not_over_clips_first() -> None:
+    asked = Instruction("attribute", "referring", "the red circle", (0,))
+    result = Result("", 12.0, 8, 8, 1, "", "", "fixed")
+
+    def answer(seed: int, j: float, f: float) -> Answer:
+        steady = Steadiness(j, j, 0.0)
+        return Answer(seed, asked, result, Score(j, f), None, (j,), steady, Steadiness(1.0, 1.0, 0.0), None, 2.0)
+
+    scores = [(0, 0.9, 0.7), (0, 0.5, 0.1), (0, 0.4, 0.4), (1, 0.2, 0.0)]
+    found = Evaluation("shapes:test", "fixed", 8, 2, [answer(*one) for one in scores])
+    assert found.headline()["referring_jf"] == pytest.approx((0.8 + 0.3 + 0.4 + 0.1) / 4, abs=1e-6)
+    assert found.headline()["avg_iou"] == pytest.approx((0.9 + 0.5 + 0.4 + 0.2) / 4, abs=1e-6)
+
+
+def test_floating_point_operations_are_counted_for_one_instruction_a_clip() -> None:
+    import torch
+
+    class Multiplying(KnowingEngine):
+        def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+            torch.ones(len(clip), 5) @ torch.ones(5, 7)
+            return super().segment(clip, instruction, progress)
+
+    found = evaluate(Multiplying(right), count=1, height=64, flops=True)
+    [counted] = [a for a in found.answers if a.flops is not None]
+    assert counted.flops == found.headline()["flops_per_clip"] == 2 * 5 * 7 * counted.result.frame_count
+
+
 def test_an_engine_that_never_sees_anything_is_right_about_nothing_only() -> None:
     headline = evaluate(KnowingEngine(nothing), count=2, height=64).headline()
     assert headline["none_accuracy"] == 1.0
@@ -126,7 +194,7 @@ def test_one_track_for_several_objects_has_the_union_right_and_the_objects_wrong
 
 
 def test_the_command_writes_figures_and_a_picture_and_ends_with_one_json_line(tmp_path: Path) -> None:
-    engine = KnowingEngine(right)
+    engine = DescribingEngine(short_caption)
     done = CliRunner().invoke(
         command,
         [
@@ -137,7 +205,9 @@ def test_the_command_writes_figures_and_a_picture_and_ends_with_one_json_line(tm
     )
     assert done.exit_code == 0, done.output
     last = json.loads(done.stdout.splitlines()[-1])
-    assert last["referring_jf"] == 1.0
+    assert tuple(last) == LAST_LINE
+    assert last["referring_jf"] == last["caption_accuracy"] == 1.0
+    assert "Captions of true tracks" in done.stdout
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["headline"]["none_accuracy"] == 1.0
     assert {"text", "kind", "jf", "answer", "right_object"} <= set(written["answers"][0])

@@ -1,0 +1,28 @@
+"""Floating-point operations of a model's run, counted by torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def count_flops(run: Callable[[], object]) -> float | None:
+    """Floating-point operations of `run`, two for each multiply-add; None where torch is not in use.
+
+    Counted are matrix products, convolutions and attention; what is done to single elements is not. Counting costs
+    time: measure seconds in another run.
+    """
+    if "torch" not in sys.modules:
+        return None
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    # torch's own table has the attention kernels of GPUs only.
+    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        run()
+    return float(counter.get_total_flops())
