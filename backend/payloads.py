@@ -148,8 +148,23 @@ class WebhookProject(Payload):
     label_config: LabelConfigText = ""
 
 
+class WebhookAnnotation(Payload):
+    """Which annotation a webhook is about, if it is true; a deleted one comes without its task."""
+
+    id: int = Field(ge=0)
+    task: int | None = Field(default=None, ge=0)
+
+
 class WebhookRequest(Payload):
     """POST /webhook: unsigned, so nothing in it is more than a hint."""
 
     action: str = Field(max_length=100)
     project: WebhookProject | None = None
+    annotation: WebhookAnnotation | list[WebhookAnnotation] | None = None
+    annotations: list[WebhookAnnotation] = Field(default_factory=list, max_length=MAX_TASKS)
+
+    @property
+    def told_annotations(self) -> list[WebhookAnnotation]:
+        """All annotations that it names, under whichever key."""
+        single = self.annotation
+        return [*self.annotations, *(single if isinstance(single, list) else [single] if single else [])]

@@ -8,6 +8,7 @@ from waitress.server import create_server  # type: ignore[import-untyped]
 
 from backend.app import create_app
 from backend.label_studio.delivery import deliverer
+from backend.label_studio.reading import AnnotationReader
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.settings import Settings
@@ -46,7 +47,14 @@ class BackendServer:
         # Links to key frames carry the port that was found.
         self.settings = settings.model_copy(update={"port": self._server.effective_port})
         self.app.extensions["trajseg"].settings = self.settings
-        self._reconciler = Reconciler(self.store, self.queue, self.settings, deliverer(self.store, self.settings))
+        self._reconciler = Reconciler(
+            self.store,
+            self.queue,
+            self.settings,
+            deliverer(self.store, self.settings),
+            AnnotationReader(self.store, self.settings),
+        )
+        self.app.extensions["trajseg"].hinted = self._reconciler.wake
         self._thread = threading.Thread(target=self._server.run, name="backend", daemon=True)
 
     @property

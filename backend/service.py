@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +26,7 @@ log = logging.getLogger("trajseg.backend")
 INSTRUCTION_KEY = "instruction"
 """Key of the sentence in a task's data."""
 TRAINING_ACTIONS = ("START_TRAINING",)
-CORRECTION_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
+CORRECTION_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 PROJECT_ACTIONS = ("TASKS_CREATED", "TASKS_DELETED", "PROJECT_UPDATED")
 POLL_SECONDS = 0.1
 ANSWER_MARGIN_SECONDS = 3.0
@@ -52,6 +52,8 @@ class Service:
         # Read once: the worker too keeps the model that it was started with.
         self.model_version = settings.model_version()
         self.webhooks: Counter[str] = Counter()
+        self.hinted: Callable[[], None] = lambda: None
+        """Called when there is an annotation to be read, by whoever sees to that."""
         self._waiting = threading.BoundedSemaphore(max(settings.threads - SPARE_THREADS, 1))
 
     def setup(self, request: SetupRequest) -> dict[str, Any]:
@@ -106,6 +108,8 @@ class Service:
             answer["note"] = "This version of trajseg does not train on a project's corrections."
         if action == "PROJECT_UPDATED" and request.project is not None:
             answer["refreshed"] = self._refresh(request)
+        if action in CORRECTION_ACTIONS:
+            answer["noted"] = self._note(request)
         return answer
 
     def enqueue(self, jobs: Sequence[Job], new: bool = False) -> bool:
@@ -316,6 +320,23 @@ class Service:
                 time.sleep(POLL_SECONDS)
         finally:
             self._waiting.release()
+
+    def _note(self, request: WebhookRequest) -> bool:
+        """Have the annotations read that it speaks of; the sweep finds those of which nobody speaks."""
+        told = request.told_annotations
+        if request.project is None or not told:
+            return False
+        try:
+            project = self.store.label_studio_project(request.project.id)
+        except TrajSegError as error:
+            log.info("%s is ignored: %s", request.action, error)
+            return False
+        tasks = [one.task for one in told if one.task is not None]
+        tasks += self.store.corrections.tasks_of(project.id, [one.id for one in told if one.task is None])
+        self.store.corrections.note(project.id, tasks)
+        if tasks:
+            self.hinted()
+        return bool(tasks)
 
     def _refresh(self, request: WebhookRequest) -> bool:
         assert request.project is not None

@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         gt=0,
         description="How often the store is compared with the queue, and due deliveries are made.",
     )
+    annotation_sweep_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="How often Label Studio is asked for annotations that no webhook told of.",
+    )
     retry_failed_seconds: float = Field(
         default=30.0,
         ge=0,

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from backend.app import create_app
 from backend.label_studio.delivery import deliverer
+from backend.label_studio.reading import AnnotationReader
 from backend.reconcile import Reconciler
 
 app = create_app()
 _service = app.extensions["trajseg"]
-Reconciler(_service.store, _service.queue, _service.settings, deliverer(_service.store, _service.settings)).start()
+_reconciler = Reconciler(
+    _service.store,
+    _service.queue,
+    _service.settings,
+    deliverer(_service.store, _service.settings),
+    AnnotationReader(_service.store, _service.settings),
+)
+_service.hinted = _reconciler.wake
+_reconciler.start()

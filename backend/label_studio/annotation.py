@@ -23,6 +23,7 @@ class Annotated:
     Attributes:
         masks: bool [H, W]; only in the mask view, and only frames on which something is painted.
         boxes: x, y, width, height in percent of the picture, from its top left; only in the box view.
+        keyed: places of `boxes` that are key frames: the boxes between them are drawn by Label Studio.
         edited: (label, index) pairs that Label Studio marks as changed or drawn by a person.
         instruction: the newest sentence in the instruction's text area; empty when there is none.
         captions: caption by label; text that names no label is under "".
@@ -30,6 +31,7 @@ class Annotated:
 
     masks: dict[tuple[str, int], NDArray[np.bool_]] = field(default_factory=dict)
     boxes: dict[tuple[str, int], box_keys.Box] = field(default_factory=dict)
+    keyed: set[tuple[str, int]] = field(default_factory=set)
     edited: set[tuple[str, int]] = field(default_factory=set)
     instruction: str = ""
     captions: dict[str, str] = field(default_factory=dict)
@@ -62,6 +64,8 @@ def from_annotation(
             _read_mask(item, value, config, frame_index, said)
         elif name == config.control:
             _read_boxes(item, value, frame_map, said)
+        elif item.get("type") == "brushlabels" and config.view == "mask" and item.get("to_name") == config.object_name:
+            _read_mask(item, value, config, frame_index, said)
         elif config.instruction and name == config.instruction.name:
             said.instruction = _lines(value)[-1] if _lines(value) else said.instruction
         elif config.caption and name == config.caption.name:
@@ -92,16 +96,15 @@ def _read_mask(
 ) -> None:
     # Label Studio leaves item_index out where the task has one picture.
     position = int(item.get("item_index") or 0)
+    if not value.get("imageDataURL") and not value.get("rle"):
+        return
     if not 0 <= position < len(frame_index):
         raise TaskError(
             f"The annotation has a mask on picture {position + 1}, but the task's frame_index has {len(frame_index)}.",
             "Do not change `frames` or `frame_index` of a task that has annotations.",
         )
-    url = value.get("imageDataURL")
-    if not url:
-        return
-    mask = png.from_url(url)
-    for label in value.get(config.result_type) or []:
+    mask = _brush_mask(item, value) if value.get("rle") else png.from_url(str(value.get("imageDataURL") or ""))
+    for label in value.get(config.result_type) or value.get("brushlabels") or []:
         place = (str(label), int(frame_index[position]))
         held = said.masks.get(place)
         if held is not None and held.shape != mask.shape:
@@ -111,16 +114,32 @@ def _read_mask(
             said.edited.add(place)
 
 
+def _brush_mask(item: Mapping[str, Any], value: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The mask of a BrushLabels region; its edges are smoothed where somebody has painted."""
+    from label_studio_sdk.converter.brush import decode_rle
+
+    try:
+        size = int(item["original_height"]), int(item["original_width"])
+        mask: NDArray[np.bool_] = decode_rle(value["rle"]).reshape(*size, 4)[..., 3] > 127
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise TaskError(f"A brushed mask in the annotation cannot be read: {error}.", "Paint it again.") from error
+    return mask
+
+
 def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated) -> None:
     if frame_map is None:
         raise TaskError("Boxes can only be read with the clip's frame map.")
-    drawn = box_keys.from_sequence(value.get("sequence") or [], last_editor_frame(frame_map))
+    sequence = value.get("sequence") or []
+    drawn = box_keys.from_sequence(sequence, last_editor_frame(frame_map))
+    keys = {int(key["frame"]) for key in sequence}
     for label in value.get("labels") or []:
         for index in range(len(frame_map)):
             box = drawn.get(frame_map.editor_frame(index))
             if box is None:
                 continue
             said.boxes[str(label), index] = box
+            if frame_map.editor_frame(index) in keys:
+                said.keyed.add((str(label), index))
             # Label Studio leaves "prediction" on boxes that were dragged, so that alone proves nothing.
             if item.get("origin") != "prediction":
                 said.edited.add((str(label), index))

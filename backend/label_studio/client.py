@@ -20,6 +20,7 @@ from trajseg.errors import LabelStudioError, VideoError
 TESTED_VERSION = "1.23.2"
 """The Label Studio that trajseg is tested against; the editor behaves differently in others."""
 
+TASKS_A_PAGE = 200
 TokenKind = Literal["none", "legacy", "personal access", "access"]
 T = TypeVar("T")
 
@@ -66,6 +67,20 @@ class Task:
     data: dict[str, Any]
     annotations: list[dict[str, Any]] = field(default_factory=list)
     has_draft: bool = False
+
+
+@dataclass(frozen=True)
+class ChangedTask:
+    """A task in which something has changed.
+
+    Attributes:
+        updated_at: when, as Label Studio writes it (ISO 8601 in UTC, so that text sorts like time).
+        annotated: whether it has an annotation, a skipped one too.
+    """
+
+    id: int
+    updated_at: str
+    annotated: bool
 
 
 class LabelStudioClient:
@@ -199,6 +214,69 @@ class LabelStudioClient:
                 404,
             )
         return found[0]
+
+    def changed_tasks(self, project_id: int, since: str = "") -> list[ChangedTask]:
+        """Tasks of a project that changed after `since`, the longest ago first; without it those with annotations.
+
+        Annotations that come, change or go change their task's time, and so do predictions and task data.
+        """
+        wanted = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since}
+        if not since:
+            wanted = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": "0"}
+        query = {"ordering": ["tasks:updated_at"], "filters": {"conjunction": "and", "items": [wanted]}}
+
+        def read() -> list[ChangedTask]:
+            found: list[ChangedTask] = []
+            for page in range(1, 10_000):
+                answer = self._http.get(
+                    f"{self.url}/api/tasks",
+                    params={
+                        "project": project_id,
+                        "query": json.dumps(query),
+                        "fields": "task_only",
+                        "resolve_uri": "false",
+                        "page": page,
+                        "page_size": TASKS_A_PAGE,
+                    },
+                    headers=self._sdk._client_wrapper.get_headers(),
+                )
+                if answer.status_code >= 300:
+                    raise ApiError(status_code=answer.status_code, body=_body(answer))
+                form = answer.json()
+                found += [
+                    ChangedTask(int(one["id"]), str(one["updated_at"]), bool(one.get("total_annotations")))
+                    for one in form["tasks"]
+                ]
+                if len(form["tasks"]) < TASKS_A_PAGE or len(found) >= form["total"]:
+                    break
+            return found
+
+        return self._again(read)
+
+    def webhooks(self, project_id: int) -> list[dict[str, Any]]:
+        """The webhooks of a project; connecting an ML backend makes one for it."""
+        held = self._again(lambda: self._sdk.webhooks.list(project=project_id, request_options=self._options))
+        return [one.dict() for one in held]
+
+    def update_webhook(self, webhook_id: int, **changes: Any) -> None:
+        """Changes fields of a webhook."""
+        self._again(lambda: self._sdk.webhooks.update(webhook_id, request_options=self._options, **changes))
+
+    def create_view(self, project_id: int, data: Mapping[str, Any]) -> int:
+        """Adds a tab to a project's Data Manager and returns its id."""
+        made = self._once(
+            lambda: self._sdk.views.create(
+                project=project_id,
+                data=dict(data),  # type: ignore[arg-type]
+                request_options=self._options,
+            )
+        )
+        return int(made.id)
+
+    def views(self, project_id: int) -> list[dict[str, Any]]:
+        """The tabs of a project's Data Manager: `id` and `data` of each."""
+        held = self._again(lambda: self._sdk.views.list(project=project_id, request_options=self._options))
+        return [one.dict() for one in held]
 
     def update_task_data(self, project_id: int, task_id: int, changes: Mapping[str, Any]) -> None:
         """Sets some keys of task data and leaves the others; does nothing when they are as wanted."""

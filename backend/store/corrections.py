@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.store.database import Database
-from backend.store.models import Annotation, AnnotationHint, Correction, Job, Project, now
+from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, now
 from backend.store.request import JobRequest
 from trajseg.tracks.rle import Rle
 
@@ -265,10 +265,18 @@ class Corrections:
             return {row[0]: row[1] for row in session.execute(query)}
 
     def _job(self, session: Session, request: JobRequest) -> Job:
+        """The job of a request; one that was cancelled or has failed is queued, one that is done delivered again."""
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
         row = request.row()
         session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), [row])
-        return session.scalars(select(Job).where(Job.request_key == row["request_key"])).one()
+        job = session.scalars(select(Job).where(Job.request_key == row["request_key"])).one()
+        if job.state in ("cancelled", "failed"):
+            job.state, job.runs, job.error, job.remedy, job.created_at = "queued", 0, "", "", now()
+            job.finished_at = job.run_token = None
+        elif job.state == "done":
+            again = update(Delivery).where(Delivery.job_id == job.id)
+            session.execute(again.values(state="pending", attempts=0, next_attempt_at=now()))
+        return job
 
 
 def _find(session: Session, project_id: int, annotation_id: int, lock: bool = False) -> Annotation | None:

@@ -171,7 +171,7 @@ def test_the_reconciler_goes_on_after_a_round_that_failed(
     settings.reconcile_seconds = 0.05
     rounds: list[int] = []
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         rounds.append(1)
         raise RuntimeError("odd")
 

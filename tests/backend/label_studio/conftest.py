@@ -41,6 +41,8 @@ class FakeLabelStudio:
         self.predictions: dict[int, dict[str, Any]] = {}
         self.uploads: dict[int, tuple[str, bytes]] = {}
         self.backends: dict[int, dict[str, Any]] = {}
+        self.webhooks: dict[int, dict[str, Any]] = {}
+        self.views: dict[int, dict[str, Any]] = {}
         self.requests: list[tuple[str, str]] = []
         self.failures = 0
         self.legacy_tokens = True
@@ -81,8 +83,42 @@ class FakeLabelStudio:
             "annotations": [],
             "drafts": [],
             "draft_exists": False,
+            "updated_at": self.time(),
         }
         return number
+
+    def time(self) -> str:
+        """A moment as Label Studio writes it, later than all before."""
+        return f"2026-11-23T12:00:00.{self._next():06d}Z"
+
+    def annotate(self, task: int, result: list[dict[str, Any]], parent: int | None = None, **more: Any) -> int:
+        """A person submits an annotation."""
+        number, moment = self._next(), self.time()
+        self.tasks[task]["annotations"].append(
+            {
+                "id": number,
+                "result": result,
+                "parent_prediction": parent,
+                "created_username": "Ada ada@example.com, 1",
+                "completed_by": 1,
+                "was_cancelled": False,
+                "lead_time": 12.5,
+                "updated_at": moment,
+                **more,
+            }
+        )
+        self.tasks[task]["updated_at"] = self.time()
+        return number
+
+    def reannotate(self, task: int, annotation: int, result: list[dict[str, Any]] | None) -> None:
+        """A person updates an annotation, or deletes it (no result)."""
+        held = self.tasks[task]["annotations"]
+        (one,) = [one for one in held if one["id"] == annotation]
+        if result is None:
+            held.remove(one)
+        else:
+            one.update(result=result, updated_at=self.time())
+        self.tasks[task]["updated_at"] = self.time()
 
     def of_task(self, task: int) -> list[dict[str, Any]]:
         """The predictions of a task."""
@@ -110,6 +146,9 @@ class FakeLabelStudio:
             ("/api/tasks/<int:number>", ["PATCH"], self._patch_task),
             ("/api/predictions", ["GET", "POST"], self._all_predictions),
             ("/api/predictions/<int:number>", ["DELETE"], self._delete_prediction),
+            ("/api/webhooks", ["GET"], self._list_webhooks),
+            ("/api/webhooks/<int:number>", ["PATCH"], self._patch_webhook),
+            ("/api/dm/views", ["GET", "POST"], self._views),
             ("/api/ml", ["GET", "POST"], self._ml),
             ("/api/ml/<int:number>", ["DELETE"], self._delete_ml),
         ):
@@ -184,7 +223,10 @@ class FakeLabelStudio:
 
     def _list_tasks(self) -> Any:
         assert request.args["resolve_uri"] == "false"
-        selected = json.loads(request.args["query"])["selectedItems"]
+        query = json.loads(request.args["query"])
+        if "filters" in query:
+            return self._changed_tasks(query)
+        selected = query["selectedItems"]
         found = [
             one
             for one in self.tasks.values()
@@ -193,6 +235,37 @@ class FakeLabelStudio:
         if int(request.args.get("page", 1)) > 1:
             return _refusal(404, "Invalid page.")
         return jsonify(tasks=found, total=len(found), total_annotations=0, total_predictions=0)
+
+    def _changed_tasks(self, query: dict[str, Any]) -> Any:
+        assert request.args["fields"] == "task_only"
+        assert query["ordering"] == ["tasks:updated_at"]
+        (wanted,) = query["filters"]["items"]
+        found = [one for one in self.tasks.values() if one["project"] == int(request.args["project"])]
+        if wanted["filter"] == "filter:tasks:updated_at":
+            found = [one for one in found if one["updated_at"] > wanted["value"]]
+        else:
+            found = [one for one in found if one["annotations"]]
+        found.sort(key=lambda one: str(one["updated_at"]))
+        rows = [
+            {"id": one["id"], "updated_at": one["updated_at"], "total_annotations": len(one["annotations"])}
+            for one in found
+        ]
+        size, page = int(request.args["page_size"]), int(request.args["page"])
+        return jsonify(tasks=rows[size * (page - 1) : size * page], total=len(rows))
+
+    def _list_webhooks(self) -> Any:
+        return jsonify([one for one in self.webhooks.values() if one["project"] == int(request.args["project"])])
+
+    def _patch_webhook(self, number: int) -> Any:
+        self.webhooks[number].update(request.get_json())
+        return jsonify(self.webhooks[number])
+
+    def _views(self) -> Any:
+        if request.method == "GET":
+            return jsonify([one for one in self.views.values() if one["project"] == int(request.args["project"])])
+        number = self._next()
+        self.views[number] = {"id": number, **request.get_json()}
+        return jsonify(self.views[number]), 201
 
     def _patch_task(self, number: int) -> Any:
         if number not in self.tasks:
@@ -236,6 +309,17 @@ class FakeLabelStudio:
         self.backends[number] = {"id": number, "state": "CO", **form}
         if self.ssrf_protection:
             return _refusal(403, PRIVATE)
+        # As its own signal does: without the backend's user and password.
+        hook = self._next()
+        self.webhooks[hook] = {
+            "id": hook,
+            "project": form["project"],
+            "url": form["url"].rstrip("/") + "/webhook",
+            "is_active": True,
+            "send_payload": True,
+            "send_for_all_actions": True,
+            "headers": {},
+        }
         return jsonify(self.backends[number]), 201
 
     def _delete_ml(self, number: int) -> Any:
