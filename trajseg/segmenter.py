@@ -149,7 +149,8 @@ class VideoSegmenter:
             if len(track) != len(clip):
                 raise InputError(f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.")
         sampled = frame_indices(len(clip), self.model.config.llm_frames)
-        trajectories = [trajectory(track, clip, sampled) for track in tracks]
+        seen = self.processor.seen_boxes
+        trajectories = [seen(trajectory(track, clip, sampled), clip.height, clip.width) for track in tracks]
         shown = [number for number, boxes in enumerate(trajectories) if boxes.any()]
         captions = [""] * len(tracks)
         if not shown:

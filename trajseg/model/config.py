@@ -87,6 +87,8 @@ class TrajSegConfig(PretrainedConfig):
     "conv". `object_tokens` keeps, of a frame's patch tokens, only those at the centre of something
     (at most so many a frame); 0 keeps all, as the paper does. `frame_embedding` adds a learned embedding of
     the frame's number to its tokens; the paper has none. `key_frame_memory` lets key frames read memory (ours).
+    `released_behaviour` treats frame 0 as the authors' code does (decoded without the no-memory embedding, remembered
+    from its drawn mask); it is set for checkpoints of theirs.
     `trajectory_encoder` holds the fields of TrajectoryEncoderShape that differ from the paper's ({} for none);
     None is a model without trajectory-to-text.
     """
@@ -105,6 +107,7 @@ class TrajSegConfig(PretrainedConfig):
         object_tokens: int = 0,
         frame_embedding: bool = False,
         key_frame_memory: bool = False,
+        released_behaviour: bool = False,
         trajectory_encoder: dict[str, Any] | None = None,
         seg_token_id: int = 32003,
         max_new_tokens: int = 512,
@@ -124,6 +127,7 @@ class TrajSegConfig(PretrainedConfig):
         self.object_tokens = object_tokens
         self.frame_embedding = frame_embedding
         self.key_frame_memory = key_frame_memory
+        self.released_behaviour = released_behaviour
         self.trajectory_encoder: dict[str, Any] | None = None
         if trajectory_encoder is not None:
             shape = asdict(TrajectoryEncoderShape(**trajectory_encoder))

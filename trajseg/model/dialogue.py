@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from trajseg.model.config import SEG_TOKEN
 
 USER = "user :"
@@ -14,6 +16,26 @@ CAPTION_REQUEST = "describe the object in this trajectory ."
 """The fixed request for the caption of a trajectory; training varies it."""
 WORDS = f"{USER} {ASSISTANT} {REQUEST} {NO_OBJECT} {CAPTION_REQUEST}".replace("{expression}", "").split()
 """Words that a tokenizer must know for the sentences of this page."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What stands around the two turns of a dialogue; tiny's by default."""
+
+    system: str = ""
+    user: str = USER
+    after_clip: str = ""
+    assistant: str = ASSISTANT
+
+
+LLAVA_TURNS = Turns(
+    system="A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    user="USER:",
+    after_clip="\n",
+    assistant="ASSISTANT:",
+)
+"""As LLaVA's first releases were trained (its conversation "v1")."""
 
 
 def segment_request(instruction: str, template: str = REQUEST) -> str:

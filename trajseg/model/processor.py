@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -19,10 +20,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from trajseg.errors import CheckpointError
 from trajseg.model.config import SEG_TOKEN, SPECIAL_TOKENS
-from trajseg.model.dialogue import ASSISTANT, CAPTION_REQUEST, REQUEST, USER, segment_request
+from trajseg.model.dialogue import CAPTION_REQUEST, REQUEST, Turns, segment_request
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROCESSOR_FILE = "processor.json"
+
+Colour = tuple[float, float, float]
+"""Of red, green and blue, in units of 1 = full brightness."""
 
 
 class TrajSegProcessor:
@@ -30,12 +34,31 @@ class TrajSegProcessor:
 
     Pictures are letterboxed: the longest side becomes `llm_size` (language side) or `mask_size` (SAM 2) pixels
     and the right and bottom are padded, so that nothing is cut away.
+
+    Args:
+        llm_mean, llm_std: what the vision tower's pictures are normalised with.
+        centre_crop: the vision tower sees the middle square of a picture, as in the paper's released code, not all
+            of it letterboxed.
+        turns: what stands around the user's and the assistant's turn.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, llm_size: int, mask_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        llm_size: int,
+        mask_size: int,
+        llm_mean: Sequence[float] = IMAGENET_MEAN,
+        llm_std: Sequence[float] = IMAGENET_STD,
+        centre_crop: bool = False,
+        turns: Turns | dict[str, str] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.llm_size = llm_size
         self.mask_size = mask_size
+        self.llm_mean = _colour(llm_mean)
+        self.llm_std = _colour(llm_std)
+        self.centre_crop = centre_crop
+        self.turns = turns if isinstance(turns, Turns) else Turns(**turns or {})
         self.seg_id = int(tokenizer.convert_tokens_to_ids(SEG_TOKEN))
         self.end_id = int(tokenizer.eos_token_id)
 
@@ -54,16 +77,37 @@ class TrajSegProcessor:
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the tokenizer and the sizes beside the model's files."""
         self.tokenizer.save_pretrained(str(folder))
-        sizes = {"llm_size": self.llm_size, "mask_size": self.mask_size}
+        sizes = {
+            "llm_size": self.llm_size,
+            "mask_size": self.mask_size,
+            "llm_mean": self.llm_mean,
+            "llm_std": self.llm_std,
+            "centre_crop": self.centre_crop,
+            "turns": asdict(self.turns),
+        }
         (Path(folder) / PROCESSOR_FILE).write_text(json.dumps(sizes, indent=2) + "\n")
 
     def llm_pixels(self, frames: Iterable[np.ndarray]) -> Tensor:
         """RGB uint8 pictures [H, W, 3] -> (N, 3, llm_size, llm_size)."""
-        return torch.stack([letterbox(frame, self.llm_size) for frame in frames])
+        frames = (middle(frame) for frame in frames) if self.centre_crop else frames
+        return torch.stack([letterbox(frame, self.llm_size, self.llm_mean, self.llm_std) for frame in frames])
 
     def mask_pixels(self, frames: Iterable[np.ndarray]) -> Tensor:
         """RGB uint8 pictures [H, W, 3] -> (n, 3, mask_size, mask_size)."""
         return torch.stack([letterbox(frame, self.mask_size) for frame in frames])
+
+    def seen_boxes(self, boxes: Tensor, height: int, width: int) -> Tensor:
+        """Boxes (n, 4), xyxy in units of the letterboxed side -> in units of the picture that the vision tower sees.
+
+        The same, unless the pictures are cut: then what was cut away is cut from the boxes as well, and a box that
+        is gone is all zero.
+        """
+        if not self.centre_crop:
+            return boxes
+        side = min(height, width)
+        cut = torch.tensor([(width - side) // 2, (height - side) // 2], dtype=boxes.dtype).repeat(2)
+        boxes = ((boxes * max(height, width) - cut) / side).clamp(0.0, 1.0)
+        return boxes * (boxes[:, 2:] > boxes[:, :2]).all(1, keepdim=True)
 
     def to_picture(self, logits: Tensor, height: int, width: int) -> Tensor:
         """Mask logits (S, h, w) of a letterboxed picture -> logits (S, height, width), float32."""
@@ -83,9 +127,11 @@ class TrajSegProcessor:
         Returns what stands before each frame's tokens (one list a frame), and what stands after the last one.
         """
         start, end, clip_start, clip_end = (self.tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS[:4])
-        head = [self.tokenizer.bos_token_id, *self.ids(USER), clip_start, start]
-        before = [head] + [[end, start] for _ in range(frames - 1)]
-        after = [end, clip_end, *self.ids(segment_request(instruction, template)), *self.ids(ASSISTANT)]
+        first = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
+        opening = f"{self.turns.system} {self.turns.user}".strip()
+        before = [[*first, *self.ids(opening), clip_start, start]] + [[end, start] for _ in range(frames - 1)]
+        request = self.turns.after_clip + segment_request(instruction, template)
+        after = [end, clip_end, *self.ids(request), *self.ids(self.turns.assistant)]
         return before, after
 
     def caption_ids(self, request: str = CAPTION_REQUEST) -> tuple[list[int], list[int]]:
@@ -95,11 +141,12 @@ class TrajSegProcessor:
         """
         names = (*SPECIAL_TOKENS[1:2], *SPECIAL_TOKENS[3:])
         end, clip_end, start, stop = (self.tokenizer.convert_tokens_to_ids(name) for name in names)
-        return [end, clip_end, start], [stop, *self.ids(request), *self.ids(ASSISTANT)]
+        after = [stop, *self.ids(self.turns.after_clip + request), *self.ids(self.turns.assistant)]
+        return [end, clip_end, start], after
 
     def text(self, ids: Sequence[int]) -> str:
         """The sentence of generated ids, with [SEG] kept."""
-        return " ".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def frame_indices(frame_count: int, most: int) -> list[int]:
@@ -115,15 +162,28 @@ def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def letterbox(frame: np.ndarray, size: int) -> Tensor:
+def middle(frame: np.ndarray) -> np.ndarray:
+    """The largest square in the middle of a picture [H, W, 3]."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return frame[top : top + side, left : left + side]
+
+
+def letterbox(frame: np.ndarray, size: int, mean: Colour = IMAGENET_MEAN, std: Colour = IMAGENET_STD) -> Tensor:
     """RGB uint8 [H, W, 3] -> normalised (3, size, size), zero-padded right and bottom."""
     height, width = inner_size(frame.shape[0], frame.shape[1], size)
     shrink = height < frame.shape[0]
     resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
     picture = torch.zeros(3, size, size)
-    normalised = (resized.astype(np.float32) / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+    normalised = (resized.astype(np.float32) / 255.0 - mean) / std
     picture[:, :height, :width] = torch.from_numpy(normalised.astype(np.float32)).permute(2, 0, 1)
     return picture
+
+
+def _colour(values: Sequence[float]) -> Colour:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:

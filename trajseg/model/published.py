@@ -75,6 +75,23 @@ HIERA: dict[str, dict[str, Any]] = {
 """Trunks of Meta's four sizes, as its YAML files have them; what is left out there is Hiera's default."""
 
 
+LLAMA_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+"""What the authors' config.json says of the language model."""
+
+
 def our_name(name: str) -> str | None:
     """What a tensor of any layout but SAM 2's is called in TrajSegModel; None when it is not needed.
 
@@ -134,7 +151,7 @@ def llava_config(config: dict[str, Any], vision: dict[str, Any] | None = None) -
         CheckpointError: it is no LLaVA, or its vision tower's configuration is missing.
     """
     if "vision_config" in config and "text_config" in config:
-        return LlavaConfig(**config)
+        return LlavaConfig.from_dict(config)
     if "mm_vision_tower" not in config:
         raise CheckpointError(
             "This config.json is no LLaVA's: it has neither vision_config and text_config nor mm_vision_tower.",
@@ -148,24 +165,32 @@ def llava_config(config: dict[str, Any], vision: dict[str, Any] | None = None) -
     layer = config.get("mm_vision_select_layer", -2)
     return LlavaConfig(
         vision_config=CLIPVisionConfig(**vision.get("vision_config", vision)),
-        text_config=LlamaConfig(**{key: value for key, value in config.items() if key not in {"model_type", "dtype"}}),
+        text_config=LlamaConfig(**{key: config[key] for key in LLAMA_KEYS if key in config}),
         # TrajSeg's authors list the levels that their trajectory encoder reads; the last is the language model's.
         vision_feature_layer=layer[-1] if isinstance(layer, list) else layer,
         mm_projector_type=config.get("mm_projector_type", "linear"),
     )
 
 
-def merge_adapters(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Adapted weights of a training checkpoint: published name -> names of (W0, A, B), to be merged.
+def without_training_prefix(name: str) -> str:
+    """A tensor's name without what peft puts before it while training."""
+    return name.removeprefix(TRAINING_PREFIX).replace(".base_layer.", ".")
 
-    W = W0 + (alpha / r) B A; the factor is not in the file (the paper: alpha 16, r 8).
+
+def adapted_weights(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Adapted weights of a training checkpoint: published name -> names of W0, A and B in the file.
+
+    Merged, W = W0 + (alpha / r) B A; the factor is not in the file (the authors': alpha 16, r 8).
     """
     known = set(names)
     adapted = {}
-    for name in known:
+    for name in sorted(known):
         if ".lora_A." not in name:
             continue
         stem, _, rest = name.partition(".lora_A.")
-        plain = next((n for n in (f"{stem}.weight", f"{stem}.base_layer.weight") if n in known), f"{stem}.weight")
-        adapted[f"{stem.removeprefix(TRAINING_PREFIX)}.weight"] = (plain, name, f"{stem}.lora_B.{rest}")
+        plain = f"{stem}.base_layer.weight" if f"{stem}.base_layer.weight" in known else f"{stem}.weight"
+        up = f"{stem}.lora_B.{rest}"
+        if gone := {plain, up} - known:
+            raise CheckpointError(f"{name} stands without {', '.join(sorted(gone))}.", "Copy the whole checkpoint.")
+        adapted[f"{without_training_prefix(stem)}.weight"] = (plain, name, up)
     return adapted

@@ -135,7 +135,8 @@ def fill(model: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.d
             module._parameters[leaf] = nn.Parameter(tensor, place.requires_grad)
         else:
             # A parameter of bitsandbytes: it packs itself when it is moved, even to where it is.
-            module._parameters[leaf] = type(place)(tensor, requires_grad=False, **vars(place)).to(device)
+            packed: Any = type(place)(tensor, requires_grad=False, **vars(place)).to(device)
+            module._parameters[leaf] = packed
     model.to(device)
 
 
