@@ -7,7 +7,7 @@ import logging
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
-from backend import auth, jobs, media, metrics, routes
+from backend import auth, jobs, media, metrics, pages, routes
 from backend.queue import JobQueue
 from backend.service import Service
 from backend.settings import Settings
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None, que
     app.extensions["trajseg"] = service
     metrics.measure(app, service)
     auth.protect(app, settings)
-    for blueprint in (routes.blueprint, jobs.blueprint, media.blueprint):
+    for blueprint in (routes.blueprint, jobs.blueprint, media.blueprint, pages.blueprint):
         app.register_blueprint(blueprint)
     app.register_error_handler(TrajSegError, told)
     app.register_error_handler(HTTPException, _http)

@@ -9,8 +9,8 @@ from flask import Flask, Response, jsonify, request
 from backend.settings import Settings
 from trajseg.errors import InputError
 
-OPEN_ENDPOINTS = frozenset({"service.health", "health", "media.file", "media.preflight"})
-"""Health (also as label-studio-ml names it) is asked by everything that watches; media links are signed."""
+OPEN_ENDPOINTS = frozenset({"service.health", "health", "media.file", "media.preflight", "pages.video"})
+"""Health (also as label-studio-ml names it) is asked by everything that watches; links to files are signed."""
 
 
 def protect(app: Flask, settings: Settings) -> None:

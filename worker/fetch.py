@@ -14,7 +14,6 @@ Annotators control the text of a task, so the address of a video is not to be tr
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import ipaddress
 import json
 import os
@@ -30,6 +29,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import httpx
 
+from backend.downloads import download_folder
 from backend.label_studio.client import token_kind
 from backend.settings import Settings
 from trajseg.errors import LabelStudioError, ServiceError, VideoError
@@ -281,7 +281,7 @@ def _authorization(policy: FetchPolicy, client: httpx.Client) -> str:
 def _download(video: str, url: str, cache: Path, policy: FetchPolicy, tick: Tick) -> Path:
     """Where in the cache the video lies, downloaded now or unchanged since the last time."""
     _web_origin(video, url)
-    folder = cache / hashlib.sha256(url.encode()).hexdigest()[:32]
+    folder = download_folder(cache, url)
     path = folder / f"video{_suffix(url)}"
     validators = _validators(folder) if path.exists() else {}
     deadline = time.monotonic() + policy.max_seconds

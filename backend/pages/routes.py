@@ -1,0 +1,278 @@
+"""The pages' routes: the list of jobs, one job with its track viewer, the report, and what their scripts ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, NoReturn
+
+from flask import Blueprint, Response, current_app, jsonify, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException, NotFound
+
+from backend.pages import guard, report, tracks, videos
+from backend.pages.shown import KINDS, STATES, JobView, with_code
+from backend.service import Service
+from backend.store import Job, UnknownJobError
+from backend.store.reports import Reports, Wanted
+from trajseg.errors import InputError, ServiceError, TrajSegError
+from trajseg.tracks import palette
+
+blueprint = Blueprint(
+    "pages",
+    __name__,
+    url_prefix="/page",
+    template_folder="templates",
+    static_folder="static",
+    static_url_path="/static",
+)
+blueprint.add_app_template_filter(with_code, "code")
+
+JOBS_A_PAGE = 25
+MARK_LENGTH = 10
+"""Characters that tell one form of a part of the page from another."""
+
+
+@blueprint.before_app_request
+def lead_in() -> ResponseReturnValue | None:
+    """The backend's address opened in a browser leads to the jobs; whoever takes JSON gets its health as ever."""
+    wants_page = "text/html" in request.accept_mimetypes.values()
+    if request.endpoint == "service.root" and request.method == "GET" and wants_page:
+        return redirect(url_for("pages.jobs"))
+    return None
+
+
+@blueprint.after_request
+def sealed(answer: Response) -> Response:
+    """The pages' headers on everything that the pages answer."""
+    return guard.seal(answer)
+
+
+@blueprint.get("/")
+def root() -> ResponseReturnValue:
+    """The jobs."""
+    return redirect(url_for("pages.jobs"))
+
+
+@blueprint.get("/jobs")
+def jobs() -> ResponseReturnValue:
+    """The list of jobs; `?state=`, `?kind=`, `?project=` (the store's id) and `?page=` choose."""
+    return render_template("pages/jobs.html", **_list(), token=guard.new_token(_service().settings))
+
+
+@blueprint.get("/jobs.json")
+def jobs_news() -> ResponseReturnValue:
+    """The parts of the list that differ from those whose marks stand in `?have=`; 304 where nothing does."""
+    shown = _list()
+    parts = {name: render_template(f"pages/parts/{name}.html", **shown) for name in ("tabs", "notices", "pager")}
+    rows = {view.job.id: render_template("pages/parts/row.html", view=view) for view in shown["views"]}
+    return _news(parts, rows)
+
+
+@blueprint.get("/jobs/<job_id>")
+def job(job_id: str) -> ResponseReturnValue:
+    """One job: where it stands, its tracks, and the viewer."""
+    service, view = _service(), _view(job_id)
+    source = videos.source(view.job, service.settings, view.label_studio)
+    held = _reports().tracks(job_id)
+    page = render_template(
+        "pages/job.html",
+        view=view,
+        source=source,
+        ahead=_ahead(view.job),
+        tracks=held,
+        colours=palette(len(held)),
+        token=guard.new_token(service.settings),
+    )
+    return guard.seal(Response(page), source.origin)
+
+
+@blueprint.get("/jobs/<job_id>/news.json")
+def job_news(job_id: str) -> ResponseReturnValue:
+    """As `jobs_news`, for the parts of a job's page that change."""
+    view = _view(job_id)
+    parts = {
+        name: render_template(f"pages/parts/{name}.html", view=view, ahead=_ahead(view.job))
+        for name in ("head", "details")
+    }
+    return _news(parts, {}, state=view.job.state)
+
+
+@blueprint.get("/jobs/<job_id>/tracks.json")
+def job_tracks(job_id: str) -> ResponseReturnValue:
+    """Scores, doubtful frames and pictures for the viewer: see `tracks.outline`."""
+    service = _service()
+    held = service.store.job(job_id)
+    form = tracks.outline(held, _reports().tracks(job_id))
+    form["stills"] = videos.stills(job_id, form["frame_count"], service.settings)
+    return jsonify(form)
+
+
+@blueprint.get("/jobs/<job_id>/masks.json")
+def job_masks(job_id: str) -> ResponseReturnValue:
+    """The masks of a stretch of frames from `?start=` (0-based): see `tracks.masks`."""
+    return jsonify(tracks.masks(_reports().tracks(job_id), _number("start", 0)))
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> ResponseReturnValue:
+    """Cancel a job, as `POST /jobs/<id>/cancel` does for programs."""
+    _prove()
+    return _acted(_service().cancel(job_id))
+
+
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> ResponseReturnValue:
+    """Do a job again or deliver it again, as `POST /jobs/<id>/retry` does for programs."""
+    _prove()
+    return _acted(_service().retry(job_id))
+
+
+@blueprint.get("/video/<token>/<name>")
+def video(token: str, name: str) -> ResponseReturnValue:
+    """The video of a job by signed link, so that a player without credentials gets it."""
+    service = _service()
+    return videos.send(service.store.job(videos.job_of(token, service.settings)), service.settings)
+
+
+@blueprint.get("/report")
+def lead_report() -> ResponseReturnValue:
+    """For a lead: tasks per day, corrections per track, minutes saved."""
+    return render_template("pages/report.html", report=report.read(_reports()))
+
+
+@blueprint.get("/<path:rest>")
+def unknown(rest: str) -> NoReturn:
+    """Anything else below /page."""
+    raise NotFound("There is no such page.")
+
+
+@blueprint.errorhandler(TrajSegError)
+def told(error: TrajSegError) -> ResponseReturnValue:
+    """One of our errors, as a page for a person or as JSON for a script."""
+    status = 404 if isinstance(error, UnknownJobError) else 400 if isinstance(error, InputError) else 503
+    return _failed(error.message, error.remedy, status)
+
+
+@blueprint.errorhandler(HTTPException)
+def refused(error: HTTPException) -> ResponseReturnValue:
+    """What HTTP refuses."""
+    return _failed(error.description or error.name, "", error.code or 500)
+
+
+def _failed(message: str, remedy: str, status: int) -> ResponseReturnValue:
+    if request.path.endswith(".json") or request.accept_mimetypes.best == "application/json":
+        return jsonify(error=message, remedy=remedy), status
+    if isinstance(remedy, str) and remedy.startswith("GET /jobs"):
+        remedy = "The list has all jobs."
+    return render_template("pages/error.html", message=message, remedy=remedy, status=status), status
+
+
+def _list() -> dict[str, Any]:
+    """What the list of jobs shows, by the names that its templates use."""
+    service, reports = _service(), _reports()
+    wanted = Wanted(_one_of("state", STATES), _one_of("kind", KINDS), _number("project", None))
+    counts = reports.count_by_state(wanted)
+    total = counts.get(wanted.state, 0) if wanted.state else sum(counts.values())
+    pages = max(-(-total // JOBS_A_PAGE), 1)
+    page = min(max(_number("page", 1), 1), pages)
+    found = reports.jobs(wanted, JOBS_A_PAGE, (page - 1) * JOBS_A_PAGE)
+    deliveries = reports.deliveries([job.id for job in found])
+    projects = {project.id: project for project in reports.projects()}
+    chosen = {"kind": wanted.kind or None, "project": wanted.project_id}
+    return {
+        "views": [
+            JobView(job, service.settings, deliveries.get(job.id), projects.get(job.project_id or 0)) for job in found
+        ],
+        "wanted": wanted,
+        "chosen": chosen,
+        "counts": counts,
+        "total": total,
+        "page": page,
+        "pages": pages,
+        "projects": list(projects.values()),
+        "states": STATES,
+        "kinds": KINDS,
+        "notices": _notices(service, counts),
+    }
+
+
+def _notices(service: Service, counts: dict[str, int]) -> list[tuple[str, str]]:
+    """What keeps jobs from being done: what is wrong, and what to do."""
+    try:
+        workers = service.queue.workers()
+    except ServiceError as error:
+        return [(error.message, error.remedy)]
+    if workers == 0 and counts.get("queued"):
+        return [("No worker is running, so the queued jobs wait.", "Start `trajseg worker`, or use `trajseg serve`.")]
+    return []
+
+
+def _view(job_id: str) -> JobView:
+    service = _service()
+    held = service.store.job(job_id)
+    project = service.store.project(held.project_id) if held.project_id is not None else None
+    return JobView(held, service.settings, service.store.delivery(job_id), project)
+
+
+def _ahead(held: Job) -> int:
+    return _reports().ahead(held) if held.state == "queued" else 0
+
+
+def _news(parts: dict[str, str], rows: dict[str, str], **more: Any) -> ResponseReturnValue:
+    marks = {name: _mark(html) for name, html in {**parts, **rows}.items()}
+    have = set(request.args.get("have", "").split("."))
+    form = {
+        **more,
+        "parts": {name: _part(html, marks[name], have) for name, html in parts.items()},
+        "rows": [{"id": name, **_part(html, marks[name], have)} for name, html in rows.items()],
+    }
+    answer = jsonify(form)
+    answer.set_etag(_mark(json.dumps([marks, more])))
+    answer.headers["Cache-Control"] = "no-store"
+    return answer.make_conditional(request)
+
+
+def _part(html: str, mark: str, have: set[str]) -> dict[str, str]:
+    return {"mark": mark} if mark in have else {"mark": mark, "html": html}
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:MARK_LENGTH]
+
+
+def _acted(held: Job) -> ResponseReturnValue:
+    if request.accept_mimetypes.best == "application/json":
+        return jsonify(id=held.id, state=held.state)
+    return redirect(url_for("pages.job", job_id=held.id), 303)
+
+
+def _prove() -> None:
+    token = request.form.get(guard.TOKEN_FIELD, "")
+    guard.check_token(_service().settings, token, request.headers.get("Sec-Fetch-Site"))
+
+
+def _one_of(name: str, known: dict[str, str]) -> str:
+    value = request.args.get(name, "")
+    if value and value not in known:
+        raise InputError(f"There is no {name} {value[:40]!r}.", f"Choose one of {', '.join(known)}.")
+    return value
+
+
+def _number(name: str, otherwise: Any) -> Any:
+    """A number of the query string, 0 or more; Label Studio's and ours are all below 10^9."""
+    text = request.args.get(name, "")
+    if not text:
+        return otherwise
+    if not text.isdecimal() or len(text) > 9:
+        raise InputError(f"`{name}` is {text[:40]!r}, not a number.")
+    return int(text)
+
+
+def _reports() -> Reports:
+    return Reports(_service().store.database)
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["trajseg"]
+    return service

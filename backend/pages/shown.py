@@ -1,0 +1,219 @@
+"""A job in the words of the page: what it is called, how far it is, what went wrong and what a person can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from markupsafe import Markup, escape
+
+from backend.pages import videos
+from backend.settings import Settings
+from backend.store import Delivery, Job, Project
+from backend.store.models import now
+
+STATES = {
+    "queued": "Queued",
+    "running": "Running",
+    "done": "Done",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+KINDS = {
+    "prelabel": "Prelabel",
+    "refine": "Refine",
+    "caption": "Caption",
+    "finetune": "Finetune",
+    "evaluate": "Evaluate",
+}
+
+CODE = re.compile(r"`([^`\n]+)`")
+
+
+@dataclass(frozen=True)
+class Action:
+    """A button: where it posts to, what it says, and how much it stands out."""
+
+    name: str
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that a person should look at.
+
+    Attributes:
+        text: a sentence or two.
+        uid: the track that it is about; empty for the whole result.
+    """
+
+    text: str
+    uid: str = ""
+
+
+@dataclass(frozen=True)
+class JobView:
+    """One job with what belongs to it, for the templates."""
+
+    job: Job
+    settings: Settings
+    delivery: Delivery | None = None
+    project: Project | None = None
+
+    @property
+    def title(self) -> str:
+        """The instruction, or what stands for it."""
+        return self.job.instruction.strip() or ("" if self.job.kind == "prelabel" else KINDS[self.job.kind])
+
+    @property
+    def kind(self) -> str:
+        return KINDS.get(self.job.kind, self.job.kind)
+
+    @property
+    def state(self) -> str:
+        return STATES.get(self.job.state, self.job.state)
+
+    @property
+    def video_name(self) -> str:
+        return videos.file_name(self.job.video) if self.job.video else ""
+
+    @property
+    def video_address(self) -> str:
+        return videos.shown_address(self.job.video)
+
+    @property
+    def percent(self) -> int | None:
+        """How much of the frames is done; None before they are counted."""
+        job = self.job
+        return min(100 * job.frames_done // job.frames_total, 100) if job.frames_total else None
+
+    @property
+    def remaining(self) -> str:
+        """How long it still takes, roughly; empty where that is not known."""
+        seconds = self.job.eta_seconds
+        if self.job.state != "running" or seconds is None or self.lost:
+            return ""
+        return f"about {rough(seconds)} left"
+
+    @property
+    def lost(self) -> bool:
+        """Whether its worker has said nothing for too long."""
+        beat = self.job.heartbeat_at
+        stale = timedelta(seconds=self.settings.stale_after_seconds)
+        return self.job.state == "running" and beat is not None and now() - beat > stale
+
+    @property
+    def took(self) -> str:
+        """How long the last run took."""
+        if self.job.started_at is None or self.job.finished_at is None:
+            return ""
+        return duration((self.job.finished_at - self.job.started_at).total_seconds())
+
+    @property
+    def moment(self) -> datetime:
+        """When it last got into its state, as far as the store tells."""
+        if self.job.state == "running":
+            return self.job.started_at or self.job.created_at
+        return self.job.finished_at or self.job.created_at
+
+    @property
+    def track_count(self) -> int | None:
+        return len(self.job.result.get("tracks", ())) if self.job.result else None
+
+    @property
+    def answer(self) -> str:
+        """What the model said."""
+        return str(self.job.result.get("answer", "")) if self.job.result else ""
+
+    @property
+    def timings(self) -> list[tuple[str, str]]:
+        """Stage and duration, in order."""
+        timings = self.job.result.get("timings") or {} if self.job.result else {}
+        return [(str(name), duration(seconds)) for name, seconds in timings.items()]
+
+    @property
+    def warnings(self) -> list[Warned]:
+        return warnings_of(self.job.result)
+
+    @property
+    def delivery_problem(self) -> str:
+        """Why the result has not reached Label Studio, where that was tried."""
+        if self.delivery is None or self.delivery.state == "sent":
+            return ""
+        return self.delivery.last_error
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it lacks something that only its task can give it."""
+        return bool(self.job.params.get("rejected"))
+
+    @property
+    def actions(self) -> list[Action]:
+        """What a person can do, the most likely first."""
+        if self.job.state in ("queued", "running"):
+            return [Action("cancel", "Cancel")]
+        if self.rejected:
+            return []
+        if self.job.state in ("failed", "cancelled"):
+            return [Action("retry", "Retry", "strong")]
+        if self.delivery is not None and self.delivery.state == "failed":
+            return [Action("retry", "Deliver again", "strong")]
+        return []
+
+    @property
+    def task_url(self) -> str:
+        """The task's page in Label Studio; empty where that is not known."""
+        if self.project is None or self.job.task_id is None:
+            return ""
+        return f"{self.label_studio}/projects/{self.project.label_studio_id}/data?task={self.job.task_id}"
+
+    @property
+    def label_studio(self) -> str:
+        """Where a browser reaches Label Studio: what it calls itself, else where this backend reaches it."""
+        told = self.project.hostname.rstrip("/") if self.project else ""
+        return told if urlsplit(told).scheme in ("http", "https") else self.settings.label_studio_url
+
+
+def warnings_of(result: Mapping[str, Any] | None) -> list[Warned]:
+    """The warnings of a job's result: texts, or texts with the track that they are about."""
+    found = []
+    for warning in (result or {}).get("warnings") or ():
+        if isinstance(warning, Mapping):
+            found.append(Warned(str(warning.get("text", "")), str(warning.get("uid", ""))))
+        else:
+            found.append(Warned(str(warning)))
+    return [warning for warning in found if warning.text]
+
+
+def with_code(text: str) -> Markup:
+    """A sentence of ours for HTML: what stands between backticks becomes code."""
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def duration(seconds: float) -> str:
+    """A measured time, such as "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def rough(seconds: float) -> str:
+    """A time to come, no finer than it can be known: "5 s", "40 s", "3 min", "2 h"."""
+    if seconds < 10:
+        return f"{max(round(seconds), 1)} s"
+    if seconds < 55:
+        return f"{round(seconds / 5) * 5} s"
+    if seconds < 3570:
+        return f"{max(round(seconds / 60), 1)} min"
+    return f"{max(round(seconds / 3600), 1)} h"

@@ -1,0 +1,135 @@
+"""Where a browser gets a job's video: from this backend when the file lies here, else from its own address."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from flask import Response, send_file, url_for
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from werkzeug.exceptions import Forbidden, NotFound
+
+from backend.downloads import download_folder
+from backend.label_studio.delivery import key_frame_path
+from backend.media import media_url
+from backend.settings import Settings
+from backend.store import Job
+
+SALT = "trajseg video"
+LINK_SECONDS = 12 * 3600
+"""A video may be played for so long after its page was opened."""
+HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9A-Fa-f:]+\](:\d+)?")
+"""What may stand in the page's policy as a host; an address comes from a task, and so from anybody."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video for the browser.
+
+    Attributes:
+        url: what the player opens; empty where the browser can get at nothing.
+        origin: scheme and host that the page must allow; empty for this backend.
+    """
+
+    url: str
+    origin: str = ""
+
+
+def source(job: Job, settings: Settings, label_studio: str) -> Source:
+    """The video of a job: its file by a signed link where it lies here, else the address that the task names.
+
+    Args:
+        label_studio: where a browser reaches Label Studio, for videos that it keeps.
+    """
+    if local_file(job.video, settings) is not None:
+        return Source(url_for("pages.video", token=_serializer(settings).dumps(job.id), name=file_name(job.video)))
+    address = _absolute(job.video, label_studio)
+    parts = _split(address)
+    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme not in ("http", "https") or not HOST.fullmatch(host):
+        return Source("")
+    return Source(address, f"{parts.scheme}://{host}")
+
+
+def job_of(token: str, settings: Settings) -> str:
+    """The id of the job whose video a signed link names. Raises Forbidden."""
+    try:
+        return str(_serializer(settings).loads(token, max_age=LINK_SECONDS))
+    except BadSignature as error:
+        raise Forbidden("This link has expired, or was not signed by this backend. Load the page again.") from error
+
+
+def send(job: Job, settings: Settings) -> Response:
+    """The file of a job's video, with ranges. Raises NotFound where it does not lie here (any more)."""
+    path = local_file(job.video, settings)
+    if path is None:
+        raise NotFound("The video does not lie on this machine.")
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    # A task may name any file of an allowed folder: what is no video must not open as a page of this host.
+    answer = send_file(path, mimetype=kind if kind.startswith("video/") else "video/mp4", conditional=True)
+    answer.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    return answer
+
+
+def local_file(video: str, settings: Settings) -> Path | None:
+    """The file of a video on this machine: in an allowed folder, or as a worker has fetched it; None where none is.
+
+    Symbolic links are followed before it is seen whether the folder is allowed.
+    """
+    parts = _split(video)
+    if not video.strip() or "\0" in video:
+        return None
+    address = _absolute(video, settings.label_studio_url)
+    if _split(address).scheme in ("http", "https"):
+        folder = download_folder(settings.data_dir.resolve() / "downloads", address)
+        return next((path for path in folder.glob("video*") if path.is_file()), None)
+    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(video)
+    allowed = [Path(folder).expanduser().resolve() for folder in settings.media_dirs]
+    for candidate in [path] if path.is_absolute() else [folder / path for folder in allowed]:
+        resolved = candidate.resolve()
+        if resolved.is_file() and any(resolved.is_relative_to(folder) for folder in allowed):
+            return resolved
+    return None
+
+
+def stills(job_id: str, frame_count: int, settings: Settings) -> dict[int, str]:
+    """Links to a job's key frames by 0-based index: what there is to see where no video can be played."""
+    found = {}
+    for path in sorted((settings.media_dir / job_id).glob("*.jpg")):
+        if path.stem.isdecimal() and int(path.stem) < frame_count:
+            index = int(path.stem)
+            found[index] = media_url(settings, key_frame_path(job_id, index)).removeprefix(settings.external_url)
+    return found
+
+
+def file_name(video: str) -> str:
+    """What a person calls the video: the last part of its path, or of the file that its address names."""
+    parts = _split(video)
+    path = parts.query.removeprefix("d=") if parts.query.startswith("d=") else parts.path
+    return unquote(path).rstrip("/").rpartition("/")[2] or parts.netloc.rpartition("@")[2] or "video"
+
+
+def shown_address(video: str) -> str:
+    """The address without user, password and signature."""
+    parts = _split(video)
+    query = parts.query if parts.query.startswith("d=") else ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+
+
+def _absolute(video: str, label_studio: str) -> str:
+    """Label Studio's own addresses have no host; a path that is none of them stays as it is."""
+    return label_studio + video if video.startswith(("/data/", "/storage-data/", "/tasks/")) else video
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return SplitResult("", "", address, "", "")
+
+
+def _serializer(settings: Settings) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(settings.signing_key(), salt=SALT)

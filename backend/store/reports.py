@@ -1,0 +1,110 @@
+"""Reports: what the jobs page reads of the store, and nothing that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, case, func, or_, select
+
+from backend.store.database import Database
+from backend.store.models import QUEUES, Delivery, Job, Project, Track, now
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which jobs are asked for; what is None or empty does not choose.
+
+    Args:
+        state: one of JOB_STATES.
+        kind: one of JOB_KINDS.
+        project_id: the store's own id.
+    """
+
+    state: str = ""
+    kind: str = ""
+    project_id: int | None = None
+
+
+class Reports:
+    """Reads one store. Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def jobs(self, wanted: Wanted, limit: int, offset: int = 0) -> list[Job]:
+        """One page of jobs: running ones, then the newest; where only queued ones are asked for, the next first."""
+        query = _chosen(select(Job), wanted)
+        if wanted.state == "queued":
+            turn = case({name: place for place, name in enumerate(QUEUES)}, value=Job.queue, else_=len(QUEUES))
+            query = query.order_by(turn, Job.created_at, Job.id)
+        else:
+            query = query.order_by(case((Job.state == "running", 0), else_=1), Job.created_at.desc(), Job.id)
+        with self.database.read() as session:
+            return list(session.scalars(query.limit(limit).offset(offset)))
+
+    def count_by_state(self, wanted: Wanted) -> dict[str, int]:
+        """How many jobs there are in each state that has any; `wanted.state` does not choose here."""
+        query = _chosen(select(Job.state, func.count()), Wanted("", wanted.kind, wanted.project_id))
+        with self.database.read() as session:
+            return {row[0]: row[1] for row in session.execute(query.group_by(Job.state))}
+
+    def ahead(self, job: Job) -> int:
+        """How many queued jobs workers take before this queued one."""
+        sooner = QUEUES[: QUEUES.index(job.queue)]
+        first = and_(Job.queue == job.queue, Job.created_at < job.created_at)
+        query = select(func.count()).where(Job.state == "queued", or_(Job.queue.in_(sooner), first))
+        with self.database.read() as session:
+            return session.scalar(query) or 0
+
+    def projects(self) -> list[Project]:
+        """All projects that trajseg was told of, by Label Studio's id."""
+        with self.database.read() as session:
+            return list(session.scalars(select(Project).order_by(Project.label_studio_id, Project.id)))
+
+    def deliveries(self, job_ids: Sequence[str]) -> dict[str, Delivery]:
+        """The deliveries of these jobs, by the job's id."""
+        query = select(Delivery).where(Delivery.job_id.in_(job_ids))
+        with self.database.read() as session:
+            return {delivery.job_id: delivery for delivery in session.scalars(query)}
+
+    def tracks(self, job_id: str) -> list[Track]:
+        """The tracks of a job in order, as they were written; none where it is not done."""
+        query = select(Track).where(Track.job_id == job_id).order_by(Track.position)
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    def tasks_per_day(self, days: int, until: date | None = None) -> dict[date, int]:
+        """How many tasks got a result on each of the last `days` days (UTC), today last; none is 0.
+
+        A task that got several on one day counts once.
+        """
+        last = until or now().date()
+        dates = [last - timedelta(days=back) for back in range(days - 1, -1, -1)]
+        return self._per_day(dates, Job.finished_at, (Job.project_id, Job.task_id), Job.state == "done")
+
+    def _per_day(self, dates: Sequence[date], moment: Any, unit: tuple[Any, ...], condition: Any) -> dict[date, int]:
+        """Distinct `unit`s by the day of `moment`."""
+        # Days by comparing: SQLite and PostgreSQL do not take a day out of a time in the same way.
+        starts = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in dates]
+        day = case(
+            *((moment < start + timedelta(days=1), number) for number, start in enumerate(starts)), else_=len(dates)
+        )
+        distinct = select(day.label("day"), *unit).where(condition, moment >= starts[0], unit[-1].is_not(None))
+        rows = distinct.distinct().subquery()
+        query = select(rows.c.day, func.count()).group_by(rows.c.day)
+        with self.database.read() as session:
+            counts = {row[0]: row[1] for row in session.execute(query)}
+        return {day: counts.get(number, 0) for number, day in enumerate(dates)}
+
+
+def _chosen(query: Any, wanted: Wanted) -> Any:
+    if wanted.state:
+        query = query.where(Job.state == wanted.state)
+    if wanted.kind:
+        query = query.where(Job.kind == wanted.kind)
+    if wanted.project_id is not None:
+        query = query.where(Job.project_id == wanted.project_id)
+    return query
