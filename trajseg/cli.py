@@ -37,6 +37,7 @@ OWN = {
     "caption": _Own("trajseg.captioning", "command", "Describe each track of a video in a sentence."),
     "data": _Own("trajseg.data.shapes", "command", "Look at the data that trajseg is trained and scored on."),
     "evaluate": _Own("trajseg.evaluation", "command", "Measure a checkpoint on clips with known masks."),
+    "export": _Own("trajseg.training", "export", "Merge an adapter into a checkpoint."),
     "train": _Own("trajseg.training", "command", "Train a checkpoint."),
 }
 

@@ -1,33 +1,46 @@
-"""`trajseg train`: runs the recipe of trajseg-tiny, stage by stage, resuming where it was stopped."""
+"""`trajseg train`: runs the recipe of trajseg-tiny stage by stage, resuming where it was stopped; and a subcommand."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import click
 
+from trajseg.training.joint_command import joint
+
 STAGES = ("vision", "language", "masks", "memory", "pixels")
 
 
-@click.command("train")
+@click.group("train", invoke_without_command=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/tiny"), show_default=True)
 @click.option("--stage", type=click.Choice([*STAGES, "all", "export"]), default="all", show_default=True)
-@click.option("--minutes", type=float, help="Of each stage; by default the recipe's.")
+@click.option("--minutes", type=float, help="Length of each stage by the clock; with --steps, when to stop.")
+@click.option("--steps", type=click.IntRange(1), help="Length of each stage in steps: such a run resumes exactly.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and clips.")
 @click.option("--threads", type=int, help="Of torch; by default all cores.")
 @click.option("--workers", type=click.IntRange(0, 1), default=1, show_default=True, help="Rendering processes.")
 @click.option("--export", type=click.Path(path_type=Path), help="Where the checkpoint goes [OUT/checkpoint].")
+@click.pass_context
 def command(
+    context: click.Context,
     out: Path,
     stage: str,
     minutes: float | None,
+    steps: int | None,
     seed: int,
     threads: int | None,
     workers: int,
     export: Path | None,
 ) -> None:
-    """Train trajseg-tiny on the shapes world, on a CPU, in stages that resume."""
+    """Train trajseg-tiny on the shapes world, on a CPU, in stages that resume.
+
+    A stage that was stopped (Ctrl-C, --minutes, a power cut) goes on with the same command. `trajseg train joint`
+    trains any checkpoint as the paper does.
+    """
+    if context.invoked_subcommand is not None:
+        return
     import torch
 
     from trajseg.training.recipe import TINY
@@ -38,10 +51,20 @@ def command(
     training = TinyTraining(out, seed, workers)
     for step in TINY:
         if stage in (step.name, "all"):
-            schedule = step.schedule if minutes is None else dataclasses.replace(step.schedule, minutes=minutes)
-            click.echo(f"{step.name}: {step.learns}, {schedule.minutes:g} minutes")
-            training.run(step, schedule)
+            schedule = step.schedule
+            if steps is not None:
+                schedule = dataclasses.replace(schedule, steps=steps, minutes=math.inf)
+            if minutes is not None:
+                schedule = dataclasses.replace(schedule, minutes=minutes)
+            length = f"{schedule.minutes:g} minutes" if schedule.steps is None else f"{schedule.steps} steps"
+            click.echo(f"{step.name}: {step.learns}, {length}")
+            if not training.run(step, schedule):
+                click.echo(f"{step.name} is not over; the same command goes on with it.")
+                return
     if stage in ("all", "export"):
         target = export or out / "checkpoint"
         training.export(target)
         click.echo(f"Checkpoint: {target}")
+
+
+command.add_command(joint)

@@ -130,7 +130,8 @@ def train(
         run: the processes; by default this one alone, or those that were launched, on the module's device.
 
     Returns:
-        Whether the schedule is over; False when a person stopped it (Ctrl-C or SIGTERM; the state is saved).
+        Whether the schedule is over. Else it goes on when this is called again: a person stopped it (Ctrl-C or
+        SIGTERM), or its steps did not fit into its minutes.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite; the last saved state is left as it is.
@@ -147,7 +148,7 @@ def train(
     optimiser = run.prepare_optimizer(optimiser, device_placement=False)
     parts, health = learning_parts(module), Health.of(module)
     count = run.num_processes * micro_batches
-    mine = range(run.process_index * micro_batches, (run.process_index + 1) * micro_batches)
+    mine = range(run.process_index, count, run.num_processes)
     sums: dict[str, float] = {}
     started, logged = time.monotonic() - used, step
 
@@ -206,11 +207,12 @@ def train(
                 logged = step
         if step > logged:
             log(schedule.rate(step - 1, used))
-        if stopped:
+        finished = step >= schedule.steps if schedule.steps else not stopped
+        if not finished:
             journal.say(f"stopped and saved after step {step}; the same command goes on from there")
     save()
     run.wait_for_everyone()
-    return not stopped
+    return finished
 
 
 class _Loss(nn.Module):

@@ -60,8 +60,8 @@ class TinyTraining:
             shapes_processor(SIZE).save_pretrained(kept)
         return TrajSegProcessor.from_pretrained(kept)
 
-    def run(self, stage: Stage, schedule: Schedule) -> None:
-        """Trains a stage, continuing it where it was stopped.
+    def run(self, stage: Stage, schedule: Schedule) -> bool:
+        """Trains a stage, continuing it where it was stopped; returns whether it is over.
 
         Raises:
             InputError: an earlier stage has not been run.
@@ -70,7 +70,7 @@ class TinyTraining:
             self.load(earlier.name)
         module = self.module(stage.name)
         loss, report = getattr(self, f"_{stage.name}")(stage, module)
-        train(self.folder / stage.name, module, loss, schedule, report)
+        return train(self.folder / stage.name, module, loss, schedule, report)
 
     def load(self, name: str) -> None:
         """Puts a finished stage's weights into the model."""

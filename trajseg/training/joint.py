@@ -1,0 +1,205 @@
+"""The paper's joint training: one loss from words and masks, through the whole model, in both directions.
+
+    grounding    frames + instruction -> answer with [SEG]s -> trajectory tokens -> content integration -> masks
+    captioning   frames + boxes of an object + request -> the same answer, and the masks of the object
+    propagation  the first frame's mask -> memory -> masks of the other frames; the language model rests
+
+The mask losses are taken on logits before the object gate, so that a score below 0 does not kill their gradient.
+Shapes: T frames, S targets, H x W the sample's own pixels, D width of the language model, A tokens of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trajseg.errors import InputError
+from trajseg.model import TrajSegModel, TrajSegProcessor
+from trajseg.model.mask_decoder import FrameFeatures, Tracker
+from trajseg.model.processor import inner_size
+from trajseg.training.run import Part
+from trajseg.training.samples import Sample
+
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the four losses; the defaults are the paper's."""
+
+    text: float = 1.0
+    bce: float = 2.0
+    dice: float = 0.5
+    score: float = 0.5
+
+
+@dataclass
+class Terms:
+    """A sample's losses before weighting, scalars; 0 where a sample has none of a kind.
+
+    gate_open: share of visible (target, frame) pairs whose object score is above 0; 1 where nothing is visible.
+    """
+
+    text: Tensor
+    bce: Tensor
+    dice: Tensor
+    score: Tensor
+    gate_open: float = 1.0
+
+    def total(self, weights: LossWeights) -> Tensor:
+        """The weighted sum."""
+        terms: list[Tensor] = [getattr(weights, field.name) * getattr(self, field.name) for field in fields(weights)]
+        return torch.stack(terms).sum()
+
+
+class JointTraining(nn.Module):
+    """A model under the joint loss.
+
+    Args:
+        model: prepared by `adapters.prepare`, on its device.
+        parts: its trained parameters by part, as `prepare` gave them.
+        samples: gives the samples of a part by its number; see `samples.Samples` and `feed.Feed`.
+    """
+
+    def __init__(
+        self,
+        model: TrajSegModel,
+        processor: TrajSegProcessor,
+        parts: dict[str, list[nn.Parameter]],
+        samples: Callable[[int], list[Sample]],
+        weights: LossWeights | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        self.samples = samples
+        self.weights = weights or LossWeights()
+        self._parts = parts
+
+    def learning_parts(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by part; see health.Parted."""
+        return self._parts
+
+    def loss(self, part: Part) -> tuple[Tensor, dict[str, float]]:
+        """The mean over the samples of a part of each sample's own loss, whatever its length and its targets."""
+        terms = [self.terms(sample) for sample in self.samples(part.number)]
+        total = torch.stack([t.total(self.weights) for t in terms]).mean()
+        names = [field.name for field in fields(Terms)]
+        return total, {name: fmean(float(torch.as_tensor(getattr(t, name)).detach()) for t in terms) for name in names}
+
+    def terms(self, sample: Sample) -> Terms:
+        """A sample's losses.
+
+        Raises:
+            InputError: it has more frames than the model can tell apart.
+        """
+        masks = torch.from_numpy(sample.masks).to(self.model.device)
+        if sample.direction == "propagation":
+            return self._propagated(sample, masks)
+        limit = self.model.config.llm_frames
+        if self.model.config.frame_embedding and len(sample.frames) > limit:
+            raise InputError(f"A sample has {len(sample.frames)} frames, the model knows {limit}.", "Ask for fewer.")
+        text, trajectories = self.read(sample)
+        none = text.new_zeros(())
+        if not len(masks):
+            return Terms(text, none, none, none)
+        logits, score = self._prompted(self._features(sample), trajectories)
+        return self._mask_terms(text, logits, score, masks)
+
+    def read(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """The language model over prompt and answer: mean cross entropy of the answer, trajectory tokens (S, C)."""
+        model, processor = self.model, self.processor
+        states = model.vision_states(processor.llm_pixels(sample.frames).to(model.device))
+        seen = model.see(states)
+        before, after = processor.prompt_ids(sample.instruction, len(sample.frames), sample.template)
+        prompt = []
+        for number, ids in enumerate(before):
+            prompt += [self._words(ids), seen.embeddings[seen.frame == number]]
+        if sample.direction == "captioning":
+            between, after = processor.caption_ids(sample.instruction)
+            boxes = torch.as_tensor(sample.boxes, device=model.device)
+            trajectory = model.trajectory_embeddings(states, boxes)
+            numbers = torch.arange(len(boxes), device=model.device)
+            prompt += [self._words(between), model.at_frames(trajectory, numbers)]
+        answer = torch.tensor([*processor.ids(sample.answer), processor.end_id], device=model.device)
+        inputs = torch.cat([*prompt, self._words(after), model.embed_words(answer)])
+        hidden = model.language_model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0]
+        predicts = hidden[-len(answer) - 1 : -1]
+        text = F.cross_entropy(model.llava.lm_head(predicts).float(), answer)
+        return text, model.trajectory_tokens(predicts[answer == processor.seg_id])
+
+    def _prompted(self, features: FrameFeatures, trajectories: Tensor) -> tuple[Tensor, Tensor]:
+        """Ungated logits (S, T, h, w) and scores (S, T) with every frame a key frame."""
+        model, count = self.model, len(features.top)
+        prompts = model.key_prompts(trajectories, features)
+        tracker = Tracker(model.visual_model, count, model.config.key_frame_memory)
+        if not model.config.key_frame_memory:
+            # No key frame reads memory: all are decoded at once.
+            rows = torch.arange(count, device=model.device).repeat(len(trajectories))
+            decoded = tracker.step(0, features[rows], prompts.flatten(0, 1), remember=False)
+            shape = (len(trajectories), count)
+            return decoded.logits.unflatten(0, shape), decoded.score.unflatten(0, shape)
+        drawn = [
+            tracker.step(
+                index, self._rows(features, index, trajectories), prompts[:, index], remember=index + 1 < count
+            )
+            for index in range(count)
+        ]
+        return torch.stack([d.logits for d in drawn], dim=1), torch.stack([d.score for d in drawn], dim=1)
+
+    def _propagated(self, sample: Sample, masks: Tensor) -> Terms:
+        """The first frame that shows a target is given, the others follow from memory.
+
+        The clip is read backwards where only its last frame does. Memory is gated by the truth.
+        """
+        order = torch.arange(len(sample.frames), device=masks.device)
+        start = int(masks.flatten(2).any(2).any(0).nonzero()[0, 0])
+        order = order.flip(0) if start == len(order) - 1 else order[start:]
+        masks, features = masks[:, order], self._features(sample)[order]
+        present = masks.flatten(2).any(2)
+        tracker = Tracker(self.model.visual_model, len(order))
+        tracker.paint(0, self._rows(features, 0, masks), self._square(masks[:, 0]))
+        drawn = [
+            tracker.step(index, self._rows(features, index, masks), None, present[:, index], index + 1 < len(order))
+            for index in range(1, len(order))
+        ]
+        logits, score = torch.stack([d.logits for d in drawn], dim=1), torch.stack([d.score for d in drawn], dim=1)
+        return self._mask_terms(logits.new_zeros(()), logits, score, masks[:, 1:])
+
+    def _mask_terms(self, text: Tensor, logits: Tensor, score: Tensor, masks: Tensor) -> Terms:
+        """Logits (S, T, h, w), scores (S, T), truth (S, T, H, W) bool -> a sample's losses (paper, losses).
+
+        Frames without the target count as 0 in BCE and dice and stay in the mean over frames.
+        """
+        height, width = masks.shape[-2:]
+        full = self.processor.to_picture(logits.flatten(0, 1), height, width).view(masks.shape)
+        truth, seen = masks.float(), masks.flatten(2).any(2)
+        bce = F.binary_cross_entropy_with_logits(full, truth, reduction="none").mean((2, 3))
+        p = full.sigmoid()
+        both, either = (p * truth).sum((2, 3)), p.sum((2, 3)) + truth.sum((2, 3))
+        dice = 1 - (2 * both + EPSILON) / (either + EPSILON)
+        scored = F.binary_cross_entropy_with_logits(score.float(), seen.float())
+        gate = float((score[seen] > 0).float().mean()) if seen.any() else 1.0
+        return Terms(text, (bce * seen).mean(), (dice * seen).mean(), scored, gate)
+
+    def _features(self, sample: Sample) -> FrameFeatures:
+        return self.model.encode_frames(self.processor.mask_pixels(sample.frames).to(self.model.device))
+
+    def _rows(self, features: FrameFeatures, index: int, targets: Tensor) -> FrameFeatures:
+        """A frame's features, one row a target."""
+        return features[torch.full((len(targets),), index, device=features.top.device)]
+
+    def _square(self, masks: Tensor) -> Tensor:
+        """Masks bool (S, H, W) -> (S, size, size) float32 of 0 and 1, letterboxed as the pictures are."""
+        size = self.processor.mask_size
+        inner = inner_size(masks.shape[1], masks.shape[2], size)
+        fitted = F.interpolate(masks[:, None].float(), inner, mode="bilinear", align_corners=False)[:, 0]
+        return F.pad((fitted >= 0.5).float(), (0, size - inner[1], 0, size - inner[0]))
+
+    def _words(self, ids: list[int]) -> Tensor:
+        return self.model.embed_words(torch.tensor(ids, device=self.model.device))
