@@ -20,7 +20,7 @@ from typing import Any
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from trajseg.errors import CheckpointError
-from trajseg.model.config import Sam2Config
+from trajseg.model.config import Sam2Config, TrajSegConfig
 from trajseg.model.weights import Shape
 
 TRAINING_PREFIX = "base_model.model."
@@ -120,6 +120,11 @@ def sam2_config(size: str = "large", version: str = "2.1") -> Sam2Config:
         no_obj_embed_spatial=newer,
         pointer_times=newer,
     )
+
+
+def trajseg_7b(sam2_version: str = "2.1") -> TrajSegConfig:
+    """The full-size model: LLaVA-Lightning-7B-v1-1 and SAM 2 Hiera-large (the paper's is version "2.0")."""
+    return TrajSegConfig(sam2_config=sam2_config("large", sam2_version), trajectory_encoder={})
 
 
 def recognise_sam2(shapes: dict[str, Shape]) -> Sam2Config:
