@@ -62,18 +62,22 @@ def encode_frames(sam2: SAM2Base, pixels: Tensor) -> FrameFeatures:
 
 
 class Tracker:
-    """Draws R objects frame by frame, in time order, keeping their memories.
+    """Draws R objects frame by frame, in time order or against it, keeping their memories.
 
     Args:
         sam2: the SAM 2 whose decoder and memory are used.
         frame_count: frames of the clip; limits how many object pointers are read.
         key_frame_memory: let key frames read memory as well (ours, off in the paper's model).
+        backwards: frames come in falling order.
     """
 
-    def __init__(self, sam2: SAM2Base, frame_count: int, key_frame_memory: bool = False) -> None:
+    def __init__(
+        self, sam2: SAM2Base, frame_count: int, key_frame_memory: bool = False, backwards: bool = False
+    ) -> None:
         self.sam2 = sam2
         self.frame_count = frame_count
         self.key_frame_memory = key_frame_memory
+        self.backwards = backwards
         self.key_memories: dict[int, dict[str, object]] = {}
         self.other_memories: dict[int, dict[str, object]] = {}
 
@@ -85,7 +89,7 @@ class Tracker:
         present: Tensor | None = None,
         remember: bool = True,
     ) -> DecodedMask:
-        """Decodes frame `index` (0-based; indices only grow).
+        """Decodes frame `index` (0-based; indices only grow, or only fall when going backwards).
 
         Args:
             frame: features, one picture a row (R pictures; the same one repeated for objects of one clip).
@@ -98,21 +102,50 @@ class Tracker:
             return decoded
         memory = self._remember(frame, decoded, present)
         (self.other_memories if prompt is None else self.key_memories)[index] = memory
-        self.other_memories.pop(index - max(self.sam2.num_maskmem, self.sam2.max_obj_ptrs_in_encoder), None)
+        reach = max(self.sam2.num_maskmem, self.sam2.max_obj_ptrs_in_encoder)
+        self.other_memories.pop(index + reach if self.backwards else index - reach, None)
         return decoded
+
+    def paint(self, index: int, frame: FrameFeatures, masks: Tensor) -> None:
+        """Remembers frame `index` with masks that were given, as a key frame.
+
+        As the paper's code remembers its first frame: the memory comes from the mask itself (logits of +-10,
+        through the decoder's resolution), the pointer from the decoder under the mask as a dense prompt.
+
+        Args:
+            frame: features, one picture a row.
+            masks: (R, S, S) float32, 1 inside and 0 outside, letterboxed as the pictures are; a row without any 1
+                says that its object is not in the picture.
+        """
+        sam2 = self.sam2
+        present = masks.amax((1, 2)) > 0
+        sparse, _ = self._no_prompt(frame.top)
+        dense = sam2.sam_prompt_encoder.mask_downscaling(sam2.mask_downsample(masks[:, None].to(frame.top.dtype)))
+        drawn = self._draw(frame.top, frame, sparse, dense, present)
+        logits = F.interpolate(
+            20 * masks[:, None] - 10, drawn.logits.shape[-2:], mode="bilinear", antialias=True, align_corners=False
+        )[:, 0]
+        given = DecodedMask(logits, drawn.score, drawn.pointer)
+        self.key_memories[index] = self._remember(frame, given, present)
 
     def _decode(self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None) -> DecodedMask:
         sam2 = self.sam2
         reads = bool(self.key_memories) and (prompt is None or self.key_frame_memory)
         top = self._read(index, frame) if reads else frame.top + sam2.no_mem_embed.view(1, -1, 1, 1)
-        rows = top.shape[0]
-        if prompt is None:
-            empty = torch.zeros(rows, 1, 2, device=top.device)
-            labels = -torch.ones(rows, 1, dtype=torch.int32, device=top.device)
-            sparse, dense = sam2.sam_prompt_encoder(points=(empty, labels), boxes=None, masks=None)
-        else:
-            sparse = prompt[:, None]
-            dense = sam2.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(top)
+        sparse, dense = self._no_prompt(top)
+        return self._draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present)
+
+    def _no_prompt(self, top: Tensor) -> tuple[Tensor, Tensor]:
+        """Sparse (R, 2, C) and dense (R, C, h, w) embeddings of no prompt."""
+        empty = torch.zeros(len(top), 1, 2, device=top.device)
+        labels = -torch.ones(len(top), 1, dtype=torch.int32, device=top.device)
+        sparse, dense = self.sam2.sam_prompt_encoder(points=(empty, labels), boxes=None, masks=None)
+        return sparse, dense
+
+    def _draw(
+        self, top: Tensor, frame: FrameFeatures, sparse: Tensor, dense: Tensor, present: Tensor | None
+    ) -> DecodedMask:
+        sam2 = self.sam2
         logits, _, tokens, score = sam2.sam_mask_decoder(
             image_embeddings=top,
             image_pe=sam2.sam_prompt_encoder.get_dense_pe().to(top.dtype),
@@ -140,6 +173,7 @@ class Tracker:
                 "non_cond_frame_outputs": self.other_memories,
             },
             num_frames=self.frame_count,
+            track_in_reverse=self.backwards,
         )
 
     def _remember(self, frame: FrameFeatures, decoded: DecodedMask, present: Tensor | None) -> dict[str, object]:

@@ -22,16 +22,19 @@ class TrackFrame:
         time: when it is shown, seconds.
         score: how sure the engine is of this frame, 0 to 1.
         rle: the mask; None where the object is absent.
+        provenance: who made this frame, where it is not who made the track: "person", or a propagator's name.
     """
 
     index: int
     time: float
     score: float
     rle: Rle | None
+    provenance: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The frame as it stands in the JSON form of a result."""
-        return {"index": self.index, "time": self.time, "score": self.score, "rle": self.rle}
+        """The frame as it stands in the JSON form of a result; `provenance` only where it is told."""
+        data = {"index": self.index, "time": self.time, "score": self.score, "rle": self.rle}
+        return data | {"provenance": self.provenance} if self.provenance else data
 
 
 @dataclass
@@ -171,6 +174,7 @@ def _frame_from_json(data: dict[str, Any], height: int, width: int) -> TrackFram
         time=float(data["time"]),
         score=_share(data["score"]),
         rle=None if code is None else rle_codes.checked(code, height, width),
+        provenance=str(data.get("provenance", "")),
     )
 
 

@@ -1,0 +1,123 @@
+"""What to look at next: the frames of a track that are most likely wrong, with the reason.
+
+No truth is known when this runs. Signs of trouble are looked for in the track itself: the object is lost or found,
+its area or place jumps, its masks are unsure, or the passes of a refinement disagree. Each frame gets a doubt, and
+frames are chosen so that looking at them covers as much doubt as possible: one look also settles the frames nearby.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from trajseg.tracks import MaskTrack, rle
+
+Reason = Literal[
+    "object lost", "object found", "area jump", "position jump", "low mask score", "passes disagree", "not yet seen"
+]
+
+IDLE_DOUBT = 0.05
+"""Doubt of a frame that shows no sign of trouble."""
+
+REACH = 0.08
+"""Share of the clip's length over which a look at a frame settles its neighbours."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A frame to look at.
+
+    Args:
+        index: 0-based.
+        reason: the strongest sign of trouble in it.
+        doubt: how likely it is wrong, 0 to 1.
+    """
+
+    index: int
+    reason: Reason
+    doubt: float
+
+
+def suggest(
+    track: MaskTrack,
+    count: int = 3,
+    *,
+    painted: Collection[int] = (),
+    agreement: Mapping[int, float] | None = None,
+) -> list[Suggestion]:
+    """The frames to look at, most useful first; fewer than `count` when no others are left.
+
+    Args:
+        track: at least one frame.
+        count: frames at most.
+        painted: frames that a person has vouched for; they are not suggested.
+        agreement: by frame, IoU of the passes from either side (see Refinement).
+    """
+    doubts, reasons = doubts_of(track, painted=painted, agreement=agreement)
+    n = len(doubts)
+    index = np.arange(n)
+    settled = np.exp(-np.abs(index[:, None] - index[None]) / max(1.0, REACH * n))
+    covered = settled[:, sorted(painted)].max(axis=1) if painted else np.zeros(n)
+    chosen: list[Suggestion] = []
+    free = np.ones(n, bool)
+    free[sorted(painted)] = False
+    for _ in range(min(count, int(free.sum()))):
+        gain = (doubts[:, None] * np.maximum(settled - covered[:, None], 0)).sum(axis=0)
+        # The frame's own doubt breaks ties towards the trouble itself.
+        best = int(np.argmax(np.where(free, gain + 1e-3 * doubts, -1.0)))
+        chosen.append(Suggestion(best, reasons[best], float(doubts[best])))
+        covered = np.maximum(covered, settled[:, best])
+        free[best] = False
+    return chosen
+
+
+def certainty(tracks: Sequence[MaskTrack]) -> float:
+    """How sure one may be of a prediction, 0 to 1: the least sure of its tracks, 1 minus the mean doubt of its frames.
+
+    As a prediction's score it puts the tasks that need a look first when they are sorted upwards. A prediction without
+    tracks has 0.5: nothing was found, and nothing says whether that is right.
+    """
+    if not tracks:
+        return 0.5
+    return min(1.0 - float(np.mean(doubts_of(track)[0])) for track in tracks)
+
+
+def doubts_of(
+    track: MaskTrack, *, painted: Collection[int] = (), agreement: Mapping[int, float] | None = None
+) -> tuple[np.ndarray, list[Reason]]:
+    """Doubt of each frame, float64 [N] in 0 to 1, and the strongest reason for it; painted frames have none."""
+    n = len(track)
+    signs: dict[Reason, np.ndarray] = {"not yet seen": np.full(n, IDLE_DOUBT)}
+    here = np.array([frame.rle is not None for frame in track.frames])
+    lost, found = np.zeros(n), np.zeros(n)
+    lost[1:], found[1:] = here[:-1] & ~here[1:], ~here[:-1] & here[1:]
+    # The frames on either side of a change share it.
+    signs["object lost"] = 0.6 * np.maximum(lost, np.roll(lost, -1))
+    signs["object found"] = 0.6 * np.maximum(found, np.roll(found, -1))
+    area = np.array([0 if frame.rle is None else rle.area(frame.rle) for frame in track.frames], float)
+    signs["area jump"] = _jump(np.log(np.maximum(area, 1)), here, 0.5)
+    boxes = [track.box(i) for i in range(n)]
+    centre = np.array([(0.0, 0.0) if b is None else (b[0] + b[2] / 2, b[1] + b[3] / 2) for b in boxes])
+    side = np.sqrt(np.maximum(np.median(area[here]) if here.any() else 1.0, 1.0))
+    signs["position jump"] = np.maximum(_jump(centre[:, 0] / side, here, 0.5), _jump(centre[:, 1] / side, here, 0.5))
+    scores = np.array([frame.score for frame in track.frames])
+    signs["low mask score"] = 1.0 - scores
+    if agreement:
+        signs["passes disagree"] = np.array([1.0 - agreement.get(i, 1.0) for i in range(n)])
+    names = list(signs)
+    table = np.stack([signs[name] for name in names])
+    table[:, sorted(painted)] = 0.0
+    doubts = 1.0 - np.prod(1.0 - np.clip(table, 0.0, 1.0), axis=0)
+    return doubts, [names[k] for k in table.argmax(axis=0)]
+
+
+def _jump(values: np.ndarray, here: np.ndarray, scale: float) -> np.ndarray:
+    """How much a value departs from a straight course, 0 to 1: second difference [N] over `scale`, where present."""
+    out = np.zeros(len(values))
+    if len(values) > 2:
+        bend = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
+        out[1:-1] = np.where(here[2:] & here[1:-1] & here[:-2], bend / scale, 0.0)
+    return np.clip(out, 0.0, 1.0)
