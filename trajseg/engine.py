@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
 
 from trajseg.errors import InstructionError
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
+
+if TYPE_CHECKING:
+    from trajseg.prompting import Prompt
 
 MAX_INSTRUCTION_LENGTH = 1000
 """Characters; a longer instruction is refused with InstructionError."""
@@ -58,3 +63,22 @@ class Captioner(Protocol):
         `progress` is called with (tracks done, tracks in all). Raises CheckpointError when the loaded weights lack
         what captions need, VideoError, InputError when a track does not fit the clip, or whatever `progress` raises.
         """
+
+
+@runtime_checkable
+class Comparer(Protocol):
+    """An engine that can also tell whether a track's caption contradicts an instruction. Ask with isinstance."""
+
+    def contradictions(self, clip: Clip, instruction: str, captions: Sequence[str]) -> list[bool]:
+        """For each caption, as the engine wrote it, whether it contradicts the instruction.
+
+        Raises InstructionError or VideoError.
+        """
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """An engine that can also segment what a box or a point marks on one frame. Ask with isinstance."""
+
+    def prompt(self, clip: Clip, prompt: Prompt, instruction: str) -> np.ndarray:
+        """The mask of what is marked, bool [H, W]. Raises InputError, or VideoError."""

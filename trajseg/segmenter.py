@@ -14,6 +14,7 @@ from torch import Tensor
 from trajseg.engine import Progress, check_instruction
 from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
+from trajseg.model.agreement import CONTRADICTION, agreement
 from trajseg.model.dialogue import caption_of, captions_of
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.processor import frame_indices
@@ -92,9 +93,7 @@ class VideoSegmenter:
         keys = sorted({0, *sampled})
         key_frames = dict(clip.frames(keys))
         clock.lap("read key frames")
-        before, after = self.processor.prompt_ids(instruction, len(sampled))
-        states = self._look([key_frames[index] for index in sampled])
-        prompt = torch.cat([self._frames(states, before), self._words(after)])
+        prompt = self._question([key_frames[index] for index in sampled], instruction)
         answer = self.model.answer(prompt, self.processor.end_id)
         text = self.processor.text(answer.ids)
         clock.lap("language")
@@ -175,6 +174,29 @@ class VideoSegmenter:
             prompts = torch.stack([torch.cat([start, row, end]) for row in chunk])
             for answer in model.answers(prompts, processor.end_id):
                 yield caption_of(processor.text(answer.ids))
+
+    @torch.inference_mode()
+    def agreement(self, clip: Clip | str | Path, instruction: str, captions: Sequence[str]) -> list[float]:
+        """How well captions of tracks agree with an instruction about the clip; see trajseg.model.agreement.
+
+        Raises:
+            InstructionError: the instruction is empty or too long.
+            VideoError: the video cannot be read.
+        """
+        instruction = check_instruction(instruction)
+        clip = clip if isinstance(clip, Clip) else open_clip(clip)
+        sampled = frame_indices(len(clip), self.model.config.llm_frames)
+        prompt = self._question([frame for _, frame in clip.frames(sampled)], instruction)
+        return agreement(self.model, self.processor, prompt, captions)
+
+    def contradictions(self, clip: Clip | str | Path, instruction: str, captions: Sequence[str]) -> list[bool]:
+        """Whether the model holds that captions and instruction contradict each other; raises as `agreement`."""
+        return [value < CONTRADICTION for value in self.agreement(clip, instruction, captions)]
+
+    def _question(self, frames: list[np.ndarray], instruction: str) -> Tensor:
+        """Embeddings (L, D) of an instruction about pictures, up to where the answer begins."""
+        before, after = self.processor.prompt_ids(instruction, len(frames))
+        return torch.cat([self._frames(self._look(frames), before), self._words(after)])
 
     def _look(self, frames: list[np.ndarray]) -> tuple[Tensor, ...]:
         """The vision tower's hidden states of pictures."""

@@ -30,6 +30,9 @@ from trajseg.model.weights import FOLDER_FILES, Weights, empty_weights, fill
 OBJECT_THRESHOLD = 0.3
 """A patch token counts as an object's centre from this objectness on."""
 
+LIKELIHOODS_AT_ONCE = 8
+"""Texts whose likelihood is worked out together."""
+
 
 @dataclass(frozen=True)
 class VisualTokens:
@@ -265,6 +268,24 @@ class TrajSegModel(PreTrainedModel):
     def answer(self, prompt: Tensor, end_id: int) -> Answer:
         """The answer to one prompt (L, D); see `answers`."""
         return self.answers(prompt[None], end_id)[0]
+
+    @torch.inference_mode()
+    def log_likelihoods(self, prompt: Tensor, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Natural log of the probability of each token of texts that would follow a prompt (L, D), (len(text),) each.
+
+        (Without a key-value cache: the texts are read in batches of LIKELIHOODS_AT_ONCE, each with the prompt.)
+        """
+        found: list[Tensor] = []
+        for first in range(0, len(texts), LIKELIHOODS_AT_ONCE):
+            rows = texts[first : first + LIKELIHOODS_AT_ONCE]
+            # Padding stands behind the texts, where it is read by nothing that counts.
+            ids = nn.utils.rnn.pad_sequence([torch.tensor(row, device=prompt.device) for row in rows], batch_first=True)
+            inputs = torch.cat([prompt.expand(len(rows), -1, -1), self.embed_words(ids)], dim=1)
+            hidden = self.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+            spoken = self.llava.lm_head(hidden[:, len(prompt) - 1 : -1]).float().log_softmax(-1)
+            each = spoken.gather(-1, ids[..., None])[..., 0]
+            found += [likelihoods[: len(row)] for likelihoods, row in zip(each, rows, strict=True)]
+        return found
 
 
 def object_centres(logits: Tensor, most: int) -> Tensor:
