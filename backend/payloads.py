@@ -48,6 +48,7 @@ class SetupRequest(Payload):
 class Held(Payload):
     """An annotation, draft or prediction that a task already has."""
 
+    id: int | None = None
     model_version: str | None = None
     result: list[dict[str, Any]] = Field(default_factory=list)
 
@@ -90,6 +91,9 @@ class ContextResult(Payload):
 
     from_name: str = ""
     type: str = ""
+    item_index: int | None = None
+    original_width: int = 0
+    original_height: int = 0
     value: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -113,6 +117,11 @@ class Context(Payload):
                 if isinstance(text, str) and text.strip():
                     return text.strip()
         return ""
+
+    def rectangles(self, from_name: str) -> list[ContextResult]:
+        """Rectangles just drawn with a tag of this name."""
+        kinds = ("rectanglelabels", "rectangle")
+        return [result for result in self.result if result.from_name == from_name and result.type in kinds]
 
 
 class Params(Payload):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from backend import hints
 from backend.label_studio import views
 from backend.payloads import Context, PredictRequest, ProjectReference, SetupRequest, Task, WebhookRequest
 from backend.queue import JobQueue
@@ -18,7 +19,7 @@ from backend.store import Job, JobRequest, Project, Store
 from backend.store.models import now
 from label_config import LabelConfig, parse
 from trajseg.engine import MAX_INSTRUCTION_LENGTH
-from trajseg.errors import InstructionError, LabelConfigError, QueueError, TaskError, TrajSegError
+from trajseg.errors import InputError, InstructionError, LabelConfigError, QueueError, TaskError, TrajSegError
 from trajseg.tracks import Result
 
 log = logging.getLogger("trajseg.backend")
@@ -254,14 +255,14 @@ class Service:
                 self.store.deliver_again(job.id)
 
     def _interactive(self, project: Project, config: LabelConfig, tasks: Sequence[Task], context: Context) -> Answer:
-        """Answer an instruction typed in the page within the settable time, else deliver it later.
+        """Answer an instruction typed in the page, or a hint, within the settable time, else deliver it later.
 
-        Anything else that a person does there (a box drawn, a label changed) is answered with nothing.
+        Anything else that a person does there (a label changed) is answered with nothing.
         Raises TaskError or InstructionError where the task lacks something.
         """
         text = context.typed_text(config.caption.name if config.caption else "")
         if not text:
-            return _nothing(tasks)
+            return [self._hinted(project, config, task, context) for task in tasks]
         wait = self.settings.interactive_wait_seconds
         deadline = time.monotonic() + wait
         until = (now() + timedelta(seconds=wait + ANSWER_MARGIN_SECONDS)).isoformat()
@@ -274,6 +275,58 @@ class Service:
             # Nobody would begin them while the person waits.
             deadline = time.monotonic()
         return [self._answer_in_time(job, config, task, deadline) for job, task in zip(jobs, tasks, strict=True)]
+
+    def _hinted(self, project: Project, config: LabelConfig, task: Task, context: Context) -> dict[str, Any]:
+        """Segment what a smart rectangle marks, and carry it through the clip.
+
+        The answer has the track where the page shows nothing of it yet; all of it is delivered as a prediction.
+        """
+        found = hints.hints(context, config, task)
+        if not found:
+            return {"result": []}
+        base_id = hints.base_job(task, self.model_version)
+        base, result = self._known(base_id)
+        told = hints.with_labels(found, result, config, task)
+        own = task.data.get(INSTRUCTION_KEY)
+        instruction = base.instruction if base else str(own or "")
+        params = {"hints": told, "base_job_id": base.id if base else None}
+        video = str(base.video if base else task.data.get(config.video_key) or "")
+        if not video:
+            raise TaskError(f"Task {task.id} has no video: its data lacks `{config.video_key}`.")
+        request = JobRequest(
+            "refine",
+            project.id,
+            task.id,
+            video,
+            instruction[:MAX_INSTRUCTION_LENGTH],
+            "interactive",
+            params,
+            self.model_version,
+            subject=f"hints {hints.digest(told, base_id)}",
+        )
+        job, created = self.store.add_jobs([request])[0]
+        if not created and job.state in ("failed", "cancelled"):
+            job = self.store.retry_job(job.id)
+        deadline = time.monotonic() + self.settings.interactive_wait_seconds
+        if job.state == "queued" and not self.enqueue([job]):
+            return {"result": []}
+        key_frames = _key_frames(config, task)
+        if key_frames is None or (job.state != "done" and not self._wait(job, deadline)):
+            return {"result": []}
+        result = self.store.tracks(job.id)
+        labels = {hint["label"] for hint in told}
+        result.tracks = [track for track in result.tracks if track.label in labels]
+        shown = views.to_results(result, config.view, config, key_frames, job_id=job.id, texts=False)
+        shown = hints.empty_places(shown, task, config)
+        return {"result": shown, "score": views.score(result), "model_version": result.model_version}
+
+    def _known(self, job_id: str | None) -> tuple[Job | None, Result | None]:
+        """A done job of the store and its tracks, where there is such a one."""
+        try:
+            job = self.store.job(job_id) if job_id else None
+            return job, self.store.tracks(job.id) if job else None
+        except InputError:
+            return None, None
 
     def _typed(self, project: Project, config: LabelConfig, task: Task, text: str, params: dict[str, Any]) -> Job:
         try:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rq.timeouts import JobTimeoutException
 
-from backend.label_studio.delivery import deliverer, key_frame_path
+from backend.label_studio.delivery import deliverer
+from backend.label_studio.pictures import key_frame_path, shown_frames
 from backend.settings import Settings
 from backend.store import Delivery, Job, StaleRunError, Store
-from trajseg.engine import Engine, check_instruction
-from trajseg.errors import CancelledError, TrajSegError, VideoError
-from trajseg.tracks import Result, key_frames
+from trajseg.engine import Captioner, Engine, Progress, check_instruction
+from trajseg.errors import CancelledError, InputError, TrajSegError, VideoError
+from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
 from worker.engines import load_engine
 from worker.fetch import FetchPolicy, fetched
+from worker.made import Made
+from worker.refining import Hint, Known, Refiner, source_tracks
 
 log = logging.getLogger("trajseg.worker")
 
@@ -110,12 +114,18 @@ class _Run:
         self.token = token
 
     def do(self) -> Delivery | None:
-        if self.job.kind != "prelabel":
+        works: dict[str, Callable[[Clip], Made]] = {
+            "prelabel": self._prelabel,
+            "refine": self._refine,
+            "caption": self._caption,
+        }
+        if self.job.kind not in works:
             raise TrajSegError(
                 f"This worker cannot do jobs of the kind {self.job.kind}.",
                 "Start a worker of the same version of trajseg as the backend.",
             )
-        instruction = check_instruction(self.job.instruction)
+        if self.job.kind == "prelabel":
+            check_instruction(self.job.instruction)
         policy = FetchPolicy.from_settings(self.settings)
         started = time.perf_counter()
         with (
@@ -126,12 +136,100 @@ class _Run:
             clip = self._open(path)
             open_seconds = time.perf_counter() - started - fetch_seconds
             self._progress(0, len(clip))
-            result = self.engine.segment(clip, instruction, self._progress)
+            made = works[self.job.kind](clip)
+            result, notes = made.result, made.notes()
             result.video = self.job.video
             result.timings = {"fetch": fetch_seconds, "open": open_seconds, **result.timings}
             # Before the store knows of the result: whoever delivers it must find the pictures.
-            self._write_key_frames(clip, result)
-        return self.store.finish(self.job.id, self.token, result)
+            self._write_key_frames(clip, result, notes)
+        delivery = self.store.finish(self.job.id, self.token, result, notes)
+        if self.job.kind == "refine" and isinstance(self.engine, Captioner):
+            self._ask_for_captions(result)
+        return delivery
+
+    def _ask_for_captions(self, result: Result) -> None:
+        """A job of its own for tracks without a caption: the refined masks need not wait for it."""
+        if all(track.caption for track in result.tracks):
+            return
+        # The reconciler queues it: a worker has no queue of its own.
+        self.store.add_job(
+            "caption",
+            self.job.project_id,
+            self.job.task_id,
+            self.job.video,
+            self.job.instruction,
+            "interactive",
+            {"job_id": self.job.id},
+            model_version=self.job.model_version,
+            subject=f"captions of {self.job.id}",
+        )
+
+    def _prelabel(self, clip: Clip) -> Made:
+        """Tracks of what the instruction means."""
+        result = self.engine.segment(clip, check_instruction(self.job.instruction), self._progress)
+        made = Made(result)
+        # The grounding answer has put them into words already; the trajectories themselves tell more.
+        made.caption(self.engine, clip, result.tracks, lambda done, total: self._alive())
+        return made
+
+    def _refine(self, clip: Clip) -> Made:
+        """The tracks of an earlier job, with what a person painted or hinted at carried to all frames."""
+        corrections, params = self.store.corrections, self.job.params
+        base_id = params.get("base_job_id")
+        base = self._result(base_id)
+        annotation_id = params.get("annotation_id")
+        if annotation_id is None and base_id:
+            # A hint on tracks that were refined before: what was painted then still stands.
+            annotation_id = self.store.job(base_id).params.get("annotation_id")
+        painted = corrections.painted(self.job.project_id or 0, annotation_id) if annotation_id is not None else []
+        hints = [Hint.from_json(form) for form in params.get("hints") or []]
+        if not painted and not hints:
+            raise InputError("What this job was to carry on is no longer there: the annotation was deleted.")
+        started = time.perf_counter()
+        tracks = source_tracks(base, painted, self._result, base_id)
+        refined = Refiner(self.engine, clip, self.job.instruction).run(tracks, painted, hints, self._progress)
+        result = Result(
+            video=self.job.video,
+            fps=clip.fps,
+            width=clip.width,
+            height=clip.height,
+            frame_count=len(clip),
+            instruction=self.job.instruction,
+            answer=base.answer if base else "",
+            model_version=self.engine.model_version,
+            tracks=refined.tracks,
+            timings={"refine": time.perf_counter() - started},
+        )
+        return Made(result, refined.notes, refined.known)
+
+    def _caption(self, clip: Clip) -> Made:
+        """The tracks of an earlier job, with a sentence on each that had none."""
+        if not isinstance(self.engine, Captioner):
+            raise InputError(f"{self.engine.model_version} cannot describe tracks.", "Serve a model that can.")
+        result = self._result(self.job.params.get("job_id"))
+        if result is None:
+            raise InputError("The job whose tracks were to be described is gone.", "Ask for the tracks again.")
+        before = self.store.job(self.job.params["job_id"])
+        held = before.result or {}
+        made = Made(result, list(held.get("refinement") or []))
+        made.known = {one["track"]: Known(list(one["painted"])) for one in made.refinement}
+        result.model_version = self.engine.model_version
+        made.caption(self.engine, clip, [one for one in result.tracks if not one.caption], self._counted(len(clip)))
+        return made
+
+    def _result(self, job_id: str | None) -> Result | None:
+        """The tracks of another job; None where it has none any more."""
+        if job_id is None:
+            return None
+        try:
+            return self.store.tracks(job_id)
+        except InputError as error:
+            log.warning("job %s: %s", self.job.id, error)
+            return None
+
+    def _counted(self, frames: int) -> Progress:
+        """Progress in tracks, told as a share of the clip's frames."""
+        return lambda done, total: self._progress(round(frames * done / max(total, 1)), frames)
 
     def _open(self, path: Path) -> Clip:
         try:
@@ -148,8 +246,8 @@ class _Run:
             log.info("job %s: %s", self.job.id, note)
         return clip
 
-    def _write_key_frames(self, clip: Clip, result: Result) -> None:
-        indices = key_frames(result, self.settings.max_key_frames)
+    def _write_key_frames(self, clip: Clip, result: Result, notes: Mapping[str, Any]) -> None:
+        indices = shown_frames(result, notes, self.settings.max_key_frames)
         for index, rgb in clip.frames(indices):
             path = self.settings.media_dir / key_frame_path(self.job.id, index)
             save_frame(path, rgb, self.settings.key_frame_quality)

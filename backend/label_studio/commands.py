@@ -84,6 +84,7 @@ def create(
         (backend_url or settings.external_url).rstrip("/"),
         settings.basic_auth_user,
         settings.basic_auth_password.get_secret_value(),
+        settings.model_version(),
     )
     _tell_of_foreign_links(settings, [task.video for task in tasks])
     client = connected(settings)

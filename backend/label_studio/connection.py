@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backend.label_studio import project as projects
 from backend.label_studio import videos
 from backend.label_studio.check import Check, video_checks
 from backend.label_studio.client import LabelStudioClient, Task
+from backend.label_studio.delivery import DOUBT_KEY, REVIEW_KEY, STATE_KEY, STATES
 from backend.settings import Settings
 from label_config import LabelConfig, fill, parse
 from trajseg.errors import LabelStudioError, TrajSegError
@@ -50,6 +52,7 @@ def project(client: LabelStudioClient, settings: Settings, project_id: int) -> I
     if not tasks:
         yield Check(name, "warn", "it has no tasks", f"trajseg project add {project_id} VIDEOS --instruction ...")
     yield from _data_of(name, config, tasks)
+    yield from _review_of(name, tasks)
     for task in tasks[:TASKS_LOOKED_AT]:
         yield from _video_of(client, settings, config, task)
 
@@ -118,6 +121,9 @@ def _settings_of(
         )
     else:
         yield Check(name, "ok", "the backend is connected and interactive")
+    if ours:
+        yield from _webhook_of(client, settings, project_id)
+    yield _sampling_of(name, form, settings)
     if not form.get("show_collab_predictions"):
         yield Check(
             name,
@@ -125,6 +131,60 @@ def _settings_of(
             "predictions are not shown to annotators",
             "Switch on 'Use predictions to prelabel tasks' in the project's settings under Annotation.",
         )
+
+
+def _webhook_of(client: LabelStudioClient, settings: Settings, project_id: int) -> Iterator[Check]:
+    """Whether annotations are told of at once; without that they are found by a sweep."""
+    name = f"Project {project_id}"
+    late = f"annotations are found within {settings.annotation_sweep_seconds:g} s all the same"
+    held = projects.webhooks_of(client, project_id, settings.external_url)
+    if not held:
+        yield Check(
+            name,
+            "warn",
+            f"no webhook leads to {settings.external_url}/webhook: {late}",
+            "Add it in the project's settings under Webhooks, for all actions.",
+        )
+        return
+    header = projects.authorization(settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
+    if not any(one.get("is_active") for one in held):
+        yield Check(name, "warn", f"the webhook is switched off: {late}", "Switch it on under Webhooks.")
+    elif header and not any((one.get("headers") or {}) == header for one in held):
+        yield Check(
+            name,
+            "warn",
+            f"the webhook has not the backend's user name and password, and is refused: {late}",
+            "Add the header Authorization: Basic ... to it under Webhooks, or connect the backend by "
+            "`trajseg project create`.",
+        )
+    else:
+        yield Check(name, "ok", "a webhook tells of annotations at once")
+
+
+def _sampling_of(name: str, form: dict[str, Any], settings: Settings) -> Check:
+    """Whether the label stream begins with what is most doubtful."""
+    # Label Studio looks for predictions of the project's model version, which is the backend's title.
+    if form.get("sampling") == projects.MOST_DOUBTFUL_FIRST and form.get("model_version") == settings.model_version():
+        return Check(name, "ok", "the most doubtful task comes first when labelling")
+    order = str(form.get("sampling") or "unknown").lower()
+    return Check(name, "ok", f"tasks are labelled by {order!r}; the Data Manager sorts by {DOUBT_KEY}")
+
+
+def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
+    """Whether predicted tasks say what to look at next."""
+    predicted = [task for task in tasks if task.data.get(STATE_KEY)]
+    without = [task.id for task in predicted if DOUBT_KEY not in task.data]
+    if without:
+        yield Check(
+            name,
+            "warn",
+            f"tasks {_some(without)} have a prediction but no `{DOUBT_KEY}` to sort by",
+            "They were predicted by an older version: POST /jobs/<id>/retry predicts them anew.",
+        )
+    elif predicted:
+        refined = sum(task.data.get(STATE_KEY) == STATES["refine"] for task in predicted)
+        words = f"{len(predicted)} tasks have a prediction, {refined} of them refined from corrections"
+        yield Check(name, "ok", f"{words}; {REVIEW_KEY} says where to look")
 
 
 def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Check]:

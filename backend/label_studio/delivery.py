@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import PurePosixPath
 from typing import Any
 
 from backend.label_studio import checks, views
 from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, RefusedError, Task
+from backend.label_studio.pictures import first_frames, key_frame_path, shown_frames
 from backend.media import media_url
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store, UnknownJobError
 from backend.store.models import now
 from label_config import LabelConfig, parse, with_labels
 from trajseg.errors import InputError, LabelStudioError, TrajSegError
-from trajseg.tracks import Result, key_frames
+from trajseg.tracks import Result
 
 log = logging.getLogger("trajseg.delivery")
 
@@ -29,6 +29,14 @@ FIRST_RETRY_SECONDS = 15.0
 """Pause after the first failure; it doubles with each further one."""
 LONGEST_RETRY_SECONDS = 900.0
 """So a Label Studio that was down over night gets its predictions a quarter of an hour after it is back."""
+
+STATE_KEY, REVIEW_KEY, DOUBT_KEY, WARNINGS_KEY = "trajseg_state", "trajseg_review", "trajseg_doubt", "trajseg_warnings"
+"""Keys of task data that trajseg writes for the Data Manager's columns."""
+STATES = {"prelabel": "prelabelled", "refine": "refined"}
+"""What `trajseg_state` says after a delivery of a kind; a caption leaves it."""
+LONGEST_TOLD = 500
+MOST_MORE_PICTURES = 12
+"""Pictures of frames to be looked at next that a task gets although it has as many as it should."""
 
 
 def deliverer(store: Store, settings: Settings) -> Callable[[Delivery], bool]:
@@ -77,11 +85,6 @@ def deliver(store: Store, client: LabelStudioClient, settings: Settings, deliver
     return True
 
 
-def key_frame_path(job_id: str, index: int) -> str:
-    """Where a job's key frame `index` (0-based) lies below the media folder."""
-    return str(PurePosixPath(job_id) / f"{index:06d}.jpg")
-
-
 def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int:
     job, result = store.job(delivery.job_id), store.tracks(delivery.job_id)
     if job.task_id is None or job.project_id is None:
@@ -97,16 +100,25 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     kept = [one for one in present if one not in replaced]
     changes = _task_data(settings, job, result, config, task, kept)
     indices = changes.get("frame_index", [])
-    results = views.to_results(result, config.view, config, indices, job_id=job.id, delivery_id=delivery.id)
+    warnings = (job.result or {}).get("warnings") or []
+    results = views.to_results(
+        result, config.view, config, indices, job_id=job.id, delivery_id=delivery.id, warnings=warnings
+    )
     wrong = checks.problems(results, config, len(indices), (result.width, result.height))
     if wrong:
         raise InputError(f"The prediction does not fit the project: {'; '.join(wrong[:5])}.")
     client.update_task_data(project_id, task.id, changes)
-    made = client.create_prediction(task.id, results, views.score(result), result.model_version)
+    made = client.create_prediction(task.id, results, _score(job, result), result.model_version)
     posted = [one.id for one in client.predictions(task.id) if _written_by(one, delivery, result)] or [made]
     for one in replaced:
         client.delete_prediction(one.id)
     return _only_one(client, posted)
+
+
+def _score(job: Job, result: Result) -> float:
+    """How sure the prediction is, 0 to 1: Label Studio's uncertainty sampling takes the lowest first."""
+    doubt = (job.result or {}).get("doubt")
+    return views.score(result) if doubt is None else 1.0 - float(doubt)
 
 
 def _config_with_room(client: LabelStudioClient, project_id: int, result: Result) -> LabelConfig:
@@ -135,7 +147,7 @@ def _task_data(
     predictions: Sequence[Prediction],
 ) -> dict[str, Any]:
     """What the task's data must say for the results to be shown."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = _told(job, task)
     if config.fps_key:
         changes[config.fps_key] = round(result.fps, 6)
     if config.view == "box":
@@ -144,12 +156,37 @@ def _task_data(
     if not (task.annotations or task.has_draft or any(one.result for one in predictions)):
         # Nothing refers to the pictures that are there by position yet.
         frames, indices = [], []
-    wanted = [i for i in key_frames(result, settings.max_key_frames) if i not in indices]
-    room = max(settings.max_key_frames - len(frames), 0)
-    added = wanted if len(wanted) <= room else [wanted[i * len(wanted) // room] for i in range(room)]
+    notes = job.result or {}
+    wanted = [i for i in shown_frames(result, notes, settings.max_key_frames) if i not in indices]
+    first = [i for i in first_frames(notes) if i in wanted][:MOST_MORE_PICTURES]
+    others = [i for i in wanted if i not in first]
+    room = max(settings.max_key_frames - len(frames) - len(first), 0)
+    added = first + (others if len(others) <= room else [others[i * len(others) // room] for i in range(room)])
+    # New pictures are in the order of time where nothing refers to the old ones.
+    added = added if frames else sorted(added)
     changes[config.frames_key] = frames + [media_url(settings, key_frame_path(job.id, index)) for index in added]
     changes["frame_index"] = indices + added
     return changes
+
+
+def _told(job: Job, task: Task) -> dict[str, Any]:
+    """What the Data Manager's columns say of the task; see docs/correction-in-label-studio.md."""
+    notes = job.result or {}
+    told: dict[str, Any] = {}
+    if job.kind in STATES:
+        told[STATE_KEY] = STATES[job.kind]
+    if "doubt" in notes:
+        told[DOUBT_KEY] = round(float(notes["doubt"]), 3)
+        told[REVIEW_KEY] = " | ".join(
+            f"{track['label']}: " + "; ".join(f"frame {frame['index']} {frame['reason']}" for frame in track["frames"])
+            for track in notes.get("review") or []
+            if track["frames"]
+        )[:LONGEST_TOLD]
+    # An empty text takes the place of an older warning, but makes no column of its own.
+    warnings = " | ".join(map(str, notes.get("warnings") or []))[:LONGEST_TOLD]
+    if warnings or WARNINGS_KEY in task.data:
+        told[WARNINGS_KEY] = warnings
+    return told
 
 
 def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], list[int]]:
@@ -175,15 +212,20 @@ def _supersedes(store: Store, job: Job, result: Result, older: Prediction, task:
     """Whether `older` is ours, of the same model version and instruction, and nobody worked on it."""
     if older.model_version != result.model_version:
         return False
+    # Somebody may be about to submit what began with it, and Label Studio refuses that once it is gone.
+    if task.has_draft or job.params.get("hints"):
+        return False
     if any(annotation.get("parent_prediction") == older.id for annotation in task.annotations):
         return False
     job_id = next((str(_meta(item)["job_id"]) for item in older.result if _meta(item).get("job_id")), None)
     if job_id is None or job_id == job.id:
         return job_id is not None
     try:
-        return store.job(job_id).instruction == job.instruction
+        before = store.job(job_id)
     except UnknownJobError:
         return False
+    # What a person's work went into is not put aside for a new guess.
+    return before.instruction == job.instruction and not (job.kind == "prelabel" and before.kind != "prelabel")
 
 
 def _meta(item: Mapping[str, Any]) -> Mapping[str, Any]:

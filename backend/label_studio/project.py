@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +12,32 @@ from typing import Any
 
 from backend.label_studio import videos
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.delivery import DOUBT_KEY
 from backend.label_studio.videos import Placed, Say
 from label_config import LabelConfig, View, fill, parse
 from trajseg.engine import check_instruction
 from trajseg.errors import InputError, LabelStudioError
 
+MOST_DOUBTFUL_FIRST = "Uncertainty sampling"
+"""Label Studio's name for it."""
+HIDDEN_COLUMNS = (
+    "tasks:inner_id",
+    "tasks:cancelled_annotations",
+    "tasks:annotations_results",
+    "tasks:predictions_results",
+    "tasks:predictions_model_versions",
+    "tasks:file_upload",
+    "tasks:storage_filename",
+    "tasks:created_at",
+    "tasks:updated_by",
+    "tasks:draft_exists",
+    "tasks:avg_lead_time",
+)
 HELP = (
     "<p>Each label (track-1, track-2, ...) is one object of the instruction. Correct the masks on the "
-    "pictures with brush and eraser, or type another instruction to get its tracks (Auto-Annotation must "
-    "be on), then submit.</p>"
+    "pictures with brush and eraser, then submit: what you painted is carried to all other frames, and comes "
+    "back as a new prediction. With Auto-Annotation on, type another instruction to get its tracks, or draw a "
+    "hint around an object to get one.</p>"
 )
 
 
@@ -33,11 +51,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Backend:
-    """The ML backend to connect: its address as Label Studio reaches it, and Basic authentication if any."""
+    """The ML backend to connect: its address as Label Studio reaches it, and Basic authentication if any.
+
+    The title becomes the project's model version, and uncertainty sampling asks for predictions of just that.
+    """
 
     url: str
     user: str = ""
     password: str = ""
+    title: str = "trajseg"
 
 
 @dataclass(frozen=True)
@@ -91,9 +113,12 @@ def create_project(
         enable_empty_annotation=True,
         expert_instruction=HELP,
         show_instruction=False,
+        # The prediction with the lowest score comes first.
+        sampling=MOST_DOUBTFUL_FIRST,
     )
     try:
         backend_id = connect(client, project_id, backend) if backend else None
+        add_views(client, project_id, fill(view, labels or None))
         task_ids = add_tasks(client, project_id, tasks, max_bytes=max_bytes, say=say)
     except BaseException:
         client.delete_project(project_id)
@@ -104,9 +129,11 @@ def create_project(
 def connect(client: LabelStudioClient, project_id: int, backend: Backend) -> int:
     """Connects the backend to a project and returns the connection's id. Raises LabelStudioError."""
     try:
-        return client.connect_backend(
-            project_id, backend.url, title="trajseg", user=backend.user, password=backend.password
+        backend_id = client.connect_backend(
+            project_id, backend.url, title=backend.title, user=backend.user, password=backend.password
         )
+        authorize_webhooks(client, project_id, backend)
+        return backend_id
     except LabelStudioError as error:
         if error.remedy:
             raise
@@ -115,6 +142,41 @@ def connect(client: LabelStudioClient, project_id: int, backend: Backend) -> int
             f"Label Studio itself must reach {backend.url}: start the backend (`trajseg serve`), set "
             "TRAJSEG_PUBLIC_URL, and run `trajseg doctor`.",
         ) from error
+
+
+def webhooks_of(client: LabelStudioClient, project_id: int, url: str) -> list[dict[str, Any]]:
+    """The project's webhooks that lead to a backend."""
+    return [one for one in client.webhooks(project_id) if str(one.get("url", "")).rstrip("/") == f"{url}/webhook"]
+
+
+def authorization(user: str, password: str) -> dict[str, str]:
+    """The header of Basic authentication; none where no user is set."""
+    if not user:
+        return {}
+    token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+    return {"Authorization": f"Basic {token}"}
+
+
+def authorize_webhooks(client: LabelStudioClient, project_id: int, backend: Backend) -> None:
+    """Have webhooks carry the backend's user and password, which Label Studio gives to its other requests only."""
+    header = authorization(backend.user, backend.password)
+    for webhook in webhooks_of(client, project_id, backend.url) if header else ():
+        client.update_webhook(int(webhook["id"]), headers=header)
+
+
+def add_views(client: LabelStudioClient, project_id: int, label_config: str) -> None:
+    """Tabs for the Data Manager: all tasks, and those to look at next, without the long columns."""
+    config = parse(label_config)
+    long = [f"tasks:data.{key}" for key in (config.frames_key, "frame_index") if key]
+    common = {
+        "type": "list",
+        "target": "tasks",
+        "hiddenColumns": {"explore": [*long, *HIDDEN_COLUMNS], "labeling": [*long, *HIDDEN_COLUMNS]},
+        "columnsDisplayType": {f"tasks:data.{DOUBT_KEY}": "Number"},
+    }
+    client.create_view(project_id, {"title": "Default", **common})
+    ordering = [f"-tasks:data.{DOUBT_KEY}"]
+    client.create_view(project_id, {"title": "Most doubtful first", "ordering": ordering, **common})
 
 
 def add_tasks(

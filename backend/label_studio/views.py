@@ -21,6 +21,8 @@ from trajseg.video import FrameMap
 __all__ = ["LabelStudioResult", "assign_labels", "from_annotation", "score", "to_results"]
 
 LabelStudioResult = dict[str, Any]
+WARNING = "Warning: "
+"""Beginning of a line among the captions that is no caption."""
 
 
 def to_results(
@@ -33,6 +35,7 @@ def to_results(
     job_id: str = "",
     delivery_id: str = "",
     texts: bool = True,
+    warnings: Sequence[str] = (),
 ) -> list[LabelStudioResult]:
     """The results that show `result` in a view of a project with this labelling configuration.
 
@@ -45,6 +48,7 @@ def to_results(
         delivery_id: the same.
         texts: whether to fill in the instruction's and the captions' text areas too; leave them out of an
             answer to a request that was typed there.
+        warnings: sentences that a person should read; they stand below the captions.
 
     Raises LabelConfigError when the configuration has another view, or fewer labels than there are tracks.
     """
@@ -72,6 +76,7 @@ def to_results(
         captions = [f"{label}: {track.caption}" for track, label in zip(result.tracks, labels, strict=True)]
         if not result.tracks:
             captions = [result.answer or "No such object in the video."]
+        captions += [f"{WARNING}{warning}" for warning in warnings]
         results += _text_result(config.instruction, [result.instruction], f"{prefix}-instruction", meta)
         results += _text_result(config.caption, captions, f"{prefix}-caption", meta)
     return results

@@ -78,6 +78,11 @@ class Trajseg:
 
         return wait_until(f"finished job of task {task_id} ({instruction!r})", over, JOB_SECONDS, every=1)
 
+    def delivered(self, job_id: str) -> bool:
+        """Whether a job's prediction has arrived in Label Studio."""
+        full = httpx.get(f"{self.url}/jobs/{job_id}", timeout=30).json()
+        return (full.get("delivery") or {}).get("state") == "sent"
+
     def result(self, job_id: str) -> Result:
         """Mask tracks as the store holds them."""
         store = Store(f"sqlite:///{self.data_dir / 'trajseg.db'}")

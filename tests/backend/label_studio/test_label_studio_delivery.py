@@ -278,5 +278,6 @@ def test_the_box_view_gets_a_frame_rate_and_no_pictures(studio, store, client, s
     task = studio.add_task(project, video="v", instruction="i")
     _, delivery = delivered_to(task)
     assert deliver(store, client, settings, delivery)
-    assert studio.tasks[task]["data"] == {"video": "v", "instruction": "i", "fps": 10.0}
+    expected = {"video": "v", "instruction": "i", "fps": 10.0, "trajseg_state": "prelabelled"}
+    assert studio.tasks[task]["data"] == expected
     assert studio.of_task(task)[0]["result"][0]["type"] == "videorectangle"

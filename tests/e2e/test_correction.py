@@ -1,0 +1,187 @@
+"""A person paints on one key frame and submits: the other frames follow, and the refined track is in the page."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from editor import MINUTE, mask_of
+from prelabelled import Prelabelled, prelabelled
+from serving import JOB_SECONDS, Question, make_project
+from studio import wait_until
+
+from backend.label_studio.views import from_annotation
+from trajseg.tracks import rle
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+PAINTED, HINTED = 0, 1
+
+
+@pytest.fixture(scope="module")
+def project(trajseg, studio, questions):
+    """The clip of the shapes world twice, in a project as `trajseg project create` makes it."""
+    asked = [questions[0], Question(questions[0].video, "the blue square")]
+    made = make_project(trajseg, studio, "mask", "Correct", asked)
+    studio.retrieve_predictions(made.id, made.tasks)
+    return made
+
+
+@pytest.fixture(scope="module")
+def shapes(project, studio, trajseg) -> Prelabelled:
+    return prelabelled(studio, trajseg, project, PAINTED)
+
+
+@pytest.fixture(scope="module")
+def position(shapes) -> int:
+    """A picture on which the object is, in the middle of the clip."""
+    here = [index for label, index in shapes.masks() if label == shapes.labels[0]]
+    return shapes.frame_index.index(here[len(here) // 2])
+
+
+@pytest.fixture(scope="module")
+def submitted(shapes, position, project, editor, studio):
+    """The annotation after a stroke of the brush on that picture, and Submit."""
+    editor.open_task(project.id, shapes.id, regions=len(shapes.masks()))
+    editor.show_frame(position)
+    editor.paint(shapes.labels[0])
+    editor.screenshot("correction-painted")
+    editor.submit()
+    [annotation] = studio.annotations(shapes.id)
+    return annotation
+
+
+def finished(trajseg, task_id: int, kind: str) -> dict:
+    """The job of a kind for a task once it is done and its prediction has arrived."""
+
+    def over():
+        for job in trajseg.jobs(task_id):
+            if job["kind"] == kind:
+                assert job["state"] not in ("failed", "cancelled"), f"{job['error']} {job['remedy']}"
+                if job["state"] == "done" and trajseg.delivered(job["id"]):
+                    return job
+        return None
+
+    return wait_until(f"{kind} job of task {task_id}", over, JOB_SECONDS, every=1)
+
+
+@pytest.fixture(scope="module")
+def refined(submitted, shapes, trajseg):
+    """The refine job and its tracks."""
+    job = finished(trajseg, shapes.id, "refine")
+    return job, trajseg.result(job["id"])
+
+
+def test_the_painted_frame_stays_as_it_was_painted(shapes, submitted, refined, position):
+    index, label = shapes.frame_index[position], shapes.labels[0]
+    painted = from_annotation(submitted, shapes.config, shapes.frame_index).masks[label, index]
+    _, result = refined
+    track = next(track for track in result.tracks if track.label == label)
+    assert np.array_equal(track.mask(index), painted)
+    assert painted.sum() > shapes.masks()[label, index].sum()
+    assert track.frames[index].provenance == "person"
+
+
+def test_the_stroke_is_carried_to_the_frames_around(shapes, refined, position):
+    index = shapes.frame_index[position]
+    before, after = shapes.result.tracks[0], refined[1].tracks[0]
+    for near in (index - 1, index + 1):
+        assert after.mask(near).sum() > 1.1 * before.mask(near).sum()
+
+
+def test_it_comes_back_once_and_the_annotation_is_left_alone(shapes, submitted, refined, studio, trajseg, project):
+    predictions = studio.predictions(shapes.id)
+    assert len(predictions) == 2
+    assert {prediction["model_version"] for prediction in predictions} == {shapes.result.model_version}
+    [annotation] = studio.annotations(shapes.id)
+    assert annotation["result"] == submitted["result"]
+    assert annotation["parent_prediction"] == shapes.prediction["id"]
+    [data] = [task["data"] for task in studio.tasks(project.id) if task["id"] == shapes.id]
+    assert data["trajseg_state"] == "refined"
+    assert data["trajseg_review"].startswith(f"{shapes.labels[0]}: frame ")
+    assert 0 < data["trajseg_doubt"] < 1
+    assert [job["kind"] for job in trajseg.jobs(shapes.id)] == ["refine", "prelabel"]
+
+
+def test_the_refined_track_is_there_when_the_task_is_opened_again(shapes, refined, studio, project, editor, position):
+    _, result = refined
+    newest = max(prediction["id"] for prediction in studio.predictions(shapes.id))
+    editor.open_task(project.id, shapes.id)
+    editor.page.wait_for_function("() => Htx.annotationStore.predictions.length >= 2", timeout=2 * MINUTE)
+    editor.page.evaluate(
+        """id => { const store = Htx.annotationStore;
+            const one = store.predictions.find(p => String(p.pk) === String(id));
+            store.selectPrediction(one.id) }""",
+        newest,
+    )
+    expected = {
+        (track.label, index): track.mask(index)
+        for track in result.tracks
+        for index in shapes.frame_index
+        if track.frames[index].rle is not None
+    }
+    editor.page.wait_for_function(
+        f"() => Htx.annotationStore.selected.regions.filter(r => r.type === 'bitmaskregion').length >= {len(expected)}"
+    )
+    shown = {
+        (label, shapes.frame_index[region["frame"]]): mask_of(region["png"])
+        for region in editor.regions()
+        for label in region["labels"]
+    }
+    assert shown.keys() == expected.keys()
+    for place, mask in expected.items():
+        assert np.array_equal(shown[place], mask), place
+    editor.show_frame(position + 1)
+    editor.screenshot("correction-refined")
+
+
+def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(shapes, refined, project, editor, studio):
+    views = studio.call("GET", "/api/dm/views/", params={"project": project.id})
+    assert [view["data"]["title"] for view in views] == ["Default", "Most doubtful first"]
+    editor.page.goto(f"{studio.url}/projects/{project.id}/data?tab={views[1]['id']}")
+    editor.page.get_by_text("refined", exact=True).first.wait_for(timeout=2 * MINUTE)
+    editor.screenshot("correction-data-manager")
+    listed = studio.call("GET", "/api/tasks", params={"view": views[1]["id"]})["tasks"]
+    doubts = [task["data"]["trajseg_doubt"] for task in listed]
+    assert doubts == sorted(doubts, reverse=True)
+
+
+def test_a_hint_makes_a_track_of_its_own(project, studio, trajseg, editor, questions):
+    """A rectangle around an object that nobody asked for, on one picture."""
+    task = prelabelled(studio, trajseg, project, HINTED)
+    clip = questions[0].clip
+    editor.open_task(project.id, task.id, regions=len(task.masks()))
+    middle = len(task.frame_index) // 2
+    index = task.frame_index[middle]
+    [(_, rgb)] = clip.frames([index])
+    there = np.abs(rgb.astype(int) - (255, 140, 0)).sum(axis=2) < 110
+    rows, columns = np.where(there)
+    assert len(rows) > 50, "the orange ring is not in this picture"
+    editor.show_frame(middle)
+    toggle = editor.page.locator("label", has_text="Auto-Annotation")
+    if not toggle.locator("input").is_checked():
+        toggle.click()
+    editor.page.locator("label, span, div", has_text=re.compile(r"^hint\s*\d*$")).first.click()
+    stage = editor._stage()
+    left, right = (stage["width"] * value / clip.width for value in (columns.min() - 3, columns.max() + 4))
+    top, bottom = (stage["height"] * value / clip.height for value in (rows.min() - 3, rows.max() + 4))
+    mouse = editor.page.mouse
+    with editor.page.expect_response(lambda answer: "interactive-annotating" in answer.url, timeout=2 * MINUTE) as told:
+        mouse.move(stage["x"] + left, stage["y"] + top)
+        mouse.down()
+        mouse.move(stage["x"] + (left + right) / 2, stage["y"] + (top + bottom) / 2)
+        mouse.move(stage["x"] + right, stage["y"] + bottom)
+        mouse.up()
+    assert told.value.ok, told.value.text()
+    suggestions = editor.wait_for_suggestions()
+    editor.screenshot("correction-hint")
+    labels = {label for suggestion in suggestions for label in suggestion["labels"]}
+    assert len(labels) == 1
+    assert not labels & set(task.labels)
+    assert middle in {suggestion["frame"] for suggestion in suggestions}
+    job = finished(trajseg, task.id, "refine")
+    result = trajseg.result(job["id"])
+    assert result.tracks[0].to_json() == task.result.tracks[0].to_json()
+    hinted = next(track for track in result.tracks if track.label in labels)
+    assert rle.iou(hinted.frames[index].rle, rle.encode(there)) > 0.5
+    assert len(hinted.present) > 5

@@ -1,0 +1,65 @@
+"""What a run has made: the tracks, their captions, and what is to be said of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trajseg.engine import Captioner, Engine, Progress
+from trajseg.errors import CheckpointError
+from trajseg.review import doubts_of, suggest
+from trajseg.tracks import MaskTrack, Result
+from trajseg.video import Clip
+from worker.refining import Known
+
+NO_TRACK_DOUBT = 0.5
+log = logging.getLogger("trajseg.worker")
+
+
+@dataclass
+class Made:
+    """A result and its notes.
+
+    Attributes:
+        result: the tracks.
+        refinement: on each refined track, how it was refined; see worker.refining.
+        known: by a track's uid, what tells where it is doubtful.
+        warnings: sentences that a person should read.
+    """
+
+    result: Result
+    refinement: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[str, Known] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def caption(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress) -> None:
+        """Put tracks into words where the engine can; a track of which nothing can be said keeps its sentence."""
+        if not tracks or not isinstance(engine, Captioner):
+            return
+        try:
+            captions = engine.caption(clip, tracks, progress)
+        except CheckpointError as error:
+            log.info("no captions: %s", error)
+            return
+        for track, caption in zip(tracks, captions, strict=True):
+            track.caption = caption or track.caption
+
+    def notes(self) -> dict[str, Any]:
+        """What the job's result says beside the tracks; see docs/backend.md."""
+        review, doubts = [], []
+        for track in self.result.tracks:
+            known = self.known.get(track.uid, Known())
+            doubt, _ = doubts_of(track, painted=known.painted, agreement=known.agreement)
+            doubts.append(float(doubt.mean()))
+            suggested = suggest(track, painted=known.painted, agreement=known.agreement)
+            frames = [{"index": one.index, "reason": one.reason, "doubt": round(one.doubt, 4)} for one in suggested]
+            review.append({"track": track.uid, "label": track.label, "frames": frames})
+        return {
+            # The least sure track tells; of no track nobody knows whether that is right.
+            "doubt": round(max(doubts, default=NO_TRACK_DOUBT), 4),
+            "review": review,
+            "refinement": self.refinement,
+            "warnings": self.warnings,
+        }
