@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState, GradientState
 from click.testing import CliRunner
 from peft import PeftModel
 from torch import nn
@@ -18,6 +21,7 @@ from torch.nn import functional as F
 from trajseg import VideoSegmenter
 from trajseg.cli import main
 from trajseg.errors import CheckpointError, InputError
+from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.mask_decoder import FrameFeatures
 from trajseg.training.adapters import (
     LoraSettings,
@@ -172,6 +176,53 @@ def test_a_merged_adapter_is_the_trained_model_and_any_peft_can_load_it(joint, s
     torch.testing.assert_close(read(adapted.base_model.model.eval())[0], text, atol=1e-4, rtol=1e-3)
     with pytest.raises(CheckpointError, match=r"adapter_config\.json is missing"):
         merge_adapter(merged, tmp_path / "nowhere")
+
+
+def test_the_7b_model_trains_the_papers_parameters():
+    model = TrajSegModel.skeleton(TrajSegConfig.full_size())
+    count = {part: sum(p.numel() for p in parameters) for part, parameters in prepare(model, LoraSettings()).items()}
+    assert count["adapters of the language model"] == 64 * 8 * (4096 + 4096), "q and v of 32 layers, 4.19 M"
+    assert count["words"] == 2 * 32008 * 4096
+    assert count["trajectory encoder"] > 290e6
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(count.values())
+
+
+def test_frozen_weights_in_half_precision_give_nearly_the_same_losses(joint, shipped):
+    sample = SOURCE.video(random.Random(6), 2, "captioning")
+    with torch.no_grad():
+        exact = joint.eval().terms(sample).total(joint.weights)
+    half = copy.deepcopy(joint)
+    for parameter in half.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = half.terms(sample).total(half.weights)
+    value.backward()
+    assert float(value.detach()) == pytest.approx(float(exact), rel=0.05)
+    assert gradient_norms({"all": [p for p in half.parameters() if p.requires_grad]})["all"] > 0
+    assert all(p.grad.dtype == torch.float32 for p in half.parameters() if p.grad is not None)
+
+
+def _half_of_a_batch(folder: Path) -> None:
+    """A process that was forked from this one: it is not alone any more."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    train_jointly(TWO_A_STEP, "trajseg-tiny", folder, SOURCE)
+
+
+TWO_A_STEP = JointRecipe(Mixture(), Schedule(steps=3, lr=1e-3, warmup=1, log_every=1), batch=2, micro=1, frames=2)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_that_takes_both_samples(tmp_path):
+    """Among the samples are some that touch only the mask decoder."""
+    train_jointly(TWO_A_STEP, "trajseg-tiny", tmp_path / "alone", SOURCE)
+    debug_launcher(_half_of_a_batch, args=(tmp_path / "two",), num_processes=2)
+    alone, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("alone", "two")
+    )
+    assert two == pytest.approx(alone, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ class LoraSettings:
 
 
 def prepare(model: TrajSegModel, lora: LoraSettings | None) -> dict[str, list[nn.Parameter]]:
-    """Freezes all but what joint training moves, and puts that in training mode.
+    """Freezes all but what joint training moves; that goes into training mode, and into float32 where it is not.
 
     Args:
         lora: adapters of the language model; None trains the language model whole.
@@ -71,6 +71,9 @@ def prepare(model: TrajSegModel, lora: LoraSettings | None) -> dict[str, list[nn
             module.requires_grad_(True).train()
         if found:
             parts[part] = [p for module in found for p in module.parameters()]
+    for parameter in (p for parameters in parts.values() for p in parameters):
+        # A step of the optimiser is too small for half precision.
+        parameter.data = parameter.data.float()
     return parts
 
 

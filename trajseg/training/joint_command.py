@@ -24,7 +24,8 @@ from trajseg.errors import InputError
 @click.option("--micro", type=click.IntRange(1), help="Samples that a process takes at once.")
 @click.option("--frames", type=click.IntRange(2), help="Of a clip.")
 @click.option("--lr", type=float, help="Peak of the learning rate.")
-@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]))
+@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="no: float32. By default the recipe's.")
+@click.option("--four-bit", is_flag=True, help="The language model's frozen weights in 4 bits (a 24 GB card).")
 @click.option("--recompute/--no-recompute", default=None, help="Recompute the language model's layers: less memory.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of torch; by default all cores.")
@@ -43,6 +44,7 @@ def joint(
     frames: int | None,
     lr: float | None,
     precision: str | None,
+    four_bit: bool,
     recompute: bool | None,
     seed: int,
     threads: int | None,
@@ -69,7 +71,6 @@ def joint(
         steps=steps or recipe.schedule.steps,
         lr=lr or recipe.schedule.lr,
     )
-    # A clip has no more frames than tiny's language model can tell apart; a batch smaller than a micro-batch is one.
     batch = batch or recipe.batch
     recipe = dataclasses.replace(
         recipe,
@@ -80,6 +81,7 @@ def joint(
         lora=recipe.lora if lora else None,
         precision=precision or recipe.precision,  # type: ignore[arg-type]
         recompute=recipe.recompute if recompute is None else recompute,
+        four_bit=four_bit,
     )
     source = ShapesSamples(folder=Path(folder) if folder else None)
     result = train_jointly(recipe, checkpoint, out, source, seed, workers)

@@ -34,7 +34,8 @@ class JointRecipe:
     """One stage of joint training.
 
     `batch` samples make a step, over all processes; a process takes `micro` at once. `frames` is T of a video.
-    `recompute` trades time for memory in the language model. `lora` None trains the language model whole.
+    `recompute` trades time for memory in the language model. `lora` None trains the language model whole. With a
+    `precision` other than "no", frozen weights are kept in it; `four_bit` keeps the language model's in 4 bits.
     """
 
     mixture: Mixture
@@ -46,6 +47,7 @@ class JointRecipe:
     weights: LossWeights = PAPER_WEIGHTS
     recompute: bool = False
     precision: Precision = "no"
+    four_bit: bool = False
 
 
 def _paper(steps: int, lr: float = 3e-4, warmup: int = 100, **more: Any) -> Schedule:
@@ -90,8 +92,10 @@ def train_jointly(
         the folder of the adapter or checkpoint.
 
     Raises:
-        InputError: the batch cannot be cut evenly, or `out` holds a training by another recipe.
+        InputError: the batch cannot be cut evenly, `out` holds a training by another recipe, or 4-bit weights are
+            to be trained themselves.
         CheckpointError: the checkpoint cannot be used.
+        TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
     """
     run = run or accelerator(precision=recipe.precision)
     micro_batches, rest = divmod(recipe.batch, recipe.micro * run.num_processes)
@@ -100,9 +104,14 @@ def train_jointly(
             f"A batch of {recipe.batch} cannot be cut into {run.num_processes} x {recipe.micro} samples.",
             "Choose a batch that is a multiple of processes x micro-batch.",
         )
+    if recipe.four_bit and recipe.lora is None:
+        raise InputError(
+            "4-bit weights cannot be trained themselves.", "Train adapters over them: leave out --no-lora."
+        )
     if run.is_main_process:
         _keep_settings(out / "recipe.json", recipe, checkpoint, seed)
-    loaded = VideoSegmenter.from_pretrained(checkpoint, device=str(run.device))
+    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    loaded = VideoSegmenter.from_pretrained(checkpoint, str(run.device), dtype, recipe.four_bit)
     model, processor = loaded.model, loaded.processor
     torch.manual_seed(seed)  # new adapters and a new trajectory encoder are drawn alike in every process
     if recipe.mixture.captioning and recipe.mixture.images < 1:
