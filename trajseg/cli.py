@@ -38,6 +38,7 @@ OWN = {
     "data": _Own("trajseg.data.shapes", "command", "Look at the data that trajseg is trained and scored on."),
     "evaluate": _Own("trajseg.evaluation", "command", "Measure a checkpoint on clips with known masks."),
     "export": _Own("trajseg.training", "export", "Merge an adapter into a checkpoint."),
+    "model": _Own("trajseg.model.command", "command", "What models cost, and checkpoints out of published ones."),
     "train": _Own("trajseg.training", "command", "Train a checkpoint."),
 }
 
