@@ -104,7 +104,8 @@ def doubts_of(
     side = np.sqrt(np.maximum(np.median(area[here]) if here.any() else 1.0, 1.0))
     signs["position jump"] = np.maximum(_jump(centre[:, 0] / side, here, 0.5), _jump(centre[:, 1] / side, here, 0.5))
     scores = np.array([frame.score for frame in track.frames])
-    signs["low mask score"] = 1.0 - scores
+    # Where the object is absent there is no mask, and engines differ in what they then call the score.
+    signs["low mask score"] = np.where(here, 1.0 - scores, 0.0)
     if agreement:
         signs["passes disagree"] = np.array([1.0 - agreement.get(i, 1.0) for i in range(n)])
     names = list(signs)
