@@ -7,6 +7,7 @@ import json
 from typing import Any, NoReturn
 
 from flask import Blueprint, Response, current_app, jsonify, redirect, render_template, request, url_for
+from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
@@ -31,6 +32,15 @@ blueprint.add_app_template_filter(with_code, "code")
 JOBS_A_PAGE = 25
 MARK_LENGTH = 10
 """Characters that tell one form of a part of the page from another."""
+
+
+DISTANCES = "trajseg.edit_distances"
+
+
+@blueprint.record
+def prepare(state: BlueprintSetupState) -> None:
+    """What the report has compared is kept with the application."""
+    state.app.extensions[DISTANCES] = report.EditDistances()
 
 
 @blueprint.before_app_request
@@ -138,7 +148,9 @@ def video(token: str, name: str) -> ResponseReturnValue:
 @blueprint.get("/report")
 def lead_report() -> ResponseReturnValue:
     """For a lead: tasks per day, corrections per track, minutes saved."""
-    return render_template("pages/report.html", report=report.read(_reports()))
+    return render_template(
+        "pages/report.html", report=report.read(_reports(), current_app.extensions[DISTANCES]), figures=report
+    )
 
 
 @blueprint.get("/<path:rest>")
