@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.engine import Progress, check_instruction
+from trajseg.engine import CONTRADICTION, Progress, check_instruction
 from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.model.agreement import CONTRADICTION, agreement
+from trajseg.model.agreement import agreement
 from trajseg.model.dialogue import caption_of, captions_of
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.processor import frame_indices
@@ -190,7 +190,7 @@ class VideoSegmenter:
         return agreement(self.model, self.processor, prompt, captions)
 
     def contradictions(self, clip: Clip | str | Path, instruction: str, captions: Sequence[str]) -> list[bool]:
-        """Whether the model holds that captions and instruction contradict each other; raises as `agreement`."""
+        """Whether captions contradict an instruction, for each; raises as `agreement`."""
         return [value < CONTRADICTION for value in self.agreement(clip, instruction, captions)]
 
     def _question(self, frames: list[np.ndarray], instruction: str) -> Tensor:
@@ -223,8 +223,14 @@ class VideoSegmenter:
         for chunk in _chunks(clip.frames(), ENCODED_AT_ONCE):
             features = self._encode([frame for _, frame in chunk])
             for offset, (index, _) in enumerate(chunk):
-                decoded = tracker.step(index, features[rows + offset], prompts.get(index))
+                frame, authors_way = features[rows + offset], index == 0 and self.model.config.released_behaviour
+                if authors_way:
+                    decoded = tracker.draw_first(frame, prompts[index])
+                else:
+                    decoded = tracker.step(index, frame, prompts.get(index))
                 logits = self.processor.to_picture(decoded.gated(), clip.height, clip.width)
+                if authors_way:
+                    tracker.paint(index, frame, self.processor.mask_targets(logits > 0))
                 for track, logit, score in zip(tracks, logits, decoded.score.sigmoid(), strict=True):
                     track.frames.append(_track_frame(index, clip.frame_map.times[index], logit, float(score)))
                 if progress:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
@@ -23,10 +25,13 @@ from transformers import (
 )
 
 from trajseg import VideoSegmenter
+from trajseg.cli import main
 from trajseg.errors import CheckpointError
 from trajseg.model import Sam2Config, TrajSegModel
 from trajseg.model.assembly import assemble
 from trajseg.model.config import SPECIAL_TOKENS, TrajectoryEncoderShape
+from trajseg.model.mask_decoder import Tracker
+from trajseg.model.processor import TrajSegProcessor, middle, word_tokenizer
 from trajseg.model.sam2 import build_sam2
 from trajseg.model.trajectory_encoder import TrajectoryEncoder
 from trajseg.model.weights import Weights
@@ -280,6 +285,47 @@ def test_a_checkpoint_of_the_authors_is_taken_over_whole(sources, tmp_path, tiny
     assert len(segmenter.segment(tiny_clip.path, "the red circle").tracks) == 1
 
 
+@torch.inference_mode()
+def test_frame_0_of_the_authors_model_is_drawn_without_the_no_memory_embedding_and_remembered_from_its_mask(
+    sources, tmp_path, monkeypatch, tiny_clip
+):
+    folder, _ = sources
+    options = {"clip": folder / "clip", "sam2_config": small_sam2("2.0"), "dtype": torch.float32}
+    put_together(folder / "trajseg", tmp_path / "out", **options)
+    segmenter = VideoSegmenter.from_pretrained(tmp_path / "out")
+    sam2 = segmenter.model.visual_model
+    _always_seg(segmenter, times=1)
+    painted = []
+    paint = Tracker.paint
+    monkeypatch.setattr(Tracker, "paint", lambda self, *given: painted.append(given) or paint(self, *given))
+    segmenter.segment(tiny_clip.path, "the red circle")
+    [(index, frame, mask)] = painted
+    assert index == 0
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+
+    prompt = torch.randn(1, 64)
+    first = Tracker(sam2, 4).draw_first(frame, prompt)
+    usual = Tracker(sam2, 4).step(0, frame, prompt)
+    assert not torch.allclose(first.logits, usual.logits)
+    sam2.no_mem_embed.zero_()
+    torch.testing.assert_close(first.logits, Tracker(sam2, 4).step(0, frame, prompt).logits)
+
+
+def test_the_middle_of_a_picture_is_seen_and_boxes_are_cut_with_it():
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 255
+    assert (middle(wide) == 255).all()
+    processor = TrajSegProcessor(word_tokenizer([]), llm_size=16, mask_size=30, centre_crop=True)
+    boxes = torch.tensor([[25.0, 5.0, 55.0, 10.0], [0.0, 0.0, 15.0, 20.0]]) / 60
+    expected = torch.tensor([[0.25, 0.25, 1.0, 0.5], [0.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(processor.seen_boxes(boxes, 20, 60), expected)
+    mask = torch.zeros(1, 20, 60, dtype=torch.bool)
+    mask[:, :, 30:] = True
+    target = processor.mask_targets(mask)
+    assert target[0, :10, 15:].all()
+    assert target.sum() == 150
+
+
 def test_adapters_of_a_training_checkpoint_are_merged(sources, tmp_path):
     folder, made = sources
     plain = "base_model.model.model.layers.1.self_attn.q_proj"
@@ -327,6 +373,10 @@ def test_what_does_not_fit_is_named_with_what_to_do(sources, tmp_path):
         put_together(folder / "llava", tmp_path / "out", sam2=folder / "sam2.1.pt", sam2_config=wide)
     with pytest.raises(CheckpointError, match="none of Meta's SAM 2"):
         assemble(folder / "llava", tmp_path / "out", sam2=folder / "sam2.1.pt")
+    command = ["model", "assemble", "--llava", str(folder / "llava"), "--sam2", str(folder / "sam2.1.pt")]
+    result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "none of Meta's SAM 2" in result.output
     assert not (tmp_path / "out").exists(), "nothing is written before everything fits"
 
 

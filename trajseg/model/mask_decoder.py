@@ -106,6 +106,13 @@ class Tracker:
         self.other_memories.pop(index + reach if self.backwards else index - reach, None)
         return decoded
 
+    def draw_first(self, frame: FrameFeatures, prompt: Tensor) -> DecodedMask:
+        """Draws frame 0 as the authors' code does: without the no-memory embedding, and without remembering it.
+
+        There it is remembered by `paint`, from the mask that came out. Prompts are (R, C).
+        """
+        return self._draw(frame.top, frame, prompt[:, None], self._no_prompt(frame.top)[1], None)
+
     def paint(self, index: int, frame: FrameFeatures, masks: Tensor) -> None:
         """Remembers frame `index` with masks that were given, as a key frame.
 

@@ -109,6 +109,13 @@ class TrajSegProcessor:
         boxes = ((boxes * max(height, width) - cut) / side).clamp(0.0, 1.0)
         return boxes * (boxes[:, 2:] > boxes[:, :2]).all(1, keepdim=True)
 
+    def mask_targets(self, masks: Tensor) -> Tensor:
+        """Masks of a picture (S, H, W) bool -> 0 and 1 (S, mask_size, mask_size) float32, letterboxed."""
+        height, width = inner_size(*masks.shape[-2:], self.mask_size)
+        inner = F.interpolate(masks[:, None].float(), (height, width), mode="bilinear", align_corners=False)
+        full = F.pad(inner[:, 0], (0, self.mask_size - width, 0, self.mask_size - height))
+        return (full >= 0.5).float()
+
     def to_picture(self, logits: Tensor, height: int, width: int) -> Tensor:
         """Mask logits (S, h, w) of a letterboxed picture -> logits (S, height, width), float32."""
         size = (self.mask_size, self.mask_size)
