@@ -65,12 +65,16 @@ class Captioner(Protocol):
         """
 
 
+CONTRADICTION = -4.0
+"""A caption whose agreement with an instruction (see trajseg.model.agreement) is below this contradicts it."""
+
+
 @runtime_checkable
 class Comparer(Protocol):
-    """An engine that can also tell whether a track's caption contradicts an instruction. Ask with isinstance."""
+    """An engine that can also tell whether captions contradict an instruction. Ask with isinstance."""
 
     def contradictions(self, clip: Clip, instruction: str, captions: Sequence[str]) -> list[bool]:
-        """For each caption, as the engine wrote it, whether it contradicts the instruction.
+        """For each caption, as the engine wrote it of a track, whether it contradicts the instruction.
 
         Raises InstructionError or VideoError.
         """

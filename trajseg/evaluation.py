@@ -22,6 +22,7 @@ from trajseg.data.shapes.world import Scene, Split, sample_scene
 from trajseg.engine import Captioner
 from trajseg.errors import CheckpointError, InputError
 from trajseg.evaluation_captions import Described, caption_figures, describe, words_of
+from trajseg.evaluation_contradictions import Agreeing, Compared, compare, contradiction_figures
 from trajseg.flops import count_flops
 from trajseg.metrics import Score, Steadiness, match, region_similarity, score, steadiness
 from trajseg.tracks import MaskTrack, Result
@@ -109,7 +110,8 @@ class Answer:
 
 @dataclass
 class Evaluation:
-    """All answers of one run, and what the engine said of each object when shown its true track."""
+    """All answers of one run, what the engine said of each object when shown its true track, and, where that was
+    asked for, how it compares captions with instructions."""
 
     data: str
     model_version: str
@@ -117,6 +119,7 @@ class Evaluation:
     clips: int
     answers: list[Answer] = field(default_factory=list)
     described: list[Described] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
 
     def of(self, *, kind: str | None = None, category: str | None = None) -> list[Answer]:
         return [
@@ -163,8 +166,10 @@ class Evaluation:
             "headline": self.headline(),
             "table": self.table(),
             "captions": caption_figures(self.described),
+            "contradictions": contradiction_figures(self.compared),
             "answers": [a.to_json() for a in self.answers],
             "described": [d.to_json() for d in self.described],
+            "compared": [asdict(c) for c in self.compared],
         }
 
 
@@ -177,6 +182,7 @@ def evaluate(
     height: int = 240,
     per_kind: int = 1,
     flops: bool = False,
+    contradictions: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Asks `segmenter` about `count` clips of the shapes world and scores what it answers.
@@ -191,6 +197,7 @@ def evaluate(
         height: rows of the clips, in pixels.
         per_kind: instructions of each kind about a clip, as far as it has them.
         flops: also count floating-point operations, of one instruction a clip.
+        contradictions: also compare the objects' captions with each instruction that means something.
         progress: called with (clips done, clips in all).
     """
     found = Evaluation(f"shapes:{split}", segmenter.model_version, height, count)
@@ -206,6 +213,8 @@ def evaluate(
                 if flops and place == number % len(asked):
                     answer = replace(answer, flops=count_flops(partial(segmenter.segment, clip, one.text)))
                 found.answers.append(answer)
+                if contradictions and one.targets and isinstance(segmenter, Agreeing):
+                    found.compared += compare(segmenter, scene, clip, one)
             if captioner is not None:
                 try:
                     found.described += describe(captioner, scene, clip, truth)
@@ -319,6 +328,7 @@ def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, An
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first clip.")
 @click.option("--height", type=click.IntRange(64, 2160), default=240, show_default=True, help="Rows of the clips.")
 @click.option("--per-kind", type=click.IntRange(1), default=1, show_default=True, help="Instructions a kind and clip.")
+@click.option("--contradictions", is_flag=True, help="Also compare captions with instructions.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst.")
 @click.pass_obj
@@ -331,6 +341,7 @@ def command(
     seed: int,
     height: int,
     per_kind: int,
+    contradictions: bool,
     json_path: Path | None,
     picture: Path | None,
 ) -> None:
@@ -357,6 +368,7 @@ def command(
             height=height,
             per_kind=per_kind,
             flops=True,
+            contradictions=contradictions,
             progress=progress,
         )
     print_table(found)

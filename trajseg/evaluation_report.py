@@ -24,6 +24,7 @@ from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import bin_centres, sample_scene
 from trajseg.evaluation import CATEGORIES, Answer, Evaluation
 from trajseg.evaluation_captions import PARTS, caption_figures
+from trajseg.evaluation_contradictions import contradiction_figures
 from trajseg.tracks.palette import palette, rgb
 
 COLUMNS = {
@@ -61,7 +62,7 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def print_table(found: Evaluation) -> None:
-    """Categories and kinds with their figures, then captions if there are any, on stdout."""
+    """Categories and kinds with their figures, then captions and contradictions if there are any, on stdout."""
     table = Table(title=f"{found.model_version} on {found.clips} clips of {found.data}, {found.height} rows")
     table.add_column("instructions")
     for heading in COLUMNS.values():
@@ -82,6 +83,12 @@ def print_table(found: Evaluation) -> None:
             *(f"{captions[name]:.3f}" for name in ("right", *PARTS, "seconds")),
         )
         console.print(parts)
+    contradictions = contradiction_figures(found.compared)
+    if contradictions:
+        rows = Table("figure", "value", title="Captions that are taken for contradictions")
+        for name, value in contradictions.items():
+            rows.add_row(name, f"{value:g}" if name == "captions" else f"{value:.3f}")
+        console.print(rows)
 
 
 def draw_picture(found: Evaluation, path: Path) -> Path:

@@ -16,10 +16,11 @@ from trajseg.data.shapes.facts import Facts
 from trajseg.data.shapes.language import Instruction, instructions, short_caption
 from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import Scene, SceneObject, sample_scene
-from trajseg.engine import Progress
+from trajseg.engine import CONTRADICTION, Progress
 from trajseg.errors import CheckpointError, InputError
 from trajseg.evaluation import LAST_LINE, Answer, Evaluation, command, evaluate
 from trajseg.evaluation_captions import caption_figures
+from trajseg.evaluation_contradictions import contradiction_figures
 from trajseg.metrics import Score, Steadiness
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
@@ -148,6 +149,27 @@ def test_a_checkpoint_that_cannot_describe_has_no_caption_accuracy() -> None:
     assert headline["caption_accuracy"] is None
     assert headline["referring_jf"] == pytest.approx(1.0)
     assert Evaluation("shapes:test", "silent", 64, 0).headline()["caption_accuracy"] is None
+
+
+def test_captions_of_others_and_of_other_motions_are_held_against_an_instruction() -> None:
+    class Comparing(KnowingEngine):
+        """Holds a caption for right when it is that of an object that is meant."""
+
+        def agreement(self, clip: Clip, instruction: str, captions: Sequence[str]) -> list[float]:
+            meant = [track.caption for track in self.segment(clip, instruction).tracks]
+            return [0.0 if caption in meant else CONTRADICTION - 1 for caption in captions]
+
+    found = evaluate(Comparing(right), count=1, height=64, contradictions=True)
+    figures = contradiction_figures(found.compared)
+    assert figures is not None
+    assert figures["warned, meant"] == 0.0
+    assert figures["warned, other object"] == figures["warned, other motion"] == 1.0
+    assert figures["threshold"] == 0.0
+    asked = [a for a in found.answers if a.asked.targets]
+    assert {c.text for c in found.compared} == {a.asked.text for a in asked}
+    flipped = [c for c in found.compared if c.which == "other motion"]
+    assert flipped
+    assert all(c.caption not in {m.caption for m in found.compared if m.which == "meant"} for c in flipped)
 
 
 def test_means_are_over_instructions_and_not_over_clips_first() -> None:

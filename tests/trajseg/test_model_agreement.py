@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trajseg.engine import Comparer
+from trajseg.engine import CONTRADICTION, Comparer
 from trajseg.errors import InstructionError
 from trajseg.model import TrajSegConfig, TrajSegModel
-from trajseg.model.agreement import CONTRADICTION
 from trajseg.model.modeling import LIKELIHOODS_AT_ONCE, Answer
 from trajseg.segmenter import VideoSegmenter
 from trajseg.training.texts import shapes_processor
