@@ -111,7 +111,7 @@ class TrajSegProcessor:
 
     def mask_targets(self, masks: Tensor) -> Tensor:
         """Masks of a picture (S, H, W) bool -> 0 and 1 (S, mask_size, mask_size) float32, letterboxed."""
-        height, width = inner_size(*masks.shape[-2:], self.mask_size)
+        height, width = inner_size(masks.shape[-2], masks.shape[-1], self.mask_size)
         inner = F.interpolate(masks[:, None].float(), (height, width), mode="bilinear", align_corners=False)
         full = F.pad(inner[:, 0], (0, self.mask_size - width, 0, self.mask_size - height))
         return (full >= 0.5).float()
