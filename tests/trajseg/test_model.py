@@ -44,6 +44,19 @@ def test_content_integration_equals_plain_multi_head_attention():
 
 
 @torch.inference_mode()
+def test_every_object_asks_every_key_frame_by_itself(model, pixels):
+    features = model.encode_frames(pixels[:2])
+    tokens = torch.randn(3, 128, generator=torch.Generator().manual_seed(2))
+    prompts = model.key_prompts(tokens, features)
+    assert prompts.shape == (3, 2, 128)
+    for s in range(3):
+        for k in range(2):
+            alone, _ = model.fusion_layers(tokens[s : s + 1], features.top[k].flatten(1).T[None])
+            torch.testing.assert_close(prompts[s, k], alone[0], atol=1e-5, rtol=1e-4)
+    assert model.key_prompts(tokens[:0], features).shape == (0, 2, 128)
+
+
+@torch.inference_mode()
 def test_several_objects_decoded_as_one_batch_are_those_decoded_alone(model, pixels):
     features = model.encode_frames(pixels)
     prompts = model.key_prompts(torch.randn(3, 128), features[:2])
