@@ -138,7 +138,29 @@ class JobView:
 
     @property
     def warnings(self) -> list[Warned]:
-        return warnings_of(self.job.result)
+        """What the result warns of; a sentence that begins with a track's label is about that track."""
+        result = self.job.result or {}
+        uids = {track["label"]: track["uid"] for track in result.get("tracks") or ()}
+        found = []
+        for text in map(str, result.get("warnings") or ()):
+            label, told, rest = text.partition(": ")
+            found.append(Warned(rest, uids[label]) if told and label in uids else Warned(text))
+        return found
+
+    @property
+    def refined(self) -> dict[str, str]:
+        """By uid of a refined track, in words, how it was carried on."""
+        return {note["track"]: _refined(note) for note in (self.job.result or {}).get("refinement") or ()}
+
+    @property
+    def earlier(self) -> str:
+        """The job whose tracks this one carries on or describes; empty where there is none."""
+        return str(self.job.params.get("base_job_id") or self.job.params.get("job_id") or "")
+
+    @property
+    def doubt(self) -> float | None:
+        """How doubtful the result is, 0 to 1; None where that is not known."""
+        return (self.job.result or {}).get("doubt")
 
     @property
     def delivery_problem(self) -> str:
@@ -179,20 +201,18 @@ class JobView:
         return told if urlsplit(told).scheme in ("http", "https") else self.settings.label_studio_url
 
 
-def warnings_of(result: Mapping[str, Any] | None) -> list[Warned]:
-    """The warnings of a job's result: texts, or texts with the track that they are about."""
-    found = []
-    for warning in (result or {}).get("warnings") or ():
-        if isinstance(warning, Mapping):
-            found.append(Warned(str(warning.get("text", "")), str(warning.get("uid", ""))))
-        else:
-            found.append(Warned(str(warning)))
-    return [warning for warning in found if warning.text]
-
-
 def with_code(text: str) -> Markup:
     """A sentence of ours for HTML: what stands between backticks becomes code."""
     return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def _refined(note: Mapping[str, Any]) -> str:
+    figures = list((note["left_out"].get(note["chosen"]) or {}).values())
+    painted = len(note["painted"])
+    told = f"Carried on by {note['chosen']} from {painted} painted frame{'s' if painted != 1 else ''}"
+    if not figures:
+        return f"{told}."
+    return f"{told}; painted frames that were withheld came out with J {sum(figures) / len(figures):.2f}."
 
 
 def duration(seconds: float) -> str:

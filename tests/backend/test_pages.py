@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -14,13 +15,13 @@ from flask.testing import FlaskClient
 import backend.pages
 from backend.app import create_app
 from backend.downloads import download_folder
-from backend.pages.tracks import doubts
+from backend.pages import report
 from backend.queue import JobQueue
 from backend.settings import Settings
-from backend.store import Job, Store
+from backend.store import Change, Job, ReadAnnotation, Store
 from backend.store.models import now
 from backend.store.reports import Reports
-from trajseg.tracks import Result
+from trajseg.tracks import Result, rle
 
 STATIC = Path(backend.pages.__file__).parent / "static"
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -38,11 +39,41 @@ def ask(client: FlaskClient, store: Store, predict_body) -> Any:  # type: ignore
     return asked
 
 
+NOTES = {
+    "doubt": 0.31,
+    "review": [
+        {
+            "track": "t1",
+            "label": "track-1",
+            "frames": [
+                {"index": 3, "reason": "object lost", "doubt": 0.6},
+                {"index": 2, "reason": "low mask score", "doubt": 0.3},
+            ],
+        }
+    ],
+    "refinement": [
+        {
+            "track": "t1",
+            "label": "track-1",
+            "chosen": "flow",
+            "left_out": {"flow": {"0": 0.9, "2": 0.8}},
+            "painted": [0, 2],
+            "hinted": [],
+            "carried": 1,
+        }
+    ],
+    "warnings": ["track-1: you asked for something still.", "track-9: odd.", "The clip was cut off."],
+}
+"""What a worker says beside the tracks; see docs/backend.md."""
+
+
 @pytest.fixture
 def done(ask: Any, store: Store, result: Result) -> Job:
-    """A job with one track over four frames, gone in the last one."""
+    """A job with one track over four frames, gone in the last one; a person painted the first and the third."""
     job = ask()
-    store.finish(job.id, store.start_run(job.id) or "", result)
+    for index in (0, 2):
+        result.tracks[0].frames[index].provenance = "person"
+    store.finish(job.id, store.start_run(job.id) or "", result, NOTES)
     return store.job(job.id)
 
 
@@ -257,21 +288,27 @@ def test_news_of_one_job_tell_its_state(client: FlaskClient, store: Store, ask: 
     assert "Cancelled" in news["parts"]["head"]["html"]
 
 
-def test_a_done_job_shows_its_tracks_their_captions_and_warnings(client: FlaskClient, store: Store, done: Job) -> None:
-    warnings = [{"uid": "t1", "text": "It reads otherwise."}, "The clip was cut off."]
-    with store.database.write() as session:
-        held = session.get_one(Job, done.id)
-        held.result = {**(held.result or {}), "warnings": warnings}
-    page = text_of(client.get(f"/page/jobs/{done.id}").text)
-    for shown in (
-        "track-1",
-        "a red square",
-        "It reads otherwise.",
-        "The clip was cut off.",
+def test_a_done_job_shows_its_tracks_and_what_is_to_be_said_of_them(client: FlaskClient, done: Job) -> None:
+    page = client.get(f"/page/jobs/{done.id}").text
+    shown = text_of(page)
+    for told in (
+        "track-1 0.80 a red square",
+        "Carried on by flow from 2 painted frames; painted frames that were withheld came out with J 0.85.",
         "It is a red square [SEG].",
+        "Doubt 0.31",
+        "3 warnings",
     ):
-        assert shown in page
-    assert "2 warnings" in text_of(client.get("/page/jobs").text)
+        assert told in shown + text_of(client.get("/page/jobs").text), told
+    # What is said of a track stands with it, the rest above.
+    places = [page.index(told) for told in ("track-9: odd.", "The clip was", "a red square</p>", ">you asked for")]
+    assert places == sorted(places)
+
+
+def test_a_job_that_goes_on_from_another_links_to_it(client: FlaskClient, store: Store, done: Job) -> None:
+    params = {"base_job_id": done.id, "annotation_id": 5}
+    job, _ = store.add_job("refine", done.project_id, 1, done.video, done.instruction, "interactive", params)
+    assert f'href="/page/jobs/{done.id}"' in client.get(f"/page/jobs/{job.id}").text
+    assert "Refine" in client.get("/page/jobs?kind=refine").text
 
 
 def test_a_job_without_tracks_says_so(client: FlaskClient, store: Store, ask: Any, result: Result) -> None:
@@ -308,24 +345,14 @@ def test_the_viewer_gets_scores_times_and_masks(
     assert form["times"] == [0.0, 0.1, 0.2, 0.3]
     (track,) = form["tracks"]
     assert track["scores"] == [0.9, 0.8, 0.7, None]
-    assert track["doubts"] == [{"frame": 3, "reason": "the object is gone"}]
+    assert track["doubts"] == [{"frame": 2, "reason": "low mask score"}, {"frame": 3, "reason": "object lost"}]
+    assert track["painted"] == [0, 2]
     (still,) = form["stills"].items()
     assert still[0] == "2"
     assert client.get(still[1]).data == b"picture"
     counts = [frame.rle["counts"] if frame.rle else None for frame in result.tracks[0].frames]
     assert client.get(f"/page/jobs/{done.id}/masks.json").json == {"start": 0, "tracks": [counts]}
     assert client.get(f"/page/jobs/{done.id}/masks.json?start=2").json == {"start": 2, "tracks": [counts[2:]]}
-
-
-def test_the_worst_frame_of_each_doubtful_stretch_is_named() -> None:
-    scores = [0.9, 0.4, 0.2, 0.3, 0.9, None, 0.8, 0.45]
-    frames = [{"index": i, "score": s or 0.0, "rle": s and {"counts": ""}} for i, s in enumerate(scores)]
-    assert doubts(frames) == [
-        {"frame": 2, "reason": "low score (0.20)"},
-        {"frame": 5, "reason": "the object is gone"},
-        {"frame": 6, "reason": "the object appears"},
-        {"frame": 7, "reason": "low score (0.45)"},
-    ]
 
 
 def video_link(client: FlaskClient, job: Job) -> str:
@@ -409,6 +436,71 @@ def test_the_report_counts_a_task_once_a_day(
     assert len(per_day) == 30
     assert list(per_day.values())[-1] == sum(per_day.values()) == 2
     assert "in the last 30 days" in client.get("/page/report").text
+
+
+def mask(*box: int) -> Any:
+    """The code of a mask of 24 x 32 pixels: top, bottom, left, right."""
+    drawn = np.zeros((24, 32), bool)
+    top, bottom, left, right = box
+    drawn[top:bottom, left:right] = True
+    return rle.encode(drawn)
+
+
+def record(store: Store, job: Job, changes: list[Change], annotation: int = 5, **more: Any) -> None:
+    assert job.project_id is not None
+    read = ReadAnnotation(job.project_id, job.task_id or 0, annotation, "1", now(), "ann@x.example", job.id, **more)
+    store.corrections.record(read, changes)
+
+
+def test_the_report_reckons_minutes_by_the_formula_it_states(
+    client: FlaskClient, app: Flask, store: Store, done: Job, result: Result
+) -> None:
+    frames = result.tracks[0].frames
+    assert "no annotation was compared" in client.get("/page/report").text
+    # Frame 1 was 8 x 8 pixels at (4, 4); half of it is left, so that its IoU is 0.5.
+    changes = [
+        Change("track-1", 0, "unchanged", "t1", done.id, rle=frames[0].rle),
+        Change("track-1", 1, "edited", "t1", done.id, rle=mask(4, 12, 4, 8)),
+        Change("track-1", 2, "removed", "t1", done.id),
+        Change("track-1", 3, "added", "t1", done.id, rle=mask(0, 4, 0, 4)),
+    ]
+    record(store, done, changes, lead_seconds=90.0)
+    reports = Reports(store.database)
+    found = report.read(reports, report.EditDistances())
+    assert found.corrections_per_track == 3
+    assert found.edit_distance == pytest.approx(0.5 + 1)
+    assert found.by_hand_minutes == pytest.approx(3 * 37.8 / 60)
+    assert found.spent_minutes == pytest.approx((4 * 2.0 + 1.5 * 37.8) / 60)
+    assert found.saved_minutes == pytest.approx(found.by_hand_minutes - found.spent_minutes)
+    assert (found.annotated, found.predicted) == (1, 1)
+    page = text_of(client.get("/page/report").text)
+    assert "3 of 4 frames changed, in 1 track" in page
+    assert "with predictions = 2.0 s × 4 frames + 37.8 s × 1.5 edit distance" in page
+    assert "Label Studio measured 2 minutes for 1 annotation" in page
+    # A second look at the same frame costs a second look, and draws no mask twice; a deleted annotation is no more.
+    record(store, done, changes[:1], annotation=6)
+    again = report.read(reports, report.EditDistances())
+    assert again.by_hand_minutes == found.by_hand_minutes
+    assert again.spent_minutes == pytest.approx(found.spent_minutes + 2.0 / 60)
+    for annotation in (5, 6):
+        store.corrections.withdraw(done.project_id or 0, annotation)
+    nothing = report.read(reports, report.EditDistances())
+    assert (nothing.saved_minutes, nothing.annotated, nothing.corrections_per_track) == (0, 0, None)
+
+
+def test_a_mask_whose_prediction_is_no_longer_kept_counts_as_drawn_anew(store: Store, done: Job) -> None:
+    record(store, done, [Change("track-1", 1, "edited", "t1", done.id, rle=mask(4, 12, 4, 8))])
+    store.retry_job(done.id)
+    assert report.EditDistances().total(Reports(store.database)) == 1
+
+
+def test_boxes_are_reckoned_as_boxes(store: Store, done: Job) -> None:
+    kinds = ("unchanged", "edited", "added")
+    boxes = [Change("track-1", i, kind, "t1", done.id, box=(0, 0, 8, 8)) for i, kind in enumerate(kinds)]
+    record(store, done, boxes)
+    found = report.read(Reports(store.database), report.EditDistances())
+    assert found.by_hand_minutes == pytest.approx(3 * 7 / 60)
+    assert found.spent_minutes == pytest.approx((3 * 2 + 2 * 7) / 60)
 
 
 def luminance(colour: str) -> float:

@@ -1,4 +1,4 @@
-// Scores over time, one line a track, with the doubtful frames marked; a click or a drag goes to a frame.
+// Scores over time, one line a track, with frames to look at (rings) and painted ones (squares) marked; a click or a drag goes to a frame.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 116, TOP = 12, BOTTOM = 12, SIDE = 10; // CSS pixels
@@ -47,6 +47,11 @@ export class Plot {
     }
     const shown = this.form.tracks.filter((_, track) => !this.hidden.has(track));
     for (const {scores, colour} of shown) this.add("path", {class: "scores", d: this.path(scores), stroke: colour});
+    for (const {scores, painted, colour} of shown) {
+      for (const frame of painted) {
+        this.add("rect", {class: "painted", x: this.x(frame) - 3.5, y: this.y(scores[frame] ?? 0) - 3.5, width: 7, height: 7, fill: colour});
+      }
+    }
     for (const {scores, doubts} of shown) {
       for (const {frame} of doubts) this.add("circle", {class: "doubt", cx: this.x(frame), cy: this.y(scores[frame] ?? 0), r: 4});
     }

@@ -122,9 +122,13 @@ export class Viewer {
   /** Everything but the picture itself follows to this frame. */
   show(frame) {
     this.frame = frame;
+    const told = [...this.reasons.get(frame) ?? []];
+    this.form.tracks.forEach(({label, painted}, track) => {
+      if (painted.includes(frame) && !this.hidden.has(track)) told.push(`${label}: painted by a person`);
+    });
     by("where").textContent = `frame ${frame + 1} of ${this.last + 1} · ${this.times[frame]?.toFixed(2) ?? "–"} s`;
     this.plot.moveTo(frame, this.times[frame] ?? 0);
-    by("reason").textContent = (this.reasons.get(frame) ?? []).join(" · ");
+    if (by("reason")) by("reason").textContent = told.join(" · ");
     this.draw();
   }
 
@@ -152,7 +156,7 @@ export class Viewer {
     this.canvas.dataset.frame = frame;
   }
 
-  /** The doubtful frames of the tracks that are shown. */
+  /** The frames to look at of the tracks that are shown, and why. */
   chooseDoubts() {
     this.reasons = new Map();
     this.form.tracks.forEach(({label, doubts}, track) => {
