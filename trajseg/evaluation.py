@@ -329,6 +329,7 @@ def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, An
 @click.option("--height", type=click.IntRange(64, 2160), default=240, show_default=True, help="Rows of the clips.")
 @click.option("--per-kind", type=click.IntRange(1), default=1, show_default=True, help="Instructions a kind and clip.")
 @click.option("--contradictions", is_flag=True, help="Also compare captions with instructions.")
+@click.option("--review", is_flag=True, help="Measure what correcting suggested frames gains, and nothing else.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst.")
 @click.pass_obj
@@ -342,6 +343,7 @@ def command(
     height: int,
     per_kind: int,
     contradictions: bool,
+    review: bool,
     json_path: Path | None,
     picture: Path | None,
 ) -> None:
@@ -359,6 +361,11 @@ def command(
     from trajseg.cli import load_engine
 
     engine = (loader or load_engine)(model, device)
+    if review:
+        from trajseg.evaluation_review import report
+
+        report(engine, split, count, seed, height, json_path)  # type: ignore[arg-type]
+        return
     with progress_bar(f"{engine.model_version} on {data}") as progress:
         found = evaluate(
             engine,
