@@ -13,7 +13,15 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 TAKEN = ROOT / "e2e-artifacts"
 KEPT = ROOT / "docs/screenshots"
-SHOWN = ("mask-opened", "mask-corrected", "typed-suggestions", "typed-accepted", "box-opened")
+SHOWN = (
+    "mask-opened",
+    "mask-corrected",
+    "typed-suggestions",
+    "typed-accepted",
+    "box-opened",
+    "jobs-list",
+    "jobs-tracks",
+)
 WIDTH = 1200
 
 

@@ -154,7 +154,7 @@ class Serve:
     def _tell(self) -> None:
         settings = self.settings
         self.say(f"trajseg is ready at {settings.external_url}")
-        self.say(f"  jobs     {settings.external_url}/jobs")
+        self.say(f"  jobs     {settings.external_url}/page/jobs")
         self.say(f"  model    {settings.model_version()}")
         self.say(f"  store    {settings.database_url.rpartition('@')[2] or settings.data_dir / 'trajseg.db'}")
         if settings.label_studio_api_key.get_secret_value():

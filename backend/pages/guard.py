@@ -17,6 +17,7 @@ TOKEN_FIELD = "token"
 TOKEN_SECONDS = 7 * 24 * 3600
 """A page that was open for longer must be loaded again before it can change anything."""
 SALT = "trajseg page"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 STRANGERS = frozenset({"cross-site", "same-site"})
 """What a browser says of a request that another host's page made (Fetch Metadata, Sec-Fetch-Site)."""
 
@@ -26,21 +27,24 @@ def new_token(settings: Settings) -> str:
     return _serializer(settings).dumps("form")
 
 
-def check_token(settings: Settings, token: str, fetch_site: str | None) -> None:
-    """Raises Forbidden for a POST that does not come from a page of ours.
-
-    Args:
-        token: what the form carried.
-        fetch_site: the header Sec-Fetch-Site; browsers leave it out where there is no TLS, so it can only refuse.
-    """
-    if fetch_site in STRANGERS:
-        raise Forbidden("This request was made by a page of another site.")
+def check_token(settings: Settings, token: str) -> None:
+    """Raises Forbidden for a form that does not come from a page of ours."""
     try:
         _serializer(settings).loads(token, max_age=TOKEN_SECONDS)
     except SignatureExpired as error:
         raise Forbidden("This page was open for too long. Load it again.") from error
     except BadSignature as error:
         raise Forbidden("This request does not come from a page of this backend. Load the page again.") from error
+
+
+def refuse_strangers(method: str, fetch_site: str | None) -> None:
+    """Raises Forbidden where the browser itself says that another site's page wants to change something.
+
+    Args:
+        fetch_site: the header Sec-Fetch-Site; browsers leave it out where there is no TLS, and programs always.
+    """
+    if method not in SAFE_METHODS and fetch_site in STRANGERS:
+        raise Forbidden("This request was made by a page of another site.")
 
 
 def seal(answer: Response, media_origin: str = "") -> Response:

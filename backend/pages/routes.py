@@ -46,6 +46,7 @@ def prepare(state: BlueprintSetupState) -> None:
 @blueprint.before_app_request
 def lead_in() -> ResponseReturnValue | None:
     """The backend's address opened in a browser leads to the jobs; whoever takes JSON gets its health as ever."""
+    guard.refuse_strangers(request.method, request.headers.get("Sec-Fetch-Site"))
     wants_page = "text/html" in request.accept_mimetypes.values()
     if request.endpoint == "service.root" and request.method == "GET" and wants_page:
         return redirect(url_for("pages.jobs"))
@@ -260,8 +261,7 @@ def _acted(held: Job) -> ResponseReturnValue:
 
 
 def _prove() -> None:
-    token = request.form.get(guard.TOKEN_FIELD, "")
-    guard.check_token(_service().settings, token, request.headers.get("Sec-Fetch-Site"))
+    guard.check_token(_service().settings, request.form.get(guard.TOKEN_FIELD, ""))
 
 
 def _one_of(name: str, known: dict[str, str]) -> str:

@@ -78,14 +78,17 @@ class Reports:
 
     def jobs(self, wanted: Wanted, limit: int, offset: int = 0) -> list[Job]:
         """One page of jobs: running ones, then the newest; where only queued ones are asked for, the next first."""
-        query = _chosen(select(Job), wanted)
+        # The rows' order first, by themselves: to sort whole jobs, results and all, takes ten times as long.
+        query = _chosen(select(Job.id), wanted)
         if wanted.state == "queued":
             turn = case({name: place for place, name in enumerate(QUEUES)}, value=Job.queue, else_=len(QUEUES))
             query = query.order_by(turn, Job.created_at, Job.id)
         else:
             query = query.order_by(case((Job.state == "running", 0), else_=1), Job.created_at.desc(), Job.id)
         with self.database.read() as session:
-            return list(session.scalars(query.limit(limit).offset(offset)))
+            ids = list(session.scalars(query.limit(limit).offset(offset)))
+            found = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids)))}
+        return [found[job_id] for job_id in ids]
 
     def count_by_state(self, wanted: Wanted) -> dict[str, int]:
         """How many jobs there are in each state that has any; `wanted.state` does not choose here."""

@@ -200,6 +200,8 @@ def test_a_strangers_page_cannot_cancel(
     answer = client.post(f"/page/jobs/{job.id}/cancel", data=form, headers=headers | SCRIPT)
     assert answer.status_code == 403
     assert answer.json["error"]
+    if headers:
+        assert client.post(f"/jobs/{job.id}/cancel", headers=headers).status_code == 403
     assert store.job(job.id).state == "queued"
 
 

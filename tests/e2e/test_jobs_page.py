@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import colour_engine
 import numpy as np
 import pytest
 from editor import browser_page
@@ -75,9 +76,9 @@ class Site:
         self.asked += 1
         return self.store.add_job("prelabel", self.project_id, self.asked, str(video), instruction, "prelabel")[0]
 
-    def work(self, job: Job) -> Job:
+    def work(self, job: Job, engine: Any = None) -> Job:
         """Run a job as a worker does."""
-        worker.keep(worker.Resident(self.server.settings, self.store, self.engine))
+        worker.keep(worker.Resident(self.server.settings, self.store, engine or self.engine))
         worker.run(job.id)
         worker.keep(None)
         done = self.store.job(job.id)
@@ -86,7 +87,9 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Any, clips: Path, scripted_engine: Any) -> Iterator[Site]:
+def site(
+    tmp_path_factory: pytest.TempPathFactory, tiny_clip: Any, clips: Path, questions: Any, scripted_engine: Any
+) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("jobs-page")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -97,7 +100,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Any, clips: Path, 
         data_dir=folder / "data",
         redis_url=f"redis://127.0.0.1:{port}/0",
         port=0,
-        media_dirs=(str(tiny_clip.path.parent), str(clips)),
+        media_dirs=(str(tiny_clip.path.parent), str(clips), str(questions[0].video.parent)),
         reconcile_seconds=3600,
     )
     server = BackendServer(settings)
@@ -165,7 +168,7 @@ def mask_of(told: tuple[int, int, str]) -> np.ndarray:
 
 
 def test_a_running_job_moves_without_a_reload_and_can_be_cancelled_by_keyboard(
-    page: Page, site: Site, tiny_clip: Any, pictures: Path
+    page: Page, site: Site, tiny_clip: Any
 ) -> None:
     job = site.ask(tiny_clip.path, "the square that runs")
     run = site.store.start_run(job.id) or ""
@@ -178,7 +181,6 @@ def test_a_running_job_moves_without_a_reload_and_can_be_cancelled_by_keyboard(
     expect(row(page, job)).to_contain_text("50 %")
     expect(row(page, job).locator("progress")).to_have_attribute("value", "50")
     expect(button).to_be_focused()
-    page.screenshot(path=pictures / "jobs-running.png")
     page.keyboard.press("Enter")
     expect(row(page, job)).to_contain_text("Cancelled")
     expect(page.locator("#said")).to_contain_text("the job is cancelled")
@@ -187,15 +189,12 @@ def test_a_running_job_moves_without_a_reload_and_can_be_cancelled_by_keyboard(
         site.store.progress(job.id, run, 7, 12)
 
 
-def test_a_failed_job_is_retried_and_a_new_one_appears_by_itself(
-    page: Page, site: Site, tiny_clip: Any, pictures: Path
-) -> None:
+def test_a_failed_job_is_retried_and_a_new_one_appears_by_itself(page: Page, site: Site, tiny_clip: Any) -> None:
     job = site.ask(tiny_clip.path, "the square that fails")
     site.store.fail(job.id, site.store.start_run(job.id) or "", "The link is dead.", "Upload the video.")
     page.goto(site.url("/page/jobs?state=failed"))
     expect(row(page, job)).to_contain_text("The link is dead.")
     expect(row(page, job)).to_contain_text("What to do: Upload the video.")
-    page.screenshot(path=pictures / "jobs-failed.png")
     row(page, job).get_by_role("button", name="Retry").click()
     expect(row(page, job)).to_have_count(0)
     expect(page.get_by_text("Nothing here")).to_be_visible()
@@ -236,7 +235,7 @@ def test_nothing_is_asked_while_nobody_looks(page: Page, site: Site, tiny_clip: 
     assert len(asked) == 1
 
 
-def test_the_masks_of_each_frame_are_those_of_the_store(page: Page, site: Site, done: Job, pictures: Path) -> None:
+def test_the_masks_of_each_frame_are_those_of_the_store(page: Page, site: Site, done: Job) -> None:
     result = site.store.tracks(done.id)
     page.goto(site.url(f"/page/jobs/{done.id}"))
     at_frame(page, 0)
@@ -255,7 +254,6 @@ def test_the_masks_of_each_frame_are_those_of_the_store(page: Page, site: Site, 
     assert np.array_equal(masks(page), result.tracks[1].mask(0))
     page.keyboard.press("1")
     expect(page.get_by_label("track-1")).to_be_checked()
-    page.screenshot(path=pictures / "jobs-tracks.png")
 
 
 def test_while_it_plays_masks_and_picture_are_of_the_same_frame(page: Page, site: Site, done: Job) -> None:
@@ -328,6 +326,30 @@ def test_any_run_length_code_is_decoded_as_pycocotools_does(page: Page, site: Si
     decoded = page.evaluate(DECODED, [rle.encode(mask) for mask in made])
     for mask, found in zip(made, decoded, strict=True):
         assert np.array_equal(mask_of(found), mask)
+
+
+def test_a_day_at_work_as_the_documentation_shows_it(page: Page, site: Site, questions: Any, pictures: Path) -> None:
+    clip = questions[0].video
+    rings = site.work(site.ask(clip, "the orange and the red ring"), colour_engine.build(""))
+    cancelled, failed = (
+        site.ask(clip, "the shape with three corners"),
+        site.ask(Path("/videos/street-0012.mp4"), "the bus"),
+    )
+    site.store.cancel_job(cancelled.id)
+    message = "The video /videos/street-0012.mp4 is a path on this machine, and no allowed folder holds it."
+    remedy = "Name its folder in TRAJSEG_MEDIA_DIRS, or put an http address into the task."
+    site.store.fail(failed.id, site.store.start_run(failed.id) or "", message, remedy)
+    running = site.ask(clip, "the one that passes behind the blue square")
+    site.store.progress(running.id, site.store.start_run(running.id) or "", 15, 24)
+    page.goto(site.url("/page/jobs"))
+    for job, state in ((rings, "Done"), (cancelled, "Cancelled"), (failed, "Failed"), (running, "62 %")):
+        expect(row(page, job)).to_contain_text(state)
+    page.screenshot(path=pictures / "jobs-list.png")
+    page.goto(site.url(f"/page/jobs/{rings.id}"))
+    at_frame(page, 0)
+    page.keyboard.press("j")
+    expect(page.locator("#reason")).not_to_be_empty()
+    page.screenshot(path=pictures / "jobs-tracks.png")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
