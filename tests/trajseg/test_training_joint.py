@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,8 @@ def test_losses_are_those_of_the_paper():
     geometry = SimpleNamespace(
         to_picture=lambda planes, h, w: F.interpolate(planes[:, None], (16, 16), mode="bilinear")[:, 0, :h, :w]
     )
-    terms = JointTraining._mask_terms(SimpleNamespace(processor=geometry), torch.tensor(0.7), logits, score, masks)
+    joint: Any = SimpleNamespace(processor=geometry)
+    terms = JointTraining._mask_terms(joint, torch.tensor(0.7), logits, score, masks)
     bce, dice, scored = [], [], []
     for k in range(2):
         for t in range(3):
