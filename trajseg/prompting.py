@@ -21,10 +21,8 @@ SURROUNDINGS = 0.6
 LONGEST_SIDE = 480
 """Pixels; a larger cut-out is worked on at this size, and its mask enlarged."""
 FEWEST_PIXELS = 12
-LIKE_SHARE = 0.02
-"""A point's region grows to a neighbour whose channels differ by less than this share of 255, pixel by pixel."""
-LARGEST_SHARE = 0.5
-"""Of the picture; a region that grew beyond it from a point is taken for the background."""
+POINT_SURE, POINT_GUESS, POINT_REACH = 0.02, 0.1, 0.35
+"""Around a click, in shares of the picture's shorter side: what is the object, what may well be, what could be."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,7 @@ def _within(rgb: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     labels[rows, columns] = cv2.GC_PR_FGD
     found = np.zeros(labels.shape, np.uint8)
     if (labels == cv2.GC_BGD).any() and (labels == cv2.GC_PR_FGD).sum() >= FEWEST_PIXELS:
-        models = np.zeros((2, 1, 65), np.float64)
-        # GrabCut seeds its mixtures from OpenCV's generator: the same hint must give the same mask.
-        cv2.setRNGSeed(0)
-        cv2.grabCut(patch, labels, None, models[0], models[1], GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
-        found = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+        found = _grab_cut(patch, labels)
     whole = cv2.resize(
         found, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR_EXACT if scale < 1 else cv2.INTER_NEAREST
     )
@@ -111,17 +105,31 @@ def _within(rgb: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def _around_point(rgb: np.ndarray, prompt: Prompt) -> np.ndarray:
-    """The region of like colours around a click, bool [H, W]; a small disc where it would flow out everywhere."""
+    """GrabCut's foreground around a click, as far as it hangs together with it, bool [H, W]."""
     x, y = (int(side) for side in prompt.middle)
     height, width = rgb.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise InputError(f"The hint on frame {prompt.index} lies outside the picture.", "Click on the object.")
-    smooth = cv2.GaussianBlur(np.ascontiguousarray(rgb), (0, 0), 1.0)
-    filled = np.zeros((height + 2, width + 2), np.uint8)
-    step = (255 * LIKE_SHARE,) * 3
-    cv2.floodFill(smooth, filled, (x, y), (0, 0, 0), step, step, 4 | cv2.FLOODFILL_MASK_ONLY | (1 << 8))
-    mask: np.ndarray = filled[1:-1, 1:-1].astype(bool)
-    if mask.mean() > LARGEST_SHARE or mask.sum() < FEWEST_PIXELS:
-        rows, columns = np.mgrid[:height, :width]
-        mask = (columns - x) ** 2 + (rows - y) ** 2 <= (0.03 * max(height, width)) ** 2
+    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    size = max(2, round(width * scale)), max(2, round(height * scale))
+    small = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_AREA)
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    away = np.hypot(columns - x * scale, rows - y * scale) / min(size)
+    labels = np.full(away.shape, cv2.GC_BGD, np.uint8)
+    for reach, kind in ((POINT_REACH, cv2.GC_PR_BGD), (POINT_GUESS, cv2.GC_PR_FGD), (POINT_SURE, cv2.GC_FGD)):
+        labels[away < reach] = kind
+    found = _grab_cut(small, labels)
+    _, parts = cv2.connectedComponents(found)
+    clicked = parts[min(int(y * scale), size[1] - 1), min(int(x * scale), size[0] - 1)]
+    hit = (parts == clicked) & (found > 0)
+    mask: np.ndarray = cv2.resize(hit.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR_EXACT) > 0
     return mask
+
+
+def _grab_cut(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Foreground, uint8 [H, W] of 0 and 1; `labels` are OpenCV's first guesses."""
+    models = np.zeros((2, 1, 65), np.float64)
+    # GrabCut seeds its mixtures from OpenCV's generator: the same hint must give the same mask.
+    cv2.setRNGSeed(0)
+    cv2.grabCut(picture, labels, None, models[0], models[1], GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)

@@ -200,7 +200,10 @@ class _Run:
             tracks=refined.tracks,
             timings={"refine": time.perf_counter() - started},
         )
-        return Made(result, refined.notes, refined.known)
+        made = Made(result, refined.notes, refined.known)
+        if base_id and base:
+            made.keep_warnings(self.store.job(base_id).result or {})
+        return made
 
     def _caption(self, clip: Clip) -> Made:
         """The tracks of an earlier job, with a sentence on each that had none."""
@@ -213,6 +216,7 @@ class _Run:
         held = before.result or {}
         made = Made(result, list(held.get("refinement") or []))
         made.known = {one["track"]: Known(list(one["painted"])) for one in made.refinement}
+        made.keep_warnings(held)
         result.model_version = self.engine.model_version
         made.caption(self.engine, clip, [one for one in result.tracks if not one.caption], self._counted(len(clip)))
         return made

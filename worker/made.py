@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trajseg.engine import Captioner, Engine, Progress
+from trajseg.engine import Captioner, Comparer, Engine, Progress
 from trajseg.errors import CheckpointError
 from trajseg.review import doubts_of, suggest
 from trajseg.tracks import MaskTrack, Result
@@ -45,6 +45,26 @@ class Made:
             return
         for track, caption in zip(tracks, captions, strict=True):
             track.caption = caption or track.caption
+        self._compare(engine, clip, [track for track, caption in zip(tracks, captions, strict=True) if caption])
+
+    def _compare(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack]) -> None:
+        """Warn of tracks whose captions, by the engine's own judgement, are not what was asked for."""
+        asked = self.result.instruction
+        if not tracks or not asked or not isinstance(engine, Comparer):
+            return
+        told = engine.contradictions(clip, asked, [track.caption for track in tracks])
+        self.warnings += [
+            f'{track.label}: you asked for "{asked}"; this track reads: {track.caption}.'
+            for track, contradicts in zip(tracks, told, strict=True)
+            if contradicts
+        ]
+
+    def keep_warnings(self, earlier: Mapping[str, Any]) -> None:
+        """Warnings of the job that the tracks came from, as far as the tracks are still there as they were."""
+        kept = {(track.label, track.caption) for track in self.result.tracks}
+        for warning in map(str, earlier.get("warnings") or []):
+            if any(warning.startswith(f"{label}: ") and caption in warning for label, caption in kept if caption):
+                self.warnings.append(warning)
 
     def notes(self) -> dict[str, Any]:
         """What the job's result says beside the tracks; see docs/backend.md."""

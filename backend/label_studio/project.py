@@ -29,6 +29,9 @@ HIDDEN_COLUMNS = (
     "tasks:file_upload",
     "tasks:storage_filename",
     "tasks:created_at",
+    "tasks:updated_at",
+    "tasks:completed_at",
+    "tasks:annotations_ids",
     "tasks:updated_by",
     "tasks:draft_exists",
     "tasks:avg_lead_time",
@@ -167,7 +170,9 @@ def authorize_webhooks(client: LabelStudioClient, project_id: int, backend: Back
 def add_views(client: LabelStudioClient, project_id: int, label_config: str) -> None:
     """Tabs for the Data Manager: all tasks, and those to look at next, without the long columns."""
     config = parse(label_config)
-    long = [f"tasks:data.{key}" for key in (config.frames_key, "frame_index") if key]
+    long = [
+        f"tasks:data.{key}" for key in (config.frames_key, "frame_index", config.video_key, config.fps_key) if key
+    ]
     common = {
         "type": "list",
         "target": "tasks",

@@ -108,6 +108,18 @@ def test_a_rectangle_makes_a_track(clip: Clip, tiny_clip: Any, scripted_engine: 
     assert refined.tracks[1].frames[3].provenance == "hint"
 
 
+def test_a_box_that_was_moved_is_segmented_anew(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    """In the box view a person says where the object is, and no more."""
+    track = track_of(clip, [np.roll(mask, 24, axis=0) for mask in tiny_clip.red])
+    moved = PaintedTrack("track-1", "t1", "job", boxes={4: (26.0, 6.0, 20.0, 20.0)}, shown=set(range(12)))
+    refined = Refiner(scripted_engine, clip, "x").run([track], [moved])
+    (made,) = refined.tracks
+    assert iou(made, 4, tiny_clip.red[4]) > 0.75
+    assert made.frames[4].provenance == "hint"
+    assert iou(made, 6, tiny_clip.red[6]) > 0.6
+    assert refined.notes[0]["hinted"] == [4]
+
+
 def test_an_engine_that_takes_prompts_is_asked_for_the_mask(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
     class Prompting:
         model_version = "prompting"
@@ -256,6 +268,12 @@ class Talking:
     def caption(self, clip: Clip, tracks: list[MaskTrack], progress: Progress | None = None) -> list[str]:
         return [f"seen in {len(track.present)} frames" for track in tracks]
 
+    def agreement(self, clip: Clip, instruction: str, captions: list[str]) -> list[float]:
+        return [-9.0 if caption == "seen in 12 frames" else 0.0 for caption in captions]
+
+    def contradictions(self, clip: Clip, instruction: str, captions: list[str]) -> list[bool]:
+        return [caption == "seen in 12 frames" for caption in captions]
+
 
 def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
     store: Store, resident: Resident, corrected: Any, tiny_clip: Any, scripted_engine: Any
@@ -263,7 +281,10 @@ def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
     keep(Resident(resident.settings, store, Talking(scripted_engine)))
     base, job = corrected({5: tiny_clip.blue[5]}, "track-2", "drawn-track-2")
     assert store.tracks(base.id).tracks[0].caption == "seen in 12 frames"
+    warning = 'track-1: you asked for "the red square"; this track reads: seen in 12 frames.'
+    assert store.job(base.id).result["warnings"] == [warning]
     run(job.id)
+    assert store.job(job.id).result["warnings"] == [warning]
     assert [track.caption for track in store.tracks(job.id).tracks] == ["seen in 12 frames", ""]
     (asked,) = [one for one in store.jobs() if one.kind == "caption"]
     assert asked.params == {"job_id": job.id}

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from click.testing import CliRunner
+from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from backend.label_studio import doctor as checks
@@ -143,6 +144,37 @@ def test_a_connected_backend_that_is_not_interactive_is_told(served, studio, cli
     next(iter(studio.backends.values()))["is_interactive"] = False
     told = found(served, f"Project {project}", project_id=project)
     assert any(check.state == "warn" and "typed in the page does nothing" in check.words for check in told)
+
+
+def test_a_webhook_that_tells_nothing_is_told(served, studio, client):
+    project = studio.add_project("mask")
+    client.connect_backend(project, served.external_url, title="t")
+    (webhook,) = studio.webhooks.values()
+    name = f"Project {project}"
+
+    def words(settings: Settings = served) -> str:
+        return "\n".join(check.words for check in found(settings, name, project_id=project))
+
+    assert "tells of annotations at once" in words()
+    guarded = served.model_copy(update={"basic_auth_user": "u", "basic_auth_password": SecretStr("p")})
+    assert "has not the backend's user name and password" in words(guarded)
+    webhook["headers"] = {"Authorization": "Basic dTpw"}
+    assert "tells of annotations at once" in words(guarded)
+    webhook["is_active"] = False
+    assert "the webhook is switched off" in words()
+    studio.webhooks.clear()
+    assert "no webhook leads to" in words()
+    assert "found within 60 s all the same" in words()
+
+
+def test_tasks_that_do_not_say_where_to_look_are_told(served, studio, client):
+    project = studio.add_project("mask")
+    studio.add_task(project, video="/nowhere", instruction="x", trajseg_state="refined", trajseg_doubt=0.2)
+    told = "\n".join(check.words for check in found(served, f"Project {project}", project_id=project))
+    assert "1 tasks have a prediction, 1 of them refined" in told
+    without = studio.add_task(project, video="/nowhere", instruction="x", trajseg_state="prelabelled")
+    told = "\n".join(check.words for check in found(served, f"Project {project}", project_id=project))
+    assert f"tasks {without} have a prediction but no `trajseg_doubt`" in told
 
 
 def test_the_command_exits_with_1_when_something_fails(studio, monkeypatch, tmp_path):

@@ -108,6 +108,23 @@ def test_basic_authentication_goes_with_the_connection(run, studio, serving, tin
         "u",
         "p",
     )
+    # Label Studio does not give its webhooks what it gives to its other requests.
+    (webhook,) = studio.webhooks.values()
+    assert webhook["headers"] == {"Authorization": "Basic dTpw"}
+
+
+def test_the_most_doubtful_task_comes_first(run, studio, serving, tiny_clip):
+    """By uncertainty sampling, which goes by the backend's title, and in a tab of the Data Manager."""
+    run("create", "--title", "Doubt", "-i", "red", "--backend-url", serving, tiny_clip.path)
+    (project,) = studio.projects.values()
+    assert project["sampling"] == "Uncertainty sampling"
+    (backend,) = studio.backends.values()
+    assert backend["title"] == "trajseg-tiny"
+    first, second = (view["data"] for view in studio.views.values())
+    assert (first["title"], second["title"]) == ("Default", "Most doubtful first")
+    assert second["ordering"] == ["-tasks:data.trajseg_doubt"]
+    assert second["columnsDisplayType"] == {"tasks:data.trajseg_doubt": "Number"}
+    assert {"tasks:data.frames", "tasks:data.frame_index"} <= set(first["hiddenColumns"]["explore"])
 
 
 def test_a_backend_that_is_not_there_leaves_no_project_behind(run, studio, tiny_clip):
