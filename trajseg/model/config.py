@@ -83,6 +83,7 @@ class TrajectoryEncoderShape:
 class TrajSegConfig(PretrainedConfig):
     """A TrajSeg model; the defaults are those of the 7B model, `TrajSegConfig.tiny()` those of trajseg-tiny.
 
+    `llava_config` is a LLaVA's, or that of a family in `qwen.py`, whose own vision tower then stands for LLaVA's.
     `llm_frames` is N, the frames that the language model sees. `vision_stem` is "patch" (CLIP's own) or
     "conv". `object_tokens` keeps, of a frame's patch tokens, only those at the centre of something
     (at most so many a frame); 0 keeps all, as the paper does. `frame_embedding` adds a learned embedding of
@@ -94,11 +95,11 @@ class TrajSegConfig(PretrainedConfig):
     """
 
     model_type = "trajseg"
-    sub_configs = {"llava_config": LlavaConfig, "sam2_config": Sam2Config}  # noqa: RUF012 (transformers' protocol)
+    sub_configs = {"llava_config": AutoConfig, "sam2_config": Sam2Config}  # noqa: RUF012 (transformers' protocol)
 
     def __init__(
         self,
-        llava_config: LlavaConfig | dict[str, Any] | None = None,
+        llava_config: PretrainedConfig | dict[str, Any] | None = None,
         sam2_config: Sam2Config | dict[str, Any] | None = None,
         llm_frames: int = 10,
         integration_layers: int = 6,
@@ -115,10 +116,11 @@ class TrajSegConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         if isinstance(llava_config, dict):
-            llava_config = LlavaConfig(**llava_config)
+            family = llava_config.get("model_type", LlavaConfig.model_type)
+            llava_config = AutoConfig.for_model(family, **{k: v for k, v in llava_config.items() if k != "model_type"})
         if isinstance(sam2_config, dict):
             sam2_config = Sam2Config(**sam2_config)
-        self.llava_config: LlavaConfig = llava_config or _llava_7b()
+        self.llava_config: PretrainedConfig = llava_config or _llava_7b()
         self.sam2_config: Sam2Config = sam2_config or Sam2Config()
         self.llm_frames = llm_frames
         self.integration_layers = integration_layers

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlavaForConditionalGeneration, PreTrainedModel
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedModel
 
 from trajseg.errors import CheckpointError
+from trajseg.model import qwen
 from trajseg.model.config import TrajectoryEncoderShape, TrajSegConfig
 from trajseg.model.content_integration import ContentIntegration
 from trajseg.model.conv import ConvStem
@@ -64,7 +65,17 @@ class TrajSegModel(PreTrainedModel):
         super().__init__(config)
         text, vision = config.llava_config.text_config, config.llava_config.vision_config
         channels = config.sam2_config.d_model
-        self.llava = LlavaForConditionalGeneration(config.llava_config)
+        if not self.is_llava and (config.vision_stem, config.object_tokens, config.trajectory_encoder) != (
+            "patch",
+            0,
+            None,
+        ):
+            raise CheckpointError(
+                f"{config.llava_config.model_type} has a vision tower of its own, which tiny's stem, object tokens and "
+                "the trajectory encoder cannot read.",
+                "Leave out vision_stem, object_tokens and trajectory_encoder.",
+            )
+        self.llava = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config.llava_config)](config.llava_config)
         if getattr(config.llava_config, "mm_projector_type", None) == "linear":
             self.llava.model.multi_modal_projector = nn.Linear(vision.hidden_size, text.hidden_size)
         if config.vision_stem == "conv":
@@ -149,6 +160,11 @@ class TrajSegModel(PreTrainedModel):
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
     @property
+    def is_llava(self) -> bool:
+        """Whether pictures go through CLIP and a projector; else through the family's own tower (`qwen.py`)."""
+        return self.config.llava_config.model_type not in qwen.MODEL_TYPES
+
+    @property
     def vision_tower(self) -> Any:
         """transformers' CLIP."""
         return self.llava.model.vision_tower
@@ -163,7 +179,12 @@ class TrajSegModel(PreTrainedModel):
         return self.language_model.embed_tokens(ids)
 
     def vision_states(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """All of the vision tower's hidden states of pictures (N, 3, s, s), (N, 1 + P, V) each, CLS first."""
+        """All of the vision tower's hidden states of pictures (N, 3, s, s), (N, 1 + P, V) each, CLS first.
+
+        Of another family than LLaVA: its visual tokens (N, P, D) alone.
+        """
+        if not self.is_llava:
+            return (qwen.visual_tokens(self.llava.model, pixels),)
         return self.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
 
     def patch_features(self, pixels: Tensor) -> Tensor:
@@ -183,7 +204,10 @@ class TrajSegModel(PreTrainedModel):
         return VisualTokens(self.llava.model.multi_modal_projector(features[frame, cell]), frame, cell)
 
     def see(self, hidden_states: Sequence[Tensor]) -> VisualTokens:
-        """What the language model sees of N frames, from all of the vision tower's hidden states."""
+        """What the language model sees of N frames, from what `vision_states` gave."""
+        if not self.is_llava:
+            frame, cell = torch.ones_like(hidden_states[0][..., 0], dtype=torch.bool).nonzero(as_tuple=True)
+            return VisualTokens(self.at_frames(hidden_states[0].flatten(0, 1), frame), frame, cell)
         tokens = self.visual_tokens(hidden_states[self.config.llava_config.vision_feature_layer][:, 1:])
         return replace(tokens, embeddings=self.at_frames(tokens.embeddings, tokens.frame))
 
