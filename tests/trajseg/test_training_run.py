@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -222,7 +223,7 @@ class Numbers(torch.utils.data.IterableDataset):
 
 
 def fresh(number: int) -> int:
-    return first(Numbers, 10, seed=3, number=number)
+    return first(partial(Numbers, 10), 3, number)
 
 
 def test_an_item_of_a_feed_depends_on_its_number_alone():

@@ -5,19 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import COLOURS, SHAPES, SIZES, Scene, sample_scene
 from trajseg.model.processor import inner_size, letterbox
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -85,11 +82,3 @@ class ClipStream(IterableDataset[Pictures]):
         step = min(rng.randint(1, self.stride), (scene.frame_count - 1) // (self.frames - 1))
         start = rng.randrange(scene.frame_count - step * (self.frames - 1))
         return [start + step * i for i in range(self.frames)]
-
-
-def batches(stream: IterableDataset[T], size: int, workers: int) -> Iterator[list[T]]:
-    """Lists of `size` clips, rendered in `workers` processes."""
-    loader = DataLoader(
-        stream, batch_size=size, num_workers=workers, collate_fn=list, prefetch_factor=4 if workers else None
-    )
-    return iter(loader)

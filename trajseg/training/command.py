@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import click
 
+from trajseg.errors import InputError
 from trajseg.training.joint_command import joint
 
 STAGES = ("vision", "language", "masks", "memory", "pixels")
@@ -41,6 +43,8 @@ def command(
     """
     if context.invoked_subcommand is not None:
         return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("The recipe of trajseg-tiny runs in one process.", "Take `trajseg train joint` for several.")
     import torch
 
     from trajseg.training.recipe import TINY

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 T = TypeVar("T")
 
@@ -44,6 +44,10 @@ class Feed(Generic[T]):
         self._next = number + self.stride
         return next(self._ahead)
 
+    def onwards(self) -> Iterator[T]:
+        """The items from number 0 on."""
+        return map(self.at, itertools.count(0, self.stride))
+
 
 class _Numbered(Dataset[T]):
     def __init__(self, make: Callable[[int], T]) -> None:
@@ -53,14 +57,20 @@ class _Numbered(Dataset[T]):
         return self._make(number)
 
 
-def first(stream: Callable[..., IterableDataset[T]], *args: object, seed: int, number: int) -> T:
-    """The `number`-th item of an endless stream that is started anew, with a seed of its own, for each item.
-
-    Args:
-        stream: makes the stream from its seed and `args`.
-    """
-    return next(iter(stream(*args, seed=seed * SEEDS_APART + number)))
-
-
 SEEDS_APART = 1 << 32
 """Runs of neighbouring seeds share no item in their first four billion."""
+
+
+def several(stream: Callable[..., Iterable[T]], size: int, seed: int, number: int) -> list[T]:
+    """Item `number` of a feed from an endless stream: the stream is started anew, with a seed of its own, for each.
+
+    Args:
+        stream: makes the stream from the keyword `seed`.
+        size: how many of its items make one of the feed's.
+    """
+    return list(itertools.islice(stream(seed=seed * SEEDS_APART + number), size))
+
+
+def first(stream: Callable[..., Iterable[T]], seed: int, number: int) -> T:
+    """As `several`, one item of the stream."""
+    return several(stream, 1, seed, number)[0]

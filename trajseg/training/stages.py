@@ -5,30 +5,33 @@ from __future__ import annotations
 import copy
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from trajseg.errors import InputError
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
-from trajseg.training.clips import ClipStream, batches
+from trajseg.training.clips import ClipStream
+from trajseg.training.feed import Feed, first, several
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, key_pattern
 from trajseg.training.pixels import PICTURES_EVERY, AskedClipStream, PixelTraining
 from trajseg.training.recipe import SIZE, TINY, Stage
-from trajseg.training.run import Schedule, train
-from trajseg.training.texts import QuestionStream, shapes_processor, stream
+from trajseg.training.run import Loss, Part, Schedule, train
+from trajseg.training.texts import Packed, QuestionStream, shapes_processor
 from trajseg.training.vision import VisionPretraining
-from trajseg.training.watching import WatchStream
+from trajseg.training.watching import WatchClips
 
 SYMBOLIC = 40
 """Symbolic clips in each step of stage `pixels`."""
 WATCHED = 64
 """Clips without questions in each step of stage `language`."""
 
-Loss = Callable[[float], tuple[Tensor, dict[str, float]]]
+T = TypeVar("T")
 Report = Callable[[], dict[str, float]]
 
 GATE_BIAS = 2.0
@@ -103,13 +106,22 @@ class TinyTraining:
                 )
         return self.modules[name]
 
+    def _clips(self, stage: Stage, seed: int, stream: Callable[..., Iterable[T]], stride: int = 1) -> Feed[list[T]]:
+        """Batches of rendered clips by step, of which every `stride`-th is asked for."""
+        return Feed(partial(several, stream, stage.batch, seed), self.workers, stride)
+
+    def _texts(self, seed: int, batch: int) -> Feed[Packed]:
+        """Batches of symbolic clips with questions, by step."""
+        stream = partial(QuestionStream, self.processor, batch=batch, frames=self.model.config.llm_frames)
+        return Feed(partial(first, stream, seed), self.workers)
+
     def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
-        clips = batches(ClipStream(self.seed, stage.frames, SIZE), stage.batch, self.workers)
-        return lambda _: module.loss(next(clips)), None
+        clips = self._clips(stage, self.seed, partial(ClipStream, frames=stage.frames, size=SIZE))
+        return lambda part: module.loss(clips.at(part.step)), None
 
     def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:
         frames = self.model.config.llm_frames
-        texts = stream(QuestionStream(self.processor, self.seed, stage.batch, frames), self.workers)
+        texts = self._texts(self.seed, stage.batch)
         held_out = list(itertools.islice(QuestionStream(self.processor, 0, stage.batch, frames, "val"), 8))
 
         def report() -> dict[str, float]:
@@ -119,39 +131,42 @@ class TinyTraining:
                     outcome.setdefault(kind, []).extend(right)
             return {f"right_{kind}": round(sum(r) / len(r), 3) for kind, r in sorted(outcome.items())}
 
-        watched = stream(WatchStream(self.processor, self.seed, WATCHED, frames), self.workers)
+        watched = Feed(WatchClips(self.processor, self.seed, WATCHED, frames), self.workers)
 
-        def loss(_: float) -> tuple[Tensor, dict[str, float]]:
-            asked = next(texts)
+        def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+            asked = texts.at(part.step)
             answering, figures = module.loss(asked, module.hidden(asked, *module.symbols(asked)))
-            watching, watching_figures = module.watching_loss(next(watched))
+            watching, watching_figures = module.watching_loss(watched.at(part.step))
             return answering + 0.5 * watching, figures | watching_figures
 
         return loss, report
 
     def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        clips = batches(ClipStream(self.seed + 1, stage.frames, SIZE), stage.batch, self.workers)
-        return lambda _: module.loss(next(clips), [True] * stage.frames), None
+        clips = self._clips(stage, self.seed + 1, partial(ClipStream, frames=stage.frames, size=SIZE))
+        return lambda part: module.loss(clips.at(part.step), [True] * stage.frames), None
 
     def _memory(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        rng = random.Random(self.seed)
-        clips = batches(ClipStream(self.seed + 2, stage.frames, SIZE, stride=4), stage.batch, self.workers)
-        return lambda _: module.loss(next(clips), key_pattern(rng, stage.frames)), None
+        clips = self._clips(stage, self.seed + 2, partial(ClipStream, frames=stage.frames, size=SIZE, stride=4))
+
+        def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+            rng = random.Random(f"keys/{self.seed}/{part.step}")
+            return module.loss(clips.at(part.step), key_pattern(rng, stage.frames))
+
+        return loss, None
 
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
-        frames, seed = self.model.config.llm_frames, self.seed + 3
-        clips = batches(AskedClipStream(self.processor, seed, stage.frames), stage.batch, self.workers)
-        texts = stream(QuestionStream(self.processor, seed, SYMBOLIC, frames), self.workers)
+        asked = partial(AskedClipStream, self.processor, frames=stage.frames)
         if not (self.folder / stage.name / "state.pt").exists():
-            module.fit_head(texts)
-            module.fit_projector(clips)
-            module.fit_trajectory_encoder(clips)
-        steps = itertools.count()
+            fitted = self._clips(stage, self.seed + 4, asked).onwards()
+            module.fit_head(self._texts(self.seed + 4, SYMBOLIC).onwards())
+            module.fit_projector(fitted)
+            module.fit_trajectory_encoder(fitted)
+        clips, texts = self._clips(stage, self.seed + 3, asked, PICTURES_EVERY), self._texts(self.seed + 3, SYMBOLIC)
 
-        def loss(_: float) -> tuple[Tensor, dict[str, float]]:
-            value, figures = module.symbol_loss(next(texts))
-            if next(steps) % PICTURES_EVERY == 0:
-                seen, seen_figures = module.picture_loss(next(clips), self.processor)
+        def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+            value, figures = module.symbol_loss(texts.at(part.step))
+            if part.step % PICTURES_EVERY == 0:
+                seen, seen_figures = module.picture_loss(clips.at(part.step), self.processor)
                 value = value + seen
                 # Means are taken over all steps.
                 figures |= {name: PICTURES_EVERY * figure for name, figure in seen_figures.items()}

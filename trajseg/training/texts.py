@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from trajseg.data.shapes.facts import Facts
 from trajseg.data.shapes.language import (
@@ -278,8 +278,3 @@ class QuestionStream(IterableDataset[Packed]):
                 if asked:
                     clips.append((seen_objects(scene, self.frames), asked))
             yield pack(clips, self.processor, self.frames)
-
-
-def stream(dataset: IterableDataset[Packed], workers: int) -> Iterator[Packed]:
-    """The batches of a dataset, made in `workers` (0 or 1) other processes."""
-    return iter(DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))

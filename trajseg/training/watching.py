@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, sample_scene
 from trajseg.model import TrajSegProcessor
@@ -17,26 +15,29 @@ POOL = 3000
 """Scenes kept; each is seen in countless disguises."""
 
 
-class WatchStream(IterableDataset[Packed]):
-    """Endless batches of clips without questions.
+class WatchClips:
+    """Endless batches of clips without questions, by number.
 
     Scenes are taken from a pool and disguised: mirrored, played backwards, with colours and shapes exchanged.
     """
 
     def __init__(self, processor: TrajSegProcessor, seed: int, batch: int, frames: int) -> None:
         self.processor, self.seed, self.batch, self.frames = processor, seed, batch, frames
+        self._pool: dict[int, tuple[Seen, tuple[float, float]]] = {}
 
-    def __iter__(self) -> Iterator[Packed]:
-        rng = random.Random(f"watch/{self.seed}")
-        pool: list[tuple[Seen, tuple[float, float]]] = []
-        while True:
-            if len(pool) < POOL:
-                for _ in range(self.batch):
-                    scene = sample_scene(rng.getrandbits(40), "train")
-                    longest = max(1.0, scene.aspect)
-                    pool.append((seen_objects(scene, self.frames), (scene.aspect / longest, 1 / longest)))
-            clips = [disguised(*rng.choice(pool), self.frames, rng) for _ in range(self.batch)]
-            yield pack([(seen, []) for seen in clips], self.processor, self.frames)
+    def __call__(self, number: int) -> Packed:
+        """The batch of that number."""
+        rng = random.Random(f"watch/{self.seed}/{number}")
+        clips = [disguised(*self._scene(rng.randrange(POOL)), self.frames, rng) for _ in range(self.batch)]
+        return pack([(seen, []) for seen in clips], self.processor, self.frames)
+
+    def _scene(self, index: int) -> tuple[Seen, tuple[float, float]]:
+        """What is seen in scene `index` of the pool, and its width and height in units of the letterboxed side."""
+        if index not in self._pool:
+            scene = sample_scene(random.Random(f"pool/{self.seed}/{index}").getrandbits(40), "train")
+            longest = max(1.0, scene.aspect)
+            self._pool[index] = (seen_objects(scene, self.frames), (scene.aspect / longest, 1 / longest))
+        return self._pool[index]
 
 
 def disguised(seen: Seen, extent: tuple[float, float], frames: int, rng: random.Random) -> Seen:
