@@ -41,17 +41,19 @@ export function decode(counts, height, width) {
   return mask;
 }
 
+const INSIDE = 115; // of 255: the picture below stays visible
+const BRIGHTER = 0.5; // share of white in the edge: a red mask on a red thing is to be seen too
+
 /** Paints a mask into RGBA pixels of the same size: its inside lightly, its edge fully. `colour` is "#rrggbb". */
 export function paint(pixels, mask, width, colour) {
   const height = mask.length / width;
-  const [red, green, blue] = [1, 3, 5].map(from => parseInt(colour.slice(from, from + 2), 16));
+  const plain = [1, 3, 5].map(from => parseInt(colour.slice(from, from + 2), 16));
+  const inner = [...plain, INSIDE], edge = [...plain.map(part => part + (255 - part) * BRIGHTER), 255];
   for (let at = 0; at < mask.length; at++) {
     if (!mask[at]) continue;
     const column = at % width, row = (at - column) / width;
     const inside = column > 0 && column < width - 1 && row > 0 && row < height - 1
       && mask[at - 1] && mask[at + 1] && mask[at - width] && mask[at + width];
-    pixels.set([red, green, blue, inside ? INSIDE : 255], 4 * at);
+    pixels.set(inside ? inner : edge, 4 * at);
   }
 }
-
-const INSIDE = 115; // of 255: the picture below stays visible

@@ -126,7 +126,8 @@ export class Viewer {
     this.form.tracks.forEach(({label, painted}, track) => {
       if (painted.includes(frame) && !this.hidden.has(track)) told.push(`${label}: painted by a person`);
     });
-    by("where").textContent = `frame ${frame + 1} of ${this.last + 1} · ${this.times[frame]?.toFixed(2) ?? "–"} s`;
+    by("where").textContent = `frame ${frame + 1} of ${this.last + 1}`;
+    by("when").textContent = `${this.times[frame]?.toFixed(2) ?? "–"} s`;
     this.plot.moveTo(frame, this.times[frame] ?? 0);
     if (by("reason")) by("reason").textContent = told.join(" · ");
     this.draw();
