@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=20, help="shapes clips (20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first clip (0)")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="of the shapes world (test)")
-    parser.add_argument("--height", type=int, default=240, help="rows of the shapes clips (240)")
+    parser.add_argument("--height", type=int, default=160, help="rows of the shapes clips (160)")
     parser.add_argument("--model", default="trajseg-tiny", help="draws the tracks to be corrected (trajseg-tiny)")
     parser.add_argument("--propagators", default="flow,memory", help="the preferred one first (flow,memory)")
     parser.add_argument("--json", type=Path, help="write every track's figures here")

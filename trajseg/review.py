@@ -19,11 +19,18 @@ Reason = Literal[
     "object lost", "object found", "area jump", "position jump", "low mask score", "passes disagree", "not yet seen"
 ]
 
-IDLE_DOUBT = 0.05
+IDLE_DOUBT = 0.1
 """Doubt of a frame that shows no sign of trouble."""
+
+MOST_PLACES = 400
+"""Places that are weighed against each other in a long clip."""
 
 REACH = 0.08
 """Share of the clip's length over which a look at a frame settles its neighbours."""
+
+
+TROUBLE = 0.4
+"""Share of the reach over which a sign of trouble throws doubt on its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +64,31 @@ def suggest(
         agreement: by frame, IoU of the passes from either side (see Refinement).
     """
     doubts, reasons = doubts_of(track, painted=painted, agreement=agreement)
-    n = len(doubts)
-    index = np.arange(n)
-    settled = np.exp(-np.abs(index[:, None] - index[None]) / max(1.0, REACH * n))
-    covered = settled[:, sorted(painted)].max(axis=1) if painted else np.zeros(n)
-    chosen: list[Suggestion] = []
-    free = np.ones(n, bool)
-    free[sorted(painted)] = False
-    for _ in range(min(count, int(free.sum()))):
-        gain = (doubts[:, None] * np.maximum(settled - covered[:, None], 0)).sum(axis=0)
-        # The frame's own doubt breaks ties towards the trouble itself.
-        best = int(np.argmax(np.where(free, gain + 1e-3 * doubts, -1.0)))
-        chosen.append(Suggestion(best, reasons[best], float(doubts[best])))
-        covered = np.maximum(covered, settled[:, best])
-        free[best] = False
-    return chosen
+    reach = max(1.0, REACH * len(doubts))
+    places, weights = _pooled(_spread(doubts, reach * TROUBLE))
+
+    def settled(looks: np.ndarray) -> np.ndarray:
+        """How far looks at frames [k] settle each place, [places, k]."""
+        return np.exp(-np.abs(places[:, None] - looks[None]) / reach)
+
+    seen = np.fromiter(sorted(painted), float, len(painted))
+    known = settled(seen).max(axis=1, initial=0.0)
+    table = settled(places)
+    free = np.flatnonzero(~np.isin(places, seen))
+    chosen: list[int] = []
+    for _ in range(min(count, len(free))):
+        chosen.append(_best(table, weights, free, chosen, known))
+    # Chosen one by one, the first would stand in the middle however many follow; so each moves once more or twice.
+    for _ in range(2):
+        for number in range(len(chosen)):
+            others = chosen[:number] + chosen[number + 1 :]
+            chosen[number] = _best(table, weights, free, others, known)
+    ordered: list[int] = []
+    while chosen:
+        ordered.append(_best(table, weights, np.array(chosen), ordered, known))
+        chosen.remove(ordered[-1])
+    frames = [int(places[k]) for k in ordered]
+    return [Suggestion(index, reasons[index], float(doubts[index])) for index in frames]
 
 
 def certainty(tracks: Sequence[MaskTrack]) -> float:
@@ -122,3 +139,30 @@ def _jump(values: np.ndarray, here: np.ndarray, scale: float) -> np.ndarray:
         bend = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
         out[1:-1] = np.where(here[2:] & here[1:-1] & here[:-2], bend / scale, 0.0)
     return np.clip(out, 0.0, 1.0)
+
+
+def _spread(doubts: np.ndarray, reach: float) -> np.ndarray:
+    """Doubt [N] that also stands around its frames and fades with distance: trouble is seldom one frame long."""
+    out, keep = doubts.copy(), float(np.exp(-1 / reach))
+    for i in range(1, len(out)):
+        out[i] = max(out[i], out[i - 1] * keep)
+    for i in range(len(out) - 2, -1, -1):
+        out[i] = max(out[i], out[i + 1] * keep)
+    return out
+
+
+def _pooled(doubts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Long clips in at most MOST_PLACES stretches: the most doubtful frame of each, and the stretch's summed doubt."""
+    n = len(doubts)
+    starts = np.unique(np.linspace(0, n, min(n, MOST_PLACES), endpoint=False).astype(int))
+    places = [a + int(np.argmax(part)) for a, part in zip(starts, np.split(doubts, starts[1:]), strict=True)]
+    return np.array(places), np.add.reduceat(doubts, starts)
+
+
+def _best(table: np.ndarray, weights: np.ndarray, free: np.ndarray, taken: list[int], known: np.ndarray) -> int:
+    """The free place whose look settles most doubt beyond what looks at the places taken and known settle."""
+    covered = np.maximum(known, table[:, taken].max(axis=1, initial=0.0))
+    gain = weights @ np.maximum(table[:, free] - covered[:, None], 0.0)
+    gain[np.isin(free, taken)] = -1.0
+    # The place's own doubt breaks ties towards the trouble itself.
+    return int(free[np.argmax(gain + 1e-6 * weights[free])])

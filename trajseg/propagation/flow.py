@@ -17,7 +17,7 @@ import numpy as np
 
 from trajseg.engine import Progress
 from trajseg.metrics import region_similarity
-from trajseg.propagation.flow_fields import FlowFields, grid
+from trajseg.propagation.flow_fields import FlowFields, grid, squared
 from trajseg.propagation.propagator import Drawn, Painted, Span, check_painted, spans
 from trajseg.video import Clip
 
@@ -114,10 +114,10 @@ class FlowPropagator:
             to = identity + back
             traced = cv2.remap(traced, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             old = cv2.remap(trust, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-            trust = np.minimum(old, 1 / (1 + (miss / TOLERANCE) ** 2))
+            trust = np.minimum(old, 1 / (1 + miss / TOLERANCE**2))
             there = cv2.remap(origin, traced, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            change = np.linalg.norm(there.astype(np.float32) - self._fields.picture(clip, index), axis=2)
-            likeness = 1 / (1 + (change / COLOUR_TOLERANCE) ** 2)
+            change = squared(cv2.subtract(there, self._fields.picture(clip, index), dtype=cv2.CV_32F))
+            likeness = 1 / (1 + change / COLOUR_TOLERANCE**2)
             at = index
             yield _view(source, traced, trust * likeness, likeness)
 

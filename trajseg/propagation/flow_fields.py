@@ -14,7 +14,7 @@ from trajseg.video import Clip
 LONGEST_SIDE = 640
 """Pixels of the longer side at which flow is worked out; larger clips are reduced."""
 
-WINDOW = 16
+WINDOW = 8
 KEPT_BYTES = 256 * 2**20
 """Of flow kept in memory, of the clip in work."""
 
@@ -49,10 +49,10 @@ class FlowFields:
         return self._moment(clip, index).picture
 
     def step(self, clip: Clip, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Flow from frame `end` back to its neighbour `start`, and how the way there and back misses its start.
+        """Flow from frame `end` back to its neighbour `start`, and how far the way there and back misses its start.
 
         Returns:
-            float32 [h, w, 2] and float32 [h, w], pixels of the working size.
+            float32 [h, w, 2] in pixels of the working size, and the miss squared, float32 [h, w].
         """
         moment = self._moment(clip, min(start, end))
         assert moment.to_next is not None
@@ -63,7 +63,7 @@ class FlowFields:
         landed = cv2.remap(
             there, grid(*back.shape[1::-1]) + back, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        return back, np.linalg.norm(back + landed, axis=2)
+        return back, squared(back + landed)
 
     def _moment(self, clip: Clip, index: int) -> Moment:
         width, height = self.size(clip)
@@ -92,6 +92,12 @@ class FlowFields:
         factor = min(1.0, LONGEST_SIDE / max(width, height))
         size = (max(16, round(width * factor)), max(16, round(height * factor)))
         return cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if size != (width, height) else picture
+
+
+def squared(vectors: np.ndarray) -> np.ndarray:
+    """Squared lengths of vectors [h, w, k]: float32 [h, w]."""
+    lengths: np.ndarray = np.einsum("ijk,ijk->ij", vectors, vectors)
+    return lengths
 
 
 def _smooth(picture: np.ndarray) -> np.ndarray:

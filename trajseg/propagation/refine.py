@@ -19,6 +19,9 @@ from trajseg.video import Clip
 LEFT_OUT_MOST = 8
 """Painted frames that are left out in turn, spread evenly; more would cost time and hardly change the choice."""
 
+FADING = 0.5
+"""J that a mask is taken to lose when it is carried over a whole clip, while nothing has been measured."""
+
 PERSON = "person"
 """Provenance of a painted frame."""
 
@@ -28,8 +31,9 @@ class Refinement:
     """A refined track and how it came about.
 
     Args:
-        track: painted frames exactly as painted; each frame's provenance is "person" or the propagator's name.
-        chosen: name of the propagator that drew it.
+        track: painted frames exactly as painted; each frame's provenance is "person", the propagator's name, or, where
+            the frame was kept, what it was before.
+        chosen: name of the propagator that drew the frames that were not kept.
         left_out: by propagator and painted frame, J of what it draws there when that frame is not painted; empty
             when only one frame is painted.
         suggestions: frames that a person should look at next and why, most doubtful first.
@@ -60,8 +64,12 @@ def refine(
     Each propagator draws every painted frame from the other painted ones; the one with the highest mean J draws the
     track. With a single painted frame there is nothing to measure, and the first propagator draws it.
 
+    The painted frames also tell how good the track was that they correct. A frame keeps its mask where, judged by the
+    painted frames around it, that is likely better than what is carried there: correcting one bad frame of a good
+    track leaves the good ones alone, and a track of the wrong object goes altogether.
+
     Args:
-        track: gives name, label, caption and instruction; its masks are not used.
+        track: what is corrected, one entry for each frame of the clip.
         painted: at least one mask.
         propagators: at least one, the preferred one first.
         progress: called with (frames done, frames in all) over all runs; what it raises ends the run.
@@ -85,19 +93,45 @@ def refine(
             if progress:
                 progress(done, total)
     best = max(propagators, key=lambda p: fmean(left_out[p.name].values())) if left_out else propagators[0]
+    kept_worth, carried_worth = _worths(track, painted, left_out.get(best.name, {}), (clip.height, clip.width))
     agreement: dict[int, float] = {}
     frames: list[TrackFrame] = []
     for drawn in best.propagate(clip, painted):
-        if drawn.agreement is not None:
-            agreement[drawn.index] = drawn.agreement
-        code = rle.encode(drawn.mask) if drawn.mask.any() else None
-        source = PERSON if drawn.index in painted else best.name
-        frames.append(TrackFrame(drawn.index, clip.frame_map.times[drawn.index], drawn.score, code, source))
+        index = drawn.index
+        if index not in painted and kept_worth[index] > carried_worth[index]:
+            before = track.frames[index]
+            frames.append(replace(before, provenance=before.provenance or track.provenance))
+        else:
+            if drawn.agreement is not None:
+                agreement[index] = drawn.agreement
+            code = rle.encode(drawn.mask) if drawn.mask.any() else None
+            source = PERSON if index in painted else best.name
+            frames.append(TrackFrame(index, clip.frame_map.times[index], drawn.score, code, source))
         if progress:
             progress(done + len(frames), total)
     shown = [frame.score for frame in frames if frame.rle is not None]
     refined = replace(track, frames=frames, score=fmean(shown) if shown else 0.0, provenance=best.name)
     return Refinement(refined, best.name, left_out, suggest(refined, painted=painted, agreement=agreement), agreement)
+
+
+def _worths(
+    track: MaskTrack, painted: Painted, left_out: dict[int, float], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """J to be expected of each frame [N] when it is kept, and when the propagator draws it.
+
+    Kept: what the track had on the painted frames, interpolated between them. Carried: 1 on a painted frame, falling
+    with the distance to the nearest one, at the rate that leaving frames out has shown.
+    """
+    count = len(track)
+    keys = np.array(sorted(painted))
+    index = np.arange(count)
+    before = np.array([region_similarity(track.mask(key, size), painted[key]) for key in keys])
+    kept = np.interp(index, keys, before)
+    far = np.abs(index[:, None] - keys[None])
+    rates = np.array([(1 - left_out[key]) / np.sort(far[key])[1] for key in keys if key in left_out])
+    measured = np.array([key for key in keys if key in left_out])
+    rate = np.interp(index, measured, rates) if len(measured) else np.full(count, FADING / count)
+    return kept, np.maximum(1.0 - rate * far.min(axis=1), 0.0)
 
 
 def left_out_similarity(clip: Clip, painted: Painted, propagator: Propagator, index: int) -> float:
