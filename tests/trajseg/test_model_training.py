@@ -269,7 +269,7 @@ def test_a_stopped_stage_goes_on_with_its_weights_and_its_steps(tmp_path):
         x = torch.randn(16, 3)
         return module, lambda _: ((module(x) - x.sum(1, keepdim=True)).square().mean(), {})
 
-    schedule = Schedule(minutes=0.01, lr=0.01, warmup=1, log_every=5, save_every=5)
+    schedule = Schedule(steps=20, lr=0.01, warmup=1, log_every=5, save_every=5)
     module, loss = stage()
     train(tmp_path / "s", module, loss, schedule)
     stopped = torch.load(tmp_path / "s" / "state.pt", weights_only=True)
@@ -277,8 +277,8 @@ def test_a_stopped_stage_goes_on_with_its_weights_and_its_steps(tmp_path):
     again, loss = stage()
     train(tmp_path / "s", again, loss, schedule)
     for name, tensor in stopped["module"].items():
-        assert torch.equal(again.state_dict()[name], tensor), "no time was left: nothing may have moved"
-    train(tmp_path / "s", again, loss, Schedule(minutes=0.02, lr=0.01, warmup=1, log_every=5, save_every=5))
+        assert torch.equal(again.state_dict()[name], tensor), "no step was left: nothing may have moved"
+    train(tmp_path / "s", again, loss, Schedule(steps=40, lr=0.01, warmup=1, log_every=5, save_every=5))
     resumed = torch.load(tmp_path / "s" / "state.pt", weights_only=True)
     assert resumed["step"] > stopped["step"]
     losses = [json.loads(line)["loss"] for line in (tmp_path / "s" / "log.jsonl").read_text().splitlines()]
