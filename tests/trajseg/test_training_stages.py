@@ -18,7 +18,9 @@ def training(tmp_path_factory):
     return TinyTraining(tmp_path_factory.mktemp("tiny"), seed=0, workers=0)
 
 
-@pytest.mark.parametrize("name", ["vision", "language", "masks", "memory", "pixels"])
+@pytest.mark.parametrize(
+    "name", ["vision", "language", "masks", "memory", pytest.param("pixels", marks=pytest.mark.slow)]
+)
 def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(training, name, monkeypatch):
     monkeypatch.setattr(stages, "WATCHED", 2)
     monkeypatch.setattr(stages, "SYMBOLIC", 2)
