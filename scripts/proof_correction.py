@@ -48,8 +48,9 @@ def main() -> None:
     propagators = [known[name] for name in given.propagators.split(",")]
     with progress_bar("real clips") as progress:
         real = real_figures(known["flow"], progress)
+    found: list[Reviewed] = []
     with progress_bar(f"{given.clips} shapes clips") as progress:
-        found = review(
+        for one in review(
             segmenter,
             propagators,
             split=given.split,
@@ -59,14 +60,19 @@ def main() -> None:
             goal=GOAL,
             most=MOST,
             progress=progress,
-        )
+        ):
+            found.append(one)
+            if given.json:
+                save(given.json, found, real)
     print_tables(found, real)
-    line = last_line(found, real)
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        tracks = [one.to_json() for one in found]
-        given.json.write_text(json.dumps({**line, **summary(found), "real": real, "tracks": tracks}, indent=1) + "\n")
-    print(json.dumps(line))
+    print(json.dumps(last_line(found, real)))
+
+
+def save(path: Path, found: Sequence[Reviewed], real: dict[str, dict[str, float]]) -> None:
+    """Everything measured so far, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures = {**last_line(found, real), **summary(found), "real": real, "tracks": [one.to_json() for one in found]}
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def last_line(found: Sequence[Reviewed], real: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -133,7 +134,9 @@ def corrected(start: Start, propagators: Sequence[Propagator]) -> Reviewed:
 
 def correct_until(start: Start, found: Reviewed, propagators: Sequence[Propagator], goal: float, most: int) -> None:
     """Paint the frame most worth a look, refine, and again, until J&F reaches `goal` or `most` frames are painted."""
-    track, agreement, painted = start.track, None, []
+    track = start.track
+    agreement: dict[int, float] | None = None
+    painted: list[int] = []
     found.course.append(found.start)
     while found.course[-1] < goal and len(painted) < most:
         look = suggest(track, 1, painted=painted, agreement=agreement)
@@ -148,11 +151,16 @@ def correct_until(start: Start, found: Reviewed, propagators: Sequence[Propagato
 
 
 def uniform_boxes_needed(truth: np.ndarray, goal: float) -> int:
-    """The fewest key frames, evenly spread, with which interpolated boxes reach J&F `goal`; N when fewer do not."""
+    """The fewest evenly spread key frames with which interpolated boxes reach J&F `goal`; N when fewer do not.
+
+    The first and the last frame are among them: beyond its outermost key frames a box stands still.
+    """
     frames = len(truth)
-    return next(
-        (k for k in range(1, frames) if score(interpolated(truth, evenly(k, frames)), truth).jf >= goal), frames
-    )
+    for count in range(1, frames):
+        ends = np.linspace(0, frames - 1, count).round().astype(int).tolist() if count > 1 else [frames // 2]
+        if score(interpolated(truth, ends), truth).jf >= goal:
+            return count
+    return frames
 
 
 def interpolated(truth: np.ndarray, keys: Sequence[int]) -> np.ndarray:
@@ -163,22 +171,22 @@ def interpolated(truth: np.ndarray, keys: Sequence[int]) -> np.ndarray:
     there is what the nearest key frame says.
     """
     out = np.zeros_like(truth)
-    boxes = {key: _box(truth[key]) for key in keys}
+    boxes = {key: _box(truth[key]) for key in keys if truth[key].any()}
     for index in range(len(truth)):
         nearest = min(keys, key=lambda key: abs(key - index))
-        if boxes[nearest] is None:
+        if nearest not in boxes:
             continue
-        before = max((key for key in keys if key <= index and boxes[key] is not None), default=nearest)
-        after = min((key for key in keys if key >= index and boxes[key] is not None), default=nearest)
+        before = max((key for key in boxes if key <= index), default=nearest)
+        after = min((key for key in boxes if key >= index), default=nearest)
         share = (index - before) / (after - before) if after > before else 0.0
         box = (1 - share) * boxes[before] + share * boxes[after]
         out[index] = _moved(truth[nearest], boxes[nearest], box)
     return out
 
 
-def _box(mask: np.ndarray) -> np.ndarray | None:
-    """x, y, width, height in pixels, float64 [4]; None around an empty mask."""
-    return np.array(cv2.boundingRect(mask.astype(np.uint8)), float) if mask.any() else None
+def _box(mask: np.ndarray) -> np.ndarray:
+    """x, y, width, height in pixels, float64 [4]."""
+    return np.array(cv2.boundingRect(mask.astype(np.uint8)), float)
 
 
 def _moved(mask: np.ndarray, box: np.ndarray, to: np.ndarray) -> np.ndarray:
@@ -201,8 +209,8 @@ def review(
     goal: float | None = None,
     most: int = 20,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Reviewed]:
-    """Correct one track in each of `count` clips.
+) -> Iterator[Reviewed]:
+    """Correct one track in each of `count` clips, and yield each when it is done.
 
     Args:
         engine: draws the tracks.
@@ -215,9 +223,9 @@ def review(
         most: frames painted in a track at most.
         progress: called with (clips done, clips in all).
     """
-    found: list[Reviewed] = []
+    done = 0
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
-        while len(found) < count:
+        while done < count:
             scene = sample_scene(seed, split)
             seed += 1
             start = start_of(engine, scene, height, Path(folder))
@@ -228,10 +236,10 @@ def review(
                 correct_until(start, one, propagators, goal, most)
                 one.uniform_boxes = uniform_boxes_needed(start.truth, goal)
             start.clip.path.unlink()
-            found.append(one)
+            done += 1
             if progress:
-                progress(len(found), count)
-    return found
+                progress(done, count)
+            yield one
 
 
 def summary(found: Sequence[Reviewed]) -> dict[str, Any]:
@@ -247,7 +255,9 @@ def summary(found: Sequence[Reviewed]) -> dict[str, Any]:
 def propagators_of(engine: Engine) -> list[Propagator]:
     """Optical flow, and the engine's own memory where it is TrajSeg's model."""
     found: list[Propagator] = [FlowPropagator()]
-    if hasattr(engine, "model"):
+    # Without torch there is no segmenter, and it takes seconds to load: whoever has one has its module.
+    segmenter = sys.modules.get("trajseg.segmenter")
+    if segmenter is not None and isinstance(engine, segmenter.VideoSegmenter):
         from trajseg.propagation import MemoryPropagator
 
         found.append(MemoryPropagator(engine))
@@ -259,9 +269,10 @@ def report(engine: Engine, split: Split, count: int, seed: int, height: int, jso
     from trajseg.evaluation_report import progress_bar
 
     with progress_bar(f"{engine.model_version}: looks") as progress:
-        found = review(
+        looks = review(
             engine, propagators_of(engine), split=split, count=count, seed=seed, height=height, progress=progress
         )
+        found = list(looks)
     click.echo(f"J&F before, after {LOOKS} suggested frames, after {LOOKS} evenly spread ones")
     for one in found:
         click.echo(f"  {one.start:.3f}  {one.suggested:.3f}  {one.uniform:.3f}  {one.instruction}")

@@ -26,7 +26,7 @@ MOST_PLACES = 400
 """Places that are weighed against each other in a long clip."""
 
 REACH = 0.08
-"""Share of the clip's length over which a look at a frame settles its neighbours."""
+"""Share of the clip's length at which a look at a frame settles half of a neighbour's doubt."""
 
 
 TROUBLE = 0.4
@@ -69,7 +69,7 @@ def suggest(
 
     def settled(looks: np.ndarray) -> np.ndarray:
         """How far looks at frames [k] settle each place, [places, k]."""
-        return np.exp(-np.abs(places[:, None] - looks[None]) / reach)
+        return 1 / (1 + np.abs(places[:, None] - looks[None]) / reach)
 
     seen = np.fromiter(sorted(painted), float, len(painted))
     known = settled(seen).max(axis=1, initial=0.0)

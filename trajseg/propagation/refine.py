@@ -22,6 +22,9 @@ LEFT_OUT_MOST = 8
 FADING = 0.5
 """J that a mask is taken to lose when it is carried over a whole clip, while nothing has been measured."""
 
+OPPOSITION = 0.5
+"""Share of its worth that a frame loses when what is carried there is sure and has nothing in common with it."""
+
 PERSON = "person"
 """Provenance of a painted frame."""
 
@@ -97,14 +100,15 @@ def refine(
     agreement: dict[int, float] = {}
     frames: list[TrackFrame] = []
     for drawn in best.propagate(clip, painted):
-        index = drawn.index
-        if index not in painted and kept_worth[index] > carried_worth[index]:
-            before = track.frames[index]
+        index, before = drawn.index, track.frames[drawn.index]
+        code = rle.encode(drawn.mask) if drawn.mask.any() else None
+        # What the pictures say against a frame as it was counts even where the painted frames speak for it.
+        opposed = OPPOSITION * drawn.score * (1 - rle.iou(before.rle, code))
+        if index not in painted and kept_worth[index] * (1 - opposed) > carried_worth[index]:
             frames.append(replace(before, provenance=before.provenance or track.provenance))
         else:
             if drawn.agreement is not None:
                 agreement[index] = drawn.agreement
-            code = rle.encode(drawn.mask) if drawn.mask.any() else None
             source = PERSON if index in painted else best.name
             frames.append(TrackFrame(index, clip.frame_map.times[index], drawn.score, code, source))
         if progress:
