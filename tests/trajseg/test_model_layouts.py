@@ -81,7 +81,9 @@ def test_a_llava_in_hugging_face_s_form_fits_as_published():
     assert part(shapes_of(model), "llava.") == renamed(layout("llava-1.5-7b-hf"))
 
 
-@pytest.mark.parametrize("size", HIERA)
+@pytest.mark.parametrize(
+    "size", ["large", "tiny", *(pytest.param(size, marks=pytest.mark.slow) for size in ("small", "base_plus"))]
+)
 def test_sam_2_1_fits_in_each_of_meta_s_sizes(size):
     table = layout(f"sam2.1_hiera_{size}")
     config = recognise_sam2(table)
@@ -134,11 +136,11 @@ def test_our_sam2_has_meta_s_settings():
     from trajseg.model.sam2 import build_sam2
     from trajseg.model.weights import empty_weights
 
-    for version, name in (("2.0", "sam2"), ("2.1", "sam2.1")):
-        yaml = files("sam2") / f"configs/{name}/{name}_hiera_l.yaml"
+    for version, name, size in (("2.0", "sam2_hiera_t", "tiny"), ("2.1", "sam2.1_hiera_l", "large")):
+        yaml = files("sam2") / f"configs/{name.partition('_')[0]}/{name}.yaml"
         with empty_weights():
             theirs = instantiate(OmegaConf.create(yaml.read_text()).model, _convert_="all")
-            ours = build_sam2(sam2_config("large", version))
+            ours = build_sam2(sam2_config(size, version))
         for (path, one), (_, other) in zip(ours.named_modules(), theirs.named_modules(), strict=True):
             assert _settings(one) == _settings(other), path
 
