@@ -7,7 +7,7 @@ frames are chosen so that looking at them covers as much doubt as possible: one 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,17 +89,6 @@ def suggest(
         chosen.remove(ordered[-1])
     frames = [int(places[k]) for k in ordered]
     return [Suggestion(index, reasons[index], float(doubts[index])) for index in frames]
-
-
-def certainty(tracks: Sequence[MaskTrack]) -> float:
-    """How sure one may be of a prediction, 0 to 1: the least sure of its tracks, 1 minus the mean doubt of its frames.
-
-    As a prediction's score it puts the tasks that need a look first when they are sorted upwards. A prediction without
-    tracks has 0.5: nothing was found, and nothing says whether that is right.
-    """
-    if not tracks:
-        return 0.5
-    return min(1.0 - float(np.mean(doubts_of(track)[0])) for track in tracks)
 
 
 def doubts_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trajseg.review import certainty, doubts_of, suggest
+from trajseg.review import doubts_of, suggest
 from trajseg.tracks import MaskTrack
 
 N, H, W = 40, 60, 200
@@ -70,14 +70,6 @@ def test_frames_that_a_person_vouched_for_are_settled() -> None:
 def test_an_absent_object_has_no_low_mask_score() -> None:
     doubts, _ = doubts_of(track([None] * N, [0.0] * N))
     assert doubts.max() < 0.3
-
-
-def test_the_most_doubtful_task_has_the_lowest_score() -> None:
-    sure, jumping = track(), changed(f20=square(150), f30=None)
-    unsure = track(scores=[0.3] * N)
-    assert certainty([sure]) > certainty([jumping]) > certainty([unsure])
-    assert certainty([sure, unsure]) == certainty([unsure])
-    assert 0 <= certainty([]) <= 1
 
 
 def test_a_long_track_is_reviewed_in_a_moment() -> None:
