@@ -181,7 +181,8 @@ class Reports:
                 frames = track.frames if track is not None else []
                 known = correction.frame_index < len(frames)
                 predicted = frames[correction.frame_index]["rle"] if known else None
-                found.append(Edit(correction.id, correction.rle, predicted))
+                if correction.rle is not None:
+                    found.append(Edit(correction.id, correction.rle, predicted))
         return found
 
     def _per_day(self, dates: Sequence[date], moment: Any, unit: tuple[Any, ...], condition: Any) -> dict[date, int]:

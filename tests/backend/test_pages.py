@@ -135,7 +135,7 @@ def test_a_run_that_fell_silent_is_called_lost(client: FlaskClient, store: Store
     store.start_run(job.id)
     with store.database.write() as session:
         session.get_one(Job, job.id).heartbeat_at = now() - timedelta(seconds=500)
-    assert "Its worker has said nothing since" in text_of(client.get("/page/jobs").text)
+    assert "Its worker was last heard of" in text_of(client.get("/page/jobs").text)
 
 
 def test_a_failed_job_says_why_and_what_to_do_and_can_be_retried(client: FlaskClient, store: Store, ask: Any) -> None:
@@ -172,7 +172,7 @@ def test_cancel_and_retry_without_a_script_lead_to_the_jobs_page(client: FlaskCl
     answer = client.post(f"/page/jobs/{job.id}/cancel", data=form)
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/page/jobs/{job.id}")
     assert store.job(job.id).state == "cancelled"
-    assert "A person cancelled it" in client.get(f"/page/jobs/{job.id}").text
+    assert "It was cancelled" in client.get(f"/page/jobs/{job.id}").text
     client.post(f"/page/jobs/{job.id}/retry", data=form)
     assert store.job(job.id).state == "queued"
 

@@ -272,7 +272,7 @@ def test_the_plot_and_the_keys_lead_to_frames(page: Page, site: Site, done: Job)
     page.goto(site.url(f"/page/jobs/{done.id}"))
     at_frame(page, 0)
     box = page.locator("#plot").bounding_box() or {}
-    page.mouse.click(box["x"] + box["width"] - 11, box["y"] + 30)
+    page.mouse.click(box["x"] + box["width"] - 25, box["y"] + 30)
     at_frame(page, 11)
     expect(page.locator("#plot")).to_have_attribute("aria-valuenow", "12")
     review = {one["label"]: one["frames"] for one in site.store.job(done.id).result["review"]}

@@ -1,7 +1,7 @@
 // Scores over time, one line a track, with frames to look at (rings) and painted ones (squares) marked; a click or a drag goes to a frame.
 
 const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 116, TOP = 12, BOTTOM = 12, SIDE = 10; // CSS pixels
+const HEIGHT = 116, TOP = 12, BOTTOM = 12, SIDE = 24; // CSS pixels
 
 export class Plot {
   constructor(place, form, seek) {
@@ -43,6 +43,7 @@ export class Plot {
     this.svg.setAttribute("width", this.width);
     this.svg.replaceChildren();
     for (const [score, kind] of [[0, "edge"], [0.5, "half"], [1, "edge"]]) {
+      if (kind === "edge") this.add("text", {class: "tick", x: SIDE - 8, y: this.y(score) + 4}).textContent = score;
       this.add("line", {class: `level ${kind}`, x1: SIDE, x2: this.width - SIDE, y1: this.y(score), y2: this.y(score)});
     }
     const shown = this.form.tracks.filter((_, track) => !this.hidden.has(track));
