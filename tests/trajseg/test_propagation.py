@@ -200,15 +200,34 @@ def test_gaps_lie_between_painted_frames_and_hold_only_what_is_wanted() -> None:
     assert found[1].nearness(7) == pytest.approx((5 / 7, 2 / 7))
 
 
-def test_a_long_clip_is_never_held_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_a_long_clip_is_never_held_whole_and_decoded_seldom(tmp_path: Path, overlap: int) -> None:
     pictures = [np.full((32, 32, 3), 5 * i, np.uint8) for i in range(40)]
     clip = open_clip(write_video(tmp_path / "long.mp4", pictures, 10.0, crf=1))
+    computed: list[int] = []
+
+    def compute(pictures: Iterator[tuple[int, np.ndarray]]) -> list[tuple[int, int]]:
+        got = [(index, int(picture.mean())) for index, picture in pictures]
+        computed.append(got[0][0])
+        return got
+
+    windows = Windows(compute, length=8, room=4, overlap=overlap)
+    readings = 0
     alive = 0
-    windows = Windows(lambda pictures: [int(picture.mean()) for _, picture in pictures], length=8, room=2)
-    for index in [*range(39, -1, -1), *range(40)]:
-        assert windows.get(clip, index) == pytest.approx(5 * index, abs=3)
+    reader = None
+    for index in [*range(40), *range(39, -1, -1), 20, 3, 39, 21]:
+        at, grey = windows.get(clip, index)
+        assert at == index
+        assert grey == pytest.approx(5 * index, abs=3)
         alive = max(alive, len(windows._kept))
-    assert alive == 2
+        readings += windows._reader is not reader
+        reader = windows._reader
+    assert alive == 4
+    # Once upwards; downwards only what is no longer at hand.
+    assert computed[:5] == [0, 8, 16, 24, 32]
+    assert readings <= 5
+    windows.rest()
+    assert windows.get(clip, 12)[0] == 12
 
 
 def test_propagation_by_flow_and_the_review_load_no_torch() -> None:

@@ -80,10 +80,13 @@ class FlowPropagator:
         check_painted(clip, painted)
         wanted = sorted(range(len(clip)) if frames is None else set(frames))
         drawn = self._unpainted(clip, painted, wanted)
-        for done, index in enumerate(wanted, 1):
-            yield Drawn(index, painted[index].copy(), 1.0) if index in painted else next(drawn)
-            if progress:
-                progress(done, len(wanted))
+        try:
+            for done, index in enumerate(wanted, 1):
+                yield Drawn(index, painted[index].copy(), 1.0) if index in painted else next(drawn)
+                if progress:
+                    progress(done, len(wanted))
+        finally:
+            self._fields.rest()
 
     def _unpainted(self, clip: Clip, painted: Painted, wanted: list[int]) -> Iterator[Drawn]:
         chosen = set(wanted)

@@ -65,6 +65,10 @@ class FlowFields:
         )
         return back, squared(back + landed)
 
+    def rest(self) -> None:
+        """Close the clip's file; its flow stays."""
+        self._windows.rest()
+
     def _moment(self, clip: Clip, index: int) -> Moment:
         width, height = self.size(clip)
         self._windows.room = max(2, KEPT_BYTES // (WINDOW * 11 * width * height))
