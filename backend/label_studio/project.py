@@ -39,8 +39,8 @@ HIDDEN_COLUMNS = (
 HELP = (
     "<p>Each label (track-1, track-2, ...) is one object of the instruction. Correct the masks on the "
     "pictures with brush and eraser, then submit: what you painted is carried to all other frames, and comes "
-    "back as a new prediction. With Auto-Annotation on, type another instruction to get its tracks, or draw a "
-    "hint around an object to get one.</p>"
+    "back as a new prediction. With Auto-Annotation on, type another instruction to get its tracks, or choose "
+    "hint and the smart tool and draw a rectangle around an object to get one.</p>"
 )
 
 
@@ -170,9 +170,7 @@ def authorize_webhooks(client: LabelStudioClient, project_id: int, backend: Back
 def add_views(client: LabelStudioClient, project_id: int, label_config: str) -> None:
     """Tabs for the Data Manager: all tasks, and those to look at next, without the long columns."""
     config = parse(label_config)
-    long = [
-        f"tasks:data.{key}" for key in (config.frames_key, "frame_index", config.video_key, config.fps_key) if key
-    ]
+    long = [f"tasks:data.{key}" for key in (config.frames_key, "frame_index", config.video_key, config.fps_key) if key]
     common = {
         "type": "list",
         "target": "tasks",

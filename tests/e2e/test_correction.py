@@ -161,8 +161,12 @@ def test_a_hint_makes_a_track_of_its_own(project, studio, trajseg, editor, quest
     toggle = editor.page.locator("label", has_text="Auto-Annotation")
     if not toggle.locator("input").is_checked():
         toggle.click()
-    # The innermost: what is around it has the same text, but takes no click.
-    editor.page.locator("label, span, div", has_text=re.compile(r"^hint\s*\d*$")).last.click()
+    editor.page.locator(".lsf-label_clickable", has_text=re.compile("^hint")).first.click()
+    editor.page.locator(".lsf-tool_smart").first.click()
+    editor.page.wait_for_function(
+        """() => Htx.annotationStore.selected.names.get('image').getToolsManager()
+            .findSelectedTool().fullName === 'RectangleTool-dynamic'"""
+    )
     stage = editor._stage()
     left, right = (stage["width"] * value / clip.width for value in (columns.min() - 3, columns.max() + 4))
     top, bottom = (stage["height"] * value / clip.height for value in (rows.min() - 3, rows.max() + 4))
