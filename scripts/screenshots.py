@@ -19,6 +19,10 @@ SHOWN = (
     "typed-suggestions",
     "typed-accepted",
     "box-opened",
+    "correction-painted",
+    "correction-refined",
+    "correction-data-manager",
+    "correction-hint",
     "jobs-list",
     "jobs-tracks",
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trajseg.engine import Captioner, Comparer, Engine, Progress
-from trajseg.errors import CheckpointError
+from trajseg.errors import CheckpointError, InputError
 from trajseg.review import doubts_of, suggest
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
@@ -40,8 +40,9 @@ class Made:
             return
         try:
             captions = engine.caption(clip, tracks, progress)
-        except CheckpointError as error:
-            log.info("no captions: %s", error)
+        except (CheckpointError, InputError) as error:
+            # Masks without words are worth more than nothing.
+            log.warning("no captions: %s", error)
             return
         for track, caption in zip(tracks, captions, strict=True):
             track.caption = caption or track.caption
