@@ -19,13 +19,16 @@ Reason = Literal[
     "object lost", "object found", "area jump", "position jump", "low mask score", "passes disagree", "not yet seen"
 ]
 
-IDLE_DOUBT = 0.1
+IDLE_DOUBT = 0.05
 """Doubt of a frame that shows no sign of trouble."""
+
+EVENNESS = 0.3
+"""How much every frame is worth a look whatever its signs: an engine that is confidently wrong shows none."""
 
 MOST_PLACES = 400
 """Places that are weighed against each other in a long clip."""
 
-REACH = 0.08
+REACH = 0.12
 """Share of the clip's length at which a look at a frame settles half of a neighbour's doubt."""
 
 
@@ -64,8 +67,8 @@ def suggest(
         agreement: by frame, IoU of the passes from either side (see Refinement).
     """
     doubts, reasons = doubts_of(track, painted=painted, agreement=agreement)
-    reach = max(1.0, REACH * len(doubts))
-    places, weights = _pooled(_spread(doubts, reach * TROUBLE))
+    reach = max(2.0, REACH * len(doubts))
+    places, weights = _pooled(EVENNESS + (1 - EVENNESS) * _spread(doubts, reach * TROUBLE))
 
     def settled(looks: np.ndarray) -> np.ndarray:
         """How far looks at frames [k] settle each place, [places, k]."""

@@ -162,6 +162,14 @@ def test_correcting_one_bad_frame_of_a_good_track_leaves_the_good_ones_alone(tin
     assert np.array_equal(refined.track.mask(11), masks[11])
 
 
+def test_saying_where_the_object_is_not_leaves_the_other_frames_alone(tiny_clip: Any, flow: FlowPropagator) -> None:
+    clip = open_clip(tiny_clip.path)
+    track = MaskTrack.from_masks("t1", tiny_clip.red, clip.frame_map.times, [0.9] * len(clip))
+    refined = refine(clip, track, {10: NOWHERE}, [flow])
+    assert not refined.track.mask(10).any()
+    assert all(np.array_equal(refined.track.mask(i), tiny_clip.red[i]) for i in range(TINY_FRAMES) if i != 10)
+
+
 def test_a_track_of_the_wrong_object_goes_altogether(tiny_clip: Any, flow: FlowPropagator) -> None:
     clip = open_clip(tiny_clip.path)
     track = MaskTrack.from_masks("t1", tiny_clip.blue[:8] + [None] * 4, clip.frame_map.times, [0.9] * len(clip))

@@ -135,7 +135,11 @@ def _worths(
     rates = np.array([(1 - left_out[key]) / np.sort(far[key])[1] for key in keys if key in left_out])
     measured = np.array([key for key in keys if key in left_out])
     rate = np.interp(index, measured, rates) if len(measured) else np.full(count, FADING / count)
-    return kept, np.maximum(1.0 - rate * far.min(axis=1), 0.0)
+    carried = np.maximum(1.0 - rate * far.min(axis=1), 0.0)
+    if not any(mask.any() for mask in painted.values()):
+        # It was said where the object is not, which says nothing of other frames.
+        carried[:] = -1.0
+    return kept, carried
 
 
 def left_out_similarity(clip: Clip, painted: Painted, propagator: Propagator, index: int) -> float:
