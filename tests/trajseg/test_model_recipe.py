@@ -14,8 +14,6 @@ def test_every_stage_runs_and_the_checkpoint_answers(tmp_path, tiny_clip, monkey
     monkeypatch.setattr(pixels, "FITTED_CLIPS", 10)
     monkeypatch.setattr(pixels, "FITTED_BATCHES", 1)
     monkeypatch.setattr(pixels, "FITTING_STEPS", 20)
-    monkeypatch.setattr(pixels, "ENCODER_STEPS", 2)
-    monkeypatch.setattr(pixels, "ENCODER_STEPS", 2)
     run = CliRunner()
     arguments = ["--out", str(tmp_path / "run"), "--workers", "0"]
 

@@ -12,7 +12,7 @@ import click
 from trajseg.errors import InputError
 from trajseg.training.joint_command import joint
 
-STAGES = ("vision", "language", "masks", "memory", "pixels")
+STAGES = ("vision", "language", "masks", "memory", "pixels", "captions")
 
 
 @click.group("train", invoke_without_command=True)

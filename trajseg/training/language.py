@@ -128,13 +128,16 @@ class LanguageTraining(nn.Module):
 
     def loss(self, packed: Packed, hidden: Hidden) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of the answers + 0.5 x motion loss + 0.3 x guidance, from what `hidden` gives."""
-        answer = packed.labels[:, 1:] != IGNORED
-        logits = self.lm_head(hidden.last[:, :-1][answer])
-        text_loss = F.cross_entropy(logits, packed.labels[:, 1:][answer])
+        text_loss = self.answer_loss(packed, hidden.last)
         motion_loss, figures = self.motion_loss(packed, hidden.early)
         guidance, looked = self.guidance_loss(packed, hidden.guided)
         figures |= {"text": float(text_loss.detach()), "looked": looked}
         return text_loss + 0.5 * motion_loss + 0.3 * guidance, figures
+
+    def answer_loss(self, packed: Packed, last: Tensor) -> Tensor:
+        """Cross entropy of the answers, from the hidden states after the last layer (B, L, D)."""
+        answer = packed.labels[:, 1:] != IGNORED
+        return F.cross_entropy(self.lm_head(last[:, :-1][answer]), packed.labels[:, 1:][answer])
 
     def motion_loss(self, packed: Packed, early: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of what each visual token's object does from `early` (M, D); the share of right motions.

@@ -38,7 +38,6 @@ FITTED_CLIPS = 400
 FITTED_BATCHES = 30
 """Batches of symbolic clips that the head of the trajectory tokens is fitted to before the stage begins."""
 FITTING_STEPS = 3000
-ENCODER_STEPS = 150
 
 
 @dataclass(frozen=True)
@@ -73,21 +72,30 @@ class AskedClip:
 
 
 class AskedClipStream(IterableDataset[AskedClip]):
-    """Endless rendered clips, N frames each at the centres of equal bins, with questions."""
+    """Endless rendered clips, N frames each at the centres of equal bins, with `texts` questions and `captions`."""
 
-    def __init__(self, processor: TrajSegProcessor, seed: int, frames: int, split: str = "train") -> None:
+    def __init__(
+        self,
+        processor: TrajSegProcessor,
+        seed: int,
+        frames: int,
+        split: str = "train",
+        texts: int = TEXTS_PER_PICTURED_CLIP,
+        captions: int = CAPTIONS_PER_PICTURED_CLIP,
+    ) -> None:
         self.processor, self.seed, self.frames, self.split = processor, seed, frames, split
+        self.texts, self.captions = texts, captions
 
     def __iter__(self) -> Iterator[AskedClip]:
         rng = random.Random(f"pixels/{self.split}/{self.seed}")
         while True:
             scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
-            asked = questions(scene, self.processor, rng, TEXTS_PER_PICTURED_CLIP)
-            if asked:
-                times = frame_indices(scene.frame_count, self.frames)
-                scale = rng.choice((1.0, 1.0, 1.5, 0.75))
-                clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale), asked)
-                clip.questions += captions(scene, clip.trajectories, self.processor, rng, CAPTIONS_PER_PICTURED_CLIP)
+            asked = questions(scene, self.processor, rng, self.texts)
+            times = frame_indices(scene.frame_count, self.frames)
+            scale = rng.choice((1.0, 1.0, 1.5, 0.75))
+            clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale), asked)
+            clip.questions += captions(scene, clip.trajectories, self.processor, rng, self.captions)
+            if clip.questions:
                 yield clip
 
 
@@ -125,21 +133,6 @@ class PixelTraining(nn.Module):
             count += len(batch)
         return _fit(self.projector, pairs)
 
-    def fit_trajectory_encoder(self, clips: Iterator[list[AskedClip]]) -> float:
-        """Teaches the trajectory encoder alone, on the captions asked of clips; returns its last loss."""
-        optimiser = torch.optim.AdamW(self.trajectory_encoder.parameters(), lr=2e-3, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, ENCODER_STEPS)
-        loss = torch.zeros(())
-        for _ in range(ENCODER_STEPS):
-            batch = next(clips)
-            got, wanted = self._trajectory_pairs(batch, self._look(batch))
-            loss = F.mse_loss(got, wanted) / wanted.var()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-        return float(loss.detach())
-
     def fit_head(self, texts: Iterator[Packed]) -> float:
         """Teaches the head of the trajectory tokens alone, on symbolic clips; returns its last loss."""
         pairs: list[tuple[Tensor, Tensor]] = []
@@ -164,6 +157,15 @@ class PixelTraining(nn.Module):
         answered, figures = self._answer_loss(*self.pack(clips, look.features, processor), trajectories)
         figures |= {"projector": float(projected.detach()), "encoder": float(described.detach())}
         return projected + described + answered, {f"seen_{name}": value for name, value in figures.items()}
+
+    def caption_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
+        """Cross entropy of the answers and the trajectory encoder's own loss, of rendered clips."""
+        look = self._look(clips)
+        trajectories, wanted = self._trajectory_pairs(clips, look)
+        described = F.mse_loss(trajectories, wanted) / wanted.var()
+        packed, tokens = self.pack(clips, look.features, processor)
+        answered = self.language.answer_loss(packed, self.language.hidden(packed, tokens, trajectories).last)
+        return answered + described, {"text": float(answered.detach()), "encoder": float(described.detach())}
 
     @torch.no_grad()
     def _look(self, clips: list[AskedClip]) -> Look:

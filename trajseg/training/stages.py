@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trajseg.errors import InputError
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
+from trajseg.training.captions import CaptionTraining
 from trajseg.training.clips import ClipStream
 from trajseg.training.feed import Feed, first, several
 from trajseg.training.language import LanguageTraining
@@ -30,6 +31,8 @@ SYMBOLIC = 40
 """Symbolic clips in each step of stage `pixels`."""
 WATCHED = 64
 """Clips without questions in each step of stage `language`."""
+CAPTIONS = 6
+"""At most so many captions are asked of each clip of stage `captions`."""
 
 T = TypeVar("T")
 Report = Callable[[], dict[str, float]]
@@ -98,6 +101,8 @@ class TinyTraining:
                 self.modules[name] = VisionPretraining(self.model)
             elif name == "language":
                 self.modules[name] = LanguageTraining(self.model, self.processor)
+            elif name == "captions":
+                self.modules[name] = CaptionTraining(self.module("pixels"), self.processor)  # type: ignore[arg-type]
             else:
                 self.modules[name] = PixelTraining(
                     self.model,
@@ -160,7 +165,6 @@ class TinyTraining:
             fitted = self._clips(stage, self.seed + 4, asked).onwards()
             module.fit_head(self._texts(self.seed + 4, SYMBOLIC).onwards())
             module.fit_projector(fitted)
-            module.fit_trajectory_encoder(fitted)
         clips, texts = self._clips(stage, self.seed + 3, asked, PICTURES_EVERY), self._texts(self.seed + 3, SYMBOLIC)
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
@@ -173,6 +177,11 @@ class TinyTraining:
             return value, figures
 
         return loss, None
+
+    def _captions(self, stage: Stage, module: CaptionTraining) -> tuple[Loss, Report | None]:
+        asked = partial(AskedClipStream, self.processor, frames=stage.frames, texts=0, captions=CAPTIONS)
+        clips = self._clips(stage, self.seed + 5, asked)
+        return lambda part: module.loss(clips.at(part.step)), None
 
     def export(self, folder: Path) -> None:
         """Writes the checkpoint of all finished stages, in Hugging Face's form and in half precision."""
