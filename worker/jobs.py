@@ -17,13 +17,13 @@ from backend.label_studio.delivery import deliverer
 from backend.label_studio.pictures import key_frame_path, shown_frames
 from backend.settings import Settings
 from backend.store import Delivery, Job, StaleRunError, Store
-from trajseg.engine import Captioner, Engine, Progress, check_instruction
+from trajseg.engine import Engine, Progress, check_instruction
 from trajseg.errors import CancelledError, InputError, TrajSegError, VideoError
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
 from worker.engines import load_engine
 from worker.fetch import FetchPolicy, fetched
-from worker.made import Made
+from worker.made import Made, describes
 from worker.refining import Hint, Known, Refiner, source_tracks
 
 log = logging.getLogger("trajseg.worker")
@@ -142,8 +142,9 @@ class _Run:
             result.timings = {"fetch": fetch_seconds, "open": open_seconds, **result.timings}
             # Before the store knows of the result: whoever delivers it must find the pictures.
             self._write_key_frames(clip, result, notes)
+            to_describe = self.job.kind == "refine" and describes(self.engine, clip)
         delivery = self.store.finish(self.job.id, self.token, result, notes)
-        if self.job.kind == "refine" and isinstance(self.engine, Captioner):
+        if to_describe:
             self._ask_for_captions(result)
         return delivery
 
@@ -207,7 +208,7 @@ class _Run:
 
     def _caption(self, clip: Clip) -> Made:
         """The tracks of an earlier job, with a sentence on each that had none."""
-        if not isinstance(self.engine, Captioner):
+        if not describes(self.engine, clip):
             raise InputError(f"{self.engine.model_version} cannot describe tracks.", "Serve a model that can.")
         result = self._result(self.job.params.get("job_id"))
         if result is None:

@@ -18,6 +18,18 @@ NO_TRACK_DOUBT = 0.5
 log = logging.getLogger("trajseg.worker")
 
 
+def describes(engine: Engine, clip: Clip) -> bool:
+    """Whether the engine can put tracks into words, with the weights that it has."""
+    if not isinstance(engine, Captioner):
+        return False
+    try:
+        engine.caption(clip, [])
+    except CheckpointError as error:
+        log.info("no captions: %s", error)
+        return False
+    return True
+
+
 @dataclass
 class Made:
     """A result and its notes.
@@ -36,11 +48,11 @@ class Made:
 
     def caption(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress) -> None:
         """Put tracks into words where the engine can; a track of which nothing can be said keeps its sentence."""
-        if not tracks or not isinstance(engine, Captioner):
+        if not tracks or not isinstance(engine, Captioner) or not describes(engine, clip):
             return
         try:
             captions = engine.caption(clip, tracks, progress)
-        except (CheckpointError, InputError) as error:
+        except InputError as error:
             # Masks without words are worth more than nothing.
             log.warning("no captions: %s", error)
             return
