@@ -22,15 +22,17 @@ Reason = Literal[
 IDLE_DOUBT = 0.05
 """Doubt of a frame that shows no sign of trouble."""
 
-EVENNESS = 0.3
+EVENNESS = 0.5
 """How much every frame is worth a look whatever its signs: an engine that is confidently wrong shows none."""
+
+CLEAR = 0.2
+"""How much more doubtful a frame nearby must be to be looked at instead."""
 
 MOST_PLACES = 400
 """Places that are weighed against each other in a long clip."""
 
 REACH = 0.12
 """Share of the clip's length at which a look at a frame settles half of a neighbour's doubt."""
-
 
 TROUBLE = 0.4
 """Share of the reach over which a sign of trouble throws doubt on its neighbours."""
@@ -90,7 +92,15 @@ def suggest(
     while chosen:
         ordered.append(_best(table, weights, np.array(chosen), ordered, known))
         chosen.remove(ordered[-1])
-    frames = [int(places[k]) for k in ordered]
+    frames: list[int] = []
+    for k in ordered:
+        near = [
+            i for i in range(len(doubts)) if abs(i - places[k]) <= reach / 2 and i not in painted and i not in frames
+        ]
+        worst = max(near, key=lambda i: doubts[i], default=int(places[k]))
+        # A person is shown the trouble itself, not the frame beside it.
+        clear = doubts[worst] > doubts[places[k]] + CLEAR
+        frames.append(worst if clear or places[k] in frames else int(places[k]))
     return [Suggestion(index, reasons[index], float(doubts[index])) for index in frames]
 
 

@@ -30,6 +30,9 @@ COLOUR_TOLERANCE = 30.0
 HIDDEN = 0.2
 """Reliability by colour below which a pixel of the mask is taken for something in front of the object."""
 
+LOST = 0.08
+"""Mean reliability of a mask's pixels below which the object is not there: specks that look like it by chance."""
+
 BAND = 15.0
 """Pixels: how far from a mask's edge its distance is told; beyond, a pixel is simply inside or outside."""
 
@@ -140,7 +143,9 @@ class FlowPropagator:
             if span.shown_at_both_ends(painted):
                 agreement = region_similarity(fields[0][0] > 0, fields[1][0] > 0)
         mask = (distance > 0) & (cv2.GaussianBlur(likeness, (0, 0), 1.0) > HIDDEN)
-        sure = float(trust[mask].mean()) if mask.any() else 0.5
+        sure = float(trust[mask].mean()) if mask.any() else 0.0
+        if sure < LOST:
+            mask, sure = np.zeros_like(mask), 0.5
         return Drawn(index, mask, sure * (1.0 if agreement is None else (1 + agreement) / 2), agreement)
 
 
