@@ -33,6 +33,9 @@ HIDDEN = 0.2
 LOST = 0.08
 """Mean reliability of a mask's pixels below which the object is not there: specks that look like it by chance."""
 
+MEETING = 4.0
+"""Pixels by which the edges of two passes may lie apart and still be averaged; beyond, the surer pass is right."""
+
 BAND = 15.0
 """Pixels: how far from a mask's edge its distance is told; beyond, a pixel is simply inside or outside."""
 
@@ -137,9 +140,11 @@ class FlowPropagator:
             distance, trust, likeness = fields[0]
         else:
             near = span.nearness(index)
-            shares = [n * (trust**2 + 0.001) for n, (_, trust, _) in zip(near, fields, strict=True)]
+            # Fourth powers: a pass that is in doubt has little to say against one that is not.
+            shares = [n * (trust**4 + 1e-4) for n, (_, trust, _) in zip(near, fields, strict=True)]
             share = shares[0] / (shares[0] + shares[1])
-            distance, trust, likeness = (a * share + b * (1 - share) for a, b in zip(*fields, strict=True))
+            ways = [(np.clip(far, -MEETING, MEETING), trust, likeness) for far, trust, likeness in fields]
+            distance, trust, likeness = (a * share + b * (1 - share) for a, b in zip(*ways, strict=True))
             if span.shown_at_both_ends(painted):
                 agreement = region_similarity(fields[0][0] > 0, fields[1][0] > 0)
         mask = (distance > 0) & (cv2.GaussianBlur(likeness, (0, 0), 1.0) > HIDDEN)
