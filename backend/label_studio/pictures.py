@@ -22,10 +22,16 @@ def first_frames(notes: Mapping[str, Any]) -> list[int]:
 
 
 def shown_frames(result: Result, notes: Mapping[str, Any], limit: int) -> list[int]:
-    """0-based indices of the frames to show, sorted: those to be looked at next, and as many key frames as fit."""
-    first = [index for index in first_frames(notes) if index < result.frame_count][:limit]
-    others = [index for index in key_frames(result, limit) if index not in first]
-    room = limit - len(first)
+    """0-based indices of the frames to show, sorted: both ends, what to look at next, and as many key frames as fit.
+
+    limit: frames at most, at least 2.
+    """
+    chosen = {0, result.frame_count - 1}
+    for index in first_frames(notes):
+        if index < result.frame_count and len(chosen) < limit:
+            chosen.add(index)
+    others = [index for index in key_frames(result, limit) if index not in chosen]
+    room = limit - len(chosen)
     if len(others) > room:
         others = [others[place * len(others) // room] for place in range(room)]
-    return sorted([*first, *others])
+    return sorted([*chosen, *others])
