@@ -202,7 +202,11 @@ class Refiner:
 
 
 def propagators(engine: Engine) -> list[Propagator]:
-    """What can carry masks through a clip: optical flow always, the engine's own memory where it has one."""
+    """What can carry masks through a clip: optical flow always, the engine's own memory where it has one.
+
+    Flow comes first: it is taken where a single painted frame leaves nothing to choose by, and there it draws better
+    than the memory of trajseg-tiny (docs/results.md).
+    """
     from trajseg.propagation import FlowPropagator
 
     found: list[Propagator] = [FlowPropagator()]
@@ -211,7 +215,7 @@ def propagators(engine: Engine) -> list[Propagator]:
     if segmenter is not None and isinstance(engine, segmenter.VideoSegmenter):
         from trajseg.propagation import MemoryPropagator
 
-        found.insert(0, MemoryPropagator(engine))
+        found.append(MemoryPropagator(engine))
     return found
 
 
