@@ -27,7 +27,7 @@ test: install ## All quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 2 --dist loadfile
 
 test-slow: install ## The training recipe from nothing to a checkpoint, a few steps a stage
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 e2e: install ## Real Label Studio in a real browser; screenshots in e2e-artifacts/
 	scripts/install_chromium.sh
