@@ -73,11 +73,20 @@ def tiny(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
-def editor(studio: LabelStudio, pictures: Path) -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
+    """The browser of all tests."""
+    from editor import running_chromium
+
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def editor(chromium: Any, studio: LabelStudio, pictures: Path) -> Iterator[Any]:
     """A person logged in to that Label Studio, in Chromium."""
     from editor import Editor, browser_page
 
-    with browser_page() as page:
+    with browser_page(chromium) as page:
         yield Editor(page, studio, pictures)
 
 

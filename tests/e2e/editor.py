@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from studio import PASSWORD, USERNAME, LabelStudio
 
 EXECUTABLE = os.environ.get("TRAJSEG_CHROMIUM", "/usr/bin/chromium")
@@ -48,16 +48,25 @@ def mask_of(png_url: str) -> np.ndarray:
 
 
 @contextmanager
-def browser_page() -> Iterator[Page]:
-    """A new page of a new headless Chromium."""
+def running_chromium() -> Iterator[Browser]:
+    """A headless Chromium. One thread can drive only one: everything in a test run shares it."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=list(FLAGS))
         try:
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
-            page.set_default_timeout(MINUTE)
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def browser_page(browser: Browser) -> Iterator[Page]:
+    """A new page with cookies of its own."""
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    try:
+        page.set_default_timeout(MINUTE)
+        yield page
+    finally:
+        page.close()
 
 
 class Editor:

