@@ -15,10 +15,9 @@ from itertools import islice, zip_longest
 import cv2
 import numpy as np
 
-from trajseg.engine import Progress
 from trajseg.metrics import region_similarity
 from trajseg.propagation.flow_fields import FlowFields, grid, squared
-from trajseg.propagation.propagator import Drawn, Painted, Span, check_painted, spans
+from trajseg.propagation.propagator import Drawn, GapPropagator, Painted, Span, agreed
 from trajseg.video import Clip
 
 TOLERANCE = 1.5
@@ -67,45 +66,30 @@ class Pass:
         return distance, cv2.resize(self.trust, (width, height)).astype(np.float32) / 255, likeness
 
 
-class FlowPropagator:
-    """Carries masks with OpenCV's DIS optical flow; keeps the flow of the clip in work while there is room."""
+class FlowPropagator(GapPropagator):
+    """Carries masks with OpenCV's DIS optical flow; keeps the flow of the clip in work while there is room.
+
+    The score is the reliability of the pixels inside, times the agreement of both passes.
+    """
 
     name = "flow"
 
     def __init__(self) -> None:
         self._fields = FlowFields()
 
-    def propagate(
-        self,
-        clip: Clip,
-        painted: Painted,
-        frames: Collection[int] | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[Drawn]:
-        """See Propagator. The score is the reliability of the pixels inside, times the agreement of both passes."""
-        check_painted(clip, painted)
-        wanted = sorted(range(len(clip)) if frames is None else set(frames))
-        drawn = self._unpainted(clip, painted, wanted)
-        try:
-            for done, index in enumerate(wanted, 1):
-                yield Drawn(index, painted[index].copy(), 1.0) if index in painted else next(drawn)
-                if progress:
-                    progress(done, len(wanted))
-        finally:
-            self._fields.rest()
+    def _rest(self) -> None:
+        self._fields.rest()
 
-    def _unpainted(self, clip: Clip, painted: Painted, wanted: list[int]) -> Iterator[Drawn]:
-        chosen = set(wanted)
-        for span in spans(len(clip), painted, wanted):
-            # Only the pass against time is kept; its last entries come first in the span.
-            later = list(self._carry(clip, painted, span.after, span.backward))[::-1]
-            earlier = self._carry(clip, painted, span.before, span.forward)
-            if span.before is not None:
-                earlier = islice(earlier, span.first - span.before - 1, None)
-            inside = range(span.first, span.last + 1)
-            for index, before, after in zip_longest(inside, earlier, later[: len(inside)]):
-                if index in chosen:
-                    yield self._joined(clip, span, painted, index, before, after)
+    def _fill(self, clip: Clip, painted: Painted, span: Span, chosen: Collection[int]) -> Iterator[Drawn]:
+        # Only the pass against time is kept; its last entries come first in the span.
+        later = list(self._carry(clip, painted, span.after, span.backward))[::-1]
+        earlier = self._carry(clip, painted, span.before, span.forward)
+        if span.before is not None:
+            earlier = islice(earlier, span.first - span.before - 1, None)
+        inside = range(span.first, span.last + 1)
+        for index, before, after in zip_longest(inside, earlier, later[: len(inside)]):
+            if index in chosen:
+                yield self._joined(clip, span, painted, index, before, after)
 
     def _carry(self, clip: Clip, painted: Painted, key: int | None, frames: range) -> Iterator[Pass]:
         """The mask of the painted frame `key` in each of `frames`, which lead away from it one by one."""
@@ -151,7 +135,7 @@ class FlowPropagator:
         sure = float(trust[mask].mean()) if mask.any() else 0.0
         if sure < LOST:
             mask, sure = np.zeros_like(mask), 0.5
-        return Drawn(index, mask, sure * (1.0 if agreement is None else (1 + agreement) / 2), agreement)
+        return Drawn(index, mask, agreed(sure, agreement), agreement)
 
 
 def _view(source: np.ndarray, traced: np.ndarray, trust: np.ndarray, likeness: np.ndarray) -> Pass:

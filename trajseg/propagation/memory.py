@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.engine import Progress
 from trajseg.metrics import region_similarity
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.processor import inner_size
-from trajseg.propagation.propagator import Drawn, Painted, Span, check_painted, spans
+from trajseg.propagation.propagator import Drawn, GapPropagator, Painted, Span, agreed
 from trajseg.propagation.windows import Windows
 from trajseg.video import Clip
 
@@ -33,8 +32,11 @@ KEY_FRAMES_READ = 2
 """Painted frames that a pass knows, the nearest ones: more of them did not help (docs/correction.md)."""
 
 
-class MemoryPropagator:
-    """Carries masks with a segmenter's SAM 2; keeps the features of the clip in work while there is room."""
+class MemoryPropagator(GapPropagator):
+    """Carries masks with a segmenter's SAM 2; keeps the features of the clip in work while there is room.
+
+    The score is the belief that the object is there times how sure its pixels are, times the agreement of both passes.
+    """
 
     name = "memory"
 
@@ -42,35 +44,16 @@ class MemoryPropagator:
         self._model, self._processor = segmenter.model, segmenter.processor
         self._windows: Windows[FrameFeatures] = Windows(self._window, WINDOW, 2)
 
-    @torch.inference_mode()
-    def propagate(
-        self,
-        clip: Clip,
-        painted: Painted,
-        frames: Collection[int] | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[Drawn]:
-        """See Propagator. The score is the belief that the object is there times how sure its pixels are,
-        times the agreement of both passes."""
-        check_painted(clip, painted)
-        wanted = sorted(range(len(clip)) if frames is None else set(frames))
-        drawn = self._unpainted(clip, painted, wanted)
-        try:
-            for done, index in enumerate(wanted, 1):
-                yield Drawn(index, painted[index].copy(), 1.0) if index in painted else next(drawn)
-                if progress:
-                    progress(done, len(wanted))
-        finally:
-            self._windows.rest()
+    def _rest(self) -> None:
+        self._windows.rest()
 
-    def _unpainted(self, clip: Clip, painted: Painted, wanted: list[int]) -> Iterator[Drawn]:
-        chosen = set(wanted)
-        for span in spans(len(clip), painted, wanted):
-            earlier = dict(self._carry(clip, painted, span, span.forward, backwards=False))
-            later = dict(self._carry(clip, painted, span, span.backward, backwards=True))
-            for index in range(span.first, span.last + 1):
-                if index in chosen:
-                    yield self._joined(clip, span, painted, index, earlier.get(index), later.get(index))
+    @torch.inference_mode()
+    def _fill(self, clip: Clip, painted: Painted, span: Span, chosen: Collection[int]) -> Iterator[Drawn]:
+        earlier = dict(self._carry(clip, painted, span, span.forward, backwards=False))
+        later = dict(self._carry(clip, painted, span, span.backward, backwards=True))
+        for index in range(span.first, span.last + 1):
+            if index in chosen:
+                yield self._joined(clip, span, painted, index, earlier.get(index), later.get(index))
 
     def _carry(
         self, clip: Clip, painted: Painted, span: Span, frames: range, backwards: bool
@@ -114,7 +97,7 @@ class MemoryPropagator:
             joined = sum(logit.sigmoid() * w for logit, w in shown) / sum(w for _, w in shown)
             mask = (joined > 0.5).cpu().numpy()
             sure = presence * float(joined[joined > 0.5].mean()) if mask.any() else 0.0
-        return Drawn(index, mask, sure * (1.0 if agreement is None else (1 + agreement) / 2), agreement)
+        return Drawn(index, mask, agreed(sure, agreement), agreement)
 
     def _letterboxed(self, mask: np.ndarray) -> Tensor:
         """A painted mask bool [H, W] -> (1, S, S) of 0 and 1, as the model's pictures are letterboxed."""

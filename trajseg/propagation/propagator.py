@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,6 +98,44 @@ class Span:
             return float(self.before is not None), float(self.after is not None)
         share = (index - self.before) / (self.after - self.before)
         return 1.0 - share, share
+
+
+class GapPropagator(ABC):
+    """A propagator that fills one gap between painted frames after the other: what flow and memory have in common."""
+
+    def propagate(
+        self,
+        clip: Clip,
+        painted: Painted,
+        frames: Collection[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Drawn]:
+        """See Propagator."""
+        check_painted(clip, painted)
+        wanted = sorted(range(len(clip)) if frames is None else set(frames))
+        chosen = set(wanted)
+        gaps = spans(len(clip), painted, wanted)
+        drawn = (one for span in gaps for one in self._fill(clip, painted, span, chosen))
+        try:
+            for done, index in enumerate(wanted, 1):
+                yield Drawn(index, painted[index].copy(), 1.0) if index in painted else next(drawn)
+                if progress:
+                    progress(done, len(wanted))
+        finally:
+            self._rest()
+
+    @abstractmethod
+    def _fill(self, clip: Clip, painted: Painted, span: Span, chosen: Collection[int]) -> Iterator[Drawn]:
+        """The chosen frames of a gap, in time order."""
+
+    @abstractmethod
+    def _rest(self) -> None:
+        """Close the clip's file."""
+
+
+def agreed(sure: float, agreement: float | None) -> float:
+    """The score of a frame: how sure its pixels are, halved where the passes from either side share nothing."""
+    return sure * (1.0 if agreement is None else (1 + agreement) / 2)
 
 
 def spans(count: int, painted: Collection[int], frames: Collection[int]) -> Iterator[Span]:
