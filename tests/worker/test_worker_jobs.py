@@ -23,14 +23,6 @@ from worker.jobs import Resident, keep, run
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(f"sqlite:///{tmp_path / 'store.db'}")
-    opened.migrate()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def settings(tmp_path: Path, tiny_clip: Any) -> Settings:
     return Settings(
         data_dir=tmp_path / "data",

@@ -152,14 +152,6 @@ def test_tracks_are_known_by_the_label_that_a_person_saw(clip: Clip, tiny_clip: 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(f"sqlite:///{tmp_path / 'store.db'}")
-    opened.migrate()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def resident(tmp_path: Path, store: Store, scripted_engine: Any, tiny_clip: Any) -> Iterator[Resident]:
     settings = Settings(
         data_dir=tmp_path / "data",
