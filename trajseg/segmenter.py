@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.agreement import agreement
 from trajseg.model.dialogue import caption_of, captions_of
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
-from trajseg.model.processor import frame_indices
+from trajseg.sampling import Sampling
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
 from trajseg.video import Clip, open_clip
 
@@ -28,13 +29,38 @@ CAPTIONED_AT_ONCE = 8
 """Trajectories of a clip that the language model describes together; each holds a key-value cache of its own."""
 
 
-class VideoSegmenter:
-    """The TrajSeg engine: one loaded checkpoint, any number of clips."""
+@dataclass(frozen=True)
+class Said:
+    """An answer in words, [SEG] kept, and the mean natural log of its tokens' probabilities, the end's among them."""
 
-    def __init__(self, model: TrajSegModel, processor: TrajSegProcessor, model_version: str) -> None:
+    text: str
+    log_likelihood: float
+
+
+class VideoSegmenter:
+    """The TrajSeg engine: one loaded checkpoint, any number of clips.
+
+    Args:
+        sampling: which frames it looks at; by default as the checkpoint was made for.
+
+    Raises:
+        InputError: `sampling` has more frames than the model can tell apart.
+    """
+
+    def __init__(
+        self,
+        model: TrajSegModel,
+        processor: TrajSegProcessor,
+        model_version: str,
+        sampling: Sampling | None = None,
+    ) -> None:
         self.model = model
         self.processor = processor
         self._model_version = model_version
+        self.sampling = sampling or Sampling()
+        wanted, known = self.sampling.llm_frames or 0, model.config.llm_frames
+        if model.config.frame_embedding and wanted > known:
+            raise InputError(f"{wanted} frames are asked for, {model_version} knows {known}.", "Ask for fewer.")
 
     @classmethod
     def from_pretrained(
@@ -72,6 +98,10 @@ class VideoSegmenter:
         """Engine, base weights and adapter, as predictions carry it."""
         return self._model_version
 
+    def sampled(self, sampling: Sampling) -> VideoSegmenter:
+        """The same model, looking at other frames; raises InputError where it cannot tell so many apart."""
+        return VideoSegmenter(self.model, self.processor, self._model_version, sampling)
+
     @torch.inference_mode()
     def segment(self, clip: Clip | str | Path, instruction: str, progress: Progress | None = None) -> Result:
         """One track for each object that the instruction means; none when the model says that there is none.
@@ -88,18 +118,18 @@ class VideoSegmenter:
         instruction = check_instruction(instruction)
         clip = clip if isinstance(clip, Clip) else open_clip(clip)
         clock = _Clock()
-        sampled = frame_indices(len(clip), self.model.config.llm_frames)
+        seen = self._seen(clip)
         # Memory starts at frame 0, so it is a key frame even when the language model does not see it.
-        keys = sorted({0, *sampled})
-        key_frames = dict(clip.frames(keys))
+        keys = self.sampling.keys(seen)
+        frames = dict(clip.frames(sorted({*keys, *seen})))
         clock.lap("read key frames")
-        prompt = self._question([key_frames[index] for index in sampled], instruction)
+        prompt = self._question([frames[index] for index in seen], instruction)
         answer = self.model.answer(prompt, self.processor.end_id)
         text = self.processor.text(answer.ids)
         clock.lap("language")
         tracks: list[MaskTrack] = []
         if len(answer.trajectories):
-            key_features = self._encode(list(key_frames.values()))
+            key_features = self._encode([frames[index] for index in keys])
             prompts = self.model.key_prompts(answer.trajectories, key_features)
             captions = captions_of(text)
             tracks = [
@@ -147,9 +177,8 @@ class VideoSegmenter:
         for track in tracks:
             if len(track) != len(clip):
                 raise InputError(f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.")
-        sampled = frame_indices(len(clip), self.model.config.llm_frames)
-        seen = self.processor.seen_boxes
-        trajectories = [seen(trajectory(track, clip, sampled), clip.height, clip.width) for track in tracks]
+        sampled, fitted = self._seen(clip), self.processor.seen_boxes
+        trajectories = [fitted(trajectory(track, clip, sampled), clip.height, clip.width) for track in tracks]
         shown = [number for number, boxes in enumerate(trajectories) if boxes.any()]
         captions = [""] * len(tracks)
         if not shown:
@@ -169,11 +198,26 @@ class VideoSegmenter:
         between, after = processor.caption_ids()
         start, end = torch.cat([self._frames(states, before), self._words(between)]), self._words(after)
         tokens = model.trajectory_embeddings(states, trajectories.to(model.device))
-        tokens = model.at_frames(tokens, torch.arange(len(sampled), device=model.device))
+        tokens = model.at_frames(tokens, self._numbers(len(sampled)))
         for chunk in tokens.split(CAPTIONED_AT_ONCE):
             prompts = torch.stack([torch.cat([start, row, end]) for row in chunk])
             for answer in model.answers(prompts, processor.end_id):
                 yield caption_of(processor.text(answer.ids))
+
+    @torch.inference_mode()
+    def answer(self, clip: Clip | str | Path, instruction: str) -> Said:
+        """What the model says to an instruction, and how sure it is of its words; nothing is drawn.
+
+        Raises:
+            InstructionError: the instruction is empty or too long.
+            VideoError: the video cannot be read.
+        """
+        instruction = check_instruction(instruction)
+        clip = clip if isinstance(clip, Clip) else open_clip(clip)
+        prompt = self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
+        ids, end = self.model.answer(prompt, self.processor.end_id).ids, self.processor.end_id
+        [likelihoods] = self.model.log_likelihoods(prompt, [[*ids, end]])
+        return Said(self.processor.text(ids), float(likelihoods.mean()))
 
     @torch.inference_mode()
     def agreement(self, clip: Clip | str | Path, instruction: str, captions: Sequence[str]) -> list[float]:
@@ -185,13 +229,20 @@ class VideoSegmenter:
         """
         instruction = check_instruction(instruction)
         clip = clip if isinstance(clip, Clip) else open_clip(clip)
-        sampled = frame_indices(len(clip), self.model.config.llm_frames)
-        prompt = self._question([frame for _, frame in clip.frames(sampled)], instruction)
+        prompt = self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
         return agreement(self.model, self.processor, prompt, captions)
 
     def contradictions(self, clip: Clip | str | Path, instruction: str, captions: Sequence[str]) -> list[bool]:
         """Whether captions contradict an instruction, for each; raises as `agreement`."""
         return [value < CONTRADICTION for value in self.agreement(clip, instruction, captions)]
+
+    def _seen(self, clip: Clip) -> list[int]:
+        """The frames that the language model sees."""
+        return self.sampling.seen(len(clip), self.model.config.llm_frames)
+
+    def _numbers(self, seen: int) -> Tensor:
+        """The numbers that these frames are known by to the language model, (seen,)."""
+        return torch.tensor(self.sampling.numbers(seen, self.model.config.llm_frames), device=self.model.device)
 
     def _question(self, frames: list[np.ndarray], instruction: str) -> Tensor:
         """Embeddings (L, D) of an instruction about pictures, up to where the answer begins."""
@@ -204,7 +255,7 @@ class VideoSegmenter:
 
     def _frames(self, states: tuple[Tensor, ...], before: list[list[int]]) -> Tensor:
         """Embeddings (L, D) of a prompt's start: each frame's visual tokens after its markers."""
-        seen = self.model.see(states)
+        seen = self.model.see(states, self._numbers(len(before)))
         parts = []
         for number, ids in enumerate(before):
             parts += [self._words(ids), seen.embeddings[seen.frame == number]]

@@ -84,7 +84,8 @@ class TrajSegConfig(PretrainedConfig):
     """A TrajSeg model; the defaults are those of the 7B model, `TrajSegConfig.tiny()` those of trajseg-tiny.
 
     `llava_config` is a LLaVA's, or that of a family in `qwen.py`, whose own vision tower then stands for LLaVA's.
-    `llm_frames` is N, the frames that the language model sees. `vision_stem` is "patch" (CLIP's own) or
+    `llm_frames` is N, the frames that the language model sees. Without `integration_layers` (0) there is no content
+    integration: a trajectory token is itself the prompt of every key frame. `vision_stem` is "patch" (CLIP's own) or
     "conv". `object_tokens` keeps, of a frame's patch tokens, only those at the centre of something
     (at most so many a frame); 0 keeps all, as the paper does. `frame_embedding` adds a learned embedding of
     the frame's number to its tokens; the paper has none. `key_frame_memory` lets key frames read memory (ours).

@@ -203,13 +203,18 @@ class TrajSegModel(PreTrainedModel):
         frame, cell = keep.nonzero(as_tuple=True)
         return VisualTokens(self.llava.model.multi_modal_projector(features[frame, cell]), frame, cell)
 
-    def see(self, hidden_states: Sequence[Tensor]) -> VisualTokens:
-        """What the language model sees of N frames, from what `vision_states` gave."""
-        if not self.is_llava:
+    def see(self, hidden_states: Sequence[Tensor], numbers: Tensor | None = None) -> VisualTokens:
+        """What the language model sees of N frames, from what `vision_states` gave.
+
+        `numbers` (N,) are those that the frames are known by to the model; 0, 1, 2, ... if not given.
+        """
+        if self.is_llava:
+            tokens = self.visual_tokens(hidden_states[self.config.llava_config.vision_feature_layer][:, 1:])
+        else:
             frame, cell = torch.ones_like(hidden_states[0][..., 0], dtype=torch.bool).nonzero(as_tuple=True)
-            return VisualTokens(self.at_frames(hidden_states[0].flatten(0, 1), frame), frame, cell)
-        tokens = self.visual_tokens(hidden_states[self.config.llava_config.vision_feature_layer][:, 1:])
-        return replace(tokens, embeddings=self.at_frames(tokens.embeddings, tokens.frame))
+            tokens = VisualTokens(hidden_states[0].flatten(0, 1), frame, cell)
+        frame = tokens.frame if numbers is None else numbers[tokens.frame]
+        return replace(tokens, embeddings=self.at_frames(tokens.embeddings, frame))
 
     def at_frames(self, embeddings: Tensor, frame: Tensor) -> Tensor:
         """Embeddings (..., M, D) of what is in frames (M,), with the frames' own embedding where the model has one."""

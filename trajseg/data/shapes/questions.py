@@ -35,7 +35,7 @@ def _only(truths: Iterable[bool | None]) -> int | None:
     return answer
 
 
-def _descriptions(o: SceneObject) -> list[str]:
+def descriptions(o: SceneObject) -> list[str]:
     """Ways to describe an object, from short to long."""
     return [
         o.shape,
@@ -51,7 +51,7 @@ def _fits(description: str, o: SceneObject) -> bool:
     return all(w in (o.size, o.colour, o.shape, "object") for w in description.split())
 
 
-def _meaning(description: str, objects: list[SceneObject]) -> list[int]:
+def meaning(description: str, objects: list[SceneObject]) -> list[int]:
     return [k for k, o in enumerate(objects) if _fits(description, o)]
 
 
@@ -59,12 +59,12 @@ def _name(k: int, objects: list[SceneObject], rng: random.Random) -> str:
     """A description that only object k fits, with its colour and shape."""
     o = objects[k]
     short = f"{o.colour} {o.shape}"
-    return short if len(_meaning(short, objects)) == 1 and rng.random() < 0.6 else f"{o.size} {short}"
+    return short if len(meaning(short, objects)) == 1 and rng.random() < 0.6 else f"{o.size} {short}"
 
 
 def _loose_description(k: int, objects: list[SceneObject], rng: random.Random, alike: float = 0.8) -> str:
     """A description of k that, if possible, fits others too, so that the rest of the sentence matters."""
-    shared = [d for d in _descriptions(objects[k])[:4] if len(_meaning(d, objects)) > 1]
+    shared = [d for d in descriptions(objects[k])[:4] if len(meaning(d, objects)) > 1]
     return rng.choice(shared) if shared and rng.random() < alike else "object"
 
 
@@ -72,10 +72,10 @@ def _attribute(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
     objects = facts.scene.objects
     asked = []
     for k, o in enumerate(objects):
-        for d in _descriptions(o):
-            if len(_meaning(d, objects)) == 1:
+        for d in descriptions(o):
+            if len(meaning(d, objects)) == 1:
                 asked.append(Asked(say.ATTRIBUTE, {"d": d}, (k,)))
-        if len(_meaning(f"{o.colour} {o.shape}", objects)) == 1:
+        if len(meaning(f"{o.colour} {o.shape}", objects)) == 1:
             asked.append(Asked(say.COLOUR_AFTER, {"s": o.shape, "c": o.colour}, (k,)))
     return asked
 
@@ -87,7 +87,7 @@ def _motion(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
         if not facts.moves_visibly[k]:
             continue
         d = _loose_description(k, objects, rng)
-        if sum(objects[j].motion == o.motion for j in _meaning(d, objects)) == 1:
+        if sum(objects[j].motion == o.motion for j in meaning(d, objects)) == 1:
             clause = rng.choice(say.MOTION[o.motion].of(wording))
             asked.append(Asked(say.MOTION_OF_ONE, {"d": d, "m": clause}, (k,)))
     return asked
@@ -116,7 +116,7 @@ def _place(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
         if not here[k]:
             continue
         d = _loose_description(k, objects, rng, alike=0.9)
-        rivals = [j for j in _meaning(d, objects) if j != k]
+        rivals = [j for j in meaning(d, objects) if j != k]
         if not rivals:
             continue
         for o in range(count):
@@ -183,7 +183,7 @@ def _comparison(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
     asked: list[Asked] = []
     groups = {"object": list(range(len(objects)))}
     for word in [*{o.shape for o in objects}, *{f"{o.colour} object" for o in objects}]:
-        members = _meaning(word, objects)
+        members = meaning(word, objects)
         if 2 <= len(members) < len(objects):
             groups[word] = members
     for noun, members in sorted(groups.items()):
@@ -215,7 +215,7 @@ def _event(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
         for k, truth in enumerate(truths):
             if truth:
                 d = _loose_description(k, objects, rng, alike=0.6)
-                if _only(truths[j] if j in _meaning(d, objects) else False for j in range(len(objects))) == k:
+                if _only(truths[j] if j in meaning(d, objects) else False for j in range(len(objects))) == k:
                     asked.append(Asked(say.EVENT[form], {"d": d}, (k,)))
     behind_any: list[bool | None] = [True if True in row else None if None in row else False for row in facts.behind]
     for k, row in enumerate(facts.behind):
@@ -223,7 +223,7 @@ def _event(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
             if not truth:
                 continue
             d = _loose_description(k, objects, rng, alike=0.6)
-            fits = _meaning(d, objects)
+            fits = meaning(d, objects)
             if _only(facts.behind[i][j] if i in fits else False for i in range(len(objects))) == k:
                 slots = {"d": d, "o": _name(j, objects, rng)}
                 asked.append(Asked(say.EVENT["passes behind"], slots, (k,)))
@@ -237,11 +237,11 @@ def _knowledge(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
     asked: list[Asked] = []
     for k, o in enumerate(objects):
         for adjective in ("", f"{o.colour} ", f"{o.size} "):
-            if len(_meaning(f"{adjective}{o.shape}", objects)) == 1:
+            if len(meaning(f"{adjective}{o.shape}", objects)) == 1:
                 known = rng.choice(say.KNOWN_SHAPES[o.shape])
                 asked.append(Asked(say.KNOWLEDGE_SHAPE, {"a": adjective, "k": known}, (k,)))
         for noun in ("object", o.shape):
-            if len(_meaning(f"{o.colour} {noun}", objects)) == 1:
+            if len(meaning(f"{o.colour} {noun}", objects)) == 1:
                 slots = {"n": "one" if noun == "object" and rng.random() < 0.5 else noun}
                 slots["k"] = rng.choice(say.KNOWN_COLOURS[o.colour])
                 asked.append(Asked(say.KNOWLEDGE_COLOUR, slots, (k,)))
@@ -252,12 +252,12 @@ def _several(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
     objects = facts.scene.objects
     found: list[tuple[Phrases, dict[str, str], list[int]]] = []
     for s in SHAPES:
-        found.append((say.SEVERAL_DESCRIBED, {"p": say.PLURALS[s]}, _meaning(s, objects)))
+        found.append((say.SEVERAL_DESCRIBED, {"p": say.PLURALS[s]}, meaning(s, objects)))
         for adjective in sorted({o.colour for o in objects} | {o.size for o in objects}):
-            members = _meaning(f"{adjective} {s}", objects)
+            members = meaning(f"{adjective} {s}", objects)
             found.append((say.SEVERAL_DESCRIBED, {"p": f"{adjective} {say.PLURALS[s]}"}, members))
     for adjective in (*COLOURS, *SIZES):
-        found.append((say.SEVERAL_DESCRIBED, {"p": f"{adjective} objects"}, _meaning(f"{adjective} object", objects)))
+        found.append((say.SEVERAL_DESCRIBED, {"p": f"{adjective} objects"}, meaning(f"{adjective} object", objects)))
     shown = facts.moves_visibly
     for motion in MOTIONS:
         members = [k for k, o in enumerate(objects) if o.motion == motion]
@@ -297,7 +297,7 @@ def _none(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
         if rng.random() < 0.5:
             colour, shape = rng.choice(sorted(colours)), rng.choice(sorted(shapes))
         # In train a held-out pair would only ever be met as something that is not there.
-        if (facts.scene.split == "test" or (colour, shape) not in HELD_OUT) and not _meaning(
+        if (facts.scene.split == "test" or (colour, shape) not in HELD_OUT) and not meaning(
             f"{colour} {shape}", objects
         ):
             size = rng.choice(("", "", *(f"{s} " for s in SIZES)))
@@ -305,7 +305,7 @@ def _none(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
             if not size:
                 asked.append(Asked(say.COLOUR_AFTER, {"s": shape, "c": colour}, ()))
         other_size = SIZES[1 - SIZES.index(o.size)]
-        if not _meaning(f"{other_size} {o.colour} {o.shape}", objects):
+        if not meaning(f"{other_size} {o.colour} {o.shape}", objects):
             asked.append(Asked(say.ATTRIBUTE, {"d": f"{other_size} {o.colour} {o.shape}"}, ()))
     colour, shape = rng.choice(COLOURS), rng.choice(SHAPES)
     if colour not in colours:
@@ -315,8 +315,8 @@ def _none(facts: Facts, rng: random.Random, wording: str) -> list[Asked]:
         asked.append(Asked(say.KNOWLEDGE_SHAPE, {"a": "", "k": rng.choice(say.KNOWN_SHAPES[shape])}, ()))
         asked.append(Asked(say.ATTRIBUTE, {"d": shape}, ()))
     motion = rng.choice(MOTIONS)
-    d = rng.choice(["object", *_descriptions(rng.choice(objects))[:4]])
-    members = _meaning(d, objects)
+    d = rng.choice(["object", *descriptions(rng.choice(objects))[:4]])
+    members = meaning(d, objects)
     if all(objects[k].motion != motion and facts.moves_visibly[k] for k in members):
         clause = rng.choice(say.MOTION[motion].of(wording))
         asked += [Asked(say.MOTION_OF_ONE, {"d": d, "m": clause}, ())] * 2
