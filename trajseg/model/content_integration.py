@@ -43,7 +43,7 @@ class IntegrationLayer(nn.Module):
 
 
 class ContentIntegration(nn.Module):
-    """The stack of integration layers (`fusion_layers` in published checkpoints); without any, a token stays as it is."""
+    """The stack of integration layers (`fusion_layers` in published checkpoints); with none, a token stays as it is."""
 
     def __init__(self, dim: int, layers: int, heads: int) -> None:
         super().__init__()
