@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from types import SimpleNamespace
 
@@ -11,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, sample_scene
+from trajseg.data.shapes.world import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, sample_scene
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.training.clips import pictures
 from trajseg.training.language import GUIDED_LAYER, LanguageTraining
 from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise_iou
+from trajseg.training.mixtures import KINDS, NAMES, attributes, mixed_colours, nameless, unseen
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import (
     IGNORED,
@@ -48,7 +50,8 @@ def language(processor):
 
 def clip(processor, seed: int, limit: int = 4):
     scene, rng = sample_scene(seed), random.Random(seed)
-    asked = questions(scene, processor, rng, limit) + captions(scene, trajectories(scene, 8), processor, rng)
+    asked = questions(scene, processor, rng, limit)
+    asked += captions(scene, trajectories(scene, 8), None, processor, rng)
     return scene, seen_objects(scene, 8), asked
 
 
@@ -157,8 +160,8 @@ def test_presence_tells_who_enters_and_who_leaves():
     for seed in range(20):
         seen = seen_objects(sample_scene(seed), 8)
         told = presence(seen)
-        for attributes in seen.attributes.unique(dim=0):
-            rows = (seen.attributes == attributes).all(1)
+        for named in seen.attributes.unique(dim=0):
+            rows = (seen.attributes == named).all(1)
             frames = set(seen.frame[rows].tolist())
             assert told[rows].unique(dim=0).tolist() == [[int(0 in frames), int(7 in frames)]]
 
@@ -170,8 +173,8 @@ def test_a_disguised_clip_moves_as_its_label_says():
         scene = sample_scene(seed)
         longest = max(1.0, scene.aspect)
         seen = disguised(seen_objects(scene, 8, least=0.95), (scene.aspect / longest, 1 / longest), 8, rng)
-        for attributes in seen.attributes.unique(dim=0):
-            rows = (seen.attributes == attributes).all(1)
+        for named in seen.attributes.unique(dim=0):
+            rows = (seen.attributes == named).all(1)
             if rows.sum() < 2:
                 continue
             box, frame = seen.box[rows], seen.frame[rows]
@@ -187,6 +190,89 @@ def test_a_disguised_clip_moves_as_its_label_says():
                 continue
             checked += 1
     assert checked > 30
+
+
+def test_a_disguised_clip_has_no_pair_that_only_the_test_split_has():
+    rng = random.Random(0)
+    for seed in range(150):
+        scene = sample_scene(seed)
+        longest = max(1.0, scene.aspect)
+        assert not unseen(disguised(seen_objects(scene, 8), (scene.aspect / longest, 1 / longest), 8, rng).attributes)
+
+
+def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing():
+    rng, beside = random.Random(0), torch.zeros(len(COLOURS), len(SHAPES))
+    for seed in range(150):
+        called = attributes(sample_scene(seed))
+        look, named = nameless(called, rng)
+        assert torch.allclose(look.sum(1), torch.full((len(called),), float(len(KINDS))))
+        parts = look[:, :NAMES].split([len(names) for names in KINDS], dim=1)
+        for column, part in enumerate(parts):
+            known = named[:, column]
+            assert torch.equal(part[known].argmax(1), called[known, column])
+            assert (part[known].amax(1) == 1).all()
+            assert ((part[~known].amax(1) <= 0.65) | (part[~known].amax(1) == 1)).all()
+        beside += ((parts[0] > 0).float()[:, :, None] * (parts[1] > 0).float()[:, None]).sum(0)
+    assert (beside > 0).all()
+
+
+def test_nothing_is_said_of_names_that_an_object_has_not(processor):
+    asked_of_nameless = 0
+    for seed in range(60):
+        scene, rng = sample_scene(seed), random.Random(seed)
+        look, named = nameless(attributes(scene), rng)
+        asked = questions(scene, processor, rng, 8, named)
+        asked += captions(scene, trajectories(scene, 8), look, processor, rng, named=named)
+        unsaid = {
+            processor.ids(word)[0]
+            for o, known in zip(scene.objects, named.tolist(), strict=True)
+            for word, is_known in zip((o.colour, o.shape, o.size), known, strict=True)
+            if not is_known
+        }
+        for question in asked:
+            if question.kind != "caption":
+                assert unsaid.isdisjoint(question.request)
+            short = [token for token in question.answer if token == IGNORED]
+            wanted = sum(
+                int((~named[k]).sum())
+                for k in range(len(named))
+                if any(torch.equal(attributes(scene)[k], target) for target in question.targets)
+            )
+            assert len(short) == wanted
+            asked_of_nameless += wanted
+    assert asked_of_nameless > 50
+
+
+def test_mixed_colours_are_painted_as_their_weights_tell():
+    rng, unnamed = random.Random(0), 0
+    for seed in range(100):
+        scene = sample_scene(seed)
+        painted, look = mixed_colours(scene, rng, unnamed=0.3)
+        for before, after, weights in zip(scene.objects, painted.objects, look[:, : len(COLOURS)], strict=True):
+            if weights.sum() == 0:
+                unnamed += 1
+                barred = [RGB[colour] for colour, shape in HELD_OUT if shape == after.shape]
+                assert all(math.dist(after.rgb, bar) > 100 for bar in barred)
+            elif weights.max() == 1:
+                assert max(abs(a - b) for a, b in zip(before.rgb, after.rgb, strict=True)) <= 13
+            else:
+                wanted = weights @ torch.tensor([RGB[name] for name in COLOURS], dtype=torch.float32)
+                assert COLOURS[int(weights.argmax())] == before.colour
+                assert (wanted - torch.tensor(after.rgb)).abs().max() < 14
+    assert unnamed > 50
+
+
+def test_a_misheard_answer_differs_in_names_only(processor):
+    differing = 0
+    for seed in range(30):
+        for question in clip(processor, seed)[2]:
+            assert len(question.read) == len(question.answer)
+            said, heard = (processor.text(ids).split() for ids in (question.answer, question.read))
+            for one, other in zip(said, heard, strict=True):
+                if one != other:
+                    differing += 1
+                    assert any(one in names and other in names for names in KINDS)
+    assert differing > 20
 
 
 def test_only_answers_are_learned(processor):
@@ -212,16 +298,16 @@ def test_answers_name_the_targets_and_end_each_with_seg(processor):
 def test_dense_targets_tell_the_object_in_each_cell():
     scene = sample_scene(5)
     drawn = pictures(scene, [0, scene.frame_count // 2], 256)
-    owner, label, heat, centre, box = dense_targets(drawn, 16)
-    assert owner.shape == heat.shape == centre.shape == (2, 16, 16)
-    assert box.shape == (2, 16, 16, 4)
-    for frame, row, column in centre.nonzero().tolist():
-        k = int(owner[frame, row, column])
-        assert label[frame, row, column].tolist() == drawn.attributes[k].tolist()
-        x1, y1, x2, y2 = (box[frame, row, column] * 256).tolist()
+    dense = dense_targets(drawn, 16)
+    assert dense.owner.shape == dense.heat.shape == dense.centre.shape == (2, 16, 16)
+    assert dense.box.shape == (2, 16, 16, 4)
+    for frame, row, column in dense.centre.nonzero().tolist():
+        k = int(dense.owner[frame, row, column])
+        assert dense.of(drawn.attributes)[frame, row, column].tolist() == drawn.attributes[k].tolist()
+        x1, y1, x2, y2 = (dense.box[frame, row, column] * 256).tolist()
         y, x = (drawn.ids[frame] == k + 1).nonzero(as_tuple=True)
         assert (x.min(), y.min(), x.max() + 1, y.max() + 1) == (x1, y1, x2, y2)
-        assert heat[frame, row, column] == 1
+        assert dense.heat[frame, row, column] == 1
 
 
 def test_the_mask_loss_is_least_for_the_truth_and_ignores_masks_of_absent_objects():

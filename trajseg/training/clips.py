@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from trajseg.data.shapes.render import render
-from trajseg.data.shapes.world import COLOURS, SHAPES, SIZES, Scene, sample_scene
+from trajseg.data.shapes.world import Scene, sample_scene
 from trajseg.model.processor import inner_size, letterbox
+from trajseg.training.mixtures import attributes, mixed_colours, pure
 
 
 @dataclass
@@ -22,12 +23,14 @@ class Pictures:
     """n frames of one clip, letterboxed to size x size.
 
     pixels (n, 3, S, S) float32 normalised; ids (n, S, S) uint8, 0 background, k + 1 object k;
-    attributes (K, 3) int64: colour, shape and size of each object as indices into the world's tuples.
+    attributes (K, 3) int64: colour, shape and size of each object as indices into the world's tuples;
+    look (K, NAMES) float32: how much of each name is in each object's looks (see mixtures).
     """
 
     pixels: Tensor
     ids: Tensor
     attributes: Tensor
+    look: Tensor
 
     @property
     def planes(self) -> Tensor:
@@ -36,8 +39,11 @@ class Pictures:
         return (self.ids[:, None] == numbers).float()
 
 
-def pictures(scene: Scene, indices: list[int], size: int, scale: float = 1.0) -> Pictures:
-    """Renders frames of a scene at `scale` times the letterboxed resolution, then fits them into size x size."""
+def pictures(scene: Scene, indices: list[int], size: int, scale: float = 1.0, look: Tensor | None = None) -> Pictures:
+    """Renders frames of a scene at `scale` times the letterboxed resolution, then fits them into size x size.
+
+    look: as in Pictures, where objects are not simply what they are called.
+    """
     height = round(size * scale / max(1.0, scene.aspect))
     frames, ids = render(scene, height, indices)
     fitted = np.zeros((len(indices), size, size), np.uint8)
@@ -50,23 +56,21 @@ def pictures(scene: Scene, indices: list[int], size: int, scale: float = 1.0) ->
         torch.stack([letterbox(frame, size) for frame in frames]),
         torch.from_numpy(fitted),
         attributes(scene),
+        pure(attributes(scene)) if look is None else look,
     )
-
-
-def attributes(scene: Scene) -> Tensor:
-    """Colour, shape and size of each object as indices, (K, 3) int64."""
-    return torch.tensor([(COLOURS.index(o.colour), SHAPES.index(o.shape), SIZES.index(o.size)) for o in scene.objects])
 
 
 class ClipStream(IterableDataset[Pictures]):
     """Endless training clips: `frames` pictures of each, at random times at most `stride` frames apart.
 
+    Some objects are between two colours, and a share `unnamed` of them is of no colour that has a name.
+
     Every worker draws its own seeds from `seed`, so that a resumed run does not see the same clips again when
     it is given another seed.
     """
 
-    def __init__(self, seed: int, frames: int, size: int, stride: int | None = None) -> None:
-        self.seed, self.frames, self.size, self.stride = seed, frames, size, stride
+    def __init__(self, seed: int, frames: int, size: int, stride: int | None = None, unnamed: float = 0.0) -> None:
+        self.seed, self.frames, self.size, self.stride, self.unnamed = seed, frames, size, stride, unnamed
 
     def __iter__(self) -> Iterator[Pictures]:
         worker = torch.utils.data.get_worker_info()
@@ -74,7 +78,9 @@ class ClipStream(IterableDataset[Pictures]):
         cv2.setNumThreads(1)
         while True:
             scene = sample_scene(rng.getrandbits(40), "train")
-            yield pictures(scene, self._times(scene, rng), self.size, rng.choice((1.0, 1.0, 1.0, 1.5, 0.75)))
+            times, scale = self._times(scene, rng), rng.choice((1.0, 1.0, 1.0, 1.5, 0.75))
+            scene, look = mixed_colours(scene, rng, self.unnamed)
+            yield pictures(scene, times, self.size, scale, look)
 
     def _times(self, scene: Scene, rng: random.Random) -> list[int]:
         if self.stride is None:

@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS
 from trajseg.model import TrajSegModel, TrajSegProcessor
+from trajseg.training.mixtures import STRANGE, pure
 from trajseg.training.texts import IGNORED, Packed, Question, Seen, looks, presence
 
 MOTION_LAYER = 3
@@ -33,27 +34,37 @@ an object cannot be followed from frame to frame by what it looks like."""
 
 
 class SymbolicEye(nn.Module):
-    """Visual tokens from symbols: word embeddings of the attributes, plus the box, (M, 3) and (M, 4) -> (M, D)."""
+    """Visual tokens from symbols: the word embeddings of what an object looks like, plus the box, -> (M, D)."""
 
     def __init__(self, words: nn.Embedding, processor: TrajSegProcessor) -> None:
         super().__init__()
         self.words = [words]  # not a submodule: the embedding belongs to the language model
         self.tables = [torch.tensor([processor.ids(word)[0] for word in names]) for names in (COLOURS, SHAPES, SIZES)]
         width = words.embedding_dim
+        strange = torch.randn(STRANGE, width, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("strange", strange, persistent=False)
         self.box = nn.Sequential(nn.Linear(4 * (1 + 2 * FREQUENCIES), width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, seen: Seen) -> Tensor:
-        return self._names(seen.attributes) + self.box(box_waves(seen.box))
+        look = pure(seen.attributes) if seen.look is None else seen.look
+        return self.tokens(look, seen.box)
+
+    def tokens(self, look: Tensor, box: Tensor) -> Tensor:
+        """Tokens (M, D) of objects of looks (M, LOOKS) in boxes (M, 4)."""
+        return self._names(look) + self.box(box_waves(box))
 
     def trajectories(self, asked: Sequence[Question]) -> Tensor:
         """Tokens of the trajectories of requests for captions, one after the other; an absent object has no name."""
-        box = torch.cat([question.trajectory for question in asked])  # type: ignore[misc]
-        attributes = torch.cat([question.targets.expand(len(question.trajectory), -1) for question in asked])  # type: ignore[arg-type]
+        boxes: list[Tensor] = [question.trajectory for question in asked]  # type: ignore[misc]
+        box = torch.cat(boxes)
+        looks = [pure(question.targets) if question.look is None else question.look[None] for question in asked]
+        look = torch.cat([each.expand(len(box), -1) for each, box in zip(looks, boxes, strict=True)])
         here = (box[:, 2:] > box[:, :2]).all(1, keepdim=True)
-        return self._names(attributes) * here + self.box(box_waves(box))
+        return self._names(look) * here + self.box(box_waves(box))
 
-    def _names(self, attributes: Tensor) -> Tensor:
-        return NAME_GAIN * sum(self.words[0](table[attributes[:, i]]) for i, table in enumerate(self.tables))
+    def _names(self, look: Tensor) -> Tensor:
+        words = self.words[0](torch.cat(self.tables))
+        return NAME_GAIN * (look @ torch.cat([words, self.strange * words.detach().std()]))
 
 
 def box_waves(box: Tensor) -> Tensor:

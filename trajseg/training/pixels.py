@@ -23,8 +23,8 @@ from trajseg.model.processor import frame_indices
 from trajseg.training.clips import Pictures, pictures
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import TokenTable
-from trajseg.training.texts import Packed, Question, Seen, captions, motions, pack, questions
-from trajseg.training.vision import dense_targets, visible_boxes
+from trajseg.training.texts import IGNORED, Packed, Question, Seen, captions, motions, pack, questions
+from trajseg.training.vision import Dense, dense_targets, visible_boxes
 
 SIDE = 16
 """Cells of the vision tower along a side."""
@@ -58,7 +58,7 @@ class AskedClip:
     questions: list[Question]
 
     @cached_property
-    def targets(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def targets(self) -> Dense:
         """The dense targets of its pictures; see dense_targets."""
         return dense_targets(self.pictures, SIDE)
 
@@ -94,7 +94,7 @@ class AskedClipStream(IterableDataset[AskedClip]):
             times = frame_indices(scene.frame_count, self.frames)
             scale = rng.choice((1.0, 1.0, 1.5, 0.75))
             clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale), asked)
-            clip.questions += captions(scene, clip.trajectories, self.processor, rng, self.captions)
+            clip.questions += captions(scene, clip.trajectories, None, self.processor, rng, self.captions)
             if clip.questions:
                 yield clip
 
@@ -122,14 +122,15 @@ class PixelTraining(nn.Module):
         language.language_model.embed_tokens.requires_grad_(False)
         language.eye.requires_grad_(False)
 
-    def fit_projector(self, clips: Iterator[list[AskedClip]]) -> float:
+    def fit_projector(self, clips: Iterator[list[Pictures]]) -> float:
         """Teaches the projector alone, on the tokens of FITTED_CLIPS clips; returns its last loss."""
         pairs: list[tuple[Tensor, Tensor]] = []
         count = 0
         while count < FITTED_CLIPS:
             batch = next(clips)
             with torch.no_grad():
-                pairs.append(self._projector_pairs(batch, self._look(batch).features))
+                targets = [dense_targets(clip, SIDE) for clip in batch]
+                pairs.append(self._projector_pairs(batch, targets, self._look(batch).features))
             count += len(batch)
         return _fit(self.projector, pairs)
 
@@ -149,8 +150,9 @@ class PixelTraining(nn.Module):
 
     def picture_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
         """The same losses of rendered clips, and the projector's; figures begin with "seen_"."""
-        look = self._look(clips)
-        at_centres, wanted = self._projector_pairs(clips, look.features)
+        drawn = [clip.pictures for clip in clips]
+        look = self._look(drawn)
+        at_centres, wanted = self._projector_pairs(drawn, [clip.targets for clip in clips], look.features)
         projected = F.mse_loss(self.projector(at_centres), wanted) / wanted.var()
         trajectories, wanted = self._trajectory_pairs(clips, look)
         described = F.mse_loss(trajectories, wanted) / wanted.var()
@@ -160,7 +162,7 @@ class PixelTraining(nn.Module):
 
     def caption_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of the answers and the trajectory encoder's own loss, of rendered clips."""
-        look = self._look(clips)
+        look = self._look([clip.pictures for clip in clips])
         trajectories, wanted = self._trajectory_pairs(clips, look)
         described = F.mse_loss(trajectories, wanted) / wanted.var()
         packed, tokens = self.pack(clips, look.features, processor)
@@ -168,10 +170,10 @@ class PixelTraining(nn.Module):
         return answered + described, {"text": float(answered.detach()), "encoder": float(described.detach())}
 
     @torch.no_grad()
-    def _look(self, clips: list[AskedClip]) -> Look:
+    def _look(self, clips: list[Pictures]) -> Look:
         """The frozen vision tower on all frames of the clips."""
         model = self.frozen.model
-        pixels = torch.cat([clip.pictures.pixels for clip in clips])
+        pixels = torch.cat([clip.pixels for clip in clips])
         states = model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         return Look(states, states[model.config.llava_config.vision_feature_layer][:, 1:])
 
@@ -206,22 +208,23 @@ class PixelTraining(nn.Module):
             laid.append((seen_tokens(clip, visual.frame, visual.cell), clip.questions))
         return pack(laid, processor, self.frames), torch.cat(tokens)
 
-    def _projector_pairs(self, clips: list[AskedClip], features: Tensor) -> tuple[Tensor, Tensor]:
+    def _projector_pairs(self, clips: list[Pictures], targets: list[Dense], features: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens at objects' centres (R, V), and the symbolic tokens that they should become (R, D)."""
-        targets = [clip.targets for clip in clips]
-        centre = torch.cat([t[3] for t in targets]).flatten(1)
-        label = torch.cat([t[1] for t in targets]).flatten(1, 2)[centre]
-        box = torch.cat([t[4] for t in targets]).flatten(1, 2)[centre]
-        unused = torch.zeros(len(label), 2, dtype=torch.long)
-        wanted = self.language.eye(Seen(label, box, unused[:, 0], unused)).detach()
+        centre = torch.cat([target.centre for target in targets]).flatten(1)
+        look = torch.cat([target.of(clip.look) for clip, target in zip(clips, targets, strict=True)])
+        box = torch.cat([target.box for target in targets])
+        wanted = self.language.eye.tokens(look.flatten(1, 2)[centre], box.flatten(1, 2)[centre]).detach()
         return features[centre], wanted
 
     def _token_pairs(self, packed: Packed, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict a [SEG] (S, D), and the trajectory tokens that they should give (S, C)."""
         predicts = F.pad(packed.labels[:, 1:] == self.language.seg_id, (0, 1))
+        # What an object without a name is to be drawn like, the table cannot tell.
+        sayable = [IGNORED not in question.answer for question in packed.questions]
+        known = torch.tensor(sayable).repeat_interleave(torch.tensor([len(q.targets) for q in packed.questions]))
         with torch.no_grad():
             wanted = self.frozen.table(torch.cat([question.targets for question in packed.questions]))
-        return hidden[predicts], wanted
+        return hidden[predicts][known], wanted[known]
 
 
 def _fit(module: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> float:
@@ -242,6 +245,6 @@ def _fit(module: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> float:
 
 def seen_tokens(clip: AskedClip, frame: Tensor, cell: Tensor) -> Seen:
     """What each kept token is of: the owner of its cell (where none owns it, the first object)."""
-    owner, _, _, _, box = clip.targets
-    k = owner.flatten(1)[frame, cell].clamp(min=0)
+    box = clip.targets.box
+    k = clip.targets.owner.flatten(1)[frame, cell].clamp(min=0)
     return Seen(clip.pictures.attributes[k], box.flatten(1, 2)[frame, cell], frame, motions(clip.scene)[k])

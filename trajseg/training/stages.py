@@ -20,6 +20,7 @@ from trajseg.training.clips import ClipStream
 from trajseg.training.feed import Feed, first, several
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, key_pattern
+from trajseg.training.mixtures import UNNAMED
 from trajseg.training.pixels import PICTURES_EVERY, AskedClipStream, PixelTraining
 from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Loss, Part, Schedule, train
@@ -121,7 +122,7 @@ class TinyTraining:
         return Feed(partial(first, stream, seed), self.workers)
 
     def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
-        clips = self._clips(stage, self.seed, partial(ClipStream, frames=stage.frames, size=SIZE))
+        clips = self._clips(stage, self.seed, partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED))
         return lambda part: module.loss(clips.at(part.step)), None
 
     def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:
@@ -162,7 +163,8 @@ class TinyTraining:
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         asked = partial(AskedClipStream, self.processor, frames=stage.frames)
         if not (self.folder / stage.name / "state.pt").exists():
-            fitted = self._clips(stage, self.seed + 4, asked).onwards()
+            drawn = partial(ClipStream, frames=stage.frames, size=SIZE)
+            fitted = self._clips(stage, self.seed + 4, drawn).onwards()
             module.fit_head(self._texts(self.seed + 4, SYMBOLIC).onwards())
             module.fit_projector(fitted)
         clips, texts = self._clips(stage, self.seed + 3, asked, PICTURES_EVERY), self._texts(self.seed + 3, SYMBOLIC)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from trajseg.data.shapes.render import boxes
 from trajseg.data.shapes.world import MOTIONS, SHAPES, SIZES, Scene, sample_scene
 from trajseg.model.dialogue import REQUEST, WORDS, grounding_answer
 from trajseg.model.processor import TrajSegProcessor, frame_indices, word_tokenizer
-from trajseg.training.clips import attributes
+from trajseg.training.mixtures import attributes, misheard, nameless, unsaid
 
 IGNORED = -100
 TEXTS_PER_CLIP = 8
@@ -45,19 +45,22 @@ class Seen:
     """Visible objects of a clip's N frames, one row each, in time order and raster order within a frame.
 
     attributes (M, 3) int64: colour, shape, size; box (M, 4) xyxy in units of the letterboxed side; frame (M,) int64;
-    motion (M, 2) int64: how the object moves in the clip, and whether it is fast.
+    motion (M, 2) int64: how the object moves in the clip, and whether it is fast;
+    look (M, LOOKS) float32: what it looks like (see mixtures); None for what it is called.
     """
 
     attributes: Tensor
     box: Tensor
     frame: Tensor
     motion: Tensor
+    look: Tensor | None = None
 
     def in_order(self) -> Seen:
         """The same rows in time order and raster order."""
         row, column = ((self.box[:, 1] + self.box[:, 3]) * 8).long(), ((self.box[:, 0] + self.box[:, 2]) * 8).long()
         order = (self.frame * 1024 + row * 32 + column).argsort()
-        return Seen(self.attributes[order], self.box[order], self.frame[order], self.motion[order])
+        look = None if self.look is None else self.look[order]
+        return Seen(self.attributes[order], self.box[order], self.frame[order], self.motion[order], look)
 
 
 @dataclass
@@ -66,7 +69,9 @@ class Question:
 
     targets: attributes of the objects meant, (S, 3) int64: colour, shape, size.
     trajectory: of a request for a caption, the object's boxes (N, 4) as in Seen, zero where it is absent; its tokens
-    stand where `request` has a SLOT.
+    stand where `request` has a SLOT; look (LOOKS,): that object's, None as in Seen.
+    answer: IGNORED stands for what has no name. read: the answer as the model reads it while it writes on, with some
+    names exchanged.
     """
 
     kind: str
@@ -74,6 +79,8 @@ class Question:
     answer: list[int]
     targets: Tensor
     trajectory: Tensor | None = None
+    look: Tensor | None = None
+    read: list[int] = field(default_factory=list)
 
 
 def trajectories(scene: Scene, frames: int, least: float = 0.15) -> Tensor:
@@ -94,11 +101,15 @@ def presence(seen: Seen) -> Tensor:
     return torch.stack([torch.isin(name, end) for end in ends], dim=1).long()
 
 
-def seen_objects(scene: Scene, frames: int, least: float = 0.15) -> Seen:
-    """What can be seen in the N frames, from geometry alone: objects of which at least a share `least` shows."""
+def seen_objects(scene: Scene, frames: int, least: float = 0.15, look: Tensor | None = None) -> Seen:
+    """What can be seen in the N frames, from geometry alone: objects of which at least a share `least` shows.
+
+    look: of all objects, (K, LOOKS); see Seen.
+    """
     box = trajectories(scene, frames, least)
     k, frame = box.any(-1).nonzero(as_tuple=True)
-    return Seen(attributes(scene)[k], box[k, frame], frame, motions(scene)[k]).in_order()
+    rows = None if look is None else look[k]
+    return Seen(attributes(scene)[k], box[k, frame], frame, motions(scene)[k], rows).in_order()
 
 
 def motions(scene: Scene) -> Tensor:
@@ -107,34 +118,72 @@ def motions(scene: Scene) -> Tensor:
 
 
 def questions(
-    scene: Scene, processor: TrajSegProcessor, rng: random.Random, limit: int = TEXTS_PER_CLIP
+    scene: Scene,
+    processor: TrajSegProcessor,
+    rng: random.Random,
+    limit: int = TEXTS_PER_CLIP,
+    named: Tensor | None = None,
 ) -> list[Question]:
-    """Questions with answers about a scene, at most `limit`, the harder kinds preferred."""
+    """Questions with answers about a scene, at most `limit`, the harder kinds preferred.
+
+    named: which of the objects' colours, shapes and sizes have their name, (K, 3) bool (None: all); what has none is
+    not asked for.
+    """
     found = instructions(scene, rng, limit_per_kind=3, facts=Facts(scene))
+    if named is not None:
+        found = [asked for asked in found if _sayable(scene, asked, named)]
     found.sort(key=lambda q: rng.random() ** (1 / WEIGHTS.get(q.kind, 1.0)), reverse=True)
-    return [encode(scene, processor, rng, q) for q in found[:limit]]
+    return [encode(scene, processor, rng, q, named) for q in found[:limit]]
+
+
+def _sayable(scene: Scene, asked: Instruction, named: Tensor) -> bool:
+    """Whether the instruction makes no use of a name that an object has not got."""
+    if asked.kind == "knowledge" and not named[list(asked.targets)].all():
+        return False
+    lost = {
+        name
+        for o, known in zip(scene.objects, named.tolist(), strict=True)
+        for name, is_known in zip((o.colour, o.shape, o.size), known, strict=True)
+        if not is_known
+    }
+    return lost.isdisjoint(asked.text.split())
 
 
 def caption_question(
-    scene: Scene, k: int, trajectory: Tensor, processor: TrajSegProcessor, rng: random.Random
+    scene: Scene,
+    k: int,
+    trajectory: Tensor,
+    look: Tensor | None,
+    processor: TrajSegProcessor,
+    rng: random.Random,
+    named: Tensor | None = None,
 ) -> Question:
-    """A request for the caption of object k, from its boxes (N, 4); see Question."""
+    """A request for the caption of object k, from its boxes (N, 4) and look (LOOKS,) or None; see Question."""
     before, after = processor.caption_ids(rng.choice(caption_requests("train")))
-    answer = [*processor.ids(grounding_answer([short_caption(scene.objects[k])])), processor.end_id]
     request = [*before, *[SLOT] * len(trajectory), *after]
-    return Question("caption", request, answer, attributes(scene)[[k]], trajectory)
+    answer, read = _answers(scene, [k], processor, rng, named)
+    return Question("caption", request, answer, attributes(scene)[[k]], trajectory, look, read)
 
 
 def captions(
-    scene: Scene, trajectories: Tensor, processor: TrajSegProcessor, rng: random.Random, limit: int = CAPTIONS_PER_CLIP
+    scene: Scene,
+    trajectories: Tensor,
+    look: Tensor | None,
+    processor: TrajSegProcessor,
+    rng: random.Random,
+    limit: int = CAPTIONS_PER_CLIP,
+    named: Tensor | None = None,
 ) -> list[Question]:
     """Requests for captions of at most `limit` objects that are seen in two frames or more.
 
-    trajectories: boxes of all objects (K, N, 4) as in Seen, zero where an object is absent.
+    trajectories: boxes of all objects (K, N, 4) as in Seen, zero where an object is absent; look: see Seen.
     """
     shown = (trajectories.any(-1).sum(1) >= 2).nonzero()[:, 0].tolist()
     chosen = rng.sample(shown, min(limit, len(shown)))
-    return [caption_question(scene, k, trajectories[k], processor, rng) for k in chosen]
+    return [
+        caption_question(scene, k, trajectories[k], None if look is None else look[k], processor, rng, named)
+        for k in chosen
+    ]
 
 
 def ruffled(text: str, rng: random.Random) -> str:
@@ -149,14 +198,31 @@ def ruffled(text: str, rng: random.Random) -> str:
     return " ".join(said)
 
 
-def encode(scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked: Instruction) -> Question:
+def encode(
+    scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked: Instruction, named: Tensor | None = None
+) -> Question:
     """An instruction as token ids; half of them in the fixed request of inference."""
     template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
     text = ruffled(asked.text, rng) if scene.split == "train" and rng.random() < 0.4 else asked.text
     _, after = processor.prompt_ids(text, 1, template)
-    captions = [short_caption(scene.objects[k]) for k in asked.targets]
-    answer = [*processor.ids(grounding_answer(captions)), processor.end_id]
-    return Question(asked.kind, after, answer, attributes(scene)[list(asked.targets)])
+    answer, read = _answers(scene, asked.targets, processor, rng, named)
+    return Question(asked.kind, after, answer, attributes(scene)[list(asked.targets)], read=read)
+
+
+def _answers(
+    scene: Scene, targets: Sequence[int], processor: TrajSegProcessor, rng: random.Random, named: Tensor | None
+) -> tuple[list[int], list[int]]:
+    """The answer that names these objects, and the one that the model reads while it writes; see Question."""
+    said = heard = [scene.objects[k] for k in targets]
+    if scene.split == "train":
+        known = [[True] * 3 if named is None else named[k].tolist() for k in targets]
+        said = [unsaid(o, each) for o, each in zip(said, known, strict=True)]
+        heard = [misheard(o, each, rng) for o, each in zip(heard, known, strict=True)]
+    answer, read = (
+        [*processor.ids(grounding_answer([short_caption(o) for o in objects])), processor.end_id]
+        for objects in (said, heard)
+    )
+    return [IGNORED if token == processor.tokenizer.unk_token_id else token for token in answer], read
 
 
 @dataclass
@@ -196,7 +262,7 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
         prefix = len(ids)
         labels, positions, segment = [IGNORED] * prefix, list(range(prefix)), [-1] * prefix
         for question in asked:
-            text = question.request + question.answer
+            text = question.request + question.read
             ids += text
             labels += [IGNORED] * len(question.request) + question.answer
             positions += range(prefix, prefix + len(text))
@@ -273,8 +339,9 @@ class QuestionStream(IterableDataset[Packed]):
             clips: list[tuple[Seen, list[Question]]] = []
             while len(clips) < self.batch:
                 scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
-                asked = questions(scene, self.processor, rng)
-                asked += captions(scene, trajectories(scene, self.frames), self.processor, rng)
+                look, named = nameless(attributes(scene), rng) if self.split == "train" else (None, None)
+                asked = questions(scene, self.processor, rng, named=named)
+                asked += captions(scene, trajectories(scene, self.frames), look, self.processor, rng, named=named)
                 if asked:
-                    clips.append((seen_objects(scene, self.frames), asked))
+                    clips.append((seen_objects(scene, self.frames, look=look), asked))
             yield pack(clips, self.processor, self.frames)

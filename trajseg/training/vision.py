@@ -8,6 +8,7 @@ except objectness and the boxes, which the language side uses.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,11 @@ from torch.nn import functional as F
 from trajseg.data.shapes.world import COLOURS, SHAPES, SIZES
 from trajseg.model import TrajSegModel
 from trajseg.training.clips import Pictures
+from trajseg.training.mixtures import NAMES
 
 ATTRIBUTE_SIZES = (len(COLOURS), len(SHAPES), len(SIZES))
+BOX_WEIGHT = 15.0
+"""Of the mean error of a side in units of the picture: slow motion shows in small differences of boxes."""
 
 
 class VisionPretraining(nn.Module):
@@ -68,39 +72,56 @@ class VisionPretraining(nn.Module):
         tokens, top, fine = self(pixels, every)
         side = top.shape[-1]
         targets = [dense_targets(clip, side) for clip in clips]
-        owner, label, centre_heat, centre, box = (torch.cat(column) for column in zip(*targets, strict=True))
-        on_object = owner.flatten(1) >= 0
-        label = label.flatten(1, 2)
+        looks = [target.of(clip.look[:, :NAMES]) for clip, target in zip(clips, targets, strict=True)]
+        look = torch.cat(looks).flatten(1, 2)
+        on_object = torch.cat([target.owner for target in targets]).flatten(1) >= 0
+        heat = torch.cat([target.heat for target in targets]).flatten(1)
+        at = torch.cat([target.centre for target in targets]).flatten(1)
+        box = torch.cat([target.box for target in targets]).flatten(1, 2)
         figures: dict[str, float] = {}
-        loss = _attribute_loss(self.token_attributes(tokens[on_object]), label[on_object], figures, "token")
+        loss = _attribute_loss(self.token_attributes(tokens[on_object]), look[on_object], figures, "token")
         cells = self.cell_attributes(top).flatten(2).transpose(1, 2)[on_object[::every]]
-        loss = loss + _attribute_loss(cells, label[::every][on_object[::every]], figures, "cell")
-        heat_loss = _focal(self.objectness(tokens)[..., 0], centre_heat.flatten(1), centre.flatten(1))
-        at = centre.flatten(1)
-        box_error = F.l1_loss(self.token_box(tokens[at]), box.flatten(1, 2)[at])
+        loss = loss + _attribute_loss(cells, look[::every][on_object[::every]], figures, "cell")
+        heat_loss = _focal(self.objectness(tokens)[..., 0], heat, at)
+        box_error = F.l1_loss(self.token_box(tokens[at]), box[at])
         fine_loss = self._fine_loss(clips, fine, every)
         for name, part in (("heat", heat_loss), ("box", box_error), ("fine", fine_loss)):
             figures[name] = float(part.detach())
-        return loss + heat_loss + 5.0 * box_error + fine_loss, figures
+        return loss + heat_loss + BOX_WEIGHT * box_error + fine_loss, figures
 
     def _fine_loss(self, clips: list[Pictures], fine: Tensor, every: int) -> Tensor:
         """Object or not and which colour, at a quarter of the resolution."""
         step = clips[0].ids.shape[-1] // fine.shape[-1]
         planes = [clip.ids[:, step // 2 :: step, step // 2 :: step].long() for clip in clips]
-        colours = [F.pad(clip.attributes[:, 0], (1, 0))[plane] for clip, plane in zip(clips, planes, strict=True)]
+        names = [F.pad(clip.look[:, : len(COLOURS)], (0, 0, 1, 0)) for clip in clips]
+        colours = [table[plane] for table, plane in zip(names, planes, strict=True)]
         ids, colour = torch.cat(planes)[::every], torch.cat(colours)[::every]
         out = self.fine(fine)
         found = F.binary_cross_entropy_with_logits(out[:, 0], (ids > 0).float())
-        return found + 0.3 * F.cross_entropy(out[:, 1:].permute(0, 2, 3, 1)[ids > 0], colour[ids > 0])
+        return found + 0.3 * _soft_cross_entropy(out[:, 1:].permute(0, 2, 3, 1)[ids > 0], colour[ids > 0])
 
 
-def dense_targets(clip: Pictures, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+@dataclass(frozen=True)
+class Dense:
     """Targets of a grid of side x side cells over n letterboxed frames.
 
-    Returns: owner (n, side, side) int64, the object that covers most of a cell and at least 0.3 of it, else -1; its
-    attributes (n, side, side, 3); centre heat (n, side, side) in 0..1; centre (n, side, side) bool, the cells that
-    hold the centre of an object's visible box; that box (n, side, side, 4) xyxy in units of the picture's side.
+    owner (n, side, side) int64, the object that covers most of a cell and at least 0.3 of it, else -1;
+    heat (n, side, side) in 0..1, near the centre of an object's visible box; centre (n, side, side) bool, the cells
+    that hold one; box (n, side, side, 4), that box, xyxy in units of the picture's side.
     """
+
+    owner: Tensor
+    heat: Tensor
+    centre: Tensor
+    box: Tensor
+
+    def of(self, objects: Tensor) -> Tensor:
+        """What `objects` (K, ...) has for each cell's owner, (n, side, side, ...); object 0's where none owns it."""
+        return objects[self.owner.clamp(min=0)]
+
+
+def dense_targets(clip: Pictures, side: int) -> Dense:
+    """The dense targets of a clip's pictures."""
     n, size, _ = clip.ids.shape
     planes = clip.planes
     coverage = F.avg_pool2d(planes, size // side)
@@ -118,7 +139,7 @@ def dense_targets(clip: Pictures, side: int) -> tuple[Tensor, Tensor, Tensor, Te
         centre[frame, row, column] = True
         box[frame, row, column] = xyxy
         owner[frame, row, column] = k
-    return owner, clip.attributes[owner.clamp(min=0)], heat, centre, box
+    return Dense(owner, heat, centre, box)
 
 
 def visible_boxes(planes: Tensor, least: int = 40) -> Iterator[tuple[int, int, Tensor]]:
@@ -131,14 +152,20 @@ def visible_boxes(planes: Tensor, least: int = 40) -> Iterator[tuple[int, int, T
         yield frame, k, torch.tensor([x[0], y[0], x[-1] + 1, y[-1] + 1]) / size
 
 
-def _attribute_loss(logits: Tensor, label: Tensor, figures: dict[str, float], prefix: str) -> Tensor:
+def _attribute_loss(logits: Tensor, look: Tensor, figures: dict[str, float], prefix: str) -> Tensor:
+    """Cross entropy of colour, shape and size, summed; logits and look (M, NAMES)."""
     total = logits.new_zeros(())
-    for number, (name, part) in enumerate(
-        zip(("colour", "shape", "size"), logits.split(ATTRIBUTE_SIZES, dim=-1), strict=True)
-    ):
-        total = total + F.cross_entropy(part, label[:, number])
-        figures[f"{prefix}_{name}"] = float((part.argmax(-1) == label[:, number]).float().mean())
+    parts = (tensor.split(ATTRIBUTE_SIZES, dim=-1) for tensor in (logits, look))
+    for name, guess, truth in zip(("colour", "shape", "size"), *parts, strict=True):
+        total = total + _soft_cross_entropy(guess, truth)
+        named = truth.sum(-1) > 0
+        figures[f"{prefix}_{name}"] = float((guess.argmax(-1) == truth.argmax(-1))[named].float().mean())
     return total
+
+
+def _soft_cross_entropy(logits: Tensor, weights: Tensor) -> Tensor:
+    """Cross entropy with weights (M, n) of the right answers, a mean over the rows that have any."""
+    return -(weights * logits.log_softmax(-1)).sum() / weights.sum().clamp(min=1)
 
 
 def _focal(logits: Tensor, heat: Tensor, centre: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, sample_scene
 from trajseg.model import TrajSegProcessor
+from trajseg.training.mixtures import unseen
 from trajseg.training.texts import Packed, Seen, pack, seen_objects
 
 POOL = 3000
@@ -56,10 +57,17 @@ def disguised(seen: Seen, extent: tuple[float, float], frames: int, rng: random.
         frame = frames - 1 - frame
         for there, back in (("left", "right"), ("up", "down")):
             motion[:, 0] = _exchanged(motion[:, 0], there, back)
-    attributes = seen.attributes.clone()
-    for column, names in enumerate((COLOURS, SHAPES)):
-        attributes[:, column] = torch.tensor(rng.sample(range(len(names)), len(names)))[attributes[:, column]]
-    return Seen(attributes, box, frame, motion).in_order()
+    return Seen(_exchanged_names(seen.attributes, rng), box, frame, motion).in_order()
+
+
+def _exchanged_names(attributes: Tensor, rng: random.Random) -> Tensor:
+    """Every colour for another, and every shape, (M, 3); never to a pair that training must not have."""
+    while True:
+        exchanged = attributes.clone()
+        for column, names in enumerate((COLOURS, SHAPES)):
+            exchanged[:, column] = torch.tensor(rng.sample(range(len(names)), len(names)))[attributes[:, column]]
+        if not unseen(exchanged):
+            return exchanged
 
 
 def _exchanged(motion: Tensor, one: str, other: str) -> Tensor:

@@ -1,0 +1,130 @@
+"""Looks that have no name: so that a shape is told whatever the colour, and a colour whatever the shape.
+
+A small model that never sees a yellow cross learns that what is yellow is no cross, and is right all through its
+training. Here crosses are of colours that have no name, too, and what is yellow has shapes that have none; an answer
+leaves out of its loss what cannot be said, and while it is written, some of its words are read as others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trajseg.data.shapes.world import COLOURS, HELD_OUT, RGB, SHAPES, SIZES, Scene, SceneObject
+
+KINDS: tuple[tuple[str, ...], ...] = (COLOURS, SHAPES, SIZES)
+NAMES = len(COLOURS) + len(SHAPES) + len(SIZES)
+STRANGE = 64
+"""Looks of symbols that are none of the world's."""
+LOOKS = NAMES + STRANGE
+EVEN = 0.35
+"""In a blend of two names each has at least this weight, so that neither is the object's."""
+NAMELESS = 0.25
+"""Share of symbolic objects whose colour has no name, and share of those whose shape has none."""
+MIXED = 0.5
+"""Share of drawn objects that are of a second colour."""
+SECOND = 0.45
+"""The second colour's weight at most."""
+UNNAMED = 0.3
+"""Share of objects drawn for the picture towers whose colour is none of the world's."""
+MISHEARD = 0.15
+"""Share of names in an answer that the model reads as another one while it writes on."""
+NO_WORD = "nameless"
+"""Stands in an answer for what has no name; the tokenizer must not know it."""
+APART = 110.0
+"""Distance in RGB that an unnamed colour keeps from the colour that its shape must not be seen in."""
+
+
+def attributes(scene: Scene) -> Tensor:
+    """Colour, shape and size of each object as indices, (K, 3) int64."""
+    return torch.tensor([(COLOURS.index(o.colour), SHAPES.index(o.shape), SIZES.index(o.size)) for o in scene.objects])
+
+
+def unseen(attributes: Tensor) -> bool:
+    """Whether a pair of colour and shape that training must not have is among these objects, (K, 3) int64."""
+    return any((COLOURS[colour], SHAPES[shape]) in HELD_OUT for colour, shape, _ in attributes.tolist())
+
+
+def pure(attributes: Tensor) -> Tensor:
+    """Weights of all looks, of objects that are what they are called: (K, 3) int64 -> (K, LOOKS) float32."""
+    parts = zip(attributes.unbind(1), KINDS, strict=True)
+    names = torch.cat([F.one_hot(part, len(names)) for part, names in parts], dim=1)
+    return F.pad(names.float(), (0, STRANGE))
+
+
+def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """As `pure`, where some colours and shapes are strange ones, or lie half-way between two.
+
+    Returns: weights (K, LOOKS), and which of colour, shape and size have their name, (K, 3) bool.
+    """
+    look, named = pure(attributes), torch.ones_like(attributes, dtype=torch.bool)
+    for row, known in zip(look, named, strict=True):
+        for number, names in enumerate((COLOURS, SHAPES)):
+            if rng.random() >= NAMELESS:
+                continue
+            known[number] = False
+            part = row[:NAMES].split([len(kind) for kind in KINDS])[number]
+            if rng.random() < 0.5:
+                part.zero_()
+                row[NAMES + rng.randrange(STRANGE)] += 1.0
+            else:
+                share = rng.uniform(EVEN, 1 - EVEN)
+                part *= 1 - share
+                part[rng.randrange(len(names))] += share
+    return look, named
+
+
+def mixed_colours(scene: Scene, rng: random.Random, unnamed: float = 0.0) -> tuple[Scene, Tensor]:
+    """The scene with some objects' colours mixed with a second one, and the weights of all looks, (K, LOOKS).
+
+    unnamed: share of objects that get a colour without a name; the weights of all colours are 0 for them.
+    """
+    look, painted = pure(attributes(scene)), []
+    for row, o in zip(look, scene.objects, strict=True):
+        draw = rng.random()
+        if draw < unnamed:
+            row[: len(COLOURS)] = 0
+            painted.append(dataclasses.replace(o, rgb=_unnamed(o.shape, rng)))
+        elif draw < unnamed + (1 - unnamed) * MIXED:
+            second, share = rng.randrange(len(COLOURS)), rng.uniform(0, SECOND)
+            row[: len(COLOURS)] *= 1 - share
+            row[second] += share
+            rgb = [round((1 - share) * a + share * b) for a, b in zip(o.rgb, RGB[COLOURS[second]], strict=True)]
+            painted.append(dataclasses.replace(o, rgb=(rgb[0], rgb[1], rgb[2])))
+        else:
+            painted.append(o)
+    return dataclasses.replace(scene, objects=painted), look
+
+
+def _unnamed(shape: str, rng: random.Random) -> tuple[int, int, int]:
+    """Any colour far from those that the shape must not have in training."""
+    barred = [RGB[colour] for colour, other in HELD_OUT if other == shape]
+    while True:
+        rgb = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+        if all(sum((a - b) ** 2 for a, b in zip(rgb, bar, strict=True)) > APART**2 for bar in barred):
+            return rgb
+
+
+def unsaid(o: SceneObject, known: Sequence[bool]) -> SceneObject:
+    """The object, called NO_WORD where its colour, shape or size has no name."""
+    names = (name if is_known else NO_WORD for name, is_known in zip((o.colour, o.shape, o.size), known, strict=True))
+    return _called(o, names)
+
+
+def misheard(o: SceneObject, known: Sequence[bool], rng: random.Random) -> SceneObject:
+    """The object, called otherwise in a share of its names, and anyhow where it has none."""
+    names = (
+        rng.choice(kind) if rng.random() < (MISHEARD if is_known else 1.0) else name
+        for name, kind, is_known in zip((o.colour, o.shape, o.size), KINDS, known, strict=True)
+    )
+    return _called(o, names)
+
+
+def _called(o: SceneObject, names: Iterable[str]) -> SceneObject:
+    colour, shape, size = names
+    return dataclasses.replace(o, colour=colour, shape=shape, size=size)
