@@ -5,7 +5,7 @@ export SAM2_BUILD_CUDA := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow e2e check format train evaluate clean proof-correction
+.PHONY: help install demo test test-slow e2e check format train evaluate ablation clean proof-correction
 
 help: ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ train: install ## Train trajseg-tiny anew into runs/tiny (hours; resumes)
 
 evaluate: install ## Measure the shipped checkpoint on the test split; results in runs/evaluation
 	$(BIN)/trajseg evaluate --data shapes:test --count 16 --json runs/evaluation/test.json --picture runs/evaluation/test.png
+
+ablation: install ## The paper's questions at this size, into runs/ablation (hours; resumes; docs/ablation.md)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/ablation.py
 
 proof-correction: install ## How few frames a person has to paint, against interpolated boxes (about half an hour on two idle cores)
 	$(BIN)/python scripts/proof_correction.py --json runs/correction/proof.json

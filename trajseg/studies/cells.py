@@ -1,0 +1,62 @@
+"""Cells: what a study measures bit by bit, each kept as a file, so that a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+class Cells:
+    """Measured cells in `folder`, one JSON file each.
+
+    A cell is known by its name and by everything that it depends on: with another setting it is another cell.
+
+    Args:
+        say: is told of each cell, measured or found.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.folder = folder
+        self.say = say
+
+    def measured(self, name: str, settings: Json, measure: Callable[[], Json]) -> Json:
+        """The figures of a cell: from its file, or else from `measure`, and then kept.
+
+        Args:
+            name: what a person knows it by; fit for a file's name.
+            settings: what the figures depend on, as JSON can hold it.
+        """
+        path = self.path(name, settings)
+        if path.exists():
+            figures: Json = json.loads(path.read_text(encoding="utf-8"))["figures"]
+            return figures
+        self.say(f"{name} ...")
+        wall, processor = time.perf_counter(), time.process_time()
+        figures = measure()
+        spent = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        kept = {"name": name, "settings": settings, **spent, "figures": figures}
+        partial.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+        self.say(f"{name}: {spent['seconds']:.0f} s ({spent['processor_seconds']:.0f} s of the processor)")
+        return figures
+
+    def path(self, name: str, settings: Json) -> Path:
+        """The file of a cell; its stem is also the name of a folder that belongs to the cell alone."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        return self.folder / f"{name}-{digest}.json"
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a checkpoint's weights and configuration."""
+    digest = hashlib.sha256()
+    for path in sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
