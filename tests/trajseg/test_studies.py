@@ -126,7 +126,7 @@ def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_o
     asked = set(stub.asked)
     assert asked == {Sampling(key_frames=count) for count in KEY_FRAMES}
     assert list(keys.rows) == ["1", "2", "4", "8", "0 and all 8"]
-    assert keys.rows["4"]["referring_jf"].mean == 0.0
+    assert keys.rows["4"]["referring_jf"].mean < 0.1, "right only where the object is not to be seen"
     assert len(keys.rows["4"]["referring_jf"].each) == 2
     stub.asked.clear()
     [seen] = llm_frames(plan, stub, cells)
