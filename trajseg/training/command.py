@@ -1,4 +1,4 @@
-"""`trajseg train`: runs the recipe of trajseg-tiny stage by stage, resuming where it was stopped; and a subcommand."""
+"""`trajseg train`: runs the recipe of trajseg-tiny stage by stage, resuming where it was stopped; and subcommands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from trajseg.errors import InputError
+from trajseg.training.curves import curves
 from trajseg.training.joint_command import joint
 
 STAGES = ("vision", "language", "masks", "memory", "pixels", "captions")
@@ -72,3 +73,4 @@ def command(
 
 
 command.add_command(joint)
+command.add_command(curves)
