@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from trajseg.data.shapes.conditions import PLAIN, Condition
 from trajseg.data.shapes.language import CATEGORY, KINDS, Instruction, instructions, parse_caption
-from trajseg.data.shapes.render import frames_and_ids
 from trajseg.data.shapes.world import Scene, Split, sample_scene
 from trajseg.engine import Captioner
 from trajseg.errors import CheckpointError, InputError
@@ -226,16 +226,16 @@ def evaluate(
     return found
 
 
-def _write(scene: Scene, path: Path, height: int) -> tuple[Clip, np.ndarray]:
-    """The clip as a file, and ids uint8 [N, H, W] at the size of its frames."""
+def _write(scene: Scene, path: Path, height: int, condition: Condition = PLAIN) -> tuple[Clip, np.ndarray]:
+    """The clip as a file, and ids uint8 [N, H, W] at the size of its frames. `scene` is already as changed."""
     ids: list[np.ndarray] = []
 
     def frames() -> Iterator[np.ndarray]:
-        for frame, visible in frames_and_ids(scene, height, range(scene.frame_count)):
+        for frame, visible in condition.frames_and_ids(scene, height):
             ids.append(even_size(visible[..., None])[..., 0])
             yield frame
 
-    write_video(path, frames(), scene.fps)
+    write_video(path, frames(), scene.fps, condition.crf, condition.encoder)
     return open_clip(path), np.stack(ids)
 
 
@@ -330,6 +330,13 @@ def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, An
 @click.option("--per-kind", type=click.IntRange(1), default=1, show_default=True, help="Instructions a kind and clip.")
 @click.option("--contradictions", is_flag=True, help="Also compare captions with instructions.")
 @click.option("--review", is_flag=True, help="Measure what correcting suggested frames gains, and nothing else.")
+@click.option(
+    "--conditions",
+    is_flag=False,
+    flag_value="all",
+    metavar="[NAME,NAME...]",
+    help="Ask the same under other conditions (sizes, noise, codecs, speeds, another painter), and nothing else.",
+)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst.")
 @click.pass_obj
@@ -344,6 +351,7 @@ def command(
     per_kind: int,
     contradictions: bool,
     review: bool,
+    conditions: str | None,
     json_path: Path | None,
     picture: Path | None,
 ) -> None:
@@ -365,6 +373,11 @@ def command(
         from trajseg.evaluation_review import report
 
         report(engine, split, count, seed, height, json_path)  # type: ignore[arg-type]
+        return
+    if conditions is not None:
+        from trajseg.evaluation_conditions import report as report_conditions
+
+        report_conditions(engine, conditions, split, count, seed, height, per_kind, json_path, picture)  # type: ignore[arg-type]
         return
     with progress_bar(f"{engine.model_version} on {data}") as progress:
         found = evaluate(

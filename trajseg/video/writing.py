@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -31,14 +32,21 @@ def even_size(rgb: np.ndarray) -> np.ndarray:
     return np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float, crf: int = 20) -> Path:
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Iterable[np.ndarray],
+    fps: float,
+    crf: int = 20,
+    encoder: Literal["libx264", "libx265"] = "libx264",
+) -> Path:
     """Write an MP4 that browsers play: H.264, yuv420p, constant rate, index at the front.
 
     Args:
         path: where to; its folder is made, and the file is there only once it is whole.
         frames: RGB uint8 [H, W, 3], all of one size; odd sides are padded by `even_size`.
         fps: frames per second.
-        crf: x264's quality, 0 (best) to 51.
+        crf: the encoder's quality, 0 (best) to 51.
+        encoder: libx265 writes H.265 instead, which few browsers play.
 
     Raises:
         InputError: there are no frames, or they differ in size.
@@ -55,7 +63,9 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
                 height, width = rgb.shape[:2]
                 # A key frame a second or so: the editor seeks all the time.
                 options = {"crf": str(crf), "preset": "veryfast", "g": str(max(1, min(48, round(fps))))}
-                stream = out.add_stream("libx264", rate=rate, options=options)
+                if encoder == "libx265":
+                    options["x265-params"] = "log-level=error"
+                stream = out.add_stream(encoder, rate=rate, options=options)
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 context = stream.codec_context
                 context.time_base = 1 / rate
