@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from trajseg.engine import CONTRADICTION, Progress, check_instruction
 from trajseg.errors import CheckpointError, InputError
+from trajseg.hinting import Hinted
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.agreement import agreement
 from trajseg.model.dialogue import caption_of, captions_of
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
+from trajseg.prompting import Prompt
 from trajseg.sampling import Sampling
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
 from trajseg.video import Clip, open_clip
@@ -31,10 +33,10 @@ CAPTIONED_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Said:
-    """An answer in words, [SEG] kept, and the mean natural log of its tokens' probabilities, the end's among them."""
+    """An answer in words, [SEG] kept, and the natural logs of its tokens' probabilities, the end's last."""
 
     text: str
-    log_likelihood: float
+    log_likelihoods: tuple[float, ...]
 
 
 class VideoSegmenter:
@@ -217,7 +219,7 @@ class VideoSegmenter:
         prompt = self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
         ids, end = self.model.answer(prompt, self.processor.end_id).ids, self.processor.end_id
         [likelihoods] = self.model.log_likelihoods(prompt, [[*ids, end]])
-        return Said(self.processor.text(ids), float(likelihoods.mean()))
+        return Said(self.processor.text(ids), tuple(likelihoods.tolist()))
 
     @torch.inference_mode()
     def agreement(self, clip: Clip | str | Path, instruction: str, captions: Sequence[str]) -> list[float]:
@@ -243,6 +245,44 @@ class VideoSegmenter:
     def _numbers(self, seen: int) -> Tensor:
         """The numbers that these frames are known by to the language model, (seen,)."""
         return torch.tensor(self.sampling.numbers(seen, self.model.config.llm_frames), device=self.model.device)
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the weights were trained with boxes and clicks, so that `prompt` can be asked."""
+        return self.model.config.prompted_by_boxes
+
+    @torch.inference_mode()
+    def prompt(
+        self, clip: Clip | str | Path, prompt: Prompt, instruction: str, known: Mapping[int, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The mask of what a box or a click marks on one frame, bool [H, W]; see trajseg.hinting.
+
+        Args:
+            clip: an open clip, or the path of a video.
+            prompt: in pixels of the clip.
+            instruction: what the object may be said to be; may be empty.
+            known: masks of the same object on other frames, bool [H, W] by 0-based frame.
+
+        Raises:
+            CheckpointError: the weights were not trained with boxes.
+            InputError: the mark lies outside the picture, or on a frame that the clip has not.
+            InstructionError: the instruction is too long.
+            VideoError: the video cannot be read.
+        """
+        if not self.prompted:
+            raise CheckpointError(
+                f"{self.model_version} cannot segment what a box marks: its weights were not trained with boxes.",
+                "Take a checkpoint whose config.json has `prompted_by_boxes`, or trajseg.prompting.cut_out.",
+            )
+        clip = clip if isinstance(clip, Clip) else open_clip(clip)
+        hinted = Hinted(self.model, self.processor, clip, prompt, known or {})
+        meant = torch.zeros(0, self.model.config.sam2_config.d_model, device=self.model.device)
+        if instruction.strip():
+            asked = self._question(
+                [frame for _, frame in clip.frames(self._seen(clip))], check_instruction(instruction)
+            )
+            meant = self.model.answer(asked, self.processor.end_id).trajectories
+        return hinted.mask(meant)
 
     def _question(self, frames: list[np.ndarray], instruction: str) -> Tensor:
         """Embeddings (L, D) of an instruction about pictures, up to where the answer begins."""

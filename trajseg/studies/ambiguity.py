@@ -118,7 +118,12 @@ def ambiguity(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table
         "ambiguity",
         f"What is drawn where an instruction fits two objects or more ({counts[True]}) or one ({counts[False]})",
         "instruction",
-        {**OUTCOMES, "score": "track score", "log_likelihood": "log-probability a token"},
+        {
+            **OUTCOMES,
+            "score": "track score",
+            "log_likelihood": "log-probability a token",
+            "least": "least likely token",
+        },
         drawn=tuple(OUTCOMES),
         unit="share",
         notes=("Track score: mean over the tracks of an answer; an answer without a track has none.",),
@@ -133,14 +138,18 @@ def ambiguity(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table
         drawn=("auc",),
         unit="AUC",
     )
-    for label, key in (("low track score", "score"), ("low log-probability a token", "log_likelihood")):
+    for label, key in (
+        ("low track score", "score"),
+        ("low log-probability a token", "log_likelihood"),
+        ("low log-probability of the least likely token", "least"),
+    ):
         told.add(label, [{"auc": _auc(group, key)} for group in groups])
     return [drawn, told]
 
 
 def _shares(asked: list[dict[str, Any]]) -> dict[str, float | None]:
     shares: dict[str, float | None] = {name: mean(one["drawn"] == name for one in asked) for name in OUTCOMES}
-    return shares | {key: mean(one[key] for one in asked) for key in ("score", "log_likelihood")}
+    return shares | {key: mean(one[key] for one in asked) for key in ("score", "log_likelihood", "least")}
 
 
 def _auc(asked: list[dict[str, Any]], key: str) -> float | None:
@@ -182,7 +191,8 @@ def ask(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict[str, 
                     "answer": said.text,
                     "drawn": outcome(result, ids, one.fits),
                     "score": mean(track.score for track in result.tracks if track.present),
-                    "log_likelihood": said.log_likelihood,
+                    "log_likelihood": mean(said.log_likelihoods),
+                    "least": min(said.log_likelihoods),
                 }
             )
     return found
