@@ -338,7 +338,9 @@ def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, An
     help="Ask the same under other conditions (sizes, noise, codecs, speeds, another painter), and nothing else.",
 )
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
-@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst.")
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst, or each condition."
+)
 @click.pass_obj
 def command(
     loader: Callable[[str, str | None], Engine] | None,
