@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -82,7 +82,18 @@ class Comparer(Protocol):
 
 @runtime_checkable
 class Prompted(Protocol):
-    """An engine that can also segment what a box or a point marks on one frame. Ask with isinstance."""
+    """An engine that can also segment what a box or a point marks on a frame. Ask with isinstance, then `prompted`."""
 
-    def prompt(self, clip: Clip, prompt: Prompt, instruction: str) -> np.ndarray:
-        """The mask of what is marked, bool [H, W]. Raises InputError, or VideoError."""
+    @property
+    def prompted(self) -> bool:
+        """Whether the loaded weights can."""
+
+    def prompt(
+        self, clip: Clip, prompt: Prompt, instruction: str, known: Mapping[int, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The mask of what is marked, bool [H, W]; all False where nothing is found.
+
+        `known` are masks of the same object on other frames, bool [H, W] by 0-based frame, as far as anybody knows:
+        where they contradict the mark, the mark counts. Raises CheckpointError when the loaded weights cannot,
+        InputError, or VideoError.
+        """

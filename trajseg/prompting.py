@@ -45,6 +45,29 @@ class Prompt:
         x, y, width, height = self.box
         return x + width / 2, y + height / 2
 
+    def pixel(self, width: int, height: int) -> tuple[int, int]:
+        """Column and row of the pixel in the middle, from 0; InputError where it is outside the picture."""
+        x, y = self.middle
+        if not (0 <= x < width and 0 <= y < height):
+            raise InputError(f"The hint on frame {self.index} lies outside the picture.", "Click on the object.")
+        return int(x), int(y)
+
+    def inside(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of the box within the picture, whole pixels; InputError where nothing is."""
+        x, y, across, down = self.box
+        left, top = max(0, round(x)), max(0, round(y))
+        right, bottom = min(width, round(x + across)), min(height, round(y + down))
+        if right - left < 1 or bottom - top < 1:
+            raise InputError(f"The hint on frame {self.index} lies outside the picture.", "Draw it on the object.")
+        return left, top, right, bottom
+
+    def picture(self, clip: Clip) -> np.ndarray:
+        """The picture that it is on, RGB uint8 [H, W, 3]; InputError where the clip lacks the frame, or VideoError."""
+        if not 0 <= self.index < len(clip):
+            raise InputError(f"The hint is on frame {self.index}, but the clip has {len(clip)} frames, counted from 0.")
+        _, rgb = next(clip.frames([self.index]))
+        return rgb
+
 
 def cut_out(clip: Clip, prompt: Prompt) -> np.ndarray:
     """The mask of what a prompt marks, bool [H, W], by colours alone.
@@ -56,25 +79,13 @@ def cut_out(clip: Clip, prompt: Prompt) -> np.ndarray:
         InputError: the prompt lies outside the picture, or on a frame that the clip has not.
         VideoError: the video can no longer be read.
     """
-    if not 0 <= prompt.index < len(clip):
-        raise InputError(f"The hint is on frame {prompt.index}, but the clip has {len(clip)} frames, counted from 0.")
-    _, rgb = next(clip.frames([prompt.index]))
+    rgb = prompt.picture(clip)
     if prompt.point:
         return _around_point(rgb, prompt)
-    left, top, right, bottom = _inside(prompt, clip.width, clip.height)
+    left, top, right, bottom = prompt.inside(clip.width, clip.height)
     mask = np.zeros((clip.height, clip.width), bool)
     mask[top:bottom, left:right] = _within(rgb, (left, top, right, bottom))
     return mask
-
-
-def _inside(prompt: Prompt, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the box within the picture, whole pixels."""
-    x, y, across, down = prompt.box
-    left, top = max(0, round(x)), max(0, round(y))
-    right, bottom = min(width, round(x + across)), min(height, round(y + down))
-    if right - left < 1 or bottom - top < 1:
-        raise InputError(f"The hint on frame {prompt.index} lies outside the picture.", "Draw it on the object.")
-    return left, top, right, bottom
 
 
 def _within(rgb: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -106,10 +117,8 @@ def _within(rgb: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
 
 def _around_point(rgb: np.ndarray, prompt: Prompt) -> np.ndarray:
     """GrabCut's foreground around a click, as far as it hangs together with it, bool [H, W]."""
-    x, y = (int(side) for side in prompt.middle)
     height, width = rgb.shape[:2]
-    if not (0 <= x < width and 0 <= y < height):
-        raise InputError(f"The hint on frame {prompt.index} lies outside the picture.", "Click on the object.")
+    x, y = prompt.pixel(width, height)
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     size = max(2, round(width * scale)), max(2, round(height * scale))
     small = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_AREA)

@@ -142,7 +142,7 @@ class Refiner:
         masks = {index: self._mask(code) for index, code in (painted.masks if painted else {}).items()}
         prompts = [hint.prompt for hint in hints]
         prompts += [Prompt(index, box) for index, box in (painted.boxes if painted else {}).items()]
-        prompted = {one.index: self._prompted(one) for one in prompts if one.index not in masks}
+        prompted = {one.index: self._prompted(one, track, masks) for one in prompts if one.index not in masks}
         anchors: Painted = {**prompted, **masks}
         if not any(mask.any() for mask in anchors.values()):
             # Nothing to carry on: somebody said where the object is not, and no more.
@@ -182,9 +182,20 @@ class Refiner:
         )
         return replace(refinement.track, frames=frames, score=score)
 
-    def _prompted(self, prompt: Prompt) -> np.ndarray:
-        if isinstance(self.engine, Prompted):
-            return self.engine.prompt(self.clip, prompt, self.instruction)
+    def _prompted(self, prompt: Prompt, track: MaskTrack, masks: Painted) -> np.ndarray:
+        """What a hint marks, by the engine where it can, else by colours.
+
+        Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
+        """
+        if isinstance(self.engine, Prompted) and self.engine.prompted:
+            known = {index: mask for index, mask in masks.items() if mask.any()}
+            if not known:
+                before = [index for index in track.present if index < prompt.index][-1:]
+                after = [index for index in track.present if index > prompt.index][:1]
+                known = {index: self._mask(track.frames[index].rle) for index in (*before, *after)}
+            mask = self.engine.prompt(self.clip, prompt, self.instruction, known)
+            if mask.any():
+                return mask
         return cut_out(self.clip, prompt)
 
     def _mask(self, code: Any) -> np.ndarray:

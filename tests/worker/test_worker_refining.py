@@ -120,18 +120,50 @@ def test_a_box_that_was_moved_is_segmented_anew(clip: Clip, tiny_clip: Any, scri
     assert refined.notes[0]["hinted"] == [4]
 
 
-def test_an_engine_that_takes_prompts_is_asked_for_the_mask(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
-    class Prompting:
-        model_version = "prompting"
-        segment = scripted_engine.segment
+class Prompting:
+    """An engine that answers every hint with a mask, where its weights can, and keeps what it was told."""
 
-        def prompt(self, clip: Clip, prompt: Prompt, instruction: str) -> np.ndarray:
-            assert (prompt.point, instruction) == (True, "the red one")
-            return tiny_clip.red[prompt.index]
+    model_version = "prompting"
 
-    hint = Hint.from_json({"label": "track-1", "index": 3, "box": [24, 14, 1, 1], "point": True})
-    refined = Refiner(Prompting(), clip, "the red one").run([], [], [hint])
-    assert np.array_equal(refined.tracks[0].mask(3), tiny_clip.red[3])
+    def __init__(self, prompted: bool, mask: np.ndarray) -> None:
+        self.prompted, self.mask = prompted, mask
+        self.known: list[int] = []
+
+    def segment(self, clip: Clip, instruction: str, progress: Any = None) -> Result:
+        raise NotImplementedError
+
+    def prompt(self, clip: Clip, prompt: Prompt, instruction: str, known: dict[int, np.ndarray]) -> np.ndarray:
+        assert (prompt.point, instruction) == (True, "the red one")
+        self.known = sorted(known)
+        return self.mask
+
+
+HINT = Hint.from_json({"label": "track-1", "index": 3, "box": [28, 14, 1, 1], "point": True})
+
+
+def test_an_engine_that_takes_prompts_is_asked_for_the_mask(clip: Clip, tiny_clip: Any) -> None:
+    (made,) = Refiner(Prompting(True, tiny_clip.red[2]), clip, "the red one").run([], [], [HINT]).tracks
+    assert np.array_equal(made.mask(3), tiny_clip.red[2])
+
+
+def test_weights_that_never_saw_boxes_are_not_asked(clip: Clip, tiny_clip: Any) -> None:
+    (made,) = Refiner(Prompting(False, tiny_clip.blue[3]), clip, "the red one").run([], [], [HINT]).tracks
+    assert iou(made, 3, tiny_clip.red[3]) > 0.75
+
+
+def test_where_an_engine_finds_nothing_colours_decide(clip: Clip, tiny_clip: Any) -> None:
+    (made,) = Refiner(Prompting(True, tiny_clip.red[3] & False), clip, "the red one").run([], [], [HINT]).tracks
+    assert iou(made, 3, tiny_clip.red[3]) > 0.75
+
+
+def test_an_engine_is_told_where_the_hinted_object_is_known(clip: Clip, tiny_clip: Any) -> None:
+    """What a person painted is believed before what was predicted on either side of the hint."""
+    track = track_of(clip, [None if index in (2, 3) else mask for index, mask in enumerate(tiny_clip.red)])
+    engine = Prompting(True, tiny_clip.red[3])
+    Refiner(engine, clip, "the red one").run([track], [], [HINT])
+    assert engine.known == [1, 4]
+    Refiner(engine, clip, "the red one").run([track], [painted({9: tiny_clip.red[9]}, {9})], [HINT])
+    assert engine.known == [9]
 
 
 def test_tracks_are_known_by_the_label_that_a_person_saw(clip: Clip, tiny_clip: Any) -> None:

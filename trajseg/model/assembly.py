@@ -125,6 +125,8 @@ def assemble(
         sam2_config=sam2_config,
         trajectory_encoder=trajectory_encoder or {},
         released_behaviour=authors_own,
+        # The authors trained SAM 2's decoder on, without any box.
+        prompted_by_boxes=not authors_own,
         model_name=out.name,
     )
     text = config.llava_config.text_config

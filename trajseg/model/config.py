@@ -93,6 +93,8 @@ class TrajSegConfig(PretrainedConfig):
     from its drawn mask); it is set for checkpoints of theirs.
     `trajectory_encoder` holds the fields of TrajectoryEncoderShape that differ from the paper's ({} for none);
     None is a model without trajectory-to-text.
+    `prompted_by_boxes` says that the weights were trained with boxes and clicks on a frame; `mark_reader` adds the part
+    that a SAM 2 needs for them which was not pre-trained with millions of them (ours; see box_prompts.py).
     """
 
     model_type = "trajseg"
@@ -111,6 +113,8 @@ class TrajSegConfig(PretrainedConfig):
         key_frame_memory: bool = False,
         released_behaviour: bool = False,
         trajectory_encoder: dict[str, Any] | None = None,
+        prompted_by_boxes: bool = False,
+        mark_reader: bool = False,
         seg_token_id: int = 32003,
         max_new_tokens: int = 512,
         model_name: str = "trajseg-7b",
@@ -135,6 +139,8 @@ class TrajSegConfig(PretrainedConfig):
         if trajectory_encoder is not None:
             shape = asdict(TrajectoryEncoderShape(**trajectory_encoder))
             self.trajectory_encoder = shape | {"levels": list(shape["levels"])}
+        self.prompted_by_boxes = prompted_by_boxes
+        self.mark_reader = mark_reader
         self.seg_token_id = seg_token_id
         self.max_new_tokens = max_new_tokens
         self.model_name = model_name

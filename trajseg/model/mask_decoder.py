@@ -111,7 +111,7 @@ class Tracker:
 
         There it is remembered by `paint`, from the mask that came out. Prompts are (R, C).
         """
-        return self._draw(frame.top, frame, prompt[:, None], self._no_prompt(frame.top)[1], None)
+        return self.draw(frame.top, frame, prompt[:, None], self._no_prompt(frame.top)[1])
 
     def paint(self, index: int, frame: FrameFeatures, masks: Tensor) -> None:
         """Remembers frame `index` with masks that were given, as a key frame.
@@ -128,19 +128,60 @@ class Tracker:
         present = masks.amax((1, 2)) > 0
         sparse, _ = self._no_prompt(frame.top)
         dense = sam2.sam_prompt_encoder.mask_downscaling(sam2.mask_downsample(masks[:, None].to(frame.top.dtype)))
-        drawn = self._draw(frame.top, frame, sparse, dense, present)
+        drawn = self.draw(frame.top, frame, sparse, dense, present)
         logits = F.interpolate(
             20 * masks[:, None] - 10, drawn.logits.shape[-2:], mode="bilinear", antialias=True, align_corners=False
         )[:, 0]
         given = DecodedMask(logits, drawn.score, drawn.pointer)
         self.key_memories[index] = self._remember(frame, given, present)
 
-    def _decode(self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None) -> DecodedMask:
+    def remembering(self, index: int, frame: FrameFeatures, reads: bool = True) -> Tensor:
+        """The top level (R, C, h, w) of frame `index` with what memory says about it, or with no memory's embedding.
+
+        Args:
+            reads: whether memory is asked, where there is any.
+        """
+        if reads and self.key_memories:
+            return self._read(index, frame)
+        return frame.top + self.sam2.no_mem_embed.view(1, -1, 1, 1)
+
+    def draw(
+        self,
+        top: Tensor,
+        frame: FrameFeatures,
+        sparse: Tensor,
+        dense: Tensor,
+        present: Tensor | None = None,
+        several: bool = False,
+    ) -> DecodedMask:
+        """One pass of SAM 2's decoder.
+
+        Args:
+            top: as `remembering` gives it.
+            frame: the same frame's features, for the finer levels.
+            sparse, dense: embeddings of prompts, (R, P, C) and (R, C, h, w).
+            present: the truth (R,) bool of the object gate, where it is known.
+            several: draw three masks, and give the one that the decoder itself expects the highest IoU of.
+        """
         sam2 = self.sam2
-        reads = bool(self.key_memories) and (prompt is None or self.key_frame_memory)
-        top = self._read(index, frame) if reads else frame.top + sam2.no_mem_embed.view(1, -1, 1, 1)
+        logits, ious, tokens, score = sam2.sam_mask_decoder(
+            image_embeddings=top,
+            image_pe=sam2.sam_prompt_encoder.get_dense_pe().to(top.dtype),
+            sparse_prompt_embeddings=sparse.to(top.dtype),
+            dense_prompt_embeddings=dense.to(top.dtype),
+            multimask_output=several,
+            repeat_image=False,
+            high_res_features=[frame.s0, frame.s1],
+        )
+        rows, best = torch.arange(len(top), device=top.device), ious.argmax(1)
+        seen = (score > 0) if present is None else present[:, None]
+        pointer = torch.where(seen, sam2.obj_ptr_proj(tokens[rows, best]), sam2.no_obj_ptr)
+        return DecodedMask(logits[rows, best], score[:, 0], pointer)
+
+    def _decode(self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None) -> DecodedMask:
+        top = self.remembering(index, frame, prompt is None or self.key_frame_memory)
         sparse, dense = self._no_prompt(top)
-        return self._draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present)
+        return self.draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present)
 
     def _no_prompt(self, top: Tensor) -> tuple[Tensor, Tensor]:
         """Sparse (R, 2, C) and dense (R, C, h, w) embeddings of no prompt."""
@@ -148,23 +189,6 @@ class Tracker:
         labels = -torch.ones(len(top), 1, dtype=torch.int32, device=top.device)
         sparse, dense = self.sam2.sam_prompt_encoder(points=(empty, labels), boxes=None, masks=None)
         return sparse, dense
-
-    def _draw(
-        self, top: Tensor, frame: FrameFeatures, sparse: Tensor, dense: Tensor, present: Tensor | None
-    ) -> DecodedMask:
-        sam2 = self.sam2
-        logits, _, tokens, score = sam2.sam_mask_decoder(
-            image_embeddings=top,
-            image_pe=sam2.sam_prompt_encoder.get_dense_pe().to(top.dtype),
-            sparse_prompt_embeddings=sparse.to(top.dtype),
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-            repeat_image=False,
-            high_res_features=[frame.s0, frame.s1],
-        )
-        seen = (score > 0) if present is None else present[:, None]
-        pointer = torch.where(seen, sam2.obj_ptr_proj(tokens[:, 0]), sam2.no_obj_ptr)
-        return DecodedMask(logits[:, 0], score[:, 0], pointer)
 
     def _read(self, index: int, frame: FrameFeatures) -> Tensor:
         flat = frame.top.flatten(2).permute(2, 0, 1)

@@ -19,6 +19,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedModel
 
 from trajseg.errors import CheckpointError
 from trajseg.model import qwen
+from trajseg.model.box_prompts import MarkReader
 from trajseg.model.config import TrajectoryEncoderShape, TrajSegConfig
 from trajseg.model.content_integration import ContentIntegration
 from trajseg.model.conv import ConvStem
@@ -101,6 +102,8 @@ class TrajSegModel(PreTrainedModel):
         if config.trajectory_encoder is not None:
             shape = TrajectoryEncoderShape(**config.trajectory_encoder)
             self.spi_module = TrajectoryEncoder(shape, vision.hidden_size, text.hidden_size)
+        if config.mark_reader:
+            self.mark_reader = MarkReader(channels)
 
     def _init_weights(self, module: nn.Module) -> None:
         """The parts initialise themselves."""

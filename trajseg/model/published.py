@@ -124,7 +124,7 @@ def sam2_config(size: str = "large", version: str = "2.1") -> Sam2Config:
 
 def trajseg_7b(sam2_version: str = "2.1") -> TrajSegConfig:
     """The full-size model: LLaVA-Lightning-7B-v1-1 and SAM 2 Hiera-large (the paper's is version "2.0")."""
-    return TrajSegConfig(sam2_config=sam2_config("large", sam2_version), trajectory_encoder={})
+    return TrajSegConfig(sam2_config=sam2_config("large", sam2_version), trajectory_encoder={}, prompted_by_boxes=True)
 
 
 def recognise_sam2(shapes: dict[str, Shape]) -> Sam2Config:
