@@ -24,7 +24,7 @@ STRANGE = 64
 LOOKS = NAMES + STRANGE
 EVEN = 0.35
 """In a blend of two names each has at least this weight, so that neither is the object's."""
-NAMELESS = 0.25
+NAMELESS = 0.35
 """Share of symbolic objects whose colour has no name, and share of those whose shape has none."""
 MIXED = 0.5
 """Share of drawn objects that are of a second colour."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, sample_scene
 from trajseg.model import TrajSegProcessor
-from trajseg.training.mixtures import unseen
+from trajseg.training.mixtures import nameless, unseen
 from trajseg.training.texts import Packed, Seen, pack, seen_objects
 
 POOL = 3000
@@ -19,7 +19,8 @@ POOL = 3000
 class WatchClips:
     """Endless batches of clips without questions, by number.
 
-    Scenes are taken from a pool and disguised: mirrored, played backwards, with colours and shapes exchanged.
+    Scenes are taken from a pool and disguised: mirrored, played backwards, with colours and shapes that are exchanged
+    or have no name.
     """
 
     def __init__(self, processor: TrajSegProcessor, seed: int, batch: int, frames: int) -> None:
@@ -57,7 +58,10 @@ def disguised(seen: Seen, extent: tuple[float, float], frames: int, rng: random.
         frame = frames - 1 - frame
         for there, back in (("left", "right"), ("up", "down")):
             motion[:, 0] = _exchanged(motion[:, 0], there, back)
-    return Seen(_exchanged_names(seen.attributes, rng), box, frame, motion).in_order()
+    attributes = _exchanged_names(seen.attributes, rng)
+    objects, k = attributes.unique(dim=0, return_inverse=True)
+    look, _ = nameless(objects, rng)
+    return Seen(attributes, box, frame, motion, look[k]).in_order()
 
 
 def _exchanged_names(attributes: Tensor, rng: random.Random) -> Tensor:
