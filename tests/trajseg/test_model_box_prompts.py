@@ -124,6 +124,23 @@ def test_memory_is_heard_only_of_the_object_that_is_marked(shipped: VideoSegment
         assert not Hinted(shipped.model, shipped.processor, clip, red, {}).remembered()
 
 
+@pytest.mark.parametrize(("fits", "heard"), [([0.2, 0.8, 0.6], 1), ([0.2, 0.4, 0.3], None)])
+@torch.inference_mode()
+def test_of_several_objects_that_an_instruction_means_the_marked_one_is_heard(
+    untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch, fits: list[float], heard: int | None
+) -> None:
+    hinted = Hinted(untrained.model, untrained.processor, clip, Prompt(0, (4.0, 8.0, 16.0, 16.0)), {})
+    monkeypatch.setattr(hinted, "_fits", lambda alone: fits)
+    tokens = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
+    meant = hinted.meant(tokens)
+    if heard is None:
+        assert meant is None
+    else:
+        assert meant is not None
+        torch.testing.assert_close(meant, untrained.model.key_prompts(tokens, hinted.frame)[heard])
+        assert not np.array_equal(hinted.mask(tokens), hinted.mask(tokens[:0]))
+
+
 def test_how_a_mask_fits_a_mark() -> None:
     mask = np.zeros((20, 30), bool)
     mask[5:15, 10:20] = True

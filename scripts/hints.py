@@ -1,0 +1,114 @@
+"""How good the masks of hints are: a checkpoint's own, and GrabCut's, on the same boxes and clicks.
+
+    .venv/bin/python scripts/hints.py --model trajseg-tiny --count 40
+
+Of each shapes clip nine frames are kept, and on one of them every object that shows is marked as by a hand: each side
+of a box off by 4 % of the box (standard deviation), or a click anywhere on the object. Prints mean and median J and
+the share of J above 0.5, of the mark alone, with the object's true mask on the frame before as memory, and with an
+instruction that means this object only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from trajseg import VideoSegmenter
+from trajseg.data.shapes.questions import descriptions, meaning
+from trajseg.data.shapes.render import render
+from trajseg.data.shapes.world import Scene, sample_scene
+from trajseg.metrics import region_similarity
+from trajseg.model.processor import frame_indices
+from trajseg.prompting import Prompt, cut_out
+from trajseg.training.box_prompts import jittered
+from trajseg.video import Clip, even_size, open_clip, write_video
+
+FRAMES = 9
+LEAST = 40
+"""Pixels of an object that shows."""
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="trajseg-tiny", help="checkpoint that was trained with boxes (trajseg-tiny)")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="of the shapes world (val)")
+    parser.add_argument("--count", type=int, default=40, help="clips (40)")
+    parser.add_argument("--height", type=int, default=240, help="rows of the clips (240)")
+    given = parser.parse_args()
+    segmenter = VideoSegmenter.from_pretrained(given.model)
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
+        for seed in range(given.count):
+            scene = sample_scene(seed, given.split)
+            for row, kind, j in measured(segmenter, scene, Path(folder) / f"{seed}.mp4", given.height):
+                found[row, kind].append(j)
+    print_table(found)
+
+
+def measured(segmenter: VideoSegmenter, scene: Scene, path: Path, height: int) -> Iterator[tuple[str, str, float]]:
+    """(who drew it, kind of mark, J) of every object of one frame of a scene."""
+    frames, ids = render(scene, height, frame_indices(scene.frame_count, FRAMES))
+    clip = open_clip(write_video(path, frames, scene.fps))
+    ids = np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
+    rng = random.Random(scene.seed)
+    index = rng.randrange(1, len(clip))
+    for k, _ in enumerate(scene.objects):
+        truth = ids[index] == k + 1
+        if truth.sum() < LEAST:
+            continue
+        before = {index - 1: ids[index - 1] == k + 1}
+        words = next((words for words in descriptions(scene.objects[k]) if meaning(words, scene.objects) == [k]), "")
+        for kind, prompt in marks(truth, index, rng).items():
+            for row, draw in ways(segmenter, clip, prompt, f"the {words}" if words else "", before).items():
+                yield row, kind, region_similarity(draw(), truth)
+
+
+def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Prompt]:
+    """A box and a click on an object, as a hand draws them."""
+    rows, columns = np.where(truth)
+    tight = torch.tensor([columns.min(), rows.min(), columns.max(), rows.max()], dtype=torch.float32)
+    left, top, right, bottom = jittered(tight, rng, max(truth.shape)).tolist()
+    place = rng.randrange(len(rows))
+    return {
+        "box": Prompt(index, (left, top, right - left + 1, bottom - top + 1)),
+        "click": Prompt(index, (float(columns[place]), float(rows[place]), 1.0, 1.0), point=True),
+    }
+
+
+def ways(
+    segmenter: VideoSegmenter, clip: Clip, prompt: Prompt, words: str, before: dict[int, np.ndarray]
+) -> dict[str, Callable[[], np.ndarray]]:
+    """What can draw a mark's mask."""
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "GrabCut": lambda: cut_out(clip, prompt),
+        "mark": lambda: segmenter.prompt(clip, prompt, ""),
+        "mark, memory": lambda: segmenter.prompt(clip, prompt, "", before),
+    }
+    if words:
+        ways["mark, instruction"] = lambda: segmenter.prompt(clip, prompt, words)
+        ways["mark, memory, instruction"] = lambda: segmenter.prompt(clip, prompt, words, before)
+    return ways
+
+
+def print_table(found: dict[tuple[str, str], list[float]]) -> None:
+    """A row for each way to draw and kind of mark."""
+    table = Table("drawn from", "mark", "objects", "mean J", "median J", "J > 0.5")
+    for (row, kind), values in sorted(found.items(), key=lambda item: item[0][1]):
+        right = fmean(value > 0.5 for value in values)
+        table.add_row(row, kind, f"{len(values)}", f"{fmean(values):.3f}", f"{median(values):.3f}", f"{right:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
