@@ -21,7 +21,7 @@ from rich.table import Table
 from trajseg.data.shapes.conditions import CONDITIONS, PLAIN, Condition, still_true
 from trajseg.data.shapes.facts import Facts
 from trajseg.data.shapes.language import Instruction, instructions
-from trajseg.data.shapes.world import Split, sample_scene
+from trajseg.data.shapes.world import Scene, Split, sample_scene
 from trajseg.errors import InputError
 from trajseg.evaluation import Answer, _ask, _write, masks_of
 
@@ -95,7 +95,10 @@ class Under:
 
 @dataclass
 class Comparison:
-    """One run: the plain condition first, then the others. `pictured` is the instruction of all shown frames."""
+    """One run: the plain condition first, then the others.
+
+    `pictured` is the instruction of all shown frames, the one of its clip that plain answers best.
+    """
 
     data: str
     model_version: str
@@ -177,35 +180,36 @@ def evaluate_conditions(
         for number in range(count):
             scene = sample_scene(seed + number, split)
             asked = instructions(scene, random.Random(scene.seed), limit_per_kind=per_kind)
-            true = {}
-            for c in conditions:
-                changed = c.changed(scene)
-                true[c] = asked
-                if changed is not scene:
-                    facts = Facts(changed)
-                    true[c] = [one for one in asked if still_true(one, facts)]
-            pictured = None
-            if found.pictured is None:
-                pictured = found.pictured = next(
-                    (a for a in asked if a.targets and all(a in t for t in true.values())), None
-                )
+            scenes = {c: c.changed(scene) for c in conditions}
+            true = {c: _still_true(asked, scene, scenes[c]) for c in conditions}
+            picturable = [a for a in asked if a.targets and all(a in left for left in true.values())]
+            picturing = found.pictured is None and bool(picturable)
             share = 0.5
             for place, under in enumerate(found.under):
-                changed = under.condition.changed(scene)
-                path = Path(folder) / under.condition.name / f"{split}-{scene.seed:06d}.mp4"
-                clip, ids = _write(changed, path, height, under.condition)
-                for one in true[under.condition]:
-                    answer = _ask(engine, changed, clip, ids, one)
-                    under.answers.append(answer)
-                    if one is pictured:
-                        truth = np.isin(ids, [k + 1 for k in one.targets])
-                        if place == 0:
-                            share = _clearest(truth)
-                        under.shown = _show(clip, truth, answer, share)
+                condition = under.condition
+                path = Path(folder) / condition.name / f"{split}-{scene.seed:06d}.mp4"
+                clip, ids = _write(scenes[condition], path, height, condition)
+                answers = {one: _ask(engine, scenes[condition], clip, ids, one) for one in true[condition]}
+                under.answers += answers.values()
+                if picturing:
+                    if place == 0:
+                        found.pictured = max(picturable, key=lambda one: answers[one].score.j)
+                    assert found.pictured is not None
+                    truth = np.isin(ids, [k + 1 for k in found.pictured.targets])
+                    if place == 0:
+                        share = _clearest(truth)
+                    under.shown = _show(clip, truth, answers[found.pictured], share)
                 clip.path.unlink()
                 if progress:
                     progress(number * len(conditions) + place + 1, count * len(conditions))
     return found
+
+
+def _still_true(asked: list[Instruction], scene: Scene, changed: Scene) -> list[Instruction]:
+    if changed is scene:
+        return asked
+    facts = Facts(changed)
+    return [one for one in asked if still_true(one, facts)]
 
 
 def _clearest(truth: np.ndarray) -> float:
