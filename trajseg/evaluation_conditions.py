@@ -261,7 +261,7 @@ def _cell(mean: float | None, difference: float | None, error: float | None, alo
 
 
 def draw_conditions(found: Comparison, path: Path) -> Path:
-    """One PNG: the same moment of the first clip under each condition, truth outlined in white, the answer in pink."""
+    """One PNG: the same moment of the first clip under each condition, outlines of truth (white) and answer (pink)."""
     lines: list[list[Image.Image]] = [[]]
     for under in found.under:
         cell = _picture(under)
@@ -287,13 +287,12 @@ def _picture(under: Under) -> Image.Image:
     if shown is None:
         return Image.new("RGB", (_ROWS, _ROWS + _CAPTION), _PAPER)
     width = round(_ROWS * shown.frame.shape[1] / shown.frame.shape[0])
-    # Twice the size for thin lines.
+    # Twice the size for thin lines; nothing is filled, so that colours are seen as they are.
     size = (2 * width, 2 * _ROWS)
     picture = np.asarray(Image.fromarray(shown.frame).resize(size, Image.Resampling.LANCZOS)).copy()
     mask, truth = (
         cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for m in (shown.mask, shown.truth)
     )
-    picture[mask > 0] = (0.75 * picture[mask > 0] + 0.25 * np.array(_MARK)).astype(np.uint8)
     for drawn, colour, line in ((truth, (255, 255, 255), 3), (mask, _MARK, 5)):
         contours, _ = cv2.findContours(drawn, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         if drawn is truth:
