@@ -1,11 +1,12 @@
-"""A fresh start: a checkpoint whose head of the trajectory tokens and content integration are drawn anew."""
+"""A fresh start: a checkpoint that has to learn content integration anew, or to do without it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -13,51 +14,68 @@ from trajseg.segmenter import VideoSegmenter
 from trajseg.training.joint import JointTraining
 from trajseg.training.samples import Sample
 
-DRAWN_ANEW = ("text_hidden_fcs.", "fusion_layers.")
+RIDGE = 0.01
+"""Weight of the penalty, in units of the mean variance of a number of the token."""
 
 
-def fresh_start(checkpoint: str | Path, folder: Path, seed: int, integration: bool, samples: list[Sample]) -> None:
+def fresh_start(checkpoint: str | Path, folder: Path, seed: int, integration: bool, samples: Sequence[Sample]) -> None:
     """Writes a checkpoint from which a cell of the training study begins.
 
-    All starts of one seed have the same weights, except that one without content integration has none of its layers:
-    the trajectory token itself is then the prompt. The head's outputs are scaled to a mean square of 1 over `samples`,
-    which is what the mask decoder was taught with: content integration ends in a normalisation. Without this a token
-    that is a prompt itself would begin with a prompt that is too faint to matter.
+    Content integration is drawn anew by `seed`, or left out. The head of the trajectory tokens, alike in either case,
+    is fitted by least squares: its token is what the checkpoint's own content integration made of its token on
+    average over the frames of `samples`. So the mask decoder meets prompts that it knows, from which all that content
+    integration adds of a frame is gone. (From a head drawn at random the decoder unlearns within 200 samples to heed
+    its prompt, and paints every object.)
 
     Args:
         checkpoint: a shipped checkpoint's name or a folder.
         folder: receives the new checkpoint.
-        seed: of the new weights.
-        integration: whether the new one has content integration.
-        samples: of grounding or captioning, with targets.
+        samples: of grounding, with targets; the same ones for all starts that are compared.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or has no content integration itself.
     """
-    old = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
-    if not old.model.config.integration_layers:
+    loaded = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
+    model, processor = loaded.model, loaded.processor
+    if not model.config.integration_layers:
         raise CheckpointError(f"{checkpoint} has no content integration.", "Take a checkpoint that has it.")
-    settings = old.model.config.to_dict()
-    # Drawn whole, with all of its layers, so that the draw is the same in either case.
+    fit_head(model, *tokens_and_prompts(loaded, samples))
+    layers = model.config.integration_layers if integration else 0
     torch.manual_seed(seed)
-    model = TrajSegModel(TrajSegConfig.from_dict(settings)).eval()
-    kept = {name: tensor for name, tensor in old.model.state_dict().items() if not name.startswith(DRAWN_ANEW)}
-    model.load_state_dict(kept, strict=False)
-    scale_head(model, old, samples)
-    if not integration:
-        smaller = TrajSegModel.skeleton(TrajSegConfig.from_dict({**settings, "integration_layers": 0}))
-        left = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("fusion_layers.")}
-        smaller.load_state_dict(left, assign=True)
-        model = smaller
-    model.save_pretrained(folder)
-    old.processor.save_pretrained(folder)
+    fresh = TrajSegModel(TrajSegConfig.from_dict({**model.config.to_dict(), "integration_layers": layers}))
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("fusion_layers.")}
+    fresh.load_state_dict(kept, strict=False)
+    fresh.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 @torch.no_grad()
-def scale_head(model: TrajSegModel, like: VideoSegmenter, samples: list[Sample]) -> None:
-    """Scales the last layer of the trajectory tokens' head: mean square 1 of the tokens of `samples`."""
-    joint = JointTraining(model, like.processor, {}, lambda _: [])
-    tokens = torch.cat([joint.read(sample)[1] for sample in samples])
+def tokens_and_prompts(loaded: VideoSegmenter, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """A model's trajectory tokens of all targets (n, C), and the means of their prompts where they are seen (n, C)."""
+    model, processor = loaded.model, loaded.processor
+    joint = JointTraining(model, processor, {}, lambda _: [])
+    tokens, prompts = [], []
+    for sample in samples:
+        found = joint.read(sample)[1]
+        drawn = model.key_prompts(found, model.encode_frames(processor.mask_pixels(sample.frames)))
+        shown = torch.from_numpy(sample.masks).flatten(2).any(2)
+        for token, each, seen in zip(found, drawn, shown, strict=True):
+            if seen.any():
+                tokens.append(token)
+                prompts.append(each[seen].mean(0))
+    return torch.stack(tokens), torch.stack(prompts)
+
+
+@torch.no_grad()
+def fit_head(model: TrajSegModel, tokens: Tensor, wanted: Tensor) -> None:
+    """Has the head give `wanted` (n, C) where it gave `tokens` (n, C), as nearly as a linear map can (ridge)."""
+    x, y = tokens.double(), wanted.double()
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    centred = x - mean_x
+    penalty = RIDGE * centred.square().sum() / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
+    slope = torch.linalg.solve(centred.T @ centred + penalty, centred.T @ (y - mean_y)).T
     head: nn.Sequential = model.text_hidden_fcs[0]  # type: ignore[assignment]
-    for parameter in head[-1].parameters():
-        parameter.div_(tokens.square().mean().sqrt())
+    last: nn.Linear = head[-1]  # type: ignore[assignment]
+    bias = slope @ (last.bias.double() - mean_x) + mean_y
+    last.weight.copy_(slope @ last.weight.double())
+    last.bias.copy_(bias)
