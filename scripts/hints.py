@@ -1,20 +1,24 @@
 """How good the masks of hints are: a checkpoint's own, and GrabCut's, on the same boxes and clicks.
 
     .venv/bin/python scripts/hints.py --model trajseg-tiny --count 40
+    .venv/bin/python scripts/hints.py --model trajseg-tiny --real
 
 Of each shapes clip nine frames are kept, and on one of them every object that shows is marked as by a hand: each side
 of a box off by 4 % of the box (standard deviation), or a click anywhere on the object. Prints mean and median J and
 the share of J above 0.5, of the mark alone, with the object's true mask on the frame before as memory, and with an
-instruction that means this object only.
+instruction that means this object only. With --real the objects are those of tests/data/real_masks, without words; the
+frame before is the hand-checked one before (ten frames earlier).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
@@ -30,9 +34,11 @@ from trajseg.data.shapes.world import Scene, sample_scene
 from trajseg.metrics import region_similarity
 from trajseg.model.processor import frame_indices
 from trajseg.prompting import Prompt, cut_out
+from trajseg.tracks import rle
 from trajseg.training.box_prompts import jittered
 from trajseg.video import Clip, even_size, open_clip, write_video
 
+ROOT = Path(__file__).parent.parent
 FRAMES = 9
 LEAST = 40
 """Pixels of an object that shows."""
@@ -45,9 +51,16 @@ def main() -> None:
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="of the shapes world (val)")
     parser.add_argument("--count", type=int, default=40, help="clips (40)")
     parser.add_argument("--height", type=int, default=240, help="rows of the clips (240)")
+    parser.add_argument("--real", action="store_true", help="the hand-checked masks of real clips, not shapes")
     given = parser.parse_args()
     segmenter = VideoSegmenter.from_pretrained(given.model)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    if given.real:
+        for path in sorted((ROOT / "tests" / "data" / "real_masks").glob("*.json")):
+            for row, kind, j in measured_real(segmenter, path):
+                found[f"{path.stem}: {row}", kind].append(j)
+        print_table(found)
+        return
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         for seed in range(given.count):
             scene = sample_scene(seed, given.split)
@@ -72,6 +85,18 @@ def measured(segmenter: VideoSegmenter, scene: Scene, path: Path, height: int) -
         for kind, prompt in marks(truth, index, rng).items():
             for row, draw in ways(segmenter, clip, prompt, f"the {words}" if words else "", before).items():
                 yield row, kind, region_similarity(draw(), truth)
+
+
+def measured_real(segmenter: VideoSegmenter, path: Path) -> Iterator[tuple[str, str, float]]:
+    """The same of the hand-checked masks of a real clip."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    clip = open_clip(ROOT / "tests" / "clips" / data["clip"])
+    masks = {int(index): rle.decode(code) for index, code in data["frames"].items()}
+    rng = random.Random(0)
+    for earlier, index in pairwise(sorted(masks)):
+        for kind, prompt in marks(masks[index], index, rng).items():
+            for row, draw in ways(segmenter, clip, prompt, "", {earlier: masks[earlier]}).items():
+                yield row, kind, region_similarity(draw(), masks[index])
 
 
 def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Prompt]:

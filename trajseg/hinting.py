@@ -13,15 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.metrics import region_similarity
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.box_prompts import Marks, draw_marked
 from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
-from trajseg.prompting import Prompt
+from trajseg.prompting import FITS, Prompt, fit
 from trajseg.video import Clip
 
-FITS = 0.5
-"""From this fit on (see `fit`) a mask is of the marked object."""
 MEMORIES = 2
 """Frames that are remembered, the nearest ones, as propagation by memory has them."""
 
@@ -109,19 +106,3 @@ def marks_of(prompt: Prompt, clip: Clip, side: int, device: torch.device | str =
         pixels = [[left, top, right - 1, bottom - 1]]
         marks = Marks.boxes(torch.tensor(pixels, dtype=torch.float32, device=device))
     return marks.letterboxed(clip.height, clip.width, side)
-
-
-def fit(mask: np.ndarray, prompt: Prompt) -> float:
-    """How well a mask, bool [H, W], fits a mark: IoU of its bounding box with a box; 1 where a click is on the mask."""
-    height, width = mask.shape
-    if prompt.point:
-        x, y = prompt.pixel(width, height)
-        return float(mask[y, x])
-    if not mask.any():
-        return 0.0
-    rows, columns = np.where(mask)
-    around, marked = np.zeros_like(mask), np.zeros_like(mask)
-    around[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
-    left, top, right, bottom = prompt.inside(width, height)
-    marked[top:bottom, left:right] = True
-    return region_similarity(around, marked)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from trajseg.errors import InputError
+from trajseg.metrics import region_similarity
 from trajseg.tracks import Box
 from trajseg.video import Clip
 
@@ -23,6 +24,9 @@ LONGEST_SIDE = 480
 FEWEST_PIXELS = 12
 POINT_SURE, POINT_GUESS, POINT_REACH = 0.02, 0.1, 0.35
 """Around a click, in shares of the picture's shorter side: what is the object, what may well be, what could be."""
+
+FITS = 0.5
+"""From this fit on (see `fit`) a mask is of the object that is marked."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,22 @@ class Prompt:
             raise InputError(f"The hint is on frame {self.index}, but the clip has {len(clip)} frames, counted from 0.")
         _, rgb = next(clip.frames([self.index]))
         return rgb
+
+
+def fit(mask: np.ndarray, prompt: Prompt) -> float:
+    """How well a mask, bool [H, W], fits a mark: IoU of its bounding box with a box; 1 where a click is on the mask."""
+    height, width = mask.shape
+    if prompt.point:
+        x, y = prompt.pixel(width, height)
+        return float(mask[y, x])
+    if not mask.any():
+        return 0.0
+    rows, columns = np.where(mask)
+    around, marked = np.zeros_like(mask), np.zeros_like(mask)
+    around[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    left, top, right, bottom = prompt.inside(width, height)
+    marked[top:bottom, left:right] = True
+    return region_similarity(around, marked)
 
 
 def cut_out(clip: Clip, prompt: Prompt) -> np.ndarray:

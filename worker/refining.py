@@ -16,7 +16,7 @@ import numpy as np
 from backend.store import PaintedTrack
 from trajseg.engine import Engine, Progress, Prompted
 from trajseg.errors import InputError
-from trajseg.prompting import Prompt, cut_out
+from trajseg.prompting import FITS, Prompt, cut_out, fit
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
 from trajseg.video import Clip
 
@@ -183,7 +183,7 @@ class Refiner:
         return replace(refinement.track, frames=frames, score=score)
 
     def _prompted(self, prompt: Prompt, track: MaskTrack, masks: Painted) -> np.ndarray:
-        """What a hint marks, by the engine where it can, else by colours.
+        """What a hint marks, by the engine where it can and its mask fits the mark, else by colours.
 
         Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
         """
@@ -194,7 +194,7 @@ class Refiner:
                 after = [index for index in track.present if index > prompt.index][:1]
                 known = {index: self._mask(track.frames[index].rle) for index in (*before, *after)}
             mask = self.engine.prompt(self.clip, prompt, self.instruction, known)
-            if mask.any():
+            if fit(mask, prompt) >= FITS:
                 return mask
         return cut_out(self.clip, prompt)
 

@@ -12,11 +12,11 @@ from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from trajseg.engine import Prompted
 from trajseg.errors import CheckpointError, InputError
-from trajseg.hinting import Hinted, fit
+from trajseg.hinting import Hinted
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.box_prompts import Marks, draw_marked
 from trajseg.model.mask_decoder import Tracker
-from trajseg.prompting import Prompt
+from trajseg.prompting import Prompt, fit
 from trajseg.segmenter import VideoSegmenter
 from trajseg.training.texts import shapes_processor
 from trajseg.video import Clip, open_clip, write_video

@@ -151,8 +151,10 @@ def test_weights_that_never_saw_boxes_are_not_asked(clip: Clip, tiny_clip: Any) 
     assert iou(made, 3, tiny_clip.red[3]) > 0.75
 
 
-def test_where_an_engine_finds_nothing_colours_decide(clip: Clip, tiny_clip: Any) -> None:
-    (made,) = Refiner(Prompting(True, tiny_clip.red[3] & False), clip, "the red one").run([], [], [HINT]).tracks
+@pytest.mark.parametrize("missed", ["nothing", "blue"])
+def test_where_an_engine_misses_the_mark_colours_decide(missed: str, clip: Clip, tiny_clip: Any) -> None:
+    mask = tiny_clip.blue[3] & (missed == "blue")
+    (made,) = Refiner(Prompting(True, mask), clip, "the red one").run([], [], [HINT]).tracks
     assert iou(made, 3, tiny_clip.red[3]) > 0.75
 
 

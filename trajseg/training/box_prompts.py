@@ -53,7 +53,8 @@ class BoxTraining(nn.Module):
             features = encode_frames(sam2, torch.cat([clip.pixels for clip in clips]))
         truth = [object_planes(clip)[:, 0] for clip in clips]
         total, figures = features.top.new_zeros(()), dict[str, float]()
-        for kind, drawn in drawn_marks(clips, rng).items():
+        marked = drawn_marks(clips, rng)
+        for kind, drawn in marked.items():
             if not drawn:
                 continue
             rows = torch.tensor([number for number, _, _ in drawn])
@@ -65,7 +66,7 @@ class BoxTraining(nn.Module):
             total = total + mask_loss(decoded, target, present) * len(rows)
             with torch.no_grad():
                 figures[f"iou_{kind}"] = mask_figures(decoded, target, present, [1] * len(rows))["iou"]
-        return total / max(1, sum(len(clip.attributes) for clip in clips)), figures
+        return total / max(1, sum(len(drawn) for drawn in marked.values())), figures
 
 
 def drawn_marks(clips: list[Pictures], rng: random.Random) -> dict[str, list[tuple[int, int, Tensor]]]:
