@@ -33,7 +33,7 @@ from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import Scene, sample_scene
 from trajseg.metrics import region_similarity
 from trajseg.model.processor import frame_indices
-from trajseg.prompting import Prompt, cut_out
+from trajseg.prompting import FITS, Prompt, cut_out, fit
 from trajseg.tracks import rle
 from trajseg.training.box_prompts import jittered
 from trajseg.video import Clip, even_size, open_clip, write_video
@@ -114,15 +114,20 @@ def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Prompt
 def ways(
     segmenter: VideoSegmenter, clip: Clip, prompt: Prompt, words: str, before: dict[int, np.ndarray]
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """What can draw a mark's mask."""
+    """What can draw a mark's mask; GrabCut does where the model is not sure, as in the worker."""
+
+    def drawn(words: str = "", known: dict[int, np.ndarray] | None = None) -> np.ndarray:
+        mask = segmenter.prompt(clip, prompt, words, known)
+        return mask if fit(mask, prompt) >= FITS else cut_out(clip, prompt)
+
     ways: dict[str, Callable[[], np.ndarray]] = {
         "GrabCut": lambda: cut_out(clip, prompt),
-        "mark": lambda: segmenter.prompt(clip, prompt, ""),
-        "mark, memory": lambda: segmenter.prompt(clip, prompt, "", before),
+        "mark": drawn,
+        "mark, memory": lambda: drawn(known=before),
     }
     if words:
-        ways["mark, instruction"] = lambda: segmenter.prompt(clip, prompt, words)
-        ways["mark, memory, instruction"] = lambda: segmenter.prompt(clip, prompt, words, before)
+        ways["mark, instruction"] = lambda: drawn(words)
+        ways["mark, memory, instruction"] = lambda: drawn(words, before)
     return ways
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from sam2.utils.amg import calculate_stability_score
 from torch import Tensor
 
 from trajseg.model import TrajSegModel, TrajSegProcessor
@@ -19,6 +20,8 @@ from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
 from trajseg.prompting import FITS, Prompt, fit
 from trajseg.video import Clip
 
+STABILITY_MARGIN, STABLE = 2.0, 0.65
+"""A mask is sure if this share of its pixels at logits above -2 is left above +2: SAM's stability score."""
 MEMORIES = 2
 """Frames that are remembered, the nearest ones, as propagation by memory has them."""
 
@@ -57,16 +60,22 @@ class Hinted:
             self.memory.paint(index, features[row : row + 1], painted.to(model.device))
 
     def mask(self, trajectories: Tensor) -> np.ndarray:
-        """The mask, bool [H, W].
+        """The mask, bool [H, W]; all False where the model is not sure of it.
 
         Args:
             trajectories: trajectory tokens of what the instruction means, (S, C); S may be 0.
         """
+        logits = self.logits(trajectories)
+        stable = float(calculate_stability_score(logits[None], 0.0, STABILITY_MARGIN)[0])
+        return (logits > 0).cpu().numpy() & (stable >= STABLE)
+
+    def logits(self, trajectories: Tensor) -> Tensor:
+        """What the mask is made of, float32 (H, W)."""
         tracker = self.memory if self.remembered() else self._tracker()
         reader = self.model.mark_reader if self.model.config.mark_reader else None
         decoded = draw_marked(tracker, self.prompt.index, self.frame, self.marks, self.meant(trajectories), reader)
         # Whoever marks an object says that it is there: the object gate is not asked.
-        return self._masks(decoded.logits)[0]
+        return self.processor.to_picture(decoded.logits, self.clip.height, self.clip.width)[0]
 
     def remembered(self) -> bool:
         """Whether memory has the marked object."""
@@ -90,11 +99,8 @@ class Hinted:
         return Tracker(self.model.visual_model, len(self.clip))
 
     def _fits(self, alone: DecodedMask) -> list[float]:
-        return [fit(mask, self.prompt) for mask in self._masks(alone.gated())]
-
-    def _masks(self, logits: Tensor) -> list[np.ndarray]:
-        whole = self.processor.to_picture(logits, self.clip.height, self.clip.width)
-        return list((whole > 0).cpu().numpy())
+        whole = self.processor.to_picture(alone.gated(), self.clip.height, self.clip.width)
+        return [fit(mask, self.prompt) for mask in (whole > 0).cpu().numpy()]
 
 
 def marks_of(prompt: Prompt, clip: Clip, side: int, device: torch.device | str = "cpu") -> Marks:

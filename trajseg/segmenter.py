@@ -257,6 +257,8 @@ class VideoSegmenter:
     ) -> np.ndarray:
         """The mask of what a box or a click marks on one frame, bool [H, W]; see trajseg.hinting.
 
+        All False where the model is not sure of it: trajseg.prompting.cut_out goes by colours.
+
         Args:
             clip: an open clip, or the path of a video.
             prompt: in pixels of the clip.

@@ -85,8 +85,9 @@ def test_a_hint_is_counted_in_the_pixels_that_sam2_counts(
         expected = masks[scores.argmax()]
     else:
         (expected,), _, _ = predictor.predict(box=np.array([60, 40, 159, 129]), multimask_output=False)
-    mask = untrained.prompt(clip, prompt, "")
-    assert mask.dtype == np.bool_
+    with torch.inference_mode():
+        hinted = Hinted(untrained.model, untrained.processor, clip, prompt, {})
+        mask = (hinted.logits(torch.zeros(0, 128)) > 0).numpy()
     assert 0 < expected.sum() < expected.size
     assert (mask == (expected > 0)).mean() > 0.9999
 
@@ -138,7 +139,20 @@ def test_of_several_objects_that_an_instruction_means_the_marked_one_is_heard(
     else:
         assert meant is not None
         torch.testing.assert_close(meant, untrained.model.key_prompts(tokens, hinted.frame)[heard])
-        assert not np.array_equal(hinted.mask(tokens), hinted.mask(tokens[:0]))
+        assert not torch.equal(hinted.logits(tokens), hinted.logits(tokens[:0]))
+
+
+def test_a_mask_that_the_model_is_not_sure_of_is_none(
+    untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100 pixels, 64 or 66 are sure."""
+    hinted = Hinted(untrained.model, untrained.processor, clip, Prompt(0, (4.0, 8.0, 16.0, 16.0)), {})
+    for sure, area in ((64, 0), (66, 100)):
+        logits = torch.full((64, 96), -9.0)
+        logits[0, :sure], logits[1, : 100 - sure] = 9.0, 0.5
+        monkeypatch.setattr(hinted, "logits", lambda trajectories, logits=logits: logits)
+        mask = hinted.mask(torch.zeros(0, 128))
+        assert (mask.dtype, int(mask.sum())) == (np.bool_, area)
 
 
 def test_how_a_mask_fits_a_mark() -> None:
