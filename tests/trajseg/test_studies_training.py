@@ -126,7 +126,7 @@ def small(monkeypatch):
     mixture = dataclasses.replace(SMALL.mixture, images=0.0, propagation=0.0, captioning=1.0)
     recipe = dataclasses.replace(SMALL, mixture=mixture, schedule=schedule, batch=1, micro=1, frames=2)
     monkeypatch.setattr(study, "SMALL", recipe)
-    monkeypatch.setattr(study, "FITTED_ON", 1)
+    monkeypatch.setattr(study, "FITTED_ON", 2)
     return recipe
 
 

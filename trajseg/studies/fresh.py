@@ -73,7 +73,8 @@ def fit_head(model: TrajSegModel, tokens: Tensor, wanted: Tensor) -> None:
     mean_x, mean_y = x.mean(0), y.mean(0)
     centred = x - mean_x
     penalty = RIDGE * centred.square().sum() / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
-    slope = torch.linalg.solve(centred.T @ centred + penalty, centred.T @ (y - mean_y)).T
+    # Of a single token nothing varies: its head gives the mean.
+    slope = (torch.linalg.pinv(centred.T @ centred + penalty, hermitian=True) @ centred.T @ (y - mean_y)).T
     head: nn.Sequential = model.text_hidden_fcs[0]  # type: ignore[assignment]
     last: nn.Linear = head[-1]  # type: ignore[assignment]
     bias = slope @ (last.bias.double() - mean_x) + mean_y
