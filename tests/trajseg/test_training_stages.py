@@ -26,6 +26,7 @@ def training(tmp_path_factory):
         "masks",
         "memory",
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("pixels", "captions")),
+        "boxes",
     ],
 )
 def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(training, name, monkeypatch):

@@ -21,9 +21,10 @@ FOLLOWED: Mapping[str, Sequence[str]] = {
     "memory": ("iou_key", "iou_memory", "right_memory"),
     "pixels": ("seen_motion", "seen_looked"),
     "captions": ("text", "encoder"),
+    "boxes": ("iou_box", "iou_click"),
 }
 """Figures drawn of each stage beside that of language, which is drawn by kind of instruction."""
-WIDTH, HEIGHT = 3, 2
+WIDTH, HEIGHT = 4, 2
 """Panels."""
 
 
@@ -52,7 +53,10 @@ def draw(folder: Path, picture: Path) -> Path:
             f"There is no log of a training in {folder}.", "Name the folder that `trajseg train` wrote to."
         )
     figure = Figure(figsize=(5.2 * WIDTH, 3.9 * HEIGHT), layout="constrained")
-    for panel, stage in zip(figure.subplots(HEIGHT, WIDTH).flat, TINY, strict=True):
+    panels = list(figure.subplots(HEIGHT, WIDTH).flat)
+    for panel in panels[len(TINY) :]:
+        panel.set_axis_off()
+    for panel, stage in zip(panels, TINY, strict=False):
         log = logs[stage.name]
         names = [RIGHT + kind for kind in KINDS] if stage.name == "language" else FOLLOWED[stage.name]
         for number, name in enumerate(names):

@@ -19,12 +19,13 @@ class Stage:
 
 
 TINY = (
-    Stage("vision", "picture towers: colours, shapes, sizes, places", Schedule(40, 1.5e-3), 8, 4),
-    Stage("language", "words, answers and motion, on symbols", Schedule(110, 8e-4, warmup=100), 40, 8),
+    Stage("vision", "picture towers: colours, shapes, sizes, places", Schedule(90, 1.5e-3), 8, 4),
+    Stage("language", "words, answers and motion, on symbols", Schedule(130, 1e-3, warmup=100), 40, 8),
     Stage("masks", "prompted masks on single frames", Schedule(10, 1e-3), 6, 1),
     Stage("memory", "masks through time, from memory", Schedule(75, 4e-4, warmup=60), 3, 4),
     Stage("pixels", "answers, captions and trajectory tokens, on pictures", Schedule(40, 4e-4, clip=2.0), 6, 8),
     Stage("captions", "trajectory encoder, on pictures", Schedule(20, 1e-3), 4, 8),
+    Stage("boxes", "boxes and clicks on a frame", Schedule(15, 2e-3, warmup=30), 8, 1),
 )
 """In order; each starts from the results of those before it. Minutes are of one core that has nothing else to do."""
 

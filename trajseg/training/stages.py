@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trajseg.errors import InputError
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
+from trajseg.training.box_prompts import BoxTraining
 from trajseg.training.captions import CaptionTraining
 from trajseg.training.clips import ClipStream
 from trajseg.training.feed import Feed, first, several
@@ -102,6 +103,8 @@ class TinyTraining:
                 self.modules[name] = VisionPretraining(self.model)
             elif name == "language":
                 self.modules[name] = LanguageTraining(self.model, self.processor)
+            elif name == "boxes":
+                self.modules[name] = BoxTraining(self.model)
             elif name == "captions":
                 self.modules[name] = CaptionTraining(self.module("pixels"), self.processor)  # type: ignore[arg-type]
             else:
@@ -184,6 +187,14 @@ class TinyTraining:
         asked = partial(AskedClipStream, self.processor, frames=stage.frames, texts=0, captions=CAPTIONS)
         clips = self._clips(stage, self.seed + 5, asked)
         return lambda part: module.loss(clips.at(part.step)), None
+
+    def _boxes(self, stage: Stage, module: BoxTraining) -> tuple[Loss, Report | None]:
+        clips = self._clips(stage, self.seed + 6, partial(ClipStream, frames=stage.frames, size=SIZE))
+
+        def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+            return module.loss(clips.at(part.step), random.Random(f"boxes/{self.seed}/{part.step}"))
+
+        return loss, None
 
     def export(self, folder: Path) -> None:
         """Writes the checkpoint of all finished stages, in Hugging Face's form and in half precision."""

@@ -31,7 +31,7 @@ CAPTIONS_PER_CLIP = 1
 SMALL_WORDS = ("the", "a", "that", "is", "in", "of", "to", "this", "video", "picture", "only", "one", "please", "here")
 SLOT = -1
 """Stands in a request where a trajectory token will be."""
-WEIGHTS = {"motion": 2.0, "place": 2.5, "order": 2.0, "comparison": 1.5, "event": 2.0, "several": 1.5, "none": 1.5}
+WEIGHTS = {"attribute": 3.0, "motion": 2.0, "place": 2.5, "order": 2.0, "comparison": 1.5, "event": 2.0, "several": 1.5}
 """How much more often the kinds that are hard to learn are asked; 1 for the others."""
 
 
