@@ -125,7 +125,7 @@ def trained(plan: Plan, arm: Arm, cells: Cells) -> dict[str, Any]:
     recipe = recipe_of(arm, plan.steps)
     clips = plan.clips or CLIPS
     settings = plan.settings(
-        arm=dataclasses.asdict(arm), recipe=_learned_by(recipe), split=SPLIT, clips=clips, first=FIRST
+        arm=dataclasses.asdict(arm), recipe=_learned_by(recipe), fitted=FITTED_ON, split=SPLIT, clips=clips, first=FIRST
     )
     folder = cells.path(arm.name, settings).with_suffix("")
 
