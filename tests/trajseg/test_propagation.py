@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -29,6 +31,7 @@ class StandStill:
     """Draws everywhere the mask of the painted frame that is nearest in time."""
 
     name = "still"
+    drifts = True
 
     def propagate(
         self, clip: Clip, painted: Painted, frames: Collection[int] | None = None, progress: Progress | None = None
@@ -140,6 +143,39 @@ def test_the_propagator_that_draws_left_out_frames_better_is_taken(tiny_clip: An
     assert (refined.track.uid, refined.track.label, refined.track.caption) == ("t1", "track-1", "a square")
     assert not set(refined.doubtful) & set(painted)
     assert steps == [(i + 1, 6 + TINY_FRAMES) for i in range(6 + TINY_FRAMES)]
+
+
+@dataclass
+class Flawed:
+    """Draws the truth with a flaw: moved by a pixel a frame from the nearest painted one, or one pixel too thin."""
+
+    name: str
+    truth: np.ndarray
+    drifts: bool
+
+    def propagate(
+        self, clip: Clip, painted: Painted, frames: Collection[int] | None = None, progress: Progress | None = None
+    ) -> Iterator[Drawn]:
+        for index in range(len(clip)) if frames is None else sorted(frames):
+            far = min(abs(key - index) for key in painted)
+            mask = self.truth[index].astype(np.uint8)
+            drawn = np.roll(mask, far, axis=1) if self.drifts else cv2.erode(mask, np.ones((3, 3), np.uint8))
+            yield Drawn(index, painted.get(index, drawn > 0), 1.0)
+
+
+def test_errors_that_grow_with_the_distance_are_judged_where_masks_are_to_be_drawn(tiny_clip: Any) -> None:
+    """Left out, a painted frame lies farther from the others than any frame that is to be drawn."""
+    clip = open_clip(tiny_clip.path)
+    painted = {index: tiny_clip.red[index] for index in (0, 5, 11)}
+    thin, moved = Flawed("thin", tiny_clip.red, drifts=False), Flawed("moved", tiny_clip.red, drifts=True)
+    refined = refine(clip, empty_track(clip), painted, [thin, moved])
+    assert all(refined.left_out["moved"][key] < refined.left_out["thin"][key] for key in painted)
+    assert refined.chosen == "moved"
+    really = {
+        one.name: np.mean([region_similarity(d.mask, tiny_clip.red[d.index]) for d in one.propagate(clip, painted)])
+        for one in (thin, moved)
+    }
+    assert really["moved"] > really["thin"]
 
 
 def test_with_one_painted_frame_the_first_propagator_is_taken_unmeasured(tiny_clip: Any) -> None:

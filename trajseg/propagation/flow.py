@@ -73,6 +73,7 @@ class FlowPropagator(GapPropagator):
     """
 
     name = "flow"
+    drifts = True
 
     def __init__(self) -> None:
         self._fields = FlowFields()

@@ -39,6 +39,7 @@ class MemoryPropagator(GapPropagator):
     """
 
     name = "memory"
+    drifts = False
 
     def __init__(self, segmenter: VideoSegmenter) -> None:
         self._model, self._processor = segmenter.model, segmenter.processor

@@ -42,6 +42,8 @@ class Propagator(Protocol):
 
     name: str
     """Short, lower case; stands as provenance on the frames that it drew."""
+    drifts: bool
+    """Whether its errors grow with the distance from the painted frames; else they are alike wherever it draws."""
 
     def propagate(
         self,

@@ -64,8 +64,9 @@ def refine(
 ) -> Refinement:
     """Carry the painted masks to all frames of the clip.
 
-    Each propagator draws every painted frame from the other painted ones; the one with the highest mean J draws the
-    track. With a single painted frame there is nothing to measure, and the first propagator draws it.
+    Each propagator draws every painted frame from the other painted ones, and the one of which most is to be expected
+    on all frames draws the track (decision 98). With a single painted frame there is nothing to measure, and the first
+    propagator draws it.
 
     The painted frames also tell how good the track was that they correct. A frame keeps its mask where, judged by the
     painted frames around it, that is likely better than what is carried there: correcting one bad frame of a good
@@ -95,8 +96,10 @@ def refine(
             done += 1
             if progress:
                 progress(done, total)
-    best = max(propagators, key=lambda p: fmean(left_out[p.name].values())) if left_out else propagators[0]
-    kept_worth, carried_worth = _worths(track, painted, left_out.get(best.name, {}), (clip.height, clip.width))
+    carried = {p.name: _carried_worth(p, painted, left_out.get(p.name, {}), len(clip)) for p in propagators}
+    best = max(propagators, key=lambda p: carried[p.name].mean()) if left_out else propagators[0]
+    carried_worth = carried[best.name]
+    kept_worth = _kept_worth(track, painted, (clip.height, clip.width))
     agreement: dict[int, float] = {}
     frames: list[TrackFrame] = []
     for drawn in best.propagate(clip, painted):
@@ -118,28 +121,32 @@ def refine(
     return Refinement(refined, best.name, left_out, suggest(refined, painted=painted, agreement=agreement), agreement)
 
 
-def _worths(
-    track: MaskTrack, painted: Painted, left_out: dict[int, float], size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """J to be expected of each frame [N] when it is kept, and when the propagator draws it.
+def _kept_worth(track: MaskTrack, painted: Painted, size: tuple[int, int]) -> np.ndarray:
+    """J to be expected of each frame [N] as it was: what it had on the painted ones, interpolated between them."""
+    keys = sorted(painted)
+    before = [region_similarity(track.mask(key, size), painted[key]) for key in keys]
+    return np.interp(np.arange(len(track)), keys, before)
 
-    Kept: what the track had on the painted frames, interpolated between them. Carried: 1 on a painted frame, falling
-    with the distance to the nearest one, at the rate that leaving frames out has shown.
+
+def _carried_worth(propagator: Propagator, painted: Painted, left_out: dict[int, float], count: int) -> np.ndarray:
+    """J to be expected of each of `count` frames where the propagator draws it, float64 [N]; 1 on a painted frame.
+
+    What leaving painted frames out has shown is interpolated between them. A frame that is left out lies farther from
+    the others than any that is to be drawn, so that the error of a propagator that drifts is taken in proportion.
     """
-    count = len(track)
-    keys = np.array(sorted(painted))
-    index = np.arange(count)
-    before = np.array([region_similarity(track.mask(key, size), painted[key]) for key in keys])
-    kept = np.interp(index, keys, before)
-    far = np.abs(index[:, None] - keys[None])
-    rates = np.array([(1 - left_out[key]) / np.sort(far[key])[1] for key in keys if key in left_out])
-    measured = np.array([key for key in keys if key in left_out])
-    rate = np.interp(index, measured, rates) if len(measured) else np.full(count, FADING / count)
-    carried = np.maximum(1.0 - rate * far.min(axis=1), 0.0)
+    index, keys = np.arange(count), np.array(sorted(painted))
     if not any(mask.any() for mask in painted.values()):
         # It was said where the object is not, which says nothing of other frames.
-        carried[:] = -1.0
-    return kept, carried
+        return np.full(count, -1.0)
+    far = np.abs(index[:, None] - keys[None])
+    distance = far.min(axis=1)
+    if not left_out:
+        return np.maximum(1.0 - FADING / count * distance, 0.0)
+    measured = np.array(sorted(left_out))
+    lost = np.array([1.0 - left_out[key] for key in measured])
+    if propagator.drifts:
+        return np.maximum(1.0 - np.interp(index, measured, lost / np.sort(far[measured])[:, 1]) * distance, 0.0)
+    return 1.0 - np.interp(index, measured, lost) * (distance > 0)
 
 
 def left_out_similarity(clip: Clip, painted: Painted, propagator: Propagator, index: int) -> float:
