@@ -202,7 +202,7 @@ def test_a_disguised_clip_has_no_pair_that_only_the_test_split_has():
 
 def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing():
     rng, beside = random.Random(0), torch.zeros(len(COLOURS), len(SHAPES))
-    for seed in range(150):
+    for seed in range(600):
         called = attributes(sample_scene(seed))
         look, named = nameless(called, rng)
         assert torch.allclose(look.sum(1), torch.full((len(called),), float(len(KINDS))))
