@@ -214,9 +214,7 @@ class VideoSegmenter:
             InstructionError: the instruction is empty or too long.
             VideoError: the video cannot be read.
         """
-        instruction = check_instruction(instruction)
-        clip = clip if isinstance(clip, Clip) else open_clip(clip)
-        prompt = self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
+        prompt = self._asked(clip, instruction)
         ids, end = self.model.answer(prompt, self.processor.end_id).ids, self.processor.end_id
         [likelihoods] = self.model.log_likelihoods(prompt, [[*ids, end]])
         return Said(self.processor.text(ids), tuple(likelihoods.tolist()))
@@ -229,9 +227,7 @@ class VideoSegmenter:
             InstructionError: the instruction is empty or too long.
             VideoError: the video cannot be read.
         """
-        instruction = check_instruction(instruction)
-        clip = clip if isinstance(clip, Clip) else open_clip(clip)
-        prompt = self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
+        prompt = self._asked(clip, instruction)
         return agreement(self.model, self.processor, prompt, captions)
 
     def contradictions(self, clip: Clip | str | Path, instruction: str, captions: Sequence[str]) -> list[bool]:
@@ -285,6 +281,12 @@ class VideoSegmenter:
             )
             meant = self.model.answer(asked, self.processor.end_id).trajectories
         return hinted.mask(meant)
+
+    def _asked(self, clip: Clip | str | Path, instruction: str) -> Tensor:
+        """The prompt of an instruction about a clip, (L, D)."""
+        instruction = check_instruction(instruction)
+        clip = clip if isinstance(clip, Clip) else open_clip(clip)
+        return self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
 
     def _question(self, frames: list[np.ndarray], instruction: str) -> Tensor:
         """Embeddings (L, D) of an instruction about pictures, up to where the answer begins."""

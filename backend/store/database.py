@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from trajseg.errors import InputError, ServiceError
 
@@ -101,6 +103,10 @@ def _reachable(database: Database) -> Iterator[None]:
         ) from error
 
 
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+
+
 def _sqlite_engine(url: Any) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InputError("DATABASE_URL names no SQLite file.", "Write sqlite:///path/to/file.db.")
@@ -112,8 +118,15 @@ def _sqlite_engine(url: Any) -> Engine:
         # The driver must not begin transactions by itself: `_begin` does, and knows which ones write.
         connection.isolation_level = None
         cursor = connection.cursor()
+        # A new file's change to WAL fails at once, busy timeout or not, while another process is at it.
+        waiting = Retrying(
+            retry=retry_if_exception(_is_busy),
+            wait=wait_random(0.01, 0.1),
+            stop=stop_after_delay(BUSY_SECONDS),
+            reraise=True,
+        )
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
+            waiting(cursor.execute, f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
