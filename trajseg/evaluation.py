@@ -363,7 +363,7 @@ def command(
     figures that stand for the whole: means over instructions, and over objects for caption_accuracy, which is
     null where the checkpoint cannot describe tracks.
     """
-    from trajseg.evaluation_report import draw_picture, print_table, progress_bar
+    from trajseg.evaluation_report import draw_picture, print_table, progress_bar, write_figures
 
     world, _, split = data.partition(":")
     if world != "shapes" or split not in ("train", "val", "test"):
@@ -394,9 +394,7 @@ def command(
             progress=progress,
         )
     print_table(found)
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
+    write_figures(json_path, found.to_json())
     if picture is not None:
         draw_picture(found, picture)
     headline = found.headline()

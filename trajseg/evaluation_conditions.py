@@ -319,7 +319,7 @@ def report(
     picture: Path | None,
 ) -> None:
     """What `trajseg evaluate --conditions` prints: a table, and the headline as one JSON object in the last line."""
-    from trajseg.evaluation_report import progress_bar
+    from trajseg.evaluation_report import progress_bar, write_figures
 
     conditions = named(names)
     with progress_bar(f"{engine.model_version}: conditions") as progress:
@@ -334,9 +334,7 @@ def report(
             progress=progress,
         )
     print_comparison(found)
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
+    write_figures(json_path, found.to_json())
     if picture is not None:
         draw_conditions(found, picture)
     headline = found.headline()

@@ -1,10 +1,12 @@
-"""How an evaluation is shown: a progress bar, a table, and a picture of best, median and worst answers."""
+"""How an evaluation is shown: a progress bar, a table, figures in a file, and a picture of best, median and worst."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -59,6 +61,13 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def write_figures(path: Path | None, figures: Any) -> None:
+    """Writes JSON where a path is given; its folder is made."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 def print_table(found: Evaluation) -> None:

@@ -266,7 +266,7 @@ def propagators_of(engine: Engine) -> list[Propagator]:
 
 def report(engine: Engine, split: Split, count: int, seed: int, height: int, json_path: Path | None) -> None:
     """What `trajseg evaluate --review` prints: each track on the way, and one JSON object as the last line."""
-    from trajseg.evaluation_report import progress_bar
+    from trajseg.evaluation_report import progress_bar, write_figures
 
     with progress_bar(f"{engine.model_version}: looks") as progress:
         looks = review(
@@ -276,8 +276,6 @@ def report(engine: Engine, split: Split, count: int, seed: int, height: int, jso
     click.echo(f"J&F before, after {LOOKS} suggested frames, after {LOOKS} evenly spread ones")
     for one in found:
         click.echo(f"  {one.start:.3f}  {one.suggested:.3f}  {one.uniform:.3f}  {one.instruction}")
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps([one.to_json() for one in found], indent=1), encoding="utf-8")
+    write_figures(json_path, [one.to_json() for one in found])
     figures = summary(found)
     click.echo(json.dumps({name: round(value, 4) for name, value in figures.items()}))
