@@ -23,7 +23,7 @@ from trajseg.studies.fresh import fresh_start
 from trajseg.studies.plan import Plan
 from trajseg.studies.table import Table, mean
 from trajseg.training.adapters import merge_adapter
-from trajseg.training.joint_recipes import JointRecipe, train_jointly
+from trajseg.training.joint_recipes import JointRecipe, deciding, train_jointly
 from trajseg.training.run import Schedule
 from trajseg.training.samples import Mixture, Sample, Source
 from trajseg.training.shapes_samples import ShapesSamples
@@ -125,7 +125,7 @@ def trained(plan: Plan, arm: Arm, cells: Cells) -> dict[str, Any]:
     recipe = recipe_of(arm, plan.steps)
     clips = plan.clips or CLIPS
     settings = plan.settings(
-        arm=dataclasses.asdict(arm), recipe=_learned_by(recipe), fitted=FITTED_ON, split=SPLIT, clips=clips, first=FIRST
+        arm=dataclasses.asdict(arm), recipe=deciding(recipe), fitted=FITTED_ON, split=SPLIT, clips=clips, first=FIRST
     )
     folder = cells.path(arm.name, settings).with_suffix("")
 
@@ -145,14 +145,6 @@ def recipe_of(arm: Arm, steps: int | None) -> JointRecipe:
     mixture = SMALL.mixture if arm.alignment else dataclasses.replace(SMALL.mixture, captioning=0.0)
     schedule = dataclasses.replace(SMALL.schedule, steps=steps or SMALL.schedule.steps)
     return dataclasses.replace(SMALL, mixture=mixture, schedule=schedule)
-
-
-def _learned_by(recipe: JointRecipe) -> dict[str, Any]:
-    """What decides on a training's result."""
-    settings = dataclasses.asdict(recipe)
-    for name in ("minutes", "log_every", "save_every"):
-        del settings["schedule"][name]
-    return settings
 
 
 def learn(recipe: JointRecipe, arm: Arm, plan: Plan, folder: Path, source: Source | None = None) -> list[float]:

@@ -144,12 +144,17 @@ def train_jointly(
     return result
 
 
-def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int) -> None:
-    """Writes down what a training was begun with; a training that goes on must be the same one."""
-    settings = {"checkpoint": checkpoint, "seed": seed, **json.loads(json.dumps(dataclasses.asdict(recipe)))}
-    # How long a run may last and how often it speaks do not change what it learns.
+def deciding(recipe: JointRecipe) -> dict[str, Any]:
+    """What of a recipe decides on a training's result: not how long a run may last, nor how often it speaks."""
+    settings = dataclasses.asdict(recipe)
     for name in ("minutes", "log_every", "save_every"):
         del settings["schedule"][name]
+    return settings
+
+
+def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int) -> None:
+    """Writes down what a training was begun with; a training that goes on must be the same one."""
+    settings = {"checkpoint": checkpoint, "seed": seed, **json.loads(json.dumps(deciding(recipe)))}
     if path.exists():
         begun = json.loads(path.read_text())
         other = sorted(name for name in settings if begun.get(name) != settings[name])
