@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from trajseg.data.shapes.phrases import PLURALS
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, sample_scene
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.training.clips import pictures
@@ -221,7 +222,7 @@ def test_nothing_is_said_of_names_that_an_object_has_not(processor):
     for seed in range(60):
         scene, rng = sample_scene(seed), random.Random(seed)
         look, named = nameless(attributes(scene), rng)
-        asked = questions(scene, processor, rng, 8, named)
+        asked = questions(scene, processor, rng, 8, look, named)
         asked += captions(scene, trajectories(scene, 8), look, processor, rng, named=named)
         unsaid = {
             processor.ids(word)[0]
@@ -229,6 +230,11 @@ def test_nothing_is_said_of_names_that_an_object_has_not(processor):
             for word, is_known in zip((o.colour, o.shape, o.size), known, strict=True)
             if not is_known
         }
+        # Nor of names that an object has a part of: "the red one" may be the reddish one.
+        parts = look[:, :NAMES].split([len(words) for words in KINDS], dim=1)
+        for column, (words, part) in enumerate(zip(KINDS, parts, strict=True)):
+            for at in (part[~named[:, column]] > 0).any(0).nonzero()[:, 0].tolist():
+                unsaid |= {processor.ids(form)[0] for form in (words[at], PLURALS.get(words[at], words[at]))}
         for question in asked:
             if question.kind != "caption":
                 assert unsaid.isdisjoint(question.request)

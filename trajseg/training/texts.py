@@ -19,11 +19,12 @@ from trajseg.data.shapes.language import (
     short_caption,
     vocabulary,
 )
+from trajseg.data.shapes.phrases import KNOWN_COLOURS, KNOWN_SHAPES, PLURALS
 from trajseg.data.shapes.render import boxes
 from trajseg.data.shapes.world import MOTIONS, SHAPES, SIZES, Scene, sample_scene
 from trajseg.model.dialogue import REQUEST, WORDS, grounding_answer
 from trajseg.model.processor import TrajSegProcessor, frame_indices, word_tokenizer
-from trajseg.training.mixtures import attributes, misheard, nameless, unsaid
+from trajseg.training.mixtures import KINDS, NAMES, attributes, misheard, nameless, unsaid
 
 IGNORED = -100
 TEXTS_PER_CLIP = 8
@@ -31,7 +32,16 @@ CAPTIONS_PER_CLIP = 1
 SMALL_WORDS = ("the", "a", "that", "is", "in", "of", "to", "this", "video", "picture", "only", "one", "please", "here")
 SLOT = -1
 """Stands in a request where a trajectory token will be."""
-WEIGHTS = {"attribute": 3.0, "motion": 2.0, "place": 2.5, "order": 2.0, "comparison": 1.5, "event": 2.0, "several": 1.5}
+WEIGHTS = {
+    "attribute": 3.0,
+    "motion": 2.0,
+    "place": 2.5,
+    "order": 2.0,
+    "comparison": 1.5,
+    "event": 2.0,
+    "several": 1.5,
+    "none": 1.5,
+}
 """How much more often the kinds that are hard to learn are asked; 1 for the others."""
 
 
@@ -117,36 +127,45 @@ def motions(scene: Scene) -> Tensor:
     return torch.tensor([(MOTIONS.index(o.motion), int(o.speed == "fast")) for o in scene.objects])
 
 
+_KNOWN = {**KNOWN_SHAPES, **KNOWN_COLOURS}
+
+
 def questions(
     scene: Scene,
     processor: TrajSegProcessor,
     rng: random.Random,
     limit: int = TEXTS_PER_CLIP,
+    look: Tensor | None = None,
     named: Tensor | None = None,
 ) -> list[Question]:
     """Questions with answers about a scene, at most `limit`, the harder kinds preferred.
 
-    named: which of the objects' colours, shapes and sizes have their name, (K, 3) bool (None: all); what has none is
-    not asked for.
+    look, named: what the objects look like, and which of their colours, shapes and sizes have their name, as
+    `mixtures.nameless` gives them (None: all have); nothing is asked for by a name that is an object's in part.
     """
     found = instructions(scene, rng, limit_per_kind=3, facts=Facts(scene))
-    if named is not None:
-        found = [asked for asked in found if _sayable(scene, asked, named)]
+    if named is not None and look is not None:
+        found = [asked for asked in found if _sayable(scene, asked, look, named)]
     found.sort(key=lambda q: rng.random() ** (1 / WEIGHTS.get(q.kind, 1.0)), reverse=True)
     return [encode(scene, processor, rng, q, named) for q in found[:limit]]
 
 
-def _sayable(scene: Scene, asked: Instruction, named: Tensor) -> bool:
-    """Whether the instruction makes no use of a name that an object has not got."""
+def _sayable(scene: Scene, asked: Instruction, look: Tensor, named: Tensor) -> bool:
+    """Whether the instruction makes no use of a name that an object has lost, or has a part of without being called so.
+
+    look (K, LOOKS), named (K, 3): see mixtures.
+    """
     if asked.kind == "knowledge" and not named[list(asked.targets)].all():
         return False
-    lost = {
-        name
-        for o, known in zip(scene.objects, named.tolist(), strict=True)
-        for name, is_known in zip((o.colour, o.shape, o.size), known, strict=True)
-        if not is_known
-    }
-    return lost.isdisjoint(asked.text.split())
+    in_part = look[:, :NAMES].split([len(names) for names in KINDS], dim=1)
+    unclear = set()
+    for o, known, *parts in zip(scene.objects, named.tolist(), *in_part, strict=True):
+        for name, names, is_known, part in zip((o.colour, o.shape, o.size), KINDS, known, parts, strict=True):
+            if not is_known:
+                unclear |= {name, *(names[at] for at in part.nonzero()[:, 0].tolist())}
+    said = {form for name in unclear for form in (name, PLURALS.get(name, name), *_KNOWN.get(name, ()))}
+    text = f" {asked.text} "
+    return not any(f" {form} " in text for form in said)
 
 
 def caption_question(
@@ -340,7 +359,7 @@ class QuestionStream(IterableDataset[Packed]):
             while len(clips) < self.batch:
                 scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
                 look, named = nameless(attributes(scene), rng) if self.split == "train" else (None, None)
-                asked = questions(scene, self.processor, rng, named=named)
+                asked = questions(scene, self.processor, rng, look=look, named=named)
                 asked += captions(scene, trajectories(scene, self.frames), look, self.processor, rng, named=named)
                 if asked:
                     clips.append((seen_objects(scene, self.frames, look=look), asked))
