@@ -18,7 +18,7 @@ from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.training.clips import pictures
 from trajseg.training.language import GUIDED_LAYER, LanguageTraining
 from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise_iou
-from trajseg.training.mixtures import KINDS, NAMES, attributes, mixed_colours, nameless, unseen
+from trajseg.training.mixtures import KINDS, NAMES, attributes, clearly_unnamed, mixed_colours, nameless, unseen
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import (
     IGNORED,
@@ -386,3 +386,22 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
             lambda _: (module(torch.tensor([[float("nan")]])).sum(), {}),
             Schedule(minutes=0.01, lr=0.1),
         )
+
+
+def test_a_clearly_unnamed_colour_is_far_from_every_name():
+    rng, unnamed = random.Random(0), 0
+    for seed in range(40):
+        scene = sample_scene(seed)
+        painted, look, named = clearly_unnamed(scene, rng, 0.5)
+        assert named[:, 1:].all()
+        for before, after, row, known in zip(scene.objects, painted.objects, look, named, strict=True):
+            assert (after.colour, after.shape) == (before.colour, before.shape)
+            if known[0]:
+                assert after.rgb == before.rgb
+                assert row[: len(COLOURS)].sum() == 1
+                continue
+            unnamed += 1
+            assert not row[: len(COLOURS)].any()
+            for colour, rgb in RGB.items():
+                assert math.dist(after.rgb, rgb) >= (110 if (colour, after.shape) in HELD_OUT else 90)
+    assert unnamed > 30

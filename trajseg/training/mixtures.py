@@ -8,6 +8,7 @@ leaves out of its loss what cannot be said, and while it is written, some of its
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Iterable, Sequence
 
@@ -38,6 +39,8 @@ NO_WORD = "nameless"
 """Stands in an answer for what has no name; the tokenizer must not know it."""
 APART = 110.0
 """Distance in RGB that an unnamed colour keeps from the colour that its shape must not be seen in."""
+CLEAR = 90.0
+"""Distance in RGB from every colour that has a name, from which on a colour can be taken for none of them."""
 
 
 def attributes(scene: Scene) -> Tensor:
@@ -101,12 +104,27 @@ def mixed_colours(scene: Scene, rng: random.Random, unnamed: float = 0.0) -> tup
     return dataclasses.replace(scene, objects=painted), look
 
 
-def _unnamed(shape: str, rng: random.Random) -> tuple[int, int, int]:
-    """Any colour far from those that the shape must not have in training."""
-    barred = [RGB[colour] for colour, other in HELD_OUT if other == shape]
+def clearly_unnamed(scene: Scene, rng: random.Random, share: float) -> tuple[Scene, Tensor, Tensor]:
+    """The scene with a share of its objects painted in colours that nobody would call by one of the world's names.
+
+    Returns: the scene, the weights of all looks (K, LOOKS), and which names each object has, as `nameless` does.
+    """
+    look, painted = pure(attributes(scene)), []
+    named = torch.ones(len(look), len(KINDS), dtype=torch.bool)
+    for row, known, o in zip(look, named, scene.objects, strict=True):
+        if rng.random() < share:
+            row[: len(COLOURS)], known[0] = 0, False
+            o = dataclasses.replace(o, rgb=_unnamed(o.shape, rng, CLEAR))
+        painted.append(o)
+    return dataclasses.replace(scene, objects=painted), look, named
+
+
+def _unnamed(shape: str, rng: random.Random, clear: float = 0.0) -> tuple[int, int, int]:
+    """Any colour far from those that the shape must not have in training, and `clear` from all that have a name."""
+    barred = {name: APART if (name, shape) in HELD_OUT else clear for name in COLOURS}
     while True:
         rgb = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
-        if all(sum((a - b) ** 2 for a, b in zip(rgb, bar, strict=True)) > APART**2 for bar in barred):
+        if all(math.dist(rgb, RGB[name]) >= apart for name, apart in barred.items()):
             return rgb
 
 

@@ -23,6 +23,7 @@ from trajseg.model.processor import frame_indices
 from trajseg.training.clips import Pictures, pictures
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import TokenTable
+from trajseg.training.mixtures import clearly_unnamed
 from trajseg.training.texts import IGNORED, Packed, Question, Seen, captions, motions, pack, questions
 from trajseg.training.vision import Dense, dense_targets, visible_boxes
 
@@ -33,6 +34,10 @@ TEXTS_PER_PICTURED_CLIP = 14
 CAPTIONS_PER_PICTURED_CLIP = 3
 PICTURES_EVERY = 4
 """Steps to a step with pictures as well: a clip of symbols costs a fifth of one of pictures."""
+UNNAMED_CLIPS = 0.25
+"""Share of asked clips some of whose objects are of a colour without a name, lest pairs be learned by heart here."""
+UNNAMED_OBJECTS = 0.4
+"""Share of such a clip's objects."""
 FITTED_CLIPS = 400
 """Clips whose tokens the projector is fitted to before the stage begins."""
 FITTED_BATCHES = 30
@@ -90,11 +95,13 @@ class AskedClipStream(IterableDataset[AskedClip]):
         rng = random.Random(f"pixels/{self.split}/{self.seed}")
         while True:
             scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
-            asked = questions(scene, self.processor, rng, self.texts)
+            unnamed = UNNAMED_OBJECTS if self.split == "train" and rng.random() < UNNAMED_CLIPS else 0.0
+            scene, look, named = clearly_unnamed(scene, rng, unnamed)
+            asked = questions(scene, self.processor, rng, self.texts, look, named)
             times = frame_indices(scene.frame_count, self.frames)
             scale = rng.choice((1.0, 1.0, 1.5, 0.75))
-            clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale), asked)
-            clip.questions += captions(scene, clip.trajectories, None, self.processor, rng, self.captions)
+            clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale, look), asked)
+            clip.questions += captions(scene, clip.trajectories, look, self.processor, rng, self.captions, named)
             if clip.questions:
                 yield clip
 
