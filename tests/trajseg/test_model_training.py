@@ -7,6 +7,7 @@ import math
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from trajseg.data.shapes.phrases import PLURALS
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, sample_scene
 from trajseg.model import TrajSegConfig, TrajSegModel
-from trajseg.training.clips import pictures
+from trajseg.training.clips import pictures, relit
 from trajseg.training.language import GUIDED_LAYER, LanguageTraining
 from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise_iou
 from trajseg.training.mixtures import KINDS, NAMES, attributes, clearly_unnamed, mixed_colours, nameless, unseen
@@ -405,3 +406,19 @@ def test_a_clearly_unnamed_colour_is_far_from_every_name():
             for colour, rgb in RGB.items():
                 assert math.dist(after.rgb, rgb) >= (110 if (colour, after.shape) in HELD_OUT else 90)
     assert unnamed > 30
+
+
+def test_clips_are_filmed_in_other_light_and_objects_stay_where_they_are():
+    scene, rng = sample_scene(3), random.Random(0)
+    plain = pictures(scene, [0, 5], 128)
+    differ = []
+    for _ in range(40):
+        lit = pictures(scene, [0, 5], 128, light=rng)
+        assert torch.equal(lit.ids, plain.ids)
+        differ.append(not torch.equal(lit.pixels, plain.pixels))
+    assert 4 <= sum(differ) <= 22
+    frames = np.full((2, 40, 60, 3), 128, np.uint8)
+    means = [float(relit(frames, rng).mean()) for _ in range(50)]
+    assert relit(frames, rng).dtype == np.uint8
+    assert min(means) < 100
+    assert max(means) > 150

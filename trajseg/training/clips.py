@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import Scene, sample_scene
 from trajseg.model.processor import inner_size, letterbox
 from trajseg.training.mixtures import attributes, mixed_colours, pure
+
+LIT = 0.3
+"""Share of training clips that are filmed in other light; see relit."""
 
 
 @dataclass
@@ -39,13 +43,23 @@ class Pictures:
         return (self.ids[:, None] == numbers).float()
 
 
-def pictures(scene: Scene, indices: list[int], size: int, scale: float = 1.0, look: Tensor | None = None) -> Pictures:
+def pictures(
+    scene: Scene,
+    indices: list[int],
+    size: int,
+    scale: float = 1.0,
+    look: Tensor | None = None,
+    light: random.Random | None = None,
+) -> Pictures:
     """Renders frames of a scene at `scale` times the letterboxed resolution, then fits them into size x size.
 
-    look: as in Pictures, where objects are not simply what they are called.
+    look: as in Pictures, where objects are not simply what they are called. light: draws how a share LIT of the clips
+    is filmed; None films them as they were drawn.
     """
     height = round(size * scale / max(1.0, scene.aspect))
     frames, ids = render(scene, height, indices)
+    if light is not None and light.random() < LIT:
+        frames = relit(frames, light)
     fitted = np.zeros((len(indices), size, size), np.uint8)
     inner_height, inner_width = inner_size(frames.shape[1], frames.shape[2], size)
     for number, plane in enumerate(ids):
@@ -60,10 +74,20 @@ def pictures(scene: Scene, indices: list[int], size: int, scale: float = 1.0, lo
     )
 
 
+def relit(frames: np.ndarray, rng: random.Random) -> np.ndarray:
+    """Frames [n, H, W, 3] uint8 as a sensor has them in less light, or through haze, or both; noise as of photons."""
+    light = math.exp(rng.uniform(math.log(0.3), math.log(1.2)))
+    contrast, haze = rng.uniform(0.35, 1), rng.uniform(90, 230)
+    levels = haze + contrast * (light * frames.astype(np.float32) - haze)
+    noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(levels.shape, np.float32)
+    levels += rng.uniform(0, 20) * np.sqrt(np.clip(levels, 4, 255) / 128) * noise
+    return np.clip(levels, 0, 255).round().astype(np.uint8)
+
+
 class ClipStream(IterableDataset[Pictures]):
     """Endless training clips: `frames` pictures of each, at random times at most `stride` frames apart.
 
-    Some objects are between two colours, and a share `unnamed` of them is of no colour that has a name.
+    Some objects are between two colours, and a share `unnamed` of them is of no colour that has a name. Light differs.
 
     Every worker draws its own seeds from `seed`, so that a resumed run does not see the same clips again when
     it is given another seed.
@@ -80,7 +104,7 @@ class ClipStream(IterableDataset[Pictures]):
             scene = sample_scene(rng.getrandbits(40), "train")
             times, scale = self._times(scene, rng), rng.choice((1.0, 1.0, 1.0, 1.5, 0.75))
             scene, look = mixed_colours(scene, rng, self.unnamed)
-            yield pictures(scene, times, self.size, scale, look)
+            yield pictures(scene, times, self.size, scale, look, rng)
 
     def _times(self, scene: Scene, rng: random.Random) -> list[int]:
         if self.stride is None:

@@ -27,6 +27,8 @@ FACTS = (len(MOTIONS), len(SPEEDS), 2, 2)
 """What is told of each visual token: motion, speed, is the object there in the first frame, in the last."""
 GUIDED_LAYER = 4
 """The first head of this layer, counted from 0, is taught to look at the object that is being answered about."""
+BEGINNING = 5.0
+"""How many times the first word of an answer counts."""
 FREQUENCIES = 5
 NAME_GAIN = 6.0
 """Word embeddings start small; in a visual token the name must weigh as much as the box and the frame's number, or
@@ -146,9 +148,16 @@ class LanguageTraining(nn.Module):
         return text_loss + 0.5 * motion_loss + 0.3 * guidance, figures
 
     def answer_loss(self, packed: Packed, last: Tensor) -> Tensor:
-        """Cross entropy of the answers, from the hidden states after the last layer (B, L, D)."""
+        """Cross entropy of the answers, from the hidden states after the last layer (B, L, D).
+
+        What begins an answer (or follows a name that is left out) counts BEGINNING times: there it is decided whether
+        what is asked for is in the clip at all.
+        """
         answer = packed.labels[:, 1:] != IGNORED
-        return F.cross_entropy(self.lm_head(last[:, :-1][answer]), packed.labels[:, 1:][answer])
+        begins = answer & (packed.labels[:, :-1] == IGNORED)
+        weight = torch.where(begins, BEGINNING, 1.0)[answer]
+        loss = F.cross_entropy(self.lm_head(last[:, :-1][answer]), packed.labels[:, 1:][answer], reduction="none")
+        return (loss * weight).mean()
 
     def motion_loss(self, packed: Packed, early: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of what each visual token's object does from `early` (M, D); the share of right motions.

@@ -25,8 +25,10 @@ STRANGE = 64
 LOOKS = NAMES + STRANGE
 EVEN = 0.35
 """In a blend of two names each has at least this weight, so that neither is the object's."""
-NAMELESS = 0.35
+NAMELESS = 0.18
 """Share of symbolic objects whose colour has no name, and share of those whose shape has none."""
+BLENDED = 0.25
+"""Share of nameless ones that lie half-way between two names; the others are strange."""
 MIXED = 0.5
 """Share of drawn objects that are of a second colour."""
 SECOND = 0.45
@@ -72,7 +74,7 @@ def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
                 continue
             known[number] = False
             part = row[:NAMES].split([len(kind) for kind in KINDS])[number]
-            if rng.random() < 0.5:
+            if rng.random() >= BLENDED:
                 part.zero_()
                 row[NAMES + rng.randrange(STRANGE)] += 1.0
             else:

@@ -100,7 +100,8 @@ class AskedClipStream(IterableDataset[AskedClip]):
             asked = questions(scene, self.processor, rng, self.texts, look, named)
             times = frame_indices(scene.frame_count, self.frames)
             scale = rng.choice((1.0, 1.0, 1.5, 0.75))
-            clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale, look), asked)
+            light = rng if self.split == "train" else None
+            clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale, look, light), asked)
             clip.questions += captions(scene, clip.trajectories, look, self.processor, rng, self.captions, named)
             if clip.questions:
                 yield clip

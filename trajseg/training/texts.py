@@ -33,14 +33,13 @@ SMALL_WORDS = ("the", "a", "that", "is", "in", "of", "to", "this", "video", "pic
 SLOT = -1
 """Stands in a request where a trajectory token will be."""
 WEIGHTS = {
-    "attribute": 3.0,
-    "motion": 2.0,
-    "place": 2.5,
-    "order": 2.0,
+    "attribute": 3.5,
+    "motion": 1.5,
+    "place": 1.8,
     "comparison": 1.5,
-    "event": 2.0,
-    "several": 1.5,
-    "none": 1.5,
+    "event": 1.8,
+    "several": 1.3,
+    "none": 2.2,
 }
 """How much more often the kinds that are hard to learn are asked; 1 for the others."""
 
