@@ -271,8 +271,7 @@ class Corrections:
         session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), [row])
         job = session.scalars(select(Job).where(Job.request_key == row["request_key"])).one()
         if job.state in ("cancelled", "failed"):
-            job.state, job.runs, job.error, job.remedy, job.created_at = "queued", 0, "", "", now()
-            job.finished_at = job.run_token = None
+            job.begin_anew()
         elif job.state == "done":
             again = update(Delivery).where(Delivery.job_id == job.id)
             session.execute(again.values(state="pending", attempts=0, next_attempt_at=now()))

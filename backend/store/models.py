@@ -107,6 +107,13 @@ class Job(Base):
     heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
+    def begin_anew(self) -> None:
+        """Queued now, as if nothing had been done; tracks and deliveries are the caller's."""
+        self.state, self.error, self.remedy, self.created_at = "queued", "", "", now()
+        self.runs = self.frames_done = self.frames_total = 0
+        self.run_token = self.eta_seconds = self.result = None
+        self.started_at = self.finished_at = self.heartbeat_at = None
+
 
 class Track(Base):
     """A mask track of a done job.

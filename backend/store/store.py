@@ -217,11 +217,7 @@ class Store:
             if job.state not in UNFINISHED:
                 session.execute(delete(Track).where(Track.job_id == job_id))
                 session.execute(delete(Delivery).where(Delivery.job_id == job_id))
-                job.state, job.error, job.remedy = "queued", "", ""
-                job.runs = job.frames_done = job.frames_total = 0
-                job.run_token = job.eta_seconds = job.result = None
-                job.started_at = job.finished_at = job.heartbeat_at = None
-                job.created_at = now()
+                job.begin_anew()
             job.queue = queue or job.queue
             job.params = {**job.params, **(params or {})}
             return job
