@@ -54,7 +54,7 @@ def clip(processor, seed: int, limit: int = 4):
     scene, rng = sample_scene(seed), random.Random(seed)
     asked = questions(scene, processor, rng, limit)
     asked += captions(scene, trajectories(scene, 8), None, processor, rng)
-    return scene, seen_objects(scene, 8), asked
+    return scene, seen_objects(scene, trajectories(scene, 8)), asked
 
 
 @torch.no_grad()
@@ -160,7 +160,8 @@ def test_the_guided_share_is_that_of_the_models_own_attention(processor, languag
 
 def test_presence_tells_who_enters_and_who_leaves():
     for seed in range(20):
-        seen = seen_objects(sample_scene(seed), 8)
+        scene = sample_scene(seed)
+        seen = seen_objects(scene, trajectories(scene, 8))
         told = presence(seen)
         for named in seen.attributes.unique(dim=0):
             rows = (seen.attributes == named).all(1)
@@ -174,7 +175,8 @@ def test_a_disguised_clip_moves_as_its_label_says():
     for seed in range(60):
         scene = sample_scene(seed)
         longest = max(1.0, scene.aspect)
-        seen = disguised(seen_objects(scene, 8, least=0.95), (scene.aspect / longest, 1 / longest), 8, rng)
+        seen = seen_objects(scene, trajectories(scene, 8, least=0.95))
+        seen = disguised(seen, (scene.aspect / longest, 1 / longest), 8, rng)
         for named in seen.attributes.unique(dim=0):
             rows = (seen.attributes == named).all(1)
             if rows.sum() < 2:
@@ -199,7 +201,8 @@ def test_a_disguised_clip_has_no_pair_that_only_the_test_split_has():
     for seed in range(150):
         scene = sample_scene(seed)
         longest = max(1.0, scene.aspect)
-        assert not unseen(disguised(seen_objects(scene, 8), (scene.aspect / longest, 1 / longest), 8, rng).attributes)
+        seen = seen_objects(scene, trajectories(scene, 8))
+        assert not unseen(disguised(seen, (scene.aspect / longest, 1 / longest), 8, rng).attributes)
 
 
 def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing():

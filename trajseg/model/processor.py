@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -61,6 +62,10 @@ class TrajSegProcessor:
         self.turns = turns if isinstance(turns, Turns) else Turns(**turns or {})
         self.seg_id = int(tokenizer.convert_tokens_to_ids(SEG_TOKEN))
         self.end_id = int(tokenizer.eos_token_id)
+        self._marker_ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+        self._first_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._whole_words = isinstance(getattr(backend, "model", None), WordLevel)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TrajSegProcessor:
@@ -126,17 +131,18 @@ class TrajSegProcessor:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a sentence, without start or end."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not self._whole_words:
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [number for word in text.split() for number in _word_ids(self.tokenizer, word)]
 
     def prompt_ids(self, instruction: str, frames: int, template: str = REQUEST) -> tuple[list[list[int]], list[int]]:
         """Token ids around the visual tokens of an instruction about `frames` frames.
 
         Returns what stands before each frame's tokens (one list a frame), and what stands after the last one.
         """
-        start, end, clip_start, clip_end = (self.tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS[:4])
-        first = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
+        start, end, clip_start, clip_end = self._marker_ids[:4]
         opening = f"{self.turns.system} {self.turns.user}".strip()
-        before = [[*first, *self.ids(opening), clip_start, start]] + [[end, start] for _ in range(frames - 1)]
+        before = [[*self._first_ids, *self.ids(opening), clip_start, start]] + [[end, start] for _ in range(frames - 1)]
         request = self.turns.after_clip + segment_request(instruction, template)
         after = [end, clip_end, *self.ids(request), *self.ids(self.turns.assistant)]
         return before, after
@@ -146,8 +152,7 @@ class TrajSegProcessor:
 
         Returns what stands between the last frame's tokens and the trajectory's, and what stands after those.
         """
-        names = (*SPECIAL_TOKENS[1:2], *SPECIAL_TOKENS[3:])
-        end, clip_end, start, stop = (self.tokenizer.convert_tokens_to_ids(name) for name in names)
+        _, end, _, clip_end, start, stop = self._marker_ids
         after = [stop, *self.ids(self.turns.after_clip + request), *self.ids(self.turns.assistant)]
         return [end, clip_end, start], after
 
@@ -191,6 +196,12 @@ def letterbox(frame: np.ndarray, size: int, mean: Colour = IMAGENET_MEAN, std: C
 def _colour(values: Sequence[float]) -> Colour:
     red, green, blue = values
     return float(red), float(green), float(blue)
+
+
+@functools.lru_cache(maxsize=4096)
+def _word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> tuple[int, ...]:
+    """Token ids of what stands between two spaces; a tokenizer of whole words gives the same in any sentence."""
+    return tuple(tokenizer(word, add_special_tokens=False)["input_ids"])
 
 
 def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -21,7 +21,7 @@ from trajseg.data.shapes.language import (
 )
 from trajseg.data.shapes.phrases import KNOWN_COLOURS, KNOWN_SHAPES, PLURALS
 from trajseg.data.shapes.render import boxes
-from trajseg.data.shapes.world import MOTIONS, SHAPES, SIZES, Scene, sample_scene
+from trajseg.data.shapes.world import MOTIONS, SAMPLED_FRAMES, SHAPES, SIZES, Scene, sample_scene
 from trajseg.model.dialogue import REQUEST, WORDS, grounding_answer
 from trajseg.model.processor import TrajSegProcessor, frame_indices, word_tokenizer
 from trajseg.training.mixtures import KINDS, NAMES, attributes, misheard, nameless, unsaid
@@ -92,9 +92,15 @@ class Question:
     read: list[int] = field(default_factory=list)
 
 
-def trajectories(scene: Scene, frames: int, least: float = 0.15) -> Tensor:
-    """Boxes (K, N, 4) of all objects in the N frames, as in Seen, zero where less than a share `least` shows."""
-    xyxy, visible = boxes(scene, frame_indices(scene.frame_count, frames))
+def trajectories(scene: Scene, frames: int, least: float = 0.15, facts: Facts | None = None) -> Tensor:
+    """Boxes (K, N, 4) of all objects in the N frames, as in Seen, zero where less than a share `least` shows.
+
+    facts: saves working the boxes out again where Facts(scene) is at hand and N is the number of its frames.
+    """
+    if facts is not None and frames == SAMPLED_FRAMES:
+        xyxy, visible = facts.xyxy, facts.visible
+    else:
+        xyxy, visible = boxes(scene, frame_indices(scene.frame_count, frames))
     return torch.from_numpy(xyxy) / max(1.0, scene.aspect) * (torch.from_numpy(visible) >= least)[..., None]
 
 
@@ -110,15 +116,15 @@ def presence(seen: Seen) -> Tensor:
     return torch.stack([torch.isin(name, end) for end in ends], dim=1).long()
 
 
-def seen_objects(scene: Scene, frames: int, least: float = 0.15, look: Tensor | None = None) -> Seen:
-    """What can be seen in the N frames, from geometry alone: objects of which at least a share `least` shows.
+def seen_objects(scene: Scene, trajectories: Tensor, look: Tensor | None = None) -> Seen:
+    """What can be seen in the N frames, from geometry alone.
 
-    look: of all objects, (K, LOOKS); see Seen.
+    trajectories: boxes of all objects (K, N, 4) as in Seen, zero where an object is absent; look: of all objects,
+    (K, LOOKS); see Seen.
     """
-    box = trajectories(scene, frames, least)
-    k, frame = box.any(-1).nonzero(as_tuple=True)
+    k, frame = trajectories.any(-1).nonzero(as_tuple=True)
     rows = None if look is None else look[k]
-    return Seen(attributes(scene)[k], box[k, frame], frame, motions(scene)[k], rows).in_order()
+    return Seen(attributes(scene)[k], trajectories[k, frame], frame, motions(scene)[k], rows).in_order()
 
 
 def motions(scene: Scene) -> Tensor:
@@ -136,35 +142,39 @@ def questions(
     limit: int = TEXTS_PER_CLIP,
     look: Tensor | None = None,
     named: Tensor | None = None,
+    facts: Facts | None = None,
 ) -> list[Question]:
     """Questions with answers about a scene, at most `limit`, the harder kinds preferred.
 
     look, named: what the objects look like, and which of their colours, shapes and sizes have their name, as
     `mixtures.nameless` gives them (None: all have); nothing is asked for by a name that is an object's in part.
+    facts: as in `instructions`.
     """
-    found = instructions(scene, rng, limit_per_kind=3, facts=Facts(scene))
+    found = instructions(scene, rng, limit_per_kind=3, facts=facts)
     if named is not None and look is not None:
-        found = [asked for asked in found if _sayable(scene, asked, look, named)]
+        unclear, whole = _unclear(scene, look, named), named.all(1).tolist()
+        found = [
+            asked
+            for asked in found
+            if (asked.kind != "knowledge" or all(whole[k] for k in asked.targets))
+            and not any(form in f" {asked.text} " for form in unclear)
+        ]
     found.sort(key=lambda q: rng.random() ** (1 / WEIGHTS.get(q.kind, 1.0)), reverse=True)
     return [encode(scene, processor, rng, q, named) for q in found[:limit]]
 
 
-def _sayable(scene: Scene, asked: Instruction, look: Tensor, named: Tensor) -> bool:
-    """Whether the instruction makes no use of a name that an object has lost, or has a part of without being called so.
+def _unclear(scene: Scene, look: Tensor, named: Tensor) -> set[str]:
+    """The names that an object has lost, or has a part of without being called so: all their forms between spaces.
 
     look (K, LOOKS), named (K, 3): see mixtures.
     """
-    if asked.kind == "knowledge" and not named[list(asked.targets)].all():
-        return False
     in_part = look[:, :NAMES].split([len(names) for names in KINDS], dim=1)
     unclear = set()
     for o, known, *parts in zip(scene.objects, named.tolist(), *in_part, strict=True):
         for name, names, is_known, part in zip((o.colour, o.shape, o.size), KINDS, known, parts, strict=True):
             if not is_known:
                 unclear |= {name, *(names[at] for at in part.nonzero()[:, 0].tolist())}
-    said = {form for name in unclear for form in (name, PLURALS.get(name, name), *_KNOWN.get(name, ()))}
-    text = f" {asked.text} "
-    return not any(f" {form} " in text for form in said)
+    return {f" {form} " for name in unclear for form in (name, PLURALS.get(name, name), *_KNOWN.get(name, ()))}
 
 
 def caption_question(
@@ -240,7 +250,8 @@ def _answers(
         [*processor.ids(grounding_answer([short_caption(o) for o in objects])), processor.end_id]
         for objects in (said, heard)
     )
-    return [IGNORED if token == processor.tokenizer.unk_token_id else token for token in answer], read
+    unknown = processor.tokenizer.unk_token_id
+    return [IGNORED if token == unknown else token for token in answer], read
 
 
 @dataclass
@@ -358,8 +369,10 @@ class QuestionStream(IterableDataset[Packed]):
             while len(clips) < self.batch:
                 scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
                 look, named = nameless(attributes(scene), rng) if self.split == "train" else (None, None)
-                asked = questions(scene, self.processor, rng, look=look, named=named)
-                asked += captions(scene, trajectories(scene, self.frames), look, self.processor, rng, named=named)
+                facts = Facts(scene)
+                shown = trajectories(scene, self.frames, facts=facts)
+                asked = questions(scene, self.processor, rng, look=look, named=named, facts=facts)
+                asked += captions(scene, shown, look, self.processor, rng, named=named)
                 if asked:
-                    clips.append((seen_objects(scene, self.frames, look=look), asked))
+                    clips.append((seen_objects(scene, shown, look), asked))
             yield pack(clips, self.processor, self.frames)

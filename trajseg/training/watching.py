@@ -10,7 +10,7 @@ from torch import Tensor
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, sample_scene
 from trajseg.model import TrajSegProcessor
 from trajseg.training.mixtures import nameless, unseen
-from trajseg.training.texts import Packed, Seen, pack, seen_objects
+from trajseg.training.texts import Packed, Seen, pack, seen_objects, trajectories
 
 POOL = 3000
 """Scenes kept; each is seen in countless disguises."""
@@ -38,7 +38,8 @@ class WatchClips:
         if index not in self._pool:
             scene = sample_scene(random.Random(f"pool/{self.seed}/{index}").getrandbits(40), "train")
             longest = max(1.0, scene.aspect)
-            self._pool[index] = (seen_objects(scene, self.frames), (scene.aspect / longest, 1 / longest))
+            seen = seen_objects(scene, trajectories(scene, self.frames))
+            self._pool[index] = (seen, (scene.aspect / longest, 1 / longest))
         return self._pool[index]
 
 

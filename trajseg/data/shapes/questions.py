@@ -47,12 +47,9 @@ def descriptions(o: SceneObject) -> list[str]:
     ]
 
 
-def _fits(description: str, o: SceneObject) -> bool:
-    return all(w in (o.size, o.colour, o.shape, "object") for w in description.split())
-
-
 def meaning(description: str, objects: list[SceneObject]) -> list[int]:
-    return [k for k, o in enumerate(objects) if _fits(description, o)]
+    said = set(description.split()) - {"object"}
+    return [k for k, o in enumerate(objects) if said.issubset((o.size, o.colour, o.shape))]
 
 
 def _name(k: int, objects: list[SceneObject], rng: random.Random) -> str:

@@ -70,34 +70,28 @@ def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray
         (zeros where it is outside or does not exist), and visible float32 [K, n]: the approximate share 0..1
         of the object that is seen, less what others hide and what lies outside the picture.
     """
-    count, n = len(scene.objects), len(indices)
+    at = np.asarray(indices, np.int64)
     rows, cols = _COARSE_ROWS, max(1, round(scene.aspect * _COARSE_ROWS))
-    painters = sorted(range(count), key=lambda k: scene.objects[k].depth)
-    outlines = [_outline(o) for o in scene.objects]
-    spans = [(np.min(c[0], axis=0), np.max(c[0], axis=0)) for c in outlines]
-    # fillPoly also fills the pixels that an outline only touches, which is about half a pixel all around.
-    whole = np.array([_area(c) * rows + 0.49 * _perimeter(c) for c in outlines]) * rows
-    xyxy = np.zeros((count, n, 4), np.float32)
-    visible = np.zeros((count, n), np.float32)
+    canvases = np.zeros((len(at), rows, cols), np.uint8)
+    xyxy = np.zeros((len(scene.objects), len(at), 4), np.float32)
+    whole = np.empty((len(scene.objects), 1))
     limit = np.array([scene.aspect, 1.0])
     scale = rows * (1 << _SUBPIXEL_BITS)
     half_pixel = 1 << (_SUBPIXEL_BITS - 1)
-    for i, t in enumerate(indices):
-        canvas = np.zeros((rows, cols), np.uint8)
-        for k in painters:
-            o = scene.objects[k]
-            if not o.first <= t <= o.last:
-                continue
-            centre = o.centres[t] + scene.drift[t]
-            low, high = np.clip(centre + spans[k][0], 0, limit), np.clip(centre + spans[k][1], 0, limit)
-            if np.any(high - low <= 0):
-                continue
-            xyxy[k, i] = (*low, *high)
-            points = [np.round((c + centre) * scale).astype(np.int32) - half_pixel for c in outlines[k]]
-            cv2.fillPoly(canvas, points, k + 1, shift=_SUBPIXEL_BITS)
-        seen = np.bincount(canvas.ravel(), minlength=count + 1)[1:]
-        visible[:, i] = np.minimum(1.0, seen / whole)
-    return xyxy, visible
+    for k, o in sorted(enumerate(scene.objects), key=lambda numbered: numbered[1].depth):
+        outline = _outline(o)
+        # fillPoly also fills the pixels that an outline only touches, which is about half a pixel all around.
+        whole[k] = (_area(outline) * rows + 0.49 * _perimeter(outline)) * rows
+        centres = (o.centres[at] + scene.drift[at])[:, None]
+        span = np.stack([outline[0].min(axis=0), outline[0].max(axis=0)])
+        corners = (centres + span).clip(0, limit)
+        inside = (corners[:, 1] > corners[:, 0]).all(axis=1) & (o.first <= at) & (at <= o.last)
+        xyxy[k, inside] = corners[inside].reshape(-1, 4)
+        points = [np.round((c + centres) * scale).astype(np.int32) - half_pixel for c in outline]
+        for i in inside.nonzero()[0]:
+            cv2.fillPoly(canvases[i], [p[i] for p in points], k + 1, shift=_SUBPIXEL_BITS)
+    seen = [[np.count_nonzero(canvas == k + 1) for canvas in canvases] for k in range(len(scene.objects))]
+    return xyxy, np.minimum(1.0, seen / whole).astype(np.float32)
 
 
 def write_clip(scene: Scene, path: str | Path, height: int, crf: int = 20) -> Path:
@@ -160,13 +154,13 @@ def _outline(o: SceneObject) -> list[np.ndarray]:
 def _area(contours: list[np.ndarray]) -> float:
     areas = []
     for p in contours:
-        q = np.roll(p, -1, axis=0)
+        q = np.concatenate([p[1:], p[:1]])
         areas.append(abs(float(np.sum(p[:, 0] * q[:, 1] - q[:, 0] * p[:, 1]))) / 2)
     return areas[0] - sum(areas[1:])
 
 
 def _perimeter(contours: list[np.ndarray]) -> float:
-    return sum(float(np.linalg.norm(p - np.roll(p, 1, axis=0), axis=1).sum()) for p in contours)
+    return sum(float(np.linalg.norm(p - np.concatenate([p[-1:], p[:-1]]), axis=1).sum()) for p in contours)
 
 
 def _paint(
