@@ -18,6 +18,7 @@ from trajseg.data.shapes.world import COLOURS, SHAPES, SIZES
 from trajseg.model import TrajSegModel
 from trajseg.training.clips import Pictures
 from trajseg.training.mixtures import NAMES
+from trajseg.training.precision import quick
 
 ATTRIBUTE_SIZES = (len(COLOURS), len(SHAPES), len(SIZES))
 BOX_WEIGHT = 15.0
@@ -50,9 +51,14 @@ class VisionPretraining(nn.Module):
 
         The levels are the top (m, C, h, w) and the finest (m, C, 4h, 4w).
         """
-        maps = self.encoder.trunk(pixels)
-        levels, _ = self.encoder.neck([level[::every] for level in maps])
-        return self.tokens(maps[2]), levels[2], levels[0]
+        *shared, coarsest = self.encoder.trunk.stages
+        maps = [pixels]
+        for stage in shared:
+            maps.append(stage(maps[-1]))
+        # Cut as NHWC, or the gradient would come back in another memory format than the maps have.
+        cut = [level.permute(0, 2, 3, 1)[::every].permute(0, 3, 1, 2) for level in maps[2:]]
+        levels, _ = self.encoder.neck([*cut, coarsest(cut[-1])])
+        return self.tokens(maps[-1]), levels[2], levels[0]
 
     def tokens(self, stride16: Tensor) -> Tensor:
         """The vision tower on a trunk map that is there already: the same as `TrajSegModel.patch_features`."""
@@ -69,7 +75,9 @@ class VisionPretraining(nn.Module):
         """The dense losses of both towers; SAM 2's levels, which learn faster and cost more, on every fourth."""
         pixels = torch.cat([clip.pixels for clip in clips])
         every = 4
-        tokens, top, fine = self(pixels, every)
+        with quick():
+            tokens, top, fine = self(pixels.contiguous(memory_format=torch.channels_last), every)
+        tokens, top, fine = tokens.float(), top.float(), fine.float()
         side = top.shape[-1]
         targets = [dense_targets(clip, side) for clip in clips]
         looks = [target.of(clip.look[:, :NAMES]) for clip, target in zip(clips, targets, strict=True)]
