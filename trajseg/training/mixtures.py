@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, RGB, SHAPES, SIZES, Scene, SceneObject
 
@@ -57,9 +56,8 @@ def unseen(attributes: Tensor) -> bool:
 
 def pure(attributes: Tensor) -> Tensor:
     """Weights of all looks, of objects that are what they are called: (K, 3) int64 -> (K, LOOKS) float32."""
-    parts = zip(attributes.unbind(1), KINDS, strict=True)
-    names = torch.cat([F.one_hot(part, len(names)) for part, names in parts], dim=1)
-    return F.pad(names.float(), (0, STRANGE))
+    starts = torch.tensor((0, len(COLOURS), len(COLOURS) + len(SHAPES)))
+    return torch.zeros(len(attributes), LOOKS).scatter_(1, attributes + starts, 1.0)
 
 
 def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
@@ -68,15 +66,15 @@ def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
     Returns: weights (K, LOOKS), and which of colour, shape and size have their name, (K, 3) bool.
     """
     look, named = pure(attributes), torch.ones_like(attributes, dtype=torch.bool)
-    for row, known in zip(look, named, strict=True):
+    for k in range(len(look)):
         for number, names in enumerate((COLOURS, SHAPES)):
             if rng.random() >= NAMELESS:
                 continue
-            known[number] = False
-            part = row[:NAMES].split([len(kind) for kind in KINDS])[number]
+            named[k, number] = False
+            part = look[k, :NAMES].split([len(kind) for kind in KINDS])[number]
             if rng.random() >= BLENDED:
                 part.zero_()
-                row[NAMES + rng.randrange(STRANGE)] += 1.0
+                look[k, NAMES + rng.randrange(STRANGE)] += 1.0
             else:
                 share = rng.uniform(EVEN, 1 - EVEN)
                 part *= 1 - share

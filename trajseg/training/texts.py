@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -66,7 +67,7 @@ class Seen:
 
     def in_order(self) -> Seen:
         """The same rows in time order and raster order."""
-        row, column = ((self.box[:, 1] + self.box[:, 3]) * 8).long(), ((self.box[:, 0] + self.box[:, 2]) * 8).long()
+        column, row = ((self.box[:, :2] + self.box[:, 2:]) * 8).long().unbind(1)
         order = (self.frame * 1024 + row * 32 + column).argsort()
         look = None if self.look is None else self.look[order]
         return Seen(self.attributes[order], self.box[order], self.frame[order], self.motion[order], look)
@@ -278,7 +279,7 @@ class Packed:
 
 def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, frames: int) -> Packed:
     """Lays out a batch; see Packed."""
-    rows = []
+    rows: list[tuple[Sequence[int], ...]] = []
     number = 0
     for seen, asked in clips:
         counts = torch.bincount(seen.frame, minlength=frames).tolist()
@@ -297,17 +298,15 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
             positions += range(prefix, prefix + len(text))
             segment += [number] * len(text)
             number += 1
-        rows.append((ids, visual, labels, positions, segment, prefix))
+        rows.append((ids, visual, labels, positions, segment))
     length = max(len(row[0]) for row in rows)
     batch = len(rows)
-    ids_BL, labels_BL = torch.zeros(batch, length, dtype=torch.long), torch.full((batch, length), IGNORED)
-    positions_BL, segments_BL = torch.zeros(batch, length, dtype=torch.long), torch.full((batch, length), -2)
-    visual_BL = torch.zeros(batch, length, dtype=torch.bool)
-    for b, (ids, visual, labels, positions, segment, _) in enumerate(rows):
-        n = len(ids)
-        ids_BL[b, :n], labels_BL[b, :n] = torch.tensor(ids), torch.tensor(labels)
-        positions_BL[b, :n], segments_BL[b, :n] = torch.tensor(positions), torch.tensor(segment)
-        visual_BL[b, : len(visual)] = torch.tensor(visual)
+    # Lists become arrays much faster than tensors.
+    fields = [np.full((batch, length), padding) for padding in (0, False, IGNORED, 0, -2)]
+    for b, row in enumerate(rows):
+        for field_BL, values in zip(fields, row, strict=True):
+            field_BL[b, : len(values)] = values
+    ids_BL, visual_BL, labels_BL, positions_BL, segments_BL = (torch.from_numpy(field_BL) for field_BL in fields)
     same = segments_BL[:, :, None] == segments_BL[:, None, :]
     frames_read = (segments_BL == -1)[:, None, :].expand(-1, length, -1)
     causal = torch.ones(length, length, dtype=torch.bool).tril()

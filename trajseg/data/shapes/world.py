@@ -5,6 +5,7 @@ Lengths are in units of the frame's height: x runs from 0 to `aspect`, y from 0 
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -133,10 +134,11 @@ def sample_scene(
     width = aspect or drawn_aspect
     looks = _draw_looks(rng, rng.choices((2, 3, 4, 5), (20, 32, 30, 18))[0], split)
     plan = _draw_plan(rng, looks, width)
+    u, sampled = np.linspace(0.0, 1.0, T), bin_centres(T)
     best: tuple[float, list[SceneObject]] | None = None
     for _ in range(10):
-        objects = _place(rng, looks, plan, T, width)
-        crowding = _crowding(objects, plan, T)
+        objects = _place(rng, looks, plan, u, width)
+        crowding = _crowding(objects, plan, sampled)
         if best is None or crowding < best[0]:
             best = (crowding, objects)
         if crowding < 0.02:
@@ -224,9 +226,10 @@ def _draw_plan(rng: random.Random, looks: list[tuple[str, str, str]], aspect: fl
 
 
 def _place(
-    rng: random.Random, looks: list[tuple[str, str, str]], plan: _Plan, frame_count: int, aspect: float
+    rng: random.Random, looks: list[tuple[str, str, str]], plan: _Plan, u: np.ndarray, aspect: float
 ) -> list[SceneObject]:
-    u = np.linspace(0.0, 1.0, frame_count)
+    """The objects, each on its way; `u` [T] is the time as a share of the clip."""
+    frame_count = len(u)
     depths = list(range(len(looks)))
     rng.shuffle(depths)
     objects: list[SceneObject | None] = [None] * len(looks)
@@ -279,7 +282,7 @@ def _place(
 def _path(
     rng: random.Random, motion: str, speed: str, role: str, radius: float, aspect: float, u: np.ndarray
 ) -> np.ndarray:
-    """Centres [T, 2] of an object; `u` [T] is the time as a share of the clip."""
+    """Centres [T, 2] of an object; `u` as in _place."""
     inset = 0.9 * radius
 
     def within(extent: float, reach: float = 0.0) -> float:
@@ -333,19 +336,23 @@ def _path_behind(rng: random.Random, motion: str, blocker: SceneObject, u: np.nd
     return blocker.centres[0] + aside + step * (travel * (u - meeting))[:, None]
 
 
-def _crowding(objects: list[SceneObject], plan: _Plan, frame_count: int) -> float:
-    """Mean share of the sampled frames in which two objects overlap that were not planned to."""
-    index = bin_centres(frame_count)
-    at = np.stack([o.centres[index] for o in objects])
-    radii = np.array([o.radius for o in objects])
-    gap = np.linalg.norm(at[:, None] - at[None], axis=-1) - 0.95 * (radii[:, None] + radii[None])[..., None]
-    present = np.array([[o.first <= t <= o.last for t in index] for o in objects])
-    touching = (gap < 0) & present[:, None] & present[None]
+def _crowding(objects: list[SceneObject], plan: _Plan, sampled: np.ndarray) -> float:
+    """Mean share of the frames `sampled` [n] in which two objects overlap that were not planned to."""
+    one, other = _pairs(len(objects))
+    at = np.stack([o.centres[sampled] for o in objects])
+    radii, first, last = np.array([(o.radius, o.first, o.last) for o in objects]).T[..., None]
+    apart = np.square(at[one] - at[other]).sum(axis=-1)
+    present = (first <= sampled) & (sampled <= last)
+    touching = (np.sqrt(apart) - 0.95 * (radii[one] + radii[other]) < 0) & present[one] & present[other]
     if plan.passing:
-        a, b = plan.passing
-        touching[a, b] = touching[b, a] = False
-    upper = np.triu_indices(len(objects), 1)
-    return float(touching[upper].mean())
+        touching[(one == min(plan.passing)) & (other == max(plan.passing))] = False
+    return float(touching.mean())
+
+
+@functools.cache
+def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of both objects of each pair, the smaller one first."""
+    return np.triu_indices(count, 1)
 
 
 def _draw_look(rng: random.Random) -> Look:
