@@ -188,9 +188,16 @@ def letterbox(frame: np.ndarray, size: int, mean: Colour = IMAGENET_MEAN, std: C
     shrink = height < frame.shape[0]
     resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
     picture = torch.zeros(3, size, size)
-    normalised = (resized.astype(np.float32) / 255.0 - mean) / std
-    picture[:, :height, :width] = torch.from_numpy(normalised.astype(np.float32)).permute(2, 0, 1)
+    for channel, plane, levels in zip(picture.numpy(), cv2.split(resized), _levels(mean, std), strict=True):
+        channel[:height, :width] = cv2.LUT(plane, levels)
     return picture
+
+
+@functools.lru_cache(maxsize=8)
+def _levels(mean: Colour, std: Colour) -> np.ndarray:
+    """What each of the 256 levels of red, green and blue is when normalised, float32 [3, 256]."""
+    levels = np.arange(256, dtype=np.float32)[:, None] / 255.0
+    return np.ascontiguousarray(((levels - mean) / std).T, np.float32)
 
 
 def _colour(values: Sequence[float]) -> Colour:

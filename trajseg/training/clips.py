@@ -78,10 +78,12 @@ def relit(frames: np.ndarray, rng: random.Random) -> np.ndarray:
     """Frames [n, H, W, 3] uint8 as a sensor has them in less light, or through haze, or both; noise as of photons."""
     light = math.exp(rng.uniform(math.log(0.3), math.log(1.2)))
     contrast, haze = rng.uniform(0.35, 1), rng.uniform(90, 230)
-    levels = haze + contrast * (light * frames.astype(np.float32) - haze)
-    noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(levels.shape, np.float32)
-    levels += rng.uniform(0, 20) * np.sqrt(np.clip(levels, 4, 255) / 128) * noise
-    return np.clip(levels, 0, 255).round().astype(np.uint8)
+    levels = haze + contrast * (light * np.arange(256, dtype=np.float32) - haze)
+    pixels = frames.reshape(len(frames), -1)
+    noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(pixels.shape, np.float32)
+    noise *= cv2.LUT(pixels, rng.uniform(0, 20) * np.sqrt(np.clip(levels, 4, 255) / 128))
+    noise += cv2.LUT(pixels, levels)
+    return np.rint(noise.clip(0, 255, out=noise), out=noise).astype(np.uint8).reshape(frames.shape)
 
 
 class ClipStream(IterableDataset[Pictures]):

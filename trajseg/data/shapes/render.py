@@ -195,7 +195,7 @@ def _paint(
         middle = texture.shape[0] / 2
         shift = np.array([[1, 0, local[0] - middle - left], [0, 1, local[1] - middle - top]], np.float32)
         colour = cv2.warpAffine(texture, shift, (right - left, bottom - top), borderMode=cv2.BORDER_REFLECT)
-    alpha = (coverage.astype(np.float32) / 255)[..., None]
+    alpha = cv2.merge([coverage] * 3).astype(np.float32) / 255
     under = frame[area].astype(np.float32)
     frame[area] = np.round(under + (colour - under) * alpha).astype(np.uint8)
     ids[area][coverage >= 128] = k + 1
@@ -217,7 +217,7 @@ def _texture(o: SceneObject, height: int) -> np.ndarray:
     return (np.array(o.rgb, np.float32) * darker[..., None]).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _noise_field(height: int, width: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     grey = rng.standard_normal((height, width, 1))
@@ -239,7 +239,8 @@ def _background(scene: Scene, rows: int, cols: int, height: int) -> np.ndarray:
         x = np.linspace(-0.5, 0.5, cols, dtype=np.float32)[None]
         share = 0.5 + 0.7 * (x * math.cos(look.angle) + y * math.sin(look.angle))
     start, end = (np.array(c, np.float32) for c in look.colours)
-    canvas = np.clip(start + (end - start) * np.clip(share, 0, 1)[..., None], 0, 255).astype(np.uint8)
+    share = np.clip(share, 0, 1)
+    canvas = cv2.merge([np.clip(a + (b - a) * share, 0, 255).astype(np.uint8) for a, b in zip(start, end, strict=True)])
     if look.kind == "clutter":
         _draw_clutter(canvas, rng, height, (start + end) / 2)
     return canvas
