@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from trajseg.model import TrajSegModel
 from trajseg.model.mask_decoder import DecodedMask, Tracker, encode_frames
 from trajseg.training.clips import Pictures
+from trajseg.training.precision import quick
 from trajseg.training.vision import ATTRIBUTE_SIZES
 
 LOSS_SIDE = 128
@@ -52,7 +53,9 @@ class MaskTraining(nn.Module):
 
     def loss(self, clips: list[Pictures], keys: list[bool]) -> tuple[Tensor, dict[str, float]]:
         """Mask losses over a batch of clips of F = len(keys) frames; `keys` marks key frames, the first among them."""
-        features = encode_frames(self.sam2, torch.cat([clip.pixels for clip in clips]))
+        pixels = torch.cat([clip.pixels for clip in clips])
+        with quick():
+            features = encode_frames(self.sam2, pixels.contiguous(memory_format=torch.channels_last))
         counts = [len(clip.attributes) for clip in clips]
         first = torch.arange(len(clips)).repeat_interleave(torch.tensor(counts)) * len(keys)
         truth = torch.cat([object_planes(clip) for clip in clips])
@@ -70,7 +73,9 @@ class MaskTraining(nn.Module):
                 guidance = guidance_loss(attention, target, present)
                 total = total + 0.3 * guidance
                 figures.setdefault("guidance", []).append(float(guidance.detach()))
-            decoded = tracker.step(number, frame, prompt, present, remember=number + 1 < len(keys))
+            with quick():
+                drawn = tracker.step(number, frame, prompt, present, remember=number + 1 < len(keys))
+            decoded = DecodedMask(drawn.logits.float(), drawn.score.float(), drawn.pointer)
             total = total + mask_loss(decoded, target, present) + self._coarse_loss(target, present)
             with torch.no_grad():
                 for name, value in mask_figures(decoded, target, present, counts).items():

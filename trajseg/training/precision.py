@@ -1,16 +1,53 @@
-"""The precision in which stages run the model's layers."""
+"""How stages compute the model's layers fast: in bfloat16, on CPUs that multiply it by themselves."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 FAST_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
-"""Whether this CPU multiplies bfloat16 numbers by itself, which is about three times as fast as float32."""
+"""Whether this CPU multiplies bfloat16 numbers by itself, which is two to three times as fast as float32."""
 
 
-def quick() -> torch.autocast:
-    """Convolutions and products of matrices in bfloat16, where the CPU is fast at them; all else as it was.
+@contextlib.contextmanager
+def quick() -> Iterator[None]:
+    """Convolutions and products of matrices in bfloat16 where the CPU is fast at them; elsewhere all as it was.
 
-    Weights, sums within a product and the statistics of norms stay float32. Losses belong outside.
+    Weights, sums within a product and the statistics of GroupNorm and LayerNorm stay float32. Losses belong outside.
     """
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=FAST_BFLOAT16)
+    if not FAST_BFLOAT16:
+        yield
+        return
+    with torch.autocast("cpu", dtype=torch.bfloat16), _PlainAttention():
+        yield
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Attention as two products around a softmax: PyTorch's fused kernel is slower in bfloat16, backwards above all."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (plain_attention if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
+
+
+def plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """`scaled_dot_product_attention` without mask or dropout, as the picture side asks for it."""
+    if attn_mask is not None or dropout_p or is_causal:
+        raise NotImplementedError("Attention with a mask or dropout has not been made quick.")
+    scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-1, -2)
+    return scores.softmax(-1) @ value

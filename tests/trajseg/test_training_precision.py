@@ -1,0 +1,60 @@
+"""Stages compute in bfloat16 where that is fast, and learn the same."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trajseg.data.shapes.world import sample_scene
+from trajseg.model import TrajSegConfig, TrajSegModel
+from trajseg.training import precision
+from trajseg.training.clips import pictures
+from trajseg.training.masks import MaskTraining
+from trajseg.training.precision import quick
+from trajseg.training.vision import VisionPretraining
+
+
+def outcome(module: nn.Module, *batch: object) -> tuple[float, torch.Tensor]:
+    """The loss of a batch, and its gradient as one vector."""
+    module.zero_grad()
+    loss, _ = module.loss(*batch)
+    loss.backward()
+    return float(loss.detach()), torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(("training", "rest"), [(VisionPretraining, ()), (MaskTraining, ([True, False, False, True],))])
+def test_a_step_has_the_loss_and_the_gradient_that_it_has_in_float32(monkeypatch, training, rest):
+    torch.manual_seed(0)
+    module = training(TrajSegModel(TrajSegConfig.tiny(300, 259)).eval())
+    clips = [pictures(sample_scene(5), [0, 2, 4, 6], 256, light=random.Random(0))]
+    results = []
+    for fast in (False, True):
+        monkeypatch.setattr(precision, "FAST_BFLOAT16", fast)
+        results.append(outcome(module, clips, *rest))
+    (exact, direction), (loss, gradient) = results
+    assert loss != exact
+    assert loss == pytest.approx(exact, rel=2e-3)
+    assert float(F.cosine_similarity(gradient, direction, dim=0)) > 0.99
+
+
+def test_quick_attention_is_attention(monkeypatch):
+    monkeypatch.setattr(precision, "FAST_BFLOAT16", True)
+    query, key, value = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    exact = F.scaled_dot_product_attention(query, key, value, scale=0.5)
+    with quick():
+        found = F.scaled_dot_product_attention(query, key, value, scale=0.5)
+        assert found.dtype == torch.bfloat16
+        with pytest.raises(NotImplementedError):
+            F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(found.float(), exact, atol=0.03, rtol=0)
+    torch.testing.assert_close(precision.plain_attention(query, key, value, scale=0.5), exact)
+
+
+def test_a_cpu_without_fast_bfloat16_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(precision, "FAST_BFLOAT16", False)
+    with quick():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
