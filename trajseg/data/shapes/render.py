@@ -44,8 +44,11 @@ def frames_and_ids(scene: Scene, height: int, indices: Sequence[int]) -> Iterato
     offsets = rng.integers(0, 64, size=(scene.frame_count, 2))
     for t in indices:
         dx, dy = scene.drift[t] * height
-        shift = np.array([[1, 0, dx - margin], [0, 1, dy - margin]], np.float32)
-        frame = cv2.warpAffine(background, shift, (width, height), flags=cv2.INTER_LINEAR)
+        if dx or dy:
+            shift = np.array([[1, 0, dx - margin], [0, 1, dy - margin]], np.float32)
+            frame = cv2.warpAffine(background, shift, (width, height), flags=cv2.INTER_LINEAR)
+        else:
+            frame = background[margin : margin + height, margin : margin + width].copy()
         ids = np.zeros((height, width), np.uint8)
         for k in painters:
             o = scene.objects[k]
@@ -190,14 +193,16 @@ def _paint(
     area = (slice(y0 + top, y0 + bottom), slice(x0 + left, x0 + right))
     colour: np.ndarray
     if texture is None:
-        colour = np.array(o.rgb, np.float32)
+        colour = cv2.merge([np.full((bottom - top, right - left), level, np.float32) for level in o.rgb])
     else:
         middle = texture.shape[0] / 2
         shift = np.array([[1, 0, local[0] - middle - left], [0, 1, local[1] - middle - top]], np.float32)
         colour = cv2.warpAffine(texture, shift, (right - left, bottom - top), borderMode=cv2.BORDER_REFLECT)
-    alpha = cv2.merge([coverage] * 3).astype(np.float32) / 255
-    under = frame[area].astype(np.float32)
-    frame[area] = np.round(under + (colour - under) * alpha).astype(np.uint8)
+    blend = cv2.merge([coverage] * 3).astype(np.float32)
+    blend /= 255
+    blend *= colour - frame[area]
+    blend += frame[area]
+    frame[area] = np.rint(blend, out=blend).astype(np.uint8)
     ids[area][coverage >= 128] = k + 1
 
 
