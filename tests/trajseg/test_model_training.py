@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -16,10 +17,12 @@ from torch.nn import functional as F
 from trajseg.data.shapes.phrases import PLURALS
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, sample_scene
 from trajseg.model import TrajSegConfig, TrajSegModel
-from trajseg.training.clips import pictures, relit
+from trajseg.training import precision
+from trajseg.training.clips import ClipStream, faded, pictures, relit
 from trajseg.training.language import GUIDED_LAYER, LanguageTraining
 from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise_iou
 from trajseg.training.mixtures import KINDS, NAMES, attributes, clearly_unnamed, mixed_colours, nameless, unseen
+from trajseg.training.packed_attention import NAME, Layout, packed_attention
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import (
     IGNORED,
@@ -36,6 +39,12 @@ from trajseg.training.texts import (
 )
 from trajseg.training.vision import dense_targets
 from trajseg.training.watching import disguised
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    """What is compared here is compared to the last digits."""
+    monkeypatch.setattr(precision, "FAST_BFLOAT16", False)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +80,20 @@ def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, la
             own = packed.segments[row] == number
             torch.testing.assert_close(hidden[row][own], single[0][alone.segments[0] == 0], atol=1e-4, rtol=1e-3)
             number += 1
+
+
+@torch.no_grad()
+def test_packed_attention_is_attention_under_the_mask(processor, language):
+    packed = pack([clip(processor, seed, limit=seed)[1:] for seed in (1, 2, 9)], processor, 8)
+    inputs = language.inputs(packed, *language.symbols(packed))
+    layer = language.language_model.layers[0]
+    turns = language.language_model.rotary_emb(inputs, packed.positions)
+    plain = layer(inputs, attention_mask=packed.mask, position_embeddings=turns)
+    with packed_attention(language.language_model.config):
+        quick = layer(inputs, position_embeddings=turns, layout=Layout.of(packed))
+    counts = packed.segments > -2
+    torch.testing.assert_close(quick[counts], plain[counts], atol=1e-5, rtol=1e-4)
+    assert language.language_model.config._attn_implementation != NAME
 
 
 @torch.no_grad()
@@ -425,3 +448,17 @@ def test_clips_are_filmed_in_other_light_and_objects_stay_where_they_are():
     assert relit(frames, rng).dtype == np.uint8
     assert min(means) < 100
     assert max(means) > 150
+
+
+def test_a_faded_clip_has_lost_its_colours_and_their_names():
+    pixels = torch.randn(2, 3, 8, 8)
+    for seed in range(20):
+        left = faded(pixels, random.Random(seed))
+        torch.testing.assert_close(left.mean(1), pixels.mean(1))
+        spread, before = (p - p.mean(1, keepdim=True) for p in (left, pixels))
+        assert float(spread.norm()) <= 0.5 * float(before.norm()) + 1e-5
+    clips = list(itertools.islice(ClipStream(0, 1, 64, unnamed=0.1), 40))
+    nameless_clips = sum(not clip.look[:, : len(COLOURS)].any() for clip in clips)
+    assert 4 <= nameless_clips <= 20
+    named = list(itertools.islice(ClipStream(0, 1, 64), 40))
+    assert all(clip.look[:, : len(COLOURS)].sum() == pytest.approx(len(clip.look)) for clip in named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from trajseg.model.mask_decoder import Tracker, encode_frames
 from trajseg.model.sam2 import build_sam2
 from trajseg.training.feed import Feed, first
 from trajseg.training.health import PATIENCE, Health, gradient_norms
+from trajseg.training.optimiser import optimiser_of
 from trajseg.training.run import Part, Schedule, train
 
 SIX = Schedule(steps=6, lr=0.01, warmup=2, log_every=1, save_every=3)
@@ -233,3 +235,46 @@ def test_an_item_of_a_feed_depends_on_its_number_alone():
     state = torch.get_rng_state()
     assert [feed.at(number) for number in (0, 2, 4, 1, 3)] == [alone[number] for number in (0, 2, 4, 1, 3)]
     assert torch.equal(torch.get_rng_state(), state), "the training's own random numbers are not touched"
+
+
+def layered() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(5, 8), nn.ModuleList([nn.Linear(8, 8)]), nn.Linear(8, 3))
+
+
+def test_muon_takes_the_matrices_of_layers_and_adamw_the_rest():
+    module = layered()
+    optimiser = optimiser_of(module, 2.0, (0.9, 0.98), 0.0)
+    by_muon, by_adamw = optimiser.param_groups
+    assert by_muon["params"] == [module[1][0].weight]
+    assert len(by_adamw["params"]) == 4
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before = module[1][0].weight.detach().clone()
+    for group in optimiser.param_groups:
+        group["lr"] = 0.01
+    optimiser.step()
+    moved = torch.linalg.svdvals(before - module[1][0].weight.detach())
+    assert float(moved.min()) > 0.4 * float(moved.max()), "every direction moves about as far"
+
+
+def test_a_killed_run_with_muon_goes_on_float_for_float(tmp_path):
+    schedule = dataclasses.replace(SIX, muon=2.0)
+
+    def run(folder: Path, kill_at: int = -1) -> dict[str, Tensor]:
+        module = layered()
+
+        def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+            if part.step == kill_at:
+                raise KeyError("power cut")
+            ids = torch.randint(5, (6,), generator=torch.Generator().manual_seed(part.step))
+            return F.cross_entropy(module[2](module[1][0](module[0](ids))), ids % 3), {}
+
+        train(folder, module, loss, schedule)
+        return module.state_dict()
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyError, match="power cut"):
+        run(tmp_path / "cut", kill_at=4)
+    for name, tensor in run(tmp_path / "cut").items():
+        assert torch.equal(tensor, whole[name])

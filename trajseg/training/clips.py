@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from trajseg.data.shapes.render import render
-from trajseg.data.shapes.world import Scene, sample_scene
+from trajseg.data.shapes.world import COLOURS, Scene, sample_scene
 from trajseg.model.processor import inner_size, letterbox
 from trajseg.training.mixtures import attributes, mixed_colours, pure
 
 LIT = 0.3
 """Share of training clips that are filmed in other light; see relit."""
+FADED = 0.25
+"""Share of clips with unnamed colours that have lost most of their colour; see faded."""
 
 
 @dataclass
@@ -86,10 +88,19 @@ def relit(frames: np.ndarray, rng: random.Random) -> np.ndarray:
     return np.rint(noise.clip(0, 255, out=noise), out=noise).astype(np.uint8).reshape(frames.shape)
 
 
+def faded(pixels: Tensor, rng: random.Random) -> Tensor:
+    """Normalised pictures (n, 3, S, S) with at most half of their colour left: shapes are there, colours hard to name.
+
+    A pair of colour and shape that is in no picture does not come about by this.
+    """
+    return torch.lerp(pixels.mean(1, keepdim=True), pixels, rng.uniform(0, 0.5))
+
+
 class ClipStream(IterableDataset[Pictures]):
     """Endless training clips: `frames` pictures of each, at random times at most `stride` frames apart.
 
-    Some objects are between two colours, and a share `unnamed` of them is of no colour that has a name. Light differs.
+    Some objects are between two colours, and a share `unnamed` of them is of no colour that has a name; where that is
+    not 0, a share of the clips is faded, and no colour has a name there. Light differs.
 
     Every worker draws its own seeds from `seed`, so that a resumed run does not see the same clips again when
     it is given another seed.
@@ -106,7 +117,11 @@ class ClipStream(IterableDataset[Pictures]):
             scene = sample_scene(rng.getrandbits(40), "train")
             times, scale = self._times(scene, rng), rng.choice((1.0, 1.0, 1.0, 1.5, 0.75))
             scene, look = mixed_colours(scene, rng, self.unnamed)
-            yield pictures(scene, times, self.size, scale, look, rng)
+            clip = pictures(scene, times, self.size, scale, look, rng)
+            if self.unnamed and rng.random() < FADED:
+                clip.pixels = faded(clip.pixels, rng)
+                clip.look[:, : len(COLOURS)] = 0
+            yield clip
 
     def _times(self, scene: Scene, rng: random.Random) -> list[int]:
         if self.stride is None:

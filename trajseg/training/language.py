@@ -19,6 +19,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.training.mixtures import STRANGE, pure
+from trajseg.training.packed_attention import Layout, packed_attention
+from trajseg.training.precision import quick
 from trajseg.training.texts import IGNORED, Packed, Question, Seen, looks, presence
 
 MOTION_LAYER = 3
@@ -116,22 +118,25 @@ class LanguageTraining(nn.Module):
 
     def hidden(self, packed: Packed, tokens: Tensor, trajectories: Tensor | None = None) -> Hidden:
         """What the losses read of the hidden states; tokens (M, D), trajectories (T, D)."""
-        output = self.language_model(
-            inputs_embeds=self.inputs(packed, tokens, trajectories),
-            attention_mask=packed.mask,
-            position_ids=packed.positions,
-            use_cache=False,
-            output_hidden_states=True,
-        )
+        with quick(), packed_attention(self.language_model.config):
+            output = self.language_model(
+                inputs_embeds=self.inputs(packed, tokens, trajectories),
+                attention_mask=packed.mask,
+                position_ids=packed.positions,
+                use_cache=False,
+                output_hidden_states=True,
+                layout=Layout.of(packed),
+            )
         states = output.hidden_states
         return Hidden(output.last_hidden_state, states[MOTION_LAYER][packed.visual], states[GUIDED_LAYER])
 
     def early_hidden(self, packed: Packed, tokens: Tensor) -> Tensor:
         """Only what the motion loss reads: the visual tokens after MOTION_LAYER (M, D)."""
-        hidden = self.inputs(packed, tokens, None)
+        hidden, layout = self.inputs(packed, tokens, None), Layout.of(packed)
         turns = self.language_model.rotary_emb(hidden, packed.positions)
-        for layer in self.language_model.layers[:MOTION_LAYER]:
-            hidden = layer(hidden, attention_mask=packed.mask, position_ids=packed.positions, position_embeddings=turns)
+        with quick(), packed_attention(self.language_model.config):
+            for layer in self.language_model.layers[:MOTION_LAYER]:
+                hidden = layer(hidden, position_embeddings=turns, layout=layout)
         return hidden[packed.visual]
 
     def symbols(self, packed: Packed) -> tuple[Tensor, Tensor | None]:

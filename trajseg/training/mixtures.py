@@ -32,7 +32,7 @@ MIXED = 0.5
 """Share of drawn objects that are of a second colour."""
 SECOND = 0.45
 """The second colour's weight at most."""
-UNNAMED = 0.3
+UNNAMED = 0.4
 """Share of objects drawn for the picture towers whose colour is none of the world's."""
 MISHEARD = 0.15
 """Share of names in an answer that the model reads as another one while it writes on."""

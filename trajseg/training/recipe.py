@@ -9,9 +9,10 @@ from trajseg.training.run import Schedule
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `batch` is in clips a step, `frames` in pictures a clip."""
+    """One stage. `batch` is in clips a step, `frames` in pictures a clip; `needs` are the stages that it builds on."""
 
     name: str
+    needs: tuple[str, ...]
     learns: str
     schedule: Schedule
     batch: int
@@ -19,15 +20,29 @@ class Stage:
 
 
 TINY = (
-    Stage("vision", "picture towers: colours, shapes, sizes, places", Schedule(90, 1.5e-3), 8, 4),
-    Stage("language", "words, answers and motion, on symbols", Schedule(130, 1e-3, warmup=100), 40, 8),
-    Stage("masks", "prompted masks on single frames", Schedule(10, 1e-3), 6, 1),
-    Stage("memory", "masks through time, from memory", Schedule(75, 4e-4, warmup=60), 3, 4),
-    Stage("pixels", "answers, captions and trajectory tokens, on pictures", Schedule(40, 4e-4, clip=2.0), 6, 8),
-    Stage("captions", "trajectory encoder, on pictures", Schedule(20, 1e-3), 4, 8),
-    Stage("boxes", "boxes and clicks on a frame", Schedule(15, 2e-3, warmup=30), 8, 1),
+    Stage("vision", (), "picture towers: colours, shapes, sizes, places", Schedule(90, 1.5e-3), 8, 4),
+    Stage("language", (), "words, answers and motion, on symbols", Schedule(60, 1.5e-3, muon=2.5), 40, 8),
+    Stage("masks", ("vision",), "prompted masks on single frames", Schedule(10, 1e-3), 6, 1),
+    Stage("memory", ("vision", "masks"), "masks through time, from memory", Schedule(75, 4e-4, warmup=60), 3, 4),
+    Stage(
+        "pixels",
+        ("vision", "language", "masks"),
+        "answers, captions and trajectory tokens, on pictures",
+        Schedule(40, 4e-4, clip=2.0),
+        6,
+        8,
+    ),
+    Stage(
+        "captions",
+        ("vision", "language", "masks", "pixels"),
+        "trajectory encoder, on pictures",
+        Schedule(20, 1e-3),
+        4,
+        8,
+    ),
+    Stage("boxes", ("vision", "masks", "memory"), "boxes and clicks on a frame", Schedule(15, 2e-3, warmup=30), 8, 1),
 )
-"""In order; each starts from the results of those before it. Minutes are of one core that has nothing else to do."""
+"""In order; stages that do not build on each other may run at the same time. Minutes are of one core."""
 
 SIZE = 256
 """Pixels a side of letterboxed pictures, on both sides of the model."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from trajseg.errors import CheckpointError
 from trajseg.training.health import Health, gradient_norms, learning_parts, not_finite
 from trajseg.training.journal import Journal
+from trajseg.training.optimiser import optimiser_of
 
 FLOOR = 0.05
 """Share of the peak rate at which a cosine schedule ends."""
@@ -37,6 +38,8 @@ class Schedule:
     It runs down as a cosine to 0.05 of the peak, or linearly to 0 (the paper's). With `steps`, these are the length,
     and `minutes` a limit: what is saved then goes on when the same training is started again, as if it had never
     stopped. Without `steps`, `minutes` are the length by the clock; such a run resumes, but not to the same floats.
+
+    With `muon`, matrices inside layers learn by Muon, at so many times the rate; see optimiser.
     """
 
     minutes: float = math.inf
@@ -49,6 +52,7 @@ class Schedule:
     steps: int | None = None
     decay: Literal["cosine", "linear"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.98)
+    muon: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -140,7 +144,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = run or accelerator(cpu=next(module.parameters()).device.type == "cpu")
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay)
+    optimiser: Any = optimiser_of(module, schedule.muon, schedule.betas, schedule.weight_decay)
     state_file = folder / "state.pt"
     step, used = _load(state_file, module, optimiser) if state_file.exists() else (0, 0.0)
     # Hooks of several processes hang on a module's forward; the loss takes the place of it.
@@ -175,7 +179,7 @@ def train(
                 break
             rate = schedule.rate(step, used)
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("times", 1.0)
             optimiser.zero_grad(set_to_none=True)
             figures: dict[str, float] = {"loss": 0.0}
             for index in mine:

@@ -72,10 +72,10 @@ class TinyTraining:
         """Trains a stage, continuing it where it was stopped; returns whether it is over.
 
         Raises:
-            InputError: an earlier stage has not been run.
+            InputError: a stage that it builds on has not been run.
         """
-        for earlier in itertools.takewhile(lambda s: s.name != stage.name, TINY):
-            self.load(earlier.name)
+        for earlier in stage.needs:
+            self.load(earlier)
         module = self.module(stage.name)
         loss, report = getattr(self, f"_{stage.name}")(stage, module)
         return train(self.folder / stage.name, module, loss, schedule, report)
@@ -97,6 +97,8 @@ class TinyTraining:
         if name in ("masks", "memory"):
             masks = self.modules.setdefault("masks", MaskTraining(self.model))
             masks.sam2.image_encoder.trunk.requires_grad_(name == "memory")  # type: ignore[union-attr]
+            # What a trajectory token is must not move any more: stage `pixels` learns to write them.
+            masks.tokens.requires_grad_(name == "masks")  # type: ignore[union-attr]
             return masks
         if name not in self.modules:
             if name == "vision":

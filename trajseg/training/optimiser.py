@@ -1,0 +1,68 @@
+"""AdamW, with Muon for the matrices of hidden layers where a schedule asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def optimiser_of(
+    module: nn.Module, muon: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW for all of a module's parameters that require gradients, or MuonAndAdamW where `muon` is not 0."""
+    if muon:
+        return MuonAndAdamW(module, muon, betas, weight_decay)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, betas=betas, weight_decay=weight_decay)
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for the matrices inside a module's layers, AdamW for all other parameters.
+
+    Muon gives every direction of a matrix an update of the same length, so that what is rare is learned as fast as
+    what is frequent. Layers are those that stand in an `nn.ModuleList`; embeddings and heads stand beside them, and
+    belong to AdamW.
+
+    Args:
+        module: its parameters that require gradients are trained.
+        times: Muon's rate, in units of AdamW's, both of updates of AdamW's usual length.
+        betas: of AdamW.
+        weight_decay: of both.
+    """
+
+    def __init__(self, module: nn.Module, times: float, betas: tuple[float, float], weight_decay: float) -> None:
+        inner = {
+            parameter
+            for part in module.modules()
+            if isinstance(part, nn.ModuleList)
+            for parameter in part.parameters()
+            if parameter.ndim == 2 and min(parameter.shape) > 1
+        }
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                [parameter for parameter in trained if parameter in inner],
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(
+                [parameter for parameter in trained if parameter not in inner], betas=betas, weight_decay=weight_decay
+            ),
+        ]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self.parts[0].param_groups[0]["times"] = times
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step(closure)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
