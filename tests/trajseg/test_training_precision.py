@@ -52,6 +52,9 @@ def test_quick_attention_is_attention(monkeypatch):
             F.scaled_dot_product_attention(query, key, value, is_causal=True)
     torch.testing.assert_close(found.float(), exact, atol=0.03, rtol=0)
     torch.testing.assert_close(precision.plain_attention(query, key, value, scale=0.5), exact)
+    barred = torch.zeros(5, 7).masked_fill(torch.rand(5, 7) > 0.8, -torch.inf)
+    exact = F.scaled_dot_product_attention(query, key, value, attn_mask=barred)
+    torch.testing.assert_close(precision.plain_attention(query, key, value, barred), exact)
 
 
 def test_a_cpu_without_fast_bfloat16_computes_in_float32(monkeypatch):

@@ -19,11 +19,11 @@ def optimiser_of(
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for the matrices inside a module's layers, AdamW for all other parameters.
+    """Muon (Jordan et al. 2024) for the matrices and kernels inside a module's layers, AdamW for all other parameters.
 
     Muon gives every direction of a matrix an update of the same length, so that what is rare is learned as fast as
     what is frequent. Layers are those that stand in an `nn.ModuleList`; embeddings and heads stand beside them, and
-    belong to AdamW.
+    belong to AdamW. A kernel is the matrix of its outputs by all else.
 
     Args:
         module: its parameters that require gradients are trained.
@@ -38,26 +38,29 @@ class MuonAndAdamW(torch.optim.Optimizer):
             for part in module.modules()
             if isinstance(part, nn.ModuleList)
             for parameter in part.parameters()
-            if parameter.ndim == 2 and min(parameter.shape) > 1
+            if parameter.ndim >= 2 and len(parameter) > 1 and parameter.requires_grad
         }
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                [parameter for parameter in trained if parameter in inner],
-                weight_decay=weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            ),
-            torch.optim.AdamW(
-                [parameter for parameter in trained if parameter not in inner], betas=betas, weight_decay=weight_decay
-            ),
-        ]
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
-        self.parts[0].param_groups[0]["times"] = times
+        self.inner = [parameter for parameter in trained if parameter in inner]
+        # Muon steps matrices that share the memory of the parameters.
+        self.matrices = [nn.Parameter(parameter.detach().view(len(parameter), -1)) for parameter in self.inner]
+        muon = torch.optim.Muon(self.matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        muon.param_groups[0]["times"] = times
+        others = [parameter for parameter in trained if parameter not in inner]
+        self.parts = [muon, torch.optim.AdamW(others, betas=betas, weight_decay=weight_decay)]
+        super().__init__(trained, {})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter, matrix in zip(self.inner, self.matrices, strict=True):
+            matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
         for part in self.parts:
             part.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in (*self.inner, *self.matrices):
+            parameter.grad = None
+        self.parts[1].zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self.parts]}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from trajseg.training.precision import plain_attention
 from trajseg.training.texts import Packed
 
 NAME = "trajseg_packed"
@@ -69,22 +70,16 @@ class Layout:
 
         query_F, key_F, value_F = (x[:, :, : self.frames] for x in (query, key, value))
         later = torch.ones(self.frames, self.frames, dtype=torch.bool).triu(1)
-        of_frames = _attended(query_F, key_F, value_F, _bars(later))
+        of_frames = plain_attention(query_F, key_F, value_F, _bars(later))
         keys = torch.cat([key_F.index_select(0, self.clip), texts(key)], dim=2)
         values = torch.cat([value_F.index_select(0, self.clip), texts(value)], dim=2)
-        of_texts = _attended(texts(query), keys, values, self.barred)
+        of_texts = plain_attention(texts(query), keys, values, self.barred)
         found = torch.cat([flat(of_frames), flat(of_texts)]).index_select(0, self.source.view(-1))
         return found.view(rows, length, heads, width)
 
 
 def _bars(barred: Tensor) -> Tensor:
     return torch.zeros(barred.shape).masked_fill(barred, -torch.inf)
-
-
-def _attended(query: Tensor, key: Tensor, value: Tensor, barred: Tensor) -> Tensor:
-    """Plain attention; of rows so short it is faster than torch's own, whose backward pass is slow in bfloat16."""
-    scores = (query @ key.transpose(2, 3)).float() * query.shape[-1] ** -0.5 + barred
-    return scores.softmax(-1).to(value.dtype) @ value
 
 
 def _attention(

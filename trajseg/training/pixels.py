@@ -24,6 +24,7 @@ from trajseg.training.clips import Pictures, pictures
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import TokenTable
 from trajseg.training.mixtures import clearly_unnamed
+from trajseg.training.precision import quick
 from trajseg.training.texts import IGNORED, Packed, Question, Seen, captions, motions, pack, questions
 from trajseg.training.vision import Dense, dense_targets, visible_boxes
 
@@ -32,7 +33,7 @@ SIDE = 16
 TEXTS_PER_PICTURED_CLIP = 14
 """More than in stage `language`: here the pictures cost most."""
 CAPTIONS_PER_PICTURED_CLIP = 3
-PICTURES_EVERY = 4
+PICTURES_EVERY = 2
 """Steps to a step with pictures as well: a clip of symbols costs a fifth of one of pictures."""
 UNNAMED_CLIPS = 0.25
 """Share of asked clips some of whose objects are of a colour without a name, lest pairs be learned by heart here."""
@@ -181,8 +182,10 @@ class PixelTraining(nn.Module):
     def _look(self, clips: list[Pictures]) -> Look:
         """The frozen vision tower on all frames of the clips."""
         model = self.frozen.model
-        pixels = torch.cat([clip.pixels for clip in clips])
-        states = model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        pixels = torch.cat([clip.pixels for clip in clips]).contiguous(memory_format=torch.channels_last)
+        with quick():
+            states = model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        states = tuple(state.float() for state in states)
         return Look(states, states[model.config.llava_config.vision_feature_layer][:, 1:])
 
     def _trajectory_pairs(self, clips: list[AskedClip], look: Look) -> tuple[Tensor, Tensor]:

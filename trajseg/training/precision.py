@@ -41,13 +41,15 @@ def plain_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_mask: None = None,
+    attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """`scaled_dot_product_attention` without mask or dropout, as the picture side asks for it."""
-    if attn_mask is not None or dropout_p or is_causal:
-        raise NotImplementedError("Attention with a mask or dropout has not been made quick.")
+    """`scaled_dot_product_attention` without dropout; a mask is what is added to the scores, in float32."""
+    if (attn_mask is not None and attn_mask.dtype == torch.bool) or dropout_p or is_causal:
+        raise NotImplementedError("Attention with a mask of its own or dropout has not been made quick.")
     scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-1, -2)
-    return scores.softmax(-1) @ value
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1).to(value.dtype) @ value

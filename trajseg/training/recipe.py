@@ -20,27 +20,34 @@ class Stage:
 
 
 TINY = (
-    Stage("vision", (), "picture towers: colours, shapes, sizes, places", Schedule(90, 1.5e-3), 8, 4),
-    Stage("language", (), "words, answers and motion, on symbols", Schedule(60, 1.5e-3, muon=2.5), 40, 8),
-    Stage("masks", ("vision",), "prompted masks on single frames", Schedule(10, 1e-3), 6, 1),
-    Stage("memory", ("vision", "masks"), "masks through time, from memory", Schedule(75, 4e-4, warmup=60), 3, 4),
+    Stage("vision", (), "picture towers: colours, shapes, sizes, places", Schedule(40, 1.5e-3, muon=2.5), 8, 4),
+    Stage("language", (), "words, answers and motion, on symbols", Schedule(55, 1.5e-3, muon=2.5), 40, 8),
+    Stage("masks", ("vision",), "prompted masks on single frames", Schedule(8, 1e-3, muon=2.5), 6, 1),
+    Stage(
+        "memory",
+        ("vision", "masks"),
+        "masks through time, from memory",
+        Schedule(45, 6e-4, warmup=60, muon=2.5),
+        batch=3,
+        frames=4,
+    ),
     Stage(
         "pixels",
         ("vision", "language", "masks"),
         "answers, captions and trajectory tokens, on pictures",
-        Schedule(40, 4e-4, clip=2.0),
-        6,
-        8,
+        Schedule(28, 4e-4, clip=2.0, muon=2.5),
+        batch=6,
+        frames=8,
     ),
     Stage(
         "captions",
         ("vision", "language", "masks", "pixels"),
         "trajectory encoder, on pictures",
-        Schedule(20, 1e-3),
-        4,
-        8,
+        Schedule(12, 1e-3, muon=2.5),
+        batch=4,
+        frames=8,
     ),
-    Stage("boxes", ("vision", "masks", "memory"), "boxes and clicks on a frame", Schedule(15, 2e-3, warmup=30), 8, 1),
+    Stage("boxes", ("vision", "masks", "memory"), "boxes and clicks on a frame", Schedule(10, 2e-3, warmup=30), 8, 1),
 )
 """In order; stages that do not build on each other may run at the same time. Minutes are of one core."""
 
