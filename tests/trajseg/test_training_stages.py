@@ -34,7 +34,7 @@ def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(training, name, 
     monkeypatch.setattr(stages, "SYMBOLIC", 2)
     for fitting in ("FITTED_CLIPS", "FITTED_BATCHES", "FITTING_STEPS"):
         monkeypatch.setattr(pixels, fitting, 1)
-    stage = Stage(name, "", Schedule(steps=1), batch=1, frames=8 if name in ("pixels", "captions") else 2)
+    stage = Stage(name, (), "", Schedule(steps=1), batch=1, frames=8 if name in ("pixels", "captions") else 2)
     module = training.module(name)
     loss, _ = getattr(training, f"_{name}")(stage, module)
     with torch.no_grad():
@@ -46,8 +46,8 @@ def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(training, name, 
 def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_path):
     arguments = ["train", "--stage", "masks", "--steps", "2", "--workers", "0", "--threads", "1"]
     for name in ("whole", "cut"):
-        TinyTraining(tmp_path / name, workers=0).run(Stage("vision", "", Schedule(steps=1), 1, 1), Schedule(steps=1))
-        TinyTraining(tmp_path / name, workers=0).run(Stage("language", "", Schedule(minutes=0), 1, 1), Schedule(0))
+        vision = Stage("vision", (), "", Schedule(steps=1), 1, 1)
+        TinyTraining(tmp_path / name, workers=0).run(vision, vision.schedule)
     stopped = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "cut"), "--minutes", "0"])
     assert "masks is not over" in stopped.output, (stopped.output, stopped.exception)
     states = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trajseg.data.shapes.world import COLOURS
 from trajseg.model import TrajSegModel
 from trajseg.model.mask_decoder import DecodedMask, Tracker, encode_frames
 from trajseg.training.clips import Pictures
@@ -24,14 +25,20 @@ LOSS_SIDE = 128
 
 
 class TokenTable(nn.Module):
-    """Trajectory tokens of objects by their attributes, (R, 3) int64 -> (R, C)."""
+    """Trajectory tokens of objects by their attributes, (R, 3) int64 -> (R, C).
+
+    coloured: (R,) bool, whether the token says the colour; where that has no name, it tells shape and size alone.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in ATTRIBUTE_SIZES)
 
-    def forward(self, attributes: Tensor) -> Tensor:
-        return sum(table(attributes[:, i]) for i, table in enumerate(self.tables)) / 3**0.5
+    def forward(self, attributes: Tensor, coloured: Tensor | None = None) -> Tensor:
+        colour, shape, size = (table(attributes[:, i]) for i, table in enumerate(self.tables))
+        if coloured is not None:
+            colour = colour * coloured[:, None]
+        return (colour + shape + size) / 3**0.5
 
 
 class MaskTraining(nn.Module):
@@ -59,7 +66,8 @@ class MaskTraining(nn.Module):
         counts = [len(clip.attributes) for clip in clips]
         first = torch.arange(len(clips)).repeat_interleave(torch.tensor(counts)) * len(keys)
         truth = torch.cat([object_planes(clip) for clip in clips])
-        tokens = self.tokens(torch.cat([clip.attributes for clip in clips]))
+        coloured = torch.cat([clip.look[:, : len(COLOURS)].any(1) for clip in clips])
+        tokens = self.tokens(torch.cat([clip.attributes for clip in clips]), coloured)
         tracker = Tracker(self.sam2, len(keys))
         total = tokens.new_zeros(())
         figures: dict[str, list[float]] = {}

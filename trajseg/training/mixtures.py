@@ -34,6 +34,8 @@ SECOND = 0.45
 """The second colour's weight at most."""
 UNNAMED = 0.4
 """Share of objects drawn for the picture towers whose colour is none of the world's."""
+UNNAMED_MASKS = 0.15
+"""The same of objects whose masks are learned; two that differ in colour alone cannot be told apart then."""
 MISHEARD = 0.15
 """Share of names in an answer that the model reads as another one while it writes on."""
 NO_WORD = "nameless"

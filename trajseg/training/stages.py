@@ -21,7 +21,7 @@ from trajseg.training.clips import ClipStream
 from trajseg.training.feed import Feed, first, several
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, key_pattern
-from trajseg.training.mixtures import UNNAMED
+from trajseg.training.mixtures import UNNAMED, UNNAMED_MASKS
 from trajseg.training.pixels import PICTURES_EVERY, AskedClipStream, PixelTraining
 from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Loss, Part, Schedule, train
@@ -153,11 +153,13 @@ class TinyTraining:
         return loss, report
 
     def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        clips = self._clips(stage, self.seed + 1, partial(ClipStream, frames=stage.frames, size=SIZE))
+        stream = partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED_MASKS)
+        clips = self._clips(stage, self.seed + 1, stream)
         return lambda part: module.loss(clips.at(part.step), [True] * stage.frames), None
 
     def _memory(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        clips = self._clips(stage, self.seed + 2, partial(ClipStream, frames=stage.frames, size=SIZE, stride=4))
+        stream = partial(ClipStream, frames=stage.frames, size=SIZE, stride=4, unnamed=UNNAMED_MASKS)
+        clips = self._clips(stage, self.seed + 2, stream)
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             rng = random.Random(f"keys/{self.seed}/{part.step}")
