@@ -17,11 +17,11 @@ def test_every_stage_runs_and_the_checkpoint_answers(tmp_path, tiny_clip, monkey
     run = CliRunner()
     arguments = ["--out", str(tmp_path / "run"), "--workers", "0"]
 
-    early = run.invoke(command, [*arguments, "--stage", "masks", "--minutes", "0.01"])
+    early = run.invoke(command, [*arguments, "--stage", "masks", "--steps", "1"])
     assert early.exit_code != 0
     assert "Stage vision has no result" in str(early.exception)
 
-    done = run.invoke(command, [*arguments, "--minutes", "0.05"])
+    done = run.invoke(command, [*arguments, "--steps", "2"])
     assert done.exit_code == 0, (done.output, done.exception)
 
     from trajseg import VideoSegmenter

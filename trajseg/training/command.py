@@ -19,8 +19,8 @@ STAGES = ("vision", "language", "masks", "memory", "pixels", "captions", "boxes"
 @click.group("train", invoke_without_command=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/tiny"), show_default=True)
 @click.option("--stage", type=click.Choice([*STAGES, "all", "export"]), default="all", show_default=True)
-@click.option("--minutes", type=float, help="Length of each stage by the clock; with --steps, when to stop.")
-@click.option("--steps", type=click.IntRange(1), help="Length of each stage in steps: such a run resumes exactly.")
+@click.option("--minutes", type=float, help="When to stop a stage for now; the same command goes on with it.")
+@click.option("--steps", type=click.IntRange(1), help="Length of each stage [the recipe's].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and clips.")
 @click.option("--threads", type=int, help="Of torch; by default all cores.")
 @click.option("--workers", type=click.IntRange(0, 1), default=1, show_default=True, help="Rendering processes.")
@@ -56,13 +56,12 @@ def command(
     training = TinyTraining(out, seed, workers)
     for step in TINY:
         if stage in (step.name, "all"):
-            schedule = step.schedule
-            if steps is not None:
-                schedule = dataclasses.replace(schedule, steps=steps, minutes=math.inf)
-            if minutes is not None:
-                schedule = dataclasses.replace(schedule, minutes=minutes)
-            length = f"{schedule.minutes:g} minutes" if schedule.steps is None else f"{schedule.steps} steps"
-            click.echo(f"{step.name}: {step.learns}, {length}")
+            schedule = dataclasses.replace(
+                step.schedule,
+                steps=steps or step.schedule.steps,
+                minutes=math.inf if minutes is None else minutes,
+            )
+            click.echo(f"{step.name}: {step.learns}, {schedule.steps} steps")
             if not training.run(step, schedule):
                 click.echo(f"{step.name} is not over; the same command goes on with it.")
                 return

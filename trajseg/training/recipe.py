@@ -20,14 +20,14 @@ class Stage:
 
 
 TINY = (
-    Stage("vision", (), "picture towers: colours, shapes, sizes, places", Schedule(40, 1.5e-3, muon=2.5), 8, 4),
-    Stage("language", (), "words, answers and motion, on symbols", Schedule(55, 1.5e-3, muon=2.5), 40, 8),
-    Stage("masks", ("vision",), "prompted masks on single frames", Schedule(8, 1e-3, muon=2.5), 6, 1),
+    Stage("vision", (), "colours, shapes, sizes, places", Schedule(lr=1.5e-3, steps=2100, muon=2.5), 8, 4),
+    Stage("language", (), "words, answers and motion, on symbols", Schedule(lr=1.5e-3, steps=1260, muon=2.5), 40, 8),
+    Stage("masks", ("vision",), "prompted masks on single frames", Schedule(lr=1e-3, steps=1400, muon=2.5), 6, 1),
     Stage(
         "memory",
         ("vision", "masks"),
         "masks through time, from memory",
-        Schedule(45, 6e-4, warmup=60, muon=2.5),
+        Schedule(lr=4e-4, warmup=60, steps=1400, muon=2.0),
         batch=3,
         frames=4,
     ),
@@ -35,7 +35,7 @@ TINY = (
         "pixels",
         ("vision", "language", "masks"),
         "answers, captions and trajectory tokens, on pictures",
-        Schedule(28, 4e-4, clip=2.0, muon=2.5),
+        Schedule(lr=4e-4, clip=2.0, steps=520, muon=2.5),
         batch=6,
         frames=8,
     ),
@@ -43,13 +43,20 @@ TINY = (
         "captions",
         ("vision", "language", "masks", "pixels"),
         "trajectory encoder, on pictures",
-        Schedule(12, 1e-3, muon=2.5),
+        Schedule(lr=1e-3, steps=300, muon=2.5),
         batch=4,
         frames=8,
     ),
-    Stage("boxes", ("vision", "masks", "memory"), "boxes and clicks on a frame", Schedule(10, 2e-3, warmup=30), 8, 1),
+    Stage(
+        "boxes",
+        ("vision", "masks", "memory"),
+        "boxes and clicks on a frame",
+        Schedule(lr=2e-3, warmup=30, steps=500),
+        batch=8,
+        frames=1,
+    ),
 )
-"""In order; stages that do not build on each other may run at the same time. Minutes are of one core."""
+"""In order; stages that do not build on each other may run at the same time. How long each takes: docs/training.md."""
 
 SIZE = 256
 """Pixels a side of letterboxed pictures, on both sides of the model."""

@@ -96,7 +96,8 @@ class TinyTraining:
         """The module that a stage trains; its parameters are the model's."""
         if name in ("masks", "memory"):
             masks = self.modules.setdefault("masks", MaskTraining(self.model))
-            masks.sam2.image_encoder.trunk.requires_grad_(name == "memory")  # type: ignore[union-attr]
+            # The trunk tells shapes whatever their colour, and must not unlearn that on fewer pictures.
+            masks.sam2.image_encoder.trunk.requires_grad_(False)  # type: ignore[union-attr]
             # What a trajectory token is must not move any more: stage `pixels` learns to write them.
             masks.tokens.requires_grad_(name == "masks")  # type: ignore[union-attr]
             return masks
