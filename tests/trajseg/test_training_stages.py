@@ -42,6 +42,13 @@ def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(training, name, 
     assert values[0] == values[2] != values[1]
 
 
+def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(training):
+    """Each watcher keeps what the decoder gives until a loss takes it: one that nobody asks keeps it for ever."""
+    for name in ("masks", "memory", "masks"):
+        training.module(name)
+    assert len(training.model.visual_model.sam_mask_decoder.transformer._forward_hooks) == 1
+
+
 @pytest.mark.slow
 def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_path):
     arguments = ["train", "--stage", "masks", "--steps", "2", "--workers", "0", "--threads", "1"]

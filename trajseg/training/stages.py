@@ -95,9 +95,11 @@ class TinyTraining:
     def module(self, name: str) -> nn.Module:
         """The module that a stage trains; its parameters are the model's."""
         if name in ("masks", "memory"):
-            masks = self.modules.setdefault("masks", MaskTraining(self.model))
-            # The trunk tells shapes whatever their colour, and must not unlearn that on fewer pictures.
-            masks.sam2.image_encoder.trunk.requires_grad_(False)  # type: ignore[union-attr]
+            if "masks" not in self.modules:
+                self.modules["masks"] = MaskTraining(self.model)
+                # The trunk tells shapes whatever their colour, and must not unlearn that on fewer pictures.
+                self.model.visual_model.image_encoder.trunk.requires_grad_(False)
+            masks = self.modules["masks"]
             # What a trajectory token is must not move any more: stage `pixels` learns to write them.
             masks.tokens.requires_grad_(name == "masks")  # type: ignore[union-attr]
             return masks
