@@ -147,8 +147,8 @@ def _language_flops(model: TrajSegModel, prompt: Tensor) -> tuple[int, int]:
     """Operations of reading a prompt and writing the answer; bytes that its keys and values take in 16 bits."""
     language = model.language_model
     kept: list[Any] = []
-    reading = _count(lambda: kept.append(language(inputs_embeds=prompt, use_cache=True).past_key_values))
-    writing = _count(lambda: language(inputs_embeds=prompt[:, :1], past_key_values=kept[0], use_cache=True))
+    reading = _count(lambda: kept.append(language(inputs_embeds=prompt, use_cache=True).cache))
+    writing = _count(lambda: language(inputs_embeds=prompt[:, :1], cache=kept[0], use_cache=True))
     text = model.config.llava_config.text_config
     head = text.hidden_size // text.num_attention_heads
     cached = 2 * text.num_hidden_layers * text.num_key_value_heads * head * (prompt.shape[1] + ANSWER_TOKENS)

@@ -278,8 +278,8 @@ class TrajSegModel(PreTrainedModel):
         going = set(range(len(prompts)))
         inputs, cache = prompts, None
         for _ in range(self.config.max_new_tokens):
-            output = self.language_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-            cache, hidden = output.past_key_values, output.last_hidden_state[:, -1]
+            output = self.language_model(inputs_embeds=inputs, cache=cache, use_cache=True)
+            cache, hidden = output.cache, output.last_hidden_state[:, -1]
             tokens = self.llava.lm_head(hidden).argmax(-1)
             for row, token in enumerate(tokens.tolist()):
                 if token == end_id:
