@@ -411,7 +411,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
             tmp_path / "s",
             module,
             lambda _: (module(torch.tensor([[float("nan")]])).sum(), {}),
-            Schedule(minutes=0.01, lr=0.1),
+            Schedule(steps=9, lr=0.1),
         )
 
 

@@ -162,7 +162,7 @@ def learn(recipe: JointRecipe, arm: Arm, plan: Plan, folder: Path, source: Sourc
         asked = list(islice(_asked(source, recipe.frames, random.Random("start")), FITTED_ON))
         fresh_start(plan.folder, start, arm.seed, arm.integration, asked)
     adapter = train_jointly(recipe, str(start), folder, source, arm.seed)
-    if torch.load(folder / "state.pt", weights_only=True)["step"] < (recipe.schedule.steps or 0):
+    if torch.load(folder / "state.pt", weights_only=True)["step"] < recipe.schedule.steps:
         raise KeyboardInterrupt
     base = VideoSegmenter.from_pretrained(start, device="cpu")
     merge_adapter(base.model, adapter).save_pretrained(folder / "checkpoint")

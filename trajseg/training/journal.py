@@ -26,11 +26,11 @@ class Journal:
     Args:
         folder: of the training.
         step: where it goes on; what a run that was killed had logged beyond it is dropped.
-        total: what the bar counts to, in the unit of `advance`.
+        total: steps that the bar counts to.
         quiet: for all but the first of several processes: nothing is shown or written.
     """
 
-    def __init__(self, folder: Path, step: int, total: float, quiet: bool = False) -> None:
+    def __init__(self, folder: Path, step: int, total: int, quiet: bool = False) -> None:
         self.quiet = quiet
         self.path = folder / "log.jsonl"
         self.name = folder.name
@@ -60,9 +60,9 @@ class Journal:
         if self.writer:
             self.writer.close()
 
-    def advance(self, done: float, step: int, loss: float) -> None:
-        """Moves the bar."""
-        self.progress.update(self.bar, completed=done, shown=f"step {step}, loss {loss:.4g}")
+    def advance(self, step: int, loss: float) -> None:
+        """Moves the bar to so many steps done."""
+        self.progress.update(self.bar, completed=step, shown=f"step {step}, loss {loss:.4g}")
 
     def line(self, step: int, left: str, figures: Mapping[str, float]) -> None:
         """Logs means of figures up to a step."""

@@ -1,8 +1,8 @@
 """The learning loop: one or several processes, accumulation, a state that resumes exactly, logs and warnings.
 
 What a step does depends on its number alone: its data (the loss is asked for a numbered part of a numbered step), its
-random numbers (seeded by step and part), and its rate (a function of the step, where the schedule counts steps). So a
-run that was stopped and goes on is float for float the run that was not, on one CPU.
+random numbers (seeded by step and part), and its rate. So a run that was stopped and goes on is float for float the run
+that was not, on one CPU.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ FLOOR = 0.05
 class Schedule:
     """How long and how fast a training learns: the rate is warmed up to `lr` over `warmup` steps, then runs down.
 
-    It runs down as a cosine to 0.05 of the peak, or linearly to 0 (the paper's). With `steps`, these are the length,
-    and `minutes` a limit: what is saved then goes on when the same training is started again, as if it had never
-    stopped. Without `steps`, `minutes` are the length by the clock; such a run resumes, but not to the same floats.
+    It runs down as a cosine to 0.05 of the peak, or linearly to 0 (the paper's). After `minutes` a run stops for now:
+    what is saved then goes on when the same training is started again, as if it had never stopped.
 
     With `muon`, matrices inside layers learn by Muon, at so many times the rate; see optimiser.
     """
 
+    steps: int
     minutes: float = math.inf
     lr: float = 3e-4
     warmup: int = 50
@@ -49,27 +49,21 @@ class Schedule:
     weight_decay: float = 0.01
     log_every: int = 50
     save_every: int = 200
-    steps: int | None = None
     decay: Literal["cosine", "linear"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.98)
     muon: float = 0.0
 
-    @property
-    def seconds(self) -> float:
-        """The limit, or the length where there are no steps."""
-        return self.minutes * 60
-
     def over(self, step: int, used: float) -> bool:
-        """Whether it ends before 0-based step `step`, `used` seconds after its beginning."""
-        return used >= self.seconds or (self.steps is not None and step >= self.steps)
+        """Whether a run ends before 0-based step `step`, `used` seconds after the training's beginning."""
+        return step >= self.steps or used >= self.minutes * 60
 
-    def rate(self, step: int, used: float) -> float:
+    def rate(self, step: int) -> float:
         """The learning rate of 0-based step `step`."""
-        share = step / self.steps if self.steps else used / self.seconds
+        share = step / self.steps
         up = min(1.0, (step + 1) / max(1, self.warmup))
         if self.decay == "cosine":
             return self.lr * up * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * share)))
-        warm = min(0.99, self.warmup / self.steps) if self.steps else 0.0
+        warm = min(0.99, self.warmup / self.steps)
         return self.lr * min(up, (1 - share) / (1 - warm))
 
 
@@ -170,14 +164,13 @@ def train(
         )
         sums.clear()
 
-    total = schedule.steps or schedule.seconds
-    with Journal(folder, step, total, quiet=not run.is_main_process) as journal, _stop_asked() as asked:
+    with Journal(folder, step, schedule.steps, quiet=not run.is_main_process) as journal, _stop_asked() as asked:
         while True:
             now = _agreed(run, {"used": time.monotonic() - started, "stop": float(bool(asked))})
             used, stopped = now["used"], now["stop"] > 0
             if stopped or schedule.over(step, used):
                 break
-            rate = schedule.rate(step, used)
+            rate = schedule.rate(step)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group.get("times", 1.0)
             optimiser.zero_grad(set_to_none=True)
@@ -203,15 +196,15 @@ def train(
                 sums[name] = sums.get(name, 0.0) + figure
             for warning in health.observe(mean_loss, norms, figures):
                 journal.warn(step, warning)
-            journal.advance(step if schedule.steps else used, step, mean_loss)
+            journal.advance(step, mean_loss)
             if step % schedule.save_every == 0:
                 save()
             if step % schedule.log_every == 0:
                 log(rate)
                 logged = step
         if step > logged:
-            log(schedule.rate(step - 1, used))
-        finished = step >= schedule.steps if schedule.steps else not stopped
+            log(schedule.rate(step - 1))
+        finished = step >= schedule.steps
         if not finished:
             journal.say(f"stopped and saved after step {step}; the same command goes on from there")
     save()
@@ -245,8 +238,6 @@ def _agreed(run: Accelerator, figures: dict[str, float]) -> dict[str, float]:
 
 
 def _left(schedule: Schedule, step: int, used: float) -> str:
-    if schedule.steps is None:
-        return f"{(schedule.seconds - used) / 60:.1f} min left"
     return f"{step} of {schedule.steps} steps, {used / max(1, step) * (schedule.steps - step) / 60:.1f} min left"
 
 
