@@ -92,6 +92,17 @@ def test_minutes_end_a_run_and_steps_decide_on_the_rate():
     assert Schedule(steps=100, lr=1.0, warmup=1).rate(100) == pytest.approx(0.05)
 
 
+def test_a_figure_that_a_step_does_not_have_is_left_out_of_its_mean(tmp_path):
+    toy = Toy()
+
+    def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+        value, _ = toy.loss(part)
+        return value, {"seldom": 6.0} if part.step == 1 else {}
+
+    train(tmp_path, toy, loss, Schedule(steps=4, log_every=2))
+    assert [line.get("seldom") for line in log(tmp_path)] == [6.0, None]
+
+
 def test_a_run_that_is_told_to_end_finishes_its_step_and_saves(tmp_path):
     toy = Toy()
 

@@ -65,7 +65,7 @@ class BoxTraining(nn.Module):
             present = torch.ones(len(rows), dtype=torch.bool)
             total = total + mask_loss(decoded, target, present) * len(rows)
             with torch.no_grad():
-                figures[f"iou_{kind}"] = mask_figures(decoded, target, present, [1] * len(rows))["iou"]
+                figures[f"iou_{kind}"] = mask_figures(decoded.logits, target, present, [1] * len(rows))["iou"]
         return total / max(1, sum(len(drawn) for drawn in marked.values())), figures
 
 

@@ -8,15 +8,16 @@ side learns to write these tokens.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trajseg.data.shapes.world import COLOURS
 from trajseg.model import TrajSegModel
 from trajseg.model.mask_decoder import DecodedMask, Tracker, encode_frames
 from trajseg.training.clips import Pictures
+from trajseg.training.descriptions import decoys_of, of_objects
 from trajseg.training.precision import quick
 from trajseg.training.vision import ATTRIBUTE_SIZES
 
@@ -27,25 +28,51 @@ LOSS_SIDE = 128
 class TokenTable(nn.Module):
     """Trajectory tokens of objects by their attributes, (R, 3) int64 -> (R, C).
 
-    coloured: (R,) bool, whether the token says the colour; where that has no name, it tells shape and size alone.
+    named: (R, 3) bool, which of colour, shape and size the token says; by default all.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in ATTRIBUTE_SIZES)
 
-    def forward(self, attributes: Tensor, coloured: Tensor | None = None) -> Tensor:
-        colour, shape, size = (table(attributes[:, i]) for i, table in enumerate(self.tables))
-        if coloured is not None:
-            colour = colour * coloured[:, None]
-        return (colour + shape + size) / 3**0.5
+    def forward(self, attributes: Tensor, named: Tensor | None = None) -> Tensor:
+        said = torch.stack([table(attributes[:, i]) for i, table in enumerate(self.tables)], dim=1)
+        if named is not None:
+            said = said * named[..., None]
+        return said.sum(1) / 3**0.5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is asked for in a batch of clips of n frames: all objects of all clips, then decoys, which no frame has.
+
+    clip (R,) the clip that a row is of; attributes, named (R, 3) as Descriptions have them;
+    truth (R, n, side, side) coverage as object_planes; counts: objects of each clip.
+    """
+
+    clip: Tensor
+    attributes: Tensor
+    named: Tensor
+    truth: Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, clips: list[Pictures], rng: random.Random, decoys: int) -> Rows:
+        """All objects of `clips`, and at most `decoys` decoys of each, as `rng` describes them."""
+        asked = [of_objects(clip, rng) for clip in clips] + [decoys_of(clip, rng, decoys) for clip in clips]
+        counts = [len(each) for each in asked]
+        truth = torch.cat([object_planes(clip) for clip in clips])
+        return cls(
+            torch.arange(len(clips)).repeat(2).repeat_interleave(torch.tensor(counts)),
+            torch.cat([each.attributes for each in asked]),
+            torch.cat([each.named for each in asked]),
+            torch.cat([truth, truth.new_zeros(sum(counts) - len(truth), *truth.shape[1:])]),
+            counts[: len(clips)],
+        )
 
 
 class MaskTraining(nn.Module):
-    """The mask side of a model under the paper's mask losses, with content integration's attention guided.
-
-    Rows are objects: all objects of all clips of a batch, each with its own clip's features.
-    """
+    """The mask side of a model under the paper's mask losses, with content integration's attention guided."""
 
     def __init__(self, model: TrajSegModel) -> None:
         super().__init__()
@@ -58,22 +85,27 @@ class MaskTraining(nn.Module):
             lambda _module, _inputs, output: self._cells.append(output[1])
         )
 
-    def loss(self, clips: list[Pictures], keys: list[bool]) -> tuple[Tensor, dict[str, float]]:
-        """Mask losses over a batch of clips of F = len(keys) frames; `keys` marks key frames, the first among them."""
+    def loss(
+        self, clips: list[Pictures], keys: list[bool], rng: random.Random, decoys: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Mask losses over a batch of clips of F = len(keys) frames.
+
+        Args:
+            keys: which frames are key frames, the first among them.
+            rng: draws how objects are described, and decoys.
+            decoys: of each clip, at most.
+        """
         pixels = torch.cat([clip.pixels for clip in clips])
         with quick():
             features = encode_frames(self.sam2, pixels.contiguous(memory_format=torch.channels_last))
-        counts = [len(clip.attributes) for clip in clips]
-        first = torch.arange(len(clips)).repeat_interleave(torch.tensor(counts)) * len(keys)
-        truth = torch.cat([object_planes(clip) for clip in clips])
-        coloured = torch.cat([clip.look[:, : len(COLOURS)].any(1) for clip in clips])
-        tokens = self.tokens(torch.cat([clip.attributes for clip in clips]), coloured)
+        rows = Rows.of(clips, rng, decoys)
+        tokens = self.tokens(rows.attributes, rows.named)
         tracker = Tracker(self.sam2, len(keys))
         total = tokens.new_zeros(())
         figures: dict[str, list[float]] = {}
         for number, key in enumerate(keys):
-            frame = features[first + number]
-            target = truth[:, number]
+            frame = features[rows.clip * len(keys) + number]
+            target = rows.truth[:, number]
             present = target.amax((1, 2)) > 0.5
             prompt = None
             if key:
@@ -86,8 +118,9 @@ class MaskTraining(nn.Module):
             decoded = DecodedMask(drawn.logits.float(), drawn.score.float(), drawn.pointer)
             total = total + mask_loss(decoded, target, present) + self._coarse_loss(target, present)
             with torch.no_grad():
-                for name, value in mask_figures(decoded, target, present, counts).items():
-                    figures.setdefault(f"{name}_{'key' if key else 'memory'}", []).append(value)
+                told = gate_figures(decoded.score, present) | mask_figures(decoded.logits, target, present, rows.counts)
+            for name, value in told.items():
+                figures.setdefault(f"{name}_{'key' if key else 'memory'}", []).append(value)
         return total / len(keys), {name: sum(values) / len(values) for name, values in figures.items()}
 
     def _coarse_loss(self, target: Tensor, present: Tensor) -> Tensor:
@@ -129,14 +162,18 @@ def guidance_loss(attention: Tensor, target: Tensor, present: Tensor) -> Tensor:
     return -(share.clamp(min=1e-4).log() * present).sum() / present.sum().clamp(min=1)
 
 
-def mask_figures(decoded: DecodedMask, target: Tensor, present: Tensor, counts: list[int]) -> dict[str, float]:
+def mask_figures(logits: Tensor, target: Tensor, present: Tensor, counts: list[int]) -> dict[str, float]:
     """iou: mean with the truth; right: share of rows whose mask fits their own object best among the clip's;
-    same: mean IoU between the masks of different objects on one frame (high when the prompt is ignored)."""
-    logits = F.interpolate(decoded.logits[:, None], target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    same: mean IoU between the masks of different objects on one frame (high when the prompt is ignored).
+
+    `counts` are the objects of each clip; rows beyond them do not count."""
+    shown = logits[: sum(counts), None]
+    masks = F.interpolate(shown, target.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
     ious, right, same = [], [], []
-    for mask, truth, here in zip(
-        (logits > 0).split(counts), (target > 0.5).split(counts), present.split(counts), strict=True
-    ):
+    start = 0
+    for mask in masks.split(counts):
+        rows = slice(start, start := start + len(mask))
+        truth, here = target[rows] > 0.5, present[rows]
         table = pairwise_iou(mask, truth)
         ious += table.diagonal()[here].tolist()
         right += (table.argmax(1) == torch.arange(len(mask)))[here].float().tolist()
@@ -145,6 +182,15 @@ def mask_figures(decoded: DecodedMask, target: Tensor, present: Tensor, counts: 
     return {
         name: sum(values) / max(1, len(values)) for name, values in (("iou", ious), ("right", right), ("same", same))
     }
+
+
+def gate_figures(score: Tensor, present: Tensor) -> dict[str, float]:
+    """seen: share of present rows whose object score (R,) is above 0; denied: of others, those where it is not."""
+    figures = {}
+    for name, rows, right in (("seen", present, score > 0), ("denied", ~present, score <= 0)):
+        if rows.any():
+            figures[name] = float(right[rows].float().mean())
+    return figures
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -86,7 +87,7 @@ class Part:
 
 
 Loss = Callable[[Part], tuple[Tensor, dict[str, float]]]
-"""A part's loss, a mean over its samples, and figures to log."""
+"""A part's loss, a mean over its samples, and figures to log; one that a step does not have is left out of its mean."""
 
 
 def accelerator(cpu: bool | None = None, precision: str = "no") -> Accelerator:
@@ -147,7 +148,7 @@ def train(
     parts, health = learning_parts(module), Health.of(module)
     count = run.num_processes * micro_batches
     mine = range(run.process_index, count, run.num_processes)
-    sums: dict[str, float] = {}
+    seen: dict[str, list[float]] = {}
     started, logged = time.monotonic() - used, step
 
     def save() -> None:
@@ -155,14 +156,14 @@ def train(
             _save(state_file, module, optimiser, step, time.monotonic() - started, whole)
 
     def log(rate: float) -> None:
-        means = _agreed(run, {name: total / (step - logged) for name, total in sorted(sums.items())})
+        means = _agreed(run, {name: fmean(each) for name, each in sorted(seen.items())})
         figures = {name: round(mean, 4) for name, mean in means.items()}
         if report and run.is_main_process and step % schedule.save_every == 0:
             figures |= report()
         journal.line(
             step, _left(schedule, step, used), {"minutes": round(used / 60, 2), "lr": round(rate, 8), **figures}
         )
-        sums.clear()
+        seen.clear()
 
     with Journal(folder, step, schedule.steps, quiet=not run.is_main_process) as journal, _stop_asked() as asked:
         while True:
@@ -193,7 +194,7 @@ def train(
             optimiser.step()
             step += 1
             for name, figure in {**figures, "gradient": norm}.items():
-                sums[name] = sums.get(name, 0.0) + figure
+                seen.setdefault(name, []).append(figure)
             for warning in health.observe(mean_loss, norms, figures):
                 journal.warn(step, warning)
             journal.advance(step, mean_loss)

@@ -33,6 +33,8 @@ SYMBOLIC = 40
 """Symbolic clips in each step of stage `pixels`."""
 WATCHED = 64
 """Clips without questions in each step of stage `language`."""
+DECOYS, DECOYS_FILMED = 2, 1
+"""Descriptions that fit nothing, of each picture of stage `masks` and each clip of stage `memory`."""
 CAPTIONS = 6
 """At most so many captions are asked of each clip of stage `captions`."""
 
@@ -158,7 +160,12 @@ class TinyTraining:
     def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
         stream = partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED_MASKS)
         clips = self._clips(stage, self.seed + 1, stream)
-        return lambda part: module.loss(clips.at(part.step), [True] * stage.frames), None
+
+        def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+            rng = random.Random(f"asked/{self.seed}/{part.step}")
+            return module.loss(clips.at(part.step), [True] * stage.frames, rng, DECOYS)
+
+        return loss, None
 
     def _memory(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
         stream = partial(ClipStream, frames=stage.frames, size=SIZE, stride=4, unnamed=UNNAMED_MASKS)
@@ -166,7 +173,8 @@ class TinyTraining:
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             rng = random.Random(f"keys/{self.seed}/{part.step}")
-            return module.loss(clips.at(part.step), key_pattern(rng, stage.frames))
+            keys = key_pattern(rng, stage.frames)
+            return module.loss(clips.at(part.step), keys, rng, DECOYS_FILMED)
 
         return loss, None
 
@@ -183,9 +191,7 @@ class TinyTraining:
             value, figures = module.symbol_loss(texts.at(part.step))
             if part.step % PICTURES_EVERY == 0:
                 seen, seen_figures = module.picture_loss(clips.at(part.step), self.processor)
-                value = value + seen
-                # Means are taken over all steps.
-                figures |= {name: PICTURES_EVERY * figure for name, figure in seen_figures.items()}
+                value, figures = value + seen, figures | seen_figures
             return value, figures
 
         return loss, None
