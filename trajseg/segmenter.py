@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -131,14 +131,15 @@ class VideoSegmenter:
         clock.lap("language")
         tracks: list[MaskTrack] = []
         if len(answer.trajectories):
-            key_features = self._encode([frames[index] for index in keys])
-            prompts = self.model.key_prompts(answer.trajectories, key_features)
+            features = self._encode([frames[index] for index in keys])
+            prompts = self.model.key_prompts(answer.trajectories, features)
             captions = captions_of(text)
             tracks = [
                 MaskTrack(f"t{i + 1}", f"track-{i + 1}", caption, 0.0, [], instruction=instruction)
                 for i, caption in enumerate(captions)
             ]
-            self._draw(clip, tracks, dict(zip(keys, prompts.unbind(1), strict=True)), progress)
+            key_prompts = dict(zip(keys, prompts.unbind(1), strict=True))
+            self._draw(clip, tracks, key_prompts, _by_frame(keys, features), progress)
             clock.lap("masks")
         elif progress:
             progress(len(clip), len(clip))
@@ -311,25 +312,38 @@ class VideoSegmenter:
     def _encode(self, frames: list[np.ndarray]) -> FrameFeatures:
         return self.model.encode_frames(self.processor.mask_pixels(frames).to(self.model.device))
 
-    def _draw(self, clip: Clip, tracks: list[MaskTrack], prompts: dict[int, Tensor], progress: Progress | None) -> None:
-        """Appends every frame's mask to each track; `prompts` are (S, C) by key frame."""
+    def _encoded(self, clip: Clip, known: Mapping[int, FrameFeatures]) -> Iterator[tuple[int, FrameFeatures]]:
+        """Every frame's number and features, one picture each; those of `known` are not made again."""
+        for chunk in _chunks(clip.frames(), ENCODED_AT_ONCE):
+            others = {index: frame for index, frame in chunk if index not in known}
+            made = _by_frame(others, self._encode(list(others.values()))) if others else {}
+            for index, _ in chunk:
+                yield index, made[index] if index in made else known[index]
+
+    def _draw(
+        self,
+        clip: Clip,
+        tracks: list[MaskTrack],
+        prompts: Mapping[int, Tensor],
+        known: Mapping[int, FrameFeatures],
+        progress: Progress | None,
+    ) -> None:
+        """Appends every frame's mask to each track; `prompts` are (S, C) and `known` features by key frame."""
         tracker = Tracker(self.model.visual_model, len(clip), self.model.config.key_frame_memory)
         rows = torch.zeros(len(tracks), dtype=torch.long, device=self.model.device)
-        for chunk in _chunks(clip.frames(), ENCODED_AT_ONCE):
-            features = self._encode([frame for _, frame in chunk])
-            for offset, (index, _) in enumerate(chunk):
-                frame, authors_way = features[rows + offset], index == 0 and self.model.config.released_behaviour
-                if authors_way:
-                    decoded = tracker.draw_first(frame, prompts[index])
-                else:
-                    decoded = tracker.step(index, frame, prompts.get(index))
-                logits = self.processor.to_picture(decoded.gated(), clip.height, clip.width)
-                if authors_way:
-                    tracker.paint(index, frame, self.processor.mask_targets(logits > 0))
-                for track, logit, score in zip(tracks, logits, decoded.score.sigmoid(), strict=True):
-                    track.frames.append(_track_frame(index, clip.frame_map.times[index], logit, float(score)))
-                if progress:
-                    progress(index + 1, len(clip))
+        for index, features in self._encoded(clip, known):
+            frame, authors_way = features[rows], index == 0 and self.model.config.released_behaviour
+            if authors_way:
+                decoded = tracker.draw_first(frame, prompts[index])
+            else:
+                decoded = tracker.step(index, frame, prompts.get(index))
+            logits = self.processor.to_picture(decoded.gated(), clip.height, clip.width)
+            if authors_way:
+                tracker.paint(index, frame, self.processor.mask_targets(logits > 0))
+            for track, logit, score in zip(tracks, logits, decoded.score.sigmoid(), strict=True):
+                track.frames.append(_track_frame(index, clip.frame_map.times[index], logit, float(score)))
+            if progress:
+                progress(index + 1, len(clip))
         for track in tracks:
             drawn = [frame.score for frame in track.frames if frame.rle]
             track.score = sum(drawn) / len(drawn) if drawn else 0.0
@@ -344,6 +358,11 @@ def trajectory(track: MaskTrack, clip: Clip, indices: Sequence[int]) -> Tensor:
             x, y, width, height = box
             boxes[row] = torch.tensor([x, y, x + width, y + height]) / max(clip.width, clip.height)
     return boxes
+
+
+def _by_frame(indices: Iterable[int], features: FrameFeatures) -> dict[int, FrameFeatures]:
+    """Features of some frames, one picture each, by the frame's number."""
+    return {index: features[row : row + 1] for row, index in enumerate(indices)}
 
 
 def _track_frame(index: int, seconds: float, logit: Tensor, presence: float) -> TrackFrame:
