@@ -24,7 +24,16 @@ from trajseg.errors import CheckpointError, InputError
 from trajseg.evaluation_captions import Described, caption_figures, describe, words_of
 from trajseg.evaluation_contradictions import Agreeing, Compared, compare, contradiction_figures
 from trajseg.flops import count_flops
-from trajseg.metrics import Score, Steadiness, match, region_similarity, score, steadiness
+from trajseg.metrics import (
+    Presence,
+    Score,
+    Steadiness,
+    match,
+    presence,
+    region_similarity,
+    score,
+    steadiness,
+)
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip, even_size, open_clip, write_video
 
@@ -57,6 +66,7 @@ class Answer:
         matched: the same object by object, in the best pairing of tracks and targets; None without targets.
         overlaps: J of the union of tracks with each object of the scene, mean over frames that have either.
         steadiness, truth_steadiness: IoU between consecutive frames, of the unions.
+        presence: in which frames the unions have a mask.
         named: whether a track's caption has the one target's size, colour, shape and motion; None for others.
         seconds: that the engine took.
         flops: floating-point operations of the same run; counted for one instruction of each clip, else None.
@@ -70,6 +80,7 @@ class Answer:
     overlaps: tuple[float, ...]
     steadiness: Steadiness
     truth_steadiness: Steadiness
+    presence: Presence
     named: bool | None
     seconds: float
     flops: float | None = None
@@ -103,6 +114,8 @@ class Answer:
             "named": self.named,
             "consecutive_iou": self.steadiness.mean,
             "consecutive_iou_truth": self.truth_steadiness.mean,
+            "ghosts": self.presence.ghosts,
+            "missed": self.presence.missed,
             "seconds": self.seconds,
             "flops": self.flops,
         }
@@ -141,10 +154,12 @@ class Evaluation:
             "caption_accuracy": captions["right"] if captions else None,
             "right_object": _mean(bool(a.right_object) for a in single),
             "named_right": _mean(bool(a.named) for a in single),
+            "ghosts": _mean(a.presence.ghosts for a in meant),
+            "missed": _mean(a.presence.missed for a in meant),
             "avg_iou": _mean(a.steadiness.mean for a in meant),
             "avg_iou_truth": _mean(a.truth_steadiness.mean for a in meant),
             "seconds_per_clip": _mean(a.seconds for a in self.answers),
-            "flops_per_clip": _mean(a.flops for a in self.answers if a.flops is not None),
+            "flops_per_clip": _mean(a.flops for a in self.answers),
         }
 
     def table(self) -> list[dict[str, Any]]:
@@ -260,6 +275,7 @@ def _ask(engine: Engine, scene: Scene, clip: Clip, ids: np.ndarray, asked: Instr
         overlaps=tuple(overlaps),
         steadiness=steadiness(union),
         truth_steadiness=steadiness(truth),
+        presence=presence(union, truth),
         named=named,
         seconds=seconds,
     )
@@ -289,8 +305,9 @@ def _matched(predictions: list[np.ndarray], truths: list[np.ndarray]) -> Score:
     return Score(fmean(s.j for s in scores), fmean(s.f for s in scores))
 
 
-def _mean(values: Iterable[float | bool]) -> float | None:
-    numbers = [float(v) for v in values]
+def _mean(values: Iterable[float | bool | None]) -> float | None:
+    """Of those that there are."""
+    numbers = [float(v) for v in values if v is not None]
     return fmean(numbers) if numbers else None
 
 
@@ -309,6 +326,8 @@ def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, An
         "right_object": _mean(bool(a.right_object) for a in single),
         "j_of_right": _mean(a.score.j for a in right),
         "named_right": _mean(bool(a.named) for a in single),
+        "ghosts": _mean(a.presence.ghosts for a in meant),
+        "missed": _mean(a.presence.missed for a in meant),
         "empty": _mean(a.empty for a in answers),
         "avg_iou": _mean(a.steadiness.mean for a in meant),
         "avg_iou_present": _mean(a.steadiness.mean_present for a in meant),

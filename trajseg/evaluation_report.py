@@ -38,6 +38,8 @@ COLUMNS = {
     "right_object": "right object",
     "j_of_right": "J of right",
     "named_right": "named right",
+    "ghosts": "ghosts",
+    "missed": "missed",
     "empty": "no mask",
     "avg_iou": "steady",
     "avg_iou_truth": "truth steady",

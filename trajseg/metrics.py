@@ -115,6 +115,25 @@ def steadiness(masks: np.ndarray) -> Steadiness:
     )
 
 
+@dataclass(frozen=True)
+class Presence:
+    """Whether a mask is there when its object is.
+
+    `ghosts` is the share of the frames without the object that have a mask all the same, `missed` the share of the
+    frames with it that have none; None where there are no such frames.
+    """
+
+    ghosts: float | None
+    missed: float | None
+
+
+def presence(prediction: np.ndarray, truth: np.ndarray) -> Presence:
+    """Of masks bool [N, H, W] and their truth."""
+    drawn, there = (np.any(masks, axis=(1, 2)) for masks in (prediction, truth))
+    ghosts, missed = drawn[~there], ~drawn[there]
+    return Presence(float(ghosts.mean()) if len(ghosts) else None, float(missed.mean()) if len(missed) else None)
+
+
 def match(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> list[int | None]:
     """For each truth bool [N, H, W] the index of its prediction, or None: the pairing of greatest summed J&F.
 

@@ -21,7 +21,7 @@ from trajseg.errors import CheckpointError, InputError
 from trajseg.evaluation import LAST_LINE, Answer, Evaluation, command, evaluate
 from trajseg.evaluation_captions import caption_figures
 from trajseg.evaluation_contradictions import contradiction_figures
-from trajseg.metrics import Score, Steadiness
+from trajseg.metrics import Presence, Score, Steadiness
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 
@@ -111,6 +111,7 @@ def test_an_engine_that_is_always_right_has_full_marks() -> None:
     ):
         assert headline[name] == pytest.approx(1.0), name
     assert headline["avg_iou"] == pytest.approx(headline["avg_iou_truth"])
+    assert headline["ghosts"] == headline["missed"] == 0
     assert engine.frames_read == sum(a.result.frame_count for a in found.answers)
     assert {row["category"] for row in found.table()} == {"referring", "reasoning", "several", "none"}
     assert all(row["j_of_right"] == pytest.approx(1.0) for row in found.table() if row["right_object"] is not None)
@@ -178,7 +179,19 @@ def test_means_are_over_instructions_and_not_over_clips_first() -> None:
 
     def answer(seed: int, j: float, f: float) -> Answer:
         steady = Steadiness(j, j, 0.0)
-        return Answer(seed, asked, result, Score(j, f), None, (j,), steady, Steadiness(1.0, 1.0, 0.0), None, 2.0)
+        return Answer(
+            seed,
+            asked,
+            result,
+            Score(j, f),
+            None,
+            (j,),
+            steady,
+            Steadiness(1.0, 1.0, 0.0),
+            Presence(None, 0.0),
+            None,
+            2.0,
+        )
 
     scores = [(0, 0.9, 0.7), (0, 0.5, 0.1), (0, 0.4, 0.4), (1, 0.2, 0.0)]
     found = Evaluation("shapes:test", "fixed", 8, 2, [answer(*one) for one in scores])

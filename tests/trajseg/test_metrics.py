@@ -8,7 +8,16 @@ import math
 import numpy as np
 import pytest
 
-from trajseg.metrics import boundary, boundary_measure, match, region_similarity, score, steadiness
+from trajseg.metrics import (
+    Presence,
+    boundary,
+    boundary_measure,
+    match,
+    presence,
+    region_similarity,
+    score,
+    steadiness,
+)
 
 
 def blob(rng: np.random.Generator, height: int = 40, width: int = 56) -> np.ndarray:
@@ -153,3 +162,12 @@ def test_matching_is_the_best_of_all_pairings(truth_count: int, prediction_count
         assert len(found) == truth_count
         assert len(set(used)) == len(used)
         assert worth(found) == pytest.approx(best, abs=1e-6)
+
+
+def test_presence_counts_ghosts_and_missed_frames_apart() -> None:
+    truth, drawn = np.zeros((5, 4, 4), bool), np.zeros((5, 4, 4), bool)
+    truth[:2, 0, 0] = True
+    drawn[1:4, 3, 3] = True
+    assert presence(drawn, truth) == Presence(ghosts=pytest.approx(2 / 3), missed=0.5)
+    assert presence(drawn[2:], truth[2:]) == Presence(ghosts=pytest.approx(2 / 3), missed=None)
+    assert presence(drawn[:2], truth[:2]) == Presence(ghosts=None, missed=0.5)
