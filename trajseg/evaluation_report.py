@@ -75,7 +75,7 @@ def write_figures(path: Path | None, figures: Any) -> None:
 def print_table(found: Evaluation) -> None:
     """Categories and kinds with their figures, then captions and contradictions if there are any, on stdout."""
     table = Table(title=f"{found.model_version} on {found.clips} clips of {found.data}, {found.height} rows")
-    table.add_column("instructions")
+    table.add_column("instructions", no_wrap=True)
     for heading in COLUMNS.values():
         table.add_column(heading, justify="right")
     for row in found.table():
@@ -84,7 +84,7 @@ def print_table(found: Evaluation) -> None:
             "" if row[key] is None else f"{row[key]:d}" if key == "count" else f"{row[key]:.3f}" for key in COLUMNS
         ]
         table.add_row(name, *cells, style="bold" if row["kind"] is None else None)
-    console = Console(width=160)
+    console = Console(width=172)
     console.print(table)
     captions = caption_figures(found.described)
     if captions:
