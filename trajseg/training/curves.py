@@ -17,8 +17,8 @@ RIGHT = "right_"
 """Begins the names of figures that are shares of right answers by kind."""
 FOLLOWED: Mapping[str, Sequence[str]] = {
     "vision": ("token_colour", "token_shape", "token_size"),
-    "masks": ("iou_key", "right_key"),
-    "memory": ("iou_key", "iou_memory", "right_memory"),
+    "masks": ("iou_key", "right_key", "denied_key"),
+    "memory": ("iou_key", "iou_memory", "right_memory", "denied_key"),
     "pixels": ("seen_motion", "seen_looked"),
     "captions": ("text", "encoder"),
     "boxes": ("iou_box", "iou_click"),
