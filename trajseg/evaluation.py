@@ -6,7 +6,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from trajseg.metrics import (
     Score,
     Steadiness,
     match,
+    mean,
     presence,
     region_similarity,
     score,
@@ -147,19 +148,19 @@ class Evaluation:
         single = [a for a in meant if len(a.asked.targets) == 1]
         captions = caption_figures(self.described)
         return {
-            "referring_jf": _mean(a.score.jf for a in self.of(category="referring")),
-            "reasoning_jf": _mean(a.score.jf for a in self.of(category="reasoning")),
-            "none_accuracy": _mean(a.empty for a in self.of(category="none")),
-            "several_jf": _mean(a.score.jf for a in self.of(category="several")),
+            "referring_jf": mean(a.score.jf for a in self.of(category="referring")),
+            "reasoning_jf": mean(a.score.jf for a in self.of(category="reasoning")),
+            "none_accuracy": mean(a.empty for a in self.of(category="none")),
+            "several_jf": mean(a.score.jf for a in self.of(category="several")),
             "caption_accuracy": captions["right"] if captions else None,
-            "right_object": _mean(bool(a.right_object) for a in single),
-            "named_right": _mean(bool(a.named) for a in single),
-            "ghosts": _mean(a.presence.ghosts for a in meant),
-            "missed": _mean(a.presence.missed for a in meant),
-            "avg_iou": _mean(a.steadiness.mean for a in meant),
-            "avg_iou_truth": _mean(a.truth_steadiness.mean for a in meant),
-            "seconds_per_clip": _mean(a.seconds for a in self.answers),
-            "flops_per_clip": _mean(a.flops for a in self.answers),
+            "right_object": mean(bool(a.right_object) for a in single),
+            "named_right": mean(bool(a.named) for a in single),
+            "ghosts": mean(a.presence.ghosts for a in meant),
+            "missed": mean(a.presence.missed for a in meant),
+            "avg_iou": mean(a.steadiness.mean for a in meant),
+            "avg_iou_truth": mean(a.truth_steadiness.mean for a in meant),
+            "seconds_per_clip": mean(a.seconds for a in self.answers),
+            "flops_per_clip": mean(a.flops for a in self.answers),
         }
 
     def table(self) -> list[dict[str, Any]]:
@@ -288,7 +289,7 @@ def masks_of(track: MaskTrack, shape: Sequence[int]) -> np.ndarray:
 
 def _overlap(prediction: np.ndarray, truth: np.ndarray) -> float:
     pairs = zip(prediction, truth, strict=True)
-    return _mean(region_similarity(p, t) for p, t in pairs if p.any() or t.any()) or 0.0
+    return mean(region_similarity(p, t) for p, t in pairs if p.any() or t.any()) or 0.0
 
 
 def _empty_score(union: np.ndarray) -> Score:
@@ -305,12 +306,6 @@ def _matched(predictions: list[np.ndarray], truths: list[np.ndarray]) -> Score:
     return Score(fmean(s.j for s in scores), fmean(s.f for s in scores))
 
 
-def _mean(values: Iterable[float | bool | None]) -> float | None:
-    """Of those that there are."""
-    numbers = [float(v) for v in values if v is not None]
-    return fmean(numbers) if numbers else None
-
-
 def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, Any]:
     single = [a for a in answers if a.right_object is not None]
     right = [a for a in single if a.right_object]
@@ -319,23 +314,23 @@ def _row(category: str, kind: str | None, answers: list[Answer]) -> dict[str, An
         "category": category,
         "kind": kind,
         "count": len(answers),
-        "j": _mean(a.score.j for a in meant),
-        "f": _mean(a.score.f for a in meant),
-        "jf": _mean(a.score.jf for a in meant),
-        "matched_jf": _mean(a.matched.jf for a in meant if a.matched),
-        "right_object": _mean(bool(a.right_object) for a in single),
-        "j_of_right": _mean(a.score.j for a in right),
-        "named_right": _mean(bool(a.named) for a in single),
-        "ghosts": _mean(a.presence.ghosts for a in meant),
-        "missed": _mean(a.presence.missed for a in meant),
-        "empty": _mean(a.empty for a in answers),
-        "avg_iou": _mean(a.steadiness.mean for a in meant),
-        "avg_iou_present": _mean(a.steadiness.mean_present for a in meant),
-        "avg_iou_truth": _mean(a.truth_steadiness.mean for a in meant),
-        "avg_iou_truth_present": _mean(a.truth_steadiness.mean_present for a in meant),
-        "empty_pairs": _mean(a.steadiness.empty_share for a in meant),
-        "seconds": _mean(a.seconds for a in answers),
-        "gflops": _mean(a.flops / 1e9 for a in answers if a.flops is not None),
+        "j": mean(a.score.j for a in meant),
+        "f": mean(a.score.f for a in meant),
+        "jf": mean(a.score.jf for a in meant),
+        "matched_jf": mean(a.matched.jf for a in meant if a.matched),
+        "right_object": mean(bool(a.right_object) for a in single),
+        "j_of_right": mean(a.score.j for a in right),
+        "named_right": mean(bool(a.named) for a in single),
+        "ghosts": mean(a.presence.ghosts for a in meant),
+        "missed": mean(a.presence.missed for a in meant),
+        "empty": mean(a.empty for a in answers),
+        "avg_iou": mean(a.steadiness.mean for a in meant),
+        "avg_iou_present": mean(a.steadiness.mean_present for a in meant),
+        "avg_iou_truth": mean(a.truth_steadiness.mean for a in meant),
+        "avg_iou_truth_present": mean(a.truth_steadiness.mean_present for a in meant),
+        "empty_pairs": mean(a.steadiness.empty_share for a in meant),
+        "seconds": mean(a.seconds for a in answers),
+        "gflops": mean(a.flops / 1e9 for a in answers if a.flops is not None),
     }
 
 

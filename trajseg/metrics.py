@@ -7,9 +7,10 @@ H, W].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import cv2
 import numpy as np
@@ -113,6 +114,12 @@ def steadiness(masks: np.ndarray) -> Steadiness:
         mean_present=float(present.mean()) if len(present) else 1.0,
         empty_share=float(empty.mean()),
     )
+
+
+def mean(values: Iterable[float | bool | None]) -> float | None:
+    """Of those that are there; None where there are none."""
+    known = [float(value) for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 @dataclass(frozen=True)

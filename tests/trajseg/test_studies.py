@@ -15,6 +15,7 @@ from trajseg.data.shapes.language import instructions, short_caption, words
 from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import COLOURS, SHAPES, SIZES, Scene, sample_scene
 from trajseg.errors import CheckpointError
+from trajseg.metrics import mean
 from trajseg.sampling import Sampling
 from trajseg.segmenter import Said
 from trajseg.studies import drift as drift_study
@@ -25,7 +26,7 @@ from trajseg.studies.frames import KEY_FRAMES, LLM_FRAMES, key_frames, llm_frame
 from trajseg.studies.plan import Plan
 from trajseg.studies.report import draw, print_tables
 from trajseg.studies.studies import keep
-from trajseg.studies.table import Spread, Table, mean
+from trajseg.studies.table import Spread, Table
 from trajseg.tracks import MaskTrack, Result
 
 HEIGHT = 64

@@ -16,11 +16,11 @@ from trajseg.data.shapes.phrases import ATTRIBUTE, COLOUR_AFTER
 from trajseg.data.shapes.questions import descriptions, meaning
 from trajseg.data.shapes.world import Scene, Split, sample_scene
 from trajseg.evaluation import _write, masks_of
-from trajseg.metrics import region_similarity
+from trajseg.metrics import mean, region_similarity
 from trajseg.segmenter import VideoSegmenter
 from trajseg.studies.cells import Cells
 from trajseg.studies.plan import SEEDS_APART, Plan
-from trajseg.studies.table import Table, mean
+from trajseg.studies.table import Table
 from trajseg.tracks import Result
 
 CLIPS = 24

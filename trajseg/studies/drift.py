@@ -13,13 +13,13 @@ import numpy as np
 from trajseg.data.shapes.language import instructions, parse_caption
 from trajseg.data.shapes.world import Scene, Split, sample_scene
 from trajseg.evaluation import _write, masks_of
-from trajseg.metrics import region_similarity
+from trajseg.metrics import mean, region_similarity
 from trajseg.model.dialogue import captions_of
 from trajseg.sampling import Sampling
 from trajseg.segmenter import VideoSegmenter
 from trajseg.studies.cells import Cells
 from trajseg.studies.plan import SEEDS_APART, Plan
-from trajseg.studies.table import Table, mean
+from trajseg.studies.table import Table
 from trajseg.tracks import Result
 
 FRAMES = 600

@@ -65,9 +65,3 @@ class Table:
     def to_json(self) -> dict[str, Any]:
         """All of it."""
         return asdict(self)
-
-
-def mean(values: Iterable[float | bool | None]) -> float | None:
-    """Of those that are there; None where there are none."""
-    known = [float(value) for value in values if value is not None]
-    return fmean(known) if known else None

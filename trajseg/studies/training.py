@@ -16,12 +16,13 @@ import torch
 
 from trajseg.data.shapes.world import Split
 from trajseg.evaluation import evaluate
+from trajseg.metrics import mean
 from trajseg.segmenter import VideoSegmenter
 from trajseg.studies.cells import Cells
 from trajseg.studies.frames import Drawing
 from trajseg.studies.fresh import fresh_start
 from trajseg.studies.plan import Plan
-from trajseg.studies.table import Table, mean
+from trajseg.studies.table import Table
 from trajseg.training.adapters import merge_adapter
 from trajseg.training.joint_recipes import JointRecipe, deciding, train_jointly
 from trajseg.training.run import Schedule

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trajseg.data.shapes.world import COLOURS, HELD_OUT, SHAPES
+from trajseg.data.shapes.world import COLOURS
 from trajseg.training.clips import Pictures
-from trajseg.training.mixtures import KINDS
+from trajseg.training.mixtures import KINDS, unseen
 
 UNSAID = 0.3
 """Share of descriptions that leave out one of colour, shape and size."""
@@ -63,8 +63,8 @@ def decoys_of(clip: Pictures, rng: random.Random, count: int) -> Descriptions:
         said = [kind for kind, is_named in enumerate(kept) if is_named]
         for kind in rng.sample(said, min(len(said), rng.choice(CHANGED))):
             drawn[kind] = rng.choice([value for value in range(len(KINDS[kind])) if value != drawn[kind]])
-        unseen = kept[0] and kept[1] and (COLOURS[drawn[0]], SHAPES[drawn[1]]) in HELD_OUT
-        if not unseen and not _fitting(clip, drawn, kept):
+        barred = kept[0] and kept[1] and unseen(torch.tensor([drawn]))
+        if not barred and not _fitting(clip, drawn, kept):
             attributes.append(drawn)
             named.append(kept)
     shape = (-1, len(KINDS))

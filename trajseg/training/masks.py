@@ -167,13 +167,12 @@ def mask_figures(logits: Tensor, target: Tensor, present: Tensor, counts: list[i
     same: mean IoU between the masks of different objects on one frame (high when the prompt is ignored).
 
     `counts` are the objects of each clip; rows beyond them do not count."""
-    shown = logits[: sum(counts), None]
-    masks = F.interpolate(shown, target.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
+    logits, target, present = (rows[: sum(counts)] for rows in (logits, target, present))
+    logits = F.interpolate(logits[:, None], target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     ious, right, same = [], [], []
-    start = 0
-    for mask in masks.split(counts):
-        rows = slice(start, start := start + len(mask))
-        truth, here = target[rows] > 0.5, present[rows]
+    for mask, truth, here in zip(
+        (logits > 0).split(counts), (target > 0.5).split(counts), present.split(counts), strict=True
+    ):
         table = pairwise_iou(mask, truth)
         ious += table.diagonal()[here].tolist()
         right += (table.argmax(1) == torch.arange(len(mask)))[here].float().tolist()

@@ -149,7 +149,7 @@ def train(
     count = run.num_processes * micro_batches
     mine = range(run.process_index, count, run.num_processes)
     seen: dict[str, list[float]] = {}
-    started, logged = time.monotonic() - used, step
+    started = time.monotonic() - used
 
     def save() -> None:
         if run.is_main_process:
@@ -202,8 +202,7 @@ def train(
                 save()
             if step % schedule.log_every == 0:
                 log(rate)
-                logged = step
-        if step > logged:
+        if seen:
             log(schedule.rate(step - 1))
         finished = step >= schedule.steps
         if not finished:
