@@ -9,12 +9,16 @@ which gets the no-memory embedding and writes its memory like every other key fr
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 from torch.nn import functional as F
+
+from trajseg.model.recomputing import worked
 
 NO_OBJECT_LOGIT = -1024.0
 
@@ -69,15 +73,22 @@ class Tracker:
         frame_count: frames of the clip; limits how many object pointers are read.
         key_frame_memory: let key frames read memory as well (ours, off in the paper's model).
         backwards: frames come in falling order.
+        recompute: in training, keep of each step only what goes into it.
     """
 
     def __init__(
-        self, sam2: SAM2Base, frame_count: int, key_frame_memory: bool = False, backwards: bool = False
+        self,
+        sam2: SAM2Base,
+        frame_count: int,
+        key_frame_memory: bool = False,
+        backwards: bool = False,
+        recompute: bool = False,
     ) -> None:
         self.sam2 = sam2
         self.frame_count = frame_count
         self.key_frame_memory = key_frame_memory
         self.backwards = backwards
+        self.recompute = recompute
         self.key_memories: dict[int, dict[str, object]] = {}
         self.other_memories: dict[int, dict[str, object]] = {}
 
@@ -97,10 +108,11 @@ class Tracker:
             present: in training, the truth (R,) bool of the object gate, so that memory starts from it.
             remember: False where no later frame will read this one.
         """
-        decoded = self._decode(index, frame, prompt, present)
-        if not remember:
+        # With copies, so that working it out again reads the same memories.
+        work = self._now()._step if self.recompute else self._step
+        decoded, memory = worked(work, index, frame, prompt, present, remember, again=self.recompute)
+        if memory is None:
             return decoded
-        memory = self._remember(frame, decoded, present)
         (self.other_memories if prompt is None else self.key_memories)[index] = memory
         reach = max(self.sam2.num_maskmem, self.sam2.max_obj_ptrs_in_encoder)
         self.other_memories.pop(index + reach if self.backwards else index - reach, None)
@@ -177,6 +189,19 @@ class Tracker:
         seen = (score > 0) if present is None else present[:, None]
         pointer = torch.where(seen, sam2.obj_ptr_proj(tokens[rows, best]), sam2.no_obj_ptr)
         return DecodedMask(logits[rows, best], score[:, 0], pointer)
+
+    def _now(self) -> Tracker:
+        """A tracker that has what this one remembers now."""
+        other = copy(self)
+        other.key_memories, other.other_memories = dict(self.key_memories), dict(self.other_memories)
+        return other
+
+    def _step(
+        self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None, remember: bool
+    ) -> tuple[DecodedMask, dict[str, Any] | None]:
+        """What `step` draws, and the memory of it, where there is to be one."""
+        decoded = self._decode(index, frame, prompt, present)
+        return decoded, self._remember(frame, decoded, present) if remember else None
 
     def _decode(self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None) -> DecodedMask:
         top = self.remembering(index, frame, prompt is None or self.key_frame_memory)

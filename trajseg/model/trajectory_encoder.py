@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from trajseg.model.config import TrajectoryEncoderShape
+from trajseg.model.recomputing import worked
 
 
 class TrajectoryEncoder(nn.Module):
@@ -50,6 +51,9 @@ class TrajectoryEncoder(nn.Module):
 class FeaturePyramid(nn.Module):
     """Steps 1 to 3: resize, tell every cell where it is, and mix neighbouring levels (`mlvl_fuse`)."""
 
+    recompute = False
+    """Whether training keeps only what goes into each round."""
+
     def __init__(self, shape: TrajectoryEncoderShape, vision_width: int) -> None:
         super().__init__()
         self.levels = len(shape.levels)
@@ -65,7 +69,7 @@ class FeaturePyramid(nn.Module):
             grid = _resized(grid, side * 2 ** (self.levels - 1 - number))
             maps.append(conv(torch.cat([grid, _coordinates(grid)], dim=1)))
         for mixing in self.fuse_convs:
-            maps = mixing(maps)
+            maps = worked(mixing, maps, again=self.recompute)
         return maps
 
 
@@ -88,7 +92,8 @@ class MixingRound(nn.Module):
             up, down = maps[min(number + 1, len(maps) - 1)], maps[max(number - 1, 0)]
             side = own.shape[-1]
             parts = [own[:, :half], _resized(up[:, -quarter:], side), _resized(down[:, half : half + quarter], side)]
-            mixed.append(F.relu(self.gn(self.conv(torch.cat(parts, dim=1)))))
+            # Autocast normalises in float32, which is twice as much to keep.
+            mixed.append(F.relu(self.gn(self.conv(torch.cat(parts, dim=1)))).to(own.dtype))
         return mixed
 
 

@@ -131,8 +131,10 @@ def merge_adapter(model: TrajSegModel, folder: Path) -> TrajSegModel:
     return merged.eval()
 
 
-def checkpoint_language_layers(model: TrajSegModel) -> None:
-    """Recomputes the language model's layers in the backward pass instead of keeping their states."""
+def recompute_layers(model: TrajSegModel) -> None:
+    """The language model's layers and the trajectory encoder's rounds are recomputed in the backward pass, not kept."""
+    if model.config.trajectory_encoder is not None:
+        model.spi_module.mlvl_fuse.recompute = True
     model.language_model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 

@@ -64,6 +64,7 @@ class JointTraining(nn.Module):
         model: prepared by `adapters.prepare`, on its device.
         parts: its trained parameters by part, as `prepare` gave them.
         samples: gives the samples of a part by its number; see `samples.Samples` and `feed.Feed`.
+        recompute: keep less of the masks' side for the backward pass, and take longer.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class JointTraining(nn.Module):
         parts: dict[str, list[nn.Parameter]],
         samples: Callable[[int], list[Sample]],
         weights: LossWeights | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
         self.samples = samples
         self.weights = weights or LossWeights()
+        self.recompute = recompute
         self._parts = parts
 
     def learning_parts(self) -> dict[str, list[nn.Parameter]]:
@@ -104,11 +107,13 @@ class JointTraining(nn.Module):
         limit = self.model.config.llm_frames
         if self.model.config.frame_embedding and len(sample.frames) > limit:
             raise InputError(f"A sample has {len(sample.frames)} frames, the model knows {limit}.", "Ask for fewer.")
+        # First, while nothing else is kept: at full size the encoder itself takes gigabytes.
+        features = self._features(sample) if len(masks) else None
         text, trajectories = self.read(sample)
         none = text.new_zeros(())
-        if not len(masks):
+        if features is None:
             return Terms(text, none, none, none)
-        logits, score = self._prompted(self._features(sample), trajectories)
+        logits, score = self._prompted(features, trajectories)
         return self._mask_terms(text, logits, score, masks)
 
     def read(self, sample: Sample) -> tuple[Tensor, Tensor]:
@@ -137,13 +142,11 @@ class JointTraining(nn.Module):
         """Ungated logits (S, T, h, w) and scores (S, T) with every frame a key frame."""
         model, count = self.model, len(features.top)
         prompts = model.key_prompts(trajectories, features)
-        tracker = Tracker(model.visual_model, count, model.config.key_frame_memory)
+        tracker = Tracker(model.visual_model, count, model.config.key_frame_memory, recompute=self.recompute)
         if not model.config.key_frame_memory:
-            # No key frame reads memory: all are decoded at once.
-            rows = torch.arange(count, device=model.device).repeat(len(trajectories))
-            decoded = tracker.step(0, features[rows], prompts.flatten(0, 1), remember=False)
-            shape = (len(trajectories), count)
-            return decoded.logits.unflatten(0, shape), decoded.score.unflatten(0, shape)
+            # No key frame reads memory: a target's are decoded at once.
+            each = [tracker.step(0, features, prompt, remember=False) for prompt in prompts]
+            return torch.stack([d.logits for d in each]), torch.stack([d.score for d in each])
         drawn = [
             tracker.step(
                 index, self._rows(features, index, trajectories), prompts[:, index], remember=index + 1 < count
@@ -162,7 +165,7 @@ class JointTraining(nn.Module):
         order = order.flip(0) if start == len(order) - 1 else order[start:]
         masks, features = masks[:, order], self._features(sample)[order]
         present = masks.flatten(2).any(2)
-        tracker = Tracker(self.model.visual_model, len(order))
+        tracker = Tracker(self.model.visual_model, len(order), recompute=self.recompute)
         tracker.paint(0, self._rows(features, 0, masks), self._square(masks[:, 0]))
         drawn = [
             tracker.step(index, self._rows(features, index, masks), None, present[:, index], index + 1 < len(order))
@@ -188,7 +191,9 @@ class JointTraining(nn.Module):
         return Terms(text, (bce * seen).mean(), (dice * seen).mean(), scored, gate)
 
     def _features(self, sample: Sample) -> FrameFeatures:
-        return self.model.encode_frames(self.processor.mask_pixels(sample.frames).to(self.model.device))
+        pixels = self.processor.mask_pixels(sample.frames).to(self.model.device)
+        each = [self.model.encode_frames(some) for some in pixels.split(1 if self.recompute else len(pixels))]
+        return FrameFeatures(*(torch.cat([getattr(f, level) for f in each]) for level in ("top", "s0", "s1")))
 
     def _rows(self, features: FrameFeatures, index: int, targets: Tensor) -> FrameFeatures:
         """A frame's features, one row a target."""

@@ -26,7 +26,7 @@ from trajseg.errors import InputError
 @click.option("--lr", type=float, help="Peak of the learning rate.")
 @click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="no: float32. By default the recipe's.")
 @click.option("--four-bit", is_flag=True, help="The language model's frozen weights in 4 bits (a 24 GB card).")
-@click.option("--recompute/--no-recompute", default=None, help="Recompute the language model's layers: less memory.")
+@click.option("--recompute/--no-recompute", default=None, help="Work layers out again backwards: less memory.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of torch; by default all cores.")
 @click.option("--workers", type=click.IntRange(0, 1), default=1, show_default=True, help="Processes for samples.")

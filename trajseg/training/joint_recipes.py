@@ -16,8 +16,8 @@ from trajseg.segmenter import VideoSegmenter
 from trajseg.training.adapters import (
     LoraSettings,
     add_trajectory_encoder,
-    checkpoint_language_layers,
     prepare,
+    recompute_layers,
     save_adapter,
 )
 from trajseg.training.feed import Feed
@@ -34,8 +34,9 @@ class JointRecipe:
     """One stage of joint training.
 
     `batch` samples make a step, over all processes; a process takes `micro` at once. `frames` is T of a video.
-    `recompute` trades time for memory in the language model. `lora` None trains the language model whole. With a
-    `precision` other than "no", frozen weights are kept in it; `four_bit` keeps the language model's in 4 bits.
+    `recompute` works layers out again in the backward pass, for less memory. `lora` None trains the language model
+    whole. With a `precision` other than "no", frozen weights are kept in it; `four_bit` keeps the language model's in
+    4 bits.
     """
 
     mixture: Mixture
@@ -118,10 +119,10 @@ def train_jointly(
         add_trajectory_encoder(model)
     parts = prepare(model, recipe.lora)
     if recipe.recompute:
-        checkpoint_language_layers(model)
+        recompute_layers(model)
     samples = Samples(source, recipe.mixture, recipe.frames, recipe.micro, seed)
     feed = Feed(samples, workers, stride=run.num_processes)
-    joint = JointTraining(model, processor, parts, feed.at, recipe.weights)
+    joint = JointTraining(model, processor, parts, feed.at, recipe.weights, recipe.recompute)
     train(
         out,
         joint,

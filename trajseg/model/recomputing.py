@@ -1,0 +1,19 @@
+"""Trading time for memory in training: a part's insides are worked out again in the backward pass, not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
+
+
+def worked(work: Callable[..., T], *given: Any, again: bool) -> T:
+    """`work(*given)`; with `again`, its insides are not kept for the backward pass but worked out again there.
+
+    What `work` reads beside `given` must then still be the same.
+    """
+    result: T = checkpoint(work, *given, use_reentrant=False) if again else work(*given)
+    return result
