@@ -29,6 +29,7 @@ from trajseg.data.shapes.facts import Facts
 from trajseg.data.shapes.language import instructions
 from trajseg.data.shapes.render import write_clip
 from trajseg.data.shapes.world import sample_scene
+from trajseg.evaluation import masks_of
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
 from trajseg.model.cost import ANSWER_TOKENS, cost
 from trajseg.model.modeling import Answer
@@ -36,7 +37,6 @@ from trajseg.model.processor import word_tokenizer
 from trajseg.model.published import trajseg_7b
 from trajseg.model.weights import write
 from trajseg.segmenter import VideoSegmenter
-from trajseg.tracks import Result, rle
 from trajseg.video import open_clip
 
 CLIP = Path(__file__).parents[1] / "tests/clips/opossum.mp4"
@@ -157,25 +157,22 @@ def agree(folder: Path, device: str, _how: str) -> dict[str, Any]:
     instruction = instructions(scene, random.Random(2), facts=Facts(scene))[0].text
     clip = open_clip(write_clip(scene, folder.parent / "agree.mp4", 240))
 
-    def drawn(where: str, dtype: torch.dtype) -> tuple[Result, list[np.ndarray | None], float]:
+    def drawn(where: str, dtype: torch.dtype) -> tuple[str, np.ndarray, float]:
         segmenter = VideoSegmenter.from_pretrained("trajseg-tiny", where, dtype)
         segmenter.segment(clip, instruction)
         started = time.perf_counter()
         result = segmenter.segment(clip, instruction)
         took = time.perf_counter() - started
-        return result, [f.rle and rle.decode(f.rle) for track in result.tracks for f in track.frames], took
+        [track] = result.tracks
+        return result.answer, masks_of(track, (len(clip), clip.height, clip.width)), took
 
     expected, truth, seconds = drawn("cpu", torch.float32)
-    found: dict[str, Any] = {"instruction": instruction, "answer": expected.answer, "cpu_s": seconds}
-    size = sum(mask.sum() for mask in truth if mask is not None)
+    found: dict[str, Any] = {"instruction": instruction, "answer": expected, "cpu_s": seconds}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        result, masks, took = drawn(device, dtype)
-        differ = sum(
-            np.count_nonzero((a if a is not None else False) != (b if b is not None else False))
-            for a, b in zip(truth, masks, strict=len(result.tracks) == len(expected.tracks))
-        )
+        answer, masks, took = drawn(device, dtype)
         name = str(dtype).removeprefix("torch.")
-        found[name] = {"same_answer": result.answer == expected.answer, "differ": float(differ / size), "s": took}
+        differ = np.count_nonzero(masks != truth) / np.count_nonzero(truth)
+        found[name] = {"same_answer": answer == expected, "differ": differ, "s": took}
     return found
 
 

@@ -295,6 +295,17 @@ def test_mixed_colours_are_painted_as_their_weights_tell():
     assert unnamed > 50
 
 
+def test_strange_shapes_are_drawn_and_have_no_name():
+    clips = list(itertools.islice(ClipStream(0, 2, 64, unshaped=0.25), 60))
+    shapes = torch.cat([clip.attributes[:, 1] for clip in clips])
+    weights = torch.cat([clip.look[:, len(COLOURS) : len(COLOURS) + len(SHAPES)] for clip in clips])
+    assert torch.equal(weights.sum(1) == 0, shapes == -1)
+    assert 0.15 < float((shapes == -1).float().mean()) < 0.35
+    assert all(clip.look[:, : len(COLOURS)].sum() == pytest.approx(len(clip.look)) for clip in clips)
+    drawn = [bool((clip.ids == k + 1).any()) for clip in clips for k in (clip.attributes[:, 1] == -1).nonzero()[:, 0]]
+    assert sum(drawn) > 0.7 * len(drawn), "most are in the picture at one of two times"
+
+
 def test_a_misheard_answer_differs_in_names_only(processor):
     differing = 0
     for seed in range(30):

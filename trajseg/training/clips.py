@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import COLOURS, Scene, sample_scene
 from trajseg.model.processor import inner_size, letterbox
-from trajseg.training.mixtures import attributes, mixed_colours, pure
+from trajseg.training.mixtures import attributes, mixed_colours, pure, strangely_shaped
 
 LIT = 0.3
 """Share of training clips that are filmed in other light; see relit."""
@@ -100,14 +100,24 @@ class ClipStream(IterableDataset[Pictures]):
     """Endless training clips: `frames` pictures of each, at random times at most `stride` frames apart.
 
     Some objects are between two colours, and a share `unnamed` of them is of no colour that has a name; where that is
-    not 0, a share of the clips is faded, and no colour has a name there. Light differs.
+    not 0, a share of the clips is faded, and no colour has a name there. A share `unshaped` is of no shape that has a
+    name. Light differs.
 
     Every worker draws its own seeds from `seed`, so that a resumed run does not see the same clips again when
     it is given another seed.
     """
 
-    def __init__(self, seed: int, frames: int, size: int, stride: int | None = None, unnamed: float = 0.0) -> None:
-        self.seed, self.frames, self.size, self.stride, self.unnamed = seed, frames, size, stride, unnamed
+    def __init__(
+        self,
+        seed: int,
+        frames: int,
+        size: int,
+        stride: int | None = None,
+        unnamed: float = 0.0,
+        unshaped: float = 0.0,
+    ) -> None:
+        self.seed, self.frames, self.size, self.stride = seed, frames, size, stride
+        self.unnamed, self.unshaped = unnamed, unshaped
 
     def __iter__(self) -> Iterator[Pictures]:
         worker = torch.utils.data.get_worker_info()
@@ -117,6 +127,8 @@ class ClipStream(IterableDataset[Pictures]):
             scene = sample_scene(rng.getrandbits(40), "train")
             times, scale = self._times(scene, rng), rng.choice((1.0, 1.0, 1.0, 1.5, 0.75))
             scene, look = mixed_colours(scene, rng, self.unnamed)
+            if self.unshaped:
+                scene = strangely_shaped(scene, look, rng, self.unshaped)
             clip = pictures(scene, times, self.size, scale, look, rng)
             if self.unnamed and rng.random() < FADED:
                 clip.pixels = faded(clip.pixels, rng)

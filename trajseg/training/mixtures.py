@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from trajseg.data.shapes.strange import is_strange, strange
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, RGB, SHAPES, SIZES, Scene, SceneObject
 
 KINDS: tuple[tuple[str, ...], ...] = (COLOURS, SHAPES, SIZES)
@@ -34,6 +35,8 @@ SECOND = 0.45
 """The second colour's weight at most."""
 UNNAMED = 0.4
 """Share of objects drawn for the picture towers whose colour is none of the world's."""
+UNSHAPED = 0.25
+"""Share of those whose shape is none of the world's: in a thin shape a colour is told from any, not from the ring's."""
 UNNAMED_MASKS = 0.15
 """The same of objects whose masks are learned; two that differ in colour alone cannot be told apart then."""
 MISHEARD = 0.15
@@ -47,8 +50,13 @@ CLEAR = 90.0
 
 
 def attributes(scene: Scene) -> Tensor:
-    """Colour, shape and size of each object as indices, (K, 3) int64."""
-    return torch.tensor([(COLOURS.index(o.colour), SHAPES.index(o.shape), SIZES.index(o.size)) for o in scene.objects])
+    """Colour, shape and size of each object as indices, (K, 3) int64; -1 for a strange shape."""
+    return torch.tensor(
+        [
+            (COLOURS.index(o.colour), -1 if is_strange(o.shape) else SHAPES.index(o.shape), SIZES.index(o.size))
+            for o in scene.objects
+        ]
+    )
 
 
 def unseen(attributes: Tensor) -> bool:
@@ -104,6 +112,17 @@ def mixed_colours(scene: Scene, rng: random.Random, unnamed: float = 0.0) -> tup
         else:
             painted.append(o)
     return dataclasses.replace(scene, objects=painted), look
+
+
+def strangely_shaped(scene: Scene, look: Tensor, rng: random.Random, share: float) -> Scene:
+    """The scene with a share of its objects in shapes that have no name; their shapes' weights in `look` become 0."""
+    drawn = []
+    for row, o in zip(look, scene.objects, strict=True):
+        if rng.random() < share:
+            row[len(COLOURS) : len(COLOURS) + len(SHAPES)] = 0
+            o = dataclasses.replace(o, shape=strange(rng))
+        drawn.append(o)
+    return dataclasses.replace(scene, objects=drawn)
 
 
 def clearly_unnamed(scene: Scene, rng: random.Random, share: float) -> tuple[Scene, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from trajseg.training.clips import ClipStream
 from trajseg.training.feed import Feed, first, several
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, key_pattern
-from trajseg.training.mixtures import UNNAMED, UNNAMED_MASKS
+from trajseg.training.mixtures import UNNAMED, UNNAMED_MASKS, UNSHAPED
 from trajseg.training.pixels import PICTURES_EVERY, AskedClipStream, PixelTraining
 from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Loss, Part, Schedule, train
@@ -132,7 +132,8 @@ class TinyTraining:
         return Feed(partial(first, stream, seed), self.workers)
 
     def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
-        clips = self._clips(stage, self.seed, partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED))
+        stream = partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED, unshaped=UNSHAPED)
+        clips = self._clips(stage, self.seed, stream)
         return lambda part: module.loss(clips.at(part.step)), None
 
     def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:

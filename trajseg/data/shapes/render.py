@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from trajseg.data.shapes import strange
 from trajseg.data.shapes.world import Scene, SceneObject
 
 _OVERSAMPLING = 4
@@ -144,6 +145,8 @@ def _unit_outline(shape: str) -> tuple[np.ndarray, ...]:
             (-a, -b),
         ]
         return (np.array([*corners, (-b, -b)], float),)
+    if strange.is_strange(shape):
+        return strange.outline(shape)
     raise ValueError(shape)
 
 
