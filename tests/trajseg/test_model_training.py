@@ -37,7 +37,7 @@ from trajseg.training.texts import (
     shapes_processor,
     trajectories,
 )
-from trajseg.training.vision import dense_targets
+from trajseg.training.vision import attribute_weights, dense_targets
 from trajseg.training.watching import disguised
 
 
@@ -284,8 +284,7 @@ def test_mixed_colours_are_painted_as_their_weights_tell():
         for before, after, weights in zip(scene.objects, painted.objects, look[:, : len(COLOURS)], strict=True):
             if weights.sum() == 0:
                 unnamed += 1
-                barred = [RGB[colour] for colour, shape in HELD_OUT if shape == after.shape]
-                assert all(math.dist(after.rgb, bar) > 100 for bar in barred)
+                assert all(math.dist(after.rgb, RGB[colour]) > 100 for colour, _ in HELD_OUT), "whatever the shape"
             elif weights.max() == 1:
                 assert max(abs(a - b) for a, b in zip(before.rgb, after.rgb, strict=True)) <= 13
             else:
@@ -304,6 +303,20 @@ def test_strange_shapes_are_drawn_and_have_no_name():
     assert all(clip.look[:, : len(COLOURS)].sum() == pytest.approx(len(clip.look)) for clip in clips)
     drawn = [bool((clip.ids == k + 1).any()) for clip in clips for k in (clip.attributes[:, 1] == -1).nonzero()[:, 0]]
     assert sum(drawn) > 0.7 * len(drawn), "most are in the picture at one of two times"
+
+
+def test_colours_are_learned_from_strange_shapes_and_shapes_from_colours_without_a_name():
+    clips = list(itertools.islice(ClipStream(1, 1, 64, unnamed=0.5, unshaped=0.4), 60))
+    look = torch.cat([clip.look for clip in clips])[:, :NAMES]
+    colour, shape, size = attribute_weights(look)
+    has_colour, has_shape = (
+        part.sum(1, keepdim=True) > 0 for part in look.split([len(names) for names in KINDS], 1)[:2]
+    )
+    assert torch.equal(colour, (~has_shape).float())
+    assert torch.equal(shape, (~has_colour).float())
+    assert size == 1
+    assert (has_colour & has_shape).any()
+    assert min(float((colour * has_colour).sum()), float((shape * has_shape).sum())) > 0.15 * len(look)
 
 
 def test_a_misheard_answer_differs_in_names_only(processor):
@@ -441,7 +454,7 @@ def test_a_clearly_unnamed_colour_is_far_from_every_name():
             unnamed += 1
             assert not row[: len(COLOURS)].any()
             for colour, rgb in RGB.items():
-                assert math.dist(after.rgb, rgb) >= (110 if (colour, after.shape) in HELD_OUT else 90)
+                assert math.dist(after.rgb, rgb) >= (110 if colour in {bar for bar, _ in HELD_OUT} else 90)
     assert unnamed > 30
 
 
@@ -467,7 +480,7 @@ def test_a_faded_clip_has_lost_its_colours_and_their_names():
         left = faded(pixels, random.Random(seed))
         torch.testing.assert_close(left.mean(1), pixels.mean(1))
         spread, before = (p - p.mean(1, keepdim=True) for p in (left, pixels))
-        assert float(spread.norm()) <= 0.5 * float(before.norm()) + 1e-5
+        assert float(spread.norm()) <= 0.1 * float(before.norm()) + 1e-5
     clips = list(itertools.islice(ClipStream(0, 1, 64, unnamed=0.1), 40))
     nameless_clips = sum(not clip.look[:, : len(COLOURS)].any() for clip in clips)
     assert 4 <= nameless_clips <= 20

@@ -89,11 +89,12 @@ def relit(frames: np.ndarray, rng: random.Random) -> np.ndarray:
 
 
 def faded(pixels: Tensor, rng: random.Random) -> Tensor:
-    """Normalised pictures (n, 3, S, S) with at most half of their colour left: shapes are there, colours hard to name.
+    """Normalised pictures (n, 3, S, S) with hardly a tenth of their colour left: shapes are there, colours are not.
 
-    A pair of colour and shape that is in no picture does not come about by this.
+    A pair of colour and shape that is in no picture does not come about by this. (With half of it left, what is
+    a little orange would be learned to be no square.)
     """
-    return torch.lerp(pixels.mean(1, keepdim=True), pixels, rng.uniform(0, 0.5))
+    return torch.lerp(pixels.mean(1, keepdim=True), pixels, rng.uniform(0, 0.1))
 
 
 class ClipStream(IterableDataset[Pictures]):
@@ -126,9 +127,9 @@ class ClipStream(IterableDataset[Pictures]):
         while True:
             scene = sample_scene(rng.getrandbits(40), "train")
             times, scale = self._times(scene, rng), rng.choice((1.0, 1.0, 1.0, 1.5, 0.75))
-            scene, look = mixed_colours(scene, rng, self.unnamed)
             if self.unshaped:
-                scene = strangely_shaped(scene, look, rng, self.unshaped)
+                scene = strangely_shaped(scene, rng, self.unshaped)
+            scene, look = mixed_colours(scene, rng, self.unnamed)
             clip = pictures(scene, times, self.size, scale, look, rng)
             if self.unnamed and rng.random() < FADED:
                 clip.pixels = faded(clip.pixels, rng)

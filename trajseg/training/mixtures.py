@@ -33,10 +33,10 @@ MIXED = 0.5
 """Share of drawn objects that are of a second colour."""
 SECOND = 0.45
 """The second colour's weight at most."""
-UNNAMED = 0.4
-"""Share of objects drawn for the picture towers whose colour is none of the world's."""
-UNSHAPED = 0.25
-"""Share of those whose shape is none of the world's: in a thin shape a colour is told from any, not from the ring's."""
+UNSHAPED = 0.35
+"""Share of objects drawn for the picture towers whose shape is none of the world's."""
+UNNAMED = 0.55
+"""Share of the others whose colour is none of the world's."""
 UNNAMED_MASKS = 0.15
 """The same of objects whose masks are learned; two that differ in colour alone cannot be told apart then."""
 MISHEARD = 0.15
@@ -44,7 +44,7 @@ MISHEARD = 0.15
 NO_WORD = "nameless"
 """Stands in an answer for what has no name; the tokenizer must not know it."""
 APART = 110.0
-"""Distance in RGB that an unnamed colour keeps from the colour that its shape must not be seen in."""
+"""Distance in RGB that an unnamed colour keeps from each colour that some shape must not be seen in."""
 CLEAR = 90.0
 """Distance in RGB from every colour that has a name, from which on a colour can be taken for none of them."""
 
@@ -65,9 +65,13 @@ def unseen(attributes: Tensor) -> bool:
 
 
 def pure(attributes: Tensor) -> Tensor:
-    """Weights of all looks, of objects that are what they are called: (K, 3) int64 -> (K, LOOKS) float32."""
+    """Weights of all looks, of objects that are what they are called: (K, 3) int64 -> (K, LOOKS) float32.
+
+    Where an attribute is -1, all its names have weight 0.
+    """
     starts = torch.tensor((0, len(COLOURS), len(COLOURS) + len(SHAPES)))
-    return torch.zeros(len(attributes), LOOKS).scatter_(1, attributes + starts, 1.0)
+    known = (attributes >= 0).float()
+    return torch.zeros(len(attributes), LOOKS).scatter_(1, attributes.clamp(min=0) + starts, known)
 
 
 def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
@@ -95,14 +99,15 @@ def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
 def mixed_colours(scene: Scene, rng: random.Random, unnamed: float = 0.0) -> tuple[Scene, Tensor]:
     """The scene with some objects' colours mixed with a second one, and the weights of all looks, (K, LOOKS).
 
-    unnamed: share of objects that get a colour without a name; the weights of all colours are 0 for them.
+    unnamed: share of objects that get a colour without a name; the weights of all colours are 0 for them. Strange
+    shapes keep their colours' names.
     """
     look, painted = pure(attributes(scene)), []
     for row, o in zip(look, scene.objects, strict=True):
         draw = rng.random()
-        if draw < unnamed:
+        if draw < unnamed and not is_strange(o.shape):
             row[: len(COLOURS)] = 0
-            painted.append(dataclasses.replace(o, rgb=_unnamed(o.shape, rng)))
+            painted.append(dataclasses.replace(o, rgb=_unnamed(rng)))
         elif draw < unnamed + (1 - unnamed) * MIXED:
             second, share = rng.randrange(len(COLOURS)), rng.uniform(0, SECOND)
             row[: len(COLOURS)] *= 1 - share
@@ -114,15 +119,12 @@ def mixed_colours(scene: Scene, rng: random.Random, unnamed: float = 0.0) -> tup
     return dataclasses.replace(scene, objects=painted), look
 
 
-def strangely_shaped(scene: Scene, look: Tensor, rng: random.Random, share: float) -> Scene:
-    """The scene with a share of its objects in shapes that have no name; their shapes' weights in `look` become 0."""
-    drawn = []
-    for row, o in zip(look, scene.objects, strict=True):
-        if rng.random() < share:
-            row[len(COLOURS) : len(COLOURS) + len(SHAPES)] = 0
-            o = dataclasses.replace(o, shape=strange(rng))
-        drawn.append(o)
-    return dataclasses.replace(scene, objects=drawn)
+def strangely_shaped(scene: Scene, rng: random.Random, share: float) -> Scene:
+    """The scene with a share of its objects in shapes that have no name."""
+    shapes = (strange(rng) if rng.random() < share else o.shape for o in scene.objects)
+    return dataclasses.replace(
+        scene, objects=[dataclasses.replace(o, shape=s) for o, s in zip(scene.objects, shapes, strict=True)]
+    )
 
 
 def clearly_unnamed(scene: Scene, rng: random.Random, share: float) -> tuple[Scene, Tensor, Tensor]:
@@ -135,17 +137,20 @@ def clearly_unnamed(scene: Scene, rng: random.Random, share: float) -> tuple[Sce
     for row, known, o in zip(look, named, scene.objects, strict=True):
         if rng.random() < share:
             row[: len(COLOURS)], known[0] = 0, False
-            o = dataclasses.replace(o, rgb=_unnamed(o.shape, rng, CLEAR))
+            o = dataclasses.replace(o, rgb=_unnamed(rng, CLEAR))
         painted.append(o)
     return dataclasses.replace(scene, objects=painted), look, named
 
 
-def _unnamed(shape: str, rng: random.Random, clear: float = 0.0) -> tuple[int, int, int]:
-    """Any colour far from those that the shape must not have in training, and `clear` from all that have a name."""
-    barred = {name: APART if (name, shape) in HELD_OUT else clear for name in COLOURS}
+def _unnamed(rng: random.Random, clear: float = 0.0) -> tuple[int, int, int]:
+    """Any colour far from those that some shape must not have in training, and `clear` from all that have a name.
+
+    For all shapes alike: were squares alone kept away from orange, what is nearly orange would be learned to be none.
+    """
+    apart = {name: APART if name in {colour for colour, _ in HELD_OUT} else clear for name in COLOURS}
     while True:
         rgb = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
-        if all(math.dist(rgb, RGB[name]) >= apart for name, apart in barred.items()):
+        if all(math.dist(rgb, RGB[name]) >= distance for name, distance in apart.items()):
             return rgb
 
 

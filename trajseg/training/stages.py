@@ -159,25 +159,19 @@ class TinyTraining:
         return loss, report
 
     def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        stream = partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED_MASKS)
-        clips = self._clips(stage, self.seed + 1, stream)
+        filmed = stage.frames > 1
+        stream = partial(
+            ClipStream, frames=stage.frames, size=SIZE, stride=4 if filmed else None, unnamed=UNNAMED_MASKS
+        )
+        clips, decoys = self._clips(stage, self.seed + 1 + filmed, stream), DECOYS_FILMED if filmed else DECOYS
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
-            rng = random.Random(f"asked/{self.seed}/{part.step}")
-            return module.loss(clips.at(part.step), [True] * stage.frames, rng, DECOYS)
+            rng = random.Random(f"{stage.name}/{self.seed}/{part.step}")
+            return module.loss(clips.at(part.step), key_pattern(rng, stage.frames), rng, decoys)
 
         return loss, None
 
-    def _memory(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        stream = partial(ClipStream, frames=stage.frames, size=SIZE, stride=4, unnamed=UNNAMED_MASKS)
-        clips = self._clips(stage, self.seed + 2, stream)
-
-        def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
-            rng = random.Random(f"keys/{self.seed}/{part.step}")
-            keys = key_pattern(rng, stage.frames)
-            return module.loss(clips.at(part.step), keys, rng, DECOYS_FILMED)
-
-        return loss, None
+    _memory = _masks
 
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         asked = partial(AskedClipStream, self.processor, frames=stage.frames)

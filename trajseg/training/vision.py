@@ -101,7 +101,8 @@ class VisionPretraining(nn.Module):
         """Object or not and which colour, at a quarter of the resolution."""
         step = clips[0].ids.shape[-1] // fine.shape[-1]
         planes = [clip.ids[:, step // 2 :: step, step // 2 :: step].long() for clip in clips]
-        names = [F.pad(clip.look[:, : len(COLOURS)], (0, 0, 1, 0)) for clip in clips]
+        looks = [clip.look[:, :NAMES] for clip in clips]
+        names = [F.pad(look[:, : len(COLOURS)] * attribute_weights(look)[0], (0, 0, 1, 0)) for look in looks]
         colours = [table[plane] for table, plane in zip(names, planes, strict=True)]
         ids, colour = torch.cat(planes)[::every], torch.cat(colours)[::every]
         out = self.fine(fine)
@@ -164,11 +165,22 @@ def _attribute_loss(logits: Tensor, look: Tensor, figures: dict[str, float], pre
     """Cross entropy of colour, shape and size, summed; logits and look (M, NAMES)."""
     total = logits.new_zeros(())
     parts = (tensor.split(ATTRIBUTE_SIZES, dim=-1) for tensor in (logits, look))
-    for name, guess, truth in zip(("colour", "shape", "size"), *parts, strict=True):
-        total = total + _soft_cross_entropy(guess, truth)
+    for name, guess, truth, weight in zip(("colour", "shape", "size"), *parts, attribute_weights(look), strict=True):
+        total = total + _soft_cross_entropy(guess, truth * weight)
         named = truth.sum(-1) > 0
         figures[f"{prefix}_{name}"] = float((guess.argmax(-1) == truth.argmax(-1))[named].float().mean())
     return total
+
+
+def attribute_weights(look: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weights of the losses of colour (M, 1), shape (M, 1) and size of objects with looks (M, NAMES).
+
+    A colour counts where the shape has no name, and a shape where the colour has none: of pairs of names nothing is
+    learned, not even which there are.
+    """
+    colours, shapes, _ = look.split(ATTRIBUTE_SIZES, dim=-1)
+    colour, shape = ((other.sum(-1, keepdim=True) == 0).float() for other in (shapes, colours))
+    return colour, shape, 1.0
 
 
 def _soft_cross_entropy(logits: Tensor, weights: Tensor) -> Tensor:
