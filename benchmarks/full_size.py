@@ -180,7 +180,7 @@ MEASURES = {"segment": segment, "train": train, "agree": agree}
 
 
 def _says(model: TrajSegModel, objects: int) -> None:
-    """From now on the model's answer has so many [SEG]s behind its own ANSWER_TOKENS tokens."""
+    """From now on the model writes ANSWER_TOKENS tokens and its answer is the first of them and [SEG], so often."""
 
     def answer(prompt: Tensor, _end: int) -> Answer:
         [said] = model.answers(prompt[None], -1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
-from trajseg.data.shapes.render import _unit_outline
+from trajseg.data.shapes.render import _area, _outline, _unit_outline
 from trajseg.data.shapes.strange import REACH, is_strange, strange
 from trajseg.data.shapes.world import SHAPES
 
@@ -23,14 +24,9 @@ def drawn() -> list[str]:
 
 def plane(shape: str, turn: float = 0.0) -> np.ndarray:
     """A shape of a tenth of the picture, bool [SIDE, SIDE]."""
-    contours = _unit_outline(shape)
-    q = [np.roll(c, -1, axis=0) for c in contours]
-    areas = [abs(float(np.sum(c[:, 0] * n[:, 1] - n[:, 0] * c[:, 1]))) / 2 for c, n in zip(contours, q, strict=True)]
-    scale = SIDE * (0.1 / (areas[0] - sum(areas[1:]))) ** 0.5
-    c, s = np.cos(turn), np.sin(turn)
-    points = [
-        np.round(SIDE / 2 + scale * contour @ np.array([[c, s], [-s, c]])).astype(np.int32) for contour in contours
-    ]
+    radius = (0.1 / _area(list(_unit_outline(shape)))) ** 0.5
+    contours = _outline(SimpleNamespace(shape=shape, angle=turn, radius=radius))
+    points = [np.round(SIDE * (0.5 + contour)).astype(np.int32) for contour in contours]
     return cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), points, 1).astype(bool)
 
 

@@ -38,7 +38,8 @@ UNSHAPED = 0.35
 UNNAMED = 0.55
 """Share of the others whose colour is none of the world's."""
 UNNAMED_MASKS = 0.15
-"""The same of objects whose masks are learned; two that differ in colour alone cannot be told apart then."""
+"""Share of objects whose masks are learned with a colour that is none of the world's; two that differ in colour alone
+cannot be told apart then."""
 MISHEARD = 0.15
 """Share of names in an answer that the model reads as another one while it writes on."""
 NO_WORD = "nameless"
