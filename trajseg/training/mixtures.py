@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from trajseg.data.shapes.strange import is_strange, strange
+from trajseg.data.shapes.outlines import is_strange, strange
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, RGB, SHAPES, SIZES, Scene, SceneObject
 
 KINDS: tuple[tuple[str, ...], ...] = (COLOURS, SHAPES, SIZES)

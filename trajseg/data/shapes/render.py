@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trajseg.data.shapes import strange
+from trajseg.data.shapes.outlines import outline
 from trajseg.data.shapes.world import Scene, SceneObject
 
 _OVERSAMPLING = 4
@@ -83,15 +83,15 @@ def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray
     scale = rows * (1 << _SUBPIXEL_BITS)
     half_pixel = 1 << (_SUBPIXEL_BITS - 1)
     for k, o in sorted(enumerate(scene.objects), key=lambda numbered: numbered[1].depth):
-        outline = _outline(o)
+        contours = _contours(o)
         # fillPoly also fills the pixels that an outline only touches, which is about half a pixel all around.
-        whole[k] = (_area(outline) * rows + 0.49 * _perimeter(outline)) * rows
+        whole[k] = (_area(contours) * rows + 0.49 * _perimeter(contours)) * rows
         centres = (o.centres[at] + scene.drift[at])[:, None]
-        span = np.stack([outline[0].min(axis=0), outline[0].max(axis=0)])
+        span = np.stack([contours[0].min(axis=0), contours[0].max(axis=0)])
         corners = (centres + span).clip(0, limit)
         inside = (corners[:, 1] > corners[:, 0]).all(axis=1) & (o.first <= at) & (at <= o.last)
         xyxy[k, inside] = corners[inside].reshape(-1, 4)
-        points = [np.round((c + centres) * scale).astype(np.int32) - half_pixel for c in outline]
+        points = [np.round((c + centres) * scale).astype(np.int32) - half_pixel for c in contours]
         for i in inside.nonzero()[0]:
             cv2.fillPoly(canvases[i], [p[i] for p in points], k + 1, shift=_SUBPIXEL_BITS)
     seen = [[np.count_nonzero(canvas == k + 1) for canvas in canvases] for k in range(len(scene.objects))]
@@ -106,55 +106,11 @@ def write_clip(scene: Scene, path: str | Path, height: int, crf: int = 20) -> Pa
     return write_video(Path(path), frames, scene.fps, crf=crf)
 
 
-@functools.lru_cache(maxsize=256)
-def _unit_outline(shape: str) -> tuple[np.ndarray, ...]:
-    """Closed contours [M, 2] of a shape at radius 1, even-odd filled; all shapes look about equally big."""
-
-    def regular(corners: int, radius: float, start: float) -> np.ndarray:
-        turn = start + 2 * math.pi * np.arange(corners) / corners
-        return radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-
-    if shape == "circle":
-        return (regular(64, 1.0, 0.0),)
-    if shape == "square":
-        return (regular(4, 1.25, math.pi / 4),)
-    if shape == "triangle":
-        return (regular(3, 1.3, -math.pi / 2),)
-    if shape == "ring":
-        return regular(64, 1.05, 0.0), regular(64, 0.56, 0.0)
-    if shape == "star":
-        points = np.empty((10, 2))
-        points[0::2], points[1::2] = (
-            regular(5, 1.3, -math.pi / 2),
-            regular(5, 0.56, -math.pi / 2 + math.pi / 5),
-        )
-        return (points,)
-    if shape == "cross":
-        a, b = 1.12, 0.38
-        corners = [
-            (-b, -a),
-            (b, -a),
-            (b, -b),
-            (a, -b),
-            (a, b),
-            (b, b),
-            (b, a),
-            (-b, a),
-            (-b, b),
-            (-a, b),
-            (-a, -b),
-        ]
-        return (np.array([*corners, (-b, -b)], float),)
-    if strange.is_strange(shape):
-        return strange.outline(shape)
-    raise ValueError(shape)
-
-
-def _outline(o: SceneObject) -> list[np.ndarray]:
+def _contours(o: SceneObject) -> list[np.ndarray]:
     """Contours [M, 2] about the object's centre, in units of the frame's height."""
     c, s = math.cos(o.angle), math.sin(o.angle)
     turn = np.array([[c, s], [-s, c]])
-    return [o.radius * points @ turn for points in _unit_outline(o.shape)]
+    return [o.radius * points @ turn for points in outline(o.shape)]
 
 
 def _area(contours: list[np.ndarray]) -> float:
@@ -190,7 +146,7 @@ def _paint(
     scale = _OVERSAMPLING * (1 << _SUBPIXEL_BITS)
     half_pixel = 1 << (_SUBPIXEL_BITS - 1)
     local = np.array([centre[0] - x0, centre[1] - y0])
-    points = [np.round((c * height + local) * scale).astype(np.int32) - half_pixel for c in _outline(o)]
+    points = [np.round((c * height + local) * scale).astype(np.int32) - half_pixel for c in _contours(o)]
     cv2.fillPoly(fine, points, 255, shift=_SUBPIXEL_BITS)
     coverage = cv2.resize(fine, (side, side), interpolation=cv2.INTER_AREA)[top:bottom, left:right]
     area = (slice(y0 + top, y0 + bottom), slice(x0 + left, x0 + right))

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from trajseg.data.shapes.render import _area, _outline, _unit_outline
-from trajseg.data.shapes.strange import REACH, is_strange, strange
+from trajseg.data.shapes.outlines import REACH, is_strange, outline, strange
+from trajseg.data.shapes.render import _area, _contours
 from trajseg.data.shapes.world import SHAPES
 
 SIDE = 128
@@ -24,8 +24,8 @@ def drawn() -> list[str]:
 
 def plane(shape: str, turn: float = 0.0) -> np.ndarray:
     """A shape of a tenth of the picture, bool [SIDE, SIDE]."""
-    radius = (0.1 / _area(list(_unit_outline(shape)))) ** 0.5
-    contours = _outline(SimpleNamespace(shape=shape, angle=turn, radius=radius))
+    radius = (0.1 / _area(list(outline(shape)))) ** 0.5
+    contours = _contours(SimpleNamespace(shape=shape, angle=turn, radius=radius))
     points = [np.round(SIDE * (0.5 + contour)).astype(np.int32) for contour in contours]
     return cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), points, 1).astype(bool)
 
@@ -35,7 +35,7 @@ def test_a_strange_shape_is_always_the_same_and_no_other(drawn):
     assert not any(is_strange(shape) for shape in SHAPES)
     assert len({plane(shape).tobytes() for shape in drawn}) == len(drawn)
     for shape in drawn:
-        farthest = max(np.linalg.norm(contour, axis=1).max() for contour in _unit_outline(shape))
+        farthest = max(np.linalg.norm(contour, axis=1).max() for contour in outline(shape))
         assert farthest == pytest.approx(REACH)
 
 
