@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from click.testing import CliRunner
 
 from trajseg.cli import main
 from trajseg.training import pixels, stages
-from trajseg.training.recipe import Stage
+from trajseg.training.clips import ClipStream
+from trajseg.training.command import STAGES
+from trajseg.training.recipe import TINY, Stage
 from trajseg.training.run import Part, Schedule
 from trajseg.training.stages import TinyTraining
 
@@ -22,6 +26,7 @@ def training(tmp_path_factory):
     "name",
     [
         "vision",
+        "tower",
         "language",
         "masks",
         "memory",
@@ -63,3 +68,64 @@ def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_pa
         assert done.exit_code == 0, (done.output, done.exception)
         states.append(torch.load(tmp_path / name / "masks" / "state.pt", weights_only=True)["module"])
     assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
+def test_every_stage_has_a_command_and_builds_on_earlier_ones():
+    assert tuple(stage.name for stage in TINY) == STAGES
+    for number, stage in enumerate(TINY):
+        assert set(stage.needs) <= set(STAGES[:number])
+
+
+def test_the_language_sides_tower_learns_on_apart_from_sam2s_encoder(tmp_path):
+    vision = Stage("vision", (), "", Schedule(steps=1), 1, 1)
+    tower = Stage("tower", ("vision",), "", Schedule(steps=2, lr=1e-2), 1, 1)
+    for stage in (vision, tower):
+        assert TinyTraining(tmp_path, workers=0).run(stage, stage.schedule)
+    models = {}
+    for last in STAGES[:2]:
+        trained = TinyTraining(tmp_path, workers=0)
+        for name in STAGES[: STAGES.index(last) + 1]:
+            trained.load(name)
+        models[last] = trained.model
+    before, after = models["vision"], models["tower"]
+    encoder = before.visual_model.image_encoder.state_dict()
+    assert all(torch.equal(old, after.visual_model.image_encoder.state_dict()[name]) for name, old in encoder.items())
+    pictures = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        assert not torch.equal(before.patch_features(pictures), after.patch_features(pictures))
+    moved = [
+        not torch.equal(*two)
+        for two in zip(before.vision_tower.parameters(), after.vision_tower.parameters(), strict=True)
+    ]
+    assert sum(moved) > 0.8 * len(moved)
+
+
+def test_the_projector_is_fitted_to_nothing_of_pairs_and_then_stays(training, monkeypatch):
+    """A colour is wanted of strange shapes alone, a shape of colours without a name, and of a named pair neither."""
+    fitted = []
+    monkeypatch.setattr(pixels, "FITTED_CLIPS", 40)
+    monkeypatch.setattr(pixels, "_fit", lambda _, parts: fitted.extend(parts))
+    module = training.module("pixels")
+    clips = list(itertools.islice(ClipStream(0, 2, 256, unnamed=0.5, unshaped=0.4), 40))
+    module.fit_projector(iter([clips[:20], clips[20:]]))
+
+    colours, shapes, sizes = module.language.eye.names()
+    wanted = ((colours, True), (shapes, False)), ((colours, False), (shapes, True)), ((colours, False), (shapes, False))
+    for part, kinds in zip(fitted, wanted, strict=True):
+        assert len(part.read) == len(part.wanted) > 10
+        for names, counts in (*kinds, (sizes, True)):
+            left = (names @ part.rest).norm(dim=1) / names.norm(dim=1)
+            assert bool((left > 0.5).all()) if counts else float(left.max()) < 1e-5
+    assert not any(p.requires_grad for p in module.projector.parameters())
+
+
+def test_what_is_no_error_is_left_to_a_fitted_module(monkeypatch):
+    monkeypatch.setattr(pixels, "FITTING_STEPS", 400)
+    torch.manual_seed(0)
+    word, read = torch.tensor([[3.0, 4.0, 0.0]]), torch.randn(200, 2)
+    wanted = read @ torch.tensor([[0.1, -0.1, 0.2], [0.0, 0.1, -0.1]])
+    rest = pixels._beyond(word)
+    module = torch.nn.Linear(2, 3)
+    torch.nn.init.zeros_(module.weight)
+    pixels._fit(module, [pixels.Pairs(read, wanted + torch.randn(200, 1) * word, rest)])
+    torch.testing.assert_close(module(read) @ rest, wanted @ rest, atol=0.05, rtol=0.0)

@@ -17,6 +17,7 @@ RIGHT = "right_"
 """Begins the names of figures that are shares of right answers by kind."""
 FOLLOWED: Mapping[str, Sequence[str]] = {
     "vision": ("token_colour", "token_shape", "token_size"),
+    "tower": ("token_colour", "token_shape", "token_size"),
     "masks": ("iou_key", "right_key", "denied_key"),
     "memory": ("iou_key", "iou_memory", "right_memory", "denied_key"),
     "pixels": ("seen_motion", "seen_looked"),
@@ -53,10 +54,7 @@ def draw(folder: Path, picture: Path) -> Path:
             f"There is no log of a training in {folder}.", "Name the folder that `trajseg train` wrote to."
         )
     figure = Figure(figsize=(5.2 * WIDTH, 3.9 * HEIGHT), layout="constrained")
-    panels = list(figure.subplots(HEIGHT, WIDTH).flat)
-    for panel in panels[len(TINY) :]:
-        panel.set_axis_off()
-    for panel, stage in zip(panels, TINY, strict=False):
+    for panel, stage in zip(figure.subplots(HEIGHT, WIDTH).flat, TINY, strict=True):
         log = logs[stage.name]
         names = [RIGHT + kind for kind in KINDS] if stage.name == "language" else FOLLOWED[stage.name]
         for number, name in enumerate(names):

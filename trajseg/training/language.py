@@ -66,6 +66,10 @@ class SymbolicEye(nn.Module):
         here = (box[:, 2:] > box[:, :2]).all(1, keepdim=True)
         return self._names(look) * here + self.box(box_waves(box))
 
+    def names(self) -> list[Tensor]:
+        """What each colour (n, D), each shape and each size adds to a token."""
+        return [NAME_GAIN * self.words[0](table) for table in self.tables]
+
     def _names(self, look: Tensor) -> Tensor:
         words = self.words[0](torch.cat(self.tables))
         return NAME_GAIN * (look @ torch.cat([words, self.strange * words.detach().std()]))

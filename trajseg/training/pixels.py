@@ -1,8 +1,9 @@
 """Stage `pixels`: the language model learns from pictures what it learned from symbols, and to write trajectory tokens.
 
-The vision tower stays frozen, as in the paper. The projector is taught the symbolic tokens of stage `language`
-while the language model goes on answering questions about symbols and, in some of the steps, about tokens that come
-from pictures. The state that predicts a [SEG] learns to give the trajectory token that stage `masks` draws from.
+The vision tower stays frozen, as in the paper. The projector is first fitted to the symbolic tokens of stage
+`language`, and then stays, too: from answers it would learn which pairs of colour and shape there are. The language
+model goes on answering questions about symbols and, in some of the steps, about tokens that come from pictures. The
+state that predicts a [SEG] learns to give the trajectory token that stage `masks` draws from.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ from trajseg.model.processor import frame_indices
 from trajseg.training.clips import Pictures, pictures
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import TokenTable
-from trajseg.training.mixtures import clearly_unnamed
+from trajseg.training.mixtures import KINDS, NAMES, clearly_unnamed
 from trajseg.training.precision import quick
 from trajseg.training.texts import IGNORED, Packed, Question, Seen, captions, motions, pack, questions
 from trajseg.training.vision import Dense, dense_targets, visible_boxes
@@ -39,11 +41,13 @@ UNNAMED_CLIPS = 0.25
 """Share of asked clips some of whose objects are of a colour without a name, lest pairs be learned by heart here."""
 UNNAMED_OBJECTS = 0.4
 """Share of such a clip's objects."""
-FITTED_CLIPS = 400
+FITTED_CLIPS = 3000
 """Clips whose tokens the projector is fitted to before the stage begins."""
+FITTED_FRAMES = 4
+"""Pictures of each."""
 FITTED_BATCHES = 30
 """Batches of symbolic clips that the head of the trajectory tokens is fitted to before the stage begins."""
-FITTING_STEPS = 3000
+FITTING_STEPS = 6000
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,15 @@ class Look:
 
     states: tuple[Tensor, ...]
     features: Tensor
+
+
+class Pairs(NamedTuple):
+    """What a small module reads (R, V) and what it should make of it (R, D); what `rest` (D, D) takes out of an error
+    is not one."""
+
+    read: Tensor
+    wanted: Tensor
+    rest: Tensor
 
 
 @dataclass
@@ -117,7 +130,7 @@ class Frozen:
 
 
 class PixelTraining(nn.Module):
-    """Projector, language model and the head of the trajectory tokens, on tokens of the frozen vision tower."""
+    """Language model, trajectory encoder and head of the trajectory tokens, on tokens of the frozen vision tower."""
 
     def __init__(self, model: TrajSegModel, language: LanguageTraining, table: TokenTable) -> None:
         super().__init__()
@@ -127,21 +140,40 @@ class PixelTraining(nn.Module):
         self.language = language
         self.text_hidden_fcs = model.text_hidden_fcs[0]
         self.frames = model.config.llm_frames
-        # What the projector is taught must not move.
+        self.projector.requires_grad_(False)
+        # What the projector was taught must not move.
         language.language_model.embed_tokens.requires_grad_(False)
         language.eye.requires_grad_(False)
 
     def fit_projector(self, clips: Iterator[list[Pictures]]) -> float:
-        """Teaches the projector alone, on the tokens of FITTED_CLIPS clips; returns its last loss."""
-        pairs: list[tuple[Tensor, Tensor]] = []
+        """Teaches the projector alone, on the tokens at objects' centres in FITTED_CLIPS clips; returns its last loss.
+
+        As in stage `vision`, a colour counts where the shape has no name, and a shape where the colour has none: the
+        error is the distance to the nearest token with any mixture of the names that do not count.
+        """
+        columns: list[tuple[Tensor, Tensor, Tensor]] = []
         count = 0
         while count < FITTED_CLIPS:
             batch = next(clips)
             with torch.no_grad():
                 targets = [dense_targets(clip, SIDE) for clip in batch]
-                pairs.append(self._projector_pairs(batch, targets, self._look(batch).features))
+                columns.append(self._centres(batch, targets, self._look(batch).features))
             count += len(batch)
-        return _fit(self.projector, pairs)
+        read, look, box = (torch.cat(column) for column in zip(*columns, strict=True))
+        eye = self.language.eye
+        with torch.no_grad():
+            wanted = eye.tokens(look, box)
+            colours, shapes, _ = eye.names()
+        coloured, shaped, _ = (part.sum(1) > 0 for part in look[:, :NAMES].split([len(kind) for kind in KINDS], dim=1))
+        parts = (
+            (coloured & ~shaped, shapes),
+            (shaped & ~coloured, colours),
+            (coloured == shaped, torch.cat([colours, shapes])),
+        )
+        self.projector.requires_grad_(True)
+        loss = _fit(self.projector, [Pairs(read[rows], wanted[rows], _beyond(words)) for rows, words in parts])
+        self.projector.requires_grad_(False)
+        return loss
 
     def fit_head(self, texts: Iterator[Packed]) -> float:
         """Teaches the head of the trajectory tokens alone, on symbolic clips; returns its last loss."""
@@ -151,23 +183,21 @@ class PixelTraining(nn.Module):
             with torch.no_grad():
                 hidden = self.language.hidden(packed, *self.language.symbols(packed))
                 pairs.append(self._token_pairs(packed, hidden.last))
-        return _fit(self.text_hidden_fcs, pairs)
+        read, wanted = (torch.cat(column) for column in zip(*pairs, strict=True))
+        return _fit(self.text_hidden_fcs, [Pairs(read, wanted, torch.eye(wanted.shape[1]))])
 
     def symbol_loss(self, packed: Packed) -> tuple[Tensor, dict[str, float]]:
         """The losses of a symbolic batch: answers, motion, and the trajectory tokens."""
         return self._answer_loss(packed, *self.language.symbols(packed))
 
     def picture_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
-        """The same losses of rendered clips, and the projector's; figures begin with "seen_"."""
-        drawn = [clip.pictures for clip in clips]
-        look = self._look(drawn)
-        at_centres, wanted = self._projector_pairs(drawn, [clip.targets for clip in clips], look.features)
-        projected = F.mse_loss(self.projector(at_centres), wanted) / wanted.var()
+        """The same losses of rendered clips, and the trajectory encoder's; figures begin with "seen_"."""
+        look = self._look([clip.pictures for clip in clips])
         trajectories, wanted = self._trajectory_pairs(clips, look)
         described = F.mse_loss(trajectories, wanted) / wanted.var()
         answered, figures = self._answer_loss(*self.pack(clips, look.features, processor), trajectories)
-        figures |= {"projector": float(projected.detach()), "encoder": float(described.detach())}
-        return projected + described + answered, {f"seen_{name}": value for name, value in figures.items()}
+        figures |= {"encoder": float(described.detach())}
+        return described + answered, {f"seen_{name}": value for name, value in figures.items()}
 
     def caption_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of the answers and the trajectory encoder's own loss, of rendered clips."""
@@ -219,13 +249,12 @@ class PixelTraining(nn.Module):
             laid.append((seen_tokens(clip, visual.frame, visual.cell), clip.questions))
         return pack(laid, processor, self.frames), torch.cat(tokens)
 
-    def _projector_pairs(self, clips: list[Pictures], targets: list[Dense], features: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch tokens at objects' centres (R, V), and the symbolic tokens that they should become (R, D)."""
+    def _centres(self, clips: list[Pictures], targets: list[Dense], features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Patch tokens at objects' centres (R, V), the objects' looks (R, LOOKS) and boxes (R, 4)."""
         centre = torch.cat([target.centre for target in targets]).flatten(1)
         look = torch.cat([target.of(clip.look) for clip, target in zip(clips, targets, strict=True)])
         box = torch.cat([target.box for target in targets])
-        wanted = self.language.eye.tokens(look.flatten(1, 2)[centre], box.flatten(1, 2)[centre]).detach()
-        return features[centre], wanted
+        return features[centre], look.flatten(1, 2)[centre], box.flatten(1, 2)[centre]
 
     def _token_pairs(self, packed: Packed, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict a [SEG] (S, D), and the trajectory tokens that they should give (S, C)."""
@@ -238,15 +267,26 @@ class PixelTraining(nn.Module):
         return hidden[predicts][known], wanted[known]
 
 
-def _fit(module: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> float:
-    """Fits a small module to (input, wanted) pairs by squared error over the variance; returns the last loss."""
-    got, wanted = (torch.cat(column) for column in zip(*pairs, strict=True))
+def _beyond(words: Tensor) -> Tensor:
+    """The matrix (D, D) that takes out of an error what mixtures of these words (n, D) can make up for."""
+    basis = torch.linalg.qr(words.T).Q
+    return torch.eye(len(basis)) - basis @ basis.T
+
+
+def _fit(module: nn.Module, parts: list[Pairs]) -> float:
+    """Fits a small module to pairs by squared error over the variance of what is wanted; returns the last loss."""
+    parts = [part for part in parts if len(part.read)]
+    variance = torch.cat([part.wanted for part in parts]).var()
     optimiser = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, FITTING_STEPS)
-    loss = got.new_zeros(())
+    total = sum(len(part.read) for part in parts)
+    loss = variance.new_zeros(())
     for _ in range(FITTING_STEPS):
-        rows = torch.randint(len(got), (512,))
-        loss = F.mse_loss(module(got[rows]), wanted[rows]) / wanted.var()
+        errors = []
+        for part in parts:
+            rows = torch.randint(len(part.read), (round(512 * len(part.read) / total),))
+            errors.append((module(part.read[rows]) - part.wanted[rows]) @ part.rest)
+        loss = torch.cat(errors).square().mean() / variance
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

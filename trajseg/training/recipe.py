@@ -21,6 +21,7 @@ class Stage:
 
 TINY = (
     Stage("vision", (), "colours, shapes, sizes, places", Schedule(lr=1.5e-3, steps=2100, muon=2.5), 8, 4),
+    Stage("tower", ("vision",), "the same, for the language side alone", Schedule(lr=1e-3, steps=1500, muon=2.5), 8, 4),
     Stage("language", (), "words, answers and motion, on symbols", Schedule(lr=1.5e-3, steps=1260, muon=2.5), 40, 8),
     Stage("masks", ("vision",), "prompted masks on single frames", Schedule(lr=1e-3, steps=1400, muon=2.5), 6, 1),
     Stage(
@@ -33,7 +34,7 @@ TINY = (
     ),
     Stage(
         "pixels",
-        ("vision", "language", "masks"),
+        ("vision", "tower", "language", "masks"),
         "answers, captions and trajectory tokens, on pictures",
         Schedule(lr=4e-4, clip=2.0, steps=460, muon=2.5),
         batch=6,
@@ -41,7 +42,7 @@ TINY = (
     ),
     Stage(
         "captions",
-        ("vision", "language", "masks", "pixels"),
+        ("vision", "tower", "language", "masks", "pixels"),
         "trajectory encoder, on pictures",
         Schedule(lr=1e-3, steps=300, muon=2.5),
         batch=4,

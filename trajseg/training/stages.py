@@ -22,11 +22,11 @@ from trajseg.training.feed import Feed, first, several
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, key_pattern
 from trajseg.training.mixtures import UNNAMED, UNNAMED_MASKS, UNSHAPED
-from trajseg.training.pixels import PICTURES_EVERY, AskedClipStream, PixelTraining
+from trajseg.training.pixels import FITTED_FRAMES, PICTURES_EVERY, AskedClipStream, PixelTraining
 from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Loss, Part, Schedule, train
 from trajseg.training.texts import Packed, QuestionStream, shapes_processor
-from trajseg.training.vision import VisionPretraining
+from trajseg.training.vision import TowerTraining, VisionPretraining
 from trajseg.training.watching import WatchClips
 
 SYMBOLIC = 40
@@ -108,6 +108,9 @@ class TinyTraining:
         if name not in self.modules:
             if name == "vision":
                 self.modules[name] = VisionPretraining(self.model)
+            elif name == "tower":
+                layer = self.model.config.llava_config.vision_feature_layer
+                self.modules[name] = TowerTraining(self.module("vision"), layer)  # type: ignore[arg-type]
             elif name == "language":
                 self.modules[name] = LanguageTraining(self.model, self.processor)
             elif name == "boxes":
@@ -131,10 +134,12 @@ class TinyTraining:
         stream = partial(QuestionStream, self.processor, batch=batch, frames=self.model.config.llm_frames)
         return Feed(partial(first, stream, seed), self.workers)
 
-    def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
+    def _vision(self, stage: Stage, module: VisionPretraining | TowerTraining) -> tuple[Loss, Report | None]:
         stream = partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED, unshaped=UNSHAPED)
-        clips = self._clips(stage, self.seed, stream)
+        clips = self._clips(stage, self.seed + (7 if stage.name == "tower" else 0), stream)
         return lambda part: module.loss(clips.at(part.step)), None
+
+    _tower = _vision
 
     def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:
         frames = self.model.config.llm_frames
@@ -176,10 +181,9 @@ class TinyTraining:
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         asked = partial(AskedClipStream, self.processor, frames=stage.frames)
         if not (self.folder / stage.name / "state.pt").exists():
-            drawn = partial(ClipStream, frames=stage.frames, size=SIZE)
-            fitted = self._clips(stage, self.seed + 4, drawn).onwards()
+            drawn = partial(ClipStream, frames=FITTED_FRAMES, size=SIZE, unnamed=UNNAMED, unshaped=UNSHAPED)
             module.fit_head(self._texts(self.seed + 4, SYMBOLIC).onwards())
-            module.fit_projector(fitted)
+            module.fit_projector(self._clips(stage, self.seed + 4, drawn).onwards())
         clips, texts = self._clips(stage, self.seed + 3, asked, PICTURES_EVERY), self._texts(self.seed + 3, SYMBOLIC)
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:

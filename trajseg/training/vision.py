@@ -1,12 +1,14 @@
-"""Stage `vision`: both picture towers learn colours, shapes, sizes and places, before any language.
+"""Stages `vision` and `tower`: picture towers learn colours, shapes, sizes and places, before any language.
 
-It stands for the pre-training that CLIP and SAM 2 bring along at full size. One convolutional trunk is trained for
-both towers; CLIP's layers read it at stride 16, SAM 2's neck at all strides. The heads are thrown away afterwards,
-except objectness and the boxes, which the language side uses.
+They stand for the pre-training that CLIP and SAM 2 bring along at full size. In `vision` one convolutional trunk is
+trained for both towers; CLIP's layers read it at stride 16, SAM 2's neck at all strides. In `tower` the language side's
+copy of it learns on with CLIP's layers. The heads are thrown away afterwards, except objectness and the boxes, which
+the language side uses.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -80,22 +82,13 @@ class VisionPretraining(nn.Module):
         tokens, top, fine = tokens.float(), top.float(), fine.float()
         side = top.shape[-1]
         targets = [dense_targets(clip, side) for clip in clips]
-        looks = [target.of(clip.look[:, :NAMES]) for clip, target in zip(clips, targets, strict=True)]
-        look = torch.cat(looks).flatten(1, 2)
-        on_object = torch.cat([target.owner for target in targets]).flatten(1) >= 0
-        heat = torch.cat([target.heat for target in targets]).flatten(1)
-        at = torch.cat([target.centre for target in targets]).flatten(1)
-        box = torch.cat([target.box for target in targets]).flatten(1, 2)
-        figures: dict[str, float] = {}
-        loss = _attribute_loss(self.token_attributes(tokens[on_object]), look[on_object], figures, "token")
+        loss, figures = _token_loss(self, tokens, clips, targets)
+        look, on_object = _owned(clips, targets)
         cells = self.cell_attributes(top).flatten(2).transpose(1, 2)[on_object[::every]]
         loss = loss + _attribute_loss(cells, look[::every][on_object[::every]], figures, "cell")
-        heat_loss = _focal(self.objectness(tokens)[..., 0], heat, at)
-        box_error = F.l1_loss(self.token_box(tokens[at]), box[at])
         fine_loss = self._fine_loss(clips, fine, every)
-        for name, part in (("heat", heat_loss), ("box", box_error), ("fine", fine_loss)):
-            figures[name] = float(part.detach())
-        return loss + heat_loss + BOX_WEIGHT * box_error + fine_loss, figures
+        figures["fine"] = float(fine_loss.detach())
+        return loss + fine_loss, figures
 
     def _fine_loss(self, clips: list[Pictures], fine: Tensor, every: int) -> Tensor:
         """Object or not and which colour, at a quarter of the resolution."""
@@ -108,6 +101,24 @@ class VisionPretraining(nn.Module):
         out = self.fine(fine)
         found = F.binary_cross_entropy_with_logits(out[:, 0], (ids > 0).float())
         return found + 0.3 * _soft_cross_entropy(out[:, 1:].permute(0, 2, 3, 1)[ids > 0], colour[ids > 0])
+
+
+class TowerTraining(nn.Module):
+    """The vision tower learns on alone, with the heads of stage `vision`; SAM 2's encoder stays as it is."""
+
+    def __init__(self, vision: VisionPretraining, layer: int) -> None:
+        super().__init__()
+        self.tower, self.objectness = vision.tower, vision.objectness
+        self.token_attributes, self.token_box = vision.token_attributes, vision.token_box
+        self.layer = layer
+
+    def loss(self, clips: list[Pictures]) -> tuple[Tensor, dict[str, float]]:
+        """The dense losses of the patch tokens."""
+        pixels = torch.cat([clip.pixels for clip in clips]).contiguous(memory_format=torch.channels_last)
+        with quick():
+            tokens = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[self.layer][:, 1:].float()
+        side = math.isqrt(tokens.shape[1])
+        return _token_loss(self, tokens, clips, [dense_targets(clip, side) for clip in clips])
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,29 @@ def visible_boxes(planes: Tensor, least: int = 40) -> Iterator[tuple[int, int, T
     for frame, k in (area >= least).nonzero().tolist():
         y, x = rows[frame, k].nonzero()[:, 0], columns[frame, k].nonzero()[:, 0]
         yield frame, k, torch.tensor([x[0], y[0], x[-1] + 1, y[-1] + 1]) / size
+
+
+def _owned(clips: list[Pictures], targets: list[Dense]) -> tuple[Tensor, Tensor]:
+    """The looks (n, P, NAMES) of the cells' owners, and which cells have one, (n, P) bool."""
+    looks = [target.of(clip.look[:, :NAMES]) for clip, target in zip(clips, targets, strict=True)]
+    owner = torch.cat([target.owner for target in targets])
+    return torch.cat(looks).flatten(1, 2), owner.flatten(1) >= 0
+
+
+def _token_loss(
+    heads: VisionPretraining | TowerTraining, tokens: Tensor, clips: list[Pictures], targets: list[Dense]
+) -> tuple[Tensor, dict[str, float]]:
+    """The dense losses of patch tokens (n, P, V)."""
+    look, on_object = _owned(clips, targets)
+    heat = torch.cat([target.heat for target in targets]).flatten(1)
+    at = torch.cat([target.centre for target in targets]).flatten(1)
+    box = torch.cat([target.box for target in targets]).flatten(1, 2)
+    figures: dict[str, float] = {}
+    named = _attribute_loss(heads.token_attributes(tokens[on_object]), look[on_object], figures, "token")
+    heat_loss = _focal(heads.objectness(tokens)[..., 0], heat, at)
+    box_error = F.l1_loss(heads.token_box(tokens[at]), box[at])
+    figures |= {"heat": float(heat_loss.detach()), "box": float(box_error.detach())}
+    return named + heat_loss + BOX_WEIGHT * box_error, figures
 
 
 def _attribute_loss(logits: Tensor, look: Tensor, figures: dict[str, float], prefix: str) -> Tensor:
