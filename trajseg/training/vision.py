@@ -82,8 +82,8 @@ class VisionPretraining(nn.Module):
         tokens, top, fine = tokens.float(), top.float(), fine.float()
         side = top.shape[-1]
         targets = [dense_targets(clip, side) for clip in clips]
-        loss, figures = _token_loss(self, tokens, clips, targets)
         look, on_object = _owned(clips, targets)
+        loss, figures = _token_loss(self, tokens, targets, look, on_object)
         cells = self.cell_attributes(top).flatten(2).transpose(1, 2)[on_object[::every]]
         loss = loss + _attribute_loss(cells, look[::every][on_object[::every]], figures, "cell")
         fine_loss = self._fine_loss(clips, fine, every)
@@ -118,7 +118,8 @@ class TowerTraining(nn.Module):
         with quick():
             tokens = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[self.layer][:, 1:].float()
         side = math.isqrt(tokens.shape[1])
-        return _token_loss(self, tokens, clips, [dense_targets(clip, side) for clip in clips])
+        targets = [dense_targets(clip, side) for clip in clips]
+        return _token_loss(self, tokens, targets, *_owned(clips, targets))
 
 
 @dataclass(frozen=True)
@@ -180,10 +181,9 @@ def _owned(clips: list[Pictures], targets: list[Dense]) -> tuple[Tensor, Tensor]
 
 
 def _token_loss(
-    heads: VisionPretraining | TowerTraining, tokens: Tensor, clips: list[Pictures], targets: list[Dense]
+    heads: VisionPretraining | TowerTraining, tokens: Tensor, targets: list[Dense], look: Tensor, on_object: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """The dense losses of patch tokens (n, P, V)."""
-    look, on_object = _owned(clips, targets)
+    """The dense losses of patch tokens (n, P, V); look and on_object as `_owned` gives them."""
     heat = torch.cat([target.heat for target in targets]).flatten(1)
     at = torch.cat([target.centre for target in targets]).flatten(1)
     box = torch.cat([target.box for target in targets]).flatten(1, 2)
