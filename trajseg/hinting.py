@@ -88,7 +88,7 @@ class Hinted:
         """The prompt (1, C) of that trajectory token which means the marked object best, None if none does."""
         if not len(trajectories):
             return None
-        prompts = self.model.key_prompts(trajectories, self.frame)[:, 0]
+        prompts = self.model.prompts(trajectories, self.frame)[:, 0]
         rows = torch.zeros(len(prompts), dtype=torch.long, device=prompts.device)
         alone = self._tracker().step(self.prompt.index, self.frame[rows], prompts, remember=False)
         fits = self._fits(alone)

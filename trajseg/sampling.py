@@ -15,7 +15,8 @@ class Sampling:
     Args:
         llm_frames: N, the frames that the language model sees, at the centres of equal bins.
         key_frames: the frames on which a trajectory token becomes a prompt: frame 0, where memory starts, and others
-            spread evenly over those that the language model sees. None: frame 0 and all that it sees.
+            spread evenly over those that the language model sees; no other frame gets one. None: frame 0 and all that
+            it sees, and every frame where the checkpoint has `prompt_every_frame`.
 
     Raises:
         InputError: a number is less than 1.

@@ -132,14 +132,12 @@ class VideoSegmenter:
         tracks: list[MaskTrack] = []
         if len(answer.trajectories):
             features = self._encode([frames[index] for index in keys])
-            prompts = self.model.key_prompts(answer.trajectories, features)
             captions = captions_of(text)
             tracks = [
                 MaskTrack(f"t{i + 1}", f"track-{i + 1}", caption, 0.0, [], instruction=instruction)
                 for i, caption in enumerate(captions)
             ]
-            key_prompts = dict(zip(keys, prompts.unbind(1), strict=True))
-            self._draw(clip, tracks, key_prompts, _by_frame(keys, features), progress)
+            self._draw(clip, tracks, answer.trajectories, _by_frame(keys, features), progress)
             clock.lap("masks")
         elif progress:
             progress(len(clip), len(clip))
@@ -324,19 +322,24 @@ class VideoSegmenter:
         self,
         clip: Clip,
         tracks: list[MaskTrack],
-        prompts: Mapping[int, Tensor],
-        known: Mapping[int, FrameFeatures],
+        trajectories: Tensor,
+        keys: Mapping[int, FrameFeatures],
         progress: Progress | None,
     ) -> None:
-        """Appends every frame's mask to each track; `prompts` are (S, C) and `known` features by key frame."""
-        tracker = Tracker(self.model.visual_model, len(clip), self.model.config.key_frame_memory)
+        """Appends every frame's mask to each track; `trajectories` are (S, C), `keys` key frames' features."""
+        config = self.model.config
+        tracker = Tracker(self.model.visual_model, len(clip), config.key_frame_memory)
+        everywhere = config.prompt_every_frame and self.sampling.key_frames is None
         rows = torch.zeros(len(tracks), dtype=torch.long, device=self.model.device)
-        for index, features in self._encoded(clip, known):
-            frame, authors_way = features[rows], index == 0 and self.model.config.released_behaviour
-            if authors_way:
-                decoded = tracker.draw_first(frame, prompts[index])
+        for index, features in self._encoded(clip, keys):
+            frame, authors_way = features[rows], index == 0 and config.released_behaviour
+            prompt = None
+            if everywhere or index in keys:
+                prompt = self.model.prompts(trajectories, features)[:, 0]
+            if authors_way and prompt is not None:
+                decoded = tracker.draw_first(frame, prompt)
             else:
-                decoded = tracker.step(index, frame, prompts.get(index))
+                decoded = tracker.step(index, frame, prompt, key=index in keys)
             logits = self.processor.to_picture(decoded.gated(), clip.height, clip.width)
             if authors_way:
                 tracker.paint(index, frame, self.processor.mask_targets(logits > 0))

@@ -47,19 +47,19 @@ def test_content_integration_equals_plain_multi_head_attention():
 def test_every_object_asks_every_key_frame_by_itself(model, pixels):
     features = model.encode_frames(pixels[:2])
     tokens = torch.randn(3, 128, generator=torch.Generator().manual_seed(2))
-    prompts = model.key_prompts(tokens, features)
+    prompts = model.prompts(tokens, features)
     assert prompts.shape == (3, 2, 128)
     for s in range(3):
         for k in range(2):
             alone, _ = model.fusion_layers(tokens[s : s + 1], features.top[k].flatten(1).T[None])
             torch.testing.assert_close(prompts[s, k], alone[0], atol=1e-5, rtol=1e-4)
-    assert model.key_prompts(tokens[:0], features).shape == (0, 2, 128)
+    assert model.prompts(tokens[:0], features).shape == (0, 2, 128)
 
 
 @torch.inference_mode()
 def test_several_objects_decoded_as_one_batch_are_those_decoded_alone(model, pixels):
     features = model.encode_frames(pixels)
-    prompts = model.key_prompts(torch.randn(3, 128), features[:2])
+    prompts = model.prompts(torch.randn(3, 128), features[:2])
 
     def run(objects: list[int]) -> list[torch.Tensor]:
         tracker = Tracker(model.visual_model, frame_count=4)
@@ -86,6 +86,36 @@ def test_key_frames_do_not_read_memory_and_other_frames_do(model, pixels):
 
     torch.testing.assert_close(last(True, before=0), last(True, before=1))
     assert (last(False, before=0) - last(False, before=1)).abs().max() > 1e-4
+
+
+@torch.inference_mode()
+def test_a_prompted_frame_that_is_no_key_frame_reads_memory_and_its_prompt(model, pixels):
+    features = model.encode_frames(pixels)
+    row = torch.zeros(1, dtype=torch.long)
+    prompts = torch.randn(2, 1, 128, generator=torch.Generator().manual_seed(6))
+
+    def last(before: int, prompt: torch.Tensor) -> torch.Tensor:
+        tracker = Tracker(model.visual_model, frame_count=4)
+        tracker.step(0, features[row + before], prompts[0])
+        drawn = tracker.step(3, features[row + 3], prompt, key=False)
+        assert (list(tracker.key_memories), list(tracker.other_memories)) == ([0], [3])
+        return drawn.logits
+
+    assert (last(0, prompts[1]) - last(1, prompts[1])).abs().max() > 1e-4
+    assert (last(0, prompts[1]) - last(0, prompts[0])).abs().max() > 1e-4
+
+
+@torch.inference_mode()
+def test_key_frames_read_memory_where_the_model_says_so(model, pixels):
+    features = model.encode_frames(pixels)
+    row, prompt = torch.zeros(1, dtype=torch.long), torch.randn(1, 128)
+
+    def last(before: int) -> torch.Tensor:
+        tracker = Tracker(model.visual_model, frame_count=4, key_frame_memory=True)
+        tracker.step(0, features[row + before], prompt)
+        return tracker.step(3, features[row + 3], prompt).logits
+
+    assert (last(0) - last(1)).abs().max() > 1e-4
 
 
 @torch.inference_mode()
@@ -138,7 +168,7 @@ def test_generation_with_a_cache_equals_generation_without(model):
 def test_gradients_reach_every_part_that_an_answer_uses(model, pixels):
     features = model.encode_frames(pixels[:2])
     tokens = model.trajectory_tokens(torch.randn(2, 128))
-    prompts = model.key_prompts(tokens, features[:1])
+    prompts = model.prompts(tokens, features[:1])
     tracker = Tracker(model.visual_model, frame_count=2)
     rows = torch.zeros(2, dtype=torch.long)
     tracker.step(0, features[rows], prompts[:, 0], present=torch.tensor([True, True]))

@@ -138,7 +138,7 @@ def test_of_several_objects_that_an_instruction_means_the_marked_one_is_heard(
         assert meant is None
     else:
         assert meant is not None
-        torch.testing.assert_close(meant, untrained.model.key_prompts(tokens, hinted.frame)[heard])
+        torch.testing.assert_close(meant, untrained.model.prompts(tokens, hinted.frame)[heard])
         assert not torch.equal(hinted.logits(tokens), hinted.logits(tokens[:0]))
 
 

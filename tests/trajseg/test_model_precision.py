@@ -41,7 +41,7 @@ def _draw(folder, dtype):
         prompt = torch.cat([model.see(states).embeddings, model.trajectory_embeddings(states, boxes)])
         assert model.answer(prompt[:20], end_id=2).trajectories.dtype == dtype
         tokens = model.trajectory_tokens(torch.randn(2, 128, generator=generator).to(dtype))
-        prompts = model.key_prompts(tokens, features[:1])
+        prompts = model.prompts(tokens, features[:1])
         tracker = Tracker(model.visual_model, frame_count=4)
         rows = torch.zeros(2, dtype=torch.long)
         logits = [

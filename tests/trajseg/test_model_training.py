@@ -21,12 +21,14 @@ from trajseg.training import precision
 from trajseg.training.clips import ClipStream, faded, pictures, relit
 from trajseg.training.language import GUIDED_LAYER, LanguageTraining
 from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise_iou
+from trajseg.training.misreadings import misread
 from trajseg.training.mixtures import KINDS, NAMES, attributes, clearly_unnamed, mixed_colours, nameless, unseen
 from trajseg.training.packed_attention import NAME, Layout, packed_attention
 from trajseg.training.run import Schedule, train
 from trajseg.training.texts import (
     IGNORED,
     SLOT,
+    QuestionStream,
     captions,
     looks,
     names,
@@ -317,6 +319,43 @@ def test_colours_are_learned_from_strange_shapes_and_shapes_from_colours_without
     assert size == 1
     assert (has_colour & has_shape).any()
     assert min(float((colour * has_colour).sum()), float((shape * has_shape).sum())) > 0.15 * len(look)
+
+
+def test_wide_clips_are_wider_than_usual_and_hold_smaller_objects():
+    def sizes(wide: float) -> tuple[float, float]:
+        clips = list(itertools.islice(ClipStream(2, 1, 64, wide=wide), 60))
+        heights = [float(clip.pixels[0, 0].std(1).gt(0).float().mean()) for clip in clips]
+        return max(heights), float(torch.cat([clip.planes.sum((2, 3)).flatten() for clip in clips]).mean())
+
+    (highest, usual), (highest_wide, small) = sizes(0), sizes(1)
+    assert highest == 1
+    assert highest_wide <= 9 / 16
+    assert small < 0.6 * usual
+
+
+def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair(processor):
+    rng, shapes, colours, rows = random.Random(0), 0, 0, 0
+    starts = (0, len(COLOURS), len(COLOURS) + len(SHAPES))
+    for seed in range(80):
+        scene = sample_scene(seed)
+        seen = seen_objects(scene, trajectories(scene, 8))
+        read = misread(seen, rng)
+        assert torch.equal(read.attributes, seen.attributes), "what it is called does not change"
+        assert read.look is not None
+        noise = read.look[:, NAMES:].std()
+        assert 0.02 < noise < 0.035
+        for row, (colour, shape, _) in zip(read.look, seen.attributes.tolist(), strict=True):
+            taken = [int(row[at : at + len(names)].argmax()) for at, names in zip(starts, KINDS, strict=True)]
+            rows, shapes, colours = rows + 1, shapes + (taken[1] != shape), colours + (taken[0] != colour)
+            assert (COLOURS[taken[0]], SHAPES[taken[1]]) not in HELD_OUT
+    assert 0.03 < shapes / rows < 0.2
+    assert 0 < colours < shapes
+
+
+def test_a_language_model_is_asked_the_same_of_misread_symbols(processor):
+    plain, read = (next(iter(QuestionStream(processor, 3, 1, 8, read=reading))) for reading in (None, misread))
+    assert [question.answer for question in plain.questions] == [question.answer for question in read.questions]
+    assert not torch.equal(plain.seen[0].look, read.seen[0].look)
 
 
 def test_a_misheard_answer_differs_in_names_only(processor):

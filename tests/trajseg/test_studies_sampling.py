@@ -64,25 +64,29 @@ def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_f
     looked: list[int] = []
     step, see = Tracker.step, answering.model.vision_states
 
-    def watched(self, index, frame, prompt, *more):
+    def watched(self, index, frame, prompt, key):
         prompted.extend([index] if prompt is not None else [])
-        return step(self, index, frame, prompt, *more)
+        assert key == (index in keys)
+        return step(self, index, frame, prompt, key=key)
 
     monkeypatch.setattr(Tracker, "step", watched)
     monkeypatch.setattr(answering.model, "vision_states", lambda pixels: (looked.append(len(pixels)), see(pixels))[1])
-    for sampling, keys, count in (
-        (Sampling(), [0, 2, 3, 5, 6, 8, 9, 11], 8),
-        (Sampling(key_frames=2), [0, 6], 8),
-        (Sampling(llm_frames=2), [0, 3, 9], 2),
+    for sampling, keys, count, everywhere in (
+        (Sampling(), [0, 2, 3, 5, 6, 8, 9, 11], 8, True),
+        (Sampling(llm_frames=2), [0, 3, 9], 2, True),
+        (Sampling(key_frames=2), [0, 6], 8, False),
     ):
-        prompted.clear()
-        looked.clear()
-        result = answering.sampled(sampling).segment(tiny_clip.path, "the red square")
-        assert (prompted, looked) == (keys, [count])
-        assert len(result.tracks[0]) == 12
+        for every_frame in (True, False):
+            monkeypatch.setattr(answering.model.config, "prompt_every_frame", every_frame)
+            prompted.clear()
+            looked.clear()
+            result = answering.sampled(sampling).segment(tiny_clip.path, "the red square")
+            assert (prompted, looked) == (list(range(12)) if every_frame and everywhere else keys, [count])
+            assert len(result.tracks[0]) == 12
 
 
-def test_the_checkpoints_own_frames_asked_for_by_number_change_nothing(answering, tiny_clip):
+def test_the_checkpoints_own_frames_asked_for_by_number_change_nothing(answering, tiny_clip, monkeypatch):
+    monkeypatch.setattr(answering.model.config, "prompt_every_frame", False)
     own = answering.segment(tiny_clip.path, "the red square").tracks[0]
     asked = answering.sampled(Sampling(8, 9)).segment(tiny_clip.path, "the red square").tracks[0]
     assert [frame.rle for frame in asked.frames] == [frame.rle for frame in own.frames]

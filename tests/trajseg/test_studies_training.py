@@ -76,9 +76,9 @@ def test_starts_differ_in_content_integration_alone_which_the_seed_draws(starts)
 def test_without_content_integration_the_token_itself_is_the_prompt_of_every_frame(starts):
     features = starts["without"].encode_frames(torch.randn(2, 3, 256, 256))
     tokens = torch.randn(3, 128)
-    prompts = starts["without"].key_prompts(tokens, features)
+    prompts = starts["without"].prompts(tokens, features)
     torch.testing.assert_close(prompts, tokens[:, None].expand(3, 2, 128))
-    assert (starts["with"].key_prompts(tokens, features) - tokens[:, None]).abs().mean() > 0.1
+    assert (starts["with"].prompts(tokens, features) - tokens[:, None]).abs().mean() > 0.1
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def test_prompts_are_averaged_over_the_frames_that_show_their_object(checkpoint,
     sample.masks[:, 0], sample.masks[:, 1] = False, True
     tokens, prompts = tokens_and_prompts(loaded, [sample])
     second = loaded.model.encode_frames(loaded.processor.mask_pixels(sample.frames[1:]))
-    torch.testing.assert_close(prompts, loaded.model.key_prompts(tokens, second)[:, 0], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(prompts, loaded.model.prompts(tokens, second)[:, 0], atol=1e-4, rtol=1e-3)
 
 
 def test_a_checkpoint_without_content_integration_cannot_be_started_from(starts, samples, tmp_path):

@@ -116,7 +116,7 @@ def test_the_gate_is_taught_to_deny_decoys_of():
     clips, pulls = [pictures(sample_scene(1), [0], 256)], []
     for bias in (9.0, -9.0):
         torch.nn.init.constant_(score_bias, bias)
-        loss, figures = module.loss(clips, [True], random.Random(0), 2)
+        loss, figures = module.loss(clips, ["key"], random.Random(0), 2)
         assert figures["seen_key"] == (bias > 0)
         assert figures["denied_key"] == (bias < 0)
         [gradient] = torch.autograd.grad(loss, [score_bias])

@@ -34,7 +34,7 @@ def test_a_step_has_the_loss_and_the_gradient_that_it_has_in_float32(monkeypatch
     results = []
     for fast in (False, True):
         monkeypatch.setattr(precision, "FAST_BFLOAT16", fast)
-        rest = () if training is VisionPretraining else ([True, False, False, True], random.Random(0), 1)
+        rest = () if training is VisionPretraining else (["key", "carried", "prompted", "key"], random.Random(0), 1)
         results.append(outcome(module, clips, *rest))
     (exact, direction), (loss, gradient) = results
     assert loss != exact

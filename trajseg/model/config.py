@@ -89,6 +89,7 @@ class TrajSegConfig(PretrainedConfig):
     "conv". `object_tokens` keeps, of a frame's patch tokens, only those at the centre of something
     (at most so many a frame); 0 keeps all, as the paper does. `frame_embedding` adds a learned embedding of
     the frame's number to its tokens; the paper has none. `key_frame_memory` lets key frames read memory (ours).
+    `prompt_every_frame` gives frames between key frames a prompt as well, which is read beside their memory (ours).
     `released_behaviour` treats frame 0 as the authors' code does (decoded without the no-memory embedding, remembered
     from its drawn mask); it is set for checkpoints of theirs.
     `trajectory_encoder` holds the fields of TrajectoryEncoderShape that differ from the paper's ({} for none);
@@ -111,6 +112,7 @@ class TrajSegConfig(PretrainedConfig):
         object_tokens: int = 0,
         frame_embedding: bool = False,
         key_frame_memory: bool = False,
+        prompt_every_frame: bool = False,
         released_behaviour: bool = False,
         trajectory_encoder: dict[str, Any] | None = None,
         prompted_by_boxes: bool = False,
@@ -134,6 +136,7 @@ class TrajSegConfig(PretrainedConfig):
         self.object_tokens = object_tokens
         self.frame_embedding = frame_embedding
         self.key_frame_memory = key_frame_memory
+        self.prompt_every_frame = prompt_every_frame
         self.released_behaviour = released_behaviour
         self.trajectory_encoder: dict[str, Any] | None = None
         if trajectory_encoder is not None:
@@ -200,6 +203,7 @@ class TrajSegConfig(PretrainedConfig):
             vision_stem="conv",
             object_tokens=10,
             frame_embedding=True,
+            prompt_every_frame=True,
             trajectory_encoder={
                 "levels": (-2, -1),
                 "channels": 64,

@@ -99,21 +99,25 @@ class Tracker:
         prompt: Tensor | None,
         present: Tensor | None = None,
         remember: bool = True,
+        key: bool | None = None,
     ) -> DecodedMask:
         """Decodes frame `index` (0-based; indices only grow, or only fall when going backwards).
 
         Args:
             frame: features, one picture a row (R pictures; the same one repeated for objects of one clip).
-            prompt: the key frame's prompts (R, C), or None between key frames.
+            prompt: the frame's prompts (R, C), or None where memory alone says what to draw.
             present: in training, the truth (R,) bool of the object gate, so that memory starts from it.
             remember: False where no later frame will read this one.
+            key: whether it is a key frame; by default where there is a prompt.
         """
+        if key is None:
+            key = prompt is not None
         # With copies, so that working it out again reads the same memories.
         work = self._now()._step if self.recompute else self._step
-        decoded, memory = worked(work, index, frame, prompt, present, remember, again=self.recompute)
+        decoded, memory = worked(work, index, frame, prompt, present, remember, key, again=self.recompute)
         if memory is None:
             return decoded
-        (self.other_memories if prompt is None else self.key_memories)[index] = memory
+        (self.key_memories if key else self.other_memories)[index] = memory
         reach = max(self.sam2.num_maskmem, self.sam2.max_obj_ptrs_in_encoder)
         self.other_memories.pop(index + reach if self.backwards else index - reach, None)
         return decoded
@@ -197,16 +201,13 @@ class Tracker:
         return other
 
     def _step(
-        self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None, remember: bool
+        self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None, remember: bool, key: bool
     ) -> tuple[DecodedMask, dict[str, Any] | None]:
         """What `step` draws, and the memory of it, where there is to be one."""
-        decoded = self._decode(index, frame, prompt, present)
-        return decoded, self._remember(frame, decoded, present) if remember else None
-
-    def _decode(self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None) -> DecodedMask:
-        top = self.remembering(index, frame, prompt is None or self.key_frame_memory)
+        top = self.remembering(index, frame, self.key_frame_memory or not key)
         sparse, dense = self._no_prompt(top)
-        return self.draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present)
+        decoded = self.draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present)
+        return decoded, self._remember(frame, decoded, present) if remember else None
 
     def _no_prompt(self, top: Tensor) -> tuple[Tensor, Tensor]:
         """Sparse (R, 2, C) and dense (R, C, h, w) embeddings of no prompt."""

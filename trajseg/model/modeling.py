@@ -254,9 +254,9 @@ class TrajSegModel(PreTrainedModel):
         """Hidden states that predict [SEG] (S, D) -> trajectory tokens (S, C)."""
         return self.text_hidden_fcs[0](hidden)
 
-    def key_prompts(self, trajectories: Tensor, keys: FrameFeatures) -> Tensor:
-        """Trajectory tokens (S, C) and the features of N key frames -> a prompt each (S, N, C)."""
-        objects, cells = len(trajectories), keys.cells()
+    def prompts(self, trajectories: Tensor, frames: FrameFeatures) -> Tensor:
+        """Trajectory tokens (S, C) and the features of N frames -> a prompt each (S, N, C)."""
+        objects, cells = len(trajectories), frames.cells()
         tokens = trajectories.repeat_interleave(len(cells), dim=0)
         prompts, _ = self.fusion_layers(tokens, cells.repeat(objects, 1, 1))
         return prompts.unflatten(0, (objects, len(cells)))

@@ -57,7 +57,7 @@ def tokens_and_prompts(loaded: VideoSegmenter, samples: Sequence[Sample]) -> tup
     tokens, prompts = [], []
     for sample in samples:
         found = joint.read(sample)[1]
-        drawn = model.key_prompts(found, model.encode_frames(processor.mask_pixels(sample.frames)))
+        drawn = model.prompts(found, model.encode_frames(processor.mask_pixels(sample.frames)))
         shown = torch.from_numpy(sample.masks).flatten(2).any(2)
         for token, each, seen in zip(found, drawn, shown, strict=True):
             if seen.any():

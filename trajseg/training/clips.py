@@ -22,6 +22,8 @@ LIT = 0.3
 """Share of training clips that are filmed in other light; see relit."""
 FADED = 0.25
 """Share of clips with unnamed colours that have lost most of their colour; see faded."""
+WIDEST = 2.4
+"""Width by height of the widest clips: letterboxed, their objects are half as large as those of 16:9."""
 
 
 @dataclass
@@ -102,7 +104,7 @@ class ClipStream(IterableDataset[Pictures]):
 
     Some objects are between two colours, and a share `unnamed` of them is of no colour that has a name; where that is
     not 0, a share of the clips is faded, and no colour has a name there. A share `unshaped` is of no shape that has a
-    name. Light differs.
+    name. A share `wide` of the clips is between 16:9 and WIDEST, so that objects are small. Light differs.
 
     Every worker draws its own seeds from `seed`, so that a resumed run does not see the same clips again when
     it is given another seed.
@@ -116,16 +118,18 @@ class ClipStream(IterableDataset[Pictures]):
         stride: int | None = None,
         unnamed: float = 0.0,
         unshaped: float = 0.0,
+        wide: float = 0.0,
     ) -> None:
         self.seed, self.frames, self.size, self.stride = seed, frames, size, stride
-        self.unnamed, self.unshaped = unnamed, unshaped
+        self.unnamed, self.unshaped, self.wide = unnamed, unshaped, wide
 
     def __iter__(self) -> Iterator[Pictures]:
         worker = torch.utils.data.get_worker_info()
         rng = random.Random(f"{self.seed}/{worker.id if worker else 0}")
         cv2.setNumThreads(1)
         while True:
-            scene = sample_scene(rng.getrandbits(40), "train")
+            aspect = rng.uniform(16 / 9, WIDEST) if self.wide and rng.random() < self.wide else None
+            scene = sample_scene(rng.getrandbits(40), "train", aspect=aspect)
             times, scale = self._times(scene, rng), rng.choice((1.0, 1.0, 1.0, 1.5, 0.75))
             if self.unshaped:
                 scene = strangely_shaped(scene, rng, self.unshaped)

@@ -141,7 +141,7 @@ class JointTraining(nn.Module):
     def _prompted(self, features: FrameFeatures, trajectories: Tensor) -> tuple[Tensor, Tensor]:
         """Ungated logits (S, T, h, w) and scores (S, T) with every frame a key frame."""
         model, count = self.model, len(features.top)
-        prompts = model.key_prompts(trajectories, features)
+        prompts = model.prompts(trajectories, features)
         tracker = Tracker(model.visual_model, count, model.config.key_frame_memory, recompute=self.recompute)
         if not model.config.key_frame_memory:
             # No key frame reads memory: a target's are decoded at once.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,10 @@ class TokenTable(nn.Module):
         if named is not None:
             said = said * named[..., None]
         return said.sum(1) / 3**0.5
+
+
+Role = Literal["key", "prompted", "carried"]
+"""A frame with a prompt that is remembered as a key frame, one with a prompt that is not, and one without a prompt."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class MaskTraining(nn.Module):
     def __init__(self, model: TrajSegModel) -> None:
         super().__init__()
         self.sam2 = model.visual_model
+        self.key_frame_memory = model.config.key_frame_memory
         self.fusion_layers = model.fusion_layers
         self.tokens = TokenTable(model.config.sam2_config.d_model)
         self.coarse = nn.Linear(model.config.sam2_config.d_model, 1)
@@ -86,12 +92,12 @@ class MaskTraining(nn.Module):
         )
 
     def loss(
-        self, clips: list[Pictures], keys: list[bool], rng: random.Random, decoys: int
+        self, clips: list[Pictures], roles: list[Role], rng: random.Random, decoys: int
     ) -> tuple[Tensor, dict[str, float]]:
-        """Mask losses over a batch of clips of F = len(keys) frames.
+        """Mask losses over a batch of clips of F = len(roles) frames.
 
         Args:
-            keys: which frames are key frames, the first among them.
+            roles: of the frames; the first is a key frame.
             rng: draws how objects are described, and decoys.
             decoys: of each clip, at most.
         """
@@ -100,28 +106,28 @@ class MaskTraining(nn.Module):
             features = encode_frames(self.sam2, pixels.contiguous(memory_format=torch.channels_last))
         rows = Rows.of(clips, rng, decoys)
         tokens = self.tokens(rows.attributes, rows.named)
-        tracker = Tracker(self.sam2, len(keys))
+        tracker = Tracker(self.sam2, len(roles), self.key_frame_memory)
         total = tokens.new_zeros(())
         figures: dict[str, list[float]] = {}
-        for number, key in enumerate(keys):
-            frame = features[rows.clip * len(keys) + number]
+        for number, role in enumerate(roles):
+            frame = features[rows.clip * len(roles) + number]
             target = rows.truth[:, number]
             present = target.amax((1, 2)) > 0.5
             prompt = None
-            if key:
+            if role != "carried":
                 prompt, attention = self.fusion_layers(tokens, frame.cells())
                 guidance = guidance_loss(attention, target, present)
                 total = total + 0.3 * guidance
                 figures.setdefault("guidance", []).append(float(guidance.detach()))
             with quick():
-                drawn = tracker.step(number, frame, prompt, present, remember=number + 1 < len(keys))
+                drawn = tracker.step(number, frame, prompt, present, number + 1 < len(roles), key=role == "key")
             decoded = DecodedMask(drawn.logits.float(), drawn.score.float(), drawn.pointer)
             total = total + mask_loss(decoded, target, present) + self._coarse_loss(target, present)
             with torch.no_grad():
                 told = gate_figures(decoded.score, present) | mask_figures(decoded.logits, target, present, rows.counts)
             for name, value in told.items():
-                figures.setdefault(f"{name}_{'key' if key else 'memory'}", []).append(value)
-        return total / len(keys), {name: sum(values) / len(values) for name, values in figures.items()}
+                figures.setdefault(f"{name}_{'memory' if role == 'carried' else 'key'}", []).append(value)
+        return total / len(roles), {name: sum(values) / len(values) for name, values in figures.items()}
 
     def _coarse_loss(self, target: Tensor, present: Tensor) -> Tensor:
         """The decoder's cells must tell where the object is before they are upscaled.
@@ -199,7 +205,13 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp(min=1)
 
 
-def key_pattern(rng: random.Random, frames: int) -> list[bool]:
-    """Which of a training clip's frames are key frames: the first, and the others seldom or often."""
-    share = rng.choice((0.1, 0.5))
-    return [True] + [rng.random() < share for _ in range(frames - 1)]
+def frame_roles(rng: random.Random, frames: int) -> list[Role]:
+    """Roles of a training clip's frames: the first is a key frame; of the others most, half, or none are carried."""
+    carried = rng.choice((0.9, 0.5, 0.0))
+    return ["key", *(_role(rng, carried) for _ in range(frames - 1))]
+
+
+def _role(rng: random.Random, carried: float) -> Role:
+    if rng.random() < carried:
+        return "carried"
+    return "key" if rng.random() < 0.5 else "prompted"

@@ -37,6 +37,8 @@ UNSHAPED = 0.35
 """Share of objects drawn for the picture towers whose shape is none of the world's."""
 UNNAMED = 0.55
 """Share of the others whose colour is none of the world's."""
+UNSHAPED_TOWER, UNNAMED_TOWER = 0.3, 0.85
+"""The same in stage `tower`, which has little to learn from objects that have both names."""
 UNNAMED_MASKS = 0.15
 """Share of objects whose masks are learned with a colour that is none of the world's; two that differ in colour alone
 cannot be told apart then."""

@@ -21,14 +21,14 @@ class Stage:
 
 TINY = (
     Stage("vision", (), "colours, shapes, sizes, places", Schedule(lr=1.5e-3, steps=2100, muon=2.5), 8, 4),
-    Stage("tower", ("vision",), "the same, for the language side alone", Schedule(lr=1e-3, steps=1500, muon=2.5), 8, 4),
+    Stage("tower", ("vision",), "the same, for the language side alone", Schedule(lr=1e-3, steps=2400, muon=2.5), 8, 4),
     Stage("language", (), "words, answers and motion, on symbols", Schedule(lr=1.5e-3, steps=1260, muon=2.5), 40, 8),
     Stage("masks", ("vision",), "prompted masks on single frames", Schedule(lr=1e-3, steps=1400, muon=2.5), 6, 1),
     Stage(
         "memory",
         ("vision", "masks"),
         "masks through time, from memory",
-        Schedule(lr=4e-4, warmup=60, steps=1600, muon=2.0),
+        Schedule(lr=4e-4, warmup=60, steps=2400, muon=2.0),
         batch=3,
         frames=4,
     ),
@@ -36,7 +36,7 @@ TINY = (
         "pixels",
         ("vision", "tower", "language", "masks"),
         "answers, captions and trajectory tokens, on pictures",
-        Schedule(lr=4e-4, clip=2.0, steps=460, muon=2.5),
+        Schedule(lr=4e-4, clip=2.0, steps=700, muon=2.5),
         batch=6,
         frames=8,
     ),

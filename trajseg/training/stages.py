@@ -20,12 +20,13 @@ from trajseg.training.captions import CaptionTraining
 from trajseg.training.clips import ClipStream
 from trajseg.training.feed import Feed, first, several
 from trajseg.training.language import LanguageTraining
-from trajseg.training.masks import MaskTraining, key_pattern
-from trajseg.training.mixtures import UNNAMED, UNNAMED_MASKS, UNSHAPED
+from trajseg.training.masks import MaskTraining, frame_roles
+from trajseg.training.misreadings import misread
+from trajseg.training.mixtures import UNNAMED, UNNAMED_MASKS, UNNAMED_TOWER, UNSHAPED, UNSHAPED_TOWER
 from trajseg.training.pixels import FITTED_FRAMES, PICTURES_EVERY, AskedClipStream, PixelTraining
 from trajseg.training.recipe import SIZE, TINY, Stage
 from trajseg.training.run import Loss, Part, Schedule, train
-from trajseg.training.texts import Packed, QuestionStream, shapes_processor
+from trajseg.training.texts import Packed, QuestionStream, Reading, shapes_processor
 from trajseg.training.vision import TowerTraining, VisionPretraining
 from trajseg.training.watching import WatchClips
 
@@ -33,6 +34,8 @@ SYMBOLIC = 40
 """Symbolic clips in each step of stage `pixels`."""
 WATCHED = 64
 """Clips without questions in each step of stage `language`."""
+WIDE = 0.4
+"""Share of stage `tower`'s clips that are wider than 16:9."""
 DECOYS, DECOYS_FILMED = 2, 1
 """Descriptions that fit nothing, of each picture of stage `masks` and each clip of stage `memory`."""
 CAPTIONS = 6
@@ -129,17 +132,22 @@ class TinyTraining:
         """Batches of rendered clips by step, of which every `stride`-th is asked for."""
         return Feed(partial(several, stream, stage.batch, seed), self.workers, stride)
 
-    def _texts(self, seed: int, batch: int) -> Feed[Packed]:
+    def _texts(self, seed: int, batch: int, read: Reading | None = None) -> Feed[Packed]:
         """Batches of symbolic clips with questions, by step."""
-        stream = partial(QuestionStream, self.processor, batch=batch, frames=self.model.config.llm_frames)
+        stream = partial(QuestionStream, self.processor, batch=batch, frames=self.model.config.llm_frames, read=read)
         return Feed(partial(first, stream, seed), self.workers)
 
-    def _vision(self, stage: Stage, module: VisionPretraining | TowerTraining) -> tuple[Loss, Report | None]:
+    def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
         stream = partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED, unshaped=UNSHAPED)
-        clips = self._clips(stage, self.seed + (7 if stage.name == "tower" else 0), stream)
+        clips = self._clips(stage, self.seed, stream)
         return lambda part: module.loss(clips.at(part.step)), None
 
-    _tower = _vision
+    def _tower(self, stage: Stage, module: TowerTraining) -> tuple[Loss, Report | None]:
+        stream = partial(
+            ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED_TOWER, unshaped=UNSHAPED_TOWER, wide=WIDE
+        )
+        clips = self._clips(stage, self.seed + 7, stream)
+        return lambda part: module.loss(clips.at(part.step)), None
 
     def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:
         frames = self.model.config.llm_frames
@@ -172,7 +180,7 @@ class TinyTraining:
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             rng = random.Random(f"{stage.name}/{self.seed}/{part.step}")
-            return module.loss(clips.at(part.step), key_pattern(rng, stage.frames), rng, decoys)
+            return module.loss(clips.at(part.step), frame_roles(rng, stage.frames), rng, decoys)
 
         return loss, None
 
@@ -182,9 +190,12 @@ class TinyTraining:
         asked = partial(AskedClipStream, self.processor, frames=stage.frames)
         if not (self.folder / stage.name / "state.pt").exists():
             drawn = partial(ClipStream, frames=FITTED_FRAMES, size=SIZE, unnamed=UNNAMED, unshaped=UNSHAPED)
-            module.fit_head(self._texts(self.seed + 4, SYMBOLIC).onwards())
+            module.fit_head(self._texts(self.seed + 4, SYMBOLIC, misread).onwards())
             module.fit_projector(self._clips(stage, self.seed + 4, drawn).onwards())
-        clips, texts = self._clips(stage, self.seed + 3, asked, PICTURES_EVERY), self._texts(self.seed + 3, SYMBOLIC)
+        clips, texts = (
+            self._clips(stage, self.seed + 3, asked, PICTURES_EVERY),
+            self._texts(self.seed + 3, SYMBOLIC, misread),
+        )
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             value, figures = module.symbol_loss(texts.at(part.step))

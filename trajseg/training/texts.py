@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -355,11 +355,24 @@ def looks(packed: Packed, seg_id: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
     return (row[shown], position[shown]), there[shown]
 
 
-class QuestionStream(IterableDataset[Packed]):
-    """Endless batches of symbolic clips with their questions; no pictures are drawn."""
+Reading = Callable[[Seen, random.Random], Seen]
+"""What is made of a clip's rows where they are not taken as they are."""
 
-    def __init__(self, processor: TrajSegProcessor, seed: int, batch: int, frames: int, split: str = "train") -> None:
+
+class QuestionStream(IterableDataset[Packed]):
+    """Endless batches of symbolic clips with their questions, read by `read`; no pictures are drawn."""
+
+    def __init__(
+        self,
+        processor: TrajSegProcessor,
+        seed: int,
+        batch: int,
+        frames: int,
+        split: str = "train",
+        read: Reading | None = None,
+    ) -> None:
         self.processor, self.seed, self.batch, self.frames, self.split = processor, seed, batch, frames, split
+        self.read = read
 
     def __iter__(self) -> Iterator[Packed]:
         rng = random.Random(f"texts/{self.split}/{self.seed}")
@@ -373,5 +386,6 @@ class QuestionStream(IterableDataset[Packed]):
                 asked = questions(scene, self.processor, rng, look=look, named=named, facts=facts)
                 asked += captions(scene, shown, look, self.processor, rng, named=named)
                 if asked:
-                    clips.append((seen_objects(scene, shown, look), asked))
+                    seen = seen_objects(scene, shown, look)
+                    clips.append((self.read(seen, rng) if self.read else seen, asked))
             yield pack(clips, self.processor, self.frames)
