@@ -39,7 +39,7 @@ class Stub:
     """
 
     model_version = "stub"
-    model = SimpleNamespace(config=SimpleNamespace(llm_frames=8))
+    model = SimpleNamespace(config=SimpleNamespace(llm_frames=8, prompt_every_frame=True))
 
     def __init__(self, choose, said: str = "", sampling: Sampling | None = None) -> None:
         self.choose, self.said, self.sampling = choose, said, sampling or Sampling()
@@ -120,13 +120,13 @@ def test_figures_have_the_mean_and_the_sample_deviation_of_their_seeds():
     assert mean([]) is None
 
 
-def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_once(plan, tmp_path):
+def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_once(plan, tmp_path, monkeypatch):
     stub = Stub(lambda index, sampling: ())
     cells = Cells(tmp_path / "cells")
     [keys] = key_frames(plan, stub, cells)
     asked = set(stub.asked)
-    assert asked == {Sampling(key_frames=count) for count in KEY_FRAMES}
-    assert list(keys.rows) == ["1", "2", "4", "8", "0 and all 8"]
+    assert asked == {Sampling(), *(Sampling(key_frames=count) for count in KEY_FRAMES)}
+    assert list(keys.rows) == ["1", "2", "4", "8", "0 and all 8", "every frame"]
     assert keys.rows["4"]["referring_jf"].mean < 0.1, "right only where the object is not to be seen"
     assert len(keys.rows["4"]["referring_jf"].each) == 2
     stub.asked.clear()
@@ -136,6 +136,9 @@ def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_o
     stub.asked.clear()
     assert key_frames(plan, stub, Cells(tmp_path / "cells")) == [keys]
     assert not stub.asked, "a second run finds all cells"
+    monkeypatch.setattr(stub.model.config, "prompt_every_frame", False)
+    [without] = key_frames(plan, stub, Cells(tmp_path / "cells"))
+    assert list(without.rows)[-1] == "0 and all 8"
 
 
 def test_drift_shows_where_in_a_clip_masks_fail_and_only_of_objects_that_were_identified(plan, tmp_path, monkeypatch):
@@ -143,13 +146,12 @@ def test_drift_shows_where_in_a_clip_masks_fail_and_only_of_objects_that_were_id
     found = [s for s in range(12) if _asks_about(sample_scene(s, "test", frame_count=40), 0)]
     scene = sample_scene(found[0], "test", frame_count=40)
     monkeypatch.setattr(drift_study, "sample_scene", lambda seed, split, frame_count: scene)
-    late = Stub(
-        lambda t, s: (0,) if t < 20 or s.key_frames is None else (1,), f"{short_caption(scene.objects[0])} [SEG]"
-    )
+    late = Stub(lambda t, s: (0,) if t < 20 or s.key_frames != 1 else (1,), f"{short_caption(scene.objects[0])} [SEG]")
     monkeypatch.setattr(Stub, "ids", truth(scene))
     place, age = drift(plan, late, Cells(tmp_path / "cells"))
     first, last = place.rows["1"], place.rows["10"]
-    assert first["all"].mean == first["first"].mean == 1.0
+    assert first["every"].mean == first["all"].mean == first["first"].mean == 1.0
+    assert last["every"].mean == 1.0
     assert (last["all"].mean, last["first"].mean) == (1.0, pytest.approx(0.0, abs=0.2))
     assert age.rows["0"]["all"].mean == 1.0
     assert age.rows["25 to 49"]["all"] is None, "no frame is so far from a key frame"

@@ -18,17 +18,23 @@ from trajseg.model.dialogue import captions_of
 from trajseg.sampling import Sampling
 from trajseg.segmenter import VideoSegmenter
 from trajseg.studies.cells import Cells
+from trajseg.studies.frames import ALL_KEYS
 from trajseg.studies.plan import SEEDS_APART, Plan
 from trajseg.studies.table import Table
 from trajseg.tracks import Result
 
 FRAMES = 600
-CLIPS = 4
+CLIPS = 3
 """Of each group, where the plan does not say."""
 ASKED = 3
 """Instructions of a clip, at most."""
 PARTS = 10
-WAYS = {"all": Sampling(), "first": Sampling(key_frames=1)}
+WAYS = {
+    "every": (Sampling(), "every frame prompted"),
+    "all": (Sampling(key_frames=ALL_KEYS), "all key frames, memory between"),
+    "first": (Sampling(key_frames=1), "frame 0 alone, then memory"),
+}
+"""How a clip is drawn, and what that is called; the first where the checkpoint was made for it."""
 AGES = ((0, 0), (1, 9), (10, 24), (25, 49), (50, FRAMES))
 """Frames since the last key frame, from and to."""
 SPLIT: Split = "test"
@@ -36,6 +42,7 @@ SPLIT: Split = "test"
 
 def drift(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
     """J by position in clips of 600 frames, of objects that the model identified rightly."""
+    ways = _ways(segmenter)
     groups = [_group(plan, segmenter, cells, seed) for seed in plan.seeds]
     asked = sum(len(group) for group in groups)
     identified = [[one for one in group if one["identified"]] for group in groups]
@@ -48,18 +55,18 @@ def drift(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
         "drift",
         f"J by position in a clip of {FRAMES} frames",
         "tenth",
-        {"all": "all key frames", "first": "frame 0 alone, then memory"},
-        drawn=("all", "first"),
+        {way: WAYS[way][1] for way in ways},
+        drawn=ways,
         unit="J",
         notes=notes,
     )
     size = FRAMES // PARTS
     for part in range(PARTS):
         within = range(part * size, (part + 1) * size)
-        place.add(f"{part + 1}", [{way: _mean_j(group, way, within) for way in WAYS} for group in identified])
+        place.add(f"{part + 1}", [{way: _mean_j(group, way, within) for way in ways} for group in identified])
     age = Table(
         "drift_age",
-        "J by frames since the last key frame, with all key frames",
+        "J by frames since the last key frame, with all key frames and memory between them",
         "frames since",
         {"all": "J"},
         drawn=("all",),
@@ -111,10 +118,15 @@ def long_clip(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict
                 "identified": identifies(scene, target, said),
             }
             if one["identified"]:
-                for way, sampling in WAYS.items():
-                    one[way] = _similarities(segmenter.sampled(sampling).segment(clip, asked.text), ids == target + 1)
+                for way in _ways(segmenter):
+                    drawing = segmenter.sampled(WAYS[way][0])
+                    one[way] = _similarities(drawing.segment(clip, asked.text), ids == target + 1)
             found.append(one)
     return found
+
+
+def _ways(segmenter: VideoSegmenter) -> tuple[str, ...]:
+    return tuple(way for way in WAYS if way != "every" or segmenter.model.config.prompt_every_frame)
 
 
 def identifies(scene: Scene, target: int, said: str) -> bool:

@@ -17,7 +17,9 @@ from trajseg.video import Clip
 
 CLIPS = 8
 """Of each group, where the plan does not say."""
-KEY_FRAMES = (1, 2, 4, 8, None)
+ALL_KEYS = 64
+"""More key frames than a clip can have: all of them, and no prompt between them."""
+KEY_FRAMES = (1, 2, 4, 8, ALL_KEYS)
 LLM_FRAMES = (1, 2, 4, None)
 SPLIT: Split = "test"
 
@@ -37,8 +39,12 @@ class Drawing:
 
 
 def key_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
-    """One key frame against several, the language model seeing all of its frames."""
-    own = segmenter.model.config.llm_frames
+    """One key frame against several, and prompts on every frame where the checkpoint was made for them.
+
+    The language model sees all of its frames.
+    """
+    config = segmenter.model.config
+    own = config.llm_frames
     table = Table(
         "key_frames",
         f"Frames that get the trajectory token's prompt (the language model sees {own})",
@@ -58,8 +64,9 @@ def key_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Tabl
             "Seconds and operations are of one instruction.",
         ),
     )
-    for count in KEY_FRAMES:
-        label = f"0 and all {own}" if count is None else f"{count}"
+    labels = {ALL_KEYS: f"0 and all {own}", None: "every frame"}
+    for count in (*KEY_FRAMES, *([None] if config.prompt_every_frame else [])):
+        label = labels.get(count, f"{count}")
         table.add(label, [_figures(plan, segmenter, cells, Sampling(key_frames=count), seed) for seed in plan.seeds])
     return [table]
 
@@ -115,5 +122,5 @@ def _figures(plan: Plan, segmenter: VideoSegmenter, cells: Cells, sampling: Samp
             }
         )
 
-    seen, keys = sampling.llm_frames or "own", sampling.key_frames or "all"
+    seen, keys = sampling.llm_frames or "own", sampling.key_frames or "own"
     return cells.measured(f"frames-seen-{seen}-keys-{keys}-group-{seed}", settings, measure)
