@@ -39,7 +39,7 @@ from trajseg.training.texts import (
     shapes_processor,
     trajectories,
 )
-from trajseg.training.vision import attribute_weights, dense_targets
+from trajseg.training.vision import _attribute_loss, attribute_weights, dense_targets
 from trajseg.training.watching import disguised
 
 
@@ -356,6 +356,14 @@ def test_a_language_model_is_asked_the_same_of_misread_symbols(processor):
     plain, read = (next(iter(QuestionStream(processor, 3, 1, 8, read=reading))) for reading in (None, misread))
     assert [question.answer for question in plain.questions] == [question.answer for question in read.questions]
     assert not torch.equal(plain.seen[0].look, read.seen[0].look)
+
+
+def test_a_kind_of_name_that_no_object_has_is_not_told_of():
+    look = torch.zeros(2, NAMES)
+    look[:, len(COLOURS)] = look[:, -1] = 1
+    figures: dict[str, float] = {}
+    assert torch.isfinite(_attribute_loss(torch.zeros(2, NAMES), look, figures, "token"))
+    assert set(figures) == {"token_shape", "token_size"}
 
 
 def test_a_misheard_answer_differs_in_names_only(processor):

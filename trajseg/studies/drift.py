@@ -24,7 +24,7 @@ from trajseg.studies.table import Table
 from trajseg.tracks import Result
 
 FRAMES = 600
-CLIPS = 3
+CLIPS = 2
 """Of each group, where the plan does not say."""
 ASKED = 3
 """Instructions of a clip, at most."""

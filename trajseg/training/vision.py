@@ -202,7 +202,8 @@ def _attribute_loss(logits: Tensor, look: Tensor, figures: dict[str, float], pre
     for name, guess, truth, weight in zip(("colour", "shape", "size"), *parts, attribute_weights(look), strict=True):
         total = total + _soft_cross_entropy(guess, truth * weight)
         named = truth.sum(-1) > 0
-        figures[f"{prefix}_{name}"] = float((guess.argmax(-1) == truth.argmax(-1))[named].float().mean())
+        if named.any():
+            figures[f"{prefix}_{name}"] = float((guess.argmax(-1) == truth.argmax(-1))[named].float().mean())
     return total
 
 
