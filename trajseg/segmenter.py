@@ -333,9 +333,8 @@ class VideoSegmenter:
         rows = torch.zeros(len(tracks), dtype=torch.long, device=self.model.device)
         for index, features in self._encoded(clip, keys):
             frame, authors_way = features[rows], index == 0 and config.released_behaviour
-            prompt = None
-            if everywhere or index in keys:
-                prompt = self.model.prompts(trajectories, features)[:, 0]
+            prompted = everywhere or index in keys
+            prompt = self.model.prompts(trajectories, features)[:, 0] if prompted else None
             if authors_way and prompt is not None:
                 decoded = tracker.draw_first(frame, prompt)
             else:

@@ -192,7 +192,11 @@ class TrajSegModel(PreTrainedModel):
 
     def patch_features(self, pixels: Tensor) -> Tensor:
         """Pictures (N, 3, s, s) -> the vision tower's patch tokens without CLS (N, P, V)."""
-        return self.vision_states(pixels)[self.config.llava_config.vision_feature_layer][:, 1:]
+        return self.features(self.vision_states(pixels))
+
+    def features(self, states: Sequence[Tensor]) -> Tensor:
+        """Of the vision tower's hidden states (N, 1 + P, V) each, what the projector reads: no CLS, (N, P, V)."""
+        return states[self.config.llava_config.vision_feature_layer][:, 1:]
 
     def visual_tokens(self, features: Tensor) -> VisualTokens:
         """Patch tokens (N, P, V) -> projected tokens, without the frame embedding.
@@ -212,7 +216,7 @@ class TrajSegModel(PreTrainedModel):
         `numbers` (N,) are those that the frames are known by to the model; 0, 1, 2, ... if not given.
         """
         if self.is_llava:
-            tokens = self.visual_tokens(hidden_states[self.config.llava_config.vision_feature_layer][:, 1:])
+            tokens = self.visual_tokens(self.features(hidden_states))
         else:
             frame, cell = torch.ones_like(hidden_states[0][..., 0], dtype=torch.bool).nonzero(as_tuple=True)
             tokens = VisualTokens(hidden_states[0].flatten(0, 1), frame, cell)

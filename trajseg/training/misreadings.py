@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, SHAPES
-from trajseg.training.mixtures import pure
+from trajseg.training.mixtures import KINDS, NAMES, pure
 from trajseg.training.texts import Seen, names
 
 RATE = 0.02
@@ -42,12 +42,13 @@ def misread(seen: Seen, rng: random.Random) -> Seen:
     look = pure(seen.attributes) if seen.look is None else seen.look.clone()
     rates = _rates(seen, rng)
     for row, (colour, shape, _), rate in zip(look, seen.attributes.tolist(), rates, strict=True):
+        colours, shapes, _ = row[:NAMES].split([len(kind) for kind in KINDS])
         if rng.random() < rate:
             able = [s for s in range(len(SHAPES)) if s != shape and (COLOURS[colour], SHAPES[s]) not in HELD_OUT]
-            _read_as(row[len(COLOURS) : len(COLOURS) + len(SHAPES)], rng.choice(able), rng)
+            _read_as(shapes, rng.choice(able), rng)
         elif rng.random() < COLOURS_LESS * rate:
             able = [c for c in range(len(COLOURS)) if c != colour and (COLOURS[c], SHAPES[shape]) not in HELD_OUT]
-            _read_as(row[: len(COLOURS)], rng.choice(able), rng)
+            _read_as(colours, rng.choice(able), rng)
     noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(look.shape, np.float32)
     return dataclasses.replace(seen, look=look + NOISE * torch.from_numpy(noise))
 

@@ -216,7 +216,7 @@ class PixelTraining(nn.Module):
         with quick():
             states = model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         states = tuple(state.float() for state in states)
-        return Look(states, states[model.config.llava_config.vision_feature_layer][:, 1:])
+        return Look(states, model.features(states))
 
     def _trajectory_pairs(self, clips: list[AskedClip], look: Look) -> tuple[Tensor, Tensor]:
         """Tokens (T, D) of the trajectories that captions are asked of, and the symbolic tokens that they should be."""

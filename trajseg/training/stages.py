@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from trajseg.errors import InputError
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
 from trajseg.training.box_prompts import BoxTraining
 from trajseg.training.captions import CaptionTraining
-from trajseg.training.clips import ClipStream
+from trajseg.training.clips import ClipStream, Pictures
 from trajseg.training.feed import Feed, first, several
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, frame_roles
@@ -112,8 +112,7 @@ class TinyTraining:
             if name == "vision":
                 self.modules[name] = VisionPretraining(self.model)
             elif name == "tower":
-                layer = self.model.config.llava_config.vision_feature_layer
-                self.modules[name] = TowerTraining(self.module("vision"), layer)  # type: ignore[arg-type]
+                self.modules[name] = TowerTraining(self.module("vision"), self.model.features)  # type: ignore[arg-type]
             elif name == "language":
                 self.modules[name] = LanguageTraining(self.model, self.processor)
             elif name == "boxes":
@@ -132,21 +131,21 @@ class TinyTraining:
         """Batches of rendered clips by step, of which every `stride`-th is asked for."""
         return Feed(partial(several, stream, stage.batch, seed), self.workers, stride)
 
+    def _drawn(self, stage: Stage, seed: int, frames: int | None = None, **looks: Any) -> Feed[list[Pictures]]:
+        """Batches of clips without questions by step, `frames` pictures each (the stage's own); see ClipStream."""
+        return self._clips(stage, seed, partial(ClipStream, frames=frames or stage.frames, size=SIZE, **looks))
+
     def _texts(self, seed: int, batch: int, read: Reading | None = None) -> Feed[Packed]:
         """Batches of symbolic clips with questions, by step."""
         stream = partial(QuestionStream, self.processor, batch=batch, frames=self.model.config.llm_frames, read=read)
         return Feed(partial(first, stream, seed), self.workers)
 
     def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
-        stream = partial(ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED, unshaped=UNSHAPED)
-        clips = self._clips(stage, self.seed, stream)
+        clips = self._drawn(stage, self.seed, unnamed=UNNAMED, unshaped=UNSHAPED)
         return lambda part: module.loss(clips.at(part.step)), None
 
     def _tower(self, stage: Stage, module: TowerTraining) -> tuple[Loss, Report | None]:
-        stream = partial(
-            ClipStream, frames=stage.frames, size=SIZE, unnamed=UNNAMED_TOWER, unshaped=UNSHAPED_TOWER, wide=WIDE
-        )
-        clips = self._clips(stage, self.seed + 7, stream)
+        clips = self._drawn(stage, self.seed + 7, unnamed=UNNAMED_TOWER, unshaped=UNSHAPED_TOWER, wide=WIDE)
         return lambda part: module.loss(clips.at(part.step)), None
 
     def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:
@@ -173,10 +172,8 @@ class TinyTraining:
 
     def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
         filmed = stage.frames > 1
-        stream = partial(
-            ClipStream, frames=stage.frames, size=SIZE, stride=4 if filmed else None, unnamed=UNNAMED_MASKS
-        )
-        clips, decoys = self._clips(stage, self.seed + 1 + filmed, stream), DECOYS_FILMED if filmed else DECOYS
+        clips = self._drawn(stage, self.seed + 1 + filmed, stride=4 if filmed else None, unnamed=UNNAMED_MASKS)
+        decoys = DECOYS_FILMED if filmed else DECOYS
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             rng = random.Random(f"{stage.name}/{self.seed}/{part.step}")
@@ -189,9 +186,9 @@ class TinyTraining:
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         asked = partial(AskedClipStream, self.processor, frames=stage.frames)
         if not (self.folder / stage.name / "state.pt").exists():
-            drawn = partial(ClipStream, frames=FITTED_FRAMES, size=SIZE, unnamed=UNNAMED, unshaped=UNSHAPED)
+            drawn = self._drawn(stage, self.seed + 4, FITTED_FRAMES, unnamed=UNNAMED, unshaped=UNSHAPED)
             module.fit_head(self._texts(self.seed + 4, SYMBOLIC, misread).onwards())
-            module.fit_projector(self._clips(stage, self.seed + 4, drawn).onwards())
+            module.fit_projector(drawn.onwards())
         clips, texts = (
             self._clips(stage, self.seed + 3, asked, PICTURES_EVERY),
             self._texts(self.seed + 3, SYMBOLIC, misread),
@@ -212,7 +209,7 @@ class TinyTraining:
         return lambda part: module.loss(clips.at(part.step)), None
 
     def _boxes(self, stage: Stage, module: BoxTraining) -> tuple[Loss, Report | None]:
-        clips = self._clips(stage, self.seed + 6, partial(ClipStream, frames=stage.frames, size=SIZE))
+        clips = self._drawn(stage, self.seed + 6)
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             return module.loss(clips.at(part.step), random.Random(f"boxes/{self.seed}/{part.step}"))

@@ -9,7 +9,7 @@ the language side uses.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,17 +106,18 @@ class VisionPretraining(nn.Module):
 class TowerTraining(nn.Module):
     """The vision tower learns on alone, with the heads of stage `vision`; SAM 2's encoder stays as it is."""
 
-    def __init__(self, vision: VisionPretraining, layer: int) -> None:
+    def __init__(self, vision: VisionPretraining, features: Callable[[Sequence[Tensor]], Tensor]) -> None:
+        """`features` is the model's: what it reads of the tower's hidden states."""
         super().__init__()
         self.tower, self.objectness = vision.tower, vision.objectness
         self.token_attributes, self.token_box = vision.token_attributes, vision.token_box
-        self.layer = layer
+        self.features = features
 
     def loss(self, clips: list[Pictures]) -> tuple[Tensor, dict[str, float]]:
         """The dense losses of the patch tokens."""
         pixels = torch.cat([clip.pixels for clip in clips]).contiguous(memory_format=torch.channels_last)
         with quick():
-            tokens = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[self.layer][:, 1:].float()
+            tokens = self.features(self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states).float()
         side = math.isqrt(tokens.shape[1])
         targets = [dense_targets(clip, side) for clip in clips]
         return _token_loss(self, tokens, targets, *_owned(clips, targets))
