@@ -15,10 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajseg.data.shapes.phrases import PLURALS
+from trajseg.data.shapes.render import render
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, sample_scene
 from trajseg.model import TrajSegConfig, TrajSegModel
-from trajseg.training import precision
-from trajseg.training.clips import ClipStream, faded, pictures, relit
+from trajseg.training import clips, precision
+from trajseg.training.clips import ClipStream, faded, pictures, relit, turns
 from trajseg.training.language import GUIDED_LAYER, LanguageTraining
 from trajseg.training.masks import LOSS_SIDE, guidance_loss, mask_loss, pairwise_iou
 from trajseg.training.misreadings import misread
@@ -331,6 +332,26 @@ def test_wide_clips_are_wider_than_usual_and_hold_smaller_objects():
     assert highest == 1
     assert highest_wide <= 9 / 16
     assert small < 0.6 * usual
+
+
+def test_an_object_turns_up_or_away_where_the_pictures_show_it():
+    for seed in range(6):
+        scene = sample_scene(seed)
+        _, ids = render(scene, 96)
+        there = torch.tensor([[bool((plane == k + 1).any()) for plane in ids] for k in range(len(scene.objects))])
+        changed = (there[:, 1:] != there[:, :-1]).any(0).nonzero()[:, 0] + 1
+        found = torch.tensor(turns(scene))
+        assert len(found) >= bool(len(changed))
+        assert all((found - at).abs().min() <= 3 for at in changed), "a twentieth of it is a few frames"
+
+
+def test_filmed_clips_are_taken_where_objects_come_and_go(monkeypatch):
+    def turning(share: float) -> float:
+        monkeypatch.setattr(clips, "TURNS", share)
+        shown = [clip.planes.amax((2, 3)) for clip in itertools.islice(ClipStream(0, 4, 64, stride=4), 60)]
+        return sum(bool((there != there[0]).any()) for there in shown) / len(shown)
+
+    assert turning(1) > turning(0) + 0.2
 
 
 def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair(processor):

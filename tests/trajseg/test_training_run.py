@@ -20,10 +20,12 @@ from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegConfig
 from trajseg.model.mask_decoder import Tracker, encode_frames
 from trajseg.model.sam2 import build_sam2
-from trajseg.training.feed import Feed, first
+from trajseg.training.feed import Feed, first, moved
 from trajseg.training.health import PATIENCE, Health, gradient_norms
 from trajseg.training.optimiser import optimiser_of
+from trajseg.training.recipe import Stage
 from trajseg.training.run import Part, Schedule, train
+from trajseg.training.texts import Seen
 
 SIX = Schedule(steps=6, lr=0.01, warmup=2, log_every=1, save_every=3)
 
@@ -245,6 +247,16 @@ def test_an_item_of_a_feed_depends_on_its_number_alone():
     state = torch.get_rng_state()
     assert [feed.at(number) for number in (0, 2, 4, 1, 3)] == [alone[number] for number in (0, 2, 4, 1, 3)]
     assert torch.equal(torch.get_rng_state(), state), "the training's own random numbers are not touched"
+
+
+def test_all_tensors_of_an_item_are_moved_and_the_rest_is_kept():
+    part = Part(3)
+    stage = Stage("vision", (), "", Schedule(steps=1), batch=1, frames=2)
+    item = [Seen(*torch.ones(4, 2)), (torch.ones(1), "word", part), stage]
+    seen, (tensor, word, same), plan = moved(item, torch.device("meta"))
+    assert {seen.attributes.device.type, seen.motion.device.type, tensor.device.type} == {"meta"}
+    assert (seen.look, word, same, plan) == (None, "word", part, stage)
+    assert Feed(torch.tensor, device=torch.device("meta")).at(3).is_meta
 
 
 def layered() -> nn.Sequential:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from trajseg.data.shapes.render import render
+from trajseg.data.shapes.render import boxes, render
 from trajseg.data.shapes.world import COLOURS, Scene, sample_scene
 from trajseg.model.processor import inner_size, letterbox
 from trajseg.training.mixtures import attributes, mixed_colours, pure, strangely_shaped
@@ -22,6 +22,10 @@ LIT = 0.3
 """Share of training clips that are filmed in other light; see relit."""
 FADED = 0.25
 """Share of clips with unnamed colours that have lost most of their colour; see faded."""
+TURNS = 0.5
+"""Share of the clips of neighbouring frames that are taken where an object comes or goes, if any does."""
+SHOWS = 0.05
+"""Share of an object from which on it is there."""
 WIDEST = 2.4
 """Width by height of the widest clips: letterboxed, their objects are half as large as those of 16:9."""
 
@@ -144,5 +148,16 @@ class ClipStream(IterableDataset[Pictures]):
         if self.stride is None:
             return sorted(rng.sample(range(scene.frame_count), self.frames))
         step = min(rng.randint(1, self.stride), (scene.frame_count - 1) // (self.frames - 1))
-        start = rng.randrange(scene.frame_count - step * (self.frames - 1))
+        length = step * (self.frames - 1)
+        start = rng.randrange(scene.frame_count - length)
+        if rng.random() < TURNS and (found := turns(scene)):
+            turn = rng.choice(found)
+            start = rng.randint(max(0, turn - length), min(turn - 1, scene.frame_count - 1 - length))
         return [start + step * i for i in range(self.frames)]
+
+
+def turns(scene: Scene) -> list[int]:
+    """The frames (0-based) in which an object is there and was not in the frame before, or the other way round."""
+    _, visible = boxes(scene, range(scene.frame_count))
+    there = visible >= SHOWS
+    return ((there[:, 1:] != there[:, :-1]).any(0).nonzero()[0] + 1).tolist()

@@ -23,7 +23,8 @@ STAGES = ("vision", "tower", "language", "masks", "memory", "pixels", "captions"
 @click.option("--steps", type=click.IntRange(1), help="Length of each stage [the recipe's].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and clips.")
 @click.option("--threads", type=int, help="Of torch; by default all cores.")
-@click.option("--workers", type=click.IntRange(0, 1), default=1, show_default=True, help="Rendering processes.")
+@click.option("--workers", type=click.IntRange(0), help="Rendering processes [1; for a GPU all cores but one].")
+@click.option("--device", help="cpu, cuda, cuda:1 ... [a GPU where there is one].")
 @click.option("--export", type=click.Path(path_type=Path), help="Where the checkpoint goes [OUT/checkpoint].")
 @click.pass_context
 def command(
@@ -34,10 +35,11 @@ def command(
     steps: int | None,
     seed: int,
     threads: int | None,
-    workers: int,
+    workers: int | None,
+    device: str | None,
     export: Path | None,
 ) -> None:
-    """Train trajseg-tiny on the shapes world, on a CPU, in stages that resume.
+    """Train trajseg-tiny on the shapes world, in stages that resume.
 
     A stage that was stopped (Ctrl-C, --minutes, a power cut) goes on with the same command. `trajseg train joint`
     trains any checkpoint as the paper does.
@@ -53,7 +55,10 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    training = TinyTraining(out, seed, workers)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if workers is None:
+        workers = 1 if device == "cpu" else max(1, (os.cpu_count() or 1) - 1)
+    training = TinyTraining(out, seed, workers, device)
     for step in TINY:
         if stage in (step.name, "all"):
             schedule = dataclasses.replace(

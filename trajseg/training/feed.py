@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 T = TypeVar("T")
@@ -19,16 +21,28 @@ class Feed(Generic[T]):
         make: gives the n-th item, the same one each time; with a worker it must survive pickling.
         workers: processes that make items ahead (0: they are made when they are asked for).
         stride: distance between the numbers that will be asked for, such as the number of training processes.
+        device: where the items are given; by default where they are made, on the CPU.
     """
 
-    def __init__(self, make: Callable[[int], T], workers: int = 0, stride: int = 1) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], T],
+        workers: int = 0,
+        stride: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
         self._items = _Numbered(make)
-        self.workers, self.stride = workers, stride
+        self.workers, self.stride, self.device = workers, stride, device
         self._next = -1
         self._ahead: Iterator[T] = iter(())
 
     def at(self, number: int) -> T:
         """The item of that number (0-based)."""
+        with torch.device("cpu"):
+            item = self._made(number)
+        return item if self.device is None else moved(item, self.device)
+
+    def _made(self, number: int) -> T:
         if not self.workers:
             return self._items[number]
         if number != self._next:
@@ -55,6 +69,18 @@ class _Numbered(Dataset[T]):
 
     def __getitem__(self, number: int) -> T:
         return self._make(number)
+
+
+def moved(item: Any, device: torch.device) -> Any:
+    """The same item with all tensors in it on a device; looks into lists, tuples and dataclasses."""
+    if isinstance(item, Tensor):
+        return item.to(device, non_blocking=True)
+    if isinstance(item, (list, tuple)):
+        return type(item)(moved(each, device) for each in item)
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        fields = {field.name: moved(getattr(item, field.name), device) for field in dataclasses.fields(item)}
+        return dataclasses.replace(item, **fields)
+    return item
 
 
 SEEDS_APART = 1 << 32

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from trajseg.data.shapes.world import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS
+from trajseg.data.shapes.world import MOTIONS, SPEEDS
 from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.training.mixtures import STRANGE, pure
+from trajseg.training.mixtures import KINDS, STRANGE, pure
 from trajseg.training.packed_attention import Layout, packed_attention
 from trajseg.training.precision import quick
 from trajseg.training.texts import IGNORED, Packed, Question, Seen, looks, presence
@@ -42,8 +42,10 @@ class SymbolicEye(nn.Module):
 
     def __init__(self, words: nn.Embedding, processor: TrajSegProcessor) -> None:
         super().__init__()
+        self.ids: Tensor
         self.words = [words]  # not a submodule: the embedding belongs to the language model
-        self.tables = [torch.tensor([processor.ids(word)[0] for word in names]) for names in (COLOURS, SHAPES, SIZES)]
+        ids = torch.tensor([processor.ids(word)[0] for names in KINDS for word in names])
+        self.register_buffer("ids", ids, persistent=False)
         width = words.embedding_dim
         strange = torch.randn(STRANGE, width, generator=torch.Generator().manual_seed(0))
         self.register_buffer("strange", strange, persistent=False)
@@ -68,10 +70,14 @@ class SymbolicEye(nn.Module):
 
     def names(self) -> list[Tensor]:
         """What each colour (n, D), each shape and each size adds to a token."""
-        return [NAME_GAIN * self.words[0](table) for table in self.tables]
+        return [NAME_GAIN * self.words[0](ids) for ids in self.ids_by_kind()]
+
+    def ids_by_kind(self) -> tuple[Tensor, ...]:
+        """The token ids of all colours (n,), of all shapes and of all sizes."""
+        return self.ids.split([len(names) for names in KINDS])
 
     def _names(self, look: Tensor) -> Tensor:
-        words = self.words[0](torch.cat(self.tables))
+        words = self.words[0](self.ids)
         return NAME_GAIN * (look @ torch.cat([words, self.strange * words.detach().std()]))
 
 
@@ -213,7 +219,7 @@ class LanguageTraining(nn.Module):
         guess = F.pad(self.lm_head(hidden).argmax(-1)[:, :-1], (1, 0))
         answer = packed.labels != IGNORED
         first = answer & ~F.pad(answer[:, :-1], (1, 0))
-        counts = first | torch.isin(packed.labels, torch.cat(self.eye.tables[:2]))
+        counts = first | torch.isin(packed.labels, torch.cat(self.eye.ids_by_kind()[:2]))
         wrong = counts & (guess != packed.labels)
         # An extra or a missing [SEG] is wrong as well.
         wrong |= answer & ((guess == self.seg_id) != (packed.labels == self.seg_id))

@@ -96,6 +96,10 @@ class MaskTraining(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Mask losses over a batch of clips of F = len(roles) frames.
 
+        Where every frame has a prompt, memory believes the decoder's own object scores, as it does at inference: what
+        was drawn wrongly is to be put right by the next prompt. Else it is told which objects are in a picture, or
+        frames that have nothing but memory would be asked for what they cannot know.
+
         Args:
             roles: of the frames; the first is a key frame.
             rng: draws how objects are described, and decoys.
@@ -107,6 +111,7 @@ class MaskTraining(nn.Module):
         rows = Rows.of(clips, rng, decoys)
         tokens = self.tokens(rows.attributes, rows.named)
         tracker = Tracker(self.sam2, len(roles), self.key_frame_memory)
+        told = "carried" in roles
         total = tokens.new_zeros(())
         figures: dict[str, list[float]] = {}
         for number, role in enumerate(roles):
@@ -120,12 +125,13 @@ class MaskTraining(nn.Module):
                 total = total + 0.3 * guidance
                 figures.setdefault("guidance", []).append(float(guidance.detach()))
             with quick():
-                drawn = tracker.step(number, frame, prompt, present, number + 1 < len(roles), key=role == "key")
+                known = present if told else None
+                drawn = tracker.step(number, frame, prompt, known, number + 1 < len(roles), key=role == "key")
             decoded = DecodedMask(drawn.logits.float(), drawn.score.float(), drawn.pointer)
             total = total + mask_loss(decoded, target, present) + self._coarse_loss(target, present)
             with torch.no_grad():
-                told = gate_figures(decoded.score, present) | mask_figures(decoded.logits, target, present, rows.counts)
-            for name, value in told.items():
+                drawn_well = mask_figures(decoded.logits, target, present, rows.counts)
+            for name, value in (gate_figures(decoded.score, present) | drawn_well).items():
                 figures.setdefault(f"{name}_{'memory' if role == 'carried' else 'key'}", []).append(value)
         return total / len(roles), {name: sum(values) / len(values) for name, values in figures.items()}
 
@@ -206,8 +212,11 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def frame_roles(rng: random.Random, frames: int) -> list[Role]:
-    """Roles of a training clip's frames: the first is a key frame; of the others most, half, or none are carried."""
-    carried = rng.choice((0.9, 0.5, 0.0))
+    """Roles of a training clip's frames: the first is a key frame; of the others most, half, or none are carried.
+
+    None are in half of the clips.
+    """
+    carried = rng.choice((0.9, 0.5, 0.0, 0.0))
     return ["key", *(_role(rng, carried) for _ in range(frames - 1))]
 
 

@@ -21,7 +21,7 @@ def quick() -> Iterator[None]:
 
     Weights, sums within a product and the statistics of GroupNorm and LayerNorm stay float32. Losses belong outside.
     """
-    if not FAST_BFLOAT16:
+    if not FAST_BFLOAT16 or torch.get_default_device().type != "cpu":
         yield
         return
     with torch.autocast("cpu", dtype=torch.bfloat16), _PlainAttention():

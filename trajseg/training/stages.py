@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import random
@@ -18,7 +19,7 @@ from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
 from trajseg.training.box_prompts import BoxTraining
 from trajseg.training.captions import CaptionTraining
 from trajseg.training.clips import ClipStream, Pictures
-from trajseg.training.feed import Feed, first, several
+from trajseg.training.feed import Feed, first, moved, several
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import MaskTraining, frame_roles
 from trajseg.training.misreadings import misread
@@ -54,12 +55,14 @@ class TinyTraining:
     Args:
         folder: receives states and logs.
         seed: of the weights and of the clips.
-        workers: processes that render clips (0 or 1).
+        workers: processes that render clips.
+        device: where the stages are trained.
     """
 
-    def __init__(self, folder: Path, seed: int = 0, workers: int = 1) -> None:
+    def __init__(self, folder: Path, seed: int = 0, workers: int = 1, device: str = "cpu") -> None:
         torch.manual_seed(seed)
         self.folder, self.seed, self.workers = folder, seed, workers
+        self.device = None if device == "cpu" else torch.device(device)
         self.processor = self._processor()
         config = TrajSegConfig.tiny(len(self.processor.tokenizer), self.processor.seg_id)
         self.model = TrajSegModel(config).eval()
@@ -82,8 +85,11 @@ class TinyTraining:
         for earlier in stage.needs:
             self.load(earlier)
         module = self.module(stage.name)
-        loss, report = getattr(self, f"_{stage.name}")(stage, module)
-        return train(self.folder / stage.name, module, loss, schedule, report)
+        for part in (self.model, *self.modules.values()):
+            part.to(self.device or "cpu")
+        with self.device or contextlib.nullcontext():
+            loss, report = getattr(self, f"_{stage.name}")(stage, module)
+            return train(self.folder / stage.name, module, loss, schedule, report)
 
     def load(self, name: str) -> None:
         """Puts a finished stage's weights into the model."""
@@ -92,7 +98,7 @@ class TinyTraining:
             raise InputError(
                 f"Stage {name} has no result in {self.folder}.", f"Run `trajseg train --stage {name}` first."
             )
-        self.module(name).load_state_dict(torch.load(state, weights_only=True)["module"])
+        self.module(name).load_state_dict(torch.load(state, weights_only=True, map_location="cpu")["module"])
         if name == "vision":
             stem = self.model.vision_tower.embeddings.patch_embedding.trunk
             stem.stages = copy.deepcopy(stem.stages)
@@ -129,7 +135,7 @@ class TinyTraining:
 
     def _clips(self, stage: Stage, seed: int, stream: Callable[..., Iterable[T]], stride: int = 1) -> Feed[list[T]]:
         """Batches of rendered clips by step, of which every `stride`-th is asked for."""
-        return Feed(partial(several, stream, stage.batch, seed), self.workers, stride)
+        return Feed(partial(several, stream, stage.batch, seed), self.workers, stride, self.device)
 
     def _drawn(self, stage: Stage, seed: int, frames: int | None = None, **looks: Any) -> Feed[list[Pictures]]:
         """Batches of clips without questions by step, `frames` pictures each (the stage's own); see ClipStream."""
@@ -138,7 +144,7 @@ class TinyTraining:
     def _texts(self, seed: int, batch: int, read: Reading | None = None) -> Feed[Packed]:
         """Batches of symbolic clips with questions, by step."""
         stream = partial(QuestionStream, self.processor, batch=batch, frames=self.model.config.llm_frames, read=read)
-        return Feed(partial(first, stream, seed), self.workers)
+        return Feed(partial(first, stream, seed), self.workers, device=self.device)
 
     def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
         clips = self._drawn(stage, self.seed, unnamed=UNNAMED, unshaped=UNSHAPED)
@@ -151,7 +157,9 @@ class TinyTraining:
     def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:
         frames = self.model.config.llm_frames
         texts = self._texts(self.seed, stage.batch)
-        held_out = list(itertools.islice(QuestionStream(self.processor, 0, stage.batch, frames, "val"), 8))
+        with torch.device("cpu"):
+            held_out = list(itertools.islice(QuestionStream(self.processor, 0, stage.batch, frames, "val"), 8))
+        held_out = moved(held_out, self.device or torch.device("cpu"))
 
         def report() -> dict[str, float]:
             outcome: dict[str, list[float]] = {}
@@ -160,7 +168,7 @@ class TinyTraining:
                     outcome.setdefault(kind, []).extend(right)
             return {f"right_{kind}": round(sum(r) / len(r), 3) for kind, r in sorted(outcome.items())}
 
-        watched = Feed(WatchClips(self.processor, self.seed, WATCHED, frames), self.workers)
+        watched = Feed(WatchClips(self.processor, self.seed, WATCHED, frames), self.workers, device=self.device)
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             asked = texts.at(part.step)

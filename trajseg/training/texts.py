@@ -306,7 +306,7 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
     for b, row in enumerate(rows):
         for field_BL, values in zip(fields, row, strict=True):
             field_BL[b, : len(values)] = values
-    ids_BL, visual_BL, labels_BL, positions_BL, segments_BL = (torch.from_numpy(field_BL) for field_BL in fields)
+    ids_BL, visual_BL, labels_BL, positions_BL, segments_BL = (torch.as_tensor(field_BL) for field_BL in fields)
     same = segments_BL[:, :, None] == segments_BL[:, None, :]
     frames_read = (segments_BL == -1)[:, None, :].expand(-1, length, -1)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
