@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trajseg.device import chosen
 from trajseg.engine import CONTRADICTION, Progress, check_instruction
 from trajseg.errors import CheckpointError, InputError
 from trajseg.hinting import Hinted
@@ -82,6 +83,7 @@ class VideoSegmenter:
 
         Raises:
             CheckpointError: no such checkpoint, or its files do not fit together.
+            InputError: no such device.
             TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
         """
         folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
@@ -91,8 +93,7 @@ class VideoSegmenter:
                 f"There is no checkpoint {name}.",
                 f"Name a folder, or one of those that ship with trajseg: {shipped}.",
             )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = TrajSegModel.from_pretrained(folder, dtype, device, four_bit)
+        model = TrajSegModel.from_pretrained(folder, dtype, chosen(device), four_bit)
         return cls(model, TrajSegProcessor.from_pretrained(folder), model.config.model_name)
 
     @property

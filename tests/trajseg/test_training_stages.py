@@ -70,6 +70,14 @@ def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_pa
     assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_named(tmp_path, device):
+    done = CliRunner().invoke(main, ["train", "--out", str(tmp_path / "run"), "--device", device])
+    assert f"There is no device {device} here" in done.output
+    assert "Name cpu, or one of the GPUs" in done.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_stage_has_a_command_and_builds_on_earlier_ones():
     assert tuple(stage.name for stage in TINY) == STAGES
     for number, stage in enumerate(TINY):

@@ -50,12 +50,13 @@ def command(
         raise InputError("The recipe of trajseg-tiny runs in one process.", "Take `trajseg train joint` for several.")
     import torch
 
+    from trajseg.device import chosen
     from trajseg.training.recipe import TINY
     from trajseg.training.stages import TinyTraining
 
     if threads:
         torch.set_num_threads(threads)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen(device)
     if workers is None:
         workers = 1 if device == "cpu" else max(1, (os.cpu_count() or 1) - 1)
     training = TinyTraining(out, seed, workers, device)
