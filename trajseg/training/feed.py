@@ -38,7 +38,7 @@ class Feed(Generic[T]):
 
     def at(self, number: int) -> T:
         """The item of that number (0-based)."""
-        with torch.device("cpu"):
+        with torch.device("cpu"):  # where torch's default is a GPU, too, and in workers, which are started here
             item = self._made(number)
         return item if self.device is None else moved(item, self.device)
 

@@ -301,7 +301,7 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
         rows.append((ids, visual, labels, positions, segment))
     length = max(len(row[0]) for row in rows)
     batch = len(rows)
-    # Lists become arrays much faster than tensors.
+    # Lists become arrays much faster than tensors; as_tensor puts them on torch's default device.
     fields = [np.full((batch, length), padding) for padding in (0, False, IGNORED, 0, -2)]
     for b, row in enumerate(rows):
         for field_BL, values in zip(fields, row, strict=True):
