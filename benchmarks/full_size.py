@@ -29,6 +29,7 @@ from trajseg.data.shapes.facts import Facts
 from trajseg.data.shapes.language import instructions
 from trajseg.data.shapes.render import write_clip
 from trajseg.data.shapes.world import sample_scene
+from trajseg.device import chosen
 from trajseg.evaluation import masks_of
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
 from trajseg.model.cost import ANSWER_TOKENS, cost
@@ -91,7 +92,7 @@ def random_checkpoint(name: str, folder: Path, vocabulary: int = 32_008) -> None
 
 def _random_tensors(model: TrajSegModel) -> Iterator[tuple[str, Tensor]]:
     """Matrices from a normal distribution of deviation 0.02, scales 1, biases 0; what is no parameter as it is."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen(None)
     generator = torch.Generator(device).manual_seed(0)
     for name, tensor in model.state_dict().items():
         if tensor.device.type != "meta":

@@ -40,7 +40,7 @@ class Feed(Generic[T]):
         """The item of that number (0-based)."""
         with torch.device("cpu"):  # where torch's default is a GPU, too, and in workers, which are started here
             item = self._made(number)
-        return item if self.device is None else moved(item, self.device)
+        return moved(item, self.device)
 
     def _made(self, number: int) -> T:
         if not self.workers:
@@ -71,10 +71,12 @@ class _Numbered(Dataset[T]):
         return self._make(number)
 
 
-def moved(item: Any, device: torch.device) -> Any:
-    """The same item with all tensors in it on a device; looks into lists, tuples and dataclasses."""
+def moved(item: Any, device: torch.device | None) -> Any:
+    """The same item with all tensors in it on a device, None as it is; looks into lists, tuples and dataclasses."""
+    if device is None:
+        return item
     if isinstance(item, Tensor):
-        return item.to(device, non_blocking=True)
+        return item.to(device)
     if isinstance(item, (list, tuple)):
         return type(item)(moved(each, device) for each in item)
     if dataclasses.is_dataclass(item) and not isinstance(item, type):

@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from trajseg.data.shapes.world import MOTIONS, SPEEDS
 from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.training.mixtures import KINDS, STRANGE, pure
+from trajseg.training.mixtures import ATTRIBUTE_SIZES, KINDS, STRANGE, pure
 from trajseg.training.packed_attention import Layout, packed_attention
 from trajseg.training.precision import quick
 from trajseg.training.texts import IGNORED, Packed, Question, Seen, looks, presence
@@ -74,7 +74,7 @@ class SymbolicEye(nn.Module):
 
     def ids_by_kind(self) -> tuple[Tensor, ...]:
         """The token ids of all colours (n,), of all shapes and of all sizes."""
-        return self.ids.split([len(names) for names in KINDS])
+        return self.ids.split(ATTRIBUTE_SIZES)
 
     def _names(self, look: Tensor) -> Tensor:
         words = self.words[0](self.ids)

@@ -19,8 +19,8 @@ from trajseg.model import TrajSegModel
 from trajseg.model.mask_decoder import DecodedMask, Tracker, encode_frames
 from trajseg.training.clips import Pictures
 from trajseg.training.descriptions import decoys_of, of_objects
+from trajseg.training.mixtures import ATTRIBUTE_SIZES
 from trajseg.training.precision import quick
-from trajseg.training.vision import ATTRIBUTE_SIZES
 
 LOSS_SIDE = 128
 """Masks are compared at this many pixels a side; the decoder draws at 64."""
@@ -125,8 +125,9 @@ class MaskTraining(nn.Module):
                 total = total + 0.3 * guidance
                 figures.setdefault("guidance", []).append(float(guidance.detach()))
             with quick():
-                known = present if told else None
-                drawn = tracker.step(number, frame, prompt, known, number + 1 < len(roles), key=role == "key")
+                drawn = tracker.step(
+                    number, frame, prompt, present if told else None, number + 1 < len(roles), key=role == "key"
+                )
             decoded = DecodedMask(drawn.logits.float(), drawn.score.float(), drawn.pointer)
             total = total + mask_loss(decoded, target, present) + self._coarse_loss(target, present)
             with torch.no_grad():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, SHAPES
-from trajseg.training.mixtures import KINDS, NAMES, pure
+from trajseg.training.mixtures import ATTRIBUTE_SIZES, NAMES, pure
 from trajseg.training.texts import Seen, names
 
 RATE = 0.02
@@ -42,7 +42,7 @@ def misread(seen: Seen, rng: random.Random) -> Seen:
     look = pure(seen.attributes) if seen.look is None else seen.look.clone()
     rates = _rates(seen, rng)
     for row, (colour, shape, _), rate in zip(look, seen.attributes.tolist(), rates, strict=True):
-        colours, shapes, _ = row[:NAMES].split([len(kind) for kind in KINDS])
+        colours, shapes, _ = row[:NAMES].split(ATTRIBUTE_SIZES)
         if rng.random() < rate:
             able = [s for s in range(len(SHAPES)) if s != shape and (COLOURS[colour], SHAPES[s]) not in HELD_OUT]
             _read_as(shapes, rng.choice(able), rng)

@@ -19,7 +19,8 @@ from trajseg.data.shapes.outlines import is_strange, strange
 from trajseg.data.shapes.world import COLOURS, HELD_OUT, RGB, SHAPES, SIZES, Scene, SceneObject
 
 KINDS: tuple[tuple[str, ...], ...] = (COLOURS, SHAPES, SIZES)
-NAMES = len(COLOURS) + len(SHAPES) + len(SIZES)
+ATTRIBUTE_SIZES = (len(COLOURS), len(SHAPES), len(SIZES))
+NAMES = sum(ATTRIBUTE_SIZES)
 STRANGE = 64
 """Looks of symbols that are none of the world's."""
 LOOKS = NAMES + STRANGE
@@ -88,7 +89,7 @@ def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
             if rng.random() >= NAMELESS:
                 continue
             named[k, number] = False
-            part = look[k, :NAMES].split([len(kind) for kind in KINDS])[number]
+            part = look[k, :NAMES].split(ATTRIBUTE_SIZES)[number]
             if rng.random() >= BLENDED:
                 part.zero_()
                 look[k, NAMES + rng.randrange(STRANGE)] += 1.0

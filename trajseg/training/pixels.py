@@ -25,7 +25,7 @@ from trajseg.model.processor import frame_indices
 from trajseg.training.clips import Pictures, pictures
 from trajseg.training.language import LanguageTraining
 from trajseg.training.masks import TokenTable
-from trajseg.training.mixtures import KINDS, NAMES, clearly_unnamed
+from trajseg.training.mixtures import ATTRIBUTE_SIZES, NAMES, clearly_unnamed
 from trajseg.training.precision import quick
 from trajseg.training.texts import IGNORED, Packed, Question, Seen, captions, motions, pack, questions
 from trajseg.training.vision import Dense, dense_targets, visible_boxes
@@ -164,7 +164,7 @@ class PixelTraining(nn.Module):
         with torch.no_grad():
             wanted = eye.tokens(look, box)
             colours, shapes, _ = eye.names()
-        coloured, shaped, _ = (part.sum(1) > 0 for part in look[:, :NAMES].split([len(kind) for kind in KINDS], dim=1))
+        coloured, shaped, _ = (part.sum(1) > 0 for part in look[:, :NAMES].split(ATTRIBUTE_SIZES, dim=1))
         parts = (
             (coloured & ~shaped, shapes),
             (shaped & ~coloured, colours),

@@ -159,7 +159,7 @@ class TinyTraining:
         texts = self._texts(self.seed, stage.batch)
         with torch.device("cpu"):
             held_out = list(itertools.islice(QuestionStream(self.processor, 0, stage.batch, frames, "val"), 8))
-        held_out = moved(held_out, self.device or torch.device("cpu"))
+        held_out = moved(held_out, self.device)
 
         def report() -> dict[str, float]:
             outcome: dict[str, list[float]] = {}

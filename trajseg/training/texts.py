@@ -25,7 +25,7 @@ from trajseg.data.shapes.render import boxes
 from trajseg.data.shapes.world import MOTIONS, SAMPLED_FRAMES, SHAPES, SIZES, Scene, sample_scene
 from trajseg.model.dialogue import REQUEST, WORDS, grounding_answer
 from trajseg.model.processor import TrajSegProcessor, frame_indices, word_tokenizer
-from trajseg.training.mixtures import KINDS, NAMES, attributes, misheard, nameless, unsaid
+from trajseg.training.mixtures import ATTRIBUTE_SIZES, KINDS, NAMES, attributes, misheard, nameless, unsaid
 
 IGNORED = -100
 TEXTS_PER_CLIP = 8
@@ -169,7 +169,7 @@ def _unclear(scene: Scene, look: Tensor, named: Tensor) -> set[str]:
 
     look (K, LOOKS), named (K, 3): see mixtures.
     """
-    in_part = look[:, :NAMES].split([len(names) for names in KINDS], dim=1)
+    in_part = look[:, :NAMES].split(ATTRIBUTE_SIZES, dim=1)
     unclear = set()
     for o, known, *parts in zip(scene.objects, named.tolist(), *in_part, strict=True):
         for name, names, is_known, part in zip((o.colour, o.shape, o.size), KINDS, known, parts, strict=True):

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trajseg.data.shapes.world import COLOURS, SHAPES, SIZES
+from trajseg.data.shapes.world import COLOURS
 from trajseg.model import TrajSegModel
 from trajseg.training.clips import Pictures
-from trajseg.training.mixtures import NAMES
+from trajseg.training.mixtures import ATTRIBUTE_SIZES, NAMES
 from trajseg.training.precision import quick
 
-ATTRIBUTE_SIZES = (len(COLOURS), len(SHAPES), len(SIZES))
 BOX_WEIGHT = 15.0
 """Of the mean error of a side in units of the picture: slow motion shows in small differences of boxes."""
 
