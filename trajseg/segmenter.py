@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -329,7 +329,8 @@ class VideoSegmenter:
     ) -> None:
         """Appends every frame's mask to each track; `trajectories` are (S, C), `keys` key frames' features."""
         config = self.model.config
-        tracker = Tracker(self.model.visual_model, len(clip), config.key_frame_memory)
+        tracker = Tracker(self.model.visual_model, len(clip), config.key_frame_memory, start_score=config.start_score)
+        scores: list[Tensor] = []
         everywhere = config.prompt_every_frame and self.sampling.key_frames is None
         rows = torch.zeros(len(tracks), dtype=torch.long, device=self.model.device)
         for index, features in self._encoded(clip, keys):
@@ -343,11 +344,13 @@ class VideoSegmenter:
             logits = self.processor.to_picture(decoded.gated(), clip.height, clip.width)
             if authors_way:
                 tracker.paint(index, frame, self.processor.mask_targets(logits > 0))
+            scores.append(decoded.score)
             for track, logit, score in zip(tracks, logits, decoded.score.sigmoid(), strict=True):
                 track.frames.append(_track_frame(index, clip.frame_map.times[index], logit, float(score)))
             if progress:
                 progress(index + 1, len(clip))
-        for track in tracks:
+        for track, own in zip(tracks, torch.stack(scores, dim=1).tolist(), strict=True):
+            _empty_unsure(track.frames, own, config.start_score)
             drawn = [frame.score for frame in track.frames if frame.rle]
             track.score = sum(drawn) / len(drawn) if drawn else 0.0
 
@@ -375,6 +378,15 @@ def _track_frame(index: int, seconds: float, logit: Tensor, presence: float) -> 
         return TrackFrame(index, seconds, 1.0 - presence if presence < 0.5 else 0.0, None)
     sureness = float(logit[mask].sigmoid().mean())
     return TrackFrame(index, seconds, presence * sureness, rle.encode(mask.cpu().numpy()))
+
+
+def _empty_unsure(frames: list[TrackFrame], scores: list[float], bound: float) -> None:
+    """Empties, in place, each run of drawn frames none of whose object scores (one a frame) is above `bound`."""
+    for drawn, numbers in groupby(range(len(frames)), lambda number: frames[number].rle is not None):
+        run = list(numbers)
+        if drawn and max(scores[number] for number in run) <= bound:
+            for number in run:
+                frames[number].score, frames[number].rle = 0.0, None
 
 
 def _chunks(frames: Iterator[tuple[int, np.ndarray]], size: int) -> Iterator[list[tuple[int, np.ndarray]]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +25,21 @@ def model() -> TrajSegModel:
 @pytest.fixture(scope="module")
 def pixels() -> torch.Tensor:
     return torch.randn(4, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def object_score(model) -> Iterator[Callable[[float], None]]:
+    """Sets what the decoder says of every object, whatever it sees."""
+    head = model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1]
+    kept = copy.deepcopy(head.state_dict())
+
+    def say(score: float) -> None:
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.fill_(score)
+
+    yield say
+    head.load_state_dict(kept)
 
 
 def test_content_integration_equals_plain_multi_head_attention():
@@ -119,18 +137,34 @@ def test_key_frames_read_memory_where_the_model_says_so(model, pixels):
 
 
 @torch.inference_mode()
-def test_an_absent_object_has_no_pixel_and_the_fixed_pointer(model, pixels):
+def test_an_absent_object_has_no_pixel_and_the_fixed_pointer(model, pixels, object_score):
     features = model.encode_frames(pixels[:1])
-    head = model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1]
-    kept = head.bias.clone()
-    head.bias.fill_(-1000.0)
-    try:
-        decoded = Tracker(model.visual_model, 1).step(0, features, torch.randn(1, 128))
-    finally:
-        head.bias.copy_(kept)
+    object_score(-1.0)
+    decoded = Tracker(model.visual_model, 1).step(0, features, torch.randn(1, 128))
     assert (decoded.gated() == NO_OBJECT_LOGIT).all()
     torch.testing.assert_close(decoded.pointer, model.visual_model.no_obj_ptr)
     assert (decoded.logits != NO_OBJECT_LOGIT).all(), "the ungated logits are what training needs"
+
+
+@torch.inference_mode()
+def test_memory_believes_an_object_above_the_start_score_and_then_above_0(model, pixels, object_score):
+    features = model.encode_frames(pixels[:1])
+
+    def believed(start: float) -> list[bool]:
+        tracker, seen = Tracker(model.visual_model, 6, start_score=start), []
+        for index, bias in enumerate((0.5, 2.0, 0.5, -1.0, 0.5, 1.5)):
+            object_score(bias)
+            drawn = tracker.step(index, features, torch.randn(1, 128))
+            assert float(drawn.score) == bias, "what is drawn of a run is decided when the run is over"
+            absent = torch.equal(drawn.pointer, model.visual_model.no_obj_ptr)
+            memory = tracker.key_memories[index]["maskmem_features"]
+            empty = tracker._remember(features, drawn, torch.tensor([False]))["maskmem_features"]
+            assert torch.equal(memory, empty) == absent
+            seen.append(not absent)
+        return seen
+
+    assert believed(0.0) == [True, True, True, False, True, True]
+    assert believed(1.0) == [False, True, True, False, False, True]
 
 
 @torch.inference_mode()

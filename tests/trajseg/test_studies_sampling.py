@@ -7,7 +7,7 @@ import torch
 
 from trajseg.errors import InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
-from trajseg.model.mask_decoder import Tracker
+from trajseg.model.mask_decoder import DecodedMask, Tracker
 from trajseg.model.modeling import Answer
 from trajseg.sampling import Sampling
 from trajseg.segmenter import VideoSegmenter
@@ -111,3 +111,19 @@ def test_how_sure_an_answer_is_comes_from_each_of_its_words_and_its_end(segmente
         inputs = torch.cat([inputs, model.embed_words(torch.tensor([token]))])
     assert said.text == processor.text(words[:3])
     assert said.log_likelihoods == pytest.approx(logs, abs=1e-4)
+
+
+def test_a_run_of_frames_that_is_nowhere_sure_is_not_drawn(answering, tiny_clip, monkeypatch):
+    scores = iter((0.5, 0.9, -1, 0.5, 2, 0.5, -1, -1, 1.5, -1, 0.9, 0.5) * 2)
+
+    def step(self, index, frame, prompt, key):
+        return DecodedMask(torch.ones(1, 64, 64), torch.tensor([float(next(scores))]), torch.zeros(1, 128))
+
+    monkeypatch.setattr(Tracker, "step", step)
+    drawn = []
+    for start in (0.0, 1.0):
+        monkeypatch.setattr(answering.model.config, "start_score", start)
+        frames = answering.segment(tiny_clip.path, "the red square").tracks[0].frames
+        drawn.append([frame.index for frame in frames if frame.rle])
+        assert all(frame.score > 0 for frame in frames if frame.rle)
+    assert drawn == [[0, 1, 3, 4, 5, 8, 10, 11], [3, 4, 5, 8]]

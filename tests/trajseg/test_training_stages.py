@@ -30,6 +30,7 @@ def training(tmp_path_factory):
         "language",
         "masks",
         "memory",
+        "tracking",
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("pixels", "captions")),
         "boxes",
     ],
@@ -49,7 +50,7 @@ def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(training, name, 
 
 def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(training):
     """Each watcher keeps what the decoder gives until a loss takes it: one that nobody asks keeps it for ever."""
-    for name in ("masks", "memory", "masks"):
+    for name in ("masks", "memory", "tracking", "masks"):
         training.module(name)
     assert len(training.model.visual_model.sam_mask_decoder.transformer._forward_hooks) == 1
 

@@ -90,6 +90,7 @@ class TrajSegConfig(PretrainedConfig):
     (at most so many a frame); 0 keeps all, as the paper does. `frame_embedding` adds a learned embedding of
     the frame's number to its tokens; the paper has none. `key_frame_memory` lets key frames read memory (ours).
     `prompt_every_frame` gives frames between key frames a prompt as well, which is read beside their memory (ours).
+    `start_score` is the object score above which an object's drawing starts; it goes on above 0 (ours; 0 in the paper).
     `released_behaviour` treats frame 0 as the authors' code does (decoded without the no-memory embedding, remembered
     from its drawn mask); it is set for checkpoints of theirs.
     `trajectory_encoder` holds the fields of TrajectoryEncoderShape that differ from the paper's ({} for none);
@@ -113,6 +114,7 @@ class TrajSegConfig(PretrainedConfig):
         frame_embedding: bool = False,
         key_frame_memory: bool = False,
         prompt_every_frame: bool = False,
+        start_score: float = 0.0,
         released_behaviour: bool = False,
         trajectory_encoder: dict[str, Any] | None = None,
         prompted_by_boxes: bool = False,
@@ -137,6 +139,7 @@ class TrajSegConfig(PretrainedConfig):
         self.frame_embedding = frame_embedding
         self.key_frame_memory = key_frame_memory
         self.prompt_every_frame = prompt_every_frame
+        self.start_score = start_score
         self.released_behaviour = released_behaviour
         self.trajectory_encoder: dict[str, Any] | None = None
         if trajectory_encoder is not None:
@@ -204,6 +207,7 @@ class TrajSegConfig(PretrainedConfig):
             object_tokens=10,
             frame_embedding=True,
             prompt_every_frame=True,
+            start_score=1.0,
             trajectory_encoder={
                 "levels": (-2, -1),
                 "channels": 64,

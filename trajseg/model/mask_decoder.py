@@ -74,6 +74,8 @@ class Tracker:
         key_frame_memory: let key frames read memory as well (ours, off in the paper's model).
         backwards: frames come in falling order.
         recompute: in training, keep of each step only what goes into it.
+        start_score: while an object has not been drawn in the frame before, memory believes that it is in the picture
+            only above this object score, else above 0 (ours, 0 in SAM 2).
     """
 
     def __init__(
@@ -83,12 +85,15 @@ class Tracker:
         key_frame_memory: bool = False,
         backwards: bool = False,
         recompute: bool = False,
+        start_score: float = 0.0,
     ) -> None:
         self.sam2 = sam2
         self.frame_count = frame_count
         self.key_frame_memory = key_frame_memory
         self.backwards = backwards
         self.recompute = recompute
+        self.start_score = start_score
+        self._there: Tensor | None = None
         self.key_memories: dict[int, dict[str, object]] = {}
         self.other_memories: dict[int, dict[str, object]] = {}
 
@@ -115,6 +120,7 @@ class Tracker:
         # With copies, so that working it out again reads the same memories.
         work = self._now()._step if self.recompute else self._step
         decoded, memory = worked(work, index, frame, prompt, present, remember, key, again=self.recompute)
+        self._there = self._believed(decoded.score) if present is None else present
         if memory is None:
             return decoded
         (self.key_memories if key else self.other_memories)[index] = memory
@@ -190,8 +196,8 @@ class Tracker:
             high_res_features=[frame.s0, frame.s1],
         )
         rows, best = torch.arange(len(top), device=top.device), ious.argmax(1)
-        seen = (score > 0) if present is None else present[:, None]
-        pointer = torch.where(seen, sam2.obj_ptr_proj(tokens[rows, best]), sam2.no_obj_ptr)
+        seen = self._believed(score[:, 0]) if present is None else present
+        pointer = torch.where(seen[:, None], sam2.obj_ptr_proj(tokens[rows, best]), sam2.no_obj_ptr)
         return DecodedMask(logits[rows, best], score[:, 0], pointer)
 
     def _now(self) -> Tracker:
@@ -207,7 +213,15 @@ class Tracker:
         top = self.remembering(index, frame, self.key_frame_memory or not key)
         sparse, dense = self._no_prompt(top)
         decoded = self.draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present)
-        return decoded, self._remember(frame, decoded, present) if remember else None
+        if not remember:
+            return decoded, None
+        return decoded, self._remember(frame, decoded, self._believed(decoded.score) if present is None else present)
+
+    def _believed(self, score: Tensor) -> Tensor:
+        """Whether objects of object scores (R,) are in the picture: (R,) bool."""
+        if self._there is None:
+            return score > self.start_score
+        return score > torch.where(self._there, 0.0, self.start_score)
 
     def _no_prompt(self, top: Tensor) -> tuple[Tensor, Tensor]:
         """Sparse (R, 2, C) and dense (R, C, h, w) embeddings of no prompt."""
@@ -233,8 +247,8 @@ class Tracker:
             track_in_reverse=self.backwards,
         )
 
-    def _remember(self, frame: FrameFeatures, decoded: DecodedMask, present: Tensor | None) -> dict[str, object]:
-        score = decoded.score if present is None else present.to(decoded.score.dtype) - 0.5
+    def _remember(self, frame: FrameFeatures, decoded: DecodedMask, present: Tensor) -> dict[str, object]:
+        score = present.to(decoded.score.dtype) - 0.5
         logits = torch.where(score[:, None, None] > 0, decoded.logits, NO_OBJECT_LOGIT)
         size = (self.sam2.image_size, self.sam2.image_size)
         features, position = self.sam2._encode_new_memory(

@@ -13,7 +13,7 @@ from trajseg.errors import InputError
 from trajseg.training.curves import curves
 from trajseg.training.joint_command import joint
 
-STAGES = ("vision", "tower", "language", "masks", "memory", "pixels", "captions", "boxes")
+STAGES = ("vision", "tower", "language", "masks", "memory", "tracking", "pixels", "captions", "boxes")
 
 
 @click.group("train", invoke_without_command=True)

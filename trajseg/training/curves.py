@@ -20,12 +20,13 @@ FOLLOWED: Mapping[str, Sequence[str]] = {
     "tower": ("token_colour", "token_shape", "token_size"),
     "masks": ("iou_key", "right_key", "denied_key"),
     "memory": ("iou_key", "iou_memory", "right_memory", "denied_key"),
+    "tracking": ("iou_key", "iou_memory", "right_memory", "denied_key"),
     "pixels": ("seen_motion", "seen_looked"),
     "captions": ("text", "encoder"),
     "boxes": ("iou_box", "iou_click"),
 }
 """Figures drawn of each stage beside that of language, which is drawn by kind of instruction."""
-WIDTH, HEIGHT = 4, 2
+WIDTH, HEIGHT = 3, 3
 """Panels."""
 
 

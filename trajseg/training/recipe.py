@@ -33,6 +33,14 @@ TINY = (
         frames=4,
     ),
     Stage(
+        "tracking",
+        ("vision", "masks", "memory"),
+        "the same, through longer clips",
+        Schedule(lr=4e-4, warmup=60, steps=1000, muon=2.0),
+        batch=6,
+        frames=8,
+    ),
+    Stage(
         "pixels",
         ("vision", "tower", "language", "masks"),
         "answers, captions and trajectory tokens, on pictures",
@@ -50,7 +58,7 @@ TINY = (
     ),
     Stage(
         "boxes",
-        ("vision", "masks", "memory"),
+        ("vision", "masks", "memory", "tracking"),
         "boxes and clicks on a frame",
         Schedule(lr=2e-3, warmup=30, steps=400),
         batch=8,

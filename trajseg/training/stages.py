@@ -38,7 +38,9 @@ WATCHED = 64
 WIDE = 0.4
 """Share of stage `tower`'s clips that are wider than 16:9."""
 DECOYS, DECOYS_FILMED = 2, 1
-"""Descriptions that fit nothing, of each picture of stage `masks` and each clip of stage `memory`."""
+"""Descriptions that fit nothing, of each picture of stage `masks` and each clip of stages `memory` and `tracking`."""
+STRIDE = 4
+"""Pictures of a clip of these two are at most so many frames apart."""
 CAPTIONS = 6
 """At most so many captions are asked of each clip of stage `captions`."""
 
@@ -105,7 +107,7 @@ class TinyTraining:
 
     def module(self, name: str) -> nn.Module:
         """The module that a stage trains; its parameters are the model's."""
-        if name in ("masks", "memory"):
+        if name in ("masks", "memory", "tracking"):
             if "masks" not in self.modules:
                 self.modules["masks"] = MaskTraining(self.model)
                 # The trunk tells shapes whatever their colour, and must not unlearn that on fewer pictures.
@@ -179,17 +181,25 @@ class TinyTraining:
         return loss, report
 
     def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        filmed = stage.frames > 1
-        clips = self._drawn(stage, self.seed + 1 + filmed, stride=4 if filmed else None, unnamed=UNNAMED_MASKS)
-        decoys = DECOYS_FILMED if filmed else DECOYS
+        return self._mask_loss(stage, module, self._drawn(stage, self.seed + 1, unnamed=UNNAMED_MASKS), DECOYS)
+
+    def _memory(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
+        clips = self._drawn(stage, self.seed + 2, stride=STRIDE, unnamed=UNNAMED_MASKS)
+        return self._mask_loss(stage, module, clips, DECOYS_FILMED)
+
+    def _tracking(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
+        clips = self._drawn(stage, self.seed + 8, stride=STRIDE, unnamed=UNNAMED_MASKS)
+        return self._mask_loss(stage, module, clips, DECOYS_FILMED)
+
+    def _mask_loss(
+        self, stage: Stage, module: MaskTraining, clips: Feed[list[Pictures]], decoys: int
+    ) -> tuple[Loss, Report | None]:
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             rng = random.Random(f"{stage.name}/{self.seed}/{part.step}")
             return module.loss(clips.at(part.step), frame_roles(rng, stage.frames), rng, decoys)
 
         return loss, None
-
-    _memory = _masks
 
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         asked = partial(AskedClipStream, self.processor, frames=stage.frames)
