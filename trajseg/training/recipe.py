@@ -21,8 +21,8 @@ class Stage:
 
 TINY = (
     Stage("vision", (), "colours, shapes, sizes, places", Schedule(lr=1.5e-3, steps=2100, muon=2.5), 8, 4),
-    Stage("tower", ("vision",), "the same, for the language side alone", Schedule(lr=1e-3, steps=2400, muon=2.5), 8, 4),
-    Stage("language", (), "words, answers and motion, on symbols", Schedule(lr=1.5e-3, steps=1260, muon=2.5), 40, 8),
+    Stage("tower", ("vision",), "the same, for the language side alone", Schedule(lr=1e-3, steps=3600, muon=2.5), 8, 4),
+    Stage("language", (), "words, answers and motion, on symbols", Schedule(lr=1.5e-3, steps=1700, muon=2.5), 40, 8),
     Stage("masks", ("vision",), "prompted masks on single frames", Schedule(lr=1e-3, steps=1400, muon=2.5), 6, 1),
     Stage(
         "memory",
