@@ -74,8 +74,8 @@ class Tracker:
         key_frame_memory: let key frames read memory as well (ours, off in the paper's model).
         backwards: frames come in falling order.
         recompute: in training, keep of each step only what goes into it.
-        start_score: while an object has not been drawn in the frame before, memory believes that it is in the picture
-            only above this object score, else above 0 (ours, 0 in SAM 2).
+        start_score: the object score above which memory believes that an object is in the picture, where it did not
+            believe so of the frame before; where it did, 0 is enough (ours; 0 everywhere in SAM 2).
     """
 
     def __init__(
