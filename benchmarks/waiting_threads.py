@@ -2,7 +2,7 @@
 
 `python benchmarks/waiting_threads.py`: the shipped checkpoint answers an instruction about a clip of the shapes world
 in a process for each way of waiting, the ways in turn; then the same with one busy process for each core but one.
-"spinning" is what GNU's OpenMP does by itself, "sleeping" what `import trajseg` asks it for.
+"spinning" is what GNU's OpenMP does by itself, "sleeping" what it does with OMP_WAIT_POLICY=passive.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trajseg.data.shapes.render import write_clip
 from trajseg.data.shapes.world import sample_scene
 
 WAYS = {"spinning": {"GOMP_SPINCOUNT": "300000"}, "sleeping": {"OMP_WAIT_POLICY": "passive"}}
-ROUNDS, PREDICTIONS = 5, 3
+ROUNDS, PREDICTIONS = 2, 3
 BUSY = "while True: pass"
 
 
