@@ -120,7 +120,7 @@ class Tracker:
         # With copies, so that working it out again reads the same memories.
         work = self._now()._step if self.recompute else self._step
         decoded, memory = worked(work, index, frame, prompt, present, remember, key, again=self.recompute)
-        self._there = self._believed(decoded.score) if present is None else present
+        self._there = self._believed(decoded.score, present)
         if memory is None:
             return decoded
         (self.key_memories if key else self.other_memories)[index] = memory
@@ -196,7 +196,7 @@ class Tracker:
             high_res_features=[frame.s0, frame.s1],
         )
         rows, best = torch.arange(len(top), device=top.device), ious.argmax(1)
-        seen = self._believed(score[:, 0]) if present is None else present
+        seen = self._believed(score[:, 0], present)
         pointer = torch.where(seen[:, None], sam2.obj_ptr_proj(tokens[rows, best]), sam2.no_obj_ptr)
         return DecodedMask(logits[rows, best], score[:, 0], pointer)
 
@@ -213,12 +213,12 @@ class Tracker:
         top = self.remembering(index, frame, self.key_frame_memory or not key)
         sparse, dense = self._no_prompt(top)
         decoded = self.draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present)
-        if not remember:
-            return decoded, None
-        return decoded, self._remember(frame, decoded, self._believed(decoded.score) if present is None else present)
+        return decoded, self._remember(frame, decoded, self._believed(decoded.score, present)) if remember else None
 
-    def _believed(self, score: Tensor) -> Tensor:
-        """Whether objects of object scores (R,) are in the picture: (R,) bool."""
+    def _believed(self, score: Tensor, present: Tensor | None) -> Tensor:
+        """Whether objects of object scores (R,) are in the picture: (R,) bool; the truth, where that is known."""
+        if present is not None:
+            return present
         if self._there is None:
             return score > self.start_score
         return score > torch.where(self._there, 0.0, self.start_score)

@@ -181,19 +181,18 @@ class TinyTraining:
         return loss, report
 
     def _masks(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        return self._mask_loss(stage, module, self._drawn(stage, self.seed + 1, unnamed=UNNAMED_MASKS), DECOYS)
+        return self._mask_loss(stage, module, self.seed + 1, DECOYS)
 
     def _memory(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        clips = self._drawn(stage, self.seed + 2, stride=STRIDE, unnamed=UNNAMED_MASKS)
-        return self._mask_loss(stage, module, clips, DECOYS_FILMED)
+        return self._mask_loss(stage, module, self.seed + 2, DECOYS_FILMED, STRIDE)
 
     def _tracking(self, stage: Stage, module: MaskTraining) -> tuple[Loss, Report | None]:
-        clips = self._drawn(stage, self.seed + 8, stride=STRIDE, unnamed=UNNAMED_MASKS)
-        return self._mask_loss(stage, module, clips, DECOYS_FILMED)
+        return self._mask_loss(stage, module, self.seed + 8, DECOYS_FILMED, STRIDE)
 
     def _mask_loss(
-        self, stage: Stage, module: MaskTraining, clips: Feed[list[Pictures]], decoys: int
+        self, stage: Stage, module: MaskTraining, seed: int, decoys: int, stride: int | None = None
     ) -> tuple[Loss, Report | None]:
+        clips = self._drawn(stage, seed, stride=stride, unnamed=UNNAMED_MASKS)
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             rng = random.Random(f"{stage.name}/{self.seed}/{part.step}")
