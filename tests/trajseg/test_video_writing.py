@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +38,23 @@ def test_written_videos_play_in_browsers_at_the_rate_asked_for(tmp_path: Path, f
     assert clip.constant_rate
     assert clip.frame_map.times[0] == 0.0
     assert clip.fps == pytest.approx(fps, rel=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc fills memory that is asked for")
+@pytest.mark.parametrize("encoder", ["libx264", "libx265"])
+def test_the_same_frames_give_the_same_file_whatever_lay_in_memory(tmp_path: Path, encoder: str) -> None:
+    program = (
+        "import sys; from trajseg.data.shapes.render import render; from trajseg.data.shapes.world import sample_scene;"
+        "from trajseg.video import write_video;"
+        "write_video(sys.argv[1], render(sample_scene(7, 'val'), 64)[0], 10, encoder=sys.argv[2])"
+    )
+    written = []
+    for fill in ("1", "85"):
+        path = tmp_path / f"{fill}.mp4"
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_PERTURB_": fill}
+        subprocess.run([sys.executable, "-c", program, path, encoder], env=environment, check=True)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
 
 
 def test_the_index_stands_before_the_pictures(tmp_path: Path) -> None:

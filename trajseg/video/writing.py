@@ -41,6 +41,8 @@ def write_video(
 ) -> Path:
     """Write an MP4 that browsers play: H.264, yuv420p, constant rate, index at the front.
 
+    The same frames give the same file.
+
     Args:
         path: where to; its folder is made, and the file is there only once it is whole.
         frames: RGB uint8 [H, W, 3], all of one size; odd sides are padded by `even_size`.
@@ -63,7 +65,11 @@ def write_video(
                 height, width = rgb.shape[:2]
                 # A key frame a second or so: the editor seeks all the time.
                 options = {"crf": str(crf), "preset": "veryfast", "g": str(max(1, min(48, round(fps))))}
-                if encoder == "libx265":
+                if encoder == "libx264":
+                    # Where it weighs B-frames, x264 reads memory that it never wrote: the same frames would give
+                    # another file every time.
+                    options["bf"] = "0"
+                else:
                     options["x265-params"] = "log-level=error"
                 stream = out.add_stream(encoder, rate=rate, options=options)
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
