@@ -177,10 +177,8 @@ def test_a_sentence_about_a_video_becomes_tracks(served: Served) -> None:
 def test_without_label_studio_the_prediction_waits_and_nothing_complains(served: Served) -> None:
     job = served.wait_for(served.ask("anything green"), "done")
     # A job is done once its tracks are kept; only then is delivery tried.
-    until(lambda: served.job(job["id"])["delivery"]["last_error"])
-    delivery = served.job(job["id"])["delivery"]
-    assert delivery["state"] == "pending"
-    assert "no Label Studio token" in delivery["last_error"]
+    assert "no Label Studio token" in until(lambda: served.job(job["id"])["delivery"]["last_error"])
+    assert served.job(job["id"])["delivery"]["state"] == "pending"
     until(lambda: "delivery waits" in served.output.read_text())
     assert "Traceback" not in served.output.read_text()
     assert "was not delivered" not in served.output.read_text()
