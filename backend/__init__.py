@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backend.app import create_app
+    from backend.http.app import create_app
 
 __all__ = ["create_app"]
 
@@ -13,7 +13,7 @@ __all__ = ["create_app"]
 def __getattr__(name: str) -> object:
     # Loaded on first use: the worker imports the store without Flask.
     if name == "create_app":
-        from backend.app import create_app
+        from backend.http.app import create_app
 
         return create_app
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

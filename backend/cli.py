@@ -7,7 +7,7 @@ import signal
 
 import click
 
-from backend.label_studio.commands import doctor, project
+from backend.label_studio.setup.commands import doctor, project
 
 
 @click.command()

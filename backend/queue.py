@@ -22,7 +22,7 @@ from backend.store import Job
 from backend.store.models import QUEUES
 from trajseg.errors import InputError, QueueError
 
-RUN = "worker.jobs.run"
+RUN = "worker.run.run"
 """What a worker calls with the job's id; by name, since the backend never imports the worker."""
 CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 2.0

@@ -6,9 +6,9 @@ import threading
 
 from waitress.server import create_server  # type: ignore[import-untyped]
 
-from backend.app import create_app
-from backend.label_studio.delivery import deliverer
-from backend.label_studio.reading import AnnotationReader
+from backend.http.app import create_app
+from backend.label_studio.incoming.reading import AnnotationReader
+from backend.label_studio.outgoing.delivery import deliverer
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.settings import Settings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from backend.app import create_app
-from backend.label_studio.delivery import deliverer
-from backend.label_studio.reading import AnnotationReader
+from backend.http.app import create_app
+from backend.label_studio.incoming.reading import AnnotationReader
+from backend.label_studio.outgoing.delivery import deliverer
 from backend.reconcile import Reconciler
 
 app = create_app()

@@ -25,19 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.data.shapes.facts import Facts
-from trajseg.data.shapes.language import instructions
-from trajseg.data.shapes.render import write_clip
-from trajseg.data.shapes.world import sample_scene
-from trajseg.device import chosen
-from trajseg.evaluation import masks_of
+from trajseg.checkpoints.cost import ANSWER_TOKENS, cost
+from trajseg.checkpoints.published import trajseg_7b
+from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
-from trajseg.model.cost import ANSWER_TOKENS, cost
+from trajseg.model.device import chosen
 from trajseg.model.modeling import Answer
 from trajseg.model.processor import word_tokenizer
-from trajseg.model.published import trajseg_7b
 from trajseg.model.weights import write
-from trajseg.segmenter import VideoSegmenter
+from trajseg.shapes.evaluation.evaluation import masks_of
+from trajseg.shapes.world.facts import Facts
+from trajseg.shapes.world.language import instructions
+from trajseg.shapes.world.render import write_clip
+from trajseg.shapes.world.scenes import sample_scene
 from trajseg.video import open_clip
 
 CLIP = Path(__file__).parents[1] / "tests/clips/opossum.mp4"
@@ -129,8 +129,8 @@ def segment(folder: Path, device: str, how: str) -> dict[str, Any]:
 
 def train(folder: Path, device: str, how: str) -> dict[str, Any]:
     """Seconds a sample and peak of memory of the paper's second stage, on clips of 10 frames; 4 bits in CARD GiB."""
-    from trajseg.training.joint_recipes import RECIPES, train_jointly
-    from trajseg.training.shapes_samples import ShapesSamples
+    from trajseg.shapes.samples import ShapesSamples
+    from trajseg.training.recipes import RECIPES, train_jointly
 
     four_bit = how == "four-bit"
     if four_bit and device == "cuda":

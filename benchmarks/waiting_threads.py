@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from trajseg.data.shapes.render import write_clip
-from trajseg.data.shapes.world import sample_scene
+from trajseg.shapes.world.render import write_clip
+from trajseg.shapes.world.scenes import sample_scene
 
 WAYS = {"spinning": {"GOMP_SPINCOUNT": "300000"}, "sleeping": {"OMP_WAIT_POLICY": "passive"}}
 ROUNDS, PREDICTIONS = 2, 3

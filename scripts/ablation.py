@@ -14,9 +14,9 @@ import cv2
 import torch
 
 from trajseg.errors import TrajSegError
-from trajseg.studies.plan import Plan
-from trajseg.studies.report import draw, print_tables
-from trajseg.studies.studies import STUDIES, run
+from trajseg.shapes.studies.plan import Plan
+from trajseg.shapes.studies.report import draw, print_tables
+from trajseg.shapes.studies.studies import STUDIES, run
 
 
 def names(text: str) -> list[str]:

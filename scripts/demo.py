@@ -31,13 +31,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from label_config import fill
-from trajseg.data.shapes.facts import Facts
-from trajseg.data.shapes.language import instructions
-from trajseg.data.shapes.render import frames_and_ids, write_clip
-from trajseg.data.shapes.world import sample_scene
 from trajseg.errors import ServiceError, TrajSegError
-from trajseg.metrics import Score, score
-from trajseg.tracks import Result, contact_sheet, overlay_video
+from trajseg.evaluation.metrics import Score, score
+from trajseg.pictures import contact_sheet, overlay_video
+from trajseg.shapes.world.facts import Facts
+from trajseg.shapes.world.language import instructions
+from trajseg.shapes.world.render import frames_and_ids, write_clip
+from trajseg.shapes.world.scenes import sample_scene
+from trajseg.tracks import Result
 from trajseg.video import open_clip
 
 ROOT = Path(__file__).parents[1]

@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.table import Table
 
 from trajseg import VideoSegmenter
-from trajseg.data.shapes.questions import descriptions, meaning
-from trajseg.data.shapes.render import render
-from trajseg.data.shapes.world import Scene, sample_scene
-from trajseg.metrics import region_similarity
+from trajseg.correction.grabcut import FITS, Prompt, cut_out, fit
+from trajseg.evaluation.metrics import region_similarity
 from trajseg.model.processor import frame_indices
-from trajseg.prompting import FITS, Prompt, cut_out, fit
+from trajseg.shapes.recipe.marks import jittered
+from trajseg.shapes.world.questions import descriptions, meaning
+from trajseg.shapes.world.render import render
+from trajseg.shapes.world.scenes import Scene, sample_scene
 from trajseg.tracks import rle
-from trajseg.training.box_prompts import jittered
 from trajseg.video import Clip, even_size, open_clip, write_video
 
 ROOT = Path(__file__).parent.parent

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from trajseg import VideoSegmenter
-from trajseg.evaluation_report import progress_bar
-from trajseg.evaluation_review import Reviewed, review, summary
-from trajseg.metrics import region_similarity
-from trajseg.propagation import FlowPropagator, MemoryPropagator, Painted, Propagator
+from trajseg.correction import FlowPropagator, MemoryPropagator, Painted, Propagator
+from trajseg.evaluation.metrics import region_similarity
+from trajseg.shapes.evaluation.report import progress_bar
+from trajseg.shapes.evaluation.review import Reviewed, review, summary
 from trajseg.tracks import rle
 from trajseg.video import Clip, open_clip
 

@@ -1,4 +1,4 @@
-"""Writes the layouts of published checkpoints (name and shape of every tensor) into tests/trajseg/layouts.
+"""Writes the layouts of published checkpoints (name and shape of every tensor) into tests/trajseg/checkpoints/layouts.
 
 Nothing here imports trajseg: the tables come from other people's code, and tests hold our model against them.
 
@@ -35,7 +35,7 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
-FOLDER = Path(__file__).parents[1] / "tests/trajseg/layouts"
+FOLDER = Path(__file__).parents[1] / "tests/trajseg/checkpoints/layouts"
 Layout = dict[str, tuple[int, ...]]
 
 VISION_LARGE = {

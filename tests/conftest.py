@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trajseg.engine import Progress, check_instruction
+from trajseg.engines.base import Progress, check_instruction
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip, open_clip, write_video
 

@@ -19,7 +19,7 @@ from trajseg import __version__
 from trajseg.errors import InputError, TrajSegError
 
 if TYPE_CHECKING:
-    from trajseg.engine import Engine
+    from trajseg.engines.base import Engine
 
 EngineLoader = Callable[[str, str | None], "Engine"]
 """Gives the engine for a model's name or folder and a device; `main(obj=...)` takes another one."""
@@ -34,12 +34,14 @@ class _Own(NamedTuple):
 
 
 OWN = {
-    "caption": _Own("trajseg.captioning", "command", "Describe each track of a video in a sentence."),
-    "data": _Own("trajseg.data.shapes", "command", "Look at the data that trajseg is trained and scored on."),
-    "evaluate": _Own("trajseg.evaluation", "command", "Measure a checkpoint on clips with known masks."),
-    "export": _Own("trajseg.training", "export", "Merge an adapter into a checkpoint."),
-    "model": _Own("trajseg.model.command", "command", "What models cost, and checkpoints out of published ones."),
-    "train": _Own("trajseg.training", "command", "Train a checkpoint."),
+    "caption": _Own("trajseg.commands.caption", "command", "Describe each track of a video in a sentence."),
+    "data": _Own("trajseg.shapes.world.command", "command", "Look at the data that trajseg is trained and scored on."),
+    "evaluate": _Own(
+        "trajseg.shapes.evaluation.evaluation", "command", "Measure a checkpoint on clips with known masks."
+    ),
+    "export": _Own("trajseg.commands.train_joint", "export", "Merge an adapter into a checkpoint."),
+    "model": _Own("trajseg.commands.model", "command", "What models cost, and checkpoints out of published ones."),
+    "train": _Own("trajseg.commands.train", "command", "Train a checkpoint."),
 }
 
 
@@ -136,7 +138,7 @@ def segment(
     "instruction", gives ID.json there. A line that fails is reported, ID.error.json says why, the others go
     on, and the exit code is 2.
     """
-    from trajseg import segmenting
+    from trajseg.commands import segment as segmenting
 
     def load() -> Engine:
         return loader(model, device)

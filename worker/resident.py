@@ -21,7 +21,7 @@ from rq import SimpleWorker
 from backend.settings import Settings
 from backend.store.models import QUEUES
 from trajseg.errors import QueueError
-from worker import jobs
+from worker import run as jobs
 
 log = logging.getLogger("trajseg.worker")
 

@@ -21,7 +21,7 @@ from backend.server import BackendServer
 from backend.settings import Settings
 from trajseg.errors import InputError, ServiceError
 from worker.child import spawn, stop
-from worker.embedded import EmbeddedValkey
+from worker.valkey import EmbeddedValkey
 
 log = logging.getLogger("trajseg.serve")
 

@@ -16,9 +16,10 @@ os.environ.setdefault("MODEL_DIR", str(Settings().data_dir / "label-studio-ml"))
 
 from label_studio_ml.api import init_app
 
-from backend import auth, jobs, media, routes
-from backend.app import told
-from backend.label_studio.delivery import deliverer
+from backend.http import auth, jobs, media
+from backend.http import label_studio as routes
+from backend.http.app import told
+from backend.label_studio.outgoing.delivery import deliverer
 from backend.ml_adapter.model import TrajSeg, shared_service
 from backend.reconcile import Reconciler
 from trajseg.errors import TrajSegError

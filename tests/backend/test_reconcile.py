@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 from rq import Queue, SimpleWorker
 
-from backend.app import create_app
+from backend.http.app import create_app
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler, reconcile
 from backend.settings import Settings

@@ -75,7 +75,7 @@ def test_the_model_version_is_known_without_the_model(tmp_path: Path) -> None:
 
 def test_the_service_loads_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, backend, backend.app, backend.server, backend.reconcile, backend.store, label_config;"
+        "import sys, backend, backend.http.app, backend.server, backend.reconcile, backend.store, label_config;"
         "import trajseg.tracks, trajseg.video; backend.create_app;"
         "print(sorted({'torch', 'transformers', 'label_studio_ml'} & set(sys.modules)))"
     )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trajseg.data.shapes.world import RGB
-from trajseg.engine import Progress, check_instruction
+from trajseg.engines.base import Progress, check_instruction
+from trajseg.shapes.world.scenes import RGB
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 

@@ -36,8 +36,8 @@ def pictures() -> Path:
 @pytest.fixture(scope="session")
 def questions(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> list[Question]:
     """A rendered clip of the shapes world and a real one."""
-    from trajseg.data.shapes.render import write_clip
-    from trajseg.data.shapes.world import sample_scene
+    from trajseg.shapes.world.render import write_clip
+    from trajseg.shapes.world.scenes import sample_scene
 
     folder = tmp_path_factory.mktemp("clips")
     scene = sample_scene(SHAPES_SEED, "val", frame_count=24, aspect=4 / 3)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.label_studio.views import assign_labels
+from backend.label_studio.outgoing.views import assign_labels
 from label_config import LabelConfig, parse
 from trajseg.tracks import Result
 

@@ -7,7 +7,7 @@ import pytest
 from prelabelled import Prelabelled, prelabelled
 
 from backend.label_studio.boxes import TOLERANCE
-from backend.label_studio.views import from_annotation
+from backend.label_studio.outgoing.views import from_annotation
 from trajseg.video import FrameMap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]

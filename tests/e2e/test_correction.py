@@ -11,7 +11,7 @@ from prelabelled import Prelabelled, prelabelled
 from serving import JOB_SECONDS, Question, make_project
 from studio import wait_until
 
-from backend.label_studio.views import from_annotation
+from backend.label_studio.outgoing.views import from_annotation
 from trajseg.tracks import rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

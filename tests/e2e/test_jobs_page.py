@@ -22,7 +22,7 @@ from backend.store import Job, Store
 from label_config import fill
 from trajseg.errors import CancelledError
 from trajseg.tracks import rle
-from worker import jobs as worker
+from worker import run as worker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

@@ -10,7 +10,7 @@ from editor import mask_of
 from PIL import Image
 from prelabelled import Prelabelled, prelabelled
 
-from backend.label_studio.views import from_annotation
+from backend.label_studio.outgoing.views import from_annotation
 from trajseg.tracks import rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]

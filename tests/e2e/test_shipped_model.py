@@ -8,7 +8,7 @@ from editor import mask_of
 from prelabelled import Prelabelled, prelabelled
 from serving import Question, make_project
 
-from backend.label_studio.views import from_annotation
+from backend.label_studio.outgoing.views import from_annotation
 from trajseg.video import write_video
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]

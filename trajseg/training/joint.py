@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trajseg.data.samples import Sample
 from trajseg.errors import InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.processor import inner_size
 from trajseg.training.run import Part
-from trajseg.training.samples import Sample
 
 EPSILON = 1e-6
 

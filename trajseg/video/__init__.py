@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from trajseg.video.clip import Clip, open_clip
 from trajseg.video.frame_map import FrameMap
-from trajseg.video.whole_file import whole_file
 from trajseg.video.writing import even_size, playable_copy, save_frame, write_video
 
 __all__ = [
@@ -14,6 +13,5 @@ __all__ = [
     "open_clip",
     "playable_copy",
     "save_frame",
-    "whole_file",
     "write_video",
 ]

@@ -14,8 +14,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from trajseg.errors import InputError
+from trajseg.files import whole_file
 from trajseg.video.clip import Clip
-from trajseg.video.whole_file import whole_file
 
 BT709 = 1
 """The number of BT.709 in H.264's colour tables; untagged video is taken for it or BT.601 by its size."""

@@ -1,0 +1,82 @@
+"""create_app: the Flask application that Label Studio, people and Prometheus talk to."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from backend import pages
+from backend.http import auth, jobs, media, metrics
+from backend.http import label_studio as routes
+from backend.queue import JobQueue
+from backend.service.service import Service
+from backend.settings import Settings
+from backend.store import Store, UnknownJobError
+from trajseg.errors import InputError, ServiceError, TrajSegError, UnknownProjectError
+
+log = logging.getLogger("trajseg.backend")
+REMEDIES = {
+    400: "Send the JSON that Label Studio 1.23 sends.",
+    404: "See docs/backend.md for the routes.",
+    405: "See docs/backend.md for the routes.",
+    413: "Send fewer tasks at once, or raise TRAJSEG_MAX_REQUEST_BYTES.",
+    415: "Send JSON, with the header Content-Type: application/json.",
+}
+
+
+def create_app(settings: Settings | None = None, store: Store | None = None, queue: JobQueue | None = None) -> Flask:
+    """The application, with its store migrated. Neither the queue nor Label Studio needs to be up.
+
+    Args:
+        settings: read from the environment when not given.
+        store, queue: made from the settings when not given.
+
+    Raises InputError for settings that cannot be, ServiceError when the store does not answer.
+    """
+    settings = settings or Settings()
+    if store is None:
+        store = Store(settings.store_url)
+        store.migrate()
+    queue = queue or JobQueue(settings.redis_url, settings.job_timeout_seconds)
+    service = Service(settings, store, queue)
+    app = Flask("backend")
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
+    app.extensions["trajseg"] = service
+    metrics.measure(app, service)
+    auth.protect(app, settings)
+    for blueprint in (routes.blueprint, jobs.blueprint, media.blueprint, pages.blueprint):
+        app.register_blueprint(blueprint)
+    app.register_error_handler(TrajSegError, told)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unforeseen)
+    return app
+
+
+def told(error: TrajSegError) -> tuple[Response, int]:
+    """The answer to a request that ended in one of our errors: 4xx for what was asked, 5xx for us."""
+    if isinstance(error, UnknownProjectError | UnknownJobError):
+        status = 404
+    elif isinstance(error, InputError):
+        status = 400
+    else:
+        status = 503 if isinstance(error, ServiceError) else 500
+    if status >= 500:
+        log.error("%s", error)
+    return jsonify(error=error.message, remedy=error.remedy), status
+
+
+def _http(error: HTTPException) -> tuple[Response, int]:
+    status = error.code or 500
+    answer = jsonify(error=error.description or error.name, remedy=REMEDIES.get(status, ""))
+    return answer, status
+
+
+def _unforeseen(error: Exception) -> tuple[Response, int]:
+    log.exception("an error that was not foreseen")
+    answer = jsonify(
+        error=f"The backend met an error that it does not know ({type(error).__name__}).",
+        remedy="Its log has the details.",
+    )
+    return answer, 500

@@ -1,0 +1,119 @@
+"""Jobs over HTTP: what they do, how far they are, why they failed, and how to cancel or retry them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from flask import Blueprint, Response, current_app, jsonify, request
+
+from backend.service.service import Service
+from backend.store import Delivery, Job
+from backend.store.models import JOB_STATES, now
+from trajseg.errors import InputError
+
+blueprint = Blueprint("jobs", __name__)
+MOST_JOBS = 1000
+
+
+@blueprint.get("/jobs")
+def jobs() -> Response:
+    """The newest jobs; `?state=`, `?project=` (Label Studio's id), `?task=` and `?limit=` choose."""
+    service = _service()
+    state = request.args.get("state")
+    if state is not None and state not in JOB_STATES:
+        raise InputError(f"There is no state {state!r}.", f"Use one of {', '.join(JOB_STATES)}.")
+    project = _number("project")
+    found = service.store.jobs(
+        state=state,
+        project_id=service.store.label_studio_project(project).id if project is not None else None,
+        task_id=_number("task"),
+        limit=min(_number("limit") or 100, MOST_JOBS),
+    )
+    return jsonify(jobs=[job_form(service, job) for job in found], queue=_queue_form(service))
+
+
+@blueprint.get("/jobs/<job_id>")
+def job(job_id: str) -> Response:
+    """One job and its delivery."""
+    service = _service()
+    return jsonify(job_form(service, service.store.job(job_id), service.store.delivery(job_id)))
+
+
+@blueprint.get("/jobs/<job_id>/result")
+def result(job_id: str) -> Response:
+    """The result of a done job in the JSON form of `trajseg segment`."""
+    return jsonify(_service().store.tracks(job_id).to_json())
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> Response:
+    """Cancel a job that is not finished; another one is answered as it is."""
+    service = _service()
+    return jsonify(job_form(service, service.cancel(job_id)))
+
+
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> Response:
+    """Do a finished job again, or make its failed delivery again."""
+    service = _service()
+    return jsonify(job_form(service, service.retry(job_id), service.store.delivery(job_id)))
+
+
+def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> dict[str, Any]:
+    """A job as people and programs read it; times in ISO 8601, durations in seconds."""
+    stale = timedelta(seconds=service.settings.stale_after_seconds)
+    form = {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state,
+        "queue": job.queue,
+        "task": job.task_id,
+        "video": job.video,
+        "instruction": job.instruction,
+        "model_version": job.model_version,
+        "progress": {
+            "frames_done": job.frames_done,
+            "frames_total": job.frames_total,
+            "percent": round(100 * job.frames_done / job.frames_total, 1) if job.frames_total else 0.0,
+        },
+        "eta_seconds": job.eta_seconds,
+        "error": job.error,
+        "remedy": job.remedy,
+        "runs": job.runs,
+        # A worker that was killed says nothing more: only its last heartbeat tells.
+        "lost": job.state == "running" and job.heartbeat_at is not None and now() - job.heartbeat_at > stale,
+        "tracks": len(job.result["tracks"]) if job.result else None,
+        "timings": job.result.get("timings", {}) if job.result else {},
+    }
+    for name in ("created_at", "started_at", "finished_at", "heartbeat_at"):
+        moment = getattr(job, name)
+        form[name] = moment.isoformat() if moment else None
+    if delivery is not None:
+        form["delivery"] = {
+            "state": delivery.state,
+            "attempts": delivery.attempts,
+            "last_error": delivery.last_error,
+            "prediction": delivery.prediction_id,
+            "next_attempt_at": delivery.next_attempt_at.isoformat() if delivery.state == "pending" else None,
+        }
+    return form
+
+
+def _queue_form(service: Service) -> dict[str, Any]:
+    counts = service.store.count_jobs()
+    return {state: sum(n for (_, held), n in counts.items() if held == state) for state in JOB_STATES}
+
+
+def _number(name: str) -> int | None:
+    text = request.args.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal() or len(text) > 15:
+        raise InputError(f"`{name}` is {text[:40]!r}, not a number.")
+    return int(text)
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["trajseg"]
+    return service

@@ -1,0 +1,91 @@
+"""The routes that Label Studio 1.23 calls: health, setup, versions, predict and webhook."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, current_app, jsonify, request
+from pydantic import ValidationError
+from werkzeug.exceptions import BadRequest
+
+from backend.label_studio.incoming.payloads import Payload, PredictRequest, SetupRequest, WebhookRequest
+from backend.service.service import Service
+from trajseg.errors import InputError, ServiceError
+
+blueprint = Blueprint("service", __name__)
+MODEL_CLASS = "TrajSeg"
+AnyPayload = TypeVar("AnyPayload", bound=Payload)
+
+
+@blueprint.get("/health")
+@blueprint.get("/", endpoint="root")
+def health() -> tuple[Response, int]:
+    """Whether requests can be taken: they can without the queue, but not without the store."""
+    service = _service()
+    form: dict[str, Any] = {
+        "status": "UP",
+        "model_class": MODEL_CLASS,
+        "model_version": service.model_version,
+        "store": "reachable",
+        "queue": "reachable",
+    }
+    try:
+        form["workers"] = service.queue.workers()
+    except ServiceError as error:
+        form["queue"] = f"unreachable: {error}"
+    try:
+        form["jobs_queued"] = sum(n for (_, state), n in service.store.count_jobs().items() if state == "queued")
+    except ServiceError as error:
+        form.update(status="DOWN", store=f"unreachable: {error}")
+    return jsonify(form), 200 if form["status"] == "UP" else 503
+
+
+@blueprint.post("/setup")
+def setup() -> Response:
+    """Label Studio connects, or looks whether the backend is still the same."""
+    return jsonify(_service().setup(read(SetupRequest, _body())))
+
+
+@blueprint.get("/versions")
+def versions() -> Response:
+    """The model versions that can be chosen: the one that is served."""
+    return jsonify(versions=[_service().model_version])
+
+
+@blueprint.post("/predict")
+def predict() -> Response:
+    """Label Studio asks for predictions, or a person typed an instruction."""
+    return jsonify(results=_service().predict(read(PredictRequest, _body())))
+
+
+@blueprint.post("/webhook")
+def webhook() -> tuple[Response, int]:
+    """Something has happened in a project."""
+    hint = _service().hint(read(WebhookRequest, _body()))
+    if hint is None:
+        return jsonify(status="Unknown event"), 200
+    return jsonify(status="ok", result=hint), 201
+
+
+def read(form: type[AnyPayload], body: object) -> AnyPayload:
+    """A request's body, checked. Raises InputError that names what is wrong, without the values."""
+    if not isinstance(body, dict):
+        raise InputError("The body is not a JSON object.", "Send what Label Studio 1.23 sends.")
+    try:
+        return form.model_validate(body)
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        told = "; ".join(f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}" for one in found[:5])
+        raise InputError(f"The body is not what Label Studio sends: {told}.", "Check the keys named.") from error
+
+
+def _body() -> object:
+    try:
+        return request.get_json()
+    except BadRequest as error:
+        raise InputError("The body is not JSON.", "Send what Label Studio 1.23 sends.") from error
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["trajseg"]
+    return service

@@ -1,0 +1,1 @@
+"""What Label Studio sends: requests, annotations, corrections."""

@@ -1,0 +1,132 @@
+"""What a person changed: an annotation against the prediction that it came from, frame by frame.
+
+Label Studio says little of this by itself: it calls a dragged video box "prediction" still, gives what is drawn
+anew neither our ids nor our meta, and takes a mask that is rubbed out away. So the content is compared: masks pixel
+by pixel, boxes by where they lie. A track is known by its label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backend.label_studio.incoming.annotation import Annotated
+from backend.store import Change
+from trajseg.tracks import rle as rle_codes
+
+BOX_TOLERANCE = 0.1
+"""How far, in percent of the picture's side, a box may be from the predicted one and still count as unchanged."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What predicted a track."""
+
+    job_id: str
+    track_uid: str
+    model_version: str = ""
+
+
+@dataclass
+class Predicted:
+    """What a person began with.
+
+    Attributes:
+        said: masks or boxes by (label, 0-based frame).
+        sources: of each label that one of our jobs predicted.
+    """
+
+    said: Annotated = field(default_factory=Annotated)
+    sources: dict[str, Source] = field(default_factory=dict)
+
+
+def sources(results: Sequence[Mapping[str, Any]], control: str, model_version: str = "") -> dict[str, Source]:
+    """By label, which job of ours the regions of a prediction (or of an annotation) say that they came from."""
+    found: dict[str, Source] = {}
+    for item in results:
+        meta, value = item.get("meta"), item.get("value")
+        if item.get("from_name") != control or not isinstance(meta, Mapping) or not isinstance(value, Mapping):
+            continue
+        job_id, uid = meta.get("job_id"), meta.get("track_uid")
+        if not job_id or not uid:
+            continue
+        for label in (*(value.get("bitmasklabels") or ()), *(value.get("labels") or ())):
+            found.setdefault(str(label), Source(str(job_id), str(uid), model_version))
+    return found
+
+
+def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = None) -> list[Change]:
+    """What was done with each track in each frame that one of the two shows, by label and frame.
+
+    Of boxes only key frames are told, and frames from which the box is gone: what Label Studio draws between two
+    key frames nobody has looked at.
+
+    Args:
+        now: what the person left.
+        before: what the person began with.
+        size: width and height of the video in pixels; needed where there are boxes.
+    """
+    found = [*_mask_changes(now, before)]
+    if now.boxes or before.said.boxes:
+        assert size is not None, "boxes are compared in pixels"
+        found += _box_changes(now, before, size)
+    return sorted(found, key=lambda change: (change.label, change.frame_index))
+
+
+def digest(made: Iterable[Change]) -> str:
+    """What tells one set of vouched changes from another."""
+    parts = [
+        (one.label, one.frame_index, one.kind, one.rle["counts"] if one.rle else None, one.box)
+        for one in made
+        if one.vouched
+    ]
+    return hashlib.sha256(json.dumps(sorted(parts, key=str)).encode()).hexdigest()[:32]
+
+
+def _mask_changes(now: Annotated, before: Predicted) -> Iterator[Change]:
+    for label, index in {**now.masks, **before.said.masks}:
+        left, given = now.masks.get((label, index)), before.said.masks.get((label, index))
+        # A region may stay behind although the eraser has taken all of it.
+        left = left if left is not None and left.any() else None
+        given = given if given is not None and given.any() else None
+        if left is None and given is None:
+            continue
+        kind = _kind(left is not None, given is not None)
+        if left is not None and given is not None and np.array_equal(left, given):
+            kind = "unchanged"
+        code = rle_codes.encode(left) if left is not None else None
+        yield _change(before, label, index, kind, rle=code)
+
+
+def _box_changes(now: Annotated, before: Predicted, size: tuple[int, int]) -> Iterator[Change]:
+    for label, index in {**now.boxes, **before.said.boxes}:
+        left, given = now.boxes.get((label, index)), before.said.boxes.get((label, index))
+        if left is not None and (label, index) not in now.keyed:
+            continue
+        kind = _kind(left is not None, given is not None)
+        if left is not None and given is not None:
+            moved = max(abs(a - b) for a, b in zip(left, given, strict=True))
+            kind = "edited" if moved > BOX_TOLERANCE else "unchanged"
+        pixels = None
+        if left is not None:
+            x, y, width, height = (round(side * whole / 100, 2) for side, whole in zip(left, size * 2, strict=True))
+            pixels = (x, y, width, height)
+        yield _change(before, label, index, kind, box=pixels)
+
+
+def _kind(left: bool, given: bool) -> str:
+    if left and given:
+        return "edited"
+    return "added" if left else "removed"
+
+
+def _change(before: Predicted, label: str, index: int, kind: str, **what: Any) -> Change:
+    source = before.sources.get(label)
+    if source is None:
+        return Change(label, index, kind, f"drawn-{label}"[:100], **what)
+    return Change(label, index, kind, source.track_uid, source.job_id, source.model_version, **what)

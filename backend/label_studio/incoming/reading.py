@@ -1,0 +1,276 @@
+"""Reading annotations: what hints point at, and what no webhook told of, becomes corrections and refine jobs.
+
+Webhooks are unsigned, wait one second and are never repeated, so they only say where to look. What counts is what
+Label Studio's API tells, and a sweep over all tasks that have changed since the last one finds the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, Task
+from backend.label_studio.incoming import corrections
+from backend.label_studio.incoming.annotation import from_annotation
+from backend.label_studio.incoming.corrections import Predicted, Source
+from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
+from backend.settings import Settings
+from backend.store import AnnotationHint, Change, Job, JobRequest, Project, ReadAnnotation, Store, UnknownJobError
+from backend.store.models import now
+from label_config import LabelConfig, parse
+from trajseg.errors import InputError, LabelStudioError, TaskError, TrajSegError
+from trajseg.tracks import Result
+from trajseg.video import FrameMap
+
+log = logging.getLogger("trajseg.annotations")
+
+INSTRUCTION_KEY = "instruction"
+
+
+class AnnotationReader:
+    """Follows hints, and sweeps over changed tasks every `settings.annotation_sweep_seconds`.
+
+    Safe to run in several processes at once: a hint is claimed, and one state of an annotation is recorded once.
+    """
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store = store
+        self.settings = settings
+        self.model_version = settings.model_version()
+        self._swept_at: float | None = None
+
+    def __call__(self) -> list[Job]:
+        """One round; returns the jobs that are to be queued. Does nothing as long as there is no token.
+
+        Does not raise where Label Studio cannot be reached: the hints say so and are followed later.
+        """
+        if not self.settings.label_studio_api_key.get_secret_value():
+            return []
+        jobs: list[Job] = []
+        client: LabelStudioClient | None = None
+        try:
+            if self._sweep_due():
+                client = connected(self.settings)
+                self._sweep(client)
+            for hint in self.store.corrections.due_hints():
+                if self.store.corrections.claim_hint(hint):
+                    client = client or connected(self.settings)
+                    jobs += self._follow(client, hint)
+        except LabelStudioError as error:
+            log.warning("annotations are read later: %s", error)
+        except Exception:
+            # Whatever it was, queue and deliveries must not wait for it.
+            log.exception("annotations are read later")
+        finally:
+            if client is not None:
+                client.close()
+        return jobs
+
+    def _sweep_due(self) -> bool:
+        waited = self._swept_at is None or time.monotonic() - self._swept_at >= self.settings.annotation_sweep_seconds
+        if waited:
+            self._swept_at = time.monotonic()
+        return waited
+
+    def _sweep(self, client: LabelStudioClient) -> None:
+        """Note tasks that have changed in Label Studio and have, or had, annotations."""
+        for project in self.store.corrections.projects():
+            try:
+                changed = client.changed_tasks(project.label_studio_id, project.swept_to)
+            except MissingError:
+                continue
+            if not changed:
+                continue
+            known = self.store.corrections.annotated_tasks(project.id, [one.id for one in changed])
+            self.store.corrections.note(project.id, [one.id for one in changed if one.annotated or one.id in known])
+            self.store.corrections.swept(project.id, max(one.updated_at for one in changed))
+
+    def _follow(self, client: LabelStudioClient, hint: AnnotationHint) -> list[Job]:
+        try:
+            jobs = self.read_task(client, self.store.project(hint.project_id), hint.task_id)
+        except Exception as error:
+            if not isinstance(error, TrajSegError):
+                log.exception("the annotations of task %d cannot be read", hint.task_id)
+            pause = min(FIRST_RETRY_SECONDS * 2 ** min(hint.attempts, 20), LONGEST_RETRY_SECONDS)
+            log.warning("the annotations of task %d are read later: %s", hint.task_id, error)
+            self.store.corrections.put_off_hint(hint, str(error), now() + timedelta(seconds=pause))
+            return []
+        self.store.corrections.drop_hint(hint)
+        return jobs
+
+    def read_task(self, client: LabelStudioClient, project: Project, task_id: int) -> list[Job]:
+        """Read all annotations of a task; returns the jobs that they ask for.
+
+        Raises LabelStudioError, and LabelConfigError where the project's configuration cannot be read.
+        """
+        try:
+            task = client.task(project.label_studio_id, task_id)
+        except MissingError:
+            self._withdraw_all_but(project, task_id, ())
+            return []
+        # What a person skipped says nothing on the tracks.
+        annotations = [one for one in task.annotations if not one.get("was_cancelled")]
+        self._withdraw_all_but(project, task_id, [int(one["id"]) for one in annotations])
+        known = {row.annotation_id: row for row in self.store.corrections.annotations(project.id, task_id)}
+        new = []
+        for annotation in annotations:
+            row = known.get(int(annotation["id"]))
+            if row is None or row.withdrawn_at is not None or row.version != _version(annotation):
+                new.append(annotation)
+        if not new:
+            return []
+        config = parse(str(client.project(project.label_studio_id)["label_config"]))
+        predictions = client.predictions(task_id)
+        jobs = [self._read(project, config, task, predictions, annotation) for annotation in new]
+        return [job for job in jobs if job is not None]
+
+    def _withdraw_all_but(self, project: Project, task_id: int, there: Sequence[int]) -> None:
+        for row in self.store.corrections.annotations(project.id, task_id):
+            if row.annotation_id not in there and row.withdrawn_at is None:
+                cancelled = self.store.corrections.withdraw(project.id, row.annotation_id)
+                log.info("annotation %d is gone; cancelled for it: %s", row.annotation_id, cancelled or "nothing")
+
+    def _read(
+        self,
+        project: Project,
+        config: LabelConfig,
+        task: Task,
+        predictions: Sequence[Prediction],
+        annotation: Mapping[str, Any],
+    ) -> Job | None:
+        parent = next((one for one in predictions if one.id == annotation.get("parent_prediction")), None)
+        error, made, base = "", [], None
+        try:
+            base = self._job_of(parent, annotation, config)
+            made = self._changes(config, task, parent, base, annotation)
+        except InputError as wrong:
+            error = str(wrong)
+            log.warning("annotation %s cannot be understood: %s", annotation["id"], wrong)
+        read = ReadAnnotation(
+            project_id=project.id,
+            task_id=task.id,
+            annotation_id=int(annotation["id"]),
+            version=_version(annotation),
+            when=_moment(annotation.get("updated_at")),
+            who=_who(annotation),
+            job_id=base.id if base else None,
+            lead_seconds=_number(annotation.get("lead_time")),
+            error=error,
+        )
+        request = self._request(config, task, base, read, made)
+        return self.store.corrections.record(read, made, request)
+
+    def _job_of(self, parent: Prediction | None, annotation: Mapping[str, Any], config: LabelConfig) -> Job | None:
+        """The job whose prediction an annotation came from; its own regions tell it where that is deleted."""
+        for results in (parent.result if parent else [], annotation.get("result") or []):
+            for source in corrections.sources(results, config.control).values():
+                if job := self._job(source.job_id):
+                    return job
+        return None
+
+    def _job(self, job_id: str) -> Job | None:
+        try:
+            return self.store.job(job_id)
+        except UnknownJobError:
+            return None
+
+    def _changes(
+        self,
+        config: LabelConfig,
+        task: Task,
+        parent: Prediction | None,
+        base: Job | None,
+        annotation: Mapping[str, Any],
+    ) -> list[Change]:
+        """Raises TaskError where the annotation does not fit the task."""
+        indices = task.data.get("frame_index")
+        indices = indices if isinstance(indices, list) else []
+        shown = self._tracks(base)
+        frame_map = FrameMap(tuple(frame.time for frame in shown.tracks[0].frames), shown.fps) if shown else None
+        if config.view == "box" and frame_map is None:
+            raise TaskError(
+                "The annotation's boxes came from no prediction of trajseg's, so their frames are not known.",
+                "Ask for a prediction first, and correct that one.",
+            )
+        left = from_annotation(annotation, config, indices, frame_map)
+        before = Predicted()
+        if parent is not None:
+            before.said = from_annotation(parent.result, config, indices, frame_map)
+            before.sources = corrections.sources(parent.result, config.control, parent.model_version)
+        self._add_suggestions(before, annotation, config, indices)
+        size = (shown.width, shown.height) if shown else None
+        return corrections.changes(left, before, size)
+
+    def _add_suggestions(
+        self, before: Predicted, annotation: Mapping[str, Any], config: LabelConfig, indices: Sequence[int]
+    ) -> None:
+        """What was suggested in the page and accepted came from no stored prediction, but from a job all the same."""
+        if config.view == "box":
+            return
+        told = {label for label, _ in before.said.masks}
+        for label, source in corrections.sources(annotation.get("result") or [], config.control).items():
+            job = self._job(source.job_id)
+            result = self._tracks(job)
+            track = next((one for one in result.tracks if one.uid == source.track_uid), None) if result else None
+            if label in told or job is None or track is None:
+                continue
+            before.sources[label] = Source(job.id, track.uid, job.model_version)
+            for index in indices:
+                if index < len(track) and track.frames[index].rle is not None:
+                    before.said.masks[label, index] = track.mask(index)
+
+    def _tracks(self, job: Job | None) -> Result | None:
+        """A job's result where it has tracks to look at."""
+        if job is None or job.state != "done":
+            return None
+        result = self.store.tracks(job.id)
+        return result if result.tracks else None
+
+    def _request(
+        self, config: LabelConfig, task: Task, base: Job | None, read: ReadAnnotation, made: Sequence[Change]
+    ) -> JobRequest | None:
+        """The job that carries the changes to the other frames; None where nothing was changed."""
+        if not any(change.vouched for change in made):
+            return None
+        video = task.data.get(config.video_key)
+        instruction = base.instruction if base else task.data.get(INSTRUCTION_KEY)
+        return JobRequest(
+            "refine",
+            read.project_id,
+            task.id,
+            base.video if base else str(video or ""),
+            str(instruction or ""),
+            # Somebody waits for it, and it is short; behind a thousand prelabels it would come too late.
+            "interactive",
+            {"annotation_id": read.annotation_id, "base_job_id": base.id if base else None},
+            self.model_version,
+            subject=f"annotation {read.annotation_id} {corrections.digest(made)}",
+        )
+
+
+def _version(annotation: Mapping[str, Any]) -> str:
+    """Label Studio writes a new time with every change."""
+    return str(annotation.get("updated_at") or annotation.get("created_at") or "")[:64]
+
+
+def _moment(text: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return now()
+    return moment if moment.tzinfo else now()
+
+
+def _who(annotation: Mapping[str, Any]) -> str:
+    """E-mail address where Label Studio tells it ("Ada a@b.org, 7"), else the user's number."""
+    for word in str(annotation.get("created_username") or "").replace(",", " ").split():
+        if "@" in word:
+            return word[:200]
+    return str(annotation.get("completed_by") or "")[:200]
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,1 @@
+"""What Label Studio gets: predictions, pictures, views of tracks."""

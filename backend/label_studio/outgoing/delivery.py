@@ -1,0 +1,251 @@
+"""Delivery: a done job's result becomes one prediction in Label Studio, however often it is tried.
+
+The order is: pictures and frame rate into the task, then the prediction, then the mark in the store. Each
+result carries the delivery's id, so whoever tries again after a crash finds what was posted, and of two that
+were posted at the same moment the later one is deleted, whoever looks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from backend.http.media import media_url
+from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, RefusedError, Task
+from backend.label_studio.outgoing import views
+from backend.label_studio.outgoing.pictures import first_frames, key_frame_path, shown_frames
+from backend.label_studio.setup import checks
+from backend.settings import Settings
+from backend.store import Delivery, Job, Store, UnknownJobError
+from backend.store.models import now
+from label_config import LabelConfig, parse, with_labels
+from trajseg.errors import InputError, LabelStudioError, TrajSegError
+from trajseg.tracks import Result
+
+log = logging.getLogger("trajseg.delivery")
+
+FIRST_RETRY_SECONDS = 15.0
+"""Pause after the first failure; it doubles with each further one."""
+LONGEST_RETRY_SECONDS = 900.0
+"""So a Label Studio that was down over night gets its predictions a quarter of an hour after it is back."""
+
+STATE_KEY, REVIEW_KEY, DOUBT_KEY, WARNINGS_KEY = "trajseg_state", "trajseg_review", "trajseg_doubt", "trajseg_warnings"
+"""Keys of task data that trajseg writes for the Data Manager's columns."""
+STATES = {"prelabel": "prelabelled", "refine": "refined"}
+"""What `trajseg_state` says after a delivery of a kind; a caption leaves it."""
+LONGEST_TOLD = 500
+MOST_MORE_PICTURES = 12
+"""Pictures of frames to be looked at next that a task gets although it has as many as it should."""
+
+
+def deliverer(store: Store, settings: Settings) -> Callable[[Delivery], bool]:
+    """What makes one claimed delivery, with the Label Studio that the settings describe; see `deliver`.
+
+    It does not raise where Label Studio cannot be reached or there is no token: the delivery says so.
+    """
+
+    def send(delivery: Delivery) -> bool:
+        try:
+            client = connected(settings)
+        except LabelStudioError as error:
+            _put_off(store, settings, delivery, error)
+            return False
+        try:
+            return deliver(store, client, settings, delivery)
+        finally:
+            client.close()
+
+    return send
+
+
+def connected(settings: Settings) -> LabelStudioClient:
+    """The client that the settings describe. Raises LabelStudioError when there is no usable token."""
+    return LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
+
+
+def deliver(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> bool:
+    """Makes one delivery and returns whether it has arrived; the store says why where it has not.
+
+    The caller has claimed it (`store.claim_delivery`), and so it is due. Label Studio being
+    down leaves it pending for as long as that lasts; a task that was deleted there fails it for good.
+    """
+    try:
+        prediction_id = _post(store, client, settings, delivery)
+    except TrajSegError as error:
+        _put_off(store, settings, delivery, error)
+        return False
+    except Exception as error:
+        log.exception("job %s was not delivered", delivery.job_id)
+        unforeseen = RefusedError(f"Delivery failed: {type(error).__name__}: {error}.", "See the log.")
+        _put_off(store, settings, delivery, unforeseen)
+        return False
+    store.delivery_sent(delivery.id, prediction_id)
+    log.info("job %s was delivered as prediction %s", delivery.job_id, prediction_id)
+    return True
+
+
+def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int:
+    job, result = store.job(delivery.job_id), store.tracks(delivery.job_id)
+    if job.task_id is None or job.project_id is None:
+        raise InputError(f"Job {job.id} does not come from a Label Studio task.")
+    project_id = store.project(job.project_id).label_studio_id
+    config = _config_with_room(client, project_id, result)
+    task = client.task(project_id, job.task_id)
+    present = client.predictions(task.id)
+    posted = [one.id for one in present if _written_by(one, delivery, result)]
+    if posted:
+        return _only_one(client, posted)
+    replaced = [one for one in present if _supersedes(store, job, result, one, task)]
+    kept = [one for one in present if one not in replaced]
+    changes = _task_data(settings, job, result, config, task, kept)
+    indices = changes.get("frame_index", [])
+    warnings = (job.result or {}).get("warnings") or []
+    results = views.to_results(
+        result, config.view, config, indices, job_id=job.id, delivery_id=delivery.id, warnings=warnings
+    )
+    wrong = checks.problems(results, config, len(indices), (result.width, result.height))
+    if wrong:
+        raise InputError(f"The prediction does not fit the project: {'; '.join(wrong[:5])}.")
+    client.update_task_data(project_id, task.id, changes)
+    made = client.create_prediction(task.id, results, _score(job, result), result.model_version)
+    posted = [one.id for one in client.predictions(task.id) if _written_by(one, delivery, result)] or [made]
+    for one in replaced:
+        client.delete_prediction(one.id)
+    return _only_one(client, posted)
+
+
+def _score(job: Job, result: Result) -> float:
+    """How sure the prediction is, 0 to 1: Label Studio's uncertainty sampling takes the lowest first."""
+    doubt = (job.result or {}).get("doubt")
+    return views.score(result) if doubt is None else 1.0 - float(doubt)
+
+
+def _config_with_room(client: LabelStudioClient, project_id: int, result: Result) -> LabelConfig:
+    """The project's labelling configuration as it is now, with labels added when the tracks need more."""
+    xml = str(client.project(project_id)["label_config"])
+    config = parse(xml)
+    if len(result.tracks) <= len(config.labels):
+        return config
+    labels = list(config.labels)
+    number = 0
+    while len(labels) < len(result.tracks):
+        number += 1
+        if f"track-{number}" not in labels:
+            labels.append(f"track-{number}")
+    xml = with_labels(xml, config.view, labels)
+    client.update_project(project_id, label_config=xml)
+    return parse(xml)
+
+
+def _task_data(
+    settings: Settings,
+    job: Job,
+    result: Result,
+    config: LabelConfig,
+    task: Task,
+    predictions: Sequence[Prediction],
+) -> dict[str, Any]:
+    """What the task's data must say for the results to be shown."""
+    changes: dict[str, Any] = _told(job, task)
+    if config.fps_key:
+        changes[config.fps_key] = round(result.fps, 6)
+    if config.view == "box":
+        return changes
+    frames, indices = _pictures(task.data, config)
+    if not (task.annotations or task.has_draft or any(one.result for one in predictions)):
+        # Nothing refers to the pictures that are there by position yet.
+        frames, indices = [], []
+    notes = job.result or {}
+    wanted = [i for i in shown_frames(result, notes, settings.max_key_frames) if i not in indices]
+    first = [i for i in first_frames(notes) if i in wanted][:MOST_MORE_PICTURES]
+    others = [i for i in wanted if i not in first]
+    room = max(settings.max_key_frames - len(frames) - len(first), 0)
+    added = first + (others if len(others) <= room else [others[i * len(others) // room] for i in range(room)])
+    # New pictures are in the order of time where nothing refers to the old ones.
+    added = added if frames else sorted(added)
+    changes[config.frames_key] = frames + [media_url(settings, key_frame_path(job.id, index)) for index in added]
+    changes["frame_index"] = indices + added
+    return changes
+
+
+def _told(job: Job, task: Task) -> dict[str, Any]:
+    """What the Data Manager's columns say of the task; see docs/correction-in-label-studio.md."""
+    notes = job.result or {}
+    told: dict[str, Any] = {}
+    if job.kind in STATES:
+        told[STATE_KEY] = STATES[job.kind]
+    if "doubt" in notes:
+        told[DOUBT_KEY] = round(float(notes["doubt"]), 3)
+        told[REVIEW_KEY] = " | ".join(
+            f"{track['label']}: " + "; ".join(f"frame {frame['index']} {frame['reason']}" for frame in track["frames"])
+            for track in notes.get("review") or []
+            if track["frames"]
+        )[:LONGEST_TOLD]
+    # An empty text takes the place of an older warning, but makes no column of its own.
+    warnings = " | ".join(map(str, notes.get("warnings") or []))[:LONGEST_TOLD]
+    if warnings or WARNINGS_KEY in task.data:
+        told[WARNINGS_KEY] = warnings
+    return told
+
+
+def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], list[int]]:
+    frames, indices = data.get(config.frames_key), data.get("frame_index")
+    if (
+        isinstance(frames, list)
+        and isinstance(indices, list)
+        and len(frames) == len(indices)
+        and all(isinstance(index, int) for index in indices)
+    ):
+        return list(frames), list(indices)
+    return [], []
+
+
+def _written_by(prediction: Prediction, delivery: Delivery, result: Result) -> bool:
+    if not prediction.result:
+        # Without tracks and without text areas there is nothing that could carry an id.
+        return not result.tracks and prediction.model_version == result.model_version
+    return any(_meta(item).get("delivery_id") == delivery.id for item in prediction.result)
+
+
+def _supersedes(store: Store, job: Job, result: Result, older: Prediction, task: Task) -> bool:
+    """Whether `older` is ours, of the same model version and instruction, and nobody worked on it."""
+    if older.model_version != result.model_version:
+        return False
+    # Somebody may be about to submit what began with it, and Label Studio refuses that once it is gone.
+    if task.has_draft or job.params.get("hints"):
+        return False
+    if any(annotation.get("parent_prediction") == older.id for annotation in task.annotations):
+        return False
+    job_id = next((str(_meta(item)["job_id"]) for item in older.result if _meta(item).get("job_id")), None)
+    if job_id is None or job_id == job.id:
+        return job_id is not None
+    try:
+        before = store.job(job_id)
+    except UnknownJobError:
+        return False
+    # What a person's work went into is not put aside for a new guess.
+    return before.instruction == job.instruction and not (job.kind == "prelabel" and before.kind != "prelabel")
+
+
+def _meta(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    meta = item.get("meta")
+    return meta if isinstance(meta, Mapping) else {}
+
+
+def _only_one(client: LabelStudioClient, posted: Sequence[int]) -> int:
+    for surplus in sorted(posted)[1:]:
+        client.delete_prediction(surplus)
+    return min(posted)
+
+
+def _put_off(store: Store, settings: Settings, delivery: Delivery, error: TrajSegError) -> None:
+    tries = delivery.attempts + 1
+    pause = min(FIRST_RETRY_SECONDS * 2 ** min(tries - 1, 20), LONGEST_RETRY_SECONDS)
+    retry_at: datetime | None = now() + timedelta(seconds=pause)
+    for_good = isinstance(error, InputError | MissingError)
+    if for_good or (isinstance(error, RefusedError) and tries >= settings.delivery_attempts):
+        retry_at = None
+    log.warning("job %s was not delivered (try %d): %s", delivery.job_id, tries, error)
+    store.delivery_failed(delivery.id, str(error), retry_at)

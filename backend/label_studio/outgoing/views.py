@@ -1,0 +1,197 @@
+"""Mask tracks as Label Studio results, in the mask view and in the box view.
+
+A result is one JSON object of Label Studio's `result` list. In the mask view there is one BitmaskLabels
+result for each track and key frame that shows it; in the box view one VideoRectangle result for each track.
+A track is known by its label: Label Studio keeps it, while it drops ids and meta from what is drawn anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from backend.label_studio import boxes as box_keys
+from backend.label_studio import png
+from backend.label_studio.incoming.annotation import from_annotation, last_editor_frame
+from label_config import LabelConfig, TextTag, View, colour
+from trajseg.errors import LabelConfigError
+from trajseg.tracks import MaskTrack, Result
+from trajseg.video import FrameMap
+
+__all__ = ["LabelStudioResult", "assign_labels", "from_annotation", "score", "to_results"]
+
+LabelStudioResult = dict[str, Any]
+WARNING = "Warning: "
+"""Beginning of a line among the captions that is no caption."""
+
+
+def to_results(
+    result: Result,
+    view: View,
+    config: LabelConfig,
+    key_frames: Sequence[int],
+    frame_map: FrameMap | None = None,
+    *,
+    job_id: str = "",
+    delivery_id: str = "",
+    texts: bool = True,
+    warnings: Sequence[str] = (),
+) -> list[LabelStudioResult]:
+    """The results that show `result` in a view of a project with this labelling configuration.
+
+    Args:
+        result: the tracks; none gives the texts alone.
+        view: must be the view of `config`.
+        key_frames: 0-based frame indices in the order of the task's `frames`; unused in the box view.
+        frame_map: the clip's; taken from the tracks' times when not given. Unused in the mask view.
+        job_id: written into every result's meta, so that a delivery can tell whether it was made before.
+        delivery_id: the same.
+        texts: whether to fill in the instruction's and the captions' text areas too; leave them out of an
+            answer to a request that was typed there.
+        warnings: sentences that a person should read; they stand below the captions.
+
+    Raises LabelConfigError when the configuration has another view, or fewer labels than there are tracks.
+    """
+    if view != config.view:
+        raise LabelConfigError(
+            f"The project's labelling configuration is for the view {config.view!r}, not {view!r}.",
+            f'Use label_config/{view}_tracks.xml for the view "{view}".',
+        )
+    meta: dict[str, Any] = {"job_id": job_id, "delivery_id": delivery_id} if job_id else {}
+    labels = assign_labels(result.tracks, config)
+    prefix = (delivery_id or job_id or "trajseg")[:8]
+    results: list[LabelStudioResult] = []
+    for number, (track, label) in enumerate(zip(result.tracks, labels, strict=True), 1):
+        name = f"{prefix}-{number}"
+        shown: dict[str, Any] = {**meta, "track_uid": track.uid}
+        if track.caption:
+            shown["text"] = [track.caption]
+        if view == "mask":
+            paint = colour(config.labels.index(label))
+            results += _mask_results(result, track, label, config, key_frames, name, shown, paint)
+        else:
+            box = _box_result(result, track, label, config, frame_map, name, shown)
+            results += [box] if box else []
+    if texts:
+        captions = [f"{label}: {track.caption}" for track, label in zip(result.tracks, labels, strict=True)]
+        if not result.tracks:
+            captions = [result.answer or "No such object in the video."]
+        captions += [f"{WARNING}{warning}" for warning in warnings]
+        results += _text_result(config.instruction, [result.instruction], f"{prefix}-instruction", meta)
+        results += _text_result(config.caption, captions, f"{prefix}-caption", meta)
+    return results
+
+
+def score(result: Result) -> float:
+    """The prediction's score: the mean of its tracks' scores, 0 when there is no track."""
+    scores = [track.score for track in result.tracks]
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+def assign_labels(tracks: Sequence[MaskTrack], config: LabelConfig) -> list[str]:
+    """One label for each track, none twice: the track's own where the project has it, else the next free one.
+
+    Raises LabelConfigError when there are more tracks than labels.
+    """
+    if len(tracks) > len(config.labels):
+        raise LabelConfigError(
+            f"There are {len(tracks)} tracks, but the project has only {len(config.labels)} labels.",
+            "Add labels (track-1, track-2, ...) to the project's labelling configuration.",
+        )
+    own: dict[int, str] = {}
+    for number, track in enumerate(tracks):
+        if track.label in config.labels and track.label not in own.values():
+            own[number] = track.label
+    free = iter([label for label in config.labels if label not in own.values()])
+    return [own[number] if number in own else next(free) for number in range(len(tracks))]
+
+
+def _mask_results(
+    result: Result,
+    track: MaskTrack,
+    label: str,
+    config: LabelConfig,
+    key_frames: Sequence[int],
+    name: str,
+    meta: dict[str, Any],
+    paint: str,
+) -> list[LabelStudioResult]:
+    results = []
+    for item_index, index in enumerate(key_frames):
+        frame = track.frames[index]
+        if frame.rle is None:
+            continue
+        results.append(
+            {
+                "id": f"{name}-{index}",
+                "from_name": config.control,
+                "to_name": config.object_name,
+                "type": config.result_type,
+                "origin": "prediction",
+                "score": round(float(frame.score), 4),
+                "item_index": item_index,
+                "original_width": result.width,
+                "original_height": result.height,
+                "image_rotation": 0,
+                "meta": {**meta, "frame": index},
+                "value": {"imageDataURL": png.to_url(track.mask(index), paint), config.result_type: [label]},
+            }
+        )
+    return results
+
+
+def _box_result(
+    result: Result,
+    track: MaskTrack,
+    label: str,
+    config: LabelConfig,
+    frame_map: FrameMap | None,
+    name: str,
+    meta: dict[str, Any],
+) -> LabelStudioResult | None:
+    frame_map = frame_map or FrameMap(tuple(frame.time for frame in track.frames), result.fps)
+    shown = {index: box for index in range(len(track.frames)) if (box := track.box(index)) is not None}
+    if not shown:
+        return None
+    scale = (100 / result.width, 100 / result.height) * 2
+    last = last_editor_frame(frame_map)
+    percent: dict[int, box_keys.Box] = {}
+    for frame in range(1, last + 1):
+        box = shown.get(frame_map.index_of_editor_frame(frame))
+        if box is not None:
+            x, y, width, height = (side * factor for side, factor in zip(box, scale, strict=True))
+            percent[frame] = (x, y, width, height)
+    if not percent:
+        return None
+    return {
+        "id": name,
+        "from_name": config.control,
+        "to_name": config.object_name,
+        "type": config.result_type,
+        "origin": "prediction",
+        "score": round(float(track.score), 4),
+        "meta": meta,
+        "value": {
+            "framesCount": last,
+            "duration": round(last / frame_map.fps, 6),
+            "labels": [label],
+            "sequence": box_keys.to_sequence(percent, last, frame_map.fps),
+        },
+    }
+
+
+def _text_result(tag: TextTag | None, lines: list[str], name: str, meta: dict[str, Any]) -> list[LabelStudioResult]:
+    lines = [line for line in lines if line.strip()]
+    if tag is None or not lines:
+        return []
+    return [
+        {
+            "id": name,
+            "from_name": tag.name,
+            "to_name": tag.to_name,
+            "type": "textarea",
+            "origin": "prediction",
+            "meta": dict(meta),
+            "value": {"text": lines},
+        }
+    ]

@@ -1,0 +1,1 @@
+"""Projects, connections, and the doctor."""

@@ -1,0 +1,167 @@
+"""`trajseg project` and `trajseg doctor`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+if TYPE_CHECKING:
+    from backend.settings import Settings
+
+_MARKS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
+
+
+@click.group()
+def project() -> None:
+    """Label Studio projects for mask tracks."""
+
+
+_TASK_OPTIONS = (
+    click.argument("videos", nargs=-1),
+    click.option(
+        "--instruction",
+        "-i",
+        "instructions",
+        multiple=True,
+        help="A sentence; every video gets one task for each.",
+    ),
+    click.option(
+        "--tasks",
+        "jsonl",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help='JSONL file, a line a task: {"video": ..., "instruction": ...}.',
+    ),
+)
+
+
+def _with_tasks(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_TASK_OPTIONS):
+        command = option(command)
+    return command
+
+
+@project.command()
+@_with_tasks
+@click.option("--title", required=True, help="Name of the project, 3 to 50 characters.")
+@click.option(
+    "--config",
+    "view",
+    type=click.Choice(["mask", "box"]),
+    help="mask: paint masks on key frames; box: boxes on the video.  [default: TRAJSEG_VIEW, else mask]",
+)
+@click.option("--label", "labels", multiple=True, help="Name of a track; default track-1 to track-8.")
+@click.option(
+    "--backend-url",
+    help="The backend as Label Studio reaches it.  [default: TRAJSEG_PUBLIC_URL, else TRAJSEG_PORT here]",
+)
+@click.option("--no-backend", is_flag=True, help="Do not connect a backend.")
+def create(
+    videos: tuple[str, ...],
+    instructions: tuple[str, ...],
+    jsonl: Path | None,
+    title: str,
+    view: str | None,
+    labels: tuple[str, ...],
+    backend_url: str | None,
+    no_backend: bool,
+) -> None:
+    """Make a project with VIDEOS (files or URLs), a task for each video and instruction, and the backend.
+
+    LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY say where and as whom.
+    """
+    from backend.label_studio.outgoing.delivery import connected
+    from backend.label_studio.setup import project as projects
+    from backend.settings import Settings
+
+    settings = Settings()
+    tasks = projects.wanted(videos, instructions, jsonl)
+    backend = projects.Backend(
+        (backend_url or settings.external_url).rstrip("/"),
+        settings.basic_auth_user,
+        settings.basic_auth_password.get_secret_value(),
+        settings.model_version(),
+    )
+    _tell_of_foreign_links(settings, [task.video for task in tasks])
+    client = connected(settings)
+    try:
+        made = projects.create_project(
+            client,
+            title,
+            "box" if (view or settings.view) == "box" else "mask",
+            tasks,
+            backend=None if no_backend else backend,
+            labels=labels,
+            max_bytes=settings.download_max_bytes,
+            say=click.echo,
+        )
+    finally:
+        client.close()
+    click.echo(f"Project {made.project_id} with {len(made.task_ids)} tasks: {made.url}")
+    if made.backend_id is None:
+        click.echo("No backend is connected: do that in the project's settings under Model.")
+    else:
+        click.echo(f"The backend {backend.url} is connected; open a task, or select tasks and choose")
+        click.echo("Retrieve Predictions, to ask for its tracks.")
+
+
+@project.command()
+@click.argument("project_id", type=int)
+@_with_tasks
+def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...], jsonl: Path | None) -> None:
+    """Add tasks to a project made by `trajseg project create`."""
+    from backend.label_studio.outgoing.delivery import connected
+    from backend.label_studio.setup import project as projects
+    from backend.settings import Settings
+
+    settings = Settings()
+    tasks = projects.wanted(videos, instructions, jsonl)
+    _tell_of_foreign_links(settings, [task.video for task in tasks])
+    client = connected(settings)
+    try:
+        ids = projects.add_tasks(client, project_id, tasks, max_bytes=settings.download_max_bytes, say=click.echo)
+    finally:
+        client.close()
+    click.echo(f"{len(ids)} tasks added: {client.url}/projects/{project_id}/data")
+
+
+@click.command()
+@click.option("--video", help="Also look at a video, a file or URL.")
+@click.option("--project", "project_id", type=int, help="Also look at a Label Studio project and its tasks.")
+@click.option(
+    "--read-only",
+    is_flag=True,
+    help="Make nothing in Label Studio; without this a project is made and deleted to try the connection.",
+)
+def doctor(video: str | None, project_id: int | None, read_only: bool) -> None:
+    """Say what is wrong with a set-up and how to mend it; exits with 1 when something is."""
+    from backend.label_studio.setup.doctor import checks
+    from backend.settings import Settings
+
+    failed = False
+    for check in checks(Settings(), video=video, project_id=project_id, read_only=read_only):
+        mark, colour = _MARKS[check.state]
+        click.echo(f"{click.style(f'{mark:4}', fg=colour)}  {check.name}: {check.words}")
+        if check.remedy and check.state != "ok":
+            click.echo(f"      -> {check.remedy}")
+        failed |= check.state == "fail"
+    sys.exit(1 if failed else 0)
+
+
+def _tell_of_foreign_links(settings: Settings, videos: list[str]) -> None:
+    from backend.label_studio.setup.videos import is_link
+
+    known = [urlsplit(settings.label_studio_url).hostname or "", *settings.media_hosts]
+    hosts = sorted({urlsplit(video).hostname or "" for video in videos if is_link(video)})
+    foreign = [host for host in hosts if not any(_matches(host, pattern) for pattern in known)]
+    if foreign:
+        click.echo("Workers fetch videos only from hosts that they are told of:")
+        click.echo(f"set TRAJSEG_MEDIA_HOSTS={','.join([*settings.media_hosts, *foreign])} for them.")
+
+
+def _matches(host: str, pattern: str) -> bool:
+    return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))

@@ -1,0 +1,237 @@
+"""The doctor's checks inside Label Studio: whether it lets a backend connect, and how a project is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from backend.label_studio.client import LabelStudioClient, Task
+from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY, STATE_KEY, STATES
+from backend.label_studio.setup import project as projects
+from backend.label_studio.setup import videos
+from backend.label_studio.setup.check import Check, video_checks
+from backend.settings import Settings
+from label_config import LabelConfig, fill, parse
+from trajseg.errors import LabelStudioError, TrajSegError
+
+TASKS_LOOKED_AT = 3
+"""Tasks of a project whose video is fetched and decoded."""
+
+
+def try_out(client: LabelStudioClient, settings: Settings) -> Check:
+    """Connects the backend to a project made and deleted for that: only so the SSRF settings show."""
+    name, url = "Connection", settings.external_url
+    password = settings.basic_auth_password.get_secret_value()
+    try:
+        project_id = client.create_project("trajseg doctor", fill("mask"))
+    except LabelStudioError as error:
+        return Check(name, "fail", error.message, error.remedy or "Use the token of a user who may make projects.")
+    try:
+        client.connect_backend(project_id, url, title="trajseg", user=settings.basic_auth_user, password=password)
+    except LabelStudioError as error:
+        return _refusal(client, project_id, url, error)
+    finally:
+        client.delete_project(project_id)
+    return Check(name, "ok", f"Label Studio reaches {url} and may use it")
+
+
+def project(client: LabelStudioClient, settings: Settings, project_id: int) -> Iterator[Check]:
+    """What keeps a project's tasks from being labelled."""
+    name = f"Project {project_id}"
+    try:
+        form = client.project(project_id)
+        config = parse(str(form["label_config"]))
+        yield Check(name, "ok", f"{form.get('title')!r}, view {config.view}, {len(config.labels)} labels")
+        yield from _settings_of(client, settings, project_id, form)
+        tasks = client.tasks(project_id)
+    except TrajSegError as error:
+        yield Check(name, "fail", error.message, error.remedy)
+        return
+    if not tasks:
+        yield Check(name, "warn", "it has no tasks", f"trajseg project add {project_id} VIDEOS --instruction ...")
+    yield from _data_of(name, config, tasks)
+    yield from _review_of(name, tasks)
+    for task in tasks[:TASKS_LOOKED_AT]:
+        yield from _video_of(client, settings, config, task)
+
+
+def _refusal(client: LabelStudioClient, project_id: int, url: str, error: LabelStudioError) -> Check:
+    name = "Connection"
+    if "reserved network address" in error.message:
+        # With ML_BLOCK_LOCAL_IP off the backend's row is written, and then the webhook for it is refused.
+        setting = "SSRF_PROTECTION_ENABLED" if _rows(client, project_id) else "ML_BLOCK_LOCAL_IP"
+        return Check(
+            name,
+            "fail",
+            f"Label Studio refuses {url}, which is in a private network ({setting} is on)",
+            "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false, both, or "
+            "give the backend a public address (TRAJSEG_PUBLIC_URL).",
+        )
+    if "authentication parameters" in error.message:
+        return Check(
+            name,
+            "fail",
+            f"the backend at {url} does not take the user name and password that are set here",
+            "Set the same TRAJSEG_BASIC_AUTH_USER and TRAJSEG_BASIC_AUTH_PASSWORD as for the backend.",
+        )
+    return Check(
+        name,
+        "fail",
+        f"Label Studio cannot use the backend at {url}: {error.message}",
+        error.remedy or "Set TRAJSEG_PUBLIC_URL to an address of the backend that Label Studio's machine reaches.",
+    )
+
+
+def _rows(client: LabelStudioClient, project_id: int) -> list[dict[str, Any]]:
+    try:
+        return client.ml_backends(project_id)
+    except LabelStudioError:
+        return []
+
+
+def _settings_of(
+    client: LabelStudioClient, settings: Settings, project_id: int, form: dict[str, Any]
+) -> Iterator[Check]:
+    name = f"Project {project_id}"
+    backends = client.ml_backends(project_id)
+    ours = [one for one in backends if str(one.get("url", "")).rstrip("/") == settings.external_url]
+    if not ours:
+        urls = ", ".join(str(one.get("url")) for one in backends) or "none"
+        yield Check(
+            name,
+            "fail",
+            f"the backend {settings.external_url} is not connected (connected: {urls})",
+            "Connect it in the project's settings under Model, with interactive preannotations on.",
+        )
+    elif ours[0].get("state") not in ("CO", "PR", "TR"):
+        yield Check(
+            name,
+            "fail",
+            f"the backend is connected, but Label Studio cannot use it: {ours[0].get('error_message')}",
+            "Start the backend, then open the project's settings under Model.",
+        )
+    elif not ours[0].get("is_interactive"):
+        yield Check(
+            name,
+            "warn",
+            "interactive preannotations are off: an instruction typed in the page does nothing",
+            "Switch them on for the backend in the project's settings under Model.",
+        )
+    else:
+        yield Check(name, "ok", "the backend is connected and interactive")
+    if ours:
+        yield from _webhook_of(client, settings, project_id)
+    yield _sampling_of(name, form, settings)
+    if not form.get("show_collab_predictions"):
+        yield Check(
+            name,
+            "warn",
+            "predictions are not shown to annotators",
+            "Switch on 'Use predictions to prelabel tasks' in the project's settings under Annotation.",
+        )
+
+
+def _webhook_of(client: LabelStudioClient, settings: Settings, project_id: int) -> Iterator[Check]:
+    """Whether annotations are told of at once; without that they are found by a sweep."""
+    name = f"Project {project_id}"
+    late = f"annotations are found within {settings.annotation_sweep_seconds:g} s all the same"
+    held = projects.webhooks_of(client, project_id, settings.external_url)
+    if not held:
+        yield Check(
+            name,
+            "warn",
+            f"no webhook leads to {settings.external_url}/webhook: {late}",
+            "Add it in the project's settings under Webhooks, for all actions.",
+        )
+        return
+    header = projects.authorization(settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
+    if not any(one.get("is_active") for one in held):
+        yield Check(name, "warn", f"the webhook is switched off: {late}", "Switch it on under Webhooks.")
+    elif header and not any((one.get("headers") or {}) == header for one in held):
+        yield Check(
+            name,
+            "warn",
+            f"the webhook has not the backend's user name and password, and is refused: {late}",
+            "Add the header Authorization: Basic ... to it under Webhooks, or connect the backend by "
+            "`trajseg project create`.",
+        )
+    else:
+        yield Check(name, "ok", "a webhook tells of annotations at once")
+
+
+def _sampling_of(name: str, form: dict[str, Any], settings: Settings) -> Check:
+    """Whether the label stream begins with what is most doubtful."""
+    # Label Studio looks for predictions of the project's model version, which is the backend's title.
+    if form.get("sampling") == projects.MOST_DOUBTFUL_FIRST and form.get("model_version") == settings.model_version():
+        return Check(name, "ok", "the most doubtful task comes first when labelling")
+    order = str(form.get("sampling") or "unknown").lower()
+    return Check(name, "ok", f"tasks are labelled by {order!r}; the Data Manager sorts by {DOUBT_KEY}")
+
+
+def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
+    """Whether predicted tasks say what to look at next."""
+    predicted = [task for task in tasks if task.data.get(STATE_KEY)]
+    without = [task.id for task in predicted if DOUBT_KEY not in task.data]
+    if without:
+        yield Check(
+            name,
+            "warn",
+            f"tasks {_some(without)} have a prediction but no `{DOUBT_KEY}` to sort by",
+            "They were predicted by an older version: POST /jobs/<id>/retry predicts them anew.",
+        )
+    elif predicted:
+        refined = sum(task.data.get(STATE_KEY) == STATES["refine"] for task in predicted)
+        words = f"{len(predicted)} tasks have a prediction, {refined} of them refined from corrections"
+        yield Check(name, "ok", f"{words}; {REVIEW_KEY} says where to look")
+
+
+def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Check]:
+    for key in (config.video_key, "instruction"):
+        without = [task.id for task in tasks if not task.data.get(key)]
+        if without:
+            yield Check(name, "fail", f"tasks {_some(without)} have no `{key}`", f"Add `{key}` to their data.")
+    if config.view == "mask":
+        empty = [task.id for task in tasks if task.data.get(config.frames_key) == []]
+        if empty:
+            yield Check(
+                name,
+                "fail",
+                f"tasks {_some(empty)} have an empty `{config.frames_key}`: their pages do not open",
+                f"Remove `{config.frames_key}` from their data, or wait for the first prediction.",
+            )
+    if config.fps_key:
+        without = [task.id for task in tasks if config.fps_key not in task.data]
+        if without:
+            yield Check(
+                name,
+                "warn",
+                f"tasks {_some(without)} have no `{config.fps_key}`: the editor counts 24 frames a second",
+                "The first prediction sets it.",
+            )
+
+
+def _video_of(client: LabelStudioClient, settings: Settings, config: LabelConfig, task: Task) -> Iterator[Check]:
+    address = str(task.data.get(config.video_key) or "")
+    told = task.data.get(config.fps_key) if config.fps_key else config.frame_rate
+    name = f"task {task.id}"
+    try:
+        if address.startswith("/data/"):
+            with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
+                path = Path(folder) / "video"
+                client.download(address, path, settings.download_max_bytes)
+                yield from video_checks(name, path, _number(told))
+        elif address and not videos.is_opaque(address):
+            with videos.local_file(address, settings.download_max_bytes) as path:
+                yield from video_checks(name, path, _number(told))
+    except TrajSegError as error:
+        yield Check("Video", "fail", f"{name}: {error.message}", error.remedy)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

@@ -1,0 +1,279 @@
+"""The doctor: looks at a set-up, from Label Studio to the checkpoint, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import ipaddress
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import ArgumentError
+
+from backend.label_studio.client import TESTED_VERSION, LabelStudioClient
+from backend.label_studio.outgoing.delivery import connected
+from backend.label_studio.setup import connection, videos
+from backend.label_studio.setup.check import Check, video_checks
+from backend.settings import Settings
+from trajseg.errors import LabelStudioError, TrajSegError
+
+PACKAGES = (
+    "trajseg",
+    "label-studio-sdk",
+    "av",
+    "numpy",
+    "rq",
+    "redis",
+    "sqlalchemy",
+    "torch",
+    "transformers",
+)
+SECONDS = 5.0
+"""How long an answer may take."""
+
+
+def checks(
+    settings: Settings, *, video: str | None = None, project_id: int | None = None, read_only: bool = False
+) -> Iterator[Check]:
+    """Looks at everything, one after the other, and never raises for what it finds.
+
+    Args:
+        video: a file or URL to look at too.
+        project_id: a Label Studio project to look at too, with its first tasks.
+        read_only: leave out the check that makes (and deletes) a project in Label Studio.
+    """
+    yield packages()
+    yield model(settings)
+    yield torch()
+    yield redis(settings)
+    yield database(settings)
+    health = backend(settings)
+    yield health
+    yield public_url(settings)
+    reached = label_studio(settings)
+    yield reached
+    if reached.state != "fail":
+        client, checked = token(settings)
+        yield checked
+        if client is not None:
+            yield from _with_token(client, settings, project_id, read_only, health.state != "fail")
+    if video is not None:
+        yield from _video(video, settings)
+
+
+def packages() -> Check:
+    """Versions of what matters."""
+    found = {name: _version(name) for name in PACKAGES}
+    words = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    missing = [name for name in PACKAGES[:-2] if not found[name]]
+    words = f"Python {platform.python_version()}, {words}"
+    if missing:
+        return Check("Packages", "fail", f"{words}; missing: {', '.join(missing)}", "pip install trajseg")
+    return Check("Packages", "ok", words)
+
+
+def model(settings: Settings) -> Check:
+    """Whether the checkpoint is there."""
+    import trajseg
+
+    folder = Path(settings.model)
+    if not folder.is_dir():
+        folder = Path(trajseg.__file__).parent / "checkpoints" / settings.model
+    remedy = "Set TRAJSEG_MODEL to a shipped model (trajseg-tiny) or to a checkpoint folder."
+    if not (folder / "config.json").is_file():
+        return Check("Model", "fail", f"{settings.model!r} is neither shipped nor a checkpoint folder", remedy)
+    if not list(folder.glob("*.safetensors")):
+        return Check("Model", "fail", f"{folder} has no weights (*.safetensors)", remedy)
+    return Check("Model", "ok", f"{settings.model_version()} in {folder}")
+
+
+def torch() -> Check:
+    """Whether torch is installed; it is not loaded for that."""
+    missing = [name for name in ("torch", "torchvision", "sam2") if importlib.util.find_spec(name) is None]
+    if missing:
+        return Check(
+            "Torch",
+            "warn",
+            f"{', '.join(missing)} not installed: this machine can run the backend, but no worker",
+            'pip install "trajseg[model]"',
+        )
+    gpu = os.path.exists("/dev/nvidiactl")
+    words = f"torch {_version('torch')}, {'an NVIDIA driver is there' if gpu else 'no NVIDIA driver: CPU'}"
+    return Check("Torch", "ok", words)
+
+
+def redis(settings: Settings) -> Check:
+    """Whether the queue's server answers."""
+    if "redis_url" not in settings.model_fields_set:
+        return Check("Queue", "ok", "REDIS_URL is not set: `trajseg serve` starts a server of its own")
+    from redis import Redis, RedisError
+
+    try:
+        client = Redis.from_url(settings.redis_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
+        client.ping()
+    except (RedisError, ValueError, OSError) as error:
+        return Check(
+            "Queue",
+            "fail",
+            f"nothing answers at REDIS_URL: {error}",
+            "Start Redis or Valkey, mend REDIS_URL, or unset it and use `trajseg serve`.",
+        )
+    return Check("Queue", "ok", "the server at REDIS_URL answers")
+
+
+def database(settings: Settings) -> Check:
+    """Whether the store can be opened; it is not made for that."""
+    from backend.store.database import Database
+
+    remedy = "Mend DATABASE_URL, or unset it for a file in TRAJSEG_DATA_DIR."
+    try:
+        url = make_url(settings.store_url)
+        if url.get_backend_name() == "sqlite" and url.database:
+            file = Path(url.database)
+            nearest = next(folder for folder in (file, *file.absolute().parents) if folder.exists())
+            if not os.access(nearest, os.W_OK):
+                return Check("Store", "fail", f"{nearest} cannot be written", remedy)
+            if not file.exists():
+                return Check("Store", "ok", f"{file} will be made at the first start")
+        store = Database(settings.store_url)
+        with store.read() as session:
+            session.execute(text("SELECT 1"))
+        store.close()
+    except TrajSegError as error:
+        return Check("Store", "fail", error.message, error.remedy or remedy)
+    except ArgumentError:
+        return Check("Store", "fail", "DATABASE_URL is not a database URL", remedy)
+    return Check("Store", "ok", store.name)
+
+
+def backend(settings: Settings) -> Check:
+    """Whether the backend answers at the address that browsers and Label Studio are told."""
+    url = settings.external_url
+    remedy = "Start it with `trajseg serve`, or mend TRAJSEG_PUBLIC_URL (or TRAJSEG_PORT)."
+    try:
+        answer = httpx.get(f"{url}/health", timeout=SECONDS, follow_redirects=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Check("Backend", "fail", f"it does not answer at {url}: {error}", remedy)
+    try:
+        form = answer.json()
+    except ValueError:
+        form = None
+    if not isinstance(form, dict) or "model_version" not in form:
+        return Check("Backend", "fail", f"what answers at {url} is not trajseg ({answer.status_code})", remedy)
+    if answer.status_code != 200 or form.get("status") != "UP":
+        return Check("Backend", "fail", f"{url} is not well: {form}", "See the backend's log.")
+    words = f"{url} serves {form['model_version']}"
+    if form["model_version"] != settings.model_version():
+        return Check(
+            "Backend",
+            "warn",
+            f"{words}, but TRAJSEG_MODEL here is {settings.model_version()}",
+            "Start backend and workers with the same TRAJSEG_MODEL.",
+        )
+    return Check("Backend", "ok", words)
+
+
+def public_url(settings: Settings) -> Check:
+    """Whether browsers can reach the backend, as far as addresses tell."""
+    url, studio = urlsplit(settings.external_url), urlsplit(settings.label_studio_url)
+    if studio.scheme == "https" and url.scheme == "http":
+        return Check(
+            "Public URL",
+            "fail",
+            f"Label Studio is served by https, {settings.external_url} is not: browsers block its pictures",
+            "Serve the backend by https and set TRAJSEG_PUBLIC_URL to that address.",
+        )
+    if _loopback(url.hostname) and not _loopback(studio.hostname):
+        return Check(
+            "Public URL",
+            "fail" if settings.public_url else "warn",
+            f"{settings.external_url} means another machine in every browser, and in Label Studio",
+            "Set TRAJSEG_PUBLIC_URL to an address that browsers and Label Studio reach.",
+        )
+    if _loopback(url.hostname):
+        return Check("Public URL", "ok", f"{settings.external_url}, for browsers on this machine only")
+    return Check("Public URL", "ok", settings.external_url)
+
+
+def label_studio(settings: Settings) -> Check:
+    """Whether Label Studio answers, and which version it is."""
+    url = settings.label_studio_url
+    remedy = "Start Label Studio, or mend LABEL_STUDIO_URL."
+    try:
+        answer = httpx.get(f"{url}/api/version", timeout=SECONDS, follow_redirects=True)
+        version = str(answer.json()["release"])
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Check("Label Studio", "fail", f"it does not answer at {url}: {error}", remedy)
+    except (ValueError, KeyError, TypeError):
+        return Check("Label Studio", "fail", f"what answers at {url} is not Label Studio", remedy)
+    if version != TESTED_VERSION:
+        return Check(
+            "Label Studio",
+            "warn",
+            f"{version} at {url}; trajseg is tested with {TESTED_VERSION}",
+            f"pip install label-studio=={TESTED_VERSION}",
+        )
+    return Check("Label Studio", "ok", f"{version} at {url}")
+
+
+def token(settings: Settings) -> tuple[LabelStudioClient | None, Check]:
+    """Whether the token works, and the client with it."""
+    client = None
+    try:
+        client = connected(settings)
+        owner = client.whoami()
+    except LabelStudioError as error:
+        if client is not None:
+            client.close()
+        return None, Check("Token", "fail", error.message, error.remedy)
+    words = f"{client.token_kind} token of {owner}"
+    if client.token_kind == "access":
+        return client, Check(
+            "Token",
+            "warn",
+            f"{words}, which ends within minutes",
+            "Set LABEL_STUDIO_API_KEY to the personal access token itself.",
+        )
+    return client, Check("Token", "ok", words)
+
+
+def _with_token(
+    client: LabelStudioClient, settings: Settings, project_id: int | None, read_only: bool, well: bool
+) -> Iterator[Check]:
+    try:
+        if not read_only and well:
+            yield connection.try_out(client, settings)
+        if project_id is not None:
+            yield from connection.project(client, settings, project_id)
+    finally:
+        client.close()
+
+
+def _video(video: str, settings: Settings) -> Iterator[Check]:
+    try:
+        with videos.local_file(video, settings.download_max_bytes) as path:
+            yield from video_checks(video, path)
+    except TrajSegError as error:
+        yield Check("Video", "fail", error.message, error.remedy)
+
+
+def _loopback(host: str | None) -> bool:
+    if host in (None, "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(socket.gethostbyname(str(host))).is_loopback
+    except (OSError, ValueError):
+        return False
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

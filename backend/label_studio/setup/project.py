@@ -1,0 +1,241 @@
+"""Makes a Label Studio project that is ready to be asked: configuration, videos, tasks, ML backend."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.outgoing.delivery import DOUBT_KEY
+from backend.label_studio.setup import videos
+from backend.label_studio.setup.videos import Placed, Say
+from label_config import LabelConfig, View, fill, parse
+from trajseg.engines.base import check_instruction
+from trajseg.errors import InputError, LabelStudioError
+
+MOST_DOUBTFUL_FIRST = "Uncertainty sampling"
+"""Label Studio's name for it."""
+HIDDEN_COLUMNS = (
+    "tasks:inner_id",
+    "tasks:cancelled_annotations",
+    "tasks:annotations_results",
+    "tasks:predictions_results",
+    "tasks:predictions_model_versions",
+    "tasks:file_upload",
+    "tasks:storage_filename",
+    "tasks:created_at",
+    "tasks:updated_at",
+    "tasks:completed_at",
+    "tasks:annotations_ids",
+    "tasks:updated_by",
+    "tasks:draft_exists",
+    "tasks:avg_lead_time",
+)
+HELP = (
+    "<p>Each label (track-1, track-2, ...) is one object of the instruction. Correct the masks on the "
+    "pictures with brush and eraser, then submit: what you painted is carried to all other frames, and comes "
+    "back as a new prediction. With Auto-Annotation on, type another instruction to get its tracks, or choose "
+    "hint and the smart tool and draw a rectangle around an object to get one.</p>"
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One task to be made: a video (path or URL) and a sentence about it."""
+
+    video: str
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The ML backend to connect: its address as Label Studio reaches it, and Basic authentication if any.
+
+    The title becomes the project's model version, and uncertainty sampling asks for predictions of just that.
+    """
+
+    url: str
+    user: str = ""
+    password: str = ""
+    title: str = "trajseg"
+
+
+@dataclass(frozen=True)
+class Created:
+    """A project that was made."""
+
+    project_id: int
+    url: str
+    task_ids: tuple[int, ...]
+    backend_id: int | None
+
+
+def wanted(video_paths: Sequence[str], instructions: Sequence[str], jsonl: Path | None = None) -> list[Wanted]:
+    """Every video with every instruction, then the lines of a JSONL file of {"video", "instruction"}.
+
+    A relative path in the file is meant from the file's folder. Raises InputError, InstructionError.
+    """
+    if video_paths and not instructions:
+        raise InputError("The videos have no instruction.", "Give at least one with --instruction.")
+    made = [Wanted(video, check_instruction(text)) for video, text in product(video_paths, dict.fromkeys(instructions))]
+    if jsonl is not None:
+        made += _lines(jsonl)
+    if not made:
+        raise InputError("There is nothing to make tasks of.", "Name videos, or a JSONL file with --tasks.")
+    return list(dict.fromkeys(made))
+
+
+def create_project(
+    client: LabelStudioClient,
+    title: str,
+    view: View,
+    tasks: Sequence[Wanted],
+    *,
+    backend: Backend | None,
+    labels: Sequence[str] = (),
+    max_bytes: int = 4 * 2**30,
+    say: Say = print,
+) -> Created:
+    """Makes the project, connects the backend, and adds the tasks.
+
+    Videos and connection are tried first: when one of them is refused no half-made project is left behind.
+    Raises VideoError, LabelConfigError, LabelStudioError.
+    """
+    for video in dict.fromkeys(task.video for task in tasks):
+        videos.check(video, max_bytes)
+    project_id = client.create_project(
+        title,
+        fill(view, labels or None),
+        # Predictions are shown to people, and asked for when a task without one is opened.
+        show_collab_predictions=True,
+        enable_empty_annotation=True,
+        expert_instruction=HELP,
+        show_instruction=False,
+        # The prediction with the lowest score comes first.
+        sampling=MOST_DOUBTFUL_FIRST,
+    )
+    try:
+        backend_id = connect(client, project_id, backend) if backend else None
+        add_views(client, project_id, fill(view, labels or None))
+        task_ids = add_tasks(client, project_id, tasks, max_bytes=max_bytes, say=say)
+    except BaseException:
+        client.delete_project(project_id)
+        raise
+    return Created(project_id, f"{client.url}/projects/{project_id}/data", tuple(task_ids), backend_id)
+
+
+def connect(client: LabelStudioClient, project_id: int, backend: Backend) -> int:
+    """Connects the backend to a project and returns the connection's id. Raises LabelStudioError."""
+    try:
+        backend_id = client.connect_backend(
+            project_id, backend.url, title=backend.title, user=backend.user, password=backend.password
+        )
+        authorize_webhooks(client, project_id, backend)
+        return backend_id
+    except LabelStudioError as error:
+        if error.remedy:
+            raise
+        raise LabelStudioError(
+            error.message,
+            f"Label Studio itself must reach {backend.url}: start the backend (`trajseg serve`), set "
+            "TRAJSEG_PUBLIC_URL, and run `trajseg doctor`.",
+        ) from error
+
+
+def webhooks_of(client: LabelStudioClient, project_id: int, url: str) -> list[dict[str, Any]]:
+    """The project's webhooks that lead to a backend."""
+    return [one for one in client.webhooks(project_id) if str(one.get("url", "")).rstrip("/") == f"{url}/webhook"]
+
+
+def authorization(user: str, password: str) -> dict[str, str]:
+    """The header of Basic authentication; none where no user is set."""
+    if not user:
+        return {}
+    token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+    return {"Authorization": f"Basic {token}"}
+
+
+def authorize_webhooks(client: LabelStudioClient, project_id: int, backend: Backend) -> None:
+    """Have webhooks carry the backend's user and password, which Label Studio gives to its other requests only."""
+    header = authorization(backend.user, backend.password)
+    for webhook in webhooks_of(client, project_id, backend.url) if header else ():
+        client.update_webhook(int(webhook["id"]), headers=header)
+
+
+def add_views(client: LabelStudioClient, project_id: int, label_config: str) -> None:
+    """Tabs for the Data Manager: all tasks, and those to look at next, without the long columns."""
+    config = parse(label_config)
+    long = [f"tasks:data.{key}" for key in (config.frames_key, "frame_index", config.video_key, config.fps_key) if key]
+    common = {
+        "type": "list",
+        "target": "tasks",
+        "hiddenColumns": {"explore": [*long, *HIDDEN_COLUMNS], "labeling": [*long, *HIDDEN_COLUMNS]},
+        "columnsDisplayType": {f"tasks:data.{DOUBT_KEY}": "Number"},
+    }
+    client.create_view(project_id, {"title": "Default", **common})
+    ordering = [f"-tasks:data.{DOUBT_KEY}"]
+    client.create_view(project_id, {"title": "Most doubtful first", "ordering": ordering, **common})
+
+
+def add_tasks(
+    client: LabelStudioClient,
+    project_id: int,
+    tasks: Sequence[Wanted],
+    *,
+    max_bytes: int = 4 * 2**30,
+    say: Say = print,
+) -> list[int]:
+    """Adds tasks to a project of trajseg's and returns their ids; a video of several tasks is uploaded once.
+
+    Raises VideoError, LabelConfigError, LabelStudioError.
+    """
+    config = parse(str(client.project(project_id)["label_config"]))
+    placed: dict[str, Placed] = {}
+    for number, video in enumerate(dict.fromkeys(task.video for task in tasks), 1):
+        placed[video] = videos.place(client, project_id, video, config.view == "mask", max_bytes, say)
+        say(f"{video}: in the project ({number} of {len({task.video for task in tasks})}).")
+    return client.add_tasks(project_id, [task_data(config, task, placed[task.video]) for task in tasks])
+
+
+def task_data(config: LabelConfig, task: Wanted, placed: Placed) -> dict[str, Any]:
+    """What stands in a task before its first prediction.
+
+    An empty list of frames makes Label Studio's page break, a missing one does not: so there is none.
+    """
+    data: dict[str, Any] = {config.video_key: placed.address, "instruction": task.instruction}
+    if config.fps_key and placed.fps is not None:
+        data[config.fps_key] = placed.fps
+    if config.frames_key and placed.frames:
+        data[config.frames_key] = list(placed.frames)
+        data["frame_index"] = list(placed.frame_index)
+    return data
+
+
+def _lines(path: Path) -> list[Wanted]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    made = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            form = json.loads(line)
+            video, instruction = form["video"], form["instruction"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"Line {number} of {path} is not a task.",
+                'A line is {"video": "clip.mp4", "instruction": "the red car"}.',
+            ) from error
+        if not isinstance(video, str) or not isinstance(instruction, str):
+            raise InputError(f"Line {number} of {path}: video and instruction must be text.")
+        if not videos.is_link(video) and not videos.is_opaque(video):
+            video = str(path.parent / video)
+        made.append(Wanted(video, check_instruction(instruction)))
+    return made

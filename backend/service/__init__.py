@@ -1,0 +1,1 @@
+"""What the backend does with Label Studio's requests."""

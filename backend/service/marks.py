@@ -1,0 +1,156 @@
+"""Hints: a smart rectangle drawn on a picture says where an object is; which track it is about is found here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from backend.label_studio import png
+from backend.label_studio.incoming.payloads import Context, ContextResult, Held, Task
+from label_config import LabelConfig
+from trajseg.errors import TaskError
+from trajseg.tracks import Box, Result
+
+CLICK_PIXELS = 6.0
+"""A rectangle with no side longer than this, or than CLICK_SHARE of the picture's side, is meant as a point."""
+CLICK_SHARE = 0.012
+OVERLAP = 0.2
+"""IoU of boxes from which on a rectangle is about the track that it lies on."""
+
+
+def hints(context: Context, config: LabelConfig, task: Task) -> list[dict[str, Any]]:
+    """What was hinted at, as a refine job's `params["hints"]`, without labels yet; see worker.kinds.refining.Hint.
+
+    Rectangles on pictures whose frame is not known are left out.
+    """
+    indices = task.data.get("frame_index")
+    if config.hint is None or not isinstance(indices, list):
+        return []
+    return [
+        {"index": index, "box": list(box), "point": _is_click(one, box), "named": _named(one, config)}
+        for one in context.rectangles(config.hint)
+        if (index := _frame(one, indices)) is not None and (box := _pixels(one)) is not None
+    ]
+
+
+def with_labels(
+    found: Sequence[dict[str, Any]], result: Result | None, config: LabelConfig, task: Task
+) -> list[dict[str, Any]]:
+    """The hints, each with the label of the track that it is about.
+
+    In this order: the track that its own label names; one that lies under it on that frame; the only one that is
+    not in that frame although it is in others; a new one under a label that nothing has yet.
+
+    Raises TaskError where no label is left for a new track.
+    """
+    taken = set().union(*(held.labels("") for held in (*task.annotations, *task.drafts, *task.predictions)))
+    taken |= {track.label for track in result.tracks} if result else set()
+    told = []
+    for hint in found:
+        label = hint["named"] or _meant(hint, result)
+        if not label:
+            label = next((one for one in config.labels if one not in taken), "")
+        if not label:
+            raise TaskError(
+                f"All {len(config.labels)} labels of the project are taken in task {task.id}.",
+                "Add labels (track-9, ...) to the project's labelling configuration.",
+            )
+        taken.add(label)
+        told.append({"label": label, **{key: hint[key] for key in ("index", "box", "point")}})
+    return told
+
+
+def digest(told: Sequence[dict[str, Any]], base_job_id: str | None) -> str:
+    """What tells one set of hints from another."""
+    return hashlib.sha256(json.dumps([list(told), base_job_id]).encode()).hexdigest()[:32]
+
+
+def base_job(task: Task, model_version: str) -> str | None:
+    """The job of the newest prediction of ours that the task has, of this model version before others."""
+    ours = [
+        (held.model_version == model_version, held.id or 0, job) for held in task.predictions for job in _jobs(held)
+    ]
+    return max(ours)[2] if ours else None
+
+
+def empty_places(results: Sequence[dict[str, Any]], task: Task, config: LabelConfig) -> list[dict[str, Any]]:
+    """Those of the results on whose picture the page has no region of their label yet.
+
+    A second region of one label would be added to the first: what repairs it comes as a prediction.
+    """
+    drawn = [held.result for held in task.drafts[-1:] or task.annotations[-1:] or task.predictions[-1:]]
+    places = {place for held in drawn for item in held for place in _places(item, config)}
+    return [item for item in results if not any(place in places for place in _places(item, config))]
+
+
+def _jobs(held: Held) -> Iterator[str]:
+    for item in held.result:
+        meta = item.get("meta")
+        if isinstance(meta, dict) and meta.get("job_id"):
+            yield str(meta["job_id"])
+            return
+
+
+def _places(item: dict[str, Any], config: LabelConfig) -> Iterator[tuple[str, int]]:
+    value = item.get("value")
+    if item.get("from_name") != config.control or not isinstance(value, dict):
+        return
+    url = value.get("imageDataURL")
+    if isinstance(url, str) and not png.from_url(url).any():
+        return
+    for label in value.get(config.result_type) or []:
+        yield str(label), int(item.get("item_index") or 0)
+
+
+def _named(one: ContextResult, config: LabelConfig) -> str:
+    labels = one.value.get("rectanglelabels")
+    return next((label for label in labels if label in config.labels), "") if isinstance(labels, list) else ""
+
+
+def _frame(one: ContextResult, indices: Sequence[Any]) -> int | None:
+    # Label Studio leaves item_index out where the task has one picture.
+    position = one.item_index or 0
+    index = indices[position] if 0 <= position < len(indices) else None
+    return index if isinstance(index, int) and index >= 0 else None
+
+
+def _pixels(one: ContextResult) -> Box | None:
+    try:
+        x, y, width, height = (float(one.value[key]) for key in ("x", "y", "width", "height"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    across, down = one.original_width / 100, one.original_height / 100
+    if across <= 0 or down <= 0:
+        return None
+    return round(x * across, 2), round(y * down, 2), round(width * across, 2), round(height * down, 2)
+
+
+def _is_click(one: ContextResult, box: Box) -> bool:
+    longest = max(CLICK_PIXELS, CLICK_SHARE * max(one.original_width, one.original_height))
+    return max(box[2], box[3]) <= longest
+
+
+def _meant(hint: dict[str, Any], result: Result | None) -> str:
+    if result is None or not 0 <= hint["index"] < result.frame_count:
+        return ""
+    index, box = hint["index"], hint["box"]
+    under = [(_overlap(box, track.box(index), hint["point"]), track.label) for track in result.tracks]
+    best = max(under, default=(0.0, ""))
+    if best[0] >= OVERLAP:
+        return best[1]
+    lost = [track.label for track in result.tracks if track.frames[index].rle is None and track.present]
+    return lost[0] if len(lost) == 1 else ""
+
+
+def _overlap(box: Sequence[float], other: Box | None, point: bool) -> float:
+    """IoU of two boxes; of a point, whether it lies in the other one."""
+    if other is None:
+        return 0.0
+    left, top = max(box[0], other[0]), max(box[1], other[1])
+    right, bottom = min(box[0] + box[2], other[0] + other[2]), min(box[1] + box[3], other[1] + other[3])
+    both = max(right - left, 0.0) * max(bottom - top, 0.0)
+    if point:
+        return 1.0 if both > 0 else 0.0
+    return both / max(box[2] * box[3] + other[2] * other[3] - both, 1e-9)

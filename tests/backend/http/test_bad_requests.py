@@ -1,0 +1,120 @@
+"""What is wrong with a request is told in words, as JSON, and is never a crash."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import pytest
+from flask.testing import FlaskClient
+
+from backend.http.app import create_app
+from backend.settings import Settings
+from backend.store import Store
+from trajseg.errors import InputError
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("route", ["/setup", "/predict", "/webhook"])
+@pytest.mark.parametrize("body", ["{", "", "[]", "null", '"text"', "{}", '{"tasks": 3, "action": []}'])
+def test_a_malformed_body_is_refused_in_words(route: str, body: str, client: FlaskClient) -> None:
+    answer = client.post(route, data=body, headers=JSON)
+    assert answer.status_code == 400
+    assert answer.json["error"]
+    assert answer.json["remedy"]
+
+
+def test_the_key_at_fault_is_named_and_its_value_is_not_repeated(client: FlaskClient) -> None:
+    answer = client.post("/setup", json={"project": "6.1", "schema": ["secret"], "access_token": "secret"})
+    assert "`schema`" in answer.json["error"]
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("project", ["", "abc", "-1", ".5", "9" * 40, "6." + "1" * 99])
+def test_a_project_that_is_none_is_refused(project: str, client: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+    answer = client.post("/predict", json={**predict_body(1), "project": project})
+    assert answer.status_code == 400
+    assert "`project`" in answer.json["error"]
+
+
+def test_no_tasks_are_no_error(client: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+    assert client.post("/predict", json={**predict_body(1), "tasks": []}).json == {"results": []}
+
+
+def test_other_content_types_are_refused(client: FlaskClient) -> None:
+    answer = client.post("/predict", data="tasks=1")
+    assert answer.status_code == 415
+    assert "application/json" in answer.json["remedy"]
+
+
+def test_a_request_that_is_too_large_is_refused(settings: Settings, store: Store) -> None:
+    settings.max_request_bytes = 70_000
+    client = create_app(settings, store).test_client()
+    answer = client.post("/predict", data=b"x" * 80_000, headers=JSON)
+    assert answer.status_code == 413
+    assert "TRAJSEG_MAX_REQUEST_BYTES" in answer.json["remedy"]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/predict", 405)])
+def test_wrong_addresses_are_told_as_json(method: str, path: str, status: int, client: FlaskClient) -> None:
+    answer = client.open(path, method=method)
+    assert answer.status_code == status
+    assert answer.json["error"]
+
+
+def test_an_error_that_nobody_foresaw_hides_its_details(client: FlaskClient, monkeypatch, predict_body) -> None:  # type: ignore[no-untyped-def]
+    service = client.application.extensions["trajseg"]
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the password is 1234")
+
+    monkeypatch.setattr(service.store, "add_jobs", broken)
+    answer = client.post("/predict", json=predict_body(1))
+    assert answer.status_code == 500
+    assert "RuntimeError" in answer.json["error"]
+    assert "1234" not in answer.text
+
+
+def test_a_store_that_is_gone_is_told_by_health_and_by_every_request(settings: Settings, predict_body) -> None:  # type: ignore[no-untyped-def]
+    client = create_app(settings, Store("postgresql://me:secret@127.0.0.1:1/none")).test_client()
+    health = client.get("/health")
+    assert health.status_code == 503
+    assert health.json["status"] == "DOWN"
+    answer = client.post("/predict", json=predict_body(1))
+    assert answer.status_code == 503
+    assert "DATABASE_URL" in answer.json["remedy"]
+    assert "secret" not in answer.text + health.text
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def test_basic_authentication_guards_all_but_health_and_signed_links(
+    settings: Settings, store: Store, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    guarded = Settings(
+        data_dir=settings.data_dir,
+        redis_url=settings.redis_url,
+        basic_auth_user="studio",
+        basic_auth_password="wörd:with:colons",
+    )
+    client = create_app(guarded, store).test_client()
+    assert client.get("/health").status_code == 200
+    assert client.get("/media/bad/name.jpg").status_code == 403
+    for path in ("/", "/versions", "/jobs", "/metrics", "/nowhere"):
+        answer = client.get(path)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic")
+        assert answer.json["remedy"]
+    for wrong in (basic("studio", "x"), basic("x", "wörd:with:colons"), {"Authorization": "Bearer x"}):
+        assert client.post("/predict", json=predict_body(1), headers=wrong).status_code == 401
+    right = basic("studio", "wörd:with:colons")
+    assert client.post("/predict", json=predict_body(1), headers=right).status_code == 200
+    assert client.get("/versions", headers=right).status_code == 200
+
+
+@pytest.mark.parametrize("half", [{"basic_auth_user": "a"}, {"basic_auth_password": "b"}])
+def test_half_of_basic_authentication_is_refused(half: dict[str, str], settings: Settings, store: Store) -> None:
+    with pytest.raises(InputError, match="Only one"):
+        create_app(Settings(data_dir=settings.data_dir, **half), store)  # type: ignore[arg-type]

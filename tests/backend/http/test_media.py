@@ -1,0 +1,92 @@
+"""Signed links: a key frame is served to whoever holds its link, and nothing else is."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+from flask.testing import FlaskClient
+
+from backend.http.media import media_url
+from backend.settings import Settings
+from trajseg.errors import InputError
+
+PICTURE = bytes(range(256)) * 10
+
+
+@pytest.fixture
+def link(settings: Settings) -> str:
+    folder = settings.media_dir / "job"
+    folder.mkdir(parents=True)
+    (folder / "000015.jpg").write_bytes(PICTURE)
+    return urlsplit(media_url(settings, "job/000015.jpg")).path
+
+
+def test_a_link_leads_to_its_file_from_any_origin(client: FlaskClient, link: str) -> None:
+    answer = client.get(link, headers={"Origin": "http://studio:8080"})
+    assert answer.data == PICTURE
+    assert answer.content_type == "image/jpeg"
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    assert "max-age" in answer.headers["Cache-Control"]
+
+
+def test_parts_of_a_file_are_served(client: FlaskClient, link: str) -> None:
+    answer = client.get(link, headers={"Range": "bytes=10-19"})
+    assert answer.status_code == 206
+    assert answer.data == PICTURE[10:20]
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_an_unchanged_file_is_not_sent_again(client: FlaskClient, link: str) -> None:
+    etag = client.get(link).headers["ETag"]
+    assert client.get(link, headers={"If-None-Match": etag}).status_code == 304
+
+
+def test_the_preflight_of_a_browser_is_answered(client: FlaskClient, link: str) -> None:
+    answer = client.options(link, headers={"Access-Control-Request-Method": "GET"})
+    assert answer.status_code == 204
+    assert "GET" in answer.headers["Access-Control-Allow-Methods"]
+
+
+def test_an_origin_can_be_set(client: FlaskClient, link: str, settings: Settings) -> None:
+    settings.cors_origins = "http://studio:8080"
+    assert client.get(link).headers["Access-Control-Allow-Origin"] == "http://studio:8080"
+
+
+def test_links_are_under_the_public_url(settings: Settings) -> None:
+    assert media_url(settings, "job/000015.jpg").startswith("http://127.0.0.1:9090/media/")
+    public = Settings(data_dir=settings.data_dir, public_url="https://trajseg.example/base/")
+    url = media_url(public, "job/000015.jpg")
+    assert url.startswith("https://trajseg.example/base/media/")
+    assert url.endswith("/000015.jpg")
+
+
+@pytest.mark.parametrize("path", ["../secret_key", "/etc/passwd", "job/../../x", "", "."])
+def test_no_link_is_made_to_what_lies_outside(path: str, settings: Settings) -> None:
+    with pytest.raises(InputError):
+        media_url(settings, path)
+
+
+def test_a_changed_or_foreign_link_is_refused(client: FlaskClient, link: str, settings: Settings) -> None:
+    _, media, token, name = link.split("/")
+    assert client.get(f"/{media}/{token[:-2]}xx/{name}").status_code == 403
+    assert client.get(f"/{media}/{token}/secret_key").status_code == 404
+    foreign = Settings(data_dir=settings.data_dir, secret_key="another")
+    assert client.get(urlsplit(media_url(foreign, "job/000015.jpg")).path).status_code == 403
+    assert client.get(urlsplit(media_url(settings, "job/none.jpg")).path).status_code == 404
+
+
+def test_an_expired_link_says_so(client: FlaskClient, link: str, settings: Settings) -> None:
+    settings.media_link_hours = -1
+    answer = client.get(link)
+    assert answer.status_code == 410
+    assert "expired" in answer.json["error"]
+
+
+def test_the_signing_key_is_made_once_and_kept_private(settings: Settings) -> None:
+    key = settings.signing_key()
+    assert len(key) >= 40
+    assert Settings(data_dir=settings.data_dir).signing_key() == key
+    assert (settings.data_dir / "secret_key").stat().st_mode & 0o077 == 0
+    assert Settings(data_dir=settings.data_dir, secret_key="mine").signing_key() == "mine"

@@ -1,0 +1,277 @@
+"""Annotations become corrections, whether a webhook told of them or not, and each is carried on by one job."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.http.app import create_app
+from backend.label_studio import png
+from backend.label_studio.incoming.reading import AnnotationReader
+from backend.label_studio.outgoing.delivery import deliver
+from backend.queue import JobQueue
+from backend.reconcile import Reconciler, reconcile
+from backend.store import Job, Store
+from trajseg.tracks import Result, rle
+
+
+@pytest.fixture
+def task(studio: Any) -> int:
+    return studio.add_task(studio.add_project("mask"), video="/data/upload/1/a.mp4", instruction="the red square")
+
+
+@pytest.fixture
+def project(studio: Any, store: Store, task: int) -> int:
+    return store.upsert_project(studio.tasks[task]["project"], studio.url, "", stamp="1").id
+
+
+@pytest.fixture
+def predicted(studio: Any, store: Store, client: Any, settings: Any, task: int, project: int, result: Result) -> Job:
+    """A job whose prediction is in the task: one track in frames 0, 1 and 2 of 4."""
+    job, _ = store.add_job("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
+    delivery = store.finish(job.id, store.start_run(job.id) or "", result)
+    assert delivery
+    assert deliver(store, client, settings, delivery)
+    return job
+
+
+@pytest.fixture
+def read(store: Store, settings: Any) -> AnnotationReader:
+    return AnnotationReader(store, settings)
+
+
+def prediction(studio: Any, task: int) -> dict[str, Any]:
+    (one,) = studio.of_task(task)
+    return one
+
+
+def painted(studio: Any, task: int, index: int = 1, left: int = 20) -> list[dict[str, Any]]:
+    """The prediction's regions as the page sends them back, with one frame painted anew."""
+    results = copy.deepcopy(prediction(studio, task)["result"])
+    mask = np.zeros((24, 32), bool)
+    mask[10:20, left : left + 8] = True
+    for item in results:
+        item.pop("score", None)
+        if item.get("item_index") == index and item["type"] == "bitmasklabels":
+            item["value"]["imageDataURL"] = png.to_url(mask)
+            item["origin"] = "prediction-changed"
+    return results
+
+
+def told(store: Store, project: int, annotation: int) -> dict[int, str]:
+    return {one.frame_index: one.kind for one in store.corrections.of_annotation(project, annotation)}
+
+
+def webhook(store: Store, settings: Any, studio: Any, task: int, annotation: int, action: str) -> Any:
+    app = create_app(settings, store, JobQueue("redis://127.0.0.1:9/0"))
+    body: dict[str, Any] = {"action": action, "project": {"id": studio.tasks[task]["project"]}}
+    if action == "ANNOTATIONS_DELETED":
+        body["annotations"] = [{"id": annotation}]
+    else:
+        body["annotation"] = {"id": annotation, "task": task, "result": [{"nonsense": "is not read"}]}
+    return app.test_client().post("/webhook", json=body).json
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_painted_frame_becomes_a_correction_and_a_job(
+    heard: bool, studio, store, settings, task, project, predicted, read
+):
+    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    if heard:
+        read._swept_at = float("inf")
+        answer = webhook(store, settings, studio, task, annotation, "ANNOTATION_CREATED")
+        assert answer["result"]["noted"] is True
+    (job,) = read()
+    assert told(store, project, annotation) == {0: "unchanged", 1: "edited", 2: "unchanged"}
+    edited = store.corrections.of_annotation(project, annotation)[1]
+    assert (edited.who, edited.model_version, edited.job_id) == ("ada@example.com", "trajseg-tiny", predicted.id)
+    assert (edited.track_uid, edited.label, edited.task_id) == ("t1", "track-1", task)
+    assert np.argwhere(rle.decode(edited.rle))[0].tolist() == [10, 20]
+    assert (job.kind, job.queue, job.instruction) == ("refine", "interactive", "the red square")
+    assert job.params == {"annotation_id": annotation, "base_job_id": predicted.id}
+    assert read() == []
+
+
+def test_the_webhook_is_only_a_hint(studio, store, settings, task, project, predicted, read):
+    """Nothing of what an unsigned request says of an annotation is believed."""
+    webhook(store, settings, studio, task, 4711, "ANNOTATION_CREATED")
+    assert read() == []
+    assert store.corrections.of_task(project, task) == []
+    assert store.corrections.due_hints() == []
+
+
+def test_what_nobody_changed_makes_no_job(studio, store, task, project, predicted, read):
+    results = copy.deepcopy(prediction(studio, task)["result"])
+    annotation = studio.annotate(task, results, prediction(studio, task)["id"])
+    assert read() == []
+    assert set(told(store, project, annotation).values()) == {"unchanged"}
+
+
+def test_the_same_state_read_twice_changes_nothing(studio, store, settings, task, project, predicted, read):
+    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    (job,) = read()
+    before = [one.id for one in store.corrections.of_task(project, task)]
+    webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
+    assert AnnotationReader(store, settings)() == []
+    assert [one.id for one in store.corrections.of_task(project, task)] == before
+    assert [one.id for one in store.jobs() if one.kind == "refine"] == [job.id]
+
+
+def test_an_update_supersedes_and_cancels_the_older_job(studio, store, settings, task, project, predicted, read):
+    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    (older,) = read()
+    studio.reannotate(task, annotation, painted(studio, task, index=2))
+    webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
+    (newer,) = read()
+    assert told(store, project, annotation) == {0: "unchanged", 1: "unchanged", 2: "edited"}
+    assert store.job(older.id).state == "cancelled"
+    assert newer.id != older.id
+    # Back to what it was: the job that was cancelled for it is wanted again.
+    studio.reannotate(task, annotation, painted(studio, task))
+    webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
+    assert [job.id for job in read()] == [older.id]
+    assert store.job(older.id).state == "queued"
+
+
+def test_submitting_the_same_again_makes_no_second_job(studio, store, settings, task, project, predicted, read):
+    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    (job,) = read()
+    store.start_run(job.id)
+    studio.reannotate(task, annotation, painted(studio, task))
+    webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
+    assert read() == []
+    assert [(one.id, one.state) for one in store.jobs() if one.kind == "refine"] == [(job.id, "running")]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_deleting_an_annotation_withdraws_its_corrections(
+    heard: bool, studio, store, settings, task, project, predicted, read
+):
+    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    (job,) = read()
+    studio.reannotate(task, annotation, None)
+    if heard:
+        webhook(store, settings, studio, task, annotation, "ANNOTATIONS_DELETED")
+    else:
+        read._swept_at = None
+    assert read() == []
+    assert store.corrections.of_task(project, task) == []
+    assert store.corrections.count() == {}
+    assert store.job(job.id).state == "cancelled"
+
+
+def test_a_skipped_task_says_nothing_on_its_tracks(studio, store, task, project, predicted, read):
+    studio.annotate(task, painted(studio, task), prediction(studio, task)["id"], was_cancelled=True)
+    assert read() == []
+    assert store.corrections.of_task(project, task) == []
+
+
+def test_a_track_that_a_person_drew_is_added(studio, store, task, project, predicted, read):
+    results = copy.deepcopy(prediction(studio, task)["result"])
+    drawn = copy.deepcopy(results[0])
+    drawn.update(id="new", origin="manual", item_index=3)
+    del drawn["meta"]
+    drawn["value"]["bitmasklabels"] = ["track-2"]
+    annotation = studio.annotate(task, [*results, drawn], prediction(studio, task)["id"])
+    assert len(read()) == 1
+    tracks = {track.label: track for track in store.corrections.painted(project, annotation)}
+    assert not tracks["track-1"].vouched
+    assert (tracks["track-2"].job_id, tracks["track-2"].track_uid) == (None, "drawn-track-2")
+    assert tracks["track-2"].masks.keys() == {3}
+
+
+def test_a_correction_of_a_refined_track_stands_on_the_first_one(studio, store, task, project, predicted, read, result):
+    """What was painted before is not painted again, and must not be lost."""
+    first = studio.annotate(task, painted(studio, task, index=1), prediction(studio, task)["id"])
+    (refined,) = read()
+    store.finish(refined.id, store.start_run(refined.id) or "", result)
+    regions = painted(studio, task, index=2, left=0)
+    for region in regions:
+        region["meta"]["job_id"] = refined.id
+    second = studio.annotate(task, regions, prediction(studio, task)["id"])
+    read._swept_at = None
+    studio.predictions[prediction(studio, task)["id"]]["result"] = [
+        {**item, "meta": {**item["meta"], "job_id": refined.id}} for item in prediction(studio, task)["result"]
+    ]
+    assert len(read()) == 1
+    (track,) = store.corrections.painted(project, second)
+    assert track.masks.keys() == {1, 2}
+    store.corrections.withdraw(project, first)
+    (track,) = store.corrections.painted(project, second)
+    assert track.masks.keys() == {2}
+
+
+def test_an_annotation_that_does_not_fit_its_task_is_kept_with_the_reason(
+    studio, store, task, project, predicted, read
+):
+    results = painted(studio, task)
+    results[0]["item_index"] = 99
+    annotation = studio.annotate(task, results, prediction(studio, task)["id"])
+    assert read() == []
+    (row,) = store.corrections.annotations(project, task)
+    assert row.annotation_id == annotation
+    assert "picture 100" in row.error
+
+
+def test_label_studio_being_down_puts_the_hint_off(studio, store, settings, task, project, predicted, read):
+    studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    read._swept_at = float("inf")
+    store.corrections.note(project, [task])
+    studio.failures = 1_000
+    assert read() == []
+    assert store.corrections.due_hints() == []
+    studio.failures = 0
+    store.corrections.note(project, [task])
+    assert len(read()) == 1
+
+
+def test_a_task_that_is_gone_is_forgotten(studio, store, task, project, predicted, read):
+    studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    read()
+    store.corrections.note(project, [task])
+    del studio.tasks[task]
+    assert read() == []
+    assert store.corrections.of_task(project, task) == []
+    assert store.corrections.due_hints() == []
+
+
+def test_a_hint_wakes_the_reconciler(studio, store, settings, task, project, predicted):
+    """A person who has submitted should not wait for the next round."""
+    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    settings.reconcile_seconds = 60
+    app = create_app(settings, store, JobQueue("redis://127.0.0.1:9/0"))
+    service = app.extensions["trajseg"]
+    reader = AnnotationReader(store, settings)
+    reader._swept_at = float("inf")
+    rounds: list[int] = []
+
+    def noting() -> list[Job]:
+        jobs = reader()
+        rounds.append(len(jobs))
+        return jobs
+
+    reconciler = Reconciler(store, service.queue, settings, read=noting)
+    service.hinted = reconciler.wake
+    reconciler.start()
+    body = {"action": "ANNOTATION_CREATED", "project": {"id": studio.tasks[task]["project"]}}
+    body["annotation"] = {"id": annotation, "task": task}
+    try:
+        app.test_client().post("/webhook", json=body)
+        for _ in range(100):
+            if sum(rounds):
+                break
+            time.sleep(0.05)
+    finally:
+        reconciler.stop()
+    assert sum(rounds) == 1
+
+
+def test_a_queue_that_is_down_keeps_the_job_for_later(studio, store, settings, task, project, predicted, read):
+    studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    done = reconcile(store, JobQueue("redis://127.0.0.1:9/0"), settings, read=read)
+    assert done.corrected == 1
+    assert [job.state for job in store.jobs() if job.kind == "refine"] == ["queued"]

@@ -1,0 +1,283 @@
+"""A result reaches Label Studio once, however often it is tried and whoever dies on the way."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.outgoing import views
+from backend.label_studio.outgoing.delivery import deliver, deliverer
+from backend.store import Delivery, Job, Store
+from backend.store.models import now
+from label_config import parse
+from trajseg.tracks import Result
+
+
+@pytest.fixture
+def delivered_to(studio: Any, store: Store, result: Result):
+    """Makes a project, a task and a done job for it; returns the job and its delivery."""
+
+    def make(task: int, instruction: str = "the red square", shown: Result = result) -> tuple[Job, Delivery]:
+        project = store.upsert_project(studio.tasks[task]["project"], studio.url, "", stamp="1")
+        job, _ = store.add_job("prelabel", project.id, task, "v", instruction, "prelabel", model_version="trajseg-tiny")
+        token = store.start_run(job.id)
+        assert token
+        shown = copy.deepcopy(shown)
+        shown.instruction = instruction
+        delivery = store.finish(job.id, token, shown)
+        assert delivery
+        return job, delivery
+
+    return make
+
+
+@pytest.fixture
+def task(studio: Any) -> int:
+    project = studio.add_project("mask")
+    return studio.add_task(project, video="/data/upload/1/a.mp4", instruction="the red square", mine="kept")
+
+
+def state(store: Store, job: Job) -> Delivery:
+    delivery = store.delivery(job.id)
+    assert delivery
+    return delivery
+
+
+def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(studio, store, client, settings, task, delivered_to):
+    _, delivery = delivered_to(task)
+    assert deliver(store, client, settings, delivery)
+    data = studio.tasks[task]["data"]
+    assert data["video"] == "/data/upload/1/a.mp4"
+    assert data["mine"] == "kept"
+    assert data["fps"] == 10.0
+    assert data["frame_index"] == [0, 1, 2, 3]
+    assert len(data["frames"]) == 4
+    assert all(url.startswith(f"{settings.external_url}/media/") for url in data["frames"])
+    assert data["frames"][2].endswith("/000002.jpg")
+
+
+def test_the_prediction_says_what_the_result_says(studio, store, client, settings, task, delivered_to, result):
+    job, delivery = delivered_to(task)
+    deliver(store, client, settings, delivery)
+    (prediction,) = studio.of_task(task)
+    assert prediction["model_version"] == "trajseg-tiny"
+    assert prediction["score"] == pytest.approx(views.score(result))
+    assert state(store, job).state == "sent"
+    assert state(store, job).prediction_id == prediction["id"]
+    config = parse(studio.projects[studio.tasks[task]["project"]]["label_config"])
+    said = views.from_annotation(prediction, config, studio.tasks[task]["data"]["frame_index"])
+    assert {place: mask.tolist() for place, mask in said.masks.items()} == {
+        ("track-1", index): result.tracks[0].mask(index).tolist() for index in (0, 1, 2)
+    }
+    assert said.captions == {"track-1": "a red square"}
+    assert all(item["meta"]["job_id"] == job.id for item in prediction["result"])
+
+
+def test_reading_a_task_does_not_make_label_studio_ask_for_a_prediction(
+    studio, store, client, settings, task, delivered_to
+):
+    _, delivery = delivered_to(task)
+    deliver(store, client, settings, delivery)
+    assert ("GET", f"/api/tasks/{task}") not in studio.requests
+
+
+def test_delivering_again_posts_nothing_new(studio, store, client, settings, task, delivered_to):
+    job, delivery = delivered_to(task)
+    deliver(store, client, settings, delivery)
+    store.deliver_again(job.id)
+    assert deliver(store, client, settings, state(store, job))
+    assert len(studio.of_task(task)) == 1
+
+
+def test_a_worker_that_died_between_posting_and_marking_is_made_good(
+    studio, store, client, settings, task, delivered_to
+):
+    job, delivery = delivered_to(task)
+    studio.lose_answer = True
+    assert not deliver(store, client, settings, delivery)
+    assert state(store, job).state == "pending"
+    studio.lose_answer = False
+    assert deliver(store, client, settings, state(store, job))
+    assert [one["id"] for one in studio.of_task(task)] == [state(store, job).prediction_id]
+
+
+def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(studio, store, settings, task, delivered_to):
+    job, delivery = delivered_to(task)
+    studio.slow_posts = threading.Barrier(2)
+    send = deliverer(store, settings)
+    both = [threading.Thread(target=send, args=(delivery,)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert len([one for one in studio.requests if one == ("POST", "/api/predictions")]) == 2
+    assert [one["id"] for one in studio.of_task(task)] == [state(store, job).prediction_id]
+
+
+def test_label_studio_being_down_leaves_it_pending_with_the_reason(studio, store, settings, task, delivered_to):
+    job, _ = delivered_to(task)
+    studio.stop()
+    client = LabelStudioClient(studio.url, "0" * 40, attempts=2, wait=0.01)
+    for _ in range(settings.delivery_attempts + 2):
+        assert not deliver(store, client, settings, state(store, job))
+    waiting = state(store, job)
+    assert waiting.state == "pending"
+    assert "does not answer" in waiting.last_error
+    assert now() < waiting.next_attempt_at < now() + timedelta(minutes=16)
+
+
+def test_the_pause_between_tries_grows(studio, store, client, settings, task, delivered_to):
+    job, _ = delivered_to(task)
+    pauses = []
+    for _ in range(4):
+        studio.failures = 100
+        deliver(store, client, settings, state(store, job))
+        pauses.append((state(store, job).next_attempt_at - now()).total_seconds())
+    assert pauses == pytest.approx([15, 30, 60, 120], abs=2)
+
+
+def test_a_short_illness_of_label_studio_is_waited_out(studio, store, client, settings, task, delivered_to):
+    _, delivery = delivered_to(task)
+    studio.failures = 2
+    assert deliver(store, client, settings, delivery)
+
+
+def test_a_deleted_task_fails_it_for_good_with_the_reason(studio, store, client, settings, task, delivered_to):
+    job, delivery = delivered_to(task)
+    del studio.tasks[task]
+    assert not deliver(store, client, settings, delivery)
+    assert state(store, job).state == "failed"
+    assert f"no task {task}" in state(store, job).last_error
+
+
+def test_a_refused_token_is_tried_a_few_times_and_then_waits_for_a_person(
+    studio, store, client, settings, task, delivered_to
+):
+    job, _ = delivered_to(task)
+    studio.legacy_tokens = False
+    states = []
+    for _ in range(settings.delivery_attempts):
+        deliver(store, client, settings, state(store, job))
+        states.append(state(store, job).state)
+    assert states == ["pending", "pending", "failed"]
+    assert "personal access token" in state(store, job).last_error
+
+
+def test_without_a_token_it_waits_and_says_so(studio, store, settings, task, delivered_to):
+    job, delivery = delivered_to(task)
+    bare = settings.model_copy(update={"label_studio_api_key": type(settings.label_studio_api_key)("")})
+    assert not deliverer(store, bare)(delivery)
+    assert state(store, job).state == "pending"
+    assert "LABEL_STUDIO_API_KEY" in state(store, job).last_error
+
+
+def test_a_configuration_without_a_usable_tag_fails_it_with_the_reason(
+    studio, store, client, settings, task, delivered_to
+):
+    job, delivery = delivered_to(task)
+    project = studio.projects[studio.tasks[task]["project"]]
+    project["label_config"] = '<View><Video name="v" value="$video"/></View>'
+    assert not deliver(store, client, settings, delivery)
+    assert state(store, job).state == "failed"
+    assert "BitmaskLabels" in state(store, job).last_error
+
+
+def test_more_tracks_than_labels_add_labels_to_the_project(studio, store, client, settings, delivered_to, result):
+    project = studio.add_project("mask", ["car", "track-2"])
+    task = studio.add_task(project, video="v", instruction="all")
+    many = copy.deepcopy(result)
+    many.tracks = []
+    for number in range(4):
+        track = copy.deepcopy(result.tracks[0])
+        track.uid = f"t{number}"
+        many.tracks.append(track)
+    _, delivery = delivered_to(task, "all", many)
+    assert deliver(store, client, settings, delivery)
+    config = parse(studio.projects[project]["label_config"])
+    assert config.labels == ("car", "track-2", "track-1", "track-3")
+    said = views.from_annotation(studio.of_task(task)[0], config, studio.tasks[task]["data"]["frame_index"])
+    assert {label for label, _ in said.masks} == set(config.labels)
+
+
+def test_no_such_object_is_a_prediction_that_says_so(studio, store, client, settings, task, delivered_to, result):
+    none = copy.deepcopy(result)
+    none.tracks, none.answer = [], "There is no yellow star."
+    job, delivery = delivered_to(task, "the yellow star", none)
+    assert deliver(store, client, settings, delivery)
+    store.deliver_again(job.id)
+    assert deliver(store, client, settings, state(store, job))
+    (prediction,) = studio.of_task(task)
+    assert [item["value"]["text"] for item in prediction["result"]] == [
+        ["the yellow star"],
+        ["There is no yellow star."],
+    ]
+
+
+def test_a_newer_run_of_the_same_question_replaces_the_older_prediction(
+    studio, store, client, settings, task, delivered_to
+):
+    job, delivery = delivered_to(task)
+    deliver(store, client, settings, delivery)
+    store.retry_job(job.id)
+    job, delivery = delivered_to(task)
+    assert deliver(store, client, settings, delivery)
+    (prediction,) = studio.of_task(task)
+    assert prediction["result"][0]["meta"]["delivery_id"] == delivery.id
+
+
+def test_another_instruction_keeps_the_older_prediction_and_its_pictures_in_place(
+    studio, store, client, settings, task, delivered_to
+):
+    _, first = delivered_to(task)
+    deliver(store, client, settings, first)
+    before = list(studio.tasks[task]["data"]["frames"])
+    _, second = delivered_to(task, "the blue one")
+    assert deliver(store, client, settings, second)
+    assert len(studio.of_task(task)) == 2
+    assert studio.tasks[task]["data"]["frames"][: len(before)] == before
+
+
+def test_pictures_that_an_annotation_refers_to_stay_where_they_are(studio, store, client, settings, delivered_to):
+    project = studio.add_project("mask")
+    task = studio.add_task(project, video="v", instruction="i", frames=["/f2.jpg", "/f0.jpg"], frame_index=[2, 0])
+    studio.tasks[task]["annotations"] = [{"id": 1, "result": [], "parent_prediction": None}]
+    _, delivery = delivered_to(task)
+    assert deliver(store, client, settings, delivery)
+    data = studio.tasks[task]["data"]
+    assert data["frame_index"] == [2, 0, 1, 3]
+    assert data["frames"][:2] == ["/f2.jpg", "/f0.jpg"]
+
+
+def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(studio, store, client, settings, delivered_to):
+    project = studio.add_project("mask")
+    task = studio.add_task(project, video="v", instruction="i", frames=["/f0.jpg", "/f3.jpg"], frame_index=[0, 3])
+    _, delivery = delivered_to(task)
+    deliver(store, client, settings, delivery)
+    assert studio.tasks[task]["data"]["frame_index"] == [0, 1, 2, 3]
+
+
+def test_a_prediction_that_somebody_corrected_is_not_deleted(studio, store, client, settings, task, delivered_to):
+    job, delivery = delivered_to(task)
+    deliver(store, client, settings, delivery)
+    parent = studio.of_task(task)[0]["id"]
+    studio.tasks[task]["annotations"] = [{"id": 1, "result": [], "parent_prediction": parent}]
+    store.retry_job(job.id)
+    _, delivery = delivered_to(task)
+    assert deliver(store, client, settings, delivery)
+    assert parent in studio.predictions
+    assert len(studio.of_task(task)) == 2
+
+
+def test_the_box_view_gets_a_frame_rate_and_no_pictures(studio, store, client, settings, delivered_to):
+    project = studio.add_project("box")
+    task = studio.add_task(project, video="v", instruction="i")
+    _, delivery = delivered_to(task)
+    assert deliver(store, client, settings, delivery)
+    expected = {"video": "v", "instruction": "i", "fps": 10.0, "trajseg_state": "prelabelled"}
+    assert studio.tasks[task]["data"] == expected
+    assert studio.of_task(task)[0]["result"][0]["type"] == "videorectangle"

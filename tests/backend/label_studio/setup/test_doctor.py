@@ -1,0 +1,187 @@
+"""`trajseg doctor` says what is wrong and how to mend it, and that all is well where it is."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from click.testing import CliRunner
+from pydantic import SecretStr
+from werkzeug.serving import make_server
+
+from backend.label_studio.setup import doctor as checks
+from backend.label_studio.setup.check import Check
+from backend.label_studio.setup.commands import doctor
+from backend.settings import Settings
+
+
+@pytest.fixture
+def served(settings, app):
+    """Settings whose public address is a real backend."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield settings.model_copy(update={"public_url": f"http://127.0.0.1:{server.port}"})
+    server.shutdown()
+
+
+def found(settings: Settings, name: str, **options: object) -> list[Check]:
+    return [check for check in checks.checks(settings, **options) if check.name == name]  # type: ignore[arg-type]
+
+
+def test_a_set_up_that_works_is_well(served, studio):
+    told = {check.name: check for check in checks.checks(served)}
+    well = ("Packages", "Queue", "Store", "Backend", "Public URL", "Label Studio", "Token", "Connection")
+    assert {name: told[name].state for name in well} == dict.fromkeys(well, "ok")
+    assert "legacy token of admin@example.com" in told["Token"].words
+    assert studio.projects == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [("block_local_ip", "ML_BLOCK_LOCAL_IP is on"), ("ssrf_protection", "SSRF_PROTECTION_ENABLED is on")],
+)
+def test_each_of_the_two_guards_is_told_by_its_name(served, studio, setting, named):
+    setattr(studio, setting, True)
+    (connection,) = found(served, "Connection")
+    assert connection.state == "fail"
+    assert named in connection.words
+    assert "ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false" in connection.remedy
+    assert studio.projects == {}
+
+
+def test_read_only_makes_nothing_in_label_studio(served, studio):
+    assert found(served, "Connection", read_only=True) == []
+    assert {method for method, _ in studio.requests} == {"GET"}
+
+
+def test_a_disabled_legacy_token_is_told(served, studio):
+    studio.legacy_tokens = False
+    (token,) = found(served, "Token")
+    assert token.state == "fail"
+    assert "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN" in token.remedy
+
+
+def test_a_backend_that_does_not_answer_is_told(settings):
+    (backend,) = found(settings.model_copy(update={"public_url": "http://127.0.0.1:9"}), "Backend")
+    assert backend.state == "fail"
+    assert "trajseg serve" in backend.remedy
+
+
+def test_what_is_no_backend_is_told(settings, studio):
+    (backend,) = found(settings.model_copy(update={"public_url": studio.url}), "Backend")
+    assert backend.state == "fail"
+    assert "not trajseg" in backend.words
+
+
+@pytest.mark.parametrize(
+    ("public", "studio_url", "state"),
+    [
+        ("http://127.0.0.1:9090", "http://127.0.0.1:8080", "ok"),
+        ("", "http://192.0.2.7:8080", "warn"),
+        ("http://localhost:9090", "http://192.0.2.7:8080", "fail"),
+        ("http://192.0.2.8:9090", "https://192.0.2.7", "fail"),
+        ("https://192.0.2.8", "https://192.0.2.7", "ok"),
+    ],
+)
+def test_an_address_that_browsers_cannot_use_is_told(settings, public, studio_url, state):
+    told = settings.model_copy(update={"public_url": public, "label_studio_url": studio_url})
+    assert checks.public_url(told).state == state
+
+
+def test_a_queue_that_does_not_answer_is_told(valkey_url):
+    assert checks.redis(Settings(redis_url=valkey_url)).state == "ok"
+    assert checks.redis(Settings(redis_url="redis://127.0.0.1:9/0")).state == "fail"
+    assert "trajseg serve" in checks.redis(Settings()).words
+
+
+def test_a_database_that_does_not_answer_is_told(tmp_path):
+    assert "will be made" in checks.database(Settings(data_dir=tmp_path / "new" / "data")).words
+    assert not (tmp_path / "new").exists()
+    assert checks.database(Settings(database_url="postgresql://u:secret@127.0.0.1:9/x")).state == "fail"
+    assert "secret" not in checks.database(Settings(database_url="postgresql://u:secret@127.0.0.1:9/x")).words
+    assert checks.database(Settings(database_url="nonsense")).state == "fail"
+
+
+def test_a_checkpoint_that_is_not_there_is_told(tmp_path):
+    assert checks.model(Settings(model=str(tmp_path))).state == "fail"
+    (tmp_path / "config.json").write_text("{}")
+    assert "weights" in checks.model(Settings(model=str(tmp_path))).words
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert checks.model(Settings(model=str(tmp_path))).state == "ok"
+
+
+def test_a_video_that_browsers_cannot_play_is_told(settings, clips):
+    (video,) = found(settings, "Video", video=str(clips / "broken_frame_count.avi"))
+    assert video.state == "fail"
+    assert "H.264" in video.remedy
+    (video,) = found(settings, "Video", video=str(clips / "variable_frame_rate.mp4"))
+    assert video.state == "warn"
+    assert "varies" in video.words
+    (video,) = found(settings, "Video", video="/nowhere.mp4")
+    assert video.state == "fail"
+
+
+def test_a_project_is_looked_at_with_its_tasks(served, studio, client, tiny_clip):
+    project = studio.add_project("mask")
+    address = client.upload(project, tiny_clip.path)
+    good = studio.add_task(project, video=address, instruction="red", fps=12.0)
+    wrong = studio.add_task(project, video=address, instruction="", fps=24.0, frames=[])
+    told = list(checks.checks(served, project_id=project))
+    words = {check.words: check.state for check in told if check.name.startswith("Project")}
+    assert any("is not connected" in text and state == "fail" for text, state in words.items())
+    assert f"tasks {wrong} have no `instruction`" in words
+    assert any("pages do not open" in text for text in words)
+    (rate,) = [check for check in told if check.name == "Frame rate"]
+    assert rate.state == "fail"
+    assert f"task {wrong}" in rate.words
+    assert good in studio.tasks
+
+
+def test_a_connected_backend_that_is_not_interactive_is_told(served, studio, client):
+    project = studio.add_project("mask")
+    client.connect_backend(project, served.external_url, title="t")
+    assert any("connected and interactive" in c.words for c in found(served, f"Project {project}", project_id=project))
+    next(iter(studio.backends.values()))["is_interactive"] = False
+    told = found(served, f"Project {project}", project_id=project)
+    assert any(check.state == "warn" and "typed in the page does nothing" in check.words for check in told)
+
+
+def test_a_webhook_that_tells_nothing_is_told(served, studio, client):
+    project = studio.add_project("mask")
+    client.connect_backend(project, served.external_url, title="t")
+    (webhook,) = studio.webhooks.values()
+    name = f"Project {project}"
+
+    def words(settings: Settings = served) -> str:
+        return "\n".join(check.words for check in found(settings, name, project_id=project))
+
+    assert "tells of annotations at once" in words()
+    guarded = served.model_copy(update={"basic_auth_user": "u", "basic_auth_password": SecretStr("p")})
+    assert "has not the backend's user name and password" in words(guarded)
+    webhook["headers"] = {"Authorization": "Basic dTpw"}
+    assert "tells of annotations at once" in words(guarded)
+    webhook["is_active"] = False
+    assert "the webhook is switched off" in words()
+    studio.webhooks.clear()
+    assert "no webhook leads to" in words()
+    assert "found within 60 s all the same" in words()
+
+
+def test_tasks_that_do_not_say_where_to_look_are_told(served, studio, client):
+    project = studio.add_project("mask")
+    studio.add_task(project, video="/nowhere", instruction="x", trajseg_state="refined", trajseg_doubt=0.2)
+    told = "\n".join(check.words for check in found(served, f"Project {project}", project_id=project))
+    assert "1 tasks have a prediction, 1 of them refined" in told
+    without = studio.add_task(project, video="/nowhere", instruction="x", trajseg_state="prelabelled")
+    told = "\n".join(check.words for check in found(served, f"Project {project}", project_id=project))
+    assert f"tasks {without} have a prediction but no `trajseg_doubt`" in told
+
+
+def test_the_command_exits_with_1_when_something_fails(studio, monkeypatch, tmp_path):
+    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "f" * 40)
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(tmp_path))
+    done = CliRunner().invoke(doctor, ["--read-only"])
+    assert done.exit_code == 1
+    assert "FAIL  Token: Label Studio refuses the token" in done.output
+    assert "-> Make a personal access token" in done.output

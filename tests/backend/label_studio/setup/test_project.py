@@ -1,0 +1,215 @@
+"""`trajseg project`: a project that is ready to be asked, or an error and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from click.testing import Result as Ran
+
+from backend.label_studio.setup.commands import project
+from backend.label_studio.setup.project import wanted
+from label_config import parse
+from trajseg.errors import InputError, InstructionError, LabelStudioError, VideoError
+from trajseg.video import open_clip
+
+
+@pytest.fixture
+def run(settings, studio, monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", settings.label_studio_api_key.get_secret_value())
+
+    def run(*arguments: object) -> Ran:
+        return CliRunner().invoke(project, [str(one) for one in arguments])
+
+    return run
+
+
+@pytest.fixture
+def serving(app):
+    """The real backend on a free port; its address."""
+    import threading
+
+    from werkzeug.serving import make_server
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+
+
+def test_a_project_of_masks_with_a_task_for_each_video_and_instruction(run, studio, serving, tiny_clip):
+    done = run(
+        "create", "--title", "Squares", "--config", "mask", "-i", "the red one", "-i", "the blue one",
+        "--backend-url", serving, tiny_clip.path,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (made,) = studio.projects.values()
+    assert made["show_collab_predictions"] is True
+    assert f"{studio.url}/projects/{made['id']}/data" in done.output
+    config = parse(made["label_config"])
+    assert config.view == "mask"
+    (backend,) = studio.backends.values()
+    assert (backend["url"], backend["is_interactive"], backend["auth_method"]) == (serving, True, "NONE")
+    tasks = list(studio.tasks.values())
+    assert [task["data"]["instruction"] for task in tasks] == ["the red one", "the blue one"]
+    assert len({task["data"]["video"] for task in tasks}) == 1
+    data = tasks[0]["data"]
+    assert data["fps"] == pytest.approx(12.0)
+    assert data["frame_index"] == list(range(12))
+    assert len(data["frames"]) == 12
+    assert all(address.startswith("/data/upload/") for address in data["frames"])
+
+
+def test_the_first_pictures_are_the_frames_that_they_say(run, studio, client, tiny_clip, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    run("create", "--title", "Squares", "-i", "red", "--no-backend", tiny_clip.path)
+    data = next(iter(studio.tasks.values()))["data"]
+    client.download(data["frames"][5], tmp_path / "5.jpg")
+    picture = np.asarray(Image.open(tmp_path / "5.jpg")).astype(int)
+    assert picture.shape == (64, 96, 3)
+    red = picture[..., 0] - picture[..., 1:].max(axis=2) > 100
+    assert (red & tiny_clip.red[5]).sum() / (red | tiny_clip.red[5]).sum() > 0.8
+
+
+def test_a_project_of_boxes_needs_no_pictures(run, studio, tiny_clip):
+    done = run("create", "--title", "Boxes", "--config", "box", "-i", "red", "--no-backend", tiny_clip.path)
+    assert done.exit_code == 0, done.output
+    assert set(next(iter(studio.tasks.values()))["data"]) == {"video", "instruction", "fps"}
+    assert studio.backends == {}
+
+
+def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(run, studio, client, clips, tmp_path):
+    source = clips / "broken_frame_count.avi"
+    done = run("create", "--title", "Copy", "-i", "the pointer", "--no-backend", source)
+    assert done.exit_code == 0, done.output
+    assert "a copy is made" in done.output
+    assert "the header claims 444 frames, 68 can be decoded" in done.output
+    data = next(iter(studio.tasks.values()))["data"]
+    assert data["video"].endswith(".mp4")
+    client.download(data["video"], tmp_path / "copy.mp4")
+    copy = open_clip(tmp_path / "copy.mp4")
+    assert copy.browser_playable
+    assert len(copy) == len(open_clip(source)) == 68
+
+
+def test_basic_authentication_goes_with_the_connection(run, studio, serving, tiny_clip, monkeypatch):
+    monkeypatch.setenv("TRAJSEG_BASIC_AUTH_USER", "u")
+    monkeypatch.setenv("TRAJSEG_BASIC_AUTH_PASSWORD", "p")
+    done = run("create", "--title", "Auth", "-i", "red", "--backend-url", serving, tiny_clip.path)
+    assert done.exit_code == 0, done.output
+    (backend,) = studio.backends.values()
+    assert (backend["auth_method"], backend["basic_auth_user"], backend["basic_auth_pass"]) == (
+        "BASIC_AUTH",
+        "u",
+        "p",
+    )
+    # Label Studio does not give its webhooks what it gives to its other requests.
+    (webhook,) = studio.webhooks.values()
+    assert webhook["headers"] == {"Authorization": "Basic dTpw"}
+
+
+def test_the_most_doubtful_task_comes_first(run, studio, serving, tiny_clip):
+    """By uncertainty sampling, which goes by the backend's title, and in a tab of the Data Manager."""
+    run("create", "--title", "Doubt", "-i", "red", "--backend-url", serving, tiny_clip.path)
+    (project,) = studio.projects.values()
+    assert project["sampling"] == "Uncertainty sampling"
+    (backend,) = studio.backends.values()
+    assert backend["title"] == "trajseg-tiny"
+    first, second = (view["data"] for view in studio.views.values())
+    assert (first["title"], second["title"]) == ("Default", "Most doubtful first")
+    assert second["ordering"] == ["-tasks:data.trajseg_doubt"]
+    assert second["columnsDisplayType"] == {"tasks:data.trajseg_doubt": "Number"}
+    assert {"tasks:data.frames", "tasks:data.frame_index"} <= set(first["hiddenColumns"]["explore"])
+
+
+def test_a_backend_that_is_not_there_leaves_no_project_behind(run, studio, tiny_clip):
+    done = run("create", "--title", "None", "-i", "red", "--backend-url", "http://127.0.0.1:9", tiny_clip.path)
+    assert isinstance(done.exception, LabelStudioError)
+    assert "trajseg serve" in done.exception.remedy
+    assert studio.projects == {}
+
+
+@pytest.mark.parametrize("setting", ["block_local_ip", "ssrf_protection"])
+def test_either_guard_against_private_addresses_is_told_with_both_settings(run, studio, serving, tiny_clip, setting):
+    setattr(studio, setting, True)
+    done = run("create", "--title", "Guarded", "-i", "red", "--backend-url", serving, tiny_clip.path)
+    assert isinstance(done.exception, LabelStudioError)
+    assert "ML_BLOCK_LOCAL_IP=false" in done.exception.remedy
+    assert "SSRF_PROTECTION_ENABLED=false" in done.exception.remedy
+    assert studio.projects == {}
+
+
+def test_a_bad_video_is_told_before_anything_is_made(run, studio, tmp_path, tiny_clip):
+    (tmp_path / "no.mp4").write_bytes(b"no video")
+    for bad in (tmp_path / "no.mp4", tmp_path / "missing.mp4"):
+        done = run("create", "--title", "Bad", "-i", "red", "--no-backend", tiny_clip.path, bad)
+        assert isinstance(done.exception, VideoError)
+    assert studio.requests == []
+
+
+def test_a_dead_link_is_told_and_leaves_no_project_behind(run, studio):
+    link = f"{studio.url}/data/upload/9/gone.mp4"
+    done = run("create", "--title", "Link", "-i", "red", "--no-backend", link)
+    assert isinstance(done.exception, VideoError)
+    assert link in done.exception.message
+    assert studio.projects == {}
+
+
+def test_a_link_stays_a_link_and_a_bucket_is_left_to_label_studio(run, studio, tiny_clip):
+    import threading
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tiny_clip.path.parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    link = f"http://localhost:{server.server_port}/{tiny_clip.path.name}"
+    done = run("create", "--title", "Links", "-i", "red", "--no-backend", link, "s3://bucket/clip.mp4")
+    server.shutdown()
+    assert done.exit_code == 0, done.output
+    assert "TRAJSEG_MEDIA_HOSTS=localhost" in done.output
+    first, second = (task["data"] for task in studio.tasks.values())
+    assert (first["video"], first["fps"]) == (link, pytest.approx(12.0))
+    assert second == {"video": "s3://bucket/clip.mp4", "instruction": "red"}
+
+
+def test_tasks_are_read_from_lines(run, studio, tiny_clip, tmp_path):
+    lines = [{"video": tiny_clip.path.name, "instruction": text} for text in ("red", "blue", "red")]
+    file = tiny_clip.path.parent / "tasks.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    done = run("create", "--title", "Lines", "--no-backend", "--tasks", file)
+    assert done.exit_code == 0, done.output
+    assert [task["data"]["instruction"] for task in studio.tasks.values()] == ["red", "blue"]
+
+
+def test_tasks_are_added_to_a_project_that_is_there(run, studio, tiny_clip):
+    number = studio.add_project("box")
+    done = run("add", number, "-i", "red", tiny_clip.path)
+    assert done.exit_code == 0, done.output
+    assert [task["project"] for task in studio.tasks.values()] == [number]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"video": "a.mp4"}', '{"video": 1, "instruction": "x"}', "3"])
+def test_a_line_that_is_no_task_is_told_with_its_number(tmp_path, line):
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(f'{{"video": "a.mp4", "instruction": "x"}}\n{line}\n')
+    with pytest.raises(InputError, match="Line 2"):
+        wanted([], [], file)
+
+
+def test_videos_without_instruction_and_nothing_at_all_are_refused():
+    with pytest.raises(InputError):
+        wanted(["a.mp4"], [])
+    with pytest.raises(InputError):
+        wanted([], ["red"])
+    with pytest.raises(InstructionError):
+        wanted(["a.mp4"], ["x" * 10_000])
+    assert Path("a.mp4").name == wanted(["a.mp4"], [" red "])[0].video

@@ -1,0 +1,322 @@
+"""What a person painted is carried on, stays as it was painted, and leaves alone what nobody touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.label_studio.outgoing.pictures import first_frames, shown_frames
+from backend.settings import Settings
+from backend.store import Change, Job, JobRequest, PaintedTrack, ReadAnnotation, Store
+from trajseg.correction.grabcut import Prompt
+from trajseg.engines.base import Progress
+from trajseg.tracks import MaskTrack, Result, rle
+from trajseg.video import Clip, open_clip
+from worker.kinds.refining import Hint, Refiner, source_tracks
+from worker.run import Resident, keep, run
+
+
+@pytest.fixture
+def clip(tiny_clip: Any) -> Clip:
+    return open_clip(tiny_clip.path)
+
+
+def track_of(clip: Clip, masks: list[np.ndarray | None], label: str = "track-1", uid: str = "t1") -> MaskTrack:
+    return MaskTrack.from_masks(uid, masks, clip.frame_map.times, [0.9] * len(clip), label=label)
+
+
+def iou(track: MaskTrack, index: int, truth: np.ndarray) -> float:
+    return rle.iou(track.frames[index].rle, rle.encode(truth))
+
+
+def painted(masks: dict[int, np.ndarray | None], shown: set[int], label: str = "track-1", **of: Any) -> PaintedTrack:
+    codes = {index: None if mask is None else rle.encode(mask) for index, mask in masks.items()}
+    return PaintedTrack(label, of.pop("track_uid", "t1"), of.pop("job_id", "job"), codes, shown=shown, **of)
+
+
+def test_painted_frames_stay_and_the_others_follow(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    """The prediction is beside the object everywhere; a person puts it right on two frames."""
+    track = track_of(clip, [np.roll(mask, 24, axis=0) for mask in tiny_clip.red])
+    notches = {2: tiny_clip.red[2].copy(), 8: tiny_clip.red[8].copy()}
+    for mask in notches.values():
+        mask[8:10] = False
+    told: list[tuple[int, int]] = []
+    refined = Refiner(scripted_engine, clip, "the red square").run(
+        [track], [painted(notches, set(range(12)))], progress=lambda done, total: told.append((done, total))
+    )
+    (made,) = refined.tracks
+    for index, mask in notches.items():
+        assert np.array_equal(made.mask(index), mask)
+        assert made.frames[index].provenance == "person"
+    for index in (0, 4, 5, 6, 10, 11):
+        assert iou(made, index, tiny_clip.red[index]) > 0.75, index
+    (note,) = refined.notes
+    assert (note["chosen"], note["painted"]) == ("flow", [2, 8])
+    assert note["left_out"]["flow"].keys() == {"2", "8"}
+    assert told[-1] == (12, 12)
+
+
+def test_a_correction_goes_no_further_than_the_error(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    """The prediction is lost in the middle only: what was right before and after stays to the pixel."""
+    masks = [np.roll(mask, 30, axis=0) if 5 <= index <= 7 else mask for index, mask in enumerate(tiny_clip.red)]
+    track = track_of(clip, list(masks))
+    refined = Refiner(scripted_engine, clip, "x").run([track], [painted({6: tiny_clip.red[6]}, set(range(12)))])
+    (made,) = refined.tracks
+    for index in (5, 6, 7):
+        assert iou(made, index, tiny_clip.red[index]) > 0.75
+    for index in (0, 1, 2, 10, 11):
+        assert made.frames[index] == track.frames[index]
+
+
+def test_tracks_that_nobody_touched_are_left_alone(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    red = track_of(clip, [np.roll(mask, 24, axis=0) for mask in tiny_clip.red])
+    blue = track_of(clip, list(tiny_clip.blue), "track-2", "t2")
+    added = painted({5: tiny_clip.blue[5]}, {5}, "track-3", track_uid="drawn-track-3", job_id=None)
+    refined = Refiner(scripted_engine, clip, "x").run([red, blue], [painted({}, {0, 5}), added])
+    assert [track.label for track in refined.tracks] == ["track-1", "track-2", "track-3"]
+    assert refined.tracks[:2] == [red, blue]
+    assert refined.tracks[2].uid == "drawn-track-3"
+    assert iou(refined.tracks[2], 4, tiny_clip.blue[4]) > 0.75
+
+
+def test_a_track_that_was_removed_wholly_is_gone(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    red, blue = track_of(clip, list(tiny_clip.red)), track_of(clip, list(tiny_clip.blue), "track-2", "t2")
+    refined = Refiner(scripted_engine, clip, "x").run([red, blue], [painted({0: None, 6: None, 11: None}, set())])
+    assert refined.tracks == [blue]
+
+
+def test_where_it_was_only_removed_nothing_else_is_lost(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    track = track_of(clip, list(tiny_clip.red))
+    refined = Refiner(scripted_engine, clip, "x").run([track], [painted({8: None, 11: None}, {0, 4})])
+    assert refined.tracks[0].present == [0, 1, 2, 3, 4, 5, 6]
+    assert refined.known["t1"].painted == [8, 11]
+
+
+def test_a_rectangle_makes_a_track(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    blue = track_of(clip, list(tiny_clip.blue), "track-2", "t2")
+    hint = Hint("track-1", Prompt(3, (20.0, 6.0, 20.0, 20.0)))
+    refined = Refiner(scripted_engine, clip, "x").run([blue], [], [hint])
+    assert refined.tracks[0] == blue
+    assert refined.tracks[1].label == "track-1"
+    assert iou(refined.tracks[1], 3, tiny_clip.red[3]) > 0.75
+    assert iou(refined.tracks[1], 6, tiny_clip.red[6]) > 0.6
+    assert refined.tracks[1].frames[3].provenance == "hint"
+
+
+def test_a_box_that_was_moved_is_segmented_anew(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    """In the box view a person says where the object is, and no more."""
+    track = track_of(clip, [np.roll(mask, 24, axis=0) for mask in tiny_clip.red])
+    moved = PaintedTrack("track-1", "t1", "job", boxes={4: (26.0, 6.0, 20.0, 20.0)}, shown=set(range(12)))
+    refined = Refiner(scripted_engine, clip, "x").run([track], [moved])
+    (made,) = refined.tracks
+    assert iou(made, 4, tiny_clip.red[4]) > 0.75
+    assert made.frames[4].provenance == "hint"
+    assert iou(made, 6, tiny_clip.red[6]) > 0.6
+    assert refined.notes[0]["hinted"] == [4]
+
+
+class Prompting:
+    """An engine that answers every hint with a mask, where its weights can, and keeps what it was told."""
+
+    model_version = "prompting"
+
+    def __init__(self, prompted: bool, mask: np.ndarray) -> None:
+        self.prompted, self.mask = prompted, mask
+        self.known: list[int] = []
+
+    def segment(self, clip: Clip, instruction: str, progress: Any = None) -> Result:
+        raise NotImplementedError
+
+    def prompt(self, clip: Clip, prompt: Prompt, instruction: str, known: dict[int, np.ndarray]) -> np.ndarray:
+        assert (prompt.point, instruction) == (True, "the red one")
+        self.known = sorted(known)
+        return self.mask
+
+
+HINT = Hint.from_json({"label": "track-1", "index": 3, "box": [28, 14, 1, 1], "point": True})
+
+
+def test_an_engine_that_takes_prompts_is_asked_for_the_mask(clip: Clip, tiny_clip: Any) -> None:
+    (made,) = Refiner(Prompting(True, tiny_clip.red[2]), clip, "the red one").run([], [], [HINT]).tracks
+    assert np.array_equal(made.mask(3), tiny_clip.red[2])
+
+
+def test_weights_that_never_saw_boxes_are_not_asked(clip: Clip, tiny_clip: Any) -> None:
+    (made,) = Refiner(Prompting(False, tiny_clip.blue[3]), clip, "the red one").run([], [], [HINT]).tracks
+    assert iou(made, 3, tiny_clip.red[3]) > 0.75
+
+
+@pytest.mark.parametrize("missed", ["nothing", "blue"])
+def test_where_an_engine_misses_the_mark_colours_decide(missed: str, clip: Clip, tiny_clip: Any) -> None:
+    mask = tiny_clip.blue[3] & (missed == "blue")
+    (made,) = Refiner(Prompting(True, mask), clip, "the red one").run([], [], [HINT]).tracks
+    assert iou(made, 3, tiny_clip.red[3]) > 0.75
+
+
+def test_an_engine_is_told_where_the_hinted_object_is_known(clip: Clip, tiny_clip: Any) -> None:
+    """What a person painted is believed before what was predicted on either side of the hint."""
+    track = track_of(clip, [None if index in (2, 3) else mask for index, mask in enumerate(tiny_clip.red)])
+    engine = Prompting(True, tiny_clip.red[3])
+    Refiner(engine, clip, "the red one").run([track], [], [HINT])
+    assert engine.known == [1, 4]
+    Refiner(engine, clip, "the red one").run([track], [painted({9: tiny_clip.red[9]}, {9})], [HINT])
+    assert engine.known == [9]
+
+
+def test_tracks_are_known_by_the_label_that_a_person_saw(clip: Clip, tiny_clip: Any) -> None:
+    """A suggestion that was accepted comes from another job, and may have the same uid."""
+    size = (clip.width, clip.height, len(clip))
+    base = Result("v", clip.fps, *size, "red", "", "m", [track_of(clip, list(tiny_clip.red))])
+    other = Result("v", clip.fps, *size, "blue", "", "m", [track_of(clip, list(tiny_clip.blue))])
+    tracks = source_tracks(
+        base,
+        [painted({}, {0}, "track-4", job_id="base"), painted({}, {0}, "track-2", job_id="other")],
+        {"other": other}.get,
+        "base",
+    )
+    assert [(track.label, track.uid) for track in tracks] == [("track-4", "t1"), ("track-2", "t1-2")]
+
+
+# Jobs
+
+
+@pytest.fixture
+def resident(tmp_path: Path, store: Store, scripted_engine: Any, tiny_clip: Any) -> Iterator[Resident]:
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        media_dirs=(str(tiny_clip.path.parent),),
+        label_studio_url="http://127.0.0.1:9",
+        max_key_frames=6,
+    )
+    kept = Resident(settings, store, scripted_engine)
+    keep(kept)
+    yield kept
+    keep(None)
+
+
+@pytest.fixture
+def corrected(store: Store, resident: Resident, tiny_clip: Any) -> Callable[[dict[int, np.ndarray]], tuple[Job, Job]]:
+    """A done prelabel job, and the refine job for an annotation of it in which these frames were painted."""
+
+    def make(frames: dict[int, np.ndarray], label: str = "track-1", uid: str = "t1") -> tuple[Job, Job]:
+        project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
+        video = str(tiny_clip.path)
+        base, _ = store.add_job("prelabel", project.id, 7, video, "the red square", "prelabel")
+        run(base.id)
+        read = ReadAnnotation(project.id, 7, 3, "v1", datetime.now(UTC), "ada", base.id)
+        source = base.id if uid == "t1" else None
+        changes = [
+            Change(label, index, "edited", uid, source, "scripted", rle=rle.encode(mask))
+            for index, mask in frames.items()
+        ]
+        params = {"annotation_id": 3, "base_job_id": base.id}
+        request = JobRequest("refine", project.id, 7, video, "the red square", "interactive", params, subject="a")
+        job = store.corrections.record(read, changes, request)
+        assert job
+        return base, job
+
+    return make
+
+
+def test_a_refine_job_keeps_what_was_painted_and_says_how_it_went(
+    store: Store, corrected: Any, tiny_clip: Any, resident: Resident
+) -> None:
+    mask = tiny_clip.red[5].copy()
+    mask[8:14] = False
+    _, job = corrected({5: mask})
+    run(job.id)
+    done = store.job(job.id)
+    assert (done.state, done.error) == ("done", "")
+    result = store.tracks(job.id)
+    assert np.array_equal(result.tracks[0].mask(5), mask)
+    assert result.tracks[0].frames[5].provenance == "person"
+    assert result.tracks[0].caption == "something red"
+    assert result.model_version == "scripted"
+    assert done.result["refinement"][0]["painted"] == [5]
+    assert store.delivery(job.id) is not None
+    first = first_frames(done.result)
+    assert 1 <= len(first) <= 3
+    assert 5 not in first
+    shown = shown_frames(result, done.result, 6)
+    assert set(first) <= set(shown)
+    names = sorted(path.name for path in (resident.settings.media_dir / job.id).iterdir())
+    assert names == [f"{index:06d}.jpg" for index in shown]
+
+
+def test_a_prelabel_job_says_what_to_look_at_next(store: Store, corrected: Any, tiny_clip: Any) -> None:
+    base, _ = corrected({5: tiny_clip.red[5]})
+    notes = store.job(base.id).result
+    (review,) = notes["review"]
+    assert (review["track"], review["label"], len(review["frames"])) == ("t1", "track-1", 3)
+    assert 0 < notes["doubt"] < 1
+    assert notes["warnings"] == []
+
+
+def test_a_refine_job_whose_annotation_is_gone_says_so(store: Store, corrected: Any, tiny_clip: Any) -> None:
+    _, job = corrected({5: tiny_clip.red[5]})
+    project = store.job(job.id).project_id
+    store.corrections.withdraw(project, 3)
+    assert store.job(job.id).state == "cancelled"
+    store.retry_job(job.id)
+    run(job.id)
+    assert "annotation was deleted" in store.job(job.id).error
+
+
+def test_a_refine_job_can_be_cancelled(
+    store: Store, corrected: Any, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, job = corrected({5: np.roll(tiny_clip.red[5], 20, axis=0)})
+    progress = store.progress
+
+    def cancel_first(job_id: str, token: str, done: int, total: int) -> None:
+        if done == 3:
+            store.cancel_job(job.id)
+        progress(job_id, token, done, total)
+
+    monkeypatch.setattr(store, "progress", cancel_first)
+    run(job.id)
+    assert store.job(job.id).state == "cancelled"
+
+
+class Talking:
+    """The scripted engine, with words."""
+
+    model_version = "scripted"
+
+    def __init__(self, engine: Any) -> None:
+        self.segment = engine.segment
+
+    def caption(self, clip: Clip, tracks: list[MaskTrack], progress: Progress | None = None) -> list[str]:
+        return [f"seen in {len(track.present)} frames" for track in tracks]
+
+    def agreement(self, clip: Clip, instruction: str, captions: list[str]) -> list[float]:
+        return [-9.0 if caption == "seen in 12 frames" else 0.0 for caption in captions]
+
+    def contradictions(self, clip: Clip, instruction: str, captions: list[str]) -> list[bool]:
+        return [caption == "seen in 12 frames" for caption in captions]
+
+
+def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
+    store: Store, resident: Resident, corrected: Any, tiny_clip: Any, scripted_engine: Any
+) -> None:
+    keep(Resident(resident.settings, store, Talking(scripted_engine)))
+    base, job = corrected({5: tiny_clip.blue[5]}, "track-2", "drawn-track-2")
+    assert store.tracks(base.id).tracks[0].caption == "seen in 12 frames"
+    warning = 'track-1: you asked for "the red square"; this track reads: seen in 12 frames.'
+    assert store.job(base.id).result["warnings"] == [warning]
+    run(job.id)
+    assert store.job(job.id).result["warnings"] == [warning]
+    assert [track.caption for track in store.tracks(job.id).tracks] == ["seen in 12 frames", ""]
+    (asked,) = [one for one in store.jobs() if one.kind == "caption"]
+    assert asked.params == {"job_id": job.id}
+    run(asked.id)
+    assert store.job(asked.id).error == ""
+    told = store.tracks(asked.id).tracks
+    assert told[1].caption.startswith("seen in")
+    assert np.array_equal(told[1].mask(5), tiny_clip.blue[5])
+    assert store.delivery(asked.id) is not None

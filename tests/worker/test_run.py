@@ -1,0 +1,323 @@
+"""One job from video to result, and every way in which it can end otherwise; over a real store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.settings import Settings
+from backend.store import Job, Store
+from trajseg.engines.base import Progress
+from trajseg.engines.registry import load_engine
+from trajseg.errors import CheckpointError
+from trajseg.tracks import Result
+from trajseg.video import Clip
+from worker import run as jobs
+from worker.run import Resident, keep, run
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_clip: Any) -> Settings:
+    return Settings(
+        data_dir=tmp_path / "data",
+        media_dirs=(str(tiny_clip.path.parent), str(tmp_path)),
+        label_studio_url="http://127.0.0.1:9",
+        max_key_frames=5,
+    )
+
+
+@pytest.fixture
+def resident(settings: Settings, store: Store, scripted_engine: Any) -> Iterator[Resident]:
+    kept = Resident(settings, store, scripted_engine)
+    keep(kept)
+    yield kept
+    keep(None)
+
+
+Ask = Callable[..., Job]
+
+
+@pytest.fixture
+def ask(store: Store, tiny_clip: Any) -> Ask:
+    """Writes a job down as the backend does."""
+    project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
+
+    def add(video: str | Path = tiny_clip.path, instruction: str = "the red square", kind: str = "prelabel") -> Job:
+        queue = "prelabel"
+        job, created = store.add_job(kind, project.id, 7, str(video), instruction, queue)
+        assert created
+        return job
+
+    return add
+
+
+def engine_that(does: Callable[[Clip, str, Progress], Result]) -> Any:
+    class Engine:
+        model_version = "test"
+
+        def segment(self, clip: Clip, instruction: str, progress: Progress) -> Result:
+            return does(clip, instruction, progress)
+
+    return Engine()
+
+
+@pytest.mark.usefixtures("resident")
+def test_a_job_ends_with_its_tracks_in_the_store(store: Store, ask: Ask, tiny_clip: Any) -> None:
+    job = ask(instruction="  the red and the blue square ")
+    run(job.id)
+    done = store.job(job.id)
+    assert (done.state, done.frames_done, done.frames_total) == ("done", 12, 12)
+    result = store.tracks(job.id)
+    assert result.video == str(tiny_clip.path)
+    assert [track.caption for track in result.tracks] == ["something red", "something blue"]
+    overlap = result.tracks[0].mask(5) & tiny_clip.red[5]
+    assert overlap.sum() > 0.9 * tiny_clip.red[5].sum()
+    assert result.tracks[1].mask(10).sum() == 0
+    assert {"fetch", "open", "segment"} <= result.timings.keys()
+
+
+def test_key_frames_are_on_disk_before_the_result_is_known(
+    resident: Resident, store: Store, ask: Ask, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ask()
+    folder = resident.settings.media_dir / job.id
+    seen: list[str] = []
+    finish = store.finish
+
+    def look(*args: Any) -> Any:
+        seen.extend(sorted(path.name for path in folder.iterdir()))
+        return finish(*args)
+
+    monkeypatch.setattr(store, "finish", look)
+    run(job.id)
+    assert len(seen) == 5
+    assert (seen[0], seen[-1]) == ("000000.jpg", "000011.jpg")
+    with Image.open(folder / "000000.jpg") as picture:
+        rgb = np.asarray(picture)
+    assert rgb.shape == (64, 96, 3)
+    assert abs(rgb[12:20, 8:16].mean(axis=(0, 1)) - (230, 20, 20)).max() < 25
+
+
+@pytest.mark.usefixtures("resident")
+def test_the_prediction_waits_plainly_when_no_label_studio_is_configured(store: Store, ask: Ask) -> None:
+    job = ask()
+    run(job.id)
+    delivery = store.delivery(job.id)
+    assert delivery is not None
+    assert delivery.state == "pending"
+    assert "token" in delivery.last_error
+
+
+def test_progress_is_told_once_a_frame(
+    resident: Resident, store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+    progress = store.progress
+
+    def note(job_id: str, token: str, done: int, total: int) -> None:
+        told.append((done, total))
+        progress(job_id, token, done, total)
+
+    monkeypatch.setattr(store, "progress", note)
+    run(ask().id)
+    assert told == [(done, 12) for done in range(13)]
+
+
+def test_a_cancelled_job_stops_at_its_next_frame(resident: Resident, store: Store, ask: Ask) -> None:
+    job = ask()
+    frames = 0
+
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+        nonlocal frames
+        for frames in range(1, len(clip) + 1):
+            if frames == 3:
+                store.cancel_job(job.id)
+            progress(frames, len(clip))
+        raise AssertionError("went on")
+
+    keep(Resident(resident.settings, store, engine_that(segment)))
+    run(job.id)
+    assert frames == 3
+    assert store.job(job.id).state == "cancelled"
+    assert not (resident.settings.media_dir / job.id).exists()
+
+
+def test_a_job_that_was_cancelled_before_it_began_is_not_begun(resident: Resident, store: Store, ask: Ask) -> None:
+    job = ask()
+    store.cancel_job(job.id)
+    run(job.id)
+    assert store.job(job.id).runs == 0
+
+
+def test_a_stale_run_writes_nothing(resident: Resident, store: Store, ask: Ask, scripted_engine: Any) -> None:
+    job = ask()
+
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+        store.start_run(job.id)
+        return scripted_engine.segment(clip, instruction)
+
+    keep(Resident(resident.settings, store, engine_that(segment)))
+    run(job.id)
+    held = store.job(job.id)
+    assert (held.state, held.runs, held.result) == ("running", 2, None)
+
+
+def test_a_stale_run_that_fails_does_not_fail_the_newer_one(resident: Resident, store: Store, ask: Ask) -> None:
+    job = ask()
+
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+        store.start_run(job.id)
+        raise RuntimeError("late")
+
+    keep(Resident(resident.settings, store, engine_that(segment)))
+    run(job.id)
+    assert store.job(job.id).state == "running"
+
+
+def test_a_run_that_is_told_to_stop_gives_its_job_back(resident: Resident, store: Store, ask: Ask) -> None:
+    job = ask()
+
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+        raise SystemExit
+
+    keep(Resident(resident.settings, store, engine_that(segment)))
+    run(job.id)
+    assert store.job(job.id).state == "queued"
+
+
+def test_a_run_lives_while_there_are_no_frames_to_count(
+    resident: Resident, store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 0.02)
+    job = ask()
+    beats = []
+
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+        first = store.job(job.id).heartbeat_at
+        for _ in range(500):
+            if store.job(job.id).heartbeat_at != first:
+                beats.append(True)
+                break
+        raise RuntimeError("enough")
+
+    keep(Resident(resident.settings, store, engine_that(segment)))
+    run(job.id)
+    assert beats
+
+
+def silent_video(path: Path) -> Path:
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def cut_off(source: Path, path: Path) -> Path:
+    path.write_bytes(source.read_bytes()[:40])
+    return path
+
+
+def no_video(path: Path) -> Path:
+    path.write_text("this is not a video\n" * 100)
+    return path
+
+
+BAD_VIDEOS: dict[str, Callable[[Path, Path], str | Path]] = {
+    "missing": lambda folder, clip: folder / "missing.mp4",
+    "unreadable": lambda folder, clip: no_video(folder / "unreadable.mp4"),
+    "audio only": lambda folder, clip: silent_video(folder / "audio.mp4"),
+    "truncated": lambda folder, clip: cut_off(clip, folder / "truncated.mp4"),
+    "dead link": lambda folder, clip: "http://127.0.0.1:9/clip.mp4",
+    "host that is not allowed": lambda folder, clip: "http://example.invalid/clip.mp4",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_VIDEOS)
+def test_a_bad_video_fails_the_job_with_a_reason_and_a_remedy(
+    kind: str, resident: Resident, store: Store, ask: Ask, tiny_clip: Any, tmp_path: Path
+) -> None:
+    video = BAD_VIDEOS[kind](tmp_path, tiny_clip.path)
+    job = ask(video=video)
+    run(job.id)
+    failed = store.job(job.id)
+    assert failed.state == "failed"
+    assert str(video) in failed.error or "Label Studio" in failed.error
+    assert failed.remedy
+
+
+@pytest.mark.parametrize("instruction", ["", "   ", "x" * 10_000])
+def test_a_bad_instruction_fails_the_job_with_a_reason_and_a_remedy(
+    instruction: str, resident: Resident, store: Store, ask: Ask
+) -> None:
+    job = ask(instruction=instruction)
+    run(job.id)
+    failed = store.job(job.id)
+    assert failed.state == "failed"
+    assert "instruction" in failed.error
+    assert failed.remedy
+
+
+def test_a_clip_with_too_many_frames_is_refused(resident: Resident, store: Store, ask: Ask) -> None:
+    settings = resident.settings.model_copy(update={"max_frames": 11})
+    keep(Resident(settings, store, resident.engine))
+    job = ask()
+    run(job.id)
+    assert "12 frames, 11 are allowed" in store.job(job.id).error
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (MemoryError(), "not enough memory"),
+        (OutOfMemoryError("CUDA out of memory"), "not enough memory"),
+    ],
+)
+def test_an_error_inside_the_engine_fails_the_job_and_spares_the_worker(
+    error: Exception, said: str, resident: Resident, store: Store, ask: Ask
+) -> None:
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+        raise error
+
+    keep(Resident(resident.settings, store, engine_that(segment)))
+    job = ask()
+    run(job.id)
+    failed = store.job(job.id)
+    assert failed.state == "failed"
+    assert said in failed.error
+    assert failed.remedy
+
+
+@pytest.mark.usefixtures("resident")
+def test_a_kind_of_job_that_this_version_does_not_know_is_told(store: Store, ask: Ask) -> None:
+    job = ask(kind="finetune")
+    run(job.id)
+    assert "finetune" in store.job(job.id).error
+
+
+def test_engines_of_others_are_named_by_their_factory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    assert load_engine("scripted_engine:build").model_version == "scripted_engine:build"
+
+
+@pytest.mark.parametrize(
+    "model", ["scripted_engine:nothing", "no_such_module:build", "scripted_engine:misnamed", "/no/checkpoint"]
+)
+def test_an_engine_that_cannot_be_loaded_is_named(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    with pytest.raises(CheckpointError, match=model) as caught:
+        load_engine(model)
+    assert caught.value.remedy

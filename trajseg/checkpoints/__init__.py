@@ -1,0 +1,1 @@
+"""Checkpoints: what ships, what is published, and what it costs."""

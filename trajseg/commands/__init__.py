@@ -1,0 +1,1 @@
+"""The commands of `trajseg`, one file each."""

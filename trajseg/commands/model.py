@@ -1,0 +1,84 @@
+"""The command `trajseg model`: what a model costs, and a checkpoint made out of published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@click.group()
+def command() -> None:
+    """What models cost, and checkpoints out of published ones."""
+
+
+@command.command()
+@click.argument("names", nargs=-1)
+@click.option("--frames", default=60, show_default=True, type=click.IntRange(1), help="Of the clip that is counted.")
+def table(names: tuple[str, ...], frames: int) -> None:
+    """Parameters, memory and floating-point operations of each part of NAMES.
+
+    A name is "trajseg-tiny", "trajseg-7b" (with SAM 2.1) or a checkpoint's folder; tiny and 7b by default. Only the
+    configuration is read, and nothing is computed.
+    """
+    from rich.console import Console
+
+    from trajseg.checkpoints.cost import cost
+    from trajseg.checkpoints.cost_table import cost_table
+
+    # Piped, rich would fold the table at 80 columns.
+    console = Console() if Console().is_terminal else Console(width=112)
+    for name in names or ("trajseg-tiny", "trajseg-7b"):
+        console.print(cost_table(cost(_config(name), frames)))
+
+
+@command.command()
+@click.option(
+    "--llava",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a LLaVA (Hugging Face's form or its authors'), or of TrajSeg in its authors' layout.",
+)
+@click.option(
+    "--sam2", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Meta's .pt of SAM 2 or 2.1."
+)
+@click.option(
+    "--clip",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the CLIP, where the LLaVA only names its vision tower.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--dtype", type=click.Choice(DTYPES), default=DTYPES[0], show_default=True, help="Of the new weights.")
+@click.option("--seed", default=0, show_default=True, help="Of the parts that are freshly initialised.")
+def assemble(llava: Path, sam2: Path | None, clip: Path | None, out: Path, dtype: str, seed: int) -> None:
+    """Make a TrajSeg checkpoint out of published ones."""
+    import torch
+
+    from trajseg.checkpoints.assembly import assemble as put_together
+
+    made = put_together(llava, out, sam2, clip, dtype=getattr(torch, dtype), seed=seed)
+    click.echo(f"{out}: {made.size / 1e9:.2f} GB in {dtype}, from {', '.join(made.sources.values())}")
+    if made.tokens:
+        click.echo(f"New tokens, with rows near the mean of the others: {' '.join(made.tokens)}")
+    if made.fresh:
+        click.secho(
+            f"Freshly initialised and never trained: {', '.join(made.fresh)}. "
+            "Its masks and captions mean nothing before `trajseg train`.",
+            fg="yellow",
+        )
+
+
+def _config(name: str):  # type: ignore[no-untyped-def]
+    from trajseg.checkpoints.published import trajseg_7b
+    from trajseg.engines.trajseg import CHECKPOINTS
+    from trajseg.errors import CheckpointError
+    from trajseg.model.config import TrajSegConfig
+
+    if name == "trajseg-7b":
+        return trajseg_7b()
+    folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"There is no model {name}.", "Name trajseg-tiny, trajseg-7b or a checkpoint's folder.")
+    return TrajSegConfig.from_pretrained(folder)

@@ -1,0 +1,230 @@
+"""`trajseg segment`: one video, or a file of jobs, through an engine and into files."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from trajseg.engines.base import Engine, check_instruction
+from trajseg.errors import CancelledError, InputError, TrajSegError
+from trajseg.files import whole_file
+from trajseg.pictures import contact_sheet
+from trajseg.pictures.overlay import overlay_frames
+from trajseg.tracks import Result
+from trajseg.video import Clip, open_clip, write_video
+
+LONGEST_ID = 100
+ERROR_SUFFIX = ".error"
+
+
+def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: Path) -> Result:
+    """Segment one video; write tracks.json, overlay.mp4 and sheet.png into `out` and print what was found.
+
+    What was asked for is checked before the model is loaded.
+
+    Raises:
+        InputError: the video or the instruction cannot be used.
+    """
+    instruction = check_instruction(instruction)
+    seconds: dict[str, float] = {}
+    with _bar() as bar:
+        with _timed(seconds, "open video"):
+            clip = open_clip(video)
+        with _timed(seconds, "load model"):
+            bar.add_task("loading the model", total=None)
+            engine = load()
+        result = _run(engine, clip, instruction, bar)
+        result.video = str(video)
+        seconds |= result.timings
+        result.save(out / "tracks.json")
+        with _timed(seconds, "overlay and sheet"):
+            _write_pictures(clip, result, out, bar)
+    _print_result(result, clip, out, seconds)
+    return result
+
+
+def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
+    """Segment every line of a file of jobs with one engine; write `<id>.json`, or `<id>.error.json`.
+
+    Raises:
+        InputError: the file cannot be read, or, at the end, some lines failed.
+    """
+    engine: Engine | None = None
+    done = failed = 0
+    taken: set[str] = set()
+    with _bar() as bar:
+        for number, line in _lines(jobs):
+            name = f"line {number}"
+            try:
+                job = _Job.parse(line, taken)
+                name = job.file_name
+                instruction = check_instruction(job.instruction)
+                clip = open_clip(job.video)
+            except TrajSegError as error:
+                failed += 1
+                _report(bar.console, out, name, error)
+                continue
+            if engine is None:
+                engine = load()
+            try:
+                result = _run(engine, clip, instruction, bar, name)
+            except CancelledError:
+                raise
+            except Exception as error:
+                failed += 1
+                _report(bar.console, out, name, error)
+                continue
+            result.video = job.video
+            result.save(out / f"{name}.json")
+            (out / f"{name}{ERROR_SUFFIX}.json").unlink(missing_ok=True)
+            done += 1
+            took = sum(result.timings.values())
+            bar.console.print(f"{escape(name)}: {len(result.tracks)} tracks, {result.frame_count} frames, {took:.1f} s")
+    if failed:
+        raise InputError(f"{failed} of {done + failed} jobs failed.", "The lines above say which and why.")
+    Console().print(f"{done} jobs done, results in {escape(str(out))}")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One line of a file of jobs; `file_name` is what its id gives."""
+
+    file_name: str
+    video: str
+    instruction: str
+
+    @classmethod
+    def parse(cls, line: str, taken: set[str]) -> _Job:
+        """The job of a line; its file name is added to `taken`."""
+        try:
+            data = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"The line is not JSON: {error}.") from error
+        if not isinstance(data, dict):
+            raise InputError("The line is not a JSON object.")
+        missing = [key for key in ("id", "video", "instruction") if key not in data]
+        if missing:
+            raise InputError(f"The line lacks {', '.join(missing)}.")
+        for key in ("video", "instruction"):
+            if not isinstance(data[key], str):
+                raise InputError(f'"{key}" must be text, got {json.dumps(data[key])[:80]}.')
+        name = file_name(data["id"])
+        # Some file systems do not tell A from a.
+        if name.casefold() in taken:
+            raise InputError(f"An earlier line already writes {name}.json.", "Give every line its own id.")
+        taken.add(name.casefold())
+        return cls(name, data["video"], data["instruction"])
+
+
+def file_name(job_id: Any) -> str:
+    """A file's name, without suffix, for the id of a job (text or whole number).
+
+    Letters, digits, dots, dashes and underscores stay; anything else becomes an underscore, so that an id
+    such as "../x" cannot leave the folder.
+
+    Raises:
+        InputError: nothing that names a file is left.
+    """
+    if isinstance(job_id, bool) or not isinstance(job_id, (str, int)):
+        raise InputError(f"An id must be text or a whole number, got {json.dumps(job_id)[:80]}.")
+    kept = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in str(job_id))
+    name = kept.lstrip(".")[:LONGEST_ID]
+    if name.endswith(ERROR_SUFFIX):
+        name = name.removesuffix(ERROR_SUFFIX) + "_error"
+    if not name.strip("._-"):
+        raise InputError(f"The id {json.dumps(job_id)[:80]} cannot name a file.", "Use letters or digits.")
+    return name
+
+
+def _run(engine: Engine, clip: Clip, instruction: str, bar: Progress, name: str = "segmenting") -> Result:
+    for task in bar.task_ids:
+        bar.remove_task(task)
+    task = bar.add_task(name, total=len(clip))
+
+    def progress(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+
+    return engine.segment(clip, instruction, progress)
+
+
+def _write_pictures(clip: Clip, result: Result, out: Path, bar: Progress) -> None:
+    task = bar.add_task("drawing", total=len(clip))
+
+    def drawn() -> Iterator[Any]:
+        for frame in overlay_frames(clip, result.tracks, result.instruction):
+            yield frame
+            bar.advance(task)
+
+    write_video(out / "overlay.mp4", drawn(), clip.fps)
+    contact_sheet(clip, result.tracks, out / "sheet.png", title=result.instruction)
+
+
+def _report(console: Console, out: Path, name: str, error: Exception) -> None:
+    """Say on stderr why a job failed, and in `<id>.error.json` once it has an id."""
+    known = isinstance(error, TrajSegError)
+    message = error.message if isinstance(error, TrajSegError) else f"{type(error).__name__}: {error}"
+    remedy = error.remedy if isinstance(error, TrajSegError) else ""
+    console.print(f"[red]{escape(name)} failed:[/red] {escape(message)} {escape(remedy)}".rstrip())
+    if not known:
+        console.print_exception()
+    if not name.startswith("line "):
+        with whole_file(out / f"{name}{ERROR_SUFFIX}.json") as unfinished:
+            unfinished.write_text(
+                json.dumps({"id": name, "error": message, "remedy": remedy}, ensure_ascii=False), "utf-8"
+            )
+
+
+def _lines(jobs: Path) -> Iterator[tuple[int, str]]:
+    """(line number counted from 1, text) of each line that is not blank."""
+    try:
+        with jobs.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The jobs in {jobs} cannot be read: {error}.", "Give a UTF-8 file.") from error
+
+
+def _print_result(result: Result, clip: Clip, out: Path, seconds: dict[str, float]) -> None:
+    console = Console()
+    for note in clip.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+    if result.answer:
+        console.print(f"[dim]answer:[/dim] {escape(result.answer)}")
+    if result.tracks:
+        table = Table()
+        table.add_column("track")
+        table.add_column("caption")
+        table.add_column("frames", justify="right")
+        table.add_column("score", justify="right")
+        for track in result.tracks:
+            frames = f"{len(track.present)} of {len(track)}"
+            table.add_row(escape(track.label), escape(track.caption), frames, f"{track.score:.2f}")
+        console.print(table)
+    else:
+        console.print("No object is meant: no tracks.")
+    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+    console.print(f"[dim]seconds:[/dim] {stages}")
+    console.print(f"{escape(str(out))}: tracks.json, overlay.mp4, sheet.png", soft_wrap=True)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)

@@ -1,0 +1,108 @@
+"""`trajseg train joint` and `trajseg export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import click
+
+from trajseg.errors import InputError
+
+
+@click.command("joint")
+@click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
+@click.option("--stage", type=click.IntRange(1, 2), required=True, help="1: still images; 2: clips, both directions.")
+@click.option("--recipe", "name", type=click.Choice(["tiny", "paper"]), default="tiny", show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
+@click.option("--data", default="shapes", show_default=True, help='"shapes", or "shapes:FOLDER" of written clips.')
+@click.option("--lora/--no-lora", default=True, show_default=True, help="Adapters, or the language model whole.")
+@click.option("--steps", type=click.IntRange(1), help="By default the recipe's.")
+@click.option("--minutes", type=float, help="Stop after so long; the same command goes on.")
+@click.option("--batch", type=click.IntRange(1), help="Samples a step, over all processes.")
+@click.option("--micro", type=click.IntRange(1), help="Samples that a process takes at once.")
+@click.option("--frames", type=click.IntRange(2), help="Of a clip.")
+@click.option("--lr", type=float, help="Peak of the learning rate.")
+@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="no: float32. By default the recipe's.")
+@click.option("--four-bit", is_flag=True, help="The language model's frozen weights in 4 bits (a 24 GB card).")
+@click.option("--recompute/--no-recompute", default=None, help="Work layers out again backwards: less memory.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Of torch; by default all cores.")
+@click.option("--workers", type=click.IntRange(0, 1), default=1, show_default=True, help="Processes for samples.")
+def joint(
+    checkpoint: str,
+    stage: int,
+    name: str,
+    out: Path,
+    data: str,
+    lora: bool,
+    steps: int | None,
+    minutes: float | None,
+    batch: int | None,
+    micro: int | None,
+    frames: int | None,
+    lr: float | None,
+    precision: str | None,
+    four_bit: bool,
+    recompute: bool | None,
+    seed: int,
+    threads: int | None,
+    workers: int,
+) -> None:
+    """Train a checkpoint as the paper does: words and masks at once, through the whole model.
+
+    Several processes or GPUs: `torchrun --nproc-per-node 4 $(which trajseg) train joint ...`.
+    """
+    import torch
+
+    from trajseg.shapes.samples import ShapesSamples
+    from trajseg.training.recipes import RECIPES, train_jointly
+
+    if threads:
+        torch.set_num_threads(threads)
+    kind, _, folder = data.partition(":")
+    if kind != "shapes":
+        raise InputError(f"There is no data set {data}.", 'Take "shapes" or "shapes:FOLDER".')
+    recipe = RECIPES[name][stage]
+    schedule = dataclasses.replace(
+        recipe.schedule,
+        minutes=math.inf if minutes is None else minutes,
+        steps=steps or recipe.schedule.steps,
+        lr=lr or recipe.schedule.lr,
+    )
+    batch = batch or recipe.batch
+    recipe = dataclasses.replace(
+        recipe,
+        schedule=schedule,
+        batch=batch,
+        micro=micro or min(recipe.micro, batch),
+        frames=frames or recipe.frames,
+        lora=recipe.lora if lora else None,
+        precision=precision or recipe.precision,  # type: ignore[arg-type]
+        recompute=recipe.recompute if recompute is None else recompute,
+        four_bit=four_bit,
+    )
+    source = ShapesSamples(folder=Path(folder) if folder else None)
+    result = train_jointly(recipe, checkpoint, out, source, seed, workers)
+    click.echo(f"{'Adapter' if lora else 'Checkpoint'}: {result}")
+    if lora:
+        click.echo(f"Merge it: trajseg export --checkpoint {checkpoint} --adapter {result} --out {out / 'checkpoint'}")
+
+
+@click.command("export")
+@click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="That the adapter was trained on.")
+@click.option("--adapter", type=click.Path(file_okay=False, path_type=Path), required=True, help="A PEFT folder.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
+@click.option("--half", is_flag=True, help="Write float16.")
+def export(checkpoint: str, adapter: Path, out: Path, half: bool) -> None:
+    """Merge an adapter into a checkpoint: the result runs without peft."""
+    import torch
+
+    from trajseg.engines.trajseg import VideoSegmenter
+    from trajseg.training.adapters import merge_adapter
+
+    base = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
+    merge_adapter(base.model, adapter).save_pretrained(out, dtype=torch.float16 if half else None)
+    base.processor.save_pretrained(out)
+    click.echo(f"Checkpoint: {out}")

@@ -1,0 +1,164 @@
+"""Prompts: a box or a point on one frame becomes a mask, by the picture's own colours where no model does it.
+
+`cut_out` is GrabCut (Rother, Kolmogorov and Blake, 2004) within a box. It knows no objects, only which colours are
+inside the box and not around it, which is often enough for a mask to begin with, and never needs to be trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from trajseg.errors import InputError
+from trajseg.evaluation.metrics import region_similarity
+from trajseg.tracks import Box
+from trajseg.video import Clip
+
+GRABCUT_ROUNDS = 5
+SURROUNDINGS = 0.6
+"""How far around a box GrabCut looks, in shares of the box's side: what is there is background for certain."""
+LONGEST_SIDE = 480
+"""Pixels; a larger cut-out is worked on at this size, and its mask enlarged."""
+FEWEST_PIXELS = 12
+POINT_SURE, POINT_GUESS, POINT_REACH = 0.02, 0.1, 0.35
+"""Around a click, in shares of the picture's shorter side: what is the object, what may well be, what could be."""
+
+FITS = 0.5
+"""From this fit on (see `fit`) a mask is of the object that is marked."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a person marked on one frame.
+
+    Args:
+        index: 0-based frame.
+        box: x, y, width, height in pixels.
+        point: whether it is meant as a click, at the middle of the box.
+    """
+
+    index: int
+    box: Box
+    point: bool = False
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """x, y in pixels."""
+        x, y, width, height = self.box
+        return x + width / 2, y + height / 2
+
+    def pixel(self, width: int, height: int) -> tuple[int, int]:
+        """Column and row of the pixel in the middle, from 0; InputError where it is outside the picture."""
+        x, y = self.middle
+        if not (0 <= x < width and 0 <= y < height):
+            raise InputError(f"The hint on frame {self.index} lies outside the picture.", "Click on the object.")
+        return int(x), int(y)
+
+    def inside(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of the box within the picture, whole pixels; InputError where nothing is."""
+        x, y, across, down = self.box
+        left, top = max(0, round(x)), max(0, round(y))
+        right, bottom = min(width, round(x + across)), min(height, round(y + down))
+        if right - left < 1 or bottom - top < 1:
+            raise InputError(f"The hint on frame {self.index} lies outside the picture.", "Draw it on the object.")
+        return left, top, right, bottom
+
+    def picture(self, clip: Clip) -> np.ndarray:
+        """The picture that it is on, RGB uint8 [H, W, 3]; InputError where the clip lacks the frame, or VideoError."""
+        if not 0 <= self.index < len(clip):
+            raise InputError(f"The hint is on frame {self.index}, but the clip has {len(clip)} frames, counted from 0.")
+        _, rgb = next(clip.frames([self.index]))
+        return rgb
+
+
+def fit(mask: np.ndarray, prompt: Prompt) -> float:
+    """How well a mask, bool [H, W], fits a mark: IoU of its bounding box with a box; 1 where a click is on the mask."""
+    height, width = mask.shape
+    if prompt.point:
+        x, y = prompt.pixel(width, height)
+        return float(mask[y, x])
+    if not mask.any():
+        return 0.0
+    rows, columns = np.where(mask)
+    around, marked = np.zeros_like(mask), np.zeros_like(mask)
+    around[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    left, top, right, bottom = prompt.inside(width, height)
+    marked[top:bottom, left:right] = True
+    return region_similarity(around, marked)
+
+
+def cut_out(clip: Clip, prompt: Prompt) -> np.ndarray:
+    """The mask of what a prompt marks, bool [H, W], by colours alone.
+
+    Of a box whose inside cannot be told from its surroundings the mask is an ellipse in it: something to correct
+    is better than nothing.
+
+    Raises:
+        InputError: the prompt lies outside the picture, or on a frame that the clip has not.
+        VideoError: the video can no longer be read.
+    """
+    rgb = prompt.picture(clip)
+    if prompt.point:
+        return _around_point(rgb, prompt)
+    left, top, right, bottom = prompt.inside(clip.width, clip.height)
+    mask = np.zeros((clip.height, clip.width), bool)
+    mask[top:bottom, left:right] = _within(rgb, (left, top, right, bottom))
+    return mask
+
+
+def _within(rgb: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """GrabCut's foreground inside a box, bool [box height, box width]."""
+    left, top, right, bottom = box
+    across, down = right - left, bottom - top
+    margin_x, margin_y = int(across * SURROUNDINGS) + 2, int(down * SURROUNDINGS) + 2
+    x0, y0 = max(0, left - margin_x), max(0, top - margin_y)
+    x1, y1 = min(rgb.shape[1], right + margin_x), min(rgb.shape[0], bottom + margin_y)
+    scale = min(1.0, LONGEST_SIDE / max(x1 - x0, y1 - y0))
+    size = max(2, round((x1 - x0) * scale)), max(2, round((y1 - y0) * scale))
+    patch = cv2.resize(np.ascontiguousarray(rgb[y0:y1, x0:x1]), size, interpolation=cv2.INTER_AREA)
+    labels = np.full(patch.shape[:2], cv2.GC_BGD, np.uint8)
+    rows = slice(round((top - y0) * scale), max(round((bottom - y0) * scale), 1))
+    columns = slice(round((left - x0) * scale), max(round((right - x0) * scale), 1))
+    labels[rows, columns] = cv2.GC_PR_FGD
+    found = np.zeros(labels.shape, np.uint8)
+    if (labels == cv2.GC_BGD).any() and (labels == cv2.GC_PR_FGD).sum() >= FEWEST_PIXELS:
+        found = _grab_cut(patch, labels)
+    whole = cv2.resize(
+        found, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR_EXACT if scale < 1 else cv2.INTER_NEAREST
+    )
+    inside: np.ndarray = whole[top - y0 : bottom - y0, left - x0 : right - x0] > 0
+    if inside.sum() < FEWEST_PIXELS:
+        y, x = np.mgrid[:down, :across]
+        inside = ((x + 0.5) / across * 2 - 1) ** 2 + ((y + 0.5) / down * 2 - 1) ** 2 <= 1
+    return inside
+
+
+def _around_point(rgb: np.ndarray, prompt: Prompt) -> np.ndarray:
+    """GrabCut's foreground around a click, as far as it hangs together with it, bool [H, W]."""
+    height, width = rgb.shape[:2]
+    x, y = prompt.pixel(width, height)
+    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    size = max(2, round(width * scale)), max(2, round(height * scale))
+    small = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_AREA)
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    away = np.hypot(columns - x * scale, rows - y * scale) / min(size)
+    labels = np.full(away.shape, cv2.GC_BGD, np.uint8)
+    for reach, kind in ((POINT_REACH, cv2.GC_PR_BGD), (POINT_GUESS, cv2.GC_PR_FGD), (POINT_SURE, cv2.GC_FGD)):
+        labels[away < reach] = kind
+    found = _grab_cut(small, labels)
+    _, parts = cv2.connectedComponents(found)
+    clicked = parts[min(int(y * scale), size[1] - 1), min(int(x * scale), size[0] - 1)]
+    hit = (parts == clicked) & (found > 0)
+    mask: np.ndarray = cv2.resize(hit.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR_EXACT) > 0
+    return mask
+
+
+def _grab_cut(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Foreground, uint8 [H, W] of 0 and 1; `labels` are OpenCV's first guesses."""
+    models = np.zeros((2, 1, 65), np.float64)
+    # GrabCut seeds its mixtures from OpenCV's generator: the same hint must give the same mask.
+    cv2.setRNGSeed(0)
+    cv2.grabCut(picture, labels, None, models[0], models[1], GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)

@@ -1,0 +1,117 @@
+"""Propagation by memory: the model's own SAM 2, with painted masks as its key frames.
+
+Between two painted frames the tracker runs forwards from the earlier and backwards from the later one; both
+passes know both painted frames, and others nearby. Painted frames end a pass, so that its errors do not go past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from trajseg.correction.propagator import Drawn, GapPropagator, Painted, Span, agreed
+from trajseg.correction.windows import Windows
+from trajseg.evaluation.metrics import region_similarity
+from trajseg.model.mask_decoder import FrameFeatures, Tracker
+from trajseg.model.processor import inner_size
+from trajseg.video import Clip
+
+if TYPE_CHECKING:
+    from trajseg.engines.trajseg import VideoSegmenter
+
+WINDOW = 8
+KEPT_BYTES = 2**30
+"""Of features kept in memory, of the clip in work."""
+
+KEY_FRAMES_READ = 2
+"""Painted frames that a pass knows, the nearest ones: more of them did not help (docs/correction.md)."""
+
+
+class MemoryPropagator(GapPropagator):
+    """Carries masks with a segmenter's SAM 2; keeps the features of the clip in work while there is room.
+
+    The score is the belief that the object is there times how sure its pixels are, times the agreement of both passes.
+    """
+
+    name = "memory"
+    drifts = False
+
+    def __init__(self, segmenter: VideoSegmenter) -> None:
+        self._model, self._processor = segmenter.model, segmenter.processor
+        self._windows: Windows[FrameFeatures] = Windows(self._window, WINDOW, 2)
+
+    def _rest(self) -> None:
+        self._windows.rest()
+
+    @torch.inference_mode()
+    def _fill(self, clip: Clip, painted: Painted, span: Span, chosen: Collection[int]) -> Iterator[Drawn]:
+        earlier = dict(self._carry(clip, painted, span, span.forward, backwards=False))
+        later = dict(self._carry(clip, painted, span, span.backward, backwards=True))
+        for index in range(span.first, span.last + 1):
+            if index in chosen:
+                yield self._joined(clip, span, painted, index, earlier.get(index), later.get(index))
+
+    def _carry(
+        self, clip: Clip, painted: Painted, span: Span, frames: range, backwards: bool
+    ) -> Iterator[tuple[int, tuple[Tensor, float]]]:
+        """One pass: (index, (probabilities [h, w], belief that the object is there))."""
+        if not frames:
+            return
+        tracker = Tracker(self._model.visual_model, len(clip), backwards=backwards)
+        ends = [key for key in (span.before, span.after) if key is not None]
+        near = sorted(painted, key=lambda key: min(abs(key - end) for end in ends))[:KEY_FRAMES_READ]
+        for key in near:
+            tracker.paint(key, self._windows.get(clip, key), self._letterboxed(painted[key]))
+        for index in frames:
+            decoded = tracker.step(index, self._windows.get(clip, index), None)
+            yield index, (decoded.logits[0].sigmoid(), float(decoded.score[0].sigmoid()))
+
+    def _joined(
+        self,
+        clip: Clip,
+        span: Span,
+        painted: Painted,
+        index: int,
+        before: tuple[Tensor, float] | None,
+        after: tuple[Tensor, float] | None,
+    ) -> Drawn:
+        near = span.nearness(index)
+        sides = [(side, n) for side, n in zip((before, after), near, strict=True) if side is not None]
+        stack = torch.stack([side[0] for side, _ in sides]).logit(1e-6)
+        logits = self._processor.to_picture(stack, clip.height, clip.width)
+        weights = [n * (abs(side[1] - 0.5) + 0.02) for side, n in sides]
+        presence = sum(w * side[1] for w, (side, _) in zip(weights, sides, strict=True)) / sum(weights)
+        masks = [(logit > 0) & (side[1] > 0.5) for logit, (side, _) in zip(logits, sides, strict=True)]
+        agreement = None
+        if span.shown_at_both_ends(painted):
+            agreement = region_similarity(masks[0].cpu().numpy(), masks[1].cpu().numpy())
+        shown = [(logit, w) for logit, w, (side, _) in zip(logits, weights, sides, strict=True) if side[1] > 0.5]
+        if presence < 0.5 or not shown:
+            mask = np.zeros((clip.height, clip.width), bool)
+            sure = 1.0 - presence
+        else:
+            joined = sum(logit.sigmoid() * w for logit, w in shown) / sum(w for _, w in shown)
+            mask = (joined > 0.5).cpu().numpy()
+            sure = presence * float(joined[joined > 0.5].mean()) if mask.any() else 0.0
+        return Drawn(index, mask, agreed(sure, agreement), agreement)
+
+    def _letterboxed(self, mask: np.ndarray) -> Tensor:
+        """A painted mask bool [H, W] -> (1, S, S) of 0 and 1, as the model's pictures are letterboxed."""
+        side = self._processor.mask_size
+        height, width = inner_size(mask.shape[0], mask.shape[1], side)
+        small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        whole = torch.zeros(1, side, side, device=self._model.device)
+        whole[0, :height, :width] = torch.from_numpy((small >= 0.5).astype(np.float32))
+        return whole
+
+    def _window(self, pictures: Iterator[tuple[int, np.ndarray]]) -> list[FrameFeatures]:
+        frames = [picture for _, picture in pictures]
+        features = self._model.encode_frames(self._processor.mask_pixels(frames).to(self._model.device))
+        size = sum(part.element_size() * part[:1].numel() for part in (features.top, features.s0, features.s1))
+        self._windows.room = max(2, KEPT_BYTES // (size * WINDOW))
+        return [features[i : i + 1] for i in range(len(frames))]

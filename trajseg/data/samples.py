@@ -1,0 +1,129 @@
+"""What joint training learns from: a sample, where samples come from, and in which proportions kinds are mixed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from trajseg.data.pseudo_videos import pseudo_video
+from trajseg.errors import InputError
+from trajseg.model.config import SEG_TOKEN
+from trajseg.model.dialogue import REQUEST
+
+Direction = Literal["grounding", "captioning", "propagation"]
+"""Text to trajectory; trajectory to text; masks alone, from the first frame's through memory."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """T frames (1 for a still image), what a person says about them, and what the model should answer.
+
+    Args:
+        frames: uint8 [T, H, W, 3] RGB, in time order; all of them are key frames.
+        instruction: the person's sentence: an expression, a question, or (captioning) a request for a caption.
+        answer: with one [SEG] for each target; see `dialogue.grounding_answer`.
+        masks: bool [S, T, H, W], of each target in the order of the answer; all False where it is not to be seen.
+        boxes: float32 [T, 4], the trajectory that captioning is about: xyxy in units of the picture's longer side,
+            zero where the object is absent; see `boxes_of`.
+        template: the request around an expression.
+
+    Raises:
+        InputError: the parts do not fit together.
+    """
+
+    direction: Direction
+    frames: np.ndarray
+    instruction: str
+    answer: str
+    masks: np.ndarray
+    boxes: np.ndarray | None = None
+    template: str = REQUEST
+
+    def __post_init__(self) -> None:
+        count, size = len(self.frames), self.frames.shape[:3]
+        if self.answer.count(SEG_TOKEN) != len(self.masks):
+            raise InputError(f"The answer {self.answer!r} has not one {SEG_TOKEN} for each of {len(self.masks)} masks.")
+        if self.masks.ndim != 4 or self.masks.shape[1:] != size or self.masks.dtype != bool:
+            raise InputError(f"Masks of frames {size} must be bool [S, T, H, W], not {self.masks.shape}.")
+        if self.direction == "captioning" and (self.boxes is None or self.boxes.shape != (count, 4)):
+            raise InputError(f"A trajectory of {count} frames needs as many boxes.")
+        if self.direction == "propagation" and not self.masks.any():
+            raise InputError("Nothing can be propagated: no frame shows the object.")
+
+
+def boxes_of(masks: np.ndarray) -> np.ndarray:
+    """Masks bool [T, H, W] -> boxes float32 [T, 4], xyxy in units of the longer side, zero where a mask is empty."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(rows):
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes / max(masks.shape[1:])
+
+
+class Source(Protocol):
+    """A data set. Both depend on `rng` alone, so that a training that goes on sees the samples that it would have."""
+
+    def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
+        """Frames of a clip."""
+
+    def image(self, rng: random.Random, direction: Direction) -> Sample:
+        """A still image, T = 1."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares of kinds of samples; the defaults are those of the paper's second stage.
+
+    images: of all samples, still images (always grounding). pseudo_videos: of the others, warped copies of an image.
+    propagation: of the others, masks alone. captioning: of what then remains, trajectory to text.
+    """
+
+    images: float = 0.2
+    pseudo_videos: float = 0.25
+    propagation: float = 0.2
+    captioning: float = 0.5
+
+    def draw(self, source: Source, frames: int, rng: random.Random) -> Sample:
+        """One sample."""
+        if rng.random() < self.images:
+            return source.image(rng, "grounding")
+        pseudo = rng.random() < self.pseudo_videos
+        direction: Direction = "captioning" if rng.random() < self.captioning else "grounding"
+        if rng.random() < self.propagation:
+            direction = "propagation"
+        if pseudo:
+            return self._pseudo_video(source, frames, direction, rng)
+        return source.video(rng, frames, direction)
+
+    def _pseudo_video(self, source: Source, frames: int, direction: Direction, rng: random.Random) -> Sample:
+        while True:
+            image = source.image(rng, direction)
+            pictures, masks = pseudo_video(image.frames[0], image.masks[:, 0], frames, rng.getrandbits(32))
+            boxes = boxes_of(masks[0]) if direction == "captioning" else None
+            # A warp may push a target out of the picture.
+            if direction == "grounding" or masks.any():
+                return Sample(direction, pictures, image.instruction, image.answer, masks, boxes, image.template)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Endless samples by number, `batch` of them a part of a step."""
+
+    source: Source
+    mixture: Mixture
+    frames: int
+    batch: int
+    seed: int = 0
+
+    def __call__(self, part: int) -> list[Sample]:
+        """The samples of the part of that number, counted over all steps."""
+        return [self.sample(number) for number in range(part * self.batch, (part + 1) * self.batch)]
+
+    def sample(self, number: int) -> Sample:
+        """The sample of that number."""
+        rng = random.Random(f"joint/{self.seed}/{number}")
+        return self.mixture.draw(self.source, self.frames, rng)

@@ -1,0 +1,1 @@
+"""Scores of mask tracks against the truth."""

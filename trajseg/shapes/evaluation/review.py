@@ -1,0 +1,281 @@
+"""How much a look at the suggested frames is worth: a simulated annotator paints the exact truth on shapes clips.
+
+One track a clip is corrected: what an engine answers to the clip's first referring instruction, whichever object that
+is. The annotator paints the frames that `suggest` names, one after the other or three at once, and `refine` carries
+them on. Two ways without suggestions stand beside it: as many frames evenly spread, refined the same way; and key
+frames evenly spread with linear box interpolation, the way of every box tool.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import click
+import cv2
+import numpy as np
+
+from trajseg.correction import FlowPropagator, Propagator, Refinement, refine
+from trajseg.correction.review import suggest
+from trajseg.evaluation.metrics import score
+from trajseg.shapes.evaluation.evaluation import _write, masks_of
+from trajseg.shapes.world.language import Instruction, instructions
+from trajseg.shapes.world.scenes import Scene, Split, sample_scene
+from trajseg.tracks import MaskTrack
+from trajseg.video import Clip
+
+if TYPE_CHECKING:
+    from trajseg.engines.base import Engine
+
+LOOKS = 3
+"""Frames that are suggested at once."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A track that an engine drew, and what it should have been.
+
+    truth: bool [N, H, W]; instruction: what was asked; track: what came (empty where nothing did).
+    """
+
+    scene: Scene
+    clip: Clip
+    instruction: Instruction
+    track: MaskTrack
+    truth: np.ndarray
+
+    def worth(self, track: MaskTrack) -> float:
+        """Mean J&F of a track over all frames."""
+        return score(masks_of(track, self.truth.shape), self.truth).jf
+
+
+@dataclass
+class Reviewed:
+    """What corrections brought to one track, all J&F as means over the clip's frames.
+
+    Args:
+        seed, instruction, motion, frames: of the clip and its object.
+        start: J&F of the engine's track.
+        suggested, uniform: J&F after LOOKS painted frames, as suggested or evenly spread.
+        course: J&F after 0, 1, 2, ... painted frames, each the one most worth a look; empty when not asked for.
+        uniform_boxes: painted frames that interpolated boxes need; None when not asked for.
+        chosen: the propagator of each step of `course`.
+        painted: the frames painted in `course`, in order, with the reason.
+    """
+
+    seed: int
+    instruction: str
+    motion: str
+    frames: int
+    start: float
+    suggested: float
+    uniform: float
+    course: list[float] = field(default_factory=list)
+    uniform_boxes: int | None = None
+    chosen: list[str] = field(default_factory=list)
+    painted: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def frames_needed(self) -> int:
+        """Painted frames at the end of `course`: until it reached its goal, or all that were allowed."""
+        return len(self.course) - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for a file."""
+        return asdict(self) | {"frames_needed": self.frames_needed if self.course else None}
+
+
+def start_of(engine: Engine, scene: Scene, height: int, folder: Path) -> Start | None:
+    """The engine's answer to the scene's first referring instruction about one object; None where it has none."""
+    asked = [
+        i
+        for i in instructions(scene, random.Random(scene.seed), limit_per_kind=1)
+        if i.category == "referring" and len(i.targets) == 1
+    ]
+    if not asked:
+        return None
+    clip, ids = _write(scene, folder / f"{scene.split}-{scene.seed:06d}.mp4", height)
+    found = engine.segment(clip, asked[0].text).tracks
+    empty = MaskTrack.from_masks("t1", [None] * len(clip), clip.frame_map.times, [0.0] * len(clip))
+    return Start(scene, clip, asked[0], found[0] if found else empty, ids == asked[0].targets[0] + 1)
+
+
+def paint(start: Start, frames: Sequence[int], propagators: Sequence[Propagator]) -> Refinement:
+    """The track after the truth was painted on `frames`."""
+    return refine(start.clip, start.track, {index: start.truth[index] for index in frames}, propagators)
+
+
+def evenly(count: int, frames: int) -> list[int]:
+    """At most `count` frames of a clip, at the centres of equal bins."""
+    return sorted({int((i + 0.5) * frames / count) for i in range(count)})
+
+
+def corrected(start: Start, propagators: Sequence[Propagator]) -> Reviewed:
+    """The track after LOOKS suggested frames, and after as many evenly spread ones."""
+    frames = len(start.clip)
+    suggested = [suggestion.index for suggestion in suggest(start.track, LOOKS)]
+    return Reviewed(
+        seed=start.scene.seed,
+        instruction=start.instruction.text,
+        motion=start.scene.objects[start.instruction.targets[0]].motion,
+        frames=frames,
+        start=start.worth(start.track),
+        suggested=start.worth(paint(start, suggested, propagators).track),
+        uniform=start.worth(paint(start, evenly(LOOKS, frames), propagators).track),
+    )
+
+
+def correct_until(start: Start, found: Reviewed, propagators: Sequence[Propagator], goal: float, most: int) -> None:
+    """Paint the frame most worth a look, refine, and again, until J&F reaches `goal` or `most` frames are painted."""
+    track = start.track
+    agreement: dict[int, float] | None = None
+    painted: list[int] = []
+    found.course.append(found.start)
+    while found.course[-1] < goal and len(painted) < most:
+        look = suggest(track, 1, painted=painted, agreement=agreement)
+        if not look:
+            break
+        painted.append(look[0].index)
+        found.painted.append((look[0].index, look[0].reason))
+        refined = paint(start, painted, propagators)
+        track, agreement = refined.track, refined.agreement
+        found.chosen.append(refined.chosen)
+        found.course.append(start.worth(track))
+
+
+def uniform_boxes_needed(truth: np.ndarray, goal: float) -> int:
+    """The fewest evenly spread key frames with which interpolated boxes reach J&F `goal`; N when fewer do not.
+
+    The first and the last frame are among them: beyond its outermost key frames a box stands still.
+    """
+    frames = len(truth)
+    for count in range(1, frames):
+        ends = np.linspace(0, frames - 1, count).round().astype(int).tolist() if count > 1 else [frames // 2]
+        if score(interpolated(truth, ends), truth).jf >= goal:
+            return count
+    return frames
+
+
+def interpolated(truth: np.ndarray, keys: Sequence[int]) -> np.ndarray:
+    """What a box tool makes of exact masks on the key frames, bool [N, H, W].
+
+    The strongest of its kind: between two key frames the box is interpolated linearly, and the mask of the nearest
+    key frame is moved and scaled along with it, as if the annotator had drawn the outline, too. Whether the object is
+    there is what the nearest key frame says.
+    """
+    out = np.zeros_like(truth)
+    boxes = {key: _box(truth[key]) for key in keys if truth[key].any()}
+    for index in range(len(truth)):
+        nearest = min(keys, key=lambda key: abs(key - index))
+        if nearest not in boxes:
+            continue
+        before = max((key for key in boxes if key <= index), default=nearest)
+        after = min((key for key in boxes if key >= index), default=nearest)
+        share = (index - before) / (after - before) if after > before else 0.0
+        box = (1 - share) * boxes[before] + share * boxes[after]
+        out[index] = _moved(truth[nearest], boxes[nearest], box)
+    return out
+
+
+def _box(mask: np.ndarray) -> np.ndarray:
+    """x, y, width, height in pixels, float64 [4]."""
+    return np.array(cv2.boundingRect(mask.astype(np.uint8)), float)
+
+
+def _moved(mask: np.ndarray, box: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """The mask with its box moved and scaled onto another one."""
+    scale = to[2:] / box[2:]
+    shift = to[:2] - 0.5 - scale * (box[:2] - 0.5)
+    matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+    soft = cv2.warpAffine(mask.astype(np.float32), matrix, mask.shape[::-1], flags=cv2.INTER_LINEAR)
+    return soft > 0.5
+
+
+def review(
+    engine: Engine,
+    propagators: Sequence[Propagator],
+    *,
+    split: Split = "test",
+    count: int = 10,
+    seed: int = 0,
+    height: int = 240,
+    goal: float | None = None,
+    most: int = 20,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Reviewed]:
+    """Correct one track in each of `count` clips, and yield each when it is done.
+
+    Args:
+        engine: draws the tracks.
+        propagators: carry corrections on; the preferred one first.
+        split: of the shapes world.
+        seed: of the first clip; clips without a referring instruction about one object are passed over.
+        height: rows of the clips, in pixels.
+        goal: J&F until which frames are painted one by one, and that interpolated boxes have to reach; None leaves
+            both out.
+        most: frames painted in a track at most.
+        progress: called with (clips done, clips in all).
+    """
+    done = 0
+    with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
+        while done < count:
+            scene = sample_scene(seed, split)
+            seed += 1
+            start = start_of(engine, scene, height, Path(folder))
+            if start is None:
+                continue
+            one = corrected(start, propagators)
+            if goal is not None:
+                correct_until(start, one, propagators, goal, most)
+                one.uniform_boxes = uniform_boxes_needed(start.truth, goal)
+            start.clip.path.unlink()
+            done += 1
+            if progress:
+                progress(done, count)
+            yield one
+
+
+def summary(found: Sequence[Reviewed]) -> dict[str, Any]:
+    """Means over the tracks: J&F at the start, and what LOOKS frames gain, as suggested and evenly spread."""
+    return {
+        "tracks": len(found),
+        "start_jf": fmean(one.start for one in found),
+        "gain_suggested": fmean(one.suggested - one.start for one in found),
+        "gain_uniform": fmean(one.uniform - one.start for one in found),
+    }
+
+
+def propagators_of(engine: Engine) -> list[Propagator]:
+    """Optical flow, and the engine's own memory where it is TrajSeg's model."""
+    found: list[Propagator] = [FlowPropagator()]
+    # Without torch there is no segmenter, and it takes seconds to load: whoever has one has its module.
+    segmenter = sys.modules.get("trajseg.engines.trajseg")
+    if segmenter is not None and isinstance(engine, segmenter.VideoSegmenter):
+        from trajseg.correction import MemoryPropagator
+
+        found.append(MemoryPropagator(engine))
+    return found
+
+
+def report(engine: Engine, split: Split, count: int, seed: int, height: int, json_path: Path | None) -> None:
+    """What `trajseg evaluate --review` prints: each track on the way, and one JSON object as the last line."""
+    from trajseg.shapes.evaluation.report import progress_bar, write_figures
+
+    with progress_bar(f"{engine.model_version}: looks") as progress:
+        looks = review(
+            engine, propagators_of(engine), split=split, count=count, seed=seed, height=height, progress=progress
+        )
+        found = list(looks)
+    click.echo(f"J&F before, after {LOOKS} suggested frames, after {LOOKS} evenly spread ones")
+    for one in found:
+        click.echo(f"  {one.start:.3f}  {one.suggested:.3f}  {one.uniform:.3f}  {one.instruction}")
+    write_figures(json_path, [one.to_json() for one in found])
+    figures = summary(found)
+    click.echo(json.dumps({name: round(value, 4) for name, value in figures.items()}))

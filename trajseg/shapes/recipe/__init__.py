@@ -1,0 +1,1 @@
+"""The recipe of trajseg-tiny: stages that each teach one part."""

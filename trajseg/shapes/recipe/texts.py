@@ -1,0 +1,391 @@
+"""What the language model learns from: clips as symbols or features, and many questions about each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from trajseg.model.dialogue import REQUEST, WORDS, grounding_answer
+from trajseg.model.processor import TrajSegProcessor, frame_indices, word_tokenizer
+from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, KINDS, NAMES, attributes, misheard, nameless, unsaid
+from trajseg.shapes.world.facts import Facts
+from trajseg.shapes.world.language import (
+    REQUEST_SEGMENT_TEMPLATES,
+    Instruction,
+    caption_requests,
+    instructions,
+    short_caption,
+    vocabulary,
+)
+from trajseg.shapes.world.phrases import KNOWN_COLOURS, KNOWN_SHAPES, PLURALS
+from trajseg.shapes.world.render import boxes
+from trajseg.shapes.world.scenes import MOTIONS, SAMPLED_FRAMES, SHAPES, SIZES, Scene, sample_scene
+
+IGNORED = -100
+TEXTS_PER_CLIP = 8
+CAPTIONS_PER_CLIP = 1
+SMALL_WORDS = ("the", "a", "that", "is", "in", "of", "to", "this", "video", "picture", "only", "one", "please", "here")
+SLOT = -1
+"""Stands in a request where a trajectory token will be."""
+WEIGHTS = {
+    "attribute": 3.5,
+    "motion": 1.5,
+    "place": 1.8,
+    "comparison": 1.5,
+    "event": 1.8,
+    "several": 1.3,
+    "none": 2.2,
+}
+"""How much more often the kinds that are hard to learn are asked; 1 for the others."""
+
+
+def shapes_processor(size: int) -> TrajSegProcessor:
+    """The processor of a checkpoint for the shapes world: whole words, pictures of size x size."""
+    return TrajSegProcessor(word_tokenizer([*WORDS, *vocabulary()]), llm_size=size, mask_size=size)
+
+
+@dataclass
+class Seen:
+    """Visible objects of a clip's N frames, one row each, in time order and raster order within a frame.
+
+    attributes (M, 3) int64: colour, shape, size; box (M, 4) xyxy in units of the letterboxed side; frame (M,) int64;
+    motion (M, 2) int64: how the object moves in the clip, and whether it is fast;
+    look (M, LOOKS) float32: what it looks like (see mixtures); None for what it is called.
+    """
+
+    attributes: Tensor
+    box: Tensor
+    frame: Tensor
+    motion: Tensor
+    look: Tensor | None = None
+
+    def in_order(self) -> Seen:
+        """The same rows in time order and raster order."""
+        column, row = ((self.box[:, :2] + self.box[:, 2:]) * 8).long().unbind(1)
+        order = (self.frame * 1024 + row * 32 + column).argsort()
+        look = None if self.look is None else self.look[order]
+        return Seen(self.attributes[order], self.box[order], self.frame[order], self.motion[order], look)
+
+
+@dataclass
+class Question:
+    """One question about a clip: the user's turn and the answer as token ids, and what the [SEG]s mean.
+
+    targets: attributes of the objects meant, (S, 3) int64: colour, shape, size.
+    trajectory: of a request for a caption, the object's boxes (N, 4) as in Seen, zero where it is absent; its tokens
+    stand where `request` has a SLOT; look (LOOKS,): that object's, None as in Seen.
+    answer: IGNORED stands for what has no name. read: the answer as the model reads it while it writes on, with some
+    names exchanged.
+    """
+
+    kind: str
+    request: list[int]
+    answer: list[int]
+    targets: Tensor
+    trajectory: Tensor | None = None
+    look: Tensor | None = None
+    read: list[int] = field(default_factory=list)
+
+
+def trajectories(scene: Scene, frames: int, least: float = 0.15, facts: Facts | None = None) -> Tensor:
+    """Boxes (K, N, 4) of all objects in the N frames, as in Seen, zero where less than a share `least` shows.
+
+    facts: saves working the boxes out again where Facts(scene) is at hand and N is the number of its frames.
+    """
+    if facts is not None and frames == SAMPLED_FRAMES:
+        xyxy, visible = facts.xyxy, facts.visible
+    else:
+        xyxy, visible = boxes(scene, frame_indices(scene.frame_count, frames))
+    return torch.from_numpy(xyxy) / max(1.0, scene.aspect) * (torch.from_numpy(visible) >= least)[..., None]
+
+
+def names(attributes: Tensor) -> Tensor:
+    """Attributes (..., 3) as one number each, (...) int64."""
+    return (attributes[..., 0] * len(SHAPES) + attributes[..., 1]) * len(SIZES) + attributes[..., 2]
+
+
+def presence(seen: Seen) -> Tensor:
+    """Whether each row's object is there in the first and in the last frame, (M, 2) int64."""
+    name = names(seen.attributes)
+    ends = (name[seen.frame == seen.frame.min()], name[seen.frame == seen.frame.max()])
+    return torch.stack([torch.isin(name, end) for end in ends], dim=1).long()
+
+
+def seen_objects(scene: Scene, trajectories: Tensor, look: Tensor | None = None) -> Seen:
+    """What can be seen in the N frames, from geometry alone.
+
+    trajectories: boxes of all objects (K, N, 4) as in Seen, zero where an object is absent; look: of all objects,
+    (K, LOOKS); see Seen.
+    """
+    k, frame = trajectories.any(-1).nonzero(as_tuple=True)
+    rows = None if look is None else look[k]
+    return Seen(attributes(scene)[k], trajectories[k, frame], frame, motions(scene)[k], rows).in_order()
+
+
+def motions(scene: Scene) -> Tensor:
+    """Motion of each object as an index, and 1 where it is fast, (K, 2) int64."""
+    return torch.tensor([(MOTIONS.index(o.motion), int(o.speed == "fast")) for o in scene.objects])
+
+
+_KNOWN = {**KNOWN_SHAPES, **KNOWN_COLOURS}
+
+
+def questions(
+    scene: Scene,
+    processor: TrajSegProcessor,
+    rng: random.Random,
+    limit: int = TEXTS_PER_CLIP,
+    look: Tensor | None = None,
+    named: Tensor | None = None,
+    facts: Facts | None = None,
+) -> list[Question]:
+    """Questions with answers about a scene, at most `limit`, the harder kinds preferred.
+
+    look, named: what the objects look like, and which of their colours, shapes and sizes have their name, as
+    `mixtures.nameless` gives them (None: all have); nothing is asked for by a name that is an object's in part.
+    facts: as in `instructions`.
+    """
+    found = instructions(scene, rng, limit_per_kind=3, facts=facts)
+    if named is not None and look is not None:
+        unclear, whole = _unclear(scene, look, named), named.all(1).tolist()
+        found = [
+            asked
+            for asked in found
+            if (asked.kind != "knowledge" or all(whole[k] for k in asked.targets))
+            and not any(form in f" {asked.text} " for form in unclear)
+        ]
+    found.sort(key=lambda q: rng.random() ** (1 / WEIGHTS.get(q.kind, 1.0)), reverse=True)
+    return [encode(scene, processor, rng, q, named) for q in found[:limit]]
+
+
+def _unclear(scene: Scene, look: Tensor, named: Tensor) -> set[str]:
+    """The names that an object has lost, or has a part of without being called so: all their forms between spaces.
+
+    look (K, LOOKS), named (K, 3): see mixtures.
+    """
+    in_part = look[:, :NAMES].split(ATTRIBUTE_SIZES, dim=1)
+    unclear = set()
+    for o, known, *parts in zip(scene.objects, named.tolist(), *in_part, strict=True):
+        for name, names, is_known, part in zip((o.colour, o.shape, o.size), KINDS, known, parts, strict=True):
+            if not is_known:
+                unclear |= {name, *(names[at] for at in part.nonzero()[:, 0].tolist())}
+    return {f" {form} " for name in unclear for form in (name, PLURALS.get(name, name), *_KNOWN.get(name, ()))}
+
+
+def caption_question(
+    scene: Scene,
+    k: int,
+    trajectory: Tensor,
+    look: Tensor | None,
+    processor: TrajSegProcessor,
+    rng: random.Random,
+    named: Tensor | None = None,
+) -> Question:
+    """A request for the caption of object k, from its boxes (N, 4) and look (LOOKS,) or None; see Question."""
+    before, after = processor.caption_ids(rng.choice(caption_requests("train")))
+    request = [*before, *[SLOT] * len(trajectory), *after]
+    answer, read = _answers(scene, [k], processor, rng, named)
+    return Question("caption", request, answer, attributes(scene)[[k]], trajectory, look, read)
+
+
+def captions(
+    scene: Scene,
+    trajectories: Tensor,
+    look: Tensor | None,
+    processor: TrajSegProcessor,
+    rng: random.Random,
+    limit: int = CAPTIONS_PER_CLIP,
+    named: Tensor | None = None,
+) -> list[Question]:
+    """Requests for captions of at most `limit` objects that are seen in two frames or more.
+
+    trajectories: boxes of all objects (K, N, 4) as in Seen, zero where an object is absent; look: see Seen.
+    """
+    shown = (trajectories.any(-1).sum(1) >= 2).nonzero()[:, 0].tolist()
+    chosen = rng.sample(shown, min(limit, len(shown)))
+    return [
+        caption_question(scene, k, trajectories[k], None if look is None else look[k], processor, rng, named)
+        for k in chosen
+    ]
+
+
+def ruffled(text: str, rng: random.Random) -> str:
+    """The sentence with one or two small words left out or put in, which must not change how it is understood."""
+    said = text.split()
+    for _ in range(rng.randint(1, 2)):
+        small = [at for at, word in enumerate(said) if word in SMALL_WORDS]
+        if small and rng.random() < 0.5:
+            del said[rng.choice(small)]
+        else:
+            said.insert(rng.randint(0, len(said)), rng.choice(SMALL_WORDS))
+    return " ".join(said)
+
+
+def encode(
+    scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked: Instruction, named: Tensor | None = None
+) -> Question:
+    """An instruction as token ids; half of them in the fixed request of inference."""
+    template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
+    text = ruffled(asked.text, rng) if scene.split == "train" and rng.random() < 0.4 else asked.text
+    _, after = processor.prompt_ids(text, 1, template)
+    answer, read = _answers(scene, asked.targets, processor, rng, named)
+    return Question(asked.kind, after, answer, attributes(scene)[list(asked.targets)], read=read)
+
+
+def _answers(
+    scene: Scene, targets: Sequence[int], processor: TrajSegProcessor, rng: random.Random, named: Tensor | None
+) -> tuple[list[int], list[int]]:
+    """The answer that names these objects, and the one that the model reads while it writes; see Question."""
+    said = heard = [scene.objects[k] for k in targets]
+    if scene.split == "train":
+        known = [[True] * 3 if named is None else named[k].tolist() for k in targets]
+        said = [unsaid(o, each) for o, each in zip(said, known, strict=True)]
+        heard = [misheard(o, each, rng) for o, each in zip(heard, known, strict=True)]
+    answer, read = (
+        [*processor.ids(grounding_answer([short_caption(o) for o in objects])), processor.end_id]
+        for objects in (said, heard)
+    )
+    unknown = processor.tokenizer.unk_token_id
+    return [IGNORED if token == unknown else token for token in answer], read
+
+
+@dataclass
+class Packed:
+    """B clips with all their questions, each clip one row: its frames once, then every question after them.
+
+    ids (B, L) with 0 where a visual or a trajectory token stands; visual (B, L) and trajectory (B, L) bool;
+    labels (B, L) answers, else -100;
+    positions (B, L), restarting after the frames for every question; mask (B, 1, L, L) bool, who may read whom;
+    seen: the visual tokens' objects, clip by clip, in the order of `visual`;
+    segments (B, L) int64, the number of the question a token belongs to (-1: frames or padding), over the batch.
+    """
+
+    ids: Tensor
+    visual: Tensor
+    trajectory: Tensor
+    labels: Tensor
+    positions: Tensor
+    mask: Tensor
+    segments: Tensor
+    seen: list[Seen]
+    questions: list[Question]
+
+
+def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, frames: int) -> Packed:
+    """Lays out a batch; see Packed."""
+    rows: list[tuple[Sequence[int], ...]] = []
+    number = 0
+    for seen, asked in clips:
+        counts = torch.bincount(seen.frame, minlength=frames).tolist()
+        before, _ = processor.prompt_ids("", len(counts))
+        ids: list[int] = []
+        visual: list[bool] = []
+        for markers, count in zip(before, counts, strict=True):
+            ids += markers + [0] * count
+            visual += [False] * len(markers) + [True] * count
+        prefix = len(ids)
+        labels, positions, segment = [IGNORED] * prefix, list(range(prefix)), [-1] * prefix
+        for question in asked:
+            text = question.request + question.read
+            ids += text
+            labels += [IGNORED] * len(question.request) + question.answer
+            positions += range(prefix, prefix + len(text))
+            segment += [number] * len(text)
+            number += 1
+        rows.append((ids, visual, labels, positions, segment))
+    length = max(len(row[0]) for row in rows)
+    batch = len(rows)
+    # Lists become arrays much faster than tensors; as_tensor puts them on torch's default device.
+    fields = [np.full((batch, length), padding) for padding in (0, False, IGNORED, 0, -2)]
+    for b, row in enumerate(rows):
+        for field_BL, values in zip(fields, row, strict=True):
+            field_BL[b, : len(values)] = values
+    ids_BL, visual_BL, labels_BL, positions_BL, segments_BL = (torch.as_tensor(field_BL) for field_BL in fields)
+    same = segments_BL[:, :, None] == segments_BL[:, None, :]
+    frames_read = (segments_BL == -1)[:, None, :].expand(-1, length, -1)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    mask = (same | frames_read) & causal
+    trajectory_BL = ids_BL == SLOT
+    return Packed(
+        ids_BL.masked_fill(trajectory_BL, 0),
+        visual_BL,
+        trajectory_BL,
+        labels_BL,
+        positions_BL,
+        mask[:, None],
+        segments_BL,
+        [seen for seen, _ in clips],
+        [question for _, asked in clips for question in asked],
+    )
+
+
+def looks(packed: Packed, seg_id: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Where the states that write answers should look.
+
+    Returns: row and position of R states, and for each, which positions of its row it should look at, (R, L) bool:
+    the tokens of the object that the answer has come to; the first of all where there is none, or none any more.
+    """
+    name = torch.full(packed.ids.shape, -1)
+    name[packed.visual] = names(torch.cat([seen.attributes for seen in packed.seen]))
+    captioned = [question for question in packed.questions if question.trajectory is not None]
+    if captioned:
+        name[packed.trajectory] = torch.cat([names(q.targets).expand(len(q.trajectory)) for q in captioned])  # type: ignore[arg-type]
+    first = torch.zeros_like(packed.visual)
+    first[:, 0] = True
+    most = max(len(question.targets) for question in packed.questions) + 1
+    wanted = torch.full((len(packed.questions), most), -2)
+    for number, question in enumerate(packed.questions):
+        wanted[number, : len(question.targets)] = names(question.targets)
+    row, position = (packed.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    question_of = packed.segments[row, position + 1]
+    said = (packed.labels == seg_id).cumsum(1)
+    begins = torch.full((len(packed.questions),), packed.ids.numel()).scatter_reduce(
+        0, question_of, said[row, position], "amin"
+    )
+    object_name = wanted[question_of, said[row, position] - begins[question_of]][:, None]
+    readable = packed.mask[row, 0, position]
+    there = torch.where(object_name < 0, first[row], (name[row] == object_name) & readable)
+    shown = there.any(1)
+    return (row[shown], position[shown]), there[shown]
+
+
+Reading = Callable[[Seen, random.Random], Seen]
+"""What is made of a clip's rows where they are not taken as they are."""
+
+
+class QuestionStream(IterableDataset[Packed]):
+    """Endless batches of symbolic clips with their questions, read by `read`; no pictures are drawn."""
+
+    def __init__(
+        self,
+        processor: TrajSegProcessor,
+        seed: int,
+        batch: int,
+        frames: int,
+        split: str = "train",
+        read: Reading | None = None,
+    ) -> None:
+        self.processor, self.seed, self.batch, self.frames, self.split = processor, seed, batch, frames, split
+        self.read = read
+
+    def __iter__(self) -> Iterator[Packed]:
+        rng = random.Random(f"texts/{self.split}/{self.seed}")
+        while True:
+            clips: list[tuple[Seen, list[Question]]] = []
+            while len(clips) < self.batch:
+                scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
+                look, named = nameless(attributes(scene), rng) if self.split == "train" else (None, None)
+                facts = Facts(scene)
+                shown = trajectories(scene, self.frames, facts=facts)
+                asked = questions(scene, self.processor, rng, look=look, named=named, facts=facts)
+                asked += captions(scene, shown, look, self.processor, rng, named=named)
+                if asked:
+                    seen = seen_objects(scene, shown, look)
+                    clips.append((self.read(seen, rng) if self.read else seen, asked))
+            yield pack(clips, self.processor, self.frames)

@@ -1,0 +1,231 @@
+"""Stages `vision` and `tower`: picture towers learn colours, shapes, sizes and places, before any language.
+
+They stand for the pre-training that CLIP and SAM 2 bring along at full size. In `vision` one convolutional trunk is
+trained for both towers; CLIP's layers read it at stride 16, SAM 2's neck at all strides. In `tower` the language side's
+copy of it learns on with CLIP's layers. The heads are thrown away afterwards, except objectness and the boxes, which
+the language side uses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trajseg.model import TrajSegModel
+from trajseg.shapes.recipe.clips import Pictures
+from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, NAMES
+from trajseg.shapes.recipe.precision import quick
+from trajseg.shapes.world.scenes import COLOURS
+
+BOX_WEIGHT = 15.0
+"""Of the mean error of a side in units of the picture: slow motion shows in small differences of boxes."""
+
+
+class VisionPretraining(nn.Module):
+    """The model's picture towers, sharing one trunk, with dense heads.
+
+    The vision tower's patch tokens (256 of them) tell colour, shape, size and visible box of the object at a cell;
+    SAM 2's top level tells colour, shape and size, and its finest level object or not, and colour.
+    """
+
+    def __init__(self, model: TrajSegModel) -> None:
+        super().__init__()
+        width = model.config.llava_config.vision_config.hidden_size
+        channels = model.config.sam2_config.d_model
+        self.tower = model.vision_tower
+        self.encoder = model.visual_model.image_encoder
+        self.tower.embeddings.patch_embedding.trunk.stages = self.encoder.trunk.stages[:4]
+        self.objectness = model.objectness
+        nn.init.constant_(self.objectness.bias, -3.0)
+        self.token_attributes = nn.Linear(width, sum(ATTRIBUTE_SIZES))
+        self.token_box = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
+        self.cell_attributes = nn.Conv2d(channels, sum(ATTRIBUTE_SIZES), 1)
+        self.fine = nn.Conv2d(channels, 1 + len(COLOURS), 1)
+
+    def forward(self, pixels: Tensor, every: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures (n, 3, S, S) -> patch tokens (n, P, V); of each `every`-th picture, SAM 2's levels.
+
+        The levels are the top (m, C, h, w) and the finest (m, C, 4h, 4w).
+        """
+        *shared, coarsest = self.encoder.trunk.stages
+        maps = [pixels]
+        for stage in shared:
+            maps.append(stage(maps[-1]))
+        # Cut as NHWC, or the gradient would come back in another memory format than the maps have.
+        cut = [level.permute(0, 2, 3, 1)[::every].permute(0, 3, 1, 2) for level in maps[2:]]
+        levels, _ = self.encoder.neck([*cut, coarsest(cut[-1])])
+        return self.tokens(maps[-1]), levels[2], levels[0]
+
+    def tokens(self, stride16: Tensor) -> Tensor:
+        """The vision tower on a trunk map that is there already: the same as `TrajSegModel.patch_features`."""
+        embeddings = self.tower.embeddings
+        patches = embeddings.patch_embedding.project(stride16).flatten(2).transpose(1, 2)
+        start = embeddings.class_embedding.expand(len(patches), 1, -1)
+        hidden = torch.cat([start, patches], dim=1) + embeddings.position_embedding.weight
+        hidden = self.tower.pre_layrnorm(hidden)
+        for layer in self.tower.encoder.layers:
+            hidden = layer(hidden, attention_mask=None)
+        return hidden[:, 1:]
+
+    def loss(self, clips: list[Pictures]) -> tuple[Tensor, dict[str, float]]:
+        """The dense losses of both towers; SAM 2's levels, which learn faster and cost more, on every fourth."""
+        pixels = torch.cat([clip.pixels for clip in clips])
+        every = 4
+        with quick():
+            tokens, top, fine = self(pixels.contiguous(memory_format=torch.channels_last), every)
+        tokens, top, fine = tokens.float(), top.float(), fine.float()
+        side = top.shape[-1]
+        targets = [dense_targets(clip, side) for clip in clips]
+        look, on_object = _owned(clips, targets)
+        loss, figures = _token_loss(self, tokens, targets, look, on_object)
+        cells = self.cell_attributes(top).flatten(2).transpose(1, 2)[on_object[::every]]
+        loss = loss + _attribute_loss(cells, look[::every][on_object[::every]], figures, "cell")
+        fine_loss = self._fine_loss(clips, fine, every)
+        figures["fine"] = float(fine_loss.detach())
+        return loss + fine_loss, figures
+
+    def _fine_loss(self, clips: list[Pictures], fine: Tensor, every: int) -> Tensor:
+        """Object or not and which colour, at a quarter of the resolution."""
+        step = clips[0].ids.shape[-1] // fine.shape[-1]
+        planes = [clip.ids[:, step // 2 :: step, step // 2 :: step].long() for clip in clips]
+        looks = [clip.look[:, :NAMES] for clip in clips]
+        names = [F.pad(look[:, : len(COLOURS)] * attribute_weights(look)[0], (0, 0, 1, 0)) for look in looks]
+        colours = [table[plane] for table, plane in zip(names, planes, strict=True)]
+        ids, colour = torch.cat(planes)[::every], torch.cat(colours)[::every]
+        out = self.fine(fine)
+        found = F.binary_cross_entropy_with_logits(out[:, 0], (ids > 0).float())
+        return found + 0.3 * _soft_cross_entropy(out[:, 1:].permute(0, 2, 3, 1)[ids > 0], colour[ids > 0])
+
+
+class TowerTraining(nn.Module):
+    """The vision tower learns on alone, with the heads of stage `vision`; SAM 2's encoder stays as it is."""
+
+    def __init__(self, vision: VisionPretraining, features: Callable[[Sequence[Tensor]], Tensor]) -> None:
+        """`features` is the model's: what it reads of the tower's hidden states."""
+        super().__init__()
+        self.tower, self.objectness = vision.tower, vision.objectness
+        self.token_attributes, self.token_box = vision.token_attributes, vision.token_box
+        self.features = features
+
+    def loss(self, clips: list[Pictures]) -> tuple[Tensor, dict[str, float]]:
+        """The dense losses of the patch tokens."""
+        pixels = torch.cat([clip.pixels for clip in clips]).contiguous(memory_format=torch.channels_last)
+        with quick():
+            tokens = self.features(self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states).float()
+        side = math.isqrt(tokens.shape[1])
+        targets = [dense_targets(clip, side) for clip in clips]
+        return _token_loss(self, tokens, targets, *_owned(clips, targets))
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Targets of a grid of side x side cells over n letterboxed frames.
+
+    owner (n, side, side) int64, the object that covers most of a cell and at least 0.3 of it, else -1;
+    heat (n, side, side) in 0..1, near the centre of an object's visible box; centre (n, side, side) bool, the cells
+    that hold one; box (n, side, side, 4), that box, xyxy in units of the picture's side.
+    """
+
+    owner: Tensor
+    heat: Tensor
+    centre: Tensor
+    box: Tensor
+
+    def of(self, objects: Tensor) -> Tensor:
+        """What `objects` (K, ...) has for each cell's owner, (n, side, side, ...); object 0's where none owns it."""
+        return objects[self.owner.clamp(min=0)]
+
+
+def dense_targets(clip: Pictures, side: int) -> Dense:
+    """The dense targets of a clip's pictures."""
+    n, size, _ = clip.ids.shape
+    planes = clip.planes
+    coverage = F.avg_pool2d(planes, size // side)
+    most, owner = coverage.max(dim=1)
+    owner = torch.where(most >= 0.3, owner, -1)
+    heat = torch.zeros(n, side, side)
+    centre = torch.zeros(n, side, side, dtype=torch.bool)
+    box = torch.zeros(n, side, side, 4)
+    grid = torch.arange(side) + 0.5
+    for frame, k, xyxy in visible_boxes(planes):
+        x, y = (xyxy[0] + xyxy[2]) / 2 * side, (xyxy[1] + xyxy[3]) / 2 * side
+        column, row = min(side - 1, int(x)), min(side - 1, int(y))
+        bump = torch.exp(-((grid[None] - column - 0.5) ** 2 + (grid[:, None] - row - 0.5) ** 2) / (2 * 0.8**2))
+        heat[frame] = torch.maximum(heat[frame], bump)
+        centre[frame, row, column] = True
+        box[frame, row, column] = xyxy
+        owner[frame, row, column] = k
+    return Dense(owner, heat, centre, box)
+
+
+def visible_boxes(planes: Tensor, least: int = 40) -> Iterator[tuple[int, int, Tensor]]:
+    """(frame, object, xyxy in units of the side) of each object of at least `least` pixels in planes (n, K, S, S)."""
+    size = planes.shape[-1]
+    rows, columns = planes.amax(3), planes.amax(2)
+    area = planes.sum((2, 3))
+    for frame, k in (area >= least).nonzero().tolist():
+        y, x = rows[frame, k].nonzero()[:, 0], columns[frame, k].nonzero()[:, 0]
+        yield frame, k, torch.tensor([x[0], y[0], x[-1] + 1, y[-1] + 1]) / size
+
+
+def _owned(clips: list[Pictures], targets: list[Dense]) -> tuple[Tensor, Tensor]:
+    """The looks (n, P, NAMES) of the cells' owners, and which cells have one, (n, P) bool."""
+    looks = [target.of(clip.look[:, :NAMES]) for clip, target in zip(clips, targets, strict=True)]
+    owner = torch.cat([target.owner for target in targets])
+    return torch.cat(looks).flatten(1, 2), owner.flatten(1) >= 0
+
+
+def _token_loss(
+    heads: VisionPretraining | TowerTraining, tokens: Tensor, targets: list[Dense], look: Tensor, on_object: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """The dense losses of patch tokens (n, P, V); look and on_object as `_owned` gives them."""
+    heat = torch.cat([target.heat for target in targets]).flatten(1)
+    at = torch.cat([target.centre for target in targets]).flatten(1)
+    box = torch.cat([target.box for target in targets]).flatten(1, 2)
+    figures: dict[str, float] = {}
+    named = _attribute_loss(heads.token_attributes(tokens[on_object]), look[on_object], figures, "token")
+    heat_loss = _focal(heads.objectness(tokens)[..., 0], heat, at)
+    box_error = F.l1_loss(heads.token_box(tokens[at]), box[at])
+    figures |= {"heat": float(heat_loss.detach()), "box": float(box_error.detach())}
+    return named + heat_loss + BOX_WEIGHT * box_error, figures
+
+
+def _attribute_loss(logits: Tensor, look: Tensor, figures: dict[str, float], prefix: str) -> Tensor:
+    """Cross entropy of colour, shape and size, summed; logits and look (M, NAMES)."""
+    total = logits.new_zeros(())
+    parts = (tensor.split(ATTRIBUTE_SIZES, dim=-1) for tensor in (logits, look))
+    for name, guess, truth, weight in zip(("colour", "shape", "size"), *parts, attribute_weights(look), strict=True):
+        total = total + _soft_cross_entropy(guess, truth * weight)
+        named = truth.sum(-1) > 0
+        if named.any():
+            figures[f"{prefix}_{name}"] = float((guess.argmax(-1) == truth.argmax(-1))[named].float().mean())
+    return total
+
+
+def attribute_weights(look: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weights of the losses of colour (M, 1), shape (M, 1) and size of objects with looks (M, NAMES).
+
+    A colour counts where the shape has no name, and a shape where the colour has none: of pairs of names nothing is
+    learned, not even which there are.
+    """
+    colours, shapes, _ = look.split(ATTRIBUTE_SIZES, dim=-1)
+    colour, shape = ((other.sum(-1, keepdim=True) == 0).float() for other in (shapes, colours))
+    return colour, shape, 1.0
+
+
+def _soft_cross_entropy(logits: Tensor, weights: Tensor) -> Tensor:
+    """Cross entropy with weights (M, n) of the right answers, a mean over the rows that have any."""
+    return -(weights * logits.log_softmax(-1)).sum() / weights.sum().clamp(min=1)
+
+
+def _focal(logits: Tensor, heat: Tensor, centre: Tensor) -> Tensor:
+    """Penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), a mean over the centres."""
+    p = logits.sigmoid()
+    positive = (1 - p) ** 2 * F.logsigmoid(logits) * centre
+    negative = (1 - heat) ** 4 * p**2 * F.logsigmoid(-logits) * ~centre
+    return -(positive.sum() + negative.sum()) / centre.sum().clamp(min=1)

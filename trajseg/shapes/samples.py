@@ -1,0 +1,161 @@
+"""The shapes world as a source of joint training's samples, drawn on the fly or read from mp4 files."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from trajseg.data.samples import Direction, Sample, boxes_of
+from trajseg.errors import InputError
+from trajseg.model.dialogue import REQUEST, grounding_answer
+from trajseg.model.processor import frame_indices
+from trajseg.shapes.world.facts import SEEN, Facts
+from trajseg.shapes.world.language import (
+    REQUEST_SEGMENT_TEMPLATES,
+    Instruction,
+    caption_requests,
+    instructions,
+    short_caption,
+)
+from trajseg.shapes.world.render import boxes, render
+from trajseg.shapes.world.scenes import Scene, Split, sample_scene
+from trajseg.video import even_size, open_clip
+
+LOCAL_STEP = 3
+"""Frames, at most, between a sampled clip's anchor and its neighbours before and after."""
+
+
+@dataclass(frozen=True)
+class ShapesSamples:
+    """Clips of the shapes world with instructions and captions that are true of them.
+
+    Args:
+        split: of the scenes and of the wording.
+        size: pixels of the longer side of drawn frames.
+        folder: clips that `trajseg data shapes --write` wrote; then frames are read from these files, with what the
+            codec does to them. None draws scenes without end.
+    """
+
+    split: Split = "train"
+    size: int = 256
+    folder: Path | None = None
+
+    def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
+        """Frames at the centres of equal bins, as inference takes them: what is said is true of these.
+
+        Masks alone are learned from frames near to and far from one another (paper, frame sampling).
+        """
+        while True:
+            scene, path = self._scene(rng)
+            facts = Facts(scene)
+            if direction == "grounding":
+                found = instructions(scene, rng, limit_per_kind=3, facts=facts)
+                if found:
+                    times = frame_indices(scene.frame_count, frames)
+                    return self._grounding(scene, path, times, rng.choice(found), rng)
+                continue
+            if direction == "captioning":
+                times = frame_indices(scene.frame_count, frames)
+                able = [k for k, count in enumerate(facts.seen_count) if count >= 2 and facts.moves_visibly[k]]
+            else:
+                times = near_and_far(scene.frame_count, frames, rng)
+                shown = boxes(scene, times)[1] >= SEEN
+                able = np.flatnonzero(shown.sum(axis=1) >= 2).tolist()
+            if able:
+                return self._of_one(scene, path, times, rng.choice(able), direction, rng, still=False)
+
+    def image(self, rng: random.Random, direction: Direction) -> Sample:
+        """One frame of a scene, with what can be told from it: looks, not motion."""
+        while True:
+            scene, path = self._scene(rng)
+            times = [rng.randrange(scene.frame_count)]
+            shown = boxes(scene, times)[1][:, 0] >= SEEN
+            if direction != "grounding":
+                if shown.any():
+                    k = rng.choice(np.flatnonzero(shown).tolist())
+                    return self._of_one(scene, path, times, k, direction, rng, still=True)
+                continue
+            found = [asked for asked in instructions(scene, rng, limit_per_kind=3) if asked.kind == "attribute"]
+            found = [asked for asked in found if all(shown[k] for k in asked.targets)]
+            if found:
+                return self._grounding(scene, path, times, rng.choice(found), rng, still=True)
+
+    def _grounding(
+        self,
+        scene: Scene,
+        path: Path | None,
+        times: list[int],
+        asked: Instruction,
+        rng: random.Random,
+        still: bool = False,
+    ) -> Sample:
+        frames, ids = self._draw(scene, path, times)
+        masks = np.array([ids == k + 1 for k in asked.targets], bool).reshape(-1, *ids.shape)
+        answer = grounding_answer([_caption(scene, k, still) for k in asked.targets])
+        template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
+        return Sample("grounding", frames, asked.text, answer, masks, template=template)
+
+    def _of_one(
+        self,
+        scene: Scene,
+        path: Path | None,
+        times: list[int],
+        k: int,
+        direction: Direction,
+        rng: random.Random,
+        still: bool,
+    ) -> Sample:
+        frames, ids = self._draw(scene, path, times)
+        masks = (ids == k + 1)[None]
+        answer = grounding_answer([_caption(scene, k, still)])
+        return Sample(direction, frames, rng.choice(caption_requests(self.split)), answer, masks, boxes_of(masks[0]))
+
+    def _scene(self, rng: random.Random) -> tuple[Scene, Path | None]:
+        if self.folder is None:
+            return sample_scene(rng.getrandbits(40), self.split), None
+        path = rng.choice(self._clips)
+        split, seed = path.stem.rsplit("-", 1)
+        return sample_scene(int(seed), split), path  # type: ignore[arg-type]
+
+    def _draw(self, scene: Scene, path: Path | None, times: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Frames uint8 [T, H, W, 3] and ids uint8 [T, H, W]."""
+        if path is None:
+            return render(scene, round(self.size / max(1.0, scene.aspect)), times)
+        clip = open_clip(path)
+        _, ids = render(scene, clip.height, times)
+        frames = dict(clip.frames(sorted(set(times))))
+        # Where a side is odd, H.264 needs one pixel more.
+        return np.stack([frames[t] for t in times]), np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
+
+    @cached_property
+    def _clips(self) -> list[Path]:
+        assert self.folder is not None
+        listed = self.folder / "clips.jsonl"
+        if not listed.is_file():
+            raise InputError(f"{listed} is missing.", "Write clips with `trajseg data shapes --split train --write`.")
+        paths = [self.folder / json.loads(line)["video"] for line in listed.read_text().splitlines()]
+        return [path for path in paths if path.stem.startswith(f"{self.split}-")]
+
+
+def near_and_far(frame_count: int, frames: int, rng: random.Random) -> list[int]:
+    """An anchor, a neighbour 1 to 3 frames before and one after, and others from the whole clip, in time order.
+
+    A frame may come twice, as in the paper's sampling, at a clip's ends.
+    """
+    anchor = rng.randrange(frame_count)
+    before, after = rng.randint(1, LOCAL_STEP), rng.randint(1, LOCAL_STEP)
+    local = [anchor, max(0, anchor - before), min(frame_count - 1, anchor + after)][:frames]
+    others = [t for t in range(frame_count) if t not in local]
+    far = rng.sample(others, min(len(others), frames - len(local)))
+    return sorted(local + far)
+
+
+def _caption(scene: Scene, k: int, still: bool) -> str:
+    """What the answer calls object k; a still image shows no motion."""
+    o = scene.objects[k]
+    return f"a {o.size} {o.colour} {o.shape}" if still else short_caption(o)

@@ -1,0 +1,126 @@
+"""How many frames: those that get a prompt (the paper's Table V), and those that the language model sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trajseg.engines.base import Progress
+from trajseg.engines.trajseg import VideoSegmenter
+from trajseg.model.sampling import Sampling
+from trajseg.shapes.evaluation.evaluation import CATEGORIES, evaluate
+from trajseg.shapes.studies.cells import Cells
+from trajseg.shapes.studies.plan import SEEDS_APART, Plan
+from trajseg.shapes.studies.table import Table
+from trajseg.shapes.world.scenes import Split
+from trajseg.tracks import Result
+from trajseg.video import Clip
+
+CLIPS = 8
+"""Of each group, where the plan does not say."""
+ALL_KEYS = 64
+"""More key frames than a clip can have: all of them, and no prompt between them."""
+KEY_FRAMES = (1, 2, 4, 8, ALL_KEYS)
+LLM_FRAMES = (1, 2, 4, None)
+SPLIT: Split = "test"
+
+
+class Drawing:
+    """A segmenter that only draws: an evaluation then asks it for no captions."""
+
+    def __init__(self, segmenter: VideoSegmenter) -> None:
+        self.segmenter = segmenter
+
+    @property
+    def model_version(self) -> str:
+        return self.segmenter.model_version
+
+    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+        return self.segmenter.segment(clip, instruction, progress)
+
+
+def key_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
+    """One key frame against several, and prompts on every frame where the checkpoint was made for them.
+
+    The language model sees all of its frames.
+    """
+    config = segmenter.model.config
+    own = config.llm_frames
+    table = Table(
+        "key_frames",
+        f"Frames that get the trajectory token's prompt (the language model sees {own})",
+        "key frames",
+        {
+            "referring_jf": "referring J&F",
+            "reasoning_jf": "reasoning J&F",
+            "avg_iou": "steady",
+            "avg_iou_truth": "truth steady",
+            "seconds": "seconds",
+            "gflops": "GFLOPs",
+        },
+        drawn=("referring_jf", "reasoning_jf"),
+        unit="J&F",
+        notes=(
+            "The first key frame is frame 0, where memory starts; the others are spread over what the model sees.",
+            "Seconds and operations are of one instruction.",
+        ),
+    )
+    labels = {ALL_KEYS: f"0 and all {own}", None: "every frame"}
+    for count in (*KEY_FRAMES, *([None] if config.prompt_every_frame else [])):
+        label = labels.get(count, f"{count}")
+        table.add(label, [_figures(plan, segmenter, cells, Sampling(key_frames=count), seed) for seed in plan.seeds])
+    return [table]
+
+
+def llm_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
+    """Quality and cost against the frames that the language model sees; it and frame 0 are the key frames."""
+    own = segmenter.model.config.llm_frames
+    table = Table(
+        "llm_frames",
+        "Frames that the language model sees (these and frame 0 are the key frames)",
+        "frames seen",
+        {
+            "referring_jf": "referring J&F",
+            "reasoning_jf": "reasoning J&F",
+            "several_jf": "several J&F",
+            "none_accuracy": "none right",
+            "right_object": "right object",
+            "seconds": "seconds",
+            "gflops": "GFLOPs",
+        },
+        drawn=("referring_jf", "reasoning_jf", "several_jf", "none_accuracy"),
+        unit="J&F, share",
+        notes=(
+            f"The checkpoint was trained with {own} frames: this is what fewer cost it, not what a model trained with "
+            "fewer would reach.",
+        ),
+    )
+    for count in LLM_FRAMES:
+        sampling = Sampling(llm_frames=count)
+        table.add(f"{count or own}", [_figures(plan, segmenter, cells, sampling, seed) for seed in plan.seeds])
+    return [table]
+
+
+def _figures(plan: Plan, segmenter: VideoSegmenter, cells: Cells, sampling: Sampling, seed: int) -> dict[str, Any]:
+    """An evaluation's figures under a sampling, on the group of clips of a seed."""
+    clips, first = plan.clips or CLIPS, SEEDS_APART * seed
+    settings = plan.settings(
+        split=SPLIT, clips=clips, first=first, llm_frames=sampling.llm_frames, key_frames=sampling.key_frames
+    )
+
+    def measure() -> dict[str, Any]:
+        engine = Drawing(segmenter.sampled(sampling))
+        found = evaluate(engine, split=SPLIT, count=clips, seed=first, height=plan.height, flops=True)
+        headline = found.headline()
+        flops = headline["flops_per_clip"]
+        asked = {f"{category}_asked": len(found.of(category=category)) for category in CATEGORIES}
+        return (
+            headline
+            | asked
+            | {
+                "seconds": headline["seconds_per_clip"],
+                "gflops": None if flops is None else flops / 1e9,
+            }
+        )
+
+    seen, keys = sampling.llm_frames or "own", sampling.key_frames or "own"
+    return cells.measured(f"frames-seen-{seen}-keys-{keys}-group-{seed}", settings, measure)

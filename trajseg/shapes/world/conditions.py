@@ -1,0 +1,192 @@
+"""Conditions: the same scenes and instructions, drawn and filmed in other ways than those that training knows."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from trajseg.shapes.world.facts import Facts
+from trajseg.shapes.world.language import Instruction
+from trajseg.shapes.world.painter import painted
+from trajseg.shapes.world.questions import SOURCES
+from trajseg.shapes.world.render import frames_and_ids
+from trajseg.shapes.world.scenes import SAMPLED_FRAMES, Scene, SceneObject
+
+_DRAWS = 400
+_HAZE = 170.0
+_GRAIN = 1.8
+"""Pixels a grain."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What differs from the plain clip of a scene. What is not given stays as it is.
+
+    Args:
+        name: short, without blanks; names a folder, too.
+        shows: what it is, in a few words.
+        rows: of the picture, in pixels; None means the evaluation's.
+        aspect: width / height; courses are stretched from edge to edge, shapes are not.
+        frames: of the clip, which lasts as long as before.
+        speed: of all motion; frames a second stay as they are, so the clip gets shorter or longer.
+        painter: "render" is the one that training knows; "painter" is trajseg.shapes.world.painter, in which
+            "turning" objects sway while they move.
+        blur: standard deviation of the lens's blur, in units of the height.
+        light: factor on all grey levels.
+        contrast: factor on the distance from a light grey.
+        noise: standard deviation at middle grey, in grey levels, independent in each pixel and channel; it
+            grows with the square root of the light, as a sensor's does.
+        grain: standard deviation in grey levels of coarser noise, the same in all channels.
+        crf, encoder: see trajseg.video.write_video.
+    """
+
+    name: str
+    shows: str
+    rows: int | None = None
+    aspect: float | None = None
+    frames: int | None = None
+    speed: float = 1.0
+    painter: Literal["render", "painter", "turning"] = "render"
+    blur: float = 0.0
+    light: float = 1.0
+    contrast: float = 1.0
+    noise: float = 0.0
+    grain: float = 0.0
+    crf: int = 20
+    encoder: Literal["libx264", "libx265"] = "libx264"
+
+    def changed(self, scene: Scene) -> Scene:
+        """The scene with this condition's aspect, frames and speed; the scene itself where it has none of them."""
+        if self.aspect is not None:
+            scene = stretched(scene, self.aspect)
+        if self.frames is not None:
+            rate = scene.fps * self.frames / scene.frame_count
+            scene = replace(retimed(scene, self.frames), fps=rate)
+        if self.speed != 1.0:
+            scene = retimed(scene, max(SAMPLED_FRAMES, round(scene.frame_count / self.speed)))
+        return scene
+
+    def frames_and_ids(self, scene: Scene, height: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Draws a scene that is already `changed`, frame by frame.
+
+        Args:
+            height: rows where the condition has none of its own.
+
+        Yields:
+            frame uint8 [H, W, 3] RGB, and ids uint8 [H, W] as trajseg.shapes.world.render has them.
+        """
+        rows = self.rows or height
+        rng = np.random.default_rng([scene.seed % 2**32, zlib.crc32(self.name.encode())])
+        if self.painter == "render":
+            drawn = frames_and_ids(scene, rows, range(scene.frame_count))
+        else:
+            drawn = painted(scene, rows, turning=self.painter == "turning")
+        for frame, ids in drawn:
+            yield self._filmed(frame, rng), ids
+
+    def _filmed(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not (self.blur or self.noise or self.grain or self.light != 1 or self.contrast != 1):
+            return frame
+        height, width = frame.shape[:2]
+        if self.blur:
+            frame = cv2.GaussianBlur(frame, (0, 0), self.blur * height)
+        levels = frame.astype(np.float32)
+        levels = _HAZE + self.contrast * (self.light * levels - _HAZE)
+        if self.noise:
+            strength = self.noise * np.sqrt(np.maximum(levels, 4) / 128)
+            levels += strength * rng.standard_normal(levels.shape, np.float32)
+        if self.grain:
+            # Resizing makes noise weaker.
+            coarse = rng.standard_normal((round(height / _GRAIN), round(width / _GRAIN)), np.float32)
+            grains = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+            levels += (self.grain / grains.std() * grains)[..., None]
+        return np.clip(levels, 0, 255).round().astype(np.uint8)
+
+
+PLAIN = Condition("plain", "as in training: H.264 at crf 20")
+
+CONDITIONS = (
+    PLAIN,
+    Condition("portrait", "240 x 320 pixels, upright", rows=320, aspect=3 / 4),
+    Condition("480-rows", "640 x 480 pixels, 4:3", rows=480, aspect=4 / 3),
+    Condition("720-rows", "1280 x 720 pixels, 16:9", rows=720, aspect=16 / 9),
+    Condition("noise", "strong sensor noise", noise=28.0),
+    Condition("blur", "out of focus", blur=0.012),
+    Condition("dark", "a third of the light, and its noise", light=0.33, noise=12.0),
+    Condition("haze", "a third of the contrast", contrast=0.35),
+    Condition("compressed", "H.264 at crf 42", crf=42),
+    Condition("grain", "film grain, H.264 at crf 34", grain=16.0, crf=34),
+    Condition("h265", "H.265 at crf 32", crf=32, encoder="libx265"),
+    Condition("12-frames", "12 frames in the same time", frames=12),
+    Condition("120-frames", "120 frames in the same time", frames=120),
+    Condition("half-speed", "twice as many frames", speed=0.5),
+    Condition("double-speed", "half as many frames", speed=2.0),
+    Condition("painter", "another painter", painter="painter"),
+    Condition("turning", "another painter, objects sway", painter="turning"),
+)
+"""What trajseg evaluate --conditions goes through; the first one is what the others are held against."""
+
+
+def retimed(scene: Scene, frame_count: int) -> Scene:
+    """The same courses from start to end in another number of frames, between frames by linear interpolation.
+
+    Frames a second stay as they are. An object exists in the frames that are nearest to those in which it
+    existed.
+    """
+    times = np.linspace(0, scene.frame_count - 1, frame_count)
+    before = np.minimum(np.floor(times).astype(int), max(0, scene.frame_count - 2))
+    after = np.minimum(before + 1, scene.frame_count - 1)
+    share = (times - before)[:, None].astype(np.float32)
+
+    def at_times(course: np.ndarray) -> np.ndarray:
+        return (1 - share) * course[before] + share * course[after]
+
+    def moved(o: SceneObject) -> SceneObject:
+        there = np.flatnonzero((times >= o.first - 0.5) & (times < o.last + 0.5))
+        return replace(o, centres=at_times(o.centres), first=int(there[0]), last=int(there[-1]))
+
+    objects = [moved(o) for o in scene.objects]
+    return replace(scene, frame_count=frame_count, objects=objects, drift=at_times(scene.drift))
+
+
+def stretched(scene: Scene, aspect: float) -> Scene:
+    """The same scene in a picture of another width: what went from edge to edge still does.
+
+    Courses are stretched or squeezed in x. Those of circling and bouncing objects are moved as a whole, so that
+    a circle stays one.
+    """
+    factor = aspect / scene.aspect
+    objects = []
+    for o in scene.objects:
+        centres = o.centres.copy()
+        if o.motion in ("circling", "bouncing"):
+            centres[:, 0] += (factor - 1) * centres[:, 0].mean()
+        else:
+            centres[:, 0] *= factor
+        objects.append(replace(o, centres=centres))
+    return replace(scene, aspect=aspect, objects=objects)
+
+
+def still_true(asked: Instruction, facts: Facts) -> bool:
+    """Whether an instruction also means exactly its targets in another version of its scene.
+
+    It does if the same sentence with the same targets could have been asked of that version in the first place.
+    Sentences come at random, so this asks many times; a true one that is never met counts as false, and is
+    left out.
+    """
+    if any(facts.seen_count[k] < 2 for k in asked.targets):
+        return False
+    rng = random.Random(asked.text)
+    for _ in range(_DRAWS):
+        for possible in SOURCES[asked.kind](facts, rng, facts.scene.split):
+            if set(possible.targets) == set(asked.targets) and any(
+                phrase.format(**possible.slots) == asked.text for phrase in possible.phrases.of(facts.scene.split)
+            ):
+                return True
+    return False

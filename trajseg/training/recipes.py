@@ -1,0 +1,167 @@
+"""Recipes of joint training, and how one is run on a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+
+from trajseg.data.samples import Mixture, Samples, Source
+from trajseg.engines.trajseg import VideoSegmenter
+from trajseg.errors import InputError
+from trajseg.training.adapters import (
+    LoraSettings,
+    add_trajectory_encoder,
+    prepare,
+    recompute_layers,
+    save_adapter,
+)
+from trajseg.training.feed import Feed
+from trajseg.training.joint import JointTraining, LossWeights
+from trajseg.training.run import Schedule, accelerator, train
+
+PAPER_LORA, PAPER_WEIGHTS = LoraSettings(), LossWeights()
+Precision = Literal["no", "bf16", "fp16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class JointRecipe:
+    """One stage of joint training.
+
+    `batch` samples make a step, over all processes; a process takes `micro` at once. `frames` is T of a video.
+    `recompute` works layers out again in the backward pass, for less memory. `lora` None trains the language model
+    whole. With a `precision` other than "no", frozen weights are kept in it; `four_bit` keeps the language model's in
+    4 bits.
+    """
+
+    mixture: Mixture
+    schedule: Schedule
+    batch: int
+    micro: int
+    frames: int
+    lora: LoraSettings | None = PAPER_LORA
+    weights: LossWeights = PAPER_WEIGHTS
+    recompute: bool = False
+    precision: Precision = "no"
+    four_bit: bool = False
+
+
+def _paper(steps: int, lr: float = 3e-4, warmup: int = 100, **more: Any) -> Schedule:
+    """The paper's optimiser: warmed up, then linearly to 0, without weight decay."""
+    return Schedule(steps=steps, lr=lr, warmup=warmup, weight_decay=0.0, decay="linear", betas=(0.9, 0.95), **more)
+
+
+IMAGES = Mixture(images=1.0, pseudo_videos=0.0, propagation=0.0, captioning=0.0)
+"""The paper's first stage: still images, text to mask."""
+
+RECIPES: Mapping[str, Mapping[int, JointRecipe]] = {
+    "paper": {
+        1: JointRecipe(IMAGES, _paper(10_000), 80, 2, 10, recompute=True, precision="bf16"),
+        2: JointRecipe(Mixture(), _paper(5_000), 80, 1, 10, recompute=True, precision="bf16"),
+    },
+    "tiny": {
+        1: JointRecipe(IMAGES, _paper(300, warmup=30, log_every=10, save_every=50), 8, 8, 8),
+        2: JointRecipe(Mixture(), _paper(300, warmup=30, log_every=10, save_every=50), 8, 4, 8),
+    },
+}
+"""By name and stage: the paper's own, and what a trajseg-tiny bears on a CPU."""
+
+
+def train_jointly(
+    recipe: JointRecipe,
+    checkpoint: str,
+    out: Path,
+    source: Source,
+    seed: int = 0,
+    workers: int = 0,
+    run: Accelerator | None = None,
+) -> Path:
+    """Trains a checkpoint by a recipe, or goes on with that; writes what it learned, also when it was stopped.
+
+    Args:
+        checkpoint: a shipped checkpoint's name or a folder.
+        out: receives the state, the logs, and `adapter/` (with LoRA) or `checkpoint/`.
+        workers: processes that make samples ahead (0 or 1).
+        run: this process's part; by default what was launched.
+
+    Returns:
+        the folder of the adapter or checkpoint.
+
+    Raises:
+        InputError: the batch cannot be cut evenly, `out` holds a training by another recipe, or 4-bit weights are
+            to be trained themselves.
+        CheckpointError: the checkpoint cannot be used.
+        TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
+    """
+    run = run or accelerator(precision=recipe.precision)
+    micro_batches, rest = divmod(recipe.batch, recipe.micro * run.num_processes)
+    if rest or not micro_batches:
+        raise InputError(
+            f"A batch of {recipe.batch} cannot be cut into {run.num_processes} x {recipe.micro} samples.",
+            "Choose a batch that is a multiple of processes x micro-batch.",
+        )
+    if recipe.four_bit and recipe.lora is None:
+        raise InputError(
+            "4-bit weights cannot be trained themselves.", "Train adapters over them: leave out --no-lora."
+        )
+    if run.is_main_process:
+        _keep_settings(out / "recipe.json", recipe, checkpoint, seed)
+    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    loaded = VideoSegmenter.from_pretrained(checkpoint, str(run.device), dtype, recipe.four_bit)
+    model, processor = loaded.model, loaded.processor
+    torch.manual_seed(seed)  # new adapters and a new trajectory encoder are drawn alike in every process
+    if recipe.mixture.captioning and recipe.mixture.images < 1:
+        add_trajectory_encoder(model)
+    parts = prepare(model, recipe.lora)
+    if recipe.recompute:
+        recompute_layers(model)
+    samples = Samples(source, recipe.mixture, recipe.frames, recipe.micro, seed)
+    feed = Feed(samples, workers, stride=run.num_processes)
+    joint = JointTraining(model, processor, parts, feed.at, recipe.weights, recipe.recompute)
+    train(
+        out,
+        joint,
+        joint.loss,
+        recipe.schedule,
+        seed=seed,
+        micro_batches=micro_batches,
+        whole=False,
+        run=run,
+    )
+    result = out / ("checkpoint" if recipe.lora is None else "adapter")
+    if run.is_main_process:
+        model.eval()
+        if recipe.lora is None:
+            model.save_pretrained(result)
+            processor.save_pretrained(result)
+        else:
+            save_adapter(model, recipe.lora, checkpoint, result)
+    run.wait_for_everyone()
+    return result
+
+
+def deciding(recipe: JointRecipe) -> dict[str, Any]:
+    """What of a recipe decides on a training's result: not how long a run may last, nor how often it speaks."""
+    settings = dataclasses.asdict(recipe)
+    for name in ("minutes", "log_every", "save_every"):
+        del settings["schedule"][name]
+    return settings
+
+
+def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int) -> None:
+    """Writes down what a training was begun with; a training that goes on must be the same one."""
+    settings = {"checkpoint": checkpoint, "seed": seed, **json.loads(json.dumps(deciding(recipe)))}
+    if path.exists():
+        begun = json.loads(path.read_text())
+        other = sorted(name for name in settings if begun.get(name) != settings[name])
+        if other:
+            raise InputError(
+                f"{path.parent} holds a training with another {', '.join(other)}.", "Take the same, or another --out."
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n")

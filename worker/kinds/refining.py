@@ -1,0 +1,323 @@
+"""Refining: what persons painted in a few frames of a clip's tracks is carried to all the others.
+
+Only tracks in which somebody changed something are touched. A frame that a person painted comes out exactly as it
+was painted, whatever the propagators say.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backend.store import PaintedTrack
+from trajseg.correction.grabcut import FITS, Prompt, cut_out, fit
+from trajseg.engines.base import Engine, Progress, Prompted
+from trajseg.errors import InputError
+from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
+from trajseg.video import Clip
+
+if TYPE_CHECKING:
+    from trajseg.correction import Painted, Propagator, Refinement
+
+Refine = Callable[..., "Refinement"]
+
+
+BACK_SHARE = 0.25
+"""Of the difference (1 - IoU) between prediction and person at a painted frame: with less, a frame is right already."""
+BACK_FRAMES = 2
+"""Frames in a row that are right already, before a correction goes no further."""
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A rectangle that a person drew to show where an object is, and the track that it is about."""
+
+    label: str
+    prompt: Prompt
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> Hint:
+        """The hint of a job's `params["hints"]`. Raises InputError where it is not one."""
+        try:
+            x, y, width, height = (float(side) for side in form["box"])
+            return cls(str(form["label"]), Prompt(int(form["index"]), (x, y, width, height), bool(form["point"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"A hint cannot be read ({type(error).__name__} {error}).") from error
+
+
+@dataclass
+class Refined:
+    """What came out.
+
+    Attributes:
+        tracks: all tracks of the clip, refined or not.
+        notes: on each refined track, as JSON: which propagator was taken, and how well each did where it was
+            made to guess a painted frame.
+        known: by the track's uid: what tells where it is doubtful.
+    """
+
+    tracks: list[MaskTrack] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[str, Known] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a track beside its masks.
+
+    Attributes:
+        painted: 0-based frames that a person vouches for.
+        agreement: by frame, IoU of the passes from either side.
+    """
+
+    painted: list[int] = field(default_factory=list)
+    agreement: dict[int, float] = field(default_factory=dict)
+
+
+class Refiner:
+    """Refines the tracks of one clip with what one engine can do.
+
+    Args:
+        refine: stands in for trajseg.correction.refine in tests.
+    """
+
+    def __init__(self, engine: Engine, clip: Clip, instruction: str, refine: Refine | None = None) -> None:
+        self.engine, self.clip, self.instruction = engine, clip, instruction
+        self._refine = refine
+        self._propagators: list[Propagator] = []
+
+    def run(
+        self,
+        tracks: Sequence[MaskTrack],
+        painted: Sequence[PaintedTrack],
+        hints: Sequence[Hint] = (),
+        progress: Progress | None = None,
+    ) -> Refined:
+        """Tracks with what was painted carried on; those that a person removed wholly are left out.
+
+        Args:
+            tracks: known by their labels; `painted` and `hints` may name others, which are made.
+            progress: called with (frames done, frames in all), over all tracks that are refined.
+
+        Raises:
+            InputError: a mask or a hint does not fit the clip.
+            VideoError: the video can no longer be read.
+        """
+        made = Refined()
+        by_label = {one.label: one for one in painted}
+        of_label = {hint.label: [one for one in hints if one.label == hint.label] for hint in hints}
+        rejected = {one.label for one in painted if one.rejected and one.label not in of_label}
+        known = {track.label: track for track in tracks}
+        uids = {track.uid for track in tracks}
+        touched = [one.label for one in painted if one.vouched] + list(of_label)
+        wanted = [label for label in dict.fromkeys(touched) if label not in rejected]
+        for label in wanted:
+            if label not in known:
+                held = by_label.get(label)
+                uid = _unused(held.track_uid if held else f"hinted-{label}", uids)
+                known[label] = self._empty(uid, label)
+        for label, track in known.items():
+            if label in rejected:
+                continue
+            if label in wanted:
+                part = _part(progress, wanted.index(label), len(wanted), len(self.clip))
+                track = self._track(track, by_label.get(label), of_label.get(label, []), made, part)
+            made.tracks.append(track)
+        if progress and not wanted:
+            progress(len(self.clip), len(self.clip))
+        return made
+
+    def _track(
+        self,
+        track: MaskTrack,
+        painted: PaintedTrack | None,
+        hints: Sequence[Hint],
+        made: Refined,
+        progress: Progress | None,
+    ) -> MaskTrack:
+        masks = {index: self._mask(code) for index, code in (painted.masks if painted else {}).items()}
+        prompts = [hint.prompt for hint in hints]
+        prompts += [Prompt(index, box) for index, box in (painted.boxes if painted else {}).items()]
+        prompted = {one.index: self._prompted(one, track, masks) for one in prompts if one.index not in masks}
+        anchors: Painted = {**prompted, **masks}
+        if not any(mask.any() for mask in anchors.values()):
+            # Nothing to carry on: somebody said where the object is not, and no more.
+            frames = _without(track, set(anchors), painted.shown if painted else set())
+            if progress:
+                progress(len(self.clip), len(self.clip))
+            made.known[track.uid] = Known(sorted(masks))
+            return replace(track, frames=frames)
+        if self._refine is None:
+            from trajseg.correction import refine
+
+            self._refine = refine
+        self._propagators = self._propagators or propagators(self.engine)
+        refinement = self._refine(self.clip, track, anchors, self._propagators, progress)
+        frames = _joined(track.frames, refinement.track.frames, anchors)
+        for index, mask in masks.items():
+            code = rle.encode(mask) if mask.any() else None
+            frames[index] = replace(frames[index], rle=code, score=1.0, provenance="person")
+        for index in prompted:
+            frames[index] = replace(frames[index], provenance="hint")
+        present = [frame.score for frame in frames if frame.rle is not None]
+        score = sum(present) / len(present) if present else 0.0
+        made.known[track.uid] = Known(sorted(masks), refinement.agreement)
+        made.notes.append(
+            {
+                "track": track.uid,
+                "label": track.label,
+                "chosen": refinement.chosen,
+                "left_out": {
+                    name: {str(index): round(float(value), 4) for index, value in figures.items()}
+                    for name, figures in refinement.left_out.items()
+                },
+                "painted": sorted(masks),
+                "hinted": sorted(prompted),
+                "carried": sum(1 for frame in frames if frame.provenance == refinement.chosen),
+            }
+        )
+        return replace(refinement.track, frames=frames, score=score)
+
+    def _prompted(self, prompt: Prompt, track: MaskTrack, masks: Painted) -> np.ndarray:
+        """What a hint marks, by the engine where it can and its mask fits the mark, else by colours.
+
+        Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
+        """
+        if isinstance(self.engine, Prompted) and self.engine.prompted:
+            known = {index: mask for index, mask in masks.items() if mask.any()}
+            if not known:
+                before = [index for index in track.present if index < prompt.index][-1:]
+                after = [index for index in track.present if index > prompt.index][:1]
+                known = {index: self._mask(track.frames[index].rle) for index in (*before, *after)}
+            mask = self.engine.prompt(self.clip, prompt, self.instruction, known)
+            if fit(mask, prompt) >= FITS:
+                return mask
+        return cut_out(self.clip, prompt)
+
+    def _mask(self, code: Any) -> np.ndarray:
+        size = (self.clip.height, self.clip.width)
+        if code is None:
+            return np.zeros(size, bool)
+        return rle.decode(rle.checked(code, *size))
+
+    def _empty(self, uid: str, label: str) -> MaskTrack:
+        times = self.clip.frame_map.times
+        absent: list[np.ndarray | None] = [None] * len(times)
+        return MaskTrack.from_masks(
+            uid, absent, times, [0.0] * len(times), label=label, instruction=self.instruction, provenance="person"
+        )
+
+
+def propagators(engine: Engine) -> list[Propagator]:
+    """What can carry masks through a clip: optical flow always, the engine's own memory where it has one.
+
+    Flow comes first: it is taken where a single painted frame leaves nothing to choose by, and there it draws better
+    than the memory of trajseg-tiny (docs/results.md).
+    """
+    from trajseg.correction import FlowPropagator
+
+    found: list[Propagator] = [FlowPropagator()]
+    # Without torch there is no segmenter, and it takes seconds to load: whoever has one has its module.
+    segmenter = sys.modules.get("trajseg.engines.trajseg")
+    if segmenter is not None and isinstance(engine, segmenter.VideoSegmenter):
+        from trajseg.correction import MemoryPropagator
+
+        found.append(MemoryPropagator(engine))
+    return found
+
+
+def source_tracks(
+    base: Result | None, painted: Iterable[PaintedTrack], result_of: Callable[[str], Result | None], base_id: str | None
+) -> list[MaskTrack]:
+    """The tracks that persons began with, each under the label that they knew it by.
+
+    Args:
+        base: of the prediction; None where a person began with nothing.
+        result_of: by a job's id; tracks may come from other jobs, where a suggestion was accepted.
+        base_id: the job of `base`.
+    """
+    tracks = list(base.tracks) if base else []
+    by_uid = {track.uid: track for track in tracks}
+    uids = set(by_uid)
+    for one in painted:
+        if one.job_id is None:
+            continue
+        if one.job_id == base_id:
+            if one.track_uid in by_uid:
+                by_uid[one.track_uid].label = one.label
+            continue
+        result = result_of(one.job_id)
+        track = next((held for held in result.tracks if held.uid == one.track_uid), None) if result else None
+        if track is not None:
+            uid = _unused(track.uid, uids)
+            tracks.append(replace(track, uid=uid, label=one.label))
+    return tracks
+
+
+def _without(track: MaskTrack, removed: set[int], shown: set[int]) -> list[TrackFrame]:
+    """The frames of a track without those nearer to one where it was removed than to one where it was left."""
+    frames = []
+    for frame in track.frames:
+        away = min((abs(frame.index - index) for index in removed), default=len(track))
+        kept = min((abs(frame.index - index) for index in shown), default=len(track) + 1)
+        gone = frame.index in removed or away < kept
+        source = "person" if frame.index in removed else frame.provenance
+        frames.append(replace(frame, rle=None, provenance=source) if gone else frame)
+    return frames
+
+
+def _joined(before: Sequence[TrackFrame], after: Sequence[TrackFrame], anchors: Painted) -> list[TrackFrame]:
+    """The refined frames around each anchor, up to where they come back to what was predicted.
+
+    What differs from the prediction by a share of what it differed by at the anchor is no longer corrected by it:
+    from the second such frame in a row on the prediction stands, until the next anchor comes near.
+
+    Args:
+        before: as predicted.
+        after: as carried from the anchors.
+        anchors: what was painted or hinted at, by 0-based frame.
+    """
+    frames = list(after)
+    alike = [rle.iou(old.rle, new.rle) if old.rle and new.rle else 0.0 for old, new in zip(before, after, strict=True)]
+    keep = [False] * len(frames)
+    for anchor, mask in anchors.items():
+        code = rle.encode(mask) if mask.any() else None
+        told = before[anchor].rle
+        changed = 1.0 - rle.iou(told, code)
+        for way in (range(anchor + 1, len(frames)), range(anchor - 1, -1, -1)):
+            back = 0
+            for index in way:
+                if index in anchors:
+                    break
+                back = back + 1 if 1.0 - alike[index] <= changed * BACK_SHARE else 0
+                if back >= BACK_FRAMES:
+                    break
+                keep[index] = True
+    for index, kept in enumerate(keep):
+        if not kept and index not in anchors:
+            frames[index] = before[index]
+    return frames
+
+
+def _unused(uid: str, taken: set[str]) -> str:
+    number, fresh = 2, uid
+    while fresh in taken:
+        fresh, number = f"{uid}-{number}", number + 1
+    taken.add(fresh)
+    return fresh
+
+
+def _part(progress: Progress | None, number: int, parts: int, frames: int) -> Progress | None:
+    """The progress of one track out of several, told in frames."""
+    if progress is None:
+        return None
+    tell = progress
+
+    def told(done: int, total: int) -> None:
+        tell(number * frames + round(frames * done / max(total, 1)), parts * frames)
+
+    return told
