@@ -28,14 +28,15 @@ from rich.console import Console
 from rich.table import Table
 
 from trajseg import VideoSegmenter
-from trajseg.correction.grabcut import FITS, Prompt, cut_out, fit
-from trajseg.evaluation.metrics import region_similarity
+from trajseg.correction.grabcut import cut_out
 from trajseg.model.processor import frame_indices
 from trajseg.shapes.recipe.marks import jittered
 from trajseg.shapes.world.questions import descriptions, meaning
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import Scene, sample_scene
 from trajseg.tracks import rle
+from trajseg.tracks.mark import FITS, Mark, fit
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, even_size, open_clip, write_video
 
 ROOT = Path(__file__).parent.parent
@@ -99,20 +100,20 @@ def measured_real(segmenter: VideoSegmenter, path: Path) -> Iterator[tuple[str, 
                 yield row, kind, region_similarity(draw(), masks[index])
 
 
-def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Prompt]:
+def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Mark]:
     """A box and a click on an object, as a hand draws them."""
     rows, columns = np.where(truth)
     tight = torch.tensor([columns.min(), rows.min(), columns.max(), rows.max()], dtype=torch.float32)
     left, top, right, bottom = jittered(tight, rng, max(truth.shape)).tolist()
     place = rng.randrange(len(rows))
     return {
-        "box": Prompt(index, (left, top, right - left + 1, bottom - top + 1)),
-        "click": Prompt(index, (float(columns[place]), float(rows[place]), 1.0, 1.0), point=True),
+        "box": Mark(index, (left, top, right - left + 1, bottom - top + 1)),
+        "click": Mark(index, (float(columns[place]), float(rows[place]), 1.0, 1.0), point=True),
     }
 
 
 def ways(
-    segmenter: VideoSegmenter, clip: Clip, prompt: Prompt, words: str, before: dict[int, np.ndarray]
+    segmenter: VideoSegmenter, clip: Clip, prompt: Mark, words: str, before: dict[int, np.ndarray]
 ) -> dict[str, Callable[[], np.ndarray]]:
     """What can draw a mark's mask; GrabCut does where the model is not sure, as in the worker."""
 

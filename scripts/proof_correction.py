@@ -21,10 +21,10 @@ from rich.table import Table
 
 from trajseg import VideoSegmenter
 from trajseg.correction import FlowPropagator, MemoryPropagator, Painted, Propagator
-from trajseg.evaluation.metrics import region_similarity
 from trajseg.shapes.evaluation.report import progress_bar
 from trajseg.shapes.evaluation.review import Reviewed, review, summary
 from trajseg.tracks import rle
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, open_clip
 
 GOAL = 0.95

@@ -17,7 +17,7 @@ import numpy as np
 
 from trajseg.correction.flow_fields import FlowFields, grid, squared
 from trajseg.correction.propagator import Drawn, GapPropagator, Painted, Span, agreed
-from trajseg.evaluation.metrics import region_similarity
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 TOLERANCE = 1.5

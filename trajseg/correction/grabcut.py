@@ -1,4 +1,4 @@
-"""Prompts: a box or a point on one frame becomes a mask, by the picture's own colours where no model does it.
+"""GrabCut: a box or a point on one frame becomes a mask by colours alone, where no model does it.
 
 `cut_out` is GrabCut (Rother, Kolmogorov and Blake, 2004) within a box. It knows no objects, only which colours are
 inside the box and not around it, which is often enough for a mask to begin with, and never needs to be trained.
@@ -6,14 +6,10 @@ inside the box and not around it, which is often enough for a mask to begin with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
-from trajseg.errors import InputError
-from trajseg.evaluation.metrics import region_similarity
-from trajseg.tracks import Box
+from trajseg.tracks.mark import Mark
 from trajseg.video import Clip
 
 GRABCUT_ROUNDS = 5
@@ -25,84 +21,21 @@ FEWEST_PIXELS = 12
 POINT_SURE, POINT_GUESS, POINT_REACH = 0.02, 0.1, 0.35
 """Around a click, in shares of the picture's shorter side: what is the object, what may well be, what could be."""
 
-FITS = 0.5
-"""From this fit on (see `fit`) a mask is of the object that is marked."""
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a person marked on one frame.
-
-    Args:
-        index: 0-based frame.
-        box: x, y, width, height in pixels.
-        point: whether it is meant as a click, at the middle of the box.
-    """
-
-    index: int
-    box: Box
-    point: bool = False
-
-    @property
-    def middle(self) -> tuple[float, float]:
-        """x, y in pixels."""
-        x, y, width, height = self.box
-        return x + width / 2, y + height / 2
-
-    def pixel(self, width: int, height: int) -> tuple[int, int]:
-        """Column and row of the pixel in the middle, from 0; InputError where it is outside the picture."""
-        x, y = self.middle
-        if not (0 <= x < width and 0 <= y < height):
-            raise InputError(f"The hint on frame {self.index} lies outside the picture.", "Click on the object.")
-        return int(x), int(y)
-
-    def inside(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom of the box within the picture, whole pixels; InputError where nothing is."""
-        x, y, across, down = self.box
-        left, top = max(0, round(x)), max(0, round(y))
-        right, bottom = min(width, round(x + across)), min(height, round(y + down))
-        if right - left < 1 or bottom - top < 1:
-            raise InputError(f"The hint on frame {self.index} lies outside the picture.", "Draw it on the object.")
-        return left, top, right, bottom
-
-    def picture(self, clip: Clip) -> np.ndarray:
-        """The picture that it is on, RGB uint8 [H, W, 3]; InputError where the clip lacks the frame, or VideoError."""
-        if not 0 <= self.index < len(clip):
-            raise InputError(f"The hint is on frame {self.index}, but the clip has {len(clip)} frames, counted from 0.")
-        _, rgb = next(clip.frames([self.index]))
-        return rgb
-
-
-def fit(mask: np.ndarray, prompt: Prompt) -> float:
-    """How well a mask, bool [H, W], fits a mark: IoU of its bounding box with a box; 1 where a click is on the mask."""
-    height, width = mask.shape
-    if prompt.point:
-        x, y = prompt.pixel(width, height)
-        return float(mask[y, x])
-    if not mask.any():
-        return 0.0
-    rows, columns = np.where(mask)
-    around, marked = np.zeros_like(mask), np.zeros_like(mask)
-    around[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
-    left, top, right, bottom = prompt.inside(width, height)
-    marked[top:bottom, left:right] = True
-    return region_similarity(around, marked)
-
-
-def cut_out(clip: Clip, prompt: Prompt) -> np.ndarray:
-    """The mask of what a prompt marks, bool [H, W], by colours alone.
+def cut_out(clip: Clip, mark: Mark) -> np.ndarray:
+    """The mask of what a mark marks, bool [H, W], by colours alone.
 
     Of a box whose inside cannot be told from its surroundings the mask is an ellipse in it: something to correct
     is better than nothing.
 
     Raises:
-        InputError: the prompt lies outside the picture, or on a frame that the clip has not.
+        InputError: the mark lies outside the picture, or on a frame that the clip has not.
         VideoError: the video can no longer be read.
     """
-    rgb = prompt.picture(clip)
-    if prompt.point:
-        return _around_point(rgb, prompt)
-    left, top, right, bottom = prompt.inside(clip.width, clip.height)
+    rgb = mark.picture(clip)
+    if mark.point:
+        return _around_point(rgb, mark)
+    left, top, right, bottom = mark.inside(clip.width, clip.height)
     mask = np.zeros((clip.height, clip.width), bool)
     mask[top:bottom, left:right] = _within(rgb, (left, top, right, bottom))
     return mask
@@ -135,10 +68,10 @@ def _within(rgb: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     return inside
 
 
-def _around_point(rgb: np.ndarray, prompt: Prompt) -> np.ndarray:
+def _around_point(rgb: np.ndarray, mark: Mark) -> np.ndarray:
     """GrabCut's foreground around a click, as far as it hangs together with it, bool [H, W]."""
     height, width = rgb.shape[:2]
-    x, y = prompt.pixel(width, height)
+    x, y = mark.pixel(width, height)
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     size = max(2, round(width * scale)), max(2, round(height * scale))
     small = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_AREA)

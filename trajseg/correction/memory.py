@@ -16,9 +16,9 @@ from torch import Tensor
 
 from trajseg.correction.propagator import Drawn, GapPropagator, Painted, Span, agreed
 from trajseg.correction.windows import Windows
-from trajseg.evaluation.metrics import region_similarity
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.processor import inner_size
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 if TYPE_CHECKING:

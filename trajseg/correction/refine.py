@@ -12,8 +12,8 @@ from trajseg.correction.propagator import Painted, Propagator, check_painted
 from trajseg.correction.review import Suggestion, suggest
 from trajseg.engines.base import Progress
 from trajseg.errors import InputError
-from trajseg.evaluation.metrics import region_similarity
 from trajseg.tracks import MaskTrack, TrackFrame, rle
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 LEFT_OUT_MOST = 8

@@ -12,7 +12,7 @@ from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 
 if TYPE_CHECKING:
-    from trajseg.correction.grabcut import Prompt
+    from trajseg.tracks.mark import Mark
 
 MAX_INSTRUCTION_LENGTH = 1000
 """Characters; a longer instruction is refused with InstructionError."""
@@ -89,7 +89,7 @@ class Prompted(Protocol):
         """Whether the loaded weights can."""
 
     def prompt(
-        self, clip: Clip, prompt: Prompt, instruction: str, known: Mapping[int, np.ndarray] | None = None
+        self, clip: Clip, prompt: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
     ) -> np.ndarray:
         """The mask of what is marked, bool [H, W]; all False where nothing is found.
 

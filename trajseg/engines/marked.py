@@ -14,10 +14,10 @@ import torch
 from sam2.utils.amg import calculate_stability_score
 from torch import Tensor
 
-from trajseg.correction.grabcut import FITS, Prompt, fit
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.marks import Marks, draw_marked
 from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
+from trajseg.tracks.mark import FITS, Mark, fit
 from trajseg.video import Clip
 
 STABILITY_MARGIN, STABLE = 2.0, 0.65
@@ -43,7 +43,7 @@ class Hinted:
         model: TrajSegModel,
         processor: TrajSegProcessor,
         clip: Clip,
-        prompt: Prompt,
+        prompt: Mark,
         known: Mapping[int, np.ndarray],
     ) -> None:
         self.model, self.processor, self.clip, self.prompt = model, processor, clip, prompt
@@ -103,7 +103,7 @@ class Hinted:
         return [fit(mask, self.prompt) for mask in (whole > 0).cpu().numpy()]
 
 
-def marks_of(prompt: Prompt, clip: Clip, side: int, device: torch.device | str = "cpu") -> Marks:
+def marks_of(prompt: Mark, clip: Clip, side: int, device: torch.device | str = "cpu") -> Marks:
     """A person's mark in the letterboxed picture; InputError where it lies outside the picture."""
     if prompt.point:
         marks = Marks.clicks(torch.tensor([prompt.pixel(clip.width, clip.height)], dtype=torch.float32, device=device))

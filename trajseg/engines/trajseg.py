@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.correction.grabcut import Prompt
 from trajseg.engines.base import CONTRADICTION, Progress, check_instruction
 from trajseg.engines.marked import Hinted
 from trajseg.errors import CheckpointError, InputError
@@ -23,6 +22,7 @@ from trajseg.model.dialogue import caption_of, captions_of
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.sampling import Sampling
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
+from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
@@ -249,7 +249,7 @@ class VideoSegmenter:
 
     @torch.inference_mode()
     def prompt(
-        self, clip: Clip | str | Path, prompt: Prompt, instruction: str, known: Mapping[int, np.ndarray] | None = None
+        self, clip: Clip | str | Path, prompt: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
     ) -> np.ndarray:
         """The mask of what a box or a click marks on one frame, bool [H, W]; see trajseg.engines.marked.
 

@@ -15,14 +15,10 @@ from statistics import fmean
 import cv2
 import numpy as np
 
+from trajseg.tracks.region_similarity import region_similarity
+
 BOUNDARY_TOLERANCE = 0.008
 """Of the picture's diagonal: how far apart two boundaries may be and still match."""
-
-
-def region_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """J of one frame: intersection over union; 1 where both masks are empty."""
-    union = int(np.count_nonzero(prediction | truth))
-    return int(np.count_nonzero(prediction & truth)) / union if union else 1.0
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:

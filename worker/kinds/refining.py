@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.store import PaintedTrack
-from trajseg.correction.grabcut import FITS, Prompt, cut_out, fit
+from trajseg.correction.grabcut import cut_out
 from trajseg.engines.base import Engine, Progress, Prompted
 from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
+from trajseg.tracks.mark import FITS, Mark, fit
 from trajseg.video import Clip
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ class Hint:
     """A rectangle that a person drew to show where an object is, and the track that it is about."""
 
     label: str
-    prompt: Prompt
+    prompt: Mark
 
     @classmethod
     def from_json(cls, form: Mapping[str, Any]) -> Hint:
         """The hint of a job's `params["hints"]`. Raises InputError where it is not one."""
         try:
             x, y, width, height = (float(side) for side in form["box"])
-            return cls(str(form["label"]), Prompt(int(form["index"]), (x, y, width, height), bool(form["point"])))
+            return cls(str(form["label"]), Mark(int(form["index"]), (x, y, width, height), bool(form["point"])))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"A hint cannot be read ({type(error).__name__} {error}).") from error
 
@@ -141,7 +142,7 @@ class Refiner:
     ) -> MaskTrack:
         masks = {index: self._mask(code) for index, code in (painted.masks if painted else {}).items()}
         prompts = [hint.prompt for hint in hints]
-        prompts += [Prompt(index, box) for index, box in (painted.boxes if painted else {}).items()]
+        prompts += [Mark(index, box) for index, box in (painted.boxes if painted else {}).items()]
         prompted = {one.index: self._prompted(one, track, masks) for one in prompts if one.index not in masks}
         anchors: Painted = {**prompted, **masks}
         if not any(mask.any() for mask in anchors.values()):
@@ -182,7 +183,7 @@ class Refiner:
         )
         return replace(refinement.track, frames=frames, score=score)
 
-    def _prompted(self, prompt: Prompt, track: MaskTrack, masks: Painted) -> np.ndarray:
+    def _prompted(self, prompt: Mark, track: MaskTrack, masks: Painted) -> np.ndarray:
         """What a hint marks, by the engine where it can and its mask fits the mark, else by colours.
 
         Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.

@@ -8,10 +8,10 @@ import torch
 
 from trajseg import VideoSegmenter
 from trajseg.correction import MemoryPropagator
-from trajseg.evaluation.metrics import region_similarity
 from trajseg.model.mask_decoder import Tracker
 from trajseg.shapes.world.render import render, write_clip
 from trajseg.shapes.world.scenes import sample_scene
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, open_clip
 
 SEED = 5

@@ -19,8 +19,8 @@ from trajseg.correction.propagator import spans
 from trajseg.correction.windows import Windows
 from trajseg.engines.base import Progress
 from trajseg.errors import CancelledError, InputError
-from trajseg.evaluation.metrics import region_similarity
 from trajseg.tracks import MaskTrack, rle
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, open_clip, write_video
 
 TINY_FRAMES, TINY_HEIGHT, TINY_WIDTH = 12, 64, 96

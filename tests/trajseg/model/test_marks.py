@@ -10,7 +10,6 @@ import pytest
 import torch
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from trajseg.correction.grabcut import Prompt, fit
 from trajseg.engines.base import Prompted
 from trajseg.engines.marked import Hinted
 from trajseg.engines.trajseg import VideoSegmenter
@@ -19,6 +18,7 @@ from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.marks import Marks, draw_marked
 from trajseg.model.mask_decoder import Tracker
 from trajseg.shapes.recipe.texts import shapes_processor
+from trajseg.tracks.mark import Mark, fit
 from trajseg.video import Clip, open_clip, write_video
 
 
@@ -76,7 +76,7 @@ def test_a_hint_is_counted_in_the_pixels_that_sam2_counts(
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (8, 8, 3)).astype(np.uint8).repeat(32, 0).repeat(32, 1) for _ in range(2)]
     clip = open_clip(write_video(tmp_path / "square.mp4", pictures, 12.0))
-    prompt = Prompt(1, (60.0, 40.0, 1.0, 1.0) if point else (60.0, 40.0, 100.0, 90.0), point)
+    prompt = Mark(1, (60.0, 40.0, 1.0, 1.0) if point else (60.0, 40.0, 100.0, 90.0), point)
     predictor = SAM2ImagePredictor(untrained.model.visual_model)
     predictor._bb_feat_sizes = [(64, 64), (32, 32), (16, 16)]  # it is written for pictures of 1024 pixels
     predictor.set_image(next(clip.frames([1]))[1])
@@ -99,7 +99,7 @@ def test_marks_move_with_the_letterboxed_picture() -> None:
 
 
 def test_a_mark_beside_the_clip_is_refused(untrained: VideoSegmenter, clip: Clip) -> None:
-    for prompt in (Prompt(12, (1, 1, 5, 5)), Prompt(0, (200, 1, 5, 5)), Prompt(0, (-9, 1, 2, 2), point=True)):
+    for prompt in (Mark(12, (1, 1, 5, 5)), Mark(0, (200, 1, 5, 5)), Mark(0, (-9, 1, 2, 2), point=True)):
         with pytest.raises(InputError, match="hint"):
             untrained.prompt(clip, prompt, "")
 
@@ -110,7 +110,7 @@ def test_weights_that_never_saw_boxes_say_so(untrained: VideoSegmenter, clip: Cl
     try:
         assert not untrained.prompted
         with pytest.raises(CheckpointError, match="not trained with boxes"):
-            untrained.prompt(clip, Prompt(0, (1, 1, 5, 5)), "")
+            untrained.prompt(clip, Mark(0, (1, 1, 5, 5)), "")
     finally:
         untrained.model.config.prompted_by_boxes = True
 
@@ -118,7 +118,7 @@ def test_weights_that_never_saw_boxes_say_so(untrained: VideoSegmenter, clip: Cl
 def test_memory_is_heard_only_of_the_object_that_is_marked(shipped: VideoSegmenter, clip: Clip, tiny_clip: Any) -> None:
     """A hint is drawn because something went astray: what is known of another object must not move the mask there."""
     known = {2: tiny_clip.red[2], 6: tiny_clip.red[6]}
-    red, blue = Prompt(4, (27.0, 7.0, 18.0, 18.0)), Prompt(4, (39.0, 35.0, 22.0, 22.0))
+    red, blue = Mark(4, (27.0, 7.0, 18.0, 18.0)), Mark(4, (39.0, 35.0, 22.0, 22.0))
     with torch.inference_mode():
         assert Hinted(shipped.model, shipped.processor, clip, red, known).remembered()
         assert not Hinted(shipped.model, shipped.processor, clip, blue, known).remembered()
@@ -130,7 +130,7 @@ def test_memory_is_heard_only_of_the_object_that_is_marked(shipped: VideoSegment
 def test_of_several_objects_that_an_instruction_means_the_marked_one_is_heard(
     untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch, fits: list[float], heard: int | None
 ) -> None:
-    hinted = Hinted(untrained.model, untrained.processor, clip, Prompt(0, (4.0, 8.0, 16.0, 16.0)), {})
+    hinted = Hinted(untrained.model, untrained.processor, clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
     monkeypatch.setattr(hinted, "_fits", lambda alone: fits)
     tokens = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
     meant = hinted.meant(tokens)
@@ -146,7 +146,7 @@ def test_a_mask_that_the_model_is_not_sure_of_is_none(
     untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 100 pixels, 64 or 66 are sure."""
-    hinted = Hinted(untrained.model, untrained.processor, clip, Prompt(0, (4.0, 8.0, 16.0, 16.0)), {})
+    hinted = Hinted(untrained.model, untrained.processor, clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
     for sure, area in ((64, 0), (66, 100)):
         logits = torch.full((64, 96), -9.0)
         logits[0, :sure], logits[1, : 100 - sure] = 9.0, 0.5
@@ -158,7 +158,7 @@ def test_a_mask_that_the_model_is_not_sure_of_is_none(
 def test_how_a_mask_fits_a_mark() -> None:
     mask = np.zeros((20, 30), bool)
     mask[5:15, 10:20] = True
-    assert fit(mask, Prompt(0, (10, 5, 10, 10))) == 1.0
-    assert fit(mask, Prompt(0, (10, 5, 20, 10))) == 0.5
-    assert (fit(mask, Prompt(0, (12, 7, 1, 1), True)), fit(mask, Prompt(0, (2, 7, 1, 1), True))) == (1.0, 0.0)
-    assert fit(mask & False, Prompt(0, (10, 5, 10, 10))) == 0.0
+    assert fit(mask, Mark(0, (10, 5, 10, 10))) == 1.0
+    assert fit(mask, Mark(0, (10, 5, 20, 10))) == 0.5
+    assert (fit(mask, Mark(0, (12, 7, 1, 1), True)), fit(mask, Mark(0, (2, 7, 1, 1), True))) == (1.0, 0.0)
+    assert fit(mask & False, Mark(0, (10, 5, 10, 10))) == 0.0

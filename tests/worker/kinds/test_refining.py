@@ -13,9 +13,9 @@ import pytest
 from backend.label_studio.outgoing.pictures import first_frames, shown_frames
 from backend.settings import Settings
 from backend.store import Change, Job, JobRequest, PaintedTrack, ReadAnnotation, Store
-from trajseg.correction.grabcut import Prompt
 from trajseg.engines.base import Progress
 from trajseg.tracks import MaskTrack, Result, rle
+from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 from worker.kinds.refining import Hint, Refiner, source_tracks
 from worker.run import Resident, keep, run
@@ -99,7 +99,7 @@ def test_where_it_was_only_removed_nothing_else_is_lost(clip: Clip, tiny_clip: A
 
 def test_a_rectangle_makes_a_track(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
     blue = track_of(clip, list(tiny_clip.blue), "track-2", "t2")
-    hint = Hint("track-1", Prompt(3, (20.0, 6.0, 20.0, 20.0)))
+    hint = Hint("track-1", Mark(3, (20.0, 6.0, 20.0, 20.0)))
     refined = Refiner(scripted_engine, clip, "x").run([blue], [], [hint])
     assert refined.tracks[0] == blue
     assert refined.tracks[1].label == "track-1"
@@ -132,7 +132,7 @@ class Prompting:
     def segment(self, clip: Clip, instruction: str, progress: Any = None) -> Result:
         raise NotImplementedError
 
-    def prompt(self, clip: Clip, prompt: Prompt, instruction: str, known: dict[int, np.ndarray]) -> np.ndarray:
+    def prompt(self, clip: Clip, prompt: Mark, instruction: str, known: dict[int, np.ndarray]) -> np.ndarray:
         assert (prompt.point, instruction) == (True, "the red one")
         self.known = sorted(known)
         return self.mask

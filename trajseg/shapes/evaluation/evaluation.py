@@ -19,23 +19,14 @@ import numpy as np
 from trajseg.engines.base import Captioner
 from trajseg.errors import CheckpointError, InputError
 from trajseg.evaluation.flops import count_flops
-from trajseg.evaluation.metrics import (
-    Presence,
-    Score,
-    Steadiness,
-    match,
-    mean,
-    presence,
-    region_similarity,
-    score,
-    steadiness,
-)
+from trajseg.evaluation.metrics import Presence, Score, Steadiness, match, mean, presence, score, steadiness
 from trajseg.shapes.evaluation.captions import Described, caption_figures, describe, words_of
 from trajseg.shapes.evaluation.contradictions import Agreeing, Compared, compare, contradiction_figures
 from trajseg.shapes.world.conditions import PLAIN, Condition
 from trajseg.shapes.world.language import CATEGORY, KINDS, Instruction, instructions, parse_caption
 from trajseg.shapes.world.scenes import Scene, Split, sample_scene
 from trajseg.tracks import MaskTrack, Result
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, even_size, open_clip, write_video
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trajseg.engines.trajseg import VideoSegmenter
-from trajseg.evaluation.metrics import mean, region_similarity
+from trajseg.evaluation.metrics import mean
 from trajseg.shapes.evaluation.evaluation import _write, masks_of
 from trajseg.shapes.studies.cells import Cells
 from trajseg.shapes.studies.plan import SEEDS_APART, Plan
@@ -22,6 +22,7 @@ from trajseg.shapes.world.phrases import ATTRIBUTE, COLOUR_AFTER
 from trajseg.shapes.world.questions import descriptions, meaning
 from trajseg.shapes.world.scenes import Scene, Split, sample_scene
 from trajseg.tracks import Result
+from trajseg.tracks.region_similarity import region_similarity
 
 CLIPS = 24
 """Of each group, where the plan does not say."""

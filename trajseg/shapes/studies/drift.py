@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trajseg.engines.trajseg import VideoSegmenter
-from trajseg.evaluation.metrics import mean, region_similarity
+from trajseg.evaluation.metrics import mean
 from trajseg.model.dialogue import captions_of
 from trajseg.model.sampling import Sampling
 from trajseg.shapes.evaluation.evaluation import _write, masks_of
@@ -22,6 +22,7 @@ from trajseg.shapes.studies.table import Table
 from trajseg.shapes.world.language import instructions, parse_caption
 from trajseg.shapes.world.scenes import Scene, Split, sample_scene
 from trajseg.tracks import Result
+from trajseg.tracks.region_similarity import region_similarity
 
 FRAMES = 600
 CLIPS = 2

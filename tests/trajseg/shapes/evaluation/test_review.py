@@ -11,13 +11,14 @@ from click.testing import CliRunner
 
 from trajseg.correction import FlowPropagator
 from trajseg.engines.base import Progress
-from trajseg.evaluation.metrics import region_similarity, score
+from trajseg.evaluation.metrics import score
 from trajseg.shapes.evaluation.evaluation import command
 from trajseg.shapes.evaluation.review import evenly, interpolated, review, summary, uniform_boxes_needed
 from trajseg.shapes.world.language import instructions
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import sample_scene
 from trajseg.tracks import MaskTrack, Result
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 HEIGHT = 64

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from trajseg.correction.grabcut import Prompt
 from trajseg.engines.trajseg import CHECKPOINTS, VideoSegmenter
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.mask_decoder import Tracker
 from trajseg.shapes.recipe.clips import ClipStream, Pictures
 from trajseg.shapes.recipe.marks import BoxTraining, drawn_marks
+from trajseg.tracks.mark import Mark
 from trajseg.video import open_clip
 
 
@@ -89,5 +89,5 @@ def test_a_few_steps_learn_marks_and_leave_all_other_masks_alone(
     TrajSegProcessor.from_pretrained(CHECKPOINTS / "trajseg-tiny").save_pretrained(tmp_path)
     segmenter = VideoSegmenter.from_pretrained(tmp_path, device="cpu")
     assert segmenter.prompted
-    mask = segmenter.prompt(open_clip(tiny_clip.path), Prompt(3, (21.0, 7.0, 18.0, 18.0)), "")
+    mask = segmenter.prompt(open_clip(tiny_clip.path), Mark(3, (21.0, 7.0, 18.0, 18.0)), "")
     assert (mask.shape, mask.dtype) == ((64, 96), np.bool_)
