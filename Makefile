@@ -49,7 +49,7 @@ train: install ## Train trajseg-tiny anew into runs/tiny (hours; resumes)
 evaluate: install ## Measure the shipped checkpoint on the test split; results in runs/evaluation
 	$(BIN)/trajseg evaluate --data shapes:test --count 16 --json runs/evaluation/test.json --picture runs/evaluation/test.png
 
-ablation: install ## The paper's questions at this size, into runs/ablation (hours; resumes; docs/ablation.md)
+ablation: install ## The paper's questions at this size, into runs/ablation (hours; resumes; docs/lab/ablation.md)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/ablation.py
 
 proof-correction: install ## How few frames a person has to paint, against interpolated boxes (about half an hour on two idle cores)

@@ -216,12 +216,12 @@ def model_version_of(model: str) -> str:
 
 
 def documentation() -> str:
-    """The table of docs/settings.md: `python -m backend.settings > docs/settings.md`."""
+    """The page docs/settings.md; `python scripts/write_docs.py` writes it."""
     lines = [
         "# Settings",
         "",
-        "Everything is set by environment variables. This page is made from `backend.settings.Settings` by",
-        "`python -m backend.settings > docs/settings.md`. Durations are seconds and sizes bytes unless the",
+        "Everything is set by environment variables. This page is generated from `backend.settings.Settings` by",
+        "`python scripts/write_docs.py`. Durations are seconds and sizes bytes unless the",
         "name says otherwise.",
         "",
         "| variable | default | meaning |",
@@ -236,7 +236,3 @@ def documentation() -> str:
         description = (field.description or "").replace("|", "\\|")
         lines.append(f"| `{variable}` | {f'`{shown}`' if shown else 'unset'} | {description} |")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(documentation(), end="")

@@ -1,4 +1,4 @@
-"""`make ablation`: the paper's questions, answered on the shapes world (docs/ablation.md).
+"""`make ablation`: the paper's questions, answered on the shapes world (docs/lab/ablation.md).
 
 Each measured cell is kept in --out at once: a run that was stopped goes on, and one with other options takes over what
 it can. Runs with different --only or --seeds may go side by side in one folder; a last one without either puts all

@@ -35,7 +35,7 @@ class _Own(NamedTuple):
 
 OWN = {
     "caption": _Own("trajseg.commands.caption", "command", "Describe each track of a video in a sentence."),
-    "data": _Own("trajseg.shapes.world.command", "command", "Look at the data that trajseg is trained and scored on."),
+    "data": _Own("trajseg.shapes.world.command", "data", "Look at the data that trajseg is trained and scored on."),
     "evaluate": _Own(
         "trajseg.shapes.evaluation.evaluation", "command", "Measure a checkpoint on clips with known masks."
     ),

@@ -10,14 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from backend.settings import Settings, documentation, model_version_of
+from backend.settings import Settings, model_version_of
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def test_the_documentation_is_up_to_date() -> None:
-    written = (ROOT / "docs" / "settings.md").read_text()
-    assert written == documentation(), "run: python -m backend.settings > docs/settings.md"
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -1,0 +1,41 @@
+"""The documentation: every link leads somewhere, and the README stays readable."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    files = [link.partition("#")[0] for link in links if not link.startswith(("http://", "https://", "#"))]
+    missing = [link for link in files if link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_no_line_of_the_readme_is_longer_than_120_characters() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_every_page_is_reachable_from_an_index() -> None:
+    indexed = "".join(
+        (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for name in ("index.md", "decisions/README.md", "lab/README.md")
+    )
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if page.name not in ("index.md", "README.md")]
+    assert [page.name for page in pages if f"{page.name})" not in indexed] == []
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    written = runpy.run_path(str(ROOT / "scripts" / "write_docs.py"))
+    remedy = "run: python scripts/write_docs.py"
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == written["cli"](), remedy
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written["documentation"](), remedy
