@@ -16,9 +16,13 @@ TrajSegError                     anything that trajseg refuses or cannot do
 
 from __future__ import annotations
 
+from trajseg.files import printable
+
 
 class TrajSegError(Exception):
     """An error with a sentence on what is wrong, and one on what to do about it.
+
+    Both can be printed and stored whatever they quote: see `trajseg.files.printable`.
 
     Args:
         message: what is wrong, naming the thing.
@@ -26,9 +30,9 @@ class TrajSegError(Exception):
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message = printable(message)
+        self.remedy = printable(remedy)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()

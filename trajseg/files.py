@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and their names as text."""
 
 from __future__ import annotations
 
@@ -24,3 +24,22 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(unfinished, final)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def printable(text: str) -> str:
+    """The text with every lone surrogate written as an escape, so that it can be encoded as UTF-8.
+
+    Python reads a byte of a file name that is not UTF-8 as a lone surrogate, which becomes `\\xff` here; half of an
+    emoji out of JSON becomes `\\ud83d`.
+    """
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return "".join(_escaped(letter) if "\ud800" <= letter <= "\udfff" else letter for letter in text)
+
+
+def _escaped(surrogate: str) -> str:
+    code = ord(surrogate)
+    # os.fsdecode maps the bytes 0x80 to 0xff to 0xdc80 to 0xdcff.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +197,92 @@ def test_an_engine_that_breaks_fails_its_job_and_not_the_others(
     assert (tmp_path / "out" / "b.json").exists()
 
 
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"video": "/nowhere/" + "x" * 300 + ".mp4"},
+        {"video": "/nowhere/" + "x/" * 3000},
+        {"video": "half \ud83d.mp4"},
+        {"video": "nul \x00.mp4"},
+        {"instruction": "half of an emoji \ud83d"},
+        {"id": "字" * 100, "instruction": " "},
+        {"id": "half \udeb2", "video": "/nowhere/x.mp4"},
+        '{"id": ' + "1" * 5000 + "}",
+        "[" * 100_000,
+    ],
+    ids=("long name", "long path", "surrogate", "nul", "instruction", "CJK id", "surrogate id", "huge id", "nested"),
+)
+def test_no_line_of_jobs_ends_the_others(run: Any, tiny_clip: Any, tmp_path: Path, job: Any) -> None:
+    good = {"id": "good", "video": str(tiny_clip.path), "instruction": "red"}
+    if isinstance(job, dict):
+        job = good | {"id": "bad"} | job
+    outcome = run("segment", "--jobs", jobs_file(tmp_path, job, good), "--out", tmp_path / "out")
+    assert outcome.exit_code == 2, outcome.output
+    assert "1 of 2 jobs failed" in outcome.stderr
+    assert "Traceback" not in outcome.output
+    outcome.stderr.encode()
+    assert Found.load(tmp_path / "out" / "good.json").video == str(tiny_clip.path)
+    for path in (tmp_path / "out").glob("*.error.json"):
+        assert json.loads(path.read_text("utf-8"))["error"]
+
+
+def test_lines_in_other_encodings(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+    good = json.dumps({"id": "good", "video": str(tiny_clip.path), "instruction": "red"}).encode()
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_bytes(
+        b"\xef\xbb\xbf" + good.replace(b"good", b"first") + b"\r\n" + good.replace(b"red", b"\xe9") + b"\n" + good
+    )
+    outcome = run("segment", "--jobs", jobs, "--out", tmp_path / "out")
+    assert "line 2 failed" in outcome.stderr
+    assert "1 of 3 jobs failed" in outcome.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first.json", "good.json"]
+
+
+def test_the_longest_id_names_a_result_and_its_error(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+    jobs = jobs_file(
+        tmp_path,
+        {"id": "字" * 100, "video": str(tiny_clip.path), "instruction": "red"},
+        {"id": "語" * 100, "video": str(tiny_clip.path), "instruction": ""},
+    )
+    run("segment", "--jobs", jobs, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "字" * 66 + ".json",
+        "語" * 66 + ".error.json",
+    ]
+
+
+def test_a_result_that_cannot_be_written_fails_its_line_only(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+    (tmp_path / "out" / "taken.json").mkdir(parents=True)
+    good = {"id": "good", "video": str(tiny_clip.path), "instruction": "red"}
+    outcome = run("segment", "--jobs", jobs_file(tmp_path, good | {"id": "taken"}, good), "--out", tmp_path / "out")
+    assert "taken failed" in outcome.stderr
+    assert "1 of 2 jobs failed" in outcome.stderr
+    assert (tmp_path / "out" / "good.json").is_file()
+
+
+def test_a_file_name_that_is_not_utf_8(tiny_clip: Any, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1] / 'worker')!r})\n"
+        "from scripted_engine import ScriptedEngine\n"
+        "from trajseg.cli import main\n"
+        "main(obj=lambda model, device: ScriptedEngine())\n"
+    )
+    video = os.path.join(os.fsencode(tmp_path), b"caf\xe9 clip.mp4")
+    shutil.copy(tiny_clip.path, video)
+    out = os.path.join(os.fsencode(tmp_path), b"out \xff")
+    command: list[str | bytes] = [sys.executable, "-c", code, "segment", video, "red", "--out", out]
+    outcome = subprocess.run(command, capture_output=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr.decode(errors="replace")
+    with open(os.path.join(out, b"tracks.json"), encoding="utf-8") as file:
+        assert json.load(file)["video"].endswith("caf\\xe9 clip.mp4")
+    missing = os.path.join(os.fsencode(tmp_path), b"\xe9 gone.mp4")
+    outcome = subprocess.run([*command[:4], missing, *command[5:]], capture_output=True, check=False)
+    assert outcome.returncode == 2
+    assert b"\\xe9 gone.mp4" in outcome.stderr
+    assert b"Traceback" not in outcome.stderr
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
 def test_unreadable_jobs_file_exits_with_2(run: Any, tmp_path: Path, content: bytes | None) -> None:
     jobs = tmp_path / "jobs.jsonl"
@@ -216,6 +304,9 @@ def test_unreadable_jobs_file_exits_with_2(run: Any, tmp_path: Path, content: by
         ("l" * 300, "l" * 100),
         (7, "7"),
         ("nul\x00", "nul_"),
+        ("字" * 100, "字" * 66),
+        ("a" + "字" * 100, "a" + "字" * 66),
+        ("half \ud83d", "half__"),
     ],
 )
 def test_ids_become_file_names_that_stay_in_the_folder(job_id: object, name: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,20 +19,23 @@ from rich.table import Table
 
 from trajseg.engines.base import Engine, check_instruction
 from trajseg.errors import CancelledError, InputError, TrajSegError
-from trajseg.files import whole_file
+from trajseg.files import printable, whole_file
 from trajseg.pictures import contact_sheet
 from trajseg.pictures.overlay import overlay_frames
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, write_video
 
 LONGEST_ID = 100
+"""Characters of an id in a file's name."""
+LONGEST_ID_BYTES = 200
+"""UTF-8 bytes of the same: file systems allow 255 in a name, suffixes included."""
 ERROR_SUFFIX = ".error"
 
 
 def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: Path) -> Result:
-    """Segment one video; write tracks.json, overlay.mp4 and sheet.png into `out` and print what was found.
+    """Segment one video; write tracks.json, overlay.mp4 and sheet.png into `out` and print a table of the tracks.
 
-    What was asked for is checked before the model is loaded.
+    Video and instruction are checked before the model is loaded.
 
     Raises:
         InputError: the video or the instruction cannot be used.
@@ -44,7 +49,7 @@ def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: 
             bar.add_task("loading the model", total=None)
             engine = load()
         result = _run(engine, clip, instruction, bar)
-        result.video = str(video)
+        result.video = printable(str(video))
         seconds |= result.timings
         result.save(out / "tracks.json")
         with _timed(seconds, "overlay and sheet"):
@@ -55,6 +60,8 @@ def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: 
 
 def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
     """Segment every line of a file of jobs with one engine; write `<id>.json`, or `<id>.error.json`.
+
+    Whatever is wrong with a line fails that line only.
 
     Raises:
         InputError: the file cannot be read, or, at the end, some lines failed.
@@ -70,29 +77,29 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
                 name = job.file_name
                 instruction = check_instruction(job.instruction)
                 clip = open_clip(job.video)
-            except TrajSegError as error:
+            except Exception as error:
                 failed += 1
                 _report(bar.console, out, name, error)
                 continue
-            if engine is None:
-                engine = load()
+            # A model that cannot be loaded ends the run: no line could be done.
+            engine = engine or load()
             try:
                 result = _run(engine, clip, instruction, bar, name)
+                result.video = printable(job.video)
+                result.save(out / f"{name}.json")
+                (out / f"{name}{ERROR_SUFFIX}.json").unlink(missing_ok=True)
             except CancelledError:
                 raise
             except Exception as error:
                 failed += 1
                 _report(bar.console, out, name, error)
                 continue
-            result.video = job.video
-            result.save(out / f"{name}.json")
-            (out / f"{name}{ERROR_SUFFIX}.json").unlink(missing_ok=True)
             done += 1
             took = sum(result.timings.values())
             bar.console.print(f"{escape(name)}: {len(result.tracks)} tracks, {result.frame_count} frames, {took:.1f} s")
     if failed:
-        raise InputError(f"{failed} of {done + failed} jobs failed.", "The lines above say which and why.")
-    Console().print(f"{done} jobs done, results in {escape(str(out))}")
+        raise InputError(f"{failed} of {done + failed} jobs failed in {jobs}.", "The lines above say which and why.")
+    Console().print(f"{done} jobs done, results in {escape(printable(str(out)))}")
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,13 @@ class _Job:
     instruction: str
 
     @classmethod
-    def parse(cls, line: str, taken: set[str]) -> _Job:
+    def parse(cls, line: bytes, taken: set[str]) -> _Job:
         """The job of a line; its file name is added to `taken`."""
         try:
-            data = json.loads(line)
-        except ValueError as error:
+            data = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise InputError(f"The line is not UTF-8: {error}.", "Save the file as UTF-8.") from error
+        except (ValueError, RecursionError) as error:
             raise InputError(f"The line is not JSON: {error}.") from error
         if not isinstance(data, dict):
             raise InputError("The line is not a JSON object.")
@@ -138,7 +147,7 @@ def file_name(job_id: Any) -> str:
     if isinstance(job_id, bool) or not isinstance(job_id, (str, int)):
         raise InputError(f"An id must be text or a whole number, got {json.dumps(job_id)[:80]}.")
     kept = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in str(job_id))
-    name = kept.lstrip(".")[:LONGEST_ID]
+    name = kept.lstrip(".")[:LONGEST_ID].encode()[:LONGEST_ID_BYTES].decode(errors="ignore")
     if name.endswith(ERROR_SUFFIX):
         name = name.removesuffix(ERROR_SUFFIX) + "_error"
     if not name.strip("._-"):
@@ -171,12 +180,12 @@ def _write_pictures(clip: Clip, result: Result, out: Path, bar: Progress) -> Non
 
 def _report(console: Console, out: Path, name: str, error: Exception) -> None:
     """Say on stderr why a job failed, and in `<id>.error.json` once it has an id."""
-    known = isinstance(error, TrajSegError)
+    expected = isinstance(error, TrajSegError | OSError)
     message = error.message if isinstance(error, TrajSegError) else f"{type(error).__name__}: {error}"
-    remedy = error.remedy if isinstance(error, TrajSegError) else ""
+    message, remedy = printable(message), error.remedy if isinstance(error, TrajSegError) else ""
     console.print(f"[red]{escape(name)} failed:[/red] {escape(message)} {escape(remedy)}".rstrip())
-    if not known:
-        console.print_exception()
+    if not expected:
+        console.print(escape(printable("".join(traceback.format_exception(error)))))
     if not name.startswith("line "):
         with whole_file(out / f"{name}{ERROR_SUFFIX}.json") as unfinished:
             unfinished.write_text(
@@ -184,15 +193,19 @@ def _report(console: Console, out: Path, name: str, error: Exception) -> None:
             )
 
 
-def _lines(jobs: Path) -> Iterator[tuple[int, str]]:
-    """(line number counted from 1, text) of each line that is not blank."""
+def _lines(jobs: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number counted from 1, content) of each line that is not blank.
+
+    Bytes, so that one line that is not UTF-8 fails by itself.
+    """
     try:
-        with jobs.open(encoding="utf-8-sig") as file:
+        with jobs.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The jobs in {jobs} cannot be read: {error}.", "Give a UTF-8 file.") from error
+                content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if content.strip():
+                    yield number, content
+    except OSError as error:
+        raise InputError(f"The jobs in {jobs} cannot be read: {error}.", "Check the path given to --jobs.") from error
 
 
 def _print_result(result: Result, clip: Clip, out: Path, seconds: dict[str, float]) -> None:
@@ -215,7 +228,7 @@ def _print_result(result: Result, clip: Clip, out: Path, seconds: dict[str, floa
         console.print("No object is meant: no tracks.")
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     console.print(f"[dim]seconds:[/dim] {stages}")
-    console.print(f"{escape(str(out))}: tracks.json, overlay.mp4, sheet.png", soft_wrap=True)
+    console.print(f"{escape(printable(str(out)))}: tracks.json, overlay.mp4, sheet.png", soft_wrap=True)
 
 
 @contextmanager

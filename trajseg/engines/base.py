@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from trajseg.errors import InstructionError
+from trajseg.files import printable
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 
@@ -22,7 +23,7 @@ def check_instruction(instruction: str) -> str:
     """The instruction without outer blanks.
 
     Raises:
-        InstructionError: it is empty, or longer than MAX_INSTRUCTION_LENGTH.
+        InstructionError: it is empty, longer than MAX_INSTRUCTION_LENGTH, or has a lone surrogate.
     """
     instruction = instruction.strip()
     if not instruction:
@@ -31,6 +32,10 @@ def check_instruction(instruction: str) -> str:
         raise InstructionError(
             f"The instruction has {len(instruction)} characters.",
             f"Say it in at most {MAX_INSTRUCTION_LENGTH}.",
+        )
+    if printable(instruction) != instruction:
+        raise InstructionError(
+            "The instruction has half of a character (a lone surrogate).", "Write it again: an emoji was cut in two."
         )
     return instruction
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 import numpy as np
 
 from trajseg.errors import VideoError
@@ -20,6 +22,7 @@ VIDEO_FORMATS = (
 )
 """FFmpeg formats that are opened; sound ones only to say so. Others would read a text file as ANSI art,
 or follow a playlist to other files and hosts."""
+OPEN_OPTIONS = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
 
 
 @dataclass
@@ -39,11 +42,15 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         VideoError: missing, a folder, empty, not readable, not a video, or without pictures.
     """
     _refuse_what_is_no_file(path)
-    options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
     try:
         # "file:" so that a name with a colon is never taken for a URL.
-        container = av.open(f"file:{os.fspath(path)}", options=options)
+        container = av.open(f"file:{os.fspath(path)}", options=OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if format_name := _unsupported_format(path):
+            raise VideoError(
+                f"{path} is in the format {format_name}, which trajseg does not read.",
+                "Convert it to MP4 with H.264, if it is a video at all.",
+            ) from error
         raise VideoError(
             f"{path} cannot be read as a video ({_reason(error)}).",
             "If it should be one, it is damaged or cut off: copy or export it again.",
@@ -124,10 +131,37 @@ class Orientation:
         return np.ascontiguousarray(rgb)
 
 
+_logging = threading.Lock()
+"""PyAV's log level is one for the process."""
+
+
+def _unsupported_format(path: Path) -> str:
+    """FFmpeg's name of the format of a file that VIDEO_FORMATS leaves out; empty where that is not the trouble.
+
+    Only the log tells: opening without the list would let a playlist open other files.
+    """
+    with _logging:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.ERROR)
+        try:
+            av.open(f"file:{os.fspath(path)}", options=OPEN_OPTIONS).close()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            _, name, message = getattr(error, "log", None) or (0, "", "")
+            return str(name).removesuffix("_pipe") if "not on whitelist" in str(message) else ""
+        finally:
+            av.logging.set_level(level)
+    return ""
+
+
 def _refuse_what_is_no_file(path: Path) -> None:
-    if path.is_dir():
+    try:
+        there, folder = path.exists(), path.is_dir()
+    except (OSError, ValueError) as error:
+        # A name of more than 255 bytes, a NUL, half of a character.
+        raise VideoError(f"There is no file {path}: {_reason(error)}.", "Check the path.") from error
+    if folder:
         raise VideoError(f"{path} is a folder, not a video.", "Give the path of one video file.")
-    if not path.exists():
+    if not there:
         raise VideoError(f"There is no file {path}.", "Check the path.")
     if not os.access(path, os.R_OK):
         raise VideoError(f"{path} may not be read.", "Check the file's permissions.")
