@@ -48,8 +48,8 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if format_name := _unsupported_format(path):
             raise VideoError(
-                f"{path} is in the format {format_name}, which trajseg does not read.",
-                "Convert it to MP4 with H.264, if it is a video at all.",
+                f"{path} cannot be read as a video: trajseg does not read the format {format_name}.",
+                "If it is a video, convert it to MP4 with H.264.",
             ) from error
         raise VideoError(
             f"{path} cannot be read as a video ({_reason(error)}).",

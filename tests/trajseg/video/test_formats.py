@@ -52,7 +52,7 @@ def test_pictures_in_a_format_that_is_not_read(
     tmp_path: Path, name: str, codec: str, container: str, pixels: str, size: tuple[int, int]
 ) -> None:
     pictures(tmp_path / name, codec, container, pixels, size)
-    with pytest.raises(VideoError, match="which trajseg does not read") as caught:
+    with pytest.raises(VideoError, match="trajseg does not read the format") as caught:
         open_clip(tmp_path / name)
     assert "damaged" not in str(caught.value)
     assert "H.264" in caught.value.remedy
@@ -69,7 +69,7 @@ def test_pictures_in_a_format_that_is_not_read(
 )
 def test_sound_in_a_format_that_is_not_read(tmp_path: Path, name: str, codec: str, container: str) -> None:
     sound(tmp_path / name, codec, container)
-    with pytest.raises(VideoError, match=f"format {container}, which trajseg does not read") as caught:
+    with pytest.raises(VideoError, match=f"trajseg does not read the format {container}") as caught:
         open_clip(tmp_path / name)
     assert "damaged" not in str(caught.value)
 
