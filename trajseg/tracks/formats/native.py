@@ -1,0 +1,71 @@
+"""trajseg's own form: tracks with the trust of each frame, and the videos themselves; what training reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from trajseg.tracks.formats.base import TrackFormat
+from trajseg.tracks.formats.json_file import JsonFile
+from trajseg.tracks.labelled import LabelledClip
+
+VERSION = 1
+
+
+class Native(TrackFormat):
+    """manifest.json, tracks/<clip>.json and videos/<clip>.<suffix> (a hard link where the file system allows one).
+
+    The manifest lists the clips with `video` (none without pictures), `source` and `identity`. A clip's tracks are
+    those of a result's JSON, each with `trust` (a word for each frame) and `rejected`; `expressions` are {text, uids}.
+    `trajseg.data.corrections` reads it.
+    """
+
+    name = "trajseg"
+    summary = "everything: tracks with trust for each frame, and videos"
+
+    def begin(self) -> None:
+        self._manifest = JsonFile({"version": VERSION})
+        self._manifest.section("clips", "[]")
+
+    def write(self, clip: LabelledClip) -> None:
+        entry = {
+            "name": clip.name,
+            "tracks": f"tracks/{clip.name}.json",
+            "video": self._video(clip),
+            "source": clip.video,
+            "identity": clip.identity,
+            "width": clip.width,
+            "height": clip.height,
+            "fps": clip.fps,
+            "frame_count": clip.frame_count,
+        }
+        tracks = [
+            {
+                **held.track.to_json(),
+                "provenance": held.track.provenance,
+                "rejected": held.rejected,
+                "trust": [trust.word for trust in held.trust],
+            }
+            for held in clip.tracks
+        ]
+        expressions = [{"text": said.text, "uids": list(said.uids)} for said in clip.expressions]
+        self.write_json(f"tracks/{clip.name}.json", {"tracks": tracks, "expressions": expressions})
+        self._manifest.append("clips", entry)
+
+    def finish(self) -> None:
+        self._manifest.save(self.out / "manifest.json")
+
+    def _video(self, clip: LabelledClip) -> str | None:
+        if not self.pictures or clip.clip is None:
+            return None
+        source = Path(clip.clip.path)
+        name = f"videos/{clip.name}{source.suffix.lower()}"
+        target = self.out / name
+        target.parent.mkdir(exist_ok=True)
+        try:
+            os.link(source.resolve(), target)
+        except OSError:
+            # Another file system, or one without links.
+            shutil.copyfile(source, target)
+        return name
