@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from backend.composition import compose
     from backend.http.app import create_app
 
-__all__ = ["create_app"]
+__all__ = ["compose", "create_app"]
 
 
 def __getattr__(name: str) -> object:
     # Loaded on first use: the worker imports the store without Flask.
+    if name == "compose":
+        from backend.composition import compose
+
+        return compose
     if name == "create_app":
         from backend.http.app import create_app
 

@@ -120,7 +120,8 @@ class Reconciler:
         """End after the round that is under way."""
         self._stopped.set()
         self._woken.set()
-        self._thread.join(timeout=10)
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
 
     def _run(self) -> None:
         while not self._stopped.is_set():

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 
 from waitress.server import create_server  # type: ignore[import-untyped]
 
+from backend.composition import compose
 from backend.http.app import create_app
-from backend.label_studio.incoming.reading import AnnotationReader
-from backend.label_studio.outgoing.delivery import deliverer
-from backend.queue import JobQueue
-from backend.reconcile import Reconciler
 from backend.settings import Settings
-from backend.store import Store
 from trajseg.errors import ServiceError
+
+_NOT_ON_THIS_MACHINE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class BackendServer:
-    """Listens from its making; answers from `start` or `run` to `stop`.
+    """Bound to its port once constructed; answers from `start` or `run` to `stop`.
 
     Args:
         settings: `host`, `port` (0: any free one) and `threads` say how to listen.
@@ -26,58 +26,75 @@ class BackendServer:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.store = Store(settings.store_url)
-        self.store.migrate()
-        self.queue = JobQueue(settings.redis_url, settings.job_timeout_seconds)
-        self.app = create_app(settings, self.store, self.queue)
+        sockets = _listen(settings.host, settings.port)
         try:
-            self._server = create_server(
-                self.app,
-                host=settings.host,
-                port=settings.port,
-                threads=settings.threads,
-                ident="trajseg",
-                max_request_body_size=settings.max_request_bytes,
-            )
-        except OSError as error:
-            raise ServiceError(
-                f"The backend cannot listen on {settings.host}:{settings.port} ({error.strerror}).",
-                "Choose another port with TRAJSEG_PORT.",
-            ) from error
-        # Links to key frames carry the port that was found.
-        self.settings = settings.model_copy(update={"port": self._server.effective_port})
-        self.app.extensions["trajseg"].settings = self.settings
-        self._reconciler = Reconciler(
-            self.store,
-            self.queue,
-            self.settings,
-            deliverer(self.store, self.settings),
-            AnnotationReader(self.store, self.settings),
+            # Links to key frames carry the port, so it is known before anything is wired.
+            port = sockets[0].getsockname()[1]
+            self.settings = settings.model_copy(update={"port": port})
+            self.backend = compose(self.settings)
+        except BaseException:
+            for bound in sockets:
+                bound.close()
+            raise
+        self.store, self.queue = self.backend.store, self.backend.queue
+        self.app = create_app(self.backend)
+        self._server = create_server(
+            self.app,
+            sockets=sockets,
+            threads=settings.threads,
+            ident="trajseg",
+            max_request_body_size=settings.max_request_bytes,
         )
-        self.app.extensions["trajseg"].hinted = self._reconciler.wake
         self._thread = threading.Thread(target=self._server.run, name="backend", daemon=True)
 
     @property
     def url(self) -> str:
-        """Where it listens, with the port that was found."""
+        """Where it listens, with the port in use."""
         return f"http://{self.settings.host}:{self.settings.port}"
 
     def start(self) -> None:
         """Answer from a thread."""
-        self._reconciler.start()
+        self.backend.reconciler.start()
         self._thread.start()
 
     def run(self) -> None:
         """Answer from this thread until `stop`, SIGINT or SIGTERM."""
-        self._reconciler.start()
+        self.backend.reconciler.start()
         self._server.run()
 
     def stop(self) -> None:
         """Stop answering; requests under way get a few seconds."""
         self._server.close()
         self._server.task_dispatcher.shutdown(timeout=5)
-        self._reconciler.stop()
+        self.backend.reconciler.stop()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
-        self.queue.close()
-        self.store.close()
+        self.backend.close()
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """One bound socket for each address of `host` (`localhost` has two), all on the same port."""
+    bound: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            listener = socket.socket(family, kind, protocol)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind((address[0], port, *address[2:]))
+            except OSError as error:
+                listener.close()
+                if bound and error.errno in _NOT_ON_THIS_MACHINE:
+                    continue
+                raise
+            bound.append(listener)
+            port = listener.getsockname()[1]
+    except OSError as error:
+        for listener in bound:
+            listener.close()
+        raise ServiceError(
+            f"The backend cannot listen on {host}:{port} ({error.strerror}).",
+            "Choose another address with TRAJSEG_HOST or another port with TRAJSEG_PORT.",
+        ) from error
+    return bound

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
+from backend.composition import compose
 from backend.http.app import create_app
-from backend.label_studio.incoming.reading import AnnotationReader
-from backend.label_studio.outgoing.delivery import deliverer
-from backend.reconcile import Reconciler
 
-app = create_app()
-_service = app.extensions["trajseg"]
-_reconciler = Reconciler(
-    _service.store,
-    _service.queue,
-    _service.settings,
-    deliverer(_service.store, _service.settings),
-    AnnotationReader(_service.store, _service.settings),
-)
-_service.hinted = _reconciler.wake
-_reconciler.start()
+_backend = compose()
+app = create_app(_backend)
+_backend.reconciler.start()

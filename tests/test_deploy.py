@@ -200,10 +200,10 @@ def test_the_workers_health_check_tells_a_registered_worker_from_none(valkey: st
 def test_the_backends_health_check_asks_the_backend(tmp_path: Path, valkey: str) -> None:
     from waitress.server import create_server
 
-    from backend import create_app
+    from backend import compose, create_app
 
     settings = Settings(data_dir=tmp_path, redis_url=valkey, database_url=f"sqlite:///{tmp_path}/store.db")
-    server = create_server(create_app(settings), host="127.0.0.1", port=0)
+    server = create_server(create_app(compose(settings)), host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     port = str(server.effective_port)

@@ -8,12 +8,10 @@ from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
 from backend import pages
+from backend.composition import Backend
 from backend.http import auth, jobs, media, metrics
 from backend.http import label_studio as routes
-from backend.queue import JobQueue
-from backend.service.service import Service
-from backend.settings import Settings
-from backend.store import Store, UnknownJobError
+from backend.store import UnknownJobError
 from trajseg.errors import InputError, ServiceError, TrajSegError, UnknownProjectError
 
 log = logging.getLogger("trajseg.backend")
@@ -26,21 +24,12 @@ REMEDIES = {
 }
 
 
-def create_app(settings: Settings | None = None, store: Store | None = None, queue: JobQueue | None = None) -> Flask:
-    """The application, with its store migrated. Neither the queue nor Label Studio needs to be up.
+def create_app(backend: Backend) -> Flask:
+    """The application of a backend; see `backend.composition.compose`.
 
-    Args:
-        settings: read from the environment when not given.
-        store, queue: made from the settings when not given.
-
-    Raises InputError for settings that cannot be, ServiceError when the store does not answer.
+    Raises InputError when only one half of the Basic authentication is set.
     """
-    settings = settings or Settings()
-    if store is None:
-        store = Store(settings.store_url)
-        store.migrate()
-    queue = queue or JobQueue(settings.redis_url, settings.job_timeout_seconds)
-    service = Service(settings, store, queue)
+    settings, service = backend.settings, backend.service
     app = Flask("backend")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     app.extensions["trajseg"] = service

@@ -1,7 +1,7 @@
 """The application that label-studio-ml's users start: `gunicorn --threads 16 backend.ml_adapter._wsgi:app`.
 
-The host's own routes are /health, /setup, /predict and /webhook. Beside them stands what it lacks: /versions,
-/jobs, and the key frames under /media, which browsers ask for without credentials.
+The host has the routes /health, /setup, /predict and /webhook. Added are /versions, /jobs, and the key frames
+under /media, which browsers request without credentials.
 """
 
 from __future__ import annotations
@@ -19,22 +19,19 @@ from label_studio_ml.api import init_app
 from backend.http import auth, jobs, media
 from backend.http import label_studio as routes
 from backend.http.app import told
-from backend.label_studio.outgoing.delivery import deliverer
-from backend.ml_adapter.model import TrajSeg, shared_service
-from backend.reconcile import Reconciler
+from backend.ml_adapter.model import TrajSeg, shared_backend
 from trajseg.errors import TrajSegError
 
-_service = shared_service()
-_settings = _service.settings
+_backend = shared_backend()
+_settings = _backend.settings
 app = init_app(TrajSeg)
-app.extensions["trajseg"] = _service
+app.extensions["trajseg"] = _backend.service
 auth.protect(app, _settings)
 app.add_url_rule("/versions", view_func=routes.versions)
 app.register_blueprint(jobs.blueprint)
 app.register_blueprint(media.blueprint)
 app.register_error_handler(TrajSegError, told)
-reconciler = Reconciler(_service.store, _service.queue, _settings, deliverer(_service.store, _settings))
-reconciler.start()
+_backend.reconciler.start()
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="TrajSeg hosted by label-studio-ml")

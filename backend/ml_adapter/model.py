@@ -9,34 +9,28 @@ from typing import Any
 from label_studio_ml.exceptions import AnswerException
 from label_studio_ml.model import LabelStudioMLBase
 
+from backend.composition import Backend, compose
 from backend.http.label_studio import read
 from backend.label_studio.incoming.payloads import PredictRequest, ProjectReference, WebhookRequest
-from backend.queue import JobQueue
-from backend.service.service import Service
-from backend.settings import Settings
-from backend.store import Store
 from trajseg.errors import InputError
 
 
 @cache
-def shared_service() -> Service:
-    """The service of this process, from the environment; the store is migrated when it is first used."""
-    settings = Settings()
-    store = Store(settings.store_url)
-    store.migrate()
-    return Service(settings, store, JobQueue(settings.redis_url, settings.job_timeout_seconds))
+def shared_backend() -> Backend:
+    """The backend of this process, from the environment; the store is migrated on first use."""
+    return compose()
 
 
 class TrajSeg(LabelStudioMLBase):
-    """The model that label-studio-ml makes anew for each request; the service behind it stays.
+    """The model that label-studio-ml constructs for each request; the backend behind it is shared.
 
-    What that host keeps from us: the time that Label Studio adds to a project's id, and all webhooks but its
-    own TRAIN_EVENTS. Jobs, results and deliveries are the same; a worker and a reconciler must run as ever.
+    That host withholds two things: the time that Label Studio adds to a project's id, and all webhooks but its
+    own TRAIN_EVENTS. Jobs, results, deliveries and corrections are the same; a worker must run as usual.
     """
 
     def setup(self) -> None:
-        """Tell the model version, and note the project and its labelling configuration."""
-        service = shared_service()
+        """Set the model version, and record the project and its labelling configuration."""
+        service = shared_backend().service
         self.set("model_version", service.model_version)
         config = self.get("label_config")
         if self.project_id and config:
@@ -49,7 +43,7 @@ class TrajSeg(LabelStudioMLBase):
     def predict(
         self, tasks: list[dict[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        """One answer a task for what a person typed, none for tasks that are labelled beforehand."""
+        """One answer a task for an interactive request, none for a batch: those results are delivered later."""
         body = {
             "tasks": tasks,
             "project": self.project_id,
@@ -57,11 +51,11 @@ class TrajSeg(LabelStudioMLBase):
             "params": {"context": context},
         }
         try:
-            return shared_service().predict(read(PredictRequest, body))
+            return shared_backend().service.predict(read(PredictRequest, body))
         except InputError as error:
             told = {"error": error.message, "remedy": error.remedy}
             raise AnswerException(400, error.message, told) from error
 
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any] | None:
-        """Take note of an event, as the route /webhook does."""
-        return shared_service().hint(read(WebhookRequest, {**data, "action": event}))
+        """Handle an event as the route /webhook does."""
+        return shared_backend().service.hint(read(WebhookRequest, {**data, "action": event}))

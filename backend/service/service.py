@@ -51,17 +51,21 @@ class Service:
     """Requests in, jobs in the store, answers out. Safe to share between threads.
 
     `model_version` is what /setup answers and predictions carry.
+
+    Args:
+        on_notice: called when a webhook has said that there is an annotation to read.
     """
 
-    def __init__(self, settings: Settings, store: Store, queue: JobQueue) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, queue: JobQueue, on_notice: Callable[[], None] = lambda: None
+    ) -> None:
         self.settings = settings
         self.store = store
         self.queue = queue
         # Read once: the worker too keeps the model that it was started with.
         self.model_version = settings.model_version()
         self.webhooks: Counter[str] = Counter()
-        self.hinted: Callable[[], None] = lambda: None
-        """Called when there is an annotation to be read, by whoever sees to that."""
+        self._on_notice = on_notice
         self._waiting = threading.BoundedSemaphore(max(settings.threads - SPARE_THREADS, 1))
 
     def setup(self, request: SetupRequest) -> dict[str, Any]:
@@ -395,7 +399,7 @@ class Service:
         tasks += self.store.corrections.tasks_of(project.id, [one.id for one in told if one.task is None])
         self.store.corrections.note(project.id, tasks)
         if tasks:
-            self.hinted()
+            self._on_notice()
         return bool(tasks)
 
     def _refresh(self, request: WebhookRequest) -> bool:

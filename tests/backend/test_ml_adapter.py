@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import json
 import os
+import runpy
 import sys
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
+from backend.composition import Backend, compose
 from backend.http.app import create_app
 from backend.http.media import media_url
+from backend.label_studio import png
+from backend.label_studio.outgoing.delivery import deliverer
 from backend.settings import Settings
 from backend.store import Store
+from trajseg.tracks import Result
 
 PAYLOADS = Path(__file__).parent.parent / "label_studio_payloads"
 REQUESTS = sorted(path.name for path in PAYLOADS.glob("[0-9]*.json"))
+FAKE: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "label_studio" / "conftest.py"))
 WHEEL = "TRAJSEG_LABEL_STUDIO_ML_WHEEL"
 ITS_OWN = {
     "09": "label-studio-ml 2.x passes its TRAIN_EVENTS only",
@@ -64,7 +73,7 @@ def hosted(
         monkeypatch.delitem(sys.modules, name, raising=False)
     wsgi = importlib.import_module("backend.ml_adapter._wsgi")
     yield wsgi.app.test_client()
-    wsgi.reconciler.stop()
+    hosted_backend().close()
 
 
 @pytest.fixture
@@ -72,7 +81,7 @@ def own(tmp_path: Path, valkey_url: str) -> FlaskClient:
     with Redis.from_url(valkey_url) as connection:
         connection.flushall()
     settings = Settings(data_dir=tmp_path / "own", redis_url=valkey_url, interactive_wait_seconds=0)
-    return create_app(settings).test_client()
+    return create_app(compose(settings)).test_client()
 
 
 def send(client: FlaskClient, recorded: dict[str, Any]) -> Any:
@@ -85,9 +94,31 @@ def jobs(store: Store) -> list[tuple[object, ...]]:
     return sorted(tuple(str(getattr(job, field)) for field in fields) for job in store.jobs())
 
 
+def hosted_backend() -> Backend:
+    backend: Backend = sys.modules["backend.ml_adapter.model"].shared_backend()
+    return backend
+
+
 def hosted_store() -> Store:
-    store: Store = sys.modules["backend.ml_adapter.model"].shared_service().store
-    return store
+    return hosted_backend().store
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The Label Studio of the hosted backend: a fake that answers as the recorded one."""
+    studio = FAKE["FakeLabelStudio"]()
+    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", FAKE["LEGACY"])
+    yield studio
+    studio.stop()
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    for _ in range(200):
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("nothing came of it in 10 s")
 
 
 def test_all_recorded_requests_one_after_the_other_get_the_same_answers_and_jobs(
@@ -129,7 +160,7 @@ def test_jobs_and_key_frames_are_served_beside_the_routes_of_the_host(hosted: Fl
     (job,) = hosted.get("/jobs").json["jobs"]
     assert hosted.get(f"/jobs/{job['id']}").json["state"] == "queued"
     assert hosted.get("/jobs/unknown").status_code == 404
-    settings = sys.modules["backend.ml_adapter.model"].shared_service().settings
+    settings = hosted_backend().settings
     picture = settings.media_dir / "job" / "000000.jpg"
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"jpeg")
@@ -146,3 +177,30 @@ def test_a_label_config_that_cannot_be_filled_is_refused_in_the_same_words(
     assert theirs.json["result"]["remedy"] == ours.json["remedy"]
     own_store: Store = own.application.extensions["trajseg"].store
     assert jobs(hosted_store()) == jobs(own_store)
+
+
+def test_an_annotation_is_read_and_refined_through_the_adapter(
+    studio: Any, hosted: FlaskClient, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
+    project = studio.add_project("mask")
+    task = studio.add_task(project, video=result.video, instruction=result.instruction)
+    body = {**predict_body(task), "project": f"{project}.1795422572"}
+    assert hosted.post("/predict", json=body).status_code == 200
+    store = hosted_store()
+    (prelabel,) = store.jobs()
+    delivery = store.finish(prelabel.id, store.start_run(prelabel.id) or "", result)
+    assert delivery is not None
+    # As a worker does it.
+    assert deliverer(store, hosted_backend().settings)(delivery)
+    (prediction,) = studio.of_task(task)
+    regions = [copy.deepcopy(item) for item in prediction["result"] if item["type"] == "bitmasklabels"]
+    painted = np.zeros((24, 32), bool)
+    painted[10:20, 20:28] = True
+    regions[1]["value"]["imageDataURL"] = png.to_url(painted)
+    annotation = studio.annotate(task, regions, prediction["id"])
+    event = {"action": "ANNOTATION_CREATED", "project": {"id": project, "label_config": body["label_config"]}}
+    notice = {**event, "annotation": {"id": annotation, "task": task}}
+    assert hosted.post("/webhook", json=notice).json["result"]["noted"] is True
+    (refine,) = wait_for(lambda: [job for job in store.jobs() if job.kind == "refine"])
+    assert (refine.task_id, refine.params["annotation_id"]) == (task, annotation)
+    assert refine.params["base_job_id"] == prelabel.id

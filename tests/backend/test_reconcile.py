@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 from rq import Queue, SimpleWorker
 
+from backend.composition import compose
 from backend.http.app import create_app
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler, reconcile
@@ -105,7 +106,7 @@ def test_redis_down_at_predict_loses_nothing_and_answers_fast(
     settings: Settings, store: Store, queue: JobQueue, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     down = JobQueue("redis://127.0.0.1:1/0")
-    client = create_app(settings, store, down).test_client()
+    client = create_app(compose(settings, store, down)).test_client()
     begun = time.monotonic()
     assert client.post("/predict", json=predict_body(1, 2)).json == {"results": []}
     assert time.monotonic() - begun < 2
@@ -119,7 +120,7 @@ def test_redis_down_at_predict_loses_nothing_and_answers_fast(
 
 
 def test_a_typed_instruction_does_not_wait_when_redis_is_down(settings: Settings, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
-    client = create_app(settings, store, JobQueue("redis://127.0.0.1:1/0")).test_client()
+    client = create_app(compose(settings, store, JobQueue("redis://127.0.0.1:1/0"))).test_client()
     body = predict_body(1, typed="the square", frames=["a.jpg"], frame_index=[0])
     begun = time.monotonic()
     assert client.post("/predict", json=body).json == {"results": [{"result": []}]}

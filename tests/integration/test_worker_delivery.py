@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from backend.composition import compose
 from backend.http.app import create_app
 from backend.label_studio.outgoing import delivery as deliveries
 from backend.queue import JobQueue
@@ -79,7 +80,7 @@ def test_an_upload_comes_back_as_a_prediction_with_its_key_frames(scene: Scene) 
     data = scene.studio.tasks[job.task_id]["data"]
     assert data["frame_index"] == list(range(12))
     assert data["video"] == job.video
-    page = create_app(scene.settings, scene.store, scene.queue).test_client()
+    page = create_app(compose(scene.settings, scene.store, scene.queue)).test_client()
     for link in data["frames"]:
         answer = page.get(urlsplit(link).path)
         assert (answer.status_code, answer.mimetype) == (200, "image/jpeg")

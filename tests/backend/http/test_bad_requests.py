@@ -7,6 +7,7 @@ from base64 import b64encode
 import pytest
 from flask.testing import FlaskClient
 
+from backend.composition import compose
 from backend.http.app import create_app
 from backend.settings import Settings
 from backend.store import Store
@@ -49,7 +50,7 @@ def test_other_content_types_are_refused(client: FlaskClient) -> None:
 
 def test_a_request_that_is_too_large_is_refused(settings: Settings, store: Store) -> None:
     settings.max_request_bytes = 70_000
-    client = create_app(settings, store).test_client()
+    client = create_app(compose(settings, store)).test_client()
     answer = client.post("/predict", data=b"x" * 80_000, headers=JSON)
     assert answer.status_code == 413
     assert "TRAJSEG_MAX_REQUEST_BYTES" in answer.json["remedy"]
@@ -76,7 +77,7 @@ def test_an_error_that_nobody_foresaw_hides_its_details(client: FlaskClient, mon
 
 
 def test_a_store_that_is_gone_is_told_by_health_and_by_every_request(settings: Settings, predict_body) -> None:  # type: ignore[no-untyped-def]
-    client = create_app(settings, Store("postgresql://me:secret@127.0.0.1:1/none")).test_client()
+    client = create_app(compose(settings, Store("postgresql://me:secret@127.0.0.1:1/none"))).test_client()
     health = client.get("/health")
     assert health.status_code == 503
     assert health.json["status"] == "DOWN"
@@ -99,7 +100,7 @@ def test_basic_authentication_guards_all_but_health_and_signed_links(
         basic_auth_user="studio",
         basic_auth_password="wörd:with:colons",
     )
-    client = create_app(guarded, store).test_client()
+    client = create_app(compose(guarded, store)).test_client()
     assert client.get("/health").status_code == 200
     assert client.get("/media/bad/name.jpg").status_code == 403
     for path in ("/", "/versions", "/jobs", "/metrics", "/nowhere"):
@@ -117,4 +118,4 @@ def test_basic_authentication_guards_all_but_health_and_signed_links(
 @pytest.mark.parametrize("half", [{"basic_auth_user": "a"}, {"basic_auth_password": "b"}])
 def test_half_of_basic_authentication_is_refused(half: dict[str, str], settings: Settings, store: Store) -> None:
     with pytest.raises(InputError, match="Only one"):
-        create_app(Settings(data_dir=settings.data_dir, **half), store)  # type: ignore[arg-type]
+        create_app(compose(Settings(data_dir=settings.data_dir, **half), store))  # type: ignore[arg-type]

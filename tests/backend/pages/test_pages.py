@@ -13,6 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import backend.pages
+from backend.composition import compose
 from backend.downloads import download_folder
 from backend.http.app import create_app
 from backend.pages import report
@@ -230,7 +231,7 @@ def test_no_page_may_run_scripts_of_its_own_or_be_framed(client: FlaskClient, do
 def test_the_pages_ask_for_the_same_password_as_the_rest(settings: Settings, store: Store, queue: JobQueue) -> None:
     protected = settings.model_copy(update={"basic_auth_user": "lead"})
     protected.basic_auth_password = type(settings.basic_auth_password)("open")
-    client = create_app(protected, store, queue).test_client()
+    client = create_app(compose(protected, store, queue)).test_client()
     for path in ("/", "/page/jobs", "/page/jobs.json", "/page/report", "/page/static/page.css"):
         assert client.get(path, headers=BROWSER).status_code == 401
         assert client.get(path, headers=BROWSER, auth=("lead", "open")).status_code in (200, 302)

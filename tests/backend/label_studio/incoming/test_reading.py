@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.composition import compose
 from backend.http.app import create_app
 from backend.label_studio import png
 from backend.label_studio.incoming.reading import AnnotationReader
 from backend.label_studio.outgoing.delivery import deliver
 from backend.queue import JobQueue
-from backend.reconcile import Reconciler, reconcile
+from backend.reconcile import reconcile
 from backend.store import Job, Store
 from trajseg.tracks import Result, rle
 
@@ -67,7 +68,7 @@ def told(store: Store, project: int, annotation: int) -> dict[int, str]:
 
 
 def webhook(store: Store, settings: Any, studio: Any, task: int, annotation: int, action: str) -> Any:
-    app = create_app(settings, store, JobQueue("redis://127.0.0.1:9/0"))
+    app = create_app(compose(settings, store, JobQueue("redis://127.0.0.1:9/0")))
     body: dict[str, Any] = {"action": action, "project": {"id": studio.tasks[task]["project"]}}
     if action == "ANNOTATIONS_DELETED":
         body["annotations"] = [{"id": annotation}]
@@ -240,34 +241,24 @@ def test_a_task_that_is_gone_is_forgotten(studio, store, task, project, predicte
 
 
 def test_a_hint_wakes_the_reconciler(studio, store, settings, task, project, predicted):
-    """A person who has submitted should not wait for the next round."""
-    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
-    settings.reconcile_seconds = 60
-    app = create_app(settings, store, JobQueue("redis://127.0.0.1:9/0"))
-    service = app.extensions["trajseg"]
-    reader = AnnotationReader(store, settings)
-    reader._swept_at = float("inf")
-    rounds: list[int] = []
-
-    def noting() -> list[Job]:
-        jobs = reader()
-        rounds.append(len(jobs))
-        return jobs
-
-    reconciler = Reconciler(store, service.queue, settings, read=noting)
-    service.hinted = reconciler.wake
-    reconciler.start()
+    """A person who has submitted does not wait for the next round."""
+    settings.reconcile_seconds = settings.annotation_sweep_seconds = 60
+    backend = compose(settings, store, JobQueue("redis://127.0.0.1:9/0"))
     body = {"action": "ANNOTATION_CREATED", "project": {"id": studio.tasks[task]["project"]}}
-    body["annotation"] = {"id": annotation, "task": task}
+    backend.reconciler.start()
     try:
-        app.test_client().post("/webhook", json=body)
+        time.sleep(0.3)
+        # After its first round: the sweep has been, and the next one is a minute away.
+        fresh = studio.annotate(task, painted(studio, task, left=12), prediction(studio, task)["id"])
+        body["annotation"] = {"id": fresh, "task": task}
+        create_app(backend).test_client().post("/webhook", json=body)
         for _ in range(100):
-            if sum(rounds):
+            if store.corrections.of_annotation(project, fresh):
                 break
             time.sleep(0.05)
     finally:
-        reconciler.stop()
-    assert sum(rounds) == 1
+        backend.reconciler.stop()
+    assert store.corrections.of_annotation(project, fresh)
 
 
 def test_a_queue_that_is_down_keeps_the_job_for_later(studio, store, settings, task, project, predicted, read):

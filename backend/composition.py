@@ -1,0 +1,57 @@
+"""The composition root: settings in, store, queue, service and reconciler out, wired in this one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backend.label_studio.incoming.reading import AnnotationReader
+from backend.label_studio.outgoing.delivery import deliverer
+from backend.queue import JobQueue
+from backend.reconcile import Reconciler
+from backend.service.service import Service
+from backend.settings import Settings
+from backend.store import Store
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The parts of one backend process; whoever hosts it (waitress, gunicorn, label-studio-ml) starts and closes it.
+
+    Attributes:
+        service: what the HTTP routes and the label-studio-ml adapter call.
+        reconciler: reads annotations, requeues lost jobs and makes deliveries, from `start` on.
+    """
+
+    settings: Settings
+    store: Store
+    queue: JobQueue
+    service: Service
+    reconciler: Reconciler
+
+    def close(self) -> None:
+        """Stop the reconciler and close all connections."""
+        self.reconciler.stop()
+        self.queue.close()
+        self.store.close()
+
+
+def compose(settings: Settings | None = None, store: Store | None = None, queue: JobQueue | None = None) -> Backend:
+    """A backend whose reconciler is not started yet. Neither the queue nor Label Studio needs to be up.
+
+    Args:
+        settings: read from the environment by default.
+        store, queue: made from the settings by default; a store that is passed in is not migrated.
+
+    Raises InputError for invalid settings, ServiceError when the store does not answer.
+    """
+    settings = settings or Settings()
+    if store is None:
+        store = Store(settings.store_url)
+        store.migrate()
+    queue = queue or JobQueue(settings.redis_url, settings.job_timeout_seconds)
+    reconciler = Reconciler(
+        store, queue, settings, deliver=deliverer(store, settings), read=AnnotationReader(store, settings)
+    )
+    # A webhook only says that something may have changed: the reconciler looks at once instead of at its next round.
+    service = Service(settings, store, queue, on_notice=reconciler.wake)
+    return Backend(settings, store, queue, service, reconciler)
