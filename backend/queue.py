@@ -19,7 +19,7 @@ from rq.job import JobStatus
 from rq.registry import StartedJobRegistry
 
 from backend.store import Job
-from backend.store.models import QUEUES
+from backend.store.kinds import QUEUES
 from trajseg.errors import InputError, QueueError
 
 RUN = "worker.run.run"

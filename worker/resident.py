@@ -19,7 +19,7 @@ import redis
 from rq import SimpleWorker
 
 from backend.settings import Settings
-from backend.store.models import QUEUES
+from backend.store.kinds import QUEUES
 from trajseg.errors import QueueError
 from worker import run as jobs
 

@@ -1,15 +1,14 @@
-"""Runs one job: video in, mask tracks into the store, key frames onto the disk, the prediction on its way."""
+"""RQ's entry into the worker: begins a job, runs the work of its kind, and ends it as done, failed or cancelled."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rq.timeouts import JobTimeoutException
 
@@ -17,14 +16,17 @@ from backend.label_studio.outgoing.delivery import deliverer
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.settings import Settings
 from backend.store import Delivery, Job, StaleRunError, Store
-from trajseg.engines.base import Engine, Progress, check_instruction
+from backend.store.kinds import KINDS
+from backend.store.notes import JobNotes
+from backend.store.params import JobParams
+from trajseg.engines.base import Engine
 from trajseg.engines.registry import load_engine
 from trajseg.errors import CancelledError, InputError, TrajSegError, VideoError
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
 from worker.fetch import FetchPolicy, fetched
-from worker.kinds.outcome import Made, describes
-from worker.kinds.refining import Hint, Known, Refiner, source_tracks
+from worker.kinds.base import JobContext
+from worker.kinds.registry import work_of
 
 log = logging.getLogger("trajseg.worker")
 
@@ -79,7 +81,7 @@ def run(job_id: str) -> None:
     except CancelledError:
         log.info("job %s was cancelled", job_id)
     except StaleRunError:
-        log.warning("job %s was begun anew by another worker; this run's work is dropped", job_id)
+        log.warning("job %s was restarted by another worker; this run's work is dropped", job_id)
     except TrajSegError as error:
         _fail(resident, job_id, token, error.message, error.remedy)
     except JobTimeoutException:
@@ -94,8 +96,8 @@ def run(job_id: str) -> None:
         log.exception("job %s failed", job_id)
         _fail(resident, job_id, token, *_explained(error))
     except SystemExit:
-        # The worker was told to stop at once, and ends as soon as this returns.
-        log.warning("job %s is given back: the worker was told to stop", job_id)
+        # A cold shutdown: the worker ends as soon as this returns.
+        log.warning("job %s goes back to the queue: the worker is stopping", job_id)
         resident.store.requeue_lost(job_id, token)
     else:
         log.info("job %s is done", job_id)
@@ -103,7 +105,7 @@ def run(job_id: str) -> None:
             deliver_now(resident, delivery)
 
 
-class _Run:
+class _Run(JobContext[JobParams]):
     """One run of one job, by the holder of its run token."""
 
     def __init__(self, resident: Resident, job: Job, token: str) -> None:
@@ -112,118 +114,46 @@ class _Run:
         self.engine = resident.engine
         self.job = job
         self.token = token
+        self.timings: dict[str, float] = {}
+        self._stack = ExitStack()
+        self._clip: Clip | None = None
 
     def do(self) -> Delivery | None:
-        works: dict[str, Callable[[Clip], Made]] = {
-            "prelabel": self._prelabel,
-            "refine": self._refine,
-            "caption": self._caption,
-        }
-        if self.job.kind not in works:
-            raise TrajSegError(
-                f"This worker cannot do jobs of the kind {self.job.kind}.",
-                "Start a worker of the same version of trajseg as the backend.",
-            )
-        if self.job.kind == "prelabel":
-            check_instruction(self.job.instruction)
-        policy = FetchPolicy.from_settings(self.settings)
-        started = time.perf_counter()
-        with (
-            self._beating(),
-            fetched(self.job.video, self.settings.data_dir / "downloads", policy, self._alive) as path,
-        ):
-            fetch_seconds = time.perf_counter() - started
-            clip = self._open(path)
-            open_seconds = time.perf_counter() - started - fetch_seconds
-            self._progress(0, len(clip))
-            made = works[self.job.kind](clip)
-            result, notes = made.result, made.notes()
-            result.video = self.job.video
-            result.timings = {"fetch": fetch_seconds, "open": open_seconds, **result.timings}
-            # Before the store knows of the result: whoever delivers it must find the pictures.
-            self._write_key_frames(clip, result, notes)
-            to_describe = self.job.kind == "refine" and describes(self.engine, clip)
-        delivery = self.store.finish(self.job.id, self.token, result, notes)
-        if to_describe:
-            self._ask_for_captions(result)
+        """Runs the kind's work and stores its outcome. Returns the delivery that is due, if there is one."""
+        work = work_of(self.job.kind)
+        self.params = self.job.asked
+        with self._beating(), self._stack:
+            outcome = work(self)
+            if outcome.result is not None:
+                outcome.result.video = self.job.video
+                outcome.result.timings = {**self.timings, **outcome.result.timings}
+                # Before the store knows of the result: whoever delivers it must find the pictures.
+                self._write_key_frames(outcome.result, outcome.notes)
+        delivery = self.store.finish(self.job.id, self.token, outcome.result, outcome.notes, outcome.report)
+        # The reconciler queues them: a worker has no queue of its own.
+        self.store.add_jobs(outcome.follow_up)
         return delivery
 
-    def _ask_for_captions(self, result: Result) -> None:
-        """A job of its own for tracks without a caption: the refined masks need not wait for it."""
-        if all(track.caption for track in result.tracks):
-            return
-        # The reconciler queues it: a worker has no queue of its own.
-        self.store.add_job(
-            "caption",
-            self.job.project_id,
-            self.job.task_id,
-            self.job.video,
-            self.job.instruction,
-            "interactive",
-            {"job_id": self.job.id},
-            model_version=self.job.model_version,
-            subject=f"captions of {self.job.id}",
-        )
+    @property
+    def clip(self) -> Clip:
+        if self._clip is None:
+            if not KINDS[self.job.kind].needs_clip:
+                raise TrajSegError(f"Jobs of the kind {self.job.kind} have no clip.", "Declare needs_clip=True.")
+            self._clip = self._fetch()
+            self.progress(0, len(self._clip))
+        return self._clip
 
-    def _prelabel(self, clip: Clip) -> Made:
-        """Tracks of what the instruction means."""
-        result = self.engine.segment(clip, check_instruction(self.job.instruction), self._progress)
-        made = Made(result)
-        # The grounding answer has put them into words already; the trajectories themselves tell more.
-        made.caption(self.engine, clip, result.tracks, lambda done, total: self._alive())
-        return made
+    def progress(self, done: int, total: int) -> None:
+        self.store.progress(self.job.id, self.token, done, total)
 
-    def _refine(self, clip: Clip) -> Made:
-        """The tracks of an earlier job, with what a person painted or hinted at carried to all frames."""
-        corrections, params = self.store.corrections, self.job.params
-        base_id = params.get("base_job_id")
-        base = self._result(base_id)
-        annotation_id = params.get("annotation_id")
-        if annotation_id is None and base_id:
-            # A hint on tracks that were refined before: what was painted then still stands.
-            annotation_id = self.store.job(base_id).params.get("annotation_id")
-        painted = corrections.painted(self.job.project_id or 0, annotation_id) if annotation_id is not None else []
-        hints = [Hint.from_json(form) for form in params.get("hints") or []]
-        if not painted and not hints:
-            raise InputError("What this job was to carry on is no longer there: the annotation was deleted.")
-        started = time.perf_counter()
-        tracks = source_tracks(base, painted, self._result, base_id)
-        refined = Refiner(self.engine, clip, self.job.instruction).run(tracks, painted, hints, self._progress)
-        result = Result(
-            video=self.job.video,
-            fps=clip.fps,
-            width=clip.width,
-            height=clip.height,
-            frame_count=len(clip),
-            instruction=self.job.instruction,
-            answer=base.answer if base else "",
-            model_version=self.engine.model_version,
-            tracks=refined.tracks,
-            timings={"refine": time.perf_counter() - started},
-        )
-        made = Made(result, refined.notes, refined.known)
-        if base_id and base:
-            made.keep_warnings(self.store.job(base_id).result or {})
-        return made
+    def alive(self) -> None:
+        self.store.heartbeat(self.job.id, self.token)
 
-    def _caption(self, clip: Clip) -> Made:
-        """The tracks of an earlier job, with a sentence on each that had none."""
-        if not describes(self.engine, clip):
-            raise InputError(f"{self.engine.model_version} cannot describe tracks.", "Serve a model that can.")
-        result = self._result(self.job.params.get("job_id"))
-        if result is None:
-            raise InputError("The job whose tracks were to be described is gone.", "Ask for the tracks again.")
-        before = self.store.job(self.job.params["job_id"])
-        held = before.result or {}
-        made = Made(result, list(held.get("refinement") or []))
-        made.known = {one["track"]: Known(list(one["painted"])) for one in made.refinement}
-        made.keep_warnings(held)
-        result.model_version = self.engine.model_version
-        made.caption(self.engine, clip, [one for one in result.tracks if not one.caption], self._counted(len(clip)))
-        return made
+    def cancelled(self) -> bool:
+        job = self.store.job(self.job.id)
+        return job.state != "running" or job.run_token != self.token
 
-    def _result(self, job_id: str | None) -> Result | None:
-        """The tracks of another job; None where it has none any more."""
+    def result_of(self, job_id: str | None) -> Result | None:
         if job_id is None:
             return None
         try:
@@ -232,9 +162,16 @@ class _Run:
             log.warning("job %s: %s", self.job.id, error)
             return None
 
-    def _counted(self, frames: int) -> Progress:
-        """Progress in tracks, told as a share of the clip's frames."""
-        return lambda done, total: self._progress(round(frames * done / max(total, 1)), frames)
+    def _fetch(self) -> Clip:
+        started = time.perf_counter()
+        policy = FetchPolicy.from_settings(self.settings)
+        path = self._stack.enter_context(
+            fetched(self.job.video, self.settings.data_dir / "downloads", policy, self.alive)
+        )
+        self.timings["fetch"] = time.perf_counter() - started
+        clip = self._open(path)
+        self.timings["open"] = time.perf_counter() - started - self.timings["fetch"]
+        return clip
 
     def _open(self, path: Path) -> Clip:
         try:
@@ -251,18 +188,12 @@ class _Run:
             log.info("job %s: %s", self.job.id, note)
         return clip
 
-    def _write_key_frames(self, clip: Clip, result: Result, notes: Mapping[str, Any]) -> None:
+    def _write_key_frames(self, result: Result, notes: JobNotes) -> None:
         indices = shown_frames(result, notes, self.settings.max_key_frames)
-        for index, rgb in clip.frames(indices):
+        for index, rgb in self.clip.frames(indices):
             path = self.settings.media_dir / key_frame_path(self.job.id, index)
             save_frame(path, rgb, self.settings.key_frame_quality)
-            self._alive()
-
-    def _progress(self, done: int, total: int) -> None:
-        self.store.progress(self.job.id, self.token, done, total)
-
-    def _alive(self) -> None:
-        self.store.heartbeat(self.job.id, self.token)
+            self.alive()
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
@@ -272,9 +203,9 @@ class _Run:
         def beat() -> None:
             while not over.wait(HEARTBEAT_SECONDS):
                 try:
-                    self._alive()
+                    self.alive()
                 except Exception as error:
-                    # The run itself meets the same at its next frame, and that is where it is dealt with.
+                    # The run itself meets the same error at its next frame, and handles it there.
                     log.info("job %s: no heartbeat: %s", self.job.id, error)
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)

@@ -83,7 +83,7 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
         "runs": job.runs,
         # A worker that was killed says nothing more: only its last heartbeat tells.
         "lost": job.state == "running" and job.heartbeat_at is not None and now() - job.heartbeat_at > stale,
-        "tracks": len(job.result["tracks"]) if job.result else None,
+        "tracks": len(job.result.get("tracks", ())) if job.result else None,
         "timings": job.result.get("timings", {}) if job.result else {},
     }
     for name in ("created_at", "started_at", "finished_at", "heartbeat_at"):

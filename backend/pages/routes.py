@@ -12,9 +12,10 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
 from backend.pages import guard, report, tracks, videos
-from backend.pages.shown import KINDS, STATES, JobView, with_code
+from backend.pages.shown import STATES, JobView, with_code
 from backend.service.service import Service
 from backend.store import Job, UnknownJobError
+from backend.store.kinds import KINDS
 from backend.store.reports import Reports, Wanted
 from trajseg.errors import InputError, ServiceError, TrajSegError
 from trajseg.pictures import palette
@@ -184,7 +185,7 @@ def _failed(message: str, remedy: str, status: int) -> ResponseReturnValue:
 def _list() -> dict[str, Any]:
     """What the list of jobs shows, by the names that its templates use."""
     service, reports = _service(), _reports()
-    wanted = Wanted(_one_of("state", STATES), _one_of("kind", KINDS), _number("project", None))
+    wanted = Wanted(_one_of("state", STATES), _one_of("kind", _kinds()), _number("project", None))
     counts = reports.count_by_state(wanted)
     total = counts.get(wanted.state, 0) if wanted.state else sum(counts.values())
     pages = max(-(-total // JOBS_A_PAGE), 1)
@@ -205,9 +206,13 @@ def _list() -> dict[str, Any]:
         "pages": pages,
         "projects": list(projects.values()),
         "states": STATES,
-        "kinds": KINDS,
+        "kinds": _kinds(),
         "notices": _notices(service, counts),
     }
+
+
+def _kinds() -> dict[str, str]:
+    return {kind.name: kind.title for kind in KINDS.values()}
 
 
 def _notices(service: Service, counts: dict[str, int]) -> list[tuple[str, str]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 from urllib.parse import urlsplit
 
 from markupsafe import Markup, escape
@@ -14,7 +12,9 @@ from markupsafe import Markup, escape
 from backend.pages import videos
 from backend.settings import Settings
 from backend.store import Delivery, Job, Project
+from backend.store.kinds import title_of
 from backend.store.models import now
+from backend.store.notes import TrackRefinement, TrackWarning
 
 STATES = {
     "queued": "Queued",
@@ -23,14 +23,6 @@ STATES = {
     "failed": "Failed",
     "cancelled": "Cancelled",
 }
-KINDS = {
-    "prelabel": "Prelabel",
-    "refine": "Refine",
-    "caption": "Caption",
-    "finetune": "Finetune",
-    "evaluate": "Evaluate",
-}
-
 CODE = re.compile(r"`([^`\n]+)`")
 
 
@@ -41,19 +33,6 @@ class Action:
     name: str
     text: str
     style: str = ""
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something that a person should look at.
-
-    Attributes:
-        text: a sentence or two.
-        uid: the track that it is about; empty for the whole result.
-    """
-
-    text: str
-    uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,11 +47,11 @@ class JobView:
     @property
     def title(self) -> str:
         """The instruction, or what stands for it."""
-        return self.job.instruction.strip() or ("" if self.job.kind == "prelabel" else KINDS[self.job.kind])
+        return self.job.instruction.strip() or ("" if self.job.kind == "prelabel" else title_of(self.job.kind))
 
     @property
     def kind(self) -> str:
-        return KINDS.get(self.job.kind, self.job.kind)
+        return title_of(self.job.kind)
 
     @property
     def state(self) -> str:
@@ -123,7 +102,12 @@ class JobView:
 
     @property
     def track_count(self) -> int | None:
-        return len(self.job.result.get("tracks", ())) if self.job.result else None
+        return len(self.job.result.get("tracks", ())) if self.job.result and self.has_tracks else None
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether it is done and of a kind that makes tracks, if only an empty list of them."""
+        return self.job.state == "done" and "frame_count" in (self.job.result or {})
 
     @property
     def answer(self) -> str:
@@ -137,30 +121,29 @@ class JobView:
         return [(str(name), duration(seconds)) for name, seconds in timings.items()]
 
     @property
-    def warnings(self) -> list[Warned]:
-        """What the result warns of; a sentence that begins with a track's label is about that track."""
-        result = self.job.result or {}
-        uids = {track["label"]: track["uid"] for track in result.get("tracks") or ()}
-        found = []
-        for text in map(str, result.get("warnings") or ()):
-            label, told, rest = text.partition(": ")
-            found.append(Warned(rest, uids[label]) if told and label in uids else Warned(text))
-        return found
+    def warnings(self) -> tuple[TrackWarning, ...]:
+        """What the result warns of."""
+        return self.job.notes.warnings
+
+    @property
+    def report(self) -> list[tuple[str, str]]:
+        """What a kind of job without tracks leaves behind, by name."""
+        return [(str(name), str(value)) for name, value in ((self.job.result or {}).get("report") or {}).items()]
 
     @property
     def refined(self) -> dict[str, str]:
         """By uid of a refined track, in words, how it was carried on."""
-        return {note["track"]: _refined(note) for note in (self.job.result or {}).get("refinement") or ()}
+        return {note.track: _refined(note) for note in self.job.notes.refinement}
 
     @property
     def earlier(self) -> str:
         """The job whose tracks this one carries on or describes; empty where there is none."""
-        return str(self.job.params.get("base_job_id") or self.job.params.get("job_id") or "")
+        return self.job.asked.earlier_job_id or ""
 
     @property
     def doubt(self) -> float | None:
         """How doubtful the result is, 0 to 1; None where that is not known."""
-        return (self.job.result or {}).get("doubt")
+        return self.job.notes.doubt
 
     @property
     def delivery_problem(self) -> str:
@@ -172,7 +155,7 @@ class JobView:
     @property
     def rejected(self) -> bool:
         """Whether it lacks something that only its task can give it."""
-        return bool(self.job.params.get("rejected"))
+        return self.job.asked.rejected
 
     @property
     def actions(self) -> list[Action]:
@@ -206,13 +189,13 @@ def with_code(text: str) -> Markup:
     return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
-def _refined(note: Mapping[str, Any]) -> str:
-    figures = list((note["left_out"].get(note["chosen"]) or {}).values())
-    painted = len(note["painted"])
-    told = f"Carried on by {note['chosen']} from {painted} painted frame{'s' if painted != 1 else ''}"
+def _refined(note: TrackRefinement) -> str:
+    figures = list(note.left_out.get(note.chosen, {}).values())
+    painted = len(note.painted)
+    words = f"Carried on by {note.chosen} from {painted} painted frame{'s' if painted != 1 else ''}"
     if not figures:
-        return f"{told}."
-    return f"{told}; painted frames that were withheld came out with J {sum(figures) / len(figures):.2f}."
+        return f"{words}."
+    return f"{words}; painted frames that were withheld came out with J {sum(figures) / len(figures):.2f}."
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ def outline(job: Job, tracks: Sequence[Track]) -> dict[str, Any]:
     `doubts` those to look at next, in order, with the reason (`review` in docs/backend.md).
     """
     result = job.result or {}
-    review = {track["track"]: track["frames"] for track in result.get("review") or ()}
+    review = {track.track: track.frames for track in job.notes.review}
     return {
         "width": result.get("width", 0),
         "height": result.get("height", 0),
@@ -35,8 +35,8 @@ def outline(job: Job, tracks: Sequence[Track]) -> dict[str, Any]:
                 "scores": [round(frame["score"], 3) if frame["rle"] else None for frame in track.frames],
                 "painted": [frame["index"] for frame in track.frames if frame.get("provenance") == "person"],
                 "doubts": [
-                    {"frame": frame["index"], "reason": frame["reason"]}
-                    for frame in sorted(review.get(track.uid, ()), key=lambda frame: frame["index"])
+                    {"frame": frame.index, "reason": frame.reason}
+                    for frame in sorted(review.get(track.uid, ()), key=lambda frame: frame.index)
                 ],
             }
             for track, colour in zip(tracks, palette(len(tracks)), strict=True)

@@ -21,7 +21,7 @@ OVERLAP = 0.2
 
 
 def hints(context: Context, config: LabelConfig, task: Task) -> list[dict[str, Any]]:
-    """What was hinted at, as a refine job's `params["hints"]`, without labels yet; see worker.kinds.refining.Hint.
+    """What was marked, as the `marks` of RefineParams, without labels yet.
 
     Rectangles on pictures whose frame is not known are left out.
     """

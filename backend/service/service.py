@@ -150,7 +150,7 @@ class Service:
     def retry(self, job_id: str) -> Job:
         """Do a finished job again; of a done one whose delivery failed, only the delivery."""
         job = self.store.job(job_id)
-        if job.params.get("rejected"):
+        if job.asked.rejected:
             raise TaskError(job.error, job.remedy)
         delivery = self.store.delivery(job_id)
         if job.state == "done" and delivery is not None and delivery.state == "failed":
@@ -255,7 +255,7 @@ class Service:
         if job.state == "failed":
             ended = job.finished_at or job.created_at
             waited = now() - ended >= timedelta(seconds=self.settings.retry_failed_seconds)
-            if waited or job.params.get("rejected"):
+            if waited or job.asked.rejected:
                 self.enqueue([self.store.retry_job(job.id, params={"rejected": False})])
         elif job.state == "done" and task.id is not None:
             if any(prediction.model_version == job.model_version for prediction in task.predictions):
@@ -300,7 +300,7 @@ class Service:
         told = hints.with_labels(found, result, config, task)
         own = task.data.get(INSTRUCTION_KEY)
         instruction = base.instruction if base else str(own or "")
-        params = {"hints": told, "base_job_id": base.id if base else None}
+        params = {"marks": told, "base_job_id": base.id if base else None}
         video = str(base.video if base else task.data.get(config.video_key) or "")
         if not video:
             raise TaskError(f"Task {task.id} has no video: its data lacks `{config.video_key}`.")

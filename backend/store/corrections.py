@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.store.database import Database
 from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, now
+from backend.store.params import RefineParams
 from backend.store.request import JobRequest
 from trajseg.tracks.rle import Rle
 
@@ -271,7 +272,7 @@ class Corrections:
         session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), [row])
         job = session.scalars(select(Job).where(Job.request_key == row["request_key"])).one()
         if job.state in ("cancelled", "failed"):
-            job.begin_anew()
+            job.reset()
         elif job.state == "done":
             again = update(Delivery).where(Delivery.job_id == job.id)
             session.execute(again.values(state="pending", attempts=0, next_attempt_at=now()))
@@ -340,8 +341,9 @@ def _lineage(session: Session, project_id: int, annotation_id: int) -> list[int]
     while len(found) < LONGEST_LINEAGE:
         row = _find(session, project_id, found[-1])
         job = session.get(Job, row.job_id) if row is not None and row.job_id else None
-        before = job.params.get("annotation_id") if job is not None else None
-        if not isinstance(before, int) or before in found:
+        asked = job.asked if job is not None else None
+        before = asked.annotation_id if isinstance(asked, RefineParams) else None
+        if before is None or before in found:
             break
         found.append(before)
     return found[::-1]

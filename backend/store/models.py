@@ -11,10 +11,11 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-JOB_KINDS = ("prelabel", "refine", "caption", "finetune", "evaluate")
+from backend.store.kinds import params_of
+from backend.store.notes import JobNotes
+from backend.store.params import JobParams
+
 JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
-QUEUES = ("interactive", "prelabel", "finetune")
-"""In the order in which a worker empties them."""
 CORRECTION_KINDS = ("unchanged", "edited", "added", "removed")
 """What a person did with a track in one frame, against the prediction that the annotation came from."""
 
@@ -71,9 +72,10 @@ class Project(Base):
 
 
 class Job(Base):
-    """One thing that was asked for. See design: queued -> running -> done | failed | cancelled.
+    """One piece of work for a worker: queued -> running -> done | failed | cancelled.
 
     `request_key` is what makes two equal requests one job. `runs` counts how often a worker began it.
+    `frames_done` and `frames_total` count whatever the kind's progress counts: frames, or a training's steps.
     `result` is the JSON form of the result without the tracks' frames, which are in `tracks`.
     """
 
@@ -107,8 +109,18 @@ class Job(Base):
     heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
-    def begin_anew(self) -> None:
-        """Queued now, as if nothing had been done; tracks and deliveries are the caller's."""
+    @property
+    def asked(self) -> JobParams:
+        """`params` as its kind declares them. Raises InputError where the row has something else."""
+        return params_of(self.kind, self.params)
+
+    @property
+    def notes(self) -> JobNotes:
+        """What `result` says beside the tracks; empty notes where the job is not done."""
+        return JobNotes.of(self.result)
+
+    def reset(self) -> None:
+        """Queued now, as if nothing had been done; the caller deletes tracks and deliveries."""
         self.state, self.error, self.remedy, self.created_at = "queued", "", "", now()
         self.runs = self.frames_done = self.frames_total = 0
         self.run_token = self.eta_seconds = self.result = None

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import and_, case, func, or_, select
 
 from backend.store.database import Database
-from backend.store.models import QUEUES, Annotation, Correction, Delivery, Job, Project, Track, now
+from backend.store.kinds import QUEUES
+from backend.store.models import Annotation, Correction, Delivery, Job, Project, Track, now
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Wanted:
 
     Args:
         state: one of JOB_STATES.
-        kind: one of JOB_KINDS.
+        kind: the name of a kind in backend.store.kinds.
         project_id: the store's own id.
     """
 

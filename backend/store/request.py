@@ -8,21 +8,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.store.models import JOB_KINDS, QUEUES, new_id, now
-from trajseg.errors import InputError
+from backend.store.kinds import check_queue, job_kind
+from backend.store.models import new_id, now
+from backend.store.params import JobParams
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What is asked for: two equal ones, `queue`, `params`, `error` and `remedy` apart, are one job.
+    """A request for a job. Two requests that differ in `queue`, `params`, `error` and `remedy` alone are one job.
+
+    Raises InputError for a kind or queue that there is not, or params that the kind does not take.
 
     Args:
-        kind: one of JOB_KINDS.
+        kind: the name of a kind in backend.store.kinds.
         project_id: the store's own id of the project.
         task_id: Label Studio's id of the task; None for a job that is not from Label Studio.
         video: as the task has it: a URL or a path.
-        queue: one of QUEUES.
-        params: what else the worker should know.
+        queue: one of QUEUES in backend.store.kinds.
+        params: the kind's own params, or a mapping that they are read from.
         model_version: the version asked for; a done job carries the one that did it.
         error: why it cannot be done: the job is written down as failed, for a person to see.
         subject: what it is about beyond the task, such as one state of one annotation.
@@ -34,15 +37,18 @@ class JobRequest:
     video: str
     instruction: str
     queue: str
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: JobParams | Mapping[str, Any] = field(default_factory=dict)
     model_version: str = ""
     error: str = ""
     remedy: str = ""
     subject: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in JOB_KINDS or self.queue not in QUEUES:
-            raise InputError(f"There is no kind of job {self.kind!r} or no queue {self.queue!r}.")
+        check_queue(self.queue)
+        declared = job_kind(self.kind).params
+        if not isinstance(self.params, declared):
+            form = self.params.to_json() if isinstance(self.params, JobParams) else self.params
+            object.__setattr__(self, "params", declared.read(form))
 
     @property
     def key(self) -> str:
@@ -72,7 +78,7 @@ class JobRequest:
             "task_id": self.task_id,
             "video": self.video,
             "instruction": self.instruction,
-            "params": dict(self.params),
+            "params": self.params.to_json() if isinstance(self.params, JobParams) else dict(self.params),
             "model_version": self.model_version,
             "error": self.error,
             "remedy": self.remedy,

@@ -13,15 +13,15 @@ from sqlalchemy.orm import Session
 
 from backend.store.corrections import Corrections
 from backend.store.database import Database
+from backend.store.kinds import job_kind, params_of
 from backend.store.models import Delivery, Job, Project, Track, new_id, now
+from backend.store.notes import JobNotes
 from backend.store.request import JobRequest
 from trajseg.errors import CancelledError, InputError, TrajSegError, UnknownProjectError
 
 if TYPE_CHECKING:
     from trajseg.tracks import Result
 
-DELIVERED_KINDS = ("prelabel", "refine", "caption")
-"""Kinds of job whose result becomes a prediction in Label Studio."""
 UNFINISHED = ("queued", "running")
 ROWS_AT_ONCE = 500
 """Rows in one INSERT; SQLite takes 32,766 values in a statement."""
@@ -210,16 +210,16 @@ class Store:
         """Queue a finished job anew (its old result is dropped); an unfinished one only changes its queue.
 
         Args:
-            params: added to the job's.
+            params: replaces those of the job's.
         """
         with self.database.write() as session:
             job = _get_job(session, job_id, lock=True)
             if job.state not in UNFINISHED:
                 session.execute(delete(Track).where(Track.job_id == job_id))
                 session.execute(delete(Delivery).where(Delivery.job_id == job_id))
-                job.begin_anew()
+                job.reset()
             job.queue = queue or job.queue
-            job.params = {**job.params, **(params or {})}
+            job.params = params_of(job.kind, {**job.params, **(params or {})}).to_json()
             return job
 
     def unfinished(self, stale_after_seconds: float) -> list[Job]:
@@ -277,33 +277,45 @@ class Store:
             _running_job(session, job_id, run_token).heartbeat_at = now()
 
     def finish(
-        self, job_id: str, run_token: str, result: Result, notes: Mapping[str, Any] | None = None
+        self,
+        job_id: str,
+        run_token: str,
+        result: Result | None,
+        notes: JobNotes | None = None,
+        report: Mapping[str, Any] | None = None,
     ) -> Delivery | None:
         """Write the result, and the delivery that it needs, in one transaction.
 
         Args:
-            notes: what else the job's result says beside the tracks, as JSON: see docs/backend.md.
+            result: the tracks; None for a kind of job that makes none.
+            notes: what the result says beside the tracks.
+            report: what else the kind of job leaves behind, as JSON.
 
         Returns:
-            The delivery; None when the job is not from a Label Studio task. An interactive job's delivery
-            is not due before its `params["answer_until"]`: until then the page may still get the answer.
+            The delivery; None when the job is not from a Label Studio task, or its kind delivers nothing. It
+            is not due before `answer_until` of the job's params: until then the page may still get the answer.
 
         Raises as `progress`.
         """
-        form = result.to_json()
-        tracks = form.pop("tracks")
+        form = result.to_json() if result is not None else {}
+        tracks = form.pop("tracks", [])
         with self.database.write() as session:
             job = _running_job(session, job_id, run_token)
             job.state, job.finished_at, job.eta_seconds = "done", now(), 0.0
             job.heartbeat_at = job.finished_at
-            job.frames_done = job.frames_total = result.frame_count
-            job.model_version = result.model_version or job.model_version
+            job.frames_total = result.frame_count if result is not None else job.frames_total
+            job.frames_done = job.frames_total
             job.result = {
-                **(notes or {}),
+                **(notes or JobNotes()).to_json(),
                 **form,
                 "tracks": [{name: track[name] for name in track if name != "frames"} for track in tracks],
-                "timings": dict(result.timings),
+                "timings": dict(result.timings) if result is not None else {},
             }
+            if report:
+                job.result["report"] = dict(report)
+            if result is None:
+                return None
+            job.model_version = result.model_version or job.model_version
             session.execute(delete(Track).where(Track.job_id == job_id))
             session.execute(delete(Delivery).where(Delivery.job_id == job_id))
             session.add_all(
@@ -320,10 +332,9 @@ class Store:
                 )
                 for position, (track, written) in enumerate(zip(result.tracks, tracks, strict=True))
             )
-            if job.task_id is None or job.kind not in DELIVERED_KINDS:
+            if job.task_id is None or not job_kind(job.kind).delivers:
                 return None
-            until = job.params.get("answer_until")
-            due = max(now(), datetime.fromisoformat(until)) if until else now()
+            due = max(now(), job.asked.answer_until or now())
             delivery = Delivery(id=new_id(), job_id=job_id, next_attempt_at=due)
             session.add(delivery)
         return delivery
@@ -351,6 +362,8 @@ class Store:
             job = _get_job(session, job_id)
             if job.state != "done" or job.result is None:
                 raise InputError(f"Job {job_id} has no result: it is {job.state}.", job.remedy)
+            if "frame_count" not in job.result:
+                raise InputError(f"Job {job_id} has no tracks: it is of the kind {job.kind}.")
             rows = session.scalars(select(Track).where(Track.job_id == job_id).order_by(Track.position)).all()
         form = dict(job.result)
         timings = form.pop("timings", {})

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import update
 
 from backend.settings import Settings
 from backend.store import Job, Store
@@ -303,9 +304,13 @@ def test_an_error_inside_the_engine_fails_the_job_and_spares_the_worker(
 
 @pytest.mark.usefixtures("resident")
 def test_a_kind_of_job_that_this_version_does_not_know_is_told(store: Store, ask: Ask) -> None:
-    job = ask(kind="finetune")
+    job = ask()
+    with store.database.write() as session:
+        session.execute(update(Job).values(kind="somersault"))
     run(job.id)
-    assert "finetune" in store.job(job.id).error
+    failed = store.job(job.id)
+    assert "somersault" in failed.error
+    assert "same version" in failed.remedy
 
 
 def test_engines_of_others_are_named_by_their_factory(monkeypatch: pytest.MonkeyPatch) -> None:

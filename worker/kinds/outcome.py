@@ -1,20 +1,23 @@
-"""What a run has made: the tracks, their captions, and what is to be said of them."""
+"""The outcome of a job that makes tracks: their captions, doubt, frames to look at, and warnings."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from backend.store import JobRequest
+from backend.store.notes import DoubtfulFrame, JobNotes, TrackRefinement, TrackReview, TrackWarning
 from trajseg.correction.review import doubts_of, suggest
 from trajseg.engines.base import Captioner, Comparer, Engine, Progress
 from trajseg.errors import CheckpointError, InputError
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
+from worker.kinds.base import JobOutcome
 from worker.kinds.refining import Known
 
 NO_TRACK_DOUBT = 0.5
+"""Doubt of a result without tracks."""
 log = logging.getLogger("trajseg.worker")
 
 
@@ -31,20 +34,20 @@ def describes(engine: Engine, clip: Clip) -> bool:
 
 
 @dataclass
-class Made:
-    """A result and its notes.
+class TracksOutcome:
+    """Tracks, and what is to be said of them; `outcome` gives the job's outcome.
 
     Attributes:
         result: the tracks.
-        refinement: on each refined track, how it was refined; see worker.kinds.refining.
+        refinement: on each refined track, how it was refined.
         known: by a track's uid, what tells where it is doubtful.
-        warnings: sentences that a person should read.
+        warnings: what a person should look at.
     """
 
     result: Result
-    refinement: list[dict[str, Any]] = field(default_factory=list)
+    refinement: list[TrackRefinement] = field(default_factory=list)
     known: dict[str, Known] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[TrackWarning] = field(default_factory=list)
 
     def caption(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress) -> None:
         """Put tracks into words where the engine can; a track of which nothing can be said keeps its sentence."""
@@ -61,38 +64,40 @@ class Made:
         self._compare(engine, clip, [track for track, caption in zip(tracks, captions, strict=True) if caption])
 
     def _compare(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack]) -> None:
-        """Warn of tracks whose captions, by the engine's own judgement, are not what was asked for."""
-        asked = self.result.instruction
-        if not tracks or not asked or not isinstance(engine, Comparer):
+        """Warn of tracks whose captions, by the engine's own judgement, contradict the instruction."""
+        instruction = self.result.instruction
+        if not tracks or not instruction or not isinstance(engine, Comparer):
             return
-        told = engine.contradictions(clip, asked, [track.caption for track in tracks])
+        verdicts = engine.contradictions(clip, instruction, [track.caption for track in tracks])
         self.warnings += [
-            f'{track.label}: you asked for "{asked}"; this track reads: {track.caption}.'
-            for track, contradicts in zip(tracks, told, strict=True)
+            TrackWarning(track=track.uid, text=f'you asked for "{instruction}"; this track reads: {track.caption}.')
+            for track, contradicts in zip(tracks, verdicts, strict=True)
             if contradicts
         ]
 
-    def keep_warnings(self, earlier: Mapping[str, Any]) -> None:
-        """Warnings of the job that the tracks came from, as far as the tracks are still there as they were."""
-        kept = {(track.label, track.caption) for track in self.result.tracks}
-        for warning in map(str, earlier.get("warnings") or []):
-            if any(warning.startswith(f"{label}: ") and caption in warning for label, caption in kept if caption):
-                self.warnings.append(warning)
+    def keep_warnings(self, notes: JobNotes, earlier: Result) -> None:
+        """Keep the warnings of an earlier job about tracks that are still here with the caption they had there."""
+        before = {track.uid: track.caption for track in earlier.tracks}
+        now = {track.uid: track.caption for track in self.result.tracks}
+        self.warnings += [
+            one for one in notes.warnings if now.get(one.track) and now[one.track] == before.get(one.track)
+        ]
 
-    def notes(self) -> dict[str, Any]:
-        """What the job's result says beside the tracks; see docs/backend.md."""
+    def outcome(self, follow_up: tuple[JobRequest, ...] = ()) -> JobOutcome:
+        """The tracks with their doubt, the frames to look at next, how they were refined, and the warnings."""
         review, doubts = [], []
         for track in self.result.tracks:
             known = self.known.get(track.uid, Known())
             doubt, _ = doubts_of(track, painted=known.painted, agreement=known.agreement)
             doubts.append(float(doubt.mean()))
             suggested = suggest(track, painted=known.painted, agreement=known.agreement)
-            frames = [{"index": one.index, "reason": one.reason, "doubt": round(one.doubt, 4)} for one in suggested]
-            review.append({"track": track.uid, "label": track.label, "frames": frames})
-        return {
-            # The least sure track tells; of no track nobody knows whether that is right.
-            "doubt": round(max(doubts, default=NO_TRACK_DOUBT), 4),
-            "review": review,
-            "refinement": self.refinement,
-            "warnings": self.warnings,
-        }
+            frames = [DoubtfulFrame(index=one.index, reason=one.reason, doubt=round(one.doubt, 4)) for one in suggested]
+            review.append(TrackReview(track=track.uid, label=track.label, frames=tuple(frames)))
+        notes = JobNotes(
+            # The least sure track tells; where there is no track nobody knows whether that is right.
+            doubt=round(max(doubts, default=NO_TRACK_DOUBT), 4),
+            review=tuple(review),
+            refinement=tuple(self.refinement),
+            warnings=tuple(self.warnings),
+        )
+        return JobOutcome(self.result, notes, follow_up=follow_up)

@@ -7,16 +7,16 @@ was painted, whatever the propagators say.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backend.store import PaintedTrack
+from backend.store.notes import TrackRefinement
 from trajseg.correction.grabcut import cut_out
 from trajseg.engines.base import Engine, Progress, Prompted
-from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
 from trajseg.tracks.mark import FITS, Mark, fit
 from trajseg.video import Clip
@@ -40,15 +40,6 @@ class Hint:
     label: str
     prompt: Mark
 
-    @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> Hint:
-        """The hint of a job's `params["hints"]`. Raises InputError where it is not one."""
-        try:
-            x, y, width, height = (float(side) for side in form["box"])
-            return cls(str(form["label"]), Mark(int(form["index"]), (x, y, width, height), bool(form["point"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"A hint cannot be read ({type(error).__name__} {error}).") from error
-
 
 @dataclass
 class Refined:
@@ -56,13 +47,13 @@ class Refined:
 
     Attributes:
         tracks: all tracks of the clip, refined or not.
-        notes: on each refined track, as JSON: which propagator was taken, and how well each did where it was
+        notes: on each refined track: which propagator was taken, and how well each did where it was
             made to guess a painted frame.
         known: by the track's uid: what tells where it is doubtful.
     """
 
     tracks: list[MaskTrack] = field(default_factory=list)
-    notes: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[TrackRefinement] = field(default_factory=list)
     known: dict[str, Known] = field(default_factory=dict)
 
 
@@ -168,18 +159,18 @@ class Refiner:
         score = sum(present) / len(present) if present else 0.0
         made.known[track.uid] = Known(sorted(masks), refinement.agreement)
         made.notes.append(
-            {
-                "track": track.uid,
-                "label": track.label,
-                "chosen": refinement.chosen,
-                "left_out": {
-                    name: {str(index): round(float(value), 4) for index, value in figures.items()}
+            TrackRefinement(
+                track=track.uid,
+                label=track.label,
+                chosen=refinement.chosen,
+                left_out={
+                    name: {index: round(float(value), 4) for index, value in figures.items()}
                     for name, figures in refinement.left_out.items()
                 },
-                "painted": sorted(masks),
-                "hinted": sorted(prompted),
-                "carried": sum(1 for frame in frames if frame.provenance == refinement.chosen),
-            }
+                painted=tuple(sorted(masks)),
+                hinted=tuple(sorted(prompted)),
+                carried=sum(1 for frame in frames if frame.provenance == refinement.chosen),
+            )
         )
         return replace(refinement.track, frames=frames, score=score)
 

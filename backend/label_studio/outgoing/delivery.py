@@ -15,11 +15,13 @@ from typing import Any
 from backend.http.media import media_url
 from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, RefusedError, Task
 from backend.label_studio.outgoing import views
-from backend.label_studio.outgoing.pictures import first_frames, key_frame_path, shown_frames
+from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.label_studio.setup import checks
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store, UnknownJobError
+from backend.store.kinds import KINDS
 from backend.store.models import now
+from backend.store.params import RefineParams
 from label_config import LabelConfig, parse, with_labels
 from trajseg.errors import InputError, LabelStudioError, TrajSegError
 from trajseg.tracks import Result
@@ -33,9 +35,8 @@ LONGEST_RETRY_SECONDS = 900.0
 
 STATE_KEY, REVIEW_KEY, DOUBT_KEY, WARNINGS_KEY = "trajseg_state", "trajseg_review", "trajseg_doubt", "trajseg_warnings"
 """Keys of task data that trajseg writes for the Data Manager's columns."""
-STATES = {"prelabel": "prelabelled", "refine": "refined"}
-"""What `trajseg_state` says after a delivery of a kind; a caption leaves it."""
-LONGEST_TOLD = 500
+LONGEST_COLUMN = 500
+"""Characters of one column's text."""
 MOST_MORE_PICTURES = 12
 """Pictures of frames to be looked at next that a task gets although it has as many as it should."""
 
@@ -101,7 +102,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     kept = [one for one in present if one not in replaced]
     changes = _task_data(settings, job, result, config, task, kept)
     indices = changes.get("frame_index", [])
-    warnings = (job.result or {}).get("warnings") or []
+    warnings = job.notes.sentences(result)
     results = views.to_results(
         result, config.view, config, indices, job_id=job.id, delivery_id=delivery.id, warnings=warnings
     )
@@ -118,8 +119,8 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
 
 def _score(job: Job, result: Result) -> float:
     """How sure the prediction is, 0 to 1: Label Studio's uncertainty sampling takes the lowest first."""
-    doubt = (job.result or {}).get("doubt")
-    return views.score(result) if doubt is None else 1.0 - float(doubt)
+    doubt = job.notes.doubt
+    return views.score(result) if doubt is None else 1.0 - doubt
 
 
 def _config_with_room(client: LabelStudioClient, project_id: int, result: Result) -> LabelConfig:
@@ -148,7 +149,7 @@ def _task_data(
     predictions: Sequence[Prediction],
 ) -> dict[str, Any]:
     """What the task's data must say for the results to be shown."""
-    changes: dict[str, Any] = _told(job, task)
+    changes: dict[str, Any] = _columns(job, result, task)
     if config.fps_key:
         changes[config.fps_key] = round(result.fps, 6)
     if config.view == "box":
@@ -157,9 +158,9 @@ def _task_data(
     if not (task.annotations or task.has_draft or any(one.result for one in predictions)):
         # Nothing refers to the pictures that are there by position yet.
         frames, indices = [], []
-    notes = job.result or {}
+    notes = job.notes
     wanted = [i for i in shown_frames(result, notes, settings.max_key_frames) if i not in indices]
-    first = [i for i in first_frames(notes) if i in wanted][:MOST_MORE_PICTURES]
+    first = [i for i in notes.first_frames() if i in wanted][:MOST_MORE_PICTURES]
     others = [i for i in wanted if i not in first]
     room = max(settings.max_key_frames - len(frames) - len(first), 0)
     added = first + (others if len(others) <= room else [others[i * len(others) // room] for i in range(room)])
@@ -170,24 +171,24 @@ def _task_data(
     return changes
 
 
-def _told(job: Job, task: Task) -> dict[str, Any]:
+def _columns(job: Job, result: Result, task: Task) -> dict[str, Any]:
     """What the Data Manager's columns say of the task; see docs/correction-in-label-studio.md."""
-    notes = job.result or {}
-    told: dict[str, Any] = {}
-    if job.kind in STATES:
-        told[STATE_KEY] = STATES[job.kind]
-    if "doubt" in notes:
-        told[DOUBT_KEY] = round(float(notes["doubt"]), 3)
-        told[REVIEW_KEY] = " | ".join(
-            f"{track['label']}: " + "; ".join(f"frame {frame['index']} {frame['reason']}" for frame in track["frames"])
-            for track in notes.get("review") or []
-            if track["frames"]
-        )[:LONGEST_TOLD]
+    notes = job.notes
+    columns: dict[str, Any] = {}
+    if state := KINDS[job.kind].task_state:
+        columns[STATE_KEY] = state
+    if notes.doubt is not None:
+        columns[DOUBT_KEY] = round(notes.doubt, 3)
+        columns[REVIEW_KEY] = " | ".join(
+            f"{track.label}: " + "; ".join(f"frame {frame.index} {frame.reason}" for frame in track.frames)
+            for track in notes.review
+            if track.frames
+        )[:LONGEST_COLUMN]
     # An empty text takes the place of an older warning, but makes no column of its own.
-    warnings = " | ".join(map(str, notes.get("warnings") or []))[:LONGEST_TOLD]
+    warnings = " | ".join(notes.sentences(result))[:LONGEST_COLUMN]
     if warnings or WARNINGS_KEY in task.data:
-        told[WARNINGS_KEY] = warnings
-    return told
+        columns[WARNINGS_KEY] = warnings
+    return columns
 
 
 def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], list[int]]:
@@ -214,7 +215,7 @@ def _supersedes(store: Store, job: Job, result: Result, older: Prediction, task:
     if older.model_version != result.model_version:
         return False
     # Somebody may be about to submit what began with it, and Label Studio refuses that once it is gone.
-    if task.has_draft or job.params.get("hints"):
+    if task.has_draft or (isinstance(job.asked, RefineParams) and job.asked.marks):
         return False
     if any(annotation.get("parent_prediction") == older.id for annotation in task.annotations):
         return False

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from backend.label_studio.client import LabelStudioClient, Task
-from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY, STATE_KEY, STATES
+from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY, STATE_KEY
 from backend.label_studio.setup import project as projects
 from backend.label_studio.setup import videos
 from backend.label_studio.setup.check import Check, video_checks
 from backend.settings import Settings
+from backend.store.kinds import KINDS
 from label_config import LabelConfig, fill, parse
 from trajseg.errors import LabelStudioError, TrajSegError
 
@@ -179,10 +180,10 @@ def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
             name,
             "warn",
             f"tasks {_some(without)} have a prediction but no `{DOUBT_KEY}` to sort by",
-            "They were predicted by an older version: POST /jobs/<id>/retry predicts them anew.",
+            "They were predicted by an older version: POST /jobs/<id>/retry predicts them again.",
         )
     elif predicted:
-        refined = sum(task.data.get(STATE_KEY) == STATES["refine"] for task in predicted)
+        refined = sum(task.data.get(STATE_KEY) == KINDS["refine"].task_state for task in predicted)
         words = f"{len(predicted)} tasks have a prediction, {refined} of them refined from corrections"
         yield Check(name, "ok", f"{words}; {REVIEW_KEY} says where to look")
 

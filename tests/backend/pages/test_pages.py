@@ -21,6 +21,7 @@ from backend.queue import JobQueue
 from backend.settings import Settings
 from backend.store import Change, Job, ReadAnnotation, Store
 from backend.store.models import now
+from backend.store.notes import JobNotes
 from backend.store.reports import Reports
 from trajseg.tracks import Result, rle
 
@@ -63,7 +64,11 @@ NOTES = {
             "carried": 1,
         }
     ],
-    "warnings": ["track-1: you asked for something still.", "track-9: odd.", "The clip was cut off."],
+    "warnings": [
+        {"track": "t1", "text": "you asked for something still."},
+        {"track": "t9", "text": "track-9: odd."},
+        {"text": "The clip was cut off."},
+    ],
 }
 """What a worker says beside the tracks; see docs/backend.md."""
 
@@ -74,7 +79,7 @@ def done(ask: Any, store: Store, result: Result) -> Job:
     job = ask()
     for index in (0, 2):
         result.tracks[0].frames[index].provenance = "person"
-    store.finish(job.id, store.start_run(job.id) or "", result, NOTES)
+    store.finish(job.id, store.start_run(job.id) or "", result, JobNotes.of(NOTES))
     return store.job(job.id)
 
 

@@ -117,7 +117,7 @@ def test_a_hint_becomes_an_interactive_job_that_starts_from_the_prediction(
     (job,) = store.jobs(state="queued")
     assert (job.kind, job.queue, job.video, job.instruction) == ("refine", "interactive", base.video, "the red square")
     assert job.params["base_job_id"] == base.id
-    assert job.params["hints"] == [{"label": "track-1", "index": 1, "box": [3.84, 3.84, 8.32, 8.16], "point": False}]
+    assert job.params["marks"] == [{"label": "track-1", "index": 1, "box": [3.84, 3.84, 8.32, 8.16], "point": False}]
     client.post("/predict", json=body)
     assert len(store.jobs(state="queued")) == 1
     other = copy.deepcopy(body)

@@ -127,7 +127,7 @@ def test_equal_requests_at_the_same_moment_are_one_job(settings) -> None:  # typ
         {"video": "/other.mp4"},
         {"instruction": "the blue square"},
         {"model_version": "trajseg-7b"},
-        {"kind": "caption"},
+        {"kind": "refine"},
     ],
 )
 def test_requests_that_differ_are_two_jobs(store: Store, other: dict[str, object]) -> None:

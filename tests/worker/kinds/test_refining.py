@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.label_studio.outgoing.pictures import first_frames, shown_frames
+from backend.label_studio.outgoing.pictures import shown_frames
 from backend.settings import Settings
 from backend.store import Change, Job, JobRequest, PaintedTrack, ReadAnnotation, Store
 from trajseg.engines.base import Progress
@@ -56,8 +56,8 @@ def test_painted_frames_stay_and_the_others_follow(clip: Clip, tiny_clip: Any, s
     for index in (0, 4, 5, 6, 10, 11):
         assert iou(made, index, tiny_clip.red[index]) > 0.75, index
     (note,) = refined.notes
-    assert (note["chosen"], note["painted"]) == ("flow", [2, 8])
-    assert note["left_out"]["flow"].keys() == {"2", "8"}
+    assert (note.chosen, note.painted) == ("flow", (2, 8))
+    assert note.left_out["flow"].keys() == {"2", "8"}
     assert told[-1] == (12, 12)
 
 
@@ -117,7 +117,7 @@ def test_a_box_that_was_moved_is_segmented_anew(clip: Clip, tiny_clip: Any, scri
     assert iou(made, 4, tiny_clip.red[4]) > 0.75
     assert made.frames[4].provenance == "hint"
     assert iou(made, 6, tiny_clip.red[6]) > 0.6
-    assert refined.notes[0]["hinted"] == [4]
+    assert refined.notes[0].hinted == (4,)
 
 
 class Prompting:
@@ -138,7 +138,7 @@ class Prompting:
         return self.mask
 
 
-HINT = Hint.from_json({"label": "track-1", "index": 3, "box": [28, 14, 1, 1], "point": True})
+HINT = Hint("track-1", Mark(3, (28, 14, 1, 1), point=True))
 
 
 def test_an_engine_that_takes_prompts_is_asked_for_the_mask(clip: Clip, tiny_clip: Any) -> None:
@@ -239,10 +239,10 @@ def test_a_refine_job_keeps_what_was_painted_and_says_how_it_went(
     assert result.model_version == "scripted"
     assert done.result["refinement"][0]["painted"] == [5]
     assert store.delivery(job.id) is not None
-    first = first_frames(done.result)
+    first = done.notes.first_frames()
     assert 1 <= len(first) <= 3
     assert 5 not in first
-    shown = shown_frames(result, done.result, 6)
+    shown = shown_frames(result, done.notes, 6)
     assert set(first) <= set(shown)
     names = sorted(path.name for path in (resident.settings.media_dir / job.id).iterdir())
     assert names == [f"{index:06d}.jpg" for index in shown]
@@ -264,7 +264,7 @@ def test_a_refine_job_whose_annotation_is_gone_says_so(store: Store, corrected: 
     assert store.job(job.id).state == "cancelled"
     store.retry_job(job.id)
     run(job.id)
-    assert "annotation was deleted" in store.job(job.id).error
+    assert "annotation this job refines has been deleted" in store.job(job.id).error
 
 
 def test_a_refine_job_can_be_cancelled(
@@ -307,7 +307,7 @@ def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
     keep(Resident(resident.settings, store, Talking(scripted_engine)))
     base, job = corrected({5: tiny_clip.blue[5]}, "track-2", "drawn-track-2")
     assert store.tracks(base.id).tracks[0].caption == "seen in 12 frames"
-    warning = 'track-1: you asked for "the red square"; this track reads: seen in 12 frames.'
+    warning = {"track": "t1", "text": 'you asked for "the red square"; this track reads: seen in 12 frames.'}
     assert store.job(base.id).result["warnings"] == [warning]
     run(job.id)
     assert store.job(job.id).result["warnings"] == [warning]

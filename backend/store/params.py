@@ -1,0 +1,103 @@
+"""Job params: what a job of each kind is asked to do, beyond its video and its instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from trajseg.errors import InputError
+from trajseg.tracks.mark import Mark
+
+
+class JobParams(BaseModel):
+    """What every kind of job takes. A kind that needs more declares a subclass; see backend.store.kinds.
+
+    Unknown keys are ignored, so that rows written by another version can still be read.
+
+    Attributes:
+        answer_until: a page waits for the answer until then; the result is not delivered before.
+        rejected: the task lacks something; the job is written down as failed for a person to see, and never runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    answer_until: datetime | None = None
+    rejected: bool = False
+
+    @property
+    def earlier_job_id(self) -> str | None:
+        """The job whose tracks this one starts from; None where there is none."""
+        return None
+
+    @classmethod
+    def read(cls, form: Mapping[str, Any]) -> Self:
+        """The params of a database row or a caller. Raises InputError, which names every field that is wrong."""
+        try:
+            return cls.model_validate(dict(form))
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors()[:5])
+            raise InputError(
+                f"Invalid {cls.__name__}: {wrong}.", "Fix the params that the job is created with."
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that the database keeps: only what differs from the defaults."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+class PrelabelParams(JobParams):
+    """Find what the instruction means in the whole clip."""
+
+
+class TrackMark(BaseModel):
+    """A box or a point that a person marked on one frame, and the track it is about.
+
+    Attributes:
+        label: of the track.
+        index: 0-based frame.
+        box: x, y, width, height in pixels.
+        point: the box is a click: only its centre counts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    label: str
+    index: int = Field(ge=0)
+    box: tuple[float, float, float, float]
+    point: bool
+
+    @property
+    def mark(self) -> Mark:
+        """What an engine is given."""
+        return Mark(self.index, self.box, self.point)
+
+
+class RefineParams(JobParams):
+    """Carry what a person painted or marked to the other frames of a job's tracks.
+
+    Attributes:
+        annotation_id: Label Studio's id of the annotation that was painted; None for marks alone.
+        base_job_id: the job whose tracks are refined; None where a person began with nothing.
+        marks: earlier versions wrote them as "hints".
+    """
+
+    annotation_id: int | None = None
+    base_job_id: str | None = None
+    marks: tuple[TrackMark, ...] = Field((), validation_alias=AliasChoices("marks", "hints"))
+
+    @property
+    def earlier_job_id(self) -> str | None:
+        return self.base_job_id
+
+
+class CaptionParams(JobParams):
+    """Describe the tracks of another job, `job_id`, that have no caption."""
+
+    job_id: str
+
+    @property
+    def earlier_job_id(self) -> str | None:
+        return self.job_id

@@ -1,0 +1,32 @@
+"""Caption: the tracks of an earlier job, with a sentence on each that has none."""
+
+from __future__ import annotations
+
+from backend.store.params import CaptionParams
+from trajseg.errors import InputError
+from worker.kinds.base import JobContext, JobOutcome
+from worker.kinds.outcome import TracksOutcome, describes
+from worker.kinds.refining import Known
+
+
+def do(context: JobContext[CaptionParams]) -> JobOutcome:
+    """Describe tracks; everything else of the earlier job's result stays as it is."""
+    engine, frames = context.engine, len(context.clip)
+    if not describes(engine, context.clip):
+        raise InputError(f"{engine.model_version} cannot describe tracks.", "Serve a model that can.")
+    result = context.result_of(context.params.job_id)
+    if result is None:
+        raise InputError(
+            f"Job {context.params.job_id}, whose tracks this job describes, is gone.", "Run that job again."
+        )
+    notes = context.store.job(context.params.job_id).notes
+    tracks = TracksOutcome(result, list(notes.refinement))
+    tracks.known = {one.track: Known(list(one.painted)) for one in notes.refinement}
+    tracks.keep_warnings(notes, result)
+    result.model_version = engine.model_version
+
+    def progress(done: int, total: int) -> None:
+        context.progress(round(frames * done / max(total, 1)), frames)
+
+    tracks.caption(engine, context.clip, [track for track in result.tracks if not track.caption], progress)
+    return tracks.outcome()

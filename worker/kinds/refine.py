@@ -1,0 +1,72 @@
+"""Refine: the tracks of an earlier job, with what a person painted or marked carried to all frames."""
+
+from __future__ import annotations
+
+import time
+
+from backend.store import JobRequest
+from backend.store.params import CaptionParams, RefineParams
+from trajseg.errors import InputError
+from trajseg.tracks import Result
+from worker.kinds.base import JobContext, JobOutcome
+from worker.kinds.outcome import TracksOutcome, describes
+from worker.kinds.refining import Hint, Refiner, source_tracks
+
+
+def do(context: JobContext[RefineParams]) -> JobOutcome:
+    """Refine the touched tracks; a job of its own describes those that have no caption."""
+    job, params = context.job, context.params
+    base = context.result_of(params.base_job_id)
+    annotation_id = _annotation_id(context)
+    painted = context.store.corrections.painted(job.project_id or 0, annotation_id) if annotation_id is not None else []
+    if not painted and not params.marks:
+        raise InputError(
+            "The annotation this job refines has been deleted.", "Correct the task's newest prediction instead."
+        )
+    started = time.perf_counter()
+    marks = [Hint(one.label, one.mark) for one in params.marks]
+    sources = source_tracks(base, painted, context.result_of, params.base_job_id)
+    refined = Refiner(context.engine, context.clip, job.instruction).run(sources, painted, marks, context.progress)
+    result = Result(
+        video=job.video,
+        fps=context.clip.fps,
+        width=context.clip.width,
+        height=context.clip.height,
+        frame_count=len(context.clip),
+        instruction=job.instruction,
+        answer=base.answer if base else "",
+        model_version=context.engine.model_version,
+        tracks=refined.tracks,
+        timings={"refine": time.perf_counter() - started},
+    )
+    tracks = TracksOutcome(result, refined.notes, refined.known)
+    if params.base_job_id and base:
+        tracks.keep_warnings(context.store.job(params.base_job_id).notes, base)
+    # The refined masks need not wait for the captions.
+    if any(not track.caption for track in result.tracks) and describes(context.engine, context.clip):
+        return tracks.outcome((_caption_request(context),))
+    return tracks.outcome()
+
+
+def _annotation_id(context: JobContext[RefineParams]) -> int | None:
+    """The annotation whose corrections count; for marks on refined tracks the one these were refined for."""
+    params = context.params
+    if params.annotation_id is None and params.base_job_id:
+        base = context.store.job(params.base_job_id).asked
+        return base.annotation_id if isinstance(base, RefineParams) else None
+    return params.annotation_id
+
+
+def _caption_request(context: JobContext[RefineParams]) -> JobRequest:
+    job = context.job
+    return JobRequest(
+        "caption",
+        job.project_id,
+        job.task_id,
+        job.video,
+        job.instruction,
+        "interactive",
+        CaptionParams(job_id=job.id),
+        model_version=job.model_version,
+        subject=f"captions of {job.id}",
+    )
