@@ -57,7 +57,7 @@ def test_painted_frames_stay_and_the_others_follow(clip: Clip, tiny_clip: Any, s
         assert iou(made, index, tiny_clip.red[index]) > 0.75, index
     (note,) = refined.notes
     assert (note.chosen, note.painted) == ("flow", (2, 8))
-    assert note.left_out["flow"].keys() == {"2", "8"}
+    assert note.left_out["flow"].keys() == {2, 8}
     assert told[-1] == (12, 12)
 
 
