@@ -1,7 +1,12 @@
-"""The queue: jobs handed to workers through RQ on Redis or Valkey. Transport only; the store is the truth."""
+"""The queue: jobs handed to workers through RQ on Redis or Valkey. Transport only; the store is the truth.
+
+Whoever can write to Redis must not be able to run code in a worker or in the backend. So a job in Redis is JSON, and
+all it can ask for is that a worker runs one job of the store; see EntryJob.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,23 +18,60 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import DeserializationError, DuplicateJobError, NoSuchJobError
+from rq.job import UNEVALUATED, JobStatus
 from rq.job import Job as RqJob
-from rq.job import JobStatus
 from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
 
 from backend.store import Job
 from backend.store.kinds import QUEUES
 from trajseg.errors import InputError, QueueError
 
+log = logging.getLogger("trajseg.queue")
+
 RUN = "worker.run.run"
-"""What a worker calls with the job's id; by name, since the backend never imports the worker."""
+"""What a worker calls with the job's id, and nothing else; by name, since the backend never imports the worker."""
 CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
 QUIET_SECONDS = 3.0
 """After a failure nothing is asked of Redis for so long, so that requests do not wait for it one by one."""
 KEPT_SECONDS = 3600
 """How long Redis remembers a run that crashed."""
+
+
+class RefusedJobError(DeserializationError):  # type: ignore[misc]
+    """A job in Redis that asks for something else than one run of a job of the store."""
+
+
+class EntryJob(RqJob):  # type: ignore[misc]
+    """An RQ job that can only ask for `RUN(job_id)`. Backend and workers read all jobs as this class.
+
+    RQ by itself unpickles a job's data, and imports and calls whatever function and callbacks it names.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Some of RQ's own calls leave the serializer out, and its default is pickle.
+        self.serializer = JSONSerializer
+
+    def restore(self, raw_data: Any) -> None:
+        try:
+            super().restore(raw_data)
+        except NoSuchJobError:
+            raise
+        except Exception as error:
+            # RQ's worker passes over a job that is not there, but ends at any other error.
+            log.error("job %s in Redis is refused: its record cannot be read (%s)", self.id, error)
+            raise NoSuchJobError(f"Job {self.id} cannot be read.") from error
+        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+        self.webhooks = []
+
+    def _deserialize_data(self) -> None:
+        super()._deserialize_data()
+        if (self._func_name, self._instance, self._args, self._kwargs) != (RUN, None, [self.id], {}):
+            name, self._func_name = self._func_name, UNEVALUATED
+            raise RefusedJobError(f"it names {str(name)[:80]!r}, not {RUN}({self.id!r})")
 
 
 class JobQueue:
@@ -53,7 +95,9 @@ class JobQueue:
         except ValueError as error:
             raise InputError(f"REDIS_URL is not a Redis URL ({error}).", "Write redis://host:6379/0.") from error
         self.job_timeout_seconds = job_timeout_seconds
-        self._queues = {name: Queue(name, connection=self.connection) for name in QUEUES}
+        self._queues = {
+            name: Queue(name, self.connection, job_class=EntryJob, serializer=JSONSerializer) for name in QUEUES
+        }
         self._lock = threading.Lock()
         self._quiet_until = 0.0
 
@@ -91,7 +135,7 @@ class JobQueue:
         }
 
     def holds(self, job_id: str) -> bool:
-        """Whether a job waits in a queue, or a worker that lives has taken it."""
+        """Whether a job waits in a queue, or is held by a live worker."""
         with self._asking():
             held = self._held(job_id)
             if held is None:
@@ -134,14 +178,14 @@ class JobQueue:
         """Give back all connections."""
         self.connection.close()
 
-    def _held(self, job_id: str) -> RqJob | None:
+    def _held(self, job_id: str) -> EntryJob | None:
         try:
-            return RqJob.fetch(job_id, connection=self.connection)
+            return EntryJob.fetch(job_id, connection=self.connection, serializer=JSONSerializer)
         except NoSuchJobError:
             return None
 
     def _started(self, name: str) -> StartedJobRegistry:
-        return StartedJobRegistry(queue=self._queues[name])
+        return StartedJobRegistry(queue=self._queues[name], job_class=EntryJob, serializer=JSONSerializer)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

@@ -16,8 +16,11 @@ import logging
 import time
 
 import redis
-from rq import SimpleWorker
+from rq import Queue, SimpleWorker
+from rq.exceptions import DeserializationError
+from rq.serializers import JSONSerializer
 
+from backend.queue import EntryJob
 from backend.settings import Settings
 from backend.store.kinds import QUEUES
 from trajseg.errors import QueueError
@@ -32,6 +35,14 @@ FIRST_CONTACT_SECONDS = 60.0
 class ResidentWorker(SimpleWorker):  # type: ignore[misc]
     """RQ's worker without a process for each job, so that the engine stays loaded."""
 
+    def execute_job(self, job: EntryJob, queue: Queue) -> None:
+        try:
+            _ = job.func_name
+        except DeserializationError as error:
+            # RQ files it under the failed jobs; it is never called.
+            log.error("job %s in the queue %s is refused: %s", job.id, queue.name, error or "it is not JSON")
+        super().execute_job(job, queue)
+
     def set_shutdown_requested_date(self) -> None:
         # Runs inside a signal handler, in the middle of a job: it must not fail because Redis is gone.
         with contextlib.suppress(redis.RedisError):
@@ -40,6 +51,11 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
     def teardown(self) -> None:
         with contextlib.suppress(redis.RedisError):
             super().teardown()
+
+
+def resident_worker(connection: redis.Redis) -> ResidentWorker:
+    """A worker on all queues that runs nothing but jobs of the store."""
+    return ResidentWorker(list(QUEUES), connection=connection, job_class=EntryJob, serializer=JSONSerializer)
 
 
 def work(settings: Settings, burst: bool = False) -> None:
@@ -60,7 +76,7 @@ def work(settings: Settings, burst: bool = False) -> None:
             settings.model_version(),
         )
     try:
-        ResidentWorker(list(QUEUES), connection=connection).work(burst=burst, logging_level="WARNING")
+        resident_worker(connection).work(burst=burst, logging_level="WARNING")
     finally:
         jobs.keep(None)
         resident.store.close()
@@ -77,7 +93,7 @@ def _connection(settings: Settings) -> redis.Redis:
         except redis.RedisError as error:
             if time.monotonic() > deadline or isinstance(error, redis.AuthenticationError):
                 raise QueueError(
-                    f"Redis cannot be reached: {error}.", "Start Redis or Valkey, or mend REDIS_URL."
+                    f"Redis cannot be reached: {error}.", "Start Redis or Valkey, or fix REDIS_URL."
                 ) from error
             log.warning("waiting for Redis: %s", error)
         time.sleep(2.0)

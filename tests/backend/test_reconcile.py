@@ -8,17 +8,18 @@ from datetime import timedelta
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
-from rq import Queue, SimpleWorker
+from rq.serializers import JSONSerializer
 
 from backend.composition import compose
 from backend.http.app import create_app
-from backend.queue import JobQueue
+from backend.queue import EntryJob, JobQueue
 from backend.reconcile import Reconciler, reconcile
 from backend.settings import Settings
 from backend.store import Delivery, Store
 from backend.store.models import Job, now
 from trajseg.errors import InputError, QueueError
 from trajseg.tracks import Result
+from worker.resident import ResidentWorker
 
 
 def ask(client: FlaskClient, store: Store, predict_body, *tasks: int) -> list[Job]:  # type: ignore[no-untyped-def]
@@ -148,20 +149,20 @@ def test_a_url_that_is_not_redis_is_refused() -> None:
 def test_an_rq_worker_takes_interactive_jobs_first(
     client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body, monkeypatch
 ) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("backend.queue.RUN", "builtins.str")
+    monkeypatch.setattr("worker.run.run", str)
     settings.interactive_wait_seconds = 0
     client.post("/predict", json=predict_body(1, 2))
     client.post("/predict", json=predict_body(3, typed="the blue square"))
     taken: list[str] = []
 
-    class Noting(SimpleWorker):
+    class Noting(ResidentWorker):
         def perform_job(self, job, queue, execution):  # type: ignore[no-untyped-def]
             taken.append(queue.name)
             return super().perform_job(job, queue, execution)
 
     with Redis.from_url(settings.redis_url) as connection:
-        queues = [Queue(name, connection=connection) for name in ("interactive", "prelabel", "finetune")]
-        Noting(queues, connection=connection).work(burst=True)
+        names = ["interactive", "prelabel", "finetune"]
+        Noting(names, connection=connection, job_class=EntryJob, serializer=JSONSerializer).work(burst=True)
     assert taken == ["interactive", "prelabel", "prelabel"]
     assert not any(queue.holds(job.id) for job in store.jobs())
 
