@@ -65,12 +65,13 @@ class EntryJob(RqJob):  # type: ignore[misc]
             log.error("job %s in Redis is refused: its record cannot be read (%s)", self.id, error)
             raise NoSuchJobError(f"Job {self.id} cannot be read.") from error
         self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
-        self.webhooks = []
+        self.webhooks: list[Any] = []
 
     def _deserialize_data(self) -> None:
         super()._deserialize_data()
-        if (self._func_name, self._instance, self._args, self._kwargs) != (RUN, None, [self.id], {}):
-            name, self._func_name = self._func_name, UNEVALUATED
+        call: Any = vars(self)
+        if [call[f"_{part}"] for part in ("func_name", "instance", "args", "kwargs")] != [RUN, None, [self.id], {}]:
+            name, call["_func_name"] = call["_func_name"], UNEVALUATED
             raise RefusedJobError(f"it names {str(name)[:80]!r}, not {RUN}({self.id!r})")
 
 
