@@ -319,6 +319,19 @@ def test_a_job_that_goes_on_from_another_links_to_it(client: FlaskClient, store:
     assert "Refine" in client.get("/page/jobs?kind=refine").text
 
 
+def test_a_job_of_a_kind_without_tracks_shows_its_report(client: FlaskClient, store: Store, ask: Any) -> None:
+    job = ask()
+    store.finish(job.id, store.start_run(job.id) or "", None, report={"folder": "/exports/7"})
+    page = client.get(f"/page/jobs/{job.id}")
+    assert page.status_code == 200
+    assert "/exports/7" in page.text
+    assert "no such object" not in page.text + client.get("/page/jobs").text
+    assert client.get(f"/jobs/{job.id}").json["tracks"] in (None, 0)
+    assert client.get(f"/jobs/{job.id}/result").status_code == 400
+    assert client.get(f"/page/jobs/{job.id}/tracks.json").json["tracks"] == []
+    assert store.delivery(job.id) is None
+
+
 def test_a_job_without_tracks_says_so(client: FlaskClient, store: Store, ask: Any, result: Result) -> None:
     job = ask()
     result.tracks = []
