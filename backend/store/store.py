@@ -133,25 +133,22 @@ class Store:
         return self.add_jobs([request])[0]
 
     def add_jobs(self, requests: Sequence[JobRequest]) -> list[tuple[Job, bool]]:
-        """`add_job` for many in one transaction; one pair for each request, in order."""
-        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
+        """`add_job` for many in one transaction; one pair for each request, in order.
+
+        Of equal requests in one batch the first is new, if any is.
+        """
         rows = [request.row() for request in requests]
         jobs: dict[str, Job] = {}
-        new: dict[str, Job] = {}
         with self.database.write() as session:
-            for some in _chunks(rows, ROWS_AT_ONCE):
-                session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), some)
-                keys = [row["request_key"] for row in some]
-                held = select(Job.request_key, Job.id).where(Job.request_key.in_(keys))
-                ids = {row.request_key: row.id for row in session.execute(held)}
-                new |= {row["request_key"]: Job(**row) for row in some if ids[row["request_key"]] == row["id"]}
-                old = [key for key in keys if key not in new]
-                jobs |= {job.request_key: job for job in session.scalars(select(Job).where(Job.request_key.in_(old)))}
-        # The first request of its key made the job; an equal one in the same batch did not.
-        return [
-            (new[key], row["id"] == new[key].id) if (key := row["request_key"]) in new else (jobs[key], False)
-            for row in rows
-        ]
+            for chunk in _chunks(rows, ROWS_AT_ONCE):
+                self._insert_unless_known(session, chunk)
+                jobs |= _jobs_by_key(session, chunk)
+        # A row keeps its own id only if it was inserted; where the key was known, the job has an older id.
+        return [(jobs[row["request_key"]], jobs[row["request_key"]].id == row["id"]) for row in rows]
+
+    def _insert_unless_known(self, session: Session, rows: list[dict[str, Any]]) -> None:
+        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
+        session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), rows)
 
     def job(self, job_id: str) -> Job:
         """Raises UnknownJobError."""
@@ -444,6 +441,16 @@ class Store:
 
 def _chunks(rows: list[dict[str, Any]], size: int) -> Iterable[list[dict[str, Any]]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _jobs_by_key(session: Session, rows: list[dict[str, Any]]) -> dict[str, Job]:
+    """The jobs that the store holds for these rows' requests. New ones are built from their rows, not read back."""
+    keys = [row["request_key"] for row in rows]
+    stored = select(Job.request_key, Job.id).where(Job.request_key.in_(keys))
+    ids = {row.request_key: row.id for row in session.execute(stored)}
+    new = {row["request_key"]: Job(**row) for row in rows if ids[row["request_key"]] == row["id"]}
+    known = session.scalars(select(Job).where(Job.request_key.in_([key for key in keys if key not in new])))
+    return new | {job.request_key: job for job in known}
 
 
 def _find_project(session: Session, label_studio_id: int, stamp: str) -> Project | None:
