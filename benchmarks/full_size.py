@@ -28,12 +28,12 @@ from torch import Tensor
 from trajseg.checkpoints.cost import ANSWER_TOKENS, cost
 from trajseg.checkpoints.published import trajseg_7b
 from trajseg.engines.trajseg import VideoSegmenter
+from trajseg.evaluation.answers import masks_of
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
 from trajseg.model.device import chosen
 from trajseg.model.modeling import Answer
 from trajseg.model.processor import word_tokenizer
 from trajseg.model.weights import write
-from trajseg.shapes.evaluation.evaluation import masks_of
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import instructions
 from trajseg.shapes.world.render import write_clip

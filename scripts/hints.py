@@ -29,7 +29,6 @@ from rich.table import Table
 
 from trajseg import VideoSegmenter
 from trajseg.correction.grabcut import cut_out
-from trajseg.model.processor import frame_indices
 from trajseg.shapes.recipe.marks import jittered
 from trajseg.shapes.world.questions import descriptions, meaning
 from trajseg.shapes.world.render import render
@@ -38,6 +37,7 @@ from trajseg.tracks import rle
 from trajseg.tracks.mark import FITS, Mark, fit
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, even_size, open_clip, write_video
+from trajseg.video.spacing import sampled_frames
 
 ROOT = Path(__file__).parent.parent
 FRAMES = 9
@@ -72,7 +72,7 @@ def main() -> None:
 
 def measured(segmenter: VideoSegmenter, scene: Scene, path: Path, height: int) -> Iterator[tuple[str, str, float]]:
     """(who drew it, kind of mark, J) of every object of one frame of a scene."""
-    frames, ids = render(scene, height, frame_indices(scene.frame_count, FRAMES))
+    frames, ids = render(scene, height, sampled_frames(scene.frame_count, FRAMES))
     clip = open_clip(write_video(path, frames, scene.fps))
     ids = np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
     rng = random.Random(scene.seed)

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trajseg import VideoSegmenter
+from trajseg.commands.progress import progress_bar
 from trajseg.correction import FlowPropagator, MemoryPropagator, Painted, Propagator
-from trajseg.shapes.evaluation.report import progress_bar
 from trajseg.shapes.evaluation.review import Reviewed, review, summary
 from trajseg.tracks import rle
 from trajseg.tracks.region_similarity import region_similarity

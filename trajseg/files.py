@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -43,3 +45,9 @@ def _escaped(surrogate: str) -> str:
     code = ord(surrogate)
     # os.fsdecode maps the bytes 0x80 to 0xff to 0xdc80 to 0xdcff.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as JSON, indented by one; the file is there only once it is whole."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -25,8 +25,9 @@ from trajseg.checkpoints.published import (
     recognise_sam2,
     without_training_prefix,
 )
+from trajseg.data.sentences import SEG_TOKEN
 from trajseg.errors import CheckpointError
-from trajseg.model.config import SEG_TOKEN, SPECIAL_TOKENS, Sam2Config, TrajSegConfig
+from trajseg.model.config import SPECIAL_TOKENS, Sam2Config, TrajSegConfig
 from trajseg.model.dialogue import LLAVA_TURNS
 from trajseg.model.modeling import TrajSegModel
 from trajseg.model.processor import TrajSegProcessor

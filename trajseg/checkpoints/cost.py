@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trajseg.model.config import TrajSegConfig
 from trajseg.model.modeling import TrajSegModel
-from trajseg.model.processor import frame_indices
 from trajseg.model.quantization import BITS_PER_WEIGHT
+from trajseg.video.spacing import sampled_frames
 
 TEXT_TOKENS = 60
 """Of the instruction and of what stands around it, in the counted clip."""
@@ -75,7 +75,7 @@ def cost(config: TrajSegConfig, frames: int = 60) -> Cost:
     text, vision = config.llava_config.text_config, config.llava_config.vision_config
     sam2: Any = model.visual_model
     width, side = text.hidden_size, config.sam2_config.image_size
-    sampled = frame_indices(frames, config.llm_frames)
+    sampled = sampled_frames(frames, config.llm_frames)
     keys = sorted({0, *sampled})
     patches = (vision.image_size // vision.patch_size) ** 2
     seen = len(sampled) * (config.object_tokens or patches)

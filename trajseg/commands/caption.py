@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from trajseg.commands.progress import bars
 from trajseg.engines.base import Captioner, Engine
 from trajseg.errors import CheckpointError, InputError
 from trajseg.tracks import Result
@@ -29,7 +29,7 @@ def caption_result(load: Callable[[], Engine], video: Path, tracks: Path, out: P
     """
     result, clip = Result.load(tracks), open_clip(video)
     _check_same_clip(result, clip, video, tracks)
-    with _bar() as bar:
+    with bars() as bar:
         loading = bar.add_task("loading the model", total=None)
         engine = load()
         bar.remove_task(loading)
@@ -58,11 +58,6 @@ def _check_same_clip(result: Result, clip: Clip, video: Path, tracks: Path) -> N
         raise InputError(
             f"{tracks} is of {described} pixels, {video} has {found}.", "Give the video that the tracks were made from."
         )
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 @click.command("caption")

@@ -14,9 +14,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
+from trajseg.commands.progress import bars
 from trajseg.engines.base import Engine, check_instruction
 from trajseg.errors import CancelledError, InputError, TrajSegError
 from trajseg.files import printable, whole_file
@@ -42,7 +43,7 @@ def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: 
     """
     instruction = check_instruction(instruction)
     seconds: dict[str, float] = {}
-    with _bar() as bar:
+    with bars() as bar:
         with _timed(seconds, "open video"):
             clip = open_clip(video)
         with _timed(seconds, "load model"):
@@ -69,7 +70,7 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
     engine: Engine | None = None
     done = failed = 0
     taken: set[str] = set()
-    with _bar() as bar:
+    with bars() as bar:
         for number, line in _lines(jobs):
             name = f"line {number}"
             try:
@@ -236,8 +237,3 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import click
 
-from trajseg.errors import InputError
-
 
 @click.command("joint")
 @click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
 @click.option("--stage", type=click.IntRange(1, 2), required=True, help="1: still images; 2: clips, both directions.")
 @click.option("--recipe", "name", type=click.Choice(["tiny", "paper"]), default="tiny", show_default=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
-@click.option("--data", default="shapes", show_default=True, help='"shapes", or "shapes:FOLDER" of written clips.')
+@click.option("--data", default="shapes", show_default=True, help="The data set: shapes, ref-youtube-vos:FOLDER ...")
 @click.option("--lora/--no-lora", default=True, show_default=True, help="Adapters, or the language model whole.")
 @click.option("--steps", type=click.IntRange(1), help="By default the recipe's.")
 @click.option("--minutes", type=float, help="Stop after so long; the same command goes on.")
@@ -56,14 +54,12 @@ def joint(
     """
     import torch
 
-    from trajseg.shapes.samples import ShapesSamples
+    from trajseg.data.registry import open_source
     from trajseg.training.recipes import RECIPES, train_jointly
 
     if threads:
         torch.set_num_threads(threads)
-    kind, _, folder = data.partition(":")
-    if kind != "shapes":
-        raise InputError(f"There is no data set {data}.", 'Take "shapes" or "shapes:FOLDER".')
+    source = open_source(data)
     recipe = RECIPES[name][stage]
     schedule = dataclasses.replace(
         recipe.schedule,
@@ -83,7 +79,6 @@ def joint(
         recompute=recipe.recompute if recompute is None else recompute,
         four_bit=four_bit,
     )
-    source = ShapesSamples(folder=Path(folder) if folder else None)
     result = train_jointly(recipe, checkpoint, out, source, seed, workers)
     click.echo(f"{'Adapter' if lora else 'Checkpoint'}: {result}")
     if lora:

@@ -9,9 +9,11 @@ from typing import Literal, Protocol
 import numpy as np
 
 from trajseg.data.pseudo_videos import pseudo_video
+from trajseg.data.sentences import REQUEST, SEG_TOKEN
 from trajseg.errors import InputError
-from trajseg.model.config import SEG_TOKEN
-from trajseg.model.dialogue import REQUEST
+
+LOCAL_STEP = 3
+"""Frames, at most, between a sampled clip's anchor and its neighbours before and after."""
 
 Direction = Literal["grounding", "captioning", "propagation"]
 """Text to trajectory; trajectory to text; masks alone, from the first frame's through memory."""
@@ -62,6 +64,19 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
         if len(rows):
             box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     return boxes / max(masks.shape[1:])
+
+
+def near_and_far(frame_count: int, frames: int, rng: random.Random) -> list[int]:
+    """An anchor, a neighbour 1 to 3 frames before and one after, and others from the whole clip, in time order.
+
+    A frame may come twice, as in the paper's sampling, at a clip's ends.
+    """
+    anchor = rng.randrange(frame_count)
+    before, after = rng.randint(1, LOCAL_STEP), rng.randint(1, LOCAL_STEP)
+    local = [anchor, max(0, anchor - before), min(frame_count - 1, anchor + after)][:frames]
+    others = [t for t in range(frame_count) if t not in local]
+    far = rng.sample(others, min(len(others), frames - len(local)))
+    return sorted(local + far)
 
 
 class Source(Protocol):

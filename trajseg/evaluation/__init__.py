@@ -1,1 +1,7 @@
-"""Scores of mask tracks against the truth."""
+"""Scores of mask tracks against the truth: any engine on any data set."""
+
+from __future__ import annotations
+
+from trajseg.evaluation.evaluation import Evaluation, Evaluator, evaluate
+
+__all__ = ["Evaluation", "Evaluator", "evaluate"]

@@ -14,6 +14,7 @@ from statistics import fmean
 
 import cv2
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from trajseg.tracks.region_similarity import region_similarity
 
@@ -148,44 +149,7 @@ def match(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> li
     for i, truth in enumerate(truths):
         for j, prediction in enumerate(predictions):
             worth[i, j] = score(prediction, truth).jf
-    return _best_assignment(worth)
-
-
-def _best_assignment(worth: np.ndarray) -> list[int | None]:
-    """Rows to different columns with the greatest sum (Hungarian method); None for rows left over."""
-    rows, cols = worth.shape
-    if not cols:
-        return [None] * rows
-    if rows > cols:
-        back = _best_assignment(worth.T)
-        answer: list[int | None] = [None] * rows
-        for col, row in enumerate(back):
-            if row is not None:
-                answer[row] = col
-        return answer
-    # Shortest augmenting paths over potentials; index 0 is a dummy column.
-    cost = -worth
-    row_potential, col_potential = np.zeros(rows + 1), np.zeros(cols + 1)
-    owner = np.zeros(cols + 1, int)
-    for row in range(1, rows + 1):
-        owner[0] = row
-        at, nearest, done = 0, np.full(cols + 1, np.inf), np.zeros(cols + 1, bool)
-        came_from = np.zeros(cols + 1, int)
-        while owner[at]:
-            done[at] = True
-            reduced = cost[owner[at] - 1] - row_potential[owner[at]] - col_potential[1:]
-            better = ~done[1:] & (reduced < nearest[1:])
-            nearest[1:][better], came_from[1:][better] = reduced[better], at
-            following = int(np.argmin(np.where(done, np.inf, nearest)[1:])) + 1
-            delta = nearest[following]
-            row_potential[owner[done]] += delta
-            col_potential[done] -= delta
-            nearest[~done] -= delta
-            at = following
-        while at:
-            owner[at], at = owner[came_from[at]], int(came_from[at])
-    result: list[int | None] = [None] * rows
-    for col in range(1, cols + 1):
-        if owner[col]:
-            result[owner[col] - 1] = col - 1
-    return result
+    paired: list[int | None] = [None] * len(truths)
+    for truth_index, prediction_index in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
+        paired[truth_index] = int(prediction_index)
+    return paired

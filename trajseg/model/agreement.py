@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from trajseg.model.config import SEG_TOKEN
+from trajseg.data.sentences import SEG_TOKEN
 from trajseg.model.dialogue import NO_OBJECT, captions_of
 from trajseg.model.modeling import TrajSegModel
 from trajseg.model.processor import TrajSegProcessor

@@ -8,7 +8,6 @@ from typing import Any
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, PretrainedConfig
 
 SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<vd_start>", "<vd_end>", "<traj_start>", "<traj_end>")
-SEG_TOKEN = "[SEG]"
 
 
 class Sam2Config(PretrainedConfig):

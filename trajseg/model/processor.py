@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from trajseg.data.sentences import SEG_TOKEN
 from trajseg.errors import CheckpointError
-from trajseg.model.config import SEG_TOKEN, SPECIAL_TOKENS
+from trajseg.model.config import SPECIAL_TOKENS
 from trajseg.model.dialogue import CAPTION_REQUEST, REQUEST, Turns, segment_request
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -159,13 +160,6 @@ class TrajSegProcessor:
     def text(self, ids: Sequence[int]) -> str:
         """The sentence of generated ids, with [SEG] kept."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def frame_indices(frame_count: int, most: int) -> list[int]:
-    """The frames that the language model sees: centres of `most` equal bins, all when there are fewer."""
-    if frame_count <= most:
-        return list(range(frame_count))
-    return [int((i + 0.5) * frame_count / most) for i in range(most)]
 
 
 def inner_size(height: int, width: int, size: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trajseg.errors import InputError
-from trajseg.model.processor import frame_indices
+from trajseg.video.spacing import sampled_frames
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Sampling:
 
     def seen(self, frame_count: int, own: int) -> list[int]:
         """Frames that the language model sees of a clip of `frame_count`, 0-based; `own` is the checkpoint's N."""
-        return frame_indices(frame_count, self.llm_frames or own)
+        return sampled_frames(frame_count, self.llm_frames or own)
 
     def numbers(self, seen: int, own: int) -> list[int]:
         """Which of `own` learned embeddings of a frame's number each of the `seen` frames gets.
 
         Where fewer frames than the checkpoint's own are asked for, these are the numbers of the same moments of a clip.
         """
-        return list(range(seen)) if self.llm_frames is None or seen > own else frame_indices(own, seen)
+        return list(range(seen)) if self.llm_frames is None or seen > own else sampled_frames(own, seen)
 
     def keys(self, seen: list[int]) -> list[int]:
         """Indices of the key frames, in time order, when the language model sees the frames `seen`."""

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trajseg.data.samples import Direction, Sample, boxes_of
+from trajseg.data.samples import Direction, Sample, boxes_of, near_and_far
+from trajseg.data.sentences import REQUEST, grounding_answer
 from trajseg.errors import InputError
-from trajseg.model.dialogue import REQUEST, grounding_answer
-from trajseg.model.processor import frame_indices
+from trajseg.shapes.dataset import SPLITS
 from trajseg.shapes.world.facts import SEEN, Facts
 from trajseg.shapes.world.language import (
     REQUEST_SEGMENT_TEMPLATES,
@@ -25,9 +25,7 @@ from trajseg.shapes.world.language import (
 from trajseg.shapes.world.render import boxes, render
 from trajseg.shapes.world.scenes import Scene, Split, sample_scene
 from trajseg.video import even_size, open_clip
-
-LOCAL_STEP = 3
-"""Frames, at most, between a sampled clip's anchor and its neighbours before and after."""
+from trajseg.video.spacing import sampled_frames
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,11 @@ class ShapesSamples:
             if direction == "grounding":
                 found = instructions(scene, rng, limit_per_kind=3, facts=facts)
                 if found:
-                    times = frame_indices(scene.frame_count, frames)
+                    times = sampled_frames(scene.frame_count, frames)
                     return self._grounding(scene, path, times, rng.choice(found), rng)
                 continue
             if direction == "captioning":
-                times = frame_indices(scene.frame_count, frames)
+                times = sampled_frames(scene.frame_count, frames)
                 able = [k for k, count in enumerate(facts.seen_count) if count >= 2 and facts.moves_visibly[k]]
             else:
                 times = near_and_far(scene.frame_count, frames, rng)
@@ -142,17 +140,11 @@ class ShapesSamples:
         return [path for path in paths if path.stem.startswith(f"{self.split}-")]
 
 
-def near_and_far(frame_count: int, frames: int, rng: random.Random) -> list[int]:
-    """An anchor, a neighbour 1 to 3 frames before and one after, and others from the whole clip, in time order.
-
-    A frame may come twice, as in the paper's sampling, at a clip's ends.
-    """
-    anchor = rng.randrange(frame_count)
-    before, after = rng.randint(1, LOCAL_STEP), rng.randint(1, LOCAL_STEP)
-    local = [anchor, max(0, anchor - before), min(frame_count - 1, anchor + after)][:frames]
-    others = [t for t in range(frame_count) if t not in local]
-    far = rng.sample(others, min(len(others), frames - len(local)))
-    return sorted(local + far)
+def open_source(argument: str) -> ShapesSamples:
+    """The samples of "shapes" or "shapes:SPLIT", drawn without end, or of "shapes:FOLDER" of written clips."""
+    if argument in SPLITS:
+        return ShapesSamples(split=argument)
+    return ShapesSamples(folder=Path(argument) if argument else None)
 
 
 def _caption(scene: Scene, k: int, still: bool) -> str:

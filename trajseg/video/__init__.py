@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trajseg.video.clip import Clip, open_clip
 from trajseg.video.frame_map import FrameMap
+from trajseg.video.frames_folder import open_frames_folder
 from trajseg.video.writing import even_size, playable_copy, save_frame, write_video
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "FrameMap",
     "even_size",
     "open_clip",
+    "open_frames_folder",
     "playable_copy",
     "save_frame",
     "write_video",

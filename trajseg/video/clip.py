@@ -119,12 +119,19 @@ class Clip:
 def open_clip(path: str | os.PathLike[str] | Clip) -> Clip:
     """Decode the video once, without keeping its pictures, and say what it really holds.
 
+    A folder is opened as a clip of the pictures in it; see trajseg.video.frames_folder for its frame rate.
+
     Raises:
         VideoError: missing, unreadable, without pictures, or cut off so that nothing can be decoded.
     """
     if isinstance(path, Clip):
         return path
     file = Path(path)
+    if file.is_dir():
+        # A clip of pictures is itself a Clip, so it can only be imported once Clip is there.
+        from trajseg.video.frames_folder import open_frames_folder
+
+        return open_frames_folder(file)
     with opened(file) as (container, stream):
         # A clock that starts below 0 is one whose first sound is thrown away; browsers count from 0 then.
         clock_start = max(0.0, (container.start_time or 0) / av.time_base)

@@ -11,10 +11,10 @@ from trajseg.engines.trajseg import VideoSegmenter, trajectory
 from trajseg.errors import CancelledError, CheckpointError, InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.dialogue import CAPTION_REQUEST, caption_of
-from trajseg.model.processor import frame_indices
 from trajseg.shapes.recipe.texts import shapes_processor
 from trajseg.tracks import MaskTrack
 from trajseg.video import open_clip
+from trajseg.video.spacing import sampled_frames
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_prompt_is_the_clip_then_the_trajectory_then_the_request(segmenter, 
     monkeypatch.setattr(model, "answers", lambda given, end_id: (prompts.append(given), answers(given, end_id))[1])
     segmenter.caption(clip, [track(tiny_clip.red)])
     monkeypatch.undo()
-    sampled = frame_indices(12, 8)
+    sampled = sampled_frames(12, 8)
     pixels = processor.llm_pixels([frame for _, frame in clip.frames(sampled)])
     states = model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
     visual = model.visual_tokens(states[-1][:, 1:])

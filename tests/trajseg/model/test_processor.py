@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from trajseg.data.sentences import NO_OBJECT, grounding_answer
 from trajseg.errors import CheckpointError
-from trajseg.model.dialogue import NO_OBJECT, captions_of, grounding_answer, segment_request
-from trajseg.model.processor import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TrajSegProcessor,
-    frame_indices,
-    inner_size,
-    letterbox,
-    word_tokenizer,
-)
+from trajseg.model.dialogue import captions_of, segment_request
+from trajseg.model.processor import IMAGENET_MEAN, IMAGENET_STD, TrajSegProcessor, inner_size, letterbox, word_tokenizer
+from trajseg.video.spacing import sampled_frames
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +72,14 @@ def test_captions_survive_the_way_through_an_answer(processor, captions):
 
 @pytest.mark.parametrize(("frame_count", "expected"), [(3, [0, 1, 2]), (8, [*range(8)]), (16, [*range(1, 16, 2)])])
 def test_the_language_model_sees_the_centres_of_equal_bins(frame_count, expected):
-    assert frame_indices(frame_count, 8) == expected
+    assert sampled_frames(frame_count, 8) == expected
 
 
 @pytest.mark.parametrize("frame_count", [9, 12, 37, 64, 1259])
 def test_sampled_frames_agree_with_those_on_which_the_data_is_judged(frame_count):
     from trajseg.shapes.world.scenes import bin_centres
 
-    assert frame_indices(frame_count, 8) == bin_centres(frame_count).tolist()
+    assert sampled_frames(frame_count, 8) == bin_centres(frame_count).tolist()
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (37, 101), (64, 64), (720, 1280)])

@@ -220,7 +220,7 @@ def playlist(path: Path) -> None:
     ("name", "spoil", "words"),
     [
         ("missing.mp4", lambda path: None, "There is no file"),
-        ("folder.mp4", Path.mkdir, "is a folder"),
+        ("folder.mp4", Path.mkdir, "holds no frames"),
         ("empty.mp4", Path.touch, "is empty"),
         ("text.mp4", lambda path: path.write_text("hello " * 1000), "cannot be read as a video"),
         ("text.txt", lambda path: path.write_text("hello " * 1000), "cannot be read as a video"),

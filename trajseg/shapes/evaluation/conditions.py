@@ -18,8 +18,12 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
+from trajseg.commands.progress import progress_bar
 from trajseg.errors import InputError
-from trajseg.shapes.evaluation.evaluation import Answer, _ask, _write, masks_of
+from trajseg.evaluation.answers import ScoredClip, masks_of
+from trajseg.files import write_json
+from trajseg.shapes.dataset import ShapesDataset, annotate, write_scene
+from trajseg.shapes.evaluation.evaluation import ShapesAnswer, ShapesEvaluator
 from trajseg.shapes.world.conditions import CONDITIONS, PLAIN, Condition, still_true
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import Instruction, instructions
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from trajseg.engines.base import Engine
     from trajseg.video import Clip
 
-FIGURES: dict[str, tuple[str, Callable[[Answer], float | None]]] = {
+FIGURES: dict[str, tuple[str, Callable[[ShapesAnswer], float | None]]] = {
     "jf": ("all J&F", lambda a: a.score.jf if a.asked.targets else None),
     "referring_jf": ("referring", lambda a: a.score.jf if a.asked.category == "referring" else None),
     "reasoning_jf": ("reasoning", lambda a: a.score.jf if a.asked.category == "reasoning" else None),
@@ -64,7 +68,7 @@ class Under:
     """All answers under one condition, and a frame of the first clip."""
 
     condition: Condition
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[ShapesAnswer] = field(default_factory=list)
     shown: Shown | None = None
 
     def figures(self, plain: Under) -> dict[str, dict[str, float | None]]:
@@ -176,6 +180,7 @@ def evaluate_conditions(
         progress: called with (clips done, clips in all).
     """
     found = Comparison(f"shapes:{split}", engine.model_version, count, [Under(c) for c in conditions])
+    evaluator = ShapesEvaluator(engine, ShapesDataset(split, count, seed, height, per_kind))
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         for number in range(count):
             scene = sample_scene(seed + number, split)
@@ -188,8 +193,12 @@ def evaluate_conditions(
             for place, under in enumerate(found.under):
                 condition = under.condition
                 path = Path(folder) / condition.name / f"{split}-{scene.seed:06d}.mp4"
-                clip, ids = _write(scenes[condition], path, height, condition)
-                answers = {one: _ask(engine, scenes[condition], clip, ids, one) for one in true[condition]}
+                clip, ids = write_scene(scenes[condition], path, height, condition)
+                scored = ScoredClip(number, annotate(scenes[condition], clip, ids, asked=true[condition]))
+                answers = {
+                    one: evaluator.ask(scored, expression)
+                    for one, expression in zip(true[condition], scored.annotated.expressions, strict=True)
+                }
                 under.answers += answers.values()
                 if picturing:
                     if place == 0:
@@ -218,7 +227,7 @@ def _clearest(truth: np.ndarray) -> float:
     return float(shares[np.argmax(truth.mean(axis=(1, 2)) - 1e-4 * np.abs(shares - 0.5))])
 
 
-def _show(clip: Clip, truth: np.ndarray, answer: Answer, share: float) -> Shown:
+def _show(clip: Clip, truth: np.ndarray, answer: ShapesAnswer, share: float) -> Shown:
     index = round(share * (len(clip) - 1))
     frame = dict(clip.frames([index]))[index]
     masks = [masks_of(track, truth.shape)[index] for track in answer.result.tracks]
@@ -309,32 +318,27 @@ def _picture(under: Under) -> Image.Image:
 
 def report(
     engine: Engine,
+    dataset: ShapesDataset,
     names: str,
-    split: Split,
-    count: int,
-    seed: int,
-    height: int,
-    per_kind: int,
     json_path: Path | None,
     picture: Path | None,
 ) -> None:
     """What `trajseg evaluate --conditions` prints: a table, and the headline as one JSON object in the last line."""
-    from trajseg.shapes.evaluation.report import progress_bar, write_figures
-
     conditions = named(names)
     with progress_bar(f"{engine.model_version}: conditions") as progress:
         found = evaluate_conditions(
             engine,
             conditions,
-            split=split,
-            count=count,
-            seed=seed,
-            height=height,
-            per_kind=per_kind,
+            split=dataset.split,
+            count=dataset.count,
+            seed=dataset.seed,
+            height=dataset.height,
+            per_kind=dataset.per_kind,
             progress=progress,
         )
     print_comparison(found)
-    write_figures(json_path, found.to_json())
+    if json_path is not None:
+        write_json(json_path, found.to_json())
     if picture is not None:
         draw_conditions(found, picture)
     headline = found.headline()

@@ -22,14 +22,18 @@ import click
 import cv2
 import numpy as np
 
+from trajseg.commands.progress import progress_bar
 from trajseg.correction import FlowPropagator, Propagator, Refinement, refine
 from trajseg.correction.review import suggest
+from trajseg.evaluation.answers import masks_of
 from trajseg.evaluation.metrics import score
-from trajseg.shapes.evaluation.evaluation import _write, masks_of
+from trajseg.files import write_json
+from trajseg.shapes.dataset import ShapesDataset, write_scene
 from trajseg.shapes.world.language import Instruction, instructions
 from trajseg.shapes.world.scenes import Scene, Split, sample_scene
 from trajseg.tracks import MaskTrack
 from trajseg.video import Clip
+from trajseg.video.spacing import bin_centres
 
 if TYPE_CHECKING:
     from trajseg.engines.base import Engine
@@ -101,7 +105,7 @@ def start_of(engine: Engine, scene: Scene, height: int, folder: Path) -> Start |
     ]
     if not asked:
         return None
-    clip, ids = _write(scene, folder / f"{scene.split}-{scene.seed:06d}.mp4", height)
+    clip, ids = write_scene(scene, folder / f"{scene.split}-{scene.seed:06d}.mp4", height)
     found = engine.segment(clip, asked[0].text).tracks
     empty = MaskTrack.from_masks("t1", [None] * len(clip), clip.frame_map.times, [0.0] * len(clip))
     return Start(scene, clip, asked[0], found[0] if found else empty, ids == asked[0].targets[0] + 1)
@@ -114,7 +118,7 @@ def paint(start: Start, frames: Sequence[int], propagators: Sequence[Propagator]
 
 def evenly(count: int, frames: int) -> list[int]:
     """At most `count` frames of a clip, at the centres of equal bins."""
-    return sorted({int((i + 0.5) * frames / count) for i in range(count)})
+    return sorted(set(bin_centres(frames, count)))
 
 
 def corrected(start: Start, propagators: Sequence[Propagator]) -> Reviewed:
@@ -264,18 +268,23 @@ def propagators_of(engine: Engine) -> list[Propagator]:
     return found
 
 
-def report(engine: Engine, split: Split, count: int, seed: int, height: int, json_path: Path | None) -> None:
+def report(engine: Engine, dataset: ShapesDataset, json_path: Path | None) -> None:
     """What `trajseg evaluate --review` prints: each track on the way, and one JSON object as the last line."""
-    from trajseg.shapes.evaluation.report import progress_bar, write_figures
-
     with progress_bar(f"{engine.model_version}: looks") as progress:
         looks = review(
-            engine, propagators_of(engine), split=split, count=count, seed=seed, height=height, progress=progress
+            engine,
+            propagators_of(engine),
+            split=dataset.split,
+            count=dataset.count,
+            seed=dataset.seed,
+            height=dataset.height,
+            progress=progress,
         )
         found = list(looks)
     click.echo(f"J&F before, after {LOOKS} suggested frames, after {LOOKS} evenly spread ones")
     for one in found:
         click.echo(f"  {one.start:.3f}  {one.suggested:.3f}  {one.uniform:.3f}  {one.instruction}")
-    write_figures(json_path, [one.to_json() for one in found])
+    if json_path is not None:
+        write_json(json_path, [one.to_json() for one in found])
     figures = summary(found)
     click.echo(json.dumps({name: round(value, 4) for name, value in figures.items()}))

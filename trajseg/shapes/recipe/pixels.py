@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.model.processor import frame_indices
 from trajseg.shapes.recipe.clips import Pictures, pictures
 from trajseg.shapes.recipe.language import LanguageTraining
 from trajseg.shapes.recipe.masks import TokenTable
@@ -29,6 +28,7 @@ from trajseg.shapes.recipe.precision import quick
 from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, Seen, captions, motions, pack, questions
 from trajseg.shapes.recipe.vision import Dense, dense_targets, visible_boxes
 from trajseg.shapes.world.scenes import Scene, sample_scene
+from trajseg.video.spacing import sampled_frames
 
 SIDE = 16
 """Cells of the vision tower along a side."""
@@ -112,7 +112,7 @@ class AskedClipStream(IterableDataset[AskedClip]):
             unnamed = UNNAMED_OBJECTS if self.split == "train" and rng.random() < UNNAMED_CLIPS else 0.0
             scene, look, named = clearly_unnamed(scene, rng, unnamed)
             asked = questions(scene, self.processor, rng, self.texts, look, named)
-            times = frame_indices(scene.frame_count, self.frames)
+            times = sampled_frames(scene.frame_count, self.frames)
             scale = rng.choice((1.0, 1.0, 1.5, 0.75))
             light = rng if self.split == "train" else None
             clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale, look, light), asked)

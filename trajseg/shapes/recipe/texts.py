@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from trajseg.model.dialogue import REQUEST, WORDS, grounding_answer
-from trajseg.model.processor import TrajSegProcessor, frame_indices, word_tokenizer
+from trajseg.data.sentences import REQUEST, grounding_answer
+from trajseg.model.dialogue import WORDS
+from trajseg.model.processor import TrajSegProcessor, word_tokenizer
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, KINDS, NAMES, attributes, misheard, nameless, unsaid
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import (
@@ -26,6 +27,7 @@ from trajseg.shapes.world.language import (
 from trajseg.shapes.world.phrases import KNOWN_COLOURS, KNOWN_SHAPES, PLURALS
 from trajseg.shapes.world.render import boxes
 from trajseg.shapes.world.scenes import MOTIONS, SAMPLED_FRAMES, SHAPES, SIZES, Scene, sample_scene
+from trajseg.video.spacing import sampled_frames
 
 IGNORED = -100
 TEXTS_PER_CLIP = 8
@@ -101,7 +103,7 @@ def trajectories(scene: Scene, frames: int, least: float = 0.15, facts: Facts | 
     if facts is not None and frames == SAMPLED_FRAMES:
         xyxy, visible = facts.xyxy, facts.visible
     else:
-        xyxy, visible = boxes(scene, frame_indices(scene.frame_count, frames))
+        xyxy, visible = boxes(scene, sampled_frames(scene.frame_count, frames))
     return torch.from_numpy(xyxy) / max(1.0, scene.aspect) * (torch.from_numpy(visible) >= least)[..., None]
 
 

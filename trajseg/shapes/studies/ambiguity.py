@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from trajseg.engines.trajseg import VideoSegmenter
+from trajseg.evaluation.answers import masks_of
 from trajseg.evaluation.metrics import mean
-from trajseg.shapes.evaluation.evaluation import _write, masks_of
+from trajseg.shapes.dataset import write_scene
 from trajseg.shapes.studies.cells import Cells
 from trajseg.shapes.studies.plan import SEEDS_APART, Plan
 from trajseg.shapes.studies.table import Table
@@ -180,7 +181,7 @@ def ask(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict[str, 
         return []
     found = []
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
-        clip, ids = _write(scene, Path(folder) / "clip.mp4", height)
+        clip, ids = write_scene(scene, Path(folder) / "clip.mp4", height)
         for one in described:
             result, said = segmenter.segment(clip, one.text), segmenter.answer(clip, one.text)
             found.append(

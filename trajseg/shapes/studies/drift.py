@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from trajseg.engines.trajseg import VideoSegmenter
+from trajseg.evaluation.answers import masks_of
 from trajseg.evaluation.metrics import mean
 from trajseg.model.dialogue import captions_of
 from trajseg.model.sampling import Sampling
-from trajseg.shapes.evaluation.evaluation import _write, masks_of
+from trajseg.shapes.dataset import write_scene
 from trajseg.shapes.studies.cells import Cells
 from trajseg.shapes.studies.frames import ALL_KEYS
 from trajseg.shapes.studies.plan import SEEDS_APART, Plan
@@ -104,7 +105,7 @@ def long_clip(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict
     rng = random.Random(scene.seed)
     found = []
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
-        clip, ids = _write(scene, Path(folder) / "long.mp4", height)
+        clip, ids = write_scene(scene, Path(folder) / "long.mp4", height)
         able = [
             one for one in instructions(scene, rng) if len(one.targets) == 1 and (ids[0] == one.targets[0] + 1).any()
         ]

@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from trajseg.commands.evaluate import command
 from trajseg.engines.base import Progress
 from trajseg.errors import InputError
+from trajseg.shapes.dataset import write_scene
 from trajseg.shapes.evaluation.conditions import FIGURES, Under, draw_conditions, evaluate_conditions, named
-from trajseg.shapes.evaluation.evaluation import _write, command
 from trajseg.shapes.world.conditions import CONDITIONS, PLAIN, Condition, retimed, still_true, stretched
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import instructions
@@ -77,7 +78,7 @@ def under_of(found: Sequence[Under], name: str) -> Under:
 
 
 def pixels(condition: Condition, scene: Scene, folder: Path, height: int = HEIGHT) -> np.ndarray:
-    clip, _ = _write(condition.changed(scene), folder / f"{condition.name}.mp4", height, condition)
+    clip, _ = write_scene(condition.changed(scene), folder / f"{condition.name}.mp4", height, condition)
     return np.stack([frame for _, frame in clip.frames()])
 
 
@@ -172,13 +173,13 @@ def test_a_condition_films_the_same_clip_each_time() -> None:
 
 def test_odd_sizes_are_padded_and_the_truth_with_them(tmp_path: Path) -> None:
     scene = retimed(sample_scene(SEED, "test", aspect=1.0), 8)
-    clip, ids = _write(scene, tmp_path / "odd.mp4", 65, named("painter")[1])
+    clip, ids = write_scene(scene, tmp_path / "odd.mp4", 65, named("painter")[1])
     assert ids.shape == (8, clip.height, clip.width) == (8, 66, 66)
     assert np.array_equal(ids[:, 65], ids[:, 64])
 
 
 def test_h265_is_h265(tmp_path: Path) -> None:
-    clip, _ = _write(retimed(sample_scene(SEED, "test"), 8), tmp_path / "h.mp4", HEIGHT, named("h265")[1])
+    clip, _ = write_scene(retimed(sample_scene(SEED, "test"), 8), tmp_path / "h.mp4", HEIGHT, named("h265")[1])
     assert clip.codec == "hevc"
     assert len(clip) == 8
 

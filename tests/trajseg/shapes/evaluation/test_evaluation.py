@@ -12,12 +12,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from trajseg.commands.evaluate import command
+from trajseg.data.dataset import Expression
 from trajseg.engines.base import CONTRADICTION, Progress
 from trajseg.errors import CheckpointError, InputError
 from trajseg.evaluation.metrics import Presence, Score, Steadiness
 from trajseg.shapes.evaluation.captions import caption_figures
 from trajseg.shapes.evaluation.contradictions import contradiction_figures
-from trajseg.shapes.evaluation.evaluation import LAST_LINE, Answer, Evaluation, command, evaluate
+from trajseg.shapes.evaluation.evaluation import Evaluation, ShapesAnswer, evaluate
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import Instruction, instructions, short_caption
 from trajseg.shapes.world.render import render
@@ -149,7 +151,7 @@ def test_a_checkpoint_that_cannot_describe_has_no_caption_accuracy() -> None:
     headline = evaluate(DescribingEngine(refuse), count=1, height=64).headline()
     assert headline["caption_accuracy"] is None
     assert headline["referring_jf"] == pytest.approx(1.0)
-    assert Evaluation("shapes:test", "silent", 64, 0).headline()["caption_accuracy"] is None
+    assert Evaluation("shapes:test", "silent", 0).headline()["caption_accuracy"] is None
 
 
 def test_captions_of_others_and_of_other_motions_are_held_against_an_instruction() -> None:
@@ -174,27 +176,28 @@ def test_captions_of_others_and_of_other_motions_are_held_against_an_instruction
 
 
 def test_means_are_over_instructions_and_not_over_clips_first() -> None:
-    asked = Instruction("attribute", "referring", "the red circle", (0,))
+    asked = Expression("the red circle", ("0",), "referring", "attribute")
     result = Result("", 12.0, 8, 8, 1, "", "", "fixed")
 
-    def answer(seed: int, j: float, f: float) -> Answer:
-        steady = Steadiness(j, j, 0.0)
-        return Answer(
-            seed,
-            asked,
-            result,
-            Score(j, f),
-            None,
-            (j,),
-            steady,
-            Steadiness(1.0, 1.0, 0.0),
-            Presence(None, 0.0),
-            None,
-            2.0,
+    def answer(seed: int, j: float, f: float) -> ShapesAnswer:
+        return ShapesAnswer(
+            number=seed,
+            clip=f"test-{seed:06d}",
+            asked=asked,
+            result=result,
+            score=Score(j, f),
+            matched=None,
+            overlaps={"0": j},
+            steadiness=Steadiness(j, j, 0.0),
+            truth_steadiness=Steadiness(1.0, 1.0, 0.0),
+            presence=Presence(None, 0.0),
+            seconds=2.0,
+            seed=seed,
+            named=None,
         )
 
     scores = [(0, 0.9, 0.7), (0, 0.5, 0.1), (0, 0.4, 0.4), (1, 0.2, 0.0)]
-    found = Evaluation("shapes:test", "fixed", 8, 2, [answer(*one) for one in scores])
+    found = Evaluation("shapes:test", "fixed", 2, [answer(*one) for one in scores])
     assert found.headline()["referring_jf"] == pytest.approx((0.8 + 0.3 + 0.4 + 0.1) / 4, abs=1e-6)
     assert found.headline()["avg_iou"] == pytest.approx((0.9 + 0.5 + 0.4 + 0.2) / 4, abs=1e-6)
 
@@ -240,7 +243,7 @@ def test_the_command_writes_figures_and_a_picture_and_ends_with_one_json_line(tm
     )
     assert done.exit_code == 0, done.output
     last = json.loads(done.stdout.splitlines()[-1])
-    assert tuple(last) == LAST_LINE
+    assert tuple(last) == Evaluation.LAST_LINE
     assert last["referring_jf"] == last["caption_accuracy"] == 1.0
     assert "Captions of true tracks" in done.stdout
     written = json.loads((tmp_path / "out.json").read_text())

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
+from trajseg.commands.evaluate import command
 from trajseg.correction import FlowPropagator
 from trajseg.engines.base import Progress
 from trajseg.evaluation.metrics import score
-from trajseg.shapes.evaluation.evaluation import command
 from trajseg.shapes.evaluation.review import evenly, interpolated, review, summary, uniform_boxes_needed
 from trajseg.shapes.world.language import instructions
 from trajseg.shapes.world.render import render

@@ -1,0 +1,111 @@
+"""`trajseg evaluate`: an engine on any data set."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trajseg.errors import InputError
+
+if TYPE_CHECKING:
+    from trajseg.cli import EngineLoader
+
+LABORATORY = {
+    "review": "trajseg.shapes.evaluation.review:report",
+    "conditions": "trajseg.shapes.evaluation.conditions:report",
+}
+"""Studies of the shapes world by option; named by string, for they are imported only where they are wanted."""
+
+
+@click.command("evaluate")
+@click.option(
+    "--data",
+    default="shapes:test",
+    show_default=True,
+    help="The data set: shapes:test, ref-youtube-vos:FOLDER ...; a wrong name lists all.",
+)
+@click.option("--model", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
+@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
+@click.option("--count", type=click.IntRange(1), help="Clips at most [all; of shapes 50].")
+@click.option("--seed", type=int, help="Shapes: seed of the first clip [0].")
+@click.option("--height", type=click.IntRange(64, 2160), help="Shapes: rows of the clips [240].")
+@click.option("--per-kind", type=click.IntRange(1), help="Shapes: instructions a kind and clip [1].")
+@click.option("--contradictions", is_flag=True, help="Shapes: also compare captions with instructions.")
+@click.option("--review", is_flag=True, help="Shapes: measure what correcting suggested frames gains, and only that.")
+@click.option(
+    "--conditions",
+    is_flag=False,
+    flag_value="all",
+    metavar="[NAME,NAME...]",
+    help="Shapes: ask the same under other conditions (sizes, noise, codecs, speeds, another painter), and only that.",
+)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst, or each condition."
+)
+@click.pass_obj
+def command(
+    loader: EngineLoader | None,
+    data: str,
+    model: str,
+    device: str | None,
+    count: int | None,
+    seed: int | None,
+    height: int | None,
+    per_kind: int | None,
+    contradictions: bool,
+    review: bool,
+    conditions: str | None,
+    json_path: Path | None,
+    picture: Path | None,
+) -> None:
+    """Measure a checkpoint on clips whose masks are known.
+
+    The last line printed is one JSON object with the figures that stand for the whole: means over frames, then over
+    instructions. Clips of the shapes world are written to mp4 files and read back; there, caption_accuracy is a mean
+    over objects, and null where the checkpoint cannot describe tracks.
+    """
+    from trajseg.commands.progress import progress_bar
+    from trajseg.data.registry import DatasetOptions, open_dataset
+    from trajseg.evaluation import evaluate
+    from trajseg.evaluation.report import draw_evaluation, print_evaluation
+    from trajseg.files import write_json
+
+    dataset = open_dataset(data, DatasetOptions(count, seed, height, per_kind))
+    if (review or conditions is not None) and not dataset.laboratory:
+        raise InputError(
+            f"--review and --conditions measure drawn clips, and {data} has none.", "Use them with shapes:test."
+        )
+    if loader is None:
+        from trajseg.cli import load_engine
+
+        loader = load_engine
+    engine = loader(model, device)
+    if review:
+        _study("review", engine, dataset, json_path)
+        return
+    if conditions is not None:
+        _study("conditions", engine, dataset, conditions, json_path, picture)
+        return
+    with progress_bar(f"{engine.model_version} on {data}") as progress:
+        evaluation = evaluate(engine, dataset, flops=True, contradictions=contradictions, progress=progress)
+    print_evaluation(evaluation)
+    if json_path is not None:
+        write_json(json_path, evaluation.to_json())
+    if picture is not None:
+        draw_evaluation(evaluation, dataset, picture)
+    headline = evaluation.headline()
+    click.echo(
+        json.dumps(
+            {name: None if (value := headline[name]) is None else round(value, 4) for name in evaluation.LAST_LINE}
+        )
+    )
+
+
+def _study(name: str, *arguments: Any) -> None:
+    module, _, function = LABORATORY[name].partition(":")
+    getattr(import_module(module), function)(*arguments)

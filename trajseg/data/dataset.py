@@ -1,0 +1,147 @@
+"""Door 2: what a data set is. Clips, expressions about them, and the masks of what the expressions mean.
+
+`evaluate` scores an engine on any data set, and joint training takes samples from any. To add one, subclass `Dataset`
+in a file of its own and name its factory in trajseg.data.registry (or in an entry point of the group
+`trajseg.datasets`). tests/contracts/dataset.py checks the rules below for it.
+
+* A data set is read by number. The same number always gives the same clip, expressions and masks, in every process.
+* A clip may be a video file or a folder of pictures; `open_clip` opens both. Its files must be there as long as the
+  AnnotatedClip is referred to, not longer: a data set may write them when they are asked for.
+* Masks are as large as the clip's frames. A frame that is not in an object's masks does not show it.
+* Nothing is decoded before it is needed: masks may be a mapping that reads files when it is asked.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trajseg.errors import InputError
+from trajseg.tracks import Rle, rle
+from trajseg.video import Clip
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A sentence about a clip and the objects that it means.
+
+    Args:
+        text: the sentence, as a person would type it.
+        targets: uids of the objects meant, in the order of a good answer; none when there is no such object.
+        category: "referring", "reasoning", "several", "none", or the data set's own; what results are grouped by.
+        kind: within its category, the data set's own word; may be empty.
+    """
+
+    text: str
+    targets: tuple[str, ...] = ()
+    category: str = "referring"
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class AnnotatedObject:
+    """An object of a clip.
+
+    Args:
+        uid: names it within its clip.
+        masks: by 0-based frame; frames without it are not there. May be lazy.
+        caption: a sentence or phrase that is true of it, for training to answer with; may be empty.
+        category: what it is, such as "person"; may be empty.
+    """
+
+    uid: str
+    masks: Mapping[int, Rle]
+    caption: str = ""
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class AnnotatedClip:
+    """A clip with all that the data set knows of it.
+
+    Args:
+        name: unique in the data set, for reports.
+        clip: the frames.
+        objects: in a fixed order.
+        expressions: about it; may be none.
+        annotated: 0-based frames whose masks are known, increasing; None: all. The others are not scored.
+
+    Raises:
+        InputError: two objects have one uid, an expression means an unknown one, or a frame is not the clip's.
+    """
+
+    name: str
+    clip: Clip
+    objects: tuple[AnnotatedObject, ...]
+    expressions: tuple[Expression, ...]
+    annotated: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        uids = [thing.uid for thing in self.objects]
+        if len(set(uids)) < len(uids):
+            raise InputError(f"Two objects of the clip {self.name} have the same uid.", "Give each its own.")
+        for expression in self.expressions:
+            if unknown := sorted(set(expression.targets) - set(uids)):
+                raise InputError(
+                    f"The expression {expression.text!r} of {self.name} means the unknown object {unknown[0]}.",
+                    f"Known are: {', '.join(uids) or 'none'}.",
+                )
+        frames = self.annotated
+        if frames is not None and (
+            list(frames) != sorted(set(frames)) or not set(frames) <= set(range(len(self.clip)))
+        ):
+            raise InputError(
+                f"The annotated frames of {self.name} must increase within 0 to {len(self.clip) - 1}.",
+                "Count frames from 0.",
+            )
+
+    @property
+    def scored(self) -> Sequence[int]:
+        """The 0-based frames that have truth."""
+        return range(len(self.clip)) if self.annotated is None else self.annotated
+
+    def masks(self, uids: Sequence[str], frames: Sequence[int]) -> np.ndarray:
+        """Masks of these objects in these frames, bool [S, T, H, W].
+
+        Raises:
+            InputError: a mask is not as large as the frames; or whatever a lazy mapping raises.
+        """
+        size = (self.clip.height, self.clip.width)
+        known = {thing.uid: thing for thing in self.objects}
+        masks = np.zeros((len(uids), len(frames), *size), bool)
+        for row, uid in enumerate(uids):
+            for column, frame in enumerate(frames):
+                code = known[uid].masks.get(frame)
+                if code is not None and tuple(code["size"]) != size:
+                    raise InputError(
+                        f"The mask of {uid} in frame {frame} of {self.name} is {code['size']}, not {list(size)}.",
+                        "Masks must be as large as the frames, height first.",
+                    )
+                if code is not None:
+                    masks[row, column] = rle.decode(code)
+        return masks
+
+
+class Dataset(ABC):
+    """Annotated clips by number. `len(dataset)` is how many; `dataset[n]` is the n-th, 0-based."""
+
+    evaluator: str = ""
+    """"module:class" of an Evaluator that measures more than trajseg.evaluation does; empty for most."""
+
+    laboratory: bool = False
+    """Whether its clips can be drawn again under other conditions; see `trajseg evaluate --conditions`."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As `--data` names it; reports carry it."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, number: int) -> AnnotatedClip:
+        """Raises IndexError outside of 0 to len - 1; InputError or VideoError where files are missing or damaged."""

@@ -1,0 +1,122 @@
+"""Samples of joint training from any data set."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset
+from trajseg.data.samples import Direction, Sample, boxes_of, near_and_far
+from trajseg.data.sentences import CAPTION_REQUEST, grounding_answer, plain_words
+from trajseg.errors import InputError
+from trajseg.video.spacing import sampled_frames
+
+TRIES = 100
+"""Draws after which a data set is taken to have nothing of a kind."""
+
+
+class DatasetSamples:
+    """A Source (see trajseg.data.samples) over a data set: clips, expressions and objects with equal chances.
+
+    Frames are taken from those that are annotated. An answer names an object by its caption, or by the expression
+    where it has none.
+
+    Args:
+        dataset: any.
+
+    Raises:
+        InputError: the data set is empty.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        if not len(dataset):
+            raise InputError(f"The data set {dataset.name} has no clips.", "Give one that has some to train on.")
+        self.dataset = dataset
+
+    def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
+        """Frames at the centres of equal bins, as inference takes them; for masks alone, near and far ones.
+
+        Raises:
+            InputError: the data set has nothing to learn this direction from.
+        """
+        for _ in range(TRIES):
+            annotated = self._clip(rng)
+            known = annotated.scored
+            count = len(known)
+            places = near_and_far(count, frames, rng) if direction == "propagation" else sampled_frames(count, frames)
+            sample = self._sample(annotated, [known[place] for place in places], direction, rng)
+            if sample is not None:
+                return sample
+        raise self._nothing_for(direction)
+
+    def image(self, rng: random.Random, direction: Direction) -> Sample:
+        """One annotated frame, and what it shows.
+
+        Raises:
+            InputError: the data set has nothing to learn this direction from.
+        """
+        for _ in range(TRIES):
+            annotated = self._clip(rng)
+            sample = self._sample(annotated, [rng.choice(annotated.scored)], direction, rng)
+            if sample is not None:
+                return sample
+        raise self._nothing_for(direction)
+
+    def _clip(self, rng: random.Random) -> AnnotatedClip:
+        return self.dataset[rng.randrange(len(self.dataset))]
+
+    def _sample(
+        self, annotated: AnnotatedClip, times: Sequence[int], direction: Direction, rng: random.Random
+    ) -> Sample | None:
+        """A sample of these frames; None where they show nothing to ask about."""
+        if direction == "grounding":
+            return self._grounding(annotated, times, rng)
+        least = min(2, len(times))
+        able = [
+            thing
+            for thing in annotated.objects
+            if (thing.caption or direction == "propagation") and sum(t in thing.masks for t in set(times)) >= least
+        ]
+        if not able:
+            return None
+        thing = rng.choice(able)
+        masks = annotated.masks([thing.uid], times)
+        answer = grounding_answer([plain_words(thing.caption)])
+        return Sample(direction, _frames(annotated, times), CAPTION_REQUEST, answer, masks, boxes_of(masks[0]))
+
+    def _grounding(self, annotated: AnnotatedClip, times: Sequence[int], rng: random.Random) -> Sample | None:
+        things = {thing.uid: thing for thing in annotated.objects}
+        able = [
+            asked
+            for asked in annotated.expressions
+            if all(any(t in things[uid].masks for t in times) for uid in asked.targets)
+        ]
+        if not able:
+            return None
+        asked = rng.choice(able)
+        names = [_name(things[uid], asked.text) for uid in asked.targets]
+        masks = annotated.masks(asked.targets, times)
+        return Sample("grounding", _frames(annotated, times), asked.text, grounding_answer(names), masks)
+
+    def _nothing_for(self, direction: Direction) -> InputError:
+        needs = {
+            "grounding": "expressions whose objects are seen",
+            "captioning": "objects with a caption that are seen in two frames",
+            "propagation": "objects that are seen in two frames",
+        }
+        return InputError(
+            f"{TRIES} clips of the data set {self.dataset.name} gave nothing for {direction}.",
+            f"It needs {needs[direction]}.",
+        )
+
+
+def _name(thing: AnnotatedObject, expression: str) -> str:
+    return plain_words(thing.caption or expression)
+
+
+def _frames(annotated: AnnotatedClip, times: Sequence[int]) -> np.ndarray:
+    """uint8 [T, H, W, 3]; a time may come twice."""
+    frames = dict(annotated.clip.frames(times))
+    return np.stack([frames[t] for t in times])

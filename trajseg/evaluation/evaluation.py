@@ -1,0 +1,227 @@
+"""Evaluation: an engine is asked every expression of a data set, and its answers are scored by category and kind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from trajseg.data.dataset import AnnotatedClip, Dataset, Expression
+from trajseg.errors import InputError
+from trajseg.evaluation.answers import Answer, ScoredClip
+from trajseg.evaluation.flops import count_flops
+from trajseg.evaluation.metrics import mean
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from trajseg.engines.base import Engine
+
+COLUMNS = {
+    "count": "asked",
+    "jf": "J&F",
+    "j": "J",
+    "f": "F",
+    "matched_jf": "J&F matched",
+    "right_object": "right object",
+    "j_of_right": "J of right",
+    "ghosts": "ghosts",
+    "missed": "missed",
+    "empty": "no mask",
+    "avg_iou": "steady",
+    "avg_iou_truth": "truth steady",
+    "seconds": "seconds",
+    "gflops": "GFLOPs",
+}
+"""Keys of a row of `Evaluation.table`, and the headings under which they are printed."""
+
+
+@dataclass
+class Evaluation:
+    """All answers of one run.
+
+    Args:
+        data: the data set's name.
+        model_version: of the engine.
+        clips: how many were asked about.
+    """
+
+    LAST_LINE: ClassVar[Sequence[str]] = (
+        "jf",
+        "j",
+        "f",
+        "none_accuracy",
+        "several_jf",
+        "right_object",
+        "ghosts",
+        "missed",
+        "avg_iou",
+        "avg_iou_truth",
+        "seconds_per_clip",
+    )
+    """Figures of the headline that the command prints last, as one JSON object."""
+    COLUMNS: ClassVar[dict[str, str]] = COLUMNS
+
+    data: str
+    model_version: str
+    clips: int
+    answers: Sequence[Answer] = field(default_factory=list)
+
+    def of(self, *, kind: str | None = None, category: str | None = None) -> list[Answer]:
+        """The answers of a kind, a category, or both."""
+        return [
+            a
+            for a in self.answers
+            if (kind is None or a.asked.kind == kind) and (category is None or a.asked.category == category)
+        ]
+
+    def headline(self) -> dict[str, float | None]:
+        """The figures that stand for the whole: means over expressions, None where there are none."""
+        meant = [a for a in self.answers if a.asked.targets]
+        return {
+            "jf": mean(a.score.jf for a in meant),
+            "j": mean(a.score.j for a in meant),
+            "f": mean(a.score.f for a in meant),
+            "none_accuracy": mean(a.empty for a in self.answers if not a.asked.targets),
+            "several_jf": mean(a.score.jf for a in meant if len(a.asked.targets) > 1),
+            "right_object": mean(a.right_object for a in meant),
+            "ghosts": mean(a.presence.ghosts for a in meant),
+            "missed": mean(a.presence.missed for a in meant),
+            "avg_iou": mean(a.steadiness.mean for a in meant),
+            "avg_iou_truth": mean(a.truth_steadiness.mean for a in meant),
+            "seconds_per_clip": mean(a.seconds for a in self.answers),
+            "flops_per_clip": mean(a.flops for a in self.answers),
+        }
+
+    def groups(self) -> list[tuple[str, Sequence[str]]]:
+        """Categories and their kinds in the order of the table; here, in that of the answers."""
+        kinds: dict[str, list[str]] = {}
+        for answer in self.answers:
+            own = kinds.setdefault(answer.asked.category, [])
+            if answer.asked.kind and answer.asked.kind not in own:
+                own.append(answer.asked.kind)
+        return list(kinds.items())
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each category and kind; None where a figure does not apply."""
+        rows = []
+        for category, kinds in self.groups():
+            rows.append(self._row(category, None, self.of(category=category)))
+            if len(kinds) > 1:
+                rows += [self._row(category, kind, self.of(kind=kind, category=category)) for kind in kinds]
+        return [row for row in rows if row["count"]]
+
+    def _row(self, category: str, kind: str | None, answers: Sequence[Answer]) -> dict[str, Any]:
+        return {"category": category, "kind": kind, "count": len(answers), **self.figures(answers)}
+
+    def figures(self, answers: Sequence[Answer]) -> dict[str, float | None]:
+        """The figures of a row."""
+        right = [a for a in answers if a.right_object]
+        meant = [a for a in answers if a.asked.targets]
+        return {
+            "j": mean(a.score.j for a in meant),
+            "f": mean(a.score.f for a in meant),
+            "jf": mean(a.score.jf for a in meant),
+            "matched_jf": mean(a.matched.jf for a in meant if a.matched),
+            "right_object": mean(a.right_object for a in answers),
+            "j_of_right": mean(a.score.j for a in right),
+            "ghosts": mean(a.presence.ghosts for a in meant),
+            "missed": mean(a.presence.missed for a in meant),
+            "empty": mean(a.empty for a in answers),
+            "avg_iou": mean(a.steadiness.mean for a in meant),
+            "avg_iou_present": mean(a.steadiness.mean_present for a in meant),
+            "avg_iou_truth": mean(a.truth_steadiness.mean for a in meant),
+            "avg_iou_truth_present": mean(a.truth_steadiness.mean_present for a in meant),
+            "empty_pairs": mean(a.steadiness.empty_share for a in meant),
+            "seconds": mean(a.seconds for a in answers),
+            "gflops": mean(a.flops / 1e9 for a in answers if a.flops is not None),
+        }
+
+    def more_tables(self) -> list[Table]:
+        """Tables to print below the main one."""
+        return []
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, and every answer without its masks."""
+        return {
+            "data": self.data,
+            "model_version": self.model_version,
+            "clips": self.clips,
+            "headline": self.headline(),
+            "table": self.table(),
+            "answers": [a.to_json() for a in self.answers],
+        }
+
+
+class Evaluator:
+    """Asks an engine about every clip of a data set. A data set that knows more than masks brings a subclass.
+
+    Args:
+        engine: any.
+        dataset: any.
+        flops: also count floating-point operations, of one expression a clip.
+        contradictions: also compare captions with expressions, where the data set can.
+    """
+
+    def __init__(self, engine: Engine, dataset: Dataset, *, flops: bool = False, contradictions: bool = False) -> None:
+        self.engine, self.dataset = engine, dataset
+        self.flops, self.contradictions = flops, contradictions
+        self.answers: list[Answer] = []
+
+    def run(self, progress: Callable[[int, int], None] | None = None) -> Evaluation:
+        """Asks everything, clip by clip; `progress` is called with (clips done, clips in all)."""
+        total = len(self.dataset)
+        for number in range(total):
+            annotated = self.dataset[number]
+            scored = ScoredClip(number, annotated)
+            for place, asked in enumerate(annotated.expressions):
+                answer = self.ask(scored, asked)
+                # One a clip, of changing kind: counting takes another, slower run.
+                if self.flops and place == number % len(annotated.expressions):
+                    answer = replace(answer, flops=self._count(annotated, asked))
+                self.answers.append(answer)
+            self.look_further(annotated)
+            if progress:
+                progress(number + 1, total)
+        return self.evaluation()
+
+    def ask(self, scored: ScoredClip, asked: Expression) -> Answer:
+        """The engine's answer to one expression."""
+        start = time.perf_counter()
+        result = self.engine.segment(scored.annotated.clip, asked.text)
+        return scored.answer(asked, result, time.perf_counter() - start)
+
+    def look_further(self, annotated: AnnotatedClip) -> None:
+        """Measures what else the data set knows of a clip; here, nothing."""
+        if self.contradictions:
+            raise InputError(
+                f"The data set {self.dataset.name} has no captions to compare.", "Leave out --contradictions."
+            )
+
+    def evaluation(self) -> Evaluation:
+        """What the run amounts to."""
+        return Evaluation(self.dataset.name, self.engine.model_version, len(self.dataset), self.answers)
+
+    def _count(self, annotated: AnnotatedClip, asked: Expression) -> float | None:
+        return count_flops(lambda: self.engine.segment(annotated.clip, asked.text))
+
+
+def evaluate(
+    engine: Engine,
+    dataset: Dataset,
+    *,
+    flops: bool = False,
+    contradictions: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Asks `engine` every expression of `dataset`, by the data set's own Evaluator where it names one.
+
+    Means are over frames first, then over expressions.
+    """
+    evaluator = Evaluator
+    if dataset.evaluator:
+        module, _, name = dataset.evaluator.partition(":")
+        evaluator = getattr(import_module(module), name)
+    return evaluator(engine, dataset, flops=flops, contradictions=contradictions).run(progress)

@@ -1,0 +1,211 @@
+"""The shapes world as a data set: clips in real H.264 files, with the scene behind each."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset, Expression
+from trajseg.data.registry import DatasetOptions
+from trajseg.errors import InputError
+from trajseg.shapes.world.conditions import PLAIN, Condition
+from trajseg.shapes.world.language import Instruction, instructions, short_caption
+from trajseg.shapes.world.render import render
+from trajseg.shapes.world.scenes import Scene, Split, sample_scene
+from trajseg.tracks import Rle, rle
+from trajseg.video import Clip, even_size, open_clip, write_video
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+CLIPS, HEIGHT = 50, 240
+"""Clips of a split, which has no end, and rows of their frames, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class SceneClip(AnnotatedClip):
+    """A clip of the shapes world and what it was drawn from. Object k of the scene has the uid str(k)."""
+
+    scene: Scene | None = None
+    ids: np.ndarray | None = None
+    """uint8 [N, H, W]: 0 background, k + 1 where object k is seen."""
+
+    def drawn_from(self) -> tuple[Scene, np.ndarray]:
+        """The scene, and `ids`."""
+        assert self.scene is not None
+        assert self.ids is not None
+        return self.scene, self.ids
+
+
+def open_shapes(argument: str, options: DatasetOptions) -> Dataset:
+    """The data set of "shapes:SPLIT", whose clips are drawn, or "shapes:FOLDER" of written ones.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if argument in SPLITS:
+        return ShapesDataset(
+            argument,
+            CLIPS if options.count is None else options.count,
+            options.seed or 0,
+            HEIGHT if options.height is None else options.height,
+            options.per_kind or 1,
+        )
+    if not Path(argument or ".").joinpath("clips.jsonl").is_file() or not argument:
+        raise InputError(
+            f"There is no data set 'shapes:{argument}'.",
+            "Give shapes:test, shapes:val, shapes:train, or a folder that `trajseg data shapes --write` wrote.",
+        )
+    options.refuse(f"shapes:{argument}", "seed", "height")
+    return WrittenShapes(Path(argument), options.count, options.per_kind or 1)
+
+
+class ShapesDataset(Dataset):
+    """Clips of a split, each written to a file that lives as long as the clip that was given out.
+
+    Args:
+        split: of the shapes world.
+        count: clips; their seeds are `seed`, `seed` + 1, ...
+        height: rows of the frames, in pixels.
+        per_kind: instructions of each kind about a clip, as far as it has them.
+    """
+
+    evaluator = "trajseg.shapes.evaluation.evaluation:ShapesEvaluator"
+    laboratory = True
+
+    def __init__(
+        self, split: Split = "test", count: int = CLIPS, seed: int = 0, height: int = HEIGHT, per_kind: int = 1
+    ) -> None:
+        self.split, self.count, self.seed, self.height, self.per_kind = split, count, seed, height, per_kind
+
+    @property
+    def name(self) -> str:
+        return f"shapes:{self.split}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> SceneClip:
+        if not 0 <= number < self.count:
+            raise IndexError(f"clip {number} of a data set of {self.count}")
+        scene = sample_scene(self.seed + number, self.split)
+        folder = Path(tempfile.mkdtemp(prefix="trajseg-"))
+        try:
+            clip, ids = write_scene(scene, folder / f"{self.split}-{scene.seed:06d}.mp4", self.height)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        annotated = annotate(scene, clip, ids, self.per_kind)
+        weakref.finalize(annotated, shutil.rmtree, folder, ignore_errors=True)
+        return annotated
+
+
+class WrittenShapes(Dataset):
+    """Clips that `trajseg data shapes --write` wrote, in the order of its list; masks are drawn from their scenes.
+
+    Args:
+        folder: holds clips.jsonl.
+        count: clips at most; None: all.
+        per_kind: as for ShapesDataset.
+    """
+
+    evaluator = ShapesDataset.evaluator
+
+    def __init__(self, folder: Path, count: int | None = None, per_kind: int = 1) -> None:
+        self.folder, self.count, self.per_kind = folder, count, per_kind
+
+    @property
+    def name(self) -> str:
+        return f"shapes:{self.folder}"
+
+    @property
+    def height(self) -> int | None:
+        """Of the frames; the files say."""
+        return None
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, number: int) -> SceneClip:
+        if not 0 <= number < len(self):
+            raise IndexError(f"clip {number} of a data set of {len(self)}")
+        path = self._paths[number]
+        split, _, seed = path.stem.rpartition("-")
+        if split not in SPLITS or not seed.isdigit():
+            raise InputError(f"{path} is not named as a clip of the shapes world.", "Write the clips again.")
+        scene = sample_scene(int(seed), split)
+        clip = open_clip(path)
+        _, ids = render(scene, clip.height, range(scene.frame_count))
+        # Where a side is odd, H.264 needs one pixel more.
+        whole = np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
+        return annotate(scene, clip, whole, self.per_kind)
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        lines = (self.folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
+        return [self.folder / json.loads(line)["video"] for line in lines][: self.count]
+
+
+class SceneMasks(dict[int, Rle]):
+    """Masks of one object by frame, from `ids`."""
+
+    def __init__(self, ids: np.ndarray, k: int) -> None:
+        drawn = ids == k + 1
+        super().__init__({int(frame): rle.encode(drawn[frame]) for frame in np.flatnonzero(drawn.any(axis=(1, 2)))})
+
+
+def annotate(
+    scene: Scene, clip: Clip, ids: np.ndarray, per_kind: int = 1, asked: Sequence[Instruction] | None = None
+) -> SceneClip:
+    """The clip of a scene with its objects and instructions.
+
+    Args:
+        ids: uint8 [N, H, W], as `render` gives them.
+        per_kind: instructions of each kind, as far as the scene has them.
+        asked: instructions to take instead.
+    """
+    if asked is None:
+        asked = instructions(scene, random.Random(scene.seed), limit_per_kind=per_kind)
+    return SceneClip(
+        name=f"{scene.split}-{scene.seed:06d}",
+        clip=clip,
+        objects=tuple(
+            AnnotatedObject(str(k), SceneMasks(ids, k), short_caption(thing), thing.shape)
+            for k, thing in enumerate(scene.objects)
+        ),
+        expressions=tuple(expression_of(one) for one in asked),
+        scene=scene,
+        ids=ids,
+    )
+
+
+def expression_of(asked: Instruction) -> Expression:
+    """An instruction as the data set has it."""
+    return Expression(asked.text, tuple(str(k) for k in asked.targets), asked.category, asked.kind)
+
+
+def instruction_of(asked: Expression) -> Instruction:
+    """The instruction of an expression of the shapes world."""
+    targets = tuple(int(uid) for uid in asked.targets)
+    return Instruction(asked.kind, asked.category, asked.text, targets)  # type: ignore[arg-type]
+
+
+def write_scene(scene: Scene, path: Path, height: int, condition: Condition = PLAIN) -> tuple[Clip, np.ndarray]:
+    """The clip as a file, and ids uint8 [N, H, W] at the size of its frames. `scene` is already as changed."""
+    ids: list[np.ndarray] = []
+
+    def frames() -> Iterator[np.ndarray]:
+        for frame, visible in condition.frames_and_ids(scene, height):
+            ids.append(even_size(visible[..., None])[..., 0])
+            yield frame
+
+    write_video(path, frames(), scene.fps, condition.crf, condition.encoder)
+    return open_clip(path), np.stack(ids)

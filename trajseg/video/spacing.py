@@ -1,0 +1,20 @@
+"""Frames spread evenly over a clip."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def bin_centres(frame_count: int, count: int) -> list[int]:
+    """0-based frames at the centres of `count` equal bins of the clip; some come twice in a clip of fewer frames."""
+    return ((np.arange(count) + 0.5) * frame_count / count).astype(np.int64).tolist()  # type: ignore[no-any-return]
+
+
+def end_to_end(frame_count: int, count: int) -> list[int]:
+    """At most `count` different 0-based frames from the first to the last, increasing; the first one alone for 1."""
+    return sorted({round(float(index)) for index in np.linspace(0, frame_count - 1, min(count, frame_count))})
+
+
+def sampled_frames(frame_count: int, most: int) -> list[int]:
+    """The frames that a language model sees of a clip: centres of `most` equal bins, all when there are fewer."""
+    return list(range(frame_count)) if frame_count <= most else bin_centres(frame_count, most)
