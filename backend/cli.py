@@ -15,12 +15,13 @@ from backend.label_studio.setup.commands import doctor, project
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (TRAJSEG_PORT).")
 def backend(host: str | None, port: int | None) -> None:
     """Answer Label Studio, and keep the queue and the deliveries going. Workers are started apart."""
+    from backend.logs import log_to_stderr
     from backend.server import BackendServer
-    from backend.settings import Settings
+    from backend.settings import load_settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = Settings.model_validate(given)
+    settings = load_settings(**given)
+    log_to_stderr(settings, "%(asctime)s %(levelname)s %(name)s: %(message)s", logging.INFO)
     server = BackendServer(settings)
     click.echo(f"The backend answers at {server.url} (model {settings.model_version()}).")
 

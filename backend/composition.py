@@ -9,7 +9,7 @@ from backend.label_studio.outgoing.delivery import deliverer
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.service.service import Service
-from backend.settings import Settings
+from backend.settings import Settings, load_settings
 from backend.store import Store
 
 
@@ -44,7 +44,7 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
 
     Raises InputError for invalid settings, ServiceError when the store does not answer.
     """
-    settings = settings or Settings()
+    settings = settings or load_settings()
     if store is None:
         store = Store(settings.store_url)
         store.migrate()

@@ -94,7 +94,11 @@ class JobQueue:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            raise InputError(f"REDIS_URL is not a Redis URL ({error}).", "Write redis://host:6379/0.") from error
+            # The words of the error may quote the password.
+            raise InputError(
+                "REDIS_URL is not a Redis URL.",
+                "Write redis://host:6379/0, with special letters of a password percent-encoded.",
+            ) from error
         self.job_timeout_seconds = job_timeout_seconds
         self._queues = {
             name: Queue(name, self.connection, job_class=EntryJob, serializer=JSONSerializer) for name in QUEUES

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import trajseg
+from backend.addresses import shown_address, shown_text
+from trajseg.errors import InputError
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+SHORTEST_SECRET = 6
+"""Characters of the shortest secret that is blotted out of texts."""
 
 
 class Settings(BaseSettings):
@@ -26,7 +31,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="TRAJSEG_", env_ignore_empty=True, extra="ignore", populate_by_name=True
+        env_prefix="TRAJSEG_", env_ignore_empty=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
     )
 
     label_studio_url: str = Field(
@@ -155,12 +160,41 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_line_ends(cls, value: object) -> object:
+        # A secret read from a file ends in a line break, which no header may hold.
+        return value.strip("\r\n") if isinstance(value, str) else value
+
+    @field_validator("label_studio_api_key")
+    @classmethod
+    def _token(cls, value: SecretStr) -> SecretStr:
+        token = value.get_secret_value().strip()
+        if not re.fullmatch(r"[!-~]*", token):
+            raise ValueError("it has a blank, a line break or a letter that no token has; copy it again")
+        return SecretStr(token)
+
     @field_validator("label_studio_url", "public_url")
     @classmethod
     def _plain_url(cls, value: str) -> str:
-        if value and urlsplit(value).scheme not in ("http", "https"):
-            raise ValueError(f"{value!r} does not begin with http:// or https://")
+        value = value.strip()
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError:
+            raise ValueError("it is not an http(s) address such as http://127.0.0.1:8080") from None
+        if parts.username is not None:
+            raise ValueError("it must not hold a user name or password")
+        if value and (parts.scheme.lower() not in ("http", "https") or not parts.hostname):
+            raise ValueError(f"{shown_address(value)!r} does not begin with http:// or https://, or names no host")
+        if parts.query or parts.fragment:
+            raise ValueError(f"{shown_address(value)!r} must not have a query or a fragment")
         return value.rstrip("/")
+
+    @field_validator("redis_url", "database_url")
+    @classmethod
+    def _server_url(cls, value: str) -> str:
+        return value.strip()
 
     @property
     def external_url(self) -> str:
@@ -181,6 +215,25 @@ class Settings(BaseSettings):
         """What /setup answers and predictions carry, read without loading the model."""
         return model_version_of(self.model)
 
+    def redact(self, text: str) -> str:
+        """A text fit to be shown or logged: without these settings' secrets, and addresses without credentials."""
+        for secret in self._secrets():
+            text = text.replace(secret, "***")
+        return shown_text(text)
+
+    def _secrets(self) -> list[str]:
+        """Every secret, the longest first; one of a few letters would blot out words."""
+        secrets_ = {
+            self.label_studio_api_key.get_secret_value(),
+            self.basic_auth_password.get_secret_value(),
+            self.secret_key.get_secret_value(),
+        }
+        for url in (self.redis_url, self.database_url):
+            # Not by a parser of URLs, so that one that cannot be parsed is covered too.
+            match = re.match(r"[^:/]+://[^:/@]*:(.*)@", url)
+            secrets_ |= {match[1], unquote(match[1])} if match else set()
+        return sorted((secret for secret in secrets_ if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
+
     def signing_key(self) -> str:
         """The secret that signs links, made on first use and then kept in `data_dir/secret_key`."""
         if self.secret_key.get_secret_value():
@@ -199,6 +252,20 @@ class Settings(BaseSettings):
             finally:
                 os.unlink(temporary)
         return path.read_text().strip()
+
+
+def load_settings(**given: Any) -> Settings:
+    """The settings of the environment, with what the caller gives. Raises InputError for an invalid one."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = []
+        for one in error.errors(include_input=False, include_url=False, include_context=False):
+            name = str(one["loc"][0]) if one["loc"] else ""
+            field = Settings.model_fields.get(name)
+            variable = (field.validation_alias if field else name) or f"TRAJSEG_{name.upper()}"
+            problems.append(f"{variable}: {one['msg'].removeprefix('Value error, ')}")
+        raise InputError(f"Invalid setting: {'; '.join(problems)}.", "docs/settings.md lists them all.") from None
 
 
 def model_version_of(model: str) -> str:

@@ -20,9 +20,10 @@ def worker(burst: bool) -> None:
 
     Ctrl-C or SIGTERM once finishes the job at hand first; twice gives it back to the queue.
     """
+    from backend.settings import load_settings
     from worker.resident import work
 
-    settings = _settings()
+    settings = load_settings()
     _log(settings)
     work(settings, burst=burst)
 
@@ -38,9 +39,10 @@ def serve(**given: Any) -> None:
 
     Starts its own Valkey unless REDIS_URL is set, and keeps everything in SQLite unless DATABASE_URL is set.
     """
+    from backend.settings import load_settings
     from worker.serve import Serve
 
-    settings = _settings(**{name: value for name, value in given.items() if value is not None})
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     _log(settings)
     service = Serve(settings, click.echo)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -48,22 +50,10 @@ def serve(**given: Any) -> None:
     service.run()
 
 
-def _settings(**given: Any) -> Settings:
-    """The settings of the environment with what the command line says; InputError for one that cannot be."""
-    from pydantic import ValidationError
-
-    from backend.settings import Settings
-    from trajseg.errors import InputError
-
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InputError(f"A setting cannot be: {told}.", "docs/settings.md lists them all.") from error
-
-
 def _log(settings: Settings) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    from backend.logs import log_to_stderr
+
+    log_to_stderr(settings, "%(asctime)s %(name)s: %(message)s", logging.WARNING, "%H:%M:%S")
     logging.getLogger("trajseg").setLevel(logging.INFO)
     if not settings.label_studio_api_key.get_secret_value():
         # Said once at the start, and with every job over HTTP: no need to repeat it at every try.

@@ -3,8 +3,8 @@
 Annotators control the text of a task, so the address of a video is not to be trusted:
 
 * Label Studio's own addresses (`/data/upload/...`, `/data/local-files/?d=...`, `/storage-data/...`, or
-  absolute ones with its origin) are resolved against the configured LABEL_STUDIO_URL, and only that origin
-  ever gets the token.
+  absolute ones) are resolved against the configured LABEL_STUDIO_URL, and only what lies below it ever gets
+  the token.
 * Any other http(s) host must be allowed by name. One that only the wildcard `*` allows must have public
   addresses.
 * The address that was checked is the address that is connected to: the name is resolved once for each hop.
@@ -25,20 +25,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 
+from backend.addresses import absolute, belongs_to, has_scheme, is_own_path, origin, shown_address, shown_text
 from backend.downloads import download_folder
 from backend.label_studio.client import token_kind
 from backend.settings import Settings
+from backend.tls import certificate_trouble, ssl_context
 from trajseg.errors import LabelStudioError, ServiceError, VideoError
 
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
-LABEL_STUDIO_PATHS = ("/data/upload/", "/data/local-files/", "/storage-data/", "/tasks/")
 
 Tick = Callable[[], None]
 """Called about once a second while a video is being downloaded; what it raises ends the download."""
@@ -126,22 +127,11 @@ def evict(cache: Path, max_bytes: int) -> list[Path]:
     return deleted
 
 
-def shown(url: str) -> str:
-    """An address fit for messages and logs: no user, no password, no signature in the query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url.partition("?")[0]
-    host = parts.netloc.rpartition("@")[2]
-    query = parts.query if parts.query.startswith("d=") else ""
-    return urlunsplit((parts.scheme, host, parts.path, query, ""))
-
-
 def _local_path(video: str, policy: FetchPolicy) -> Path | None:
     """The file that `video` names here, or None where it is an address; VideoError when not allowed."""
     if video.startswith("file://"):
         path = Path(unquote(urlsplit(video).path))
-    elif video.startswith(LABEL_STUDIO_PATHS) or re.match(r"[a-z][a-z0-9+.-]*://", video, re.IGNORECASE):
+    elif is_own_path(video, policy.label_studio_url) or has_scheme(video):
         return None
     else:
         path = Path(video)
@@ -175,32 +165,22 @@ def _absolute_url(video: str, policy: FetchPolicy) -> str:
             f"The video {video} lies in Label Studio, whose address is not known here.",
             "Set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY for the worker.",
         )
-    return policy.label_studio_url.rstrip("/") + video
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an address; empty where there is none to be made out."""
-    try:
-        parts = urlsplit(url)
-        scheme = parts.scheme.lower()
-        return scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(scheme, 0)
-    except ValueError:
-        return "", "", 0
+    return absolute(video, policy.label_studio_url)
 
 
 def _web_origin(video: str, url: str) -> tuple[str, int]:
     """Host and port of an http(s) address; VideoError for any other."""
-    scheme, host, port = _origin(url)
+    scheme, host, port = origin(url)
     if scheme not in ("http", "https") or not host:
         raise VideoError(
-            f"The video {shown(video)} has an address that cannot be fetched.",
+            f"The video {shown_address(video)} has an address that cannot be fetched.",
             "Use http(s), an upload to Label Studio, or a path in an allowed folder.",
         )
     return host, port
 
 
 def _is_label_studio(url: str, policy: FetchPolicy) -> bool:
-    return bool(policy.label_studio_url) and _origin(url) == _origin(policy.label_studio_url)
+    return belongs_to(url, policy.label_studio_url)
 
 
 def _named(host: str, port: int, policy: FetchPolicy) -> bool:
@@ -220,7 +200,7 @@ def _checked_address(video: str, url: str, policy: FetchPolicy) -> str:
     trusted = _is_label_studio(url, policy) or _named(host, port, policy)
     if not trusted and "*" not in policy.hosts:
         raise VideoError(
-            f"The video {shown(video)} is on the host {host}, which is not allowed.",
+            f"The video {shown_address(video)} is on the host {host}, which is not allowed.",
             f"Add {host} to TRAJSEG_MEDIA_HOSTS (or `*` for every public host).",
         )
     try:
@@ -229,13 +209,13 @@ def _checked_address(video: str, url: str, policy: FetchPolicy) -> str:
         if _is_label_studio(url, policy):
             raise _label_studio_down(policy, f"its name {host} is not known") from error
         raise VideoError(
-            f"The video {shown(video)} cannot be fetched: the host {host} is not known.",
+            f"The video {shown_address(video)} cannot be fetched: the host {host} is not known.",
             "Check the address in the task's `video`.",
         ) from error
     addresses = [str(entry[4][0]) for entry in found]
     if not trusted and not all(_is_public(address) for address in addresses):
         raise VideoError(
-            f"The video {shown(video)} is on {host}, which has a private address.",
+            f"The video {shown_address(video)} is on {host}, which has a private address.",
             f"If that host is meant, name it in TRAJSEG_MEDIA_HOSTS: {host}.",
         )
     return addresses[0]
@@ -247,16 +227,27 @@ def _is_public(address: str) -> bool:
     return (mapped or ip).is_global and not (mapped or ip).is_multicast
 
 
-def _label_studio_down(policy: FetchPolicy, why: str) -> LabelStudioError:
+def _why(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.LocalProtocolError):
+        # Its words quote the header, and with it the token.
+        return "the request cannot be sent, a header is invalid"
+    return shown_text(str(error)) or type(error).__name__
+
+
+def _is_web_page(start: bytes) -> bool:
+    return start.lstrip()[:9].lower().startswith((b"<html", b"<!doctype"))
+
+
+def _label_studio_down(policy: FetchPolicy, why: str, remedy: str = "") -> LabelStudioError:
     return LabelStudioError(
-        f"Label Studio at {shown(policy.label_studio_url)} does not give out the video: {why}.",
-        "Check that it runs and that LABEL_STUDIO_URL is the address at which the worker reaches it.",
+        f"Label Studio at {shown_address(policy.label_studio_url)} does not give out the video: {why}.",
+        remedy or "Check that it runs and that LABEL_STUDIO_URL is the address at which the worker reaches it.",
     )
 
 
 def _authorization(policy: FetchPolicy, client: httpx.Client) -> str:
     """The Authorization header for Label Studio; a personal access token is exchanged for a short one."""
-    token = policy.label_studio_token
+    token = policy.label_studio_token.strip()
     kind = token_kind(token)
     if kind == "legacy":
         return f"Token {token}"
@@ -264,10 +255,10 @@ def _authorization(policy: FetchPolicy, client: httpx.Client) -> str:
         return f"Bearer {token}"
     try:
         answer = client.post(
-            policy.label_studio_url.rstrip("/") + "/api/token/refresh", json={"refresh": token}, timeout=10.0
+            policy.label_studio_url.rstrip("/") + "/api/token/refresh/", json={"refresh": token}, timeout=10.0
         )
     except httpx.HTTPError as error:
-        raise _label_studio_down(policy, str(error) or type(error).__name__) from error
+        raise _label_studio_down(policy, _why(error), certificate_trouble(error)) from error
     if answer.status_code >= 500:
         raise _label_studio_down(policy, f"it answered {answer.status_code} to the token")
     if answer.status_code != 200:
@@ -275,7 +266,15 @@ def _authorization(policy: FetchPolicy, client: httpx.Client) -> str:
             f"Label Studio does not accept the personal access token: it answered {answer.status_code}.",
             "Make a new one under Account & Settings and put it into LABEL_STUDIO_API_KEY.",
         )
-    return f"Bearer {answer.json()['access']}"
+    try:
+        return f"Bearer {answer.json()['access']}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabelStudioError(
+            f"What answers the exchange of the token at {policy.label_studio_url} is not Label Studio: "
+            f"{'a web page' if _is_web_page(answer.content) else 'it gives no access token'}.",
+            "A proxy or a login page may be in between: set LABEL_STUDIO_URL to an address that leads to Label Studio "
+            "without it.",
+        ) from error
 
 
 def _download(video: str, url: str, cache: Path, policy: FetchPolicy, tick: Tick) -> Path:
@@ -287,7 +286,7 @@ def _download(video: str, url: str, cache: Path, policy: FetchPolicy, tick: Tick
     deadline = time.monotonic() + policy.max_seconds
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     # The environment's proxies would resolve names themselves, past the check of the address.
-    with httpx.Client(timeout=timeout, trust_env=False) as client:
+    with httpx.Client(timeout=timeout, trust_env=False, verify=ssl_context()) as client:
         for _ in range(MAX_REDIRECTS + 1):
             with _answer(video, url, policy, client, validators) as answer:
                 if answer.has_redirect_location:
@@ -302,7 +301,7 @@ def _download(video: str, url: str, cache: Path, policy: FetchPolicy, tick: Tick
                 (folder / "validators.json").write_text(json.dumps(kept))
                 return path
     raise VideoError(
-        f"The video {shown(video)} cannot be fetched: its server redirects without end.",
+        f"The video {shown_address(video)} cannot be fetched: its server redirects without end.",
         "Put the final address into the task's `video`.",
     )
 
@@ -327,12 +326,12 @@ def _answer(
         with client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as answer:
             yield answer
     except httpx.HTTPError as error:
-        why = str(error) or type(error).__name__
+        why, certificate = _why(error), certificate_trouble(error)
         if _is_label_studio(url, policy):
-            raise _label_studio_down(policy, why) from error
+            raise _label_studio_down(policy, why, certificate) from error
         raise VideoError(
-            f"The video {shown(video)} cannot be fetched: {why}.",
-            "Check that the address is right and that its server answers.",
+            f"The video {shown_address(video)} cannot be fetched: {why}.",
+            certificate or "Check that the address is right and that its server answers.",
         ) from error
 
 
@@ -341,22 +340,22 @@ def _refuse_bad_answer(video: str, url: str, answer: httpx.Response, policy: Fet
     if _is_label_studio(url, policy):
         if status in (401, 403):
             raise LabelStudioError(
-                f"Label Studio refuses to give out the video {shown(video)}: it answered {status}.",
+                f"Label Studio refuses to give out the video {shown_address(video)}: it answered {status}.",
                 "Check LABEL_STUDIO_API_KEY; a legacy token must be allowed by the organisation.",
             )
         if status >= 500:
-            raise _label_studio_down(policy, f"it answered {status} for {shown(video)}")
+            raise _label_studio_down(policy, f"it answered {status} for {shown_address(video)}")
     if status != 200:
         raise VideoError(
-            f"The video {shown(video)} cannot be fetched: the server answered {status}.",
-            "The link is dead or needs a login: open it in a browser, then mend the task's `video`.",
+            f"The video {shown_address(video)} cannot be fetched: the server answered {status}.",
+            "The link is dead or needs a login: open it in a browser, then correct the task's `video`.",
         )
 
 
 def _store(video: str, answer: httpx.Response, path: Path, policy: FetchPolicy, deadline: float, tick: Tick) -> None:
     """Streams the body to a file beside `path` and renames it, so that `path` is never half a video."""
     too_big = VideoError(
-        f"The video {shown(video)} is larger than the {policy.max_bytes / 1e6:.0f} MB that are allowed.",
+        f"The video {shown_address(video)} is larger than the {policy.max_bytes / 1e6:.0f} MB that are allowed.",
         "Cut or re-encode it, or raise TRAJSEG_DOWNLOAD_MAX_BYTES.",
     )
     announced = answer.headers.get("content-length", "")
@@ -368,9 +367,9 @@ def _store(video: str, answer: httpx.Response, path: Path, policy: FetchPolicy, 
             try:
                 size, last_tick = 0, time.monotonic()
                 for chunk in answer.iter_bytes(CHUNK_BYTES):
-                    if size == 0 and chunk.lstrip()[:9].lower().startswith((b"<html", b"<!doctype")):
+                    if size == 0 and _is_web_page(chunk):
                         raise VideoError(
-                            f"The address {shown(video)} gives a web page, not a video.",
+                            f"The address {shown_address(video)} gives a web page, not a video.",
                             "Put the address of the video file itself into the task's `video`.",
                         )
                     size += len(chunk)
@@ -382,7 +381,7 @@ def _store(video: str, answer: httpx.Response, path: Path, policy: FetchPolicy, 
                         tick()
                     if time.monotonic() > deadline:
                         raise VideoError(
-                            f"The video {shown(video)} was not there after {policy.max_seconds:.0f} s.",
+                            f"The video {shown_address(video)} was not there after {policy.max_seconds:.0f} s.",
                             "Raise TRAJSEG_DOWNLOAD_TIMEOUT_SECONDS, or move the video to a faster server.",
                         )
                 part.flush()
@@ -392,7 +391,7 @@ def _store(video: str, answer: httpx.Response, path: Path, policy: FetchPolicy, 
                 raise
     except OSError as error:
         raise ServiceError(
-            f"The video {shown(video)} cannot be kept in {path.parent}: {error.strerror}.",
+            f"The video {shown_address(video)} cannot be kept in {path.parent}: {error.strerror}.",
             "Free some disk, or move TRAJSEG_DATA_DIR.",
         ) from error
 

@@ -14,7 +14,7 @@ from rq.timeouts import JobTimeoutException
 
 from backend.label_studio.outgoing.delivery import deliverer
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
-from backend.settings import Settings
+from backend.settings import Settings, load_settings
 from backend.store import Delivery, Job, StaleRunError, Store
 from backend.store.kinds import KINDS
 from backend.store.notes import JobNotes
@@ -67,7 +67,7 @@ def run(job_id: str) -> None:
     heartbeat, and the reconciler puts it into the queue again.
     """
     if _resident is None:
-        keep(Resident.load(Settings()))
+        keep(Resident.load(load_settings()))
     assert _resident is not None
     resident = _resident
     token = resident.store.start_run(job_id)

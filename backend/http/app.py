@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, current_app, jsonify
 from werkzeug.exceptions import HTTPException
 
 from backend import pages
@@ -53,7 +53,8 @@ def told(error: TrajSegError) -> tuple[Response, int]:
         status = 503 if isinstance(error, ServiceError) else 500
     if status >= 500:
         log.error("%s", error)
-    return jsonify(error=error.message, remedy=error.remedy), status
+    redact = current_app.extensions["trajseg"].settings.redact
+    return jsonify(error=redact(error.message), remedy=redact(error.remedy)), status
 
 
 def _http(error: HTTPException) -> tuple[Response, int]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
+from backend.addresses import shown_address
+from backend.label_studio.incoming.payloads import MAX_ID
 from backend.service.service import Service
 from backend.store import Delivery, Job
 from backend.store.models import JOB_STATES, now
@@ -43,7 +46,9 @@ def job(job_id: str) -> Response:
 @blueprint.get("/jobs/<job_id>/result")
 def result(job_id: str) -> Response:
     """The result of a done job in the JSON form of `trajseg segment`."""
-    return jsonify(_service().store.tracks(job_id).to_json())
+    tracks = _service().store.tracks(job_id)
+    tracks.video = shown_address(tracks.video)
+    return jsonify(tracks.to_json())
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -62,6 +67,7 @@ def retry(job_id: str) -> Response:
 
 def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> dict[str, Any]:
     """A job as people and programs read it; times in ISO 8601, durations in seconds."""
+    redact = service.settings.redact
     stale = timedelta(seconds=service.settings.stale_after_seconds)
     form = {
         "id": job.id,
@@ -69,7 +75,7 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
         "state": job.state,
         "queue": job.queue,
         "task": job.task_id,
-        "video": job.video,
+        "video": shown_address(job.video),
         "instruction": job.instruction,
         "model_version": job.model_version,
         "progress": {
@@ -78,8 +84,8 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
             "percent": round(100 * job.frames_done / job.frames_total, 1) if job.frames_total else 0.0,
         },
         "eta_seconds": job.eta_seconds,
-        "error": job.error,
-        "remedy": job.remedy,
+        "error": redact(job.error),
+        "remedy": redact(job.remedy),
         "runs": job.runs,
         # A worker that was killed says nothing more: only its last heartbeat tells.
         "lost": job.state == "running" and job.heartbeat_at is not None and now() - job.heartbeat_at > stale,
@@ -93,7 +99,7 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
         form["delivery"] = {
             "state": delivery.state,
             "attempts": delivery.attempts,
-            "last_error": delivery.last_error,
+            "last_error": redact(delivery.last_error),
             "prediction": delivery.prediction_id,
             "next_attempt_at": delivery.next_attempt_at.isoformat() if delivery.state == "pending" else None,
         }
@@ -109,7 +115,7 @@ def _number(name: str) -> int | None:
     text = request.args.get(name)
     if text is None:
         return None
-    if not text.isdecimal() or len(text) > 15:
+    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) > MAX_ID:
         raise InputError(f"`{name}` is {text[:40]!r}, not a number.")
     return int(text)
 

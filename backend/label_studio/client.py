@@ -13,8 +13,11 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.request_options import RequestOptions
+from pydantic import ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from backend.addresses import absolute, belongs_to, served_path, shown_address
+from backend.tls import certificate_trouble, ssl_context
 from trajseg.errors import LabelStudioError, VideoError
 
 TESTED_VERSION = "1.23.2"
@@ -101,11 +104,12 @@ class LabelStudioClient:
 
     def __init__(self, url: str, api_key: str, *, attempts: int = 4, wait: float = 8.0, timeout: float = 60.0) -> None:
         self.url = url.rstrip("/")
+        api_key = api_key.strip()
         self.token_kind = token_kind(api_key)
         self._attempts = attempts
         self._wait = wait
         self._options: RequestOptions = {"max_retries": 0}
-        self._http = httpx.Client(timeout=timeout, follow_redirects=True)
+        self._http = httpx.Client(timeout=timeout, follow_redirects=True, verify=ssl_context())
         if self.token_kind == "none":
             raise LabelStudioError("There is no Label Studio token.", _NEW_TOKEN)
         try:
@@ -113,6 +117,8 @@ class LabelStudioClient:
         except ApiError as error:
             # The SDK looks at the expiry date of a personal access token before it asks anybody.
             raise _refused(error, self.url) from error
+        # Without the slash the SDK drops the last part of the path, and a token is never exchanged below one.
+        self._sdk._client_wrapper._tokens_client._base_url = f"{self.url}/"
 
     def close(self) -> None:
         """Closes the connections."""
@@ -166,14 +172,17 @@ class LabelStudioClient:
 
         upload_id = self._once(send)["file_upload_ids"][0]
         held = self._again(lambda: self._sdk.files.get(upload_id, request_options=self._options))
-        return f"/data/{held.file}"
+        return served_path(f"/data/{held.file}", self.url)
 
     def download(self, address: str, path: Path, max_bytes: int = 4 * 2**30) -> None:
-        """Writes an uploaded file, by its address in task data (`/data/upload/...`), to `path`."""
+        """Writes a file that Label Studio serves, by its address in task data (`/data/upload/...`), to `path`."""
+        url = absolute(address, self.url)
+        if not belongs_to(url, self.url):
+            raise VideoError(f"{shown_address(address)} is not an address of Label Studio at {self.url}.")
 
         def fetch() -> None:
             headers = self._sdk._client_wrapper.get_headers()
-            with self._http.stream("GET", f"{self.url}{address}", headers=headers) as answer:
+            with self._http.stream("GET", url, headers=headers) as answer:
                 if answer.status_code >= 300:
                     answer.read()
                     raise ApiError(status_code=answer.status_code, body=_body(answer))
@@ -378,14 +387,21 @@ class LabelStudioClient:
             return retrying(call)
         except ApiError as error:
             raise _refused(error, self.url) from error
+        except httpx.LocalProtocolError as error:
+            # Its words quote the header, and with it the token.
+            raise LabelStudioError(
+                f"The request to Label Studio at {self.url} cannot be sent: a header is invalid.", _NEW_TOKEN
+            ) from error
         except httpx.TransportError as error:
             raise LabelStudioError(
                 f"Label Studio does not answer at {self.url}: {error or type(error).__name__}.",
-                _START_LABEL_STUDIO,
+                certificate_trouble(error) or _START_LABEL_STUDIO,
             ) from error
         except (httpx.HTTPError, ValueError) as error:
+            # Pydantic's words run over lines and quote the answer.
+            reason = "its answer has another form" if isinstance(error, ValidationError) else error
             raise LabelStudioError(
-                f"What answers at {self.url} is not Label Studio: {error}.", _START_LABEL_STUDIO
+                f"What answers at {self.url} is not Label Studio: {reason}.", _START_LABEL_STUDIO
             ) from error
 
 
@@ -396,7 +412,7 @@ def write_stream(answer: httpx.Response, path: Path, max_bytes: int) -> None:
         for block in answer.iter_bytes(2**20):
             written += len(block)
             if written > max_bytes:
-                raise VideoError(f"The video at {answer.url} is larger than {max_bytes} bytes.")
+                raise VideoError(f"The video at {shown_address(str(answer.url))} is larger than {max_bytes} bytes.")
             file.write(block)
 
 

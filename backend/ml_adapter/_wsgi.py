@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from backend.settings import Settings
+from backend.settings import load_settings
 
 # The host keeps a cache file where it is imported; ours belongs with the other data.
-os.environ.setdefault("MODEL_DIR", str(Settings().data_dir / "label-studio-ml"))
+os.environ.setdefault("MODEL_DIR", str(load_settings().data_dir / "label-studio-ml"))
 
 from label_studio_ml.api import init_app
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
+from flask import current_app
 from markupsafe import Markup, escape
 
+from backend.addresses import shown_address
 from backend.pages import videos
 from backend.settings import Settings
 from backend.store import Delivery, Job, Project
@@ -63,7 +65,7 @@ class JobView:
 
     @property
     def video_address(self) -> str:
-        return videos.shown_address(self.job.video)
+        return shown_address(self.job.video)
 
     @property
     def percent(self) -> int | None:
@@ -150,7 +152,7 @@ class JobView:
         """Why the result has not reached Label Studio, where that was tried."""
         if self.delivery is None or self.delivery.state == "sent":
             return ""
-        return self.delivery.last_error
+        return self.settings.redact(self.delivery.last_error)
 
     @property
     def rejected(self) -> bool:
@@ -185,8 +187,9 @@ class JobView:
 
 
 def with_code(text: str) -> Markup:
-    """A sentence of ours for HTML: what stands between backticks becomes code."""
-    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
+    """A sentence of ours for HTML, without secrets: what stands between backticks becomes code."""
+    settings: Settings = current_app.extensions["trajseg"].settings
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(settings.redact(str(text))))))
 
 
 def _refined(note: TrackRefinement) -> str:

@@ -6,12 +6,14 @@ import mimetypes
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlunsplit
 
-from flask import Response, send_file, url_for
+from flask import redirect, send_file, url_for
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.exceptions import Forbidden, NotFound
+from werkzeug.wrappers.response import Response as BaseResponse
 
+from backend.addresses import absolute, is_link, is_own_path, shown_address, split
 from backend.downloads import download_folder
 from backend.http.media import media_url
 from backend.label_studio.outgoing.delivery import key_frame_path
@@ -46,12 +48,19 @@ def source(job: Job, settings: Settings, label_studio: str) -> Source:
     """
     if local_file(job.video, settings) is not None:
         return Source(url_for("pages.video", token=_serializer(settings).dumps(job.id), name=file_name(job.video)))
-    address = _absolute(job.video, label_studio)
-    parts = _split(address)
+    address = absolute(job.video, label_studio)
+    parts = split(address)
     host = parts.netloc.rpartition("@")[2]
     if parts.scheme not in ("http", "https") or not HOST.fullmatch(host):
         return Source("")
-    return Source(address, f"{parts.scheme}://{host}")
+    allowed = f"{parts.scheme}://{host}"
+    if is_own_path(job.video, label_studio):
+        return Source(address, allowed)
+    if parts.query:
+        # The query may be a signature, which is not for the page's text: a signed link leads on to it.
+        token = _serializer(settings).dumps(job.id)
+        return Source(url_for("pages.video", token=token, name=file_name(job.video)), allowed)
+    return Source(shown_address(address), allowed)
 
 
 def job_of(token: str, settings: Settings) -> str:
@@ -62,9 +71,15 @@ def job_of(token: str, settings: Settings) -> str:
         raise Forbidden("This link has expired, or was not signed by this backend. Load the page again.") from error
 
 
-def send(job: Job, settings: Settings) -> Response:
-    """The file of a job's video, with ranges. Raises NotFound where it does not lie here (any more)."""
+def send(job: Job, settings: Settings) -> BaseResponse:
+    """The file of a job's video, with ranges, or the way to where it lies. Raises NotFound where it is gone."""
     path = local_file(job.video, settings)
+    if path is None and is_link(job.video):
+        parts = split(job.video)
+        answer = redirect(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+        answer.headers["Referrer-Policy"] = "no-referrer"
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
     if path is None:
         raise NotFound("The video does not lie on this machine.")
     kind = mimetypes.guess_type(path.name)[0] or ""
@@ -79,11 +94,11 @@ def local_file(video: str, settings: Settings) -> Path | None:
 
     Symbolic links are followed before it is seen whether the folder is allowed.
     """
-    parts = _split(video)
+    parts = split(video)
     if not video.strip() or "\0" in video:
         return None
-    address = _absolute(video, settings.label_studio_url)
-    if _split(address).scheme in ("http", "https"):
+    address = absolute(video, settings.label_studio_url)
+    if split(address).scheme in ("http", "https"):
         folder = download_folder(settings.data_dir.resolve() / "downloads", address)
         return next((path for path in folder.glob("video*") if path.is_file()), None)
     path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(video)
@@ -107,28 +122,9 @@ def stills(job_id: str, frame_count: int, settings: Settings) -> dict[int, str]:
 
 def file_name(video: str) -> str:
     """What a person calls the video: the last part of its path, or of the file that its address names."""
-    parts = _split(video)
+    parts = split(video)
     path = parts.query.removeprefix("d=") if parts.query.startswith("d=") else parts.path
     return unquote(path).rstrip("/").rpartition("/")[2] or parts.netloc.rpartition("@")[2] or "video"
-
-
-def shown_address(video: str) -> str:
-    """The address without user, password and signature."""
-    parts = _split(video)
-    query = parts.query if parts.query.startswith("d=") else ""
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
-
-
-def _absolute(video: str, label_studio: str) -> str:
-    """Label Studio's own addresses have no host; a path that is none of them stays as it is."""
-    return label_studio + video if video.startswith(("/data/", "/storage-data/", "/tasks/")) else video
-
-
-def _split(address: str) -> SplitResult:
-    try:
-        return urlsplit(address)
-    except ValueError:
-        return SplitResult("", "", address, "", "")
 
 
 def _serializer(settings: Settings) -> URLSafeTimedSerializer:

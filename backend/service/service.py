@@ -17,6 +17,7 @@ from backend.label_studio.incoming.payloads import (
     SetupRequest,
     Task,
     WebhookRequest,
+    storable,
 )
 from backend.label_studio.outgoing import views
 from backend.queue import JobQueue
@@ -184,8 +185,8 @@ class Service:
             "prelabel",
             project.id,
             task.id,
-            video if isinstance(video, str) else "",
-            instruction[: MAX_INSTRUCTION_LENGTH + 1] if isinstance(instruction, str) else "",
+            storable(video) if isinstance(video, str) else "",
+            storable(instruction)[: MAX_INSTRUCTION_LENGTH + 1] if isinstance(instruction, str) else "",
             "prelabel",
             {"rejected": True},
             self.model_version,
@@ -204,7 +205,11 @@ class Service:
     ) -> JobRequest:
         """Raises TaskError or InstructionError where the task lacks something."""
         name = f"Task {task.id}"
+        if task.problem:
+            raise TaskError(task.problem, "Import the task again.")
         video = task.data.get(config.video_key)
+        _check_text(name, config.video_key, video)
+        _check_text(name, INSTRUCTION_KEY, instruction)
         if not isinstance(video, str) or not video.strip():
             raise TaskError(
                 f"{name} has no video: its data lacks `{config.video_key}`.",
@@ -238,7 +243,7 @@ class Service:
         for task in tasks:
             try:
                 requests.append(self._request(project, config, task, task.data.get(INSTRUCTION_KEY), "prelabel"))
-            except (TaskError, InstructionError) as error:
+            except TrajSegError as error:
                 requests.append(self._rejected(project, task, error, config))
         added = self.store.add_jobs(requests)
         new = [job for job, created in added if created and job.state == "queued"]
@@ -248,7 +253,10 @@ class Service:
             self.enqueue(new, new=True)
         for (job, created), request, task in zip(added, requests, tasks, strict=True):
             if not created and not request.error:
-                self._asked_again(job, task)
+                try:
+                    self._asked_again(job, task)
+                except TrajSegError as error:
+                    log.warning("job %s of task %s is not run again: %s", job.id, task.id, error)
 
     def _asked_again(self, job: Job, task: Task) -> None:
         """Label Studio asks for what it has no prediction of, though the job is known."""
@@ -412,6 +420,18 @@ class Service:
             return False
         self.store.upsert_project(project.label_studio_id, "", request.project.label_config, stamp=project.stamp)
         return True
+
+
+def _check_text(name: str, key: str, value: object) -> None:
+    """Raises TaskError for a value of task data that is there but is no text, or no whole text."""
+    if value is not None and not isinstance(value, str):
+        kind = {list: "a list", dict: "an object", bool: "true or false"}.get(type(value), "a number")
+        raise TaskError(f"{name}: its `{key}` is {kind}, not text.", f"Write one text into `{key}` of the task's data.")
+    if isinstance(value, str) and storable(value) != value:
+        raise TaskError(
+            f"{name}: its `{key}` has half of a character (a lone surrogate) or a NUL: {storable(value)[:80]!r}.",
+            f"Write `{key}` of the task's data again: an emoji may have been cut in two.",
+        )
 
 
 def _nothing(tasks: Sequence[Task]) -> Answer:

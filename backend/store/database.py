@@ -37,7 +37,7 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             self.url = make_url(url)
-        except ArgumentError as error:
+        except (ArgumentError, ValueError) as error:
             raise InputError(
                 "DATABASE_URL is not a database URL.",
                 "Write sqlite:///file or postgresql://user:password@host/name.",

@@ -15,8 +15,9 @@ from pathlib import Path
 import jwt
 import pytest
 
+from backend.addresses import shown_address
 from trajseg.errors import CancelledError, LabelStudioError, ServiceError, VideoError
-from worker.fetch import FetchPolicy, evict, fetched, shown
+from worker.fetch import FetchPolicy, evict, fetched
 
 BODY = bytes(range(256)) * 4096
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
@@ -107,7 +108,7 @@ def test_a_local_file_of_label_studio_is_asked_for_with_its_query(
 
 
 def test_a_personal_access_token_is_exchanged_first(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
-    origin.routes["/api/token/refresh"] = send(200, b'{"access": "short-lived"}', Content_Type="application/json")
+    origin.routes["/api/token/refresh/"] = send(200, b'{"access": "short-lived"}', Content_Type="application/json")
     origin.routes["/data/upload/1/v.mp4"] = send()
     personal = jwt.encode({"token_type": "refresh"}, "a secret of at least 32 characters")
     assert fetch("/data/upload/1/v.mp4", tmp_path, replace(policy, label_studio_token=personal)) == BODY
@@ -319,5 +320,5 @@ def test_a_cache_that_cannot_be_written_is_the_machines_fault(
 
 
 def test_shown_addresses_hide_what_is_secret() -> None:
-    assert shown("https://me:pw@host:1/v.mp4?X-Amz-Signature=s#f") == "https://host:1/v.mp4"
-    assert shown("/data/local-files/?d=media/a.mp4") == "/data/local-files/?d=media/a.mp4"
+    assert shown_address("https://me:pw@host:1/v.mp4?X-Amz-Signature=s#f") == "https://host:1/v.mp4"
+    assert shown_address("/data/local-files/?d=media/a.mp4") == "/data/local-files/?d=media/a.mp4"

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from trajseg.errors import InputError
+from trajseg.files import printable
 
-LabelConfigText = Annotated[str, StringConstraints(max_length=2**20)]
+LabelConfigText = Annotated[str, StringConstraints(max_length=2**20), AfterValidator(lambda text: storable(text))]
 MAX_TASKS = 20_000
 """Tasks in one request; Label Studio sends all that are selected."""
+
+
+MAX_ID = 2**31 - 1
+"""Label Studio's ids are 32-bit integers, and so are the store's columns."""
+Id = Annotated[int, Field(ge=0, le=MAX_ID)]
+
+
+def storable(value: Any) -> Any:
+    """JSON with every text such that it can be encoded and stored: no lone surrogate, no NUL."""
+    if isinstance(value, str):
+        return printable(value).replace("\0", "\\x00")
+    if isinstance(value, list):
+        return [storable(member) for member in value]
+    if isinstance(value, dict):
+        return {storable(key): storable(member) for key, member in value.items()}
+    return value
 
 
 class Payload(BaseModel):
@@ -22,16 +41,16 @@ class Payload(BaseModel):
 class ProjectReference(Payload):
     """ "6.1795422572": a project's id and the time of its creation, which tells it from an older one."""
 
-    label_studio_id: int = Field(ge=0)
+    label_studio_id: Id
     stamp: str = ""
 
     @classmethod
     def read(cls, text: str | int) -> ProjectReference:
         """Raises InputError where there is no id."""
         number, _, stamp = str(text).partition(".")
-        if not number.isdecimal() or len(number) > 15 or len(stamp) > 40:
+        if not re.fullmatch(r"[0-9]{1,15}", number) or int(number) > MAX_ID or not re.fullmatch(r"[0-9]{0,40}", stamp):
             raise InputError(
-                f"`project` is {str(text)[:60]!r}, not the id of a project.",
+                f"`project` is {printable(str(text)[:60])!r}, not the id of a project.",
                 'Label Studio writes it as "6.1795422572".',
             )
         return cls(label_studio_id=int(number), stamp=stamp)
@@ -42,20 +61,33 @@ class SetupRequest(Payload):
 
     project: str | int
     label_config: LabelConfigText = Field(alias="schema")
-    hostname: str = Field(default="", max_length=400)
+    hostname: Annotated[str, AfterValidator(lambda text: storable(text))] = Field(default="", max_length=400)
 
 
 class Held(Payload):
-    """An annotation, draft or prediction that a task already has."""
+    """An annotation, draft or prediction that a task already has.
+
+    Whatever is odd in it is left out: it is context, and no reason to refuse the task.
+    """
 
     id: int | None = None
     model_version: str | None = None
     result: list[dict[str, Any]] = Field(default_factory=list)
 
+    @field_validator("id", mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        return value if _is_id(value) else None
+
+    @field_validator("model_version", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        return storable(value) if isinstance(value, str) else None
+
     @field_validator("result", mode="before")
     @classmethod
-    def _none(cls, value: object) -> object:
-        return value or []
+    def _regions(cls, value: object) -> object:
+        return storable(_objects(value))
 
     def labels(self, apart_from_job: str) -> set[str]:
         """Labels of the regions in it, but for those that came from this job."""
@@ -72,18 +104,44 @@ class Held(Payload):
 
 
 class Task(Payload):
-    """A task to predict, with what it already has."""
+    """A task to predict, with what it already has.
+
+    Each task is judged alone, so that a bad one does not lose the others: `problem` says what is wrong with this one.
+    """
 
     id: int | None = None
     data: dict[str, Any]
+    problem: str = ""
     annotations: list[Held] = Field(default_factory=list)
     drafts: list[Held] = Field(default_factory=list)
     predictions: list[Held] = Field(default_factory=list)
 
-    @field_validator("annotations", "drafts", "predictions", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _none(cls, value: object) -> object:
-        return value or []
+    def _alone(cls, form: object) -> object:
+        if not isinstance(form, dict):
+            return {"data": {}, "problem": "A task is not a JSON object."}
+        task_id, data = form.get("id"), form.get("data")
+        problem = ""
+        if task_id is not None and not _is_id(task_id):
+            problem = f"The id of a task is {printable(json.dumps(task_id))[:60]}, not a whole number up to {MAX_ID}."
+        elif not isinstance(data, dict):
+            problem = f"The data of task {task_id} is not a JSON object."
+        return {
+            "id": task_id if _is_id(task_id) else None,
+            "data": data if isinstance(data, dict) else {},
+            "problem": problem,
+            **{key: _objects(form.get(key)) for key in ("annotations", "drafts", "predictions")},
+        }
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """The JSON objects of a list; nothing where there is no list."""
+    return [member for member in value if isinstance(member, dict)] if isinstance(value, list) else []
 
 
 class ContextResult(Payload):
@@ -105,7 +163,7 @@ class Context(Payload):
     @field_validator("result", mode="before")
     @classmethod
     def _none(cls, value: object) -> object:
-        return value or []
+        return storable(value) or []
 
     def typed_text(self, other_than: str = "") -> str:
         """What was typed last into a text area not named `other_than`; empty when nothing was."""
@@ -153,15 +211,15 @@ class PredictRequest(Payload):
 class WebhookProject(Payload):
     """The project of a webhook, which is whatever the sender says it is."""
 
-    id: int = Field(ge=0)
+    id: Id
     label_config: LabelConfigText = ""
 
 
 class WebhookAnnotation(Payload):
     """Which annotation a webhook is about, if it is true; a deleted one comes without its task."""
 
-    id: int = Field(ge=0)
-    task: int | None = Field(default=None, ge=0)
+    id: Id
+    task: Id | None = None
 
 
 class WebhookRequest(Payload):

@@ -76,10 +76,10 @@ def create(
     """
     from backend.label_studio.outgoing.delivery import connected
     from backend.label_studio.setup import project as projects
-    from backend.settings import Settings
+    from backend.settings import load_settings
 
-    settings = Settings()
-    tasks = projects.wanted(videos, instructions, jsonl)
+    settings = load_settings()
+    tasks = projects.wanted(videos, instructions, jsonl, settings.label_studio_url)
     backend = projects.Backend(
         (backend_url or settings.external_url).rstrip("/"),
         settings.basic_auth_user,
@@ -116,10 +116,10 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
     """Add tasks to a project made by `trajseg project create`."""
     from backend.label_studio.outgoing.delivery import connected
     from backend.label_studio.setup import project as projects
-    from backend.settings import Settings
+    from backend.settings import load_settings
 
-    settings = Settings()
-    tasks = projects.wanted(videos, instructions, jsonl)
+    settings = load_settings()
+    tasks = projects.wanted(videos, instructions, jsonl, settings.label_studio_url)
     _tell_of_foreign_links(settings, [task.video for task in tasks])
     client = connected(settings)
     try:
@@ -140,23 +140,23 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
 def doctor(video: str | None, project_id: int | None, read_only: bool) -> None:
     """Say what is wrong with a set-up and how to mend it; exits with 1 when something is."""
     from backend.label_studio.setup.doctor import checks
-    from backend.settings import Settings
+    from backend.settings import load_settings
 
-    failed = False
-    for check in checks(Settings(), video=video, project_id=project_id, read_only=read_only):
+    failed, settings = False, load_settings()
+    for check in checks(settings, video=video, project_id=project_id, read_only=read_only):
         mark, colour = _MARKS[check.state]
-        click.echo(f"{click.style(f'{mark:4}', fg=colour)}  {check.name}: {check.words}")
+        click.echo(f"{click.style(f'{mark:4}', fg=colour)}  {check.name}: {settings.redact(check.words)}")
         if check.remedy and check.state != "ok":
-            click.echo(f"      -> {check.remedy}")
+            click.echo(f"      -> {settings.redact(check.remedy)}")
         failed |= check.state == "fail"
     sys.exit(1 if failed else 0)
 
 
 def _tell_of_foreign_links(settings: Settings, videos: list[str]) -> None:
-    from backend.label_studio.setup.videos import is_link
+    from backend.addresses import is_link, split
 
     known = [urlsplit(settings.label_studio_url).hostname or "", *settings.media_hosts]
-    hosts = sorted({urlsplit(video).hostname or "" for video in videos if is_link(video)})
+    hosts = sorted({split(video).hostname or "" for video in videos if is_link(video)})
     foreign = [host for host in hosts if not any(_matches(host, pattern) for pattern in known)]
     if foreign:
         click.echo("Workers fetch videos only from hosts that they are told of:")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backend.addresses import absolute, belongs_to
 from backend.label_studio.client import LabelStudioClient, Task
 from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY, STATE_KEY
 from backend.label_studio.setup import project as projects
@@ -218,12 +219,12 @@ def _video_of(client: LabelStudioClient, settings: Settings, config: LabelConfig
     told = task.data.get(config.fps_key) if config.fps_key else config.frame_rate
     name = f"task {task.id}"
     try:
-        if address.startswith("/data/"):
+        if belongs_to(absolute(address, client.url), client.url):
             with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
                 path = Path(folder) / "video"
                 client.download(address, path, settings.download_max_bytes)
                 yield from video_checks(name, path, _number(told))
-        elif address and not videos.is_opaque(address):
+        elif address and not videos.is_opaque(address, client.url):
             with videos.local_file(address, settings.download_max_bytes) as path:
                 yield from video_checks(name, path, _number(told))
     except TrajSegError as error:

@@ -21,7 +21,8 @@ from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.setup import connection, videos
 from backend.label_studio.setup.check import Check, video_checks
 from backend.settings import Settings
-from trajseg.errors import LabelStudioError, TrajSegError
+from backend.tls import certificate_trouble, ssl_context
+from trajseg.errors import InputError, TrajSegError
 
 PACKAGES = (
     "trajseg",
@@ -117,12 +118,14 @@ def redis(settings: Settings) -> Check:
     try:
         client = Redis.from_url(settings.redis_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
         client.ping()
-    except (RedisError, ValueError, OSError) as error:
+    except ValueError:
+        return Check("Queue", "fail", "REDIS_URL is not a Redis URL", "Write redis://host:6379/0.")
+    except (RedisError, OSError) as error:
         return Check(
             "Queue",
             "fail",
             f"nothing answers at REDIS_URL: {error}",
-            "Start Redis or Valkey, mend REDIS_URL, or unset it and use `trajseg serve`.",
+            "Start Redis or Valkey, correct REDIS_URL, or unset it and use `trajseg serve`.",
         )
     return Check("Queue", "ok", "the server at REDIS_URL answers")
 
@@ -131,7 +134,7 @@ def database(settings: Settings) -> Check:
     """Whether the store can be opened; it is not made for that."""
     from backend.store.database import Database
 
-    remedy = "Mend DATABASE_URL, or unset it for a file in TRAJSEG_DATA_DIR."
+    remedy = "Correct DATABASE_URL, or unset it for a file in TRAJSEG_DATA_DIR."
     try:
         url = make_url(settings.store_url)
         if url.get_backend_name() == "sqlite" and url.database:
@@ -147,7 +150,7 @@ def database(settings: Settings) -> Check:
         store.close()
     except TrajSegError as error:
         return Check("Store", "fail", error.message, error.remedy or remedy)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         return Check("Store", "fail", "DATABASE_URL is not a database URL", remedy)
     return Check("Store", "ok", store.name)
 
@@ -155,11 +158,13 @@ def database(settings: Settings) -> Check:
 def backend(settings: Settings) -> Check:
     """Whether the backend answers at the address that browsers and Label Studio are told."""
     url = settings.external_url
-    remedy = "Start it with `trajseg serve`, or mend TRAJSEG_PUBLIC_URL (or TRAJSEG_PORT)."
+    remedy = "Start it with `trajseg serve`, or correct TRAJSEG_PUBLIC_URL (or TRAJSEG_PORT)."
     try:
-        answer = httpx.get(f"{url}/health", timeout=SECONDS, follow_redirects=True)
+        answer = httpx.get(f"{url}/health", timeout=SECONDS, follow_redirects=True, verify=ssl_context())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Check("Backend", "fail", f"it does not answer at {url}: {error}", remedy)
+        return Check("Backend", "fail", f"it does not answer at {url}: {error}", certificate_trouble(error) or remedy)
+    except InputError as error:
+        return Check("Backend", "fail", error.message, error.remedy)
     try:
         form = answer.json()
     except ValueError:
@@ -204,12 +209,15 @@ def public_url(settings: Settings) -> Check:
 def label_studio(settings: Settings) -> Check:
     """Whether Label Studio answers, and which version it is."""
     url = settings.label_studio_url
-    remedy = "Start Label Studio, or mend LABEL_STUDIO_URL."
+    remedy = "Start Label Studio, or correct LABEL_STUDIO_URL."
     try:
-        answer = httpx.get(f"{url}/api/version", timeout=SECONDS, follow_redirects=True)
+        answer = httpx.get(f"{url}/api/version", timeout=SECONDS, follow_redirects=True, verify=ssl_context())
         version = str(answer.json()["release"])
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Check("Label Studio", "fail", f"it does not answer at {url}: {error}", remedy)
+        words = f"it does not answer at {url}: {error}"
+        return Check("Label Studio", "fail", words, certificate_trouble(error) or remedy)
+    except InputError as error:
+        return Check("Label Studio", "fail", error.message, error.remedy)
     except (ValueError, KeyError, TypeError):
         return Check("Label Studio", "fail", f"what answers at {url} is not Label Studio", remedy)
     if version != TESTED_VERSION:
@@ -228,7 +236,7 @@ def token(settings: Settings) -> tuple[LabelStudioClient | None, Check]:
     try:
         client = connected(settings)
         owner = client.whoami()
-    except LabelStudioError as error:
+    except TrajSegError as error:
         if client is not None:
             client.close()
         return None, Check("Token", "fail", error.message, error.remedy)

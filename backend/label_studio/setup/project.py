@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from backend.addresses import has_scheme, is_own_path, shown_address
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.outgoing.delivery import DOUBT_KEY
 from backend.label_studio.setup import videos
@@ -75,7 +76,9 @@ class Created:
     backend_id: int | None
 
 
-def wanted(video_paths: Sequence[str], instructions: Sequence[str], jsonl: Path | None = None) -> list[Wanted]:
+def wanted(
+    video_paths: Sequence[str], instructions: Sequence[str], jsonl: Path | None = None, label_studio_url: str = ""
+) -> list[Wanted]:
     """Every video with every instruction, then the lines of a JSONL file of {"video", "instruction"}.
 
     A relative path in the file is meant from the file's folder. Raises InputError, InstructionError.
@@ -84,7 +87,7 @@ def wanted(video_paths: Sequence[str], instructions: Sequence[str], jsonl: Path 
         raise InputError("The videos have no instruction.", "Give at least one with --instruction.")
     made = [Wanted(video, check_instruction(text)) for video, text in product(video_paths, dict.fromkeys(instructions))]
     if jsonl is not None:
-        made += _lines(jsonl)
+        made += _lines(jsonl, label_studio_url)
     if not made:
         raise InputError("There is nothing to make tasks of.", "Name videos, or a JSONL file with --tasks.")
     return list(dict.fromkeys(made))
@@ -107,7 +110,7 @@ def create_project(
     Raises VideoError, LabelConfigError, LabelStudioError.
     """
     for video in dict.fromkeys(task.video for task in tasks):
-        videos.check(video, max_bytes)
+        videos.check(video, max_bytes, client.url)
     project_id = client.create_project(
         title,
         fill(view, labels or None),
@@ -198,7 +201,7 @@ def add_tasks(
     placed: dict[str, Placed] = {}
     for number, video in enumerate(dict.fromkeys(task.video for task in tasks), 1):
         placed[video] = videos.place(client, project_id, video, config.view == "mask", max_bytes, say)
-        say(f"{video}: in the project ({number} of {len({task.video for task in tasks})}).")
+        say(f"{shown_address(video)}: in the project ({number} of {len({task.video for task in tasks})}).")
     return client.add_tasks(project_id, [task_data(config, task, placed[task.video]) for task in tasks])
 
 
@@ -216,11 +219,12 @@ def task_data(config: LabelConfig, task: Wanted, placed: Placed) -> dict[str, An
     return data
 
 
-def _lines(path: Path) -> list[Wanted]:
+def _lines(path: Path, label_studio_url: str) -> list[Wanted]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # `splitlines` would also split at U+2028 and U+0085, which JSON allows within a text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
+        raise InputError(f"{path} cannot be read: {error}.", "Give a UTF-8 file.") from error
     made = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -228,14 +232,14 @@ def _lines(path: Path) -> list[Wanted]:
         try:
             form = json.loads(line)
             video, instruction = form["video"], form["instruction"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"Line {number} of {path} is not a task.",
                 'A line is {"video": "clip.mp4", "instruction": "the red car"}.',
             ) from error
         if not isinstance(video, str) or not isinstance(instruction, str):
             raise InputError(f"Line {number} of {path}: video and instruction must be text.")
-        if not videos.is_link(video) and not videos.is_opaque(video):
+        if not has_scheme(video) and not is_own_path(video, label_studio_url):
             video = str(path.parent / video)
         made.append(Wanted(video, check_instruction(instruction)))
     return made

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from backend.addresses import has_scheme, is_link, is_own_path, shown_address, shown_text, split
 from backend.label_studio.client import LabelStudioClient, write_stream
+from backend.tls import certificate_trouble, ssl_context
 from trajseg.errors import VideoError
+from trajseg.files import printable
 from trajseg.video import Clip, open_clip, playable_copy, save_frame
 
 FIRST_FRAMES = 12
@@ -20,6 +23,9 @@ FIRST_FRAMES = 12
 
 UPLOADABLE = (".mp4", ".webm")
 """Suffixes of videos that Label Studio takes."""
+
+LONGEST_STEM_BYTES = 100
+"""Of a name in front of a suffix; file systems allow 255 bytes in all, Label Studio's database 100 characters."""
 
 Say = Callable[[str], None]
 
@@ -41,14 +47,12 @@ class Placed:
     frame_index: tuple[int, ...] = ()
 
 
-def is_link(video: str) -> bool:
-    """Whether this is an http(s) address."""
-    return urlsplit(video).scheme in ("http", "https")
-
-
-def is_opaque(video: str) -> bool:
-    """Whether only Label Studio knows how to read this: a cloud bucket, or one of its own storages."""
-    return video.startswith("/data/") or (urlsplit(video).scheme not in ("", "http", "https", "file"))
+def is_opaque(video: str, label_studio_url: str = "") -> bool:
+    """Whether only Label Studio knows how to read this: a cloud bucket, an upload, or one of its storages."""
+    if has_scheme(video):
+        return not is_link(video) and not _is_file_url(video)
+    # A file here may lie in a folder of that name.
+    return is_own_path(video, label_studio_url) and not Path(video).exists()
 
 
 @contextmanager
@@ -58,22 +62,36 @@ def local_file(video: str, max_bytes: int) -> Iterator[Path]:
     Raises VideoError when it is not there, or a link does not lead to it.
     """
     if not is_link(video):
-        yield Path(video)
+        yield Path(unquote(urlsplit(video).path)) if _is_file_url(video) else Path(video)
         return
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
-        path = Path(folder) / (Path(urlsplit(video).path).name or "video")
+        name = Path(unquote(split(video).path)).name
+        path = Path(folder) / f"{file_stem(Path(name).stem) or 'video'}{Path(name).suffix[:8]}"
+        shown = shown_address(video)
         try:
-            with httpx.stream("GET", video, follow_redirects=True, timeout=60) as answer:
-                answer.raise_for_status()
+            with httpx.stream("GET", video, follow_redirects=True, timeout=60, verify=ssl_context()) as answer:
+                if answer.status_code >= 300:
+                    raise VideoError(
+                        f"The video at {shown} cannot be read: the server answered {answer.status_code}.",
+                        "Check the link.",
+                    )
                 write_stream(answer, path, max_bytes)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise VideoError(f"The video at {video} cannot be read: {error}.", "Check the link.") from error
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise VideoError(
+                f"The video at {shown} cannot be read: {shown_text(str(error)) or type(error).__name__}.",
+                certificate_trouble(error) or "Check the link.",
+            ) from error
         yield path
 
 
-def check(video: str, max_bytes: int) -> None:
+def file_stem(name: str) -> str:
+    """A name cut so short that it can be a part of another file's name, and go into Label Studio's."""
+    return printable(name).replace("\0", "_").encode()[:LONGEST_STEM_BYTES].decode(errors="ignore")
+
+
+def check(video: str, max_bytes: int, label_studio_url: str = "") -> None:
     """Raises VideoError when a video cannot be used, before anything is made in Label Studio."""
-    if not is_opaque(video) and not is_link(video):
+    if not is_opaque(video, label_studio_url) and not is_link(video):
         with local_file(video, max_bytes) as path:
             open_clip(path)
 
@@ -84,20 +102,21 @@ def place(client: LabelStudioClient, project_id: int, video: str, pictures: bool
     A link stays a link, a local file is uploaded. What browsers cannot play is uploaded as an H.264 copy;
     `say` is told so. Raises VideoError or LabelStudioError.
     """
-    if is_opaque(video):
-        say(f"{video}: left as it is; frame rate and pictures come with the first prediction.")
+    shown = shown_address(video)
+    if is_opaque(video, client.url):
+        say(f"{shown}: left as it is; frame rate and pictures come with the first prediction.")
         return Placed(video, None)
     with local_file(video, max_bytes) as path, tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         clip = open_clip(path)
         for note in clip.notes:
-            say(f"{video}: {note}")
+            say(f"{shown}: {note}")
         address = video if is_link(video) else ""
         if not clip.browser_playable or path.suffix.lower() not in UPLOADABLE:
-            say(f"{video}: browsers cannot play {clip.codec} in {path.suffix or 'this form'}; a copy is made.")
-            path = playable_copy(clip, Path(folder) / f"{path.stem}.mp4")
+            say(f"{shown}: browsers cannot play {clip.codec} in {path.suffix or 'this form'}; a copy is made.")
+            path = playable_copy(clip, Path(folder) / f"{file_stem(path.stem)}.mp4")
             clip, address = open_clip(path), ""
         if not clip.constant_rate:
-            say(f"{video}: its frame rate varies; frames are matched by their times.")
+            say(f"{shown}: its frame rate varies; frames are matched by their times.")
         address = address or client.upload(project_id, path)
         frames, indices = _first_pictures(client, project_id, clip, Path(folder)) if pictures else ([], [])
         return Placed(address, round(clip.frame_map.fps, 6), tuple(frames), tuple(indices))
@@ -111,6 +130,10 @@ def _first_pictures(
     indices = sorted({round(number * last / max(count - 1, 1)) for number in range(count)})
     frames = []
     for index, rgb in clip.frames(indices):
-        picture = save_frame(folder / f"{clip.path.stem}-{index:06d}.jpg", rgb, 90)
+        picture = save_frame(folder / f"{file_stem(clip.path.stem)}-{index:06d}.jpg", rgb, 90)
         frames.append(client.upload(project_id, picture))
     return frames, indices
+
+
+def _is_file_url(video: str) -> bool:
+    return video.lower().startswith("file://")

@@ -1,0 +1,89 @@
+"""Addresses of videos in task data: which are Label Studio's own, where they lead, and how they are shown."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_OWN_PATH = re.compile(
+    r"/(data/upload/|data/local-files/|storage-data/|static/samples/|(tasks|projects)/\d+/(resolve|presign)/)"
+)
+_URL_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
+
+
+def has_scheme(address: str) -> bool:
+    """Whether this is an address with a scheme, such as `https://` or `s3://`; a name with a colon is not."""
+    return _SCHEME.match(address) is not None
+
+
+def is_link(address: str) -> bool:
+    """Whether this is an http(s) address."""
+    return re.match(r"https?://", address, re.IGNORECASE) is not None
+
+
+def is_own_path(address: str, base: str) -> bool:
+    """Whether Label Studio at `base` serves this path, with or without the path of `base` before it."""
+    return _OWN_PATH.match(_below(address, base)) is not None
+
+
+def absolute(address: str, base: str) -> str:
+    """The http address of a path that Label Studio at `base` serves; any other address unchanged."""
+    return base.rstrip("/") + _below(address, base) if is_own_path(address, base) else address
+
+
+def served_path(path: str, base: str) -> str:
+    """A path below Label Studio's own root as its pages need it in task data: with the path of `base` before it."""
+    return split(base).path.rstrip("/") + path
+
+
+def belongs_to(url: str, base: str) -> bool:
+    """Whether an address lies at or below `base`: same scheme, host and port, and below its path."""
+    if not base or origin(url) != origin(base):
+        return False
+    prefix = split(base).path.rstrip("/")
+    path = posixpath.normpath(unquote(split(url).path) or "/")
+    return path == prefix or path.startswith(f"{prefix}/")
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an address; empty where it has none."""
+    try:
+        parts = urlsplit(url)
+        scheme = parts.scheme.lower()
+        return scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(scheme, 0)
+    except ValueError:
+        return "", "", 0
+
+
+def shown_address(address: str) -> str:
+    """An address fit for messages, pages and logs: no user, no password, no signature in the query."""
+    parts = split(address)
+    if not parts.scheme and not parts.netloc and not address.startswith("/"):
+        return address
+    query = parts.query.partition("&")[0] if parts.query.startswith("d=") else ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+
+
+def shown_text(text: str) -> str:
+    """A text with every address in it as `shown_address` gives it."""
+    return _URL_IN_TEXT.sub(lambda match: shown_address(match[0]), text)
+
+
+def split(address: str) -> SplitResult:
+    """`urlsplit` that takes what is no address for a path."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        scheme, mark, rest = address.partition("?")[0].partition("://")
+        if not mark:
+            return SplitResult("", "", scheme, "", "")
+        host, slash, path = rest.rpartition("@")[2].partition("/")
+        return SplitResult(scheme, host, slash + path, "", "")
+
+
+def _below(address: str, base: str) -> str:
+    """A path of this server without the path of `base`."""
+    prefix = split(base).path.rstrip("/")
+    return address.removeprefix(prefix) if prefix and address.startswith(f"{prefix}/") else address
