@@ -50,5 +50,5 @@ def test_a_rectangle_that_reaches_out_of_the_picture_is_cut_at_its_edge(clip: Cl
     [Mark(12, (1.0, 1.0, 5.0, 5.0)), Mark(0, (200.0, 1.0, 5.0, 5.0)), Mark(0, (-9.0, 1.0, 2.0, 2.0), True)],
 )
 def test_a_hint_beside_the_clip_is_refused(prompt: Mark, clip: Clip) -> None:
-    with pytest.raises(InputError, match="hint"):
+    with pytest.raises(InputError, match="mark"):
         cut_out(clip, prompt)

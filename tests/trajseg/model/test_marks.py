@@ -100,7 +100,7 @@ def test_marks_move_with_the_letterboxed_picture() -> None:
 
 def test_a_mark_beside_the_clip_is_refused(untrained: VideoSegmenter, clip: Clip) -> None:
     for prompt in (Mark(12, (1, 1, 5, 5)), Mark(0, (200, 1, 5, 5)), Mark(0, (-9, 1, 2, 2), point=True)):
-        with pytest.raises(InputError, match="hint"):
+        with pytest.raises(InputError, match="mark"):
             untrained.prompt(clip, prompt, "")
 
 

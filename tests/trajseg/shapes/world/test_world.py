@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from trajseg.shapes.world import command
+from trajseg.shapes.world.command import data as command
 from trajseg.shapes.world.render import boxes, render, write_clip
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, Scene, bin_centres, sample_scene
 from trajseg.video import open_clip
