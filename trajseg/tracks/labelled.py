@@ -42,10 +42,17 @@ class LabelledTrack:
 
 @dataclass(frozen=True)
 class Expression:
-    """A sentence and the uids of the tracks that it means; none where there is no such object."""
+    """A sentence and the uids of the tracks that it means.
+
+    Args:
+        uids: none where there is no such object.
+        trust: how far that can be relied on, most of all where there is no object: PAINTED where a person rejected
+            what a model had found, ACCEPTED where a person agreed.
+    """
 
     text: str
     uids: tuple[str, ...] = ()
+    trust: Trust = Trust.PREDICTED
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ class Native(TrackFormat):
     """manifest.json, tracks/<clip>.json and videos/<clip>.<suffix> (a hard link where the file system allows one).
 
     The manifest lists the clips with `video` (none without pictures), `source` and `identity`. A clip's tracks are
-    those of a result's JSON, each with `trust` (a word for each frame) and `rejected`; `expressions` are {text, uids}.
-    `trajseg.data.corrections` reads it.
+    those of a result's JSON, each with `trust` (a word for each frame) and `rejected`; `expressions` are {text, uids,
+    trust}. `trajseg.data.corrections` reads it.
     """
 
     name = "trajseg"
@@ -43,13 +43,16 @@ class Native(TrackFormat):
         tracks = [
             {
                 **held.track.to_json(),
+                "instruction": held.track.instruction,
                 "provenance": held.track.provenance,
                 "rejected": held.rejected,
                 "trust": [trust.word for trust in held.trust],
             }
             for held in clip.tracks
         ]
-        expressions = [{"text": said.text, "uids": list(said.uids)} for said in clip.expressions]
+        expressions = [
+            {"text": said.text, "uids": list(said.uids), "trust": said.trust.word} for said in clip.expressions
+        ]
         self.write_json(f"tracks/{clip.name}.json", {"tracks": tracks, "expressions": expressions})
         self._manifest.append("clips", entry)
 
