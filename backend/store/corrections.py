@@ -238,6 +238,11 @@ class Corrections:
         with self.database.read() as session:
             return list(session.scalars(query))
 
+    def annotation_behind(self, job_id: str) -> int | None:
+        """Label Studio's id of the annotation whose corrections a job's tracks stand on; None where there is none."""
+        with self.database.read() as session:
+            return _annotation_behind(session, job_id)
+
     def painted(self, project_id: int, annotation_id: int) -> list[PaintedTrack]:
         """What persons vouch for in each track of an annotation, by label.
 
@@ -340,13 +345,24 @@ def _lineage(session: Session, project_id: int, annotation_id: int) -> list[int]
     found = [annotation_id]
     while len(found) < LONGEST_LINEAGE:
         row = _find(session, project_id, found[-1])
-        job = session.get(Job, row.job_id) if row is not None and row.job_id else None
-        asked = job.asked if job is not None else None
-        before = asked.annotation_id if isinstance(asked, RefineParams) else None
+        before = _annotation_behind(session, row.job_id) if row is not None else None
         if before is None or before in found:
             break
         found.append(before)
     return found[::-1]
+
+
+def _annotation_behind(session: Session, job_id: str | None) -> int | None:
+    """The annotation that a job refined; of one that only described tracks, or added marks, that of the job before."""
+    for _ in range(LONGEST_LINEAGE):
+        job = session.get(Job, job_id) if job_id else None
+        if job is None:
+            return None
+        asked = job.asked
+        if isinstance(asked, RefineParams) and asked.annotation_id is not None:
+            return asked.annotation_id
+        job_id = asked.earlier_job_id
+    return None
 
 
 def _put(track: PaintedTrack, correction: Correction) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from backend.store.kinds import KINDS
 from backend.store.models import Annotation, Correction, Job
 from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
@@ -33,10 +34,6 @@ from trajseg.tracks.trust import Trust
 if TYPE_CHECKING:
     from backend.store.corrections import PaintedTrack
     from backend.store.store import Store
-
-PREDICTING_KINDS = ("prelabel", "refine", "caption")
-"""Kinds of job whose tracks a person gets to see."""
-
 
 @dataclass(frozen=True)
 class StandingTrack:
@@ -150,7 +147,8 @@ class Standing:
             Job.project_id == project_id,
             Job.task_id == task_id,
             Job.state == "done",
-            Job.kind.in_(PREDICTING_KINDS),
+            # Only what is delivered gets before a person's eyes.
+            Job.kind.in_([kind.name for kind in KINDS.values() if kind.delivers]),
         )
         with self.store.database.read() as session:
             jobs = list(session.scalars(query.order_by(Job.finished_at, Job.id)))
@@ -159,7 +157,9 @@ class Standing:
     def _result(self, job: Job, jobs: Mapping[str, Job]) -> Result:
         """A job's tracks, with the captions of the newest job that described them."""
         result = self.store.tracks(job.id)
-        describing = [held for held in jobs.values() if held.kind == "caption" and held.params.get("job_id") == job.id]
+        describing = [
+            held for held in jobs.values() if held.kind == "caption" and held.asked.earlier_job_id == job.id
+        ]
         if describing:
             captions = {track.uid: track.caption for track in self.store.tracks(describing[-1].id).tracks}
             for track in result.tracks:
@@ -175,8 +175,7 @@ class Standing:
     ) -> StandingTask | None:
         newest: dict[str, Job] = {}
         for job in jobs.values():
-            origin = jobs.get(str(job.params.get("job_id"))) or job
-            refined = origin.params.get("annotation_id")
+            refined = self.store.corrections.annotation_behind(job.id)
             # What a withdrawn annotation asked for stands no longer.
             if refined is None or refined in annotations:
                 newest[job.instruction] = job

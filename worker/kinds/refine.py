@@ -52,8 +52,7 @@ def _annotation_id(context: JobContext[RefineParams]) -> int | None:
     """The annotation whose corrections count; for marks on refined tracks the one these were refined for."""
     params = context.params
     if params.annotation_id is None and params.base_job_id:
-        base = context.store.job(params.base_job_id).asked
-        return base.annotation_id if isinstance(base, RefineParams) else None
+        return context.store.corrections.annotation_behind(params.base_job_id)
     return params.annotation_id
 
 

@@ -105,7 +105,11 @@ def test_without_anything_nothing_stands(world: World) -> None:
 
 def test_without_an_annotation_the_newest_prediction_of_each_instruction_stands(world: World) -> None:
     world.done("prelabel", [track(1, [9] * FRAMES)])
-    world.done("refine", [track(1, [2] * FRAMES)], hints=[1])
+    world.done(
+        "refine",
+        [track(1, [2] * FRAMES)],
+        marks=[{"label": "track-1", "index": 0, "box": [1, 1, 4, 4], "point": False}],
+    )
     world.done("prelabel", [track(1, [20] * FRAMES)], "the star")
     world.done("prelabel", [], "the ring")
     task = world.task()
@@ -265,3 +269,15 @@ def test_a_drawing_without_a_prediction_waits_for_its_refinement(world: World) -
     world.finish(refine, [replace(track(1, [2] * FRAMES, ["person", *["flow"] * 5]), uid="drawn-track-1")])
     assert world.only().verdict == "drawn"
     assert world.only().trust == (PAINTED, *[PROPAGATED] * 5)
+
+
+def test_what_was_painted_still_counts_when_the_next_annotation_began_with_captions(world: World) -> None:
+    job = world.done("prelabel", [track(1, [2] * FRAMES)])
+    refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True)
+    refined = track(1, [9, 10, 11, 2, 2, 2], ["flow", "person", "flow"])
+    world.finish(refine, [refined])
+    captions = world.done("caption", [replace(refined, caption="a red square")], job_id=refine)
+    world.annotate(12, captions, [edited(captions, 4, 15)], hours=1)
+    (painted,) = world.store.corrections.painted(world.project, 12)
+    assert sorted(painted.masks) == [1, 4]
+    assert world.only().trust[:2] == (PROPAGATED, PAINTED)
