@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from backend.store.corrections import PaintedTrack
     from backend.store.store import Store
 
+
 @dataclass(frozen=True)
 class StandingTrack:
     """A track of a task, as it stands.
@@ -157,9 +158,7 @@ class Standing:
     def _result(self, job: Job, jobs: Mapping[str, Job]) -> Result:
         """A job's tracks, with the captions of the newest job that described them."""
         result = self.store.tracks(job.id)
-        describing = [
-            held for held in jobs.values() if held.kind == "caption" and held.asked.earlier_job_id == job.id
-        ]
+        describing = [held for held in jobs.values() if held.kind == "caption" and held.asked.earlier_job_id == job.id]
         if describing:
             captions = {track.uid: track.caption for track in self.store.tracks(describing[-1].id).tracks}
             for track in result.tracks:
