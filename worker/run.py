@@ -12,6 +12,8 @@ from pathlib import Path
 
 from rq.timeouts import JobTimeoutException
 
+from backend.addresses import shown_address
+from backend.fetch import FetchPolicy, fetched
 from backend.label_studio.outgoing.delivery import deliverer
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.settings import Settings, load_settings
@@ -24,7 +26,6 @@ from trajseg.engines.registry import load_engine
 from trajseg.errors import CancelledError, InputError, TrajSegError, VideoError
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
-from worker.fetch import FetchPolicy, fetched
 from worker.kinds.base import JobContext
 from worker.kinds.registry import work_of
 
@@ -174,14 +175,12 @@ class _Run(JobContext[JobParams]):
         return clip
 
     def _open(self, path: Path) -> Clip:
-        try:
-            clip = open_clip(path)
-        except VideoError as error:
-            # A person knows the task's address, not the name in the cache.
-            raise VideoError(error.message.replace(str(path), self.job.video), error.remedy) from error
+        # A person knows the task's address, not the name in the cache.
+        name = shown_address(self.job.video)
+        clip = open_clip(path, name)
         if len(clip) > self.settings.max_frames:
             raise VideoError(
-                f"The video {self.job.video} has {len(clip)} frames, {self.settings.max_frames} are allowed.",
+                f"The video {name} has {len(clip)} frames, {self.settings.max_frames} are allowed.",
                 "Cut it into shorter clips, or raise TRAJSEG_MAX_FRAMES.",
             )
         for note in clip.notes:

@@ -16,9 +16,9 @@ from label_studio_sdk.core.request_options import RequestOptions
 from pydantic import ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from backend.addresses import absolute, belongs_to, served_path, shown_address
+from backend.addresses import served_path
 from backend.tls import certificate_trouble, ssl_context
-from trajseg.errors import LabelStudioError, VideoError
+from trajseg.errors import LabelStudioError
 
 TESTED_VERSION = "1.23.2"
 """The Label Studio that trajseg is tested against; the editor behaves differently in others."""
@@ -173,22 +173,6 @@ class LabelStudioClient:
         upload_id = self._once(send)["file_upload_ids"][0]
         held = self._again(lambda: self._sdk.files.get(upload_id, request_options=self._options))
         return served_path(f"/data/{held.file}", self.url)
-
-    def download(self, address: str, path: Path, max_bytes: int = 4 * 2**30) -> None:
-        """Writes a file that Label Studio serves, by its address in task data (`/data/upload/...`), to `path`."""
-        url = absolute(address, self.url)
-        if not belongs_to(url, self.url):
-            raise VideoError(f"{shown_address(address)} is not an address of Label Studio at {self.url}.")
-
-        def fetch() -> None:
-            headers = self._sdk._client_wrapper.get_headers()
-            with self._http.stream("GET", url, headers=headers) as answer:
-                if answer.status_code >= 300:
-                    answer.read()
-                    raise ApiError(status_code=answer.status_code, body=_body(answer))
-                write_stream(answer, path, max_bytes)
-
-        self._again(fetch)
 
     def add_tasks(self, project_id: int, data: Sequence[Mapping[str, Any]]) -> list[int]:
         """Makes one task of each task data and returns their ids in the same order."""
@@ -403,17 +387,6 @@ class LabelStudioClient:
             raise LabelStudioError(
                 f"What answers at {self.url} is not Label Studio: {reason}.", _START_LABEL_STUDIO
             ) from error
-
-
-def write_stream(answer: httpx.Response, path: Path, max_bytes: int) -> None:
-    """Writes a streamed answer to `path`. Raises VideoError when it is larger than `max_bytes`."""
-    written = 0
-    with path.open("wb") as file:
-        for block in answer.iter_bytes(2**20):
-            written += len(block)
-            if written > max_bytes:
-                raise VideoError(f"The video at {shown_address(str(answer.url))} is larger than {max_bytes} bytes.")
-            file.write(block)
 
 
 def token_kind(api_key: str) -> TokenKind:

@@ -54,7 +54,6 @@ def seal(answer: Response, media_origin: str = "") -> Response:
         media_origin: scheme and host that the page's video is played from, where that is not this backend.
     """
     media = f"'self' {media_origin}".strip()
-    media = f"'self' {media_origin}".strip()
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         f"media-src {media}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -14,7 +14,7 @@ from werkzeug.exceptions import Forbidden, NotFound
 from werkzeug.wrappers.response import Response as BaseResponse
 
 from backend.addresses import absolute, is_link, is_own_path, shown_address, split
-from backend.downloads import download_folder
+from backend.fetch import FetchPolicy, cached_file, is_video
 from backend.http.media import media_url
 from backend.label_studio.outgoing.delivery import key_frame_path
 from backend.settings import Settings
@@ -72,7 +72,10 @@ def job_of(token: str, settings: Settings) -> str:
 
 
 def send(job: Job, settings: Settings) -> BaseResponse:
-    """The file of a job's video, with ranges, or the way to where it lies. Raises NotFound where it is gone."""
+    """The file of a job's video, with ranges, or a redirect to its address.
+
+    Raises NotFound where the file is gone or is not a video.
+    """
     path = local_file(job.video, settings)
     if path is None and is_link(job.video):
         parts = split(job.video)
@@ -80,34 +83,18 @@ def send(job: Job, settings: Settings) -> BaseResponse:
         answer.headers["Referrer-Policy"] = "no-referrer"
         answer.headers["Cache-Control"] = "no-store"
         return answer
-    if path is None:
-        raise NotFound("The video does not lie on this machine.")
+    # A task may name any file of an allowed folder: by its content it is a video, or it is not served.
+    if path is None or not is_video(path):
+        raise NotFound("The video is not on this machine.")
     kind = mimetypes.guess_type(path.name)[0] or ""
-    # A task may name any file of an allowed folder: what is no video must not open as a page of this host.
     answer = send_file(path, mimetype=kind if kind.startswith("video/") else "video/mp4", conditional=True)
     answer.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
     return answer
 
 
 def local_file(video: str, settings: Settings) -> Path | None:
-    """The file of a video on this machine: in an allowed folder, or as a worker has fetched it; None where none is.
-
-    Symbolic links are followed before it is seen whether the folder is allowed.
-    """
-    parts = split(video)
-    if not video.strip() or "\0" in video:
-        return None
-    address = absolute(video, settings.label_studio_url)
-    if split(address).scheme in ("http", "https"):
-        folder = download_folder(settings.data_dir.resolve() / "downloads", address)
-        return next((path for path in folder.glob("video*") if path.is_file()), None)
-    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(video)
-    allowed = [Path(folder).expanduser().resolve() for folder in settings.media_dirs]
-    for candidate in [path] if path.is_absolute() else [folder / path for folder in allowed]:
-        resolved = candidate.resolve()
-        if resolved.is_file() and any(resolved.is_relative_to(folder) for folder in allowed):
-            return resolved
-    return None
+    """The file of a video on this machine: in an allowed folder, or as a worker has fetched it; None where none is."""
+    return cached_file(video, settings.data_dir.resolve() / "downloads", FetchPolicy.from_settings(settings))
 
 
 def stills(job_id: str, frame_count: int, settings: Settings) -> dict[int, str]:

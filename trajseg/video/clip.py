@@ -116,10 +116,13 @@ class Clip:
         return pixels
 
 
-def open_clip(path: str | os.PathLike[str] | Clip) -> Clip:
+def open_clip(path: str | os.PathLike[str] | Clip, name: str = "") -> Clip:
     """Decode the video once, without keeping its pictures, and say what it really holds.
 
     A folder is opened as a clip of the pictures in it; see trajseg.video.frames_folder for its frame rate.
+
+    Args:
+        name: what errors call the video; by default its path.
 
     Raises:
         VideoError: missing, unreadable, without pictures, or cut off so that nothing can be decoded.
@@ -132,7 +135,7 @@ def open_clip(path: str | os.PathLike[str] | Clip) -> Clip:
         from trajseg.video.frames_folder import open_frames_folder
 
         return open_frames_folder(file)
-    with opened(file) as (container, stream):
+    with opened(file, name) as (container, stream):
         # A clock that starts below 0 is one whose first sound is thrown away; browsers count from 0 then.
         clock_start = max(0.0, (container.start_time or 0) / av.time_base)
         scan = _Scan(clock_start)
@@ -140,7 +143,7 @@ def open_clip(path: str | os.PathLike[str] | Clip) -> Clip:
             scan.add(frame, stream)
         if scan.first is None:
             raise VideoError(
-                f"No frame of {file} can be decoded.", "It is damaged or cut off: copy or export it again."
+                f"No frame of {name or file} can be decoded.", "It is damaged or cut off: copy or export it again."
             )
         nominal = float(stream.average_rate or stream.guessed_rate or 0) or None
         frame_map = FrameMap.from_times(tuple(scan.times), nominal)

@@ -35,34 +35,38 @@ class Damage:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+def opened(path: Path, name: str = "") -> Iterator[tuple[Any, Any]]:
     """Yield PyAV's container and video stream of the file at `path`.
+
+    Args:
+        name: what errors call the file; by default its path.
 
     Raises:
         VideoError: missing, a folder, empty, not readable, not a video, or without pictures.
     """
-    _refuse_what_is_no_file(path)
+    name = name or str(path)
+    _refuse_what_is_no_file(path, name)
     try:
         # "file:" so that a name with a colon is never taken for a URL.
         container = av.open(f"file:{os.fspath(path)}", options=OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if format_name := _unsupported_format(path):
             raise VideoError(
-                f"{path} cannot be read as a video: trajseg does not read the format {format_name}.",
+                f"{name} cannot be read as a video: trajseg does not read the format {format_name}.",
                 "If it is a video, convert it to MP4 with H.264.",
             ) from error
         raise VideoError(
-            f"{path} cannot be read as a video ({_reason(error)}).",
+            f"{name} cannot be read as a video ({_reason(error)}).",
             "If it should be one, it is damaged or cut off: copy or export it again.",
         ) from error
     with container:
         streams = [s for s in container.streams.video if not _is_cover_picture(s)]
         if not streams:
-            raise VideoError(f"{path} has no pictures, only sound or data.", "Give a file with a video track.")
+            raise VideoError(f"{name} has no pictures, only sound or data.", "Give a file with a video track.")
         stream = streams[0]
         if stream.codec_context is None:
             raise VideoError(
-                f"{path} holds video in a codec that cannot be decoded here.", "Convert it to H.264 first."
+                f"{name} holds video in a codec that cannot be decoded here.", "Convert it to H.264 first."
             )
         stream.thread_type = "AUTO"
         yield container, stream
@@ -153,20 +157,20 @@ def _unsupported_format(path: Path) -> str:
     return ""
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
+def _refuse_what_is_no_file(path: Path, name: str) -> None:
     try:
         there, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:
         # A name of more than 255 bytes, a NUL, half of a character.
-        raise VideoError(f"There is no file {path}: {_reason(error)}.", "Check the path.") from error
+        raise VideoError(f"There is no file {name}: {_reason(error)}.", "Check the path.") from error
     if folder:
-        raise VideoError(f"{path} is a folder, not a video.", "Give the path of one video file.")
+        raise VideoError(f"{name} is a folder, not a video.", "Give the path of one video file.")
     if not there:
-        raise VideoError(f"There is no file {path}.", "Check the path.")
+        raise VideoError(f"There is no file {name}.", "Check the path.")
     if not os.access(path, os.R_OK):
-        raise VideoError(f"{path} may not be read.", "Check the file's permissions.")
+        raise VideoError(f"{name} may not be read.", "Check the file's permissions.")
     if path.stat().st_size == 0 and path.is_file():
-        raise VideoError(f"{path} is empty.", "Copy or download it again.")
+        raise VideoError(f"{name} is empty.", "Copy or download it again.")
 
 
 def _is_cover_picture(stream: Any) -> bool:

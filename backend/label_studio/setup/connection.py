@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from backend.addresses import absolute, belongs_to
+from backend.fetch import FetchPolicy, fetched
 from backend.label_studio.client import LabelStudioClient, Task
 from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY, STATE_KEY
 from backend.label_studio.setup import project as projects
-from backend.label_studio.setup import videos
 from backend.label_studio.setup.check import Check, video_checks
 from backend.settings import Settings
 from backend.store.kinds import KINDS
@@ -219,13 +216,10 @@ def _video_of(client: LabelStudioClient, settings: Settings, config: LabelConfig
     told = task.data.get(config.fps_key) if config.fps_key else config.frame_rate
     name = f"task {task.id}"
     try:
-        if belongs_to(absolute(address, client.url), client.url):
-            with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
-                path = Path(folder) / "video"
-                client.download(address, path, settings.download_max_bytes)
-                yield from video_checks(name, path, _number(told))
-        elif address and not videos.is_opaque(address, client.url):
-            with videos.local_file(address, settings.download_max_bytes) as path:
+        if address:
+            # Annotators write this address, so it is fetched as a worker would fetch it.
+            policy = FetchPolicy.from_settings(settings)
+            with fetched(address, settings.data_dir / "downloads", policy) as path:
                 yield from video_checks(name, path, _number(told))
     except TrajSegError as error:
         yield Check("Video", "fail", f"{name}: {error.message}", error.remedy)

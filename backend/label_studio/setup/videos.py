@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import httpx
-
-from backend.addresses import has_scheme, is_link, is_own_path, shown_address, shown_text, split
-from backend.label_studio.client import LabelStudioClient, write_stream
-from backend.tls import certificate_trouble, ssl_context
-from trajseg.errors import VideoError
+from backend.addresses import has_scheme, is_link, is_own_path, shown_address, split
+from backend.fetch import FetchPolicy, fetched
+from backend.label_studio.client import LabelStudioClient
 from trajseg.files import printable
 from trajseg.video import Clip, open_clip, playable_copy, save_frame
 
@@ -57,31 +54,22 @@ def is_opaque(video: str, label_studio_url: str = "") -> bool:
 
 @contextmanager
 def local_file(video: str, max_bytes: int) -> Iterator[Path]:
-    """The video as a local file for as long as the context lasts; a link is downloaded.
+    """A video that the operator names as a local file for as long as the context lasts; a link is downloaded.
 
-    Raises VideoError when it is not there, or a link does not lead to it.
+    The link's own host is trusted, since no annotator wrote it; a host that it redirects to is not.
+
+    Raises VideoError when it is not there, or a link does not lead to a video.
     """
     if not is_link(video):
         yield Path(unquote(urlsplit(video).path)) if _is_file_url(video) else Path(video)
         return
-    with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
+    policy = FetchPolicy(max_bytes=max_bytes).naming(video)
+    with tempfile.TemporaryDirectory(prefix="trajseg-") as folder, fetched(video, Path(folder), policy) as path:
+        # Uploads are named after the file.
         name = Path(unquote(split(video).path)).name
-        path = Path(folder) / f"{file_stem(Path(name).stem) or 'video'}{Path(name).suffix[:8]}"
-        shown = shown_address(video)
-        try:
-            with httpx.stream("GET", video, follow_redirects=True, timeout=60, verify=ssl_context()) as answer:
-                if answer.status_code >= 300:
-                    raise VideoError(
-                        f"The video at {shown} cannot be read: the server answered {answer.status_code}.",
-                        "Check the link.",
-                    )
-                write_stream(answer, path, max_bytes)
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise VideoError(
-                f"The video at {shown} cannot be read: {shown_text(str(error)) or type(error).__name__}.",
-                certificate_trouble(error) or "Check the link.",
-            ) from error
-        yield path
+        named = Path(folder) / f"{file_stem(Path(name).stem) or 'video'}{Path(name).suffix[:8]}"
+        named.symlink_to(path)
+        yield named
 
 
 def file_stem(name: str) -> str:

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 
 import backend.pages
 from backend.composition import compose
-from backend.downloads import download_folder
+from backend.fetch.cache import download_folder
 from backend.http.app import create_app
 from backend.pages import report
 from backend.queue import JobQueue
@@ -406,25 +406,29 @@ def test_a_file_outside_the_allowed_folders_is_never_served(
         assert video_link(client, finished(store, result, ask(task, video=video))) == ""
 
 
-def test_a_page_in_an_allowed_folder_is_served_as_a_video_and_cannot_run(
-    client: FlaskClient, settings: Settings, store: Store, ask: Any, result: Result, tmp_path: Path
+def test_what_is_not_a_video_by_its_content_is_not_served_and_nothing_can_run(
+    client: FlaskClient, settings: Settings, store: Store, ask: Any, result: Result, tmp_path: Path, clips: Path
 ) -> None:
     (tmp_path / "notes.html").write_text("<script>alert(1)</script>")
+    (tmp_path / "clip.html").write_bytes((clips / "yellow_box.mp4").read_bytes())
     settings.media_dirs = (str(tmp_path),)
-    answer = client.get(video_link(client, finished(store, result, ask(video="notes.html"))))
+    assert client.get(video_link(client, finished(store, result, ask(1, video="notes.html")))).status_code == 404
+    answer = client.get(video_link(client, finished(store, result, ask(2, video="clip.html"))))
     assert answer.mimetype == "video/mp4"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "sandbox" in answer.headers["Content-Security-Policy"]
 
 
 def test_a_video_that_a_worker_has_fetched_is_played_from_here(
-    client: FlaskClient, settings: Settings, store: Store, done: Job
+    client: FlaskClient, settings: Settings, store: Store, done: Job, clips: Path
 ) -> None:
     assert video_link(client, done) == "http://127.0.0.1:8080/data/upload/7/clip.mp4"
     folder = download_folder(settings.data_dir.resolve() / "downloads", f"{settings.label_studio_url}{done.video}")
     folder.mkdir(parents=True)
-    (folder / "video.mp4").write_bytes(b"bytes")
-    assert client.get(video_link(client, done)).data == b"bytes"
+    (folder / "video.mp4").write_bytes(b'{"token": "secret"}')
+    assert client.get(video_link(client, done)).status_code == 404
+    (folder / "video.mp4").write_bytes((clips / "yellow_box.mp4").read_bytes())
+    assert client.get(video_link(client, done)).data == (clips / "yellow_box.mp4").read_bytes()
 
 
 def test_only_the_videos_own_host_is_let_in_besides_this_one(

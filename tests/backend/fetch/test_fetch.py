@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import http.server
+import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
 
 from backend.addresses import shown_address
+from backend.fetch import FetchPolicy, evict, fetched, is_video
+from backend.fetch.policy import is_public
 from trajseg.errors import CancelledError, LabelStudioError, ServiceError, VideoError
-from worker.fetch import FetchPolicy, evict, fetched
 
-BODY = bytes(range(256)) * 4096
+BODY = (Path(__file__).parents[2] / "clips" / "yellow_box.mp4").read_bytes()
+OTHER_BODY = (Path(__file__).parents[2] / "clips" / "variable_frame_rate.mp4").read_bytes()
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
@@ -207,7 +213,7 @@ def test_a_video_that_is_too_large_leaves_nothing_behind(origin: Origin, policy:
     origin.routes["/data/upload/1/hides.mp4"] = endless
     for name in ("says", "hides"):
         with pytest.raises(VideoError, match="larger than"):
-            fetch(f"/data/upload/1/{name}.mp4", tmp_path, replace(policy, max_bytes=500_000))
+            fetch(f"/data/upload/1/{name}.mp4", tmp_path, replace(policy, max_bytes=len(BODY) // 2))
     assert leftovers(tmp_path) == []
 
 
@@ -259,10 +265,10 @@ def test_an_unchanged_video_is_not_downloaded_twice(origin: Origin, policy: Fetc
 
 
 def test_a_changed_video_is_downloaded_again(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
-    origin.routes["/data/upload/1/v.mp4"] = send(200, b"old", ETag='"one"')
-    assert fetch("/data/upload/1/v.mp4", tmp_path, policy) == b"old"
-    origin.routes["/data/upload/1/v.mp4"] = send(200, b"new", ETag='"two"')
-    assert fetch("/data/upload/1/v.mp4", tmp_path, policy) == b"new"
+    origin.routes["/data/upload/1/v.mp4"] = send(200, BODY, ETag='"one"')
+    assert fetch("/data/upload/1/v.mp4", tmp_path, policy) == BODY
+    origin.routes["/data/upload/1/v.mp4"] = send(200, OTHER_BODY, ETag='"two"')
+    assert fetch("/data/upload/1/v.mp4", tmp_path, policy) == OTHER_BODY
 
 
 def test_eviction_takes_the_least_recently_used_and_spares_what_is_in_use(tmp_path: Path) -> None:
@@ -322,3 +328,234 @@ def test_a_cache_that_cannot_be_written_is_the_machines_fault(
 def test_shown_addresses_hide_what_is_secret() -> None:
     assert shown_address("https://me:pw@host:1/v.mp4?X-Amz-Signature=s#f") == "https://host:1/v.mp4"
     assert shown_address("/data/local-files/?d=media/a.mp4") == "/data/local-files/?d=media/a.mp4"
+
+
+API = "/api/current-user/whoami"
+SECRET = json.dumps({"email": "admin@example.com", "token": "c0ffee"}).encode()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/upload/../../api/current-user/whoami",
+        "/data/upload/%2e%2e/%2e%2e/api/current-user/whoami",
+        "/data/upload/%252e%252e/%252e%252e/api/current-user/whoami",
+        "/data/upload/..%2f..%2fapi/current-user/whoami",
+        "/data/upload/..\\..\\api/current-user/whoami",
+        "/data/upload/..%5c..%5capi/current-user/whoami",
+        "/data/upload/..;/..;/api/current-user/whoami",
+        "/data/upload/./1/v.mp4",
+        "/data/upload/%00/v.mp4",
+        "/data/upload/%" + "25" * 6 + "2e/v.mp4",
+        "/data/local-files/../../api/current-user/whoami",
+        "/storage-data/../api/current-user/whoami",
+        "/tasks/1/../../api/current-user/whoami",
+        "/tasks/1/annotations/",
+        "/tasks/x/resolve/",
+        "/data/other",
+        "/projects/1/",
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_nothing_of_label_studio_is_asked_for_but_its_files(
+    path: str, absolute: bool, origin: Origin, policy: FetchPolicy, tmp_path: Path
+) -> None:
+    origin.routes[API] = send(200, SECRET)
+    with pytest.raises(VideoError):
+        fetch(origin.url + path if absolute else path, tmp_path, policy)
+    assert origin.seen == []
+
+
+def test_the_api_is_not_asked_for_by_its_own_address(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="not a file that it stores"):
+        fetch(origin.url + API, tmp_path, policy)
+    assert origin.seen == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/upload/1/v.mp4",
+        "/data/local-files/?d=v.mp4",
+        "/storage-data/uploaded/?filepath=v.mp4",
+        "/tasks/3/resolve/?fileuri=czM6Ly9i",
+        "/tasks/3/presign/?fileuri=czM6Ly9i",
+        "/projects/3/resolve/?fileuri=czM6Ly9i",
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/label-studio"])
+def test_each_place_where_label_studio_keeps_files_gets_the_token(
+    path: str, prefix: str, origin: Origin, policy: FetchPolicy, tmp_path: Path
+) -> None:
+    below = replace(policy, label_studio_url=origin.url + prefix)
+    origin.routes[prefix + path.partition("?")[0]] = send()
+    for number, video in enumerate((path, prefix + path, origin.url + prefix + path)):
+        assert fetch(video, tmp_path / str(number), below) == BODY
+    assert all(headers["Authorization"] == f"Token {'c0ffee' * 6}" for _, _, headers in origin.seen)
+
+
+def test_a_path_beside_the_prefix_gets_no_token(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="not a file that it stores"):
+        fetch(
+            f"{origin.url}/data/upload/1/v.mp4",
+            tmp_path,
+            replace(policy, label_studio_url=f"{origin.url}/label-studio"),
+        )
+    assert origin.seen == []
+
+
+@pytest.mark.parametrize("target", [API, "/data/upload/../../api/current-user/whoami"])
+def test_a_redirect_does_not_lead_to_the_api(
+    target: str, origin: Origin, other: Origin, policy: FetchPolicy, tmp_path: Path
+) -> None:
+    named = replace(policy, hosts=(other.url.removeprefix("http://"),))
+    other.routes["/v.mp4"] = send(302, b"", Location=origin.url + target)
+    origin.routes["/data/upload/1/v.mp4"] = send(302, b"", Location=target)
+    origin.routes[API] = send(200, SECRET)
+    for video in (f"{other.url}/v.mp4", "/data/upload/1/v.mp4"):
+        with pytest.raises(VideoError):
+            fetch(video, tmp_path, named)
+    assert API not in [path for _, path, _ in origin.seen]
+    assert leftovers(tmp_path) == []
+
+
+def test_no_token_is_sent_after_a_redirect_from_elsewhere(
+    origin: Origin, other: Origin, policy: FetchPolicy, tmp_path: Path
+) -> None:
+    named = replace(policy, hosts=(other.url.removeprefix("http://"),))
+    other.routes["/v.mp4"] = send(302, b"", Location=f"{origin.url}/data/upload/2/private.mp4")
+    origin.routes["/data/upload/2/private.mp4"] = send()
+    fetch(f"{other.url}/v.mp4", tmp_path, named)
+    assert "Authorization" not in origin.seen[0][2]
+
+
+def test_what_is_not_a_video_is_not_kept(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+    playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"
+    for number, body in enumerate((SECRET, playlist, b"", os.urandom(4096), BODY[:100])):
+        origin.routes[f"/data/upload/1/{number}.mp4"] = send(200, body)
+        with pytest.raises(VideoError, match=f"/data/upload/1/{number}.mp4"):
+            fetch(f"/data/upload/1/{number}.mp4", tmp_path, policy)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_file_is_a_video_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(SECRET)
+    (tmp_path / "b.txt").write_bytes(BODY)
+    assert not is_video(tmp_path / "a.mp4")
+    assert is_video(tmp_path / "b.txt")
+    assert not is_video(tmp_path / "gone.mp4")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "0",
+        "[::ffff:127.0.0.1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "[fec0::1]",
+        "[fe80::1]",
+        "[fd00::1]",
+        "localhost.",
+        "user@127.0.0.1",
+        "public.example:80@127.0.0.1",
+        "100.64.0.1",
+        "224.0.0.1",
+    ],
+)
+def test_a_private_address_in_disguise_is_refused(host: str, policy: FetchPolicy, tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"private address|cannot be resolved"):
+        fetch(f"http://{host}/clip.mp4", tmp_path, replace(policy, hosts=("*",)))
+
+
+def test_addresses_that_wrap_others_are_not_public() -> None:
+    wrapped = ("64:ff9b::808:808", "64:ff9b:1::1", "2002:808:808::1", "2001:0:1::1", "fec0::1", "::8.8.8.8", "::1")
+    assert [address for address in wrapped if is_public(address)] == []
+    assert all(map(is_public, ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8")))
+
+
+def test_a_name_that_changes_its_address_is_connected_to_where_it_was_checked(
+    origin: Origin, policy: FetchPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = socket.getaddrinfo, []
+
+    def changing(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host != "videos.example":
+            return real(host, port, *args, **kwargs)
+        asked.append(host)
+        return real("127.0.0.1" if len(asked) == 1 else "192.0.2.1", port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", changing)
+    origin.routes["/v.mp4"] = send()
+    port = origin.url.rpartition(":")[2]
+    named = replace(policy, hosts=("videos.example",))
+    assert fetch(f"http://videos.example:{port}/v.mp4", tmp_path, named) == BODY
+    assert len(asked) == 1
+    assert origin.seen[0][2]["Host"] == f"videos.example:{port}"
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse(
+    policy: FetchPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: both)
+    with pytest.raises(VideoError, match="private address"):
+        fetch("http://videos.example/v.mp4", tmp_path, replace(policy, hosts=("*",)))
+
+
+def drip(part: bytes) -> Answer:
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        if part == b"x":
+            handler.send_response(200)
+            handler.end_headers()
+        else:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        for _ in range(200):
+            time.sleep(0.05)
+            try:
+                handler.wfile.write(part)
+            except OSError:
+                return
+
+    return answer
+
+
+@pytest.mark.parametrize("part", [b"x", b"X-A: b\r\n"], ids=["bytes", "headers"])
+def test_a_drip_ends_at_the_total_time(part: bytes, origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+    origin.routes["/data/upload/1/v.mp4"] = drip(part)
+    started = time.monotonic()
+    with pytest.raises(VideoError, match="was not there after"):
+        fetch("/data/upload/1/v.mp4", tmp_path, replace(policy, max_seconds=0.5))
+    assert time.monotonic() - started < 2
+    assert leftovers(tmp_path) == []
+
+
+def test_a_cancel_reaches_a_server_that_says_nothing(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+    origin.routes["/data/upload/1/v.mp4"] = lambda handler: time.sleep(4)
+
+    def tick() -> None:
+        raise CancelledError("cancelled")
+
+    started = time.monotonic()
+    with pytest.raises(CancelledError), fetched("/data/upload/1/v.mp4", tmp_path, policy, tick):
+        pass
+    assert time.monotonic() - started < 3
+
+
+def test_a_compressed_answer_is_not_unpacked(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+    origin.routes["/data/upload/1/v.mp4"] = send(200, gzip.compress(bytes(10_000_000)), Content_Encoding="gzip")
+    with pytest.raises(VideoError, match="compressed"):
+        fetch("/data/upload/1/v.mp4", tmp_path, policy)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a\0b.mp4", "x" * 300, "file://%00", "file:/etc/passwd", "//127.0.0.1/v.mp4", "loop"])
+def test_a_path_that_is_none_is_an_error_of_the_task(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(VideoError):
+        fetch(name, tmp_path / "cache", FetchPolicy(folders=(tmp_path,)))

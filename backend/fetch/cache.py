@@ -1,0 +1,328 @@
+"""The cache of fetched videos: streamed to disk, capped, looked into, and never half a video."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import httpcore
+import httpx
+
+from backend.addresses import shown_address, shown_text
+from backend.fetch.policy import FetchPolicy, Target
+from backend.fetch.transport import DeadlineError, Patience, Tick, get
+from backend.label_studio.client import token_kind
+from backend.tls import certificate_trouble, ssl_context
+from trajseg.errors import LabelStudioError, ServiceError, VideoError
+from trajseg.video.decoding import opened
+
+MAX_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+TOKEN_SECONDS = 10.0
+PART = "part-"
+OLD_PART_SECONDS = 24 * 3600.0
+"""A part this old was left behind by a worker that was killed."""
+
+
+@contextmanager
+def fetched(video: str, cache: Path, policy: FetchPolicy, tick: Tick | None = None) -> Iterator[Path]:
+    """The video as a file on this machine, for as long as the context lasts.
+
+    A downloaded file is locked against eviction while the context lasts.
+
+    Raises:
+        VideoError: the address is refused or dead, or what it leads to is not a video.
+        LabelStudioError: Label Studio does not answer or refuses the token.
+        ServiceError: the cache cannot be written.
+        Exception: whatever `tick` raises.
+    """
+    local = policy.local_path(video)
+    if local is not None:
+        yield local
+        return
+    with _locked(video, cache, policy, tick or (lambda: None)) as path:
+        evict(cache, policy.cache_bytes)
+        yield path
+
+
+def cached_file(video: str, cache: Path, policy: FetchPolicy) -> Path | None:
+    """The file of a video where it is on this machine already, in an allowed folder or the cache; None otherwise."""
+    try:
+        local = policy.local_path(video)
+        if local is not None:
+            return local
+        folder = download_folder(cache, policy.absolute_url(video))
+    except VideoError:
+        return None
+    return next((path for path in folder.glob("video*") if path.is_file()), None)
+
+
+def is_video(path: Path) -> bool:
+    """Whether the content of a file, not its name, is a video that trajseg reads."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return False
+    return _has_pictures(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _has_pictures(path: Path, modified: int, size: int) -> bool:
+    try:
+        with opened(path):
+            return True
+    except VideoError:
+        return False
+
+
+def evict(cache: Path, max_bytes: int) -> list[Path]:
+    """Delete the least recently used videos until the cache is small enough; one that is in use stays."""
+    for part in cache.glob(f"*/{PART}*"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > OLD_PART_SECONDS:
+                part.unlink()
+    files = [path for path in cache.glob("*/video*") if path.is_file()]
+    used = {path: path.stat() for path in files}
+    size = sum(stat.st_size for stat in used.values())
+    deleted = []
+    for path in sorted(files, key=lambda path: used[path].st_mtime):
+        if size <= max_bytes:
+            break
+        with path.open("rb") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            (path.parent / "validators.json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        size -= used[path].st_size
+        deleted.append(path)
+    return deleted
+
+
+@contextmanager
+def _locked(video: str, cache: Path, policy: FetchPolicy, tick: Tick) -> Iterator[Path]:
+    """The downloaded video, locked; one that another worker evicts before the lock is fetched again."""
+    while True:
+        path = _Download(video, cache, policy, tick).path()
+        try:
+            handle = path.open("rb")
+        except FileNotFoundError:
+            continue
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            if path.exists():
+                yield path
+                return
+
+
+class _Download:
+    """One download of one video, through all its redirects."""
+
+    def __init__(self, video: str, cache: Path, policy: FetchPolicy, tick: Tick) -> None:
+        self._name = shown_address(video)
+        self._policy = policy
+        self._url = policy.absolute_url(video)
+        # Before anything else reads it: it may not even be an address.
+        policy.target(self._url)
+        self._folder = download_folder(cache, self._url)
+        self._path = self._folder / f"video{_suffix(self._url)}"
+        self._patience = Patience(policy.max_seconds, tick)
+        self._left_label_studio = False
+
+    def path(self) -> Path:
+        """Where the video is in the cache: downloaded now, or unchanged since the last time."""
+        url = self._url
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                # Checked before anything is asked, and again for every hop.
+                target = self._policy.target(url)
+                with self._answer(target) as (answer, headers):
+                    if answer.status in REDIRECTS and "location" in headers:
+                        url = urljoin(target.url, headers["location"])
+                        continue
+                    if answer.status == 304:
+                        os.utime(self._path)
+                        return self._path
+                    self._refuse_bad_status(target, answer.status)
+                    self._store(answer, headers)
+                    return self._path
+        except DeadlineError as error:
+            raise VideoError(
+                f"The video {self._name} was not there after {self._policy.max_seconds:.0f} s.",
+                "Raise TRAJSEG_DOWNLOAD_TIMEOUT_SECONDS, or move the video to a faster server.",
+            ) from error
+        raise VideoError(
+            f"The video {self._name} cannot be fetched: its server redirects without end.",
+            "Put the final address into the task's `video`.",
+        )
+
+    @contextmanager
+    def _answer(self, target: Target) -> Iterator[tuple[httpcore.Response, httpx.Headers]]:
+        headers = self._validators()
+        # A token that is sent after a redirect from elsewhere goes where another server wants it.
+        self._left_label_studio |= not target.takes_token
+        if target.takes_token and not self._left_label_studio and self._policy.label_studio_token:
+            headers["Authorization"] = self._authorization()
+        addresses = self._policy.addresses(target)
+        try:
+            with get(target, addresses, headers, self._patience) as answer:
+                yield answer
+        except (
+            httpcore.NetworkError,
+            httpcore.TimeoutException,
+            httpcore.ProtocolError,
+            httpcore.UnsupportedProtocol,
+            httpx.InvalidURL,
+        ) as error:
+            why, certificate = _why(error), certificate_trouble(error)
+            if target.is_label_studio:
+                raise self._policy.label_studio_down(why, certificate) from error
+            raise VideoError(
+                f"The video {self._name} cannot be fetched: {why}.",
+                certificate or "Check that the address is right and that its server answers.",
+            ) from error
+
+    def _authorization(self) -> str:
+        """The Authorization header for Label Studio; a personal access token is exchanged for a short-lived one."""
+        token = self._policy.label_studio_token.strip()
+        kind = token_kind(token)
+        if kind != "personal access":
+            return f"{'Token' if kind == 'legacy' else 'Bearer'} {token}"
+        url = self._policy.label_studio_url.rstrip("/") + "/api/token/refresh/"
+        try:
+            answer = httpx.post(
+                url, json={"refresh": token}, timeout=TOKEN_SECONDS, trust_env=False, verify=ssl_context()
+            )
+        except httpx.HTTPError as error:
+            raise self._policy.label_studio_down(_why(error), certificate_trouble(error)) from error
+        if answer.status_code >= 500:
+            raise self._policy.label_studio_down(f"it answered {answer.status_code} to the token")
+        if answer.status_code != 200:
+            raise LabelStudioError(
+                f"Label Studio does not accept the personal access token: it answered {answer.status_code}.",
+                "Make a new one under Account & Settings and put it into LABEL_STUDIO_API_KEY.",
+            )
+        try:
+            return f"Bearer {answer.json()['access']}"
+        except (ValueError, KeyError, TypeError) as error:
+            raise LabelStudioError(
+                f"What answers the exchange of the token at {shown_address(url)} is not Label Studio: "
+                f"{'a web page' if _is_web_page(answer.content) else 'it gives no access token'}.",
+                "A proxy or a login page may be in between: set LABEL_STUDIO_URL to an address that leads to "
+                "Label Studio without it.",
+            ) from error
+
+    def _refuse_bad_status(self, target: Target, status: int) -> None:
+        if target.is_label_studio:
+            if status in (401, 403):
+                raise LabelStudioError(
+                    f"Label Studio refuses access to the video {self._name}: it answered {status}.",
+                    "Check LABEL_STUDIO_API_KEY; a legacy token must be allowed by the organisation.",
+                )
+            if status >= 500:
+                raise self._policy.label_studio_down(f"it answered {status} for {self._name}")
+        if status != 200:
+            raise VideoError(
+                f"The video {self._name} cannot be fetched: the server answered {status}.",
+                "The link is dead or needs a login: open it in a browser, then fix the task's `video`.",
+            )
+
+    def _store(self, answer: httpcore.Response, headers: httpx.Headers) -> None:
+        """Stream the body to a file beside the video and rename it once it is known to be a video."""
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            # Nothing was said to be accepted; what it unpacks to has no limit.
+            raise VideoError(
+                f"The server of the video {self._name} sends it compressed ({encoding[:40]}).",
+                "Have the server send the file as it is, without Content-Encoding.",
+            )
+        announced = headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > self._policy.max_bytes:
+            raise self._too_big()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=PART, delete=False) as part:
+                try:
+                    self._write(answer, part)
+                    with opened(Path(part.name), self._name):
+                        pass
+                    os.replace(part.name, self._path)
+                except BaseException:
+                    Path(part.name).unlink(missing_ok=True)
+                    raise
+            kept = {name: headers[name] for name in ("etag", "last-modified") if name in headers}
+            (self._folder / "validators.json").write_text(json.dumps(kept))
+        except OSError as error:
+            raise ServiceError(
+                f"The video {self._name} cannot be kept in {self._folder}: {error.strerror}.",
+                "Free some disk, or move TRAJSEG_DATA_DIR.",
+            ) from error
+
+    def _write(self, answer: httpcore.Response, part: tempfile._TemporaryFileWrapper[bytes]) -> None:
+        size = 0
+        for chunk in answer.iter_stream():
+            if size == 0 and _is_web_page(chunk):
+                raise VideoError(
+                    f"The address {self._name} leads to a web page, not a video.",
+                    "Put the address of the video file itself into the task's `video`.",
+                )
+            size += len(chunk)
+            if size > self._policy.max_bytes:
+                raise self._too_big()
+            part.write(chunk)
+        part.flush()
+
+    def _too_big(self) -> VideoError:
+        return VideoError(
+            f"The video {self._name} is larger than the {self._policy.max_bytes / 1e6:.0f} MB that are allowed.",
+            "Cut or re-encode it, or raise TRAJSEG_DOWNLOAD_MAX_BYTES.",
+        )
+
+    def _validators(self) -> dict[str, str]:
+        """The headers that ask for the video only if it has changed; none where there is no copy."""
+        if not self._path.exists():
+            return {}
+        try:
+            kept = json.loads((self._folder / "validators.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(kept, dict):
+            return {}
+        if "etag" in kept:
+            return {"If-None-Match": str(kept["etag"])}
+        return {"If-Modified-Since": str(kept["last-modified"])} if "last-modified" in kept else {}
+
+
+def download_folder(cache: Path, url: str) -> Path:
+    """The folder of `cache` for an absolute address: it holds the file `video` and its suffix."""
+    return cache / hashlib.sha256(url.encode()).hexdigest()[:32]
+
+
+def _suffix(url: str) -> str:
+    """The file ending that the address suggests, which tells PyAV and people what it is."""
+    parts = urlsplit(url)
+    name = parts.query.partition("d=")[2] if "/local-files/" in parts.path else parts.path
+    suffix = Path(unquote(name)).suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
+
+
+def _is_web_page(start: bytes) -> bool:
+    return start.lstrip()[:9].lower().startswith((b"<html", b"<!doctype"))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, httpx.LocalProtocolError | httpcore.LocalProtocolError):
+        # Its text quotes the header, and with it the token.
+        return "the request cannot be sent, a header is invalid"
+    return shown_text(str(error)) or type(error).__name__

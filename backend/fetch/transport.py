@@ -1,0 +1,134 @@
+"""The transport: one GET to the addresses that were checked, with an end to waiting, and without decompression."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpcore
+import httpx
+
+from backend.fetch.policy import Target
+from backend.tls import ssl_context
+
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 30.0
+TICK_SECONDS = 1.0
+
+Tick = Callable[[], None]
+"""Called about once a second while a video is downloaded; what it raises ends the download."""
+
+
+class DeadlineError(Exception):
+    """The download as a whole took too long, however busily it went on."""
+
+
+class Patience:
+    """How long one download may still take, over all its redirects.
+
+    Args:
+        seconds: in all, from now on.
+        tick: called about once a second, also while nothing arrives.
+    """
+
+    def __init__(self, seconds: float, tick: Tick) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._tick = tick
+        self._ticked = time.monotonic()
+
+    def left(self) -> float:
+        """Seconds that are left. Raises DeadlineError when there are none, and whatever `tick` raises."""
+        now = time.monotonic()
+        if now - self._ticked >= TICK_SECONDS:
+            self._ticked = now
+            self._tick()
+        if now >= self._deadline:
+            raise DeadlineError
+        return self._deadline - now
+
+
+class _PatientStream(httpcore.NetworkStream):
+    """A connection whose every read and write keeps to the download's deadline, headers and TLS too."""
+
+    def __init__(self, stream: httpcore.NetworkStream, patience: Patience) -> None:
+        self._stream = stream
+        self._patience = patience
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        quiet_until = time.monotonic() + (timeout or SILENCE_SECONDS)
+        while True:
+            left = min(self._patience.left(), quiet_until - time.monotonic())
+            try:
+                return self._stream.read(max_bytes, max(min(left, TICK_SECONDS), 0.001))
+            except httpcore.ReadTimeout:
+                if time.monotonic() >= quiet_until:
+                    raise
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, min(timeout or SILENCE_SECONDS, self._patience.left()))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = min(timeout or CONNECT_SECONDS, self._patience.left())
+        return _PatientStream(self._stream.start_tls(ssl_context, server_hostname, left), self._patience)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class PinnedNetwork(httpcore.NetworkBackend):
+    """Connects to the addresses that the policy checked and asks no name server: its answer may change in between."""
+
+    def __init__(self, addresses: Sequence[str], patience: Patience) -> None:
+        self._addresses = addresses
+        self._patience = patience
+        self._network = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in self._addresses:
+            left = min(timeout or CONNECT_SECONDS, self._patience.left())
+            try:
+                stream = self._network.connect_tcp(address, port, left, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+                continue
+            return _PatientStream(stream, self._patience)
+        raise failure
+
+
+@contextmanager
+def get(
+    target: Target, addresses: Sequence[str], headers: dict[str, str], patience: Patience
+) -> Iterator[tuple[httpcore.Response, httpx.Headers]]:
+    """The answer to one GET, its body not read yet; redirects are not followed, proxies not used.
+
+    Raises DeadlineError, httpcore's exceptions, and whatever the patience's `tick` raises.
+    """
+    url = httpx.URL(target.url)
+    sent = {"Accept-Encoding": "identity", "User-Agent": "trajseg", **headers}
+    tls = ssl_context() if url.scheme == "https" else None
+    with (
+        httpcore.ConnectionPool(ssl_context=tls, network_backend=PinnedNetwork(addresses, patience)) as pool,
+        pool.stream(
+            "GET",
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=[(name.encode(), value.encode("latin-1", "replace")) for name, value in sent.items()],
+            extensions={"timeout": {"connect": CONNECT_SECONDS, "read": SILENCE_SECONDS, "write": SILENCE_SECONDS}},
+        ) as answer,
+    ):
+        yield answer, httpx.Headers(answer.headers)
