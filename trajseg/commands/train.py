@@ -53,6 +53,7 @@ def command(
     from trajseg.model.device import chosen
     from trajseg.shapes.recipe.recipe import TINY
     from trajseg.shapes.recipe.stages import TinyTraining
+    from trajseg.training.run import signals_stop
 
     if threads:
         torch.set_num_threads(threads)
@@ -68,7 +69,9 @@ def command(
                 minutes=math.inf if minutes is None else minutes,
             )
             click.echo(f"{step.name}: {step.learns}, {schedule.steps} steps")
-            if not training.run(step, schedule):
+            with signals_stop() as stop:
+                finished = training.run(step, schedule, stop)
+            if not finished:
                 click.echo(f"{step.name} is not over; the same command goes on with it.")
                 return
     if stage in ("all", "export"):

@@ -56,6 +56,7 @@ def joint(
 
     from trajseg.data.registry import open_source
     from trajseg.training.recipes import RECIPES, train_jointly
+    from trajseg.training.run import signals_stop
 
     if threads:
         torch.set_num_threads(threads)
@@ -79,7 +80,8 @@ def joint(
         recompute=recipe.recompute if recompute is None else recompute,
         four_bit=four_bit,
     )
-    result = train_jointly(recipe, checkpoint, out, source, seed, workers)
+    with signals_stop() as stop:
+        result = train_jointly(recipe, checkpoint, out, source, seed, workers, stop=stop)
     click.echo(f"{'Adapter' if lora else 'Checkpoint'}: {result}")
     if lora:
         click.echo(f"Merge it: trajseg export --checkpoint {checkpoint} --adapter {result} --out {out / 'checkpoint'}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,12 +33,14 @@ class Expression:
         targets: uids of the objects meant, in the order of a good answer; none when there is no such object.
         category: "referring", "reasoning", "several", "none", or the data set's own; what results are grouped by.
         kind: within its category, the data set's own word; may be empty.
+        weight: how much training counts the words of the answer, 0 to 1.
     """
 
     text: str
     targets: tuple[str, ...] = ()
     category: str = "referring"
     kind: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class AnnotatedObject:
         masks: by 0-based frame; frames without it are not there. May be lazy.
         caption: a sentence or phrase that is true of it, for training to answer with; may be empty.
         category: what it is, such as "person"; may be empty.
+        weights: how much training counts a frame of it, 0 to 1, by 0-based frame; 1 where nothing is said.
     """
 
     uid: str
     masks: Mapping[int, Rle]
     caption: str = ""
     category: str = ""
+    weights: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

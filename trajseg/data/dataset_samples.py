@@ -84,7 +84,15 @@ class DatasetSamples:
         thing = rng.choice(able)
         masks = annotated.masks([thing.uid], times)
         answer = grounding_answer([plain_words(thing.caption)])
-        return Sample(direction, _frames(annotated, times), CAPTION_REQUEST, answer, masks, boxes_of(masks[0]))
+        return Sample(
+            direction,
+            _frames(annotated, times),
+            CAPTION_REQUEST,
+            answer,
+            masks,
+            boxes_of(masks[0]),
+            mask_weights=_weights([thing], times),
+        )
 
     def _grounding(self, annotated: AnnotatedClip, times: Sequence[int], rng: random.Random) -> Sample | None:
         things = {thing.uid: thing for thing in annotated.objects}
@@ -98,7 +106,15 @@ class DatasetSamples:
         asked = rng.choice(able)
         names = [_name(things[uid], asked.text) for uid in asked.targets]
         masks = annotated.masks(asked.targets, times)
-        return Sample("grounding", _frames(annotated, times), asked.text, grounding_answer(names), masks)
+        return Sample(
+            "grounding",
+            _frames(annotated, times),
+            asked.text,
+            grounding_answer(names),
+            masks,
+            weight=asked.weight,
+            mask_weights=_weights([things[uid] for uid in asked.targets], times),
+        )
 
     def _nothing_for(self, direction: Direction) -> InputError:
         needs = {
@@ -114,6 +130,13 @@ class DatasetSamples:
 
 def _name(thing: AnnotatedObject, expression: str) -> str:
     return plain_words(thing.caption or expression)
+
+
+def _weights(things: Sequence[AnnotatedObject], times: Sequence[int]) -> np.ndarray | None:
+    """float32 [S, T]; None where all are 1."""
+    if not any(thing.weights for thing in things):
+        return None
+    return np.array([[thing.weights.get(t, 1.0) for t in times] for thing in things], np.float32)
 
 
 def _frames(annotated: AnnotatedClip, times: Sequence[int]) -> np.ndarray:

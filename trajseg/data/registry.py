@@ -66,6 +66,7 @@ DATASETS: Mapping[str, DatasetEntry] = {
         "shapes:test, shapes:val, shapes:train, or shapes:FOLDER of written clips",
         source="trajseg.shapes.samples:open_source",
     ),
+    "posters": DatasetEntry("trajseg.shapes.dataset:open_posters", "posters:test, posters:val, posters:train"),
     "ref-youtube-vos": DatasetEntry(
         "trajseg.data.ref_youtube_vos:open_ref_youtube_vos", "ref-youtube-vos:FOLDER of a split, such as .../valid"
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -31,6 +31,8 @@ class Sample:
         boxes: float32 [T, 4], the trajectory that captioning is about: xyxy in units of the picture's longer side,
             zero where the object is absent; see `boxes_of`.
         template: the request around an expression.
+        weight: of the answer's words in the loss, 0 to 1.
+        mask_weights: float32 [S, T], of each target's mask and presence in each frame; None: 1 everywhere.
 
     Raises:
         InputError: the parts do not fit together.
@@ -43,6 +45,8 @@ class Sample:
     masks: np.ndarray
     boxes: np.ndarray | None = None
     template: str = REQUEST
+    weight: float = 1.0
+    mask_weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count, size = len(self.frames), self.frames.shape[:3]
@@ -50,6 +54,8 @@ class Sample:
             raise InputError(f"The answer {self.answer!r} has not one {SEG_TOKEN} for each of {len(self.masks)} masks.")
         if self.masks.ndim != 4 or self.masks.shape[1:] != size or self.masks.dtype != bool:
             raise InputError(f"Masks of frames {size} must be bool [S, T, H, W], not {self.masks.shape}.")
+        if self.mask_weights is not None and self.mask_weights.shape != self.masks.shape[:2]:
+            raise InputError(f"Weights of masks {self.masks.shape[:2]} must be [S, T], not {self.mask_weights.shape}.")
         if self.direction == "captioning" and (self.boxes is None or self.boxes.shape != (count, 4)):
             raise InputError(f"A trajectory of {count} frames needs as many boxes.")
         if self.direction == "propagation" and not self.masks.any():
@@ -121,7 +127,10 @@ class Mixture:
             boxes = boxes_of(masks[0]) if direction == "captioning" else None
             # A warp may push a target out of the picture.
             if direction == "grounding" or masks.any():
-                return Sample(direction, pictures, image.instruction, image.answer, masks, boxes, image.template)
+                weights = None if image.mask_weights is None else np.repeat(image.mask_weights, frames, axis=1)
+                return replace(
+                    image, direction=direction, frames=pictures, masks=masks, boxes=boxes, mask_weights=weights
+                )
 
 
 @dataclass(frozen=True)

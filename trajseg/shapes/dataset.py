@@ -18,7 +18,7 @@ import numpy as np
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset, Expression
 from trajseg.data.registry import DatasetOptions
 from trajseg.errors import InputError
-from trajseg.shapes.world.conditions import PLAIN, Condition
+from trajseg.shapes.world.conditions import PLAIN, POSTERS, Condition
 from trajseg.shapes.world.language import Instruction, instructions, short_caption
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import Scene, Split, sample_scene
@@ -68,6 +68,26 @@ def open_shapes(argument: str, options: DatasetOptions) -> Dataset:
     return WrittenShapes(Path(argument), options.count, options.per_kind or 1)
 
 
+def open_posters(argument: str, options: DatasetOptions) -> Dataset:
+    """The data set of "posters:SPLIT": the scenes of the shapes world in a style that the base was not trained on.
+
+    Raises:
+        InputError: there is no such split.
+    """
+    if argument not in SPLITS:
+        raise InputError(
+            f"There is no data set 'posters:{argument}'.", f"Give posters: and one of {', '.join(SPLITS)}."
+        )
+    return ShapesDataset(
+        argument,
+        CLIPS if options.count is None else options.count,
+        options.seed or 0,
+        HEIGHT if options.height is None else options.height,
+        options.per_kind or 1,
+        POSTERS,
+    )
+
+
 class ShapesDataset(Dataset):
     """Clips of a split, each written to a file that lives as long as the clip that was given out.
 
@@ -76,19 +96,27 @@ class ShapesDataset(Dataset):
         count: clips; their seeds are `seed`, `seed` + 1, ...
         height: rows of the frames, in pixels.
         per_kind: instructions of each kind about a clip, as far as it has them.
+        condition: how the scenes are drawn and filmed.
     """
 
     evaluator = "trajseg.shapes.evaluation.evaluation:ShapesEvaluator"
     laboratory = True
 
     def __init__(
-        self, split: Split = "test", count: int = CLIPS, seed: int = 0, height: int = HEIGHT, per_kind: int = 1
+        self,
+        split: Split = "test",
+        count: int = CLIPS,
+        seed: int = 0,
+        height: int = HEIGHT,
+        per_kind: int = 1,
+        condition: Condition = PLAIN,
     ) -> None:
+        self.condition = condition
         self.split, self.count, self.seed, self.height, self.per_kind = split, count, seed, height, per_kind
 
     @property
     def name(self) -> str:
-        return f"shapes:{self.split}"
+        return f"{'shapes' if self.condition is PLAIN else self.condition.name}:{self.split}"
 
     def __len__(self) -> int:
         return self.count
@@ -99,7 +127,7 @@ class ShapesDataset(Dataset):
         scene = sample_scene(self.seed + number, self.split)
         folder = Path(tempfile.mkdtemp(prefix="trajseg-"))
         try:
-            clip, ids = write_scene(scene, folder / f"{self.split}-{scene.seed:06d}.mp4", self.height)
+            clip, ids = write_scene(scene, folder / f"{self.split}-{scene.seed:06d}.mp4", self.height, self.condition)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

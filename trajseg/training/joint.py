@@ -102,19 +102,21 @@ class JointTraining(nn.Module):
             InputError: it has more frames than the model can tell apart.
         """
         masks = torch.from_numpy(sample.masks).to(self.model.device)
+        counts = None if sample.mask_weights is None else torch.from_numpy(sample.mask_weights).to(self.model.device)
         if sample.direction == "propagation":
-            return self._propagated(sample, masks)
+            return self._propagated(sample, masks, counts)
         limit = self.model.config.llm_frames
         if self.model.config.frame_embedding and len(sample.frames) > limit:
             raise InputError(f"A sample has {len(sample.frames)} frames, the model knows {limit}.", "Ask for fewer.")
         # First, while nothing else is kept: at full size the encoder itself takes gigabytes.
         features = self._features(sample) if len(masks) else None
         text, trajectories = self.read(sample)
+        text = text * sample.weight
         none = text.new_zeros(())
         if features is None:
             return Terms(text, none, none, none)
         logits, score = self._prompted(features, trajectories)
-        return self._mask_terms(text, logits, score, masks)
+        return self._mask_terms(text, logits, score, masks, counts)
 
     def read(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """The language model over prompt and answer: mean cross entropy of the answer, trajectory tokens (S, C)."""
@@ -155,7 +157,7 @@ class JointTraining(nn.Module):
         ]
         return torch.stack([d.logits for d in drawn], dim=1), torch.stack([d.score for d in drawn], dim=1)
 
-    def _propagated(self, sample: Sample, masks: Tensor) -> Terms:
+    def _propagated(self, sample: Sample, masks: Tensor, counts: Tensor | None) -> Terms:
         """The first frame that shows a target is given, the others follow from memory.
 
         The clip is read backwards where only its last frame does. Memory is gated by the truth.
@@ -172,12 +174,16 @@ class JointTraining(nn.Module):
             for index in range(1, len(order))
         ]
         logits, score = torch.stack([d.logits for d in drawn], dim=1), torch.stack([d.score for d in drawn], dim=1)
-        return self._mask_terms(logits.new_zeros(()), logits, score, masks[:, 1:])
+        counts = None if counts is None else counts[:, order][:, 1:]
+        return self._mask_terms(logits.new_zeros(()), logits, score, masks[:, 1:], counts)
 
-    def _mask_terms(self, text: Tensor, logits: Tensor, score: Tensor, masks: Tensor) -> Terms:
+    def _mask_terms(
+        self, text: Tensor, logits: Tensor, score: Tensor, masks: Tensor, counts: Tensor | None = None
+    ) -> Terms:
         """Logits (S, T, h, w), scores (S, T), truth (S, T, H, W) bool -> a sample's losses (paper, losses).
 
-        Frames without the target count as 0 in BCE and dice and stay in the mean over frames.
+        `counts` (S, T) weights each target and frame; None is 1 everywhere. Frames without the target count as 0 in
+        BCE and dice and stay in the mean over frames.
         """
         height, width = masks.shape[-2:]
         full = self.processor.to_picture(logits.flatten(0, 1), height, width).view(masks.shape)
@@ -186,9 +192,10 @@ class JointTraining(nn.Module):
         p = full.sigmoid()
         both, either = (p * truth).sum((2, 3)), p.sum((2, 3)) + truth.sum((2, 3))
         dice = 1 - (2 * both + EPSILON) / (either + EPSILON)
-        scored = F.binary_cross_entropy_with_logits(score.float(), seen.float())
+        scored = F.binary_cross_entropy_with_logits(score.float(), seen.float(), reduction="none")
         gate = float((score[seen] > 0).float().mean()) if seen.any() else 1.0
-        return Terms(text, (bce * seen).mean(), (dice * seen).mean(), scored, gate)
+        weights = torch.ones_like(bce) if counts is None else counts
+        return Terms(text, *((term * weights).mean() for term in (bce * seen, dice * seen, scored)), gate)
 
     def _features(self, sample: Sample) -> FrameFeatures:
         pixels = self.processor.mask_pixels(sample.frames).to(self.model.device)

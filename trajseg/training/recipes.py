@@ -23,7 +23,7 @@ from trajseg.training.adapters import (
 )
 from trajseg.training.feed import Feed
 from trajseg.training.joint import JointTraining, LossWeights
-from trajseg.training.run import Schedule, accelerator, train
+from trajseg.training.run import Schedule, StepsDone, Stop, accelerator, train
 
 PAPER_LORA, PAPER_WEIGHTS = LoraSettings(), LossWeights()
 Precision = Literal["no", "bf16", "fp16"]
@@ -80,6 +80,8 @@ def train_jointly(
     seed: int = 0,
     workers: int = 0,
     run: Accelerator | None = None,
+    stop: Stop = lambda: False,
+    progress: StepsDone = lambda _done, _total: None,
 ) -> Path:
     """Trains a checkpoint by a recipe, or goes on with that; writes what it learned, also when it was stopped.
 
@@ -88,6 +90,7 @@ def train_jointly(
         out: receives the state, the logs, and `adapter/` (with LoRA) or `checkpoint/`.
         workers: processes that make samples ahead (0 or 1).
         run: this process's part; by default what was launched.
+        stop, progress: as `train` takes them.
 
     Returns:
         the folder of the adapter or checkpoint.
@@ -111,7 +114,7 @@ def train_jointly(
         )
     if run.is_main_process:
         _keep_settings(out / "recipe.json", recipe, checkpoint, seed)
-    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
     loaded = VideoSegmenter.from_pretrained(checkpoint, str(run.device), dtype, recipe.four_bit)
     model, processor = loaded.model, loaded.processor
     torch.manual_seed(seed)  # new adapters and a new trajectory encoder are drawn alike in every process
@@ -132,6 +135,8 @@ def train_jointly(
         micro_batches=micro_batches,
         whole=False,
         run=run,
+        stop=stop,
+        progress=progress,
     )
     result = out / ("checkpoint" if recipe.lora is None else "adapter")
     if run.is_main_process:
@@ -148,7 +153,7 @@ def train_jointly(
 def deciding(recipe: JointRecipe) -> dict[str, Any]:
     """What of a recipe decides on a training's result: not how long a run may last, nor how often it speaks."""
     settings = dataclasses.asdict(recipe)
-    for name in ("minutes", "log_every", "save_every"):
+    for name in ("minutes", "log_every", "save_every", "save_minutes"):
         del settings["schedule"][name]
     return settings
 

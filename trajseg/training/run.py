@@ -40,6 +40,8 @@ class Schedule:
     what is saved then goes on when the same training is started again, as if it had never stopped.
 
     With `muon`, matrices inside layers learn by Muon, at so many times the rate; see optimiser.
+
+    The state is saved every `save_every` steps, and also once `save_minutes` have passed since the last time.
     """
 
     steps: int
@@ -50,6 +52,7 @@ class Schedule:
     weight_decay: float = 0.01
     log_every: int = 50
     save_every: int = 200
+    save_minutes: float = 5.0
     decay: Literal["cosine", "linear"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.98)
     muon: float = 0.0
@@ -88,6 +91,10 @@ class Part:
 
 Loss = Callable[[Part], tuple[Tensor, dict[str, float]]]
 """A part's loss, a mean over its samples, and figures to log; one that a step does not have is left out of its mean."""
+Stop = Callable[[], bool]
+"""Whether the training is to end after the step at hand; asked before every step."""
+StepsDone = Callable[[int, int], None]
+"""Called with (steps done, steps in all) before every step and at the end; what it raises ends the run at once."""
 
 
 def accelerator(cpu: bool | None = None, precision: str = "no") -> Accelerator:
@@ -114,6 +121,8 @@ def train(
     micro_batches: int = 1,
     whole: bool = True,
     run: Accelerator | None = None,
+    stop: Stop = lambda: False,
+    progress: StepsDone = lambda _done, _total: None,
 ) -> bool:
     """Trains `module`'s parameters that require gradients until the schedule ends.
 
@@ -127,10 +136,12 @@ def train(
         micro_batches: parts of a step that each process takes one after another (gradient accumulation).
         whole: keep all weights in the state; False keeps those that are trained.
         run: the processes; by default this one alone, or those that were launched, on the module's device.
+        stop: ends the run for now. Signals are not touched here; a command passes `signals_stop()`.
+        progress: called in the first process only.
 
     Returns:
-        Whether the schedule is over. Else it goes on when this is called again: a person stopped it (Ctrl-C or
-        SIGTERM), or its steps did not fit into its minutes.
+        Whether the schedule is over. If not, the next call continues from here: `stop` said so, or the steps did not
+        fit into the schedule's minutes.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite; the last saved state is left as it is.
@@ -150,8 +161,11 @@ def train(
     mine = range(run.process_index, count, run.num_processes)
     seen: dict[str, list[float]] = {}
     started = time.monotonic() - used
+    saved = time.monotonic()
 
     def save() -> None:
+        nonlocal saved
+        saved = time.monotonic()
         if run.is_main_process:
             _save(state_file, module, optimiser, step, time.monotonic() - started, whole)
 
@@ -165,9 +179,11 @@ def train(
         )
         seen.clear()
 
-    with Journal(folder, step, schedule.steps, quiet=not run.is_main_process) as journal, _stop_asked() as asked:
+    with Journal(folder, step, schedule.steps, quiet=not run.is_main_process) as journal:
         while True:
-            now = _agreed(run, {"used": time.monotonic() - started, "stop": float(bool(asked))})
+            if run.is_main_process:
+                progress(step, schedule.steps)
+            now = _agreed(run, {"used": time.monotonic() - started, "stop": float(stop())})
             used, stopped = now["used"], now["stop"] > 0
             if stopped or schedule.over(step, used):
                 break
@@ -181,13 +197,14 @@ def train(
                 torch.manual_seed(_seed(seed, part))
                 last = index == mine[-1]
                 with contextlib.nullcontext() if last else run.no_sync(stepper):
-                    value, told = stepper(part)
+                    value, terms = stepper(part)
                     run.backward(value / micro_batches)
-                for name, figure in {"loss": float(value.detach()), **told}.items():
+                for name, figure in {"loss": float(value.detach()), **terms}.items():
                     figures[name] = figures.get(name, 0.0) + figure / micro_batches
             run.unscale_gradients(optimiser)
             norms = gradient_norms(parts)
-            norm = float(run.clip_grad_norm_(parameters, schedule.clip))
+            # Not `run.clip_grad_norm_`, which would unscale fp16's gradients a second time.
+            norm = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
             mean_loss = _agreed(run, {"loss": figures["loss"]})["loss"]
             if not math.isfinite(mean_loss) or (not math.isfinite(norm) and run.scaler is None):
                 raise FloatingPointError(not_finite(step, mean_loss, norm, figures))
@@ -198,7 +215,7 @@ def train(
             for warning in health.observe(mean_loss, norms, figures):
                 journal.warn(step, warning)
             journal.advance(step, mean_loss)
-            if step % schedule.save_every == 0:
+            if step % schedule.save_every == 0 or time.monotonic() - saved >= schedule.save_minutes * 60:
                 save()
             if step % schedule.log_every == 0:
                 log(rate)
@@ -232,8 +249,8 @@ def _agreed(run: Accelerator, figures: dict[str, float]) -> dict[str, float]:
     """Means over the processes; all of them call this with the same names."""
     if run.num_processes == 1 or not figures:
         return figures
-    told = torch.tensor(list(figures.values()), dtype=torch.float64, device=run.device)
-    means: Any = run.reduce(told, "mean")
+    values = torch.tensor(list(figures.values()), dtype=torch.float64, device=run.device)
+    means: Any = run.reduce(values, "mean")
     return dict(zip(figures, means.tolist(), strict=True))
 
 
@@ -242,21 +259,24 @@ def _left(schedule: Schedule, step: int, used: float) -> str:
 
 
 @contextlib.contextmanager
-def _stop_asked() -> Iterator[list[int]]:
-    """Signals that ask for an end are collected, so that the step at hand is finished; a second one ends it at once."""
-    asked: list[int] = []
+def signals_stop() -> Iterator[Stop]:
+    """For commands: a `stop` that says yes after Ctrl-C or SIGTERM. A second signal does what it did before.
+
+    Not for a worker, whose own handling of SIGTERM this would replace.
+    """
+    received: list[int] = []
     before: dict[int, Any] = {}
 
-    def ask(number: int, _frame: object) -> None:
-        asked.append(number)
+    def receive(number: int, _frame: object) -> None:
+        received.append(number)
         signal.signal(number, before[number])
 
     for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         # Only a process's main thread may set these.
         with contextlib.suppress(ValueError):
-            before[number] = signal.signal(number, ask)
+            before[number] = signal.signal(number, receive)
     try:
-        yield asked
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import random
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset, Expression
+from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.pseudo_videos import pseudo_video
 from trajseg.data.samples import Direction, Mixture, Sample, Samples, boxes_of
 from trajseg.errors import InputError
 from trajseg.shapes.samples import ShapesSamples, near_and_far
 from trajseg.shapes.world.render import write_clip
 from trajseg.shapes.world.scenes import sample_scene
+from trajseg.tracks import rle
+from trajseg.video import open_clip, write_video
 
 SMALL = ShapesSamples(size=64)
 
@@ -121,6 +126,41 @@ def test_written_clips_give_the_pictures_of_the_file_with_the_renderers_masks(tm
         ShapesSamples(folder=tmp_path / "nowhere").image(rng, "grounding")
 
 
+class Corrected(Dataset):
+    """One clip with one object whose frames count 1, a half and nothing, and an instruction that counts a quarter."""
+
+    name = "corrected"
+
+    def __init__(self, folder: Path) -> None:
+        path = write_video(folder / "clip.mp4", np.zeros((3, 16, 16, 3), np.uint8), 10.0)
+        mask = rle.encode(np.ones((16, 16), bool))
+        thing = AnnotatedObject("1", dict.fromkeys(range(3), mask), "a square", weights={1: 0.5, 2: 0.0})
+        self.only = AnnotatedClip("one", open_clip(path), (thing,), (Expression("it", ("1",), weight=0.25),))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> AnnotatedClip:
+        return (self.only,)[number]
+
+
+def test_what_a_data_set_trusts_less_counts_less(tmp_path):
+    source = DatasetSamples(Corrected(tmp_path))
+    grounding = source.video(random.Random(0), 3, "grounding")
+    assert grounding.weight == 0.25
+    assert grounding.mask_weights is not None
+    assert grounding.mask_weights.tolist() == [[1.0, 0.5, 0.0]]
+    captioning = source.video(random.Random(0), 3, "captioning")
+    assert captioning.mask_weights is not None
+    assert captioning.mask_weights.tolist() == [[1.0, 0.5, 0.0]]
+    rng = random.Random(0)
+    pseudo = Mixture(images=0.0, pseudo_videos=1.0, propagation=0.0, captioning=0.0).draw(source, 4, rng)
+    assert pseudo.mask_weights is not None
+    assert pseudo.mask_weights.shape == (1, 4)
+    assert len(set(pseudo.mask_weights[0].tolist())) == 1, "all are copies of one picture"
+    assert pseudo.weight == 0.25
+
+
 def test_a_sample_whose_parts_do_not_fit_is_refused():
     frames, masks = np.zeros((2, 4, 6, 3), np.uint8), np.zeros((1, 2, 4, 6), bool)
     with pytest.raises(InputError, match=r"not one \[SEG\] for each of 1 masks"):
@@ -129,5 +169,7 @@ def test_a_sample_whose_parts_do_not_fit_is_refused():
         Sample("grounding", frames, "it", "it [SEG] .", masks[:, :1])
     with pytest.raises(InputError, match="as many boxes"):
         Sample("captioning", frames, "it", "it [SEG] .", masks)
+    with pytest.raises(InputError, match="Weights of masks"):
+        Sample("grounding", frames, "it", "it [SEG] .", masks, mask_weights=np.ones((2, 1), np.float32))
     with pytest.raises(InputError, match="no frame shows"):
         Sample("propagation", frames, "it", "it [SEG] .", masks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -106,6 +107,18 @@ def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint):
     assert len(adapted) == layers * 2 * 2, "A and B of q and v in every layer of the language model, nowhere else"
 
 
+def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped, tmp_path):
+    """As `trajseg model assemble` writes it: its config.json asks for bf16, the recipe for float32."""
+    shipped.model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    shipped.processor.save_pretrained(tmp_path / "half")
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    (tmp_path / "half" / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    assert VideoSegmenter.from_pretrained(tmp_path / "half", device="cpu").model.dtype == torch.bfloat16
+    recipe = JointRecipe(Mixture(images=0.0, pseudo_videos=0.0, propagation=0.0), Schedule(steps=1, warmup=1), 1, 1, 2)
+    adapter = train_jointly(recipe, str(tmp_path / "half"), tmp_path / "out", SOURCE)
+    assert (adapter / "adapter_model.safetensors").exists()
+
+
 def test_mask_losses_alone_reach_the_language_model(joint):
     """Through the decoder, content integration and the head of the trajectory tokens; a shut gate changes nothing."""
     nn.init.constant_(joint.model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, -50.0)
@@ -142,6 +155,27 @@ def test_losses_are_those_of_the_paper():
     assert float(terms.score) == pytest.approx(np.mean(scored), rel=1e-4)
     total = 0.7 + 2.0 * np.mean(bce) + 0.5 * np.mean(dice) + 0.5 * np.mean(scored)
     assert float(terms.total(LossWeights())) == pytest.approx(total, rel=1e-4)
+
+
+@torch.no_grad()
+def test_weights_scale_the_losses_of_their_frames_and_words(joint):
+    sample = SOURCE.video(random.Random(2), 2, "captioning")
+    shape = sample.masks.shape[:2]
+
+    def terms(weight: float, mask_weights: np.ndarray | None) -> list[float]:
+        found = joint.terms(dataclasses.replace(sample, weight=weight, mask_weights=mask_weights))
+        return [float(found.text), float(found.bce), float(found.dice), float(found.score)]
+
+    plain = terms(1.0, None)
+    assert terms(1.0, np.ones(shape, np.float32)) == plain
+    assert terms(0.25, np.full(shape, 0.5, np.float32)) == pytest.approx(
+        [plain[0] * 0.25, *(loss * 0.5 for loss in plain[1:])], rel=1e-4
+    )
+    assert terms(0.0, np.zeros(shape, np.float32)) == [0.0] * 4
+    one, other = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    one[:, 0], other[:, 1:] = 1, 1
+    halves = np.add(terms(1.0, one)[1:], terms(1.0, other)[1:])
+    assert halves == pytest.approx(plain[1:], rel=1e-4)
 
 
 @torch.no_grad()

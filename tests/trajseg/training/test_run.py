@@ -25,7 +25,7 @@ from trajseg.shapes.recipe.texts import Seen
 from trajseg.training.feed import Feed, first, moved
 from trajseg.training.health import PATIENCE, Health, gradient_norms
 from trajseg.training.optimiser import optimiser_of
-from trajseg.training.run import Part, Schedule, train
+from trajseg.training.run import Part, Schedule, accelerator, signals_stop, train
 
 SIX = Schedule(steps=6, lr=0.01, warmup=2, log_every=1, save_every=3)
 
@@ -105,7 +105,7 @@ def test_a_figure_that_a_step_does_not_have_is_left_out_of_its_mean(tmp_path):
     assert [line.get("seldom") for line in log(tmp_path)] == [6.0, None]
 
 
-def test_a_run_that_is_told_to_end_finishes_its_step_and_saves(tmp_path):
+def test_a_command_that_gets_sigterm_finishes_its_step_and_saves(tmp_path):
     toy = Toy()
 
     def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
@@ -114,9 +114,69 @@ def test_a_run_that_is_told_to_end_finishes_its_step_and_saves(tmp_path):
         return toy.loss(part)
 
     before = signal.getsignal(signal.SIGTERM)
-    assert not train(tmp_path, toy, loss, Schedule(steps=100, log_every=50, save_every=50))
+    with signals_stop() as stop:
+        assert not train(tmp_path, toy, loss, Schedule(steps=100, log_every=50, save_every=50), stop=stop)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 4
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_training_leaves_the_signals_to_its_host(tmp_path):
+    """A worker's first SIGTERM must reach the worker, so it is not the training that handles it."""
+    toy, received = Toy(), []
+
+    def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+        if part.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return toy.loss(part)
+
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    try:
+        assert not train(tmp_path, toy, loss, SIX, stop=lambda: bool(received))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+
+
+def test_progress_counts_steps_and_can_end_the_run(tmp_path):
+    toy, seen = Toy(), []
+    train(tmp_path / "whole", toy, toy.loss, SIX, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(step, 6) for step in range(7)]
+
+    def cancel(done: int, _total: int) -> None:
+        if done == 4:
+            raise CheckpointError("cancelled")
+
+    with pytest.raises(CheckpointError, match="cancelled"):
+        train(tmp_path / "cut", Toy(), toy.loss, SIX, progress=cancel)
+    assert torch.load(tmp_path / "cut" / "state.pt", weights_only=True)["step"] == 3
+
+
+def test_the_state_is_saved_by_the_clock_as_well(tmp_path):
+    toy = Toy()
+    seldom = dataclasses.replace(SIX, save_every=1000, save_minutes=0.0)
+
+    def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+        if part.step == 4:
+            raise KeyError("power cut")
+        return toy.loss(part)
+
+    with pytest.raises(KeyError, match="power cut"):
+        train(tmp_path, toy, loss, seldom)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 4
+
+
+def test_scaled_gradients_are_unscaled_once(tmp_path, monkeypatch):
+    """fp16's gradient scaler, which needs no GPU by itself: torch refuses to unscale a second time."""
+    toy, run = Toy().eval(), accelerator(cpu=True)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    monkeypatch.setattr(run, "native_amp", True)
+    monkeypatch.setattr(type(run), "mixed_precision", "fp16")
+    assert train(tmp_path / "scaled", toy, toy.loss, SIX, run=run)
+    monkeypatch.undo()
+    plain = Toy().eval()
+    assert train(tmp_path / "plain", plain, plain.loss, SIX)
+    assert losses(tmp_path / "scaled") == pytest.approx(losses(tmp_path / "plain"), abs=0.02), "fp16 rounds, no more"
 
 
 def test_parts_of_a_step_add_up_to_the_whole(tmp_path):

@@ -29,7 +29,7 @@ from trajseg.shapes.recipe.texts import Packed, QuestionStream, Reading, shapes_
 from trajseg.shapes.recipe.vision import TowerTraining, VisionPretraining
 from trajseg.shapes.recipe.watching import WatchClips
 from trajseg.training.feed import Feed, first, moved, several
-from trajseg.training.run import Loss, Part, Schedule, train
+from trajseg.training.run import Loss, Part, Schedule, Stop, train
 
 SYMBOLIC = 40
 """Symbolic clips in each step of stage `pixels`."""
@@ -78,8 +78,8 @@ class TinyTraining:
             shapes_processor(SIZE).save_pretrained(kept)
         return TrajSegProcessor.from_pretrained(kept)
 
-    def run(self, stage: Stage, schedule: Schedule) -> bool:
-        """Trains a stage, continuing it where it was stopped; returns whether it is over.
+    def run(self, stage: Stage, schedule: Schedule, stop: Stop = lambda: False) -> bool:
+        """Trains a stage, continuing it where it was stopped; returns whether it is over. `stop` as for `train`.
 
         Raises:
             InputError: a stage that it builds on has not been run.
@@ -91,7 +91,7 @@ class TinyTraining:
             part.to(self.device or "cpu")
         with self.device or contextlib.nullcontext():
             loss, report = getattr(self, f"_{stage.name}")(stage, module)
-            return train(self.folder / stage.name, module, loss, schedule, report)
+            return train(self.folder / stage.name, module, loss, schedule, report, stop=stop)
 
     def load(self, name: str) -> None:
         """Puts a finished stage's weights into the model."""

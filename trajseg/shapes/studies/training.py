@@ -27,7 +27,7 @@ from trajseg.shapes.studies.table import Table
 from trajseg.shapes.world.scenes import Split
 from trajseg.training.adapters import merge_adapter
 from trajseg.training.recipes import JointRecipe, deciding, train_jointly
-from trajseg.training.run import Schedule
+from trajseg.training.run import Schedule, signals_stop
 
 CLIPS = 12
 """That each training is evaluated on, where the plan does not say; the same ones for all."""
@@ -162,7 +162,8 @@ def learn(recipe: JointRecipe, arm: Arm, plan: Plan, folder: Path, source: Sourc
     if not (start / "processor.json").exists():
         asked = list(islice(_asked(source, recipe.frames, random.Random("start")), FITTED_ON))
         fresh_start(plan.folder, start, arm.seed, arm.integration, asked)
-    adapter = train_jointly(recipe, str(start), folder, source, arm.seed)
+    with signals_stop() as stop:
+        adapter = train_jointly(recipe, str(start), folder, source, arm.seed, stop=stop)
     if torch.load(folder / "state.pt", weights_only=True)["step"] < recipe.schedule.steps:
         raise KeyboardInterrupt
     base = VideoSegmenter.from_pretrained(start, device="cpu")

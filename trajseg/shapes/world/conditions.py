@@ -14,6 +14,7 @@ import numpy as np
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import Instruction
 from trajseg.shapes.world.painter import painted
+from trajseg.shapes.world.posters import posters
 from trajseg.shapes.world.questions import SOURCES
 from trajseg.shapes.world.render import frames_and_ids
 from trajseg.shapes.world.scenes import SAMPLED_FRAMES, Scene, SceneObject
@@ -36,7 +37,7 @@ class Condition:
         frames: of the clip, which lasts as long as before.
         speed: of all motion; frames a second stay as they are, so the clip gets shorter or longer.
         painter: "render" is the one that training knows; "painter" is trajseg.shapes.world.painter, in which
-            "turning" objects sway while they move.
+            "turning" objects sway while they move; "posters" is trajseg.shapes.world.posters.
         blur: standard deviation of the lens's blur, in units of the height.
         light: factor on all grey levels.
         contrast: factor on the distance from a light grey.
@@ -52,7 +53,7 @@ class Condition:
     aspect: float | None = None
     frames: int | None = None
     speed: float = 1.0
-    painter: Literal["render", "painter", "turning"] = "render"
+    painter: Literal["render", "painter", "turning", "posters"] = "render"
     blur: float = 0.0
     light: float = 1.0
     contrast: float = 1.0
@@ -85,6 +86,8 @@ class Condition:
         rng = np.random.default_rng([scene.seed % 2**32, zlib.crc32(self.name.encode())])
         if self.painter == "render":
             drawn = frames_and_ids(scene, rows, range(scene.frame_count))
+        elif self.painter == "posters":
+            drawn = posters(scene, rows)
         else:
             drawn = painted(scene, rows, turning=self.painter == "turning")
         for frame, ids in drawn:
@@ -110,6 +113,8 @@ class Condition:
 
 
 PLAIN = Condition("plain", "as in training: H.264 at crf 20")
+POSTERS = Condition("posters", "turned shapes over saturated, blurred backgrounds", painter="posters")
+"""The style of `--data posters:...`; not among CONDITIONS, whose figures have a history."""
 
 CONDITIONS = (
     PLAIN,
