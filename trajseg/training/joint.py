@@ -195,7 +195,8 @@ class JointTraining(nn.Module):
         scored = F.binary_cross_entropy_with_logits(score.float(), seen.float(), reduction="none")
         gate = float((score[seen] > 0).float().mean()) if seen.any() else 1.0
         weights = torch.ones_like(bce) if counts is None else counts
-        return Terms(text, *((term * weights).mean() for term in (bce * seen, dice * seen, scored)), gate)
+        shown = seen * weights
+        return Terms(text, (bce * shown).mean(), (dice * shown).mean(), (scored * weights).mean(), gate)
 
     def _features(self, sample: Sample) -> FrameFeatures:
         pixels = self.processor.mask_pixels(sample.frames).to(self.model.device)
