@@ -129,7 +129,7 @@ def gone(scene: Scene) -> str:
 
 @pytest.mark.parametrize(
     ("video", "said"),
-    [(down, "Label Studio at .* does not give out the video"), (gone, r"2-gone\.mp4 .* 404")],
+    [(down, "Label Studio at .* does not serve the video"), (gone, r"2-gone\.mp4 .* 404")],
 )
 def test_a_video_that_cannot_be_fetched_is_told_and_can_be_asked_for_again(
     video: Callable[[Scene], str], said: str, scene: Scene
