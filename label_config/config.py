@@ -1,11 +1,13 @@
-"""What trajseg reads out of a project's labelling configuration: which tags it can fill, and their labels."""
+"""What trajseg reads from a project's labelling configuration: the tags it can fill, their labels, the frame rate."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
+from label_config.frame_rate import editor_rate
 from trajseg.errors import LabelConfigError
 
 View = Literal["mask", "box"]
@@ -13,6 +15,7 @@ Tag = ElementTree.Element
 
 _MASK_TAG = "BitmaskLabels"
 _BOX_TAG = "VideoRectangle"
+_RATE_ATTRIBUTE = "framerate"
 _REMEDY = (
     "Use one of trajseg's configurations (label_config/mask_tracks.xml or box_tracks.xml): "
     "<BitmaskLabels> on an <Image valueList> for masks, or <VideoRectangle> on a <Video> for boxes."
@@ -42,7 +45,9 @@ class LabelConfig:
         video_key: key of the video in task data.
         frames_key: key of the list of pictures in task data; empty in the box view.
         fps_key: key of the frame rate in task data; empty when the configuration fixes the rate.
-        frame_rate: the fixed frame rate (frames per second); None when it comes from task data.
+        frame_rate: the frame rate that the configuration fixes (frames per second, 24 where it names none); None
+            when it comes from task data.
+        video_line: the <Video> tag as it should be, with its frame rate from task data; empty without a <Video>.
     """
 
     view: View
@@ -56,11 +61,16 @@ class LabelConfig:
     frames_key: str = ""
     fps_key: str = ""
     frame_rate: float | None = None
+    video_line: str = ""
 
     @property
     def result_type(self) -> str:
         """`type` of a result of this view, as Label Studio spells it."""
         return "bitmasklabels" if self.view == "mask" else "videorectangle"
+
+    def rate_for(self, data: Mapping[str, Any]) -> float:
+        """Frames per second that the editor counts on the video of a task with this data."""
+        return self.frame_rate if self.frame_rate is not None else editor_rate(data.get(self.fps_key))
 
 
 def parse(xml: str) -> LabelConfig:
@@ -102,8 +112,9 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
         caption=_caption(tags),
         video_key=_key(video, "value") or "video",
         frames_key=_key(image, "valueList"),
-        fps_key=_key(video, "frameRate"),
+        fps_key=_rate_key(video),
         frame_rate=_rate(video),
+        video_line=_video_line(video),
     )
 
 
@@ -122,8 +133,9 @@ def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig
         instruction=_instruction(tags),
         caption=_caption(tags),
         video_key=_key(video, "value") or "video",
-        fps_key=_key(video, "frameRate"),
+        fps_key=_rate_key(video),
         frame_rate=_rate(video),
+        video_line=_video_line(video),
     )
 
 
@@ -157,14 +169,28 @@ def _key(tag: Tag | None, attribute: str) -> str:
     return value[1:] if value.startswith("$") else ""
 
 
+def _rate_attribute(video: Tag) -> str:
+    # Label Studio's editor reads the names of attributes in lower case; the last spelling counts.
+    values = [value for name, value in video.attrib.items() if name.lower() == _RATE_ATTRIBUTE]
+    return values[-1] if values else ""
+
+
+def _rate_key(video: Tag | None) -> str:
+    value = _rate_attribute(video) if video is not None else ""
+    return value[1:] if value.startswith("$") else ""
+
+
 def _rate(video: Tag | None) -> float | None:
-    if video is None or _key(video, "frameRate"):
+    if video is None or _rate_key(video):
         return None
-    try:
-        # 24 is what Label Studio takes when the attribute is absent.
-        return float(video.get("frameRate") or video.get("framerate") or 24)
-    except ValueError:
-        return None
+    return editor_rate(_rate_attribute(video))
+
+
+def _video_line(video: Tag | None) -> str:
+    if video is None:
+        return ""
+    kept = {name: value for name, value in video.attrib.items() if name.lower() != _RATE_ATTRIBUTE}
+    return ElementTree.tostring(Tag("Video", {**kept, "frameRate": "$fps"}), encoding="unicode").replace(" />", "/>")
 
 
 def _instruction(tags: list[Tag]) -> TextTag | None:

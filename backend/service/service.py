@@ -335,7 +335,8 @@ class Service:
         result = self.store.tracks(job.id)
         labels = {hint["label"] for hint in told}
         result.tracks = [track for track in result.tracks if track.label in labels]
-        shown = views.to_results(result, config.view, config, key_frames, job_id=job.id, texts=False)
+        rate = config.rate_for(task.data)
+        shown = views.to_results(result, config.view, config, key_frames, frame_rate=rate, job_id=job.id, texts=False)
         shown = hints.empty_places(shown, task, config)
         return {"result": shown, "score": views.score(result), "model_version": result.model_version}
 
@@ -368,7 +369,10 @@ class Service:
             return {"result": []}
         _relabel(result, config, task, job.id)
         try:
-            results = views.to_results(result, config.view, config, key_frames, job_id=job.id, texts=False)
+            rate = config.rate_for(task.data)
+            results = views.to_results(
+                result, config.view, config, key_frames, frame_rate=rate, job_id=job.id, texts=False
+            )
         except LabelConfigError as error:
             log.warning("job %s cannot be shown: %s", job.id, error)
             return {"result": []}

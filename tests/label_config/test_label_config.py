@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 import label_config
-from label_config import PALETTE, clean_label, fill, parse, track_labels, with_labels
+from label_config import PALETTE, clean_label, editor_rate, fill, parse, track_labels, with_labels
 from trajseg.errors import LabelConfigError
 
 
@@ -139,3 +139,47 @@ def test_tracks_have_the_colours_of_overlay_videos():
 
 def test_the_surface_is_what_it_says():
     assert all(hasattr(label_config, name) for name in label_config.__all__)
+
+
+BOX = '<View><Labels name="l" toName="v"><Label value="x"/></Labels>{video}<VideoRectangle name="b" toName="v"/></View>'
+
+
+@pytest.mark.parametrize(
+    ("attribute", "key", "rate"),
+    [
+        ('framerate="25.0"', "", 25.0),
+        ('frameRate="29.97"', "", 29.97),
+        ('FRAMERATE="12"', "", 12.0),
+        ("", "", 24.0),
+        ('frameRate=""', "", 24.0),
+        ('frameRate="0"', "", 24.0),
+        ('frameRate="25 fps"', "", 24.0),
+        ('frameRate="0.04"', "", 25.0),
+        ('frameRate="$fps"', "fps", None),
+        ('framerate="$rate"', "rate", None),
+    ],
+)
+def test_the_frame_rate_is_the_one_that_the_editor_counts_by(attribute, key, rate):
+    config = parse(BOX.format(video=f'<Video name="v" value="$video" {attribute}/>'))
+    assert (config.fps_key, config.frame_rate) == (key, rate)
+    assert config.rate_for({"fps": 30, "rate": "12.5"}) == (rate or {"fps": 30.0, "rate": 12.5}[key])
+    assert config.rate_for({}) == (rate or 24.0)
+    assert config.video_line == '<Video name="v" value="$video" frameRate="$fps"/>'
+
+
+@pytest.mark.parametrize(
+    ("value", "rate"),
+    [
+        (30, 30.0),
+        ("29.97", 29.97),
+        (0.5, 2.0),
+        (0, 24.0),
+        (-5, 24.0),
+        ("", 24.0),
+        (None, 24.0),
+        (True, 24.0),
+        ("1_0", 24.0),
+    ],
+)
+def test_a_frame_rate_in_task_data_counts_as_in_the_editor(value, rate):
+    assert editor_rate(value) == rate

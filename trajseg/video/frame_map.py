@@ -2,15 +2,15 @@
 
 Indices are 0-based. Times are seconds on the clock that a browser shows for the file: 0 is where the file
 starts, with its first sound or picture. Editor frame numbers are 1-based: for frame number f, Label Studio
-seeks to (f - 1) / fps + 0.002 s, where fps is the `frameRate` that the labelling configuration tells it, and
-shows whatever the browser has at that time.
+seeks to (f - 1) / fps + 0.002 s, where fps is the frame rate in the labelling configuration or the task's data
+(`frameRate` of the <Video>, 24 where there is none), and shows whatever the browser has at that time.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
@@ -23,6 +23,9 @@ SEEK_OFFSET = 0.002
 CLOCK_TICK = 0.001
 """Seconds to which Matroska and WebM round times."""
 
+BROWSER_CLOCK = 0.0000005
+"""Half of the microsecond to which browsers round times, in seconds."""
+
 FALLBACK_FPS = 25.0
 """Frames per second of a clip too short to have a rate of its own."""
 
@@ -33,7 +36,8 @@ class FrameMap:
 
     Args:
         times: presentation time of each frame in seconds, strictly increasing, never negative.
-        fps: frames per second to tell the editor: the average rate over the clip, not what the header says.
+        fps: frames per second that the editor counts. For a clip as opened, the average rate over the clip, not
+            what the header says; `at_rate` gives the map for an editor with another rate.
 
     Raises:
         VideoError: there is no frame, times do not increase, or the rate is not positive.
@@ -82,21 +86,40 @@ class FrameMap:
         """Index of the frame on show at `time` seconds; the first or last frame outside the clip."""
         return max(0, bisect_right(self.times, time) - 1)
 
+    def at_rate(self, fps: float) -> FrameMap:
+        """The same frames for an editor that counts `fps` frames per second.
+
+        Raises:
+            VideoError: the rate is not positive.
+        """
+        return replace(self, fps=fps)
+
+    @cached_property
+    def editor_frames(self) -> int:
+        """How many frames the editor counts, the last one being shown as long as the others are on average."""
+        last = len(self.times) - 1
+        length = (self.times[-1] - self.times[0]) / last if last else 0.0
+        return max(1, math.floor((self.times[-1] + length) * self.fps + 0.5))
+
     def editor_frame(self, index: int) -> int:
         """Label Studio's 1-based number for frame `index` (0-based, negative ones are refused).
 
-        Where the rate varies a frame can be so short that no number shows it; then it is the nearest number.
+        Of several numbers that show the frame it is the one nearest to the frame's time. A frame can be too short
+        to have a number; then it is the nearest number, which shows a neighbouring frame.
 
         Raises:
             IndexError: the clip has no such frame.
         """
         if not 0 <= index < len(self.times):
             raise IndexError(f"frame {index} of a clip of {len(self.times)} frames")
-        nearest = round(self.times[index] * self.fps) + 1
-        for frame in (nearest, nearest + 1, nearest - 1):
-            if frame >= 1 and self.index_of_editor_frame(frame) == index:
-                return frame
-        return nearest
+        nearest = math.floor(self.times[index] * self.fps + 0.5) + 1
+        first = self._first_number(self.times[index])
+        last = index + 1 == len(self.times)
+        end = max(first, self.editor_frames + 1) if last else self._first_number(self.times[index + 1])
+        if first == end:
+            # No number shows it: the last one before it or the first one after it.
+            return min(max(nearest, first - 1, 1), first, self.editor_frames)
+        return min(max(nearest, first), end - 1)
 
     def index_of_editor_frame(self, frame: int) -> int:
         """Index of the frame that the editor shows for its 1-based number `frame`.
@@ -108,5 +131,12 @@ class FrameMap:
             raise IndexError(f"editor frames count from 1, got {frame}")
         return self.index_at(self._seek_time(frame))
 
+    def _first_number(self, time: float) -> int:
+        """The first editor frame whose seek time is not before `time`."""
+        frame = max(1, math.ceil((time - SEEK_OFFSET) * self.fps))
+        while self._seek_time(frame) < time:
+            frame += 1
+        return frame
+
     def _seek_time(self, frame: int) -> float:
-        return (frame - 1) / self.fps + SEEK_OFFSET
+        return (frame - 1) / self.fps + SEEK_OFFSET + BROWSER_CLOCK

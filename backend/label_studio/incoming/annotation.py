@@ -42,6 +42,7 @@ def from_annotation(
     config: LabelConfig,
     frame_index: Sequence[int] = (),
     frame_map: FrameMap | None = None,
+    frame_rate: float | None = None,
 ) -> Annotated:
     """What an annotation (or prediction, or draft, or bare list of results) says about each frame.
 
@@ -50,6 +51,8 @@ def from_annotation(
         config: of the project.
         frame_index: the task's `frame_index`: 0-based frame index of each picture in `frames` (mask view).
         frame_map: the clip's (box view).
+        frame_rate: frames per second that the editor counts (`config.rate_for(task.data)`). When not given, it is the
+            rate that the configuration fixes, or else the frame map's.
 
     Regions of one label on one picture are one mask.
 
@@ -57,6 +60,9 @@ def from_annotation(
     """
     results = _result_list(annotation)
     said = Annotated()
+    frame_rate = frame_rate or config.frame_rate
+    if frame_map is not None and frame_rate is not None:
+        frame_map = frame_map.at_rate(frame_rate)
     for item in results:
         name = item.get("from_name")
         value = item.get("value") or {}
@@ -71,11 +77,6 @@ def from_annotation(
         elif config.caption and name == config.caption.name:
             said.captions |= _captions(_lines(value), config.labels)
     return said
-
-
-def last_editor_frame(frame_map: FrameMap) -> int:
-    """The number that Label Studio's editor gives the clip's last frame, 1-based."""
-    return frame_map.editor_frame(len(frame_map) - 1)
 
 
 def _result_list(
@@ -130,19 +131,40 @@ def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: Fr
     if frame_map is None:
         raise TaskError("Boxes can only be read with the clip's frame map.")
     sequence = value.get("sequence") or []
-    drawn = box_keys.from_sequence(sequence, last_editor_frame(frame_map))
+    drawn = box_keys.from_sequence(sequence, frame_map.editor_frames)
     keys = {int(key["frame"]) for key in sequence}
+    numbers: dict[int, list[int]] = {}
+    for number in range(1, frame_map.editor_frames + 1):
+        numbers.setdefault(frame_map.index_of_editor_frame(number), []).append(number)
     for label in value.get("labels") or []:
         for index in range(len(frame_map)):
-            box = drawn.get(frame_map.editor_frame(index))
+            shown_at = numbers.get(index, [])
+            # Where the editor counts faster than the clip, one frame has several numbers: a key frame was drawn on it.
+            keyed = [number for number in shown_at if number in keys and number in drawn]
+            number = keyed[-1] if keyed else frame_map.editor_frame(index)
+            box = drawn.get(number) if shown_at else _between(drawn, frame_map, index)
             if box is None:
                 continue
             said.boxes[str(label), index] = box
-            if frame_map.editor_frame(index) in keys:
+            if keyed:
                 said.keyed.add((str(label), index))
             # Label Studio leaves "prediction" on boxes that were dragged, so that alone proves nothing.
             if item.get("origin") != "prediction":
                 said.edited.add((str(label), index))
+
+
+def _between(drawn: Mapping[int, box_keys.Box], frame_map: FrameMap, index: int) -> box_keys.Box | None:
+    """The box of a frame that no number shows, on the straight line between its neighbours that have one."""
+    number = frame_map.editor_frame(index)
+    before = number if frame_map.index_of_editor_frame(number) < index else max(number - 1, 1)
+    after = before + 1
+    here, there = drawn.get(before), drawn.get(after)
+    start, end = (frame_map.times[frame_map.index_of_editor_frame(one)] for one in (before, after))
+    if here is None or there is None or not start < frame_map.times[index] < end:
+        return drawn.get(number)
+    share = (frame_map.times[index] - start) / (end - start)
+    x, y, width, height = (a * (1 - share) + b * share for a, b in zip(here, there, strict=True))
+    return x, y, width, height
 
 
 def _lines(value: Mapping[str, Any]) -> list[str]:

@@ -195,10 +195,11 @@ class AnnotationReader:
                 "The annotation's boxes came from no prediction of trajseg's, so their frames are not known.",
                 "Ask for a prediction first, and correct that one.",
             )
-        left = from_annotation(annotation, config, indices, frame_map)
+        rate = config.rate_for(task.data)
+        left = from_annotation(annotation, config, indices, frame_map, rate)
         before = Predicted()
         if parent is not None:
-            before.said = from_annotation(parent.result, config, indices, frame_map)
+            before.said = from_annotation(parent.result, config, indices, frame_map, rate)
             before.sources = corrections.sources(parent.result, config.control, parent.model_version)
         self._add_suggestions(before, annotation, config, indices)
         size = (shown.width, shown.height) if shown else None

@@ -102,9 +102,17 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     kept = [one for one in present if one not in replaced]
     changes = _task_data(settings, job, result, config, task, kept)
     indices = changes.get("frame_index", [])
-    warnings = job.notes.sentences(result)
+    rate = config.rate_for({**task.data, **changes})
+    warnings = [*job.notes.sentences(result), *_rate_warnings(config, result)]
     results = views.to_results(
-        result, config.view, config, indices, job_id=job.id, delivery_id=delivery.id, warnings=warnings
+        result,
+        config.view,
+        config,
+        indices,
+        frame_rate=rate,
+        job_id=job.id,
+        delivery_id=delivery.id,
+        warnings=warnings,
     )
     wrong = checks.problems(results, config, len(indices), (result.width, result.height))
     if wrong:
@@ -115,6 +123,17 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     for one in replaced:
         client.delete_prediction(one.id)
     return _only_one(client, posted)
+
+
+def _rate_warnings(config: LabelConfig, result: Result) -> list[str]:
+    """What a person should know where the configuration fixes another frame rate than the video has."""
+    fixed, duration = config.frame_rate, result.frame_count / result.fps
+    if config.view != "box" or fixed is None or abs(fixed - result.fps) * duration <= 0.5:
+        return []
+    return [
+        f"the editor counts {fixed:g} frames a second, the video has {result.fps:.6g}: numbers and frames differ. "
+        f"Boxes are on the right frames. Use {config.video_line} in the labelling configuration."
+    ]
 
 
 def _score(job: Job, result: Result) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from backend.label_studio import boxes as box_keys
 from backend.label_studio import png
-from backend.label_studio.incoming.annotation import from_annotation, last_editor_frame
+from backend.label_studio.incoming.annotation import from_annotation
 from label_config import LabelConfig, TextTag, View, colour
 from trajseg.errors import LabelConfigError
 from trajseg.tracks import MaskTrack, Result
@@ -32,6 +32,7 @@ def to_results(
     key_frames: Sequence[int],
     frame_map: FrameMap | None = None,
     *,
+    frame_rate: float | None = None,
     job_id: str = "",
     delivery_id: str = "",
     texts: bool = True,
@@ -44,6 +45,8 @@ def to_results(
         view: must be the view of `config`.
         key_frames: 0-based frame indices in the order of the task's `frames`; unused in the box view.
         frame_map: the clip's; taken from the tracks' times when not given. Unused in the mask view.
+        frame_rate: frames per second that the editor counts (`config.rate_for(task.data)`). When not given, it is the
+            rate that the configuration fixes, or else the clip's.
         job_id: written into every result's meta, so that a delivery can tell whether it was made before.
         delivery_id: the same.
         texts: whether to fill in the instruction's and the captions' text areas too; leave them out of an
@@ -59,6 +62,7 @@ def to_results(
         )
     meta: dict[str, Any] = {"job_id": job_id, "delivery_id": delivery_id} if job_id else {}
     labels = assign_labels(result.tracks, config)
+    frame_rate = frame_rate or config.frame_rate
     prefix = (delivery_id or job_id or "trajseg")[:8]
     results: list[LabelStudioResult] = []
     for number, (track, label) in enumerate(zip(result.tracks, labels, strict=True), 1):
@@ -70,7 +74,10 @@ def to_results(
             paint = colour(config.labels.index(label))
             results += _mask_results(result, track, label, config, key_frames, name, shown, paint)
         else:
-            box = _box_result(result, track, label, config, frame_map, name, shown)
+            editor_map = frame_map or FrameMap(tuple(frame.time for frame in track.frames), result.fps)
+            if frame_rate is not None:
+                editor_map = editor_map.at_rate(frame_rate)
+            box = _box_result(result, track, label, config, editor_map, name, shown)
             results += [box] if box else []
     if texts:
         captions = [f"{label}: {track.caption}" for track, label in zip(result.tracks, labels, strict=True)]
@@ -145,16 +152,15 @@ def _box_result(
     track: MaskTrack,
     label: str,
     config: LabelConfig,
-    frame_map: FrameMap | None,
+    frame_map: FrameMap,
     name: str,
     meta: dict[str, Any],
 ) -> LabelStudioResult | None:
-    frame_map = frame_map or FrameMap(tuple(frame.time for frame in track.frames), result.fps)
     shown = {index: box for index in range(len(track.frames)) if (box := track.box(index)) is not None}
     if not shown:
         return None
     scale = (100 / result.width, 100 / result.height) * 2
-    last = last_editor_frame(frame_map)
+    last = frame_map.editor_frames
     percent: dict[int, box_keys.Box] = {}
     for frame in range(1, last + 1):
         box = shown.get(frame_map.index_of_editor_frame(frame))

@@ -1,4 +1,4 @@
-"""One line of `trajseg doctor`: what was looked at, what was found, and how to mend it."""
+"""One line of `trajseg doctor`: what was checked, what was found, and the remedy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
         state: "ok", "warn" (works, but somebody should know) or "fail".
         words: what was found.
-        remedy: how to mend it; empty when nothing is to be done.
+        remedy: what to do about it; empty when nothing is to be done.
     """
 
     name: str
@@ -26,11 +26,15 @@ class Check:
     remedy: str = ""
 
 
-def video_checks(name: str, path: Path, told_fps: float | None = None) -> Iterator[Check]:
-    """What matters about one video: codec, frame rate, and whether its header tells the truth.
+def video_checks(
+    name: str, path: Path, told_fps: float | None = None, fixed: bool = False, video_line: str = ""
+) -> Iterator[Check]:
+    """What matters about one video: codec, frame rate, and whether its header is right.
 
     Args:
-        told_fps: the frame rate in the task's data, if any.
+        told_fps: the frame rate that the editor counts by, if known.
+        fixed: whether the labelling configuration fixes it; otherwise it comes from the task's data.
+        video_line: the <Video> tag that takes the rate from the task's data.
     """
     from trajseg.video import open_clip
 
@@ -49,7 +53,18 @@ def video_checks(name: str, path: Path, told_fps: float | None = None) -> Iterat
         yield Check("Video", "warn", f"{words}; {'; '.join(notes)}", "Frames are matched by their times.")
     else:
         yield Check("Video", "ok", words)
-    if told_fps is not None and abs(told_fps - fps) * clip.duration > 0.5:
+    if told_fps is None or abs(told_fps - fps) * clip.duration <= 0.5:
+        return
+    if fixed:
+        yield Check(
+            "Frame rate",
+            "warn",
+            f"{name}: the labelling configuration makes the editor count {told_fps:g} frames a second, the video has "
+            f"{fps:.6g}: the editor's numbers are not the video's frames",
+            f"Write {video_line} in the labelling configuration, and fps={fps:.6g} in the task's data "
+            "(the next prediction sets it).",
+        )
+    else:
         yield Check(
             "Frame rate",
             "fail",

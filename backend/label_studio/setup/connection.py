@@ -213,20 +213,18 @@ def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Chec
 
 def _video_of(client: LabelStudioClient, settings: Settings, config: LabelConfig, task: Task) -> Iterator[Check]:
     address = str(task.data.get(config.video_key) or "")
-    told = task.data.get(config.fps_key) if config.fps_key else config.frame_rate
+    fixed = config.frame_rate is not None
+    # Tasks without a rate are named by _data_of.
+    told = config.rate_for(task.data) if fixed or config.fps_key in task.data else None
     name = f"task {task.id}"
     try:
         if address:
             # Annotators write this address, so it is fetched as a worker would fetch it.
             policy = FetchPolicy.from_settings(settings)
             with fetched(address, settings.data_dir / "downloads", policy) as path:
-                yield from video_checks(name, path, _number(told))
+                yield from video_checks(name, path, told, fixed, config.video_line)
     except TrajSegError as error:
         yield Check("Video", "fail", f"{name}: {error.message}", error.remedy)
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _some(ids: list[int]) -> str:

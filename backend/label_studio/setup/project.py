@@ -202,7 +202,17 @@ def add_tasks(
     for number, video in enumerate(dict.fromkeys(task.video for task in tasks), 1):
         placed[video] = videos.place(client, project_id, video, config.view == "mask", max_bytes, say)
         say(f"{shown_address(video)}: in the project ({number} of {len({task.video for task in tasks})}).")
+        _warn_of_rate(config, placed[video], shown_address(video), say)
     return client.add_tasks(project_id, [task_data(config, task, placed[task.video]) for task in tasks])
+
+
+def _warn_of_rate(config: LabelConfig, placed: Placed, shown: str, say: Say) -> None:
+    fixed = config.frame_rate
+    if fixed is not None and placed.fps is not None and abs(fixed - placed.fps) > 0.001 * placed.fps:
+        say(
+            f"{shown}: the labelling configuration makes the editor count {fixed:g} frames a second, the video has "
+            f"{placed.fps:g}. Write {config.video_line} in the labelling configuration."
+        )
 
 
 def task_data(config: LabelConfig, task: Wanted, placed: Placed) -> dict[str, Any]:

@@ -84,3 +84,26 @@ def test_frames_that_are_not_there_are_refused() -> None:
 def test_maps_that_cannot_be_are_refused(times: tuple[float, ...], fps: float) -> None:
     with pytest.raises(VideoError):
         FrameMap(times, fps)
+
+
+@pytest.mark.parametrize("fps", [400.0, 600.0, 1000.0])
+def test_at_high_rates_a_number_is_the_one_whose_seek_time_shows_the_frame(fps: float) -> None:
+    frame_map = evenly(60, fps)
+    shown = [frame_map.index_of_editor_frame(frame_map.editor_frame(index)) for index in range(60)]
+    # The editor adds 0.002 s: nothing shows the frames before it.
+    first = frame_map.index_of_editor_frame(1)
+    assert shown == [first] * first + list(range(first, 60))
+
+
+@pytest.mark.parametrize("fps", [12.0, 30.0, 60000 / 1001])
+@pytest.mark.parametrize("rate", [12.0, 24.0, 25.0, 29.97, 60.0])
+def test_an_editor_with_another_rate_is_followed(fps: float, rate: float) -> None:
+    times = tuple(index / fps for index in range(90))
+    frame_map = FrameMap(times, fps).at_rate(rate)
+    assert frame_map.editor_frames == pytest.approx(90 / fps * rate, abs=0.51)
+    for number in range(1, frame_map.editor_frames + 1):
+        shown = min(int(((number - 1) / rate + 0.002) * fps), 89)
+        assert frame_map.index_of_editor_frame(number) == shown
+        assert frame_map.index_of_editor_frame(frame_map.editor_frame(shown)) == shown
+    for index in range(90):
+        assert (frame_map.editor_frame(index) - 1) / rate == pytest.approx(times[index], abs=1 / rate)

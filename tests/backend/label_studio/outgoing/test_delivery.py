@@ -281,3 +281,22 @@ def test_the_box_view_gets_a_frame_rate_and_no_pictures(studio, store, client, s
     expected = {"video": "v", "instruction": "i", "fps": 10.0, "trajseg_state": "prelabelled"}
     assert studio.tasks[task]["data"] == expected
     assert studio.of_task(task)[0]["result"][0]["type"] == "videorectangle"
+
+
+@pytest.mark.parametrize(("rate", "warned"), [("25.0", True), ("10", False)])
+def test_a_configuration_that_fixes_another_rate_is_warned_of(
+    studio, store, client, settings, delivered_to, rate, warned
+):
+    project = studio.add_project("box")
+    xml = studio.projects[project]["label_config"].replace('frameRate="$fps"', f'framerate="{rate}"')
+    studio.projects[project]["label_config"] = xml
+    task = studio.add_task(project, video="v", instruction="i")
+    _, delivery = delivered_to(task)
+    assert deliver(store, client, settings, delivery)
+    assert "fps" not in studio.tasks[task]["data"]
+    results = studio.of_task(task)[0]["result"]
+    lines = [line for item in results if item["type"] == "textarea" for line in item["value"]["text"]]
+    warnings = [line for line in lines if 'frameRate="$fps"' in line]
+    assert bool(warnings) == warned
+    (value,) = {item["value"]["framesCount"] for item in results if item["type"] == "videorectangle"}
+    assert value == round(store.tracks(delivery.job_id).frame_count / 10 * float(rate) + 1e-6)

@@ -221,6 +221,62 @@ def test_boxes_of_a_clip_with_a_varying_rate_are_on_the_frames_that_the_editor_s
         assert drawn[frame] == pytest.approx((x / 2, y, width / 2, height), abs=boxes.TOLERANCE + 0.001)
 
 
+STOCK = (
+    '<View><Labels name="track" toName="video"><Label value="track-1"/></Labels>'
+    '<Video name="video" value="$video" {}/><VideoRectangle name="box" toName="video"/></View>'
+)
+
+
+@pytest.mark.parametrize("fps", [12.0, 30.0, 60000 / 1001])
+@pytest.mark.parametrize(
+    ("attribute", "rate"), [('framerate="25.0"', 25.0), ('frameRate="50"', 50.0), ("", 24.0), ('frameRate="$r"', 7.5)]
+)
+def test_boxes_lie_on_the_frames_that_an_editor_with_another_rate_shows(fps, attribute, rate):
+    config = parse(STOCK.format(attribute))
+    masks = moving(60, gaps=(7, 30, 31, 32))
+    result = make_result([masks], fps=fps)
+    clip_map = FrameMap(tuple(index / fps for index in range(60)), fps)
+    results = views.to_results(result, "box", config, [], clip_map, frame_rate=config.rate_for({"r": "7.5"}))
+    value = results[0]["value"]
+    assert value["framesCount"] == pytest.approx(60 / fps * rate, abs=0.51)
+    assert value["duration"] == pytest.approx(60 / fps, abs=0.51 / rate)
+    drawn = boxes.from_sequence(value["sequence"], value["framesCount"])
+    for number in range(1, value["framesCount"] + 1):
+        index = min(int(((number - 1) / rate + 0.002) * fps), 59)
+        box = result.tracks[0].box(index)
+        assert (number in drawn) == (box is not None)
+        if box is not None:
+            x, y, width, height = box
+            assert drawn[number] == pytest.approx((x / 2, y, width / 2, height), abs=boxes.TOLERANCE + 0.001)
+
+
+@pytest.mark.parametrize(("fps", "rate"), [(30.0, 24.0), (30.0, 25.0), (12.0, 24.0), (25.0, 60.0)])
+def test_boxes_are_read_back_at_the_editors_rate(fps, rate):
+    config = parse(STOCK.format(f'frameRate="{rate}"'))
+    result = make_result([moving(60)], fps=fps)
+    clip_map = FrameMap(tuple(index / fps for index in range(60)), fps)
+    results = views.to_results(result, "box", config, [], clip_map)
+    said = views.from_annotation(results, config, frame_map=clip_map)
+    assert sorted(index for _, index in said.boxes) == list(range(60))
+    last_shown = clip_map.at_rate(rate).index_of_editor_frame(results[0]["value"]["framesCount"])
+    for index in range(last_shown + 1):
+        x, y, width, height = result.tracks[0].box(index)
+        # Frames that the editor cannot show lie on the line between two boxes, each true to the tolerance.
+        assert said.boxes["track-1", index] == pytest.approx((x / 2, y, width / 2, height), abs=1.5 * boxes.TOLERANCE)
+
+
+def test_a_box_drawn_at_a_number_is_on_the_frame_that_the_editor_showed():
+    config = parse(STOCK.format('framerate="24"'))
+    clip_map = FrameMap(tuple(index / 12 for index in range(30)), 12.0)
+    key = {"enabled": False, "rotation": 0, "x": 10, "y": 20, "width": 30, "height": 40}
+    for number, index in ((1, 0), (2, 0), (3, 1), (12, 5), (60, 29)):
+        value = {"labels": ["track-1"], "sequence": [{"frame": number, **key}]}
+        drawn = {"from_name": "box", "to_name": "video", "type": "videorectangle", "origin": "manual", "value": value}
+        said = views.from_annotation([drawn], config, frame_map=clip_map)
+        assert said.boxes == {("track-1", index): (10, 20, 30, 40)}
+        assert said.keyed == {("track-1", index)}
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

@@ -137,6 +137,21 @@ def test_a_project_is_looked_at_with_its_tasks(served, studio, client, tiny_clip
     assert good in studio.tasks
 
 
+@pytest.mark.parametrize("attribute", ['framerate="25.0"', "", 'frameRate="0.05"'])
+def test_a_rate_that_the_configuration_fixes_is_told_with_the_line_that_frees_it(
+    served, studio, client, tiny_clip, attribute
+):
+    project = studio.add_project("box")
+    xml = studio.projects[project]["label_config"]
+    assert 'frameRate="$fps"' in xml
+    studio.projects[project]["label_config"] = xml.replace('frameRate="$fps"', attribute)
+    studio.add_task(project, video=client.upload(project, tiny_clip.path), instruction="red")
+    (rate,) = found(served, "Frame rate", project_id=project)
+    assert rate.state == "warn"
+    assert '<Video name="video" value="$video" height="480" frameRate="$fps"/>' in rate.remedy
+    assert "fps=12" in rate.remedy
+
+
 def test_a_connected_backend_that_is_not_interactive_is_told(served, studio, client):
     project = studio.add_project("mask")
     client.connect_backend(project, served.external_url, title="t")
