@@ -76,6 +76,8 @@ class Tracker:
         recompute: in training, keep of each step only what goes into it.
         start_score: the object score above which memory believes that an object is in the picture, where it did not
             believe so of the frame before; where it did, 0 is enough (ours; 0 everywhere in SAM 2).
+        several: of a frame without prompt draw three masks, and take the one of the highest expected IoU, as SAM 2
+            does by itself; the paper's model always draws one.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Tracker:
         backwards: bool = False,
         recompute: bool = False,
         start_score: float = 0.0,
+        several: bool = False,
     ) -> None:
         self.sam2 = sam2
         self.frame_count = frame_count
@@ -93,6 +96,7 @@ class Tracker:
         self.backwards = backwards
         self.recompute = recompute
         self.start_score = start_score
+        self.several = several
         self._there: Tensor | None = None
         self.key_memories: dict[int, dict[str, object]] = {}
         self.other_memories: dict[int, dict[str, object]] = {}
@@ -157,6 +161,19 @@ class Tracker:
         given = DecodedMask(logits, drawn.score, drawn.pointer)
         self.key_memories[index] = self._remember(frame, given, present)
 
+    def forget(self, keys_kept: int, index: int | None = None) -> None:
+        """Keep the first and the latest of the key frames' memories, `keys_kept` (1 or more) in all.
+
+        Args:
+            keys_kept: so that memory does not grow with the number of key frames.
+            index: also forget this frame, if it is not a key frame.
+        """
+        painted = list(self.key_memories)
+        for key in painted[1 : max(1, len(painted) - keys_kept + 1)]:
+            del self.key_memories[key]
+        if index is not None:
+            self.other_memories.pop(index, None)
+
     def remembering(self, index: int, frame: FrameFeatures, reads: bool = True) -> Tensor:
         """The top level (R, C, h, w) of frame `index` with what memory says about it, or with no memory's embedding.
 
@@ -212,7 +229,8 @@ class Tracker:
         """What `step` draws, and the memory of it, where there is to be one."""
         top = self.remembering(index, frame, self.key_frame_memory or not key)
         sparse, dense = self._no_prompt(top)
-        decoded = self.draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present)
+        several = self.several and prompt is None
+        decoded = self.draw(top, frame, sparse if prompt is None else prompt[:, None], dense, present, several)
         return decoded, self._remember(frame, decoded, self._believed(decoded.score, present)) if remember else None
 
     def _believed(self, score: Tensor, present: Tensor | None) -> Tensor:

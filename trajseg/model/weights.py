@@ -10,6 +10,7 @@ import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +60,32 @@ class Weights:
         for file in _files(self.path):
             opened = _open(file)
             self._files |= dict.fromkeys(opened.keys(), opened)
+        self._names = {name: name for name in self._files}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._files
+        return name in self._names
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor as it is in the file, on the CPU."""
+        name = self._names[name]
         file = self._files[name]
         tensor: Tensor = file[name] if isinstance(file, dict) else file.get_tensor(name)
         return tensor
 
+    def under(self, prefix: str) -> Weights:
+        """The part whose names begin with `prefix`, by their names without it."""
+        part = copy(self)
+        part._names = {
+            name.removeprefix(prefix): whole for name, whole in self._names.items() if name.startswith(prefix)
+        }
+        return part
+
     def shape(self, name: str) -> Shape:
         """Shape of a tensor, without reading it."""
+        name = self._names[name]
         file = self._files[name]
         return tuple(file[name].shape) if isinstance(file, dict) else tuple(file.get_slice(name).get_shape())
 

@@ -1,0 +1,61 @@
+"""Answers: what a grammar lets through, token by token and as a whole; the schema says the same."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from trajseg.engines.grounded.grammar import caption_grammar, phrases_grammar, verdict_answer, verdict_grammar
+
+
+def test_verdicts_on_exactly_the_candidates_that_there_are() -> None:
+    grammar = verdict_grammar([1, 3])
+    assert grammar.is_whole('{"1": "accept", "3": "doubtful"}')
+    for wrong in (
+        '{"1": "accept"}',
+        '{"1": "accept", "2": "reject"}',
+        '{"1": "accept", "3": "maybe"}',
+        '{"1": "accept", "3": "reject"} ',
+    ):
+        assert not grammar.is_whole(wrong)
+
+
+def test_every_beginning_of_an_answer_can_go_on_and_nothing_else() -> None:
+    grammar = verdict_grammar([1, 2])
+    answer = verdict_answer({1: "reject", 2: "accept"})
+    assert all(grammar.can_go_on(answer[:end]) for end in range(len(answer) + 1))
+    assert not grammar.can_go_on(answer + ",")
+    assert not grammar.can_go_on('{"2')
+
+
+@pytest.mark.parametrize("wrong", ['{"phrases": []}', '{"phrases": ["a", "b", "c", "d"]}', '{"phrases": ["a\n"]}'])
+def test_phrases_are_one_to_three_printable_texts(wrong: str) -> None:
+    grammar = phrases_grammar()
+    assert grammar.is_whole('{"phrases": ["Hund", "rote Kugel"]}')
+    assert grammar.is_whole('{"phrases": ["赤い 球"]}')
+    assert not grammar.is_whole(wrong)
+
+
+def test_free_text_cannot_break_the_json() -> None:
+    grammar = caption_grammar()
+    rng = random.Random(0)
+    for _ in range(300):
+        text = "".join(chr(rng.choice((rng.randrange(32, 127), rng.randrange(0, 0x300)))) for _ in range(12))
+        answer = f'{{"caption": "{text}"}}'
+        if grammar.is_whole(answer):
+            assert json.loads(answer)["caption"] == text
+
+
+def test_another_spacing_of_the_same_answer_is_the_same() -> None:
+    assert verdict_grammar([1]).normalised('{ "1":"accept" }\n') == '{"1": "accept"}'
+    assert verdict_grammar([1]).normalised('{"1": "accept", "2": "accept"}') is None
+    assert verdict_grammar([1]).normalised("I accept 1.") is None
+
+
+def test_the_schema_names_each_candidate_and_no_other() -> None:
+    schema = verdict_grammar([1, 2]).schema
+    assert schema["required"] == ["1", "2"]
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["1"]["enum"] == ["accept", "reject", "doubtful"]

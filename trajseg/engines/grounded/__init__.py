@@ -1,0 +1,1 @@
+"""`grounded`, the engine for real video: phrases -> candidate tracks -> a vision language model that chooses."""

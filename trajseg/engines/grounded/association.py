@@ -1,0 +1,100 @@
+"""Association: which of the objects seen on a frame are those that are followed already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from trajseg.engines.grounded.suppression import box_iou
+from trajseg.tracks import rle
+from trajseg.tracks.rle import Rle
+
+LEAST = 0.3
+"""Likeness from which on a sighting may be a followed object."""
+MOTION, MET = 0.5, 2.0
+"""What it counts that the sighting is where the object's motion leads, against the overlap of masks (1): of an object
+by itself, and of one that has just met another, because trackers confuse look-alikes that cross."""
+TOUCHING = 0.1
+"""IoU of two boxes from which on their objects have met."""
+
+
+class Motion:
+    """Where one object is going: its box where a detector last saw it by itself, carried on evenly.
+
+    What a tracker draws between does not count: after a swap, it would say where the other object is going.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[tuple[int, np.ndarray]] = []
+
+    def see(self, index: int, mask: Rle | None) -> None:
+        """The object's mask in frame `index`."""
+        box = None if mask is None else rle.box(mask)
+        if box is not None:
+            self._places = [*self._places[-1:], (index, corners(box))]
+
+    def box(self, index: int) -> np.ndarray | None:
+        """Where its box should be in frame `index`, xyxy; None where it was never seen."""
+        if not self._places:
+            return None
+        last_index, last = self._places[-1]
+        if len(self._places) < 2:
+            return last
+        first_index, first = self._places[0]
+        step = (middle(last) - middle(first)) / max(1, abs(last_index - first_index))
+        return last + np.tile(step * min(abs(index - last_index), 3 * abs(last_index - first_index)), 2)
+
+
+def corners(box: tuple[float, float, float, float]) -> np.ndarray:
+    """x, y, width, height -> x, y, x, y."""
+    x, y, width, height = box
+    return np.array([x, y, x + width, y + height], np.float64)
+
+
+def middle(box: np.ndarray) -> np.ndarray:
+    """Of a box xyxy."""
+    return (box[:2] + box[2:]) / 2
+
+
+def likeness(
+    followed: Sequence[Rle | None],
+    going: Sequence[np.ndarray | None],
+    sightings: Sequence[Rle],
+    met: Sequence[bool] = (),
+) -> np.ndarray:
+    """How well each sighting fits each followed object: float [followed, sightings], 0 or more.
+
+    Args:
+        followed: the masks that the tracker draws of them on this frame; None where it says that they are absent.
+        going: boxes xyxy where their motion leads.
+        sightings: masks of what was detected on this frame.
+        met: whether each followed object has met another one since it was last seen; by default none has.
+    """
+    table = np.zeros((len(followed), len(sightings)))
+    boxes = [rle.box(mask) for mask in sightings]
+    for row, (mask, box) in enumerate(zip(followed, going, strict=True)):
+        for column, (sighting, seen) in enumerate(zip(sightings, boxes, strict=True)):
+            shared = rle.iou(mask, sighting) if mask is not None else 0.0
+            led = box_iou(box, corners(seen)) if box is not None and seen is not None else 0.0
+            table[row, column] = shared + (MET if met and met[row] else MOTION) * led
+    return table
+
+
+def assigned(table: np.ndarray, least: float = LEAST) -> dict[int, int]:
+    """Pairs of a row and a column, each used once, that are the most alike together; none below `least`."""
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return {int(row): int(column) for row, column in zip(rows, columns, strict=True) if table[row, column] >= least}
+
+
+def meetings(masks: Sequence[Rle | None]) -> set[int]:
+    """The indices of masks that are so near to another one that a tracker may confuse their objects."""
+    boxes = {index: corners(box) for index, mask in enumerate(masks) if mask is not None and (box := rle.box(mask))}
+    return {
+        index
+        for one, other in combinations(boxes, 2)
+        if box_iou(boxes[one], boxes[other]) >= TOUCHING
+        for index in (one, other)
+    }

@@ -1,0 +1,67 @@
+"""Candidates: mask tracks of a whole clip that may be what an instruction means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from trajseg.tracks import rle
+from trajseg.tracks.rle import Box, Rle
+
+
+@dataclass
+class CandidateFrame:
+    """A candidate in one frame; see ObjectMask. `seen`: a detector saw it there."""
+
+    rle: Rle | None = None
+    score: float = 0.0
+    presence: float = 0.0
+    seen: bool = False
+
+
+@dataclass
+class Candidate:
+    """One object over a clip, with a frame for each of the clip's.
+
+    Args:
+        phrase: by which the detector found it.
+        score: the detector's, 0 to 1, the mean over the frames on which it saw the object.
+        frames: of the clip, in order.
+        start: the 0-based frame on which it was first seen.
+    """
+
+    phrase: str
+    score: float
+    start: int
+    frames: list[CandidateFrame] = field(default_factory=list)
+    sightings: int = 1
+
+    @property
+    def shown(self) -> list[int]:
+        """0-based frames that show it."""
+        return [index for index, frame in enumerate(self.frames) if frame.rle is not None]
+
+    def box(self, index: int) -> Box | None:
+        """x, y, width, height in pixels in frame `index`; None where it is absent."""
+        code = self.frames[index].rle
+        return None if code is None else rle.box(code)
+
+    def sight(self, score: float) -> None:
+        """Count one more frame on which a detector saw it."""
+        self.score = (self.score * self.sightings + score) / (self.sightings + 1)
+        self.sightings += 1
+
+    def best_frames(self) -> list[int]:
+        """The frames that show it, the best ones first: large and sure."""
+        return sorted(
+            self.shown,
+            key=lambda index: -self.frames[index].score * rle.area(self.frames[index].rle or _NOTHING) ** 0.5,
+        )
+
+    def mask_score(self) -> float:
+        """Mean score of the frames that show it; 0 where none does."""
+        shown = self.shown
+        return fmean(self.frames[index].score for index in shown) if shown else 0.0
+
+
+_NOTHING: Rle = {"size": [1, 1], "counts": "1"}

@@ -1,0 +1,128 @@
+"""What a chooser is asked: turns of text and pictures, each with the grammar of its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trajseg.engines.grounded.facts import TrackFacts
+from trajseg.engines.grounded.grammar import (
+    Grammar,
+    caption_grammar,
+    phrases_grammar,
+    verdict_answer,
+    verdict_grammar,
+)
+from trajseg.engines.grounded.prompts import Part, Prompts, joined
+
+
+@dataclass(frozen=True)
+class ShownCandidate:
+    """One candidate as a chooser meets it: its number, the detector's phrase, facts, and a portrait RGB [s, s, 3]."""
+
+    number: int
+    phrase: str
+    facts: TrackFacts
+    portrait: np.ndarray
+
+
+@dataclass(frozen=True)
+class ShownFrame:
+    """A moment: seconds, the frame, and the frame with numbered outlines, RGB uint8 [H, W, 3]."""
+
+    time: float
+    clean: np.ndarray
+    outlined: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a chooser sees of a clip.
+
+    Args:
+        duration: of the clip, seconds.
+        width: of the picture, in percent of its height.
+        moments: seconds at which paths give places.
+    """
+
+    duration: float
+    width: int
+    moments: Sequence[float]
+    candidates: Sequence[ShownCandidate]
+    frames: Sequence[ShownFrame] = field(default=())
+
+
+@dataclass(frozen=True)
+class Question:
+    """One turn for a chooser and the answers that it may give."""
+
+    parts: list[Part]
+    grammar: Grammar
+    most_tokens: int = 128
+    """Of the answer; the grammar's longest one takes fewer."""
+
+
+def concepts_question(prompts: Prompts, instruction: str) -> Question:
+    """Which noun phrases a detector should look for."""
+    return Question(prompts.parts("concepts", {"instruction": instruction}), phrases_grammar())
+
+
+def choose_question(prompts: Prompts, scene: Scene, instruction: str) -> Question:
+    """Which of the candidates the instruction means."""
+    return Question(
+        joined([*scene_parts(prompts, scene), *choose_parts(prompts, scene, instruction)]),
+        verdict_grammar([candidate.number for candidate in scene.candidates]),
+        most_tokens=32 + 16 * len(scene.candidates),
+    )
+
+
+def caption_question(prompts: Prompts, scene: Scene, number: int) -> Question:
+    """What a candidate is and does."""
+    parts = [*scene_parts(prompts, scene), *prompts.parts("caption", {"number": str(number)})]
+    return Question(joined(parts), caption_grammar())
+
+
+def choose_parts(prompts: Prompts, scene: Scene, instruction: str) -> list[Part]:
+    """The end of the turn that asks for verdicts."""
+    example = verdict_answer(
+        {one.number: ("accept", "reject", "doubtful")[place % 3] for place, one in enumerate(scene.candidates)}
+    )
+    return prompts.parts("choose", {"instruction": instruction, "example": example})
+
+
+def scene_parts(prompts: Prompts, scene: Scene) -> list[Part]:
+    """The beginning of every turn about a scene."""
+    times = ", ".join(f"{time:.1f}" for time in scene.moments)
+    values: dict[str, Part] = {"duration": f"{scene.duration:.1f}", "width": str(scene.width), "moments": times}
+    parts = prompts.parts("scene", values)
+    for frame in scene.frames:
+        parts += prompts.parts("frame", {"time": f"{frame.time:.1f}", "clean": frame.clean, "outlined": frame.outlined})
+    for one in scene.candidates:
+        facts = one.facts
+        parts += prompts.parts(
+            "candidate",
+            {
+                "number": str(one.number),
+                "phrase": one.phrase,
+                "portrait": one.portrait,
+                "size": facts.size,
+                "path": facts.path,
+                "moved": facts.moved,
+                "way": facts.way,
+                "reach": facts.reach,
+            },
+        )
+    return parts
+
+
+def phrases_answer(phrases: Sequence[str]) -> str:
+    """The answer that names these phrases."""
+    return json.dumps({"phrases": list(phrases)}, ensure_ascii=False)
+
+
+def caption_answer(caption: str) -> str:
+    """The answer that gives this caption."""
+    return json.dumps({"caption": caption}, ensure_ascii=False)

@@ -1,0 +1,96 @@
+"""What a chooser may answer: a JSON schema for a served model, and the same as a regular expression for a local one.
+
+A local model is held to the expression token by token: of the tokens that it likes best, the first one is taken that
+the expression can still go on from. This needs no list of the vocabulary, so it works with any tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import regex
+
+VERDICTS = ("accept", "reject", "doubtful")
+PHRASE = r"[^\p{C}\"\\\[\]{}]"
+"""A character of free text in an answer: printable, and nothing that JSON would have to escape."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Answers of one kind.
+
+    Args:
+        name: of the kind, such as "verdicts".
+        pattern: regular expression of every whole answer.
+        schema: JSON schema of the same answers.
+    """
+
+    name: str
+    pattern: str
+    schema: Mapping[str, Any]
+
+    def can_go_on(self, text: str) -> bool:
+        """Whether `text` is the beginning of an answer, or a whole one."""
+        return regex.fullmatch(self.pattern, text, partial=True) is not None
+
+    def is_whole(self, text: str) -> bool:
+        """Whether `text` is an answer."""
+        return regex.fullmatch(self.pattern, text) is not None
+
+    def normalised(self, text: str) -> str | None:
+        """An answer whose JSON is spaced in another way, in the form that the pattern has; None if it is none."""
+        try:
+            plain = json.dumps(json.loads(text), ensure_ascii=False)
+        except ValueError:
+            return None
+        return plain if self.is_whole(plain) else None
+
+
+def verdict_grammar(numbers: Sequence[int]) -> Grammar:
+    """One verdict for each candidate, in the order of `numbers`: {"1": "accept", "2": "reject"}."""
+    words = "|".join(VERDICTS)
+    pairs = ", ".join(f'"{number}": "({words})"' for number in numbers)
+    return Grammar(
+        "verdicts",
+        r"\{" + pairs + r"\}",
+        _object({str(number): {"type": "string", "enum": list(VERDICTS)} for number in numbers}),
+    )
+
+
+def phrases_grammar(most: int = 3, length: int = 40) -> Grammar:
+    """One to `most` noun phrases: {"phrases": ["dog"]}."""
+    phrase = f'"{PHRASE}{{1,{length}}}"'
+    text = _text(length)
+    return Grammar(
+        "phrases",
+        rf'\{{"phrases": \[{phrase}(, {phrase}){{0,{most - 1}}}\]\}}',
+        _object({"phrases": {"type": "array", "items": text, "minItems": 1, "maxItems": most}}),
+    )
+
+
+def caption_grammar(length: int = 160) -> Grammar:
+    """One sentence: {"caption": "a dog that runs"}."""
+    text = _text(length)
+    return Grammar("caption", rf'\{{"caption": "{PHRASE}{{1,{length}}}"\}}', _object({"caption": text}))
+
+
+def _text(length: int) -> dict[str, Any]:
+    # `maxLength` alone would let control characters through.
+    return {"type": "string", "minLength": 1, "pattern": rf'^[^"\\\[\]{{}}\x00-\x1f]{{1,{length}}}$'}
+
+
+def verdict_answer(verdicts: Mapping[int, str]) -> str:
+    """The answer that says these verdicts, in the form that the grammar has."""
+    return json.dumps({str(number): verdict for number, verdict in verdicts.items()})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }

@@ -1,0 +1,80 @@
+"""The words that go to a chooser: text files that one can read and change.
+
+A file holds one text; names in braces are filled in, and {clean}, {outlined} and {portrait} stand for pictures. The
+package's own files are in trajseg/engines/grounded/prompts; a checkpoint, or the setting `prompts`, may bring others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from trajseg.errors import CheckpointError
+
+FOLDER = Path(__file__).parent / "prompts"
+SLOTS: dict[str, frozenset[str]] = {
+    "concepts": frozenset({"instruction"}),
+    "scene": frozenset({"duration", "width", "moments"}),
+    "frame": frozenset({"time", "clean", "outlined"}),
+    "candidate": frozenset({"number", "phrase", "portrait", "size", "path", "moved", "way", "reach"}),
+    "choose": frozenset({"instruction", "example"}),
+    "caption": frozenset({"number"}),
+}
+"""What may stand in braces in each file. Other braces are text: answers are JSON."""
+_SLOT = re.compile(r"\{([a-z]+)\}")
+
+Part = str | np.ndarray
+"""A piece of a turn: text, or a picture RGB uint8 [H, W, 3]."""
+
+
+class Prompts:
+    """The texts of one folder; those that it lacks are the package's own.
+
+    Raises:
+        CheckpointError: there is no such folder, or a text has a slot that nothing fills in.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        if folder is not None and not folder.is_dir():
+            raise CheckpointError(
+                f"There is no folder of prompts {folder}.", "Name a folder with files such as choose.txt."
+            )
+        self._texts: dict[str, str] = {}
+        for name, slots in SLOTS.items():
+            own = None if folder is None else folder / f"{name}.txt"
+            path = own if own is not None and own.is_file() else FOLDER / f"{name}.txt"
+            self._texts[name] = path.read_text(encoding="utf-8")
+            if unknown := set(_SLOT.findall(self._texts[name])) - slots:
+                raise CheckpointError(
+                    f"{path} has {{{sorted(unknown)[0]}}}, which nothing fills in.",
+                    f"It may have {', '.join(f'{{{slot}}}' for slot in sorted(slots))}.",
+                )
+
+    def parts(self, name: str, values: Mapping[str, Part]) -> list[Part]:
+        """A text with its slots filled in, text and pictures in their order."""
+        parts: list[Part] = []
+        text, end = self._texts[name], 0
+        for slot in _SLOT.finditer(text):
+            value = values[slot[1]]
+            before = text[end : slot.start()]
+            parts += [before + value] if isinstance(value, str) else [before, value]
+            end = slot.end()
+        return joined([*parts, text[end:]])
+
+    def text(self, name: str, values: Mapping[str, str]) -> str:
+        """A text without pictures."""
+        return "".join(str(part) for part in self.parts(name, values))
+
+
+def joined(parts: list[Part]) -> list[Part]:
+    """The same turn with neighbouring texts as one, and without empty ones."""
+    whole: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and whole and isinstance(whole[-1], str):
+            whole[-1] += part
+        elif not isinstance(part, str) or part:
+            whole.append(part)
+    return whole

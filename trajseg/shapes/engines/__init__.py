@@ -1,0 +1,1 @@
+"""Teaches tiny checkpoints of real detector and chooser classes the shapes world, for the proof of `grounded`."""

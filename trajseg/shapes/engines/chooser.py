@@ -1,0 +1,332 @@
+"""Teaches a tiny Qwen3-VL to choose among numbered candidates of the shapes world, in three stages.
+
+`eyes`: the vision tower learns to turn a portrait into a code of its colour and shape. `words`: the language model
+learns to answer from these codes, without pictures, as a pre-trained one has learned from text. `both`: the two
+together, on pictures. Everything at once from nothing does not learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Qwen3VLForConditionalGeneration
+
+from trajseg.engines.grounded.dialogue import Scene as ShownScene
+from trajseg.engines.grounded.dialogue import ShownCandidate, choose_parts, scene_parts
+from trajseg.engines.grounded.pictures import portrait
+from trajseg.engines.grounded.prompts import Part, Prompts, joined
+from trajseg.shapes.engines import vlm
+from trajseg.shapes.engines.lessons import Lesson, draw_lesson
+from trajseg.shapes.engines.pictures import PictureStream
+from trajseg.shapes.engines.teaching import Stage, Step
+from trajseg.shapes.recipe.clips import relit
+from trajseg.shapes.world.render import render
+from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS
+
+PROMPTS = Path(__file__).parent / "prompts"
+"""Short ones: a model of this size needs no explanations, and each word costs training time."""
+LOOKS = (len(COLOURS), len(SHAPES), len(SIZES), len(MOTIONS), len(SPEEDS))
+MIDDLE = 3
+"""The layer after which a candidate's last word has to know its looks and its motion."""
+LIT = 0.2
+BATCH, POOL = 8, 12
+"""Lessons a step, and steps whose lessons are drawn together."""
+STAGES = ("eyes", "words", "both")
+RATES = {"eyes": 1.5e-3, "words": 1.5e-3, "both": 6e-4}
+
+
+class Teacher(nn.Module):
+    """The model, with the heads and codes that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.vlm: Qwen3VLForConditionalGeneration = vlm.fresh()
+        self.named = nn.Linear(vlm.WIDTH, len(COLOURS) + len(SHAPES))
+        self.looks = nn.Linear(vlm.WIDTH, sum(LOOKS))
+        self.colours = nn.Buffer(torch.randn(len(COLOURS), vlm.WIDTH) * 0.04)
+        self.shapes = nn.Buffer(torch.randn(len(SHAPES), vlm.WIDTH) * 0.04)
+
+    def eyes_loss(self, pixels: Tensor, grid: Tensor, looks: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """looks (n, 2): colour and shape."""
+        seen = self.vlm.model.visual(pixels, grid_thw=grid).pooler_output.view(len(grid), vlm.TOKENS, -1)
+        code = (self.colours[looks[:, 0]] + self.shapes[looks[:, 1]])[:, None]
+        apart = (seen - code).square().mean() / code.square().mean()
+        colour, shape = self.named(seen.mean(1) / 0.04).split((len(COLOURS), len(SHAPES)), -1)
+        loss = apart + F.cross_entropy(colour, looks[:, 0]) + F.cross_entropy(shape, looks[:, 1])
+        return loss, {
+            "apart": float(apart.detach()),
+            "colour": float((colour.argmax(1) == looks[:, 0]).float().mean()),
+            "shape": float((shape.argmax(1) == looks[:, 1]).float().mean()),
+        }
+
+    def codes(self, batch: Batch) -> Tensor:
+        """What a perfect tower would see in each portrait, with a little noise: (images * TOKENS, WIDTH)."""
+        there = batch.looks[:, 0] >= 0
+        looks = batch.looks.clamp(min=0)
+        code = (self.colours[looks[:, 0]] + self.shapes[looks[:, 1]]) * there[:, None]
+        code = code + torch.randn_like(code) * 0.04 * (~there[:, None])
+        code = code[:, None] + torch.randn(len(code), vlm.TOKENS, vlm.WIDTH) * 0.012
+        return code.flatten(0, 1)
+
+    def answer_loss(self, batch: Batch, visual: Tensor) -> tuple[Tensor, dict[str, float]]:
+        model = self.vlm.model
+        embeddings = model.get_input_embeddings()(batch.ids)
+        pictured = batch.kinds == 1
+        if len(visual):
+            embeddings = embeddings.masked_scatter(pictured[..., None], visual)
+        positions, _ = model.get_rope_index(
+            batch.ids, batch.kinds, image_grid_thw=batch.grid, attention_mask=batch.mask
+        )
+        # Padding stands at the end, where a causal mask alone keeps it from being read; this is faster.
+        out = model.language_model(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        places = batch.labels[:, 1:] >= 0
+        logits = self.vlm.lm_head(out.last_hidden_state[:, :-1][places])
+        truth = batch.labels[:, 1:][places]
+        weight = 1.0 + 4.0 * batch.verdicts[:, 1:][places]
+        each = F.cross_entropy(logits, truth, reduction="none")
+        loss = (each * weight).sum() / weight.sum()
+        figures = {"ce": float(each.detach().mean())}
+        decided = batch.verdicts[:, 1:][places]
+        right = logits.argmax(-1) == truth
+        if decided.any():
+            figures["verdict"] = float(right[decided].float().mean())
+            accepted = decided & (truth == batch.accept)
+            figures["recall"] = float(right[accepted].float().mean())
+        if len(batch.ends):
+            rows, columns = batch.ends[:, 0], batch.ends[:, 1]
+            middle = out.hidden_states[MIDDLE][rows, columns]
+            parts = self.looks(F.rms_norm(middle, (vlm.WIDTH,))).split(LOOKS, -1)
+            there = batch.looks[:, 0] >= 0
+            names = ("colour", "shape", "size", "motion", "speed")
+            for column, (name, part) in enumerate(zip(names, parts, strict=True)):
+                told = batch.looks[there, column]
+                loss = loss + 0.08 * F.cross_entropy(part[there], told)
+                figures[name] = float((part[there].argmax(-1) == told).float().mean())
+        return loss, figures
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B conversations of at most L tokens with n portraits.
+
+    ids, mask, kinds (1: a visual token), labels (-100: not to be learned) int64 [B, L]; verdicts bool [B, L];
+    ends [n, 2] row and column of each candidate's last token; looks [n, 5], -1 for false alarms;
+    grid [n, 3] as the processor has it; accept: the token of "accept".
+    """
+
+    ids: Tensor
+    mask: Tensor
+    kinds: Tensor
+    labels: Tensor
+    verdicts: Tensor
+    ends: Tensor
+    looks: Tensor
+    grid: Tensor
+    accept: int
+
+
+class Desk:
+    """Turns lessons into batches, by the dialogue of `grounded` and the chat template of the tiny model."""
+
+    def __init__(self) -> None:
+        self.prompts = Prompts(PROMPTS)
+        self.processor = vlm.processor()
+        self.words = self.processor.tokenizer
+        ids = self.words.convert_tokens_to_ids
+        self.image, self.end = ids("<|image_pad|>"), ids("<|im_end|>")
+        self.accept, self.reject = ids("accept"), ids("reject")
+        self.stop, self.picture_end = ids("."), ids("<|vision_end|>")
+        self.blank = np.zeros((vlm.PORTRAIT, vlm.PORTRAIT, 3), np.uint8)
+
+    def conversation(self, lesson: Lesson) -> list[tuple[str, str]]:
+        """(what is asked, what is answered) turns as text with image tokens."""
+        shown = [
+            ShownCandidate(number, one.phrase, one.facts, self.blank) for number, one in enumerate(lesson.candidates, 1)
+        ]
+        scene = ShownScene(1.0, lesson.width, (), shown)
+        turns = []
+        for place, (kind, said, answer) in enumerate(lesson.turns):
+            if kind == "choose":
+                parts = choose_parts(self.prompts, scene, said)
+            else:
+                parts = self.prompts.parts(kind, {"number": said, "instruction": said})
+            if place == 0 and shown:
+                parts = joined([*scene_parts(self.prompts, scene), *parts])
+            turns.append((as_text(parts), answer))
+        return turns
+
+    def batch(self, lessons: list[Lesson]) -> Batch:
+        rows = []
+        for lesson in lessons:
+            ids: list[int] = []
+            learned: list[bool] = []
+            decided: list[bool] = []
+            for asked, answer in self.conversation(lesson):
+                question = self._ids(f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n")
+                told = self._ids(f"{answer}<|im_end|>")
+                after = self._ids("\n")
+                ids += [*question, *told, *after]
+                learned += [False] * len(question) + [True] * len(told) + [False] * len(after)
+                verdict = [token in (self.accept, self.reject) for token in told]
+                decided += [False] * len(question) + verdict + [False] * len(after)
+            rows.append((ids, learned, decided))
+        length = max(len(ids) for ids, _, _ in rows)
+        shape = (len(rows), length)
+        pad = self.words.pad_token_id
+        ids_t, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.int64)
+        labels, verdicts = torch.full(shape, -100), torch.zeros(shape, dtype=torch.bool)
+        ends = []
+        for row, (ids, learned, decided) in enumerate(rows):
+            ids_t[row, : len(ids)] = torch.tensor(ids)
+            mask[row, : len(ids)] = 1
+            labels[row, : len(ids)] = torch.where(torch.tensor(learned), ids_t[row, : len(ids)], -100)
+            verdicts[row, : len(ids)] = torch.tensor(decided)
+            for column, token in enumerate(ids):
+                if token == self.picture_end:
+                    ends.append((row, ids.index(self.stop, column)))
+        looks = [one.looks or (-1,) * 5 for lesson in lessons for one in lesson.candidates]
+        return Batch(
+            ids_t,
+            mask,
+            (ids_t == self.image).long(),
+            labels,
+            verdicts,
+            torch.tensor(ends, dtype=torch.int64).view(-1, 2),
+            torch.tensor(looks, dtype=torch.int64).view(-1, 5),
+            torch.tensor([[1, 4, 4]]).expand(len(looks), 3),
+            self.accept,
+        )
+
+    def pixels(self, portraits: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Patches and grid of portraits, as the processor gives them."""
+        inputs = self.processor.image_processor(images=portraits, return_tensors="pt")
+        return inputs["pixel_values"], inputs["image_grid_thw"]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.words(text, add_special_tokens=False)["input_ids"]
+
+
+def as_text(parts: list[Part]) -> str:
+    """A turn as the processor writes it, with a portrait's visual tokens in its place."""
+    picture = "<|vision_start|>" + "<|image_pad|>" * vlm.TOKENS + "<|vision_end|>"
+    return "".join(part if isinstance(part, str) else picture for part in parts)
+
+
+def portraits_of(lesson: Lesson, rng: random.Random) -> list[np.ndarray]:
+    """The candidates' portraits, cut from the moments that show them."""
+    height = rng.randint(150, 260)
+    moments = sorted({one.moment for one in lesson.candidates})
+    frames, _ = render(lesson.scene, height, moments)
+    if rng.random() < LIT:
+        frames = relit(frames, rng)
+    by_moment = dict(zip(moments, frames, strict=True))
+    cut = []
+    for one in lesson.candidates:
+        x, y, width, across = (side * height for side in one.box)
+        cut.append(portrait(by_moment[one.moment], (x, y, width, across), vlm.PORTRAIT))
+    return cut
+
+
+def single_portraits(rng: random.Random, count: int) -> Iterator[tuple[list[np.ndarray], Tensor]]:
+    """Endless batches of portraits of single objects, with (count, 2) colour and shape."""
+    stream = iter(PictureStream(rng.getrandbits(40), 240, frames=2))
+    cut: list[np.ndarray] = []
+    looks: list[tuple[int, int]] = []
+    while True:
+        picture = next(stream)
+        for (left, top, right, bottom), (colour, shape, _) in zip(picture.boxes, picture.attributes, strict=True):
+            off = [rng.gauss(0, 0.04) * (right - left) for _ in range(4)]
+            box = (left + off[0], top + off[1], right - left + off[2], bottom - top + off[3])
+            cut.append(portrait(picture.rgb, box, vlm.PORTRAIT))
+            looks.append((int(colour), int(shape)))
+        if len(cut) >= count:
+            yield cut[:count], torch.tensor(looks[:count])
+            cut, looks = cut[count:], looks[count:]
+
+
+def train(out: Path, minutes: dict[str, float], seed: int = 0) -> None:
+    """All stages, each for so many minutes; resumes from what lies in `out`."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    teacher, desk = Teacher(), Desk()
+
+    def begin(stage: str, before: Path | None, done: int) -> Step:
+        if before is not None and not done:
+            teacher.load_state_dict(torch.load(before, weights_only=True)["model"])
+        rng = random.Random(f"{seed}/{stage}/{done}")
+        singles, drawn = single_portraits(rng, 32), lesson_batches(rng)
+        return lambda: _step(teacher, desk, stage, rng, singles, drawn)
+
+    before: Path | None = None
+    for name in STAGES:
+        stage = Stage(name, RATES[name], minutes[name], warm_up=150)
+        stage.run(out, teacher, partial(begin, name, before))
+        before = stage.path(out)
+    folder = out / "checkpoint"
+    teacher.vlm.half().save_pretrained(folder)
+    desk.processor.save_pretrained(folder)
+    shutil.copytree(PROMPTS, folder / "prompts", dirs_exist_ok=True)
+
+
+def lesson_batches(rng: random.Random) -> Iterator[list[Lesson]]:
+    """Endless batches of lessons of about the same length, so that little of a batch is padding."""
+    while True:
+        drawn = [lesson for _ in range(BATCH * POOL) if (lesson := draw_lesson(rng)) is not None]
+        drawn.sort(key=lambda lesson: (len(lesson.candidates), len(lesson.turns)))
+        batches = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def _step(
+    teacher: Teacher,
+    desk: Desk,
+    stage: str,
+    rng: random.Random,
+    singles: Iterator[tuple[list[np.ndarray], Tensor]],
+    drawn: Iterator[list[Lesson]],
+) -> tuple[Tensor, dict[str, float]]:
+    if stage == "eyes":
+        cut, looks = next(singles)
+        return teacher.eyes_loss(*desk.pixels(cut), looks)
+    lessons = next(drawn)
+    batch = desk.batch(lessons)
+    if stage == "words":
+        return teacher.answer_loss(batch, teacher.codes(batch))
+    cut = [each for lesson in lessons for each in (portraits_of(lesson, rng) if lesson.candidates else [])]
+    if not cut:
+        return teacher.answer_loss(batch, torch.zeros(0, vlm.WIDTH))
+    pixels, grid = desk.pixels(cut)
+    return teacher.answer_loss(batch, teacher.vlm.model.visual(pixels, grid_thw=grid).pooler_output)
+
+
+def main() -> None:
+    """Trains into a folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/engines/chooser"))
+    for stage, minutes in zip(STAGES, (6, 24, 14), strict=True):
+        parser.add_argument(f"--{stage}-minutes", type=float, default=minutes)
+    given = parser.parse_args()
+    train(given.out, {stage: getattr(given, f"{stage}_minutes") for stage in STAGES})
+
+
+if __name__ == "__main__":
+    main()

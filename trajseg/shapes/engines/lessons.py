@@ -1,0 +1,160 @@
+"""Lessons for a chooser: candidates as `grounded` would find them in a scene, questions, and the right answers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from trajseg.engines.grounded.dialogue import caption_answer, phrases_answer
+from trajseg.engines.grounded.facts import MOMENTS, TrackFacts, track_facts
+from trajseg.engines.grounded.grammar import verdict_answer
+from trajseg.shapes.world.facts import Facts
+from trajseg.shapes.world.language import Instruction, instructions, reference_caption
+from trajseg.shapes.world.phrases import PLURALS, words
+from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS, Scene, bin_centres, sample_scene
+from trajseg.tracks.rle import Box
+
+SINGULAR = {**{shape: shape for shape in SHAPES}, **{plural: shape for shape, plural in PLURALS.items()}}
+OPEN = ("object", "objects", "one", "ones", "everything", "those")
+"""Words that may mean any shape."""
+WEIGHTS = {"none": 2.2, "attribute": 1.6, "motion": 1.6, "place": 1.8, "several": 0.8, "knowledge": 0.8}
+"""How often kinds are asked; the others 1."""
+
+
+@dataclass(frozen=True)
+class LessonCandidate:
+    """A candidate of a lesson.
+
+    Args:
+        k: object of the scene; None where a detector saw something that is nothing.
+        moment: frame of its portrait.
+        box: of its portrait, in shares of the picture's height.
+        looks: colour, shape, size, motion and speed as indices into the world's tuples; empty for None.
+    """
+
+    k: int | None
+    phrase: str
+    facts: TrackFacts
+    moment: int
+    box: Box
+    looks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Candidates of a scene and (question, instruction or number, answer) turns about them."""
+
+    scene: Scene
+    width: int
+    candidates: list[LessonCandidate]
+    turns: list[tuple[str, str, str]]
+
+
+def concepts_of(text: str) -> list[str]:
+    """The nouns that a detector should look for: the shapes that a sentence names, or "object" where it leaves them
+    open."""
+    said = words(text)
+    shapes = list(dict.fromkeys(SINGULAR[word] for word in said if word in SINGULAR))
+    open_too = any(word in OPEN for word in said)
+    return ["object"] if open_too or not shapes or len(shapes) > 3 else shapes
+
+
+def draw_lesson(rng: random.Random, turns: int = 6) -> Lesson | None:
+    """A lesson of the training split; None where the scene gives none."""
+    scene = sample_scene(rng.getrandbits(40), "train")
+    facts = Facts(scene)
+    asked = instructions(scene, rng, limit_per_kind=3, facts=facts)
+    if not asked:
+        return None
+    concepts = ["object"]
+    if rng.random() < 0.45:
+        concepts = concepts_of(rng.choice(asked).text)
+    asked = [one for one in asked if concepts == ["object"] or set(concepts_of(one.text)) <= set(concepts)]
+    asked += _absent(scene, concepts, rng)
+    candidates = _candidates(scene, facts, concepts, rng)
+    numbers = {one.k: place for place, one in enumerate(candidates, 1) if one.k is not None}
+    lesson: list[tuple[str, str, str]] = []
+    if candidates:
+        for one in _drawn(asked, rng, turns):
+            # An object that no candidate stands for cannot be chosen.
+            verdicts = {
+                place: "accept" if each.k is not None and each.k in one.targets else "reject"
+                for place, each in enumerate(candidates, 1)
+            }
+            lesson.append(("choose", one.text, verdict_answer(verdicts)))
+        able = [k for k in numbers if facts.moves_visibly[k]]
+        for k in rng.sample(able, min(2, len(able))):
+            lesson.append(("caption", str(numbers[k]), caption_answer(reference_caption(scene, k, facts))))
+        rng.shuffle(lesson)
+    if not lesson or rng.random() < 0.08:
+        chosen = rng.sample(asked, min(len(asked), 6)) or instructions(scene, rng, limit_per_kind=1, facts=facts)
+        lesson = [("concepts", one.text, phrases_answer(concepts_of(one.text))) for one in chosen]
+        candidates = []
+    return Lesson(scene, round(100 * scene.aspect), candidates, lesson)
+
+
+def _drawn(asked: list[Instruction], rng: random.Random, count: int) -> list[Instruction]:
+    """Without repetition, by weight of kind."""
+    keyed = sorted(asked, key=lambda one: rng.random() ** (1 / WEIGHTS.get(one.kind, 1.0)), reverse=True)
+    return keyed[:count]
+
+
+def _absent(scene: Scene, concepts: list[str], rng: random.Random) -> list[Instruction]:
+    """Sentences about a shape of another colour or size than any that is there."""
+    found = []
+    shapes = list(SHAPES) if concepts == ["object"] else [name for name in concepts if name in SHAPES]
+    for _ in range(2):
+        shape, colour, size = rng.choice(shapes), rng.choice(COLOURS), rng.choice(["", "", *SIZES])
+        if not any(o.shape == shape and o.colour == colour and size in ("", o.size) for o in scene.objects):
+            text = f"the {size} {colour} {shape}".replace("  ", " ")
+            found.append(Instruction("none", "none", text, ()))
+    return found
+
+
+def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Random) -> list[LessonCandidate]:
+    """What would be found, in a random order; boxes are off as found ones are."""
+    found: list[LessonCandidate] = []
+    moments = bin_centres(scene.frame_count, MOMENTS)
+    least = rng.uniform(0.05, 0.25)
+    for k, o in enumerate(scene.objects):
+        if concepts != ["object"] and o.shape not in concepts:
+            continue
+        if rng.random() < 0.02:
+            continue
+        boxes: list[Box | None] = []
+        for moment in range(MOMENTS):
+            left, top, right, bottom = facts.xyxy[k, moment].tolist()
+            seen = facts.visible[k, moment] >= least and right > left and rng.random() > 0.02
+            off = [rng.gauss(0, 0.006) for _ in range(4)]
+            found_box = (left + off[0], top + off[1], right - left + off[2], bottom - top + off[3])
+            boxes.append(found_box if seen else None)
+        shown = [moment for moment in range(MOMENTS) if boxes[moment] is not None]
+        if not shown:
+            continue
+        best = max(shown, key=lambda moment: float(facts.visible[k, moment]) + rng.random() * 0.1)
+        box = boxes[best]
+        assert box is not None
+        phrase = "object" if concepts == ["object"] else o.shape
+        looks = (
+            COLOURS.index(o.colour),
+            SHAPES.index(o.shape),
+            SIZES.index(o.size),
+            MOTIONS.index(o.motion),
+            SPEEDS.index(o.speed),
+        )
+        found.append(LessonCandidate(k, phrase, track_facts(boxes, 1.0), int(moments[best]), box, looks))
+    if rng.random() < 0.08:
+        found.append(_nothing(scene, concepts, rng))
+    rng.shuffle(found)
+    return found
+
+
+def _nothing(scene: Scene, concepts: list[str], rng: random.Random) -> LessonCandidate:
+    """A false alarm: some piece of background."""
+    moments = bin_centres(scene.frame_count, MOMENTS)
+    side = rng.uniform(0.05, 0.3)
+    box = (rng.uniform(0, scene.aspect - side), rng.uniform(0, 1 - side), side, side)
+    boxes: list[Box | None] = [box if rng.random() < 0.5 else None for _ in range(MOMENTS)]
+    boxes[rng.randrange(MOMENTS)] = box
+    moment = rng.choice([place for place, one in enumerate(boxes) if one is not None])
+    return LessonCandidate(None, rng.choice(concepts), track_facts(boxes, 1.0), int(moments[moment]), box, ())
