@@ -29,6 +29,7 @@ class ServedChooser:
         model: as the server calls it.
         key: sent as a bearer token, where there is one.
         timeout: seconds for one answer.
+        pause: seconds before the second attempt; later ones wait longer.
         transport: httpx's, for tests.
 
     Raises:
@@ -41,6 +42,7 @@ class ServedChooser:
         model: str,
         key: str = "",
         timeout: float = 120.0,
+        pause: float = 0.5,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         url = httpx.URL(address)
@@ -49,7 +51,7 @@ class ServedChooser:
                 f"The chooser's address {address!r} is no http or https URL.", "Such as http://gpu:8000/v1."
             )
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.model = model
+        self.model, self._pause = model, pause
         self._client = httpx.Client(
             base_url=address.rstrip("/") + "/", headers=headers, timeout=timeout, transport=transport
         )
@@ -59,7 +61,7 @@ class ServedChooser:
         retrying = Retrying(
             retry=retry_if_exception(_is_temporary),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential(0.5, max=8),
+            wait=wait_exponential(multiplier=self._pause, max=8),
             reraise=True,
         )
         try:

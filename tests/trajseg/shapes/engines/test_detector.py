@@ -47,9 +47,9 @@ def test_a_few_steps_on_one_batch_lower_the_loss() -> None:
     torch.manual_seed(0)
     model, rng = detector.fresh(), random.Random(1)
     inputs, targets, _, _ = next(detector.batches(iter(PictureStream(2, 160)), 2, detector.processor(), rng))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-4)
     losses = []
-    for _ in range(5):
+    for _ in range(6):
         loss, figures = detector.detection_loss(model, inputs, targets)
         optimiser.zero_grad()
         loss.backward()
