@@ -74,7 +74,9 @@ class FakeVllm:
 
 
 def chooser(server: Callable[[httpx.Request], httpx.Response], **options: Any) -> ServedChooser:
-    return ServedChooser("http://gpu:8000/v1", "served-vlm", pause=0.01, transport=httpx.MockTransport(server), **options)
+    return ServedChooser(
+        "http://gpu:8000/v1", "served-vlm", pause=0.01, transport=httpx.MockTransport(server), **options
+    )
 
 
 def test_an_answer_comes_back_and_pictures_stand_between_the_texts() -> None:
