@@ -1,4 +1,4 @@
-"""Commands of the backend: `trajseg backend`, and Label Studio's `trajseg project` and `trajseg doctor`."""
+"""Commands of the backend: `trajseg backend`, `trajseg export`, and Label Studio's `project` and `doctor`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 
 import click
 
+from backend.export_command import export
 from backend.label_studio.setup.commands import doctor, project
 
 
@@ -35,4 +36,4 @@ def backend(host: str | None, port: int | None) -> None:
         server.stop()
 
 
-commands = [backend, project, doctor]
+commands = [backend, project, doctor, export]

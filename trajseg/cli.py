@@ -37,8 +37,9 @@ OWN = {
     "caption": _Own("trajseg.commands.caption", "command", "Describe each track of a video in a sentence."),
     "data": _Own("trajseg.shapes.world.command", "data", "Look at the data that trajseg is trained and scored on."),
     "evaluate": _Own("trajseg.commands.evaluate", "command", "Measure a checkpoint on clips with known masks."),
-    "export": _Own("trajseg.commands.train_joint", "export", "Merge an adapter into a checkpoint."),
-    "model": _Own("trajseg.commands.model", "command", "What models cost, and checkpoints out of published ones."),
+    "model": _Own(
+        "trajseg.commands.model", "command", "What models cost; checkpoints out of published ones or an adapter."
+    ),
     "train": _Own("trajseg.commands.train", "command", "Train a checkpoint."),
 }
 

@@ -19,6 +19,7 @@ from backend.store.kinds import KINDS
 from backend.store.reports import Reports, Wanted
 from trajseg.errors import InputError, ServiceError, TrajSegError
 from trajseg.pictures import palette
+from trajseg.tracks.formats import format_names
 
 blueprint = Blueprint(
     "pages",
@@ -205,6 +206,8 @@ def _list() -> dict[str, Any]:
         "page": page,
         "pages": pages,
         "projects": list(projects.values()),
+        "project": projects.get(wanted.project_id or 0),
+        "formats": format_names(),
         "states": STATES,
         "kinds": _kinds(),
         "notices": _notices(service, counts),

@@ -7,6 +7,7 @@ of its instructions. Everything that asks "what is on this video?" asks here: ex
 What a frame is worth (trajseg.tracks.trust):
 
 * painted: a person painted this mask, or removed it, in the annotation or in one that it came from;
+* confirmed: a person saw a propagated frame in a later annotation and submitted it as it was;
 * propagated: a propagator carried a painted frame, a mark or a removal here;
 * accepted: a person saw the frame and submitted it as it was;
 * predicted: nobody has seen it, also between two frames that somebody has seen.
@@ -58,7 +59,7 @@ class StandingTrack:
         """What persons made of it: rejected, drawn, corrected, accepted, or predicted where none has seen it."""
         if self.rejected:
             return "rejected"
-        if any(trust in (Trust.PAINTED, Trust.PROPAGATED) for trust in self.trust):
+        if any(trust >= Trust.PROPAGATED for trust in self.trust):
             return "corrected" if self.job_id else "drawn"
         return "accepted" if Trust.ACCEPTED in self.trust else "predicted"
 
@@ -321,12 +322,13 @@ def _track(
         elif rejected:
             frames[index] = replace(frame, rle=None)
         elif before is not None and frame.rle != before.frames[index].rle:
+            # Changed since a person saw it.
             level = max(level, Trust.PROPAGATED)
         elif index in boxes and level < Trust.PROPAGATED:
             # The box was moved, and the mask has not been drawn again yet.
             level = Trust.UNKNOWN
         elif (track.label, index) in seen.unchanged or (frame.rle is None and index in seen.pictures):
-            level = max(level, Trust.ACCEPTED)
+            level = Trust.CONFIRMED if level >= Trust.PROPAGATED else max(level, Trust.ACCEPTED)
         elif before is None and painted is not None and level < Trust.PROPAGATED and not track.present:
             level = Trust.UNKNOWN
         trust.append(level)

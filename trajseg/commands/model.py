@@ -1,4 +1,4 @@
-"""The command `trajseg model`: what a model costs, and a checkpoint made out of published ones."""
+"""The command `trajseg model`: what models cost, and checkpoints out of published ones or out of an adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 @click.group()
 def command() -> None:
-    """What models cost, and checkpoints out of published ones."""
+    """What models cost, and checkpoints out of published ones or out of an adapter."""
 
 
 @command.command()
@@ -82,3 +82,21 @@ def _config(name: str):  # type: ignore[no-untyped-def]
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"There is no model {name}.", "Name trajseg-tiny, trajseg-7b or a checkpoint's folder.")
     return TrajSegConfig.from_pretrained(folder)
+
+
+@command.command()
+@click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="That the adapter was trained on.")
+@click.option("--adapter", type=click.Path(file_okay=False, path_type=Path), required=True, help="A PEFT folder.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
+@click.option("--half", is_flag=True, help="Write float16.")
+def merge(checkpoint: str, adapter: Path, out: Path, half: bool) -> None:
+    """Merge an adapter into a checkpoint: the result runs without peft."""
+    import torch
+
+    from trajseg.engines.trajseg import VideoSegmenter
+    from trajseg.training.adapters import merge_adapter
+
+    base = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
+    merge_adapter(base.model, adapter).save_pretrained(out, dtype=torch.float16 if half else None)
+    base.processor.save_pretrained(out)
+    click.echo(f"Checkpoint: {out}")

@@ -1,4 +1,4 @@
-"""`trajseg train joint` and `trajseg export`."""
+"""`trajseg train joint`."""
 
 from __future__ import annotations
 
@@ -84,22 +84,6 @@ def joint(
         result = train_jointly(recipe, checkpoint, out, source, seed, workers, stop=stop)
     click.echo(f"{'Adapter' if lora else 'Checkpoint'}: {result}")
     if lora:
-        click.echo(f"Merge it: trajseg export --checkpoint {checkpoint} --adapter {result} --out {out / 'checkpoint'}")
-
-
-@click.command("export")
-@click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="That the adapter was trained on.")
-@click.option("--adapter", type=click.Path(file_okay=False, path_type=Path), required=True, help="A PEFT folder.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
-@click.option("--half", is_flag=True, help="Write float16.")
-def export(checkpoint: str, adapter: Path, out: Path, half: bool) -> None:
-    """Merge an adapter into a checkpoint: the result runs without peft."""
-    import torch
-
-    from trajseg.engines.trajseg import VideoSegmenter
-    from trajseg.training.adapters import merge_adapter
-
-    base = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
-    merge_adapter(base.model, adapter).save_pretrained(out, dtype=torch.float16 if half else None)
-    base.processor.save_pretrained(out)
-    click.echo(f"Checkpoint: {out}")
+        click.echo(
+            f"Merge it: trajseg model merge --checkpoint {checkpoint} --adapter {result} --out {out / 'checkpoint'}"
+        )

@@ -67,6 +67,11 @@ DATASETS: Mapping[str, DatasetEntry] = {
         source="trajseg.shapes.samples:open_source",
     ),
     "posters": DatasetEntry("trajseg.shapes.dataset:open_posters", "posters:test, posters:val, posters:train"),
+    "corrections": DatasetEntry(
+        "trajseg.data.corrections:open_corrections",
+        "corrections:FOLDER of `trajseg export --format trajseg`",
+        source="trajseg.data.corrections:open_source",
+    ),
     "ref-youtube-vos": DatasetEntry(
         "trajseg.data.ref_youtube_vos:open_ref_youtube_vos", "ref-youtube-vos:FOLDER of a split, such as .../valid"
     ),

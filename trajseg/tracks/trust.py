@@ -16,13 +16,20 @@ class Trust(IntEnum):
     """A person saw the prediction on this frame and submitted it unchanged."""
     PROPAGATED = 3
     """Carried here from a frame that a person painted or marked."""
-    PAINTED = 4
+    CONFIRMED = 4
+    """Propagated here, and then seen and submitted by a person."""
+    PAINTED = 5
     """A person painted this mask, or removed it."""
 
     @property
     def word(self) -> str:
         """As it is written in JSON: "painted", "propagated", ..."""
         return self.name.lower()
+
+    @property
+    def vouched(self) -> bool:
+        """Whether a person saw the mask and let it stand, or drew it."""
+        return self in (Trust.ACCEPTED, Trust.CONFIRMED, Trust.PAINTED)
 
 
 BY_WORD = {trust.word: trust for trust in Trust}

@@ -160,11 +160,12 @@ def test_a_second_annotation_stands_on_what_the_first_one_painted(world: World) 
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
     refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True)
     world.finish(refine, [track(1, [9, 10, 11, 2, 2, 2], ["flow", "person", "flow"])])
-    again = world.annotate(12, refine, [edited(refine, 4, 15), unchanged(refine, 1, 10)], refine=True, hours=1)
-    expected = (PROPAGATED, PAINTED, PROPAGATED, PREDICTED, PAINTED, PREDICTED)
+    seen = [unchanged(refine, 1, 10), unchanged(refine, 2, 11)]
+    again = world.annotate(12, refine, [edited(refine, 4, 15), *seen], refine=True, hours=1)
+    expected = (PROPAGATED, PAINTED, Trust.CONFIRMED, PREDICTED, PAINTED, PREDICTED)
     assert world.only().trust == expected
     world.finish(again, [track(1, [9, 10, 11, 13, 15, 16], ["flow", "person", "flow", "flow", "person", "flow"])])
-    assert world.only().trust == (PROPAGATED, PAINTED, PROPAGATED, PROPAGATED, PAINTED, PROPAGATED)
+    assert world.only().trust == (PROPAGATED, PAINTED, Trust.CONFIRMED, PROPAGATED, PAINTED, PROPAGATED)
 
 
 def test_a_rejected_track_shows_nothing_and_its_instruction_means_no_object(world: World) -> None:

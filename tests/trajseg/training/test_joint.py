@@ -321,7 +321,7 @@ def test_a_joint_training_that_broke_down_goes_on_exactly(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_commands_train_go_on_refuse_and_export(tmp_path):
+def test_the_commands_train_go_on_refuse_and_merge(tmp_path):
     run, out = CliRunner(), str(tmp_path / "run")
     begun = ["train", "joint", "--stage", "2", "--batch", "1", "--frames", "2", "--steps", "2", "--workers", "0"]
     for more, said in ((["--minutes", "0"], "goes on from there"), ([], "Adapter:")):
@@ -332,7 +332,7 @@ def test_the_commands_train_go_on_refuse_and_export(tmp_path):
     assert other.exit_code == 2
     assert "holds a training with another" in other.output
     arguments = ["--adapter", f"{out}/adapter", "--out", str(tmp_path / "merged"), "--half"]
-    done = run.invoke(main, ["export", *arguments])
+    done = run.invoke(main, ["model", "merge", *arguments])
     assert done.exit_code == 0, (done.output, done.exception)
     merged = VideoSegmenter.from_pretrained(tmp_path / "merged", device="cpu")
     assert merged.model.config.trajectory_encoder is not None

@@ -10,6 +10,9 @@ from typing import IO, Any
 
 from trajseg.files import whole_file
 
+BLOCK = 1 << 16
+"""Characters that are copied at once."""
+
 
 @dataclass
 class JsonFile:
@@ -53,7 +56,7 @@ class JsonFile:
                 file.write(", " if members or number else "")
                 file.write(f"{json.dumps(name)}: {brackets[0]}" if name else "")
                 spool.seek(0)
-                while block := spool.read(1 << 20):
+                while block := spool.read(BLOCK):
                     file.write(block)
                 file.write(brackets[1] if name else "")
             file.write("}\n")

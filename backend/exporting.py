@@ -1,0 +1,122 @@
+"""Export of a project: what stands in the store, task by task, through an export format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backend.store import Store
+from backend.store.standing import Standing, StandingTask
+from trajseg.errors import InputError, ServiceError
+from trajseg.tracks.formats import LabelledClip, LabelledTrack, TrackFormat
+from trajseg.video import Clip, open_clip
+
+Videos = Callable[[str], AbstractContextManager[Path]]
+"""Gives the video of a task, by its address, as a file; raises InputError or ServiceError where it cannot."""
+HASHED_BYTES = 1 << 20
+
+
+@dataclass
+class ExportReport:
+    """What an export has written and what it could not.
+
+    Attributes:
+        clips: written.
+        skipped: (task or video, reason) of each that was left out.
+        verdicts: written tracks by what persons made of them; see StandingTrack.verdict.
+    """
+
+    clips: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+    def skipped_text(self) -> str:
+        """A line for each that was left out."""
+        return "".join(f"{name}: {reason}\n" for name, reason in self.skipped)
+
+
+class ProjectExport:
+    """Writes the tasks of one project, one at a time.
+
+    Args:
+        project_id: the store's own.
+        videos: where the format writes pictures; without it only masks are exported.
+        annotated_only: leave out tasks that nobody has annotated.
+    """
+
+    def __init__(
+        self, store: Store, project_id: int, videos: Videos | None = None, annotated_only: bool = False
+    ) -> None:
+        self.standing = Standing(store)
+        self.project_id, self.videos, self.annotated_only = project_id, videos, annotated_only
+        self.report = ExportReport()
+
+    def __len__(self) -> int:
+        """Tasks to look at."""
+        return len(self.standing.task_ids(self.project_id))
+
+    def write(self, writer: TrackFormat) -> Iterator[int]:
+        """Write all tasks; yields after each how many were looked at. Call `writer.finish` after it.
+
+        Raises:
+            InputError: the format cannot write one of the clips.
+        """
+        for number, task in enumerate(self.standing.tasks(self.project_id), 1):
+            if isinstance(task, InputError):
+                self._skip(f"project {self.project_id}", task)
+            elif task.annotation_id is not None or not self.annotated_only:
+                self._write(writer, task)
+            yield number
+
+    def _write(self, writer: TrackFormat, task: StandingTask) -> None:
+        with ExitStack() as stack:
+            try:
+                clip, identity = self._open(task, stack) if self.videos else (None, f"address:{task.video}")
+                labelled = labelled_clip(task, clip, identity)
+            except (InputError, ServiceError) as error:
+                self._skip(f"task {task.task_id}", error)
+                return
+            writer.add(labelled)
+        self.report.clips += 1
+        self.report.verdicts.update(held.verdict for held in task.tracks)
+
+    def _open(self, task: StandingTask, stack: ExitStack) -> tuple[Clip, str]:
+        assert self.videos is not None
+        path = stack.enter_context(self.videos(task.video))
+        return open_clip(path), f"sha256:{content_hash(path)}"
+
+    def _skip(self, name: str, error: InputError | ServiceError) -> None:
+        self.report.skipped.append((name, str(error)))
+
+
+def labelled_clip(task: StandingTask, clip: Clip | None, identity: str) -> LabelledClip:
+    """A task as the formats take it.
+
+    Raises:
+        InputError: the video is not the one that was labelled.
+    """
+    return LabelledClip(
+        f"task-{task.task_id}",
+        task.width,
+        task.height,
+        task.fps,
+        task.frame_count,
+        tuple(LabelledTrack(held.track, held.trust, held.rejected) for held in task.tracks),
+        task.expressions,
+        task.video,
+        identity,
+        clip,
+    )
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(HASHED_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""A project's export over HTTP: a zip that is sent while it is written."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+
+from backend.composition import compose
+from backend.exporting import ProjectExport
+from backend.http.app import create_app
+from backend.http.exports import zipped
+from backend.queue import JobQueue
+from backend.settings import Settings
+from backend.store import Store
+from trajseg.tracks import MaskTrack, Result
+from trajseg.tracks.formats import load_format
+
+
+def put(store: Store, project_id: int, task: int, result: Result) -> None:
+    job, _ = store.add_job("prelabel", project_id, task, result.video, result.instruction, "prelabel")
+    store.finish(job.id, store.start_run(job.id) or "", result)
+
+
+@pytest.fixture
+def project(store: Store, result: Result) -> int:
+    project_id = store.upsert_project(7, "http://studio", "<View/>", title="Cars").id
+    put(store, project_id, 1, result)
+    return project_id
+
+
+@pytest.fixture
+def playable(settings: Settings, store: Store, project: int, queue: JobQueue, tiny_clip: Any) -> FlaskClient:
+    """A backend that may read the tiny clip's folder, whose task 2 has the tiny clip."""
+    settings = settings.model_copy(update={"media_dirs": (str(tiny_clip.path.parent),)})
+    times = [index / 12 for index in range(12)]
+    track = MaskTrack.from_masks("t1", tiny_clip.red, times, [0.9] * 12, label="track-1")
+    put(store, project, 2, Result(str(tiny_clip.path), 12.0, 96, 64, 12, "the red square", "", "tiny", [track]))
+    return create_app(compose(settings, store, queue)).test_client()
+
+
+def opened(answer: Any) -> zipfile.ZipFile:
+    assert answer.status_code == 200, answer.text
+    archive = zipfile.ZipFile(io.BytesIO(answer.data))
+    assert archive.testzip() is None
+    return archive
+
+
+@pytest.mark.usefixtures("project")
+def test_the_zip_has_what_the_format_writes(client: FlaskClient) -> None:
+    answer = client.get("/projects/7/export?format=youtube-vis")
+    assert answer.mimetype == "application/zip"
+    assert 'filename="project-7-youtube-vis.zip"' in answer.headers["Content-Disposition"]
+    archive = opened(answer)
+    assert archive.namelist() == ["instances.json"]
+    assert len(json.loads(archive.read("instances.json"))["annotations"]) == 1
+    assert (
+        json.loads(opened(client.get("/projects/7/export?format=youtube-vis&annotated=1")).read("instances.json"))[
+            "videos"
+        ]
+        == []
+    )
+
+
+def test_pictures_come_of_videos_that_lie_here_and_others_are_named(playable: FlaskClient) -> None:
+    archive = opened(playable.get("/projects/7/export?format=davis&pictures=1"))
+    assert "JPEGImages/Full-Resolution/task-2/00011.jpg" in archive.namelist()
+    assert archive.read("ImageSets/2017/train.txt") == b"task-2\n"
+    assert b"task 1: the video does not lie on this machine" in archive.read("skipped.txt")
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("/projects/8/export?format=davis", 404),
+        ("/projects/7/export", 400),
+        ("/projects/7/export?format=vhs", 400),
+        ("/projects/7/export?format=trajseg.tracks.formats.davis:Davis", 400),
+        ("/projects/7/export?format=davis&pictures=yes", 400),
+        ("/projects/x/export?format=davis", 404),
+    ],
+)
+def test_bad_requests_are_answered_before_anything_is_sent(client: FlaskClient, address: str, status: int) -> None:
+    answer = client.get(address)
+    assert answer.status_code == status
+    assert answer.json
+    assert answer.json["error"]
+    assert answer.json["remedy"]
+
+
+@pytest.mark.usefixtures("project")
+def test_strangers_get_nothing(settings: Settings, store: Store, queue: JobQueue, client: FlaskClient) -> None:
+    address = "/projects/7/export?format=davis"
+    assert client.get(address, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    guarded = settings.model_copy(update={"basic_auth_user": "ada"})
+    guarded = Settings.model_validate({**guarded.model_dump(), "basic_auth_password": "secret"})
+    locked = create_app(compose(guarded, store, queue)).test_client()
+    assert locked.get(address).status_code == 401
+    assert locked.get(address, auth=("ada", "secret")).status_code == 200
+
+
+@pytest.mark.usefixtures("project")
+def test_the_jobs_page_offers_the_export_of_the_chosen_project(client: FlaskClient, project: int) -> None:
+    page = client.get(f"/page/jobs?project={project}").text
+    assert 'action="/projects/7/export"' in page
+    assert "mevis</option>" in page
+    assert "/export" not in client.get("/page/jobs").text
+
+
+def test_memory_does_not_grow_with_the_project(store: Store, project: int) -> None:
+    def peak(tasks: range) -> int:
+        for task in tasks:
+            put(store, project, task, large)
+        sizes = 0
+        tracemalloc.start()
+        for piece in zipped(ProjectExport(store, project), load_format("youtube-vis"), pictures=False):
+            sizes += len(piece)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    random = np.random.default_rng(0)
+    masks = [random.random((120, 160)) > 0.5 for _ in range(20)]
+    noise = MaskTrack.from_masks("t1", masks, range(20), [0.5] * 20)
+    large = Result("clip.mp4", 1.0, 160, 120, 20, "noise", "", "tiny", [noise])
+    few, many = peak(range(10, 14)), peak(range(14, 40))
+    assert many < 1.5 * few, (few, many)

@@ -1,0 +1,134 @@
+"""`trajseg export`: a project out of the store, videos through the fetcher, and one result's file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from click.testing import Result as Run
+from pycocotools import mask as coco
+
+from backend.exporting import content_hash
+from backend.settings import Settings
+from backend.store import Change, ReadAnnotation, Store
+from trajseg.cli import main
+from trajseg.tracks import MaskTrack, Result, rle
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+def run(*words: str | Path) -> Run:
+    return CliRunner().invoke(main, ["export", *map(str, words)])
+
+
+def result_of(tiny_clip: Any, video: str) -> Result:
+    times = [index / 12 for index in range(12)]
+    red = MaskTrack.from_masks("t1", tiny_clip.red, times, [0.9] * 12, label="track-1", caption="a red square")
+    return Result(video, 12.0, 96, 64, 12, "the red square", "[SEG]", "tiny", [red])
+
+
+class Project:
+    """Label Studio's project 7 in a store: task 1 was corrected, task 2 predicted, task 3's video is gone."""
+
+    def __init__(self, store: Store, tiny_clip: Any) -> None:
+        self.store = store
+        self.id = store.upsert_project(7, "http://studio", "<View/>").id
+        jobs = {}
+        for task, video in ((1, str(tiny_clip.path)), (2, str(tiny_clip.path)), (3, str(tiny_clip.path) + ".gone")):
+            job, _ = store.add_job("prelabel", self.id, task, video, "the red square", "prelabel")
+            store.finish(job.id, store.start_run(job.id) or "", result_of(tiny_clip, video))
+            jobs[task] = job.id
+        painted = Change("track-1", 0, "edited", "t1", jobs[1], "tiny", rle.encode(tiny_clip.blue[0]))
+        store.corrections.record(ReadAnnotation(self.id, 1, 11, "v1", NOON, "ada@b.org", jobs[1]), [painted])
+
+
+@pytest.fixture
+def project(tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("TRAJSEG_MEDIA_DIRS", str(tiny_clip.path.parent))
+    (tmp_path / "data").mkdir()
+    store = Store(Settings().store_url)
+    store.migrate()
+    yield Project(store, tiny_clip)
+    store.close()
+
+
+def test_a_projects_standing_tracks_are_written_and_what_is_left_out_is_named(
+    project: Project, tiny_clip: Any, tmp_path: Path
+) -> None:
+    done = run("--project", "7", "--format", "youtube-vis", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "2 clips" in done.output
+    assert "1 corrected, 1 predicted" in done.output
+    assert "left out: task 3" in done.output
+    assert ".gone" in done.output
+    data = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert [video["file_names"][0] for video in data["videos"]] == ["task-1/00000.jpg", "task-2/00000.jpg"]
+    assert [held["caption"] for held in data["annotations"]] == ["a red square"] * 2
+    assert [video["expressions"][0]["text"] for video in data["videos"]] == ["the red square"] * 2
+    painted, predicted = (coco.decode(held["segmentations"][0]).astype(bool) for held in data["annotations"])
+    assert (painted == tiny_clip.blue[0]).all()
+    assert (predicted == tiny_clip.red[0]).all()
+
+
+def test_masks_alone_need_no_video(project: Project, tmp_path: Path) -> None:
+    done = run("--project", "7", "--format", "mevis", "--out", tmp_path / "out", "--no-pictures")
+    assert done.exit_code == 0, done.output
+    assert len(json.loads((tmp_path / "out" / "meta_expressions.json").read_text())["videos"]) == 3
+
+
+def test_training_gets_annotated_tasks_with_the_hash_of_their_videos(
+    project: Project, tiny_clip: Any, tmp_path: Path
+) -> None:
+    done = run("--project", "7", "--format", "trajseg", "--out", tmp_path / "out", "--annotated-only")
+    assert done.exit_code == 0, done.output
+    (clip,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["clips"]
+    assert clip["name"] == "task-1"
+    assert clip["identity"] == f"sha256:{content_hash(tiny_clip.path)}"
+    (track,) = json.loads((tmp_path / "out" / clip["tracks"]).read_text())["tracks"]
+    assert track["trust"] == ["painted", *["predicted"] * 11]
+
+
+def test_one_results_file_is_exported_without_a_store(
+    tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = result_of(tiny_clip, str(tiny_clip.path)).save(tmp_path / "tracks.json")
+    done = run(result, "--format", "davis", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out/ImageSets/2017/train.txt").read_text() == "tiny\n"
+    assert len([*(tmp_path / "out/JPEGImages/Full-Resolution/tiny").iterdir()]) == 12
+    moved = result_of(tiny_clip, "/gone/tiny.mp4").save(tmp_path / "moved.json")
+    assert run(moved, "--format", "png", "--out", tmp_path / "no").exit_code == 2
+    done = run(moved, "--format", "png", "--out", tmp_path / "yes", "--video", tiny_clip.path)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--adapter", "folder", "--out", "x"], "trajseg model merge"),
+        (["--checkpoint", "trajseg-tiny"], "trajseg model merge"),
+        ([], "either RESULT"),
+        (["tracks.json", "--project", "7"], "either RESULT"),
+        (["--project", "7"], "--format and --out"),
+        (["--project", "7", "--format", "vhs", "--out", "x"], "no export format 'vhs'"),
+        (["--project", "99", "--format", "png", "--out", "x"], "99"),
+    ],
+)
+def test_bad_words_say_what_to_write(project: Project, words: list[str], said: str) -> None:
+    done = run(*words)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_the_formats_are_listed() -> None:
+    done = run("--list")
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.output.splitlines()] == sorted(
+        ["coco-vid", "davis", "mevis", "mots", "png", "trajseg", "youtube-vis"]
+    )

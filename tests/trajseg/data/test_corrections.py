@@ -1,0 +1,198 @@
+"""Corrections as a data set: sides that never change, frames by trust, rejected tracks as "none"."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contracts.dataset import DatasetContract
+
+from trajseg.data.corrections import Corrections, open_corrections, side_of
+from trajseg.data.dataset import Dataset
+from trajseg.data.registry import DatasetOptions, open_dataset, open_source
+from trajseg.errors import InputError
+from trajseg.tracks import MaskTrack
+from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export
+from trajseg.tracks.formats.native import Native
+from trajseg.tracks.trust import Trust
+from trajseg.video import open_clip
+
+FRAMES = 12
+PAINTED, PROPAGATED, ACCEPTED, PREDICTED = Trust.PAINTED, Trust.PROPAGATED, Trust.ACCEPTED, Trust.PREDICTED
+
+
+def identities(side: str, count: int) -> list[str]:
+    """Made-up videos that fall on this side."""
+    found = (f"sha256:{number}" for number in range(1000) if side_of(f"sha256:{number}") == side)
+    return [next(found) for _ in range(count)]
+
+
+def labelled(tiny_clip: Any, name: str, identity: str, red: list[Trust], **others: Any) -> LabelledClip:
+    """The tiny clip with its red square in this trust, and whatever else is given."""
+    clip = open_clip(tiny_clip.path)
+    made = MaskTrack.from_masks("t1", tiny_clip.red, clip.frame_map.times, [0.9] * FRAMES, caption="a red square")
+    return LabelledClip(
+        name,
+        clip.width,
+        clip.height,
+        clip.fps,
+        FRAMES,
+        tracks=(LabelledTrack(made, tuple(red)), *others.get("tracks", ())),
+        expressions=(Expression("the red square", ("t1",), PAINTED), *others.get("expressions", ())),
+        video=f"https://videos.example/{name}.mp4",
+        identity=identity,
+        clip=clip,
+    )
+
+
+def blue(tiny_clip: Any, trust: list[Trust], rejected: bool = False) -> LabelledTrack:
+    times = open_clip(tiny_clip.path).frame_map.times
+    made = MaskTrack.from_masks("t2", tiny_clip.blue, times, [0.9] * FRAMES, caption="a blue square")
+    return LabelledTrack(made, tuple(trust), rejected)
+
+
+@pytest.fixture
+def folder(tiny_clip: Any, tmp_path: Path) -> Path:
+    """Three train videos, one of them worth little, and two held-out ones."""
+    train, held_out = identities("train", 3), identities("held-out", 2)
+    clips = [
+        labelled(tiny_clip, "task-1", train[0], [PAINTED] + [PROPAGATED] * 11),
+        labelled(tiny_clip, "task-2", train[1], [ACCEPTED, *[PREDICTED] * 10, ACCEPTED]),
+        labelled(
+            tiny_clip,
+            "task-3",
+            train[2],
+            [PAINTED] * FRAMES,
+            tracks=(blue(tiny_clip, [PAINTED] * FRAMES, rejected=True),),
+            expressions=(Expression("the blue square", (), PAINTED), Expression("a guess", (), PREDICTED)),
+        ),
+        labelled(tiny_clip, "task-4", held_out[0], [PAINTED, *[PROPAGATED] * 10, ACCEPTED]),
+        labelled(tiny_clip, "task-5", held_out[1], [PAINTED] * FRAMES),
+        labelled(tiny_clip, "task-6", train[0], [PREDICTED] * FRAMES),
+    ]
+    export(clips, Native, tmp_path / "export")
+    return tmp_path / "export"
+
+
+class TestCorrections(DatasetContract):
+    @pytest.fixture
+    def dataset(self, folder: Path) -> Dataset:
+        return Corrections(folder, "train")
+
+
+def names(dataset: Dataset) -> list[str]:
+    return [dataset[number].name for number in range(len(dataset))]
+
+
+def test_scoring_takes_held_out_videos_and_training_the_others(folder: Path) -> None:
+    assert names(open_dataset(f"corrections:{folder}")) == ["task-4", "task-5"]
+    assert names(open_dataset(f"corrections:{folder}:train")) == ["task-1", "task-2", "task-3"]
+    source = open_source(f"corrections:{folder}")
+    assert names(source.dataset) == ["task-1", "task-2", "task-3"]  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="not for training"):
+        open_source(f"corrections:{folder}:held-out")
+
+
+def test_no_video_is_on_both_sides_and_none_changes_sides_as_data_grows() -> None:
+    videos = [f"sha256:{number:064x}" for number in range(2000)]
+    sides = {video: side_of(video) for video in videos}
+    assert 0.17 < sum(side == "held-out" for side in sides.values()) / len(videos) < 0.23
+    # Pinned: another hash would train on what was held out.
+    held_out = [number for number in range(20) if side_of(f"sha256:{number}") == "held-out"]
+    assert held_out == [6, 10, 11, 14, 16, 17, 18, 19]
+
+
+def test_one_video_under_two_tasks_is_on_one_side(tiny_clip: Any, tmp_path: Path) -> None:
+    same = identities("held-out", 1)[0]
+    clips = [labelled(tiny_clip, name, same, [PAINTED] * FRAMES) for name in ("task-1", "task-9")]
+    other = labelled(tiny_clip, "task-2", identities("train", 1)[0], [PAINTED] * FRAMES)
+    export([*clips, other], Native, tmp_path / "export")
+    assert names(Corrections(tmp_path / "export", "held-out")) == ["task-1", "task-9"]
+    assert names(Corrections(tmp_path / "export", "train")) == ["task-2"]
+
+
+def test_frames_count_by_trust_and_held_out_ones_only_where_a_person_vouched(folder: Path) -> None:
+    train, held_out = Corrections(folder, "train"), Corrections(folder, "held-out")
+    assert train[0].annotated is None
+    assert train[1].annotated == (0, 11)
+    assert [train[number].objects[0].weights[0] for number in range(3)] == [1.0, 0.4, 1.0]
+    assert train[0].objects[0].weights[5] == 0.6
+    assert held_out[0].annotated == (0, 11)
+    assert held_out[1].annotated is None
+    sample = open_source(f"corrections:{folder}").video(random.Random(4), 4, "grounding")
+    assert sample.mask_weights is not None
+    assert sample.mask_weights.max() <= 1.0
+
+
+def test_a_rejected_track_is_a_sentence_without_an_object(folder: Path) -> None:
+    clip = Corrections(folder, "train")[2]
+    assert [thing.uid for thing in clip.objects] == ["t1"]
+    said = {each.text: (each.targets, each.category) for each in clip.expressions}
+    # Nobody has vouched for the guess.
+    assert said == {"the red square": (("t1",), "referring"), "the blue square": ((), "none")}
+
+
+def test_masks_and_captions_are_those_that_were_exported(folder: Path, tiny_clip: Any) -> None:
+    clip = Corrections(folder, "train")[0]
+    np.testing.assert_array_equal(clip.masks(["t1"], range(FRAMES))[0], np.array(tiny_clip.red))
+    assert clip.objects[0].caption == "a red square"
+
+
+def test_a_track_that_is_only_predicted_on_a_frame_counts_for_nothing_there(tiny_clip: Any, tmp_path: Path) -> None:
+    for side in ("train", "held-out"):
+        doubtful = blue(tiny_clip, [PAINTED] * 3 + [PREDICTED] * 9)
+        clip = labelled(tiny_clip, "task-1", identities(side, 1)[0], [PAINTED] * FRAMES, tracks=(doubtful,))
+        clip = replace(clip, expressions=(*clip.expressions, Expression("both", ("t1", "t2"), ACCEPTED)))
+        export([clip], Native, tmp_path / side)
+    train, held_out = Corrections(tmp_path / "train", "train")[0], Corrections(tmp_path / "held-out", "held-out")[0]
+    assert train.annotated is None
+    assert [train.objects[1].weights[index] for index in (2, 3)] == [1.0, 0.0]
+    assert held_out.annotated == (0, 1, 2)
+    both = train.expressions[-1]
+    assert (both.text, both.category, both.weight) == ("both", "several", 0.4)
+
+
+def spoiled(folder: Path, **changes: Any) -> Path:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["clips"][0] |= changes
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"video": None}, "no video of task-1"),
+        ({"video": "../../secret.mp4"}, "outside"),
+        ({"tracks": "/etc/passwd"}, "outside"),
+        ({"identity": ""}, "identity"),
+        ({"frame_count": 11}, "has not 11 frames"),
+        ({"width": "wide"}, "cannot be read"),
+        ({"tracks": "tracks/none.json"}, "cannot be read"),
+    ],
+)
+def test_what_is_no_export_is_refused(folder: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Corrections(spoiled(folder, **changes), "train")
+
+
+def test_a_missing_folder_another_version_and_no_clips_on_a_side_say_what_to_do(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no export of corrections"):
+        open_dataset(f"corrections:{tmp_path}/nowhere")
+    with pytest.raises(InputError, match="needs the folder"):
+        open_dataset("corrections")
+    with pytest.raises(InputError, match="--seed"):
+        open_corrections(str(folder), DatasetOptions(seed=1))
+    (tmp_path / "empty").mkdir()
+    export([], Native, tmp_path / "empty")
+    with pytest.raises(InputError, match="no held-out video") as told:
+        open_dataset(f"corrections:{tmp_path / 'empty'}")
+    assert "correct and submit" in told.value.remedy
+    (tmp_path / "empty" / "manifest.json").write_text('{"version": 9}')
+    with pytest.raises(InputError, match="version 1"):
+        open_dataset(f"corrections:{tmp_path / 'empty'}")

@@ -1,0 +1,256 @@
+"""Corrections: what persons made of a project's tracks, as a data set to train and to score on.
+
+`corrections:FOLDER` is what `trajseg export --format trajseg` wrote. Its videos fall into two sides, for good: a hash
+of a video's identity decides, so a video stays on its side while the project grows, under whichever address or task it
+comes back. Training takes `train` and refuses the other side; scoring takes `held-out` unless `:train` is named.
+
+In training a track's mask on a frame counts as its trust says (WEIGHTS), and frames on which no track has weight are not
+used. Of a held-out video only frames are scored that a person vouched for in every track.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset, Expression
+from trajseg.data.dataset_samples import DatasetSamples
+from trajseg.data.registry import DatasetOptions
+from trajseg.errors import InputError
+from trajseg.tracks.track import MaskTrack
+from trajseg.tracks.trust import BY_WORD, Trust
+from trajseg.video import Clip, open_clip
+
+Side = Literal["train", "held-out"]
+SIDES: tuple[Side, ...] = ("train", "held-out")
+VERSION = 1
+HELD_OUT_SHARE = 0.2
+"""Of all videos that there can be; of a few it may be none, or most."""
+SPLIT = b"trajseg corrections 1\0"
+"""Goes into every hash: another value would move videos from side to side."""
+WEIGHTS: Mapping[Trust, float] = {
+    Trust.PAINTED: 1.0,
+    Trust.CONFIRMED: 0.9,
+    Trust.PROPAGATED: 0.6,
+    Trust.ACCEPTED: 0.4,
+    Trust.PREDICTED: 0.0,
+    Trust.UNKNOWN: 0.0,
+}
+REMEDY = "Write it again: trajseg export --project N --format trajseg --out FOLDER."
+
+
+def side_of(identity: str) -> Side:
+    """The side of a video, by what identifies it: a hash of its bytes, or its address where these are not known."""
+    number = int.from_bytes(hashlib.sha256(SPLIT + identity.encode()).digest()[:8])
+    return "held-out" if number < HELD_OUT_SHARE * 2**64 else "train"
+
+
+@dataclass(frozen=True)
+class CorrectedTrack:
+    """A track of an export: `rejected` ones show nothing; `trust` has one value for each frame."""
+
+    track: MaskTrack
+    trust: tuple[Trust, ...]
+    rejected: bool
+
+    def weight(self, index: int) -> float:
+        """What the frame counts in training, 0 to 1."""
+        return WEIGHTS[self.trust[index]]
+
+
+@dataclass(frozen=True)
+class CorrectedClip:
+    """A clip of an export, without its pictures."""
+
+    name: str
+    video: Path
+    identity: str
+    width: int
+    height: int
+    frame_count: int
+    tracks: tuple[CorrectedTrack, ...]
+    expressions: tuple[tuple[str, tuple[str, ...], Trust], ...]
+
+    @property
+    def standing(self) -> list[CorrectedTrack]:
+        """Tracks that no person rejected."""
+        return [held for held in self.tracks if not held.rejected]
+
+    def usable(self, side: Side) -> tuple[int, ...]:
+        """Frames that count: in training where any track has weight, held out where all were vouched for."""
+        standing = self.standing
+        if not standing:
+            # A person agreed that there is nothing: so there is in every frame.
+            return tuple(range(self.frame_count)) if self._vouched_none else ()
+        frames = range(self.frame_count)
+        if side == "held-out":
+            return tuple(index for index in frames if all(held.trust[index].vouched for held in standing))
+        return tuple(index for index in frames if any(held.weight(index) > 0 for held in standing))
+
+    @property
+    def _vouched_none(self) -> bool:
+        return any(not uids and trust.vouched for _, uids, trust in self.expressions)
+
+
+class Corrections(Dataset):
+    """One side of an export's clips, in the order of their names.
+
+    Args:
+        folder: what `trajseg export --format trajseg` wrote, with videos.
+        side: "train" or "held-out".
+        count: clips at most; None: all.
+
+    Raises:
+        InputError: the folder is not such an export, or has no clip on this side.
+    """
+
+    def __init__(self, folder: Path, side: Side, count: int | None = None) -> None:
+        self.folder, self.side = folder, side
+        entries = [entry for entry in _entries(folder) if side_of(_text(entry, "identity", folder)) == side]
+        clips = sorted((_clip(folder, entry) for entry in entries), key=lambda clip: clip.name)
+        usable = [clip for clip in clips if clip.usable(side)]
+        self._clips = usable[:count]
+        self._opened: dict[str, Clip] = {}
+        if not self._clips:
+            raise InputError(
+                f"{folder} has no {side} video with corrections.",
+                f"{len(entries)} of its videos are {side}; correct and submit more tasks, then export again.",
+            )
+
+    @property
+    def name(self) -> str:
+        return f"corrections:{self.folder}:{self.side}"
+
+    def corrected(self, number: int) -> CorrectedClip:
+        """The clip of that number with the trust of each track and frame."""
+        return self._clips[number]
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, number: int) -> AnnotatedClip:
+        if not 0 <= number < len(self):
+            raise IndexError(f"clip {number} of a data set of {len(self)}")
+        corrected = self._clips[number]
+        known = corrected.usable(self.side)
+        objects = []
+        for held in corrected.standing:
+            masks = {index: code for index in known if (code := held.track.frames[index].rle) is not None}
+            if masks:
+                weights = {index: held.weight(index) for index in known}
+                objects.append(AnnotatedObject(held.track.uid, masks, held.track.caption, weights=weights))
+        seen = {thing.uid for thing in objects}
+        expressions = []
+        for text, uids, trust in corrected.expressions:
+            targets = tuple(uid for uid in uids if uid in seen)
+            if not WEIGHTS[trust] or (uids and not targets):
+                continue
+            category = "none" if not targets else "several" if len(targets) > 1 else "referring"
+            expressions.append(Expression(text, targets, category, weight=WEIGHTS[trust]))
+        whole = len(known) == corrected.frame_count
+        clip = self._open(corrected)
+        return AnnotatedClip(corrected.name, clip, tuple(objects), tuple(expressions), None if whole else known)
+
+    def _open(self, corrected: CorrectedClip) -> Clip:
+        if corrected.name not in self._opened:
+            clip = open_clip(corrected.video)
+            size = (clip.width, clip.height, len(clip))
+            if size != (corrected.width, corrected.height, corrected.frame_count):
+                raise InputError(f"{corrected.video} is not the video that was corrected any more.", REMEDY)
+            self._opened[corrected.name] = clip
+        return self._opened[corrected.name]
+
+
+def open_corrections(argument: str, options: DatasetOptions) -> Corrections:
+    """The data set of "corrections:FOLDER" or "corrections:FOLDER:SIDE"; held out by default, as scoring wants it."""
+    options.refuse(f"corrections:{argument}", "seed", "height", "per_kind")
+    folder, side = _argument(argument, "held-out")
+    return Corrections(folder, side, options.count)
+
+
+def open_source(argument: str) -> DatasetSamples:
+    """What training takes from "corrections:FOLDER": its train side, and no other.
+
+    Raises:
+        InputError: the held-out side is named.
+    """
+    folder, side = _argument(argument, "train")
+    if side != "train":
+        raise InputError(
+            f"Held-out videos are not for training: corrections:{argument}.", f"Name corrections:{folder} alone."
+        )
+    return DatasetSamples(Corrections(folder, "train"))
+
+
+def _argument(argument: str, side: Side) -> tuple[Path, Side]:
+    folder = argument
+    for named in SIDES:
+        if argument.endswith(f":{named}"):
+            folder, side = argument.removesuffix(f":{named}"), named
+    if not folder:
+        raise InputError("corrections needs the folder of an export.", "Give corrections:FOLDER.")
+    if not (Path(folder) / "manifest.json").is_file():
+        raise InputError(f"There is no export of corrections in {folder}.", REMEDY)
+    return Path(folder), side
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    manifest = _json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+        raise InputError(f"{folder / 'manifest.json'} is not an export of version {VERSION}.", REMEDY)
+    entries = manifest.get("clips")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f'"clips" of {folder / "manifest.json"} is not a list of objects.', REMEDY)
+    return entries
+
+
+def _clip(folder: Path, entry: Mapping[str, Any]) -> CorrectedClip:
+    name = _text(entry, "name", folder)
+    if entry.get("video") is None:
+        raise InputError(f"The export {folder} has no video of {name}.", "Export it without --no-pictures.")
+    video = _inside(folder, _text(entry, "video", folder))
+    form = _json(_inside(folder, _text(entry, "tracks", folder)))
+    try:
+        width, height, count = (int(entry[key]) for key in ("width", "height", "frame_count"))
+        tracks = tuple(_track(track, width, height) for track in form["tracks"])
+        said = tuple(
+            (str(each["text"]), tuple(str(uid) for uid in each["uids"]), BY_WORD[each["trust"]])
+            for each in form["expressions"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The clip {name} of {folder} cannot be read ({type(error).__name__} {error}).", REMEDY) from (
+            error
+        )
+    if any(len(held.trust) != count or len(held.track) != count for held in tracks):
+        raise InputError(f"A track of the clip {name} of {folder} has not {count} frames.", REMEDY)
+    return CorrectedClip(name, video, _text(entry, "identity", folder), width, height, count, tracks, said)
+
+
+def _track(form: Mapping[str, Any], width: int, height: int) -> CorrectedTrack:
+    track = MaskTrack.from_json(dict(form), height=height, width=width, instruction=str(form.get("instruction", "")))
+    return CorrectedTrack(track, tuple(BY_WORD[word] for word in form["trust"]), bool(form["rejected"]))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the export; a name in the manifest must not lead out of it."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder / 'manifest.json'} names the file {name!r}, outside of its folder.", REMEDY)
+    return folder / name
+
+
+def _text(entry: Mapping[str, Any], key: str, folder: Path) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise InputError(f'A clip of {folder / "manifest.json"} has no "{key}".', REMEDY)
+    return value
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", REMEDY) from error
