@@ -4,7 +4,7 @@
 of a video's identity decides, so a video stays on its side while the project grows, under whichever address or task it
 comes back. Training takes `train` and refuses the other side; scoring takes `held-out` unless `:train` is named.
 
-In training a track's mask on a frame counts as its trust says (WEIGHTS), and frames on which no track has weight are not
+In training a mask counts as the trust of its frame says (WEIGHTS), and frames on which no track has weight are not
 used. Of a held-out video only frames are scored that a person vouched for in every track.
 """
 
