@@ -8,6 +8,7 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from label_config.frame_rate import editor_rate
+from label_config.values import MISSING, is_reference, lookup, paths, resolve
 from trajseg.errors import LabelConfigError
 
 View = Literal["mask", "box"]
@@ -42,7 +43,9 @@ class LabelConfig:
         hint: name of the smart rectangle on the Image, where there is one.
         instruction: the text area that holds the sentence, where there is one.
         caption: the text area that holds the captions, where there is one.
-        video_key: key of the video in task data.
+        video_key: path of the video in task data, such as `video` or `media.clip`; the whole value of the attribute
+            where that is composed, such as `https://host/$name`.
+        video_value: the same as the tag has it: `$video`.
         frames_key: key of the list of pictures in task data; empty in the box view.
         fps_key: key of the frame rate in task data; empty when the configuration fixes the rate.
         frame_rate: the frame rate that the configuration fixes (frames per second, 24 where it names none); None
@@ -58,6 +61,7 @@ class LabelConfig:
     instruction: TextTag | None = None
     caption: TextTag | None = None
     video_key: str = "video"
+    video_value: str = "$video"
     frames_key: str = ""
     fps_key: str = ""
     frame_rate: float | None = None
@@ -70,7 +74,23 @@ class LabelConfig:
 
     def rate_for(self, data: Mapping[str, Any]) -> float:
         """Frames per second that the editor counts on the video of a task with this data."""
-        return self.frame_rate if self.frame_rate is not None else editor_rate(data.get(self.fps_key))
+        return self.frame_rate if self.frame_rate is not None else editor_rate(self.fps_of(data))
+
+    def video_of(self, data: Mapping[str, Any]) -> Any:
+        """The video that the editor opens for this task data; None where the data lacks it."""
+        return resolve(self.video_value, data)
+
+    def lacking(self, data: Mapping[str, Any]) -> list[str]:
+        """Paths that the video refers to and the task data lacks."""
+        return [path for path in paths(self.video_value) if lookup(data, path) in (MISSING, None)]
+
+    def frames_of(self, data: Mapping[str, Any]) -> Any:
+        """The list of pictures in task data; None where there is none."""
+        return resolve(f"${self.frames_key}", data) if self.frames_key else None
+
+    def fps_of(self, data: Mapping[str, Any]) -> Any:
+        """The frame rate in task data; None where there is none."""
+        return resolve(f"${self.fps_key}", data) if self.fps_key else None
 
 
 def parse(xml: str) -> LabelConfig:
@@ -81,10 +101,10 @@ def parse(xml: str) -> LabelConfig:
     tags = list(_tree(xml).iter())
     named = {tag.get("name") or "": tag for tag in tags}
     problems: list[str] = []
-    for tag_name, read in ((_MASK_TAG, _mask_config), (_BOX_TAG, _box_config)):
+    for tag_name, object_name, read in ((_MASK_TAG, "Image", _mask_config), (_BOX_TAG, "Video", _box_config)):
         for control in (tag for tag in tags if tag.tag == tag_name):
             try:
-                return read(control, named.get(control.get("toName") or ""), tags)
+                return read(control, _target(control, named, object_name), tags)
             except LabelConfigError as error:
                 problems.append(error.message)
     reason = "; ".join(problems) or f"there is neither a <{_MASK_TAG}> nor a <{_BOX_TAG}> tag"
@@ -98,7 +118,7 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
         tag.get("name")
         for tag in tags
         if tag.tag in ("RectangleLabels", "Rectangle")
-        and tag.get("toName") == image.get("name")
+        and image.get("name") in _targets(tag)
         and tag.get("smart") == "true"
     ]
     video = next((tag for tag in tags if tag.tag == "Video"), None)
@@ -110,7 +130,8 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
         hint=next(iter(hints), None),
         instruction=_instruction(tags),
         caption=_caption(tags),
-        video_key=_key(video, "value") or "video",
+        video_key=_value(video)[1:] if is_reference(_value(video)) else _value(video),
+        video_value=_value(video),
         frames_key=_key(image, "valueList"),
         fps_key=_rate_key(video),
         frame_rate=_rate(video),
@@ -122,7 +143,7 @@ def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig
     where = f'<{_BOX_TAG} name="{control.get("name")}">'
     if video is None or video.tag != "Video":
         raise LabelConfigError(f"{where} is not on a <Video>")
-    labels = [tag for tag in tags if tag.tag == "Labels" and tag.get("toName") == video.get("name")]
+    labels = [tag for tag in tags if tag.tag == "Labels" and video.get("name") in _targets(tag)]
     if not labels:
         raise LabelConfigError(f"{where} has no <Labels> on the same <Video>")
     return LabelConfig(
@@ -132,7 +153,8 @@ def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig
         labels=_labels(labels[0]),
         instruction=_instruction(tags),
         caption=_caption(tags),
-        video_key=_key(video, "value") or "video",
+        video_key=_value(video)[1:] if is_reference(_value(video)) else _value(video),
+        video_value=_value(video),
         fps_key=_rate_key(video),
         frame_rate=_rate(video),
         video_line=_video_line(video),
@@ -164,9 +186,25 @@ def _labels(tag: Tag) -> tuple[str, ...]:
     return tuple(label for label in labels if label)
 
 
+def _targets(tag: Tag) -> list[str]:
+    """Names of the tags that a tag belongs to: `toName` may list several."""
+    return [name.strip() for name in (tag.get("toName") or "").split(",") if name.strip()]
+
+
+def _target(control: Tag, named: Mapping[str, Tag], object_name: str) -> Tag | None:
+    """The first tag of this kind that a control belongs to, else the first of any kind."""
+    found = [named[name] for name in _targets(control) if name in named]
+    return next((tag for tag in found if tag.tag == object_name), next(iter(found), None))
+
+
+def _value(video: Tag | None) -> str:
+    return ((video.get("value") or "") if video is not None else "") or "$video"
+
+
 def _key(tag: Tag | None, attribute: str) -> str:
+    """The path of an attribute that is one reference into task data; empty where it is none."""
     value = (tag.get(attribute) or "") if tag is not None else ""
-    return value[1:] if value.startswith("$") else ""
+    return value[1:] if is_reference(value) else ""
 
 
 def _rate_attribute(video: Tag) -> str:
@@ -209,4 +247,4 @@ def _texts(tags: list[Tag]) -> list[Tag]:
 
 
 def _text_tag(tag: Tag) -> TextTag:
-    return TextTag(tag.get("name") or "", tag.get("toName") or "")
+    return TextTag(tag.get("name") or "", next(iter(_targets(tag)), ""))

@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from backend.addresses import served_path
 from backend.tls import certificate_trouble, ssl_context
+from label_config.values import assigned, lookup
 from trajseg.errors import LabelStudioError
 
 TESTED_VERSION = "1.23.2"
@@ -272,11 +273,21 @@ class LabelStudioClient:
         return [one.dict() for one in held]
 
     def update_task_data(self, project_id: int, task_id: int, changes: Mapping[str, Any]) -> None:
-        """Sets some keys of task data and leaves the others; does nothing when they are as wanted."""
+        """Sets some keys of task data and leaves the others; does nothing when they are as wanted.
+
+        A key may be a path, such as `media.fps`, as labelling configurations write them.
+        """
         # Label Studio replaces task data as a whole, so it is read just before.
         data = self.task(project_id, task_id).data
-        if any(data.get(key) != value for key, value in changes.items()):
-            data = {**data, **changes}
+        if any(lookup(data, key) != value for key, value in changes.items()):
+            try:
+                for key, value in changes.items():
+                    data = assigned(data, key, value)
+            except KeyError as error:
+                raise RefusedError(
+                    f"The data of task {task_id} has no place for {error}.",
+                    "Import the task again, with that place in it.",
+                ) from error
             self._again(lambda: self._sdk.tasks.update(str(task_id), data=data, request_options=self._options))
 
     def predictions(self, task_id: int) -> list[Prediction]:

@@ -179,7 +179,7 @@ class Service:
         typed: str | None = None,
     ) -> JobRequest:
         """A job that cannot be done, written down so that a person sees why."""
-        video = task.data.get(config.video_key if config else "video")
+        video = config.video_of(task.data) if config else task.data.get("video")
         instruction = typed or task.data.get(INSTRUCTION_KEY)
         return JobRequest(
             "prelabel",
@@ -207,12 +207,12 @@ class Service:
         name = f"Task {task.id}"
         if task.problem:
             raise TaskError(task.problem, "Import the task again.")
-        video = task.data.get(config.video_key)
+        video = config.video_of(task.data)
         _check_text(name, config.video_key, video)
         _check_text(name, INSTRUCTION_KEY, instruction)
         if not isinstance(video, str) or not video.strip():
             raise TaskError(
-                f"{name} has no video: its data lacks `{config.video_key}`.",
+                f"{name} has no video: its data lacks {_lacking(config, task)}.",
                 f"Import tasks such as {{'{config.video_key}': 'https://.../clip.mp4', "
                 f"'{INSTRUCTION_KEY}': 'the red car'}}.",
             )
@@ -309,9 +309,9 @@ class Service:
         own = task.data.get(INSTRUCTION_KEY)
         instruction = base.instruction if base else str(own or "")
         params = {"marks": told, "base_job_id": base.id if base else None}
-        video = str(base.video if base else task.data.get(config.video_key) or "")
+        video = str(base.video if base else config.video_of(task.data) or "")
         if not video:
-            raise TaskError(f"Task {task.id} has no video: its data lacks `{config.video_key}`.")
+            raise TaskError(f"Task {task.id} has no video: its data lacks {_lacking(config, task)}.")
         request = JobRequest(
             "refine",
             project.id,
@@ -426,6 +426,10 @@ class Service:
         return True
 
 
+def _lacking(config: LabelConfig, task: Task) -> str:
+    return ", ".join(f"`{path}`" for path in config.lacking(task.data) or [config.video_key])
+
+
 def _check_text(name: str, key: str, value: object) -> None:
     """Raises TaskError for a value of task data that is there but is no text, or no whole text."""
     if value is not None and not isinstance(value, str):
@@ -462,7 +466,7 @@ def _key_frames(config: LabelConfig, task: Task) -> list[int] | None:
     """0-based indices of the frames on the task's page; none in the box view, None where not known."""
     if config.view == "box":
         return []
-    frames, indices = task.data.get(config.frames_key), task.data.get("frame_index")
+    frames, indices = config.frames_of(task.data), task.data.get("frame_index")
     if not isinstance(frames, list) or not isinstance(indices, list) or len(frames) != len(indices):
         return None
     if not indices or not all(isinstance(index, int) and index >= 0 for index in indices):

@@ -130,7 +130,7 @@ def open_clip(path: str | os.PathLike[str] | Clip, name: str = "") -> Clip:
     if isinstance(path, Clip):
         return path
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):  # Path.is_dir raises for a name that is too long.
         # A clip of pictures is itself a Clip, so it can only be imported once Clip is there.
         from trajseg.video.frames_folder import open_frames_folder
 

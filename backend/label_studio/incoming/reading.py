@@ -236,7 +236,7 @@ class AnnotationReader:
         """The job that carries the changes to the other frames; None where nothing was changed."""
         if not any(change.vouched for change in made):
             return None
-        video = task.data.get(config.video_key)
+        video = config.video_of(task.data)
         instruction = base.instruction if base else task.data.get(INSTRUCTION_KEY)
         return JobRequest(
             "refine",

@@ -211,7 +211,7 @@ def _columns(job: Job, result: Result, task: Task) -> dict[str, Any]:
 
 
 def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], list[int]]:
-    frames, indices = data.get(config.frames_key), data.get("frame_index")
+    frames, indices = config.frames_of(data), data.get("frame_index")
     if (
         isinstance(frames, list)
         and isinstance(indices, list)

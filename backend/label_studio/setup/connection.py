@@ -188,11 +188,14 @@ def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
 
 def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Check]:
     for key in (config.video_key, "instruction"):
-        without = [task.id for task in tasks if not task.data.get(key)]
+        values = (
+            (task, config.video_of(task.data) if key == config.video_key else task.data.get(key)) for task in tasks
+        )
+        without = [task.id for task, value in values if not value]
         if without:
             yield Check(name, "fail", f"tasks {_some(without)} have no `{key}`", f"Add `{key}` to their data.")
     if config.view == "mask":
-        empty = [task.id for task in tasks if task.data.get(config.frames_key) == []]
+        empty = [task.id for task in tasks if config.frames_of(task.data) == []]
         if empty:
             yield Check(
                 name,
@@ -201,7 +204,7 @@ def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Chec
                 f"Remove `{config.frames_key}` from their data, or wait for the first prediction.",
             )
     if config.fps_key:
-        without = [task.id for task in tasks if config.fps_key not in task.data]
+        without = [task.id for task in tasks if config.fps_of(task.data) is None]
         if without:
             yield Check(
                 name,
@@ -212,10 +215,10 @@ def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Chec
 
 
 def _video_of(client: LabelStudioClient, settings: Settings, config: LabelConfig, task: Task) -> Iterator[Check]:
-    address = str(task.data.get(config.video_key) or "")
+    address = str(config.video_of(task.data) or "")
     fixed = config.frame_rate is not None
     # Tasks without a rate are named by _data_of.
-    told = config.rate_for(task.data) if fixed or config.fps_key in task.data else None
+    told = config.rate_for(task.data) if fixed or config.fps_of(task.data) is not None else None
     name = f"task {task.id}"
     try:
         if address:

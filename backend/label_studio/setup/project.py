@@ -16,8 +16,9 @@ from backend.label_studio.outgoing.delivery import DOUBT_KEY
 from backend.label_studio.setup import videos
 from backend.label_studio.setup.videos import Placed, Say
 from label_config import LabelConfig, View, fill, parse
+from label_config.values import assigned, is_reference
 from trajseg.engines.base import check_instruction
-from trajseg.errors import InputError, LabelStudioError
+from trajseg.errors import InputError, LabelConfigError, LabelStudioError
 
 MOST_DOUBTFUL_FIRST = "Uncertainty sampling"
 """Label Studio's name for it."""
@@ -220,11 +221,21 @@ def task_data(config: LabelConfig, task: Wanted, placed: Placed) -> dict[str, An
 
     An empty list of frames makes Label Studio's page break, a missing one does not: so there is none.
     """
-    data: dict[str, Any] = {config.video_key: placed.address, "instruction": task.instruction}
+    if not is_reference(config.video_value):
+        raise LabelConfigError(
+            f"The project's <Video> is composed, value={config.video_value!r}: trajseg cannot tell which part of task "
+            "data a video goes into.",
+            'Use one key, such as value="$video", or import the tasks in Label Studio.',
+        )
+    values: dict[str, Any] = {config.video_key: placed.address, "instruction": task.instruction}
     if config.fps_key and placed.fps is not None:
-        data[config.fps_key] = placed.fps
+        values[config.fps_key] = placed.fps
     if config.frames_key and placed.frames:
-        data[config.frames_key] = list(placed.frames)
+        values[config.frames_key] = list(placed.frames)
+    data: dict[str, Any] = {}
+    for key, value in values.items():
+        data = assigned(data, key, value)
+    if config.frames_key and placed.frames:
         data["frame_index"] = list(placed.frame_index)
     return data
 

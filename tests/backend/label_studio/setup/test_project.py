@@ -219,3 +219,36 @@ def test_videos_without_instruction_and_nothing_at_all_are_refused():
     with pytest.raises(InstructionError):
         wanted(["a.mp4"], ["x" * 10_000])
     assert Path("a.mp4").name == wanted(["a.mp4"], [" red "])[0].video
+
+
+@pytest.mark.parametrize(
+    "name", ["cam1-2024:30.mp4", "a:b:c.mp4", "x" * 245 + ".mp4", "字" * 83 + ".mp4", "a b#c?d%20.mp4"]
+)
+@pytest.mark.parametrize("view", ["mask", "box"])
+def test_a_file_may_have_any_name(run, studio, tiny_clip, tmp_path, name, view):
+    (tmp_path / name).write_bytes(tiny_clip.path.read_bytes())
+    done = run("create", "--title", "Names", "--config", view, "-i", "red", "--no-backend", tmp_path / name)
+    assert done.exit_code == 0, done.output
+    (task,) = studio.tasks.values()
+    assert task["data"]["video"].startswith("/data/upload/")
+
+
+@pytest.mark.parametrize("name", ["x" * 245 + ".avi", "字" * 83 + ".avi"])
+def test_so_may_one_that_is_copied(run, studio, clips, tmp_path, name):
+    (tmp_path / name).write_bytes((clips / "broken_frame_count.avi").read_bytes())
+    done = run("create", "--title", "Names", "--config", "box", "-i", "red", "--no-backend", tmp_path / name)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("name", ["nosuch:30.mp4", "/data/clips/nosuch.mp4", "file:///nosuch.mp4", "x" * 300])
+def test_a_missing_file_is_no_address(run, studio, name):
+    done = run("create", "--title", "Names", "-i", "red", "--no-backend", name)
+    assert isinstance(done.exception, VideoError)
+    assert studio.projects == {}
+
+
+def test_tasks_with_a_byte_order_mark_and_odd_separators(tmp_path):
+    texts = ["the red\u2028one", "the blue\u0085one", "a\u2029b"]
+    lines = [json.dumps({"video": "https://h/v.mp4", "instruction": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "t.jsonl").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8", newline="")
+    assert [task.instruction for task in wanted((), (), tmp_path / "t.jsonl")] == texts
