@@ -5,7 +5,6 @@ It stands in the backend, since a project is read through the store and its vide
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from backend.exporting import ExportReport
     from trajseg.tracks import Result
     from trajseg.tracks.formats import TrackFormat
-
-DOWNLOADS = "downloads"
 
 
 @click.command()
@@ -73,23 +70,17 @@ def export(
 
 
 def _project(project: int, kind: type[TrackFormat], out: Path, pictures: bool, annotated_only: bool) -> ExportReport:
-    from backend.exporting import ProjectExport
-    from backend.fetch import FetchPolicy, fetched
+    from backend.exporting import ProjectExport, fetched_videos
     from backend.settings import load_settings
     from backend.store import Store
     from trajseg.commands.progress import bars
 
     settings = load_settings()
-    policy, cache = FetchPolicy.from_settings(settings), settings.data_dir / DOWNLOADS
-
-    def videos(address: str) -> AbstractContextManager[Path]:
-        return fetched(address, cache, policy)
-
     store = Store(settings.store_url)
     try:
         store.migrate()
         project_id = store.label_studio_project(project).id
-        exported = ProjectExport(store, project_id, videos if pictures else None, annotated_only)
+        exported = ProjectExport(store, project_id, fetched_videos(settings) if pictures else None, annotated_only)
         with bars() as bar:
             task, clip = bar.add_task("tasks", total=len(exported)), bar.add_task("frames", total=None)
 

@@ -9,10 +9,13 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backend.fetch import FetchPolicy, fetched
+from backend.settings import Settings
 from backend.store import Store
 from backend.store.standing import Standing, StandingTask
 from trajseg.errors import InputError, ServiceError
 from trajseg.tracks.formats import LabelledClip, LabelledTrack, TrackFormat
+from trajseg.tracks.formats.native import Native
 from trajseg.video import Clip, open_clip
 
 Videos = Callable[[str], AbstractContextManager[Path]]
@@ -91,6 +94,34 @@ class ProjectExport:
 
     def _skip(self, name: str, error: InputError | ServiceError) -> None:
         self.report.skipped.append((name, str(error)))
+
+
+def fetched_videos(settings: Settings) -> Videos:
+    """Videos by the backend's fetcher, under the policy of the settings."""
+    policy, cache = FetchPolicy.from_settings(settings), settings.data_dir / "downloads"
+    return lambda address: fetched(address, cache, policy)
+
+
+def export_corrections(
+    store: Store, settings: Settings, project_id: int, out: Path, looked_at: Callable[[int, int], None] | None = None
+) -> ExportReport:
+    """Write a project's annotated tasks as `corrections:OUT`, for a training.
+
+    Args:
+        project_id: the store's own.
+        out: new or empty.
+        looked_at: called with (tasks looked at, tasks in all); what it raises ends the export.
+
+    Raises:
+        InputError: the folder is not empty.
+    """
+    exported = ProjectExport(store, project_id, fetched_videos(settings), annotated_only=True)
+    tasks = len(exported)
+    with Native(out) as writer:
+        for done in exported.write(writer):
+            if looked_at is not None:
+                looked_at(done, tasks)
+    return exported.report
 
 
 def labelled_clip(task: StandingTask, clip: Clip | None, identity: str) -> LabelledClip:

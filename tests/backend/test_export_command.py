@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from click.testing import Result as Run
 from pycocotools import mask as coco
 
-from backend.exporting import content_hash
+from backend.exporting import content_hash, export_corrections
 from backend.settings import Settings
 from backend.store import Change, ReadAnnotation, Store
 from trajseg.cli import main
+from trajseg.data.corrections import Corrections, side_of
 from trajseg.tracks import MaskTrack, Result, rle
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -132,3 +133,15 @@ def test_the_formats_are_listed() -> None:
     assert [line.split()[0] for line in done.output.splitlines()] == sorted(
         ["coco-vid", "davis", "mevis", "mots", "png", "trajseg", "youtube-vis"]
     )
+
+
+def test_a_training_gets_a_data_set_of_corrections(project: Project, tiny_clip: Any, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    report = export_corrections(
+        project.store, Settings(), project.id, tmp_path / "set", lambda done, total: steps.append((done, total))
+    )
+    assert (report.clips, report.skipped, steps) == (1, [], [(1, 3), (2, 3), (3, 3)])
+    clip = Corrections(tmp_path / "set", side_of(f"sha256:{content_hash(tiny_clip.path)}"))[0]
+    assert clip.annotated == (0,)
+    assert (clip.masks(["t1"], [0])[0, 0] == tiny_clip.blue[0]).all()
+    assert [said.text for said in clip.expressions] == ["the red square"]
