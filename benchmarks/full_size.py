@@ -115,7 +115,7 @@ def segment(folder: Path, device: str, how: str) -> dict[str, Any]:
     for objects in (1, 1, 4):  # the first warms up
         _says(segmenter.model, objects)
         started = time.perf_counter()
-        result = segmenter.segment(clip, "word1 word2 word3")
+        result = segmenter.segment(clip, "word1 word2 word3").result()
         found[f"objects_{objects}"] = {"s": time.perf_counter() - started, **result.timings}
     found["peak_gb"] = _memory(device)[1]
     pixels = segmenter.processor.mask_pixels(frames).to(device)
@@ -160,9 +160,9 @@ def agree(folder: Path, device: str, _how: str) -> dict[str, Any]:
 
     def drawn(where: str, dtype: torch.dtype) -> tuple[str, np.ndarray, float]:
         segmenter = VideoSegmenter.from_pretrained("trajseg-tiny", where, dtype)
-        segmenter.segment(clip, instruction)
+        segmenter.segment(clip, instruction).result()
         started = time.perf_counter()
-        result = segmenter.segment(clip, instruction)
+        result = segmenter.segment(clip, instruction).result()
         took = time.perf_counter() - started
         [track] = result.tracks
         return result.answer, masks_of(track, (len(clip), clip.height, clip.width)), took

@@ -67,7 +67,7 @@ def _predict(video: str) -> None:
     seconds = []
     for _ in range(1 + PREDICTIONS):
         started = time.perf_counter()
-        segmenter.segment(video, "the object that moves fastest")
+        segmenter.segment(video, "the object that moves fastest").result()
         seconds.append(time.perf_counter() - started)
     print(statistics.median(seconds[1:]))
 

@@ -118,7 +118,7 @@ def ways(
     """What can draw a mark's mask; GrabCut does where the model is not sure, as in the worker."""
 
     def drawn(words: str = "", known: dict[int, np.ndarray] | None = None) -> np.ndarray:
-        mask = segmenter.prompt(clip, prompt, words, known)
+        mask = segmenter.mark(clip, prompt, words, known)
         return mask if fit(mask, prompt) >= FITS else cut_out(clip, prompt)
 
     ways: dict[str, Callable[[], np.ndarray]] = {

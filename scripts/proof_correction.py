@@ -21,7 +21,7 @@ from rich.table import Table
 
 from trajseg import VideoSegmenter
 from trajseg.commands.progress import progress_bar
-from trajseg.correction import FlowPropagator, MemoryPropagator, Painted, Propagator
+from trajseg.correction import FlowPropagator, Painted, Propagator
 from trajseg.shapes.evaluation.review import Reviewed, review, summary
 from trajseg.tracks import rle
 from trajseg.tracks.region_similarity import region_similarity
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every track's figures here")
     given = parser.parse_args()
     segmenter = VideoSegmenter.from_pretrained(given.model)
-    known: dict[str, Propagator] = {"flow": FlowPropagator(), "memory": MemoryPropagator(segmenter)}
+    known: dict[str, Propagator] = {"flow": FlowPropagator(), "memory": segmenter.propagator()}
     propagators = [known[name] for name in given.propagators.split(",")]
     with progress_bar("real clips") as progress:
         real = real_figures(known["flow"], progress)

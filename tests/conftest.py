@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trajseg.engines.base import Progress, check_instruction
-from trajseg.tracks import MaskTrack, Result
+from trajseg.engines.base import (
+    PLAIN,
+    EngineSpec,
+    FrameMasks,
+    ObjectMask,
+    RunContext,
+    TrackedObject,
+    check_instruction,
+)
+from trajseg.engines.segmentation import Segmentation
 from trajseg.video import Clip, open_clip, write_video
 
 TINY_WIDTH, TINY_HEIGHT, TINY_FRAMES, TINY_FPS = 96, 64, 12, 12.0
@@ -55,44 +64,32 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> TinyClip:
 class ScriptedEngine:
     """An engine that finds saturated red, green and blue when the instruction says their names."""
 
-    model_version = "scripted"
+    spec = EngineSpec(name="scripted", model_version="scripted", several=True, none=True)
 
-    def segment(self, clip: Clip | str | Path, instruction: str, progress: Progress | None = None) -> Result:
-        """One track for each colour named; a red, green or blue pixel outshines its other channels by 80."""
+    def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        """One object for each colour named; a red, green or blue pixel outshines its other channels by 80."""
         clip, instruction = open_clip(clip), check_instruction(instruction)
         colours = [name for name in ("red", "green", "blue") if name in instruction.lower()]
-        masks: dict[str, list[np.ndarray]] = {name: [] for name in colours}
-        for index, rgb in clip.frames():
-            for name in colours:
+        objects = TrackedObject.numbered([f"something {name}" for name in colours])
+        done = context.done_of(objects)
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
+            instruction=instruction,
+            objects=objects,
+            frames=self.frames(clip, colours, {frame.index for frame in done}),
+            answer=", ".join(colours) or "there is none",
+            done=done,
+        )
+
+    def frames(self, clip: Clip, colours: Sequence[str], done: set[int]) -> Iterator[FrameMasks]:
+        for index, rgb in clip.frames([index for index in range(len(clip)) if index not in done]):
+            masks = {}
+            for number, name in enumerate(colours, 1):
                 channel = ("red", "green", "blue").index(name)
                 others = np.delete(rgb, channel, axis=2).max(axis=2).astype(int)
-                masks[name].append(rgb[..., channel] - others > 80)
-            if progress:
-                progress(index + 1, len(clip))
-        tracks = [
-            MaskTrack.from_masks(
-                f"t{number}",
-                masks[name],
-                clip.frame_map.times,
-                [0.9] * len(clip),
-                label=f"track-{number}",
-                caption=f"something {name}",
-                instruction=instruction,
-            )
-            for number, name in enumerate(colours, 1)
-        ]
-        return Result(
-            video=str(clip.path),
-            fps=clip.fps,
-            width=clip.width,
-            height=clip.height,
-            frame_count=len(clip),
-            instruction=instruction,
-            answer=", ".join(colours) or "there is none",
-            model_version=self.model_version,
-            tracks=tracks,
-            timings={"segment": 0.1},
-        )
+                masks[f"t{number}"] = ObjectMask.of(rgb[..., channel] - others > 80, 0.9)
+            yield FrameMasks(index, masks)
 
 
 @pytest.fixture(scope="session")

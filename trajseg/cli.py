@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from trajseg import __version__
+from trajseg.engines.registry import load_engine
 from trajseg.errors import InputError, TrajSegError
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def main(ctx: click.Context) -> None:
 @click.argument("instruction", required=False)
 @click.option("--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
-@click.option("--model", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
+@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
 @click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
 @click.pass_obj
 def segment(
@@ -150,19 +151,3 @@ def segment(
         raise click.UsageError("Give VIDEO and INSTRUCTION, or --jobs.")
     else:
         segmenting.segment_one(load, video, instruction, out)
-
-
-def load_engine(model: str, device: str | None) -> Engine:
-    """The TrajSeg model from a shipped checkpoint or a folder.
-
-    Raises:
-        CheckpointError: there is none, or it cannot be used.
-        TrajSegError: what the model needs is not installed.
-    """
-    try:
-        from trajseg import VideoSegmenter
-    except ModuleNotFoundError as error:
-        raise TrajSegError(
-            f"The model cannot run here: {error.name} is not installed.", "Run: pip install 'trajseg[model]'"
-        ) from error
-    return VideoSegmenter.from_pretrained(model, device=device)

@@ -68,11 +68,11 @@ def work(settings: Settings, burst: bool = False) -> None:
     log.info("loading %s", settings.model)
     resident = jobs.Resident.load(settings)
     jobs.keep(resident)
-    log.info("%s is loaded (%.0f s)", resident.engine.model_version, time.monotonic() - started)
-    if resident.engine.model_version != settings.model_version():
+    log.info("%s is loaded (%.0f s)", resident.engine.spec.model_version, time.monotonic() - started)
+    if resident.engine.spec.model_version != settings.model_version():
         log.warning(
             "the engine calls itself %s but /setup answers %s: Label Studio will not show its predictions",
-            resident.engine.model_version,
+            resident.engine.spec.model_version,
             settings.model_version(),
         )
     try:

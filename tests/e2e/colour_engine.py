@@ -5,11 +5,21 @@ Given to the worker as `colour_engine:build`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from trajseg.engines.base import Progress, check_instruction
+from trajseg.engines.base import (
+    PLAIN,
+    EngineSpec,
+    FrameMasks,
+    ObjectMask,
+    RunContext,
+    TrackedObject,
+    check_instruction,
+)
+from trajseg.engines.segmentation import Segmentation
 from trajseg.shapes.world.scenes import RGB
-from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 
 NEAR = 90
@@ -21,42 +31,38 @@ FEWEST = 8
 class ColourEngine:
     """One track for each colour of the shapes world that the instruction names and the clip shows."""
 
-    model_version = "colour_engine:build"
+    spec = EngineSpec(name="colours", model_version="colours", several=True, none=True)
 
-    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+    def __init__(self, device: str = "") -> None:
+        pass
+
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         instruction = check_instruction(instruction)
-        masks: dict[str, list[np.ndarray]] = {name: [] for name in RGB if name in instruction}
-        for index, rgb in clip.frames():
-            for name, found in masks.items():
-                mask = np.abs(rgb.astype(int) - RGB[name]).sum(axis=2) < NEAR
-                found.append(mask & (mask.sum() >= FEWEST))
-            if progress:
-                progress(index + 1, len(clip))
-        shown = {name: found for name, found in masks.items() if any(mask.any() for mask in found)}
-        tracks = [
-            MaskTrack.from_masks(
-                f"t{number}",
-                found,
-                clip.frame_map.times,
-                [0.9 if mask.any() else 0.0 for mask in found],
-                label=f"track-{number}",
-                caption=f"something {name}",
-                instruction=instruction,
-            )
-            for number, (name, found) in enumerate(shown.items(), 1)
-        ]
-        return Result(
-            video=str(clip.path),
-            fps=clip.fps,
-            width=clip.width,
-            height=clip.height,
-            frame_count=len(clip),
+        colours = [name for name in RGB if name in instruction]
+        shown = [name for name in colours if any(mask_of(rgb, name).any() for _, rgb in clip.frames())]
+        objects = TrackedObject.numbered([f"something {name}" for name in shown])
+        done = context.done_of(objects)
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
             instruction=instruction,
+            objects=objects,
+            frames=self.frames(clip, shown, {frame.index for frame in done}),
             answer=", ".join(shown) or "there is none",
-            model_version=self.model_version,
-            tracks=tracks,
+            done=done,
         )
 
+    def frames(self, clip: Clip, colours: list[str], done: set[int]) -> Iterator[FrameMasks]:
+        for index, rgb in clip.frames([index for index in range(len(clip)) if index not in done]):
+            masks = [mask_of(rgb, name) for name in colours]
+            scored = [ObjectMask.of(mask, 0.9 if mask.any() else 0.0) for mask in masks]
+            yield FrameMasks(index, {f"t{number}": mask for number, mask in enumerate(scored, 1)})
 
-def build(device: str) -> ColourEngine:
-    return ColourEngine()
+
+def mask_of(rgb: np.ndarray, name: str) -> np.ndarray:
+    """Pixels of a colour, bool [H, W]; all False where they are too few to be an object."""
+    mask: np.ndarray = np.abs(rgb.astype(int) - RGB[name]).sum(axis=2) < NEAR
+    return mask & (mask.sum() >= FEWEST)
+
+
+build = ColourEngine

@@ -166,7 +166,7 @@ def quick(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_a_sentence_about_a_video_becomes_tracks(served: Served) -> None:
     job = served.wait_for(served.ask("the red and the blue square"), "done")
     assert job["tracks"] == 2
-    assert job["model_version"] == "scripted_engine:build"
+    assert job["model_version"] == "scripted-paced"
     result = httpx.get(f"{served.url}/jobs/{job['id']}/result").json()
     assert result["version"] == 1
     assert [track["caption"] for track in result["tracks"]] == ["something red", "something blue"]

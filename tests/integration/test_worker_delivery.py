@@ -19,8 +19,8 @@ from backend.queue import JobQueue
 from backend.reconcile import reconcile
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
-from trajseg.engines.base import Progress
-from trajseg.tracks import Result
+from trajseg.engines.base import PLAIN, RunContext
+from trajseg.engines.segmentation import Segmentation
 from trajseg.video import Clip
 from worker.run import Resident, keep, run
 
@@ -90,12 +90,12 @@ def engine_that_loses(scene: Scene, engine: Any) -> Any:
     """Label Studio goes down while the engine is at work."""
 
     class Engine:
-        model_version = engine.model_version
+        spec = engine.spec
 
-        def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
-            result: Result = engine.segment(clip, instruction, progress)
+        def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+            segmentation: Segmentation = engine.segment(clip, instruction, context)
             scene.studio.failures = 1_000
-            return result
+            return segmentation
 
     return Engine()
 

@@ -177,12 +177,12 @@ def test_an_engine_that_breaks_fails_its_job_and_not_the_others(
     tiny_clip: Any, tmp_path: Path, scripted_engine: Any
 ) -> None:
     class BreaksOnGreen:
-        model_version = "breaks"
+        spec = scripted_engine.spec
 
-        def segment(self, clip: Any, instruction: str, progress: Any = None) -> Found:
+        def segment(self, clip: Any, instruction: str, context: Any = None) -> Any:
             if "green" in instruction:
                 raise RuntimeError("out of memory")
-            return scripted_engine.segment(clip, instruction, progress)  # type: ignore[no-any-return]
+            return scripted_engine.segment(clip, instruction)
 
     video = str(tiny_clip.path)
     jobs = jobs_file(

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import runpy
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trajseg.engines.base import Progress
-from trajseg.tracks import Result
+from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, RunContext
+from trajseg.engines.segmentation import Segmentation
 from trajseg.video import Clip
 
 # By its path: tests/ on the import path would hide the packages that its folders are named after.
@@ -22,25 +23,37 @@ ScriptedEngine: Any = runpy.run_path(str(Path(__file__).parents[1] / "conftest.p
 class PacedEngine(ScriptedEngine):
     """Finds colours that the instruction names, as fast as the test wants it."""
 
-    model_version = "scripted_engine:build"
+    spec = EngineSpec(name="scripted", model_version="scripted-paced", several=True, none=True)
 
-    def segment(self, clip: Clip | str | Path, instruction: str, progress: Progress | None = None) -> Result:
+    def __init__(self, device: str = "") -> None:
+        self.device = device
+
+    def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         if "divide by zero" in instruction:
             _ = 1 / 0
+        segmentation: Segmentation = super().segment(clip, instruction, context)
+        return segmentation
 
-        def paced(done: int, total: int) -> None:
+    def frames(self, *arguments: Any) -> Iterator[FrameMasks]:
+        for frame in super().frames(*arguments):
             if file := os.environ.get("SCRIPTED_PACE"):
                 time.sleep(float(Path(file).read_text()))
-            if progress:
-                progress(done, total)
-
-        result: Result = super().segment(clip, instruction, paced)
-        return result
+            yield frame
 
 
-def build(device: str) -> PacedEngine:
-    return PacedEngine()
+build = PacedEngine
+
+
+def without_spec(device: str) -> PacedEngine:
+    return PacedEngine(device)
 
 
 def misnamed(device: str) -> Any:
     return ScriptedEngine()
+
+
+misnamed.spec = PacedEngine.spec  # type: ignore[attr-defined]
+
+
+def no_engine(device: str) -> object:
+    return object()

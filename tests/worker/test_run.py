@@ -15,10 +15,9 @@ from sqlalchemy import update
 
 from backend.settings import Settings
 from backend.store import Job, Store
-from trajseg.engines.base import Progress
-from trajseg.engines.registry import load_engine
-from trajseg.errors import CheckpointError
-from trajseg.tracks import Result
+from trajseg.engines.base import PLAIN, EngineSpec, RunContext
+from trajseg.engines.segmentation import Segmentation
+from trajseg.progress import Progress
 from trajseg.video import Clip
 from worker import run as jobs
 from worker.run import Resident, keep, run
@@ -59,12 +58,13 @@ def ask(store: Store, tiny_clip: Any) -> Ask:
     return add
 
 
-def engine_that(does: Callable[[Clip, str, Progress], Result]) -> Any:
+def engine_that(does: Callable[[Clip, str, Progress], Segmentation]) -> Any:
     class Engine:
-        model_version = "test"
+        spec = EngineSpec(name="test", model_version="test")
 
-        def segment(self, clip: Clip, instruction: str, progress: Progress) -> Result:
-            return does(clip, instruction, progress)
+        def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+            assert context.progress
+            return does(clip, instruction, context.progress)
 
     return Engine()
 
@@ -81,7 +81,7 @@ def test_a_job_ends_with_its_tracks_in_the_store(store: Store, ask: Ask, tiny_cl
     overlap = result.tracks[0].mask(5) & tiny_clip.red[5]
     assert overlap.sum() > 0.9 * tiny_clip.red[5].sum()
     assert result.tracks[1].mask(10).sum() == 0
-    assert {"fetch", "open", "segment"} <= result.timings.keys()
+    assert {"fetch", "open", "masks"} <= result.timings.keys()
 
 
 def test_key_frames_are_on_disk_before_the_result_is_known(
@@ -135,7 +135,7 @@ def test_a_cancelled_job_stops_at_its_next_frame(resident: Resident, store: Stor
     job = ask()
     frames = 0
 
-    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         nonlocal frames
         for frames in range(1, len(clip) + 1):
             if frames == 3:
@@ -160,9 +160,9 @@ def test_a_job_that_was_cancelled_before_it_began_is_not_begun(resident: Residen
 def test_a_stale_run_writes_nothing(resident: Resident, store: Store, ask: Ask, scripted_engine: Any) -> None:
     job = ask()
 
-    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         store.start_run(job.id)
-        return scripted_engine.segment(clip, instruction)
+        return scripted_engine.segment(clip, instruction)  # type: ignore[no-any-return]
 
     keep(Resident(resident.settings, store, engine_that(segment)))
     run(job.id)
@@ -173,7 +173,7 @@ def test_a_stale_run_writes_nothing(resident: Resident, store: Store, ask: Ask, 
 def test_a_stale_run_that_fails_does_not_fail_the_newer_one(resident: Resident, store: Store, ask: Ask) -> None:
     job = ask()
 
-    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         store.start_run(job.id)
         raise RuntimeError("late")
 
@@ -185,7 +185,7 @@ def test_a_stale_run_that_fails_does_not_fail_the_newer_one(resident: Resident, 
 def test_a_run_that_is_told_to_stop_gives_its_job_back(resident: Resident, store: Store, ask: Ask) -> None:
     job = ask()
 
-    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         raise SystemExit
 
     keep(Resident(resident.settings, store, engine_that(segment)))
@@ -200,7 +200,7 @@ def test_a_run_lives_while_there_are_no_frames_to_count(
     job = ask()
     beats = []
 
-    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         first = store.job(job.id).heartbeat_at
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -292,7 +292,7 @@ class OutOfMemoryError(RuntimeError):
 def test_an_error_inside_the_engine_fails_the_job_and_spares_the_worker(
     error: Exception, said: str, resident: Resident, store: Store, ask: Ask
 ) -> None:
-    def segment(clip: Clip, instruction: str, progress: Progress) -> Result:
+    def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         raise error
 
     keep(Resident(resident.settings, store, engine_that(segment)))
@@ -313,18 +313,3 @@ def test_a_kind_of_job_that_this_version_does_not_know_is_told(store: Store, ask
     failed = store.job(job.id)
     assert "somersault" in failed.error
     assert "same version" in failed.remedy
-
-
-def test_engines_of_others_are_named_by_their_factory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    assert load_engine("scripted_engine:build").model_version == "scripted_engine:build"
-
-
-@pytest.mark.parametrize(
-    "model", ["scripted_engine:nothing", "no_such_module:build", "scripted_engine:misnamed", "/no/checkpoint"]
-)
-def test_an_engine_that_cannot_be_loaded_is_named(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    with pytest.raises(CheckpointError, match=model) as caught:
-        load_engine(model)
-    assert caught.value.remedy

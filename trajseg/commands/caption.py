@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from trajseg.commands.progress import bars
-from trajseg.engines.base import Captioner, Engine
+from trajseg.engines.base import Engine
+from trajseg.engines.capabilities import captioner
 from trajseg.errors import CheckpointError, InputError
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip
@@ -33,10 +34,13 @@ def caption_result(load: Callable[[], Engine], video: Path, tracks: Path, out: P
         loading = bar.add_task("loading the model", total=None)
         engine = load()
         bar.remove_task(loading)
-        if not isinstance(engine, Captioner):
-            raise CheckpointError(f"{engine.model_version} cannot describe tracks.", "Name another one with --model.")
+        describing = captioner(engine)
+        if describing is None:
+            raise CheckpointError(
+                f"{engine.spec.model_version} cannot describe tracks.", "Name another one with --model."
+            )
         task = bar.add_task("describing", total=len(result.tracks))
-        captions = engine.caption(
+        captions = describing.caption(
             clip, result.tracks, lambda done, total: bar.update(task, completed=done, total=total)
         )
     table = Table("track", "frames", "before", "now")
@@ -64,7 +68,7 @@ def _check_same_clip(result: Result, clip: Clip, video: Path, tracks: Path) -> N
 @click.argument("video", type=click.Path(path_type=Path))
 @click.option("--tracks", required=True, type=click.Path(path_type=Path), help="What `trajseg segment` wrote.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write; --tracks if not given.")
-@click.option("--model", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
+@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
 @click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
 @click.pass_obj
 def command(

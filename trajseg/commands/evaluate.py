@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trajseg.engines.registry import load_engine
 from trajseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ LABORATORY = {
     show_default=True,
     help="The data set: shapes:test, ref-youtube-vos:FOLDER ...; a wrong name lists all.",
 )
-@click.option("--model", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
+@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
 @click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
 @click.option("--count", type=click.IntRange(1), help="Clips at most [all; of shapes 50].")
 @click.option("--seed", type=int, help="Shapes: seed of the first clip [0].")
@@ -63,11 +64,11 @@ def command(
     json_path: Path | None,
     picture: Path | None,
 ) -> None:
-    """Measure a checkpoint on clips whose masks are known.
+    """Measure an engine on clips whose masks are known.
 
     The last line printed is one JSON object with the figures that stand for the whole: means over frames, then over
     instructions. Clips of the shapes world are written to mp4 files and read back; there, caption_accuracy is a mean
-    over objects, and null where the checkpoint cannot describe tracks.
+    over objects, and null where the engine cannot describe tracks.
     """
     from trajseg.commands.progress import progress_bar
     from trajseg.data.registry import DatasetOptions, open_dataset
@@ -80,18 +81,14 @@ def command(
         raise InputError(
             f"--review and --conditions measure drawn clips, and {data} has none.", "Use them with shapes:test."
         )
-    if loader is None:
-        from trajseg.cli import load_engine
-
-        loader = load_engine
-    engine = loader(model, device)
+    engine = (loader or load_engine)(model, device)
     if review:
         _study("review", engine, dataset, json_path)
         return
     if conditions is not None:
         _study("conditions", engine, dataset, conditions, json_path, picture)
         return
-    with progress_bar(f"{engine.model_version} on {data}") as progress:
+    with progress_bar(f"{engine.spec.model_version} on {data}") as progress:
         evaluation = evaluate(engine, dataset, flops=True, contradictions=contradictions, progress=progress)
     print_evaluation(evaluation)
     if json_path is not None:

@@ -71,14 +71,14 @@ def assemble(llava: Path, sam2: Path | None, clip: Path | None, out: Path, dtype
 
 
 def _config(name: str):  # type: ignore[no-untyped-def]
+    from trajseg.checkpoints.folders import checkpoint_folder
     from trajseg.checkpoints.published import trajseg_7b
-    from trajseg.engines.trajseg import CHECKPOINTS
     from trajseg.errors import CheckpointError
     from trajseg.model.config import TrajSegConfig
 
     if name == "trajseg-7b":
         return trajseg_7b()
-    folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
+    folder = checkpoint_folder(name)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"There is no model {name}.", "Name trajseg-tiny, trajseg-7b or a checkpoint's folder.")
     return TrajSegConfig.from_pretrained(folder)

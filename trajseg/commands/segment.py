@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from trajseg.commands.progress import bars
-from trajseg.engines.base import Engine, check_instruction
+from trajseg.engines.base import Engine, RunContext, check_instruction
 from trajseg.errors import CancelledError, InputError, TrajSegError
 from trajseg.files import printable, whole_file
 from trajseg.pictures import contact_sheet
@@ -164,7 +164,7 @@ def _run(engine: Engine, clip: Clip, instruction: str, bar: Progress, name: str 
     def progress(done: int, total: int) -> None:
         bar.update(task, completed=done, total=total)
 
-    return engine.segment(clip, instruction, progress)
+    return engine.segment(clip, instruction, RunContext(progress=progress)).result(progress)
 
 
 def _write_pictures(clip: Clip, result: Result, out: Path, bar: Progress) -> None:

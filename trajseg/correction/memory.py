@@ -7,7 +7,6 @@ passes know both painted frames, and others nearby. Painted frames end a pass, s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,13 +15,11 @@ from torch import Tensor
 
 from trajseg.correction.propagator import Drawn, GapPropagator, Painted, Span, agreed
 from trajseg.correction.windows import Windows
+from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.processor import inner_size
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
-
-if TYPE_CHECKING:
-    from trajseg.engines.trajseg import VideoSegmenter
 
 WINDOW = 8
 KEPT_BYTES = 2**30
@@ -33,7 +30,7 @@ KEY_FRAMES_READ = 2
 
 
 class MemoryPropagator(GapPropagator):
-    """Carries masks with a segmenter's SAM 2; keeps the features of the clip in work while there is room.
+    """Carries masks with a model's SAM 2; keeps the features of the clip in work while there is room.
 
     The score is the belief that the object is there times how sure its pixels are, times the agreement of both passes.
     """
@@ -41,8 +38,8 @@ class MemoryPropagator(GapPropagator):
     name = "memory"
     drifts = False
 
-    def __init__(self, segmenter: VideoSegmenter) -> None:
-        self._model, self._processor = segmenter.model, segmenter.processor
+    def __init__(self, model: TrajSegModel, processor: TrajSegProcessor) -> None:
+        self._model, self._processor = model, processor
         self._windows: Windows[FrameFeatures] = Windows(self._window, WINDOW, 2)
 
     def _rest(self) -> None:

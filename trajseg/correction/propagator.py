@@ -10,8 +10,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from trajseg.engines.base import Progress
 from trajseg.errors import InputError
+from trajseg.progress import Progress
 from trajseg.video import Clip
 
 Painted = dict[int, np.ndarray]

@@ -10,8 +10,8 @@ import numpy as np
 
 from trajseg.correction.propagator import Painted, Propagator, check_painted
 from trajseg.correction.review import Suggestion, suggest
-from trajseg.engines.base import Progress
 from trajseg.errors import InputError
+from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, TrackFrame, rle
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip

@@ -1,22 +1,235 @@
-"""An engine turns a clip and an instruction into mask tracks."""
+"""Door 1: what an engine is. It turns a clip and an instruction into mask tracks, frame by frame.
+
+An engine is one object with a `spec` and a method `segment`. What else it can do it says in its spec, and then has the
+method of the protocol beside it: `captions` -> Captioner, `compares` -> Comparer, `marks` -> Marker, `propagates` ->
+Propagating. Callers read the spec; they never ask with isinstance, nor call to see whether it fails.
+
+Of an engine's results:
+
+* `uid` names an object within one result: "t1", "t2", ... in the order of the answer.
+* `label` is what people see for it in Label Studio: "track-1", "track-2", ...
+* `caption` is a sentence or phrase on the object; it may be empty.
+* A frame's `score` says how sure the engine is of that frame, 0 to 1, also where it says that the object is absent.
+* `answer` is the engine's own words, for people. It may be empty and is never parsed.
+* No object meant: no objects, and no frames. An object without a mask in any frame is left out of the result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from trajseg.errors import InstructionError
+from trajseg.errors import InputError, InstructionError
 from trajseg.files import printable
-from trajseg.tracks import MaskTrack, Result
+from trajseg.progress import Progress
+from trajseg.tracks import MaskTrack, Rle, rle
+from trajseg.tracks.mark import Mark
+from trajseg.tracks.track import checked_score
 from trajseg.video import Clip
 
 if TYPE_CHECKING:
-    from trajseg.tracks.mark import Mark
+    from trajseg.correction import Propagator
+    from trajseg.engines.segmentation import Segmentation
 
 MAX_INSTRUCTION_LENGTH = 1000
 """Characters; a longer instruction is refused with InstructionError."""
+MODEL_VERSION = re.compile(r"[\w.+-][\w.+/@:-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """What an engine is and can do. Backend and doctor read it without loading the engine.
+
+    Args:
+        name: of the engine, such as "trajseg".
+        model_version: engine, weights and adapter, as /setup answers and predictions carry it; not an import path.
+        phrases: understands noun phrases ("the red car").
+        sentences: understands sentences ("the car that has to brake").
+        several: one instruction may mean several objects.
+        none: says so when there is no such object.
+        captions, compares, marks, propagates: has the method of Captioner, Comparer, Marker, Propagating.
+        licence: of the weights, as SPDX writes it where it can.
+        memory_gb: of the GPU (or of the machine, without one) while it runs.
+        needs: packages beside trajseg's own, as pip names them.
+
+    Raises:
+        InputError: the model version is empty, longer than 100 characters or has blanks in it.
+    """
+
+    name: str
+    model_version: str
+    phrases: bool = True
+    sentences: bool = False
+    several: bool = False
+    none: bool = False
+    captions: bool = False
+    compares: bool = False
+    marks: bool = False
+    propagates: bool = False
+    licence: str = ""
+    memory_gb: float = 0.0
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not MODEL_VERSION.fullmatch(self.model_version):
+            raise InputError(
+                f"The engine {self.name} has the model version {self.model_version[:120]!r}.",
+                "Use 1 to 100 letters, digits and . _ + - / @ : without blanks.",
+            )
+
+
+@dataclass(frozen=True)
+class ObjectMask:
+    """One object in one frame.
+
+    Args:
+        rle: the mask, as large as the clip's frames; None where the object is absent.
+        score: how sure the engine is, 0 to 1.
+        presence: log-odds that the object is in the frame, for hysteresis; 0 where the engine has none.
+    """
+
+    rle: Rle | None
+    score: float
+    presence: float = 0.0
+
+    @classmethod
+    def of(cls, mask: np.ndarray | None, score: float, presence: float = 0.0) -> ObjectMask:
+        """From a mask bool [H, W]; an empty mask or None means that the object is absent."""
+        return cls(rle.encode(mask) if mask is not None and mask.any() else None, score, presence)
+
+
+@dataclass(frozen=True)
+class FrameMasks:
+    """All objects in one frame: `index` is 0-based, `masks` has every object's uid."""
+
+    index: int
+    masks: Mapping[str, ObjectMask]
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in which a frame is stored; floats come back from it exactly."""
+        masks = {uid: {"rle": m.rle, "score": m.score, "presence": m.presence} for uid, m in self.masks.items()}
+        return {"index": self.index, "masks": masks}
+
+    @classmethod
+    def from_json(cls, data: Any, *, height: int, width: int) -> FrameMasks:
+        """The frame that `to_json` wrote, of a clip of `width` x `height` pixels.
+
+        Raises:
+            InputError: something is missing, of the wrong type or out of range.
+        """
+        try:
+            index = data["index"]
+            if type(index) is not int or index < 0:
+                raise InputError(f"A frame's index must be a whole number from 0 on, got {index!r}.")
+            masks = {str(uid): _object_mask(mask, height, width) for uid, mask in data["masks"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"A frame's masks cannot be read: {type(error).__name__} {error}.") from error
+        return cls(index, masks)
+
+
+def _object_mask(data: Any, height: int, width: int) -> ObjectMask:
+    code, presence = data["rle"], float(data["presence"])
+    if not math.isfinite(presence):
+        raise InputError(f"The log-odds that an object is in a frame must be finite, got {presence}.")
+    return ObjectMask(
+        None if code is None else rle.checked(code, height, width), checked_score(data["score"]), presence
+    )
+
+
+@dataclass(frozen=True)
+class TrackedObject:
+    """An object that the answer means; see the module's docstring for the words."""
+
+    uid: str
+    label: str
+    caption: str = ""
+
+    @classmethod
+    def numbered(cls, captions: Sequence[str]) -> list[TrackedObject]:
+        """One object for each caption: t1 with the label track-1, and so on."""
+        return [cls(f"t{number}", f"track-{number}", caption) for number, caption in enumerate(captions, 1)]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run is given beside clip and instruction. Fields may be added; an engine reads those that it knows.
+
+    Args:
+        done: frames that an earlier run of the same engine on the same clip and instruction has yielded, in order.
+            They are not yielded again; the engine may prime its memory with them.
+        progress: to be called during work that yields no frames.
+    """
+
+    done: Sequence[FrameMasks] = ()
+    progress: Progress | None = None
+
+    def done_of(self, objects: Sequence[TrackedObject]) -> tuple[FrameMasks, ...]:
+        """The frames that are done, if all of them have masks of exactly these objects; otherwise none of them.
+
+        Where the engine now means other objects than in the earlier run, the run starts over.
+        """
+        uids = {thing.uid for thing in objects}
+        return tuple(self.done) if all(set(frame.masks) == uids for frame in self.done) else ()
+
+
+PLAIN = RunContext()
+
+
+class Engine(Protocol):
+    """What everything else asks of a model. Load one with `trajseg.load_engine`."""
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What it is and can do; the same for as long as the engine lives."""
+
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        """The objects that the instruction means, with an iterator over their masks; see Segmentation.
+
+        Raises InstructionError, VideoError, or whatever `context.progress` raises; iterating may raise the last two.
+        """
+
+
+class Captioner(Protocol):
+    """`spec.captions`: puts tracks into words, whoever drew them."""
+
+    def caption(self, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress | None = None) -> list[str]:
+        """A sentence on each track, in their order; an empty one where there is nothing to say.
+
+        `progress` is called with (tracks done, tracks in all). Raises VideoError, InputError when a track does not
+        fit the clip, or whatever `progress` raises.
+        """
+
+
+class Comparer(Protocol):
+    """`spec.compares`: tells whether captions contradict an instruction."""
+
+    def contradictions(self, clip: Clip, instruction: str, captions: Sequence[str]) -> list[bool]:
+        """For each caption, as the engine wrote it of a track, whether it contradicts the instruction."""
+
+
+class Marker(Protocol):
+    """`spec.marks`: segments what a box or a point marks on a frame."""
+
+    def mark(
+        self, clip: Clip, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The mask of what is marked, bool [H, W]; all False where nothing is found.
+
+        `known` are masks of the same object on other frames, bool [H, W] by 0-based frame, as far as anybody knows:
+        where they contradict the mark, the mark counts. Raises InputError or VideoError.
+        """
+
+
+class Propagating(Protocol):
+    """`spec.propagates`: carries painted masks to other frames by the engine's own memory."""
+
+    def propagator(self) -> Propagator:
+        """Carries masks through one clip after another; see trajseg.correction.propagator."""
 
 
 def check_instruction(instruction: str) -> str:
@@ -31,74 +244,10 @@ def check_instruction(instruction: str) -> str:
     if len(instruction) > MAX_INSTRUCTION_LENGTH:
         raise InstructionError(
             f"The instruction has {len(instruction)} characters.",
-            f"Say it in at most {MAX_INSTRUCTION_LENGTH}.",
+            f"Shorten it to at most {MAX_INSTRUCTION_LENGTH}.",
         )
     if printable(instruction) != instruction:
         raise InstructionError(
             "The instruction has half of a character (a lone surrogate).", "Write it again: an emoji was cut in two."
         )
     return instruction
-
-
-Progress = Callable[[int, int], None]
-"""Called once a frame with (frames done, frames in all). What it raises ends the run: see CancelledError."""
-
-
-class Engine(Protocol):
-    """What the worker and the command line ask of a model."""
-
-    @property
-    def model_version(self) -> str:
-        """Engine, base weights and adapter, as /setup answers and predictions carry it."""
-
-    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
-        """Tracks for every object meant; none when the model says that there is none.
-
-        Raises InstructionError, VideoError, or whatever `progress` raises.
-        """
-
-
-@runtime_checkable
-class Captioner(Protocol):
-    """An engine that can also put a track into words. Ask with isinstance: not every engine can."""
-
-    def caption(self, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress | None = None) -> list[str]:
-        """A sentence on each track, in their order; an empty one where there is nothing to say.
-
-        `progress` is called with (tracks done, tracks in all). Raises CheckpointError when the loaded weights lack
-        what captions need, VideoError, InputError when a track does not fit the clip, or whatever `progress` raises.
-        """
-
-
-CONTRADICTION = -4.0
-"""A caption whose agreement with an instruction (see trajseg.model.agreement) is below this contradicts it."""
-
-
-@runtime_checkable
-class Comparer(Protocol):
-    """An engine that can also tell whether captions contradict an instruction. Ask with isinstance."""
-
-    def contradictions(self, clip: Clip, instruction: str, captions: Sequence[str]) -> list[bool]:
-        """For each caption, as the engine wrote it of a track, whether it contradicts the instruction.
-
-        Raises InstructionError or VideoError.
-        """
-
-
-@runtime_checkable
-class Prompted(Protocol):
-    """An engine that can also segment what a box or a point marks on a frame. Ask with isinstance, then `prompted`."""
-
-    @property
-    def prompted(self) -> bool:
-        """Whether the loaded weights can."""
-
-    def prompt(
-        self, clip: Clip, prompt: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
-    ) -> np.ndarray:
-        """The mask of what is marked, bool [H, W]; all False where nothing is found.
-
-        `known` are masks of the same object on other frames, bool [H, W] by 0-based frame, as far as anybody knows:
-        where they contradict the mark, the mark counts. Raises CheckpointError when the loaded weights cannot,
-        InputError, or VideoError.
-        """

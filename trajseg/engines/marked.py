@@ -26,7 +26,7 @@ MEMORIES = 2
 """Frames that are remembered, the nearest ones, as propagation by memory has them."""
 
 
-class Hinted:
+class MarkedObject:
     """What is marked on one frame of a clip, and the frames near it on which its mask is known.
 
     Args:

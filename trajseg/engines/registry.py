@@ -1,51 +1,118 @@
-"""Engines by name: a checkpoint's name or folder for trajseg itself, `package.module:factory` for others."""
+"""Engines by name: the only place that turns a name into an engine, or into what is known of it without loading it.
+
+A name is a checkpoint that ships with trajseg ("trajseg-tiny"), `package.module:factory`, an entry point of the group
+`trajseg.engines`, or the folder of a checkpoint. A factory is called with `device=`. It has a `spec` of its own (a
+class attribute, or an attribute of the function), so that backend and doctor know the engine without loading it.
+"""
 
 from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
 
-from trajseg.engines.base import Engine
+from trajseg.checkpoints.folders import SHIPPED, checkpoint_config, checkpoint_folder
+from trajseg.engines.base import Engine, EngineSpec
 from trajseg.errors import CheckpointError
 
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+GROUP = "trajseg.engines"
 
 
-def load_engine(model: str, device: str = "") -> Engine:
-    """The engine that the setting `model` names, on `device` (torch's name; empty: the engine chooses).
+def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
+    """The engine of that name, on `device` (torch's name; by default the engine chooses).
 
-    A name of the form `package.module:factory` is imported and called with `device=`; what it returns must be
-    an Engine whose `model_version` is that name, because that is what the backend tells Label Studio.
-    Everything else is a checkpoint of trajseg: one that ships, or a folder.
+    Args:
+        options: further keyword arguments for the factory, or for VideoSegmenter.from_pretrained.
 
     Raises:
-        CheckpointError: there is no such checkpoint, module or factory, or a package is missing.
+        CheckpointError: there is no such checkpoint, module, factory or entry point; a package is missing; or the
+            factory does not make an engine.
+        InputError: there is no such device.
     """
-    if FACTORY.fullmatch(model):
-        return _from_factory(model, device)
+    if factory := engine_factory(name):
+        engine: Engine = factory(device=device or "", **options)
+        spec, known = getattr(engine, "spec", None), getattr(factory, "spec", None)
+        if not isinstance(spec, EngineSpec):
+            raise CheckpointError(
+                f"The engine {name} has no spec.", "Give it an attribute `spec`, a trajseg.engines.base.EngineSpec."
+            )
+        if isinstance(known, EngineSpec) and known.model_version != spec.model_version:
+            raise CheckpointError(
+                f"The factory {name} has the model version {known.model_version}, its engine {spec.model_version}.",
+                "Both must be the same: Label Studio shows the predictions of one version.",
+            )
+        return engine
+    folder = checkpoint_folder(name)
     try:
         from trajseg.engines.trajseg import VideoSegmenter
     except ImportError as error:
         raise CheckpointError(
-            f"The model {model} needs the package {error.name}, which is not installed.",
+            f"The model {name} needs the package {error.name}, which is not installed.",
             'Install the model\'s packages: pip install "trajseg[model]".',
         ) from error
-    return VideoSegmenter.from_pretrained(model, device=device or None)
+    return VideoSegmenter.from_pretrained(folder, device=device or None, **options)
 
 
-def _from_factory(model: str, device: str) -> Engine:
-    module_name, _, factory_name = model.partition(":")
+def engine_spec(name: str) -> EngineSpec:
+    """What an engine is and can do, without loading it; a checkpoint's is read without torch.
+
+    Raises:
+        CheckpointError: there is no such engine, or its factory has no spec.
+    """
+    if factory := engine_factory(name):
+        spec = getattr(factory, "spec", None)
+        if not isinstance(spec, EngineSpec):
+            raise CheckpointError(
+                f"The factory {name} has no spec, so its model version is unknown until it is loaded.",
+                "Set `spec` on it: a class attribute of an engine's class, or an attribute of the function.",
+            )
+        return spec
+    folder = checkpoint_folder(name)
+    return checkpoint_spec({"model_name": folder.resolve().name} | checkpoint_config(folder))
+
+
+def checkpoint_spec(config: Mapping[str, Any]) -> EngineSpec:
+    """The spec of a TrajSeg checkpoint, from its config.json."""
+    return EngineSpec(
+        name="trajseg",
+        model_version=str(config["model_name"]),
+        sentences=True,
+        several=True,
+        none=True,
+        captions=config.get("trajectory_encoder") is not None,
+        compares=True,
+        marks=bool(config.get("prompted_by_boxes")),
+        propagates=True,
+    )
+
+
+def engine_factory(name: str) -> Callable[..., Engine] | None:
+    """The factory that a name stands for, imported; None where it stands for a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be imported.
+    """
+    if (SHIPPED / name / "config.json").is_file():
+        return None
+    if FACTORY.fullmatch(name):
+        module, _, attribute = name.partition(":")
+        return _imported(name, lambda: getattr(importlib.import_module(module), attribute))
+    for point in entry_points(group=GROUP, name=name):
+        return _imported(name, point.load)
+    return None
+
+
+def _imported(name: str, load: Callable[[], Any]) -> Callable[..., Engine]:
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        factory: Callable[..., Engine] = load()
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
-            f"The engine {model} cannot be loaded: {error}.",
-            "TRAJSEG_MODEL=package.module:factory must name something that can be imported here.",
+            f"The engine {name} cannot be loaded: {error}.",
+            f"package.module:factory, or an entry point of the group {GROUP}, must name something importable here.",
         ) from error
-    engine: Engine = factory(device=device)
-    if engine.model_version != model:
-        raise CheckpointError(
-            f"The engine {model} calls its version {engine.model_version}.",
-            f"Its model_version must be {model}: Label Studio shows predictions of no other.",
-        )
-    return engine
+    if not callable(factory):
+        raise CheckpointError(f"The engine {name} is a {type(factory).__name__}.", "Name a class or a function.")
+    return factory

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import time
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.engines.base import CONTRADICTION, Progress, check_instruction
-from trajseg.engines.marked import Hinted
+from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.correction.memory import MemoryPropagator
+from trajseg.engines.base import (
+    PLAIN,
+    EngineSpec,
+    FrameMasks,
+    ObjectMask,
+    RunContext,
+    TrackedObject,
+    check_instruction,
+)
+from trajseg.engines.marked import MarkedObject
+from trajseg.engines.registry import checkpoint_spec
+from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.model.agreement import agreement
+from trajseg.model.agreement import CONTRADICTION, agreement
+from trajseg.model.clip_tracker import ClipTracker, FrameRule
 from trajseg.model.device import chosen
 from trajseg.model.dialogue import caption_of, captions_of
-from trajseg.model.mask_decoder import FrameFeatures, Tracker
+from trajseg.model.mask_decoder import FrameFeatures
 from trajseg.model.sampling import Sampling
-from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
+from trajseg.progress import Progress
+from trajseg.tracks import MaskTrack, rle
+from trajseg.tracks.hysteresis import empty_unsure_runs
 from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 ENCODED_AT_ONCE = 8
 """Frames that go through SAM 2's image encoder together."""
 CAPTIONED_AT_ONCE = 8
@@ -63,7 +78,7 @@ class VideoSegmenter:
         self.sampling = sampling or Sampling()
         wanted, known = self.sampling.llm_frames or 0, model.config.llm_frames
         if model.config.frame_embedding and wanted > known:
-            raise InputError(f"{wanted} frames are asked for, {model_version} knows {known}.", "Ask for fewer.")
+            raise InputError(f"{wanted} frames are requested, {model_version} knows {known}.", "Use fewer frames.")
 
     @classmethod
     def from_pretrained(
@@ -86,73 +101,62 @@ class VideoSegmenter:
             InputError: no such device.
             TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
         """
-        folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
-        if not folder.is_dir():
-            shipped = ", ".join(sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))) or "none"
-            raise CheckpointError(
-                f"There is no checkpoint {name}.",
-                f"Name a folder, or one of those that ship with trajseg: {shipped}.",
-            )
+        folder = checkpoint_folder(name)
         model = TrajSegModel.from_pretrained(folder, dtype, chosen(device), four_bit)
         return cls(model, TrajSegProcessor.from_pretrained(folder), model.config.model_name)
 
     @property
-    def model_version(self) -> str:
-        """Engine, base weights and adapter, as predictions carry it."""
-        return self._model_version
+    def spec(self) -> EngineSpec:
+        """What the loaded weights can do."""
+        return checkpoint_spec(self.model.config.to_dict() | {"model_name": self._model_version})
 
     def sampled(self, sampling: Sampling) -> VideoSegmenter:
         """The same model, looking at other frames; raises InputError where it cannot tell so many apart."""
         return VideoSegmenter(self.model, self.processor, self._model_version, sampling)
 
     @torch.inference_mode()
-    def segment(self, clip: Clip | str | Path, instruction: str, progress: Progress | None = None) -> Result:
-        """One track for each object that the instruction means; none when the model says that there is none.
+    def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        """The objects that the instruction means, and an iterator over their masks; see trajseg.engines.base.
+
+        The language model has answered when this returns. A run that goes on from `context.done` has the same answer,
+        and the tracker's memory is filled from the stored masks.
 
         Args:
             clip: an open clip, or the path of a video.
             instruction: 1 to 1000 characters.
-            progress: called with (frames done, frames in all) after each frame; what it raises ends the run.
+            context: frames that are done, and a function to call with the progress.
 
         Raises:
             InstructionError: the instruction is empty or too long.
             VideoError: the video cannot be read.
         """
         instruction = check_instruction(instruction)
-        clip = clip if isinstance(clip, Clip) else open_clip(clip)
-        clock = _Clock()
-        seen = self._seen(clip)
+        clip = open_clip(clip)
+        started, seen = perf_counter(), self._seen(clip)
         # Memory starts at frame 0, so it is a key frame even when the language model does not see it.
         keys = self.sampling.keys(seen)
         frames = dict(clip.frames(sorted({*keys, *seen})))
-        clock.lap("read key frames")
-        prompt = self._question([frames[index] for index in seen], instruction)
-        answer = self.model.answer(prompt, self.processor.end_id)
+        read = perf_counter()
+        if context.progress:
+            context.progress(len(context.done), len(clip))
+        answer = self.model.answer(
+            self._question([frames[index] for index in seen], instruction), self.processor.end_id
+        )
         text = self.processor.text(answer.ids)
-        clock.lap("language")
-        tracks: list[MaskTrack] = []
-        if len(answer.trajectories):
-            features = self._encode([frames[index] for index in keys])
-            captions = captions_of(text)
-            tracks = [
-                MaskTrack(f"t{i + 1}", f"track-{i + 1}", caption, 0.0, [], instruction=instruction)
-                for i, caption in enumerate(captions)
-            ]
-            self._draw(clip, tracks, answer.trajectories, _by_frame(keys, features), progress)
-            clock.lap("masks")
-        elif progress:
-            progress(len(clip), len(clip))
-        return Result(
-            video=str(clip.path),
-            fps=clip.frame_map.fps,
-            width=clip.width,
-            height=clip.height,
-            frame_count=len(clip),
+        answered = perf_counter()
+        objects = TrackedObject.numbered(captions_of(text)) if len(answer.trajectories) else []
+        done = context.done_of(objects)
+        key_pictures = {index: frames[index] for index in keys}
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
             instruction=instruction,
+            objects=objects,
+            frames=self._drawn(clip, objects, answer.trajectories, key_pictures, done),
             answer=text,
-            model_version=self.model_version,
-            tracks=tracks,
-            timings=clock.seconds,
+            done=done,
+            finish=self._finish,
+            timings={"read key frames": read - started, "language": answered - read},
         )
 
     @torch.inference_mode()
@@ -174,11 +178,14 @@ class VideoSegmenter:
             InputError: a track has another number of frames than the clip.
             VideoError: the video cannot be read.
         """
-        clip = clip if isinstance(clip, Clip) else open_clip(clip)
+        clip = open_clip(clip)
         self.model.require_trajectory_encoder()
         for track in tracks:
             if len(track) != len(clip):
-                raise InputError(f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.")
+                raise InputError(
+                    f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.",
+                    "Give the video that the track was made from.",
+                )
         sampled, fitted = self._seen(clip), self.processor.seen_boxes
         trajectories = [fitted(trajectory(track, clip, sampled), clip.height, clip.width) for track in tracks]
         shown = [number for number, boxes in enumerate(trajectories) if boxes.any()]
@@ -242,50 +249,49 @@ class VideoSegmenter:
         """The numbers that these frames are known by to the language model, (seen,)."""
         return torch.tensor(self.sampling.numbers(seen, self.model.config.llm_frames), device=self.model.device)
 
-    @property
-    def prompted(self) -> bool:
-        """Whether the weights were trained with boxes and clicks, so that `prompt` can be asked."""
-        return self.model.config.prompted_by_boxes
+    def propagator(self) -> MemoryPropagator:
+        """Carries painted masks through a clip by SAM 2's memory."""
+        return MemoryPropagator(self.model, self.processor)
 
     @torch.inference_mode()
-    def prompt(
-        self, clip: Clip | str | Path, prompt: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
+    def mark(
+        self, clip: Clip | str | Path, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
     ) -> np.ndarray:
-        """The mask of what a box or a click marks on one frame, bool [H, W]; see trajseg.engines.marked.
+        """The mask of what a box or a point marks on one frame, bool [H, W]; see trajseg.engines.marked.
 
         All False where the model is not sure of it: trajseg.correction.grabcut.cut_out goes by colours.
 
         Args:
             clip: an open clip, or the path of a video.
-            prompt: in pixels of the clip.
+            mark: in pixels of the clip.
             instruction: what the object may be said to be; may be empty.
             known: masks of the same object on other frames, bool [H, W] by 0-based frame.
 
         Raises:
-            CheckpointError: the weights were not trained with boxes.
-            InputError: the mark lies outside the picture, or on a frame that the clip has not.
+            CheckpointError: the weights were not trained with marks (`spec.marks` is False).
+            InputError: the mark lies outside the picture, or on a frame that the clip does not have.
             InstructionError: the instruction is too long.
             VideoError: the video cannot be read.
         """
-        if not self.prompted:
+        if not self.spec.marks:
             raise CheckpointError(
-                f"{self.model_version} cannot segment what a box marks: its weights were not trained with boxes.",
+                f"{self._model_version} cannot segment what a box marks: its weights were not trained with boxes.",
                 "Take a checkpoint whose config.json has `prompted_by_boxes`, or trajseg.correction.grabcut.cut_out.",
             )
-        clip = clip if isinstance(clip, Clip) else open_clip(clip)
-        hinted = Hinted(self.model, self.processor, clip, prompt, known or {})
+        clip = open_clip(clip)
+        marked = MarkedObject(self.model, self.processor, clip, mark, known or {})
         meant = torch.zeros(0, self.model.config.sam2_config.d_model, device=self.model.device)
         if instruction.strip():
-            asked = self._question(
+            prompt = self._question(
                 [frame for _, frame in clip.frames(self._seen(clip))], check_instruction(instruction)
             )
-            meant = self.model.answer(asked, self.processor.end_id).trajectories
-        return hinted.mask(meant)
+            meant = self.model.answer(prompt, self.processor.end_id).trajectories
+        return marked.mask(meant)
 
     def _asked(self, clip: Clip | str | Path, instruction: str) -> Tensor:
         """The prompt of an instruction about a clip, (L, D)."""
         instruction = check_instruction(instruction)
-        clip = clip if isinstance(clip, Clip) else open_clip(clip)
+        clip = open_clip(clip)
         return self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
 
     def _question(self, frames: list[np.ndarray], instruction: str) -> Tensor:
@@ -311,48 +317,56 @@ class VideoSegmenter:
     def _encode(self, frames: list[np.ndarray]) -> FrameFeatures:
         return self.model.encode_frames(self.processor.mask_pixels(frames).to(self.model.device))
 
-    def _encoded(self, clip: Clip, known: Mapping[int, FrameFeatures]) -> Iterator[tuple[int, FrameFeatures]]:
-        """Every frame's number and features, one picture each; those of `known` are not made again."""
-        for chunk in _chunks(clip.frames(), ENCODED_AT_ONCE):
+    @torch.inference_mode()
+    def _drawn(
+        self,
+        clip: Clip,
+        objects: Sequence[TrackedObject],
+        trajectories: Tensor,
+        key_pictures: Mapping[int, np.ndarray],
+        done: Sequence[FrameMasks],
+    ) -> Iterator[FrameMasks]:
+        """Draws, in time order, every frame that is not done; `trajectories` are (S, C)."""
+        earlier = {frame.index: frame for frame in done}
+        missing = [index for index in range(len(clip)) if index not in earlier]
+        if not missing:
+            return
+        rule = FrameRule.of(self.model.config, self.sampling, key_pictures)
+        size, uids = (clip.height, clip.width), [thing.uid for thing in objects]
+        tracker = ClipTracker(self.model, self.processor, trajectories, rule, size, len(clip))
+        # Of the frames that are done, only those whose memory a missing frame reads are encoded.
+        unread = {
+            index
+            for index in range(missing[-1])
+            if index in earlier and not tracker.reads(missing[bisect(missing, index)], index)
+        }
+        features = self._encoded(clip, [i for i in range(missing[-1] + 1) if i not in unread], key_pictures)
+        for index in range(missing[-1] + 1):
+            if index in earlier:
+                stored = [earlier[index].masks[uid] for uid in uids]
+                masks, scores = _stacked_masks(stored, size), torch.tensor([mask.presence for mask in stored])
+                frame = None if index in unread else next(features)
+                tracker.recall(index, masks.to(self.model.device), scores.to(trajectories), frame)
+                continue
+            drawn = zip(uids, *tracker.draw(index, next(features)), strict=True)
+            yield FrameMasks(index, {uid: _object_mask(logit, score) for uid, logit, score in drawn})
+
+    def _encoded(
+        self, clip: Clip, indices: Sequence[int], key_pictures: Mapping[int, np.ndarray]
+    ) -> Iterator[FrameFeatures]:
+        """The features of these frames, one picture each; those of the key frames are made together, in advance."""
+        keys = list(key_pictures)
+        known = _by_frame(keys, self._encode(list(key_pictures.values())))
+        for chunk in _chunks(clip.frames(indices), ENCODED_AT_ONCE):
             others = {index: frame for index, frame in chunk if index not in known}
             made = _by_frame(others, self._encode(list(others.values()))) if others else {}
             for index, _ in chunk:
-                yield index, made[index] if index in made else known[index]
+                yield made[index] if index in made else known[index]
 
-    def _draw(
-        self,
-        clip: Clip,
-        tracks: list[MaskTrack],
-        trajectories: Tensor,
-        keys: Mapping[int, FrameFeatures],
-        progress: Progress | None,
-    ) -> None:
-        """Appends every frame's mask to each track; `trajectories` are (S, C), `keys` key frames' features."""
-        config = self.model.config
-        tracker = Tracker(self.model.visual_model, len(clip), config.key_frame_memory, start_score=config.start_score)
-        scores: list[Tensor] = []
-        everywhere = config.prompt_every_frame and self.sampling.key_frames is None
-        rows = torch.zeros(len(tracks), dtype=torch.long, device=self.model.device)
-        for index, features in self._encoded(clip, keys):
-            frame, authors_way = features[rows], index == 0 and config.released_behaviour
-            prompted = everywhere or index in keys
-            prompt = self.model.prompts(trajectories, features)[:, 0] if prompted else None
-            if authors_way and prompt is not None:
-                decoded = tracker.draw_first(frame, prompt)
-            else:
-                decoded = tracker.step(index, frame, prompt, key=index in keys)
-            logits = self.processor.to_picture(decoded.gated(), clip.height, clip.width)
-            if authors_way:
-                tracker.paint(index, frame, self.processor.mask_targets(logits > 0))
-            scores.append(decoded.score)
-            for track, logit, score in zip(tracks, logits, decoded.score.sigmoid(), strict=True):
-                track.frames.append(_track_frame(index, clip.frame_map.times[index], logit, float(score)))
-            if progress:
-                progress(index + 1, len(clip))
-        for track, own in zip(tracks, torch.stack(scores, dim=1).tolist(), strict=True):
-            _empty_unsure(track.frames, own, config.start_score)
-            drawn = [frame.score for frame in track.frames if frame.rle]
-            track.score = sum(drawn) / len(drawn) if drawn else 0.0
+    def _finish(self, tracks: list[MaskTrack], masks: Mapping[str, Sequence[ObjectMask]]) -> None:
+        for track in tracks:
+            presence = [mask.presence for mask in masks[track.uid]]
+            empty_unsure_runs(track.frames, presence, self.model.config.start_score)
 
 
 def trajectory(track: MaskTrack, clip: Clip, indices: Sequence[int]) -> Tensor:
@@ -371,35 +385,21 @@ def _by_frame(indices: Iterable[int], features: FrameFeatures) -> dict[int, Fram
     return {index: features[row : row + 1] for row, index in enumerate(indices)}
 
 
-def _track_frame(index: int, seconds: float, logit: Tensor, presence: float) -> TrackFrame:
-    """Score: belief that the object is in the picture, times how sure its pixels are (1 - presence if absent)."""
-    mask = logit > 0
+def _object_mask(logit: Tensor, object_score: Tensor) -> ObjectMask:
+    """Score: belief that the object is in the frame, times how sure its pixels are (1 - presence if absent)."""
+    mask, presence = logit > 0, float(object_score.sigmoid())
     if not mask.any():
-        return TrackFrame(index, seconds, 1.0 - presence if presence < 0.5 else 0.0, None)
+        return ObjectMask(None, 1.0 - presence if presence < 0.5 else 0.0, float(object_score))
     sureness = float(logit[mask].sigmoid().mean())
-    return TrackFrame(index, seconds, presence * sureness, rle.encode(mask.cpu().numpy()))
+    return ObjectMask(rle.encode(mask.cpu().numpy()), presence * sureness, float(object_score))
 
 
-def _empty_unsure(frames: list[TrackFrame], scores: list[float], bound: float) -> None:
-    """Empties, in place, each run of drawn frames none of whose object scores (one a frame) is above `bound`."""
-    for drawn, numbers in groupby(range(len(frames)), lambda number: frames[number].rle is not None):
-        run = list(numbers)
-        if drawn and max(scores[number] for number in run) <= bound:
-            for number in run:
-                frames[number].score, frames[number].rle = 0.0, None
+def _stacked_masks(masks: Sequence[ObjectMask], size: tuple[int, int]) -> Tensor:
+    """Masks bool (R, H, W), empty where an object is absent."""
+    decoded = [np.zeros(size, bool) if mask.rle is None else rle.decode(mask.rle) for mask in masks]
+    return torch.from_numpy(np.stack(decoded))
 
 
 def _chunks(frames: Iterator[tuple[int, np.ndarray]], size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
     while chunk := list(islice(frames, size)):
         yield chunk
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now

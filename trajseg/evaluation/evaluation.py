@@ -190,7 +190,7 @@ class Evaluator:
     def ask(self, scored: ScoredClip, asked: Expression) -> Answer:
         """The engine's answer to one expression."""
         start = time.perf_counter()
-        result = self.engine.segment(scored.annotated.clip, asked.text)
+        result = self.engine.segment(scored.annotated.clip, asked.text).result()
         return scored.answer(asked, result, time.perf_counter() - start)
 
     def look_further(self, annotated: AnnotatedClip) -> None:
@@ -202,10 +202,10 @@ class Evaluator:
 
     def evaluation(self) -> Evaluation:
         """What the run amounts to."""
-        return Evaluation(self.dataset.name, self.engine.model_version, len(self.dataset), self.answers)
+        return Evaluation(self.dataset.name, self.engine.spec.model_version, len(self.dataset), self.answers)
 
     def _count(self, annotated: AnnotatedClip, asked: Expression) -> float | None:
-        return count_flops(lambda: self.engine.segment(annotated.clip, asked.text))
+        return count_flops(lambda: self.engine.segment(annotated.clip, asked.text).result())
 
 
 def evaluate(

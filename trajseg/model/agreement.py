@@ -17,6 +17,9 @@ from trajseg.model.dialogue import NO_OBJECT, captions_of
 from trajseg.model.modeling import TrajSegModel
 from trajseg.model.processor import TrajSegProcessor
 
+CONTRADICTION = -4.0
+"""A caption whose agreement with an instruction is below this contradicts it."""
+
 
 def agreement(model: TrajSegModel, processor: TrajSegProcessor, prompt: Tensor, captions: Sequence[str]) -> list[float]:
     """Log of how much likelier the model's own words are than each caption, negated: about 0 or less.

@@ -127,10 +127,35 @@ class Tracker:
         self._there = self._believed(decoded.score, present)
         if memory is None:
             return decoded
-        (self.key_memories if key else self.other_memories)[index] = memory
-        reach = max(self.sam2.num_maskmem, self.sam2.max_obj_ptrs_in_encoder)
-        self.other_memories.pop(index + reach if self.backwards else index - reach, None)
+        self._keep(index, memory, key)
         return decoded
+
+    @property
+    def reach(self) -> int:
+        """The memory of an ordinary frame is read by fewer than so many frames after it."""
+        return max(self.sam2.num_maskmem, self.sam2.max_obj_ptrs_in_encoder)
+
+    def recall(self, index: int, frame: FrameFeatures, masks: Tensor, scores: Tensor, key: bool) -> None:
+        """Remembers frame `index` from what an earlier run has drawn, where `step` would draw it.
+
+        The memory comes from the masks as in `paint`; it is not the same to the bit as that of the logits.
+
+        Args:
+            frame: features, one picture a row.
+            masks: (R, S, S) float32 of 0 and 1, letterboxed as the pictures are.
+            scores: object scores (R,) of the earlier run.
+            key: whether it is a key frame.
+        """
+        self._keep(index, self._painted(frame, masks, self.believe(scores)), key)
+
+    def believe(self, scores: Tensor) -> Tensor:
+        """Whether memory takes the objects of scores (R,) to be in the frame, (R,) bool; later frames go by it."""
+        self._there = self._believed(scores, None)
+        return self._there
+
+    def _keep(self, index: int, memory: dict[str, object], key: bool) -> None:
+        (self.key_memories if key else self.other_memories)[index] = memory
+        self.other_memories.pop(index + self.reach if self.backwards else index - self.reach, None)
 
     def draw_first(self, frame: FrameFeatures, prompt: Tensor) -> DecodedMask:
         """Draws frame 0 as the authors' code does: without the no-memory embedding, and without remembering it.
@@ -150,8 +175,11 @@ class Tracker:
             masks: (R, S, S) float32, 1 inside and 0 outside, letterboxed as the pictures are; a row without any 1
                 says that its object is not in the picture.
         """
+        self.key_memories[index] = self._painted(frame, masks, masks.amax((1, 2)) > 0)
+
+    def _painted(self, frame: FrameFeatures, masks: Tensor, present: Tensor) -> dict[str, object]:
+        """The memory of a frame with masks (R, S, S) that were given; `present` (R,) bool is the object gate."""
         sam2 = self.sam2
-        present = masks.amax((1, 2)) > 0
         sparse, _ = self._no_prompt(frame.top)
         dense = sam2.sam_prompt_encoder.mask_downscaling(sam2.mask_downsample(masks[:, None].to(frame.top.dtype)))
         drawn = self.draw(frame.top, frame, sparse, dense, present)
@@ -159,7 +187,7 @@ class Tracker:
             20 * masks[:, None] - 10, drawn.logits.shape[-2:], mode="bilinear", antialias=True, align_corners=False
         )[:, 0]
         given = DecodedMask(logits, drawn.score, drawn.pointer)
-        self.key_memories[index] = self._remember(frame, given, present)
+        return self._remember(frame, given, present)
 
     def forget(self, keys_kept: int, index: int | None = None) -> None:
         """Keep the first and the latest of the key frames' memories, `keys_kept` (1 or more) in all.

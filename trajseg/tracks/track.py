@@ -149,7 +149,7 @@ class MaskTrack:
                 str(data["uid"]),
                 str(data["label"]),
                 str(data["caption"]),
-                _share(data["score"]),
+                checked_score(data["score"]),
                 frames,
                 instruction,
             )
@@ -172,14 +172,15 @@ def _frame_from_json(data: dict[str, Any], height: int, width: int) -> TrackFram
     return TrackFrame(
         index=int(data["index"]),
         time=float(data["time"]),
-        score=_share(data["score"]),
+        score=checked_score(data["score"]),
         rle=None if code is None else rle_codes.checked(code, height, width),
         provenance=str(data.get("provenance", "")),
     )
 
 
-def _share(value: Any) -> float:
-    share = float(value)
-    if not 0.0 <= share <= 1.0:
-        raise InputError(f"a score must lie in 0 to 1, got {value}")
-    return share
+def checked_score(value: Any) -> float:
+    """A score out of a JSON form; InputError where it does not lie in 0 to 1."""
+    score = float(value)
+    if not 0.0 <= score <= 1.0:
+        raise InputError(f"A score must lie in 0 to 1, got {value}.")
+    return score

@@ -5,15 +5,17 @@ from __future__ import annotations
 from backend.store.params import CaptionParams
 from trajseg.errors import InputError
 from worker.kinds.base import JobContext, JobOutcome
-from worker.kinds.outcome import TracksOutcome, describes
+from worker.kinds.outcome import TracksOutcome
 from worker.kinds.refining import Known
 
 
 def do(context: JobContext[CaptionParams]) -> JobOutcome:
     """Describe tracks; everything else of the earlier job's result stays as it is."""
     engine, frames = context.engine, len(context.clip)
-    if not describes(engine, context.clip):
-        raise InputError(f"{engine.model_version} cannot describe tracks.", "Serve a model that can.")
+    if not engine.spec.captions:
+        raise InputError(
+            f"{engine.spec.model_version} cannot describe tracks.", "Set TRAJSEG_MODEL to an engine that can."
+        )
     result = context.result_of(context.params.job_id)
     if result is None:
         raise InputError(
@@ -23,7 +25,7 @@ def do(context: JobContext[CaptionParams]) -> JobOutcome:
     tracks = TracksOutcome(result, list(notes.refinement))
     tracks.known = {one.track: Known(list(one.painted)) for one in notes.refinement}
     tracks.keep_warnings(notes, result)
-    result.model_version = engine.model_version
+    result.model_version = engine.spec.model_version
 
     def progress(done: int, total: int) -> None:
         context.progress(round(frames * done / max(total, 1)), frames)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from backend.store import JobRequest
 from backend.store.notes import DoubtfulFrame, JobNotes, TrackRefinement, TrackReview, TrackWarning
 from trajseg.correction.review import doubts_of, suggest
-from trajseg.engines.base import Captioner, Comparer, Engine, Progress
-from trajseg.errors import CheckpointError, InputError
+from trajseg.engines.base import Engine
+from trajseg.engines.capabilities import captioner, comparer
+from trajseg.errors import InputError
+from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 from worker.kinds.base import JobOutcome
@@ -19,18 +21,6 @@ from worker.kinds.refining import Known
 NO_TRACK_DOUBT = 0.5
 """Doubt of a result without tracks."""
 log = logging.getLogger("trajseg.worker")
-
-
-def describes(engine: Engine, clip: Clip) -> bool:
-    """Whether the engine can put tracks into words, with the weights that it has."""
-    if not isinstance(engine, Captioner):
-        return False
-    try:
-        engine.caption(clip, [])
-    except CheckpointError as error:
-        log.info("no captions: %s", error)
-        return False
-    return True
 
 
 @dataclass
@@ -51,10 +41,11 @@ class TracksOutcome:
 
     def caption(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress) -> None:
         """Put tracks into words where the engine can; a track of which nothing can be said keeps its sentence."""
-        if not tracks or not isinstance(engine, Captioner) or not describes(engine, clip):
+        describing = captioner(engine)
+        if not tracks or describing is None:
             return
         try:
-            captions = engine.caption(clip, tracks, progress)
+            captions = describing.caption(clip, tracks, progress)
         except InputError as error:
             # Masks without words are worth more than nothing.
             log.warning("no captions: %s", error)
@@ -65,10 +56,10 @@ class TracksOutcome:
 
     def _compare(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack]) -> None:
         """Warn of tracks whose captions, by the engine's own judgement, contradict the instruction."""
-        instruction = self.result.instruction
-        if not tracks or not instruction or not isinstance(engine, Comparer):
+        instruction, comparing = self.result.instruction, comparer(engine)
+        if not tracks or not instruction or comparing is None:
             return
-        verdicts = engine.contradictions(clip, instruction, [track.caption for track in tracks])
+        verdicts = comparing.contradictions(clip, instruction, [track.caption for track in tracks])
         self.warnings += [
             TrackWarning(track=track.uid, text=f'you asked for "{instruction}"; this track reads: {track.caption}.')
             for track, contradicts in zip(tracks, verdicts, strict=True)

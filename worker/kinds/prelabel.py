@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.store.params import PrelabelParams
-from trajseg.engines.base import check_instruction
+from trajseg.engines.base import RunContext, check_instruction
 from worker.kinds.base import JobContext, JobOutcome
 from worker.kinds.outcome import TracksOutcome
 
@@ -11,7 +11,8 @@ from worker.kinds.outcome import TracksOutcome
 def do(context: JobContext[PrelabelParams]) -> JobOutcome:
     """Segment, then describe each track where the engine can."""
     instruction = check_instruction(context.job.instruction)
-    tracks = TracksOutcome(context.engine.segment(context.clip, instruction, context.progress))
+    segmentation = context.engine.segment(context.clip, instruction, RunContext(progress=context.progress))
+    tracks = TracksOutcome(segmentation.result(context.progress))
     # The grounding answer has put them into words already; the trajectories themselves tell more.
     tracks.caption(context.engine, context.clip, tracks.result.tracks, lambda done, total: context.alive())
     return tracks.outcome()

@@ -9,7 +9,7 @@ from backend.store.params import CaptionParams, RefineParams
 from trajseg.errors import InputError
 from trajseg.tracks import Result
 from worker.kinds.base import JobContext, JobOutcome
-from worker.kinds.outcome import TracksOutcome, describes
+from worker.kinds.outcome import TracksOutcome
 from worker.kinds.refining import Hint, Refiner, source_tracks
 
 
@@ -35,7 +35,7 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
         frame_count=len(context.clip),
         instruction=job.instruction,
         answer=base.answer if base else "",
-        model_version=context.engine.model_version,
+        model_version=context.engine.spec.model_version,
         tracks=refined.tracks,
         timings={"refine": time.perf_counter() - started},
     )
@@ -43,7 +43,7 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
     if params.base_job_id and base:
         tracks.keep_warnings(context.store.job(params.base_job_id).notes, base)
     # The refined masks need not wait for the captions.
-    if any(not track.caption for track in result.tracks) and describes(context.engine, context.clip):
+    if any(not track.caption for track in result.tracks) and context.engine.spec.captions:
         return tracks.outcome((_caption_request(context),))
     return tracks.outcome()
 

@@ -6,7 +6,6 @@ was painted, whatever the propagators say.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,9 @@ import numpy as np
 from backend.store import PaintedTrack
 from backend.store.notes import TrackRefinement
 from trajseg.correction.grabcut import cut_out
-from trajseg.engines.base import Engine, Progress, Prompted
+from trajseg.engines.base import Engine
+from trajseg.engines.capabilities import marker, propagators
+from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
 from trajseg.tracks.mark import FITS, Mark, fit
 from trajseg.video import Clip
@@ -179,13 +180,13 @@ class Refiner:
 
         Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
         """
-        if isinstance(self.engine, Prompted) and self.engine.prompted:
+        if marking := marker(self.engine):
             known = {index: mask for index, mask in masks.items() if mask.any()}
             if not known:
                 before = [index for index in track.present if index < prompt.index][-1:]
                 after = [index for index in track.present if index > prompt.index][:1]
                 known = {index: self._mask(track.frames[index].rle) for index in (*before, *after)}
-            mask = self.engine.prompt(self.clip, prompt, self.instruction, known)
+            mask = marking.mark(self.clip, prompt, self.instruction, known)
             if fit(mask, prompt) >= FITS:
                 return mask
         return cut_out(self.clip, prompt)
@@ -202,24 +203,6 @@ class Refiner:
         return MaskTrack.from_masks(
             uid, absent, times, [0.0] * len(times), label=label, instruction=self.instruction, provenance="person"
         )
-
-
-def propagators(engine: Engine) -> list[Propagator]:
-    """What can carry masks through a clip: optical flow always, the engine's own memory where it has one.
-
-    Flow comes first: it is taken where a single painted frame leaves nothing to choose by, and there it draws better
-    than the memory of trajseg-tiny (docs/results.md).
-    """
-    from trajseg.correction import FlowPropagator
-
-    found: list[Propagator] = [FlowPropagator()]
-    # Without torch there is no segmenter, and it takes seconds to load: whoever has one has its module.
-    segmenter = sys.modules.get("trajseg.engines.trajseg")
-    if segmenter is not None and isinstance(engine, segmenter.VideoSegmenter):
-        from trajseg.correction import MemoryPropagator
-
-        found.append(MemoryPropagator(engine))
-    return found
 
 
 def source_tracks(

@@ -246,7 +246,7 @@ def test_an_assembled_checkpoint_answers_segments_and_captions(sources, tmp_path
     segmenter = VideoSegmenter.from_pretrained(tmp_path / "out")
     assert segmenter.model.dtype == torch.bfloat16, "as it was written"
     _always_seg(segmenter)
-    result = segmenter.segment(tiny_clip.path, "the red circle")
+    result = segmenter.segment(tiny_clip.path, "the red circle").result()
     assert len(result.tracks) == 2
     assert all(len(track.frames) == result.frame_count for track in result.tracks)
     drawn = [track for track in result.tracks if any(frame.rle for frame in track.frames)]
@@ -282,7 +282,7 @@ def test_a_checkpoint_of_the_authors_is_taken_over_whole(sources, tmp_path, tiny
     assert segmenter.processor.centre_crop
     assert segmenter.processor.turns.user == "USER:"
     _always_seg(segmenter, times=1)
-    assert len(segmenter.segment(tiny_clip.path, "the red circle").tracks) == 1
+    assert len(segmenter.segment(tiny_clip.path, "the red circle").result().tracks) == 1
 
 
 @torch.inference_mode()
@@ -298,7 +298,7 @@ def test_frame_0_of_the_authors_model_is_drawn_without_the_no_memory_embedding_a
     painted = []
     paint = Tracker.paint
     monkeypatch.setattr(Tracker, "paint", lambda self, *given: painted.append(given) or paint(self, *given))
-    segmenter.segment(tiny_clip.path, "the red circle")
+    segmenter.segment(tiny_clip.path, "the red circle").result()
     [(index, frame, mask)] = painted
     assert index == 0
     assert set(mask.unique().tolist()) <= {0.0, 1.0}

@@ -19,7 +19,7 @@ SEED = 5
 
 @pytest.fixture(scope="module")
 def propagator() -> MemoryPropagator:
-    return MemoryPropagator(VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu"))
+    return VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").propagator()
 
 
 @pytest.fixture(scope="module")

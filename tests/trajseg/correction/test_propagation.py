@@ -17,8 +17,8 @@ import pytest
 from trajseg.correction import Drawn, FlowPropagator, Painted, Propagator, refine
 from trajseg.correction.propagator import spans
 from trajseg.correction.windows import Windows
-from trajseg.engines.base import Progress
 from trajseg.errors import CancelledError, InputError
+from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, rle
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, open_clip, write_video

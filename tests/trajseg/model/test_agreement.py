@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trajseg.engines.base import CONTRADICTION, Comparer
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InstructionError
 from trajseg.model import TrajSegConfig, TrajSegModel
+from trajseg.model.agreement import CONTRADICTION
 from trajseg.model.modeling import LIKELIHOODS_AT_ONCE, Answer
 from trajseg.shapes.recipe.texts import shapes_processor
 
@@ -71,7 +71,7 @@ def test_a_contradiction_is_an_agreement_below_the_threshold(segmenter, tiny_cli
 
 
 def test_the_segmenter_compares_and_refuses_an_empty_instruction(segmenter, scripted_engine, tiny_clip):
-    assert isinstance(segmenter, Comparer)
-    assert not isinstance(scripted_engine, Comparer)
+    assert segmenter.spec.compares
+    assert not scripted_engine.spec.compares
     with pytest.raises(InstructionError):
         segmenter.agreement(tiny_clip.path, " ", [RED])

@@ -58,7 +58,7 @@ def test_it_answers_and_segments(segmenter, tiny_clip):
     torch.nn.init.zeros_(head.bias)
     head.bias.data[4] = 1.0
     model.llava.lm_head = head
-    result = segmenter.segment(tiny_clip.path, "the red circle")
+    result = segmenter.segment(tiny_clip.path, "the red circle").result()
     assert result.answer == "[SEG] [SEG]"
     assert [len(track.frames) for track in result.tracks] == [result.frame_count] * 2
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from trajseg.engines.base import Prompted
-from trajseg.engines.marked import Hinted
+from trajseg.engines.marked import MarkedObject
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -86,7 +85,7 @@ def test_a_hint_is_counted_in_the_pixels_that_sam2_counts(
     else:
         (expected,), _, _ = predictor.predict(box=np.array([60, 40, 159, 129]), multimask_output=False)
     with torch.inference_mode():
-        hinted = Hinted(untrained.model, untrained.processor, clip, prompt, {})
+        hinted = MarkedObject(untrained.model, untrained.processor, clip, prompt, {})
         mask = (hinted.logits(torch.zeros(0, 128)) > 0).numpy()
     assert 0 < expected.sum() < expected.size
     assert (mask == (expected > 0)).mean() > 0.9999
@@ -101,16 +100,15 @@ def test_marks_move_with_the_letterboxed_picture() -> None:
 def test_a_mark_beside_the_clip_is_refused(untrained: VideoSegmenter, clip: Clip) -> None:
     for prompt in (Mark(12, (1, 1, 5, 5)), Mark(0, (200, 1, 5, 5)), Mark(0, (-9, 1, 2, 2), point=True)):
         with pytest.raises(InputError, match="mark"):
-            untrained.prompt(clip, prompt, "")
+            untrained.mark(clip, prompt, "")
 
 
 def test_weights_that_never_saw_boxes_say_so(untrained: VideoSegmenter, clip: Clip) -> None:
-    assert isinstance(untrained, Prompted)
     untrained.model.config.prompted_by_boxes = False
     try:
-        assert not untrained.prompted
+        assert not untrained.spec.marks
         with pytest.raises(CheckpointError, match="not trained with boxes"):
-            untrained.prompt(clip, Mark(0, (1, 1, 5, 5)), "")
+            untrained.mark(clip, Mark(0, (1, 1, 5, 5)), "")
     finally:
         untrained.model.config.prompted_by_boxes = True
 
@@ -120,9 +118,9 @@ def test_memory_is_heard_only_of_the_object_that_is_marked(shipped: VideoSegment
     known = {2: tiny_clip.red[2], 6: tiny_clip.red[6]}
     red, blue = Mark(4, (27.0, 7.0, 18.0, 18.0)), Mark(4, (39.0, 35.0, 22.0, 22.0))
     with torch.inference_mode():
-        assert Hinted(shipped.model, shipped.processor, clip, red, known).remembered()
-        assert not Hinted(shipped.model, shipped.processor, clip, blue, known).remembered()
-        assert not Hinted(shipped.model, shipped.processor, clip, red, {}).remembered()
+        assert MarkedObject(shipped.model, shipped.processor, clip, red, known).remembered()
+        assert not MarkedObject(shipped.model, shipped.processor, clip, blue, known).remembered()
+        assert not MarkedObject(shipped.model, shipped.processor, clip, red, {}).remembered()
 
 
 @pytest.mark.parametrize(("fits", "heard"), [([0.2, 0.8, 0.6], 1), ([0.2, 0.4, 0.3], None)])
@@ -130,7 +128,7 @@ def test_memory_is_heard_only_of_the_object_that_is_marked(shipped: VideoSegment
 def test_of_several_objects_that_an_instruction_means_the_marked_one_is_heard(
     untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch, fits: list[float], heard: int | None
 ) -> None:
-    hinted = Hinted(untrained.model, untrained.processor, clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
+    hinted = MarkedObject(untrained.model, untrained.processor, clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
     monkeypatch.setattr(hinted, "_fits", lambda alone: fits)
     tokens = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
     meant = hinted.meant(tokens)
@@ -146,7 +144,7 @@ def test_a_mask_that_the_model_is_not_sure_of_is_none(
     untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 100 pixels, 64 or 66 are sure."""
-    hinted = Hinted(untrained.model, untrained.processor, clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
+    hinted = MarkedObject(untrained.model, untrained.processor, clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
     for sure, area in ((64, 0), (66, 100)):
         logits = torch.full((64, 96), -9.0)
         logits[0, :sure], logits[1, : 100 - sure] = 9.0, 0.5

@@ -152,7 +152,7 @@ def test_objects_of_an_answer_share_the_features_of_every_frame(
     for answer in ("a red square [SEG] .", "a red square [SEG] ; a blue square [SEG] ; a ring [SEG] ."):
         answering(model, processor, answer, monkeypatch)
         frames.clear()
-        result = segmenter.segment(tiny_clip.path, "everything")
+        result = segmenter.segment(tiny_clip.path, "everything").result()
         assert len(result.tracks) == answer.count("[SEG]")
         assert all(len(track) == 12 for track in result.tracks)
         counts.append(sum(frames))
@@ -166,7 +166,7 @@ def test_where_nothing_is_meant_no_mask_is_made_and_no_frame_encoded(
     monkeypatch.delattr(TrajSegModel, "encode_frames")
     steps: list[tuple[int, int]] = []
     segmenter = VideoSegmenter(model, processor, "random")
-    result = segmenter.segment(tiny_clip.path, "the green ring", lambda done, total: steps.append((done, total)))
+    result = segmenter.segment(tiny_clip.path, "the green ring").result(lambda done, total: steps.append((done, total)))
     assert result.tracks == []
     assert result.answer == "there is no such object ."
     assert steps == [(12, 12)]

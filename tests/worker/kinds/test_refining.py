@@ -13,7 +13,9 @@ import pytest
 from backend.label_studio.outgoing.pictures import shown_frames
 from backend.settings import Settings
 from backend.store import Change, Job, JobRequest, PaintedTrack, ReadAnnotation, Store
-from trajseg.engines.base import Progress
+from trajseg.engines.base import PLAIN, EngineSpec, RunContext
+from trajseg.engines.segmentation import Segmentation
+from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, Result, rle
 from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
@@ -120,20 +122,18 @@ def test_a_box_that_was_moved_is_segmented_anew(clip: Clip, tiny_clip: Any, scri
     assert refined.notes[0].hinted == (4,)
 
 
-class Prompting:
+class Marking:
     """An engine that answers every hint with a mask, where its weights can, and keeps what it was told."""
 
-    model_version = "prompting"
-
-    def __init__(self, prompted: bool, mask: np.ndarray) -> None:
-        self.prompted, self.mask = prompted, mask
+    def __init__(self, marks: bool, mask: np.ndarray) -> None:
+        self.spec, self.mask = EngineSpec(name="marking", model_version="marking", marks=marks), mask
         self.known: list[int] = []
 
-    def segment(self, clip: Clip, instruction: str, progress: Any = None) -> Result:
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         raise NotImplementedError
 
-    def prompt(self, clip: Clip, prompt: Mark, instruction: str, known: dict[int, np.ndarray]) -> np.ndarray:
-        assert (prompt.point, instruction) == (True, "the red one")
+    def mark(self, clip: Clip, mark: Mark, instruction: str, known: dict[int, np.ndarray]) -> np.ndarray:
+        assert (mark.point, instruction) == (True, "the red one")
         self.known = sorted(known)
         return self.mask
 
@@ -142,26 +142,26 @@ HINT = Hint("track-1", Mark(3, (28, 14, 1, 1), point=True))
 
 
 def test_an_engine_that_takes_prompts_is_asked_for_the_mask(clip: Clip, tiny_clip: Any) -> None:
-    (made,) = Refiner(Prompting(True, tiny_clip.red[2]), clip, "the red one").run([], [], [HINT]).tracks
+    (made,) = Refiner(Marking(True, tiny_clip.red[2]), clip, "the red one").run([], [], [HINT]).tracks
     assert np.array_equal(made.mask(3), tiny_clip.red[2])
 
 
 def test_weights_that_never_saw_boxes_are_not_asked(clip: Clip, tiny_clip: Any) -> None:
-    (made,) = Refiner(Prompting(False, tiny_clip.blue[3]), clip, "the red one").run([], [], [HINT]).tracks
+    (made,) = Refiner(Marking(False, tiny_clip.blue[3]), clip, "the red one").run([], [], [HINT]).tracks
     assert iou(made, 3, tiny_clip.red[3]) > 0.75
 
 
 @pytest.mark.parametrize("missed", ["nothing", "blue"])
 def test_where_an_engine_misses_the_mark_colours_decide(missed: str, clip: Clip, tiny_clip: Any) -> None:
     mask = tiny_clip.blue[3] & (missed == "blue")
-    (made,) = Refiner(Prompting(True, mask), clip, "the red one").run([], [], [HINT]).tracks
+    (made,) = Refiner(Marking(True, mask), clip, "the red one").run([], [], [HINT]).tracks
     assert iou(made, 3, tiny_clip.red[3]) > 0.75
 
 
 def test_an_engine_is_told_where_the_hinted_object_is_known(clip: Clip, tiny_clip: Any) -> None:
     """What a person painted is believed before what was predicted on either side of the hint."""
     track = track_of(clip, [None if index in (2, 3) else mask for index, mask in enumerate(tiny_clip.red)])
-    engine = Prompting(True, tiny_clip.red[3])
+    engine = Marking(True, tiny_clip.red[3])
     Refiner(engine, clip, "the red one").run([track], [], [HINT])
     assert engine.known == [1, 4]
     Refiner(engine, clip, "the red one").run([track], [painted({9: tiny_clip.red[9]}, {9})], [HINT])
@@ -286,7 +286,7 @@ def test_a_refine_job_can_be_cancelled(
 class Talking:
     """The scripted engine, with words."""
 
-    model_version = "scripted"
+    spec = EngineSpec(name="scripted", model_version="scripted", captions=True, compares=True)
 
     def __init__(self, engine: Any) -> None:
         self.segment = engine.segment

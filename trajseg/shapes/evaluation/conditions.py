@@ -179,7 +179,7 @@ def evaluate_conditions(
         height: rows of the clips whose condition does not say.
         progress: called with (clips done, clips in all).
     """
-    found = Comparison(f"shapes:{split}", engine.model_version, count, [Under(c) for c in conditions])
+    found = Comparison(f"shapes:{split}", engine.spec.model_version, count, [Under(c) for c in conditions])
     evaluator = ShapesEvaluator(engine, ShapesDataset(split, count, seed, height, per_kind))
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         for number in range(count):
@@ -325,7 +325,7 @@ def report(
 ) -> None:
     """What `trajseg evaluate --conditions` prints: a table, and the headline as one JSON object in the last line."""
     conditions = named(names)
-    with progress_bar(f"{engine.model_version}: conditions") as progress:
+    with progress_bar(f"{engine.spec.model_version}: conditions") as progress:
         found = evaluate_conditions(
             engine,
             conditions,

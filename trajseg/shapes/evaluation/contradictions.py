@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from trajseg.engines.base import CONTRADICTION
+from trajseg.model.agreement import CONTRADICTION
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import Instruction, short_caption
 from trajseg.shapes.world.phrases import CAPTION_MOTION

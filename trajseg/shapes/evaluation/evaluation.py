@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from rich.table import Table
 
 from trajseg.data.dataset import AnnotatedClip, Expression
-from trajseg.engines.base import Captioner
-from trajseg.errors import CheckpointError
+from trajseg.engines.capabilities import captioner
 from trajseg.evaluation import evaluation as general
 from trajseg.evaluation.answers import Answer, ScoredClip
 from trajseg.evaluation.evaluation import COLUMNS, Evaluator
@@ -138,7 +137,7 @@ class ShapesEvaluator(Evaluator):
         super().__init__(*args, **options)
         self.described: list[Described] = []
         self.compared: list[Compared] = []
-        self._captioner = self.engine if isinstance(self.engine, Captioner) else None
+        self._captioner = captioner(self.engine)
 
     def ask(self, scored: ScoredClip, asked: Expression) -> ShapesAnswer:
         """The engine's answer to one instruction."""
@@ -148,21 +147,18 @@ class ShapesEvaluator(Evaluator):
         """Captions of the clip's objects, and their agreement with its instructions."""
         clip = cast(SceneClip, annotated)
         scene, ids = clip.drawn_from()
-        if self.contradictions and isinstance(self.engine, Agreeing):
+        if self.contradictions and self.engine.spec.compares:
             for asked in clip.expressions:
                 if asked.targets:
-                    self.compared += compare(self.engine, scene, clip.clip, instruction_of(asked))
+                    self.compared += compare(cast(Agreeing, self.engine), scene, clip.clip, instruction_of(asked))
         if self._captioner is not None:
-            try:
-                self.described += describe(self._captioner, scene, clip.clip, ids)
-            except CheckpointError:
-                self._captioner = None
+            self.described += describe(self._captioner, scene, clip.clip, ids)
 
     def evaluation(self) -> Evaluation:
         """What the run amounts to."""
         return Evaluation(
             data=self.dataset.name,
-            model_version=self.engine.model_version,
+            model_version=self.engine.spec.model_version,
             clips=len(self.dataset),
             answers=self.answers,
             height=getattr(self.dataset, "height", None),

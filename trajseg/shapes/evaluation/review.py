@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,8 +22,9 @@ import cv2
 import numpy as np
 
 from trajseg.commands.progress import progress_bar
-from trajseg.correction import FlowPropagator, Propagator, Refinement, refine
+from trajseg.correction import Propagator, Refinement, refine
 from trajseg.correction.review import suggest
+from trajseg.engines.capabilities import propagators
 from trajseg.evaluation.answers import masks_of
 from trajseg.evaluation.metrics import score
 from trajseg.files import write_json
@@ -106,7 +106,7 @@ def start_of(engine: Engine, scene: Scene, height: int, folder: Path) -> Start |
     if not asked:
         return None
     clip, ids = write_scene(scene, folder / f"{scene.split}-{scene.seed:06d}.mp4", height)
-    found = engine.segment(clip, asked[0].text).tracks
+    found = engine.segment(clip, asked[0].text).result().tracks
     empty = MaskTrack.from_masks("t1", [None] * len(clip), clip.frame_map.times, [0.0] * len(clip))
     return Start(scene, clip, asked[0], found[0] if found else empty, ids == asked[0].targets[0] + 1)
 
@@ -256,24 +256,12 @@ def summary(found: Sequence[Reviewed]) -> dict[str, Any]:
     }
 
 
-def propagators_of(engine: Engine) -> list[Propagator]:
-    """Optical flow, and the engine's own memory where it is TrajSeg's model."""
-    found: list[Propagator] = [FlowPropagator()]
-    # Without torch there is no segmenter, and it takes seconds to load: whoever has one has its module.
-    segmenter = sys.modules.get("trajseg.engines.trajseg")
-    if segmenter is not None and isinstance(engine, segmenter.VideoSegmenter):
-        from trajseg.correction import MemoryPropagator
-
-        found.append(MemoryPropagator(engine))
-    return found
-
-
 def report(engine: Engine, dataset: ShapesDataset, json_path: Path | None) -> None:
     """What `trajseg evaluate --review` prints: each track on the way, and one JSON object as the last line."""
-    with progress_bar(f"{engine.model_version}: looks") as progress:
+    with progress_bar(f"{engine.spec.model_version}: looks") as progress:
         looks = review(
             engine,
-            propagators_of(engine),
+            propagators(engine),
             split=dataset.split,
             count=dataset.count,
             seed=dataset.seed,

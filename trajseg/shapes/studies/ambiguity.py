@@ -183,7 +183,7 @@ def ask(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict[str, 
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         clip, ids = write_scene(scene, Path(folder) / "clip.mp4", height)
         for one in described:
-            result, said = segmenter.segment(clip, one.text), segmenter.answer(clip, one.text)
+            result, said = segmenter.segment(clip, one.text).result(), segmenter.answer(clip, one.text)
             found.append(
                 {
                     "seed": scene.seed,

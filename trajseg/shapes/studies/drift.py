@@ -122,7 +122,7 @@ def long_clip(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict
             if one["identified"]:
                 for way in _ways(segmenter):
                     drawing = segmenter.sampled(WAYS[way][0])
-                    one[way] = _similarities(drawing.segment(clip, asked.text), ids == target + 1)
+                    one[way] = _similarities(drawing.segment(clip, asked.text).result(), ids == target + 1)
             found.append(one)
     return found
 

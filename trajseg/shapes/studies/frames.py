@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from trajseg.engines.base import Progress
+from trajseg.engines.base import PLAIN, RunContext
+from trajseg.engines.segmentation import Segmentation
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.model.sampling import Sampling
 from trajseg.shapes.evaluation.evaluation import CATEGORIES, evaluate
@@ -12,7 +14,6 @@ from trajseg.shapes.studies.cells import Cells
 from trajseg.shapes.studies.plan import SEEDS_APART, Plan
 from trajseg.shapes.studies.table import Table
 from trajseg.shapes.world.scenes import Split
-from trajseg.tracks import Result
 from trajseg.video import Clip
 
 CLIPS = 8
@@ -29,13 +30,10 @@ class Drawing:
 
     def __init__(self, segmenter: VideoSegmenter) -> None:
         self.segmenter = segmenter
+        self.spec = replace(segmenter.spec, captions=False)
 
-    @property
-    def model_version(self) -> str:
-        return self.segmenter.model_version
-
-    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
-        return self.segmenter.segment(clip, instruction, progress)
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        return self.segmenter.segment(clip, instruction, context)
 
 
 def key_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trajseg.engines.trajseg import CHECKPOINTS, VideoSegmenter
+from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.shapes.studies.cells import fingerprint
 
 SEEDS_APART = 1000
@@ -37,7 +38,7 @@ class Plan:
     @property
     def folder(self) -> Path:
         """Of the checkpoint."""
-        return CHECKPOINTS / self.model if (CHECKPOINTS / self.model).is_dir() else Path(self.model)
+        return checkpoint_folder(self.model)
 
     def segmenter(self) -> VideoSegmenter:
         """The checkpoint, loaded; raises CheckpointError."""

@@ -17,7 +17,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from trajseg.commands.evaluate import command
-from trajseg.engines.base import Progress
+from trajseg.engines import base
+from trajseg.engines.base import EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
+from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import InputError
 from trajseg.shapes.dataset import write_scene
 from trajseg.shapes.evaluation.conditions import FIGURES, Under, draw_conditions, evaluate_conditions, named
@@ -27,7 +29,6 @@ from trajseg.shapes.world.language import instructions
 from trajseg.shapes.world.painter import TONES, painted
 from trajseg.shapes.world.render import frames_and_ids, render
 from trajseg.shapes.world.scenes import RGB, Scene, bin_centres, sample_scene
-from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 
 HEIGHT, SEED = 64, 112
@@ -41,14 +42,14 @@ SMALL = [
 class Knowing:
     """Knows scene and condition by the file's name and folder; answers with what is meant, or with anything else."""
 
-    model_version = "knowing"
+    spec = EngineSpec(name="knowing", model_version="knowing")
 
     def __init__(self, conditions: Sequence[Condition] = tuple(SMALL), wrong_under: Sequence[str] = ()) -> None:
         self.conditions = {c.name: c for c in conditions}
         self.wrong_under = wrong_under
         self.sizes: dict[str, tuple[int, int, int]] = {}
 
-    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+    def segment(self, clip: Clip, instruction: str, context: RunContext = base.PLAIN) -> Segmentation:
         condition = self.conditions[clip.path.parent.name]
         split, seed = clip.path.stem.rsplit("-", 1)
         scene = sample_scene(int(seed), split)  # type: ignore[arg-type]
@@ -59,11 +60,16 @@ class Knowing:
         if condition.name in self.wrong_under:
             meant = [k for k in range(len(scene.objects)) if k not in asked.targets][:1]
         self.sizes[condition.name] = (len(clip), clip.height, clip.width)
-        tracks = [
-            MaskTrack.from_masks(f"t{k}", list(ids == k + 1), clip.frame_map.times, [1.0] * len(clip)) for k in meant
-        ]
-        size = (clip.width, clip.height, len(clip))
-        return Result(str(clip.path), clip.fps, *size, instruction, "", self.model_version, tracks)
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
+            instruction=instruction,
+            objects=[TrackedObject(f"t{k}", f"t{k}") for k in meant],
+            frames=[
+                FrameMasks(index, {f"t{k}": ObjectMask.of(frame == k + 1, 1.0) for k in meant})
+                for index, frame in enumerate(ids)
+            ],
+        )
 
 
 @lru_cache(maxsize=32)

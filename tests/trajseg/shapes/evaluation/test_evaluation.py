@@ -14,9 +14,12 @@ from PIL import Image
 
 from trajseg.commands.evaluate import command
 from trajseg.data.dataset import Expression
-from trajseg.engines.base import CONTRADICTION, Progress
+from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
+from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CheckpointError, InputError
 from trajseg.evaluation.metrics import Presence, Score, Steadiness
+from trajseg.model.agreement import CONTRADICTION
+from trajseg.progress import Progress
 from trajseg.shapes.evaluation.captions import caption_figures
 from trajseg.shapes.evaluation.contradictions import contradiction_figures
 from trajseg.shapes.evaluation.evaluation import Evaluation, ShapesAnswer, evaluate
@@ -33,13 +36,13 @@ Choice = Callable[[Scene, Instruction], tuple[int, ...]]
 class KnowingEngine:
     """Knows the scene of each clip by its file name; `choose` says which objects it answers with."""
 
-    model_version = "knowing"
+    spec = EngineSpec(name="knowing", model_version="knowing")
 
     def __init__(self, choose: Choice, height: int = 64, speak: bool = True) -> None:
         self.choose, self.height, self.speak = choose, height, speak
         self.frames_read = 0
 
-    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         split, seed = clip.path.stem.rsplit("-", 1)
         scene = sample_scene(int(seed), split)  # type: ignore[arg-type]
         asked = next(
@@ -48,31 +51,24 @@ class KnowingEngine:
         self.frames_read += sum(1 for _ in clip.frames())
         ids = render(scene, self.height)[1]
         ids = np.pad(ids, ((0, 0), (0, clip.height - ids.shape[1]), (0, clip.width - ids.shape[2])), mode="edge")
-        tracks = [
-            MaskTrack.from_masks(
-                f"t{k}",
-                list(ids == k + 1),
-                clip.frame_map.times,
-                [1.0] * len(clip),
-                caption=short_caption(scene.objects[k]) if self.speak else "a thing",
-            )
-            for k in self.choose(scene, asked)
-        ]
-        return Result(
-            str(clip.path),
-            clip.fps,
-            clip.width,
-            clip.height,
-            len(clip),
-            instruction,
-            "",
-            self.model_version,
-            tracks,
+        chosen = self.choose(scene, asked)
+        words = {k: short_caption(scene.objects[k]) if self.speak else "a thing" for k in chosen}
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
+            instruction=instruction,
+            objects=[TrackedObject(f"t{k}", f"t{k}", words[k]) for k in chosen],
+            frames=[
+                FrameMasks(index, {f"t{k}": ObjectMask.of(frame == k + 1, 1.0) for k in chosen})
+                for index, frame in enumerate(ids)
+            ],
         )
 
 
 class DescribingEngine(KnowingEngine):
     """Also describes true tracks, with `describe` saying what of an object."""
+
+    spec = EngineSpec(name="knowing", model_version="knowing", captions=True)
 
     def __init__(self, describe: Callable[[SceneObject], str]) -> None:
         super().__init__(right)
@@ -158,8 +154,10 @@ def test_captions_of_others_and_of_other_motions_are_held_against_an_instruction
     class Comparing(KnowingEngine):
         """Holds a caption for right when it is that of an object that is meant."""
 
+        spec = EngineSpec(name="knowing", model_version="knowing", compares=True)
+
         def agreement(self, clip: Clip, instruction: str, captions: Sequence[str]) -> list[float]:
-            meant = [track.caption for track in self.segment(clip, instruction).tracks]
+            meant = [track.caption for track in self.segment(clip, instruction).result().tracks]
             return [0.0 if caption in meant else CONTRADICTION - 1 for caption in captions]
 
     found = evaluate(Comparing(right), count=1, height=64, contradictions=True)
@@ -206,9 +204,9 @@ def test_floating_point_operations_are_counted_for_one_instruction_a_clip() -> N
     import torch
 
     class Multiplying(KnowingEngine):
-        def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+        def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
             torch.ones(len(clip), 5) @ torch.ones(5, 7)
-            return super().segment(clip, instruction, progress)
+            return super().segment(clip, instruction, context)
 
     found = evaluate(Multiplying(right), count=1, height=64, flops=True)
     [counted] = [a for a in found.answers if a.flops is not None]

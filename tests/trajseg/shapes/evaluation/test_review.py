@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from trajseg.commands.evaluate import command
 from trajseg.correction import FlowPropagator
-from trajseg.engines.base import Progress
+from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
+from trajseg.engines.segmentation import Segmentation
 from trajseg.evaluation.metrics import score
 from trajseg.shapes.evaluation.review import evenly, interpolated, review, summary, uniform_boxes_needed
 from trajseg.shapes.world.language import instructions
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import sample_scene
-from trajseg.tracks import MaskTrack, Result
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
@@ -27,18 +27,18 @@ HEIGHT = 64
 class HalfRight:
     """Answers with the object that is meant in the first half of the clip, and with nothing after that."""
 
-    model_version = "half-right"
+    spec = EngineSpec(name="half-right", model_version="half-right")
 
-    def segment(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Result:
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         split, seed = clip.path.stem.rsplit("-", 1)
         scene = sample_scene(int(seed), split)  # type: ignore[arg-type]
         [asked] = [i for i in instructions(scene, random.Random(scene.seed), limit_per_kind=1) if i.text == instruction]
         ids = render(scene, HEIGHT)[1] == asked.targets[0] + 1
         ids = np.pad(ids, ((0, 0), (0, clip.height - ids.shape[1]), (0, clip.width - ids.shape[2])), mode="edge")
         masks = [mask if i < len(clip) // 2 else None for i, mask in enumerate(ids)]
-        track = MaskTrack.from_masks("t1", masks, clip.frame_map.times, [0.9] * len(clip))
-        size = (clip.width, clip.height, len(clip))
-        return Result(str(clip.path), clip.fps, *size, instruction, "", self.model_version, [track])
+        frames = [FrameMasks(index, {"t1": ObjectMask.of(mask, 0.9)}) for index, mask in enumerate(masks)]
+        objects = TrackedObject.numbered([""])
+        return Segmentation(spec=self.spec, clip=clip, instruction=instruction, objects=objects, frames=frames)
 
 
 def moving_diamond(frames: int, bend: float = 0.0) -> np.ndarray:

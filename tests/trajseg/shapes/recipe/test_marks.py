@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from trajseg.engines.trajseg import CHECKPOINTS, VideoSegmenter
+from trajseg.checkpoints.folders import SHIPPED
+from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.mask_decoder import Tracker
 from trajseg.shapes.recipe.clips import ClipStream, Pictures
@@ -29,7 +30,7 @@ def clips() -> list[Pictures]:
 def model() -> TrajSegModel:
     """The shipped one, as it was before this stage."""
     torch.manual_seed(0)
-    model = TrajSegModel.from_pretrained(CHECKPOINTS / "trajseg-tiny")
+    model = TrajSegModel.from_pretrained(SHIPPED / "trajseg-tiny")
     model.config.mark_reader = model.config.prompted_by_boxes = False
     for points in model.visual_model.sam_prompt_encoder.point_embeddings:
         points.reset_parameters()
@@ -86,8 +87,8 @@ def test_a_few_steps_learn_marks_and_leave_all_other_masks_alone(
         assert torch.equal(old, new)
 
     model.save_pretrained(tmp_path, dtype=torch.float16)
-    TrajSegProcessor.from_pretrained(CHECKPOINTS / "trajseg-tiny").save_pretrained(tmp_path)
+    TrajSegProcessor.from_pretrained(SHIPPED / "trajseg-tiny").save_pretrained(tmp_path)
     segmenter = VideoSegmenter.from_pretrained(tmp_path, device="cpu")
-    assert segmenter.prompted
-    mask = segmenter.prompt(open_clip(tiny_clip.path), Mark(3, (21.0, 7.0, 18.0, 18.0)), "")
+    assert segmenter.spec.marks
+    mask = segmenter.mark(open_clip(tiny_clip.path), Mark(3, (21.0, 7.0, 18.0, 18.0)), "")
     assert (mask.shape, mask.dtype) == ((64, 96), np.bool_)

@@ -28,7 +28,7 @@ def test_every_stage_runs_and_the_checkpoint_answers(tmp_path, tiny_clip, monkey
     from trajseg import VideoSegmenter
 
     segmenter = VideoSegmenter.from_pretrained(tmp_path / "run" / "checkpoint", device="cpu")
-    result = segmenter.segment(tiny_clip.path, "the red square")
+    result = segmenter.segment(tiny_clip.path, "the red square").result()
     assert result.model_version == "trajseg-tiny"
     assert result.frame_count == 12
     assert all(len(track.frames) == 12 for track in result.tracks)

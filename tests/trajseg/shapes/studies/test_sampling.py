@@ -80,15 +80,15 @@ def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_f
             monkeypatch.setattr(answering.model.config, "prompt_every_frame", every_frame)
             prompted.clear()
             looked.clear()
-            result = answering.sampled(sampling).segment(tiny_clip.path, "the red square")
+            result = answering.sampled(sampling).segment(tiny_clip.path, "the red square").result()
             assert (prompted, looked) == (list(range(12)) if every_frame and everywhere else keys, [count])
             assert len(result.tracks[0]) == 12
 
 
 def test_the_checkpoints_own_frames_asked_for_by_number_change_nothing(answering, tiny_clip, monkeypatch):
     monkeypatch.setattr(answering.model.config, "prompt_every_frame", False)
-    own = answering.segment(tiny_clip.path, "the red square").tracks[0]
-    asked = answering.sampled(Sampling(8, 9)).segment(tiny_clip.path, "the red square").tracks[0]
+    own = answering.segment(tiny_clip.path, "the red square").result().tracks[0]
+    asked = answering.sampled(Sampling(8, 9)).segment(tiny_clip.path, "the red square").result().tracks[0]
     assert [frame.rle for frame in asked.frames] == [frame.rle for frame in own.frames]
     assert [frame.score for frame in asked.frames] == [frame.score for frame in own.frames]
 
@@ -123,7 +123,7 @@ def test_a_run_of_frames_that_is_nowhere_sure_is_not_drawn(answering, tiny_clip,
     drawn = []
     for start in (0.0, 1.0):
         monkeypatch.setattr(answering.model.config, "start_score", start)
-        frames = answering.segment(tiny_clip.path, "the red square").tracks[0].frames
+        frames = answering.segment(tiny_clip.path, "the red square").result().tracks[0].frames
         drawn.append([frame.index for frame in frames if frame.rle])
         assert all(frame.score > 0 for frame in frames if frame.rle)
     assert drawn == [[0, 1, 3, 4, 5, 8, 10, 11], [3, 4, 5, 8]]

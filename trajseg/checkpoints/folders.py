@@ -1,0 +1,45 @@
+"""Where checkpoints lie: those that ship with trajseg by name, all others by their folder. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trajseg.errors import CheckpointError
+
+SHIPPED = Path(__file__).parent
+
+
+def checkpoint_folder(name: str | Path) -> Path:
+    """The folder of a shipped checkpoint's name, or the folder itself.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    folder = SHIPPED / name if (SHIPPED / name / "config.json").is_file() else Path(name)
+    if not folder.is_dir():
+        shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))) or "none"
+        raise CheckpointError(
+            f"There is no checkpoint {name}.",
+            f"Name a folder, or one of those that ship with trajseg: {shipped}.",
+        )
+    return folder
+
+
+def checkpoint_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint, unchecked but for being an object.
+
+    Raises:
+        CheckpointError: there is none, or it is not JSON.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: its config.json cannot be read ({error}).",
+            "Name a folder in Hugging Face's form, with config.json and *.safetensors.",
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder}/config.json is not a JSON object.", "Name the folder of a checkpoint.")
+    return config
