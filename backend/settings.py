@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -14,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-import trajseg
 from backend.addresses import shown_address, shown_text
-from trajseg.errors import InputError
+from trajseg.engines.registry import FACTORY, engine_spec
+from trajseg.errors import CheckpointError, InputError
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 SHORTEST_SECRET = 6
@@ -269,17 +268,20 @@ def load_settings(**given: Any) -> Settings:
 
 
 def model_version_of(model: str) -> str:
-    """Model version of a shipped model's name or a checkpoint folder.
+    """Model version of an engine, without loading it; see trajseg.engines.registry.
 
-    The checkpoint's config.json names it (`model_name`); without one it is the name of the folder.
+    Where this machine lacks a checkpoint that its workers have, it is the name of the checkpoint's folder.
+
+    Raises:
+        CheckpointError: an engine's factory cannot be imported here, or has no spec.
+        InputError: the name cannot be a model version.
     """
-    shipped = Path(trajseg.__file__).parent / "checkpoints" / model
-    folder = shipped if shipped.is_dir() else Path(model)
     try:
-        named = json.loads((folder / "config.json").read_text()).get("model_name")
-    except (OSError, ValueError, AttributeError):
-        named = None
-    return str(named) if named else Path(model).name
+        return engine_spec(model).model_version
+    except CheckpointError:
+        if FACTORY.fullmatch(model):
+            raise
+        return Path(model).name
 
 
 def documentation() -> str:

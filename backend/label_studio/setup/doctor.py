@@ -80,18 +80,27 @@ def packages() -> Check:
 
 
 def model(settings: Settings) -> Check:
-    """Whether the checkpoint is there."""
-    import trajseg
-
-    folder = Path(settings.model)
-    if not folder.is_dir():
-        folder = Path(trajseg.__file__).parent / "checkpoints" / settings.model
-    remedy = "Set TRAJSEG_MODEL to a shipped model (trajseg-tiny) or to a checkpoint folder."
-    if not (folder / "config.json").is_file():
-        return Check("Model", "fail", f"{settings.model!r} is neither shipped nor a checkpoint folder", remedy)
+    """Whether the engine is there, with what it needs; it is not loaded for that."""
+    remedy = "Set TRAJSEG_MODEL to a shipped model (trajseg-tiny), a checkpoint folder, or package.module:factory."
+    try:
+        spec = engine_spec(settings.model)
+        is_checkpoint = engine_factory(settings.model) is None
+    except TrajSegError as error:
+        return Check("Model", "fail", error.message, f"{error.remedy} {remedy}".strip())
+    missing = [name for name in spec.needs if _version(name) is None]
+    if missing:
+        return Check(
+            "Model",
+            "warn",
+            f"{spec.model_version} needs {', '.join(missing)}: this machine can run the backend, but no worker",
+            f"pip install {' '.join(missing)}",
+        )
+    if not is_checkpoint:
+        return Check("Model", "ok", f"{spec.model_version}, the engine {settings.model}")
+    folder = checkpoint_folder(settings.model)
     if not list(folder.glob("*.safetensors")):
         return Check("Model", "fail", f"{folder} has no weights (*.safetensors)", remedy)
-    return Check("Model", "ok", f"{settings.model_version()} in {folder}")
+    return Check("Model", "ok", f"{spec.model_version} in {folder}")
 
 
 def torch() -> Check:

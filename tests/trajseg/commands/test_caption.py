@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,11 @@ def run(engine: TalkingEngine) -> Any:
 
 @pytest.fixture
 def tracks(tiny_clip: Any, scripted_engine: Any, tmp_path: Path) -> Path:
-    """Tracks of red, of green (which is nowhere) and of blue."""
-    return scripted_engine.segment(tiny_clip.path, "red and blue").result().save(tmp_path / "tracks.json")
+    """Tracks of red, of green (which is nowhere, as after a person removed it) and of blue."""
+    result: Found = scripted_engine.segment(tiny_clip.path, "red and blue").result()
+    frames = [replace(frame, rle=None) for frame in result.tracks[0].frames]
+    result.tracks.insert(1, MaskTrack("green", "track-green", "something green", 0.0, frames))
+    return result.save(tmp_path / "tracks.json")
 
 
 def captions(path: Path) -> list[str]:

@@ -152,9 +152,8 @@ def test_objects_of_an_answer_share_the_features_of_every_frame(
     for answer in ("a red square [SEG] .", "a red square [SEG] ; a blue square [SEG] ; a ring [SEG] ."):
         answering(model, processor, answer, monkeypatch)
         frames.clear()
-        result = segmenter.segment(tiny_clip.path, "everything").result()
-        assert len(result.tracks) == answer.count("[SEG]")
-        assert all(len(track) == 12 for track in result.tracks)
+        segmentation = segmenter.segment(tiny_clip.path, "everything")
+        assert [len(frame.masks) for frame in segmentation] == [answer.count("[SEG]")] * 12
         counts.append(sum(frames))
     assert counts[0] == counts[1], "three objects cost no more encoded frames than one"
 

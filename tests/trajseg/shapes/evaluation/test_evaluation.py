@@ -16,7 +16,7 @@ from trajseg.commands.evaluate import command
 from trajseg.data.dataset import Expression
 from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
 from trajseg.engines.segmentation import Segmentation
-from trajseg.errors import CheckpointError, InputError
+from trajseg.errors import InputError
 from trajseg.evaluation.metrics import Presence, Score, Steadiness
 from trajseg.model.agreement import CONTRADICTION
 from trajseg.progress import Progress
@@ -140,11 +140,8 @@ def test_captions_are_scored_by_part_and_only_where_the_motion_shows() -> None:
     assert [(d.seed, d.target) for d in found.described] == shown
 
 
-def test_a_checkpoint_that_cannot_describe_has_no_caption_accuracy() -> None:
-    def refuse(_: SceneObject) -> str:
-        raise CheckpointError("There is no trajectory encoder.")
-
-    headline = evaluate(DescribingEngine(refuse), count=1, height=64).headline()
+def test_an_engine_that_cannot_describe_has_no_caption_accuracy() -> None:
+    headline = evaluate(KnowingEngine(right), count=1, height=64).headline()
     assert headline["caption_accuracy"] is None
     assert headline["referring_jf"] == pytest.approx(1.0)
     assert Evaluation("shapes:test", "silent", 0).headline()["caption_accuracy"] is None
