@@ -22,6 +22,8 @@ from backend.label_studio.setup import connection, videos
 from backend.label_studio.setup.check import Check, video_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
+from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.engines.registry import engine_factory, engine_spec
 from trajseg.errors import InputError, TrajSegError
 
 PACKAGES = (
@@ -87,7 +89,7 @@ def model(settings: Settings) -> Check:
         is_checkpoint = engine_factory(settings.model) is None
     except TrajSegError as error:
         return Check("Model", "fail", error.message, f"{error.remedy} {remedy}".strip())
-    missing = [name for name in spec.needs if _version(name) is None]
+    missing = [name for name in spec.needs if not _version(name)]
     if missing:
         return Check(
             "Model",
