@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from trajseg.correction.windows import Windows
-from trajseg.engines.base import Progress
 from trajseg.engines.grounded.association import Motion, assigned, likeness, meetings
 from trajseg.engines.grounded.blobs import without_blobs
 from trajseg.engines.grounded.candidates import Candidate, CandidateFrame
@@ -27,6 +26,7 @@ from trajseg.engines.grounded.suppression import box_suppressed, suppressed
 from trajseg.model.marks import Marks
 from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
 from trajseg.model.promptable import PromptableSam2
+from trajseg.progress import Progress
 from trajseg.tracks import rle
 from trajseg.tracks.rle import Rle
 from trajseg.video import Clip
