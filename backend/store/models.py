@@ -236,3 +236,28 @@ class Correction(Base):
     when: Mapped[datetime] = mapped_column(UtcDateTime)
     model_version: Mapped[str] = mapped_column(String(200), default="")
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class ModelVersion(Base):
+    """A version of a project's model: a base with an adapter that was trained on the project's corrections.
+
+    `number` counts from 1 in each project; `name` is what predictions carry ("trajseg-tiny/project-12@3", with Label
+    Studio's id of the project). `state` is candidate (in training), promoted, refused (by the gate) or rolled back.
+    `folder` is the adapter's, relative to TRAJSEG_DATA_DIR; empty while it is trained. `manifest` is the folder's own.
+    """
+
+    __tablename__ = "model_versions"
+    __table_args__ = (UniqueConstraint("project_id", "number", name="one_number"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    name: Mapped[str] = mapped_column(String(200))
+    base: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(20))
+    folder: Mapped[str] = mapped_column(String(400), default="")
+    job_id: Mapped[str] = mapped_column(String(36), unique=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    manifest: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    decided_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -17,6 +17,7 @@ from backend.store.kinds import job_kind, params_of
 from backend.store.models import Delivery, Job, Project, Track, new_id, now
 from backend.store.notes import JobNotes
 from backend.store.request import JobRequest
+from backend.store.versions import Versions
 from trajseg.errors import CancelledError, InputError, TrajSegError, UnknownProjectError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Store:
     def __init__(self, database_url: str) -> None:
         self.database = Database(database_url)
         self.corrections = Corrections(self.database)
+        self.versions = Versions(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""
@@ -202,6 +204,26 @@ class Store:
         with self.database.write() as session:
             changed: Any = session.execute(lost)
             return bool(changed.rowcount)
+
+    def postpone(self, job_id: str, run_token: str) -> bool:
+        """Put a running job back into its queue, because it makes way for others; such a run counts as none.
+
+        True when this run was still the newest. The reconciler queues the job again.
+        """
+        back = (
+            update(Job)
+            .where(Job.id == job_id, Job.state == "running", Job.run_token == run_token)
+            .values(state="queued", eta_seconds=None, runs=Job.runs - 1)
+        )
+        with self.database.write() as session:
+            changed: Any = session.execute(back)
+            return bool(changed.rowcount)
+
+    def waiting(self, queues: Sequence[str]) -> int:
+        """How many jobs are queued in these queues."""
+        query = select(func.count()).select_from(Job).where(Job.state == "queued", Job.queue.in_(queues))
+        with self.database.read() as session:
+            return session.scalar(query) or 0
 
     def retry_job(self, job_id: str, queue: str | None = None, params: Mapping[str, Any] | None = None) -> Job:
         """Queue a finished job anew (its old result is dropped); an unfinished one only changes its queue.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -163,10 +164,19 @@ class Evaluator:
         dataset: any.
         flops: also count floating-point operations, of one expression a clip.
         contradictions: also compare captions with expressions, where the data set can.
+        per_clip: expressions asked of a clip, at most, drawn by the clip's name; None: all.
     """
 
-    def __init__(self, engine: Engine, dataset: Dataset, *, flops: bool = False, contradictions: bool = False) -> None:
-        self.engine, self.dataset = engine, dataset
+    def __init__(
+        self,
+        engine: Engine,
+        dataset: Dataset,
+        *,
+        flops: bool = False,
+        contradictions: bool = False,
+        per_clip: int | None = None,
+    ) -> None:
+        self.engine, self.dataset, self.per_clip = engine, dataset, per_clip
         self.flops, self.contradictions = flops, contradictions
         self.answers: list[Answer] = []
 
@@ -176,16 +186,22 @@ class Evaluator:
         for number in range(total):
             annotated = self.dataset[number]
             scored = ScoredClip(number, annotated)
-            for place, asked in enumerate(annotated.expressions):
+            expressions = self._chosen(annotated)
+            for place, asked in enumerate(expressions):
                 answer = self.ask(scored, asked)
                 # One a clip, of changing kind: counting takes another, slower run.
-                if self.flops and place == number % len(annotated.expressions):
+                if self.flops and place == number % len(expressions):
                     answer = replace(answer, flops=self._count(annotated, asked))
                 self.answers.append(answer)
             self.look_further(annotated)
             if progress:
                 progress(number + 1, total)
         return self.evaluation()
+
+    def _chosen(self, annotated: AnnotatedClip) -> Sequence[Expression]:
+        if self.per_clip is None or len(annotated.expressions) <= self.per_clip:
+            return annotated.expressions
+        return random.Random(annotated.name).sample(annotated.expressions, self.per_clip)
 
     def ask(self, scored: ScoredClip, asked: Expression) -> Answer:
         """The engine's answer to one expression."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -49,7 +50,12 @@ def draw_evaluation(evaluation: Evaluation, dataset: Dataset, path: Path) -> Pat
         answers = sorted((a for a in evaluation.of(category=category) if a.asked.targets), key=lambda a: -a.score.jf)
         if answers:
             chosen = {"best": answers[0], "median": answers[len(answers) // 2], "worst": answers[-1]}
-            strips += [_strip(a, dataset[a.number], f"{category}, {which}") for which, a in chosen.items()]
+            strips += [answer_strip(a, dataset[a.number], f"{category}, {which}") for which, a in chosen.items()]
+    return save_strips(strips, path)
+
+
+def save_strips(strips: Sequence[Image.Image], path: Path) -> Path:
+    """Writes strips below one another as one PNG."""
     if not strips:
         strips = [Image.new("RGB", (400, 40), _PAPER)]
     sheet = Image.new("RGB", (max(s.width for s in strips) + 24, sum(s.height for s in strips) + 24), _PAPER)
@@ -62,7 +68,8 @@ def draw_evaluation(evaluation: Evaluation, dataset: Dataset, path: Path) -> Pat
     return path
 
 
-def _strip(answer: Answer, annotated: AnnotatedClip, title: str) -> Image.Image:
+def answer_strip(answer: Answer, annotated: AnnotatedClip, title: str) -> Image.Image:
+    """Frames spread over a clip with an answer's tracks hatched and the truth outlined; words and J&F above."""
     clip, scored = annotated.clip, annotated.scored
     shown = sorted({scored[place] for place in bin_centres(len(scored), _SHOWN_FRAMES)})
     truth: np.ndarray = np.any(annotated.masks(answer.asked.targets, shown), axis=0)

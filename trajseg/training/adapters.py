@@ -8,6 +8,7 @@ trajectory tokens, content integration, the mask decoder and the trajectory enco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ WHOLE = {
     "trajectory encoder": ("spi_module",),
 }
 """Modules that are trained whole, by the name of their part."""
+HEADS = tuple(part for part in WHOLE if part != "words")
+"""The parts that fine-tuning on corrections trains whole. The words are half of a large model, and know enough."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,14 @@ class LoraSettings:
     dropout: float = 0.05
 
 
-def prepare(model: TrajSegModel, lora: LoraSettings | None) -> dict[str, list[nn.Parameter]]:
+def prepare(
+    model: TrajSegModel, lora: LoraSettings | None, whole: Sequence[str] = tuple(WHOLE)
+) -> dict[str, list[nn.Parameter]]:
     """Freezes all but what joint training moves; that goes into training mode, and into float32 where it is not.
 
     Args:
         lora: adapters of the language model; None trains the language model whole.
+        whole: parts that are trained whole, of WHOLE.
 
     Returns:
         the trained parameters by the name of their part.
@@ -65,12 +71,12 @@ def prepare(model: TrajSegModel, lora: LoraSettings | None) -> dict[str, list[nn
         words = set(language.embed_tokens.parameters())  # type: ignore[operator, union-attr]
         parts = {"language model": [p for p in language.parameters() if p not in words]}
     language.train()
-    for part, names in WHOLE.items():
-        found = [model.get_submodule(name) for name in names if _has(model, name)]
-        for module in found:
+    for part in whole:
+        modules = [model.get_submodule(name) for name in WHOLE[part] if _has(model, name)]
+        for module in modules:
             module.requires_grad_(True).train()
-        if found:
-            parts[part] = [p for module in found for p in module.parameters()]
+        if modules:
+            parts[part] = [p for module in modules for p in module.parameters()]
     for parameter in (p for parameters in parts.values() for p in parameters):
         # A step of the optimiser is too small for half precision.
         parameter.data = parameter.data.float()
@@ -90,15 +96,18 @@ def add_trajectory_encoder(model: TrajSegModel) -> None:
     model.spi_module = TrajectoryEncoder(shaped, vision.hidden_size, width).to(model.device)
 
 
-def save_adapter(model: TrajSegModel, lora: LoraSettings, base: str, folder: Path) -> None:
+def save_adapter(
+    model: TrajSegModel, lora: LoraSettings, base: str, folder: Path, whole: Sequence[str] = tuple(WHOLE)
+) -> None:
     """Writes a PEFT folder: the adapters, and the parts that were trained whole as its `modules_to_save`.
 
     Args:
         base: name or folder of the checkpoint that was adapted.
+        whole: as given to `prepare`.
         folder: receives adapter_config.json, adapter_model.safetensors, and config.json of the adapted model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name for names in WHOLE.values() for name in names if _has(model, name)]
+    names = [name for part in whole for name in WHOLE[part] if _has(model, name)]
     weights = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
     for name in names:
         weights |= {f"{name}.{key}": tensor for key, tensor in model.get_submodule(name).state_dict().items()}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +15,7 @@ from trajseg.data.samples import Mixture, Samples, Source
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.training.adapters import (
+    WHOLE,
     LoraSettings,
     add_trajectory_encoder,
     prepare,
@@ -35,8 +36,8 @@ class JointRecipe:
 
     `batch` samples make a step, over all processes; a process takes `micro` at once. `frames` is T of a video.
     `recompute` works layers out again in the backward pass, for less memory. `lora` None trains the language model
-    whole. With a `precision` other than "no", frozen weights are kept in it; `four_bit` keeps the language model's in
-    4 bits.
+    whole; `whole` names the other parts that are trained (see adapters). With a `precision` other than "no", frozen
+    weights are kept in it; `four_bit` keeps the language model's in 4 bits.
     """
 
     mixture: Mixture
@@ -49,6 +50,7 @@ class JointRecipe:
     recompute: bool = False
     precision: Precision = "no"
     four_bit: bool = False
+    whole: tuple[str, ...] = tuple(WHOLE)
 
 
 def _paper(steps: int, lr: float = 3e-4, warmup: int = 100, **more: Any) -> Schedule:
@@ -72,6 +74,13 @@ RECIPES: Mapping[str, Mapping[int, JointRecipe]] = {
 """By name and stage: the paper's own, and what a trajseg-tiny bears on a CPU."""
 
 
+class Trained(NamedTuple):
+    """What a training has written: the folder of the adapter or checkpoint, and whether it is over."""
+
+    folder: Path
+    finished: bool
+
+
 def train_jointly(
     recipe: JointRecipe,
     checkpoint: str,
@@ -82,7 +91,7 @@ def train_jointly(
     run: Accelerator | None = None,
     stop: Stop = lambda: False,
     progress: StepsDone = lambda _done, _total: None,
-) -> Path:
+) -> Trained:
     """Trains a checkpoint by a recipe, or goes on with that; writes what it learned, also when it was stopped.
 
     Args:
@@ -91,9 +100,6 @@ def train_jointly(
         workers: processes that make samples ahead (0 or 1).
         run: this process's part; by default what was launched.
         stop, progress: as `train` takes them.
-
-    Returns:
-        the folder of the adapter or checkpoint.
 
     Raises:
         InputError: the batch cannot be cut evenly, `out` holds a training by another recipe, or 4-bit weights are
@@ -120,13 +126,13 @@ def train_jointly(
     torch.manual_seed(seed)  # new adapters and a new trajectory encoder are drawn alike in every process
     if recipe.mixture.captioning and recipe.mixture.images < 1:
         add_trajectory_encoder(model)
-    parts = prepare(model, recipe.lora)
+    parts = prepare(model, recipe.lora, recipe.whole)
     if recipe.recompute:
         recompute_layers(model)
     samples = Samples(source, recipe.mixture, recipe.frames, recipe.micro, seed)
     feed = Feed(samples, workers, stride=run.num_processes)
     joint = JointTraining(model, processor, parts, feed.at, recipe.weights, recipe.recompute)
-    train(
+    finished = train(
         out,
         joint,
         joint.loss,
@@ -145,9 +151,9 @@ def train_jointly(
             model.save_pretrained(result)
             processor.save_pretrained(result)
         else:
-            save_adapter(model, recipe.lora, checkpoint, result)
+            save_adapter(model, recipe.lora, checkpoint, result, recipe.whole)
     run.wait_for_everyone()
-    return result
+    return Trained(result, finished)
 
 
 def deciding(recipe: JointRecipe) -> dict[str, Any]:

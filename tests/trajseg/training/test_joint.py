@@ -115,7 +115,7 @@ def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped, tm
     (tmp_path / "half" / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
     assert VideoSegmenter.from_pretrained(tmp_path / "half", device="cpu").model.dtype == torch.bfloat16
     recipe = JointRecipe(Mixture(images=0.0, pseudo_videos=0.0, propagation=0.0), Schedule(steps=1, warmup=1), 1, 1, 2)
-    adapter = train_jointly(recipe, str(tmp_path / "half"), tmp_path / "out", SOURCE)
+    adapter, _ = train_jointly(recipe, str(tmp_path / "half"), tmp_path / "out", SOURCE)
     assert (adapter / "adapter_model.safetensors").exists()
 
 

@@ -12,8 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trajseg.data.samples import Mixture, Sample, Source
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.evaluation.metrics import mean
@@ -163,8 +161,8 @@ def learn(recipe: JointRecipe, arm: Arm, plan: Plan, folder: Path, source: Sourc
         asked = list(islice(_asked(source, recipe.frames, random.Random("start")), FITTED_ON))
         fresh_start(plan.folder, start, arm.seed, arm.integration, asked)
     with signals_stop() as stop:
-        adapter = train_jointly(recipe, str(start), folder, source, arm.seed, stop=stop)
-    if torch.load(folder / "state.pt", weights_only=True)["step"] < recipe.schedule.steps:
+        adapter, finished = train_jointly(recipe, str(start), folder, source, arm.seed, stop=stop)
+    if not finished:
         raise KeyboardInterrupt
     base = VideoSegmenter.from_pretrained(start, device="cpu")
     merge_adapter(base.model, adapter).save_pretrained(folder / "checkpoint")

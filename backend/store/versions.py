@@ -1,0 +1,144 @@
+"""Model versions: what was trained for each project, which version serves it, and how that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.store.database import Database
+from backend.store.models import ModelVersion, Project, now
+from trajseg.errors import InputError
+
+CANDIDATE, PROMOTED, REFUSED, ROLLED_BACK = "candidate", "promoted", "refused", "rolled back"
+
+
+class UnknownVersionError(InputError):
+    """A model version that the store does not hold."""
+
+
+class Versions:
+    """Versions of projects' models. Each method is one transaction.
+
+    Of a project's promoted versions of one base, the one promoted last is served. Rolling back takes it out, and the
+    one before it serves again; where there is none, the base does.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def of_job(self, project_id: int, base: str, job_id: str) -> ModelVersion:
+        """The version that a job trains: made at the first call, the same one after that."""
+        with self.database.write() as session:
+            known = session.scalar(select(ModelVersion).where(ModelVersion.job_id == job_id))
+            if known is not None:
+                return known
+            project = session.get(Project, project_id)
+            if project is None:
+                raise InputError(f"There is no project {project_id} in the store.", "Connect the project first.")
+            last = session.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.project_id == project_id))
+            number = (last or 0) + 1
+            version = ModelVersion(
+                project_id=project_id,
+                number=number,
+                name=f"{base}/project-{project.label_studio_id}@{number}",
+                base=base,
+                state=CANDIDATE,
+                job_id=job_id,
+            )
+            session.add(version)
+            return version
+
+    def decide(
+        self, version_id: int, promoted: bool, reason: str, folder: str, manifest: Mapping[str, Any]
+    ) -> ModelVersion:
+        """Write down what the gate said of a candidate; a promoted one serves from now on.
+
+        Args:
+            folder: of the adapter, relative to TRAJSEG_DATA_DIR.
+            manifest: of the adapter, decision included.
+        """
+        with self.database.write() as session:
+            version = session.get_one(ModelVersion, version_id)
+            version.folder, version.manifest, version.reason = folder, dict(manifest), reason
+            _set(version, PROMOTED if promoted else REFUSED)
+            return version
+
+    def served(self, project_id: int | None, base: str) -> ModelVersion | None:
+        """The version that serves a project on this base; None where the base itself does."""
+        if project_id is None:
+            return None
+        with self.database.read() as session:
+            return _served(session, project_id, base)
+
+    def served_name(self, project_id: int | None, base: str) -> str:
+        """What /setup answers and predictions carry."""
+        version = self.served(project_id, base)
+        return base if version is None else version.name
+
+    def list(self, project_id: int | None = None) -> list[ModelVersion]:
+        """The newest first; of all projects by default."""
+        query = select(ModelVersion).order_by(ModelVersion.project_id, ModelVersion.number.desc())
+        if project_id is not None:
+            query = query.where(ModelVersion.project_id == project_id)
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    def version(self, project_id: int, number: int) -> ModelVersion:
+        """Raises UnknownVersionError."""
+        with self.database.read() as session:
+            return _version(session, project_id, number)
+
+    def promote(self, project_id: int, number: int, reason: str = "") -> ModelVersion:
+        """Have a version serve from the next job on, whatever the gate said of it.
+
+        Raises:
+            UnknownVersionError: there is none of that number.
+            InputError: it has not been trained to the end.
+        """
+        with self.database.write() as session:
+            version = _version(session, project_id, number)
+            if not version.folder:
+                raise InputError(f"{version.name} has no adapter yet.", "Wait for its training job.")
+            version.reason = reason or version.reason
+            _set(version, PROMOTED)
+            return version
+
+    def rollback(self, project_id: int, base: str) -> tuple[ModelVersion, ModelVersion | None]:
+        """Take the served version out, from the next job on. Returns it, and the one that serves now (None: the base).
+
+        Raises:
+            InputError: the base serves already.
+        """
+        with self.database.write() as session:
+            version = _served(session, project_id, base)
+            if version is None:
+                raise InputError(f"The project is served by the base {base} already.", "There is nothing to roll back.")
+            _set(version, ROLLED_BACK)
+            session.flush()
+            return version, _served(session, project_id, base)
+
+
+def _served(session: Session, project_id: int, base: str) -> ModelVersion | None:
+    query = (
+        select(ModelVersion)
+        .where(ModelVersion.project_id == project_id, ModelVersion.base == base, ModelVersion.state == PROMOTED)
+        .order_by(ModelVersion.decided_at.desc(), ModelVersion.number.desc())
+    )
+    return session.scalars(query.limit(1)).first()
+
+
+def _version(session: Session, project_id: int, number: int) -> ModelVersion:
+    query = select(ModelVersion).where(ModelVersion.project_id == project_id, ModelVersion.number == number)
+    version = session.scalar(query)
+    if version is None:
+        raise UnknownVersionError(
+            f"The project has no model version {number}.", "`trajseg models list` names those that there are."
+        )
+    return version
+
+
+def _set(version: ModelVersion, state: str) -> None:
+    version.state, version.decided_at = state, now()

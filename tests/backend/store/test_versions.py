@@ -1,0 +1,80 @@
+"""Versions of a project's model: who serves, what a rollback brings back, and jobs that make way."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.store import Store
+from backend.store.versions import UnknownVersionError
+from trajseg.errors import InputError
+
+BASE = "trajseg-tiny"
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(f"sqlite:///{tmp_path / 'trajseg.db'}")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def project_id(store):
+    return store.upsert_project(12, "http://ls", "<View/>").id
+
+
+def trained(store: Store, project_id: int, job: str, promoted: bool = True) -> int:
+    version = store.versions.of_job(project_id, BASE, job)
+    return store.versions.decide(version.id, promoted, "measured", f"models/{version.number}", {"seed": 0}).number
+
+
+def test_the_version_promoted_last_serves_and_a_rollback_brings_back_the_one_before(store, project_id):
+    versions = store.versions
+    assert versions.served_name(project_id, BASE) == BASE
+    for job in ("a", "b"):
+        trained(store, project_id, job)
+    assert versions.served_name(project_id, BASE) == "trajseg-tiny/project-12@2"
+    out, now_served = versions.rollback(project_id, BASE)
+    assert (out.number, now_served.number) == (2, 1)
+    assert versions.served_name(project_id, BASE) == "trajseg-tiny/project-12@1"
+    assert versions.rollback(project_id, BASE)[1] is None
+    assert versions.served_name(project_id, BASE) == BASE
+    with pytest.raises(InputError, match="served by the base"):
+        versions.rollback(project_id, BASE)
+    versions.promote(project_id, 2, "by hand")
+    assert versions.served_name(project_id, BASE) == "trajseg-tiny/project-12@2"
+    assert [(one.number, one.state) for one in versions.list()] == [(2, "promoted"), (1, "rolled back")]
+
+
+def test_a_refused_candidate_and_one_in_training_do_not_serve(store, project_id):
+    assert trained(store, project_id, "a", promoted=False) == 1
+    again = store.versions.of_job(project_id, BASE, "b")
+    assert store.versions.of_job(project_id, BASE, "b").number == again.number == 2, "a job that runs again"
+    assert store.versions.served(project_id, BASE) is None
+    with pytest.raises(InputError, match="no adapter yet"):
+        store.versions.promote(project_id, 2)
+    with pytest.raises(UnknownVersionError):
+        store.versions.promote(project_id, 9)
+    assert store.versions.version(project_id, 1).state == "refused"
+
+
+def test_versions_of_another_base_or_project_do_not_serve(store, project_id):
+    trained(store, project_id, "a")
+    other = store.upsert_project(13, "http://ls", "<View/>").id
+    assert store.versions.served(other, BASE) is None
+    assert store.versions.served(project_id, "trajseg-7b") is None
+    assert store.versions.served(None, BASE) is None
+    assert trained(store, other, "b") == 1, "numbers count from 1 in each project"
+
+
+def test_a_job_that_makes_way_keeps_its_place_and_its_tries(store, project_id):
+    job, _ = store.add_job("prelabel", project_id, 1, "a.mp4", "it", "finetune")
+    token = store.start_run(job.id)
+    assert store.waiting(("interactive", "prelabel")) == 0
+    store.add_job("prelabel", project_id, 2, "a.mp4", "it", "prelabel")
+    assert store.waiting(("interactive", "prelabel")) == 1
+    assert store.postpone(job.id, token)
+    held = store.job(job.id)
+    assert (held.state, held.runs) == ("queued", 0)
+    assert not store.postpone(job.id, token), "another run may have begun"

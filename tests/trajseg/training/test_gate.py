@@ -1,0 +1,109 @@
+"""The gate: what is better is promoted; what is the same, luck, harm or too little to tell is not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from trajseg.errors import InputError
+from trajseg.training.gate import GateRules, bootstrap, decide
+
+BASE = {f"base-{n}": 0.9 for n in range(12)}
+
+
+def scores(values: np.ndarray) -> dict[str, float]:
+    return {f"clip-{n}": float(value) for n, value in enumerate(values)}
+
+
+def quality(rng: np.random.Generator, count: int = 8) -> np.ndarray:
+    """J&F of some clips: some hard, some easy."""
+    return rng.uniform(0.2, 0.95, count)
+
+
+def test_the_same_model_twice_is_never_promoted():
+    rng = np.random.default_rng(0)
+    measured = quality(rng, 40)
+    for _ in range(100):
+        resampled = scores(rng.choice(measured, 8))
+        decision = decide(resampled, resampled, BASE, BASE)
+        assert not decision.promoted
+        assert decision.gain is not None
+        assert decision.gain.mean == 0.0
+        assert "the gain is none" in decision.reason
+
+
+@pytest.mark.parametrize("count", [5, 8, 20])
+def test_a_neutral_candidate_is_hardly_ever_promoted(count):
+    """A candidate that differs by chance alone, clip by clip; the interval's own error is 2.5 % on this side."""
+    rng, promoted = np.random.default_rng(count), 0
+    for _ in range(200):
+        served = quality(rng, count)
+        promoted += decide(scores(served), scores(served + rng.normal(0, 0.08, count)), BASE, BASE).promoted
+    assert promoted <= 0.05 * 200
+
+
+def test_a_clear_gain_is_promoted_and_says_so_in_numbers():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        served = quality(rng)
+        decision = decide(scores(served), scores(served + rng.normal(0.15, 0.06, 8)), BASE, BASE, served_version="tiny")
+        assert decision.promoted
+        assert decision.reason.startswith("Promoted: +0.")
+        assert "8 held-out videos" in decision.reason
+        assert decision.gain is not None
+        assert 0 < decision.gain.low < decision.gain.mean < decision.gain.high
+    gains = [pair.gain for pair in decision.project]
+    assert gains == sorted(gains, reverse=True)
+    form = json.loads(json.dumps(decision.to_json()))
+    assert form["promoted"] is True
+    assert form["served"] == "tiny"
+    assert len(form["base"]) == 12
+
+
+def test_labels_that_were_shuffled_gain_nothing_and_are_refused():
+    """What a model makes of shuffled labels fits some clips by luck and loses on the rest."""
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        served = quality(rng)
+        assert not decide(scores(served), scores(rng.permutation(served) * 0.8), BASE, BASE).promoted
+
+
+def test_a_gain_that_costs_the_base_its_skills_is_refused():
+    served = quality(np.random.default_rng(3))
+    forgotten = {clip: score - 0.05 for clip, score in BASE.items()}
+    decision = decide(scores(served), scores(served + 0.2), BASE, forgotten)
+    assert not decision.promoted
+    assert "-0.050 on 12 clips of the base set, and it must lose less than 0.02" in decision.reason
+    forgotten = {clip: score - 0.015 for clip, score in BASE.items()}
+    assert decide(scores(served), scores(served + 0.2), BASE, forgotten).promoted
+
+
+def test_too_few_videos_are_no_answer_however_large_the_gain():
+    served = quality(np.random.default_rng(4), 3)
+    decision = decide(scores(served), scores(served + 0.3), BASE, BASE)
+    assert not decision.promoted
+    assert decision.needs_videos == 2
+    assert decision.reason.startswith("Not promoted: needs 2 more corrected videos held out of training")
+    none = decide({}, {}, BASE, BASE)
+    assert none.needs_videos == 5
+    assert none.gain is None
+
+
+def test_models_that_were_asked_about_different_clips_are_not_compared():
+    with pytest.raises(InputError, match="clip-1 of the held-out videos was measured with one model only"):
+        decide({"clip-0": 0.5}, {"clip-0": 0.5, "clip-1": 0.9}, BASE, BASE)
+    with pytest.raises(InputError, match="base set of the gate is empty"):
+        decide({}, {}, {}, {})
+
+
+def test_intervals_cover_the_true_mean_as_often_as_they_say():
+    rng = np.random.default_rng(5)
+    for count in (5, 10, 30):
+        covered = 0
+        for _ in range(300):
+            interval = bootstrap(rng.normal(0.1, 0.2, count).tolist(), GateRules(resamples=1000))
+            covered += interval.low <= 0.1 <= interval.high
+        assert covered / 300 > 0.92, count
+    assert bootstrap([0.3]).low == -1.0, "one clip tells nothing"

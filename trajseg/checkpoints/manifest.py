@@ -1,0 +1,120 @@
+"""The manifest of an adapter: what it was made from, how, how good it is, and hashes of its files. Loads no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from trajseg.errors import CheckpointError
+from trajseg.files import write_json
+
+NAME = "manifest.json"
+WEIGHTS = ("adapter_config.json", "adapter_model.safetensors", "config.json")
+"""The files of a PEFT folder; the manifest has the hash of each."""
+
+
+@dataclass(frozen=True)
+class AdapterManifest:
+    """A version of a project's model.
+
+    Args:
+        model_version: engine, base and adapter: "trajseg-tiny/project-12@3".
+        base: model version of the checkpoint that was adapted.
+        base_config: hash of its config.json: an adapter fits only the base that it was trained on.
+        data: "hash" of the corrections, and "clips", a list of {name, identity, side} that went into them.
+        recipe: as the training kept it.
+        seed: of the training.
+        code_version: of trajseg.
+        decision: of the gate; empty where there was none.
+        files: SHA-256 of each file, by name.
+        created: when, as ISO 8601.
+    """
+
+    model_version: str
+    base: str
+    base_config: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    code_version: str = ""
+    decision: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file has it."""
+        return asdict(self)
+
+
+def publish(manifest: AdapterManifest, adapter: Path, target: Path) -> AdapterManifest:
+    """Copies a PEFT folder to `target` with its manifest; the folder appears whole or not at all.
+
+    A folder that is there already is replaced: a job that ran twice leaves the newer one.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name in WEIGHTS:
+        shutil.copyfile(adapter / name, partial / name)
+    whole = replace(manifest, files={name: file_hash(partial / name) for name in WEIGHTS})
+    write_json(partial / NAME, whole.to_json())
+    if target.exists():
+        old = target.with_name(f"{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(target, old)
+        os.replace(partial, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, target)
+    return whole
+
+
+def read_manifest(folder: Path) -> AdapterManifest:
+    """The manifest of an adapter's folder, without a look at the other files.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    try:
+        form = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        known = AdapterManifest.__dataclass_fields__
+        return AdapterManifest(**{name: value for name, value in form.items() if name in known})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / NAME} cannot be read ({type(error).__name__}: {error}).",
+            "The folder is no model version of a project, or was not copied whole. Promote another version.",
+        ) from error
+
+
+def checked_manifest(folder: Path) -> AdapterManifest:
+    """As `read_manifest`, once every file has been compared with its hash.
+
+    Raises:
+        CheckpointError: a file is missing or has changed.
+    """
+    manifest = read_manifest(folder)
+    for name in WEIGHTS:
+        try:
+            found = file_hash(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name} cannot be read ({error}).", "Copy the whole folder again.") from (
+                error
+            )
+        if manifest.files.get(name) != found:
+            raise CheckpointError(
+                f"{folder / name} is not the file that was trained: its hash has changed.",
+                "Copy the folder again, or promote another version.",
+            )
+    return manifest
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

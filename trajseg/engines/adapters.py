@@ -1,0 +1,142 @@
+"""Adapters on one base: LoRA and small heads are put into a loaded model and taken out again, bit for bit.
+
+Nothing is reloaded, and an adapted model runs as fast as the base: LoRA is added into the weights beforehand, except
+over weights in 4 bits, where it runs beside the layer. The base's own tensors are kept aside, never changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from trajseg.checkpoints.manifest import AdapterManifest, checked_manifest
+from trajseg.errors import CheckpointError
+
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter in memory.
+
+    Args:
+        manifest: of its folder.
+        lora: by the adapted layer's name: A (r, in) and B (out, r).
+        scale: alpha / r.
+        heads: by name: parameters and buffers of the parts that were trained whole.
+    """
+
+    manifest: AdapterManifest
+    lora: dict[str, tuple[Tensor, Tensor]]
+    scale: float
+    heads: dict[str, Tensor]
+
+    @classmethod
+    def load(cls, folder: Path) -> Adapter:
+        """An adapter from a published folder; every file is compared with its hash.
+
+        Raises:
+            CheckpointError: the folder is not whole, or no adapter of this form.
+        """
+        manifest = checked_manifest(folder)
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        lora: dict[str, dict[str, Tensor]] = {}
+        heads = {}
+        for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+            name = name.removeprefix(PREFIX)
+            layer, found, half = name.rpartition(".lora_")
+            if found:
+                lora.setdefault(layer, {})[half.removesuffix(".weight")] = tensor
+            else:
+                heads[name] = tensor
+        if any(halves.keys() != {"A", "B"} for halves in lora.values()):
+            raise CheckpointError(f"{folder} is no LoRA adapter.", "Train it again.")
+        scale = config["lora_alpha"] / config["r"]
+        return cls(manifest, {layer: (halves["A"], halves["B"]) for layer, halves in lora.items()}, scale, heads)
+
+
+class AdaptedModel:
+    """A loaded model and the adapter that is in it at the moment.
+
+    Args:
+        model: the base; only tensors' places are changed, for as long as an adapter is in.
+        base_config: hash of the base's config.json.
+    """
+
+    def __init__(self, model: nn.Module, base_config: str) -> None:
+        self.model, self.base_config = model, base_config
+        self.current: Adapter | None = None
+        self._undo: list[Callable[[], None]] = []
+
+    @torch.no_grad()
+    def put(self, adapter: Adapter | None) -> None:
+        """Has this adapter in the model from now on, or none; does nothing where that is so already.
+
+        Raises:
+            CheckpointError: the adapter does not fit; then the base is in place.
+        """
+        if adapter is self.current:
+            return
+        self._take_out()
+        if adapter is None:
+            return
+        if adapter.manifest.base_config != self.base_config:
+            raise CheckpointError(
+                f"{adapter.manifest.model_version} was trained on another {adapter.manifest.base}.",
+                "Serve the checkpoint that it was trained on, or train the project again.",
+            )
+        try:
+            for layer, (a, b) in adapter.lora.items():
+                self._adapt(self.model.get_submodule(layer), a, b, adapter.scale)
+            for name, tensor in adapter.heads.items():
+                self._replace(name, tensor)
+        except (AttributeError, RuntimeError) as error:
+            self._take_out()
+            raise CheckpointError(
+                f"{adapter.manifest.model_version} does not fit the base: {error}", "Train the project again."
+            ) from error
+        self.current = adapter
+
+    def _take_out(self) -> None:
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()
+        self.current = None
+
+    def _adapt(self, layer: Any, a: Tensor, b: Tensor, scale: float) -> None:
+        weight = layer.weight
+        a, b = a.to(weight.device), b.to(weight.device)
+        if type(weight) is nn.Parameter and weight.is_floating_point():
+            merged = (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
+            self._swap(weight, merged)
+            return
+
+        def add(_layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            return out + (scale * (given[0].to(a.dtype) @ a.T @ b.T)).to(out.dtype)
+
+        self._undo.append(layer.register_forward_hook(add).remove)
+
+    def _replace(self, name: str, tensor: Tensor) -> None:
+        parent, _, leaf = name.rpartition(".")
+        module = self.model.get_submodule(parent)
+        place = module._parameters.get(leaf)
+        place = module._buffers.get(leaf) if place is None else place
+        if place is None or place.shape != tensor.shape:
+            raise RuntimeError(f"{name} is {list(tensor.shape)} and has no place of that shape")
+        self._swap(place, tensor.to(place.device, place.dtype))
+
+    def _swap(self, place: Tensor, tensor: Tensor) -> None:
+        original = place.data
+
+        def undo() -> None:
+            place.data = original
+
+        place.data = tensor
+        self._undo.append(undo)

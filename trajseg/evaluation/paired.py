@@ -1,0 +1,64 @@
+"""Two engines on the same expressions: what each answers, J&F clip by clip, and a picture of where they differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from trajseg.data.dataset import Dataset
+from trajseg.evaluation.answers import Answer
+from trajseg.evaluation.evaluation import Evaluator
+from trajseg.evaluation.report import answer_strip, save_strips
+
+if TYPE_CHECKING:
+    from trajseg.engines.base import Engine
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An engine's answers about a data set."""
+
+    answers: tuple[Answer, ...]
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """J&F by a clip's name: the mean over its expressions."""
+        by_clip: dict[str, list[float]] = {}
+        for answer in self.answers:
+            by_clip.setdefault(answer.clip, []).append(answer.score.jf)
+        return {clip: fmean(scores) for clip, scores in by_clip.items()}
+
+
+def measure(
+    engine: Engine, dataset: Dataset, progress: Callable[[int, int], None] | None = None, per_clip: int | None = 3
+) -> Measured:
+    """Asks an engine about every clip of a data set.
+
+    Args:
+        progress: called with (clips done, clips in all); what it raises ends it.
+        per_clip: expressions asked of a clip, at most, always the same ones; None: all.
+    """
+    evaluator = Evaluator(engine, dataset, per_clip=per_clip)
+    evaluator.run(progress)
+    return Measured(tuple(evaluator.answers))
+
+
+def draw_differences(dataset: Dataset, served: Measured, candidate: Measured, path: Path, count: int = 3) -> Path:
+    """A PNG of the answers that got better and worse most, each as both engines draw it."""
+    before = {(answer.clip, answer.asked.text): answer for answer in served.answers}
+    after = {(answer.clip, answer.asked.text): answer for answer in candidate.answers}
+    gains = {key: after[key].score.jf - before[key].score.jf for key in before.keys() & after.keys()}
+    ordered = sorted(gains, key=lambda key: (-gains[key], key))
+    better = [key for key in ordered if gains[key] > 0][:count]
+    worse = [key for key in reversed(ordered) if gains[key] < 0][:count]
+    strips = []
+    for word, keys in (("better", better), ("worse", worse)):
+        for key in keys:
+            annotated = dataset[after[key].number]
+            title = f"{word} by {abs(gains[key]):.2f}"
+            strips.append(answer_strip(before[key], annotated, f"{title}, served"))
+            strips.append(answer_strip(after[key], annotated, f"{title}, candidate"))
+    return save_strips(strips, path)
