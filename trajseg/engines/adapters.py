@@ -75,6 +75,7 @@ class AdaptedModel:
         self.current: Adapter | None = None
         self._undo: list[Callable[[], None]] = []
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def put(self, adapter: Adapter | None) -> None:
         """Has this adapter in the model from now on, or none; does nothing where that is so already.
@@ -126,8 +127,7 @@ class AdaptedModel:
     def _replace(self, name: str, tensor: Tensor) -> None:
         parent, _, leaf = name.rpartition(".")
         module = self.model.get_submodule(parent)
-        place = module._parameters.get(leaf)
-        place = module._buffers.get(leaf) if place is None else place
+        place: Tensor | None = {**module._buffers, **module._parameters}.get(leaf)
         if place is None or place.shape != tensor.shape:
             raise RuntimeError(f"{name} is {list(tensor.shape)} and has no place of that shape")
         self._swap(place, tensor.to(place.device, place.dtype))

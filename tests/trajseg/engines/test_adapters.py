@@ -1,0 +1,146 @@
+"""Adapters on one base: what one does is undone bit for bit, and a folder that was changed is not loaded."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from trajseg import VideoSegmenter
+from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest
+from trajseg.engines.adapters import AdaptedModel, Adapter
+from trajseg.errors import CheckpointError
+from trajseg.model import TrajSegModel
+from trajseg.training.adapters import HEADS, LoraSettings, merge_adapter, prepare, save_adapter
+
+LORA = LoraSettings(dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def base() -> VideoSegmenter:
+    return VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu")
+
+
+def published(model: TrajSegModel, seed: int, folder: Path, base_config: str = "tiny") -> Path:
+    """An adapter whose every trained tensor was moved, as a published folder."""
+    moved = copy.deepcopy(model)
+    torch.manual_seed(seed)
+    for parameters in prepare(moved, LORA, HEADS).values():
+        for parameter in parameters:
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    save_adapter(moved, LORA, "trajseg-tiny", folder / f"work-{seed}", HEADS)
+    target = folder / "models" / f"{seed}"
+    publish(
+        AdapterManifest(f"trajseg-tiny/project-1@{seed}", "trajseg-tiny", base_config), folder / f"work-{seed}", target
+    )
+    return target
+
+
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_adapters_take_turns_and_leave_nothing_behind(base, tmp_path):
+    model = copy.deepcopy(base.model)
+    before = tensors(model)
+    first, second = (Adapter.load(published(model, seed, tmp_path)) for seed in (1, 2))
+    host = AdaptedModel(model, "tiny")
+    host.put(first)
+    with_first = tensors(model)
+    assert not same(with_first, before)
+    host.put(second)
+    assert not same(tensors(model), with_first)
+    host.put(first)
+    assert same(tensors(model), with_first), "as before the second was served"
+    host.put(None)
+    assert same(tensors(model), before)
+
+
+def test_an_adapter_in_place_is_the_merged_checkpoint(base, tmp_path):
+    model = copy.deepcopy(base.model)
+    folder = published(model, 3, tmp_path)
+    host = AdaptedModel(model, "tiny")
+    host.put(Adapter.load(folder))
+    merged = merge_adapter(copy.deepcopy(base.model), folder)
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_over_packed_weights_lora_runs_beside_the_layer(tmp_path):
+    class Packed(nn.Linear):
+        """Stands for a 4-bit layer: its weight cannot be added to."""
+
+        def __init__(self) -> None:
+            super().__init__(4, 3, bias=False)
+            self.kept = self.weight.detach().clone()
+            self.weight = nn.Parameter(torch.zeros(6, dtype=torch.uint8), requires_grad=False)
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            return given @ self.kept.T
+
+    model = nn.ModuleDict({"q": Packed()})
+    a, b, given = torch.randn(2, 4), torch.randn(3, 2), torch.randn(5, 4)
+    plain = model["q"](given)
+    host = AdaptedModel(model, "tiny")
+    host.put(Adapter(AdapterManifest("v", "tiny", "tiny"), {"q": (a, b)}, 2.0, {}))
+    torch.testing.assert_close(model["q"](given), plain + 2 * given @ a.T @ b.T)
+    host.put(None)
+    assert torch.equal(model["q"](given), plain)
+
+
+def test_swapping_costs_nothing_to_speak_of(base, tmp_path):
+    model = copy.deepcopy(base.model)
+    adapters = [Adapter.load(published(model, seed, tmp_path)) for seed in (4, 5)]
+    host = AdaptedModel(model, "tiny")
+    started = time.perf_counter()
+    for turn in range(10):
+        host.put(adapters[turn % 2])
+    assert (time.perf_counter() - started) / 10 < 0.1
+
+
+def test_what_does_not_fit_leaves_the_base_in_place(base, tmp_path):
+    model = copy.deepcopy(base.model)
+    before = tensors(model)
+    folder = published(model, 6, tmp_path)
+    with pytest.raises(CheckpointError, match="was trained on another trajseg-tiny"):
+        AdaptedModel(model, "another").put(Adapter.load(folder))
+    adapter = Adapter.load(folder)
+    adapter.heads["fusion_layers.nowhere"] = torch.zeros(1)
+    host = AdaptedModel(model, "tiny")
+    with pytest.raises(CheckpointError, match="does not fit the base"):
+        host.put(adapter)
+    assert same(tensors(model), before)
+    assert host.current is None
+
+
+def test_a_changed_or_missing_file_is_refused_at_load(base, tmp_path):
+    folder = published(base.model, 7, tmp_path)
+    assert read_manifest(folder).model_version == "trajseg-tiny/project-1@7"
+    weights = folder / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="its hash has changed"):
+        Adapter.load(folder)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Adapter.load(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read"):
+        Adapter.load(folder)
+
+
+def test_a_version_that_is_published_again_replaces_the_older_files(base, tmp_path):
+    folder = published(base.model, 8, tmp_path)
+    before = read_manifest(folder)
+    (tmp_path / "work-8" / "config.json").write_text("{}")
+    publish(before, tmp_path / "work-8", folder)
+    assert read_manifest(folder).files["config.json"] != before.files["config.json"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["8"], "no partial folder is left"
