@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trajseg.engines.grounded.chooser import Chooser
 from trajseg.engines.grounded.dialogue import Scene, choose_question
+from trajseg.engines.grounded.grammar import read_verdicts
 from trajseg.engines.grounded.prompts import Prompts
 
 View = Callable[[Sequence[int], int], Scene]
@@ -21,11 +21,13 @@ class Choice:
     Args:
         accepted: indices of candidates with the share of rounds that accepted them, 0 to 1.
         doubtful: indices of those that it could not decide on.
+        words: what it said of each candidate, the last time that it was shown, by index.
         said: its words, one text for each question.
     """
 
     accepted: dict[int, float] = field(default_factory=dict)
     doubtful: list[int] = field(default_factory=list)
+    words: dict[int, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
 
@@ -74,8 +76,9 @@ def _verdicts(
 ) -> dict[int, str]:
     answer = chooser.answer(choose_question(prompts, view(indices, again), instruction))
     choice.said.append(answer)
-    verdicts = json.loads(answer)
-    return {index: verdicts[str(number)] for number, index in enumerate(indices, 1)}
+    read = read_verdicts(answer)
+    choice.words |= {index: read[number][0].strip() for number, index in enumerate(indices, 1)}
+    return {index: read[number][1] for number, index in enumerate(indices, 1)}
 
 
 def _share(votes: Sequence[dict[int, str]], index: int, verdict: str) -> float:

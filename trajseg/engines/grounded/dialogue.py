@@ -75,7 +75,7 @@ def choose_question(prompts: Prompts, scene: Scene, instruction: str) -> Questio
     return Question(
         joined([*scene_parts(prompts, scene), *choose_parts(prompts, scene, instruction)]),
         verdict_grammar([candidate.number for candidate in scene.candidates]),
-        most_tokens=32 + 16 * len(scene.candidates),
+        most_tokens=32 + 48 * len(scene.candidates),
     )
 
 
@@ -87,9 +87,7 @@ def caption_question(prompts: Prompts, scene: Scene, number: int) -> Question:
 
 def choose_parts(prompts: Prompts, scene: Scene, instruction: str) -> list[Part]:
     """The end of the turn that asks for verdicts."""
-    example = verdict_answer(
-        {one.number: ("accept", "reject", "doubtful")[place % 3] for place, one in enumerate(scene.candidates)}
-    )
+    example = verdict_answer({one.number: ("a few words on it", "reject") for one in scene.candidates})
     return prompts.parts("choose", {"instruction": instruction, "example": example})
 
 

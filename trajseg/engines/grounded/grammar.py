@@ -17,6 +17,8 @@ VERDICTS = ("accept", "reject", "doubtful")
 PHRASE = r"[^\p{C}\"\\\[\]{}]"
 """A character of free text in an answer: printable, and nothing that JSON would have to escape."""
 
+_TEXT = r'[^"\\\[\]{}\x00-\x1f]'
+
 
 @dataclass(frozen=True)
 class Grammar:
@@ -49,15 +51,15 @@ class Grammar:
         return plain if self.is_whole(plain) else None
 
 
-def verdict_grammar(numbers: Sequence[int]) -> Grammar:
-    """One verdict for each candidate, in the order of `numbers`: {"1": "accept", "2": "reject"}."""
-    words = "|".join(VERDICTS)
-    pairs = ", ".join(f'"{number}": "({words})"' for number in numbers)
-    return Grammar(
-        "verdicts",
-        r"\{" + pairs + r"\}",
-        _object({str(number): {"type": "string", "enum": list(VERDICTS)} for number in numbers}),
-    )
+def verdict_grammar(numbers: Sequence[int], length: int = 80) -> Grammar:
+    """A few words and a verdict on each candidate, in the order of `numbers`: {"1": "a black dog that runs: accept"}.
+
+    The words come first, so that the verdict is on what has been put into words.
+    """
+    verdicts = "|".join(VERDICTS)
+    pairs = ", ".join(f'"{number}": "{PHRASE}{{1,{length}}}: ({verdicts})"' for number in numbers)
+    text = {"type": "string", "pattern": rf"^{_TEXT}{{1,{length}}}: ({verdicts})$"}
+    return Grammar("verdicts", r"\{" + pairs + r"\}", _object({str(number): text for number in numbers}))
 
 
 def phrases_grammar(most: int = 3, length: int = 40) -> Grammar:
@@ -79,12 +81,18 @@ def caption_grammar(length: int = 160) -> Grammar:
 
 def _text(length: int) -> dict[str, Any]:
     # `maxLength` alone would let control characters through.
-    return {"type": "string", "minLength": 1, "pattern": rf'^[^"\\\[\]{{}}\x00-\x1f]{{1,{length}}}$'}
+    return {"type": "string", "minLength": 1, "pattern": rf"^{_TEXT}{{1,{length}}}$"}
 
 
-def verdict_answer(verdicts: Mapping[int, str]) -> str:
-    """The answer that says these verdicts, in the form that the grammar has."""
-    return json.dumps({str(number): verdict for number, verdict in verdicts.items()})
+def verdict_answer(verdicts: Mapping[int, tuple[str, str]]) -> str:
+    """The answer that says these words and verdicts, in the form that the grammar has."""
+    return json.dumps({str(number): ": ".join(said) for number, said in verdicts.items()}, ensure_ascii=False)
+
+
+def read_verdicts(answer: str) -> dict[int, tuple[str, str]]:
+    """The words and the verdict on each number, of an answer that the grammar has."""
+    pairs = {int(number): said.rpartition(": ") for number, said in json.loads(answer).items()}
+    return {number: (words, verdict) for number, (words, _, verdict) in pairs.items()}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Teacher(nn.Module):
         looks = batch.looks.clamp(min=0)
         code = (self.colours[looks[:, 0]] + self.shapes[looks[:, 1]]) * there[:, None]
         code = code + torch.randn_like(code) * 0.04 * (~there[:, None])
-        code = code[:, None] + torch.randn(len(code), vlm.TOKENS, vlm.WIDTH) * 0.012
+        code = code[:, None] + torch.randn(len(code), vlm.TOKENS, vlm.WIDTH) * 0.018
         return code.flatten(0, 1)
 
     def answer_loss(self, batch: Batch, visual: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -151,7 +151,7 @@ class Desk:
         self.words = self.processor.tokenizer
         ids = self.words.convert_tokens_to_ids
         self.image, self.end = ids("<|image_pad|>"), ids("<|im_end|>")
-        self.accept, self.reject = ids("accept"), ids("reject")
+        self.accept, self.reject = ids(" accept"), ids(" reject")
         self.stop, self.picture_end = ids("."), ids("<|vision_end|>")
         self.blank = np.zeros((vlm.PORTRAIT, vlm.PORTRAIT, 3), np.uint8)
 

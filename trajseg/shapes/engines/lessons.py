@@ -9,7 +9,7 @@ from trajseg.engines.grounded.dialogue import caption_answer, phrases_answer
 from trajseg.engines.grounded.facts import MOMENTS, TrackFacts, track_facts
 from trajseg.engines.grounded.grammar import verdict_answer
 from trajseg.shapes.world.facts import Facts
-from trajseg.shapes.world.language import Instruction, instructions, reference_caption
+from trajseg.shapes.world.language import Instruction, instructions, reference_caption, short_caption
 from trajseg.shapes.world.phrases import PLURALS, words
 from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS, Scene, bin_centres, sample_scene
 from trajseg.tracks.rle import Box
@@ -17,6 +17,8 @@ from trajseg.tracks.rle import Box
 SINGULAR = {**{shape: shape for shape in SHAPES}, **{plural: shape for shape, plural in PLURALS.items()}}
 OPEN = ("object", "objects", "one", "ones", "everything", "those")
 """Words that may mean any shape."""
+NOTHING = "nothing"
+"""What is said of a false alarm."""
 WEIGHTS = {"none": 2.2, "attribute": 1.6, "motion": 1.6, "place": 1.8, "several": 0.8, "knowledge": 0.8}
 """How often kinds are asked; the others 1."""
 
@@ -59,7 +61,7 @@ def concepts_of(text: str) -> list[str]:
     return ["object"] if open_too or not shapes or len(shapes) > 3 else shapes
 
 
-def draw_lesson(rng: random.Random, turns: int = 6) -> Lesson | None:
+def draw_lesson(rng: random.Random, turns: int = 5) -> Lesson | None:
     """A lesson of the training split; None where the scene gives none."""
     scene = sample_scene(rng.getrandbits(40), "train")
     facts = Facts(scene)
@@ -78,12 +80,15 @@ def draw_lesson(rng: random.Random, turns: int = 6) -> Lesson | None:
         for one in _drawn(asked, rng, turns):
             # An object that no candidate stands for cannot be chosen.
             verdicts = {
-                place: "accept" if each.k is not None and each.k in one.targets else "reject"
+                place: (
+                    NOTHING if each.k is None else short_caption(scene.objects[each.k]),
+                    "accept" if each.k is not None and each.k in one.targets else "reject",
+                )
                 for place, each in enumerate(candidates, 1)
             }
             lesson.append(("choose", one.text, verdict_answer(verdicts)))
         able = [k for k in numbers if facts.moves_visibly[k]]
-        for k in rng.sample(able, min(2, len(able))):
+        for k in rng.sample(able, min(rng.randrange(2), len(able))):
             lesson.append(("caption", str(numbers[k]), caption_answer(reference_caption(scene, k, facts))))
         rng.shuffle(lesson)
     if not lesson or rng.random() < 0.08:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 
-from trajseg.engines.grounded.grammar import caption_grammar, phrases_grammar, verdict_answer, verdict_grammar
+from trajseg.engines.grounded.grammar import (
+    caption_grammar,
+    phrases_grammar,
+    read_verdicts,
+    verdict_answer,
+    verdict_grammar,
+)
 
 
 def test_verdicts_on_exactly_the_candidates_that_there_are() -> None:
     grammar = verdict_grammar([1, 3])
-    assert grammar.is_whole('{"1": "accept", "3": "doubtful"}')
+    assert grammar.is_whole('{"1": "a dog: accept", "3": "a cat: it hides: doubtful"}')
     for wrong in (
-        '{"1": "accept"}',
-        '{"1": "accept", "2": "reject"}',
-        '{"1": "accept", "3": "maybe"}',
-        '{"1": "accept", "3": "reject"} ',
+        '{"1": "a dog: accept"}',
+        '{"1": "a dog: accept", "2": "a cat: reject"}',
+        '{"1": "a dog: accept", "3": "a cat: maybe"}',
+        '{"1": "a dog: accept", "3": "reject"}',
+        '{"1": "a dog: accept", "3": "a cat: reject"} ',
     ):
         assert not grammar.is_whole(wrong)
 
 
 def test_every_beginning_of_an_answer_can_go_on_and_nothing_else() -> None:
     grammar = verdict_grammar([1, 2])
-    answer = verdict_answer({1: "reject", 2: "accept"})
+    answer = verdict_answer({1: ("a dog", "reject"), 2: ("eine Katze: grün", "accept")})
+    assert read_verdicts(answer) == {1: ("a dog", "reject"), 2: ("eine Katze: grün", "accept")}
     assert all(grammar.can_go_on(answer[:end]) for end in range(len(answer) + 1))
     assert not grammar.can_go_on(answer + ",")
     assert not grammar.can_go_on('{"2')
@@ -49,8 +58,8 @@ def test_free_text_cannot_break_the_json() -> None:
 
 
 def test_another_spacing_of_the_same_answer_is_the_same() -> None:
-    assert verdict_grammar([1]).normalised('{ "1":"accept" }\n') == '{"1": "accept"}'
-    assert verdict_grammar([1]).normalised('{"1": "accept", "2": "accept"}') is None
+    assert verdict_grammar([1]).normalised('{ "1":"x: accept" }\n') == '{"1": "x: accept"}'
+    assert verdict_grammar([1]).normalised('{"1": "x: accept", "2": "x: accept"}') is None
     assert verdict_grammar([1]).normalised("I accept 1.") is None
 
 
@@ -58,4 +67,7 @@ def test_the_schema_names_each_candidate_and_no_other() -> None:
     schema = verdict_grammar([1, 2]).schema
     assert schema["required"] == ["1", "2"]
     assert schema["additionalProperties"] is False
-    assert schema["properties"]["1"]["enum"] == ["accept", "reject", "doubtful"]
+    pattern = schema["properties"]["1"]["pattern"]
+    assert re.search(pattern, "a dog: doubtful")
+    assert not re.search(pattern, "a dog: perhaps")
+    assert not re.search(pattern, 'a "dog": accept')

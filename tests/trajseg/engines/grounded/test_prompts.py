@@ -32,7 +32,7 @@ def test_a_question_holds_facts_and_pictures_in_their_order() -> None:
     assert "At 0.5 s: |PICTURE| with" in text
     assert "Object 2 (cat): |PICTURE| size 10 x 10, path - 55/55," in text
     assert text.index("Object 1") < text.index("Object 2") < text.index("the dog that runs")
-    assert text.rstrip().endswith('{"1": "accept", "2": "reject"}')
+    assert text.rstrip().endswith('{"1": "a few words on it: reject", "2": "a few words on it: reject"}')
 
 
 def test_a_caption_asks_for_one_object() -> None:

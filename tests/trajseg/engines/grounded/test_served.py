@@ -20,7 +20,7 @@ from trajseg.errors import InputError, TrajSegError
 
 PICTURE = np.full((6, 8, 3), (200, 30, 30), np.uint8)
 QUESTION = Question(["Frame: ", PICTURE, "which?"], verdict_grammar([1, 2]))
-ANSWER = '{"1": "accept", "2": "reject"}'
+ANSWER = '{"1": "a dog: accept", "2": "a cat: reject"}'
 RESPONSE_FORMATS = {"text", "json_object", "json_schema"}
 
 
@@ -95,10 +95,10 @@ def test_a_busy_server_is_asked_again() -> None:
 
 
 def test_an_answer_with_other_blanks_is_taken() -> None:
-    assert chooser(FakeVllm('{\n "1":"accept","2":"reject" }')).answer(QUESTION) == ANSWER
+    assert chooser(FakeVllm('{\n "1":"a dog: accept","2":"a cat: reject" }')).answer(QUESTION) == ANSWER
 
 
-@pytest.mark.parametrize("reply", ['{"1": "accept"}', "The first one.", '{"1": "accept", "2": "maybe"}'])
+@pytest.mark.parametrize("reply", ['{"1": "x: accept"}', "The first one.", '{"1": "x: accept", "2": "x: maybe"}'])
 def test_an_answer_outside_the_schema_is_an_error(reply: str) -> None:
     with pytest.raises(TrajSegError, match="does not keep to the schema"):
         chooser(FakeVllm(reply)).answer(QUESTION)

@@ -38,7 +38,7 @@ def test_a_false_alarm_is_never_accepted() -> None:
         false = [str(number) for number, one in enumerate(lesson.candidates, 1) if one.k is None]
         for kind, _, answer in lesson.turns:
             if kind == "choose":
-                assert all(json.loads(answer)[number] == "reject" for number in false)
+                assert all(json.loads(answer)[number] == "nothing: reject" for number in false)
 
 
 def test_concepts_are_nouns_or_left_open() -> None:
