@@ -1,4 +1,4 @@
-"""Propagation by memory: the model's own SAM 2, with painted masks as its key frames.
+"""Propagation by memory: an engine's own SAM 2, with painted masks as its key frames.
 
 Between two painted frames the tracker runs forwards from the earlier and backwards from the later one; both
 passes know both painted frames, and others nearby. Painted frames end a pass, so that its errors do not go past.
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from trajseg.correction.propagator import Drawn, GapPropagator, Painted, Span, agreed
 from trajseg.correction.windows import Windows
-from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.model.mask_decoder import FrameFeatures, Tracker
-from trajseg.model.processor import inner_size
+from trajseg.model.mask_decoder import FrameFeatures
+from trajseg.model.promptable import PromptableSam2
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
@@ -30,7 +28,7 @@ KEY_FRAMES_READ = 2
 
 
 class MemoryPropagator(GapPropagator):
-    """Carries masks with a model's SAM 2; keeps the features of the clip in work while there is room.
+    """Carries masks with a SAM 2; keeps the features of the clip in work while there is room.
 
     The score is the belief that the object is there times how sure its pixels are, times the agreement of both passes.
     """
@@ -38,8 +36,8 @@ class MemoryPropagator(GapPropagator):
     name = "memory"
     drifts = False
 
-    def __init__(self, model: TrajSegModel, processor: TrajSegProcessor) -> None:
-        self._model, self._processor = model, processor
+    def __init__(self, sam2: PromptableSam2) -> None:
+        self._sam2 = sam2
         self._windows: Windows[FrameFeatures] = Windows(self._window, WINDOW, 2)
 
     def _rest(self) -> None:
@@ -59,11 +57,11 @@ class MemoryPropagator(GapPropagator):
         """One pass: (index, (probabilities [h, w], belief that the object is there))."""
         if not frames:
             return
-        tracker = Tracker(self._model.visual_model, len(clip), backwards=backwards)
+        tracker = self._sam2.tracker(len(clip), backwards)
         ends = [key for key in (span.before, span.after) if key is not None]
         near = sorted(painted, key=lambda key: min(abs(key - end) for end in ends))[:KEY_FRAMES_READ]
         for key in near:
-            tracker.paint(key, self._windows.get(clip, key), self._letterboxed(painted[key]))
+            tracker.paint(key, self._windows.get(clip, key), self._sam2.painted([painted[key]]))
         for index in frames:
             decoded = tracker.step(index, self._windows.get(clip, index), None)
             yield index, (decoded.logits[0].sigmoid(), float(decoded.score[0].sigmoid()))
@@ -80,7 +78,7 @@ class MemoryPropagator(GapPropagator):
         near = span.nearness(index)
         sides = [(side, n) for side, n in zip((before, after), near, strict=True) if side is not None]
         stack = torch.stack([side[0] for side, _ in sides]).logit(1e-6)
-        logits = self._processor.to_picture(stack, clip.height, clip.width)
+        logits = self._sam2.logits(stack, (clip.height, clip.width))
         weights = [n * (abs(side[1] - 0.5) + 0.02) for side, n in sides]
         presence = sum(w * side[1] for w, (side, _) in zip(weights, sides, strict=True)) / sum(weights)
         masks = [(logit > 0) & (side[1] > 0.5) for logit, (side, _) in zip(logits, sides, strict=True)]
@@ -97,18 +95,9 @@ class MemoryPropagator(GapPropagator):
             sure = presence * float(joined[joined > 0.5].mean()) if mask.any() else 0.0
         return Drawn(index, mask, agreed(sure, agreement), agreement)
 
-    def _letterboxed(self, mask: np.ndarray) -> Tensor:
-        """A painted mask bool [H, W] -> (1, S, S) of 0 and 1, as the model's pictures are letterboxed."""
-        side = self._processor.mask_size
-        height, width = inner_size(mask.shape[0], mask.shape[1], side)
-        small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        whole = torch.zeros(1, side, side, device=self._model.device)
-        whole[0, :height, :width] = torch.from_numpy((small >= 0.5).astype(np.float32))
-        return whole
-
     def _window(self, pictures: Iterator[tuple[int, np.ndarray]]) -> list[FrameFeatures]:
         frames = [picture for _, picture in pictures]
-        features = self._model.encode_frames(self._processor.mask_pixels(frames).to(self._model.device))
+        features = self._sam2.encode(frames)
         size = sum(part.element_size() * part[:1].numel() for part in (features.top, features.s0, features.s1))
         self._windows.room = max(2, KEPT_BYTES // (size * WINDOW))
         return [features[i : i + 1] for i in range(len(frames))]

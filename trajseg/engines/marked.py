@@ -1,4 +1,4 @@
-"""Hints: what a person marked on one frame is drawn by the model, with what instruction and memory say of it.
+"""Marked objects: what a person marks on one frame is drawn, with what an instruction and memory say of it.
 
 The mark is the truth. The instruction and memory may well mean another object, because a person marks what was
 overlooked or where a track went astray. So each of them first draws alone, and is heard only where what it draws fits
@@ -14,9 +14,9 @@ import torch
 from sam2.utils.amg import calculate_stability_score
 from torch import Tensor
 
-from trajseg.model import TrajSegModel, TrajSegProcessor
-from trajseg.model.marks import Marks, draw_marked
+from trajseg.model.marks import Marks
 from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
+from trajseg.model.promptable import PromptableSam2
 from trajseg.tracks.mark import FITS, Mark, fit
 from trajseg.video import Clip
 
@@ -30,85 +30,72 @@ class MarkedObject:
     """What is marked on one frame of a clip, and the frames near it on which its mask is known.
 
     Args:
-        prompt: the mark.
         known: masks of the same object, bool [H, W], by 0-based frame; those nearest to the mark are remembered.
 
     Raises:
-        InputError: the mark lies outside the picture, or on a frame that the clip has not.
+        InputError: the mark lies outside the picture, or on a frame that the clip does not have.
         VideoError: the video can no longer be read.
     """
 
-    def __init__(
-        self,
-        model: TrajSegModel,
-        processor: TrajSegProcessor,
-        clip: Clip,
-        prompt: Mark,
-        known: Mapping[int, np.ndarray],
-    ) -> None:
-        self.model, self.processor, self.clip, self.prompt = model, processor, clip, prompt
-        self.marks = marks_of(prompt, clip, processor.mask_size, model.device)
-        shown = [index for index, mask in known.items() if mask.any() and index != prompt.index]
-        near = sorted(shown, key=lambda index: abs(index - prompt.index))[:MEMORIES]
+    def __init__(self, sam2: PromptableSam2, clip: Clip, mark: Mark, known: Mapping[int, np.ndarray]) -> None:
+        self.sam2, self.clip, self.marked = sam2, clip, mark
+        self.size = clip.height, clip.width
+        self.marks = marks_of(mark, clip)
+        shown = [index for index, mask in known.items() if mask.any() and index != mark.index]
+        near = sorted(shown, key=lambda index: abs(index - mark.index))[:MEMORIES]
         pictures = dict(clip.frames(sorted(near)))
-        pixels = processor.mask_pixels([prompt.picture(clip), *(pictures[index] for index in near)])
-        features = model.encode_frames(pixels.to(model.device))
+        features = sam2.encode([mark.picture(clip), *(pictures[index] for index in near)])
         self.frame: FrameFeatures = features[:1]
         self.memory = self._tracker()
         for row, index in enumerate(near, 1):
-            painted = processor.mask_targets(torch.from_numpy(known[index])[None])
-            self.memory.paint(index, features[row : row + 1], painted.to(model.device))
+            self.memory.paint(index, features[row : row + 1], sam2.painted([known[index]]))
 
-    def mask(self, trajectories: Tensor) -> np.ndarray:
-        """The mask, bool [H, W]; all False where the model is not sure of it.
+    def mask(self, prompts: Tensor | None = None) -> np.ndarray:
+        """The mask, bool [H, W]; all False where SAM 2 is not sure of it.
 
         Args:
-            trajectories: trajectory tokens of what the instruction means, (S, C); S may be 0.
+            prompts: of what an instruction means on the marked frame, (S, C); S may be 0.
         """
-        logits = self.logits(trajectories)
+        logits = self.logits(prompts)
         stable = float(calculate_stability_score(logits[None], 0.0, STABILITY_MARGIN)[0])
         return (logits > 0).cpu().numpy() & (stable >= STABLE)
 
-    def logits(self, trajectories: Tensor) -> Tensor:
+    def logits(self, prompts: Tensor | None = None) -> Tensor:
         """What the mask is made of, float32 (H, W)."""
         tracker = self.memory if self.remembered() else self._tracker()
-        reader = self.model.mark_reader if self.model.config.mark_reader else None
-        decoded = draw_marked(tracker, self.prompt.index, self.frame, self.marks, self.meant(trajectories), reader)
+        meant = None if prompts is None else self.meant(prompts)
+        decoded = self.sam2.draw(tracker, self.marked.index, self.frame, self.marks, self.size, meant)
         # Whoever marks an object says that it is there: the object gate is not asked.
-        return self.processor.to_picture(decoded.logits, self.clip.height, self.clip.width)[0]
+        return self.sam2.logits(decoded.logits, self.size)[0]
 
     def remembered(self) -> bool:
         """Whether memory has the marked object."""
         if not self.memory.key_memories:
             return False
-        alone = self.memory.step(self.prompt.index, self.frame, None, remember=False)
+        alone = self.memory.step(self.marked.index, self.frame, None, remember=False)
         return self._fits(alone)[0] >= FITS
 
-    def meant(self, trajectories: Tensor) -> Tensor | None:
-        """The prompt (1, C) of that trajectory token which means the marked object best, None if none does."""
-        if not len(trajectories):
+    def meant(self, prompts: Tensor) -> Tensor | None:
+        """Of prompts (S, C), the one (1, C) that means the marked object best; None if none does."""
+        if not len(prompts):
             return None
-        prompts = self.model.prompts(trajectories, self.frame)[:, 0]
         rows = torch.zeros(len(prompts), dtype=torch.long, device=prompts.device)
-        alone = self._tracker().step(self.prompt.index, self.frame[rows], prompts, remember=False)
+        alone = self._tracker().step(self.marked.index, self.frame[rows], prompts, remember=False)
         fits = self._fits(alone)
         best = int(np.argmax(fits))
         return prompts[best : best + 1] if fits[best] >= FITS else None
 
     def _tracker(self) -> Tracker:
-        return Tracker(self.model.visual_model, len(self.clip))
+        return self.sam2.tracker(len(self.clip))
 
     def _fits(self, alone: DecodedMask) -> list[float]:
-        whole = self.processor.to_picture(alone.gated(), self.clip.height, self.clip.width)
-        return [fit(mask, self.prompt) for mask in (whole > 0).cpu().numpy()]
+        whole = self.sam2.logits(alone.gated(), self.size)
+        return [fit(mask, self.marked) for mask in (whole > 0).cpu().numpy()]
 
 
-def marks_of(prompt: Mark, clip: Clip, side: int, device: torch.device | str = "cpu") -> Marks:
-    """A person's mark in the letterboxed picture; InputError where it lies outside the picture."""
-    if prompt.point:
-        marks = Marks.clicks(torch.tensor([prompt.pixel(clip.width, clip.height)], dtype=torch.float32, device=device))
-    else:
-        left, top, right, bottom = prompt.inside(clip.width, clip.height)
-        pixels = [[left, top, right - 1, bottom - 1]]
-        marks = Marks.boxes(torch.tensor(pixels, dtype=torch.float32, device=device))
-    return marks.letterboxed(clip.height, clip.width, side)
+def marks_of(mark: Mark, clip: Clip) -> Marks:
+    """A person's mark in pixels of the clip; InputError where it lies outside the picture."""
+    if mark.point:
+        return Marks.clicks(torch.tensor([mark.pixel(clip.width, clip.height)], dtype=torch.float32))
+    left, top, right, bottom = mark.inside(clip.width, clip.height)
+    return Marks.boxes(torch.tensor([[left, top, right - 1, bottom - 1]], dtype=torch.float32))

@@ -34,6 +34,7 @@ from trajseg.model.clip_tracker import ClipTracker, FrameRule
 from trajseg.model.device import chosen
 from trajseg.model.dialogue import caption_of, captions_of
 from trajseg.model.mask_decoder import FrameFeatures
+from trajseg.model.promptable import PromptableSam2
 from trajseg.model.sampling import Sampling
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, rle
@@ -249,9 +250,14 @@ class VideoSegmenter:
         """The numbers that these frames are known by to the language model, (seen,)."""
         return torch.tensor(self.sampling.numbers(seen, self.model.config.llm_frames), device=self.model.device)
 
+    def promptable(self) -> PromptableSam2:
+        """The model's SAM 2 by itself: it draws what marks mean, and follows what is painted."""
+        reader = self.model.mark_reader if self.model.config.mark_reader else None
+        return PromptableSam2(self.model.visual_model, letterboxed=True, reader=reader)
+
     def propagator(self) -> MemoryPropagator:
         """Carries painted masks through a clip by SAM 2's memory."""
-        return MemoryPropagator(self.model, self.processor)
+        return MemoryPropagator(self.promptable())
 
     @torch.inference_mode()
     def mark(
@@ -279,14 +285,15 @@ class VideoSegmenter:
                 "Take a checkpoint whose config.json has `prompted_by_boxes`, or trajseg.correction.grabcut.cut_out.",
             )
         clip = open_clip(clip)
-        marked = MarkedObject(self.model, self.processor, clip, mark, known or {})
-        meant = torch.zeros(0, self.model.config.sam2_config.d_model, device=self.model.device)
+        marked = MarkedObject(self.promptable(), clip, mark, known or {})
+        prompts = None
         if instruction.strip():
-            prompt = self._question(
+            question = self._question(
                 [frame for _, frame in clip.frames(self._seen(clip))], check_instruction(instruction)
             )
-            meant = self.model.answer(prompt, self.processor.end_id).trajectories
-        return marked.mask(meant)
+            trajectories = self.model.answer(question, self.processor.end_id).trajectories
+            prompts = self.model.prompts(trajectories, marked.frame)[:, 0] if len(trajectories) else None
+        return marked.mask(prompts)
 
     def _asked(self, clip: Clip | str | Path, instruction: str) -> Tensor:
         """The prompt of an instruction about a clip, (L, D)."""

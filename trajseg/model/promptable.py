@@ -27,7 +27,7 @@ class PromptableSam2:
         sam2: in evaluation mode.
         letterboxed: pictures keep their aspect and are padded right and below; else they are squeezed into a square.
         reader: helps with marks where the checkpoint has one.
-        start_score: see Tracker.
+        start_score, several: see Tracker.
     """
 
     def __init__(
@@ -36,8 +36,10 @@ class PromptableSam2:
         letterboxed: bool = False,
         reader: MarkReader | None = None,
         start_score: float = 0.0,
+        several: bool = False,
     ) -> None:
-        self.sam2, self.letterboxed, self.reader, self.start_score = sam2, letterboxed, reader, start_score
+        self.sam2, self.letterboxed, self.reader = sam2, letterboxed, reader
+        self.start_score, self.several = start_score, several
 
     @property
     def device(self) -> torch.device:
@@ -61,21 +63,28 @@ class PromptableSam2:
             frame_count,
             backwards=backwards,
             start_score=self.start_score,
-            several=self.reader is None,
+            several=self.several,
         )
 
     def draw(
-        self, tracker: Tracker, index: int, frame: FrameFeatures, marks: Marks, size: tuple[int, int]
+        self,
+        tracker: Tracker,
+        index: int,
+        frame: FrameFeatures,
+        marks: Marks,
+        size: tuple[int, int],
+        prompt: Tensor | None = None,
     ) -> DecodedMask:
         """What marks in pixels of a picture of `size` (height, width) mean on frame `index`; nothing is remembered.
 
         Args:
             tracker: with what is remembered of the marked objects, if anything.
             frame: features of the picture, one row, or one a mark.
+            prompt: what an instruction says of the objects on this frame, (R, C).
         """
         placed = Marks(marks.coordinates.to(self.device) * self._scale(size), marks.labels.to(self.device))
         rows = frame if len(frame.top) == len(marks.labels) else frame[self._rows(len(marks.labels))]
-        return draw_marked(tracker, index, rows, placed, reader=self.reader)
+        return draw_marked(tracker, index, rows, placed, prompt, self.reader)
 
     def logits(self, decoded: Tensor, size: tuple[int, int]) -> Tensor:
         """Mask logits (R, h, w) of the model's picture -> (R, height, width) of a picture of `size`, float32."""

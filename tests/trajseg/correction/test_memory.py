@@ -8,7 +8,6 @@ import torch
 
 from trajseg import VideoSegmenter
 from trajseg.correction import MemoryPropagator
-from trajseg.model.mask_decoder import Tracker
 from trajseg.shapes.world.render import render, write_clip
 from trajseg.shapes.world.scenes import sample_scene
 from trajseg.tracks.region_similarity import region_similarity
@@ -64,13 +63,13 @@ def test_a_given_mask_is_remembered_with_its_presence(
     propagator: MemoryPropagator, shapes: tuple[Clip, np.ndarray]
 ) -> None:
     clip, truth = shapes
-    model = propagator._model
+    sam2 = propagator._sam2
     features = propagator._windows.get(clip, 0)
-    tracker = Tracker(model.visual_model, len(clip))
+    tracker = sam2.tracker(len(clip))
     with torch.inference_mode():
-        tracker.paint(0, features, propagator._letterboxed(truth[0]))
-        tracker.paint(1, features, propagator._letterboxed(np.zeros_like(truth[0])))
+        tracker.paint(0, features, sam2.painted([truth[0]]))
+        tracker.paint(1, features, sam2.painted([np.zeros_like(truth[0])]))
     here, gone = tracker.key_memories[0], tracker.key_memories[1]
-    assert torch.equal(gone["obj_ptr"], model.visual_model.no_obj_ptr)  # type: ignore[arg-type]
+    assert torch.equal(gone["obj_ptr"], sam2.sam2.no_obj_ptr)  # type: ignore[arg-type]
     assert not torch.equal(here["obj_ptr"], gone["obj_ptr"])  # type: ignore[arg-type]
     assert not torch.allclose(here["maskmem_features"], gone["maskmem_features"])  # type: ignore[arg-type]

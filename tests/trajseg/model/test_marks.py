@@ -85,7 +85,7 @@ def test_a_hint_is_counted_in_the_pixels_that_sam2_counts(
     else:
         (expected,), _, _ = predictor.predict(box=np.array([60, 40, 159, 129]), multimask_output=False)
     with torch.inference_mode():
-        hinted = MarkedObject(untrained.model, untrained.processor, clip, prompt, {})
+        hinted = MarkedObject(untrained.promptable(), clip, prompt, {})
         mask = (hinted.logits(torch.zeros(0, 128)) > 0).numpy()
     assert 0 < expected.sum() < expected.size
     assert (mask == (expected > 0)).mean() > 0.9999
@@ -118,9 +118,9 @@ def test_memory_is_heard_only_of_the_object_that_is_marked(shipped: VideoSegment
     known = {2: tiny_clip.red[2], 6: tiny_clip.red[6]}
     red, blue = Mark(4, (27.0, 7.0, 18.0, 18.0)), Mark(4, (39.0, 35.0, 22.0, 22.0))
     with torch.inference_mode():
-        assert MarkedObject(shipped.model, shipped.processor, clip, red, known).remembered()
-        assert not MarkedObject(shipped.model, shipped.processor, clip, blue, known).remembered()
-        assert not MarkedObject(shipped.model, shipped.processor, clip, red, {}).remembered()
+        assert MarkedObject(shipped.promptable(), clip, red, known).remembered()
+        assert not MarkedObject(shipped.promptable(), clip, blue, known).remembered()
+        assert not MarkedObject(shipped.promptable(), clip, red, {}).remembered()
 
 
 @pytest.mark.parametrize(("fits", "heard"), [([0.2, 0.8, 0.6], 1), ([0.2, 0.4, 0.3], None)])
@@ -128,23 +128,24 @@ def test_memory_is_heard_only_of_the_object_that_is_marked(shipped: VideoSegment
 def test_of_several_objects_that_an_instruction_means_the_marked_one_is_heard(
     untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch, fits: list[float], heard: int | None
 ) -> None:
-    hinted = MarkedObject(untrained.model, untrained.processor, clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
+    hinted = MarkedObject(untrained.promptable(), clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
     monkeypatch.setattr(hinted, "_fits", lambda alone: fits)
     tokens = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
-    meant = hinted.meant(tokens)
+    prompts = untrained.model.prompts(tokens, hinted.frame)[:, 0]
+    meant = hinted.meant(prompts)
     if heard is None:
         assert meant is None
     else:
         assert meant is not None
-        torch.testing.assert_close(meant, untrained.model.prompts(tokens, hinted.frame)[heard])
-        assert not torch.equal(hinted.logits(tokens), hinted.logits(tokens[:0]))
+        torch.testing.assert_close(meant, prompts[heard : heard + 1])
+        assert not torch.equal(hinted.logits(prompts), hinted.logits(prompts[:0]))
 
 
 def test_a_mask_that_the_model_is_not_sure_of_is_none(
     untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 100 pixels, 64 or 66 are sure."""
-    hinted = MarkedObject(untrained.model, untrained.processor, clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
+    hinted = MarkedObject(untrained.promptable(), clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
     for sure, area in ((64, 0), (66, 100)):
         logits = torch.full((64, 96), -9.0)
         logits[0, :sure], logits[1, : 100 - sure] = 9.0, 0.5

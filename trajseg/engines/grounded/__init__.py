@@ -1,1 +1,49 @@
 """`grounded`, the engine for real video: phrases -> candidate tracks -> a vision language model that chooses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trajseg.engines.base import EngineSpec
+from trajseg.engines.grounded.settings import GroundedSettings
+
+if TYPE_CHECKING:
+    from trajseg.engines.grounded.engine import GroundedEngine
+
+__all__ = ["GroundedFactory", "GroundedSettings", "factory"]
+
+
+class GroundedFactory:
+    """Loads the engine by the settings in the environment; its spec is read without loading anything."""
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What the engine will be able to do. Raises InputError or CheckpointError where a setting is wrong."""
+        return GroundedSettings.read().spec
+
+    def __call__(self, device: str = "", **options: Any) -> GroundedEngine:
+        """The engine.
+
+        Args:
+            device: torch's name; empty: the first GPU, else the CPU.
+            options: as GroundedSettings has them; they go before the environment.
+
+        Raises:
+            CheckpointError: weights cannot be had, or a package is missing.
+            InputError: a setting cannot be.
+        """
+        settings = GroundedSettings.read(options)
+        try:
+            from trajseg.engines.grounded.loading import load
+        except ImportError as error:
+            from trajseg.errors import CheckpointError
+
+            raise CheckpointError(
+                f"The engine grounded needs the package {error.name}, which is not installed.",
+                'Install the model\'s packages: pip install "trajseg[model]".',
+            ) from error
+        return load(settings, device)
+
+
+factory = GroundedFactory()
+"""The entry point `grounded` of the group trajseg.engines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ class GroundingDetector:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model.eval(), processor
         self._dot = processor.tokenizer.convert_tokens_to_ids(".")
-        self._special = {*processor.tokenizer.all_special_ids, self._dot}
+        words = processor.tokenizer
+        self._special = {words.cls_token_id, words.sep_token_id, words.pad_token_id}
 
     @classmethod
     def from_pretrained(
@@ -98,19 +100,19 @@ class GroundingDetector:
         found = []
         for frame, logits, boxes in zip(frames, outputs.logits, outputs.pred_boxes, strict=True):
             # (queries, phrases)
-            said = torch.stack([logits[:, tokens].sigmoid().mean(1) for tokens in owners.values()], dim=1)
+            said = torch.stack([logits[:, owners[n]].sigmoid().mean(1) for n in range(len(asked))], dim=1)
             found.append(_detections(frame, said, boxes, asked, least))
         return found
 
     def _owners(self, ids: list[int]) -> dict[int, list[int]]:
         """The columns of each phrase's tokens, by the phrase's number."""
-        owners: dict[int, list[int]] = {}
+        owners: dict[int, list[int]] = defaultdict(list)
         number = 0
         for column, token in enumerate(ids):
             if token == self._dot:
                 number += 1
             elif token not in self._special:
-                owners.setdefault(number, []).append(column)
+                owners[number].append(column)
         return owners
 
 

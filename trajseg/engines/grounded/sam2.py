@@ -39,9 +39,9 @@ def load_sam2(
         if kind == TrajSegConfig.model_type:
             return _of_trajseg(path, device, dtype)
         if kind == Sam2Config.model_type:
-            return PromptableSam2(_filled(Sam2Config.from_pretrained(path), Weights(path), device, dtype))
+            return PromptableSam2(_filled(Sam2Config.from_pretrained(path), Weights(path), device, dtype), several=True)
     weights = Weights(_weights_file(path))
-    return PromptableSam2(_filled(recognise_sam2(weights.shapes()), weights, device, dtype))
+    return PromptableSam2(_filled(recognise_sam2(weights.shapes()), weights, device, dtype), several=True)
 
 
 def _of_trajseg(folder: Path, device: torch.device | str, dtype: torch.dtype) -> PromptableSam2:
@@ -58,7 +58,7 @@ def _of_trajseg(folder: Path, device: torch.device | str, dtype: torch.dtype) ->
             reader = MarkReader(config.sam2_config.d_model)
         fill(reader, weights.under("mark_reader."), dtype, device)
         reader.eval()
-    return PromptableSam2(sam2, True, reader, config.start_score)
+    return PromptableSam2(sam2, letterboxed=True, reader=reader, start_score=config.start_score)
 
 
 def _filled(config: Sam2Config, weights: Weights, device: torch.device | str, dtype: torch.dtype) -> SAM2Base:

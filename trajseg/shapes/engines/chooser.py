@@ -99,7 +99,7 @@ class Teacher(nn.Module):
         places = batch.labels[:, 1:] >= 0
         logits = self.vlm.lm_head(out.last_hidden_state[:, :-1][places])
         truth = batch.labels[:, 1:][places]
-        weight = 1.0 + 4.0 * batch.verdicts[:, 1:][places]
+        weight = 1.0 + 14.0 * batch.verdicts[:, 1:][places]
         each = F.cross_entropy(logits, truth, reduction="none")
         loss = (each * weight).sum() / weight.sum()
         figures = {"ce": float(each.detach().mean())}
@@ -277,7 +277,7 @@ def train(out: Path, minutes: dict[str, float], seed: int = 0) -> None:
 
     before: Path | None = None
     for name in STAGES:
-        stage = Stage(name, RATES[name], minutes[name], warm_up=150)
+        stage = Stage(name, RATES[name], minutes[name], warm_up=40)
         stage.run(out, teacher, partial(begin, name, before))
         before = stage.path(out)
     folder = out / "checkpoint"

@@ -69,6 +69,11 @@ def test_too_many_words_are_an_error_that_says_so(detector: GroundingDetector) -
         detector.detect([PICTURE], ["the red circle " * 40], 0.3)
 
 
+def test_a_word_that_the_detector_does_not_know_is_a_word(detector: GroundingDetector) -> None:
+    [found] = detector.detect([PICTURE], ["zzz", "star"], 0.0)
+    assert {one.phrase for one in found} <= {"zzz", "star"}
+
+
 def test_full_stops_do_not_split_a_phrase() -> None:
     assert spoken(" The man, in No. 7! ") == "the man in no 7"
 

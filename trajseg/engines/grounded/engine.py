@@ -1,0 +1,264 @@
+"""GroundedEngine: candidates of the whole clip by detector and SAM 2, of which a vision language model chooses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from trajseg.correction.memory import MemoryPropagator
+from trajseg.engines.base import (
+    PLAIN,
+    EngineSpec,
+    FrameMasks,
+    ObjectMask,
+    RunContext,
+    TrackedObject,
+    check_instruction,
+)
+from trajseg.engines.grounded.candidates import Candidate, CandidateFrame
+from trajseg.engines.grounded.chooser import Chooser
+from trajseg.engines.grounded.choosing import Choice, choose
+from trajseg.engines.grounded.detector import Detector, spoken
+from trajseg.engines.grounded.dialogue import Scene, caption_question, concepts_question
+from trajseg.engines.grounded.prompts import Prompts
+from trajseg.engines.grounded.search import CandidateSearch, SearchSettings
+from trajseg.engines.grounded.settings import GroundedSettings
+from trajseg.engines.grounded.viewing import ViewSettings, view
+from trajseg.engines.marked import MarkedObject
+from trajseg.engines.segmentation import Segmentation
+from trajseg.errors import CheckpointError, InputError, InstructionError
+from trajseg.model.promptable import PromptableSam2
+from trajseg.progress import Progress
+from trajseg.tracks import MaskTrack
+from trajseg.tracks.mark import Mark
+from trajseg.video import Clip, open_clip
+
+ARTICLES = ("the", "a", "an", "all", "every", "any", "some", "this", "that", "these", "those")
+DOUBT = 0.5
+"""What the scores of a doubtful object are multiplied with, so that it is among the first to be looked at."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates for an instruction and the choice among them.
+
+    Args:
+        phrases: that the detector looked for.
+        choice: with the chooser's words, in order; none without a chooser.
+        timings: seconds by stage.
+    """
+
+    instruction: str
+    phrases: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    choice: Choice
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """Indices of the candidates that become objects, in order, with the agreement on each, 0 to 1."""
+        weights = self.choice.accepted | dict.fromkeys(self.choice.doubtful, DOUBT)
+        return dict(sorted(weights.items()))
+
+    def caption(self, index: int) -> str:
+        """What the chooser said of a candidate when it chose; the phrase where there is no chooser."""
+        return self.choice.words.get(index) or self.candidates[index].phrase
+
+    def answer(self) -> str:
+        """The whole course in words, for people."""
+        lines = [f"Looked for: {', '.join(self.phrases)}."]
+        for number, candidate in enumerate(self.candidates, 1):
+            index = number - 1
+            verdict = (
+                "accepted"
+                if index in self.choice.accepted
+                else "doubtful, look at it"
+                if index in self.choice.doubtful
+                else "rejected"
+            )
+            shown = candidate.shown
+            span = f"frames {shown[0]} to {shown[-1]}" if shown else "no frames"
+            lines.append(f"{number}. {self.caption(index)} ({candidate.score:.2f}), {span}: {verdict}.")
+        if not self.candidates:
+            lines.append("Nothing of the kind was found.")
+        return "\n".join([*lines, *self.choice.said])
+
+
+class GroundedEngine:
+    """An engine of three parts with public weights.
+
+    Args:
+        chooser: None finds what a noun phrase names: all candidates count.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        sam2: PromptableSam2,
+        chooser: Chooser | None,
+        settings: GroundedSettings | None = None,
+    ) -> None:
+        self.settings = settings or GroundedSettings()
+        self.detector, self.sam2, self.chooser = detector, sam2, chooser
+        self.prompts = Prompts(Path(self.settings.prompts) if self.settings.prompts else None)
+        own = self.settings
+        self.search = CandidateSearch(
+            detector, sam2, SearchSettings(own.every, own.looks, own.threshold, own.certain, own.candidates)
+        )
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What it can do with its settings."""
+        return self.settings.spec
+
+    def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        """The objects that the instruction means; see trajseg.engines.base.
+
+        Candidates are searched through the whole clip before this returns; the iterator then gives their masks. A
+        search cannot be resumed: a second run does it again, and only leaves out the frames that are done.
+
+        Raises:
+            InstructionError: the instruction is empty or too long, or is no noun phrase where there is no chooser.
+            VideoError: the video cannot be read.
+            TrajSegError: the chooser does not answer.
+        """
+        clip = open_clip(clip)
+        return self.segmentation(clip, self.find(clip, instruction, context.progress), context)
+
+    def find(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Found:
+        """The candidates for an instruction and the choice among them; raises as `segment`."""
+        instruction = check_instruction(instruction)
+        started = perf_counter()
+        phrases, said = self.concepts(instruction)
+        asked = perf_counter()
+        candidates = self.search.find(clip, phrases, progress)
+        searched = perf_counter()
+        choice = self.choose(clip, candidates, instruction)
+        choice.said[:0] = said
+        timings = {
+            "concepts": asked - started,
+            "candidates": searched - asked,
+            "choosing": perf_counter() - searched,
+        }
+        return Found(instruction, tuple(phrases), tuple(candidates), choice, timings)
+
+    def segmentation(self, clip: Clip, found: Found, context: RunContext = PLAIN) -> Segmentation:
+        """What was found as objects, and an iterator over their masks."""
+        weights = found.weights
+        chosen = [found.candidates[index] for index in weights]
+        objects = TrackedObject.numbered([found.caption(index) for index in weights])
+        done = context.done_of(objects)
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
+            instruction=found.instruction,
+            objects=objects,
+            frames=_frames(objects, chosen, list(weights.values()), {frame.index for frame in done}),
+            answer=found.answer(),
+            done=done,
+            timings=found.timings,
+        )
+
+    def concepts(self, instruction: str) -> tuple[list[str], list[str]]:
+        """What the detector is to look for, and the chooser's words.
+
+        Raises:
+            InstructionError: there is nothing to look for.
+        """
+        if self.chooser is None:
+            words = spoken(instruction).split()
+            while words and words[0] in ARTICLES:
+                words.pop(0)
+            if not words:
+                raise InstructionError(f"{instruction!r} names nothing.", "Name an object, such as 'the red car'.")
+            return [" ".join(words)], []
+        answer = self.chooser.answer(concepts_question(self.prompts, instruction))
+        phrases = [phrase for phrase in map(spoken, json.loads(answer)["phrases"]) if phrase]
+        return list(dict.fromkeys(phrases)) or ["object"], [answer]
+
+    def choose(self, clip: Clip, candidates: Sequence[Candidate], instruction: str) -> Choice:
+        """Which of the candidates the instruction means; all of them where there is no chooser."""
+        if self.chooser is None:
+            return Choice(dict.fromkeys(range(len(candidates)), 1.0))
+
+        def shown(indices: Sequence[int], again: int) -> Scene:
+            return view(clip, [candidates[index] for index in indices], self._view, again)
+
+        return choose(self.chooser, self.prompts, shown, len(candidates), instruction, self.settings.rounds)
+
+    def caption(
+        self, clip: Clip | str | Path, tracks: Sequence[MaskTrack], progress: Progress | None = None
+    ) -> list[str]:
+        """A sentence on each track, in their order, whoever drew them; see Captioner."""
+        clip = open_clip(clip)
+        for track in tracks:
+            if len(track) != len(clip):
+                raise InputError(
+                    f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.",
+                    "Give the video that the track was made from.",
+                )
+        if self.chooser is None:
+            raise CheckpointError(
+                f"{self.spec.model_version} has no chooser, which puts tracks into words (`spec.captions` is False).",
+                "Set TRAJSEG_GROUNDED_CHOOSER to a vision language model.",
+            )
+        candidates = [_of_track(track) for track in tracks]
+        scene = view(clip, candidates, self._view)
+        captions = []
+        for done, candidate in enumerate(candidates, 1):
+            text = ""
+            if candidate.shown:
+                answer = self.chooser.answer(caption_question(self.prompts, scene, done))
+                text = str(json.loads(answer)["caption"]).strip()
+            captions.append(text)
+            if progress:
+                progress(done, len(tracks))
+        return captions
+
+    def mark(
+        self, clip: Clip | str | Path, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The mask of what a box or a click marks, by SAM 2's own prompt encoder; see Marker.
+
+        The instruction is not asked: the mark says which object is meant.
+        """
+        return MarkedObject(self.sam2, open_clip(clip), mark, known or {}).mask()
+
+    def propagator(self) -> MemoryPropagator:
+        """Carries painted masks through a clip by SAM 2's memory."""
+        return MemoryPropagator(self.sam2)
+
+    @property
+    def _view(self) -> ViewSettings:
+        return ViewSettings(self.settings.frames, self.settings.longest, self.settings.portrait)
+
+
+def _frames(
+    objects: Sequence[TrackedObject], chosen: Sequence[Candidate], weights: Sequence[float], done: set[int]
+) -> Iterator[FrameMasks]:
+    """Every frame that is not done, in time order."""
+    count = len(chosen[0].frames) if chosen else 0
+    for index in range(count):
+        if index not in done:
+            yield FrameMasks(
+                index,
+                {
+                    thing.uid: _object_mask(candidate.frames[index], weight)
+                    for thing, candidate, weight in zip(objects, chosen, weights, strict=True)
+                },
+            )
+
+
+def _object_mask(frame: CandidateFrame, weight: float) -> ObjectMask:
+    return ObjectMask(frame.rle, min(1.0, max(0.0, frame.score * weight)), frame.presence)
+
+
+def _of_track(track: MaskTrack) -> Candidate:
+    """A track as a candidate that can be shown."""
+    frames = [CandidateFrame(frame.rle, frame.score) for frame in track.frames]
+    return Candidate("object", track.score, track.present[0] if track.present else 0, frames)

@@ -1,0 +1,175 @@
+"""Settings of `grounded`: which weights, which chooser, how finely it looks. Read without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from trajseg.engines.base import EngineSpec
+from trajseg.errors import CheckpointError, InputError
+
+PREFIX = "TRAJSEG_GROUNDED_"
+FILE = "grounded.json"
+"""In a checkpoint's folder: settings that go with its weights."""
+NO_CHOOSER = "none"
+_NOT_IN_A_VERSION = re.compile(r"[^\w.+-]+")
+
+
+@dataclass(frozen=True)
+class GroundedSettings:
+    """Everything that one can set, each also by TRAJSEG_GROUNDED_ and its name in capitals.
+
+    Args:
+        checkpoint: a folder with the folders detector, tracker and chooser; what it has goes before the next three.
+        detector: folder, or repository of the hub (`name@revision` pins it), of a Grounding-DINO or MM-Grounding-DINO.
+        tracker: likewise of SAM 2.1 in Meta's own form, or the folder of a TrajSeg checkpoint.
+        chooser: likewise of a vision language model; with an address, the served model's name; "none" for none.
+        address: of an OpenAI-compatible server, up to /v1; frames of the video are sent there.
+        key: of that server.
+        prompts: a folder with texts that replace the package's own.
+        every: seconds from one look of the detector to the next.
+        looks: of the detector at a clip, at least.
+        threshold: score below which a detection does not count, 0 to 1.
+        certain: score from which on a single detection makes a candidate.
+        candidates: at most so many.
+        frames: shown to the chooser, each with and without outlines.
+        longest: pixels of their longer side.
+        portrait: pixels of a side of a candidate's portrait.
+        rounds: how often the chooser is asked, on other frames; the majority decides.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+
+    checkpoint: str = ""
+    detector: str = "iSEE-Laboratory/llmdet_base"
+    tracker: str = "facebook/sam2.1-hiera-large"
+    chooser: str = "Qwen/Qwen3-VL-4B-Instruct"
+    address: str = ""
+    key: str = ""
+    prompts: str = ""
+    every: float = 0.5
+    looks: int = 8
+    threshold: float = 0.25
+    certain: float = 0.4
+    candidates: int = 20
+    frames: int = 8
+    longest: int = 768
+    portrait: int = 224
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("every", 0.01, 60),
+            ("looks", 1, 1000),
+            ("threshold", 0, 1),
+            ("certain", 0, 1),
+            ("candidates", 1, 99),
+            ("frames", 0, 32),
+            ("longest", 32, 4096),
+            ("portrait", 16, 2048),
+            ("rounds", 1, 9),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise InputError(f"{PREFIX}{name.upper()} is {value}.", f"Give a number from {least} to {most}.")
+
+    @classmethod
+    def read(
+        cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    ) -> GroundedSettings:
+        """Settings from, in rising order: the defaults, the checkpoint's grounded.json, the environment, `options`.
+
+        Raises:
+            InputError: an unknown option, or a value that cannot be.
+            CheckpointError: the checkpoint's folder or grounded.json cannot be read.
+        """
+        environ = os.environ if environ is None else environ
+        given: dict[str, Any] = {}
+        for field in fields(cls):
+            if text := environ.get(PREFIX + field.name.upper(), ""):
+                given[field.name] = text
+        given |= options or {}
+        known = {field.name: type(field.default) for field in fields(cls)}
+        if unknown := set(given) - set(known):
+            raise InputError(
+                f"The engine grounded has no setting {sorted(unknown)[0]}.", f"Its settings: {', '.join(known)}."
+            )
+        values = {name: _converted(name, value, known[name]) for name, value in given.items()}
+        if checkpoint := values.get("checkpoint", ""):
+            values = _of_checkpoint(Path(checkpoint), known) | values
+        return replace(cls(), **values)
+
+    @property
+    def has_chooser(self) -> bool:
+        """Whether a vision language model decides."""
+        return self.chooser != NO_CHOOSER
+
+    @property
+    def model_version(self) -> str:
+        """Engine and weights, such as grounded/llmdet_base+sam2.1-hiera-large+Qwen3-VL-4B-Instruct."""
+        if self.checkpoint:
+            parts = [_short(self.checkpoint)] + ([] if self.has_chooser else [NO_CHOOSER])
+        else:
+            parts = [_short(part) for part in (self.detector, self.tracker, self.chooser)]
+        return f"grounded/{'+'.join(parts)}"[:100]
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What the engine can do with these settings."""
+        return EngineSpec(
+            name="grounded",
+            model_version=self.model_version,
+            sentences=self.has_chooser,
+            several=True,
+            none=True,
+            captions=self.has_chooser,
+            marks=True,
+            propagates=True,
+            licence="Apache-2.0",
+            memory_gb=8.0 if not self.has_chooser or self.address else 16.0,
+            needs=("torch", "transformers", "sam2"),
+        )
+
+
+def _of_checkpoint(folder: Path, known: Mapping[str, type]) -> dict[str, Any]:
+    """Settings that a checkpoint brings: the folders that it has, and its grounded.json."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"There is no checkpoint {folder}.", "Name a folder with the folders detector, tracker and chooser."
+        )
+    values: dict[str, Any] = {
+        part: str(folder / part) for part in ("detector", "tracker", "chooser", "prompts") if (folder / part).is_dir()
+    }
+    if (folder / "chooser" / "prompts").is_dir():
+        values["prompts"] = str(folder / "chooser" / "prompts")
+    path = folder / FILE
+    if not path.is_file():
+        return values
+    try:
+        own = json.loads(path.read_text(encoding="utf-8"))
+        return values | {name: _converted(name, value, known[name]) for name, value in own.items()}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {type(error).__name__} {error}", "Correct or delete it."
+        ) from error
+
+
+def _converted(name: str, value: Any, kind: type) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{PREFIX}{name.upper()} is {value!r}.", f"Give {'a whole number' if kind is int else 'a number'}."
+        ) from error
+
+
+def _short(name: str) -> str:
+    """The last part of a path or a repository, without a revision, in characters that a model version may have."""
+    last = name.split("@")[0].rstrip("/").rsplit("/", 1)[-1]
+    return _NOT_IN_A_VERSION.sub("-", last).strip("-") or "unnamed"
