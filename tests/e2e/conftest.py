@@ -15,10 +15,9 @@ import pytest
 # The helpers beside this file are modules of their own, not a package.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from serving import MadeProject, Question, Trajseg, make_project, serving
+from serving import COLOUR_MODEL, MadeProject, Question, Trajseg, make_project, serving
 from studio import ROOT, LabelStudio, running_label_studio
 
-COLOURS = "colour_engine:build"
 MODEL = os.environ.get("TRAJSEG_E2E_MODEL", "trajseg-tiny")
 SHAPES_SEED = 13  # an orange ring that circles, a blue square that bounces, a red ring that moves up
 SHAPES_INSTRUCTION = "the red ring"
@@ -61,7 +60,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
 @pytest.fixture(scope="session")
 def trajseg(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trajseg]:
     """`trajseg serve` with an engine whose masks are known beforehand."""
-    with serving(studio, tmp_path_factory.mktemp("trajseg"), COLOURS) as running:
+    with serving(studio, tmp_path_factory.mktemp("trajseg"), COLOUR_MODEL) as running:
         yield running
 
 

@@ -22,6 +22,8 @@ from trajseg.video import Clip, open_clip
 
 HERE = Path(__file__).resolve().parent
 TRAJSEG = Path(sys.executable).with_name("trajseg")
+COLOUR_MODEL = "colour_engine:build"
+"""An engine whose masks are known beforehand."""
 JOB_SECONDS = 400
 """How long a job may take on two busy cores before the test gives up on it."""
 
@@ -102,7 +104,7 @@ class MadeProject:
 
 
 @contextmanager
-def serving(studio: LabelStudio, folder: Path, model: str) -> Iterator[Trajseg]:
+def serving(studio: LabelStudio, folder: Path, model: str, **more: str) -> Iterator[Trajseg]:
     """`trajseg serve` as a process of its own, connected to that Label Studio; it must end cleanly."""
     port = free_port()
     ours = ("TRAJSEG_", "LABEL_STUDIO_", "REDIS_URL", "DATABASE_URL")
@@ -116,6 +118,7 @@ def serving(studio: LabelStudio, folder: Path, model: str) -> Iterator[Trajseg]:
         "TRAJSEG_INTERACTIVE_WAIT_SECONDS": "60",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
     }
+    environment |= more
     process = Process([str(TRAJSEG), "serve"], environment, folder / "serve.log", cwd=folder)
     try:
         process.wait_for(f"http://127.0.0.1:{port}/health", 180)

@@ -161,10 +161,11 @@ def _environment(data_dir: Path, media: Path, guarded: bool) -> dict[str, str]:
 
 
 @contextmanager
-def running_label_studio(data_dir: Path, media: Path, *, guarded: bool = False, seconds: float = 600):
+def running_label_studio(data_dir: Path, media: Path, *, guarded: bool = False, host: str = "", seconds: float = 600):
     """Start Label Studio over `data_dir` and stop it at the end.
 
-    `guarded` leaves its two protections against private addresses as they are by default: on.
+    `guarded` leaves its two protections against private addresses as they are by default: on. `host` is the address
+    at which people reach it, where that is another one than its own.
     A first start makes the database, about a minute on two idle cores.
     """
     port = free_port()
@@ -172,7 +173,7 @@ def running_label_studio(data_dir: Path, media: Path, *, guarded: bool = False, 
     process = Process(
         [
             str(EXECUTABLE), "start", "--no-browser", "--internal-host", "127.0.0.1",
-            "--port", str(port), "--host", f"http://127.0.0.1:{port}",
+            "--port", str(port), "--host", host or f"http://127.0.0.1:{port}",
         ],
         _environment(data_dir, media, guarded),
         data_dir / "server.log",
