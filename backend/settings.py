@@ -110,6 +110,10 @@ class Settings(BaseSettings):
         default="mask",
         description="View for projects that trajseg creates; otherwise the label configuration tells.",
     )
+    review_strategy: str = Field(
+        default="doubt",
+        description="What chooses the frames to look at: `doubt`, `even`, or an entry point of `trajseg.strategies`.",
+    )
     max_key_frames: int = Field(default=60, ge=2, le=300, description="Most frames of a clip shown for painting.")
     key_frame_quality: int = Field(default=90, ge=30, le=100, description="JPEG quality of key frames.")
 

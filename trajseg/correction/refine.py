@@ -9,7 +9,6 @@ from statistics import fmean
 import numpy as np
 
 from trajseg.correction.propagator import Painted, Propagator, check_painted
-from trajseg.correction.review import Suggestion, suggest
 from trajseg.errors import InputError
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, TrackFrame, rle
@@ -39,20 +38,13 @@ class Refinement:
         chosen: name of the propagator that drew the frames that were not kept.
         left_out: by propagator and painted frame, J of what it draws there when that frame is not painted; empty
             when only one frame is painted.
-        suggestions: frames that a person should look at next and why, most doubtful first.
         agreement: by frame, IoU of the passes from the painted frame before and from the one after.
     """
 
     track: MaskTrack
     chosen: str
     left_out: dict[str, dict[int, float]]
-    suggestions: list[Suggestion]
     agreement: dict[int, float]
-
-    @property
-    def doubtful(self) -> list[int]:
-        """Indices of the suggested frames, most doubtful first."""
-        return [suggestion.index for suggestion in self.suggestions]
 
 
 def refine(
@@ -118,7 +110,7 @@ def refine(
             progress(done + len(frames), total)
     shown = [frame.score for frame in frames if frame.rle is not None]
     refined = replace(track, frames=frames, score=fmean(shown) if shown else 0.0, provenance=best.name)
-    return Refinement(refined, best.name, left_out, suggest(refined, painted=painted, agreement=agreement), agreement)
+    return Refinement(refined, best.name, left_out, agreement)
 
 
 def _kept_worth(track: MaskTrack, painted: Painted, size: tuple[int, int]) -> np.ndarray:

@@ -7,13 +7,13 @@ frames are chosen so that looking at them covers as much doubt as possible: one 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from trajseg.correction.strategy import NOTHING_KNOWN, Evidence, Suggestion
 from trajseg.tracks import MaskTrack, rle
+from trajseg.video.spacing import bin_centres
 
 Reason = Literal[
     "object lost", "object found", "area jump", "position jump", "low mask score", "passes disagree", "not yet seen"
@@ -38,37 +38,39 @@ TROUBLE = 0.4
 """Share of the reach over which a sign of trouble throws doubt on its neighbours."""
 
 
-@dataclass(frozen=True)
-class Suggestion:
-    """A frame to look at.
+class DoubtStrategy:
+    """Covers as much doubt as possible: see this module's first lines. The default."""
 
-    Args:
-        index: 0-based.
-        reason: the strongest sign of trouble in it.
-        doubt: how likely it is wrong, 0 to 1.
-    """
+    def doubts(self, track: MaskTrack, evidence: Evidence = NOTHING_KNOWN) -> np.ndarray:
+        """See ReviewStrategy."""
+        return doubts_of(track, evidence)[0]
 
-    index: int
-    reason: Reason
-    doubt: float
+    def suggest(self, track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN) -> list[Suggestion]:
+        """See ReviewStrategy."""
+        return suggest(track, count, evidence)
 
 
-def suggest(
-    track: MaskTrack,
-    count: int = 3,
-    *,
-    painted: Collection[int] = (),
-    agreement: Mapping[int, float] | None = None,
-) -> list[Suggestion]:
+class EvenStrategy(DoubtStrategy):
+    """Evenly spaced frames, whatever the track looks like: a baseline, and right where scores mean nothing."""
+
+    def suggest(self, track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN) -> list[Suggestion]:
+        """See ReviewStrategy."""
+        doubts, reasons = doubts_of(track, evidence)
+        free = [index for index in range(len(track)) if index not in set(evidence.painted)]
+        chosen = [free[place] for place in sorted(set(bin_centres(len(free), count)))] if free else []
+        return [Suggestion(index, reasons[index], float(doubts[index])) for index in chosen]
+
+
+def suggest(track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN) -> list[Suggestion]:
     """The frames to look at, most useful first; fewer than `count` when no others are left.
 
     Args:
         track: at least one frame.
         count: frames at most.
-        painted: frames that a person has vouched for; they are not suggested.
-        agreement: by frame, IoU of the passes from either side (see Refinement).
+        evidence: painted frames are not suggested; passes that disagree are a sign of trouble.
     """
-    doubts, reasons = doubts_of(track, painted=painted, agreement=agreement)
+    doubts, reasons = doubts_of(track, evidence)
+    painted = set(evidence.painted)
     reach = max(2.0, REACH * len(doubts))
     places, weights = _pooled(EVENNESS + (1 - EVENNESS) * _spread(doubts, reach * TROUBLE))
 
@@ -104,9 +106,7 @@ def suggest(
     return [Suggestion(index, reasons[index], float(doubts[index])) for index in frames]
 
 
-def doubts_of(
-    track: MaskTrack, *, painted: Collection[int] = (), agreement: Mapping[int, float] | None = None
-) -> tuple[np.ndarray, list[Reason]]:
+def doubts_of(track: MaskTrack, evidence: Evidence = NOTHING_KNOWN) -> tuple[np.ndarray, list[Reason]]:
     """Doubt of each frame, float64 [N] in 0 to 1, and the strongest reason for it; painted frames have none."""
     n = len(track)
     signs: dict[Reason, np.ndarray] = {"not yet seen": np.full(n, IDLE_DOUBT)}
@@ -125,11 +125,11 @@ def doubts_of(
     scores = np.array([frame.score for frame in track.frames])
     # Where the object is absent there is no mask, and engines differ in what they then call the score.
     signs["low mask score"] = np.where(here, 1.0 - scores, 0.0)
-    if agreement:
-        signs["passes disagree"] = np.array([1.0 - agreement.get(i, 1.0) for i in range(n)])
+    if evidence.agreement:
+        signs["passes disagree"] = np.array([1.0 - evidence.agreement.get(i, 1.0) for i in range(n)])
     names = list(signs)
     table = np.stack([signs[name] for name in names])
-    table[:, sorted(painted)] = 0.0
+    table[:, sorted(evidence.painted)] = 0.0
     doubts = 1.0 - np.prod(1.0 - np.clip(table, 0.0, 1.0), axis=0)
     return doubts, [names[k] for k in table.argmax(axis=0)]
 

@@ -31,4 +31,4 @@ def do(context: JobContext[CaptionParams]) -> JobOutcome:
         context.progress(round(frames * done / max(total, 1)), frames)
 
     tracks.caption(engine, context.clip, [track for track in result.tracks if not track.caption], progress)
-    return tracks.outcome()
+    return tracks.outcome(context.settings.review_strategy)

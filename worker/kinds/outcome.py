@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from backend.store import JobRequest
 from backend.store.notes import DoubtfulFrame, JobNotes, TrackRefinement, TrackReview, TrackWarning
-from trajseg.correction.review import doubts_of, suggest
+from trajseg.correction.strategy import Evidence, load_strategy
 from trajseg.engines.base import Engine
 from trajseg.engines.capabilities import captioner, comparer
 from trajseg.errors import InputError
@@ -74,14 +74,20 @@ class TracksOutcome:
             one for one in notes.warnings if now.get(one.track) and now[one.track] == before.get(one.track)
         ]
 
-    def outcome(self, follow_up: tuple[JobRequest, ...] = ()) -> JobOutcome:
-        """The tracks with their doubt, the frames to look at next, how they were refined, and the warnings."""
+    def outcome(self, strategy: str, follow_up: tuple[JobRequest, ...] = ()) -> JobOutcome:
+        """The tracks with their doubt, the frames to look at next, how they were refined, and the warnings.
+
+        Args:
+            strategy: name of the review strategy that chooses the frames.
+            follow_up: jobs to be queued once this one is done.
+        """
+        reviewing = load_strategy(strategy)
         review, doubts = [], []
         for track in self.result.tracks:
             known = self.known.get(track.uid, Known())
-            doubt, _ = doubts_of(track, painted=known.painted, agreement=known.agreement)
-            doubts.append(float(doubt.mean()))
-            suggested = suggest(track, painted=known.painted, agreement=known.agreement)
+            evidence = Evidence(known.painted, known.agreement)
+            doubts.append(float(reviewing.doubts(track, evidence).mean()))
+            suggested = reviewing.suggest(track, evidence=evidence)
             frames = [DoubtfulFrame(index=one.index, reason=one.reason, doubt=round(one.doubt, 4)) for one in suggested]
             review.append(TrackReview(track=track.uid, label=track.label, frames=tuple(frames)))
         notes = JobNotes(

@@ -15,4 +15,4 @@ def do(context: JobContext[PrelabelParams]) -> JobOutcome:
     tracks = TracksOutcome(segmentation.result(context.progress))
     # The grounding answer has put them into words already; the trajectories themselves tell more.
     tracks.caption(context.engine, context.clip, tracks.result.tracks, lambda done, total: context.alive())
-    return tracks.outcome()
+    return tracks.outcome(context.settings.review_strategy)

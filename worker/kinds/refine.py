@@ -44,8 +44,8 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
         tracks.keep_warnings(context.store.job(params.base_job_id).notes, base)
     # The refined masks need not wait for the captions.
     if any(not track.caption for track in result.tracks) and context.engine.spec.captions:
-        return tracks.outcome((_caption_request(context),))
-    return tracks.outcome()
+        return tracks.outcome(context.settings.review_strategy, (_caption_request(context),))
+    return tracks.outcome(context.settings.review_strategy)
 
 
 def _annotation_id(context: JobContext[RefineParams]) -> int | None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trajseg.correction.review import doubts_of, suggest
+from trajseg.correction.strategy import Evidence
 from trajseg.tracks import MaskTrack
 
 N, H, W = 40, 60, 200
@@ -47,7 +48,7 @@ def test_what_went_wrong_is_looked_at_with_its_reason(doubtful: MaskTrack, frame
 
 
 def test_passes_that_disagree_are_looked_at() -> None:
-    hits = [one for one in suggest(track(), agreement={30: 0.1, 10: 0.97}) if one.index == 30]
+    hits = [one for one in suggest(track(), evidence=Evidence(agreement={30: 0.1, 10: 0.97})) if one.index == 30]
     assert [one.reason for one in hits] == ["passes disagree"]
 
 
@@ -60,10 +61,10 @@ def test_a_track_without_trouble_is_looked_at_evenly() -> None:
 
 def test_frames_that_a_person_vouched_for_are_settled() -> None:
     doubtful = changed(f20=square(150))
-    assert not {one.index for one in suggest(doubtful, painted=range(18, 23))} & set(range(18, 23))
-    assert suggest(doubtful, painted=range(N)) == []
-    assert len(suggest(doubtful, 10, painted=range(N - 2))) == 2
-    doubts, _ = doubts_of(doubtful, painted=[20])
+    assert not {one.index for one in suggest(doubtful, evidence=Evidence(range(18, 23)))} & set(range(18, 23))
+    assert suggest(doubtful, evidence=Evidence(range(N))) == []
+    assert len(suggest(doubtful, 10, Evidence(range(N - 2)))) == 2
+    doubts, _ = doubts_of(doubtful, Evidence([20]))
     assert doubts[20] == 0
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from trajseg.commands.progress import progress_bar
 from trajseg.correction import Propagator, Refinement, refine
 from trajseg.correction.review import suggest
+from trajseg.correction.strategy import Evidence
 from trajseg.engines.capabilities import propagators
 from trajseg.evaluation.answers import masks_of
 from trajseg.evaluation.metrics import score
@@ -143,7 +144,7 @@ def correct_until(start: Start, found: Reviewed, propagators: Sequence[Propagato
     painted: list[int] = []
     found.course.append(found.start)
     while found.course[-1] < goal and len(painted) < most:
-        look = suggest(track, 1, painted=painted, agreement=agreement)
+        look = suggest(track, 1, Evidence(painted, agreement or {}))
         if not look:
             break
         painted.append(look[0].index)

@@ -1,0 +1,88 @@
+"""What chooses the frames of a track that a person should look at: a strategy, by name.
+
+A strategy is one class and one line in STRATEGIES, or an entry point of the group `trajseg.strategies` in a package of
+your own; the setting TRAJSEG_REVIEW_STRATEGY names the one in use. tests/contracts/strategy.py holds the rules below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import numpy as np
+
+from trajseg.errors import InputError
+from trajseg.tracks import MaskTrack
+
+GROUP = "trajseg.strategies"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A frame to look at.
+
+    Args:
+        index: 0-based.
+        reason: the strongest sign of trouble in it, in words for a person.
+        doubt: how likely it is wrong, 0 to 1.
+    """
+
+    index: int
+    reason: str
+    doubt: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a track beside its masks and scores. Fields may be added.
+
+    Args:
+        painted: 0-based frames that a person vouches for.
+        agreement: by frame, IoU of the propagation passes from either side.
+    """
+
+    painted: Collection[int] = ()
+    agreement: Mapping[int, float] = field(default_factory=dict)
+
+
+NOTHING_KNOWN = Evidence()
+
+
+class ReviewStrategy(Protocol):
+    """Chooses frames. It depends on nothing but its arguments: the same track gives the same frames."""
+
+    def doubts(self, track: MaskTrack, evidence: Evidence = NOTHING_KNOWN) -> np.ndarray:
+        """How likely each frame is wrong, float64 [N] in 0 to 1; 0 where a person painted."""
+
+    def suggest(self, track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN) -> list[Suggestion]:
+        """At most `count` frames, the one most worth a look first; never one that a person painted."""
+
+
+STRATEGIES: Mapping[str, str] = {
+    "doubt": "trajseg.correction.review:DoubtStrategy",
+    "even": "trajseg.correction.review:EvenStrategy",
+}
+"""By name, "module:class"."""
+
+
+def load_strategy(name: str = "doubt") -> ReviewStrategy:
+    """The strategy of that name.
+
+    Raises:
+        InputError: there is none, or it cannot be imported.
+    """
+    known = {**{point.name: point.value for point in entry_points(group=GROUP)}, **STRATEGIES}
+    if name not in known:
+        raise InputError(f"There is no review strategy {name!r}.", f"Known are: {', '.join(sorted(known))}.")
+    module, _, attribute = known[name].partition(":")
+    try:
+        made: Any = getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"The review strategy {name} cannot be imported ({error}).", "Install its package, or name another one."
+        ) from error
+    strategy: ReviewStrategy = made
+    return strategy
