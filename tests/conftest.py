@@ -30,6 +30,12 @@ def clips() -> Path:
     return Path(__file__).parent / "clips"
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of small clips with one oddity each; its NOTICE says which."""
+    return Path(__file__).parent / "data" / "cases"
+
+
 @dataclass(frozen=True)
 class TinyClip:
     """A clip of 12 frames, 96x64 pixels, 12 frames a second, H.264, and what is drawn in it.

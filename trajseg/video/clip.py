@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ import av
 import numpy as np
 
 from trajseg.errors import VideoError
-from trajseg.video.decoding import Damage, Orientation, decoded_frames, opened
+from trajseg.video.decoding import (
+    BROWSER_CODECS,
+    Damage,
+    Orientation,
+    cut_matroska,
+    decoded_frames,
+    missing_packets,
+    opened,
+    pixel_aspect,
+    square_size,
+)
 from trajseg.video.frame_map import FALLBACK_FPS, SEEK_OFFSET, FrameMap
-
-BROWSER_CODECS = {
-    "mov": {"h264", "av1", "vp9"},
-    "matroska,webm": {"vp8", "vp9", "av1"},
-}
-"""Codecs that current Chromium, Firefox and Safari all play, by FFmpeg's container name."""
+from trajseg.video.frame_times import FrameTimes, repaired
 
 BROWSER_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
 
@@ -30,7 +36,7 @@ class Clip:
 
     Args:
         path: the file.
-        width, height: pixels of a frame as shown, the file's rotation applied.
+        width, height: pixels of a frame as a browser shows it: square ones, the file's rotation applied.
         frame_map: when each frame is shown.
         codec: FFmpeg's name of the codec, such as "h264", "mpeg4", "hevc".
         pixel_format: FFmpeg's name, such as "yuv420p".
@@ -38,6 +44,11 @@ class Clip:
         notes: sentences on what is odd about the file and how it was taken.
         container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2".
         clock_start: seconds at which the file's own clock starts; the frame map's times are without it.
+        damaged: whether something is missing or cannot be decoded.
+        repaired_times: whether some frames had no usable time of their own.
+        threads: whether frames may be decoded side by side; otherwise one thread reads them all, so that every
+            machine finds the same ones.
+        oversized: whether the shape of its pixels would make the picture larger than browsers allow.
     """
 
     path: Path
@@ -50,6 +61,10 @@ class Clip:
     notes: tuple[str, ...] = ()
     container: str = ""
     clock_start: float = 0.0
+    damaged: bool = False
+    repaired_times: bool = False
+    threads: bool = True
+    oversized: bool = False
 
     def __len__(self) -> int:
         return len(self.frame_map)
@@ -66,14 +81,30 @@ class Clip:
 
     @property
     def browser_playable(self) -> bool:
-        """Whether browsers play the file, and from the start; `playable_copy` makes one that they do.
+        """Whether browsers play the whole file and show its frames at their times; else `playable_copy` makes one."""
+        return not self.playback_problem
 
-        Of a file whose clock starts late, Chromium shows its duration, but cannot get to its end.
+    @property
+    def playback_problem(self) -> str:
+        """Why browsers do not play the file as it is, to follow "browsers"; empty when they do.
+
+        Of a file whose clock starts late, Chromium shows its duration, but cannot get to its end. Of a damaged one it
+        stops at the damage. Where times go back, what it shows depends on where it started to decode.
         """
-        if self.pixel_format not in BROWSER_PIXEL_FORMATS or self.clock_start > SEEK_OFFSET:
-            return False
         name = "mov" if self.container.startswith("mov") else self.container
-        return self.codec in BROWSER_CODECS.get(name, ())
+        if self.codec not in BROWSER_CODECS.get(name, ()):
+            return f"cannot play {self.codec} in {name}"
+        if self.pixel_format not in BROWSER_PIXEL_FORMATS:
+            return f"cannot play {self.codec} with pixels of {self.pixel_format}"
+        if self.oversized:
+            return "refuse pixels of this shape"
+        if self.damaged:
+            return "stop at the damage"
+        if self.repaired_times:
+            return "show frames whose times do not increase in no fixed order"
+        if self.clock_start > SEEK_OFFSET:
+            return "do not get to the end of a file whose clock starts late"
+        return ""
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (index, picture) in increasing order; the picture is RGB uint8 [height, width, 3].
@@ -94,7 +125,7 @@ class Clip:
         position = 0
         if not wanted:
             return
-        with opened(self.path) as (container, stream):
+        with opened(self.path, threads=self.threads) as (container, stream):
             orientation: Orientation | None = None
             for index, frame in enumerate(decoded_frames(container, stream, Damage())):
                 if orientation is None:
@@ -110,7 +141,8 @@ class Clip:
         )
 
     def _rgb(self, frame: Any, orientation: Orientation) -> np.ndarray:
-        # A file may change its picture size on the way; every frame comes in the size of the first.
+        # Here pixels become square. A file may change its picture size on the way; every frame comes in the size of
+        # the first.
         width, height = orientation.size(self.width, self.height)
         pixels: np.ndarray = frame.to_ndarray(format="rgb24", width=width, height=height)
         return pixels
@@ -135,77 +167,131 @@ def open_clip(path: str | os.PathLike[str] | Clip, name: str = "") -> Clip:
         from trajseg.video.frames_folder import open_frames_folder
 
         return open_frames_folder(file)
-    with opened(file, name) as (container, stream):
+    strict = _scan(file, name, threads=True)
+    # Where any packet gave no picture, what came out may depend on the number of threads.
+    scan = strict if strict.damage.certain else _scan(file, name, threads=False)
+    if scan.first is None:
+        raise VideoError(
+            f"No frame of {name or file} can be decoded.", "It is damaged or cut off: copy or export it again."
+        )
+    concealed = len(scan.stamps) != len(strict.stamps)
+    return scan.clip(file, damaged=concealed or strict.damaged or scan.damaged, threads=scan is strict)
+
+
+def _scan(file: Path, name: str, threads: bool) -> _Scan:
+    """Decode a file once; with threads, strictly: what is damaged then shows, and is decoded again without."""
+    with opened(file, name, threads, strict=threads) as (container, stream):
         # A clock that starts below 0 is one whose first sound is thrown away; browsers count from 0 then.
-        clock_start = max(0.0, (container.start_time or 0) / av.time_base)
-        scan = _Scan(clock_start)
+        scan = _Scan(max(0.0, (container.start_time or 0) / av.time_base))
         for frame in decoded_frames(container, stream, scan.damage):
             scan.add(frame, stream)
-        if scan.first is None:
-            raise VideoError(
-                f"No frame of {name or file} can be decoded.", "It is damaged or cut off: copy or export it again."
-            )
-        nominal = float(stream.average_rate or stream.guessed_rate or 0) or None
-        frame_map = FrameMap.from_times(tuple(scan.times), nominal)
-        width, height = Orientation.of(scan.first).size(scan.first.width, scan.first.height)
-        last = scan.last_duration or 1 / frame_map.fps
+        if scan.first is not None:
+            scan.finish(file, container, stream)
+        return scan
+
+
+@dataclass
+class _Scan:
+    """What a pass over a file gathers; `first` is None where nothing can be decoded."""
+
+    clock_start: float
+    stamps: list[float | None] = field(default_factory=list)
+    damage: Damage = field(default_factory=Damage)
+    first: Any = None
+    last_duration: float = 0.0
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    missing: int = 0
+    cut_off: bool = False
+    aspect: Fraction = Fraction(1)
+    container: str = ""
+    codec: str = ""
+    nominal: float | None = None
+    step: float = 1 / FALLBACK_FPS
+    claimed: int = 0
+
+    @property
+    def damaged(self) -> bool:
+        return bool(self.damage.found or self.missing or self.cut_off)
+
+    def add(self, frame: Any, stream: Any) -> None:
+        self.first = self.first or frame
+        self.sizes.add((frame.width, frame.height))
+        time_base = frame.time_base or stream.time_base
+        # The microsecond to which the container's start is rounded must not shift a frame below 0.
+        stamp = None if frame.pts is None else max(0.0, float(frame.pts * time_base) - self.clock_start)
+        self.stamps.append(stamp)
+        self.last_duration = float(frame.duration * time_base) if frame.duration and time_base else 0.0
+
+    def finish(self, file: Path, container: Any, stream: Any) -> None:
+        self.missing = missing_packets(file, container, stream, self.damage)
+        self.cut_off = cut_matroska(file, container)
+        self.aspect = pixel_aspect(file, container, stream)
+        self.container, self.codec = container.format.name, stream.codec_context.codec.canonical_name
+        self.nominal = float(stream.average_rate or stream.guessed_rate or 0) or None
+        self.step = 1 / float(stream.guessed_rate or stream.average_rate or FALLBACK_FPS)
+        self.claimed = stream.frames
+        if container.format.name == "avi":
+            self._take_decoding_times(float(stream.time_base))
+
+    def _take_decoding_times(self, tick: float) -> None:
+        """AVI has no presentation times, and FFmpeg makes them up, later by what the decoder holds back.
+
+        Frames are shown in the order of the times at which packets are decoded. Where a packet gave no picture only
+        the delay can be taken off.
+        """
+        if len(self.damage.decoding_times) == len(self.stamps):
+            self.stamps = [max(0.0, dts * tick - self.clock_start) for dts in sorted(self.damage.decoding_times)]
+        else:
+            delay = self.damage.first_delay * tick
+            self.stamps = [None if stamp is None else max(0.0, stamp - delay) for stamp in self.stamps]
+
+    def clip(self, file: Path, damaged: bool, threads: bool) -> Clip:
+        family = "mov" if self.container.startswith("mov") else self.container
+        plays = self.codec in BROWSER_CODECS.get(family, ())
+        taken = repaired(self.stamps, self.step, close_jumps=not plays)
+        frame_map = FrameMap.from_times(taken.times, self.nominal)
+        stored = self.first.width, self.first.height
+        square = square_size(*stored, self.aspect)
+        width, height = Orientation.of(self.first).size(*(square or stored))
         return Clip(
             path=file,
             width=width,
             height=height,
             frame_map=frame_map,
-            codec=stream.codec_context.codec.canonical_name,
-            pixel_format=scan.first.format.name,
-            duration=frame_map.times[-1] + last,
-            notes=tuple(scan.notes(stream)),
-            container=container.format.name,
-            clock_start=clock_start,
+            codec=self.codec,
+            pixel_format=self.first.format.name,
+            duration=frame_map.times[-1] + (self.last_duration or self.step),
+            notes=tuple(self.notes(taken, damaged, square is None)),
+            container=self.container,
+            clock_start=self.clock_start,
+            damaged=damaged,
+            repaired_times=bool(taken.replaced or taken.restarts),
+            threads=threads,
+            oversized=square is None,
         )
 
-
-@dataclass
-class _Scan:
-    """What the first pass over a file gathers."""
-
-    clock_start: float
-    times: list[float] = field(default_factory=list)
-    damage: Damage = field(default_factory=Damage)
-    first: Any = None
-    last_duration: float = 0.0
-    sizes: set[tuple[int, int]] = field(default_factory=set)
-    odd_times: int = 0
-
-    def add(self, frame: Any, stream: Any) -> None:
-        self.first = self.first or frame
-        self.sizes.add((frame.width, frame.height))
-        step = 1 / float(stream.guessed_rate or stream.average_rate or FALLBACK_FPS)
-        time_base = frame.time_base or stream.time_base
-        if frame.pts is None:
-            time = self.times[-1] + step if self.times else 0.0
-        else:
-            # The microsecond to which the container's start is rounded must not shift a frame below 0.
-            time = max(0.0, float(frame.pts * time_base) - self.clock_start)
-        if self.times and time <= self.times[-1]:
-            self.odd_times += 1
-            time = self.times[-1] + step
-        self.times.append(time)
-        self.last_duration = float(frame.duration * time_base) if frame.duration and time_base else step
-
-    def notes(self, stream: Any) -> Iterator[str]:
-        claimed = stream.frames
-        if claimed and claimed != len(self.times):
-            yield f"the header claims {claimed} frames, {len(self.times)} can be decoded"
-        if self.damage.cut_off:
-            yield f"the file ends too early ({self.damage.cut_off})"
+    def notes(self, taken: FrameTimes, damaged: bool, oversized: bool) -> Iterator[str]:
+        if self.claimed and self.claimed != len(self.stamps):
+            yield f"the header claims {self.claimed} frames, {len(self.stamps)} can be decoded"
+        if self.damage.cut_off or self.cut_off or self.missing:
+            yield f"the file ends too early ({self.damage.cut_off or 'some of its pictures are missing'})"
         if self.damage.unreadable_packets:
             yield f"{self.damage.unreadable_packets} packets cannot be decoded and were passed over"
         if self.damage.corrupt_frames:
             yield f"{self.damage.corrupt_frames} frames are damaged"
-        if self.odd_times:
-            yield f"{self.odd_times} frames carry a time that does not increase; they were spaced evenly"
+        elif damaged and not (self.damage.found or self.missing or self.cut_off):
+            yield "some frames are damaged"
+        if taken.replaced:
+            yield f"{taken.replaced} frames carry no usable time; they were put between their neighbours"
+        if taken.restarts:
+            yield f"the file's time does not increase in {taken.restarts} places; frames go on evenly there"
+        if taken.jumps:
+            yield f"the file's clock jumps ahead in {taken.jumps} places; frames go on evenly there"
         if self.clock_start > SEEK_OFFSET:
             yield f"the file's clock starts at {self.clock_start:.2f} s; times count from there"
-        if self.times[0] > SEEK_OFFSET:
-            yield f"the first picture comes {self.times[0]:.3f} s after the start"
+        if taken.times[0] > SEEK_OFFSET:
+            yield f"the first picture comes {taken.times[0]:.3f} s after the start"
+        if oversized:
+            yield f"pixels {float(self.aspect):g} times as wide as high are taken for square ones"
         if len(self.sizes) > 1:
             yield "the picture size changes on the way; every frame is given in the size of the first"

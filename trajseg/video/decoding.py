@@ -1,12 +1,14 @@
-"""Decoding: the pictures of a video file, one after the other, over damage where there is some."""
+"""Decoding: the pictures of the video track that a browser shows, in order, past damage where there is some."""
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +26,66 @@ VIDEO_FORMATS = (
 or follow a playlist to other files and hosts."""
 OPEN_OPTIONS = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
 
+BROWSER_CODECS = {
+    "mov": {"h264", "av1", "vp9"},
+    "matroska,webm": {"vp8", "vp9", "av1"},
+}
+"""Codecs that current Chromium, Firefox and Safari all play, by `container_family`."""
+
+LONGEST_SIDE = 32767
+"""Pixels to which Chromium stretches a picture; beyond that it refuses the file."""
+
+SEGMENT = bytes.fromhex("18538067")
+"""The element of a Matroska file that holds all the rest."""
+
 
 @dataclass
 class Damage:
-    """What went wrong while a file was decoded; filled in while `decoded_frames` runs."""
+    """What went wrong while a file was decoded; filled in while `decoded_frames` runs.
 
+    Attributes:
+        packets: packets of pictures that the decoder was given, without those that are only there to be skipped.
+        all_packets: packets that the file gave.
+        frames: pictures that came out.
+        first_delay: ticks of the stream's clock from decoding the first packet to showing it, where known.
+        decoding_times: when each packet of a picture is decoded, in ticks of the stream's clock, where known.
+    """
+
+    packets: int = 0
+    all_packets: int = 0
+    frames: int = 0
     unreadable_packets: int = 0
+    corrupt_packets: int = 0
     corrupt_frames: int = 0
     cut_off: str = field(default="")
+    first_delay: int = 0
+    decoding_times: list[int] = field(default_factory=list)
+
+    @property
+    def found(self) -> bool:
+        """Whether anything is damaged, as far as the decoder says."""
+        return bool(self.unreadable_packets or self.corrupt_packets or self.corrupt_frames or self.cut_off)
+
+    @property
+    def certain(self) -> bool:
+        """Whether every packet became a picture, so that any number of threads decodes the same frames."""
+        return not self.found and self.packets == self.frames
+
+
+def container_family(container: Any) -> str:
+    """ "mov" for MP4 and its relatives, else FFmpeg's name of the format."""
+    name = str(container.format.name)
+    return "mov" if name.startswith("mov") else name
 
 
 @contextmanager
-def opened(path: Path, name: str = "") -> Iterator[tuple[Any, Any]]:
+def opened(path: Path, name: str = "", threads: bool = True, strict: bool = False) -> Iterator[tuple[Any, Any]]:
     """Yield PyAV's container and video stream of the file at `path`.
 
     Args:
         name: what errors call the file; by default its path.
+        threads: decode frames side by side. What a damaged file gives then depends on the number of cores.
+        strict: have the decoder refuse a damaged H.264 picture, which it would else patch up without a word.
 
     Raises:
         VideoError: missing, a folder, empty, not readable, not a video, or without pictures.
@@ -60,15 +106,14 @@ def opened(path: Path, name: str = "") -> Iterator[tuple[Any, Any]]:
             "If it should be one, it is damaged or cut off: copy or export it again.",
         ) from error
     with container:
-        streams = [s for s in container.streams.video if not _is_cover_picture(s)]
-        if not streams:
-            raise VideoError(f"{name} has no pictures, only sound or data.", "Give a file with a video track.")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError(
-                f"{name} holds video in a codec that cannot be decoded here.", "Convert it to H.264 first."
-            )
-        stream.thread_type = "AUTO"
+        stream = _shown_stream(container, name)
+        context = stream.codec_context
+        if threads:
+            stream.thread_type = "AUTO"
+        else:
+            context.thread_count = 1
+        if strict and context.codec.canonical_name == "h264":
+            context.options = {"err_detect": "explode"}
         yield container, stream
 
 
@@ -82,6 +127,15 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
             damage.cut_off = _reason(error)
             # What the decoder still holds back.
             packet = None
+        if packet is not None and (packet.size or packet.dts is not None):
+            damage.all_packets += 1
+            if packet.size and not packet.is_discard:
+                damage.packets += 1
+                if packet.dts is not None:
+                    damage.decoding_times.append(packet.dts)
+            damage.corrupt_packets += packet.is_corrupt
+            if damage.all_packets == 1 and packet.pts is not None and packet.dts is not None:
+                damage.first_delay = packet.pts - packet.dts
         if packet is not None and packet.size == 0 and packet.dts is not None:
             # A frame that AVI says is as the one before; to the decoder it would mean the end.
             continue
@@ -95,9 +149,68 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
         for frame in frames:
             if frame.is_corrupt:
                 damage.corrupt_frames += 1
+            damage.frames += 1
             yield frame
         if packet is None or packet.size == 0:
             return
+
+
+def pixel_aspect(path: Path, container: Any, stream: Any) -> Fraction:
+    """Width of a pixel over its height, as browsers take it; 1 where the file says nothing, or nonsense.
+
+    In MP4 and Matroska browsers go by the container alone. FFmpeg takes what the stream says where the container is
+    silent, so these are opened once more without decoders.
+    """
+    aspect = stream.sample_aspect_ratio
+    if not aspect or aspect <= 0 or aspect == 1:
+        return Fraction(1)
+    if container_family(container) in BROWSER_CODECS:
+        options = {**OPEN_OPTIONS, "codec_whitelist": "none"}
+        with av.open(f"file:{os.fspath(path)}", options=options) as bare:
+            aspect = bare.streams[stream.index].sample_aspect_ratio
+    return Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
+
+
+def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int] | None:
+    """Width and height in square pixels: like browsers, the picture is only ever stretched, never shrunk.
+
+    None where a side would be longer than LONGEST_SIDE.
+    """
+    if aspect > 1:
+        width = math.floor(width * aspect + Fraction(1, 2))
+    elif aspect < 1:
+        height = math.floor(height / aspect + Fraction(1, 2))
+    return (width, height) if max(width, height) <= LONGEST_SIDE else None
+
+
+def missing_packets(path: Path, container: Any, stream: Any, damage: Damage) -> int:
+    """How many packets the index of an MP4 lists that the file did not give; 0 for other formats.
+
+    Packets, not pictures: an edit list lets some packets give none.
+    """
+    if container_family(container) != "mov":
+        return 0
+    size = path.stat().st_size
+    beyond = sum(entry.pos + entry.size > size for entry in stream.index_entries)
+    return max(beyond, len(stream.index_entries) - damage.all_packets, 0)
+
+
+def cut_matroska(path: Path, container: Any) -> bool:
+    """Whether a Matroska or WebM file ends before its segment does."""
+    if "matroska" not in container.format.name:
+        return False
+    with path.open("rb") as file:
+        start = file.read(4096)
+    place = start.find(SEGMENT)
+    if place < 0 or place + len(SEGMENT) >= len(start):
+        return False
+    # The length of the length is the number of leading zero bits and one; all ones mean unknown.
+    first = start[place + len(SEGMENT)]
+    octets = 9 - first.bit_length()
+    begin = place + len(SEGMENT)
+    length = int.from_bytes(start[begin : begin + octets], "big") & ((1 << 7 * octets) - 1)
+    unknown = length == (1 << 7 * octets) - 1
+    return not unknown and begin + octets + length > path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -171,6 +284,27 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
         raise VideoError(f"{name} may not be read.", "Check the file's permissions.")
     if path.stat().st_size == 0 and path.is_file():
         raise VideoError(f"{name} is empty.", "Copy or download it again.")
+
+
+def _shown_stream(container: Any, name: str) -> Any:
+    """The video track that Chromium shows: one that it can play before others; in MP4, one that is enabled.
+
+    In Matroska the flag that names a default track makes no difference. Cover pictures are no video.
+    """
+    streams = [stream for stream in container.streams.video if not _is_cover_picture(stream)]
+    if not streams:
+        raise VideoError(f"{name} has no pictures, only sound or data.", "Give a file with a video track.")
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if not decodable:
+        raise VideoError(f"{name} holds video in a codec that cannot be decoded here.", "Convert it to H.264 first.")
+    playable = set().union(*BROWSER_CODECS.values())
+    flags = container_family(container) == "mov"
+
+    def rank(stream: Any) -> tuple[bool, bool]:
+        enabled = not flags or bool(stream.disposition & av.stream.Disposition.default)
+        return stream.codec_context.codec.canonical_name not in playable, not enabled
+
+    return min(decodable, key=rank)
 
 
 def _is_cover_picture(stream: Any) -> bool:

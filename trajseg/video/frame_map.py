@@ -16,6 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from trajseg.errors import VideoError
+from trajseg.video.frame_times import is_jump, usual_gap
 
 SEEK_OFFSET = 0.002
 """Seconds that Label Studio adds when it seeks, so that rounding does not show the frame before."""
@@ -58,14 +59,20 @@ class FrameMap:
     def from_times(cls, times: tuple[float, ...], nominal_fps: float | None = None) -> FrameMap:
         """The map of frames at `times` (seconds).
 
-        `nominal_fps`, what the header says, is taken where no time is further from it than containers round.
+        `nominal_fps`, what the header says, is taken where no time is further from it than containers round. Jumps of
+        the clock do not count in the average.
         """
         if nominal_fps and all(
             abs(time - times[0] - index / nominal_fps) <= CLOCK_TICK for index, time in enumerate(times)
         ):
             return cls(times, nominal_fps)
         if len(times) > 1 and times[-1] > times[0]:
-            average = (len(times) - 1) / (times[-1] - times[0])
+            usual = usual_gap(times)
+            gaps = [after - before for before, after in pairwise(times)]
+            gaps = [gap for gap in gaps if not is_jump(gap, usual)]
+            average = (
+                (len(times) - 1) / (times[-1] - times[0]) if len(gaps) == len(times) - 1 else len(gaps) / sum(gaps)
+            )
             # 25, and 30000/1001, without what the summing left behind.
             exact = float(Fraction(average).limit_denominator(1001))
             return cls(times, exact if math.isclose(exact, average, rel_tol=1e-9) else average)
@@ -104,21 +111,22 @@ class FrameMap:
     def editor_frame(self, index: int) -> int:
         """Label Studio's 1-based number for frame `index` (0-based, negative ones are refused).
 
-        Of several numbers that show the frame it is the one nearest to the frame's time. A frame can be too short
-        to have a number; then it is the nearest number, which shows a neighbouring frame.
+        Of several numbers that show the frame it is the one whose seek time is nearest to the frame's. A frame can be
+        too short to have a number; then it is the nearest number, which shows a neighbouring frame.
 
         Raises:
             IndexError: the clip has no such frame.
         """
         if not 0 <= index < len(self.times):
             raise IndexError(f"frame {index} of a clip of {len(self.times)} frames")
-        nearest = math.floor(self.times[index] * self.fps + 0.5) + 1
         first = self._first_number(self.times[index])
         last = index + 1 == len(self.times)
         end = max(first, self.editor_frames + 1) if last else self._first_number(self.times[index + 1])
         if first == end:
             # No number shows it: the last one before it or the first one after it.
+            nearest = math.floor(self.times[index] * self.fps + 0.5) + 1
             return min(max(nearest, first - 1, 1), first, self.editor_frames)
+        nearest = math.floor((self.times[index] - SEEK_OFFSET) * self.fps + 0.5) + 1
         return min(max(nearest, first), end - 1)
 
     def index_of_editor_frame(self, frame: int) -> int:

@@ -45,7 +45,7 @@ def video_checks(
         yield Check(
             "Video",
             "fail",
-            f"{words}; browsers cannot play it, Label Studio shows a spinner for ever",
+            f"{words}; browsers {clip.playback_problem}{''.join(f'; {note}' for note in clip.notes)}",
             "`trajseg project create` uploads an H.264 copy of it.",
         )
     elif clip.notes or not clip.constant_rate:

@@ -100,7 +100,8 @@ def place(client: LabelStudioClient, project_id: int, video: str, pictures: bool
             say(f"{shown}: {note}")
         address = video if is_link(video) else ""
         if not clip.browser_playable or path.suffix.lower() not in UPLOADABLE:
-            say(f"{shown}: browsers cannot play {clip.codec} in {path.suffix or 'this form'}; a copy is made.")
+            problem = clip.playback_problem or f"do not play {path.suffix or 'a file without a suffix'}"
+            say(f"{shown}: browsers {problem}; a copy is made.")
             path = playable_copy(clip, Path(folder) / f"{file_stem(path.stem)}.mp4")
             clip, address = open_clip(path), ""
         if not clip.constant_rate:

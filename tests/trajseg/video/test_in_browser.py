@@ -133,3 +133,59 @@ def test_the_browser_shows_the_frame_that_the_map_says(page: Any, name: str) -> 
     assert opened.evaluate(SHOWN, [f"/{name}", times]) == expected
     if clip.constant_rate:
         assert expected == list(range(FRAMES))
+
+
+SIZE = """async address => {
+  const video = document.createElement("video");
+  video.src = address;
+  return await new Promise(done => {
+    video.onloadeddata = () => done([video.videoWidth, video.videoHeight]);
+    video.onerror = () => done(null);
+  });
+}"""
+
+
+def shaped(path: Path, aspect: Fraction, size: tuple[int, int] = (64, 48), rotation: int = 0) -> None:
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=25)
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for index in range(4):
+            picture = np.full((size[1], size[0], 3), 40 * index, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+def without_container_shape(path: Path) -> None:
+    shaped(path, Fraction(2))
+    path.write_bytes(path.read_bytes().replace(b"pasp", b"free"))
+
+
+SHAPES: dict[str, Callable[[Path], None]] = {
+    "wide.mp4": lambda path: shaped(path, Fraction(2)),
+    "tall.mp4": lambda path: shaped(path, Fraction(1, 2)),
+    "third.mp4": lambda path: shaped(path, Fraction(4, 3), (80, 48)),
+    "half.mp4": lambda path: shaped(path, Fraction(5, 4), (70, 50)),
+    "half_tall.mp4": lambda path: shaped(path, Fraction(4, 5), (64, 50)),
+    "turned.mp4": lambda path: shaped(path, Fraction(4, 3), rotation=90),
+    "stream_only.mp4": without_container_shape,
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_size_is_the_one_that_the_browser_shows(page: Any, name: str) -> None:
+    opened, folder = page
+    SHAPES[name](folder / name)
+    clip = open_clip(folder / name)
+    assert opened.evaluate(SIZE, f"/{name}") == [clip.width, clip.height]
+
+
+@pytest.mark.parametrize("name", ["sar_2_1.mp4", "two_def2.mp4", "red30.mp4"])
+def test_odd_files_have_the_size_that_the_browser_shows(page: Any, cases: Path, name: str) -> None:
+    opened, folder = page
+    (folder / name).write_bytes((cases / name).read_bytes())
+    clip = open_clip(cases / name)
+    assert clip.browser_playable
+    assert opened.evaluate(SIZE, f"/{name}") == [clip.width, clip.height]

@@ -1,0 +1,117 @@
+"""Frame times from a file's timestamps: wrong ones replaced, restarts and jumps of the clock closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+LONGEST_ERROR = 3
+"""Frames in a row whose times may be wrong; where more contradict the others, the clock was set anew there."""
+
+JUMP_SECONDS, JUMP_GAPS = 10.0, 10.0
+"""A gap of more seconds than this, and of more usual gaps than this, is a jump of the clock."""
+
+
+@dataclass(frozen=True)
+class FrameTimes:
+    """When frames are shown.
+
+    Args:
+        times: seconds, strictly increasing, none below 0.
+        replaced: how many frames had no usable time of their own.
+        restarts: how often the clock went back for good.
+        jumps: how many jumps forward were closed.
+    """
+
+    times: tuple[float, ...]
+    replaced: int = 0
+    restarts: int = 0
+    jumps: int = 0
+
+
+def is_jump(gap: float, usual: float) -> bool:
+    """Whether a gap between two frames (seconds) is a jump of the clock and no long pause."""
+    return gap > max(JUMP_SECONDS, JUMP_GAPS * usual)
+
+
+def usual_gap(times: Sequence[float]) -> float:
+    """The median of the gaps between frames, in seconds; 0 where there is none."""
+    gaps = [after - before for before, after in pairwise(times) if after > before]
+    return median(gaps) if gaps else 0.0
+
+
+def repaired(stamps: Sequence[float | None], step: float, close_jumps: bool) -> FrameTimes:
+    """Times of frames from their timestamps.
+
+    A timestamp that contradicts its neighbours changes no other frame: the frame is put between those before and
+    after it. Where the clock starts again, as in joined recordings, the frames go on `step` seconds after the last.
+
+    Args:
+        stamps: seconds in the order in which frames are shown; None where the file has none.
+        step: seconds between frames where nothing else is known, above 0.
+        close_jumps: whether a jump of the clock is closed; where a browser plays the file it shows the gap.
+    """
+    known = [stamp for stamp in stamps if stamp is not None]
+    gap = usual_gap(known) or step
+    kept: list[tuple[int, float]] = []
+    offset, restarts, jumps = 0.0, 0, 0
+    for index, stamp in enumerate(stamps):
+        if stamp is None:
+            continue
+        time = stamp + offset
+        if kept and time <= kept[-1][1]:
+            wrong_here = _below(stamps, index, kept[-1][1] - offset)
+            wrong_before = sum(earlier >= time for _, earlier in kept[-LONGEST_ERROR - 1 :])
+            if wrong_here <= min(LONGEST_ERROR, wrong_before):
+                continue
+            if wrong_before <= LONGEST_ERROR and wrong_before < len(kept):
+                del kept[-wrong_before:]
+            else:
+                restarts += 1
+                offset += kept[-1][1] + step - time
+                time = stamp + offset
+        elif close_jumps and kept and is_jump(time - kept[-1][1], gap):
+            if _returns(stamps, index, time - offset, gap):
+                continue
+            jumps += 1
+            offset -= time - kept[-1][1] - step
+            time = stamp + offset
+        kept.append((index, time))
+    times = _filled(kept, len(stamps), step)
+    return FrameTimes(times, len(stamps) - len(kept), restarts, jumps)
+
+
+def _below(stamps: Sequence[float | None], index: int, limit: float) -> int:
+    """How many timestamps from `index` on are not above `limit`; counted to LONGEST_ERROR + 1."""
+    count = 0
+    for stamp in stamps[index : index + LONGEST_ERROR + 1]:
+        if stamp is not None and stamp > limit:
+            break
+        count += 1
+    return count
+
+
+def _returns(stamps: Sequence[float | None], index: int, jumped: float, gap: float) -> bool:
+    """Whether the clock comes back soon after the frame that jumped."""
+    coming = [stamp for stamp in stamps[index + 1 : index + 1 + LONGEST_ERROR] if stamp is not None]
+    return any(is_jump(jumped - stamp, gap) for stamp in coming)
+
+
+def _filled(kept: list[tuple[int, float]], count: int, step: float) -> tuple[float, ...]:
+    """Times of all `count` frames; those that are not kept are spread evenly between their neighbours."""
+    # Nothing can be put before a frame that is shown at 0.
+    while kept and kept[0][0] > 0 and kept[0][1] <= 0:
+        kept = kept[1:]
+    if not kept:
+        return tuple(index * step for index in range(count))
+    times: list[float] = []
+    first, start = kept[0]
+    early = min(step, start / first) if first else 0.0
+    times += [start - early * (first - index) for index in range(first)]
+    for (index, time), (following, end) in zip(kept, [*kept[1:], (count, 0.0)], strict=True):
+        between = following - index
+        space = (end - time) / between if following < count else step
+        times += [time + space * number for number in range(between)]
+    return tuple(times)
