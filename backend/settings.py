@@ -156,6 +156,13 @@ class Settings(BaseSettings):
         description="A delivery that failed so many times waits for a person (`/jobs/<id>/retry`).",
     )
 
+    superseded_hours: float = Field(
+        default=12.0,
+        gt=0,
+        description="Hours that a prediction stays in Label Studio once a newer one has replaced it: somebody may "
+        "have it open, and their annotation is refused when it is gone.",
+    )
+
     @field_validator("media_hosts", "media_dirs", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -54,6 +54,7 @@ class Prediction:
     id: int
     model_version: str
     result: list[dict[str, Any]]
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,9 @@ class LabelStudioClient:
     def predictions(self, task_id: int) -> list[Prediction]:
         """A task's predictions, the oldest first."""
         held = self._again(lambda: self._sdk.predictions.list(task=task_id, request_options=self._options))
-        found = [Prediction(int(one.id), str(one.model_version or ""), list(one.result or [])) for one in held]
+        found = [
+            Prediction(int(one.id), str(one.model_version or ""), list(one.result or []), one.score) for one in held
+        ]
         return sorted(found, key=lambda one: one.id)
 
     def create_prediction(self, task_id: int, result: list[dict[str, Any]], score: float, model_version: str) -> int:
@@ -308,6 +311,10 @@ class LabelStudioClient:
             )
         )
         return int(made.id)
+
+    def update_prediction(self, prediction_id: int, **changes: Any) -> None:
+        """Changes fields of a prediction (`result`, `score`, `model_version`); its id stays."""
+        self._again(lambda: self._sdk.predictions.update(prediction_id, request_options=self._options, **changes))
 
     def delete_prediction(self, prediction_id: int) -> None:
         """Deletes a prediction; one that is gone already is no error."""

@@ -108,6 +108,11 @@ class Job(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    waiting_for: Mapped[str] = mapped_column(Text, default="", server_default="")
+    """What a queued job waits for that is not in our hands, such as Label Studio's answer; empty: its turn."""
+    waiting_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """A queued job is not started before."""
 
     @property
     def asked(self) -> JobParams:
@@ -125,6 +130,7 @@ class Job(Base):
         self.runs = self.frames_done = self.frames_total = 0
         self.run_token = self.eta_seconds = self.result = None
         self.started_at = self.finished_at = self.heartbeat_at = None
+        self.waiting_for, self.waiting_since, self.not_before = "", None, None
 
 
 class Track(Base):
@@ -163,6 +169,23 @@ class Delivery(Base):
     prediction_id: Mapped[int | None] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class SupersededPrediction(Base):
+    """A prediction in Label Studio that a newer one has replaced, and that somebody may still have open.
+
+    Label Studio refuses an annotation whose parent prediction is gone, so it is deleted only at `delete_at`, and
+    only where nothing refers to it. `prediction_id` and `task_id` are Label Studio's.
+    """
+
+    __tablename__ = "superseded_predictions"
+    __table_args__ = (UniqueConstraint("project_id", "prediction_id", name="one_superseded"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    task_id: Mapped[int] = mapped_column(Integer)
+    prediction_id: Mapped[int] = mapped_column(Integer)
+    delete_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
 class AnnotationHint(Base):

@@ -18,6 +18,7 @@ from backend.store.models import Delivery, Job, Project, Track, new_id, now
 from backend.store.notes import JobNotes
 from backend.store.request import JobRequest
 from backend.store.versions import Versions
+from backend.store.superseded import Superseded
 from trajseg.errors import CancelledError, InputError, TrajSegError, UnknownProjectError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Store:
         self.database = Database(database_url)
         self.corrections = Corrections(self.database)
         self.versions = Versions(self.database)
+        self.superseded = Superseded(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""

@@ -17,6 +17,7 @@ from backend.label_studio.incoming import corrections
 from backend.label_studio.incoming.annotation import from_annotation
 from backend.label_studio.incoming.corrections import Predicted, Source
 from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
+from backend.label_studio.outgoing.superseding import current_version
 from backend.settings import Settings
 from backend.store import AnnotationHint, Change, Job, JobRequest, Project, ReadAnnotation, Store, UnknownJobError
 from backend.store.models import now
@@ -200,7 +201,7 @@ class AnnotationReader:
         before = Predicted()
         if parent is not None:
             before.said = from_annotation(parent.result, config, indices, frame_map, rate)
-            before.sources = corrections.sources(parent.result, config.control, parent.model_version)
+            before.sources = corrections.sources(parent.result, config.control, current_version(parent.model_version))
         self._add_suggestions(before, annotation, config, indices)
         size = (shown.width, shown.height) if shown else None
         return corrections.changes(left, before, size)

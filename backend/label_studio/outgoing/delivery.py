@@ -1,8 +1,8 @@
 """Delivery: a done job's result becomes one prediction in Label Studio, however often it is tried.
 
 The order is: pictures and frame rate into the task, then the prediction, then the mark in the store. Each
-result carries the delivery's id, so whoever tries again after a crash finds what was posted, and of two that
-were posted at the same moment the later one is deleted, whoever looks.
+result carries the delivery's id, so whoever tries again after a crash finds what was posted. What becomes of the
+predictions that were there before is in superseding.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from backend.http.media import media_url
 from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, RefusedError, Task
 from backend.label_studio.outgoing import views
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
+from backend.label_studio.outgoing.superseding import (
+    current_version,
+    has_tracks,
+    is_superseded,
+    job_of,
+    meta_of,
+    supersede,
+)
 from backend.label_studio.setup import checks
 from backend.settings import Settings
-from backend.store import Delivery, Job, Store, UnknownJobError
+from backend.store import Delivery, Job, Store
 from backend.store.kinds import KINDS
 from backend.store.models import now
-from backend.store.params import RefineParams
 from label_config import LabelConfig, parse, with_labels
 from trajseg.errors import InputError, LabelStudioError, TrajSegError
 from trajseg.tracks import Result
@@ -95,12 +102,22 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     config = _config_with_room(client, project_id, result)
     task = client.task(project_id, job.task_id)
     present = client.predictions(task.id)
+    superseded = [one for one in present if is_superseded(store, job, result, one)]
+    digest = views.tracks_digest(result)
     posted = [one.id for one in present if _written_by(one, delivery, result)]
-    if posted:
-        return _only_one(client, posted)
-    replaced = [one for one in present if _supersedes(store, job, result, one, task)]
-    kept = [one for one in present if one not in replaced]
-    changes = _task_data(settings, job, result, config, task, kept)
+    alike = [one for one in superseded if has_tracks(one, digest)]
+    if not posted and alike:
+        # Masks that somebody may be painting on stay as they are; only the words change.
+        posted = [one.id for one in alike]
+        standing = job_of(store, alike[0])
+        if standing is not None and standing.asked.earlier_job_id == job.id:
+            # A later job has described these very tracks.
+            return posted[0]
+    elif posted:
+        _make_current(client, job, result, present, min(posted))
+        _supersede_others(store, client, settings, job, task, superseded, min(posted))
+        return min(posted)
+    changes = _task_data(settings, job, result, config, task, present)
     indices = changes.get("frame_index", [])
     rate = config.rate_for({**task.data, **changes})
     warnings = [*job.notes.sentences(result), *_rate_warnings(config, result)]
@@ -112,17 +129,45 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         frame_rate=rate,
         job_id=job.id,
         delivery_id=delivery.id,
+        digest=digest,
         warnings=warnings,
     )
     wrong = checks.problems(results, config, len(indices), (result.width, result.height))
     if wrong:
         raise InputError(f"The prediction does not fit the project: {'; '.join(wrong[:5])}.")
     client.update_task_data(project_id, task.id, changes)
-    made = client.create_prediction(task.id, results, _score(job, result), result.model_version)
-    posted = [one.id for one in client.predictions(task.id) if _written_by(one, delivery, result)] or [made]
-    for one in replaced:
-        client.delete_prediction(one.id)
-    return _only_one(client, posted)
+    if posted:
+        made = min(posted)
+        client.update_prediction(made, result=results, score=_score(job, result), model_version=result.model_version)
+    else:
+        made = client.create_prediction(task.id, results, _score(job, result), result.model_version)
+        # Of two that were posted at the same moment the later one goes, whoever looks; nobody can have it open.
+        made = _only_one(
+            client, [one.id for one in client.predictions(task.id) if _written_by(one, delivery, result)] or [made]
+        )
+    _supersede_others(store, client, settings, job, task, superseded, made)
+    return made
+
+
+def _supersede_others(
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    job: Job,
+    task: Task,
+    superseded: Sequence[Prediction],
+    kept: int,
+) -> None:
+    assert job.project_id is not None
+    supersede(store, client, settings, job.project_id, task, [one for one in superseded if one.id != kept])
+
+
+def _make_current(
+    client: LabelStudioClient, job: Job, result: Result, present: Sequence[Prediction], prediction_id: int
+) -> None:
+    """Let a superseded prediction that is delivered once more stand again, unless another one does."""
+    if not any(one.model_version == result.model_version for one in present):
+        client.update_prediction(prediction_id, model_version=result.model_version, score=_score(job, result))
 
 
 def _rate_warnings(config: LabelConfig, result: Result) -> list[str]:
@@ -225,33 +270,8 @@ def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], 
 def _written_by(prediction: Prediction, delivery: Delivery, result: Result) -> bool:
     if not prediction.result:
         # Without tracks and without text areas there is nothing that could carry an id.
-        return not result.tracks and prediction.model_version == result.model_version
-    return any(_meta(item).get("delivery_id") == delivery.id for item in prediction.result)
-
-
-def _supersedes(store: Store, job: Job, result: Result, older: Prediction, task: Task) -> bool:
-    """Whether `older` is ours, of the same model version and instruction, and nobody worked on it."""
-    if older.model_version != result.model_version:
-        return False
-    # Somebody may be about to submit what began with it, and Label Studio refuses that once it is gone.
-    if task.has_draft or (isinstance(job.asked, RefineParams) and job.asked.marks):
-        return False
-    if any(annotation.get("parent_prediction") == older.id for annotation in task.annotations):
-        return False
-    job_id = next((str(_meta(item)["job_id"]) for item in older.result if _meta(item).get("job_id")), None)
-    if job_id is None or job_id == job.id:
-        return job_id is not None
-    try:
-        before = store.job(job_id)
-    except UnknownJobError:
-        return False
-    # What a person's work went into is not put aside for a new guess.
-    return before.instruction == job.instruction and not (job.kind == "prelabel" and before.kind != "prelabel")
-
-
-def _meta(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    meta = item.get("meta")
-    return meta if isinstance(meta, Mapping) else {}
+        return not result.tracks and current_version(prediction.model_version) == result.model_version
+    return any(meta_of(item).get("delivery_id") == delivery.id for item in prediction.result)
 
 
 def _only_one(client: LabelStudioClient, posted: Sequence[int]) -> int:

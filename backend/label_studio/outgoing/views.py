@@ -7,6 +7,8 @@ A track is known by its label: Label Studio keeps it, while it drops ids and met
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +20,7 @@ from trajseg.errors import LabelConfigError
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import FrameMap
 
-__all__ = ["LabelStudioResult", "assign_labels", "from_annotation", "score", "to_results"]
+__all__ = ["LabelStudioResult", "assign_labels", "from_annotation", "score", "to_results", "tracks_digest"]
 
 LabelStudioResult = dict[str, Any]
 WARNING = "Warning: "
@@ -35,6 +37,7 @@ def to_results(
     frame_rate: float | None = None,
     job_id: str = "",
     delivery_id: str = "",
+    digest: str = "",
     texts: bool = True,
     warnings: Sequence[str] = (),
 ) -> list[LabelStudioResult]:
@@ -49,6 +52,7 @@ def to_results(
             rate that the configuration fixes, or else the clip's.
         job_id: written into every result's meta, so that a delivery can tell whether it was made before.
         delivery_id: the same.
+        digest: of the tracks (`tracks_digest`); written there too, for whoever compares predictions.
         texts: whether to fill in the instruction's and the captions' text areas too; leave them out of an
             answer to a request that was typed there.
         warnings: sentences that a person should read; they stand below the captions.
@@ -61,6 +65,8 @@ def to_results(
             f'Use label_config/{view}_tracks.xml for the view "{view}".',
         )
     meta: dict[str, Any] = {"job_id": job_id, "delivery_id": delivery_id} if job_id else {}
+    if digest:
+        meta["tracks_digest"] = digest
     labels = assign_labels(result.tracks, config)
     frame_rate = frame_rate or config.frame_rate
     prefix = (delivery_id or job_id or "trajseg")[:8]
@@ -93,6 +99,17 @@ def score(result: Result) -> float:
     """The prediction's score: the mean of its tracks' scores, 0 when there is no track."""
     scores = [track.score for track in result.tracks]
     return sum(scores) / len(scores) if scores else 0.0
+
+
+def tracks_digest(result: Result) -> str:
+    """What two results share whose instruction, labels and masks are the same; captions may differ."""
+    tracks = [[track.uid, track.label, [frame.rle for frame in track.frames]] for track in result.tracks]
+    form = json.dumps([result.instruction, tracks], default=_text, sort_keys=True)
+    return hashlib.sha256(form.encode()).hexdigest()[:32]
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def assign_labels(tracks: Sequence[MaskTrack], config: LabelConfig) -> list[str]:

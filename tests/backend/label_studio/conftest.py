@@ -145,7 +145,7 @@ class FakeLabelStudio:
             ("/api/tasks", ["GET"], self._list_tasks),
             ("/api/tasks/<int:number>", ["PATCH"], self._patch_task),
             ("/api/predictions", ["GET", "POST"], self._all_predictions),
-            ("/api/predictions/<int:number>", ["DELETE"], self._delete_prediction),
+            ("/api/predictions/<int:number>", ["PATCH", "DELETE"], self._one_prediction),
             ("/api/webhooks", ["GET"], self._list_webhooks),
             ("/api/webhooks/<int:number>", ["PATCH"], self._patch_webhook),
             ("/api/dm/views", ["GET", "POST"], self._views),
@@ -288,7 +288,10 @@ class FakeLabelStudio:
             request.environ["werkzeug.socket"].shutdown(2)
         return jsonify(self.predictions[number]), 201
 
-    def _delete_prediction(self, number: int) -> Any:
+    def _one_prediction(self, number: int) -> Any:
+        if request.method == "PATCH" and number in self.predictions:
+            self.predictions[number].update(request.get_json())
+            return jsonify(self.predictions[number])
         if self.predictions.pop(number, None) is None:
             return _refusal(404, "No Prediction matches the given query.")
         return "", 204

@@ -261,18 +261,6 @@ def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(studio, s
     assert studio.tasks[task]["data"]["frame_index"] == [0, 1, 2, 3]
 
 
-def test_a_prediction_that_somebody_corrected_is_not_deleted(studio, store, client, settings, task, delivered_to):
-    job, delivery = delivered_to(task)
-    deliver(store, client, settings, delivery)
-    parent = studio.of_task(task)[0]["id"]
-    studio.tasks[task]["annotations"] = [{"id": 1, "result": [], "parent_prediction": parent}]
-    store.retry_job(job.id)
-    _, delivery = delivered_to(task)
-    assert deliver(store, client, settings, delivery)
-    assert parent in studio.predictions
-    assert len(studio.of_task(task)) == 2
-
-
 def test_the_box_view_gets_a_frame_rate_and_no_pictures(studio, store, client, settings, delivered_to):
     project = studio.add_project("box")
     task = studio.add_task(project, video="v", instruction="i")

@@ -1,0 +1,194 @@
+"""A prediction that somebody may have open never loses its id: the annotator's Submit would be refused."""
+
+from __future__ import annotations
+
+import copy
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.outgoing.delivery import deliver
+from backend.label_studio.outgoing.superseding import delete_superseded
+from backend.settings import Settings
+from backend.store import Delivery, Job, Store
+from backend.store.models import now
+from trajseg.errors import LabelStudioError
+from trajseg.tracks import Result
+
+
+@pytest.fixture
+def task(studio: Any) -> int:
+    return studio.add_task(studio.add_project("mask"), video="v", instruction="the red square")
+
+
+@pytest.fixture
+def smaller(result: Result) -> Result:
+    """The same track with one frame less."""
+    changed = copy.deepcopy(result)
+    changed.tracks[0].frames[0].rle = None
+    return changed
+
+
+def finish(store: Store, studio: Any, task: int, shown: Result, kind: str = "prelabel", **params: Any) -> Job:
+    """A done job of a kind for the task, whose delivery is due."""
+    project = store.upsert_project(studio.tasks[task]["project"], studio.url, "", stamp="1")
+    shown = copy.deepcopy(shown)
+    shown.instruction = "the red square"
+    job, created = store.add_job(
+        kind, project.id, task, "v", shown.instruction, "interactive", params, model_version="trajseg-tiny",
+        subject=str(params),
+    )  # fmt: skip
+    if not created:
+        store.retry_job(job.id)
+    store.finish(job.id, store.start_run(job.id) or "", shown)
+    return job
+
+
+def delivery_of(store: Store, job: Job) -> Delivery:
+    delivery = store.delivery(job.id)
+    assert delivery
+    return delivery
+
+
+@pytest.fixture
+def arrive(store: Store, client: LabelStudioClient, settings: Settings, studio: Any, task: int) -> Any:
+    """Finishes a job of a kind with these tracks, and delivers it; returns the job."""
+
+    def make(shown: Result, kind: str = "prelabel", **params: Any) -> Job:
+        job = finish(store, studio, task, shown, kind, **params)
+        assert deliver(store, client, settings, delivery_of(store, job))
+        return job
+
+    return make
+
+
+def hours_later(store: Store) -> None:
+    """As if all superseded predictions had been there for hours."""
+    with store.database.write() as session:
+        from backend.store.models import SupersededPrediction
+
+        for row in session.query(SupersededPrediction):
+            row.delete_at = now() - timedelta(seconds=1)
+
+
+def test_captions_are_added_to_the_prediction_that_is_there(studio, task, arrive, result):
+    silent = copy.deepcopy(result)
+    for track in silent.tracks:
+        track.caption = ""
+    refine = arrive(silent, "refine")
+    (before,) = copy.deepcopy(studio.of_task(task))
+    arrive(result, "caption", job_id=refine.id)
+    (after,) = studio.of_task(task)
+    assert after["id"] == before["id"]
+    pictures = [
+        [item["value"] for item in prediction["result"] if item["type"] == "bitmasklabels"]
+        for prediction in (before, after)
+    ]
+    assert pictures[0] == pictures[1]
+    assert ["track-1: a red square"] in [item["value"].get("text") for item in after["result"]]
+
+
+def test_captions_that_arrived_first_are_not_taken_away_again(studio, store, client, settings, task, arrive, result):
+    silent = copy.deepcopy(result)
+    silent.tracks[0].caption = ""
+    refine = arrive(silent, "refine")
+    arrive(result, "caption", job_id=refine.id)
+    (before,) = copy.deepcopy(studio.of_task(task))
+    store.deliver_again(refine.id)
+    assert deliver(store, client, settings, delivery_of(store, refine))
+    assert studio.of_task(task) == [before]
+
+
+def test_other_masks_leave_the_older_prediction_with_its_id(studio, task, arrive, result, smaller):
+    arrive(result)
+    (older,) = [one["id"] for one in studio.of_task(task)]
+    arrive(smaller, "refine")
+    assert older in studio.predictions
+    superseded, current = studio.of_task(task)
+    assert superseded["model_version"] == "trajseg-tiny (prelabel, earlier)"
+    assert superseded["score"] is None
+    assert current["model_version"] == "trajseg-tiny"
+
+
+def test_a_superseded_prediction_stays_for_hours_and_then_goes(
+    studio, store, client, settings, task, arrive, result, smaller
+):
+    arrive(result)
+    arrive(smaller, "refine")
+    assert delete_superseded(store, client, settings) == 0
+    assert len(studio.of_task(task)) == 2
+    hours_later(store)
+    assert delete_superseded(store, client, settings) == 1
+    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny"]
+    assert store.superseded.due() == []
+
+
+@pytest.mark.parametrize("why", ["draft", "annotation"])
+def test_a_superseded_prediction_that_something_refers_to_stays(
+    studio, store, client, settings, task, arrive, result, smaller, why
+):
+    arrive(result)
+    (parent,) = [one["id"] for one in studio.of_task(task)]
+    arrive(smaller, "refine")
+    if why == "draft":
+        studio.tasks[task]["draft_exists"] = True
+    else:
+        studio.annotate(task, [], parent)
+    hours_later(store)
+    assert delete_superseded(store, client, settings) == 0
+    assert parent in studio.predictions
+    (row,) = store.superseded.of_task(store.corrections.projects()[0].id, task)
+    assert row.delete_at > now() + timedelta(hours=1)
+
+
+def test_a_task_that_is_opened_keeps_its_superseded_predictions_for_hours_more(
+    studio, store, client, settings, task, arrive, result, smaller
+):
+    arrive(result)
+    job = arrive(smaller, "refine")
+    hours_later(store)
+    store.superseded.postpone(job.project_id, task, now() + timedelta(hours=1))
+    assert delete_superseded(store, client, settings) == 0
+    assert len(studio.of_task(task)) == 2
+
+
+def test_a_deleted_task_or_prediction_does_not_keep_the_others_from_going(
+    studio, store, client, settings, task, arrive, result, smaller
+):
+    other = studio.add_task(studio.tasks[task]["project"], video="v", instruction="the red square")
+    for number in (task, other):
+        for shown, kind in ((result, "prelabel"), (smaller, "refine")):
+            job = finish(store, studio, number, shown, kind)
+            assert deliver(store, client, settings, delivery_of(store, job))
+    del studio.tasks[task]
+    hours_later(store)
+    assert delete_superseded(store, client, settings) == 1
+    assert len(studio.of_task(other)) == 1
+    assert store.superseded.due() == []
+
+
+def test_label_studio_away_leaves_superseded_predictions_for_later(studio, store, settings, arrive, result, smaller):
+    arrive(result)
+    arrive(smaller, "refine")
+    hours_later(store)
+    studio.stop()
+    impatient = LabelStudioClient(studio.url, settings.label_studio_api_key.get_secret_value(), attempts=1)
+    with pytest.raises(LabelStudioError):
+        delete_superseded(store, impatient, settings)
+    impatient.close()
+    assert len(store.superseded.due()) == 1
+
+
+def test_a_new_guess_does_not_supersede_what_a_person_corrected(studio, task, arrive, result, smaller):
+    arrive(smaller, "refine")
+    arrive(result)
+    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", "trajseg-tiny"]
+
+
+def test_pictures_keep_their_places_when_a_prediction_is_superseded(studio, task, arrive, result, smaller):
+    arrive(result)
+    before = studio.tasks[task]["data"]["frame_index"]
+    arrive(smaller, "refine")
+    assert studio.tasks[task]["data"]["frame_index"][: len(before)] == before
