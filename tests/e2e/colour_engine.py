@@ -5,7 +5,8 @@ Given to the worker as `colour_engine:build`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,11 +20,14 @@ from trajseg.engines.base import (
     check_instruction,
 )
 from trajseg.engines.segmentation import Segmentation
+from trajseg.progress import Progress
 from trajseg.shapes.world.scenes import RGB
+from trajseg.tracks import MaskTrack
 from trajseg.video import Clip
 
 NEAR = 90
 """Sum of the channels' differences up to which a pixel has a colour."""
+CAPTION_SECONDS = 20.0
 FEWEST = 8
 """Pixels; fewer are no object."""
 
@@ -65,4 +69,16 @@ def mask_of(rgb: np.ndarray, name: str) -> np.ndarray:
     return mask & (mask.sum() >= FEWEST)
 
 
+class DescribingEngine(ColourEngine):
+    """Describes tracks too, so slowly that a person has opened the task before the captions arrive."""
+
+    spec = EngineSpec(name="describing", model_version="describing", several=True, none=True, captions=True)
+
+    def caption(self, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress | None = None) -> list[str]:
+        if tracks:
+            time.sleep(CAPTION_SECONDS)
+        return ["something that was painted" for _ in tracks]
+
+
 build = ColourEngine
+describing = DescribingEngine
