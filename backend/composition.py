@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from backend.label_studio.incoming.reading import AnnotationReader
-from backend.label_studio.outgoing.delivery import deliverer
+from backend.label_studio.outgoing.courier import Courier
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.service.service import Service
@@ -50,7 +50,7 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
         store.migrate()
     queue = queue or JobQueue(settings.redis_url, settings.job_timeout_seconds)
     reconciler = Reconciler(
-        store, queue, settings, deliver=deliverer(store, settings), read=AnnotationReader(store, settings)
+        store, queue, settings, deliver=Courier(store, settings).round, read=AnnotationReader(store, settings)
     )
     # A webhook only says that something may have changed: the reconciler looks at once instead of at its next round.
     service = Service(settings, store, queue, on_notice=reconciler.wake)

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import DeserializationError, DuplicateJobError, NoSuchJobError
+from rq.executions import ExecutionRegistry
 from rq.job import UNEVALUATED, JobStatus
 from rq.job import Job as RqJob
 from rq.registry import StartedJobRegistry
@@ -113,7 +114,7 @@ class JobQueue:
             if held is not None:
                 if held.get_status(refresh=False) == JobStatus.QUEUED and held.origin == job.queue:
                     return
-                held.delete()
+                _delete(held)
             try:
                 self._queues[job.queue].enqueue_call(RUN, **self._terms(job), unique=True)
             except DuplicateJobError:
@@ -156,13 +157,19 @@ class JobQueue:
         with self._asking():
             held = self._held(job_id)
             if held is not None and held.get_status(refresh=False) != JobStatus.STARTED:
-                held.delete()
+                _delete(held)
 
     def clean(self) -> None:
         """Let RQ notice runs whose worker died; an idle worker does not do so by itself."""
         with self._asking():
             for name in QUEUES:
-                self._started(name).cleanup()
+                try:
+                    self._started(name).cleanup()
+                except RedisError:
+                    raise
+                except Exception:
+                    # RQ trips over one record that has expired; the store finds the lost jobs all the same.
+                    log.warning("RQ cannot clean the queue %s", name, exc_info=True)
 
     def depths(self) -> dict[str, int]:
         """How many jobs wait in each queue."""
@@ -204,3 +211,13 @@ class JobQueue:
             with self._lock:
                 self._quiet_until = time.monotonic() + QUIET_SECONDS
             raise QueueError(f"The queue cannot be reached ({type(error).__name__}: {error}).", remedy) from error
+
+
+def _delete(held: EntryJob) -> None:
+    """Delete a job's record in Redis, also where RQ cannot find the record of one of its runs any more."""
+    try:
+        held.delete()
+    except ValueError as error:
+        log.warning("job %s in Redis: %s; what is left of its runs is deleted", held.id, error)
+        held.connection.delete(ExecutionRegistry(job_id=held.id, connection=held.connection).key)
+        held.delete()

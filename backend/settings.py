@@ -156,6 +156,11 @@ class Settings(BaseSettings):
         description="A delivery that failed so many times waits for a person (`/jobs/<id>/retry`).",
     )
 
+    fetch_patience_hours: float = Field(
+        default=24.0,
+        gt=0,
+        description="Hours that a job waits for a Label Studio that does not serve its video, before it fails.",
+    )
     superseded_hours: float = Field(
         default=12.0,
         gt=0,

@@ -28,6 +28,8 @@ from worker import run as jobs
 
 log = logging.getLogger("trajseg.worker")
 
+DELIVERY_SECONDS = 5.0
+"""How long a stopping worker waits for the deliveries of the jobs it has just done."""
 FIRST_CONTACT_SECONDS = 60.0
 """How long a starting worker waits for Redis, which may be starting beside it."""
 
@@ -79,6 +81,7 @@ def work(settings: Settings, burst: bool = False) -> None:
         resident_worker(connection).work(burst=burst, logging_level="WARNING")
     finally:
         jobs.keep(None)
+        resident.hand.finish(DELIVERY_SECONDS)
         resident.store.close()
 
 

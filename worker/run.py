@@ -5,25 +5,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from rq.timeouts import JobTimeoutException
 
 from backend.addresses import shown_address
 from backend.fetch import FetchPolicy, fetched
-from backend.label_studio.outgoing.delivery import deliverer
+from backend.label_studio.client import MissingError
+from backend.label_studio.outgoing.courier import Courier, Hand
+from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
+from backend.queue import JobQueue
 from backend.settings import Settings, load_settings
-from backend.store import Delivery, Job, StaleRunError, Store
+from backend.store import Delivery, Job, JobRequest, StaleRunError, Store
 from backend.store.kinds import KINDS
+from backend.store.models import now
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
 from trajseg.engines.base import Engine
 from trajseg.engines.registry import load_engine
-from trajseg.errors import CancelledError, InputError, TrajSegError, VideoError
+from trajseg.errors import CancelledError, InputError, LabelStudioError, QueueError, TrajSegError, VideoError
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
 from worker.kinds.base import JobContext
@@ -31,6 +36,10 @@ from worker.kinds.registry import work_of
 
 log = logging.getLogger("trajseg.worker")
 
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 300.0
+"""Pauses before a job that Label Studio kept waiting for its video is tried again."""
+LOOK_SECONDS = 5.0
+"""How long Label Studio may take to say whether a job's task still exists."""
 HEARTBEAT_SECONDS = 10.0
 """How often a run says that it lives while it has no frames to count, as when the language model thinks."""
 
@@ -42,6 +51,12 @@ class Resident:
     settings: Settings
     store: Store
     engine: Engine
+    courier: Courier = field(init=False)
+    hand: Hand = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "courier", Courier(self.store, self.settings))
+        object.__setattr__(self, "hand", Hand(self.courier))
 
     @classmethod
     def load(cls, settings: Settings) -> Resident:
@@ -76,6 +91,10 @@ def run(job_id: str) -> None:
         log.info("job %s is over already", job_id)
         return
     job = resident.store.job(job_id)
+    if _task_is_gone(resident, job):
+        log.info("job %s is cancelled: its task was deleted in Label Studio", job_id)
+        resident.store.cancel_job(job_id)
+        return
     log.info("job %s, run %d: %s of %s", job_id, job.runs, job.kind, job.instruction[:80])
     try:
         delivery = _Run(resident, job, token).do()
@@ -83,6 +102,8 @@ def run(job_id: str) -> None:
         log.info("job %s was cancelled", job_id)
     except StaleRunError:
         log.warning("job %s was restarted by another worker; this run's work is dropped", job_id)
+    except LabelStudioError as error:
+        _put_off(resident, job, token, error)
     except TrajSegError as error:
         _fail(resident, job_id, token, error.message, error.remedy)
     except JobTimeoutException:
@@ -103,7 +124,9 @@ def run(job_id: str) -> None:
     else:
         log.info("job %s is done", job_id)
         if delivery is not None:
-            deliver_now(resident, delivery)
+            # Not waited for: the next job begins, whatever Label Studio does. One that is not due yet is an interactive
+            # job's, which the page that asked may still get; what does not arrive is the backend's from then on.
+            resident.hand.give(delivery)
 
 
 class _Run(JobContext[JobParams]):
@@ -131,9 +154,22 @@ class _Run(JobContext[JobParams]):
                 # Before the store knows of the result: whoever delivers it must find the pictures.
                 self._write_key_frames(outcome.result, outcome.notes)
         delivery = self.store.finish(self.job.id, self.token, outcome.result, outcome.notes, outcome.report)
-        # The reconciler queues them: a worker has no queue of its own.
-        self.store.add_jobs(outcome.follow_up)
+        self._queue(outcome.follow_up)
         return delivery
+
+    def _queue(self, requests: Sequence[JobRequest]) -> None:
+        """Write down what comes next, and queue it at once; where that fails the reconciler does it."""
+        added = [job for job, new in self.store.add_jobs(requests) if new]
+        if not added:
+            return
+        try:
+            queue = JobQueue(self.settings.redis_url, self.settings.job_timeout_seconds)
+            try:
+                queue.enqueue_new(added)
+            finally:
+                queue.close()
+        except (QueueError, InputError) as error:
+            log.info("what follows job %s is queued later: %s", self.job.id, error)
 
     @property
     def clip(self) -> Clip:
@@ -170,6 +206,9 @@ class _Run(JobContext[JobParams]):
             fetched(self.job.video, self.settings.data_dir / "downloads", policy, self.alive)
         )
         self.timings["fetch"] = time.perf_counter() - started
+        if self.job.waiting_since is not None:
+            # What kept this job waiting is over, for the others too.
+            self.store.go_on()
         clip = self._open(path)
         self.timings["open"] = time.perf_counter() - started - self.timings["fetch"]
         return clip
@@ -216,16 +255,38 @@ class _Run(JobContext[JobParams]):
             thread.join()
 
 
-def deliver_now(resident: Resident, delivery: Delivery) -> None:
-    """Tries to bring a prediction to Label Studio; one that does not arrive is the reconciler's from then on.
-
-    Does nothing for one that is not due: an interactive job's, which the page that asked may still get.
-    """
+def _task_is_gone(resident: Resident, job: Job) -> bool:
+    """Whether Label Studio says that the job's task, or its project, was deleted; nobody needs the result then."""
+    if job.task_id is None or job.project_id is None or not resident.courier.breaker.allows():
+        return False
     try:
-        if resident.store.claim_delivery(delivery.id):
-            deliverer(resident.store, resident.settings)(delivery)
+        client = connected(resident.settings, LOOK_SECONDS)
+    except LabelStudioError:
+        return False
+    try:
+        client.task(resident.store.project(job.project_id).label_studio_id, job.task_id)
+    except MissingError:
+        return True
     except TrajSegError as error:
-        log.warning("job %s is not delivered yet: %s", delivery.job_id, error)
+        resident.courier.breaker.failed(str(error))
+    finally:
+        client.close()
+    return False
+
+
+def _put_off(resident: Resident, job: Job, token: str, error: LabelStudioError) -> None:
+    """Let a job wait for Label Studio; it fails only where that takes longer than anybody would wait."""
+    since = job.waiting_since or now()
+    waited = (now() - since).total_seconds()
+    if waited > resident.settings.fetch_patience_hours * 3600:
+        _fail(resident, job.id, token, error.message, error.remedy)
+        return
+    pause = min(max(waited / 2, FIRST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+    log.warning("job %s waits %.0f s for Label Studio: %s", job.id, pause, error)
+    try:
+        resident.store.put_off(job.id, token, str(error), now() + timedelta(seconds=pause))
+    except (CancelledError, StaleRunError) as late:
+        log.info("job %s: %s", job.id, late.message)
 
 
 def _fail(resident: Resident, job_id: str, token: str, error: str, remedy: str) -> None:

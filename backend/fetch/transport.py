@@ -34,7 +34,7 @@ class Patience:
         tick: called about once a second, also while nothing arrives.
     """
 
-    def __init__(self, seconds: float, tick: Tick) -> None:
+    def __init__(self, seconds: float, tick: Tick = lambda: None) -> None:
         self._deadline = time.monotonic() + seconds
         self._tick = tick
         self._ticked = time.monotonic()
@@ -132,3 +132,31 @@ def get(
         ) as answer,
     ):
         yield answer, httpx.Headers(answer.headers)
+
+
+class _PatientNetwork(httpcore.SyncBackend):
+    """Connects as usual; every read and write keeps to one deadline."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        left = min(timeout or CONNECT_SECONDS, self._patience.left())
+        stream = super().connect_tcp(host, port, left, local_address, socket_options)
+        return _PatientStream(stream, self._patience)
+
+
+def patient_transport(context: ssl.SSLContext, patience: Patience | None) -> httpx.HTTPTransport:
+    """httpx's own transport, whose requests all end at the deadline of `patience` with DeadlineError."""
+    transport = httpx.HTTPTransport(verify=context)
+    if patience is not None:
+        # httpx has no total time limit, and hides the pool that could be given one.
+        transport._pool = httpcore.ConnectionPool(ssl_context=context, network_backend=_PatientNetwork(patience))
+    return transport

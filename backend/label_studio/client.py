@@ -6,6 +6,8 @@ import json
 import mimetypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,17 +16,21 @@ from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.request_options import RequestOptions
 from pydantic import ValidationError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from backend.addresses import served_path
+from backend.fetch.transport import DeadlineError, Patience, patient_transport
 from backend.tls import certificate_trouble, ssl_context
 from label_config.values import assigned, lookup
-from trajseg.errors import LabelStudioError
+from trajseg.errors import LabelStudioError, TrajSegError
 
 TESTED_VERSION = "1.23.2"
 """The Label Studio that trajseg is tested against; the editor behaves differently in others."""
 
 TASKS_A_PAGE = 200
+LONGEST_WISH_SECONDS = 8.0
+"""A longer Retry-After is not waited for within a request."""
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
 TokenKind = Literal["none", "legacy", "personal access", "access"]
 T = TypeVar("T")
 
@@ -41,6 +47,18 @@ class RefusedError(LabelStudioError):
     def __init__(self, message: str, remedy: str = "", status: int = 400) -> None:
         super().__init__(message, remedy)
         self.status = status
+
+
+class UnavailableError(LabelStudioError):
+    """Label Studio, or the proxy in front of it, cannot answer now: 5xx, 429, or a web page where JSON belongs.
+
+    Args:
+        retry_after: seconds that it wants to be left alone (the header Retry-After); None where it does not say.
+    """
+
+    def __init__(self, message: str, remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, remedy)
+        self.retry_after = retry_after
 
 
 class MissingError(RefusedError):
@@ -100,18 +118,31 @@ class LabelStudioClient:
         attempts: how often a request is tried in all.
         wait: longest pause between two tries, seconds.
         timeout: for one request, seconds.
+        deadline: seconds in which all requests together must be done, however slowly answers trickle in; None: any.
 
     Raises LabelStudioError from every method: with what went wrong and what to do.
     """
 
-    def __init__(self, url: str, api_key: str, *, attempts: int = 4, wait: float = 8.0, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        attempts: int = 4,
+        wait: float = 8.0,
+        timeout: float = 60.0,
+        deadline: float | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         api_key = api_key.strip()
         self.token_kind = token_kind(api_key)
         self._attempts = attempts
         self._wait = wait
         self._options: RequestOptions = {"max_retries": 0}
-        self._http = httpx.Client(timeout=timeout, follow_redirects=True, verify=ssl_context())
+        patience = Patience(deadline) if deadline is not None else None
+        self._http = httpx.Client(
+            timeout=timeout, follow_redirects=True, transport=patient_transport(ssl_context(), patience)
+        )
         if self.token_kind == "none":
             raise LabelStudioError("There is no Label Studio token.", _NEW_TOKEN)
         try:
@@ -169,7 +200,7 @@ class LabelStudioClient:
                     timeout=None,
                 )
             if answer.status_code >= 300:
-                raise ApiError(status_code=answer.status_code, body=_body(answer))
+                raise ApiError(status_code=answer.status_code, headers=dict(answer.headers), body=_body(answer))
             return dict(answer.json())
 
         upload_id = self._once(send)["file_upload_ids"][0]
@@ -236,7 +267,7 @@ class LabelStudioClient:
                     headers=self._sdk._client_wrapper.get_headers(),
                 )
                 if answer.status_code >= 300:
-                    raise ApiError(status_code=answer.status_code, body=_body(answer))
+                    raise ApiError(status_code=answer.status_code, headers=dict(answer.headers), body=_body(answer))
                 form = answer.json()
                 found += [
                     ChangedTask(int(one["id"]), str(one["updated_at"]), bool(one.get("total_annotations")))
@@ -378,10 +409,18 @@ class LabelStudioClient:
     def _once(self, call: Callable[[], T]) -> T:
         return self._call(call, lambda error: isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
 
+    def _pause(self, state: RetryCallState) -> float:
+        """Seconds before the next try: what Retry-After says, else a growing back-off."""
+        error = state.outcome.exception() if state.outcome else None
+        wanted = _retry_after(error.headers) if isinstance(error, ApiError) else None
+        if wanted is not None:
+            return min(wanted, self._wait)
+        return float(wait_exponential(multiplier=min(0.5, self._wait), max=self._wait)(state))
+
     def _call(self, call: Callable[[], T], worth: Callable[[BaseException], bool]) -> T:
         retrying = Retrying(
             stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential(multiplier=min(0.5, self._wait), max=self._wait),
+            wait=self._pause,
             retry=retry_if_exception(worth),
             reraise=True,
         )
@@ -389,6 +428,10 @@ class LabelStudioClient:
             return retrying(call)
         except ApiError as error:
             raise _refused(error, self.url) from error
+        except DeadlineError as error:
+            raise UnavailableError(
+                f"Label Studio at {self.url} did not answer in time.", "Look at Label Studio's log and its load."
+            ) from error
         except httpx.LocalProtocolError as error:
             # Its words quote the header, and with it the token.
             raise LabelStudioError(
@@ -405,6 +448,33 @@ class LabelStudioClient:
             raise LabelStudioError(
                 f"What answers at {self.url} is not Label Studio: {reason}.", _START_LABEL_STUDIO
             ) from error
+
+
+def is_transient(error: TrajSegError) -> bool:
+    """Whether a request may succeed later without anybody changing what it asks.
+
+    A refused token counts: it concerns all of Label Studio, and a person can renew it.
+    """
+    if isinstance(error, RefusedError):
+        return error.status == 401
+    return isinstance(error, LabelStudioError)
+
+
+def retry_after(error: TrajSegError) -> float | None:
+    """Seconds that Label Studio itself wants to be left alone; None where it does not say."""
+    return error.retry_after if isinstance(error, UnavailableError) else None
+
+
+def _retry_after(headers: Mapping[str, str] | None) -> float | None:
+    """The header Retry-After in seconds: a number, or a date."""
+    text = httpx.Headers(dict(headers or {})).get("retry-after", "").strip()
+    if text.isdigit():
+        return min(float(text), LONGEST_RETRY_AFTER_SECONDS)
+    try:
+        seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
 
 
 def token_kind(api_key: str) -> TokenKind:
@@ -438,7 +508,9 @@ def _task(form: Mapping[str, Any], project_id: int) -> Task:
 
 def _worth_another_try(error: BaseException) -> bool:
     if isinstance(error, ApiError):
-        return (error.status_code or 0) >= 500
+        status = error.status_code or 0
+        # A long Retry-After is the caller's to wait for.
+        return (status >= 500 or status == 429) and (_retry_after(error.headers) or 0.0) <= LONGEST_WISH_SECONDS
     return isinstance(error, httpx.TransportError)
 
 
@@ -452,8 +524,20 @@ def _body(answer: httpx.Response) -> Any:
 def _refused(error: ApiError, url: str) -> LabelStudioError:
     status = error.status_code or 0
     said = _said(error.body)
+    wanted = _retry_after(error.headers)
     if status >= 500 or status == 0:
-        return LabelStudioError(f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log.")
+        return UnavailableError(
+            f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log.", wanted
+        )
+    if status == 429:
+        return UnavailableError(f"Label Studio at {url} wants fewer requests: {said}", "", wanted)
+    if status != 401 and not isinstance(error.body, Mapping | list):
+        # Label Studio refuses in JSON: this is a proxy whose Label Studio is restarting.
+        return UnavailableError(
+            f"Not Label Studio but something in front of {url} answered ({status}): {said}",
+            "Check that LABEL_STUDIO_URL leads to Label Studio, and that it runs.",
+            wanted,
+        )
     if status == 401 and "legacy token" in said:
         return RefusedError(f"Label Studio refuses the token: {said}", _LEGACY_OFF, status)
     if status == 401:

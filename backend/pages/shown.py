@@ -168,7 +168,7 @@ class JobView:
             return []
         if self.job.state in ("failed", "cancelled"):
             return [Action("retry", "Retry", "strong")]
-        if self.delivery is not None and self.delivery.state == "failed":
+        if self.delivery is not None and self.delivery.state in ("failed", "dropped"):
             return [Action("retry", "Deliver again", "strong")]
         return []
 

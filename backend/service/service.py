@@ -154,7 +154,7 @@ class Service:
         if job.asked.rejected:
             raise TaskError(job.error, job.remedy)
         delivery = self.store.delivery(job_id)
-        if job.state == "done" and delivery is not None and delivery.state == "failed":
+        if job.state == "done" and delivery is not None and delivery.state in ("failed", "dropped"):
             self.store.deliver_again(job_id)
             return job
         job = self.store.retry_job(job_id)
@@ -269,9 +269,10 @@ class Service:
             if any(prediction.model_version == job.model_version for prediction in task.predictions):
                 return
             delivery = self.store.delivery(job.id)
-            if delivery is not None and delivery.state != "pending":
-                # It was deleted there, or never arrived.
-                self.store.deliver_again(job.id)
+            if delivery is not None:
+                # It was deleted there, or has not arrived yet: somebody waits for it now.
+                if delivery.state != "pending" or delivery.attempts:
+                    self.store.deliver_again(job.id)
 
     def _interactive(self, project: Project, config: LabelConfig, tasks: Sequence[Task], context: Context) -> Answer:
         """Answer an instruction typed in the page, or a hint, within the settable time, else deliver it later.

@@ -273,6 +273,8 @@ class Store:
                 frames_done=0,
                 frames_total=0,
                 eta_seconds=None,
+                waiting_for="",
+                not_before=None,
             )
         )
         with self.database.write() as session:
@@ -367,6 +369,31 @@ class Store:
             job.state, job.error, job.remedy = "failed", error, remedy
             job.finished_at, job.eta_seconds = now(), None
 
+    def put_off(self, job_id: str, run_token: str, waiting_for: str, until: datetime) -> Job:
+        """Give a run back that cannot go on now, through no fault of its own: it is not counted as a run.
+
+        Args:
+            waiting_for: what it waits for, for a person to read.
+            until: it is not started before.
+
+        Returns:
+            The job, queued; `waiting_since` says since when it has been put off. Raises as `progress`.
+        """
+        with self.database.write() as session:
+            job = _running_job(session, job_id, run_token)
+            job.state, job.waiting_for, job.not_before = "queued", waiting_for, until
+            job.waiting_since = job.waiting_since or now()
+            job.runs = max(job.runs - 1, 0)
+            job.run_token = job.eta_seconds = job.started_at = job.heartbeat_at = None
+            return job
+
+    def go_on(self) -> int:
+        """What jobs wait for is back: those that were put off may start now. Returns how many."""
+        now_ = update(Job).where(Job.state == "queued", Job.not_before.is_not(None)).values(not_before=None)
+        with self.database.write() as session:
+            changed: Any = session.execute(now_)
+            return int(changed.rowcount)
+
     def give_up(self, job_id: str, error: str, remedy: str = "") -> None:
         """Fail an unfinished job that no worker gets done, whoever runs it."""
         with self.database.write() as session:
@@ -449,6 +476,23 @@ class Store:
             delivery.last_error = error
             if retry_at:
                 delivery.next_attempt_at = retry_at
+
+    def delivery_dropped(self, delivery_id: str, reason: str) -> None:
+        """It is not needed any more: its task was deleted."""
+        with self.database.write() as session:
+            delivery = _get_delivery(session, delivery_id)
+            delivery.state, delivery.last_error = "dropped", reason
+
+    def deliver_all_waiting(self) -> None:
+        """Label Studio is back: what waits for its next try is due now, and what was given up is tried again."""
+        waiting = (
+            update(Delivery)
+            .where(Delivery.attempts > 0, Delivery.state.in_(("pending", "failed")))
+            # In the past: these are not left to the worker that made the result.
+            .values(state="pending", attempts=0, next_attempt_at=now() - timedelta(minutes=1))
+        )
+        with self.database.write() as session:
+            session.execute(waiting)
 
     def deliver_again(self, job_id: str) -> None:
         """Make a job's delivery due now, also when it was sent or has failed before."""

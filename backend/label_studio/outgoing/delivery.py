@@ -8,12 +8,20 @@ predictions that were there before is in superseding.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from backend.http.media import media_url
-from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, RefusedError, Task
+from backend.label_studio.client import (
+    LabelStudioClient,
+    MissingError,
+    Prediction,
+    RefusedError,
+    Task,
+    is_transient,
+    retry_after,
+)
 from backend.label_studio.outgoing import views
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.label_studio.outgoing.superseding import (
@@ -30,7 +38,7 @@ from backend.store import Delivery, Job, Store
 from backend.store.kinds import KINDS
 from backend.store.models import now
 from label_config import LabelConfig, parse, with_labels
-from trajseg.errors import InputError, LabelStudioError, TrajSegError
+from trajseg.errors import InputError, TrajSegError
 from trajseg.tracks import Result
 
 log = logging.getLogger("trajseg.delivery")
@@ -48,50 +56,44 @@ MOST_MORE_PICTURES = 12
 """Pictures of frames to be looked at next that a task gets although it has as many as it should."""
 
 
-def deliverer(store: Store, settings: Settings) -> Callable[[Delivery], bool]:
-    """What makes one claimed delivery, with the Label Studio that the settings describe; see `deliver`.
+class TaskGoneError(MissingError):
+    """The task, or its whole project, was deleted in Label Studio."""
 
-    It does not raise where Label Studio cannot be reached or there is no token: the delivery says so.
+
+def connected(settings: Settings, deadline: float | None = None) -> LabelStudioClient:
+    """The client that the settings describe. Raises LabelStudioError when there is no usable token.
+
+    Args:
+        deadline: seconds from now on in which all that the client is used for must be done; None: no limit.
     """
-
-    def send(delivery: Delivery) -> bool:
-        try:
-            client = connected(settings)
-        except LabelStudioError as error:
-            _put_off(store, settings, delivery, error)
-            return False
-        try:
-            return deliver(store, client, settings, delivery)
-        finally:
-            client.close()
-
-    return send
+    return LabelStudioClient(
+        settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), deadline=deadline
+    )
 
 
-def connected(settings: Settings) -> LabelStudioClient:
-    """The client that the settings describe. Raises LabelStudioError when there is no usable token."""
-    return LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
+def deliver(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> TrajSegError | None:
+    """Makes one delivery. Returns None when nothing is left to do, else why it has not arrived; the store says so too.
 
-
-def deliver(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> bool:
-    """Makes one delivery and returns whether it has arrived; the store says why where it has not.
-
-    The caller has claimed it (`store.claim_delivery`), and so it is due. Label Studio being
-    down leaves it pending for as long as that lasts; a task that was deleted there fails it for good.
+    The caller has claimed it (`store.claim_delivery`). Label Studio being down, or refusing the token, leaves it
+    pending for as long as that lasts. One whose task was deleted there is dropped: nobody misses it.
     """
     try:
         prediction_id = _post(store, client, settings, delivery)
+    except TaskGoneError as error:
+        log.info("job %s is not delivered: %s", delivery.job_id, error)
+        store.delivery_dropped(delivery.id, str(error))
+        return None
     except TrajSegError as error:
-        _put_off(store, settings, delivery, error)
-        return False
+        put_off(store, settings, delivery, error)
+        return error
     except Exception as error:
         log.exception("job %s was not delivered", delivery.job_id)
         unforeseen = RefusedError(f"Delivery failed: {type(error).__name__}: {error}.", "See the log.")
-        _put_off(store, settings, delivery, unforeseen)
-        return False
+        put_off(store, settings, delivery, unforeseen)
+        return unforeseen
     store.delivery_sent(delivery.id, prediction_id)
     log.info("job %s was delivered as prediction %s", delivery.job_id, prediction_id)
-    return True
+    return None
 
 
 def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int:
@@ -99,8 +101,11 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     if job.task_id is None or job.project_id is None:
         raise InputError(f"Job {job.id} does not come from a Label Studio task.")
     project_id = store.project(job.project_id).label_studio_id
-    config = _config_with_room(client, project_id, result)
-    task = client.task(project_id, job.task_id)
+    try:
+        config = _config_with_room(client, project_id, result)
+        task = client.task(project_id, job.task_id)
+    except MissingError as error:
+        raise TaskGoneError(error.message, error.remedy, error.status) from error
     present = client.predictions(task.id)
     superseded = [one for one in present if is_superseded(store, job, result, one)]
     digest = views.tracks_digest(result)
@@ -280,12 +285,13 @@ def _only_one(client: LabelStudioClient, posted: Sequence[int]) -> int:
     return min(posted)
 
 
-def _put_off(store: Store, settings: Settings, delivery: Delivery, error: TrajSegError) -> None:
+def put_off(store: Store, settings: Settings, delivery: Delivery, error: TrajSegError) -> None:
     tries = delivery.attempts + 1
     pause = min(FIRST_RETRY_SECONDS * 2 ** min(tries - 1, 20), LONGEST_RETRY_SECONDS)
+    pause = max(pause, retry_after(error) or 0.0)
     retry_at: datetime | None = now() + timedelta(seconds=pause)
-    for_good = isinstance(error, InputError | MissingError)
-    if for_good or (isinstance(error, RefusedError) and tries >= settings.delivery_attempts):
+    if isinstance(error, InputError) or (not is_transient(error) and tries >= settings.delivery_attempts):
+        # A dead letter: it waits for a person, or for Label Studio to have been away.
         retry_at = None
     log.warning("job %s was not delivered (try %d): %s", delivery.job_id, tries, error)
     store.delivery_failed(delivery.id, str(error), retry_at)

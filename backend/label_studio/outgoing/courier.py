@@ -1,0 +1,146 @@
+"""The courier: brings due deliveries to Label Studio, and deletes superseded predictions, one at a time."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from backend.label_studio.breaker import CircuitBreaker
+from backend.label_studio.client import LabelStudioClient, is_transient, retry_after
+from backend.label_studio.outgoing.delivery import connected, deliver, put_off
+from backend.label_studio.outgoing.superseding import delete_superseded
+from backend.settings import Settings
+from backend.store import Delivery, Store
+from backend.store.models import now
+from trajseg.errors import LabelStudioError
+
+log = logging.getLogger("trajseg.delivery")
+
+GRACE_SECONDS = 10.0
+"""Younger deliveries are left to the worker that has just made the result."""
+CLEANING_SECONDS = 600.0
+"""How often superseded predictions are looked at."""
+DEADLINE_SECONDS = 60.0
+"""What one delivery may take in all, however often it is tried again and however slowly the answers arrive."""
+
+Connect = Callable[[], LabelStudioClient]
+
+
+@dataclass(frozen=True)
+class Errands:
+    """What one round did."""
+
+    delivered: int = 0
+    failed: int = 0
+    deleted: int = 0
+
+
+class Courier:
+    """Makes deliveries through one circuit breaker; each delivery has a deadline of its own.
+
+    A failure that concerns Label Studio as a whole (away, 5xx, 429, a refused token) opens the breaker: the other
+    deliveries wait untouched. When Label Studio is back all of them, and those that had failed, go at once.
+    """
+
+    def __init__(self, store: Store, settings: Settings, breaker: CircuitBreaker | None = None) -> None:
+        self.store = store
+        self.settings = settings
+        self.breaker = breaker or CircuitBreaker()
+        self._cleaned_at: float | None = None
+
+    def round(self, grace_seconds: float = GRACE_SECONDS) -> Errands:
+        """Make the deliveries that are due; stops early while Label Studio is unwell."""
+        delivered = failed = 0
+        for delivery in self.store.due_deliveries(now() - timedelta(seconds=grace_seconds)):
+            try:
+                if self.deliver(delivery):
+                    delivered += 1
+                    continue
+            except Exception:
+                # One that cannot even be noted as failed must not keep the others.
+                log.exception("delivery of job %s is left for now", delivery.job_id)
+            failed += 1
+            if self.breaker.open:
+                break
+        return Errands(delivered, failed, self._clean())
+
+    def deliver(self, delivery: Delivery) -> bool:
+        """Claim and make one delivery; whether it has arrived. Not tried while the breaker is open."""
+        if not self.breaker.allows() or not self.store.claim_delivery(delivery.id, 2 * DEADLINE_SECONDS):
+            return False
+        try:
+            client = connected(self.settings, DEADLINE_SECONDS)
+        except LabelStudioError as error:
+            put_off(self.store, self.settings, delivery, error)
+            self.breaker.failed(str(error))
+            return False
+        try:
+            error = deliver(self.store, client, self.settings, delivery)
+        finally:
+            client.close()
+        if error is not None and is_transient(error):
+            self.breaker.failed(str(error), retry_after(error))
+            return False
+        if self.breaker.succeeded():
+            self.store.deliver_all_waiting()
+        return error is None
+
+    def _clean(self) -> int:
+        due = self._cleaned_at is None or time.monotonic() - self._cleaned_at >= CLEANING_SECONDS
+        if not due or self.breaker.open or not self.store.superseded.due(1):
+            return 0
+        self._cleaned_at = time.monotonic()
+        try:
+            client = connected(self.settings, DEADLINE_SECONDS)
+        except LabelStudioError:
+            return 0
+        try:
+            return delete_superseded(self.store, client, self.settings)
+        except LabelStudioError as error:
+            log.warning("superseded predictions are deleted later: %s", error)
+            return 0
+        finally:
+            client.close()
+
+
+class Hand:
+    """Gives a worker's deliveries to a courier in a thread of its own: the next job does not wait for them.
+
+    What has not arrived when the process ends is made by the backend.
+    """
+
+    def __init__(self, courier: Courier) -> None:
+        self._courier = courier
+        self._waiting: queue.Queue[Delivery] = queue.Queue()
+        self._thread: threading.Thread | None = None
+
+    def give(self, delivery: Delivery) -> None:
+        """Have it delivered soon; returns at once."""
+        self._waiting.put(delivery)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="deliveries", daemon=True)
+            self._thread.start()
+
+    def finish(self, seconds: float) -> bool:
+        """Wait until all has been tried, at most so many seconds; whether it has."""
+        deadline = time.monotonic() + seconds
+        while self._waiting.unfinished_tasks:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _run(self) -> None:
+        while True:
+            delivery = self._waiting.get()
+            try:
+                self._courier.deliver(delivery)
+            except Exception:
+                log.exception("job %s is not delivered yet", delivery.job_id)
+            finally:
+                self._waiting.task_done()
