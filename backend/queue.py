@@ -112,7 +112,9 @@ class JobQueue:
         with self._asking():
             held = self._held(job.id)
             if held is not None:
-                if held.get_status(refresh=False) == JobStatus.QUEUED and held.origin == job.queue:
+                waits = held.get_status(refresh=False) == JobStatus.QUEUED and held.origin == job.queue
+                # Its record may outlive its place in the queue.
+                if waits and self._queues[job.queue].get_job_position(job.id) is not None:
                     return
                 _delete(held)
             try:

@@ -136,6 +136,7 @@ class _Run(JobContext[JobParams]):
         self.settings = resident.settings
         self.store = resident.store
         self.engine = resident.engine
+        self._courier = resident.courier
         self.job = job
         self.token = token
         self.timings: dict[str, float] = {}
@@ -209,6 +210,7 @@ class _Run(JobContext[JobParams]):
         if self.job.waiting_since is not None:
             # What kept this job waiting is over, for the others too.
             self.store.go_on()
+            self._courier.breaker.succeeded()
         clip = self._open(path)
         self.timings["open"] = time.perf_counter() - started - self.timings["fetch"]
         return clip

@@ -20,8 +20,9 @@ import httpx
 
 from backend.addresses import shown_address, shown_text
 from backend.fetch.policy import FetchPolicy, Target
-from backend.fetch.transport import DeadlineError, Patience, Tick, get
+from backend.fetch.transport import get
 from backend.label_studio.client import token_kind
+from backend.patience import DeadlineError, Patience, Tick
 from backend.tls import certificate_trouble, ssl_context
 from trajseg.errors import LabelStudioError, ServiceError, VideoError
 from trajseg.video.decoding import opened

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from backend.addresses import served_path
-from backend.fetch.transport import DeadlineError, Patience, patient_transport
+from backend.patience import DeadlineError, Patience, patient_transport
 from backend.tls import certificate_trouble, ssl_context
 from label_config.values import assigned, lookup
 from trajseg.errors import LabelStudioError, TrajSegError

@@ -269,10 +269,9 @@ class Service:
             if any(prediction.model_version == job.model_version for prediction in task.predictions):
                 return
             delivery = self.store.delivery(job.id)
-            if delivery is not None:
+            if delivery is not None and (delivery.state != "pending" or delivery.attempts):
                 # It was deleted there, or has not arrived yet: somebody waits for it now.
-                if delivery.state != "pending" or delivery.attempts:
-                    self.store.deliver_again(job.id)
+                self.store.deliver_again(job.id)
 
     def _interactive(self, project: Project, config: LabelConfig, tasks: Sequence[Task], context: Context) -> Answer:
         """Answer an instruction typed in the page, or a hint, within the settable time, else deliver it later.

@@ -25,7 +25,7 @@ from backend.composition import Backend, compose
 from backend.http.app import create_app
 from backend.http.media import media_url
 from backend.label_studio import png
-from backend.label_studio.outgoing.delivery import deliverer
+from backend.label_studio.outgoing.courier import Courier
 from backend.settings import Settings
 from backend.store import Store
 from trajseg.tracks import Result
@@ -191,7 +191,7 @@ def test_an_annotation_is_read_and_refined_through_the_adapter(
     delivery = store.finish(prelabel.id, store.start_run(prelabel.id) or "", result)
     assert delivery is not None
     # As a worker does it.
-    assert deliverer(store, hosted_backend().settings)(delivery)
+    assert Courier(store, hosted_backend().settings).deliver(delivery)
     (prediction,) = studio.of_task(task)
     regions = [copy.deepcopy(item) for item in prediction["result"] if item["type"] == "bitmasklabels"]
     painted = np.zeros((24, 32), bool)

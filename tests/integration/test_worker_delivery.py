@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,16 +16,26 @@ import pytest
 from backend.composition import compose
 from backend.http.app import create_app
 from backend.label_studio.outgoing import delivery as deliveries
+from backend.label_studio.outgoing.courier import Courier
 from backend.queue import JobQueue
 from backend.reconcile import reconcile
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
+from backend.store.models import now
 from trajseg.engines.base import PLAIN, RunContext
 from trajseg.engines.segmentation import Segmentation
 from trajseg.video import Clip
-from worker.run import Resident, keep, run
+from worker import run as worker_run
+from worker.run import Resident, keep
 
 PLAYED: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "backend/label_studio/conftest.py"))
+
+
+def run(job_id: str) -> None:
+    """Runs a job, and waits until its delivery was tried."""
+    worker_run.run(job_id)
+    assert worker_run._resident is not None
+    assert worker_run._resident.hand.finish(20)
 
 
 @dataclass
@@ -49,8 +60,8 @@ class Scene:
 
     def reconcile(self) -> None:
         """A round of the reconciler, which finds no queue but must deliver all the same."""
-        deliver = deliveries.deliverer(self.store, self.settings)
-        reconcile(self.store, self.queue, self.settings, deliver, grace_seconds=0)
+        reconcile(self.store, self.queue, self.settings, grace_seconds=0)
+        Courier(self.store, self.settings).round(grace_seconds=0)
 
 
 @pytest.fixture
@@ -118,30 +129,59 @@ def test_a_prediction_waits_while_label_studio_is_down_and_is_sent_once(
     assert len(scene.studio.of_task(job.task_id)) == 1
 
 
-def down(scene: Scene) -> str:
-    scene.studio.failures = 1_000
-    return f"/data/upload/{scene.project}/1-clip.mp4"
-
-
-def gone(scene: Scene) -> str:
-    return f"/data/upload/{scene.project}/2-gone.mp4"
-
-
-@pytest.mark.parametrize(
-    ("video", "said"),
-    [(down, "Label Studio at .* does not serve the video"), (gone, r"2-gone\.mp4 .* 404")],
-)
-def test_a_video_that_cannot_be_fetched_is_told_and_can_be_asked_for_again(
-    video: Callable[[Scene], str], said: str, scene: Scene
-) -> None:
-    job = scene.ask(video(scene))
+def test_a_video_that_is_not_there_fails_and_can_be_asked_for_again(scene: Scene) -> None:
+    job = scene.ask(f"/data/upload/{scene.project}/2-gone.mp4")
     run(job.id)
     failed = scene.store.job(job.id)
     assert failed.state == "failed"
-    assert re.search(said, failed.error)
+    assert re.search(r"2-gone\.mp4 .* 404", failed.error)
     assert failed.remedy
-    scene.studio.failures = 0
     scene.studio.uploads[2] = (f"upload/{scene.project}/2-gone.mp4", scene.studio.uploads[1][1])
     scene.store.retry_job(job.id)
     run(job.id)
     assert scene.delivery(job).state == "sent"
+
+
+def test_label_studio_away_keeps_jobs_waiting_for_their_videos_instead_of_failing_them(scene: Scene) -> None:
+    jobs = [scene.ask(f"/data/upload/{scene.project}/1-clip.mp4") for _ in range(3)]
+    scene.studio.failures = 1_000
+    for job in jobs:
+        run(job.id)
+    for job in (scene.store.job(job.id) for job in jobs):
+        assert (job.state, job.runs) == ("queued", 0)
+        assert re.search("Label Studio at .* does not serve the video", job.waiting_for)
+        assert job.not_before is not None
+        assert now() < job.not_before < now() + timedelta(seconds=6)
+    scene.studio.failures = 0
+    run(jobs[0].id)
+    assert scene.store.job(jobs[0].id).waiting_for == ""
+    assert scene.delivery(jobs[0]).state == "sent"
+    # One that got its video lets the others go on at once.
+    assert scene.store.job(jobs[1].id).not_before is None
+
+
+def test_a_job_that_label_studio_kept_waiting_for_longer_than_anybody_waits_fails(scene: Scene) -> None:
+    job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
+    scene.studio.failures = 1_000
+    run(job.id)
+    with scene.store.database.write() as session:
+        held = session.get(Job, job.id)
+        assert held is not None
+        held.waiting_since = now() - timedelta(hours=25)
+    run(job.id)
+    failed = scene.store.job(job.id)
+    assert failed.state == "failed"
+    assert "does not serve the video" in failed.error
+
+
+@pytest.mark.parametrize("gone", ["task", "project"])
+def test_a_job_whose_task_was_deleted_is_cancelled_and_not_computed(scene: Scene, gone: str) -> None:
+    job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
+    del scene.studio.tasks[job.task_id]
+    if gone == "project":
+        del scene.studio.projects[scene.project]
+    run(job.id)
+    left = scene.store.job(job.id)
+    assert (left.state, left.error, left.frames_done) == ("cancelled", "", 0)
+    assert scene.store.delivery(job.id) is None
+    assert scene.studio.predictions == {}

@@ -110,6 +110,8 @@ def test_key_frames_are_on_disk_before_the_result_is_known(
 def test_the_prediction_waits_plainly_when_no_label_studio_is_configured(store: Store, ask: Ask) -> None:
     job = ask()
     run(job.id)
+    assert jobs._resident is not None
+    assert jobs._resident.hand.finish(10)
     delivery = store.delivery(job.id)
     assert delivery is not None
     assert delivery.state == "pending"

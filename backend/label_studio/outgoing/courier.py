@@ -80,15 +80,15 @@ class Courier:
             self.breaker.failed(str(error))
             return False
         try:
-            error = deliver(self.store, client, self.settings, delivery)
+            failure = deliver(self.store, client, self.settings, delivery)
         finally:
             client.close()
-        if error is not None and is_transient(error):
-            self.breaker.failed(str(error), retry_after(error))
+        if failure is not None and is_transient(failure):
+            self.breaker.failed(str(failure), retry_after(failure))
             return False
         if self.breaker.succeeded():
             self.store.deliver_all_waiting()
-        return error is None
+        return failure is None
 
     def _clean(self) -> int:
         due = self._cleaned_at is None or time.monotonic() - self._cleaned_at >= CLEANING_SECONDS

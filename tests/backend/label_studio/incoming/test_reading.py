@@ -15,7 +15,7 @@ from backend.label_studio import png
 from backend.label_studio.incoming.reading import AnnotationReader
 from backend.label_studio.outgoing.delivery import deliver
 from backend.queue import JobQueue
-from backend.reconcile import reconcile
+from backend.reconcile import Reconciler
 from backend.store import Job, Store
 from trajseg.tracks import Result, rle
 
@@ -36,7 +36,7 @@ def predicted(studio: Any, store: Store, client: Any, settings: Any, task: int, 
     job, _ = store.add_job("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
     delivery = store.finish(job.id, store.start_run(job.id) or "", result)
     assert delivery
-    assert deliver(store, client, settings, delivery)
+    assert deliver(store, client, settings, delivery) is None
     return job
 
 
@@ -261,8 +261,17 @@ def test_a_hint_wakes_the_reconciler(studio, store, settings, task, project, pre
     assert store.corrections.of_annotation(project, fresh)
 
 
+def wait_for(probe):
+    deadline = time.monotonic() + 10
+    while not probe():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_queue_that_is_down_keeps_the_job_for_later(studio, store, settings, task, project, predicted, read):
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
-    done = reconcile(store, JobQueue("redis://127.0.0.1:9/0"), settings, read=read)
-    assert done.corrected == 1
+    reconciler = Reconciler(store, JobQueue("redis://127.0.0.1:9/0"), settings, read=read)
+    reconciler.start()
+    wait_for(lambda: store.jobs(state="queued"))
+    reconciler.stop()
     assert [job.state for job in store.jobs() if job.kind == "refine"] == ["queued"]

@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.outgoing import delivery as delivery_module
 from backend.label_studio.outgoing import views
-from backend.label_studio.outgoing.delivery import deliver, deliverer
+from backend.label_studio.outgoing.courier import Courier
 from backend.store import Delivery, Job, Store
 from backend.store.models import now
 from label_config import parse
 from trajseg.tracks import Result
+
+
+def deliver(*parts: Any) -> bool:
+    """Whether a delivery arrives."""
+    return delivery_module.deliver(*parts) is None
 
 
 @pytest.fixture
@@ -109,8 +115,13 @@ def test_a_worker_that_died_between_posting_and_marking_is_made_good(
 def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(studio, store, settings, task, delivered_to):
     job, delivery = delivered_to(task)
     studio.slow_posts = threading.Barrier(2)
-    send = deliverer(store, settings)
-    both = [threading.Thread(target=send, args=(delivery,)) for _ in range(2)]
+
+    def send() -> None:
+        client = delivery_module.connected(settings)
+        deliver(store, client, settings, delivery)
+        client.close()
+
+    both = [threading.Thread(target=send) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
@@ -147,31 +158,37 @@ def test_a_short_illness_of_label_studio_is_waited_out(studio, store, client, se
     assert deliver(store, client, settings, delivery)
 
 
-def test_a_deleted_task_fails_it_for_good_with_the_reason(studio, store, client, settings, task, delivered_to):
+def test_a_delivery_to_a_deleted_task_is_dropped_without_a_failure(studio, store, client, settings, task, delivered_to):
     job, delivery = delivered_to(task)
     del studio.tasks[task]
-    assert not deliver(store, client, settings, delivery)
-    assert state(store, job).state == "failed"
+    assert deliver(store, client, settings, delivery)
+    assert state(store, job).state == "dropped"
     assert f"no task {task}" in state(store, job).last_error
+    assert studio.predictions == {}
 
 
-def test_a_refused_token_is_tried_a_few_times_and_then_waits_for_a_person(
+def test_a_delivery_to_a_deleted_project_is_dropped(studio, store, client, settings, task, delivered_to):
+    job, delivery = delivered_to(task)
+    del studio.projects[studio.tasks[task]["project"]]
+    assert deliver(store, client, settings, delivery)
+    assert state(store, job).state == "dropped"
+
+
+def test_a_refused_token_keeps_deliveries_waiting_until_it_is_renewed(
     studio, store, client, settings, task, delivered_to
 ):
     job, _ = delivered_to(task)
     studio.legacy_tokens = False
-    states = []
-    for _ in range(settings.delivery_attempts):
-        deliver(store, client, settings, state(store, job))
-        states.append(state(store, job).state)
-    assert states == ["pending", "pending", "failed"]
+    for _ in range(settings.delivery_attempts + 1):
+        assert not deliver(store, client, settings, state(store, job))
+    assert state(store, job).state == "pending"
     assert "personal access token" in state(store, job).last_error
 
 
 def test_without_a_token_it_waits_and_says_so(studio, store, settings, task, delivered_to):
     job, delivery = delivered_to(task)
     bare = settings.model_copy(update={"label_studio_api_key": type(settings.label_studio_api_key)("")})
-    assert not deliverer(store, bare)(delivery)
+    assert not Courier(store, bare).deliver(delivery)
     assert state(store, job).state == "pending"
     assert "LABEL_STUDIO_API_KEY" in state(store, job).last_error
 

@@ -1,0 +1,231 @@
+"""Deliveries wait while Label Studio is unwell, and go at once when it is back; none holds up anything else."""
+
+from __future__ import annotations
+
+import copy
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from backend.label_studio import breaker as breakers
+from backend.label_studio.breaker import CircuitBreaker
+from backend.label_studio.client import LabelStudioClient, MissingError, UnavailableError
+from backend.label_studio.outgoing import courier as couriers
+from backend.label_studio.outgoing.courier import Courier, Hand
+from backend.settings import Settings
+from backend.store import Job, Store
+from trajseg.tracks import Result
+
+LEGACY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def done(studio: Any, store: Store, result: Result) -> Any:
+    """Makes tasks with a done job each, whose deliveries are due; returns the jobs."""
+    number = studio.add_project("mask")
+    project = store.upsert_project(number, studio.url, "", stamp="1")
+
+    def make(count: int) -> list[Job]:
+        jobs = []
+        for _ in range(count):
+            task = studio.add_task(number, video="v", instruction="i")
+            job, _ = store.add_job("prelabel", project.id, task, "v", "i", "prelabel", model_version="trajseg-tiny")
+            store.finish(job.id, store.start_run(job.id) or "", copy.deepcopy(result))
+            jobs.append(job)
+        return jobs
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses of a production breaker, shortened."""
+    monkeypatch.setattr(breakers, "FIRST_PAUSE_SECONDS", 0.2)
+
+
+def states(store: Store, jobs: list[Job]) -> list[tuple[str, int]]:
+    found = [store.delivery(job.id) for job in jobs]
+    return [(one.state, one.attempts) for one in found if one]
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that takes connections and then sends a byte of a header now and then, for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stopped = threading.Event()
+
+        def drip(connection: socket.socket) -> None:
+            with connection:
+                try:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                    while not stopped.wait(0.1):
+                        connection.sendall(b"X-Slow: 1\r\n")
+                except OSError:
+                    return
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        stopped.set()
+
+
+def test_due_deliveries_are_made_once(studio, store, settings, done):
+    jobs = done(2)
+    courier = Courier(store, settings)
+    assert courier.round().delivered == 0
+    assert courier.round(grace_seconds=0).delivered == 2
+    assert courier.round(grace_seconds=0).delivered == 0
+    assert states(store, jobs) == [("sent", 1)] * 2
+
+
+def test_a_label_studio_that_is_away_is_probed_with_one_delivery_and_the_others_wait(studio, store, settings, done):
+    jobs = done(5)
+    studio.failures = 1_000
+    courier = Courier(store, settings)
+    courier.round(grace_seconds=0)
+    before = len(studio.requests)
+    courier.round(grace_seconds=0)
+    assert len(studio.requests) == before
+    assert sorted(states(store, jobs)) == [("pending", 0)] * 4 + [("pending", 1)]
+    assert courier.breaker.open
+
+
+def test_everything_goes_at_once_when_label_studio_is_back_dead_letters_too(studio, store, settings, done):
+    jobs = done(4)
+    dead = store.delivery(jobs[3].id)
+    store.delivery_failed(dead.id, "refused", None)
+    studio.failures = 1_000
+    courier = Courier(store, settings)
+    courier.round(grace_seconds=0)
+    studio.failures = 0
+    time.sleep(0.3)
+    courier.round(grace_seconds=0)
+    courier.round()
+    assert states(store, jobs) == [("sent", 1)] * 4
+
+
+def test_one_delivery_that_is_refused_does_not_open_the_breaker(studio, store, settings, done):
+    jobs = done(2)
+    store_of = store.tracks
+
+    def tracks(job_id: str) -> Result:
+        if job_id == jobs[0].id:
+            raise RuntimeError("odd")
+        return store_of(job_id)
+
+    store.tracks = tracks
+    courier = Courier(store, settings)
+    done_ = courier.round(grace_seconds=0)
+    assert (done_.delivered, done_.failed) == (1, 1)
+    assert not courier.breaker.open
+
+
+def test_a_label_studio_that_hangs_costs_no_more_than_the_deadline(store, settings, done, silent, monkeypatch):
+    monkeypatch.setattr(couriers, "DEADLINE_SECONDS", 1.0)
+    jobs = done(1)
+    hanging = settings.model_copy(update={"label_studio_url": silent})
+    began = time.monotonic()
+    Courier(store, hanging).round(grace_seconds=0)
+    assert time.monotonic() - began < 3
+    assert states(store, jobs) == [("pending", 1)]
+    assert "in time" in store.delivery(jobs[0].id).last_error
+
+
+def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(store, settings, done, silent, monkeypatch):
+    monkeypatch.setattr(couriers, "DEADLINE_SECONDS", 1.0)
+    (job,) = done(1)
+    hand = Hand(Courier(store, settings.model_copy(update={"label_studio_url": silent})))
+    began = time.monotonic()
+    hand.give(store.delivery(job.id))
+    assert time.monotonic() - began < 0.2
+    assert not hand.finish(0.1)
+    assert hand.finish(5)
+    assert states(store, [job]) == [("pending", 1)]
+
+
+def proxy(status: int, body: bytes = b"<html>nginx</html>", **headers: str) -> tuple[str, socket.socket]:
+    """A server that gives one answer to everything, as a proxy does while Label Studio restarts."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    lines = [f"HTTP/1.1 {status} X", "Content-Type: text/html", f"Content-Length: {len(body)}", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    answer = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}", listener
+
+
+@pytest.mark.parametrize("status", [404, 403, 502, 503, 429])
+def test_a_proxys_answer_while_label_studio_restarts_is_not_final(store, settings: Settings, done, status):
+    jobs = done(1)
+    url, listener = proxy(status)
+    with listener:
+        courier = Courier(store, settings.model_copy(update={"label_studio_url": url}))
+        courier.round(grace_seconds=0)
+    assert states(store, jobs) == [("pending", 1)]
+    assert courier.breaker.open
+
+
+def test_retry_after_is_honoured(store, settings, done):
+    jobs = done(1)
+    url, listener = proxy(503, Retry_After="120")
+    with listener:
+        courier = Courier(store, settings.model_copy(update={"label_studio_url": url}))
+        began = time.monotonic()
+        courier.round(grace_seconds=0)
+    assert time.monotonic() - began < 2
+    delivery = store.delivery(jobs[0].id)
+    assert 110 < (delivery.next_attempt_at - delivery.created_at).total_seconds() < 130
+    assert not courier.breaker.allows()
+
+
+def test_what_label_studio_itself_does_not_have_is_missing(studio):
+    client = LabelStudioClient(studio.url, LEGACY, attempts=1)
+    with pytest.raises(MissingError):
+        client.project(999)
+    client.close()
+
+
+def test_retry_after_as_a_date_is_read():
+    url, listener = proxy(503, Retry_After="Wed, 21 Oct 2099 07:28:00 GMT")
+    client = LabelStudioClient(url, LEGACY, attempts=1)
+    with listener, pytest.raises(UnavailableError) as caught:
+        client.whoami()
+    client.close()
+    assert caught.value.retry_after == 3600
+
+
+def test_the_breaker_lets_one_probe_through_after_each_growing_pause():
+    breaker = CircuitBreaker()
+    assert breaker.allows()
+    breaker.failed("away")
+    assert not breaker.allows()
+    time.sleep(0.25)
+    assert breaker.allows()
+    assert not breaker.allows()
+    breaker.failed("away still")
+    time.sleep(0.25)
+    assert not breaker.allows()
+    assert breaker.succeeded()
+    assert not breaker.succeeded()
+    assert breaker.allows()
