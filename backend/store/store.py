@@ -17,8 +17,8 @@ from backend.store.kinds import job_kind, params_of
 from backend.store.models import Delivery, Job, Project, Track, new_id, now
 from backend.store.notes import JobNotes
 from backend.store.request import JobRequest
-from backend.store.versions import Versions
 from backend.store.superseded import Superseded
+from backend.store.versions import Versions
 from trajseg.errors import CancelledError, InputError, TrajSegError, UnknownProjectError
 
 if TYPE_CHECKING:
