@@ -34,10 +34,11 @@ e2e: install ## Real Label Studio in a real browser; screenshots in e2e-artifact
 	scripts/install_label_studio.sh
 	$(BIN)/python -m pytest tests/e2e -m e2e
 
-check: install ## Formatting, lint, types, spelling
+check: install ## Formatting, lint, types, import arrows, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/codespell
 
 format: install ## Put the code into the form that `check` asks for

@@ -6,12 +6,12 @@ commands. Nothing heavy is imported before a subcommand runs: `trajseg --help` l
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -19,11 +19,8 @@ from trajseg import __version__
 from trajseg.engines.registry import load_engine
 from trajseg.errors import InputError, TrajSegError
 
-if TYPE_CHECKING:
-    from trajseg.engines.base import Engine
-
-EngineLoader = Callable[[str, str | None], "Engine"]
-"""Gives the engine for a model's name or folder and a device; `main(obj=...)` takes another one."""
+PACKAGES = ("backend", "worker", "label_config")
+"""Packages that are installed beside this one, under names that others may use, too."""
 
 
 class _Own(NamedTuple):
@@ -41,7 +38,8 @@ OWN = {
     "model": _Own(
         "trajseg.commands.model", "command", "What models cost; checkpoints out of published ones or an adapter."
     ),
-    "train": _Own("trajseg.commands.train", "command", "Train a checkpoint."),
+    "segment": _Own("trajseg.commands.segment", "command", "Segment what an instruction means in a video."),
+    "train": _Own("trajseg.shapes.recipe.command", "command", "Train a checkpoint."),
 }
 
 
@@ -52,6 +50,14 @@ class Commands(click.Group):
     def _brought(self) -> dict[str, click.Command]:
         found: dict[str, click.Command] = {}
         for point in entry_points(group="trajseg.commands"):
+            package = point.module.partition(".")[0]
+            if package in PACKAGES and (stranger := _stranger(package)):
+                click.echo(
+                    f"the commands of {point.name} are left out: {stranger} hides the package {package} of trajseg; "
+                    "run from another folder, or take it off PYTHONPATH",
+                    err=True,
+                )
+                continue
             try:
                 for command in point.load():
                     found[command.name] = command
@@ -113,41 +119,9 @@ def main(ctx: click.Context) -> None:
         ctx.obj = load_engine
 
 
-@main.command()
-@click.argument("video", required=False, type=click.Path(path_type=Path))
-@click.argument("instruction", required=False)
-@click.option("--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}.")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
-@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
-@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
-@click.pass_obj
-def segment(
-    loader: EngineLoader,
-    video: Path | None,
-    instruction: str | None,
-    jobs: Path | None,
-    out: Path,
-    model: str,
-    device: str | None,
-) -> None:
-    """Segment what INSTRUCTION means in VIDEO.
-
-    Writes tracks.json, overlay.mp4 and sheet.png into the folder --out.
-
-    With --jobs, the model is loaded once and every line of the file, a JSON object with "id", "video" and
-    "instruction", gives ID.json there. A line that fails is reported, ID.error.json says why, the others go
-    on, and the exit code is 2.
-    """
-    from trajseg.commands import segment as segmenting
-
-    def load() -> Engine:
-        return loader(model, device)
-
-    if jobs is not None:
-        if video is not None:
-            raise click.UsageError("Give either VIDEO and INSTRUCTION or --jobs, not both.")
-        segmenting.segment_jobs(load, jobs, out)
-    elif video is None or instruction is None:
-        raise click.UsageError("Give VIDEO and INSTRUCTION, or --jobs.")
-    else:
-        segmenting.segment_one(load, video, instruction, out)
+def _stranger(package: str) -> str:
+    """Where a package of that name comes from, if it is not the one that was installed beside trajseg."""
+    spec = find_spec(package)
+    places = [Path(place).resolve() for place in (spec.submodule_search_locations or ())] if spec else []
+    beside = Path(__file__).resolve().parents[1] / package
+    return "" if not places or beside in places else str(places[0])

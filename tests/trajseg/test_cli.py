@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import trajseg
 from trajseg.cli import main
 from trajseg.commands.segment import file_name
 from trajseg.tracks import Result as Found
@@ -325,3 +326,15 @@ def test_version_and_help_load_neither_torch_nor_transformers() -> None:
     assert outcome.returncode == 0, outcome.stderr
     for word in ("segment", "train", "evaluate", "trajseg, version"):
         assert word in outcome.stdout
+
+
+def test_a_package_of_the_same_name_is_not_picked_up_by_mistake(tmp_path: Path) -> None:
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "__init__.py").write_text("raise SystemExit('the wrong package was imported')")
+    path = os.pathsep.join([str(tmp_path), str(Path(trajseg.__file__).parents[1])])
+    command = [sys.executable, "-c", "from trajseg.cli import main; main(['--help'])"]
+    environment = {**os.environ, "PYTHONPATH": path}
+    shown = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    assert f"{tmp_path / 'backend'} hides the package backend" in shown.stderr
+    assert "segment" in shown.stdout

@@ -13,7 +13,7 @@ from trajseg.engines.registry import load_engine
 from trajseg.errors import InputError
 
 if TYPE_CHECKING:
-    from trajseg.cli import EngineLoader
+    from trajseg.engines.registry import EngineLoader
 
 LABORATORY = {
     "review": "trajseg.shapes.evaluation.review:report",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from trajseg.commands.progress import bars
 from trajseg.engines.base import Engine, RunContext, check_instruction
+from trajseg.engines.registry import EngineLoader
 from trajseg.errors import CancelledError, InputError, TrajSegError
 from trajseg.files import printable, whole_file
 from trajseg.pictures import contact_sheet
@@ -31,6 +33,45 @@ LONGEST_ID = 100
 LONGEST_ID_BYTES = 200
 """UTF-8 bytes of the same: file systems allow 255 in a name, suffixes included."""
 ERROR_SUFFIX = ".error"
+
+
+@click.command("segment")
+@click.argument("video", required=False, type=click.Path(path_type=Path))
+@click.argument("instruction", required=False)
+@click.option("--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
+@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
+@click.pass_obj
+def command(
+    loader: EngineLoader,
+    video: Path | None,
+    instruction: str | None,
+    jobs: Path | None,
+    out: Path,
+    model: str,
+    device: str | None,
+) -> None:
+    """Segment what INSTRUCTION means in VIDEO.
+
+    Writes tracks.json, overlay.mp4 and sheet.png into the folder --out.
+
+    With --jobs, the model is loaded once and every line of the file, a JSON object with "id", "video" and
+    "instruction", gives ID.json there. A line that fails is reported, ID.error.json says why, the others go
+    on, and the exit code is 2.
+    """
+
+    def load() -> Engine:
+        return loader(model, device)
+
+    if jobs is not None:
+        if video is not None:
+            raise click.UsageError("Give either VIDEO and INSTRUCTION or --jobs, not both.")
+        segment_jobs(load, jobs, out)
+    elif video is None or instruction is None:
+        raise click.UsageError("Give VIDEO and INSTRUCTION, or --jobs.")
+    else:
+        segment_one(load, video, instruction, out)
 
 
 def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: Path) -> Result:

@@ -20,6 +20,9 @@ from trajseg.errors import CheckpointError
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 GROUP = "trajseg.engines"
 
+EngineLoader = Callable[[str, str | None], Engine]
+"""Gives the engine for a name and a device: `load_engine`, or what a test puts in its place."""
+
 
 def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
     """The engine of that name, on `device` (torch's name; by default the engine chooses).

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from trajseg.commands import train as command
-from trajseg.shapes.recipe import pixels
+from trajseg.shapes.recipe import command, pixels
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ import torch
 from click.testing import CliRunner
 
 from trajseg.cli import main
-from trajseg.commands.train import STAGES
 from trajseg.shapes.recipe import pixels, stages
 from trajseg.shapes.recipe.clips import ClipStream
+from trajseg.shapes.recipe.command import STAGES
 from trajseg.shapes.recipe.recipe import TINY, Stage
 from trajseg.shapes.recipe.stages import TinyTraining
 from trajseg.training.run import Part, Schedule
