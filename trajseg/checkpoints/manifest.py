@@ -75,6 +75,11 @@ def publish(manifest: AdapterManifest, adapter: Path, target: Path) -> AdapterMa
     return whole
 
 
+def record_decision(folder: Path, decision: Mapping[str, Any]) -> None:
+    """Writes the gate's decision into the manifest of a published adapter."""
+    write_json(folder / NAME, replace(read_manifest(folder), decision=decision).to_json())
+
+
 def read_manifest(folder: Path) -> AdapterManifest:
     """The manifest of an adapter's folder, without a look at the other files.
 

@@ -28,7 +28,7 @@ from trajseg.video import Clip, open_clip
 Side = Literal["train", "held-out"]
 SIDES: tuple[Side, ...] = ("train", "held-out")
 VERSION = 1
-HELD_OUT_SHARE = 0.2
+HELD_OUT_SHARE = 0.3
 """Of all videos that there can be; of a few it may be none, or most."""
 SPLIT = b"trajseg corrections 1\0"
 """Goes into every hash: another value would move videos from side to side."""

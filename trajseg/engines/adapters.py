@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trajseg.checkpoints.manifest import AdapterManifest, checked_manifest
+from trajseg.checkpoints.manifest import NAME, AdapterManifest, checked_manifest
 from trajseg.errors import CheckpointError
 
 PREFIX = "base_model.model."
+KEPT = 3
+"""Adapters that stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,25 @@ class AdaptedModel:
     def __init__(self, model: nn.Module, base_config: str) -> None:
         self.model, self.base_config = model, base_config
         self.current: Adapter | None = None
+        self._loaded: dict[Path, tuple[int, Adapter]] = {}
         self._undo: list[Callable[[], None]] = []
+
+    def load(self, folder: Path) -> Adapter:
+        """An adapter from its folder; the last few are kept, as long as their manifest stays as it was.
+
+        Raises:
+            CheckpointError: the folder is not whole.
+        """
+        try:
+            written = (folder / NAME).stat().st_mtime_ns
+        except OSError:
+            written = 0
+        held = self._loaded.pop(folder, None)
+        adapter = held[1] if held and held[0] == written else Adapter.load(folder)
+        self._loaded[folder] = (written, adapter)
+        while len(self._loaded) > KEPT:
+            del self._loaded[next(iter(self._loaded))]
+        return adapter
 
     @torch.inference_mode(False)
     @torch.no_grad()

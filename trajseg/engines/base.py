@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -52,7 +53,8 @@ class EngineSpec:
         sentences: understands sentences ("the car that has to brake").
         several: one instruction may mean several objects.
         none: says so when there is no such object.
-        captions, compares, marks, propagates: has the method of Captioner, Comparer, Marker, Propagating.
+        captions, compares, marks, propagates, adapts: has the method of Captioner, Comparer, Marker, Propagating,
+            Adaptable.
         licence: of the weights, as SPDX writes it where it can.
         memory_gb: of the GPU (or of the machine, without one) while it runs.
         needs: packages beside trajseg's own, as pip names them.
@@ -71,6 +73,7 @@ class EngineSpec:
     compares: bool = False
     marks: bool = False
     propagates: bool = False
+    adapts: bool = False
     licence: str = ""
     memory_gb: float = 0.0
     needs: tuple[str, ...] = ()
@@ -230,6 +233,17 @@ class Propagating(Protocol):
 
     def propagator(self) -> Propagator:
         """Carries masks through one clip after another; see trajseg.correction.propagator."""
+
+
+class Adaptable(Protocol):
+    """`spec.adapts`: one loaded base answers with one project's adapter after another."""
+
+    def adapted(self, folder: Path | None) -> Engine:
+        """The same base with the adapter of a folder that trajseg.checkpoints.manifest published; None: without any.
+
+        What the base answers is bit for bit the same before and after. Raises CheckpointError where the folder is not
+        whole, or was trained on another base.
+        """
 
 
 def check_instruction(instruction: str) -> str:

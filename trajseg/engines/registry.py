@@ -89,6 +89,7 @@ def checkpoint_spec(config: Mapping[str, Any]) -> EngineSpec:
         compares=True,
         marks=bool(config.get("prompted_by_boxes")),
         propagates=True,
+        adapts=True,
     )
 
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.checkpoints.manifest import file_hash
 from trajseg.correction.memory import MemoryPropagator
+from trajseg.engines.adapters import AdaptedModel, Adapter
 from trajseg.engines.base import (
     PLAIN,
     EngineSpec,
@@ -61,6 +63,8 @@ class VideoSegmenter:
 
     Args:
         sampling: which frames it looks at; by default as the checkpoint was made for.
+        weights: the model with what can be put into it; by default the base alone.
+        adapter: that this engine answers with; None is the base.
 
     Raises:
         InputError: `sampling` has more frames than the model can tell apart.
@@ -72,7 +76,11 @@ class VideoSegmenter:
         processor: TrajSegProcessor,
         model_version: str,
         sampling: Sampling | None = None,
+        weights: AdaptedModel | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
+        self._weights = weights or AdaptedModel(model, "")
+        self._adapter = adapter
         self.model = model
         self.processor = processor
         self._model_version = model_version
@@ -104,7 +112,8 @@ class VideoSegmenter:
         """
         folder = checkpoint_folder(name)
         model = TrajSegModel.from_pretrained(folder, dtype, chosen(device), four_bit)
-        return cls(model, TrajSegProcessor.from_pretrained(folder), model.config.model_name)
+        weights = AdaptedModel(model, file_hash(folder / "config.json"))
+        return cls(model, TrajSegProcessor.from_pretrained(folder), model.config.model_name, weights=weights)
 
     @property
     def spec(self) -> EngineSpec:
@@ -113,7 +122,27 @@ class VideoSegmenter:
 
     def sampled(self, sampling: Sampling) -> VideoSegmenter:
         """The same model, looking at other frames; raises InputError where it cannot tell so many apart."""
-        return VideoSegmenter(self.model, self.processor, self._model_version, sampling)
+        version, weights, adapter = self._model_version, self._weights, self._adapter
+        return VideoSegmenter(self.model, self.processor, version, sampling, weights, adapter)
+
+    def adapted(self, folder: Path | None) -> VideoSegmenter:
+        """The same loaded base with a project's adapter, or (None) without any; see trajseg.engines.adapters.
+
+        All of these engines share one model, so only one of them can be at work at a time: finish a segmentation
+        before another engine begins.
+
+        Raises:
+            CheckpointError: the folder is not whole, or was trained on another base.
+        """
+        adapter = None if folder is None else self._weights.load(folder)
+        version = self.model.config.model_name if adapter is None else adapter.manifest.model_version
+        engine = VideoSegmenter(self.model, self.processor, version, self.sampling, self._weights, adapter)
+        engine._ready()
+        return engine
+
+    def _ready(self) -> None:
+        """Has this engine's adapter in the shared model."""
+        self._weights.put(self._adapter)
 
     @torch.inference_mode()
     def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
@@ -132,6 +161,7 @@ class VideoSegmenter:
             VideoError: the video cannot be read.
         """
         instruction = check_instruction(instruction)
+        self._ready()
         clip = open_clip(clip)
         started, seen = perf_counter(), self._seen(clip)
         # Memory starts at frame 0, so it is a key frame even when the language model does not see it.
@@ -179,6 +209,7 @@ class VideoSegmenter:
             InputError: a track has another number of frames than the clip.
             VideoError: the video cannot be read.
         """
+        self._ready()
         clip = open_clip(clip)
         self.model.require_trajectory_encoder()
         for track in tracks:
@@ -252,6 +283,7 @@ class VideoSegmenter:
 
     def promptable(self) -> PromptableSam2:
         """The model's SAM 2 by itself: it draws what marks mean, and follows what is painted."""
+        self._ready()
         reader = self.model.mark_reader if self.model.config.mark_reader else None
         return PromptableSam2(self.model.visual_model, letterboxed=True, reader=reader)
 
@@ -284,6 +316,7 @@ class VideoSegmenter:
                 f"{self._model_version} cannot segment what a box marks: its weights were not trained with boxes.",
                 "Take a checkpoint whose config.json has `prompted_by_boxes`, or trajseg.correction.grabcut.cut_out.",
             )
+        self._ready()
         clip = open_clip(clip)
         marked = MarkedObject(self.promptable(), clip, mark, known or {})
         prompts = None
@@ -297,6 +330,7 @@ class VideoSegmenter:
 
     def _asked(self, clip: Clip | str | Path, instruction: str) -> Tensor:
         """The prompt of an instruction about a clip, (L, D)."""
+        self._ready()
         instruction = check_instruction(instruction)
         clip = open_clip(clip)
         return self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
@@ -334,6 +368,7 @@ class VideoSegmenter:
         done: Sequence[FrameMasks],
     ) -> Iterator[FrameMasks]:
         """Draws, in time order, every frame that is not done; `trajectories` are (S, C)."""
+        self._ready()
         earlier = {frame.index: frame for frame in done}
         missing = [index for index in range(len(clip)) if index not in earlier]
         if not missing:

@@ -39,7 +39,7 @@ class GateRules:
     """
 
     confidence: float = 0.95
-    min_clips: int = 5
+    min_clips: int = 3
     margin: float = 0.02
     resamples: int = 4000
     seed: int = 0
@@ -79,7 +79,7 @@ class GateDecision:
         gain: in J&F on the project; None where nothing was measured.
         base_gain: in J&F on the base set, below 0 for a loss; None where nothing was measured.
         project, base: clip by clip, the greatest gain first.
-        needs_videos: how many more held-out videos are needed before there can be an answer.
+        needs_videos: how many more corrected videos are needed before there can be an answer.
         rules: that were applied.
     """
 
@@ -114,19 +114,27 @@ def decide(
     project, base = _pairs(served, candidate, "held-out videos"), _pairs(served_base, candidate_base, "base set")
     if not base:
         raise InputError("The base set of the gate is empty.", "Name a data set with clips to compare on.")
-    missing = max(0, rules.min_clips - len(project))
-    gain = bootstrap([pair.gain for pair in project], rules) if project else None
-    base_gain = bootstrap([pair.gain for pair in base], rules)
-    if missing:
-        promoted = False
-        reason = (
-            f"Not promoted: needs {missing} more corrected {_videos(missing)} held out of training; "
-            f"there {'is' if len(project) == 1 else 'are'} {len(project)}, and {rules.min_clips} are the least."
-        )
-    else:
-        assert gain is not None
-        promoted, reason = _verdict(gain, base_gain, len(project), len(base), rules)
-    return GateDecision(promoted, reason, served_version, gain, base_gain, project, base, missing, rules)
+    if len(project) < rules.min_clips:
+        return too_few_videos(len(project), 1.0, rules, served_version)
+    gain, base_gain = (bootstrap([pair.gain for pair in pairs], rules) for pairs in (project, base))
+    promoted, reason = _verdict(gain, base_gain, len(project), len(base), rules)
+    return GateDecision(promoted, reason, served_version, gain, base_gain, project, base, 0, rules)
+
+
+def too_few_videos(held_out: int, share: float, rules: GateRules, served_version: str = "") -> GateDecision:
+    """The refusal of a candidate that cannot be judged.
+
+    Args:
+        held_out: corrected videos that were held out.
+        share: of corrected videos that are, on average; decides how many more have to be corrected.
+    """
+    missing = math.ceil((rules.min_clips - held_out) / share)
+    are = f"{held_out} {_videos(held_out)} {'is' if held_out == 1 else 'are'} held out of training"
+    reason = (
+        f"Not promoted: needs {'' if share == 1 else 'about '}{missing} more corrected {_videos(missing)}; "
+        f"{are}, and {rules.min_clips} are the least to compare on."
+    )
+    return GateDecision(False, reason, served_version, needs_videos=missing, rules=rules)
 
 
 def _verdict(gain: Interval, base_gain: Interval, clips: int, base_clips: int, rules: GateRules) -> tuple[bool, str]:

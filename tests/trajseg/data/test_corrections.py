@@ -101,10 +101,10 @@ def test_scoring_takes_held_out_videos_and_training_the_others(folder: Path) -> 
 def test_no_video_is_on_both_sides_and_none_changes_sides_as_data_grows() -> None:
     videos = [f"sha256:{number:064x}" for number in range(2000)]
     sides = {video: side_of(video) for video in videos}
-    assert 0.17 < sum(side == "held-out" for side in sides.values()) / len(videos) < 0.23
+    assert 0.27 < sum(side == "held-out" for side in sides.values()) / len(videos) < 0.33
     # Pinned: another hash would train on what was held out.
     held_out = [number for number in range(20) if side_of(f"sha256:{number}") == "held-out"]
-    assert held_out == [6, 10, 11, 14, 16, 17, 18, 19]
+    assert held_out == [2, 6, 10, 11, 14, 15, 16, 17, 18, 19]
 
 
 def test_one_video_under_two_tasks_is_on_one_side(tiny_clip: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trajseg.errors import InputError
-from trajseg.training.gate import GateRules, bootstrap, decide
+from trajseg.training.gate import GateRules, bootstrap, decide, too_few_videos
 
 BASE = {f"base-{n}": 0.9 for n in range(12)}
 
@@ -34,7 +34,7 @@ def test_the_same_model_twice_is_never_promoted():
         assert "the gain is none" in decision.reason
 
 
-@pytest.mark.parametrize("count", [5, 8, 20])
+@pytest.mark.parametrize("count", [3, 5, 8, 20])
 def test_a_neutral_candidate_is_hardly_ever_promoted(count):
     """A candidate that differs by chance alone, clip by clip; the interval's own error is 2.5 % on this side."""
     rng, promoted = np.random.default_rng(count), 0
@@ -81,14 +81,13 @@ def test_a_gain_that_costs_the_base_its_skills_is_refused():
 
 
 def test_too_few_videos_are_no_answer_however_large_the_gain():
-    served = quality(np.random.default_rng(4), 3)
+    served = quality(np.random.default_rng(4), 2)
     decision = decide(scores(served), scores(served + 0.3), BASE, BASE)
     assert not decision.promoted
-    assert decision.needs_videos == 2
-    assert decision.reason.startswith("Not promoted: needs 2 more corrected videos held out of training")
-    none = decide({}, {}, BASE, BASE)
-    assert none.needs_videos == 5
-    assert none.gain is None
+    assert decision.needs_videos == 1
+    assert decision.reason.startswith("Not promoted: needs 1 more corrected video; 2 videos are held out of training")
+    assert decide({}, {}, BASE, BASE).needs_videos == 3
+    assert too_few_videos(1, 0.3, GateRules()).needs_videos == 7, "of ten corrected videos three are held out"
 
 
 def test_models_that_were_asked_about_different_clips_are_not_compared():
@@ -100,7 +99,7 @@ def test_models_that_were_asked_about_different_clips_are_not_compared():
 
 def test_intervals_cover_the_true_mean_as_often_as_they_say():
     rng = np.random.default_rng(5)
-    for count in (5, 10, 30):
+    for count in (3, 5, 10, 30):
         covered = 0
         for _ in range(300):
             interval = bootstrap(rng.normal(0.1, 0.2, count).tolist(), GateRules(resamples=1000))

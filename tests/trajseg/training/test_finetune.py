@@ -1,0 +1,152 @@
+"""Fine-tuning and a whole round of learning: exact resume, replay, stop, publication and its gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from trajseg import VideoSegmenter
+from trajseg.checkpoints.manifest import read_manifest
+from trajseg.data.corrections import Corrections
+from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.data.samples import Mixture
+from trajseg.errors import CheckpointError, InputError
+from trajseg.shapes.evaluation.annotator import by_side, correct
+from trajseg.shapes.samples import ShapesSamples
+from trajseg.training.finetune import FinetuneRecipe, Rehearsal, finetune, replay_data
+from trajseg.training.gate import GateRules
+from trajseg.training.round import RoundTask, run_round, task_from_json, task_to_json
+
+QUICK = FinetuneRecipe(
+    steps=3, batch=2, micro=1, frames=2, warmup=1, mixture=Mixture(0.0, 0.0, 0.0, 0.3), save_minutes=0.0
+)
+REPLAY = ShapesSamples(size=64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two training videos and one held-out one, corrected."""
+    posters = open_dataset("posters:train", DatasetOptions(count=30, height=64))
+    clips = by_side(posters, {"train": 2, "held-out": 1})
+    return correct(clips, tmp_path_factory.mktemp("project") / "corrections", expressions=1)
+
+
+def weights(adapter: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def test_the_annotator_paints_some_frames_and_carries_them_to_the_others(folder):
+    held_out, train = Corrections(folder, "held-out"), Corrections(folder, "train")
+    assert (len(held_out), len(train)) == (1, 2)
+    assert held_out[0].annotated is not None, "only painted frames are scored"
+    thing = next(thing for thing in train[0].objects)
+    assert set(thing.weights.values()) == {1.0, 0.6}
+    assert thing.caption
+
+
+def test_a_training_that_was_stopped_goes_on_float_for_float(folder, tmp_path):
+    corrections = Corrections(folder, "train")
+    whole = finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "whole", REPLAY)
+    steps: list[int] = []
+    stopped = finetune(
+        QUICK,
+        "trajseg-tiny",
+        corrections,
+        tmp_path / "cut",
+        REPLAY,
+        stop=lambda: len(steps) > 1,
+        progress=lambda done, _total: steps.append(done),
+    )
+    assert stopped is None
+    resumed = finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "cut", REPLAY)
+    assert whole is not None
+    assert resumed is not None
+    ours, theirs = weights(whole), weights(resumed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert not any("embed_tokens" in name for name in ours), "words stay as they are"
+    with pytest.raises(InputError, match=r"another training|another seed"):
+        finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "cut", REPLAY, seed=1)
+
+
+def test_corrections_are_mixed_with_what_the_base_learned_from(folder):
+    corrections = Corrections(folder, "train")
+    source, rng = Rehearsal(corrections, REPLAY, 0.5), random.Random(0)
+    heights = [source.image(rng, "grounding").frames.shape[1:3] for _ in range(40)]
+    sizes = {(annotated.clip.height, annotated.clip.width) for annotated in (corrections[0], corrections[1])}
+    assert 10 < sum(size in sizes for size in heights) < 30
+    assert source.directions == {"grounding", "captioning", "propagation"}
+    with pytest.raises(InputError, match="share of replay is 1"):
+        Rehearsal(corrections, REPLAY, 1.0)
+
+
+def test_what_to_replay_is_said_by_the_checkpoint(tmp_path):
+    assert replay_data("trajseg-tiny") == "shapes:train"
+    (tmp_path / "config.json").write_text(json.dumps({"model_name": "ours"}))
+    with pytest.raises(InputError, match="does not say what it was trained on"):
+        replay_data(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_name": "ours", "replay_data": "ref-youtube-vos:/d"}))
+    assert replay_data(str(tmp_path)) == "ref-youtube-vos:/d"
+
+
+def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(folder, tmp_path):
+    task = RoundTask(
+        "trajseg-tiny",
+        str(folder),
+        str(tmp_path / "work"),
+        str(tmp_path / "models" / "1"),
+        "trajseg-tiny/project-1@1",
+        recipe=QUICK,
+        rules=GateRules(min_clips=1),
+        device="cpu",
+    )
+    assert task_from_json(json.loads(json.dumps(task_to_json(task)))) == task
+    base_set = open_dataset("shapes:val", DatasetOptions(count=1, height=64))
+    asked = 0
+
+    def stop() -> bool:
+        return asked > QUICK.steps
+
+    def progress(done: int, total: int) -> None:
+        nonlocal asked
+        asked = done
+        assert done <= total == QUICK.steps + 4
+
+    assert run_round(task, stop, progress, base_set) is None, "stopped between two clips of the gate"
+    decision = run_round(task, base_set=base_set)
+    assert decision is not None
+    assert not decision.promoted, "one clip tells nothing"
+    manifest = read_manifest(Path(task.target))
+    assert manifest.decision["reason"] == decision.reason
+    assert [clip["side"] for clip in manifest.data["clips"]] == ["train", "train", "held-out"]
+    assert (Path(task.target) / "differences.png").stat().st_size > 1000
+
+    engine = VideoSegmenter.from_pretrained("trajseg-tiny", "cpu")
+    annotated = base_set[0]
+    clip, instruction = annotated.clip, annotated.expressions[0].text
+    base = engine.segment(clip, instruction).result().to_json()["tracks"]
+    adapted = engine.adapted(Path(task.target))
+    assert adapted.spec.model_version == "trajseg-tiny/project-1@1"
+    served = adapted.segment(clip, instruction).result()
+    assert served.model_version == "trajseg-tiny/project-1@1"
+    assert engine.segment(clip, instruction).result().to_json()["tracks"] == base
+    assert adapted.segment(clip, instruction).result().to_json()["tracks"] == served.to_json()["tracks"]
+    with pytest.raises(CheckpointError):
+        engine.adapted(tmp_path / "nowhere")
+
+
+def test_too_few_held_out_videos_train_nothing(folder, tmp_path):
+    task = RoundTask("trajseg-tiny", str(folder), str(tmp_path / "work"), str(tmp_path / "1"), "v", device="cpu")
+    decision = run_round(dataclasses.replace(task, rules=GateRules(min_clips=3)))
+    assert decision is not None
+    assert decision.needs_videos == 7
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(InputError, match=r"no export of corrections|cannot be read"):
+        run_round(dataclasses.replace(task, corrections=str(tmp_path)))

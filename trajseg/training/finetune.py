@@ -1,0 +1,199 @@
+"""Fine-tuning: a base checkpoint, a project's corrections and replay of the base's own data become an adapter.
+
+Training always begins at the base, not at the served adapter, so errors do not add up from version to version. What is
+trained is LoRA in the language model and the small heads; word embeddings stay, as does everything that sees pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
+from trajseg.data.dataset import Dataset
+from trajseg.data.dataset_samples import DatasetSamples
+from trajseg.data.registry import open_source
+from trajseg.data.samples import Direction, Mixture, Sample, Source
+from trajseg.errors import InputError
+from trajseg.training.adapters import HEADS, LoraSettings
+from trajseg.training.recipes import JointRecipe, Precision, train_jointly
+from trajseg.training.run import Schedule, StepsDone, Stop
+
+DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:train"}
+"""Replay data of the checkpoints that ship, by model name; others name theirs in config.json, as `replay_data`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneRecipe:
+    """How long and on what a project's adapter is trained.
+
+    Args:
+        steps: of the optimiser.
+        lr: peak of the learning rate, warmed up over `warmup` steps and then run down as a cosine.
+        batch: samples a step; `micro` of them at once.
+        frames: of a sampled clip.
+        replay: share of samples that come from the base's own data, 0 to 1.
+        mixture: shares of kinds of samples, of corrections and of replay alike.
+        lora: of the language model.
+        precision, four_bit, recompute: see JointRecipe.
+        save_minutes: between two checkpoints.
+    """
+
+    steps: int = 300
+    lr: float = 3e-4
+    warmup: int = 20
+    batch: int = 8
+    micro: int = 4
+    frames: int = 6
+    replay: float = 0.5
+    mixture: Mixture = dataclasses.field(
+        default_factory=lambda: Mixture(images=0.1, pseudo_videos=0.15, propagation=0.1, captioning=0.25)
+    )
+    lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
+    precision: Precision = "no"
+    four_bit: bool = False
+    recompute: bool = False
+    save_minutes: float = 3.0
+
+    def joint(self) -> JointRecipe:
+        """The same as a recipe of joint training."""
+        schedule = Schedule(
+            steps=self.steps,
+            lr=self.lr,
+            warmup=min(self.warmup, self.steps),
+            weight_decay=0.0,
+            log_every=10,
+            save_every=self.steps,
+            save_minutes=self.save_minutes,
+            betas=(0.9, 0.95),
+        )
+        return JointRecipe(
+            self.mixture,
+            schedule,
+            self.batch,
+            self.micro,
+            self.frames,
+            lora=self.lora,
+            recompute=self.recompute,
+            precision=self.precision,
+            four_bit=self.four_bit,
+            whole=HEADS,
+        )
+
+
+FULL_SIZE = FinetuneRecipe(
+    steps=400, lr=1e-4, batch=8, micro=1, frames=8, precision="bf16", four_bit=True, recompute=True
+)
+"""For a 7B model on a 24 GB card."""
+
+
+class Rehearsal:
+    """A Source (see trajseg.data.samples) that mixes corrections with the base's own data.
+
+    A kind of sample that the corrections cannot give, such as captioning without captions, comes from the base's data.
+
+    Args:
+        corrections: the corrected videos.
+        base: the base's own data.
+        share: of samples that come from `base`, 0 to 1.
+
+    Raises:
+        InputError: there is nothing in the corrections to train on.
+    """
+
+    def __init__(self, corrections: Dataset, base: Source, share: float) -> None:
+        if not 0 <= share < 1:
+            raise InputError(f"The share of replay is {share}.", "Choose at least 0 and less than 1.")
+        self.base, self.share = base, share
+        self.corrections = DatasetSamples(corrections)
+        self.directions = trainable_directions(corrections)
+        if "grounding" not in self.directions:
+            raise InputError(
+                f"The data set {corrections.name} has no instruction to train on.",
+                "Correct or accept predictions of some videos first.",
+            )
+
+    def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
+        """Frames of a corrected clip, or of one of the base's."""
+        return self._source(rng, direction).video(rng, frames, direction)
+
+    def image(self, rng: random.Random, direction: Direction) -> Sample:
+        """One frame of a corrected clip, or of one of the base's."""
+        return self._source(rng, direction).image(rng, direction)
+
+    def _source(self, rng: random.Random, direction: Direction) -> Source:
+        replayed = rng.random() < self.share
+        return self.base if replayed or direction not in self.directions else self.corrections
+
+
+def trainable_directions(dataset: Dataset) -> set[Direction]:
+    """What a data set can teach; see trajseg.training.joint."""
+    directions: set[Direction] = set()
+    for number in range(len(dataset)):
+        annotated = dataset[number]
+        things = {thing.uid: thing for thing in annotated.objects}
+        if any(all(things[uid].masks for uid in asked.targets) for asked in annotated.expressions):
+            directions.add("grounding")
+        tracked = [thing for thing in annotated.objects if len(thing.masks) > 1]
+        if tracked:
+            directions.add("propagation")
+        if any(thing.caption for thing in tracked):
+            directions.add("captioning")
+    return directions
+
+
+def replay_data(checkpoint: str) -> str:
+    """What `--data` would call the base's own training data, for replay.
+
+    Raises:
+        InputError: neither the checkpoint's config.json says, nor is it one that ships.
+        CheckpointError: there is no such checkpoint.
+    """
+    config = checkpoint_config(checkpoint_folder(checkpoint))
+    data = config.get("replay_data") or DEFAULT_REPLAY.get(str(config.get("model_name")))
+    if not data:
+        raise InputError(
+            f"The checkpoint {checkpoint} does not say what it was trained on, so nothing can be replayed.",
+            "Name a data set: TRAJSEG_REPLAY_DATA=ref-youtube-vos:/data/ref-youtube-vos/train, or `replay_data` in the "
+            "checkpoint's config.json.",
+        )
+    return str(data)
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    checkpoint: str,
+    corrections: Dataset,
+    out: Path,
+    replay: str | Source | None = None,
+    seed: int = 0,
+    stop: Stop = lambda: False,
+    progress: StepsDone = lambda _done, _total: None,
+) -> Path | None:
+    """Trains an adapter for a project, or continues a training that was interrupted, float for float on one CPU.
+
+    Args:
+        checkpoint: name or folder of the base.
+        corrections: the training part of the project's corrected videos.
+        out: receives the state, the logs and `adapter/`, a PEFT folder.
+        replay: the base's own data, as --data names it; by default what `replay_data` says.
+        stop, progress: see trajseg.training.run.train. What `progress` raises ends the run; the last checkpoint stays.
+
+    Returns:
+        the adapter's folder; None where `stop` ended the run early.
+
+    Raises:
+        InputError: nothing to train on, or `out` holds another training.
+        CheckpointError: the base cannot be used.
+        FloatingPointError: the loss is not finite.
+    """
+    if replay is None or isinstance(replay, str):
+        replay = open_source(replay or replay_data(checkpoint))
+    source = Rehearsal(corrections, replay, recipe.replay)
+    if checkpoint_config(checkpoint_folder(checkpoint)).get("trajectory_encoder") is None:
+        # A base that cannot describe tracks is not given that part here: it would take more than corrections.
+        recipe = dataclasses.replace(recipe, mixture=dataclasses.replace(recipe.mixture, captioning=0.0))
+    adapter, finished = train_jointly(recipe.joint(), checkpoint, out, source, seed, stop=stop, progress=progress)
+    return adapter if finished else None

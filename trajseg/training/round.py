@@ -1,0 +1,219 @@
+"""A round of learning: train an adapter on a project's corrections, compare it with what serves now, publish it.
+
+A round can be stopped between any two steps or clips, and goes on where it was: the training resumes exactly, and what
+has been measured is kept beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trajseg import __version__
+from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
+from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish, record_decision
+from trajseg.data.corrections import HELD_OUT_SHARE, Corrections
+from trajseg.data.dataset import Dataset
+from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.engines.trajseg import VideoSegmenter
+from trajseg.errors import InputError
+from trajseg.evaluation.paired import Measured, draw_differences, measure
+from trajseg.files import write_json
+from trajseg.training.finetune import FinetuneRecipe, finetune
+from trajseg.training.gate import GateDecision, GateRules, decide, too_few_videos
+from trajseg.training.run import StepsDone, Stop
+
+DEFAULT_BASE_SET: Mapping[str, str] = {"trajseg-tiny": "shapes:val"}
+"""What a base must not forget, by model name; other checkpoints name theirs in config.json, as `base_set`."""
+BASE_OPTIONS = DatasetOptions(count=12, seed=9000, height=160)
+"""Of a base set that is drawn."""
+PICTURE = "differences.png"
+
+
+class StoppedError(Exception):
+    """The round was asked to stop; it goes on when it is run again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundTask:
+    """What a round is given. Paths are text, so that it can be handed to another process as JSON.
+
+    Args:
+        checkpoint: name or folder of the base.
+        corrections: folder that `trajseg export --format trajseg` wrote.
+        work: folder for the training's state; the round goes on with what it finds there.
+        target: folder that the adapter is published as.
+        model_version: of the new version.
+        served: folder of the adapter that serves now; None is the base.
+        served_version: its model version.
+        replay, base_set: data sets, as --data names them; None: the checkpoint's own.
+        recipe, rules: of the training and of the gate.
+        seed: of the training.
+        device: torch's name; None: a GPU where there is one.
+    """
+
+    checkpoint: str
+    corrections: str
+    work: str
+    target: str
+    model_version: str
+    served: str | None = None
+    served_version: str = ""
+    replay: str | None = None
+    base_set: str | None = None
+    recipe: FinetuneRecipe = dataclasses.field(default_factory=FinetuneRecipe)
+    rules: GateRules = dataclasses.field(default_factory=GateRules)
+    seed: int = 0
+    device: str | None = None
+
+
+def run_round(
+    task: RoundTask,
+    stop: Stop = lambda: False,
+    progress: StepsDone = lambda _done, _total: None,
+    base_set: Dataset | None = None,
+) -> GateDecision | None:
+    """Trains, measures, decides and publishes; see RoundTask.
+
+    Args:
+        progress: called with (units done, units in all): steps of the training and clips of the gate.
+        base_set: in place of the task's.
+
+    Returns:
+        the decision, which the published manifest has, too; None where `stop` ended the round for now. Without enough
+        held-out videos nothing is trained or published.
+
+    Raises:
+        InputError: there is nothing to train on, or no data set to replay or compare.
+        CheckpointError: the base or the served adapter cannot be used.
+    """
+    held_out, folder, work = _held_out(task), Path(task.corrections), Path(task.work)
+    if len(held_out) < task.rules.min_clips:
+        return too_few_videos(len(held_out), HELD_OUT_SHARE, task.rules, task.served_version)
+    base_set = base_set or open_dataset(task.base_set or base_set_of(task.checkpoint), BASE_OPTIONS)
+    steps, clips = task.recipe.steps, 2 * (len(held_out) + len(base_set))
+
+    def trained(done: int, _total: int) -> None:
+        progress(done, steps + clips)
+
+    adapter = finetune(
+        task.recipe, task.checkpoint, Corrections(folder, "train"), work, task.replay, task.seed, stop, trained
+    )
+    if adapter is None:
+        return None
+    target = Path(task.target)
+    publish(_manifest(task, folder), adapter, target)
+    engine = VideoSegmenter.from_pretrained(task.checkpoint, task.device)
+    both = {"served": None if task.served is None else Path(task.served), "candidate": target}
+    scores: dict[tuple[str, str], Mapping[str, float]] = {}
+    done = steps
+    measured: dict[str, Measured] = {}
+    try:
+        for what, dataset in (("project", held_out), ("base", base_set)):
+            for who, adapter_folder in both.items():
+
+                def asked(clip: int, _total: int, before: int = done) -> None:
+                    progress(before + clip, steps + clips)
+                    if stop():
+                        raise StoppedError
+
+                kept = work / f"gate-{what}-{who}.json"
+                if what == "base" and kept.exists():
+                    scores[what, who] = json.loads(kept.read_text(encoding="utf-8"))
+                else:
+                    answers = measure(engine.adapted(adapter_folder), dataset, asked)
+                    scores[what, who] = answers.scores
+                    write_json(kept, dict(answers.scores))
+                    if what == "project":
+                        measured[who] = answers
+                done += len(dataset)
+    except StoppedError:
+        return None
+    decision = decide(
+        scores["project", "served"],
+        scores["project", "candidate"],
+        scores["base", "served"],
+        scores["base", "candidate"],
+        task.rules,
+        task.served_version,
+    )
+    draw_differences(held_out, measured["served"], measured["candidate"], target / PICTURE)
+    record_decision(target, decision.to_json())
+    progress(steps + clips, steps + clips)
+    return decision
+
+
+class _Nothing(Dataset):
+    """No clips."""
+
+    name = "nothing"
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, number: int) -> Any:
+        raise IndexError(number)
+
+
+def _held_out(task: RoundTask) -> Dataset:
+    try:
+        return Corrections(Path(task.corrections), "held-out")
+    except InputError:
+        # Also of a folder that is no export at all; then the training's side says so.
+        Corrections(Path(task.corrections), "train")
+        return _Nothing()
+
+
+def base_set_of(checkpoint: str) -> str:
+    """The data set that a base must not forget, as --data names it.
+
+    Raises:
+        InputError: neither the checkpoint's config.json says, nor is it one that ships.
+    """
+    config = checkpoint_config(checkpoint_folder(checkpoint))
+    data = config.get("base_set") or DEFAULT_BASE_SET.get(str(config.get("model_name")))
+    if not data:
+        raise InputError(
+            f"The checkpoint {checkpoint} does not say on what it must not get worse.",
+            "Name a data set in TRAJSEG_BASE_DATA, or as `base_set` in the checkpoint's config.json.",
+        )
+    return str(data)
+
+
+def _manifest(task: RoundTask, corrections: Path) -> AdapterManifest:
+    base = checkpoint_folder(task.checkpoint)
+    clips = []
+    for side in ("train", "held-out"):
+        dataset = Corrections(corrections, side)  # type: ignore[arg-type]
+        for number in range(len(dataset)):
+            clip = dataset.corrected(number)
+            clips.append({"name": clip.name, "identity": clip.identity, "side": side, "tracks": len(clip.tracks)})
+    return AdapterManifest(
+        model_version=task.model_version,
+        base=str(checkpoint_config(base)["model_name"]),
+        base_config=file_hash(base / "config.json"),
+        data={"hash": file_hash(corrections / "manifest.json"), "clips": clips},
+        recipe=json.loads((Path(task.work) / "recipe.json").read_text(encoding="utf-8")),
+        seed=task.seed,
+        code_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def task_to_json(task: RoundTask) -> dict[str, Any]:
+    """A task as JSON, for another process."""
+    return dataclasses.asdict(task)
+
+
+def task_from_json(form: Mapping[str, Any]) -> RoundTask:
+    """The task of `task_to_json`."""
+    from trajseg.data.samples import Mixture
+    from trajseg.training.adapters import LoraSettings
+
+    recipe = dict(form["recipe"])
+    recipe |= {"mixture": Mixture(**recipe["mixture"]), "lora": LoraSettings(**recipe["lora"])}
+    return RoundTask(**{**form, "recipe": FinetuneRecipe(**recipe), "rules": GateRules(**form["rules"])})
