@@ -110,6 +110,28 @@ def test_a_checkpoint_that_is_not_there_is_told(tmp_path):
     assert checks.model(Settings(model=str(tmp_path))).state == "ok"
 
 
+def test_an_engine_of_somebody_else_is_read_and_not_loaded(tmp_path, monkeypatch):
+    (tmp_path / "my_engine.py").write_text(
+        "from trajseg.engines.base import EngineSpec\n"
+        "class Found:\n"
+        "    spec = EngineSpec(name='mine', model_version='mine-2')\n"
+        "    def __init__(self, device): raise RuntimeError('loaded')\n"
+        "class Lacking(Found):\n"
+        "    spec = EngineSpec(name='mine', model_version='mine-2', needs=('no-such-package',))\n"
+        "def without(device): return Found(device)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check = checks.model(Settings(model="my_engine:Found"))
+    assert (check.state, check.words) == ("ok", "mine-2, the engine my_engine:Found")
+    assert Settings(model="my_engine:Found").model_version() == "mine-2"
+    lacking = checks.model(Settings(model="my_engine:Lacking"))
+    assert (lacking.state, lacking.remedy) == ("warn", "pip install no-such-package")
+    for name, words in (("my_engine:without", "has no spec"), ("my_engine:nothing", "cannot be loaded")):
+        check = checks.model(Settings(model=name))
+        assert check.state == "fail"
+        assert words in check.words
+
+
 def test_a_video_that_browsers_cannot_play_is_told(settings, clips):
     (video,) = found(settings, "Video", video=str(clips / "broken_frame_count.avi"))
     assert video.state == "fail"

@@ -1,0 +1,146 @@
+"""The contract of engines, held by the shipped model, the engines that tests use, and the example in the docs."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from contracts.engine import EngineContract
+
+from trajseg import VideoSegmenter
+from trajseg.cli import main
+from trajseg.engines.base import Engine, FrameMasks, RunContext
+from trajseg.engines.registry import load_engine
+from trajseg.model.clip_tracker import ClipTracker
+from trajseg.shapes.dataset import write_scene
+from trajseg.shapes.world.scenes import sample_scene
+from trajseg.tracks import Result, rle
+from trajseg.tracks.rle import iou
+from trajseg.video import open_clip
+
+ROOT = Path(__file__).parents[3]
+
+
+class TestTheScriptedEngine(EngineContract):
+    meant = "the red and the blue square"
+    resumed_iou = 1.0
+
+    @pytest.fixture
+    def engine(self, scripted_engine: Any) -> Engine:
+        engine: Engine = scripted_engine
+        return engine
+
+
+class TestTheColourEngine(EngineContract):
+    absent = "the star"
+    resumed_iou = 1.0
+
+    @pytest.fixture
+    def engine(self) -> Engine:
+        engine: Engine = runpy.run_path(str(ROOT / "tests" / "e2e" / "colour_engine.py"))["build"](device="")
+        return engine
+
+
+@pytest.fixture(scope="session")
+def segmenter() -> VideoSegmenter:
+    return VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def drawn_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of the shapes world: the shipped model knows no other."""
+    path = tmp_path_factory.mktemp("drawn") / "clip.mp4"
+    write_scene(sample_scene(0, "test"), path, 160)
+    return path
+
+
+class TestTheShippedModel(EngineContract):
+    meant = "everything that moves left"
+    absent = "the yellow star"
+    resumed_iou = 0.99
+
+    @pytest.fixture
+    def engine(self, segmenter: VideoSegmenter) -> Engine:
+        return segmenter
+
+    @pytest.fixture
+    def video(self, drawn_video: Path) -> Path:
+        return drawn_video
+
+    def test_a_run_that_ended_in_the_middle_is_not_drawn_again(
+        self, segmenter: VideoSegmenter, drawn_video: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Frames that are done are encoded only where a later frame reads them; floats survive storing."""
+        clip = open_clip(drawn_video)
+        whole = segmenter.segment(clip, self.meant)
+        frames = list(whole)
+        middle = len(frames) // 2
+        stored = [
+            FrameMasks.from_json(json.loads(json.dumps(frame.to_json())), height=clip.height, width=clip.width)
+            for frame in frames[:middle]
+        ]
+        drawn: list[int] = []
+        draw = ClipTracker.draw
+        monkeypatch.setattr(ClipTracker, "draw", lambda self, index, f: (drawn.append(index), draw(self, index, f))[1])
+        result = segmenter.segment(clip, self.meant, RunContext(done=stored)).result()
+        assert drawn == list(range(middle, len(frames)))
+        assert [track.uid for track in result.tracks] == ["t1", "t2"]
+        for track, undisturbed in zip(result.tracks, whole.result().tracks, strict=True):
+            pairs = list(zip(track.frames, undisturbed.frames, strict=True))
+            assert [a.rle for a, _ in pairs[:middle]] == [b.rle for _, b in pairs[:middle]]
+            assert min(iou(a.rle, b.rle) for a, b in pairs[middle:]) > 0.9
+            assert track.score == pytest.approx(undisturbed.score, abs=0.01)
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """The module of docs/extending.md, under the name that it has there."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    [code, *_] = re.findall(r"   ```python\n(.*?)   ```", page.split("## An engine\n")[1].split("\n## ")[0], re.DOTALL)
+    package, module = types.ModuleType("my_engines"), types.ModuleType("my_engines.colours")
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(textwrap.dedent("   " + code.lstrip()), "colours.py", "exec"), module.__dict__)
+    return module
+
+
+class TestTheEngineOfTheDocs(EngineContract):
+    meant = "the red and the blue square"
+    absent = "the yellow star"
+    resumed_iou = 1.0
+
+    @pytest.fixture
+    def engine(self, example: types.ModuleType) -> Engine:
+        engine: Engine = load_engine("my_engines.colours:Colours")
+        return engine
+
+    @pytest.mark.usefixtures("example")
+    def test_the_command_line_segments_with_it(self, tiny_clip: Any, tmp_path: Path) -> None:
+        arguments = ["segment", str(tiny_clip.path), "the red square", "--out", str(tmp_path)]
+        outcome = CliRunner().invoke(main, [*arguments, "--model", "my_engines.colours:Colours"])
+        assert outcome.exit_code == 0, outcome.output
+        result = Result.load(tmp_path / "tracks.json")
+        assert (result.model_version, len(result.tracks)) == ("colours-1", 1)
+        assert iou(result.tracks[0].frames[5].rle, rle.encode(tiny_clip.red[5])) > 0.9
+
+    @pytest.mark.usefixtures("example")
+    def test_the_command_line_evaluates_it(self, tmp_path: Path) -> None:
+        arguments = ["evaluate", "--data", "shapes:test", "--count", "1", "--height", "64"]
+        file = tmp_path / "figures.json"
+        outcome = CliRunner().invoke(main, [*arguments, "--model", "my_engines.colours:Colours", "--json", str(file)])
+        assert outcome.exit_code == 0, outcome.output
+        figures = json.loads(file.read_text())
+        assert figures["model_version"] == "colours-1"
+        assert figures["headline"]["caption_accuracy"] is None
+        assert json.loads(outcome.stdout.splitlines()[-1])["referring_jf"] == pytest.approx(
+            figures["headline"]["referring_jf"], abs=1e-4
+        )

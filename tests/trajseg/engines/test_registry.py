@@ -1,0 +1,102 @@
+"""Engines by name: checkpoints, factories and entry points; what is known of them without loading them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+import trajseg
+from trajseg.engines import registry
+from trajseg.engines.base import EngineSpec
+from trajseg.engines.registry import engine_spec, load_engine
+from trajseg.errors import CheckpointError, InputError
+
+WORKER_TESTS = Path(__file__).parents[2] / "worker"
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `scripted_engine:...` be imported, as a package of somebody else's can be."""
+    monkeypatch.syspath_prepend(str(WORKER_TESTS))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_factory_is_named_by_module_and_attribute() -> None:
+    engine = load_engine("scripted_engine:build", "cpu")
+    assert engine.spec.model_version == "scripted-paced"
+    assert engine.device == "cpu"  # type: ignore[attr-defined]
+    assert engine_spec("scripted_engine:build") == engine.spec
+
+
+@pytest.mark.usefixtures("scripted")
+def test_an_entry_point_gives_an_engine_a_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("paced", "scripted_engine:build", registry.GROUP)
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group, name: [point] if (group, name) == (registry.GROUP, "paced") else []
+    )
+    assert load_engine("paced").spec.model_version == "scripted-paced"
+    assert engine_spec("paced").several
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("scripted_engine:nothing", "nothing"),
+        ("no_such_module:build", "no_such_module"),
+        ("scripted_engine:misnamed", "scripted-paced"),
+        ("scripted_engine:no_engine", "no spec"),
+        ("scripted_engine:annotations", "_Feature"),
+        ("/no/checkpoint", "/no/checkpoint"),
+    ],
+)
+def test_an_engine_that_cannot_be_loaded_is_named_with_a_remedy(model: str, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_engine(model)
+    assert model in caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_factory_without_a_spec_can_be_used_but_not_served() -> None:
+    assert load_engine("scripted_engine:without_spec").spec.model_version == "scripted-paced"
+    with pytest.raises(CheckpointError, match="no spec") as caught:
+        engine_spec("scripted_engine:without_spec")
+    assert "class attribute" in caught.value.remedy
+
+
+def test_the_spec_of_a_checkpoint_is_that_of_its_engine(tmp_path: Path) -> None:
+    spec = engine_spec("trajseg-tiny")
+    assert spec == load_engine("trajseg-tiny", "cpu").spec
+    assert spec.sentences
+    assert spec.captions
+    assert spec.propagates
+    (tmp_path / "config.json").write_text(json.dumps({"model_name": "mine"}))
+    assert engine_spec(str(tmp_path)) == EngineSpec(
+        name="trajseg", model_version="mine", sentences=True, several=True, none=True, compares=True, propagates=True
+    )
+
+
+def test_the_spec_of_a_checkpoint_is_read_without_torch() -> None:
+    code = "import sys; from trajseg.engines.registry import engine_spec; engine_spec('trajseg-tiny'); "
+    code += "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("version", ["", "two words", "x" * 101, "-\n"])
+def test_a_model_version_that_label_studio_could_not_show_is_refused(version: str) -> None:
+    with pytest.raises(InputError, match="model version") as caught:
+        EngineSpec(name="bad", model_version=version)
+    assert caught.value.remedy
+
+
+def test_what_trajseg_exports() -> None:
+    assert trajseg.__all__ == ["Clip", "MaskTrack", "Result", "VideoSegmenter", "__version__", "load_engine"]
+    assert all(getattr(trajseg, name) is not None for name in trajseg.__all__)
+    code = "import sys; from trajseg import Clip, MaskTrack, Result, load_engine; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
