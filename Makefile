@@ -5,7 +5,7 @@ export SAM2_BUILD_CUDA := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow e2e check format train evaluate ablation clean proof-correction
+.PHONY: help install demo test test-slow e2e check format train evaluate ablation clean proof-correction proof-engines
 
 help: ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ ablation: install ## The paper's questions at this size, into runs/ablation (hou
 
 proof-correction: install ## How few frames a person has to paint, against interpolated boxes (about half an hour on two idle cores)
 	$(BIN)/python scripts/proof_correction.py --json runs/correction/proof.json
+
+proof-engines: install ## That `grounded` works, with tiny taught weights on mp4 files (about ten minutes on an idle core)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/proof_engines.py --json runs/engines/proof.json
 
 clean: ## Remove what the other targets made, but not .venv
 	rm -rf demo runs e2e-artifacts .trajseg

@@ -29,7 +29,9 @@ from rich.table import Table
 from trajseg.engines.grounded import factory
 from trajseg.engines.grounded.candidates import Candidate
 from trajseg.engines.grounded.engine import GroundedEngine
+from trajseg.engines.grounded.search import CandidateSearch
 from trajseg.evaluation.metrics import Score, score
+from trajseg.progress import Progress
 from trajseg.shapes.world.language import CATEGORY, Instruction, instructions
 from trajseg.shapes.world.render import frames_and_ids
 from trajseg.shapes.world.scenes import Scene, Split, sample_scene
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every instruction's figures here")
     given = parser.parse_args()
     engine = factory(device="cpu", checkpoint=str(given.checkpoint))
+    engine.search = RememberingSearch(engine.search)
     asked: list[Asked] = []
     for one in measure(engine, given.split, range(given.seed, given.seed + given.clips), given.height):
         asked.append(one)
@@ -76,6 +79,22 @@ def main() -> None:
             given.json.write_text(json.dumps([asdict(each) for each in asked], indent=1) + "\n", encoding="utf-8")
     print_table(asked)
     print(json.dumps(last_line(asked)))
+
+
+class RememberingSearch(CandidateSearch):
+    """Searches a clip once for the same phrases, however many sentences lead to them: it would find the same."""
+
+    def __init__(self, search: CandidateSearch) -> None:
+        super().__init__(search.detector, search.sam2, search.settings)
+        self._last: tuple[object, dict[tuple[str, ...], list[Candidate]]] = (None, {})
+
+    def find(self, clip: Clip, phrases: Sequence[str], progress: Progress | None = None) -> list[Candidate]:
+        if self._last[0] is not clip:
+            self._last = clip, {}
+        known = self._last[1]
+        if tuple(phrases) not in known:
+            known[tuple(phrases)] = super().find(clip, phrases, progress)
+        return known[tuple(phrases)]
 
 
 def measure(engine: GroundedEngine, split: Split, seeds: Sequence[int], height: int) -> Iterator[Asked]:

@@ -27,7 +27,7 @@ from trajseg.engines.grounded.dialogue import ShownCandidate, choose_parts, scen
 from trajseg.engines.grounded.pictures import portrait
 from trajseg.engines.grounded.prompts import Part, Prompts, joined
 from trajseg.shapes.engines import vlm
-from trajseg.shapes.engines.lessons import Lesson, draw_lesson
+from trajseg.shapes.engines.lessons import Lesson, asked_looks, draw_lesson
 from trajseg.shapes.engines.pictures import PictureStream
 from trajseg.shapes.engines.teaching import Stage, Step
 from trajseg.shapes.recipe.clips import relit
@@ -37,6 +37,10 @@ from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS
 PROMPTS = Path(__file__).parent / "prompts"
 """Short ones: a model of this size needs no explanations, and each word costs training time."""
 LOOKS = (len(COLOURS), len(SHAPES), len(SIZES), len(MOTIONS), len(SPEEDS))
+ASKED = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1, len(MOTIONS) + 1)
+"""What a sentence says of what it means, or that it does not say."""
+COMPARED = 5
+"""The layer after which the place of a verdict has to know what the sentence says and what the candidate is."""
 MIDDLE = 3
 """The layer after which a candidate's last word has to know its looks and its motion."""
 LIT = 0.2
@@ -55,6 +59,8 @@ class Teacher(nn.Module):
         self.vlm: Qwen3VLForConditionalGeneration = vlm.fresh()
         self.named = nn.Linear(vlm.WIDTH, len(COLOURS) + len(SHAPES))
         self.looks = nn.Linear(vlm.WIDTH, sum(LOOKS))
+        self.asked = nn.Linear(vlm.WIDTH, sum(ASKED))
+        self.judged = nn.Linear(vlm.WIDTH, sum(LOOKS))
         self.colours = nn.Buffer(torch.randn(len(COLOURS), vlm.WIDTH) * 0.04)
         self.shapes = nn.Buffer(torch.randn(len(SHAPES), vlm.WIDTH) * 0.04)
 
@@ -109,6 +115,16 @@ class Teacher(nn.Module):
             figures["verdict"] = float(right[decided].float().mean())
             accepted = decided & (truth == batch.accept)
             figures["recall"] = float(right[accepted].float().mean())
+        if len(batch.asked):
+            where = batch.verdicts[:, 1:].nonzero()
+            middle = F.rms_norm(out.hidden_states[COMPARED][where[:, 0], where[:, 1]], (vlm.WIDTH,))
+            for column, part in enumerate(self.asked(middle).split(ASKED, -1)):
+                loss = loss + 0.15 * F.cross_entropy(part, batch.asked[:, column])
+                right_asked = (part.argmax(-1) == batch.asked[:, column]).float()
+                figures["asked"] = figures.get("asked", 0.0) + float(right_asked.mean()) / len(ASKED)
+            real = batch.judged[:, 0] >= 0
+            for column, part in enumerate(self.judged(middle).split(LOOKS, -1)):
+                loss = loss + 0.05 * F.cross_entropy(part[real], batch.judged[real, column])
         if len(batch.ends):
             rows, columns = batch.ends[:, 0], batch.ends[:, 1]
             middle = out.hidden_states[MIDDLE][rows, columns]
@@ -127,6 +143,7 @@ class Batch:
     """B conversations of at most L tokens with n portraits.
 
     ids, mask, kinds (1: a visual token), labels (-100: not to be learned) int64 [B, L]; verdicts bool [B, L];
+    asked [V, 4] and judged [V, 5]: for each verdict what the sentence says, and the candidate's looks;
     ends [n, 2] row and column of each candidate's last token; looks [n, 5], -1 for false alarms;
     grid [n, 3] as the processor has it; accept: the token of "accept".
     """
@@ -138,6 +155,8 @@ class Batch:
     verdicts: Tensor
     ends: Tensor
     looks: Tensor
+    asked: Tensor
+    judged: Tensor
     grid: Tensor
     accept: int
 
@@ -202,6 +221,14 @@ class Desk:
                 if token == self.picture_end:
                     ends.append((row, ids.index(self.stop, column)))
         looks = [one.looks or (-1,) * 5 for lesson in lessons for one in lesson.candidates]
+        judging = [
+            (asked_looks(said), one.looks or (-1,) * 5)
+            for lesson in lessons
+            for kind, said, _ in lesson.turns
+            if kind == "choose"
+            for one in lesson.candidates
+        ]
+        asked, judged = [pair[0] for pair in judging], [pair[1] for pair in judging]
         return Batch(
             ids_t,
             mask,
@@ -210,6 +237,8 @@ class Desk:
             verdicts,
             torch.tensor(ends, dtype=torch.int64).view(-1, 2),
             torch.tensor(looks, dtype=torch.int64).view(-1, 5),
+            torch.tensor(asked, dtype=torch.int64).view(-1, 4),
+            torch.tensor(judged, dtype=torch.int64).view(-1, 5),
             torch.tensor([[1, 4, 4]]).expand(len(looks), 3),
             self.accept,
         )

@@ -10,7 +10,7 @@ from trajseg.engines.grounded.facts import MOMENTS, TrackFacts, track_facts
 from trajseg.engines.grounded.grammar import verdict_answer
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import Instruction, instructions, reference_caption, short_caption
-from trajseg.shapes.world.phrases import PLURALS, words
+from trajseg.shapes.world.phrases import MOTION, PLURALS, words
 from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS, Scene, bin_centres, sample_scene
 from trajseg.tracks.rle import Box
 
@@ -62,7 +62,28 @@ def concepts_of(text: str) -> list[str]:
     return ["object"] if open_too or not shapes or len(shapes) > 3 else shapes
 
 
-def draw_lesson(rng: random.Random, turns: int = 4) -> Lesson | None:
+def asked_looks(text: str) -> tuple[int, int, int, int]:
+    """Colour, shape, size and motion that a sentence says of what it means, as indices into the world's tuples.
+
+    One past the end where it does not say. What stands behind the first noun is of another object, but for a colour
+    after its noun and the motion.
+    """
+    said = words(text)
+    nouns = [place for place, word in enumerate(said) if word in SINGULAR or word in OPEN]
+    head = said[: nouns[0] + 1] if nouns else said
+    if nouns and said[nouns[0] + 1 : nouns[0] + 3] and any(w in said for w in ("coloured", "in")):
+        head = [*head, *(word for word in said[nouns[0] + 1 : nouns[0] + 4] if word in COLOURS)]
+    head += said[nouns[0] + 1 : nouns[0] + 4] if nouns and said[nouns[0] + 1 : nouns[0] + 3] == ["that", "is"] else []
+    motions = [motion for motion, phrases in MOTION.items() if any(phrase in text for phrase in phrases.all())]
+    return (
+        next((COLOURS.index(word) for word in head if word in COLOURS), len(COLOURS)),
+        next((SHAPES.index(SINGULAR[word]) for word in head if word in SINGULAR), len(SHAPES)),
+        next((SIZES.index(word) for word in head if word in SIZES), len(SIZES)),
+        MOTIONS.index(motions[0]) if len(motions) == 1 else len(MOTIONS),
+    )
+
+
+def draw_lesson(rng: random.Random, turns: int = 3) -> Lesson | None:
     """A lesson of the training split; None where the scene gives none."""
     scene = sample_scene(rng.getrandbits(40), "train")
     facts = Facts(scene)

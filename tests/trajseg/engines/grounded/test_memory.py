@@ -1,0 +1,57 @@
+"""Memory stays flat in the number of frames: 1,000 frames of 720p with 8 objects, at tiny size."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trajseg.engines.grounded import checkpoints
+from trajseg.engines.grounded.detector import Detection
+from trajseg.engines.grounded.sam2 import load_sam2
+from trajseg.engines.grounded.search import CandidateSearch, SearchSettings
+from trajseg.video import open_clip, write_video
+
+WIDTH, HEIGHT, FRAMES, OBJECTS = 1280, 720, 1000, 8
+ALLOWED = 120 * 2**20
+"""Bytes that the last 700 frames may add: masks of 8 objects as run-length codes, and what the allocator keeps."""
+
+
+class StillDetector:
+    """A fake: eight boxes that stay where they are."""
+
+    def detect(self, frames: Sequence[np.ndarray], phrases: Sequence[str], least: float) -> list[list[Detection]]:
+        boxes = [(float(x), float(y)) for x, y in itertools.product(range(40, 1200, 300), (100, 400))]
+        return [[Detection((x, y, x + 200, y + 200), 0.9, phrases[0]) for x, y in boxes] for _ in frames]
+
+
+def pictures() -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(0)
+    base = rng.integers(60, 120, (HEIGHT, WIDTH, 3), np.uint8)
+    for index in range(FRAMES):
+        frame = base.copy()
+        frame[100:300, (index % 1000) : (index % 1000) + 200] = (200, 40, 40)
+        yield frame
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.timeout(1500)
+def test_a_thousand_frames_take_no_more_memory_than_three_hundred(tmp_path: Path) -> None:
+    clip = open_clip(write_video(tmp_path / "long.mp4", pictures(), 25.0, crf=40))
+    sam2 = load_sam2(checkpoints.save_sam2(tmp_path / "sam2"))
+    resident: dict[int, int] = {}
+
+    def watch(done: int, total: int) -> None:
+        if done in (300, 999):
+            resident[done] = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    search = CandidateSearch(StillDetector(), sam2, SearchSettings(every=1.0))
+    found = search.find(clip, ["object"], watch)
+    assert len(found) > 0
+    assert resident[999] - resident[300] < ALLOWED
