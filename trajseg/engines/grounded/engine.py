@@ -93,7 +93,7 @@ class GroundedEngine:
     """An engine of three parts with public weights.
 
     Args:
-        chooser: None finds what a noun phrase names: all candidates count.
+        chooser: None finds what a noun phrase names: all candidates count that the detector is certain of.
     """
 
     def __init__(
@@ -182,9 +182,10 @@ class GroundedEngine:
         return list(dict.fromkeys(phrases)) or ["object"], [answer]
 
     def choose(self, clip: Clip, candidates: Sequence[Candidate], instruction: str) -> Choice:
-        """Which of the candidates the instruction means; all of them where there is no chooser."""
+        """Which of the candidates the instruction means; without a chooser those that the detector is certain of."""
         if self.chooser is None:
-            return Choice(dict.fromkeys(range(len(candidates)), 1.0))
+            sure = [index for index, one in enumerate(candidates) if one.score >= self.settings.certain]
+            return Choice(dict.fromkeys(sure, 1.0))
 
         def shown(indices: Sequence[int], again: int) -> Scene:
             return view(clip, [candidates[index] for index in indices], self._view, again)

@@ -35,7 +35,8 @@ class GroundedSettings:
         every: seconds from one look of the detector to the next.
         looks: of the detector at a clip, at least.
         threshold: score below which a detection does not count, 0 to 1.
-        certain: score from which on a single detection makes a candidate.
+        certain: mean score from which on a track that was seen only once is a candidate; without a chooser, from which
+            on a candidate is an object.
         candidates: at most so many.
         frames: shown to the chooser, each with and without outlines.
         longest: pixels of their longer side.

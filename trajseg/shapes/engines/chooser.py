@@ -27,7 +27,7 @@ from trajseg.engines.grounded.dialogue import ShownCandidate, choose_parts, scen
 from trajseg.engines.grounded.pictures import portrait
 from trajseg.engines.grounded.prompts import Part, Prompts, joined
 from trajseg.shapes.engines import vlm
-from trajseg.shapes.engines.lessons import Lesson, asked_looks, draw_lesson
+from trajseg.shapes.engines.lessons import Lesson, asked_looks, draw_lesson, draw_matching
 from trajseg.shapes.engines.pictures import PictureStream
 from trajseg.shapes.engines.teaching import Stage, Step
 from trajseg.shapes.recipe.clips import relit
@@ -44,6 +44,8 @@ COMPARED = 5
 MIDDLE = 3
 """The layer after which a candidate's last word has to know its looks and its motion."""
 LIT = 0.2
+MATCHED = 200
+"""Batches of short lessons at first."""
 BATCH, POOL = 8, 12
 """Lessons a step, and steps whose lessons are drawn together."""
 STAGES = ("eyes", "words", "both")
@@ -186,7 +188,7 @@ class Desk:
                 parts = choose_parts(self.prompts, scene, said)
             else:
                 parts = self.prompts.parts(kind, {"number": said, "instruction": said})
-            if place == 0 and shown:
+            if place == 0 and shown and lesson.shown:
                 parts = joined([*scene_parts(self.prompts, scene), *parts])
             turns.append((as_text(parts), answer))
         return turns
@@ -202,8 +204,10 @@ class Desk:
                 told = self._ids(f"{answer}<|im_end|>")
                 after = self._ids("\n")
                 ids += [*question, *told, *after]
-                learned += [False] * len(question) + [True] * len(told) + [False] * len(after)
                 verdict = [token in (self.accept, self.reject) for token in told]
+                # What a candidate looks like cannot be known where it is not shown.
+                answered = [True] * len(told) if lesson.shown else verdict
+                learned += [False] * len(question) + answered + [False] * len(after)
                 decided += [False] * len(question) + verdict + [False] * len(after)
             rows.append((ids, learned, decided))
         length = max(len(ids) for ids, _, _ in rows)
@@ -220,7 +224,7 @@ class Desk:
             for column, token in enumerate(ids):
                 if token == self.picture_end:
                     ends.append((row, ids.index(self.stop, column)))
-        looks = [one.looks or (-1,) * 5 for lesson in lessons for one in lesson.candidates]
+        looks = [one.looks or (-1,) * 5 for lesson in lessons if lesson.shown for one in lesson.candidates]
         judging = [
             (asked_looks(said), one.looks or (-1,) * 5)
             for lesson in lessons
@@ -301,7 +305,7 @@ def train(out: Path, minutes: dict[str, float], seed: int = 0) -> None:
         if before is not None and not done:
             teacher.load_state_dict(torch.load(before, weights_only=True)["model"])
         rng = random.Random(f"{seed}/{stage}/{done}")
-        singles, drawn = single_portraits(rng, 32), lesson_batches(rng)
+        singles, drawn = single_portraits(rng, 32), lesson_batches(rng, done)
         return lambda: _step(teacher, desk, stage, rng, singles, drawn)
 
     before: Path | None = None
@@ -315,14 +319,26 @@ def train(out: Path, minutes: dict[str, float], seed: int = 0) -> None:
     shutil.copytree(PROMPTS, folder / "prompts", dirs_exist_ok=True)
 
 
-def lesson_batches(rng: random.Random) -> Iterator[list[Lesson]]:
-    """Endless batches of lessons of about the same length, so that little of a batch is padding."""
+def lesson_batches(rng: random.Random, done: int = 0) -> Iterator[list[Lesson]]:
+    """Endless batches of lessons of about the same length, so that little of a batch is padding.
+
+    The first MATCHED batches, and every third one after them, are short lessons on matching words: among whole
+    conversations, full of the same words, it is not learned.
+    """
     while True:
+        while done < MATCHED or done % 3 == 0:
+            done += 1
+            yield [lesson for _ in range(6 * BATCH) if (lesson := draw_matching(rng)) is not None]
         drawn = [lesson for _ in range(BATCH * POOL) if (lesson := draw_lesson(rng)) is not None]
         drawn.sort(key=lambda lesson: (len(lesson.candidates), len(lesson.turns)))
         batches = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
         rng.shuffle(batches)
-        yield from batches
+        for batch in batches:
+            done += 1
+            yield batch
+            if done % 3 == 0:
+                done += 1
+                yield [lesson for _ in range(6 * BATCH) if (lesson := draw_matching(rng)) is not None]
 
 
 def _step(
@@ -340,7 +356,9 @@ def _step(
     batch = desk.batch(lessons)
     if stage == "words":
         return teacher.answer_loss(batch, teacher.codes(batch))
-    cut = [each for lesson in lessons for each in (portraits_of(lesson, rng) if lesson.candidates else [])]
+    cut = [
+        each for lesson in lessons for each in (portraits_of(lesson, rng) if lesson.shown and lesson.candidates else [])
+    ]
     if not cut:
         return teacher.answer_loss(batch, torch.zeros(0, vlm.WIDTH))
     pixels, grid = desk.pixels(cut)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trajseg.engines.grounded.dialogue import caption_answer, phrases_answer
 from trajseg.engines.grounded.facts import MOMENTS, TrackFacts, track_facts
-from trajseg.engines.grounded.grammar import verdict_answer
+from trajseg.engines.grounded.grammar import read_verdicts, verdict_answer
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import Instruction, instructions, reference_caption, short_caption
 from trajseg.shapes.world.phrases import MOTION, PLURALS, words
@@ -45,12 +45,16 @@ class LessonCandidate:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Candidates of a scene and (question, instruction or number, answer) turns about them."""
+    """Candidates of a scene and (question, instruction or number, answer) turns about them.
+
+    `shown`: the candidates stand before the first question; else the answers' own words are all there is of them.
+    """
 
     scene: Scene
     width: int
     candidates: list[LessonCandidate]
     turns: list[tuple[str, str, str]]
+    shown: bool = True
 
 
 def concepts_of(text: str) -> list[str]:
@@ -118,6 +122,30 @@ def draw_lesson(rng: random.Random, turns: int = 3) -> Lesson | None:
         lesson = [("concepts", one.text, phrases_answer(concepts_of(one.text))) for one in chosen]
         candidates = []
     return Lesson(scene, round(100 * scene.aspect), candidates, lesson)
+
+
+def draw_matching(rng: random.Random) -> Lesson | None:
+    """A short lesson on matching words: one candidate that is described, not shown, and one sentence."""
+    lesson = draw_lesson(rng)
+    if lesson is None:
+        return None
+    able = [place for place, (kind, _, _) in enumerate(lesson.turns) if kind == "choose"]
+    able = [place for place in able if _by_looks(lesson.turns[place][1])]
+    if not able:
+        return None
+    kind, said, answer = lesson.turns[rng.choice(able)]
+    verdicts = read_verdicts(answer)
+    accepted = [number for number, (_, verdict) in verdicts.items() if verdict == "accept"]
+    number = rng.choice(accepted) if accepted and rng.random() < 0.5 else rng.choice(list(verdicts))
+    only = verdict_answer({1: verdicts[number]})
+    return Lesson(lesson.scene, lesson.width, [lesson.candidates[number - 1]], [(kind, said, only)], shown=False)
+
+
+def _by_looks(text: str) -> bool:
+    """Whether a sentence can be judged by what one candidate is called."""
+    return not any(
+        word in text for word in ("start", "than", "est", "enter", "leav", "hidden", "behind", "late", "first")
+    )
 
 
 def _drawn(asked: list[Instruction], rng: random.Random, count: int) -> list[Instruction]:
