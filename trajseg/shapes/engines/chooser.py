@@ -232,7 +232,7 @@ class Desk:
             if kind == "choose"
             for one in lesson.candidates
         ]
-        asked, judged = [pair[0] for pair in judging], [pair[1] for pair in judging]
+        said_looks, judged = [pair[0] for pair in judging], [pair[1] for pair in judging]
         return Batch(
             ids_t,
             mask,
@@ -241,7 +241,7 @@ class Desk:
             verdicts,
             torch.tensor(ends, dtype=torch.int64).view(-1, 2),
             torch.tensor(looks, dtype=torch.int64).view(-1, 5),
-            torch.tensor(asked, dtype=torch.int64).view(-1, 4),
+            torch.tensor(said_looks, dtype=torch.int64).view(-1, 4),
             torch.tensor(judged, dtype=torch.int64).view(-1, 5),
             torch.tensor([[1, 4, 4]]).expand(len(looks), 3),
             self.accept,
