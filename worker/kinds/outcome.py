@@ -19,7 +19,7 @@ from worker.kinds.base import JobOutcome
 from worker.kinds.refining import Known
 
 NO_TRACK_DOUBT = 0.5
-"""Doubt of a result without tracks."""
+"""Doubt of a result without tracks, and of a track without a mask."""
 log = logging.getLogger("trajseg.worker")
 
 
@@ -86,7 +86,9 @@ class TracksOutcome:
         for track in self.result.tracks:
             known = self.known.get(track.uid, Known())
             evidence = Evidence(known.painted, known.agreement)
-            doubts.append(float(reviewing.doubts(track, evidence).mean()))
+            doubts.append(float(reviewing.doubts(track, evidence).mean()) if track.present else NO_TRACK_DOUBT)
+            if not track.present:
+                self.warnings.append(TrackWarning(track=track.uid, text="nothing was found: no frame has a mask."))
             suggested = reviewing.suggest(track, evidence=evidence)
             frames = [DoubtfulFrame(index=one.index, reason=one.reason, doubt=round(one.doubt, 4)) for one in suggested]
             review.append(TrackReview(track=track.uid, label=track.label, frames=tuple(frames)))

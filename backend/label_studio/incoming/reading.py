@@ -17,7 +17,7 @@ from backend.label_studio.incoming import corrections
 from backend.label_studio.incoming.annotation import from_annotation
 from backend.label_studio.incoming.corrections import Predicted, Source
 from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
-from backend.label_studio.outgoing.superseding import current_version
+from backend.label_studio.outgoing.superseding import current_version, withdraw
 from backend.settings import Settings
 from backend.store import AnnotationHint, Change, Job, JobRequest, Project, ReadAnnotation, Store, UnknownJobError
 from backend.store.models import now
@@ -114,7 +114,9 @@ class AnnotationReader:
             return []
         # What a person skipped says nothing on the tracks.
         annotations = [one for one in task.annotations if not one.get("was_cancelled")]
-        self._withdraw_all_but(project, task_id, [int(one["id"]) for one in annotations])
+        withdrawn = self._withdraw_all_but(project, task_id, [int(one["id"]) for one in annotations])
+        if withdrawn:
+            withdraw(self.store, client, self.settings, project, task, withdrawn)
         known = {row.annotation_id: row for row in self.store.corrections.annotations(project.id, task_id)}
         new = []
         for annotation in annotations:
@@ -128,11 +130,15 @@ class AnnotationReader:
         jobs = [self._read(project, config, task, predictions, annotation) for annotation in new]
         return [job for job in jobs if job is not None]
 
-    def _withdraw_all_but(self, project: Project, task_id: int, there: Sequence[int]) -> None:
+    def _withdraw_all_but(self, project: Project, task_id: int, there: Sequence[int]) -> list[str]:
+        """Withdraw the corrections of annotations that are gone; returns the jobs that carried them on."""
+        refined = []
         for row in self.store.corrections.annotations(project.id, task_id):
             if row.annotation_id not in there and row.withdrawn_at is None:
                 cancelled = self.store.corrections.withdraw(project.id, row.annotation_id)
                 log.info("annotation %d is gone; cancelled for it: %s", row.annotation_id, cancelled or "nothing")
+                refined += [row.refine_job_id] if row.refine_job_id else []
+        return refined
 
     def _read(
         self,

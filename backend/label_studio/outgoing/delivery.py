@@ -25,6 +25,7 @@ from backend.label_studio.client import (
 from backend.label_studio.outgoing import views
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.label_studio.outgoing.superseding import (
+    STATE_KEY,
     current_version,
     has_tracks,
     is_superseded,
@@ -48,8 +49,10 @@ FIRST_RETRY_SECONDS = 15.0
 LONGEST_RETRY_SECONDS = 900.0
 """So a Label Studio that was down over night gets its predictions a quarter of an hour after it is back."""
 
-STATE_KEY, REVIEW_KEY, DOUBT_KEY, WARNINGS_KEY = "trajseg_state", "trajseg_review", "trajseg_doubt", "trajseg_warnings"
+REVIEW_KEY, DOUBT_KEY, WARNINGS_KEY = "trajseg_review", "trajseg_doubt", "trajseg_warnings"
 """Keys of task data that trajseg writes for the Data Manager's columns."""
+FOUND_NOTHING = "found nothing"
+"""State of a task whose tracks have no mask in any frame."""
 LONGEST_COLUMN = 500
 """Characters of one column's text."""
 MOST_MORE_PICTURES = 12
@@ -245,7 +248,7 @@ def _columns(job: Job, result: Result, task: Task) -> dict[str, Any]:
     notes = job.notes
     columns: dict[str, Any] = {}
     if state := KINDS[job.kind].task_state:
-        columns[STATE_KEY] = state
+        columns[STATE_KEY] = state if any(track.present for track in result.tracks) else FOUND_NOTHING
     if notes.doubt is not None:
         columns[DOUBT_KEY] = round(notes.doubt, 3)
         columns[REVIEW_KEY] = " | ".join(

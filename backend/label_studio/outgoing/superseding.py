@@ -9,19 +9,22 @@ passes over, and no score. It is deleted after `settings.superseded_hours`, unle
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, Task
 from backend.settings import Settings
-from backend.store import Job, Store, UnknownJobError
+from backend.store import Job, Project, Store, UnknownJobError
+from backend.store.kinds import KINDS
 from backend.store.models import SupersededPrediction, now
 from trajseg.errors import LabelStudioError, UnknownProjectError
 from trajseg.tracks import Result
 
 log = logging.getLogger("trajseg.delivery")
 
+STATE_KEY = "trajseg_state"
+"""Key of task data that says how far the task is."""
 EARLIER = ", earlier)"
 """End of the model version of a superseded prediction, as in "trajseg-tiny (prelabel, earlier)"."""
 
@@ -92,6 +95,43 @@ def supersede(
         job = job_of(store, one)
         version = earlier_version(current_version(one.model_version), job.kind if job else "prediction")
         client.update_prediction(one.id, model_version=version, score=None)
+
+
+def withdraw(
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    project: Project,
+    task: Task,
+    refine_job_ids: Collection[str],
+) -> None:
+    """Take back what withdrawn corrections made: their refined predictions are superseded, the one before stands again.
+
+    Args:
+        refine_job_ids: the jobs that carried the withdrawn corrections to the other frames.
+    """
+    present = client.predictions(task.id)
+    jobs = {one.id: job for one in present if (job := job_of(store, one)) is not None}
+    withdrawn = [
+        one
+        for one in present
+        if one.id in jobs and {jobs[one.id].id, jobs[one.id].asked.earlier_job_id or ""} & set(refine_job_ids)
+    ]
+    current = [one for one in withdrawn if not one.model_version.endswith(EARLIER)]
+    if not current:
+        return
+    version = current[-1].model_version
+    supersede(store, client, settings, project.id, task, current)
+    left = [one for one in present if one not in withdrawn and one.id in jobs]
+    if any(one.model_version == version for one in left):
+        return
+    before = [one for one in left if current_version(one.model_version) == version]
+    if before:
+        job = jobs[before[-1].id]
+        score = None if job.notes.doubt is None else 1.0 - job.notes.doubt
+        client.update_prediction(before[-1].id, model_version=version, score=score)
+        if state := KINDS[job.kind].task_state:
+            client.update_task_data(project.label_studio_id, task.id, {STATE_KEY: state})
 
 
 def delete_superseded(store: Store, client: LabelStudioClient, settings: Settings) -> int:

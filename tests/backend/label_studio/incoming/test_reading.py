@@ -165,6 +165,32 @@ def test_deleting_an_annotation_withdraws_its_corrections(
     assert store.job(job.id).state == "cancelled"
 
 
+def test_what_a_withdrawn_correction_made_is_withdrawn(
+    studio, store, client, settings, task, project, predicted, read, result
+):
+    """Everything was erased by mistake: without the annotation the next person starts from the prelabel again."""
+    first = prediction(studio, task)["id"]
+    annotation = studio.annotate(task, painted(studio, task), first)
+    (job,) = read()
+    erased = copy.deepcopy(result)
+    for frame in erased.tracks[0].frames:
+        frame.rle = None
+    delivery = store.finish(job.id, store.start_run(job.id) or "", erased)
+    assert deliver(store, client, settings, delivery) is None
+    assert studio.tasks[task]["data"]["trajseg_state"] == "found nothing"
+    assert [one["model_version"] for one in studio.of_task(task)] == [
+        "trajseg-tiny (prelabel, earlier)",
+        "trajseg-tiny",
+    ]
+    studio.reannotate(task, annotation, None)
+    read._swept_at = None
+    assert read() == []
+    standing = {one["id"]: one["model_version"] for one in studio.of_task(task)}
+    assert standing.pop(first) == "trajseg-tiny"
+    assert list(standing.values()) == ["trajseg-tiny (refine, earlier)"]
+    assert studio.tasks[task]["data"]["trajseg_state"] == "prelabelled"
+
+
 def test_a_skipped_task_says_nothing_on_its_tracks(studio, store, task, project, predicted, read):
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"], was_cancelled=True)
     assert read() == []
