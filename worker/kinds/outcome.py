@@ -87,8 +87,9 @@ class TracksOutcome:
             known = self.known.get(track.uid, Known())
             evidence = Evidence(known.painted, known.agreement)
             doubts.append(float(reviewing.doubts(track, evidence).mean()) if track.present else NO_TRACK_DOUBT)
-            if not track.present:
-                self.warnings.append(TrackWarning(track=track.uid, text="nothing was found: no frame has a mask."))
+            empty = TrackWarning(track=track.uid, text="nothing was found: no frame has a mask.")
+            if not track.present and empty not in self.warnings:
+                self.warnings.append(empty)
             suggested = reviewing.suggest(track, evidence=evidence)
             frames = [DoubtfulFrame(index=one.index, reason=one.reason, doubt=round(one.doubt, 4)) for one in suggested]
             review.append(TrackReview(track=track.uid, label=track.label, frames=tuple(frames)))
