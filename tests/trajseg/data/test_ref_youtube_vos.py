@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from contracts.dataset import DatasetContract
 from PIL import Image
 
-from tests.contracts.dataset import DatasetContract
 from trajseg.commands.evaluate import command
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
+from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import InputError, VideoError
-from trajseg.tracks import MaskTrack, Result
+from trajseg.tracks import rle
 from trajseg.video import Clip
 
 FRAMES, HEIGHT, WIDTH = 6, 48, 64
@@ -56,14 +58,22 @@ def write_split(root: Path, videos: Sequence[str] = ("a", "b"), annotated: Seque
 class ColourEngine:
     """Takes what is red (or blue, where the sentence says so) for the object meant."""
 
-    model_version = "colours"
+    spec = EngineSpec(name="colours", model_version="colours")
 
-    def segment(self, clip: Clip, instruction: str, progress: object = None) -> Result:
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         channel = 2 if "blue" in instruction else 0
-        masks = [frame[..., channel].astype(int) - frame[..., 2 - channel] > 90 for _, frame in clip.frames()]
-        track = MaskTrack.from_masks("t1", masks, clip.frame_map.times, [1.0] * len(clip))
-        return Result(
-            str(clip.path), clip.fps, clip.width, clip.height, len(clip), instruction, "", self.model_version, [track]
+
+        def frames() -> Iterator[FrameMasks]:
+            for index, frame in clip.frames():
+                mask = frame[..., channel].astype(int) - frame[..., 2 - channel] > 90
+                yield FrameMasks(index, {"t1": ObjectMask(rle.encode(mask) if mask.any() else None, 1.0)})
+
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
+            instruction=instruction,
+            objects=[TrackedObject("t1", "track-1")],
+            frames=frames(),
         )
 
 
