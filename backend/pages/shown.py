@@ -155,6 +155,11 @@ class JobView:
         return self.settings.redact(self.delivery.last_error)
 
     @property
+    def waiting_for(self) -> str:
+        """What a queued job waits for beside its turn; empty where it only waits for a worker."""
+        return self.settings.redact(self.job.waiting_for) if self.job.state == "queued" else ""
+
+    @property
     def rejected(self) -> bool:
         """Whether it lacks something that only its task can give it."""
         return self.job.asked.rejected

@@ -341,6 +341,14 @@ def test_a_job_without_tracks_says_so(client: FlaskClient, store: Store, ask: An
     assert client.get(f"/page/jobs/{job.id}/tracks.json").json["tracks"] == []
 
 
+def test_a_job_that_waits_for_label_studio_says_so(client: FlaskClient, store: Store, ask: Any) -> None:
+    job = ask()
+    later = now() + timedelta(minutes=5)
+    store.put_off(job.id, store.start_run(job.id) or "", "Label Studio does not serve the video.", later)
+    for path in ("/page/jobs", f"/page/jobs/{job.id}"):
+        assert "Waiting: Label Studio does not serve the video." in text_of(client.get(path).text)
+
+
 def test_a_result_that_did_not_arrive_can_be_delivered_again(client: FlaskClient, store: Store, done: Job) -> None:
     delivery = store.delivery(done.id)
     assert delivery
