@@ -9,6 +9,7 @@ import click
 
 from backend.export_command import export
 from backend.label_studio.setup.commands import doctor, project
+from backend.model_commands import finetune, models
 
 
 @click.command()
@@ -36,4 +37,4 @@ def backend(host: str | None, port: int | None) -> None:
         server.stop()
 
 
-commands = [backend, project, doctor, export]
+commands = [backend, project, doctor, export, finetune, models]

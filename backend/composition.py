@@ -9,6 +9,7 @@ from backend.label_studio.outgoing.courier import Courier
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.service.service import Service
+from backend.service.training import due_trainings
 from backend.settings import Settings, load_settings
 from backend.store import Store
 
@@ -49,8 +50,10 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
         store = Store(settings.store_url)
         store.migrate()
     queue = queue or JobQueue(settings.redis_url, settings.job_timeout_seconds)
+    read = AnnotationReader(store, settings)
+    due = due_trainings(store, settings.model_version(), settings.finetune_after)
     reconciler = Reconciler(
-        store, queue, settings, deliver=Courier(store, settings).round, read=AnnotationReader(store, settings)
+        store, queue, settings, deliver=Courier(store, settings).round, read=lambda: [*read(), *due()]
     )
     # A webhook only says that something may have changed: the reconciler looks at once instead of at its next round.
     service = Service(settings, store, queue, on_notice=reconciler.wake)

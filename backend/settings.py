@@ -106,6 +106,28 @@ class Settings(BaseSettings):
         default="*", description="Access-Control-Allow-Origin on key frames; Label Studio's address, or `*`."
     )
 
+    replay_data: str = Field(
+        default="",
+        description="Data set that fine-tuning mixes with corrections, as `--data` names it. Unset: what the "
+        "checkpoint names (`shapes:train` for trajseg-tiny).",
+    )
+    base_data: str = Field(
+        default="",
+        description="Data set on which a fine-tuned version must not get worse, as `--data` names it. Unset: what "
+        "the checkpoint names (`shapes:val` for trajseg-tiny).",
+    )
+    finetune_after: int = Field(
+        default=0,
+        ge=0,
+        description="A project is trained when so many tracks have been corrected since its last training; 0: only "
+        "when somebody asks.",
+    )
+    relabel_after_promotion: bool = Field(
+        default=True,
+        description="Tasks that nobody has annotated are pre-labelled again by a promoted version, the most doubtful "
+        "first.",
+    )
+
     view: Literal["mask", "box"] = Field(
         default="mask",
         description="View for projects that trajseg creates; otherwise the label configuration tells.",

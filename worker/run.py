@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 from rq.timeouts import JobTimeoutException
 
@@ -26,12 +27,12 @@ from backend.store.kinds import KINDS
 from backend.store.models import now
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
-from trajseg.engines.base import Engine
+from trajseg.engines.base import Adaptable, Engine
 from trajseg.engines.registry import load_engine
 from trajseg.errors import CancelledError, InputError, LabelStudioError, QueueError, TrajSegError, VideoError
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
-from worker.kinds.base import JobContext
+from worker.kinds.base import JobContext, PostponedError
 from worker.kinds.registry import work_of
 
 log = logging.getLogger("trajseg.worker")
@@ -65,6 +66,18 @@ class Resident:
         store = Store(settings.store_url)
         store.migrate()
         return cls(settings, store, engine)
+
+    def engine_for(self, job: Job) -> Engine:
+        """The engine with the adapter that the store says serves the job's project at this moment.
+
+        Raises:
+            CheckpointError: the adapter's folder is not whole, or was trained on another base.
+        """
+        if not self.engine.spec.adapts:
+            return self.engine
+        version = self.store.versions.served(job.project_id, self.engine.spec.model_version)
+        adaptable = cast(Adaptable, self.engine)
+        return adaptable.adapted(None if version is None else self.settings.data_dir / version.folder)
 
 
 _resident: Resident | None = None
@@ -104,6 +117,9 @@ def run(job_id: str) -> None:
         log.warning("job %s was restarted by another worker; this run's work is dropped", job_id)
     except LabelStudioError as error:
         _put_off(resident, job, token, error)
+    except PostponedError as error:
+        log.info("job %s waits again: %s", job_id, error.message)
+        resident.store.postpone(job_id, token)
     except TrajSegError as error:
         _fail(resident, job_id, token, error.message, error.remedy)
     except JobTimeoutException:
@@ -135,6 +151,7 @@ class _Run(JobContext[JobParams]):
     def __init__(self, resident: Resident, job: Job, token: str) -> None:
         self.settings = resident.settings
         self.store = resident.store
+        self.resident = resident
         self.engine = resident.engine
         self._courier = resident.courier
         self.job = job
@@ -146,6 +163,8 @@ class _Run(JobContext[JobParams]):
     def do(self) -> Delivery | None:
         """Runs the kind's work and stores its outcome. Returns the delivery that is due, if there is one."""
         work = work_of(self.job.kind)
+        if KINDS[self.job.kind].adapted:
+            self.engine = self.resident.engine_for(self.job)
         self.params = self.job.asked
         with self._beating(), self._stack:
             outcome = work(self)

@@ -22,9 +22,11 @@ from backend.label_studio.incoming.payloads import (
 from backend.label_studio.outgoing import views
 from backend.queue import JobQueue
 from backend.service import marks as hints
+from backend.service.training import request_training
 from backend.settings import Settings
 from backend.store import Job, JobRequest, Project, Store
 from backend.store.models import now
+from backend.store.params import FinetuneParams
 from label_config import LabelConfig, parse
 from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
 from trajseg.errors import InputError, InstructionError, LabelConfigError, QueueError, TaskError, TrajSegError
@@ -51,7 +53,7 @@ Answer = list[dict[str, Any]]
 class Service:
     """Requests in, jobs in the store, answers out. Safe to share between threads.
 
-    `model_version` is what /setup answers and predictions carry.
+    `model_version` is that of the base; `version_of` a project is what /setup answers and predictions carry.
 
     Args:
         on_notice: called when a webhook has said that there is an annotation to read.
@@ -72,11 +74,15 @@ class Service:
     def setup(self, request: SetupRequest) -> dict[str, Any]:
         """Note the project. Raises LabelConfigError when trajseg cannot fill its configuration."""
         reference = ProjectReference.read(request.project)
-        self.store.upsert_project(
+        project = self.store.upsert_project(
             reference.label_studio_id, request.hostname, request.label_config, stamp=reference.stamp
         )
         parse(request.label_config)
-        return {"model_version": self.model_version}
+        return {"model_version": self.version_of(project)}
+
+    def version_of(self, project: Project) -> str:
+        """The model version that serves a project now."""
+        return self.store.versions.served_name(project.id, self.model_version)
 
     def predict(self, request: PredictRequest) -> Answer:
         """Write down what is asked for, and answer what Label Studio takes for "not yet".
@@ -118,7 +124,7 @@ class Service:
         self.webhooks[action] += 1
         answer: dict[str, Any] = {"action": action}
         if action in TRAINING_ACTIONS:
-            answer["note"] = "This version of trajseg does not train on a project's corrections."
+            answer |= self._train(request)
         if action == "PROJECT_UPDATED" and request.project is not None:
             answer["refreshed"] = self._refresh(request)
         if action in CORRECTION_ACTIONS:
@@ -189,7 +195,7 @@ class Service:
             storable(instruction)[: MAX_INSTRUCTION_LENGTH + 1] if isinstance(instruction, str) else "",
             "prelabel",
             {"rejected": True},
-            self.model_version,
+            self.version_of(project),
             error.message,
             error.remedy,
         )
@@ -235,7 +241,7 @@ class Service:
             instruction.strip(),
             queue,
             params or {},
-            self.model_version,
+            self.version_of(project),
         )
 
     def _batch(self, project: Project, config: LabelConfig, tasks: Sequence[Task]) -> None:
@@ -303,7 +309,7 @@ class Service:
         found = hints.hints(context, config, task)
         if not found:
             return {"result": []}
-        base_id = hints.base_job(task, self.model_version)
+        base_id = hints.base_job(task, self.version_of(project))
         base, result = self._known(base_id)
         told = hints.with_labels(found, result, config, task)
         own = task.data.get(INSTRUCTION_KEY)
@@ -320,7 +326,7 @@ class Service:
             instruction[:MAX_INSTRUCTION_LENGTH],
             "interactive",
             params,
-            self.model_version,
+            self.version_of(project),
             subject=f"hints {hints.digest(told, base_id)}",
         )
         job, created = self.store.add_jobs([request])[0]
@@ -396,6 +402,25 @@ class Service:
                 time.sleep(POLL_SECONDS)
         finally:
             self._waiting.release()
+
+    def _train(self, request: WebhookRequest) -> dict[str, Any]:
+        """Have the project trained: Label Studio's button Start Training. One that is under way is the one."""
+        if request.project is None:
+            return {"note": "The request names no project."}
+        try:
+            project = self.store.label_studio_project(request.project.id)
+            job, created = self.train(project)
+        except TrajSegError as error:
+            log.info("%s is ignored: %s", request.action, error)
+            return {"note": error.message}
+        return {"job": job.id, "created": created}
+
+    def train(self, project: Project, params: FinetuneParams | None = None) -> tuple[Job, bool]:
+        """The training of a project that waits or runs, or a new one; and whether it is new."""
+        job, created = request_training(self.store, project, self.model_version, params)
+        if created:
+            self.enqueue([job], new=True)
+        return job, created
 
     def _note(self, request: WebhookRequest) -> bool:
         """Have the annotations read that it speaks of; the sweep finds those of which nobody speaks."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.store.params import CaptionParams, JobParams, PrelabelParams, RefineParams
+from backend.store.params import CaptionParams, FinetuneParams, JobParams, PrelabelParams, RefineParams
 from trajseg.errors import InputError
 
 QUEUES = ("interactive", "prelabel", "finetune")
@@ -30,6 +30,7 @@ class JobKind:
         params: validates what a job of this kind takes, when it is created and when it runs.
         delivers: its result becomes a prediction in Label Studio.
         needs_clip: the worker fetches and opens the job's video when `do` asks for the clip.
+        adapted: its engine has the adapter that serves the job's project.
         task_state: what the Data Manager's column `trajseg_state` says after the delivery; empty leaves it.
 
     Raises:
@@ -42,6 +43,7 @@ class JobKind:
     params: type[JobParams] = JobParams
     delivers: bool = False
     needs_clip: bool = True
+    adapted: bool = True
     task_state: str = ""
 
     def __post_init__(self) -> None:
@@ -73,6 +75,15 @@ KINDS = {
             task_state="refined",
         ),
         JobKind(name="caption", title="Caption", queue="interactive", params=CaptionParams, delivers=True),
+        # A training begins at the base: what serves must not keep it from being replaced.
+        JobKind(
+            name="finetune",
+            title="Fine-tune",
+            queue="finetune",
+            params=FinetuneParams,
+            needs_clip=False,
+            adapted=False,
+        ),
     )
 }
 """All kinds of job, by name. A new one is an entry here and a module in worker/kinds/; see docs/extending.md."""

@@ -93,6 +93,18 @@ class RefineParams(JobParams):
         return self.base_job_id
 
 
+class FinetuneParams(JobParams):
+    """Train an adapter on a project's corrections.
+
+    Attributes:
+        steps: of the training; None takes the recipe's.
+        seed: of the training.
+    """
+
+    steps: int | None = Field(None, ge=1, le=1_000_000)
+    seed: int = Field(0, ge=0)
+
+
 class CaptionParams(JobParams):
     """Describe the tracks of another job, `job_id`, that have no caption."""
 

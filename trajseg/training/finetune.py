@@ -87,6 +87,19 @@ FULL_SIZE = FinetuneRecipe(
     steps=400, lr=1e-4, batch=8, micro=1, frames=8, precision="bf16", four_bit=True, recompute=True
 )
 """For a 7B model on a 24 GB card."""
+LARGE = 2048
+"""Width of a language model from which on FULL_SIZE is the recipe."""
+
+
+def recipe_for(checkpoint: str, steps: int | None = None) -> FinetuneRecipe:
+    """The recipe for a base by its size: FULL_SIZE for language models as wide as LLaVA's, else the default.
+
+    Args:
+        steps: in place of the recipe's own.
+    """
+    text = checkpoint_config(checkpoint_folder(checkpoint)).get("llava_config", {}).get("text_config", {})
+    recipe = FULL_SIZE if text.get("hidden_size", 0) >= LARGE else FinetuneRecipe()
+    return recipe if steps is None else dataclasses.replace(recipe, steps=steps)
 
 
 class Rehearsal:

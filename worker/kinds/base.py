@@ -11,6 +11,7 @@ Rules:
   training step; that is where a cancelled or lost run ends, with CancelledError or StaleRunError: let both through.
 * A heartbeat goes on beside `do`, so work that cannot count anything does not look dead.
 * What `do` raises fails the job: a TrajSegError with its own message and remedy, anything else with a general remedy.
+* A long job may raise PostponedError when others wait: its state is its own to keep, and it is run again later.
 * `do` may run again from the start after a worker died. What it writes outside of the store must bear that.
 * The outcome is stored in one transaction, and only if this run is still the newest.
 """
@@ -27,10 +28,15 @@ from backend.store import Job, JobRequest, Store
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
 from trajseg.engines.base import Engine
+from trajseg.errors import TrajSegError
 from trajseg.tracks import Result
 from trajseg.video import Clip
 
 Params = TypeVar("Params", bound=JobParams)
+
+
+class PostponedError(TrajSegError):
+    """A run makes way for other jobs. The job goes back to its queue, and this run does not count as a try."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class JobContext(ABC, Generic[Params]):
     Attributes:
         job: the row as it was when the run began.
         params: validated, of the class that the kind declares.
-        engine: as the worker has loaded it.
+        engine: as the worker has loaded it, with the adapter that serves the job's project.
         store: to read from. The job's own state, progress and result are written by the worker alone.
         settings: of this worker.
     """

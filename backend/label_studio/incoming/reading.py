@@ -254,7 +254,7 @@ class AnnotationReader:
             # Somebody waits for it, and it is short; behind a thousand prelabels it would come too late.
             "interactive",
             {"annotation_id": read.annotation_id, "base_job_id": base.id if base else None},
-            self.model_version,
+            self.store.versions.served_name(read.project_id, self.model_version),
             subject=f"annotation {read.annotation_id} {corrections.digest(made)}",
         )
 

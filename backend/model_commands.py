@@ -1,0 +1,111 @@
+"""The commands `trajseg finetune` and `trajseg models`: train a project's model, look at its versions, choose one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from backend.composition import Backend
+    from backend.store.models import ModelVersion, Project
+
+PROJECT = click.option("--project", type=click.IntRange(1), required=True, help="Label Studio's id of the project.")
+
+
+@click.command()
+@PROJECT
+@click.option("--steps", type=click.IntRange(1), help="Of the training [by the base's size].")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def finetune(project: int, steps: int | None, seed: int) -> None:
+    """Have a project's model trained on its corrections, as Start Training in Label Studio does.
+
+    A worker does it when no other job waits. The version is promoted only if it is better on videos that were held
+    out of the training.
+    """
+    from backend.store.params import FinetuneParams
+
+    with _backend(project) as (backend, found):
+        job, created = backend.service.train(found, FinetuneParams(steps=steps, seed=seed))
+        click.echo(f"{'Queued' if created else 'Already ' + job.state}: job {job.id}")
+
+
+@click.group()
+def models() -> None:
+    """Versions of projects' models: list them, look at one, promote one, roll back."""
+
+
+@models.command("list")
+@click.option("--project", type=click.IntRange(1), help="Label Studio's id of a project [all].")
+def list_(project: int | None) -> None:
+    """List versions, the newest first; `*` marks the one that serves."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with _backend(project) as (backend, found):
+        base = backend.service.model_version
+        table = Table("", "version", "state", "trained", "decision")
+        versions = backend.store.versions.list(found.id if found else None)
+        for version in versions:
+            served = backend.store.versions.served(version.project_id, base)
+            mark = "*" if served is not None and served.id == version.id else ""
+            table.add_row(mark, version.name, version.state, f"{version.created_at:%Y-%m-%d %H:%M}", version.reason)
+        if versions:
+            Console(soft_wrap=True).print(table)
+        else:
+            click.echo(f"Nothing has been trained; {base} serves.")
+
+
+@models.command()
+@PROJECT
+@click.argument("number", type=click.IntRange(1))
+def show(project: int, number: int) -> None:
+    """Print all that is known of version NUMBER as JSON: data, recipe, figures, decision."""
+    with _backend(project) as (backend, found):
+        version = backend.store.versions.version(found.id, number)
+        form = {
+            "version": version.name,
+            "state": version.state,
+            "reason": version.reason,
+            "folder": version.folder,
+            "job": version.job_id,
+            **version.manifest,
+        }
+        click.echo(json.dumps(form, indent=2))
+
+
+@models.command()
+@PROJECT
+@click.argument("number", type=click.IntRange(1))
+def promote(project: int, number: int) -> None:
+    """Have version NUMBER serve from the next job on, whatever the gate said of it."""
+    with _backend(project) as (backend, found):
+        _say(backend.store.versions.promote(found.id, number, "Promoted by hand."))
+
+
+@models.command()
+@PROJECT
+def rollback(project: int) -> None:
+    """Take the version that serves out; the one before it serves from the next job on."""
+    with _backend(project) as (backend, found):
+        out, serving = backend.store.versions.rollback(found.id, backend.service.model_version)
+        click.echo(f"{out.name} is rolled back; {serving.name if serving else out.base} serves from the next job on.")
+
+
+def _say(version: ModelVersion) -> None:
+    click.echo(f"{version.name} is {version.state} and serves from the next job on.")
+
+
+@contextmanager
+def _backend(project: int | None) -> Iterator[tuple[Backend, Project]]:
+    """The backend's parts and the project; without a number the second is None."""
+    from backend.composition import compose
+
+    backend = compose()
+    try:
+        yield backend, backend.store.label_studio_project(project) if project else None  # type: ignore[misc]
+    finally:
+        backend.close()

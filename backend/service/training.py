@@ -1,0 +1,86 @@
+"""Requests for trainings, one at a time in a project, and what follows a promotion: unannotated tasks labelled again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import func, select
+
+from backend.store import Job, JobRequest, Store
+from backend.store.models import Annotation, Correction, Project
+from backend.store.params import FinetuneParams
+
+UNFINISHED = ("queued", "running")
+TASKS_AT_ONCE = 100_000
+
+
+def request_training(
+    store: Store, project: Project, base: str, params: FinetuneParams | None = None
+) -> tuple[Job, bool]:
+    """The training of a project that waits or runs; else a new one. Also says whether it is new.
+
+    Args:
+        base: model version of the base that is served.
+    """
+    with store.database.read() as session:
+        trainings = list(session.scalars(select(Job).where(Job.project_id == project.id, Job.kind == "finetune")))
+    for job in trainings:
+        if job.state in UNFINISHED:
+            return job, False
+    # Two requests at the same moment, after the same trainings, are one.
+    subject = f"training {len(trainings) + 1}"
+    request = JobRequest(
+        "finetune", project.id, None, "", "", "finetune", params or FinetuneParams(), base, subject=subject
+    )
+    return store.add_jobs([request])[0]
+
+
+def corrected_tracks_since_training(store: Store, project_id: int) -> int:
+    """Tracks that persons have changed since the project's last training was asked for."""
+    last = select(func.max(Job.created_at)).where(Job.project_id == project_id, Job.kind == "finetune")
+    with store.database.read() as session:
+        since = session.scalar(last)
+        changed = select(Correction.task_id, Correction.label).where(
+            Correction.project_id == project_id, Correction.withdrawn_at.is_(None), Correction.kind != "unchanged"
+        )
+        if since is not None:
+            changed = changed.where(Correction.when > since)
+        return session.scalar(select(func.count()).select_from(changed.distinct().subquery())) or 0
+
+
+def due_trainings(store: Store, base: str, after: int) -> Callable[[], list[Job]]:
+    """For the reconciler: asks for the trainings of projects with `after` newly corrected tracks; 0 asks for none."""
+
+    def request() -> list[Job]:
+        if not after:
+            return []
+        with store.database.read() as session:
+            projects = list(session.scalars(select(Project)))
+        due = [project for project in projects if corrected_tracks_since_training(store, project.id) >= after]
+        made = [request_training(store, project, base) for project in due]
+        return [job for job, created in made if created]
+
+    return request
+
+
+def relabelling(store: Store, project_id: int, version: str) -> tuple[JobRequest, ...]:
+    """Prelabel requests for the tasks that nobody has annotated, by a new version; the most doubtful first."""
+    with store.database.read() as session:
+        annotated = set(
+            session.scalars(
+                select(Annotation.task_id).where(Annotation.project_id == project_id, Annotation.withdrawn_at.is_(None))
+            )
+        )
+        done = session.scalars(
+            select(Job)
+            .where(Job.project_id == project_id, Job.kind == "prelabel", Job.state == "done")
+            .order_by(Job.finished_at)
+            .limit(TASKS_AT_ONCE)
+        )
+        newest = {(job.task_id, job.instruction): job for job in done if job.task_id not in annotated}
+    doubtful = sorted(newest.values(), key=lambda job: -(job.notes.doubt or 0.0))
+    return tuple(
+        JobRequest("prelabel", project_id, job.task_id, job.video, job.instruction, "prelabel", model_version=version)
+        for job in doubtful
+        if job.task_id is not None and job.model_version != version
+    )

@@ -1,0 +1,139 @@
+"""The job kind `finetune`: versions from its outcome, making way for other jobs, and what serves afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from backend.service.training import request_training
+from backend.settings import Settings
+from backend.store import Job, Store
+from backend.store.models import Project
+from trajseg import VideoSegmenter
+from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish
+from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.shapes.evaluation.annotator import by_side, correct
+from trajseg.training.adapters import HEADS, LoraSettings, prepare, save_adapter
+from worker.kinds import finetune
+from worker.run import Resident, keep, run
+
+BASE = "trajseg-tiny"
+CLIP = Path(__file__).parents[2] / "clips" / "yellow_box.mp4"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """A worker with the shipped model, and a project."""
+    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(CLIP.parent),))
+    keep(Resident(settings, store, VideoSegmenter.from_pretrained(BASE, "cpu")))
+    yield SimpleNamespace(
+        store=store, settings=settings, project=store.upsert_project(12, "http://127.0.0.1:9", "<View/>")
+    )
+    keep(None)
+    store.close()
+
+
+def training(world: SimpleNamespace) -> Job:
+    """A training whose corrections are exported already: one training video, one held out."""
+    job, created = request_training(world.store, world.project, BASE)
+    assert created
+    clips = by_side(open_dataset("posters:train", DatasetOptions(count=30, height=64)), {"train": 1, "held-out": 1})
+    correct(clips, world.settings.data_dir / "training" / job.id / "corrections", expressions=1)
+    return job
+
+
+def prelabelled(world: SimpleNamespace, task: int) -> Job:
+    job, _ = world.store.add_job("prelabel", world.project.id, task, str(CLIP), "the yellow box", "prelabel")
+    run(job.id)
+    done: Job = world.store.job(job.id)
+    assert done.state == "done", done.error
+    return done
+
+
+def adapter(folder: Path) -> Path:
+    """Trained weights, written as a training writes them."""
+    model = VideoSegmenter.from_pretrained(BASE, "cpu").model
+    for parameters in prepare(model, LoraSettings(), HEADS).values():
+        for parameter in parameters:
+            parameter.data *= 1.01
+    save_adapter(model, LoraSettings(), BASE, folder, HEADS)
+    return folder
+
+
+def test_one_training_at_a_time(world: SimpleNamespace) -> None:
+    job, created = request_training(world.store, world.project, BASE)
+    assert created
+    assert request_training(world.store, world.project, BASE)[0].id == job.id
+    world.store.cancel_job(job.id)
+    again, created = request_training(world.store, world.project, BASE)
+    assert created
+    assert again.id != job.id
+
+
+def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world: SimpleNamespace) -> None:
+    job = training(world)
+    run(job.id)
+    done = world.store.job(job.id)
+    assert done.state == "done", done.error
+    assert done.result is not None
+    assert done.result["report"]["decision"]["needs_videos"] == 7
+    [version] = world.store.versions.list(world.project.id)
+    assert (version.state, version.folder) == ("refused", "")
+    assert version.reason.startswith("Not promoted: needs about 7 more corrected videos")
+    assert not (world.settings.data_dir / "training" / job.id).exists()
+
+
+def test_a_training_makes_way_for_a_waiting_job_and_keeps_its_state(world: SimpleNamespace) -> None:
+    job = training(world)
+    world.store.add_job("prelabel", world.project.id, 1, str(CLIP), "it", "prelabel")
+    # The child has not begun when it is asked to stop; it trains nothing.
+    world.settings.data_dir.joinpath("training", job.id, "stop").touch()
+    run(job.id)
+    held = world.store.job(job.id)
+    assert (held.state, held.runs) in (("queued", 0), ("done", 1)), held.error
+    if held.state == "queued":
+        assert (world.settings.data_dir / "training" / job.id / "corrections" / "manifest.json").exists()
+
+
+def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
+    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = prelabelled(world, 1)
+    assert before.model_version == BASE
+    job = training(world)
+    made = adapter(tmp_path / "made")
+
+    def child(context: Any, work: Path) -> None:
+        """Stands for the child process: a training that has ended well."""
+        task = json.loads((work / "task.json").read_text())
+        decision = {"promoted": True, "reason": "Promoted: a test says so.", "needs_videos": 0}
+        manifest = AdapterManifest(task["model_version"], BASE, file_hash(checkpoint_folder(BASE) / "config.json"))
+        publish(dataclasses.replace(manifest, decision=decision), made, Path(task["target"]))
+        (work / "decision.json").write_text(json.dumps(decision))
+
+    monkeypatch.setattr(finetune, "_run", child)
+    run(job.id)
+    done = world.store.job(job.id)
+    assert done.state == "done", done.error
+    name = "trajseg-tiny/project-12@1"
+    assert world.store.versions.served_name(world.project.id, BASE) == name
+    [again] = [held for held in world.store.jobs(state="queued") if held.kind == "prelabel"]
+    assert (again.task_id, again.model_version) == (1, name), "what nobody has annotated is labelled again"
+    assert prelabelled(world, 2).model_version == name
+    other: Project = world.store.upsert_project(13, "http://127.0.0.1:9", "<View/>")
+    held, _ = world.store.add_job("prelabel", other.id, 1, str(CLIP), "the yellow box", "prelabel")
+    run(held.id)
+    assert world.store.job(held.id).model_version == BASE, "another project is served by the base"
+    ours, theirs = (world.store.tracks(one).to_json()["tracks"] for one in (before.id, held.id))
+    assert ours == theirs, "bit for bit as before the version was served"
+    world.store.versions.rollback(world.project.id, BASE)
+    assert prelabelled(world, 3).model_version == BASE

@@ -1,0 +1,148 @@
+"""Fine-tune: train an adapter on a project's corrections, put it through the gate, and promote it or not.
+
+The round runs in a child process (trajseg.training.child), so the resident model is not touched. As soon as another
+job waits, the child saves its state and ends, and this job goes back to its queue, which is emptied last: one worker
+on one GPU labels first and trains when nobody needs it. The next run goes on where the last one was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from backend.exporting import export_corrections
+from backend.service.training import relabelling
+from backend.store.models import ModelVersion
+from backend.store.params import FinetuneParams
+from trajseg.checkpoints.manifest import NAME as MANIFEST
+from trajseg.checkpoints.manifest import read_manifest
+from trajseg.errors import InputError, TrajSegError
+from trajseg.files import write_json
+from trajseg.training.child import DECISION, ERROR, FAILED, PROGRESS, STOP, STOPPED
+from worker.child import spawn, stop
+from worker.kinds.base import JobContext, JobOutcome, PostponedError
+
+log = logging.getLogger("trajseg.worker")
+
+POLL_SECONDS = 0.5
+SAVING_SECONDS = 120.0
+"""How long the child may take for its last step and its state."""
+FIRST_QUEUES = ("interactive", "prelabel")
+"""Jobs that wait there go before a training."""
+LAST_LINES = 5
+
+
+def do(context: JobContext[FinetuneParams]) -> JobOutcome:
+    """One round of learning; see trajseg.training.round."""
+    job, settings, base = context.job, context.settings, context.engine.spec
+    if job.project_id is None:
+        raise InputError("A training needs a project.", "Use trajseg finetune --project N.")
+    if not base.adapts:
+        raise InputError(f"{base.model_version} cannot be fine-tuned.", "Serve a TrajSeg checkpoint to train.")
+    version = context.store.versions.of_job(job.project_id, base.model_version, job.id)
+    work = settings.data_dir / "training" / job.id
+    corrections = work / "corrections"
+    if not (corrections / "manifest.json").exists():
+        # What was exported once stays: a training that goes on must see the same data.
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        export_corrections(context.store, settings, job.project_id, corrections, lambda _done, _all: context.alive())
+    target = Path("models") / f"project-{job.project_id}" / str(version.number)
+    write_json(work / "task.json", _task(context, version, corrections, work, settings.data_dir / target))
+    _run(context, work)
+    decision = json.loads((work / DECISION).read_text(encoding="utf-8"))
+    published = (settings.data_dir / target / MANIFEST).exists()
+    manifest = read_manifest(settings.data_dir / target).to_json() if published else {"decision": decision}
+    folder = str(target) if published else ""
+    context.store.versions.decide(version.id, decision["promoted"], decision["reason"], folder, manifest)
+    log.info("%s: %s", version.name, decision["reason"])
+    shutil.rmtree(work, ignore_errors=True)
+    relabel = decision["promoted"] and settings.relabel_after_promotion
+    follow_up = relabelling(context.store, job.project_id, version.name) if relabel else ()
+    return JobOutcome(follow_up=follow_up, report={"version": version.name, "folder": folder, "decision": decision})
+
+
+def _task(
+    context: JobContext[FinetuneParams], version: ModelVersion, corrections: Path, work: Path, target: Path
+) -> dict[str, Any]:
+    """The child's task. The recipe goes by the base: a small one's on a CPU, or FULL_SIZE."""
+    from trajseg.training.finetune import recipe_for
+    from trajseg.training.round import RoundTask, task_to_json
+
+    settings = context.settings
+    served = context.store.versions.served(context.job.project_id, version.base)
+    task = RoundTask(
+        checkpoint=settings.model,
+        corrections=str(corrections.resolve()),
+        work=str((work / "run").resolve()),
+        target=str(target.resolve()),
+        model_version=version.name,
+        served=None if served is None else str((settings.data_dir / served.folder).resolve()),
+        served_version=version.base if served is None else served.name,
+        replay=settings.replay_data or None,
+        base_set=settings.base_data or None,
+        recipe=recipe_for(settings.model, context.params.steps),
+        seed=context.params.seed,
+        device=settings.device or None,
+    )
+    return task_to_json(task)
+
+
+def _run(context: JobContext[FinetuneParams], work: Path) -> None:
+    """Runs the child until it is done.
+
+    Raises:
+        PostponedError: other jobs wait; the child has saved its state.
+        TrajSegError: the child failed.
+    """
+    for name in (STOP, ERROR, DECISION):
+        (work / name).unlink(missing_ok=True)
+    with (work / "child.log").open("ab") as output:
+        child = spawn(
+            [sys.executable, "-m", "trajseg.training.child", str((work / "task.json").resolve())], output=output
+        )
+        try:
+            while child.poll() is None:
+                time.sleep(POLL_SECONDS)
+                _tell(context, work)
+                if context.store.waiting(FIRST_QUEUES) and not (work / STOP).exists():
+                    (work / STOP).touch()
+                    _wait(child)
+        finally:
+            stop(child, seconds=1.0)
+    if child.returncode == STOPPED:
+        raise PostponedError("The training makes way for other jobs.")
+    if child.returncode == FAILED:
+        form = json.loads((work / ERROR).read_text(encoding="utf-8"))
+        raise TrajSegError(form["error"], form["remedy"])
+    if child.returncode:
+        lines = (work / "child.log").read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+        raise TrajSegError(
+            f"The training ended with exit code {child.returncode}: {' | '.join(lines)}",
+            "A negative code is a signal; -9 often means too little memory. The job goes on where it was on a retry.",
+        )
+
+
+def _wait(child: subprocess.Popen[bytes]) -> None:
+    try:
+        child.wait(SAVING_SECONDS)
+    except subprocess.TimeoutExpired:
+        log.warning("the training did not stop within %.0f s; its last saved state counts", SAVING_SECONDS)
+        child.kill()
+        child.wait()
+        child.returncode = STOPPED
+
+
+def _tell(context: JobContext[FinetuneParams], work: Path) -> None:
+    try:
+        form = json.loads((work / PROGRESS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        context.alive()
+        return
+    context.progress(form["done"], form["total"])
