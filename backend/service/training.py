@@ -1,4 +1,4 @@
-"""Requests for trainings, one at a time in a project, and what follows a promotion: unannotated tasks labelled again."""
+"""Requests for trainings, one a project at a time, and what follows a promotion: tasks are pre-labelled again."""
 
 from __future__ import annotations
 
