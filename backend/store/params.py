@@ -101,8 +101,8 @@ class FinetuneParams(JobParams):
         seed: of the training.
     """
 
-    steps: int | None = Field(None, ge=1, le=1_000_000)
-    seed: int = Field(0, ge=0)
+    steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    seed: int = Field(default=0, ge=0)
 
 
 class CaptionParams(JobParams):
