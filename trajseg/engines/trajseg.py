@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -26,26 +24,24 @@ from trajseg.engines.base import (
     TrackedObject,
     check_instruction,
 )
+from trajseg.engines.drawing import ClipDrawing
 from trajseg.engines.marked import MarkedObject
 from trajseg.engines.registry import checkpoint_spec
 from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.agreement import CONTRADICTION, agreement
-from trajseg.model.clip_tracker import ClipTracker, FrameRule
+from trajseg.model.clip_tracker import FrameRule
 from trajseg.model.device import chosen
 from trajseg.model.dialogue import caption_of, captions_of
-from trajseg.model.mask_decoder import FrameFeatures
 from trajseg.model.promptable import PromptableSam2
 from trajseg.model.sampling import Sampling
 from trajseg.progress import Progress
-from trajseg.tracks import MaskTrack, rle
+from trajseg.tracks import MaskTrack
 from trajseg.tracks.hysteresis import empty_unsure_runs
 from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 
-ENCODED_AT_ONCE = 8
-"""Frames that go through SAM 2's image encoder together."""
 CAPTIONED_AT_ONCE = 8
 """Trajectories of a clip that the language model describes together; each holds a key-value cache of its own."""
 
@@ -355,9 +351,6 @@ class VideoSegmenter:
     def _words(self, ids: list[int]) -> Tensor:
         return self.model.embed_words(torch.tensor(ids, device=self.model.device))
 
-    def _encode(self, frames: list[np.ndarray]) -> FrameFeatures:
-        return self.model.encode_frames(self.processor.mask_pixels(frames).to(self.model.device))
-
     @torch.inference_mode()
     def _drawn(
         self,
@@ -367,43 +360,10 @@ class VideoSegmenter:
         key_pictures: Mapping[int, np.ndarray],
         done: Sequence[FrameMasks],
     ) -> Iterator[FrameMasks]:
-        """Draws, in time order, every frame that is not done; `trajectories` are (S, C)."""
         self._ready()
-        earlier = {frame.index: frame for frame in done}
-        missing = [index for index in range(len(clip)) if index not in earlier]
-        if not missing:
-            return
         rule = FrameRule.of(self.model.config, self.sampling, key_pictures)
-        size, uids = (clip.height, clip.width), [thing.uid for thing in objects]
-        tracker = ClipTracker(self.model, self.processor, trajectories, rule, size, len(clip))
-        # Of the frames that are done, only those whose memory a missing frame reads are encoded.
-        unread = {
-            index
-            for index in range(missing[-1])
-            if index in earlier and not tracker.reads(missing[bisect(missing, index)], index)
-        }
-        features = self._encoded(clip, [i for i in range(missing[-1] + 1) if i not in unread], key_pictures)
-        for index in range(missing[-1] + 1):
-            if index in earlier:
-                stored = [earlier[index].masks[uid] for uid in uids]
-                masks, scores = _stacked_masks(stored, size), torch.tensor([mask.presence for mask in stored])
-                frame = None if index in unread else next(features)
-                tracker.recall(index, masks.to(self.model.device), scores.to(trajectories), frame)
-                continue
-            drawn = zip(uids, *tracker.draw(index, next(features)), strict=True)
-            yield FrameMasks(index, {uid: _object_mask(logit, score) for uid, logit, score in drawn})
-
-    def _encoded(
-        self, clip: Clip, indices: Sequence[int], key_pictures: Mapping[int, np.ndarray]
-    ) -> Iterator[FrameFeatures]:
-        """The features of these frames, one picture each; those of the key frames are made together, in advance."""
-        keys = list(key_pictures)
-        known = _by_frame(keys, self._encode(list(key_pictures.values())))
-        for chunk in _chunks(clip.frames(indices), ENCODED_AT_ONCE):
-            others = {index: frame for index, frame in chunk if index not in known}
-            made = _by_frame(others, self._encode(list(others.values()))) if others else {}
-            for index, _ in chunk:
-                yield made[index] if index in made else known[index]
+        drawing = ClipDrawing(self.model, self.processor, clip, rule, key_pictures)
+        yield from drawing.frames([thing.uid for thing in objects], trajectories, done)
 
     def _finish(self, tracks: list[MaskTrack], masks: Mapping[str, Sequence[ObjectMask]]) -> None:
         for track in tracks:
@@ -420,28 +380,3 @@ def trajectory(track: MaskTrack, clip: Clip, indices: Sequence[int]) -> Tensor:
             x, y, width, height = box
             boxes[row] = torch.tensor([x, y, x + width, y + height]) / max(clip.width, clip.height)
     return boxes
-
-
-def _by_frame(indices: Iterable[int], features: FrameFeatures) -> dict[int, FrameFeatures]:
-    """Features of some frames, one picture each, by the frame's number."""
-    return {index: features[row : row + 1] for row, index in enumerate(indices)}
-
-
-def _object_mask(logit: Tensor, object_score: Tensor) -> ObjectMask:
-    """Score: belief that the object is in the frame, times how sure its pixels are (1 - presence if absent)."""
-    mask, presence = logit > 0, float(object_score.sigmoid())
-    if not mask.any():
-        return ObjectMask(None, 1.0 - presence if presence < 0.5 else 0.0, float(object_score))
-    sureness = float(logit[mask].sigmoid().mean())
-    return ObjectMask(rle.encode(mask.cpu().numpy()), presence * sureness, float(object_score))
-
-
-def _stacked_masks(masks: Sequence[ObjectMask], size: tuple[int, int]) -> Tensor:
-    """Masks bool (R, H, W), empty where an object is absent."""
-    decoded = [np.zeros(size, bool) if mask.rle is None else rle.decode(mask.rle) for mask in masks]
-    return torch.from_numpy(np.stack(decoded))
-
-
-def _chunks(frames: Iterator[tuple[int, np.ndarray]], size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
-    while chunk := list(islice(frames, size)):
-        yield chunk

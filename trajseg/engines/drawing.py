@@ -1,0 +1,107 @@
+"""Drawing: the masks of one answer's objects, frame by frame, going on where an earlier run ended."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trajseg.engines.base import FrameMasks, ObjectMask
+from trajseg.model import TrajSegModel, TrajSegProcessor
+from trajseg.model.clip_tracker import ClipTracker, FrameRule
+from trajseg.model.mask_decoder import FrameFeatures
+from trajseg.tracks import rle
+from trajseg.video import Clip
+
+ENCODED_AT_ONCE = 8
+"""Frames that go through SAM 2's image encoder together."""
+
+
+class ClipDrawing:
+    """The masks of R objects in one clip.
+
+    Args:
+        rule: which frames get a prompt.
+        key_pictures: by 0-based frame, RGB uint8 [H, W, 3] of the key frames, which have been read already.
+    """
+
+    def __init__(
+        self,
+        model: TrajSegModel,
+        processor: TrajSegProcessor,
+        clip: Clip,
+        rule: FrameRule,
+        key_pictures: Mapping[int, np.ndarray],
+    ) -> None:
+        self.model, self.processor, self.clip = model, processor, clip
+        self.rule, self.key_pictures = rule, key_pictures
+
+    def frames(self, uids: Sequence[str], trajectories: Tensor, done: Sequence[FrameMasks]) -> Iterator[FrameMasks]:
+        """Draws, in time order, every frame that is not done.
+
+        Args:
+            uids: of the objects, R.
+            trajectories: their trajectory tokens, (R, C).
+            done: frames of an earlier run; memory is filled from them.
+        """
+        earlier = {frame.index: frame for frame in done}
+        missing = [index for index in range(len(self.clip)) if index not in earlier]
+        if not missing:
+            return
+        size = (self.clip.height, self.clip.width)
+        tracker = ClipTracker(self.model, self.processor, trajectories, self.rule, size, len(self.clip))
+        # Of the frames that are done, only those whose memory a missing frame reads are encoded.
+        unread = {
+            index
+            for index in range(missing[-1])
+            if index in earlier and not tracker.reads(missing[bisect(missing, index)], index)
+        }
+        features = self._features([index for index in range(missing[-1] + 1) if index not in unread])
+        for index in range(missing[-1] + 1):
+            if index in earlier:
+                stored = [earlier[index].masks[uid] for uid in uids]
+                masks, scores = _stacked_masks(stored, size), torch.tensor([mask.presence for mask in stored])
+                frame = None if index in unread else next(features)
+                tracker.recall(index, masks.to(self.model.device), scores.to(trajectories), frame)
+                continue
+            drawn = zip(uids, *tracker.draw(index, next(features)), strict=True)
+            yield FrameMasks(index, {uid: _object_mask(logit, score) for uid, logit, score in drawn})
+
+    def _features(self, indices: Sequence[int]) -> Iterator[FrameFeatures]:
+        """The features of these frames, one picture each; those of the key frames are made together, in advance."""
+        known = self._encoded(self.key_pictures)
+        for chunk in _chunks(self.clip.frames(indices), ENCODED_AT_ONCE):
+            others = {index: picture for index, picture in chunk if index not in known}
+            encoded = self._encoded(others) if others else {}
+            for index, _ in chunk:
+                yield encoded[index] if index in encoded else known[index]
+
+    def _encoded(self, pictures: Mapping[int, np.ndarray]) -> dict[int, FrameFeatures]:
+        pixels = self.processor.mask_pixels(list(pictures.values())).to(self.model.device)
+        features = self.model.encode_frames(pixels)
+        return {index: features[row : row + 1] for row, index in enumerate(pictures)}
+
+
+def _object_mask(logit: Tensor, object_score: Tensor) -> ObjectMask:
+    """Score: belief that the object is in the frame, times how sure its pixels are (1 - presence if absent)."""
+    mask, presence = logit > 0, float(object_score.sigmoid())
+    if not mask.any():
+        return ObjectMask(None, 1.0 - presence if presence < 0.5 else 0.0, float(object_score))
+    sureness = float(logit[mask].sigmoid().mean())
+    return ObjectMask(rle.encode(mask.cpu().numpy()), presence * sureness, float(object_score))
+
+
+def _stacked_masks(masks: Sequence[ObjectMask], size: tuple[int, int]) -> Tensor:
+    """Masks bool (R, H, W), empty where an object is absent."""
+    decoded = [np.zeros(size, bool) if mask.rle is None else rle.decode(mask.rle) for mask in masks]
+    return torch.from_numpy(np.stack(decoded))
+
+
+def _chunks(frames: Iterable[tuple[int, np.ndarray]], size: int) -> Iterator[list[tuple[int, np.ndarray]]]:
+    rest = iter(frames)
+    while chunk := list(islice(rest, size)):
+        yield chunk
