@@ -50,6 +50,7 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
     did: Counter[str] = Counter()
     try:
         queue.clean()
+        store.renew_future_leases()
         for job in store.unfinished(settings.stale_after_seconds):
             try:
                 did.update(_handle(store, queue, settings, job, grace_seconds))

@@ -18,6 +18,8 @@ from trajseg.engines.registry import FACTORY, engine_spec
 from trajseg.errors import CheckpointError, InputError
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+HEARTBEAT_SECONDS = 5.0
+"""How often a run says that it is alive, whatever its engine does meanwhile."""
 SHORTEST_SECRET = 6
 """Characters of the shortest secret that is blotted out of texts."""
 
@@ -152,12 +154,13 @@ class Settings(BaseSettings):
 
     job_timeout_seconds: int = Field(default=4 * 3600, gt=0, description="A longer run is stopped and fails.")
     stale_after_seconds: float = Field(
-        default=120.0,
-        gt=0,
-        description="A running job without a heartbeat for so long is taken for lost and run again.",
+        default=15.0,
+        ge=2 * HEARTBEAT_SECONDS,
+        description="A running job without a heartbeat for so long is lost: another worker goes on with it. "
+        f"At least {2 * HEARTBEAT_SECONDS:g}, since workers send a heartbeat every {HEARTBEAT_SECONDS:g} s.",
     )
     reconcile_seconds: float = Field(
-        default=15.0,
+        default=10.0,
         gt=0,
         description="How often the store is compared with the queue, and due deliveries are made.",
     )

@@ -21,7 +21,7 @@ from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.queue import JobQueue
-from backend.settings import Settings, load_settings
+from backend.settings import HEARTBEAT_SECONDS, Settings, load_settings
 from backend.store import Delivery, Job, JobRequest, StaleRunError, Store
 from backend.store.kinds import KINDS
 from backend.store.models import now
@@ -41,8 +41,6 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 300.0
 """Pauses before a job that Label Studio kept waiting for its video is tried again."""
 LOOK_SECONDS = 5.0
 """How long Label Studio may take to say whether a job's task still exists."""
-HEARTBEAT_SECONDS = 10.0
-"""How often a run says that it lives while it has no frames to count, as when the language model thinks."""
 
 
 @dataclass(frozen=True)

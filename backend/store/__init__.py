@@ -3,7 +3,8 @@
 from backend.store.corrections import Change, Corrections, PaintedTrack, ReadAnnotation
 from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, Track
 from backend.store.request import JobRequest
-from backend.store.store import StaleRunError, Store, UnknownJobError
+from backend.store.runs import StaleRunError, UnknownJobError
+from backend.store.store import Store
 
 __all__ = [
     "Annotation",

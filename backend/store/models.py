@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, Integer, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -152,6 +152,17 @@ class Track(Base):
     provenance: Mapped[str] = mapped_column(String(40), default="model")
     score: Mapped[float] = mapped_column(Float, default=0.0)
     frames: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+
+
+class PartialFrames(Base):
+    """Frames that an unfinished job has drawn, a chunk a row: JSON, compressed by zlib. See backend.store.partial."""
+
+    __tablename__ = "partial_frames"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    key: Mapped[str] = mapped_column(String(64))
+    data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Delivery(Base):

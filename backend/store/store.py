@@ -16,10 +16,12 @@ from backend.store.database import Database
 from backend.store.kinds import job_kind, params_of
 from backend.store.models import Delivery, Job, Project, Track, new_id, now
 from backend.store.notes import JobNotes
+from backend.store.partial import PartialFrameStore, drop_partial_frames
 from backend.store.request import JobRequest
+from backend.store.runs import DatabaseNow, database_now, get_job, running_job
 from backend.store.superseded import Superseded
 from backend.store.versions import Versions
-from trajseg.errors import CancelledError, InputError, TrajSegError, UnknownProjectError
+from trajseg.errors import InputError, UnknownProjectError
 
 if TYPE_CHECKING:
     from trajseg.tracks import Result
@@ -27,14 +29,6 @@ if TYPE_CHECKING:
 UNFINISHED = ("queued", "running")
 ROWS_AT_ONCE = 500
 """Rows in one INSERT; SQLite takes 32,766 values in a statement."""
-
-
-class UnknownJobError(InputError):
-    """A job that the store does not hold."""
-
-
-class StaleRunError(TrajSegError):
-    """Another worker has begun this job anew; what the older run wants to write is refused."""
 
 
 class Store:
@@ -48,6 +42,7 @@ class Store:
         self.database = Database(database_url)
         self.corrections = Corrections(self.database)
         self.versions = Versions(self.database)
+        self.partial = PartialFrameStore(self.database)
         self.superseded = Superseded(self.database)
 
     def migrate(self) -> None:
@@ -157,7 +152,7 @@ class Store:
     def job(self, job_id: str) -> Job:
         """Raises UnknownJobError."""
         with self.database.read() as session:
-            return _get_job(session, job_id)
+            return get_job(session, job_id)
 
     def jobs(
         self,
@@ -186,8 +181,9 @@ class Store:
         A running one stops at its next frame.
         """
         with self.database.write() as session:
-            job = _get_job(session, job_id, lock=True)
+            job = get_job(session, job_id, lock=True)
             if job.state in UNFINISHED:
+                drop_partial_frames(session, job_id)
                 job.state = "cancelled"
                 job.finished_at = now()
                 job.eta_seconds = None
@@ -234,10 +230,11 @@ class Store:
             params: replaces those of the job's.
         """
         with self.database.write() as session:
-            job = _get_job(session, job_id, lock=True)
+            job = get_job(session, job_id, lock=True)
             if job.state not in UNFINISHED:
                 session.execute(delete(Track).where(Track.job_id == job_id))
                 session.execute(delete(Delivery).where(Delivery.job_id == job_id))
+                drop_partial_frames(session, job_id)
                 job.reset()
             job.queue = queue or job.queue
             job.params = params_of(job.kind, {**job.params, **(params or {})}).to_json()
@@ -248,10 +245,27 @@ class Store:
 
         These belong in the queue; some may well be there.
         """
-        lost = (Job.state == "running") & (Job.heartbeat_at < now() - timedelta(seconds=stale_after_seconds))
-        query = select(Job).where(or_(Job.state == "queued", lost)).order_by(Job.created_at)
         with self.database.read() as session:
-            return list(session.scalars(query))
+            stale = database_now(session) - timedelta(seconds=stale_after_seconds)
+            lost = (Job.state == "running") & (Job.heartbeat_at < stale)
+            return list(session.scalars(select(Job).where(or_(Job.state == "queued", lost)).order_by(Job.created_at)))
+
+    def renew_future_leases(self) -> int:
+        """Give heartbeats that lie ahead of the database's clock its present time; returns how many there were.
+
+        They are there after that clock was set back. A lost run would be hidden for as long; a live one beats again.
+        """
+
+        def ahead(present: datetime) -> Any:
+            return (Job.state == "running") & (Job.heartbeat_at > present + timedelta(seconds=1))
+
+        with self.database.read() as session:
+            if session.scalar(select(Job.id).where(ahead(database_now(session))).limit(1)) is None:
+                return 0
+        with self.database.write() as session:
+            present = database_now(session)
+            changed: Any = session.execute(update(Job).where(ahead(present)).values(heartbeat_at=present))
+            return int(changed.rowcount)
 
     # Runs: only the holder of the newest run token may write
 
@@ -260,7 +274,7 @@ class Store:
 
         An older run of the same job, if one is still alive, gets StaleRunError at its next call.
         """
-        token, moment = new_id(), now()
+        token = new_id()
         begin = (
             update(Job)
             .where(Job.id == job_id, Job.state.in_(UNFINISHED))
@@ -268,8 +282,8 @@ class Store:
                 state="running",
                 run_token=token,
                 runs=Job.runs + 1,
-                started_at=moment,
-                heartbeat_at=moment,
+                started_at=DatabaseNow(),
+                heartbeat_at=DatabaseNow(),
                 frames_done=0,
                 frames_total=0,
                 eta_seconds=None,
@@ -287,8 +301,8 @@ class Store:
         Raises CancelledError when a person cancelled, StaleRunError when another run has begun.
         """
         with self.database.write() as session:
-            job = _running_job(session, job_id, run_token)
-            job.heartbeat_at = now()
+            job = running_job(session, job_id, run_token)
+            job.heartbeat_at = database_now(session)
             job.frames_done, job.frames_total = done, total
             if done and job.started_at:
                 elapsed = (job.heartbeat_at - job.started_at).total_seconds()
@@ -297,7 +311,8 @@ class Store:
     def heartbeat(self, job_id: str, run_token: str) -> None:
         """Note that a run lives while there are no frames to count. Raises as `progress`."""
         with self.database.write() as session:
-            _running_job(session, job_id, run_token).heartbeat_at = now()
+            job = running_job(session, job_id, run_token)
+            job.heartbeat_at = database_now(session)
 
     def finish(
         self,
@@ -323,7 +338,8 @@ class Store:
         form = result.to_json() if result is not None else {}
         tracks = form.pop("tracks", [])
         with self.database.write() as session:
-            job = _running_job(session, job_id, run_token)
+            job = running_job(session, job_id, run_token)
+            drop_partial_frames(session, job_id)
             job.state, job.finished_at, job.eta_seconds = "done", now(), 0.0
             job.heartbeat_at = job.finished_at
             job.frames_total = result.frame_count if result is not None else job.frames_total
@@ -365,7 +381,8 @@ class Store:
     def fail(self, job_id: str, run_token: str, error: str, remedy: str = "") -> None:
         """End a run that cannot succeed, with the reason and what to do. Raises as `progress`."""
         with self.database.write() as session:
-            job = _running_job(session, job_id, run_token)
+            job = running_job(session, job_id, run_token)
+            drop_partial_frames(session, job_id)
             job.state, job.error, job.remedy = "failed", error, remedy
             job.finished_at, job.eta_seconds = now(), None
 
@@ -380,7 +397,7 @@ class Store:
             The job, queued; `waiting_since` says since when it has been put off. Raises as `progress`.
         """
         with self.database.write() as session:
-            job = _running_job(session, job_id, run_token)
+            job = running_job(session, job_id, run_token)
             job.state, job.waiting_for, job.not_before = "queued", waiting_for, until
             job.waiting_since = job.waiting_since or now()
             job.runs = max(job.runs - 1, 0)
@@ -397,8 +414,9 @@ class Store:
     def give_up(self, job_id: str, error: str, remedy: str = "") -> None:
         """Fail an unfinished job that no worker gets done, whoever runs it."""
         with self.database.write() as session:
-            job = _get_job(session, job_id, lock=True)
+            job = get_job(session, job_id, lock=True)
             if job.state in UNFINISHED:
+                drop_partial_frames(session, job_id)
                 job.state, job.error, job.remedy = "failed", error, remedy
                 job.finished_at, job.eta_seconds = now(), None
 
@@ -407,7 +425,7 @@ class Store:
         from trajseg.tracks import Result
 
         with self.database.read() as session:
-            job = _get_job(session, job_id)
+            job = get_job(session, job_id)
             if job.state != "done" or job.result is None:
                 raise InputError(f"Job {job_id} has no result: it is {job.state}.", job.remedy)
             if "frame_count" not in job.result:
@@ -528,22 +546,6 @@ def _find_project(session: Session, label_studio_id: int, stamp: str) -> Project
         query = query.where(Project.stamp.in_((stamp, ""))).order_by(None)
         query = query.order_by(Project.stamp.desc())
     return session.scalars(query.limit(1)).first()
-
-
-def _get_job(session: Session, job_id: str, lock: bool = False) -> Job:
-    job = session.get(Job, job_id, with_for_update=lock)
-    if job is None:
-        raise UnknownJobError(f"There is no job {job_id}.", "GET /jobs lists them.")
-    return job
-
-
-def _running_job(session: Session, job_id: str, run_token: str) -> Job:
-    job = _get_job(session, job_id, lock=True)
-    if job.state == "cancelled":
-        raise CancelledError(f"Job {job_id} was cancelled.")
-    if job.state != "running" or job.run_token != run_token:
-        raise StaleRunError(f"Job {job_id} was begun anew, or ended, by somebody else.")
-    return job
 
 
 def _get_delivery(session: Session, delivery_id: str) -> Delivery:

@@ -52,6 +52,11 @@ class Segmentation:
         self._frames, self._finish = iter(frames if self.objects else ()), finish
         self._drawn: dict[int, FrameMasks] = {frame.index: frame for frame in done}
 
+    @property
+    def frames_done(self) -> int:
+        """How many frames have masks, those of an earlier run among them."""
+        return len(self._drawn)
+
     def __iter__(self) -> Iterator[FrameMasks]:
         """The frames that are still to be drawn, as they are done."""
         started = time.perf_counter()

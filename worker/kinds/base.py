@@ -65,6 +65,7 @@ class JobContext(ABC, Generic[Params]):
         engine: as the worker has loaded it, with the adapter that serves the job's project.
         store: to read from. The job's own state, progress and result are written by the worker alone.
         settings: of this worker.
+        token: of this run; the store takes partial frames from the newest run alone.
     """
 
     job: Job
@@ -72,6 +73,7 @@ class JobContext(ABC, Generic[Params]):
     engine: Engine
     store: Store
     settings: Settings
+    token: str
 
     @property
     @abstractmethod

@@ -1,0 +1,122 @@
+"""Resuming: frames are kept in the store while they are drawn, and the run after a death goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from trajseg.engines.base import FrameMasks, RunContext
+from trajseg.errors import InputError
+from trajseg.tracks import Result
+from trajseg.video import Clip
+from worker.kinds.base import JobContext
+
+log = logging.getLogger("trajseg.worker")
+
+KEPT_EVERY_SECONDS = 1.0
+"""How much drawing a death costs at most, beside the frame at hand."""
+
+
+def segmented(context: JobContext[Any], instruction: str) -> Result:
+    """The tracks of what an instruction means in the job's clip.
+
+    Frames that an earlier run of the job has drawn are not drawn again, if the engine, the clip's content and the
+    instruction are still the same.
+    """
+    kept = KeptFrames(context, instruction)
+    done = kept.read()
+    segmentation = context.engine.segment(
+        context.clip, instruction, RunContext(done=done, progress=context.progress)
+    )
+    if done and not segmentation.frames_done:
+        log.info("job %s starts over: the engine means other objects now", context.job.id)
+        kept.clear()
+    elif done:
+        log.info("job %s goes on after %d of %d frames", context.job.id, len(done), len(context.clip))
+    try:
+        for frame in segmentation:
+            kept.add(frame)
+            context.progress(segmentation.frames_done, len(context.clip))
+    except SystemExit:
+        # The worker is stopping; the job goes back to the queue.
+        kept.flush()
+        raise
+    return segmentation.result(context.progress)
+
+
+class KeptFrames:
+    """The frames of one run on their way into the store, a chunk at a time."""
+
+    def __init__(self, context: JobContext[Any], instruction: str) -> None:
+        self._context, self._instruction = context, instruction
+        self._chunk: list[dict[str, Any]] = []
+        self._due = time.monotonic() + KEPT_EVERY_SECONDS
+        self._key = ""
+        self._full = False
+
+    @property
+    def key(self) -> str:
+        """What the frames are drawn from. It reads the whole file, so only where there is something to keep."""
+        if not self._key:
+            clip, spec = self._context.clip, self._context.engine.spec
+            parts = [spec.name, spec.model_version, self._instruction, content_hash(clip.path), *_shape(clip)]
+            self._key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return self._key
+
+    def read(self) -> list[FrameMasks]:
+        """What an earlier run has left that this one can go on from."""
+        store, job, clip = self._context.store, self._context.job, self._context.clip
+        if not store.partial.any(job.id):
+            return []
+        try:
+            frames = [
+                FrameMasks.from_json(frame, height=clip.height, width=clip.width)
+                for frame in store.partial.read(job.id, self.key)
+            ]
+            indices = {frame.index for frame in frames}
+            if len(indices) < len(frames) or any(index >= len(clip) for index in indices):
+                raise InputError("A frame is kept twice, or is not in the clip.")
+        except InputError as error:
+            log.warning("job %s starts over: %s", job.id, error)
+            self.clear()
+            return []
+        return frames
+
+    def add(self, frame: FrameMasks) -> None:
+        """Keep a frame; raises CancelledError or StaleRunError."""
+        if self._full:
+            return
+        self._chunk.append(frame.to_json())
+        if time.monotonic() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not in the store yet; raises as `add`."""
+        if self._chunk:
+            context = self._context
+            self._full = not context.store.partial.add(context.job.id, context.token, self.key, self._chunk)
+        self._chunk = []
+        self._due = time.monotonic() + KEPT_EVERY_SECONDS
+
+    def clear(self) -> None:
+        """Drop what an earlier run has left; raises as `add`."""
+        self._context.store.partial.clear(self._context.job.id, self._context.token)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents of the files in a folder."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file_path in sorted(entry for entry in path.iterdir() if entry.is_file()):
+        digest.update(f"{file_path.name} {content_hash(file_path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _shape(clip: Clip) -> tuple[int, int, int]:
+    return len(clip), clip.height, clip.width
