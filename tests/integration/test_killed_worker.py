@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
@@ -47,11 +46,11 @@ def test_a_job_whose_worker_was_killed_goes_on_within_30_s_where_it_was(bench: B
     while not recording.exists() or len(recording.read_text().splitlines()) < 18:
         assert time.monotonic() < deadline, bench.output()
         time.sleep(0.02)
-    (first,) = [worker for worker in workers if f"worker {worker.pid}:" in bench.store.job(job.id).error] or workers[:1]
+    (first,) = [worker for worker in workers if recording.read_text().startswith(f"{worker.pid} ")]
     first.kill()
     first.wait()
     killed = time.monotonic()
-    drawn_before = [int(line) for line in recording.read_text().splitlines()]
+    drawn_before = [int(line.split()[1]) for line in recording.read_text().splitlines()]
     assert len(drawn_before) < FRAMES, "the job was done before its worker was killed"
     reconciler = Reconciler(bench.store, bench.queue, bench.settings)
     reconciler.start()
@@ -61,7 +60,7 @@ def test_a_job_whose_worker_was_killed_goes_on_within_30_s_where_it_was(bench: B
     bench.pace(0)
     bench.wait_for(job, "done")
     reconciler.stop()
-    drawn = [int(line) for line in recording.read_text().splitlines()]
+    drawn = [int(line.split()[1]) for line in recording.read_text().splitlines()]
     again = len(drawn) - len(set(drawn))
     assert set(drawn) == set(range(FRAMES))
     assert again <= 8, "at 0.2 s a frame, 1 s and the frame at hand may be lost"
@@ -74,7 +73,4 @@ def test_a_job_whose_worker_was_killed_goes_on_within_30_s_where_it_was(bench: B
         region_similarity(resumed.tracks[0].mask(index), undisturbed.tracks[0].mask(index)) for index in range(FRAMES)
     ]
     assert undisturbed.tracks[0].mask(20).any()
-    print(f"picked up and J of the resumed track: {np.mean(overlaps):.4f}, {again} frames drawn again")
     assert np.mean(overlaps) > 0.98
-    assert second.poll() is None
-    assert threading.active_count() < 20

@@ -36,7 +36,7 @@ class RecordingEngine:
     def _recorded(self, frames: Iterator[FrameMasks]) -> Iterator[FrameMasks]:
         for frame in frames:
             with Path(os.environ["RECORDING"]).open("a") as file:
-                file.write(f"{frame.index}\n")
+                file.write(f"{os.getpid()} {frame.index}\n")
             time.sleep(float(Path(os.environ["SCRIPTED_PACE"]).read_text()))
             yield frame
 
