@@ -29,9 +29,7 @@ def segmented(context: JobContext[Any], instruction: str) -> Result:
     """
     kept = KeptFrames(context, instruction)
     done = kept.read()
-    segmentation = context.engine.segment(
-        context.clip, instruction, RunContext(done=done, progress=context.progress)
-    )
+    segmentation = context.engine.segment(context.clip, instruction, RunContext(done=done, progress=context.progress))
     if done and not segmentation.frames_done:
         log.info("job %s starts over: the engine means other objects now", context.job.id)
         kept.clear()

@@ -1,0 +1,132 @@
+"""Leases of runs when clocks are wrong, and the frames that a dead run leaves; SQLite here, PostgreSQL where it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text, update
+
+from backend.settings import load_settings
+from backend.store import Job, StaleRunError, Store, runs
+from backend.store import models as store_models
+from backend.store import partial as partial_frames
+from backend.store import store as store_module
+from backend.store.models import PartialFrames
+from trajseg.errors import InputError
+
+POSTGRES = os.environ.get("TRAJSEG_TEST_POSTGRES_URL", "")
+FRAME = {"index": 0, "masks": {}}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "postgresql" and not POSTGRES:
+        pytest.skip("TRAJSEG_TEST_POSTGRES_URL names no PostgreSQL database that may be emptied")
+    opened = Store(POSTGRES if request.param == "postgresql" else f"sqlite:///{tmp_path / 'store.db'}")
+    if request.param == "postgresql":
+        with opened.database.engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+def begin(store: Store) -> tuple[str, str]:
+    job, _ = store.add_job("prelabel", None, None, "/clip.mp4", "the red square", "prelabel")
+    token = store.start_run(job.id)
+    assert token is not None
+    return job.id, token
+
+
+def lost(store: Store) -> list[str]:
+    return [job.id for job in store.unfinished(15.0) if job.state == "running"]
+
+
+def shift(store: Store, job_id: str, seconds: float) -> None:
+    """The same as a step of the database's clock by -seconds."""
+    with store.database.write() as session:
+        beat = session.execute(select(Job.heartbeat_at).where(Job.id == job_id)).scalar_one()
+        assert beat is not None
+        session.execute(update(Job).where(Job.id == job_id).values(heartbeat_at=beat + timedelta(seconds=seconds)))
+
+
+@pytest.mark.parametrize("behind", [300.0, -300.0])
+def test_a_worker_whose_clock_is_300_s_behind_or_ahead_loses_no_job(
+    store: Store, monkeypatch: pytest.MonkeyPatch, behind: float
+) -> None:
+    right = store_models.now
+    for module in (store_models, store_module):
+        monkeypatch.setattr(module, "now", lambda: right() - timedelta(seconds=behind))
+    job_id, token = begin(store)
+    store.heartbeat(job_id, token)
+    store.progress(job_id, token, 1, 10)
+    for module in (store_models, store_module):
+        monkeypatch.setattr(module, "now", right)
+    assert lost(store) == [], "the backend, whose clock is right, takes the job away"
+    shift(store, job_id, -20)
+    assert lost(store) == [job_id], "a run that is really lost is found"
+
+
+def test_a_clock_that_steps_back_hides_a_lost_job_no_longer_than_a_lease(store: Store) -> None:
+    job_id, token = begin(store)
+    shift(store, job_id, 300)
+    assert store.renew_future_leases() == 1
+    assert lost(store) == [], "a live run gets the time to send its next heartbeat"
+    shift(store, job_id, -20)
+    assert lost(store) == [job_id]
+    store.heartbeat(job_id, token)
+    assert (lost(store), store.renew_future_leases()) == ([], 0)
+
+
+def test_the_databases_clock_is_read_as_a_time_in_utc(store: Store) -> None:
+    with store.database.read() as session:
+        present = runs.database_now(session)
+    assert abs((present - store_models.now()).total_seconds()) < 5
+
+
+def test_a_stale_after_below_two_heartbeats_is_refused_with_the_least_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAJSEG_STALE_AFTER_SECONDS", "9")
+    with pytest.raises(InputError, match="TRAJSEG_STALE_AFTER_SECONDS: .*10"):
+        load_settings()
+
+
+def test_only_the_newest_run_keeps_frames(store: Store) -> None:
+    job_id, old = begin(store)
+    assert store.partial.add(job_id, old, "key", [FRAME])
+    token = store.start_run(job_id) or ""
+    with pytest.raises(StaleRunError):
+        store.partial.add(job_id, old, "key", [FRAME])
+    assert store.partial.add(job_id, token, "key", [{**FRAME, "index": 1}])
+    assert [frame["index"] for frame in store.partial.read(job_id, "key")] == [0, 1]
+    assert store.partial.read(job_id, "of another model version") == []
+
+
+@pytest.mark.parametrize("end", ["finish", "fail", "cancel", "give up", "retry"])
+def test_kept_frames_are_dropped_however_the_job_ends(store: Store, end: str) -> None:
+    job_id, token = begin(store)
+    store.partial.add(job_id, token, "key", [FRAME])
+    if end == "finish":
+        store.finish(job_id, token, None)
+    elif end == "fail":
+        store.fail(job_id, token, "no such video")
+    elif end == "cancel":
+        store.cancel_job(job_id)
+    else:
+        store.give_up(job_id, "its worker died")
+    with store.database.read() as session:
+        assert session.scalars(select(PartialFrames)).all() == []
+    if end == "retry":
+        assert store.retry_job(job_id).state == "queued"
+
+
+def test_kept_frames_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_frames, "MAX_BYTES", 60)
+    job_id, token = begin(store)
+    kept = [store.partial.add(job_id, token, "key", [{**FRAME, "index": index}]) for index in range(4)]
+    assert kept == [True, False, False, False]
+    assert len(store.partial.read(job_id, "key")) == 1
