@@ -91,7 +91,7 @@ def test_the_databases_clock_is_read_as_a_time_in_utc(store: Store) -> None:
 
 def test_a_stale_after_below_two_heartbeats_is_refused_with_the_least_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAJSEG_STALE_AFTER_SECONDS", "9")
-    with pytest.raises(InputError, match="TRAJSEG_STALE_AFTER_SECONDS: .*10"):
+    with pytest.raises(InputError, match=r"TRAJSEG_STALE_AFTER_SECONDS: .*10"):
         load_settings()
 
 
