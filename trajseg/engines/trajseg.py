@@ -31,6 +31,7 @@ from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.agreement import CONTRADICTION, agreement
+from trajseg.model.cache_memory import answers_at_once, cache_bytes, free_bytes
 from trajseg.model.clip_tracker import FrameRule
 from trajseg.model.device import chosen
 from trajseg.model.dialogue import caption_of, captions_of
@@ -43,7 +44,7 @@ from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 
 CAPTIONED_AT_ONCE = 8
-"""Trajectories of a clip that the language model describes together; each holds a key-value cache of its own."""
+"""Trajectories of a clip that the language model describes together, at most; fewer where memory is short."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ class VideoSegmenter:
         return captions
 
     def _describe(self, clip: Clip, sampled: list[int], trajectories: Tensor) -> Iterator[str]:
-        """What the model says of trajectories (K, N, 4) over the frames `sampled`, CAPTIONED_AT_ONCE at a time."""
+        """What the model says of trajectories (K, N, 4) over the frames `sampled`, as many at a time as memory allows."""
         model, processor = self.model, self.processor
         states = self._look([frame for _, frame in clip.frames(sampled)])
         before, _ = processor.prompt_ids("", len(sampled))
@@ -236,7 +237,9 @@ class VideoSegmenter:
         start, end = torch.cat([self._frames(states, before), self._words(between)]), self._words(after)
         tokens = model.trajectory_embeddings(states, trajectories.to(model.device))
         tokens = model.at_frames(tokens, self._numbers(len(sampled)))
-        for chunk in tokens.split(CAPTIONED_AT_ONCE):
+        length = len(start) + tokens.shape[1] + len(end) + model.config.max_new_tokens
+        row = cache_bytes(model.config.llava_config.text_config, length, model.dtype)
+        for chunk in tokens.split(answers_at_once(row, free_bytes(model.device), CAPTIONED_AT_ONCE)):
             prompts = torch.stack([torch.cat([start, row, end]) for row in chunk])
             for answer in model.answers(prompts, processor.end_id):
                 yield caption_of(processor.text(answer.ids))
