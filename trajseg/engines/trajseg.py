@@ -229,7 +229,7 @@ class VideoSegmenter:
         return captions
 
     def _describe(self, clip: Clip, sampled: list[int], trajectories: Tensor) -> Iterator[str]:
-        """What the model says of trajectories (K, N, 4) over the frames `sampled`, as many at a time as memory allows."""
+        """What the model says of trajectories (K, N, 4) over the frames `sampled`, as many at once as memory allows."""
         model, processor = self.model, self.processor
         states = self._look([frame for _, frame in clip.frames(sampled)])
         before, _ = processor.prompt_ids("", len(sampled))
