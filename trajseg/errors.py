@@ -6,7 +6,7 @@ TrajSegError                     anything that trajseg refuses or cannot do
 │   ├── InstructionError         the instruction is empty or too long
 │   ├── TaskError                a Label Studio task lacks what its project needs
 │   ├── LabelConfigError         a labelling configuration has no tag that trajseg can fill
-│   └── UnknownProjectError      a project that trajseg was never told of
+│   └── UnknownProjectError      a project that is not connected to trajseg
 ├── CheckpointError              a folder is not a TrajSeg checkpoint, or not one for this engine
 ├── ServiceError                 something that trajseg needs does not answer
 │   ├── QueueError               Redis or Valkey cannot be reached
@@ -59,7 +59,7 @@ class LabelConfigError(InputError):
 
 
 class UnknownProjectError(InputError):
-    """A project that trajseg was never told of."""
+    """A project that is not connected to trajseg."""
 
 
 class CheckpointError(TrajSegError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from flask import Blueprint, Response, current_app, request
 
 from backend.exporting import ProjectExport, Videos
+from backend.label_studio.incoming.payloads import MAX_ID
 from backend.pages import guard
 from backend.pages.videos import local_file
 from backend.service.service import Service
@@ -27,7 +28,7 @@ SKIPPED = "skipped.txt"
 """In the zip, where something was left out: a line for each, with the reason."""
 
 
-@blueprint.get("/projects/<int:project>/export")
+@blueprint.get(f"/projects/<int(max={MAX_ID}):project>/export")
 def export(project: int) -> Response:
     """A zip of a project (Label Studio's id): `?format=`, `&pictures=1` for frames, `&annotated=1`.
 

@@ -84,6 +84,8 @@ def _body() -> object:
         return request.get_json()
     except BadRequest as error:
         raise InputError("The body is not JSON.", "Send what Label Studio 1.23 sends.") from error
+    except RecursionError as error:
+        raise InputError("The body is nested too deeply.", "Send what Label Studio 1.23 sends.") from error
 
 
 def _service() -> Service:

@@ -187,8 +187,17 @@ class JobView:
     @property
     def label_studio(self) -> str:
         """Where a browser reaches Label Studio: what it calls itself, else where this backend reaches it."""
-        told = self.project.hostname.rstrip("/") if self.project else ""
-        return told if urlsplit(told).scheme in ("http", "https") else self.settings.label_studio_url
+        named = self.project.hostname.rstrip("/") if self.project else ""
+        return named if _is_link(named) else self.settings.label_studio_url
+
+
+def _is_link(address: str) -> bool:
+    """Whether a browser can follow it. /setup's host name is whatever its sender wrote."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def with_code(text: str) -> Markup:

@@ -100,7 +100,7 @@ class Store:
             project = _find_project(session, label_studio_id, stamp)
         if project is None:
             raise UnknownProjectError(
-                f"trajseg was never told of Label Studio's project {label_studio_id}.",
+                f"Label Studio project {label_studio_id} is not connected to trajseg.",
                 "Connect the backend in the project's settings, or use `trajseg project create`.",
             )
         return project

@@ -119,3 +119,32 @@ def test_basic_authentication_guards_all_but_health_and_signed_links(
 def test_half_of_basic_authentication_is_refused(half: dict[str, str], settings: Settings, store: Store) -> None:
     with pytest.raises(InputError, match="Only one"):
         create_app(compose(Settings(data_dir=settings.data_dir, **half), store))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "hostname", ["http://[", "http://[::1", "javascript:alert(1)", "http://a b", "http://", "x" * 400]
+)
+def test_a_forged_host_name_breaks_no_page(hostname: str, client: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+    body = predict_body(1)
+    client.post("/setup", json={"project": body["project"], "schema": body["label_config"], "hostname": hostname})
+    assert client.post("/predict", json=body).status_code == 200
+    for path in ("/page/jobs", "/page/report", "/jobs"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert "javascript:" not in answer.text
+
+
+def test_json_that_is_nested_too_deeply_is_refused(client: FlaskClient) -> None:
+    deep = "[" * 200_000 + "]" * 200_000
+    for route in ("/setup", "/predict", "/webhook"):
+        answer = client.post(route, data=deep, headers=JSON)
+        assert answer.status_code == 400
+        assert "nested" in answer.json["error"]
+
+
+@pytest.mark.parametrize("number", ["99999999999999999999", "9223372036854775808", "2147483648"])
+@pytest.mark.parametrize(
+    "path", ["/jobs?task={}", "/jobs?project={}", "/page/jobs?project={}", "/projects/{}/export?format=davis"]
+)
+def test_a_number_beyond_the_databases_is_answered_in_words(path: str, number: str, client: FlaskClient) -> None:
+    assert client.get(path.format(number)).status_code < 500
