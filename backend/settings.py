@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(default="trajseg-tiny", description="Name of a shipped model, or a checkpoint folder.")
+    marks_model: str = Field(
+        default="",
+        description="Draws what a box or a click marks: `mobile-sam`, or a folder with its encoder.onnx and sam.onnx. "
+        "Unset: the engine draws it, or colours where it cannot.",
+    )
     device: str = Field(default="", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU where there is one.")
 
     host: str = Field(default="127.0.0.1", description="Address that the backend listens on.")

@@ -27,6 +27,7 @@ from backend.store.kinds import KINDS
 from backend.store.models import now
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
+from trajseg.correction.mobile_sam import load_marks_model
 from trajseg.engines.base import Adaptable, Engine
 from trajseg.engines.registry import load_engine
 from trajseg.errors import CancelledError, InputError, LabelStudioError, QueueError, TrajSegError, VideoError
@@ -59,8 +60,10 @@ class Resident:
 
     @classmethod
     def load(cls, settings: Settings) -> Resident:
-        """Opens the store and loads the engine. Raises CheckpointError when the engine cannot be loaded."""
+        """Opens the store and loads engine and marks model. Raises CheckpointError when one cannot be loaded."""
         engine = load_engine(settings.model, settings.device)
+        if settings.marks_model:
+            load_marks_model(settings.marks_model)
         store = Store(settings.store_url)
         store.migrate()
         return cls(settings, store, engine)

@@ -6,6 +6,7 @@ import time
 
 from backend.store import JobRequest
 from backend.store.params import CaptionParams, RefineParams
+from trajseg.correction.mobile_sam import load_marks_model
 from trajseg.errors import InputError
 from trajseg.tracks import Result
 from worker.kinds.base import JobContext, JobOutcome
@@ -26,7 +27,11 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
     started = time.perf_counter()
     marks = [Hint(one.label, one.mark) for one in params.marks]
     sources = source_tracks(base, painted, context.result_of, params.base_job_id)
-    refined = Refiner(context.engine, context.clip, job.instruction).run(sources, painted, marks, context.progress)
+    model = context.settings.marks_model
+    refiner = Refiner(
+        context.engine, context.clip, job.instruction, marks_model=load_marks_model(model) if model else None
+    )
+    refined = refiner.run(sources, painted, marks, context.progress)
     result = Result(
         video=job.video,
         fps=context.clip.fps,

@@ -15,7 +15,7 @@ import numpy as np
 from backend.store import PaintedTrack
 from backend.store.notes import TrackRefinement
 from trajseg.correction.grabcut import cut_out
-from trajseg.engines.base import Engine
+from trajseg.engines.base import Engine, Marker
 from trajseg.engines.capabilities import marker, propagators
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
@@ -76,10 +76,19 @@ class Refiner:
 
     Args:
         refine: stands in for trajseg.correction.refine in tests.
+        marks_model: draws what boxes and clicks mark, before the engine does.
     """
 
-    def __init__(self, engine: Engine, clip: Clip, instruction: str, refine: Refine | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clip: Clip,
+        instruction: str,
+        refine: Refine | None = None,
+        marks_model: Marker | None = None,
+    ) -> None:
         self.engine, self.clip, self.instruction = engine, clip, instruction
+        self._markers = [one for one in (marks_model, marker(engine)) if one is not None]
         self._refine = refine
         self._propagators: list[Propagator] = []
 
@@ -176,19 +185,20 @@ class Refiner:
         return replace(refinement.track, frames=frames, score=score)
 
     def _prompted(self, prompt: Mark, track: MaskTrack, masks: Painted) -> np.ndarray:
-        """What a hint marks, by the engine where it can and its mask fits the mark, else by colours.
+        """What a hint marks: by the marks model, else by the engine, whoever fits the mark; else by colours.
 
         Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
         """
-        if marking := marker(self.engine):
+        if self._markers:
             known = {index: mask for index, mask in masks.items() if mask.any()}
             if not known:
                 before = [index for index in track.present if index < prompt.index][-1:]
                 after = [index for index in track.present if index > prompt.index][:1]
                 known = {index: self._mask(track.frames[index].rle) for index in (*before, *after)}
-            mask = marking.mark(self.clip, prompt, self.instruction, known)
-            if fit(mask, prompt) >= FITS:
-                return mask
+            for marking in self._markers:
+                mask = marking.mark(self.clip, prompt, self.instruction, known)
+                if fit(mask, prompt) >= FITS:
+                    return mask
         return cut_out(self.clip, prompt)
 
     def _mask(self, code: Any) -> np.ndarray:

@@ -158,6 +158,20 @@ def test_where_an_engine_misses_the_mark_colours_decide(missed: str, clip: Clip,
     assert iou(made, 3, tiny_clip.red[3]) > 0.75
 
 
+@pytest.mark.parametrize("marks", [True, False])
+def test_a_marks_model_draws_before_the_engine(marks: bool, clip: Clip, tiny_clip: Any) -> None:
+    model = Marking(True, tiny_clip.red[4])
+    engine = Marking(marks, tiny_clip.red[2])
+    (made,) = Refiner(engine, clip, "the red one", marks_model=model).run([], [], [HINT]).tracks
+    assert np.array_equal(made.mask(3), tiny_clip.red[4])
+    model.mask = tiny_clip.blue[3]
+    (made,) = Refiner(engine, clip, "the red one", marks_model=model).run([], [], [HINT]).tracks
+    if marks:
+        assert np.array_equal(made.mask(3), tiny_clip.red[2])
+    else:
+        assert iou(made, 3, tiny_clip.red[3]) > 0.75
+
+
 def test_an_engine_is_told_where_the_hinted_object_is_known(clip: Clip, tiny_clip: Any) -> None:
     """What a person painted is believed before what was predicted on either side of the hint."""
     track = track_of(clip, [None if index in (2, 3) else mask for index, mask in enumerate(tiny_clip.red)])
