@@ -204,7 +204,7 @@ def _hub_errors(weights: Weights) -> Iterator[None]:
             raise ServiceError(f"The hub has no {weights.repository}.", f"Look at {weights.card}.") from error
         raise ServiceError(
             f"{weights.repository} cannot be fetched from the hub: {str(error)[:300]}",
-            "Check the network, the disk and HF_ENDPOINT; or copy the folder from elsewhere and name it in the settings.",
+            "Check network, disk and HF_ENDPOINT; or copy the folder from elsewhere and name it in the settings.",
         ) from error
 
 

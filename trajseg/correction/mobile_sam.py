@@ -110,7 +110,7 @@ class MobileSam:
 
     def features(self, rgb: np.ndarray) -> np.ndarray:
         """Features (1, 256, 64, 64) of a picture, RGB uint8 [H, W, 3]; those of the last frames are kept."""
-        key = hashlib.blake2b(np.ascontiguousarray(rgb), digest_size=16).digest() + str(rgb.shape).encode()
+        key = hashlib.blake2b(rgb.tobytes(), digest_size=16).digest() + str(rgb.shape).encode()
         if key in self._features:
             self._features.move_to_end(key)
         else:
