@@ -33,11 +33,13 @@ class _Own(NamedTuple):
 
 OWN = {
     "caption": _Own("trajseg.commands.caption", "command", "Describe each track of a video in a sentence."),
+    "compare": _Own("trajseg.commands.compare", "command", "Run two engines on a video and show where they differ."),
     "data": _Own("trajseg.shapes.world.command", "data", "Look at the data that trajseg is trained and scored on."),
     "evaluate": _Own("trajseg.commands.evaluate", "command", "Measure a checkpoint on clips with known masks."),
     "model": _Own(
         "trajseg.commands.model", "command", "What models cost; checkpoints out of published ones or an adapter."
     ),
+    "preview": _Own("trajseg.commands.preview", "command", "Segment five frames of a video and estimate the rest."),
     "segment": _Own("trajseg.commands.segment", "command", "Segment what an instruction means in a video."),
     "train": _Own("trajseg.shapes.recipe.command", "command", "Train a checkpoint."),
     "weights": _Own("trajseg.commands.weights", "command", "Public weights that engines need: list, fetch, check."),

@@ -44,14 +44,16 @@ def contact_sheet(
     columns: int = 6,
     count: int = 12,
     title: str = "",
+    frames: Sequence[int] | None = None,
 ) -> Path:
     """Write `count` frames, spread evenly from the first to the last, as one PNG.
 
     Below each frame stand its number, counted from 1 as Label Studio's editor does, its time in seconds, and
-    the tracks that it does not show. A clip of fewer frames gives fewer pictures.
+    the tracks that it does not show. A clip of fewer frames gives fewer pictures. Where the clip is a few frames of
+    another one, `frames` has their 0-based indices in that one, which are written instead.
     """
     indices = sorted({round(float(i)) for i in np.linspace(0, len(clip) - 1, min(count, len(clip)))})
-    sheet = _Sheet(clip, tracks, indices, min(columns, len(indices)), title)
+    sheet = _Sheet(clip, tracks, indices, min(columns, len(indices)), title, frames)
     for position, (index, picture) in enumerate(clip.frames(indices)):
         sheet.add(position, index, picture)
     with whole_file(path) as unfinished:
@@ -63,8 +65,15 @@ class _Sheet:
     """The page and where things stand on it."""
 
     def __init__(
-        self, clip: Clip, tracks: Sequence[MaskTrack], indices: Sequence[int], columns: int, title: str
+        self,
+        clip: Clip,
+        tracks: Sequence[MaskTrack],
+        indices: Sequence[int],
+        columns: int,
+        title: str,
+        frames: Sequence[int] | None = None,
     ) -> None:
+        self.numbers = range(len(clip)) if frames is None else frames
         self.clip, self.tracks, self.columns = clip, tracks, columns
         self.colours = palette(len(tracks))
         factor = min(CELL_WIDTH / clip.width, CELL_HEIGHT / clip.height)
@@ -116,7 +125,7 @@ class _Sheet:
         Tags(12).draw(scene, track_areas(self.tracks, index, factor, self.colours))
         self.image.paste(scene, (left, top))
         below = top + self.cell[1] + 6
-        when = f"frame {index + 1}   {self.clip.frame_map.times[index]:.2f} s"
+        when = f"frame {self.numbers[index] + 1}   {self.clip.frame_map.times[index]:.2f} s"
         self.pen.text((left, below), when, TEXT, font_for(SMALL))
         absent = [track.label for track in self.tracks if track.frames[index].rle is None]
         if absent:

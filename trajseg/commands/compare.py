@@ -1,0 +1,105 @@
+"""`trajseg compare`: two engines on one video, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from trajseg.engines.base import Engine
+    from trajseg.evaluation.comparison import Comparison
+    from trajseg.tracks import Result
+    from trajseg.video import Clip
+
+Loader = Callable[[str, str | None], "Engine"]
+SHOWN = 6
+
+
+@click.command()
+@click.argument("video", type=click.Path(path_type=Path))
+@click.argument("instruction")
+@click.option("--engines", required=True, help="Two names with a comma between them; each as --model of segment.")
+@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
+@click.option("--show", default=SHOWN, show_default=True, type=click.IntRange(1, 50), help="Frames in the picture.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.pass_obj
+def command(
+    loader: Loader, video: Path, instruction: str, engines: str, device: str | None, show: int, out: Path
+) -> None:
+    """Run two engines on VIDEO with one INSTRUCTION and show where they differ.
+
+    Writes into the folder --out: tracks-1.json and tracks-2.json, comparison.json (agreement by frame, the frames of
+    least agreement first) and comparison.png. The engines run one after the other.
+    """
+    names = [name.strip() for name in engines.split(",")]
+    if len(names) != 2 or not all(names):
+        raise click.BadParameter(f"{engines!r} must be two names with a comma between them.", param_hint="--engines")
+    run(loader, video, instruction, names, device, show, out)
+
+
+def run(
+    loader: Loader, video: Path, instruction: str, names: list[str], device: str | None, show: int, out: Path
+) -> Comparison:
+    """Do it.
+
+    Raises:
+        InputError: the video or the instruction cannot be used.
+    """
+    from trajseg.engines.base import check_instruction
+    from trajseg.evaluation.comparison import compare
+    from trajseg.files import printable, write_json
+    from trajseg.pictures.side_by_side import side_by_side
+    from trajseg.video import open_clip
+
+    instruction, clip = check_instruction(instruction), open_clip(video)
+    results = []
+    for number, name in enumerate(names, 1):
+        result = _segmented(loader, name, device, clip, instruction)
+        result.video = printable(str(video))
+        result.save(out / f"tracks-{number}.json")
+        results.append(result)
+    first, second = results
+    comparison = compare(first, second)
+    frames = comparison.frames_to_look_at(show)
+    write_json(out / "comparison.json", {"instruction": instruction, **comparison.to_json()})
+    side_by_side(clip, (first, second), comparison.agreement, frames, out / "comparison.png", instruction)
+    _print(comparison, frames, clip, out)
+    return comparison
+
+
+def _segmented(loader: Loader, name: str, device: str | None, clip: Clip, instruction: str) -> Result:
+    """What one engine makes of it; the engine is gone again when this returns, so the next one has the memory."""
+    from trajseg.commands.progress import bars
+    from trajseg.engines.base import RunContext
+
+    with bars() as bar:
+        loading = bar.add_task(f"loading {name}", total=None)
+        engine = loader(name, device)
+        bar.remove_task(loading)
+        task = bar.add_task(name, total=len(clip))
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return engine.segment(clip, instruction, RunContext(progress=progress)).result(progress)
+
+
+def _print(comparison: Comparison, frames: list[int], clip: Clip, out: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table(*(escape(name) for name in comparison.names), "IoU")
+    for pair in comparison.pairs:
+        table.add_row(pair.first or "-", pair.second or "-", f"{pair.iou:.2f}")
+    console.print(table if comparison.pairs else "Both say that there is no such object.")
+    console.print(f"Agreement over {len(clip)} frames: {comparison.mean:.3f}", highlight=False)
+    if frames:
+        shown = ", ".join(f"{index + 1} ({comparison.agreement[index]:.2f})" for index in frames)
+        console.print(f"Least agreement in frames: {shown}", highlight=False, soft_wrap=True)
+    files = "tracks-1.json, tracks-2.json, comparison.json, comparison.png"
+    console.print(f"{escape(str(out))}: {files}", soft_wrap=True, highlight=False)
