@@ -20,9 +20,11 @@ from backend.label_studio.client import TESTED_VERSION, LabelStudioClient
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.setup import connection, videos
 from backend.label_studio.setup.check import Check, video_checks
+from backend.label_studio.setup.engines import engine_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
 from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.checkpoints.places import MOBILE_SAM_FILES, marks_folder
 from trajseg.engines.registry import engine_factory, engine_spec
 from trajseg.errors import InputError, TrajSegError
 
@@ -54,6 +56,8 @@ def checks(
     yield packages()
     yield model(settings)
     yield torch()
+    yield from engine_checks()
+    yield marks_model(settings)
     yield redis(settings)
     yield database(settings)
     health = backend(settings)
@@ -118,6 +122,21 @@ def torch() -> Check:
     gpu = os.path.exists("/dev/nvidiactl")
     words = f"torch {_version('torch')}, {'an NVIDIA driver is there' if gpu else 'no NVIDIA driver: CPU'}"
     return Check("Torch", "ok", words)
+
+
+def marks_model(settings: Settings) -> Check:
+    """What draws boxes and clicks; it is not loaded for that."""
+    name = settings.marks_model
+    if not name:
+        return Check("Marks model", "ok", "TRAJSEG_MARKS_MODEL is not set: the engine draws marks, or colours do")
+    folder = marks_folder(name)
+    if missing := [file for file in MOBILE_SAM_FILES if not (folder / file).is_file()]:
+        words = f"{folder} lacks {', '.join(missing)}: no worker starts"
+        return Check("Marks model", "fail", words, "trajseg weights get mobile-sam --from FILE, or unset the setting.")
+    if importlib.util.find_spec("onnxruntime") is None:
+        words = "onnxruntime is not installed: this machine can run the backend, but no worker"
+        return Check("Marks model", "warn", words, 'pip install "trajseg[marks]"')
+    return Check("Marks model", "ok", f"MobileSAM in {folder}")
 
 
 def redis(settings: Settings) -> Check:

@@ -1,0 +1,103 @@
+"""For each engine with public weights: whether it can run on this machine, and if not, the one thing to do next."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from backend.label_studio.setup.check import Check
+from trajseg.checkpoints.catalogue import ENGINES, FREE_ENGINE, EngineNeeds, Weights, needed
+from trajseg.checkpoints.download import location
+from trajseg.checkpoints.places import offline
+from trajseg.engines.registry import engine_factory
+from trajseg.errors import TrajSegError
+
+GB = 1e9
+SECONDS = 5.0
+
+
+def engine_checks() -> Iterator[Check]:
+    """One check an engine; none of them is loaded, and no network is asked. Never "fail": they are choices."""
+    for needs in ENGINES.values():
+        yield engine_check(needs)
+
+
+def engine_check(needs: EngineNeeds) -> Check:
+    """The first thing that keeps an engine from running here, in the order in which a person meets them."""
+    name = f"Engine {needs.name}"
+    try:
+        factory = engine_factory(needs.name)
+    except TrajSegError as error:
+        return Check(name, "warn", error.message, error.remedy)
+    if factory is None:
+        return Check(name, "warn", "is not in this version of trajseg", f"Use {FREE_ENGINE}.")
+    if missing := [package for package in needs.packages if importlib.util.find_spec(package) is None]:
+        return Check(name, "warn", f"lacks the packages {', '.join(missing)}", 'pip install "trajseg[model]"')
+    parts = needed(needs)
+    absent = [part for part in parts if location(part) is None]
+    if absent:
+        return _absent(name, needs, absent)
+    memory, place = memory_gb()
+    wanted = sum(part.memory_gb for part in parts)
+    if memory and memory < wanted:
+        return Check(
+            name,
+            "warn",
+            f"needs about {wanted:.0f} GB, {place} has {memory:.0f} GB",
+            "Take a smaller chooser or none (TRAJSEG_GROUNDED_CHOOSER=none), or serve it elsewhere "
+            "(TRAJSEG_GROUNDED_ADDRESS).",
+        )
+    slow = "" if place == "the GPU" else "; without a GPU it is slow"
+    return Check(name, "ok", f"can run: {needs.understands}; all its weights are here{slow}")
+
+
+def memory_gb() -> tuple[float, str]:
+    """GB of the largest GPU, else of the machine, and which of them; 0 where unknown. Loads no torch."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+        return max(float(line) for line in answer.stdout.split()) * 2**20 / GB, "the GPU"
+    except (OSError, subprocess.SubprocessError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB, "this machine"
+    except (OSError, ValueError):
+        return 0.0, "this machine"
+
+
+def _absent(name: str, needs: EngineNeeds, absent: list[Weights]) -> Check:
+    """What to do about weights that are not here."""
+    size = sum(part.disk_gb for part in absent)
+    words = f"lacks {', '.join(part.name for part in absent)} (about {size:.1f} GB)"
+    get = f"trajseg weights get {needs.name}"
+    if offline():
+        return Check(name, "warn", f"{words}, and offline mode is on", "Copy them here, or unset TRAJSEG_OFFLINE.")
+    gated = [part for part in absent if part.gated]
+    if gated and not (os.environ.get("HF_TOKEN") or token_file().is_file()):
+        return Check(
+            name,
+            "warn",
+            f"{words}; the owner of {gated[0].repository} must grant access",
+            f"Ask for it at {gated[0].card} and set HF_TOKEN; or use {FREE_ENGINE}, which needs no permission.",
+        )
+    nearest = next(folder for folder in (hub_home(), *hub_home().parents) if folder.exists())
+    free = shutil.disk_usage(nearest).free / GB
+    if free < size:
+        return Check(
+            name, "warn", f"{words}; {free:.1f} GB are free", "Free some space, or set HF_HOME to another disk."
+        )
+    return Check(name, "warn", words, get)
+
+
+def hub_home() -> Path:
+    """Hugging Face's folder."""
+    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser().absolute()
+
+
+def token_file() -> Path:
+    """Where `hf auth login` keeps a token."""
+    return hub_home() / "token"

@@ -1,0 +1,82 @@
+"""`trajseg doctor` says of each engine whether it can run here, and the one thing to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.label_studio.setup import engines
+from backend.label_studio.setup.doctor import marks_model
+from backend.label_studio.setup.engines import engine_check
+from backend.settings import Settings
+from trajseg.checkpoints.catalogue import ENGINES, EngineNeeds
+
+VARIABLES = ("DETECTOR", "TRACKER", "CHOOSER", "ADDRESS", "CHECKPOINT")
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without weights, tokens or settings, on which every engine of the catalogue is registered."""
+    for name in VARIABLES:
+        monkeypatch.delenv(f"TRAJSEG_GROUNDED_{name}", raising=False)
+    for name in ("HF_TOKEN", "TRAJSEG_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(engines, "engine_factory", lambda name: object)
+    monkeypatch.setattr(engines, "location", lambda weights: None)
+    monkeypatch.setattr(engines, "memory_gb", lambda: (80.0, "the GPU"))
+
+
+def use_folders(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    for name in VARIABLES[:3]:
+        monkeypatch.setenv(f"TRAJSEG_GROUNDED_{name}", str(folder))
+
+
+def test_what_is_to_be_fetched_is_named_with_its_size() -> None:
+    check = engine_check(ENGINES["grounded"])
+    assert check.state == "warn"
+    assert "llmdet-base, sam2.1-large, qwen3-vl-4b (about 10.7 GB)" in check.words
+    assert check.remedy == "trajseg weights get grounded"
+
+
+def test_a_gated_engine_says_what_to_ask_for_and_which_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = engine_check(ENGINES["sam3"])
+    assert "owner of facebook/sam3 must grant access" in check.words
+    assert "HF_TOKEN" in check.remedy
+    assert "grounded, which needs no permission" in check.remedy
+    monkeypatch.setenv("HF_TOKEN", "x")
+    assert engine_check(ENGINES["sam3"]).remedy == "trajseg weights get sam3"
+
+
+def test_local_folders_need_nothing_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    use_folders(monkeypatch, tmp_path)
+    check = engine_check(ENGINES["grounded"])
+    assert (check.state, check.remedy) == ("ok", "")
+
+
+def test_too_little_memory_disk_or_network_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRAJSEG_OFFLINE", "1")
+    assert "offline mode is on" in engine_check(ENGINES["grounded"]).words
+    monkeypatch.delenv("TRAJSEG_OFFLINE")
+    monkeypatch.setattr(engines.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
+    assert "1.0 GB are free" in engine_check(ENGINES["grounded"]).words
+    monkeypatch.setattr(engines, "location", lambda weights: tmp_path)
+    monkeypatch.setattr(engines, "memory_gb", lambda: (8.0, "the GPU"))
+    check = engine_check(ENGINES["grounded"])
+    assert "needs about 15 GB, the GPU has 8 GB" in check.words
+    assert "TRAJSEG_GROUNDED_CHOOSER=none" in check.remedy
+
+
+def test_missing_packages_and_engines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = EngineNeeds(name="x", parts=(), packages=("no_such_package",), understands="")
+    assert "no_such_package" in engine_check(needs).words
+    monkeypatch.setattr(engines, "engine_factory", lambda name: None)
+    assert "is not in this version" in engine_check(needs).words
+
+
+def test_a_marks_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    check = marks_model(Settings(marks_model=str(tmp_path)))
+    assert check.state == "fail"
+    assert "lacks encoder.onnx, sam.onnx" in check.words
+    assert marks_model(Settings(marks_model="")).state == "ok"
