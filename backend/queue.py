@@ -25,6 +25,7 @@ from rq.job import Job as RqJob
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from backend.settings import HEARTBEAT_SECONDS
 from backend.store import Job
 from backend.store.kinds import QUEUES
 from trajseg.errors import InputError, QueueError
@@ -37,6 +38,10 @@ CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
 QUIET_SECONDS = 3.0
 """After a failure nothing is asked of Redis for so long, so that requests do not wait for it one by one."""
+WORKERS = "trajseg:workers"
+"""Sorted set of the workers' names by their last heartbeat."""
+FORGOTTEN_SECONDS = 3600
+"""A worker without a heartbeat for so long is taken out of the set."""
 KEPT_SECONDS = 3600
 """How long Redis remembers a run that crashed."""
 
@@ -178,10 +183,25 @@ class JobQueue:
         with self._asking():
             return {name: queue.count for name, queue in self._queues.items()}
 
-    def workers(self) -> int:
-        """How many workers have told Redis that they live."""
+    def beat(self, name: str) -> None:
+        """Note that the worker of this name is alive, by Redis's clock."""
         with self._asking():
-            return int(self.connection.scard("rq:workers"))  # type: ignore[arg-type]
+            moment: Any = self.connection.time()
+            with self.connection.pipeline() as pipeline:
+                pipeline.zadd(WORKERS, {name: moment[0]})
+                pipeline.zremrangebyscore(WORKERS, 0, moment[0] - FORGOTTEN_SECONDS)
+                pipeline.execute()
+
+    def leave(self, name: str) -> None:
+        """The worker of this name has ended."""
+        with self._asking():
+            self.connection.zrem(WORKERS, name)
+
+    def workers(self) -> int:
+        """How many workers are alive: have sent a heartbeat within three periods. Killed ones drop out."""
+        with self._asking():
+            moment: Any = self.connection.time()
+            return int(self.connection.zcount(WORKERS, moment[0] - 3 * HEARTBEAT_SECONDS, "+inf"))  # type: ignore[arg-type]
 
     def ping(self) -> None:
         """Raises QueueError when Redis does not answer."""

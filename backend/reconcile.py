@@ -69,6 +69,8 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
 
 def _handle(store: Store, queue: JobQueue, settings: Settings, job: Job, grace_seconds: float) -> list[str]:
     if job.state == "running":
+        if not store.is_lost(job.id, job.run_token, settings.stale_after_seconds):
+            return []
         if job.runs >= settings.max_runs:
             store.give_up(
                 job.id,

@@ -9,6 +9,7 @@ TrajSegError                     anything that trajseg refuses or cannot do
 │   └── UnknownProjectError      a project that is not connected to trajseg
 ├── CheckpointError              a folder is not a TrajSeg checkpoint, or not one for this engine
 ├── ServiceError                 something that trajseg needs does not answer
+│   ├── StoreError               the store's database cannot be reached, or is locked
 │   ├── QueueError               Redis or Valkey cannot be reached
 │   └── LabelStudioError         Label Studio cannot be reached, or refused
 └── CancelledError               a person cancelled the job; raised out of a progress callback
@@ -68,6 +69,10 @@ class CheckpointError(TrajSegError):
 
 class ServiceError(TrajSegError):
     """Something that trajseg needs does not answer."""
+
+
+class StoreError(ServiceError):
+    """The store's database cannot be reached, or is locked."""
 
 
 class QueueError(ServiceError):

@@ -6,22 +6,30 @@ Signals:
 * The same again, a second or more later: cold shutdown. The job is left and given back to the queue.
 * SIGKILL: the job stays "running" in the store without heartbeat, and the reconciler queues it again.
 
-A queue server that goes away does not end the worker: it tries again until the server is back.
+A run that was asked to stop does not count as a death of its worker, even if it is killed afterwards.
+
+A queue server that is away, hangs, restarts or is emptied does not end the worker: it goes on when the server is back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
+import threading
 import time
+from types import FrameType
+from typing import Any
+from uuid import uuid4
 
 import redis
 from rq import Queue, SimpleWorker
-from rq.exceptions import DeserializationError
+from rq.exceptions import DeserializationError, StopRequested
 from rq.serializers import JSONSerializer
 
-from backend.queue import EntryJob
-from backend.settings import Settings
+from backend.queue import EntryJob, JobQueue
+from backend.settings import HEARTBEAT_SECONDS, Settings
 from backend.store.kinds import QUEUES
 from trajseg.errors import QueueError
 from worker import run as jobs
@@ -30,12 +38,45 @@ log = logging.getLogger("trajseg.worker")
 
 DELIVERY_SECONDS = 5.0
 """How long a stopping worker waits for the deliveries of the jobs it has just done."""
+STEADY_SECONDS = 60.0
+"""After so long without trouble the pauses begin again with the shortest."""
 FIRST_CONTACT_SECONDS = 60.0
 """How long a starting worker waits for Redis, which may be starting beside it."""
 
 
+QUEUE_WAIT_SECONDS = 5.0
+"""The longest pause before Redis is tried again."""
+WORKER_TTL_SECONDS = 30
+"""RQ waits 15 s less for a job, and 10 s more than that for an answer: so long a Redis that hangs is waited for."""
+
+
 class ResidentWorker(SimpleWorker):  # type: ignore[misc]
-    """RQ's worker without a process for each job, so that the engine stays loaded."""
+    """RQ's worker without a process for each job, so that the engine stays loaded.
+
+    Attributes:
+        stopping: set by the first signal that asks the worker to end.
+        emptied: the queues were empty, so a burst is over; RQ ends its loop for errors in the same way.
+    """
+
+    max_connection_wait_time = QUEUE_WAIT_SECONDS
+
+    def __init__(self, *args: Any, stopping: threading.Event | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stopping = stopping or threading.Event()
+        self.emptied = False
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        self.stopping.set()
+        super().request_stop(signum, frame)
+
+    def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> tuple[EntryJob, Queue] | None:
+        found: tuple[EntryJob, Queue] | None = super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+        self.emptied = found is None
+        return found
+
+    def subscribe(self) -> None:
+        # Commands come by signals and through the store, never from whoever can write to Redis.
+        pass
 
     def execute_job(self, job: EntryJob, queue: Queue) -> None:
         try:
@@ -55,9 +96,16 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
             super().teardown()
 
 
-def resident_worker(connection: redis.Redis) -> ResidentWorker:
+def resident_worker(connection: redis.Redis, stopping: threading.Event | None = None) -> ResidentWorker:
     """A worker on all queues that runs nothing but jobs of the store."""
-    return ResidentWorker(list(QUEUES), connection=connection, job_class=EntryJob, serializer=JSONSerializer)
+    return ResidentWorker(
+        list(QUEUES),
+        connection=connection,
+        job_class=EntryJob,
+        serializer=JSONSerializer,
+        worker_ttl=WORKER_TTL_SECONDS,
+        stopping=stopping,
+    )
 
 
 def work(settings: Settings, burst: bool = False) -> None:
@@ -77,12 +125,66 @@ def work(settings: Settings, burst: bool = False) -> None:
             resident.engine.spec.model_version,
             settings.model_version(),
         )
+    pulse = Pulse(settings)
+    pulse.start()
     try:
-        resident_worker(connection).work(burst=burst, logging_level="WARNING")
+        _empty_queues(resident, connection, burst)
     finally:
+        pulse.stop()
         jobs.keep(None)
         resident.hand.finish(DELIVERY_SECONDS)
         resident.store.close()
+
+
+def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool) -> None:
+    """Does jobs until a signal comes, or with `burst` until there are none; whatever happens to Redis meanwhile."""
+    pause = 0.5
+    while not resident.stopping.is_set():
+        worker = resident_worker(connection, resident.stopping)
+        started = time.monotonic()
+        try:
+            worker.work(burst=burst, logging_level="WARNING")
+        except redis.RedisError as error:
+            log.warning("Redis does not answer: %s", error)
+        except StopRequested:
+            return
+        if resident.stopping.is_set() or (burst and worker.emptied):
+            return
+        pause = 0.5 if time.monotonic() - started > STEADY_SECONDS else min(pause * 2, QUEUE_WAIT_SECONDS)
+        log.warning("Redis went away, or lost what it held; the worker goes on in %.0f s", pause)
+        try:
+            resident.stopping.wait(pause)
+        except StopRequested:
+            return
+
+
+class Pulse:
+    """Tells Redis every few seconds that this worker is alive and has its engine loaded; see JobQueue.workers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._queue = JobQueue(settings.redis_url)
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with a first beat at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and say so."""
+        self._over.set()
+        self._thread.join()
+        with contextlib.suppress(QueueError):
+            self._queue.leave(self._name)
+        self._queue.close()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            # The worker itself says that Redis is away.
+            with contextlib.suppress(QueueError):
+                self._queue.beat(self._name)
+            self._over.wait(HEARTBEAT_SECONDS)
 
 
 def _connection(settings: Settings) -> redis.Redis:

@@ -30,7 +30,15 @@ from backend.store.params import JobParams
 from trajseg.correction.mobile_sam import load_marks_model
 from trajseg.engines.base import Adaptable, Engine
 from trajseg.engines.registry import load_engine
-from trajseg.errors import CancelledError, InputError, LabelStudioError, QueueError, TrajSegError, VideoError
+from trajseg.errors import (
+    CancelledError,
+    InputError,
+    LabelStudioError,
+    QueueError,
+    StoreError,
+    TrajSegError,
+    VideoError,
+)
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
 from worker.kinds.base import JobContext, PostponedError
@@ -38,6 +46,10 @@ from worker.kinds.registry import work_of
 
 log = logging.getLogger("trajseg.worker")
 
+GIVE_BACK_SECONDS = 120.0
+"""How long a worker tries to give a job back while the store does not answer."""
+LOOK_AROUND_SECONDS = 0.5
+"""How soon a run notices that its worker was asked to stop: `docker stop` kills after 10 s."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 300.0
 """Pauses before a job that Label Studio kept waiting for its video is tried again."""
 LOOK_SECONDS = 5.0
@@ -51,6 +63,8 @@ class Resident:
     settings: Settings
     store: Store
     engine: Engine
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set once the worker was asked to end."""
     courier: Courier = field(init=False)
     hand: Hand = field(init=False)
 
@@ -110,12 +124,16 @@ def run(job_id: str) -> None:
         resident.store.cancel_job(job_id)
         return
     log.info("job %s, run %d: %s of %s", job_id, job.runs, job.kind, job.instruction[:80])
+    this = _Run(resident, job, token)
     try:
-        delivery = _Run(resident, job, token).do()
+        delivery = this.do()
     except CancelledError:
         log.info("job %s was cancelled", job_id)
     except StaleRunError:
         log.warning("job %s was restarted by another worker; this run's work is dropped", job_id)
+    except StoreError as error:
+        log.warning("job %s goes back to the queue: %s", job_id, error)
+        _give_back_patiently(this)
     except LabelStudioError as error:
         _put_off(resident, job, token, error)
     except PostponedError as error:
@@ -137,7 +155,7 @@ def run(job_id: str) -> None:
     except SystemExit:
         # A cold shutdown: the worker ends as soon as this returns.
         log.warning("job %s goes back to the queue: the worker is stopping", job_id)
-        resident.store.requeue_lost(job_id, token)
+        this.give_back()
     else:
         log.info("job %s is done", job_id)
         if delivery is not None:
@@ -155,6 +173,8 @@ class _Run(JobContext[JobParams]):
         self.resident = resident
         self.engine = resident.engine
         self._courier = resident.courier
+        self._stopping = resident.stopping
+        self._excused = False
         self.job = job
         self.token = token
         self.timings: dict[str, float] = {}
@@ -191,6 +211,12 @@ class _Run(JobContext[JobParams]):
                 queue.close()
         except (QueueError, InputError) as error:
             log.info("what follows job %s is queued later: %s", self.job.id, error)
+
+    def give_back(self) -> bool:
+        """Put the job back into its queue, as a run that does not count; True when this run was the newest."""
+        if self._excused:
+            return self.store.requeue_lost(self.job.id, self.token)
+        return self.store.postpone(self.job.id, self.token)
 
     @property
     def clip(self) -> Clip:
@@ -261,9 +287,14 @@ class _Run(JobContext[JobParams]):
         over = threading.Event()
 
         def beat() -> None:
-            while not over.wait(HEARTBEAT_SECONDS):
+            due = time.monotonic() + HEARTBEAT_SECONDS
+            while not over.wait(min(LOOK_AROUND_SECONDS, HEARTBEAT_SECONDS)):
                 try:
-                    self.alive()
+                    if self._stopping.is_set() and not self._excused:
+                        self._excused = self.store.excuse(self.job.id, self.token)
+                    if time.monotonic() >= due:
+                        self.alive()
+                        due = time.monotonic() + HEARTBEAT_SECONDS
                 except Exception as error:
                     # The run itself meets the same error at its next frame, and handles it there.
                     log.info("job %s: no heartbeat: %s", self.job.id, error)
@@ -275,6 +306,20 @@ class _Run(JobContext[JobParams]):
         finally:
             over.set()
             thread.join()
+
+
+def _give_back_patiently(this: _Run) -> None:
+    """Give a job back through a store that does not answer now; its lease ends where that takes too long."""
+    deadline = time.monotonic() + GIVE_BACK_SECONDS
+    while True:
+        try:
+            this.give_back()
+            return
+        except StoreError as error:
+            if time.monotonic() > deadline:
+                log.warning("job %s is left to the reconciler: %s", this.job.id, error)
+                return
+        time.sleep(0.5)
 
 
 def _task_is_gone(resident: Resident, job: Job) -> bool:

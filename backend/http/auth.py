@@ -9,7 +9,9 @@ from flask import Flask, Response, jsonify, request
 from backend.settings import Settings
 from trajseg.errors import InputError
 
-OPEN_ENDPOINTS = frozenset({"service.health", "health", "media.file", "media.preflight", "pages.video"})
+OPEN_ENDPOINTS = frozenset(
+    {"service.health", "service.ready", "health", "media.file", "media.preflight", "pages.video"}
+)
 """Health (also as label-studio-ml names it) is asked by everything that watches; links to files are signed."""
 
 

@@ -20,7 +20,22 @@ AnyPayload = TypeVar("AnyPayload", bound=Payload)
 @blueprint.get("/health")
 @blueprint.get("/", endpoint="root")
 def health() -> tuple[Response, int]:
-    """Whether requests can be taken: they can without the queue, but not without the store."""
+    """Whether the backend is alive, which it is without the queue, but not without the store.
+
+    `ready` says whether jobs get done as well; see `ready`.
+    """
+    form = _health()
+    return jsonify(form), 200 if form["status"] == "UP" else 503
+
+
+@blueprint.get("/ready")
+def ready() -> tuple[Response, int]:
+    """As /health, but 503 unless jobs get done: store and queue answer, and a living worker has its engine loaded."""
+    form = _health()
+    return jsonify(form), 200 if form["ready"] else 503
+
+
+def _health() -> dict[str, Any]:
     service = _service()
     form: dict[str, Any] = {
         "status": "UP",
@@ -37,7 +52,8 @@ def health() -> tuple[Response, int]:
         form["jobs_queued"] = sum(n for (_, state), n in service.store.count_jobs().items() if state == "queued")
     except ServiceError as error:
         form.update(status="DOWN", store=f"unreachable: {error}")
-    return jsonify(form), 200 if form["status"] == "UP" else 503
+    form["ready"] = form["status"] == "UP" and bool(form.get("workers"))
+    return form
 
 
 @blueprint.post("/setup")

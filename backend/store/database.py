@@ -17,10 +17,10 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from trajseg.errors import InputError, ServiceError
+from trajseg.errors import InputError, ServiceError, StoreError
 
-BUSY_SECONDS = 30
-"""How long SQLite waits for another writer."""
+BUSY_SECONDS = 60
+"""How long SQLite waits for another writer; a backup tool may hold the file for half a minute."""
 MIGRATION_LOCK = 0x7472616A
 """Key of the PostgreSQL lock that lets one process migrate at a time."""
 
@@ -97,7 +97,7 @@ def _reachable(database: Database) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise ServiceError(
+        raise StoreError(
             f"The store at {database.name} does not answer ({error.orig}).",
             "Check DATABASE_URL, that the server runs, and that the disk is writable and not full.",
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ from trajseg.errors import InputError, UnknownProjectError
 if TYPE_CHECKING:
     from trajseg.tracks import Result
 
+LOCKED_SECONDS = 1.0
+"""Who waits longer for the database takes it that others had to wait, too."""
 UNFINISHED = ("queued", "running")
 ROWS_AT_ONCE = 500
 """Rows in one INSERT; SQLite takes 32,766 values in a statement."""
@@ -217,6 +220,13 @@ class Store:
             changed: Any = session.execute(back)
             return bool(changed.rowcount)
 
+    def excuse(self, job_id: str, run_token: str) -> bool:
+        """Do not count a run that was asked to stop, should its worker die now; True when it was still the newest."""
+        newest = (Job.id == job_id) & (Job.state == "running") & (Job.run_token == run_token)
+        with self.database.write() as session:
+            changed: Any = session.execute(update(Job).where(newest).values(runs=Job.runs - 1))
+            return bool(changed.rowcount)
+
     def waiting(self, queues: Sequence[str]) -> int:
         """How many jobs are queued in these queues."""
         query = select(func.count()).select_from(Job).where(Job.state == "queued", Job.queue.in_(queues))
@@ -249,6 +259,20 @@ class Store:
             stale = database_now(session) - timedelta(seconds=stale_after_seconds)
             lost = (Job.state == "running") & (Job.heartbeat_at < stale)
             return list(session.scalars(select(Job).where(or_(Job.state == "queued", lost)).order_by(Job.created_at)))
+
+    def is_lost(self, job_id: str, run_token: str | None, stale_after_seconds: float) -> bool:
+        """Whether this run is the newest and has still no heartbeat for so long.
+
+        False also when another process held the database: runs could send no heartbeat meanwhile.
+        """
+        asked = time.monotonic()
+        with self.database.write() as session:
+            session.connection()
+            if time.monotonic() - asked > LOCKED_SECONDS:
+                return False
+            newest = (Job.id == job_id) & (Job.state == "running") & (Job.run_token == run_token)
+            stale = database_now(session) - timedelta(seconds=stale_after_seconds)
+            return session.scalar(select(Job.id).where(newest, Job.heartbeat_at < stale)) is not None
 
     def renew_future_leases(self) -> int:
         """Give heartbeats that lie ahead of the database's clock its present time; returns how many there were.
