@@ -47,7 +47,8 @@ LOOKS = 3
 class Start:
     """A track that an engine drew, and what it should have been.
 
-    truth: bool [N, H, W]; instruction: what was asked; track: what came (empty where nothing did).
+    truth: bool [N, H, W]; instruction: what was asked; track: what came (empty where nothing did); ids: the objects
+    of the scene, numbered from 1, integers [N, H, W].
     """
 
     scene: Scene
@@ -55,6 +56,7 @@ class Start:
     instruction: Instruction
     track: MaskTrack
     truth: np.ndarray
+    ids: np.ndarray
 
     def worth(self, track: MaskTrack) -> float:
         """Mean J&F of a track over all frames."""
@@ -109,7 +111,7 @@ def start_of(engine: Engine, scene: Scene, height: int, folder: Path) -> Start |
     clip, ids = write_scene(scene, folder / f"{scene.split}-{scene.seed:06d}.mp4", height)
     found = engine.segment(clip, asked[0].text).result().tracks
     empty = MaskTrack.from_masks("t1", [None] * len(clip), clip.frame_map.times, [0.0] * len(clip))
-    return Start(scene, clip, asked[0], found[0] if found else empty, ids == asked[0].targets[0] + 1)
+    return Start(scene, clip, asked[0], found[0] if found else empty, ids == asked[0].targets[0] + 1, ids)
 
 
 def paint(start: Start, frames: Sequence[int], propagators: Sequence[Propagator]) -> Refinement:

@@ -1,0 +1,256 @@
+"""What one correction does to the frames that nobody painted: a person changes one frame of a track on shapes clips.
+
+Four kinds of correction, each on the frame of a clip that needs it most: a blob is erased, a missing part is added, the
+whole mask is redrawn, or, in the box view, one box is moved to the object. Where a prediction has no blob, or lacks no
+part, a stretch of it is given one, since larger models on real clips have them. J is measured frame by frame, before and
+after, on the frames that nobody painted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import cv2
+import numpy as np
+
+from trajseg.correction import Propagator, refine
+from trajseg.correction.marking import Draw, mask_of
+from trajseg.engines.capabilities import marker
+from trajseg.evaluation.answers import masks_of
+from trajseg.shapes.evaluation.review import Start, start_of
+from trajseg.shapes.world.scenes import Split, sample_scene
+from trajseg.tracks import MaskTrack, TrackFrame, rle
+from trajseg.tracks.mark import Mark
+from trajseg.tracks.region_similarity import region_similarity
+
+if TYPE_CHECKING:
+    from trajseg.engines.base import Engine
+
+Kind = Literal["erase", "add", "redraw", "box"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+NOTICED = 0.08
+"""Share of the object's area from which on a person takes the trouble to erase a blob or to add a part."""
+
+STRETCH = 0.5
+"""Share of the clip's frames over which a prediction without such a fault is given one."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One change by a person to one frame of a track.
+
+    Args:
+        kind: what the person does.
+        track: what is corrected; the prediction, or the prediction with a fault added to a stretch of frames.
+        index: the frame that is changed, 0-based.
+        mask: what stands there afterwards, bool [H, W].
+    """
+
+    kind: Kind
+    track: MaskTrack
+    index: int
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class CorrectionResult:
+    """What one correction did. J of each frame before and after; `index` is the frame that was changed."""
+
+    seed: int
+    instruction: str
+    kind: Kind
+    index: int
+    before: list[float]
+    after: list[float]
+    sources: list[str]
+
+    @property
+    def change(self) -> float:
+        """By how much the mean J of the frames that nobody painted rose."""
+        others = [i for i in range(len(self.before)) if i != self.index]
+        return fmean(self.after[i] - self.before[i] for i in others) if others else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for a file."""
+        return asdict(self) | {"change": self.change}
+
+
+def corrections(start: Start, draw: Draw | None) -> Iterator[Correction]:
+    """The corrections of one clip, one of each kind that can be made there.
+
+    Args:
+        draw: the engine's way from a mark to a mask; None where it has none.
+    """
+    predicted, truth = masks_of(start.track, start.truth.shape), start.truth
+    if not truth.any():
+        return
+    worst = _worst(predicted, truth, truth.any(axis=(1, 2)))
+    blobs = _largest_part(predicted & ~truth, truth)
+    if blobs is None:
+        predicted_with = predicted | _blob(start)
+        blobs = _largest_part(predicted_with & ~truth, truth)
+    else:
+        predicted_with = predicted
+    if blobs is not None:
+        index, blob = blobs
+        yield Correction("erase", _with(start.track, predicted_with), index, predicted_with[index] & ~blob)
+    gaps = _largest_part(truth & ~predicted, truth, predicted)
+    predicted_with = predicted
+    if gaps is None:
+        predicted_with = _cut(predicted)
+        gaps = _largest_part(truth & ~predicted_with, truth, predicted_with)
+    if gaps is not None:
+        index, gap = gaps
+        yield Correction("add", _with(start.track, predicted_with), index, predicted_with[index] | gap)
+    yield Correction("redraw", start.track, worst, truth[worst])
+    x, y, width, height = cv2.boundingRect(truth[worst].astype(np.uint8))
+    mark = Mark(worst, (float(x), float(y), float(width), float(height)))
+    yield Correction("box", start.track, worst, mask_of(mark, start.clip, start.track, {}, draw))
+
+
+def _worst(predicted: np.ndarray, truth: np.ndarray, among: np.ndarray) -> int:
+    """The frame of those `among` [N] with the lowest J; both masks bool [N, H, W]."""
+    figures = [region_similarity(p, t) if a else 2.0 for p, t, a in zip(predicted, truth, among, strict=True)]
+    return int(np.argmin(figures))
+
+
+def _largest_part(wrong: np.ndarray, truth: np.ndarray, beside: np.ndarray | None = None) -> tuple[int, np.ndarray] | None:
+    """The frame with the largest connected part of `wrong` that a person would notice, and that part.
+
+    Args:
+        wrong, truth: bool [N, H, W].
+        beside: only frames where this has a mask count, bool [N, H, W]; None for all.
+    """
+    best: tuple[int, np.ndarray] | None = None
+    largest = 0
+    for index, (mask, object_mask) in enumerate(zip(wrong, truth, strict=True)):
+        if not object_mask.any() or (beside is not None and not beside[index].any()):
+            continue
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+        if count < 2:
+            continue
+        part = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+        area = int(stats[part, cv2.CC_STAT_AREA])
+        if area > largest and area >= NOTICED * object_mask.sum():
+            best, largest = (index, labels == part), area
+    return best
+
+
+def _stretch(frames: int, seed: int) -> slice:
+    """A stretch of a clip's frames, by the clip's seed."""
+    length = max(2, round(STRETCH * frames))
+    start = seed * 7 % (frames - length + 1) if frames > length else 0
+    return slice(start, start + length)
+
+
+def _blob(start: Start) -> np.ndarray:
+    """A blob over a stretch of the clip, bool [N, H, W]: part of another object that is seen there, else background."""
+    frames, height, width = start.truth.shape
+    area = start.truth.sum(axis=(1, 2)).max()
+    side = max(3, round(0.6 * float(np.sqrt(area))))
+    stretch = _stretch(frames, start.scene.seed)
+    out = np.zeros_like(start.truth)
+    others = (start.ids > 0) & ~start.truth
+    seen = [i for i in range(frames)[stretch] if others[i].sum() >= area / 4]
+    y, x = start.scene.seed * 13 % height, start.scene.seed * 29 % width
+    for index in range(frames)[stretch]:
+        out[index, max(0, y - side // 2) : y + side // 2 + 1, max(0, x - side // 2) : x + side // 2 + 1] = True
+        if seen:
+            values, counts = np.unique(start.ids[seen[0]][others[seen[0]]], return_counts=True)
+            out[index] = start.ids[index] == values[np.argmax(counts)]
+    return out & ~start.truth
+
+
+def _cut(predicted: np.ndarray) -> np.ndarray:
+    """Masks bool [N, H, W] that lack their lower two fifths over a stretch of the clip."""
+    out = predicted.copy()
+    for index in range(len(out))[_stretch(len(out), int(predicted.sum()))]:
+        x, y, width, height = cv2.boundingRect(out[index].astype(np.uint8))
+        out[index, y + round(0.6 * height) :] = False
+    return out
+
+
+def _with(track: MaskTrack, masks: np.ndarray) -> MaskTrack:
+    """The track with other masks, bool [N, H, W]; its scores stay."""
+    frames: list[TrackFrame] = [
+        replace(frame, rle=rle.encode(mask) if mask.any() else None)
+        for frame, mask in zip(track.frames, masks, strict=True)
+    ]
+    return replace(track, frames=frames)
+
+
+def corrected(start: Start, correction: Correction, propagators: Sequence[Propagator]) -> CorrectionResult:
+    """Make the correction, refine, and measure."""
+    refined = refine(start.clip, correction.track, {correction.index: correction.mask}, propagators).track
+    before, after = (masks_of(track, start.truth.shape) for track in (correction.track, refined))
+    return CorrectionResult(
+        seed=start.scene.seed,
+        instruction=start.instruction.text,
+        kind=correction.kind,
+        index=correction.index,
+        before=[region_similarity(b, t) for b, t in zip(before, start.truth, strict=True)],
+        after=[region_similarity(a, t) for a, t in zip(after, start.truth, strict=True)],
+        sources=[frame.provenance for frame in refined.frames],
+    )
+
+
+def one_correction(
+    engine: Engine,
+    propagators: Sequence[Propagator],
+    *,
+    split: Split = "test",
+    count: int = 10,
+    seed: int = 0,
+    height: int = 160,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[CorrectionResult]:
+    """Correct one track in each of `count` clips in every way, and yield what came of it.
+
+    Args:
+        engine: draws the tracks, and the mask of a box where it can.
+        propagators: carry corrections on; the preferred one first.
+        split: of the shapes world.
+        seed: of the first clip; clips without a referring instruction about one object are passed over.
+        height: rows of the clips, in pixels.
+        progress: called with (clips done, clips in all).
+    """
+    done = 0
+    with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
+        while done < count:
+            start = start_of(engine, sample_scene(seed, split), height, Path(folder))
+            seed += 1
+            if start is None:
+                continue
+            for correction in corrections(start, drawing(engine, start.instruction.text)):
+                yield corrected(start, correction, propagators)
+            start.clip.path.unlink()
+            done += 1
+            if progress:
+                progress(done, count)
+
+
+def drawing(engine: Engine, instruction: str) -> Draw | None:
+    """How the engine draws what a mark means; None where it cannot."""
+    marking = marker(engine)
+    if marking is None:
+        return None
+    return lambda clip, mark, known: marking.mark(clip, mark, instruction, known)
+
+
+def summary(results: Sequence[CorrectionResult]) -> dict[str, float]:
+    """The mean change in J, the worst one of any clip, and the mean by kind."""
+    figures = {
+        "worst_clip_change": min(one.change for one in results),
+        "mean_change": fmean(one.change for one in results),
+    }
+    for kind in KINDS:
+        own = [one.change for one in results if one.kind == kind]
+        if own:
+            figures[f"mean_change_{kind}"] = fmean(own)
+    return figures
