@@ -1,0 +1,133 @@
+"""What a person changed in one frame, and the same change in the other frames.
+
+A change is what was erased from a prediction and what was added to it. Both parts are carried by a propagator, and a
+frame is changed alike only where it shows the same fault: the erased part is still in its mask, or the added part is
+still missing. So a mask that slides off the object while it is carried takes nothing with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from trajseg.correction.propagator import Drawn, Propagator
+from trajseg.tracks.region_similarity import region_similarity
+from trajseg.video import Clip
+
+THICKNESS = 0.06
+"""Of the square root of the object's area: thinner slivers are differences of taste along the edge, at least 3 pixels."""
+
+STILL_THERE = 0.5
+"""Share of the carried erased part that must be in a mask for the fault to be the same one."""
+
+WHOLE_PART = 0.5
+"""Share of a connected part of a mask from which on all of it is the erased blob, whatever its edge."""
+
+OBJECT_SHARE = 0.1
+"""Share of a connected part that may belong to the object and the part still be a blob as a whole."""
+
+MOST_CHANGE = 1.5
+"""No frame changes (1 - IoU) by more than this multiple of what the person changed."""
+
+ROUNDING = 0.02
+"""1 - IoU that is allowed on top, since masks are whole pixels."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a person changed in a frame.
+
+    Args:
+        before, after: the mask predicted and the one that stands there now, bool [H, W].
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+
+    @property
+    def erased(self) -> np.ndarray:
+        """bool [H, W]."""
+        return self.before & ~self.after
+
+    @property
+    def added(self) -> np.ndarray:
+        """bool [H, W]."""
+        return self.after & ~self.before
+
+    @property
+    def size(self) -> float:
+        """1 - IoU of before and after: 0 where nothing was changed, 1 where nothing was kept."""
+        return 1.0 - region_similarity(self.before, self.after)
+
+    @property
+    def shared(self) -> float:
+        """Share of the smaller of the two masks that both have; 0 where one of them is empty."""
+        smaller = min(int(self.before.sum()), int(self.after.sum()))
+        return int((self.before & self.after).sum()) / smaller if smaller else 0.0
+
+
+@dataclass(frozen=True)
+class CarriedChange:
+    """A change as it is seen in another frame; a part that the change does not have is None."""
+
+    index: int
+    kept: Drawn
+    erased: Drawn | None
+    added: Drawn | None
+
+
+def carry(clip: Clip, key: int, change: Change, carrier: Propagator) -> Iterator[CarriedChange]:
+    """The change of frame `key` in every frame of the clip, in time order.
+
+    Raises:
+        VideoError: the video can no longer be read.
+    """
+    passes = [
+        list(carrier.propagate(clip, {key: mask})) if needed or mask.any() else [None] * len(clip)
+        for mask, needed in ((change.after, True), (change.erased, False), (change.added, False))
+    ]
+    for index, (kept, erased, added) in enumerate(zip(*passes, strict=True)):
+        assert kept is not None
+        yield CarriedChange(index, kept, erased, added)
+
+
+def changed_alike(mask: np.ndarray, change: Change, carried: CarriedChange, sure: float) -> np.ndarray:
+    """A frame's mask, bool [H, W], changed as the person changed theirs; the same mask where nothing speaks for it.
+
+    Args:
+        mask: as predicted.
+        carried: the change in this frame.
+        sure: score from which on a carried part counts, 0 to 1.
+    """
+    side = max(3, int(THICKNESS * float(np.sqrt(change.after.sum()))) // 2 * 2 + 1)
+    out = mask.copy()
+    erased, added = carried.erased, carried.added
+    if erased is not None and erased.score >= sure and erased.mask.any():
+        still = int((erased.mask & mask).sum())
+        if still >= STILL_THERE * erased.mask.sum():
+            out &= ~_thick(_blobs(mask, erased.mask, carried.kept.mask), side)
+    # Where a mask has been lost altogether it is not a part that is missing.
+    if added is not None and added.score >= sure and (mask.any() or not change.before.any()):
+        out |= _thick(added.mask & ~mask, side)
+    return mask if 1.0 - region_similarity(out, mask) > MOST_CHANGE * change.size + ROUNDING else out
+
+
+def _blobs(mask: np.ndarray, erased: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """What goes: the erased pixels that are not the object's, and connected parts that are mostly erased."""
+    gone = erased & mask & ~kept
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    for number in range(1, count):
+        part = labels == number
+        area = int(part.sum())
+        if (part & erased).sum() > WHOLE_PART * area and (part & kept).sum() <= OBJECT_SHARE * area:
+            gone |= part
+    return gone
+
+
+def _thick(mask: np.ndarray, side: int) -> np.ndarray:
+    """The mask without what is thinner than `side` pixels."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
