@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
 
+from trajseg.correction.joining import joined
+from trajseg.correction.one_frame import correct_others
 from trajseg.correction.propagator import Painted, Propagator, check_painted
 from trajseg.errors import InputError
 from trajseg.progress import Progress
@@ -35,7 +38,8 @@ class Refinement:
     Args:
         track: painted frames exactly as painted; each frame's provenance is "person", the propagator's name, or, where
             the frame was kept, what it was before.
-        chosen: name of the propagator that drew the frames that were not kept.
+        chosen: name of the propagator that drew the frames that were not kept; with one painted frame, of the one that
+            drew most of them.
         left_out: by propagator and painted frame, J of what it draws there when that frame is not painted; empty
             when only one frame is painted.
         agreement: by frame, IoU of the passes from the painted frame before and from the one after.
@@ -53,12 +57,13 @@ def refine(
     painted: Painted,
     propagators: Sequence[Propagator],
     progress: Progress | None = None,
+    marked: Collection[int] = (),
 ) -> Refinement:
-    """Carry the painted masks to all frames of the clip.
+    """Carry the painted masks to the other frames of the clip, as far as they speak for it.
 
-    Each propagator draws every painted frame from the other painted ones, and the one of which most is to be expected
-    on all frames draws the track (decision 98). With a single painted frame there is nothing to measure, and the first
-    propagator draws it.
+    With one painted frame what the person changed is carried (see one_frame), and in doubt the prediction stays. With
+    more of them each propagator draws every painted frame from the other painted ones, and the one of which most is to
+    be expected on all frames draws the track (decision 98).
 
     The painted frames also tell how good the track was that they correct. A frame keeps its mask where, judged by the
     painted frames around it, that is likely better than what is carried there: correcting one bad frame of a good
@@ -69,6 +74,7 @@ def refine(
         painted: at least one mask.
         propagators: at least one, the preferred one first.
         progress: called with (frames done, frames in all) over all runs; what it raises ends the run.
+        marked: painted frames whose mask was drawn from a mark; their outline is believed less.
 
     Raises:
         InputError: nothing is painted, a mask does not fit the clip, or there is no propagator.
@@ -77,6 +83,13 @@ def refine(
     check_painted(clip, painted)
     if not propagators:
         raise InputError("There is no propagator to refine the track with.")
+    (key, mask), *more = painted.items()
+    if not more and mask.any():
+        frames = correct_others(clip, track, key, mask, propagators, key in marked, progress)
+        names = Counter(frame.provenance for frame in frames if frame.provenance in {p.name for p in propagators})
+        frames[key].provenance = PERSON
+        chosen = names.most_common(1)[0][0] if names else propagators[0].name
+        return Refinement(_with(track, frames, chosen), chosen, {}, {})
     tested = _spread(sorted(painted), LEFT_OUT_MOST) if len(painted) > 1 else []
     total = len(tested) * len(propagators) + len(clip)
     left_out: dict[str, dict[int, float]] = {}
@@ -108,9 +121,14 @@ def refine(
             frames.append(TrackFrame(index, clip.frame_map.times[index], drawn.score, code, source))
         if progress:
             progress(done + len(frames), total)
+    frames = joined(track.frames, frames, painted) if any(mask.any() for mask in painted.values()) else frames
+    return Refinement(_with(track, frames, best.name), best.name, left_out, agreement)
+
+
+def _with(track: MaskTrack, frames: list[TrackFrame], source: str) -> MaskTrack:
+    """The track with other frames, and the score that these have."""
     shown = [frame.score for frame in frames if frame.rle is not None]
-    refined = replace(track, frames=frames, score=fmean(shown) if shown else 0.0, provenance=best.name)
-    return Refinement(refined, best.name, left_out, agreement)
+    return replace(track, frames=frames, score=fmean(shown) if shown else 0.0, provenance=source)
 
 
 def _kept_worth(track: MaskTrack, painted: Painted, size: tuple[int, int]) -> np.ndarray:

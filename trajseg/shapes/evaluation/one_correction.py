@@ -187,7 +187,9 @@ def _with(track: MaskTrack, masks: np.ndarray) -> MaskTrack:
 
 def corrected(start: Start, correction: Correction, propagators: Sequence[Propagator]) -> CorrectionResult:
     """Make the correction, refine, and measure."""
-    refined = refine(start.clip, correction.track, {correction.index: correction.mask}, propagators).track
+    marked = {correction.index} if correction.kind == "box" else set()
+    painted = {correction.index: correction.mask}
+    refined = refine(start.clip, correction.track, painted, propagators, marked=marked).track
     before, after = (masks_of(track, start.truth.shape) for track in (correction.track, refined))
     return CorrectionResult(
         seed=start.scene.seed,

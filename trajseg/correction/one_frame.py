@@ -1,0 +1,165 @@
+"""What one painted frame changes in the others, while nothing can be measured by leaving painted frames out.
+
+Where the person touched up the prediction, the change is carried, and a frame is changed only if a second propagator's
+mask of it then agrees better than before. Where the prediction was of the wrong thing, or of nothing, whole masks are
+carried outwards until the prediction comes back to them. In doubt the prediction stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from trajseg.correction.changes import Change, carry, changed_alike
+from trajseg.correction.joining import Return, outwards
+from trajseg.correction.propagator import Drawn, Propagator
+from trajseg.progress import Progress
+from trajseg.tracks import MaskTrack, TrackFrame, rle
+from trajseg.tracks.region_similarity import region_similarity
+from trajseg.video import Clip
+
+WRONG_THING = 0.3
+"""Shared part of the smaller mask below which the prediction was of something else than the person painted."""
+
+SURE = 0.5
+"""Score from which on a carried part of a painted mask counts, where another propagator is heard as well."""
+
+SURE_ALONE = 0.7
+"""The same where there is only one propagator."""
+
+SURE_MARKED = 0.8
+"""The same where the mask was drawn from a mark: the person said where the object is, not which pixels are its."""
+
+SURE_WHOLE = 0.5
+"""Score from which on a carried whole mask counts, unless two propagators agree on it."""
+
+AGREEING = 0.5
+"""IoU of two propagators' masks from which on they agree."""
+
+DOUBTFUL_FRAMES = 3
+"""Stop carrying whole masks after this many consecutive frames without a mask that counts."""
+
+
+def correct_others(
+    clip: Clip,
+    track: MaskTrack,
+    key: int,
+    mask: np.ndarray,
+    propagators: Sequence[Propagator],
+    marked: bool,
+    progress: Progress | None = None,
+) -> list[TrackFrame]:
+    """The track's frames with frame `key` replaced and the others changed as far as that speaks for it.
+
+    Args:
+        mask: bool [H, W], with the object in it.
+        propagators: at least one; the first carries changes, the others are heard on them.
+        marked: whether the mask was drawn from a mark rather than by a person.
+        progress: called with (frames done, frames in all) over the propagators' passes.
+    """
+    change = Change(track.mask(key, mask.shape), mask)
+    report = _Report(progress, len(clip) * len(propagators))
+    if change.shared < WRONG_THING:
+        frames = _whole(clip, track, key, change, propagators, report)
+    else:
+        frames = _alike(clip, track, key, change, propagators, marked, report)
+    frames[key] = TrackFrame(key, clip.frame_map.times[key], 1.0, rle.encode(mask))
+    report.finish()
+    return frames
+
+
+def _alike(
+    clip: Clip,
+    track: MaskTrack,
+    key: int,
+    change: Change,
+    propagators: Sequence[Propagator],
+    marked: bool,
+    report: _Report,
+) -> list[TrackFrame]:
+    """Frames changed as the person changed theirs, where the first propagator is sure and no other one objects."""
+    carrier, *others = propagators
+    sure = SURE_MARKED if marked else SURE if others else SURE_ALONE
+    changed: dict[int, np.ndarray] = {}
+    for carried in carry(clip, key, change, carrier):
+        before = track.mask(carried.index, change.after.shape)
+        after = changed_alike(before, change, carried, sure)
+        if carried.index != key and not np.array_equal(before, after):
+            changed[carried.index] = after
+        report.step()
+    for other in others if changed else ():
+        for drawn in other.propagate(clip, {key: change.after}, sorted(changed)):
+            before = track.mask(drawn.index, change.after.shape)
+            if drawn.index in changed and not _supported(changed[drawn.index], before, drawn):
+                del changed[drawn.index]
+            report.step()
+    frames = _kept(track)
+    for index, after in changed.items():
+        code = rle.encode(after) if after.any() else None
+        frames[index] = replace(frames[index], rle=code, provenance=carrier.name)
+    return frames
+
+
+def _supported(after: np.ndarray, before: np.ndarray, drawn: Drawn) -> bool:
+    """Whether another propagator's mask is as near to the changed mask as to the one before, or nearer."""
+    return region_similarity(after, drawn.mask) >= region_similarity(before, drawn.mask)
+
+
+def _whole(
+    clip: Clip, track: MaskTrack, key: int, change: Change, propagators: Sequence[Propagator], report: _Report
+) -> list[TrackFrame]:
+    """Frames around `key` with the best mask that is carried there, up to where the prediction is right again."""
+    passes = {
+        propagator.name: list(_counted(propagator.propagate(clip, {key: change.after}), report))
+        for propagator in propagators
+    }
+    frames = _kept(track)
+    for way in outwards(key, len(clip)):
+        back, doubtful = Return(change.size), 0
+        for index in way:
+            before = track.mask(index, change.after.shape)
+            drawn = {name: masks[index] for name, masks in passes.items()}
+            if back.reached(max(region_similarity(before, one.mask) for one in drawn.values())):
+                break
+            name = max(drawn, key=lambda name: drawn[name].score)
+            best = drawn[name]
+            others = [one for other, one in drawn.items() if other != name]
+            agreed = any(region_similarity(best.mask, one.mask) >= AGREEING for one in others)
+            if best.score < SURE_WHOLE and not agreed:
+                doubtful += 1
+                if doubtful >= DOUBTFUL_FRAMES:
+                    break
+                continue
+            doubtful = 0
+            code = rle.encode(best.mask) if best.mask.any() else None
+            frames[index] = replace(frames[index], score=best.score, rle=code, provenance=name)
+    return frames
+
+
+def _kept(track: MaskTrack) -> list[TrackFrame]:
+    """The frames as they were, each with its provenance."""
+    return [replace(frame, provenance=frame.provenance or track.provenance) for frame in track.frames]
+
+
+def _counted(drawn: Iterator[Drawn], report: _Report) -> Iterator[Drawn]:
+    for one in drawn:
+        report.step()
+        yield one
+
+
+class _Report:
+    """Counts frames towards a total that may turn out too high."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def step(self) -> None:
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, self._total)
+
+    def finish(self) -> None:
+        if self._progress and self._done < self._total:
+            self._progress(self._total, self._total)
