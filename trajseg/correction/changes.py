@@ -20,6 +20,9 @@ from trajseg.video import Clip
 THICKNESS = 0.06
 """Of the square root of the object's area: thinner slivers are differences of taste along the edge, at least 3 pixels."""
 
+THICKNESS_MARKED = 0.15
+"""The same where the mask was drawn from a mark, which says where the object is and not where its edge runs."""
+
 STILL_THERE = 0.5
 """Share of the carried erased part that must be in a mask for the fault to be the same one."""
 
@@ -42,10 +45,12 @@ class Change:
 
     Args:
         before, after: the mask predicted and the one that stands there now, bool [H, W].
+        marked: whether `after` was drawn from a mark rather than by a person.
     """
 
     before: np.ndarray
     after: np.ndarray
+    marked: bool = False
 
     @property
     def erased(self) -> np.ndarray:
@@ -102,7 +107,8 @@ def changed_alike(mask: np.ndarray, change: Change, carried: CarriedChange, sure
         carried: the change in this frame.
         sure: score from which on a carried part counts, 0 to 1.
     """
-    side = max(3, int(THICKNESS * float(np.sqrt(change.after.sum()))) // 2 * 2 + 1)
+    thickness = THICKNESS_MARKED if change.marked else THICKNESS
+    side = max(3, int(thickness * float(np.sqrt(change.after.sum()))) // 2 * 2 + 1)
     out = mask.copy()
     erased, added = carried.erased, carried.added
     if erased is not None and erased.score >= sure and erased.mask.any():

@@ -10,7 +10,11 @@ from trajseg.correction.grabcut import cut_out
 from trajseg.correction.propagator import Painted
 from trajseg.tracks import MaskTrack
 from trajseg.tracks.mark import FITS, Mark, fit
+from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
+
+SAME_OBJECT = 0.5
+"""IoU of a mask with the prediction inside a mark from which on both are of the same object."""
 
 Draw = Callable[[Clip, Mark, Painted], np.ndarray]
 """An engine's way from a mark to a mask, bool [H, W], given masks that are known of the object in other frames."""
@@ -19,7 +23,9 @@ Draw = Callable[[Clip, Mark, Painted], np.ndarray]
 def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draw: Draw | None) -> np.ndarray:
     """The mask of what is marked, bool [H, W].
 
-    Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
+    Known of the object is what persons painted, and where they painted nothing, the track as it was on either side. A box
+    that the prediction fits is of the same object: a mask that has little in common with the prediction is then of
+    something else in the box, such as what hides the object, and the prediction within the box stands.
 
     Args:
         track: the track that is marked, as it was; it may be empty.
@@ -30,6 +36,7 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draw: Dr
         InputError: the mark is outside the clip.
         VideoError: the video can no longer be read.
     """
+    inside = _predicted_inside(mark, clip, track)
     if draw is not None:
         known = {index: mask for index, mask in painted.items() if mask.any()}
         if not known:
@@ -37,6 +44,23 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draw: Dr
             after = [index for index in track.present if index > mark.index][:1]
             known = {index: track.mask(index) for index in (*before, *after)}
         mask = draw(clip, mark, known)
-        if fit(mask, mark) >= FITS:
+        if fit(mask, mark) >= FITS and _same_object(mask, inside):
             return mask
-    return cut_out(clip, mark)
+    mask = cut_out(clip, mark)
+    return mask if inside is None or _same_object(mask, inside) else inside
+
+
+def _same_object(mask: np.ndarray, inside: np.ndarray | None) -> bool:
+    """Whether the mask may be of the object that the prediction shows inside the mark, if it shows one."""
+    return inside is None or region_similarity(mask, inside) >= SAME_OBJECT
+
+
+def _predicted_inside(mark: Mark, clip: Clip, track: MaskTrack) -> np.ndarray | None:
+    """The predicted mask within a box that it fits; None where it does not fit, or where the mark is a click."""
+    predicted = track.mask(mark.index, (clip.height, clip.width))
+    if mark.point or fit(predicted, mark) < FITS:
+        return None
+    left, top, right, bottom = mark.inside(clip.width, clip.height)
+    inside = np.zeros_like(predicted)
+    inside[top:bottom, left:right] = predicted[top:bottom, left:right]
+    return inside

@@ -32,7 +32,7 @@ SURE_ALONE = 0.7
 SURE_MARKED = 0.8
 """The same where the mask was drawn from a mark: the person said where the object is, not which pixels are its."""
 
-SURE_WHOLE = 0.5
+SURE_WHOLE = 0.6
 """Score from which on a carried whole mask counts, unless two propagators agree on it."""
 
 AGREEING = 0.5
@@ -59,12 +59,12 @@ def correct_others(
         marked: whether the mask was drawn from a mark rather than by a person.
         progress: called with (frames done, frames in all) over the propagators' passes.
     """
-    change = Change(track.mask(key, mask.shape), mask)
+    change = Change(track.mask(key, mask.shape), mask, marked)
     report = _Report(progress, len(clip) * len(propagators))
     if change.shared < WRONG_THING:
         frames = _whole(clip, track, key, change, propagators, report)
     else:
-        frames = _alike(clip, track, key, change, propagators, marked, report)
+        frames = _alike(clip, track, key, change, propagators, report)
     frames[key] = TrackFrame(key, clip.frame_map.times[key], 1.0, rle.encode(mask))
     report.finish()
     return frames
@@ -76,12 +76,11 @@ def _alike(
     key: int,
     change: Change,
     propagators: Sequence[Propagator],
-    marked: bool,
     report: _Report,
 ) -> list[TrackFrame]:
     """Frames changed as the person changed theirs, where the first propagator is sure and no other one objects."""
     carrier, *others = propagators
-    sure = SURE_MARKED if marked else SURE if others else SURE_ALONE
+    sure = SURE_MARKED if change.marked else SURE if others else SURE_ALONE
     changed: dict[int, np.ndarray] = {}
     for carried in carry(clip, key, change, carrier):
         before = track.mask(carried.index, change.after.shape)
@@ -123,6 +122,9 @@ def _whole(
             drawn = {name: masks[index] for name, masks in passes.items()}
             if back.reached(max(region_similarity(before, one.mask) for one in drawn.values())):
                 break
+            if before.any() and not change.before.any():
+                # The object was missed where the person painted it; of what was found elsewhere that says nothing.
+                continue
             name = max(drawn, key=lambda name: drawn[name].score)
             best = drawn[name]
             others = [one for other, one in drawn.items() if other != name]
