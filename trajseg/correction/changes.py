@@ -18,7 +18,7 @@ from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 THICKNESS = 0.06
-"""Of the square root of the object's area: thinner slivers are differences of taste along the edge, at least 3 pixels."""
+"""Of the square root of the object's area, at least 3 pixels: what is thinner is a matter of taste along the edge."""
 
 THICKNESS_MARKED = 0.15
 """The same where the mask was drawn from a mark, which says where the object is and not where its edge runs."""

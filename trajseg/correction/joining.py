@@ -41,6 +41,11 @@ class Return:
         return self._in_a_row >= BACK_FRAMES
 
 
+def kept_frames(track: MaskTrack) -> list[TrackFrame]:
+    """The frames as they were, each with its provenance: that of the track changes when it is refined."""
+    return [replace(frame, provenance=frame.provenance or track.provenance) for frame in track.frames]
+
+
 def joined(before: Sequence[TrackFrame], after: Sequence[TrackFrame], painted: Painted) -> list[TrackFrame]:
     """The carried frames around each painted frame, up to where they come back to what was predicted.
 

@@ -1,8 +1,8 @@
-"""From a mark to a mask: by the engine where it can and its mask fits the mark, else by colours."""
+"""From a mark to a mask: by a model where one can and its mask fits the mark, else by colours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,32 +20,34 @@ Draw = Callable[[Clip, Mark, Painted], np.ndarray]
 """An engine's way from a mark to a mask, bool [H, W], given masks that are known of the object in other frames."""
 
 
-def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draw: Draw | None) -> np.ndarray:
+def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: Sequence[Draw]) -> np.ndarray:
     """The mask of what is marked, bool [H, W].
 
-    Known of the object is what persons painted, and where they painted nothing, the track as it was on either side. A box
-    that the prediction fits is of the same object: a mask that has little in common with the prediction is then of
-    something else in the box, such as what hides the object, and the prediction within the box stands.
+    Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
+
+    A box that the prediction fits is of the same object: a mask that has little in common with the prediction is then
+    of something else in the box, such as what hides the object, and the prediction within the box stands.
 
     Args:
         track: the track that is marked, as it was; it may be empty.
         painted: frames that a person painted.
-        draw: None where the engine cannot.
+        draws: the preferred one first; empty where no model draws marks.
 
     Raises:
         InputError: the mark is outside the clip.
         VideoError: the video can no longer be read.
     """
     inside = _predicted_inside(mark, clip, track)
-    if draw is not None:
+    if draws:
         known = {index: mask for index, mask in painted.items() if mask.any()}
         if not known:
             before = [index for index in track.present if index < mark.index][-1:]
             after = [index for index in track.present if index > mark.index][:1]
             known = {index: track.mask(index) for index in (*before, *after)}
-        mask = draw(clip, mark, known)
-        if fit(mask, mark) >= FITS and _same_object(mask, inside):
-            return mask
+        for draw in draws:
+            mask = draw(clip, mark, known)
+            if fit(mask, mark) >= FITS and _same_object(mask, inside):
+                return mask
     mask = cut_out(clip, mark)
     return mask if inside is None or _same_object(mask, inside) else inside
 

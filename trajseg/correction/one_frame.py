@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from trajseg.correction.changes import Change, carry, changed_alike
-from trajseg.correction.joining import Return, outwards
+from trajseg.correction.joining import Return, kept_frames, outwards
 from trajseg.correction.propagator import Drawn, Propagator
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, TrackFrame, rle
@@ -94,7 +94,7 @@ def _alike(
             if drawn.index in changed and not _supported(changed[drawn.index], before, drawn):
                 del changed[drawn.index]
             report.step()
-    frames = _kept(track)
+    frames = kept_frames(track)
     for index, after in changed.items():
         code = rle.encode(after) if after.any() else None
         frames[index] = replace(frames[index], rle=code, provenance=carrier.name)
@@ -114,7 +114,7 @@ def _whole(
         propagator.name: list(_counted(propagator.propagate(clip, {key: change.after}), report))
         for propagator in propagators
     }
-    frames = _kept(track)
+    frames = kept_frames(track)
     for way in outwards(key, len(clip)):
         back, doubtful = Return(change.size), 0
         for index in way:
@@ -138,11 +138,6 @@ def _whole(
             code = rle.encode(best.mask) if best.mask.any() else None
             frames[index] = replace(frames[index], score=best.score, rle=code, provenance=name)
     return frames
-
-
-def _kept(track: MaskTrack) -> list[TrackFrame]:
-    """The frames as they were, each with its provenance."""
-    return [replace(frame, provenance=frame.provenance or track.provenance) for frame in track.frames]
 
 
 def _counted(drawn: Iterator[Drawn], report: _Report) -> Iterator[Drawn]:

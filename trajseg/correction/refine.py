@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from trajseg.correction.joining import joined
+from trajseg.correction.joining import joined, kept_frames
 from trajseg.correction.one_frame import correct_others
 from trajseg.correction.propagator import Painted, Propagator, check_painted
 from trajseg.errors import InputError
@@ -105,15 +105,16 @@ def refine(
     best = max(propagators, key=lambda p: carried[p.name].mean()) if left_out else propagators[0]
     carried_worth = carried[best.name]
     kept_worth = _kept_worth(track, painted, (clip.height, clip.width))
+    kept = kept_frames(track)
     agreement: dict[int, float] = {}
     frames: list[TrackFrame] = []
     for drawn in best.propagate(clip, painted):
-        index, before = drawn.index, track.frames[drawn.index]
+        index, before = drawn.index, kept[drawn.index]
         code = rle.encode(drawn.mask) if drawn.mask.any() else None
         # What the pictures say against a frame as it was counts even where the painted frames speak for it.
         opposed = OPPOSITION * drawn.score * (1 - rle.iou(before.rle, code))
         if index not in painted and kept_worth[index] * (1 - opposed) > carried_worth[index]:
-            frames.append(replace(before, provenance=before.provenance or track.provenance))
+            frames.append(before)
         else:
             if drawn.agreement is not None:
                 agreement[index] = drawn.agreement
@@ -121,7 +122,7 @@ def refine(
             frames.append(TrackFrame(index, clip.frame_map.times[index], drawn.score, code, source))
         if progress:
             progress(done + len(frames), total)
-    frames = joined(track.frames, frames, painted) if any(mask.any() for mask in painted.values()) else frames
+    frames = joined(kept, frames, painted) if any(mask.any() for mask in painted.values()) else frames
     return Refinement(_with(track, frames, best.name), best.name, left_out, agreement)
 
 

@@ -14,24 +14,19 @@ import numpy as np
 
 from backend.store import PaintedTrack
 from backend.store.notes import TrackRefinement
-from trajseg.correction.grabcut import cut_out
+from trajseg.correction.joining import without
+from trajseg.correction.marking import Draw, mask_of
 from trajseg.engines.base import Engine, Marker
 from trajseg.engines.capabilities import marker, propagators
 from trajseg.progress import Progress
-from trajseg.tracks import MaskTrack, Result, TrackFrame, rle
-from trajseg.tracks.mark import FITS, Mark, fit
+from trajseg.tracks import MaskTrack, Result, rle
+from trajseg.tracks.mark import Mark
 from trajseg.video import Clip
 
 if TYPE_CHECKING:
     from trajseg.correction import Painted, Propagator, Refinement
 
 Refine = Callable[..., "Refinement"]
-
-
-BACK_SHARE = 0.25
-"""Of the difference (1 - IoU) between prediction and person at a painted frame: with less, a frame is right already."""
-BACK_FRAMES = 2
-"""Frames in a row that are right already, before a correction goes no further."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +139,12 @@ class Refiner:
         masks = {index: self._mask(code) for index, code in (painted.masks if painted else {}).items()}
         prompts = [hint.prompt for hint in hints]
         prompts += [Mark(index, box) for index, box in (painted.boxes if painted else {}).items()]
-        prompted = {one.index: self._prompted(one, track, masks) for one in prompts if one.index not in masks}
+        draws = self._draws()
+        prompted = {one.index: mask_of(one, self.clip, track, masks, draws) for one in prompts if one.index not in masks}
         anchors: Painted = {**prompted, **masks}
         if not any(mask.any() for mask in anchors.values()):
             # Nothing to carry on: somebody said where the object is not, and no more.
-            frames = _without(track, set(anchors), painted.shown if painted else set())
+            frames = without(track, set(anchors), painted.shown if painted else set())
             if progress:
                 progress(len(self.clip), len(self.clip))
             made.known[track.uid] = Known(sorted(masks))
@@ -158,8 +154,8 @@ class Refiner:
 
             self._refine = refine
         self._propagators = self._propagators or propagators(self.engine)
-        refinement = self._refine(self.clip, track, anchors, self._propagators, progress)
-        frames = _joined(track.frames, refinement.track.frames, anchors)
+        refinement = self._refine(self.clip, track, anchors, self._propagators, progress, marked=set(prompted))
+        frames = list(refinement.track.frames)
         for index, mask in masks.items():
             code = rle.encode(mask) if mask.any() else None
             frames[index] = replace(frames[index], rle=code, score=1.0, provenance="person")
@@ -179,27 +175,18 @@ class Refiner:
                 },
                 painted=tuple(sorted(masks)),
                 hinted=tuple(sorted(prompted)),
-                carried=sum(1 for frame in frames if frame.provenance == refinement.chosen),
+                carried=sum(1 for frame in frames if frame.provenance in {one.name for one in self._propagators}),
             )
         )
         return replace(refinement.track, frames=frames, score=score)
 
-    def _prompted(self, prompt: Mark, track: MaskTrack, masks: Painted) -> np.ndarray:
-        """What a hint marks: by the marks model, else by the engine, whoever fits the mark; else by colours.
+    def _draws(self) -> list[Draw]:
+        """What draws the mask of a mark: the marks model, then the engine."""
 
-        Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
-        """
-        if self._markers:
-            known = {index: mask for index, mask in masks.items() if mask.any()}
-            if not known:
-                before = [index for index in track.present if index < prompt.index][-1:]
-                after = [index for index in track.present if index > prompt.index][:1]
-                known = {index: self._mask(track.frames[index].rle) for index in (*before, *after)}
-            for marking in self._markers:
-                mask = marking.mark(self.clip, prompt, self.instruction, known)
-                if fit(mask, prompt) >= FITS:
-                    return mask
-        return cut_out(self.clip, prompt)
+        def drawing(marking: Marker) -> Draw:
+            return lambda clip, mark, known: marking.mark(clip, mark, self.instruction, known)
+
+        return [drawing(marking) for marking in self._markers]
 
     def _mask(self, code: Any) -> np.ndarray:
         size = (self.clip.height, self.clip.width)
@@ -241,51 +228,6 @@ def source_tracks(
             uid = _unused(track.uid, uids)
             tracks.append(replace(track, uid=uid, label=one.label))
     return tracks
-
-
-def _without(track: MaskTrack, removed: set[int], shown: set[int]) -> list[TrackFrame]:
-    """The frames of a track without those nearer to one where it was removed than to one where it was left."""
-    frames = []
-    for frame in track.frames:
-        away = min((abs(frame.index - index) for index in removed), default=len(track))
-        kept = min((abs(frame.index - index) for index in shown), default=len(track) + 1)
-        gone = frame.index in removed or away < kept
-        source = "person" if frame.index in removed else frame.provenance
-        frames.append(replace(frame, rle=None, provenance=source) if gone else frame)
-    return frames
-
-
-def _joined(before: Sequence[TrackFrame], after: Sequence[TrackFrame], anchors: Painted) -> list[TrackFrame]:
-    """The refined frames around each anchor, up to where they come back to what was predicted.
-
-    What differs from the prediction by a share of what it differed by at the anchor is no longer corrected by it:
-    from the second such frame in a row on the prediction stands, until the next anchor comes near.
-
-    Args:
-        before: as predicted.
-        after: as carried from the anchors.
-        anchors: what was painted or hinted at, by 0-based frame.
-    """
-    frames = list(after)
-    alike = [rle.iou(old.rle, new.rle) if old.rle and new.rle else 0.0 for old, new in zip(before, after, strict=True)]
-    keep = [False] * len(frames)
-    for anchor, mask in anchors.items():
-        code = rle.encode(mask) if mask.any() else None
-        told = before[anchor].rle
-        changed = 1.0 - rle.iou(told, code)
-        for way in (range(anchor + 1, len(frames)), range(anchor - 1, -1, -1)):
-            back = 0
-            for index in way:
-                if index in anchors:
-                    break
-                back = back + 1 if 1.0 - alike[index] <= changed * BACK_SHARE else 0
-                if back >= BACK_FRAMES:
-                    break
-                keep[index] = True
-    for index, kept in enumerate(keep):
-        if not kept and index not in anchors:
-            frames[index] = before[index]
-    return frames
 
 
 def _unused(uid: str, taken: set[str]) -> str:

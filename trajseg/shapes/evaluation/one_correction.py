@@ -2,8 +2,8 @@
 
 Four kinds of correction, each on the frame of a clip that needs it most: a blob is erased, a missing part is added, the
 whole mask is redrawn, or, in the box view, one box is moved to the object. Where a prediction has no blob, or lacks no
-part, a stretch of it is given one, since larger models on real clips have them. J is measured frame by frame, before and
-after, on the frames that nobody painted.
+part, a stretch of it is given one, since larger models on real clips have them. J is measured frame by frame, before
+and after, on the frames that nobody painted.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class CorrectionResult:
         return asdict(self) | {"change": self.change}
 
 
-def corrections(start: Start, draw: Draw | None) -> Iterator[Correction]:
+def corrections(start: Start, draws: Sequence[Draw]) -> Iterator[Correction]:
     """The corrections of one clip, one of each kind that can be made there.
 
     Args:
-        draw: the engine's way from a mark to a mask; None where it has none.
+        draws: the ways from a mark to a mask; empty where the engine has none.
     """
     predicted, truth = masks_of(start.track, start.truth.shape), start.truth
     if not truth.any():
@@ -111,7 +111,7 @@ def corrections(start: Start, draw: Draw | None) -> Iterator[Correction]:
     yield Correction("redraw", start.track, worst, truth[worst])
     x, y, width, height = cv2.boundingRect(truth[worst].astype(np.uint8))
     mark = Mark(worst, (float(x), float(y), float(width), float(height)))
-    yield Correction("box", start.track, worst, mask_of(mark, start.clip, start.track, {}, draw))
+    yield Correction("box", start.track, worst, mask_of(mark, start.clip, start.track, {}, draws))
 
 
 def _worst(predicted: np.ndarray, truth: np.ndarray, among: np.ndarray) -> int:
@@ -120,7 +120,9 @@ def _worst(predicted: np.ndarray, truth: np.ndarray, among: np.ndarray) -> int:
     return int(np.argmin(figures))
 
 
-def _largest_part(wrong: np.ndarray, truth: np.ndarray, beside: np.ndarray | None = None) -> tuple[int, np.ndarray] | None:
+def _largest_part(
+    wrong: np.ndarray, truth: np.ndarray, beside: np.ndarray | None = None
+) -> tuple[int, np.ndarray] | None:
     """The frame with the largest connected part of `wrong` that a person would notice, and that part.
 
     Args:
@@ -171,7 +173,7 @@ def _cut(predicted: np.ndarray) -> np.ndarray:
     """Masks bool [N, H, W] that lack their lower two fifths over a stretch of the clip."""
     out = predicted.copy()
     for index in range(len(out))[_stretch(len(out), int(predicted.sum()))]:
-        x, y, width, height = cv2.boundingRect(out[index].astype(np.uint8))
+        _, y, _, height = cv2.boundingRect(out[index].astype(np.uint8))
         out[index, y + round(0.6 * height) :] = False
     return out
 
@@ -237,12 +239,10 @@ def one_correction(
                 progress(done, count)
 
 
-def drawing(engine: Engine, instruction: str) -> Draw | None:
-    """How the engine draws what a mark means; None where it cannot."""
+def drawing(engine: Engine, instruction: str) -> list[Draw]:
+    """How the engine draws what a mark means; empty where it cannot."""
     marking = marker(engine)
-    if marking is None:
-        return None
-    return lambda clip, mark, known: marking.mark(clip, mark, instruction, known)
+    return [] if marking is None else [lambda clip, mark, known: marking.mark(clip, mark, instruction, known)]
 
 
 def summary(results: Sequence[CorrectionResult]) -> dict[str, float]:
