@@ -129,7 +129,9 @@ def _whole(
             best = drawn[name]
             others = [one for other, one in drawn.items() if other != name]
             agreed = any(region_similarity(best.mask, one.mask) >= AGREEING for one in others)
-            if best.score < SURE_WHOLE and not agreed:
+            # Losing the object is how carrying fails: an empty mask is no reason to take a predicted one away.
+            lost = before.any() and not best.mask.any()
+            if lost or (best.score < SURE_WHOLE and not agreed):
                 doubtful += 1
                 if doubtful >= DOUBTFUL_FRAMES:
                     break

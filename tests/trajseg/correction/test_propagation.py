@@ -177,10 +177,10 @@ def test_errors_that_grow_with_the_distance_are_judged_where_masks_are_to_be_dra
     assert really["moved"] > really["thin"]
 
 
-def test_with_one_painted_frame_the_first_propagator_is_taken_unmeasured(tiny_clip: Any) -> None:
+def test_with_one_painted_frame_the_surer_propagator_draws_what_was_missed(tiny_clip: Any) -> None:
     clip = open_clip(tiny_clip.path)
     refined = refine(clip, empty_track(clip), {4: tiny_clip.red[4]}, [StandStill(), FlowPropagator()])
-    assert refined.chosen == "still"
+    assert refined.chosen == "flow"
     assert refined.left_out == {}
 
 
@@ -215,7 +215,7 @@ def test_a_track_of_the_wrong_object_goes_altogether(tiny_clip: Any, flow: FlowP
 
 def test_a_refinement_survives_the_json_form_with_its_provenance(tiny_clip: Any) -> None:
     clip = open_clip(tiny_clip.path)
-    track = refine(clip, empty_track(clip), {4: tiny_clip.red[4]}, [StandStill()]).track
+    track = refine(clip, empty_track(clip), {4: tiny_clip.red[4]}, [FlowPropagator()]).track
     back = MaskTrack.from_json(json.loads(json.dumps(track.to_json())), height=clip.height, width=clip.width)
     assert back.frames == track.frames
     assert back.frames[4].provenance == "person"
