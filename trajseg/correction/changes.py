@@ -134,6 +134,7 @@ def _blobs(mask: np.ndarray, erased: np.ndarray, kept: np.ndarray) -> np.ndarray
 
 
 def _thick(mask: np.ndarray, side: int) -> np.ndarray:
-    """The mask without what is thinner than `side` pixels."""
+    """The mask without what is thinner than `side` pixels; the corners of what is thicker stay."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
+    core = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel)
+    return (cv2.dilate(core, kernel) > 0) & mask

@@ -85,11 +85,11 @@ def refine(
         raise InputError("There is no propagator to refine the track with.")
     (key, mask), *more = painted.items()
     if not more and mask.any():
-        frames = correct_others(clip, track, key, mask, propagators, key in marked, progress)
-        names = Counter(frame.provenance for frame in frames if frame.provenance in {p.name for p in propagators})
-        frames[key].provenance = PERSON
+        corrected = correct_others(clip, track, key, mask, propagators, key in marked, progress)
+        names = Counter(frame.provenance for frame in corrected if frame.provenance in {p.name for p in propagators})
+        corrected[key].provenance = PERSON
         chosen = names.most_common(1)[0][0] if names else propagators[0].name
-        return Refinement(_with(track, frames, chosen), chosen, {}, {})
+        return Refinement(_with(track, corrected, chosen), chosen, {}, {})
     tested = _spread(sorted(painted), LEFT_OUT_MOST) if len(painted) > 1 else []
     total = len(tested) * len(propagators) + len(clip)
     left_out: dict[str, dict[int, float]] = {}

@@ -90,7 +90,7 @@ def corrections(start: Start, draws: Sequence[Draw]) -> Iterator[Correction]:
     predicted, truth = masks_of(start.track, start.truth.shape), start.truth
     if not truth.any():
         return
-    worst = _worst(predicted, truth, truth.any(axis=(1, 2)))
+    worst = _worst(predicted, truth)
     blobs = _largest_part(predicted & ~truth, truth)
     if blobs is None:
         predicted_with = predicted | _blob(start)
@@ -114,9 +114,9 @@ def corrections(start: Start, draws: Sequence[Draw]) -> Iterator[Correction]:
     yield Correction("box", start.track, worst, mask_of(mark, start.clip, start.track, {}, draws))
 
 
-def _worst(predicted: np.ndarray, truth: np.ndarray, among: np.ndarray) -> int:
-    """The frame of those `among` [N] with the lowest J; both masks bool [N, H, W]."""
-    figures = [region_similarity(p, t) if a else 2.0 for p, t, a in zip(predicted, truth, among, strict=True)]
+def _worst(predicted: np.ndarray, truth: np.ndarray) -> int:
+    """The frame with the lowest J of those that show the object; both masks bool [N, H, W]."""
+    figures = [region_similarity(p, t) if t.any() else 2.0 for p, t in zip(predicted, truth, strict=True)]
     return int(np.argmin(figures))
 
 

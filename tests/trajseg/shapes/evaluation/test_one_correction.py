@@ -1,0 +1,25 @@
+"""One correction is simulated as a person makes it, and only frames that nobody painted are counted."""
+
+from __future__ import annotations
+
+import json
+
+from tests.trajseg.shapes.evaluation.test_review import HEIGHT, HalfRight
+from trajseg.correction import FlowPropagator
+from trajseg.shapes.evaluation.one_correction import KINDS, CorrectionResult, one_correction, summary
+
+
+def test_every_kind_of_correction_is_made_and_none_makes_other_frames_worse() -> None:
+    results = list(one_correction(HalfRight(), [FlowPropagator()], split="val", count=1, seed=7, height=HEIGHT))
+    assert [one.kind for one in results] == list(KINDS)
+    figures = summary(results)
+    assert figures["mean_change"] > 0.05
+    assert figures["worst_clip_change"] >= -0.005
+    for one in results:
+        assert one.after[one.index] >= one.before[one.index]
+        assert json.loads(json.dumps(one.to_json()))["change"] == one.change
+
+
+def test_the_painted_frame_does_not_count() -> None:
+    result = CorrectionResult(0, "x", "redraw", 1, [0.5, 0.0, 0.5], [0.6, 1.0, 0.5], ["flow", "person", "model"])
+    assert abs(result.change - 0.05) < 1e-9
