@@ -140,7 +140,10 @@ class Refiner:
         prompts = [hint.prompt for hint in hints]
         prompts += [Mark(index, box) for index, box in (painted.boxes if painted else {}).items()]
         draws = self._draws()
-        prompted = {one.index: mask_of(one, self.clip, track, masks, draws) for one in prompts if one.index not in masks}
+        unpainted = [one for one in prompts if one.index not in masks]
+        prompted = {
+            one.index: mask_of(one, self.clip, track, masks, draws) for one in prompts if one.index not in masks
+        }
         anchors: Painted = {**prompted, **masks}
         if not any(mask.any() for mask in anchors.values()):
             # Nothing to carry on: somebody said where the object is not, and no more.
