@@ -140,7 +140,6 @@ class Refiner:
         prompts = [hint.prompt for hint in hints]
         prompts += [Mark(index, box) for index, box in (painted.boxes if painted else {}).items()]
         draws = self._draws()
-        unpainted = [one for one in prompts if one.index not in masks]
         prompted = {
             one.index: mask_of(one, self.clip, track, masks, draws) for one in prompts if one.index not in masks
         }
