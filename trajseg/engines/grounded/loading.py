@@ -1,7 +1,8 @@
-"""Loads the parts of `grounded`: from folders, or from the hub where they are not at hand."""
+"""Loads the parts of `grounded`: from folders, or from the hub's cache on this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,40 +24,47 @@ def load(settings: GroundedSettings, device: str = "") -> GroundedEngine:
     """The engine that settings describe, on a device; see GroundedFactory."""
     place = chosen(device or None)
     half = torch.bfloat16 if torch.device(place).type == "cuda" else torch.float32
-    detector_path, detector_revision = located(settings.detector)
-    detector = GroundingDetector.from_pretrained(detector_path, place, detector_revision)
+    detector = GroundingDetector.from_pretrained(weights_folder(settings.detector), place)
     sam2 = load_sam2(sam2_folder(settings.tracker), place, half)
     return GroundedEngine(detector, sam2, _chooser(settings, place, half), settings)
 
 
-def located(name: str) -> tuple[str, str]:
-    """A folder, or a repository and its revision: "owner/name@revision"."""
+def weights_folder(name: str, files: Sequence[str] | None = None) -> str:
+    """The folder (or file) of weights: a path, or a repository "owner/name@revision" that is in the hub's cache.
+
+    Nothing is downloaded: a model may have 20 GB, and only `trajseg weights get`, which shows the size, may fetch it.
+
+    Raises:
+        CheckpointError: they are not on this machine.
+    """
     if Path(name).exists():
-        return name, ""
+        return name
+    from huggingface_hub import snapshot_download
+
     repository, _, revision = name.partition("@")
-    return repository, revision
+    patterns = list(files) if files else None
+    try:
+        return snapshot_download(repository, revision=revision or None, allow_patterns=patterns, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"The weights {name} are not on this machine.",
+            "Run `trajseg weights get grounded`: it shows the size and asks first. "
+            "Or name a folder: docs/engines.md has the settings.",
+        ) from error
 
 
 def sam2_folder(name: str) -> Path:
-    """The folder or file of a SAM 2; a repository of the hub is fetched (or taken from the cache) first.
+    """The folder or file of a SAM 2: a path, a checkpoint that ships, or a repository in the hub's cache.
 
     Raises:
-        CheckpointError: it cannot be had.
+        CheckpointError: it is not on this machine.
     """
     if Path(name).exists():
         return Path(name)
     shipped = Path(__file__).parents[2] / "checkpoints" / name
     if (shipped / "config.json").is_file():
         return shipped
-    repository, revision = located(name)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(SAM2_FILES)))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"The SAM 2 {name} cannot be had: {error}", "Name Meta's .pt file, or a repository that you may read."
-        ) from error
+    return Path(weights_folder(name, SAM2_FILES))
 
 
 def _chooser(settings: GroundedSettings, device: torch.device | str, dtype: torch.dtype) -> Chooser | None:
@@ -64,5 +72,4 @@ def _chooser(settings: GroundedSettings, device: torch.device | str, dtype: torc
         return None
     if settings.address:
         return ServedChooser(settings.address, settings.chooser, settings.key)
-    path, revision = located(settings.chooser)
-    return LocalChooser.from_pretrained(path, device, dtype, revision)
+    return LocalChooser.from_pretrained(weights_folder(settings.chooser), device, dtype)

@@ -18,6 +18,7 @@ from trajseg.engines.grounded.dialogue import Question
 from trajseg.engines.grounded.engine import DOUBT, GroundedEngine
 from trajseg.engines.grounded.sam2 import load_sam2
 from trajseg.engines.grounded.settings import GroundedSettings
+from trajseg.engines.registry import load_engine
 from trajseg.errors import CheckpointError, InstructionError
 from trajseg.model.promptable import PromptableSam2
 from trajseg.tracks.mark import Mark
@@ -190,3 +191,12 @@ def test_a_marked_object_is_drawn_and_carried_on(sam2: PromptableSam2, tmp_path:
     assert region_similarity(mask, truth[4]) > 0.8
     drawn = list(engine.propagator().propagate(clip, {4: mask}, frames=range(3, 10)))
     assert np.mean([region_similarity(one.mask, truth[one.index]) for one in drawn]) > 0.7
+
+
+def test_weights_that_are_not_here_are_named_and_never_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="nobody/no-such-detector are not on this machine") as caught:
+        load_engine("trajseg.engines.grounded:factory", "cpu", detector="nobody/no-such-detector", chooser="none")
+    assert "trajseg weights get grounded" in caught.value.remedy
