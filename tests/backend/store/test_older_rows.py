@@ -74,7 +74,7 @@ def put(store: Store) -> Put:
             ),
         ),
         ("caption", {"job_id": "b"}, CaptionParams(job_id="b")),
-        ("finetune", {"project": 7}, JobParams()),
+        ("somersault", {"project": 7}, JobParams()),
     ],
 )
 def test_params(kind: str, row: dict[str, Any], params: JobParams, put: Put) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
+from trajseg.engines.segmentation import Segmentation
 from trajseg.engines.trajseg import Said
 from trajseg.errors import CheckpointError
 from trajseg.evaluation.metrics import mean
@@ -27,7 +30,7 @@ from trajseg.shapes.studies.table import Spread, Table
 from trajseg.shapes.world.language import instructions, short_caption, words
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import COLOURS, SHAPES, SIZES, Scene, sample_scene
-from trajseg.tracks import MaskTrack, Result
+from trajseg.tracks import MaskTrack, Result, rle
 
 HEIGHT = 64
 
@@ -38,7 +41,7 @@ class Stub:
     choose: from the frame's index and the sampling to indices of objects.
     """
 
-    model_version = "stub"
+    spec = EngineSpec(name="stub", model_version="stub")
     model = SimpleNamespace(config=SimpleNamespace(llm_frames=8, prompt_every_frame=True))
 
     def __init__(self, choose, said: str = "", sampling: Sampling | None = None) -> None:
@@ -53,16 +56,25 @@ class Stub:
     def answer(self, clip, instruction: str) -> Said:
         return Said(self.said, (-0.1, -0.4))
 
-    def segment(self, clip, instruction: str, progress=None) -> Result:
+    def segment(self, clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         self.asked.append(self.sampling)
         drawn = [self.choose(index, self.sampling) for index in range(len(clip))]
         objects = sorted({k for chosen in drawn for k in chosen})
-        tracks = []
-        for k in objects:
-            masks = [self.ids[t] == k + 1 if k in drawn[t] else None for t in range(len(clip))]
-            tracks.append(MaskTrack.from_masks(f"t{k}", masks, clip.frame_map.times, [0.5] * len(clip)))
-        size = clip.fps, clip.width, clip.height, len(clip)
-        return Result(str(clip.path), *size, instruction, self.said, self.model_version, tracks)
+
+        def frames() -> Iterator[FrameMasks]:
+            for t, chosen in enumerate(drawn):
+                masks = {k: self.ids[t] == k + 1 for k in chosen}
+                codes = {k: rle.encode(mask) if mask.any() else None for k, mask in masks.items()}
+                yield FrameMasks(t, {f"t{k}": ObjectMask(codes.get(k), 0.5) for k in objects})
+
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
+            instruction=instruction,
+            answer=self.said,
+            objects=[TrackedObject(f"t{k}", f"t{k}") for k in objects],
+            frames=frames(),
+        )
 
     ids = np.zeros((0, 0, 0), np.uint8)
 

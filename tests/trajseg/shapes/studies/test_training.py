@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from trajseg.data.samples import Samples
+from trajseg.engines.base import EngineSpec
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -163,7 +165,8 @@ def test_the_study_compares_the_four_arms_and_tells_what_each_part_brings(checkp
             return {"referring_jf": worth[arm.alignment, arm.integration] + 0.1 * arm.seed, "reasoning_jf": None}
 
     monkeypatch.setattr(study, "learn", learn)
-    monkeypatch.setattr(study.VideoSegmenter, "from_pretrained", lambda *_: None)
+    stub = SimpleNamespace(spec=EngineSpec(name="stub", model_version="stub"))
+    monkeypatch.setattr(study.VideoSegmenter, "from_pretrained", lambda *_: stub)
     monkeypatch.setattr(study, "evaluate", lambda *_, **__: Found())
     plan = Plan(model=str(checkpoint), seeds=(0, 1))
     table, effects = training(plan, None, Cells(tmp_path))
