@@ -46,10 +46,10 @@ MIDDLE = 3
 LIT = 0.2
 MATCHED = 200
 """Batches of short lessons at first."""
-BATCH, POOL = 8, 12
+BATCH, POOL = 14, 8
 """Lessons a step, and steps whose lessons are drawn together."""
 STAGES = ("eyes", "words", "both")
-RATES = {"eyes": 1.5e-3, "words": 1.5e-3, "both": 6e-4}
+RATES = {"eyes": 1.5e-3, "words": 1.5e-3, "both": 8e-4}
 
 
 class Teacher(nn.Module):
@@ -124,9 +124,14 @@ class Teacher(nn.Module):
                 loss = loss + 0.15 * F.cross_entropy(part, batch.asked[:, column])
                 right_asked = (part.argmax(-1) == batch.asked[:, column]).float()
                 figures["asked"] = figures.get("asked", 0.0) + float(right_asked.mean()) / len(ASKED)
-            real = batch.judged[:, 0] >= 0
+        real = batch.judged[:, 0] >= 0
+        where = batch.openings.nonzero()[real]
+        if len(where) and len(batch.ends):
+            middle = F.rms_norm(out.hidden_states[COMPARED][where[:, 0], where[:, 1]], (vlm.WIDTH,))
             for column, part in enumerate(self.judged(middle).split(LOOKS, -1)):
-                loss = loss + 0.05 * F.cross_entropy(part[real], batch.judged[real, column])
+                told = batch.judged[real, column]
+                loss = loss + 0.2 * F.cross_entropy(part, told)
+                figures["met"] = figures.get("met", 0.0) + float((part.argmax(-1) == told).float().mean()) / len(LOOKS)
         if len(batch.ends):
             rows, columns = batch.ends[:, 0], batch.ends[:, 1]
             middle = out.hidden_states[MIDDLE][rows, columns]
@@ -144,10 +149,10 @@ class Teacher(nn.Module):
 class Batch:
     """B conversations of at most L tokens with n portraits.
 
-    ids, mask, kinds (1: a visual token), labels (-100: not to be learned) int64 [B, L]; verdicts bool [B, L];
-    asked [V, 4] and judged [V, 5]: for each verdict what the sentence says, and the candidate's looks;
-    ends [n, 2] row and column of each candidate's last token; looks [n, 5], -1 for false alarms;
-    grid [n, 3] as the processor has it; accept: the token of "accept".
+    ids, mask, kinds (1: a visual token), labels (-100: not to be learned) int64 [B, L]; verdicts and openings (where
+    the words on a candidate begin) bool [B, L]; asked [V, 4] and judged [V, 5]: for each verdict what the sentence
+    says, and the candidate's looks; ends [n, 2] row and column of each candidate's last number; looks [n, 5], -1 for
+    false alarms; grid [n, 3] as the processor has it; accept: the token of "accept".
     """
 
     ids: Tensor
@@ -155,6 +160,7 @@ class Batch:
     kinds: Tensor
     labels: Tensor
     verdicts: Tensor
+    openings: Tensor
     ends: Tensor
     looks: Tensor
     asked: Tensor
@@ -173,6 +179,7 @@ class Desk:
         ids = self.words.convert_tokens_to_ids
         self.image, self.end = ids("<|image_pad|>"), ids("<|im_end|>")
         self.accept, self.reject = ids(" accept"), ids(" reject")
+        self.mark, self.colon = ids(' "'), ids(":")
         self.stop, self.picture_end = ids("."), ids("<|vision_end|>")
         self.blank = np.zeros((vlm.PORTRAIT, vlm.PORTRAIT, 3), np.uint8)
 
@@ -199,6 +206,7 @@ class Desk:
             ids: list[int] = []
             learned: list[bool] = []
             decided: list[bool] = []
+            begins: list[bool] = []
             for asked, answer in self.conversation(lesson):
                 question = self._ids(f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n")
                 told = self._ids(f"{answer}<|im_end|>")
@@ -209,21 +217,25 @@ class Desk:
                 answered = [True] * len(told) if lesson.shown else verdict
                 learned += [False] * len(question) + answered + [False] * len(after)
                 decided += [False] * len(question) + verdict + [False] * len(after)
-            rows.append((ids, learned, decided))
-        length = max(len(ids) for ids, _, _ in rows)
+                begins += [False] * len(question) + self._begins(told, verdict) + [False] * len(after)
+            rows.append((ids, learned, decided, begins))
+        length = max(len(ids) for ids, _, _, _ in rows)
         shape = (len(rows), length)
         pad = self.words.pad_token_id
         ids_t, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.int64)
         labels, verdicts = torch.full(shape, -100), torch.zeros(shape, dtype=torch.bool)
+        openings = torch.zeros(shape, dtype=torch.bool)
         ends = []
-        for row, (ids, learned, decided) in enumerate(rows):
+        for row, (ids, learned, decided, begins) in enumerate(rows):
             ids_t[row, : len(ids)] = torch.tensor(ids)
             mask[row, : len(ids)] = 1
             labels[row, : len(ids)] = torch.where(torch.tensor(learned), ids_t[row, : len(ids)], -100)
             verdicts[row, : len(ids)] = torch.tensor(decided)
+            openings[row, : len(ids)] = torch.tensor(begins)
             for column, token in enumerate(ids):
                 if token == self.picture_end:
-                    ends.append((row, ids.index(self.stop, column)))
+                    # The number after the full stop, where all of the candidate has been read.
+                    ends.append((row, ids.index(self.stop, column) + 2))
         looks = [one.looks or (-1,) * 5 for lesson in lessons if lesson.shown for one in lesson.candidates]
         judging = [
             (asked_looks(said), one.looks or (-1,) * 5)
@@ -239,6 +251,7 @@ class Desk:
             (ids_t == self.image).long(),
             labels,
             verdicts,
+            openings,
             torch.tensor(ends, dtype=torch.int64).view(-1, 2),
             torch.tensor(looks, dtype=torch.int64).view(-1, 5),
             torch.tensor(said_looks, dtype=torch.int64).view(-1, 4),
@@ -251,6 +264,14 @@ class Desk:
         """Patches and grid of portraits, as the processor gives them."""
         inputs = self.processor.image_processor(images=portraits, return_tensors="pt")
         return inputs["pixel_values"], inputs["image_grid_thw"]
+
+    def _begins(self, told: list[int], verdict: list[bool]) -> list[bool]:
+        """Where in an answer the words on each candidate begin: at the quotation mark before them."""
+        begins = [False] * len(told)
+        if any(verdict):
+            for place, token in enumerate(told):
+                begins[place] = token == self.mark and told[place - 1] == self.colon
+        return begins
 
     def _ids(self, text: str) -> list[int]:
         return self.words(text, add_special_tokens=False)["input_ids"]
@@ -305,7 +326,7 @@ def train(out: Path, minutes: dict[str, float], seed: int = 0) -> None:
         if before is not None and not done:
             teacher.load_state_dict(torch.load(before, weights_only=True)["model"])
         rng = random.Random(f"{seed}/{stage}/{done}")
-        singles, drawn = single_portraits(rng, 32), lesson_batches(rng, done)
+        singles, drawn = single_portraits(rng, 32), lesson_batches(rng, done if stage == "words" else done + MATCHED)
         return lambda: _step(teacher, desk, stage, rng, singles, drawn)
 
     before: Path | None = None
@@ -326,9 +347,9 @@ def lesson_batches(rng: random.Random, done: int = 0) -> Iterator[list[Lesson]]:
     conversations, full of the same words, it is not learned.
     """
     while True:
-        while done < MATCHED or done % 3 == 0:
+        while done < MATCHED or done % 4 == 0:
             done += 1
-            yield [lesson for _ in range(6 * BATCH) if (lesson := draw_matching(rng)) is not None]
+            yield [lesson for _ in range(3 * BATCH) if (lesson := draw_matching(rng)) is not None]
         drawn = [lesson for _ in range(BATCH * POOL) if (lesson := draw_lesson(rng)) is not None]
         drawn.sort(key=lambda lesson: (len(lesson.candidates), len(lesson.turns)))
         batches = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
@@ -336,9 +357,9 @@ def lesson_batches(rng: random.Random, done: int = 0) -> Iterator[list[Lesson]]:
         for batch in batches:
             done += 1
             yield batch
-            if done % 3 == 0:
+            if done % 4 == 0:
                 done += 1
-                yield [lesson for _ in range(6 * BATCH) if (lesson := draw_matching(rng)) is not None]
+                yield [lesson for _ in range(3 * BATCH) if (lesson := draw_matching(rng)) is not None]
 
 
 def _step(

@@ -17,9 +17,11 @@ from trajseg.tracks.rle import Box
 SINGULAR = {**{shape: shape for shape in SHAPES}, **{plural: shape for shape, plural in PLURALS.items()}}
 OPEN = ("object", "objects", "one", "ones", "everything", "those")
 """Words that may mean any shape."""
+CONCEPTS = 0.12
+"""Share of lessons that ask for the nouns of sentences; they are short."""
 NOTHING = "nothing"
 """What is said of a false alarm."""
-WEIGHTS = {"none": 3.0, "attribute": 4.0, "motion": 3.0, "place": 1.0}
+WEIGHTS = {"none": 3.0, "attribute": 4.0, "motion": 3.0, "place": 2.0}
 """How often kinds are asked; the others OTHERWISE: the proof asks what refers to an object, and what means none."""
 OTHERWISE = 0.15
 
@@ -87,7 +89,7 @@ def asked_looks(text: str) -> tuple[int, int, int, int]:
     )
 
 
-def draw_lesson(rng: random.Random, turns: int = 3) -> Lesson | None:
+def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
     """A lesson of the training split; None where the scene gives none."""
     scene = sample_scene(rng.getrandbits(40), "train")
     facts = Facts(scene)
@@ -114,11 +116,12 @@ def draw_lesson(rng: random.Random, turns: int = 3) -> Lesson | None:
             }
             lesson.append(("choose", one.text, verdict_answer(verdicts)))
         able = [k for k in numbers if facts.moves_visibly[k]]
-        for k in rng.sample(able, min(rng.randrange(2), len(able))):
+        for k in rng.sample(able, min(int(rng.random() < 0.15), len(able))):
             lesson.append(("caption", str(numbers[k]), caption_answer(reference_caption(scene, k, facts))))
         rng.shuffle(lesson)
-    if not lesson or rng.random() < 0.08:
-        chosen = rng.sample(asked, min(len(asked), 6)) or instructions(scene, rng, limit_per_kind=1, facts=facts)
+    if not lesson or rng.random() < CONCEPTS:
+        open_to_all = instructions(scene, rng, limit_per_kind=2, facts=facts)
+        chosen = rng.sample(open_to_all, min(len(open_to_all), 6)) or asked
         lesson = [("concepts", one.text, phrases_answer(concepts_of(one.text))) for one in chosen]
         candidates = []
     return Lesson(scene, round(100 * scene.aspect), candidates, lesson)
