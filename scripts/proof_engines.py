@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every instruction's figures here")
     given = parser.parse_args()
     engine = factory(device="cpu", checkpoint=str(given.checkpoint))
+    if engine.chooser is None:
+        print(f"{given.checkpoint} has no chooser: each sentence is taken for a noun phrase.")
     engine.search = RememberingSearch(engine.search)
     asked: list[Asked] = []
     for one in measure(engine, given.split, range(given.seed, given.seed + given.clips), given.height):
