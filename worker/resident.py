@@ -191,7 +191,8 @@ class Pulse:
 
 def _connection(settings: Settings) -> redis.Redis:
     """A connection that answered once."""
-    connection = redis.Redis.from_url(settings.redis_url)
+    # redis-py gives up after 5 s by default: an idle worker would take that for a broken connection, and pause.
+    connection = redis.Redis.from_url(settings.redis_url, socket_timeout=WORKER_TTL_SECONDS - 5)
     deadline = time.monotonic() + FIRST_CONTACT_SECONDS
     while True:
         try:

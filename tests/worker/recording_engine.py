@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from trajseg.video import Clip
 class RecordingEngine:
     """The shipped model, slowed down and watched."""
 
-    spec: EngineSpec = engine_spec("trajseg-tiny")
+    # A version of a project would be the engine inside, unwatched.
+    spec: EngineSpec = replace(engine_spec("trajseg-tiny"), adapts=False)
 
     def __init__(self, device: str = "") -> None:
         self.engine = load_engine("trajseg-tiny", device)

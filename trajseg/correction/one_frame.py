@@ -115,12 +115,14 @@ def _whole(
         for propagator in propagators
     }
     frames = kept_frames(track)
+    # Where nothing was predicted at all there is nothing to protect: whatever is carried is better than nothing.
+    protected = bool(track.present)
     for way in outwards(key, len(clip)):
         back, doubtful = Return(change.size), 0
         for index in way:
             before = track.mask(index, change.after.shape)
             drawn = {name: masks[index] for name, masks in passes.items()}
-            if back.reached(max(region_similarity(before, one.mask) for one in drawn.values())):
+            if protected and back.reached(max(region_similarity(before, one.mask) for one in drawn.values())):
                 break
             if before.any() and not change.before.any():
                 # The object was missed where the person painted it; of what was found elsewhere that says nothing.
@@ -131,7 +133,7 @@ def _whole(
             agreed = any(region_similarity(best.mask, one.mask) >= AGREEING for one in others)
             # Losing the object is how carrying fails: an empty mask is no reason to take a predicted one away.
             lost = before.any() and not best.mask.any()
-            if lost or (best.score < SURE_WHOLE and not agreed):
+            if lost or (protected and best.score < SURE_WHOLE and not agreed):
                 doubtful += 1
                 if doubtful >= DOUBTFUL_FRAMES:
                     break

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from trajseg.correction import Drawn, FlowPropagator, Painted, refine
 from trajseg.progress import Progress
-from trajseg.tracks import MaskTrack
+from trajseg.tracks import MaskTrack, rle
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, open_clip
 
@@ -126,3 +128,13 @@ def test_progress_reaches_its_total(clip: Clip, tiny_clip: Any) -> None:
     refine(clip, track, {2: tiny_clip.red[2]}, both, lambda done, total: told.append((done, total)))
     assert told[-1] == (24, 24)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_new_track_is_carried_through_the_whole_clip_however_unsure_it_gets(clips: Path) -> None:
+    """Nothing was predicted, so there is nothing to protect: a mark on one picture of a real clip is followed on."""
+    clip = open_clip(clips / "yellow_box.mp4")
+    marked = json.loads((Path(__file__).parents[2] / "data/real_masks/yellow_box.json").read_text())["frames"]
+    key = min(marked, key=int)
+    empty = MaskTrack.from_masks("t1", [None] * len(clip), clip.frame_map.times, [0.0] * len(clip))
+    refined = refine(clip, empty, {int(key): rle.decode(marked[key]).astype(bool)}, [FlowPropagator()])
+    assert len(refined.track.present) == len(clip)
