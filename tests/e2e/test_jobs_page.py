@@ -20,8 +20,11 @@ from backend.server import BackendServer
 from backend.settings import Settings
 from backend.store import Job, Store
 from label_config import fill
+from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
+from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CancelledError
 from trajseg.tracks import rle
+from trajseg.video import Clip
 from worker import run as worker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -302,8 +305,26 @@ def test_frames_of_a_varying_rate_are_met_by_their_times(page: Page, site: Site,
         assert np.array_equal(masks(page), result.tracks[0].mask(index)), index
 
 
+class CornerEngine:
+    """Takes the upper left corner of every picture for the object."""
+
+    spec = EngineSpec(name="corner", model_version="corner")
+
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        corner = np.zeros((clip.height, clip.width), bool)
+        corner[: clip.height // 3, : clip.width // 4] = True
+        masks = {"t1": ObjectMask.of(corner, 0.9)}
+        return Segmentation(
+            spec=self.spec,
+            clip=clip,
+            instruction=instruction,
+            objects=[TrackedObject("t1", "track-1")],
+            frames=(FrameMasks(index, masks) for index in range(len(clip))),
+        )
+
+
 def test_where_the_browser_cannot_play_the_video_its_key_frames_are_shown(page: Page, site: Site, clips: Path) -> None:
-    job = site.work(site.ask(clips / "broken_frame_count.avi", "green"))
+    job = site.work(site.ask(clips / "broken_frame_count.avi", "green"), CornerEngine())
     result = site.store.tracks(job.id)
     page.goto(site.url(f"/page/jobs/{job.id}"))
     expect(page.get_by_text("its key frames are shown")).to_be_visible()
