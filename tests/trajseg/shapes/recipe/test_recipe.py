@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from trajseg.shapes.recipe import command, pixels
+from trajseg.shapes.recipe import pixels
+from trajseg.shapes.recipe.command import command
 
 
 @pytest.mark.slow
