@@ -56,7 +56,7 @@ def prefixing_proxy(port: int, target: str) -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def below(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LabelStudio, list[str]]]:
-    """Label Studio that is told to live at PREFIX, and what was asked for beside it."""
+    """Label Studio below PREFIX, and the paths requested outside it."""
     folder = tmp_path_factory.mktemp("below")
     (folder / "media").mkdir()
     port = free_port()

@@ -89,7 +89,7 @@ def open_posters(argument: str, options: DatasetOptions) -> Dataset:
 
 
 class ShapesDataset(Dataset):
-    """Clips of a split, each written to a file that lives as long as the clip that was given out.
+    """Clips of a split, each written to a file that is kept as long as the clip that was given out.
 
     Args:
         split: of the shapes world.

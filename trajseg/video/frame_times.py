@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import median
 
 LONGEST_ERROR = 3
-"""Frames in a row whose times may be wrong; where more contradict the others, the clock was set anew there."""
+"""Frames in a row whose times may be wrong; where more contradict the others, the clock was reset there."""
 
 JUMP_SECONDS, JUMP_GAPS = 10.0, 10.0
 """A gap of more seconds than this, and of more usual gaps than this, is a jump of the clock."""

@@ -138,7 +138,7 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
     help="Make nothing in Label Studio; without this a project is made and deleted to try the connection.",
 )
 def doctor(video: str | None, project_id: int | None, read_only: bool) -> None:
-    """Say what is wrong with a set-up and how to mend it; exits with 1 when something is."""
+    """Say what is wrong with a set-up and how to fix it; exits with 1 when something is."""
     from backend.label_studio.setup.doctor import checks
     from backend.settings import load_settings
 

@@ -54,7 +54,7 @@ def states(store: Store, jobs: list[Job]) -> list[tuple[str, int]]:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A server that takes connections and then sends a byte of a header now and then, for ever."""
+    """A server that takes connections and then sends a byte of a header now and then, without end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stopped = threading.Event()
 
