@@ -65,6 +65,13 @@ class Settings(BaseSettings):
         "Unset: the engine draws it, or colours where it cannot.",
     )
     device: str = Field(default="", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU where there is one.")
+    dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
+        default="", description="Number format of the worker's weights; unset: the checkpoint's own."
+    )
+    four_bit: bool = Field(
+        default=False,
+        description="The worker keeps the language model's layers in 4 bits; needs bitsandbytes.",
+    )
 
     host: str = Field(default="127.0.0.1", description="Address that the backend listens on.")
     port: int = Field(default=9090, ge=0, le=65535, description="Port that the backend listens on.")

@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trajseg.commands.loading import DEVICE, DTYPE, FOUR_BIT
+
 if TYPE_CHECKING:
     from backend.settings import Settings
 
 
 @click.command()
 @click.option("--burst", is_flag=True, help="End when the queues are empty.")
-def worker(burst: bool) -> None:
+@DEVICE
+@DTYPE
+@FOUR_BIT
+def worker(burst: bool, **given: Any) -> None:
     """Do jobs: load the model once, then empty the queues.
 
     Ctrl-C or SIGTERM once finishes the job at hand first; twice gives it back to the queue.
     """
-    from backend.settings import load_settings
     from worker.resident import work
 
-    settings = load_settings()
+    settings = _settings(given)
     _log(settings)
     work(settings, burst=burst)
 
@@ -33,21 +37,29 @@ def worker(burst: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for a free one.  [default: 9090]")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for everything kept.")
 @click.option("--model", help="A shipped model, a checkpoint folder, or package.module:factory.")
-@click.option("--device", help="cpu, cuda, cuda:1 ...")
+@DEVICE
+@DTYPE
+@FOUR_BIT
 def serve(**given: Any) -> None:
     """Run everything on this machine: queue, backend, reconciler and one worker.
 
     Starts its own Valkey unless REDIS_URL is set, and keeps everything in SQLite unless DATABASE_URL is set.
     """
-    from backend.settings import load_settings
     from worker.serve import Serve
 
-    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    settings = _settings(given)
     _log(settings)
     service = Serve(settings, click.echo)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stopping.set())
     service.run()
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    """The environment's settings, with what the command line gives: a flag that is not there gives nothing."""
+    from backend.settings import load_settings
+
+    return load_settings(**{name: value for name, value in given.items() if value is not None and value is not False})
 
 
 def _log(settings: Settings) -> None:

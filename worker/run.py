@@ -29,7 +29,7 @@ from backend.store.notes import JobNotes
 from backend.store.params import JobParams
 from trajseg.correction.mobile_sam import load_marks_model
 from trajseg.engines.base import Adaptable, Engine
-from trajseg.engines.registry import load_engine
+from trajseg.engines.registry import load_engine, loading_options
 from trajseg.errors import (
     CancelledError,
     InputError,
@@ -75,7 +75,7 @@ class Resident:
     @classmethod
     def load(cls, settings: Settings) -> Resident:
         """Opens the store and loads engine and marks model. Raises CheckpointError when one cannot be loaded."""
-        engine = load_engine(settings.model, settings.device)
+        engine = load_engine(settings.model, settings.device, **loading_options(settings.dtype, settings.four_bit))
         if settings.marks_model:
             load_marks_model(settings.marks_model)
         store = Store(settings.store_url)

@@ -97,6 +97,8 @@ class Serve:
             "REDIS_URL": settings.redis_url,
             "TRAJSEG_DATA_DIR": str(settings.data_dir),
             "TRAJSEG_DEVICE": settings.device,
+            "TRAJSEG_DTYPE": settings.dtype,
+            "TRAJSEG_FOUR_BIT": "1" if settings.four_bit else "0",
             "TRAJSEG_MODEL": settings.model,
             "TRAJSEG_PORT": str(settings.port),
         }

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trajseg.commands.loading import EngineChoice, engine_options
 from trajseg.commands.progress import bars
 from trajseg.engines.base import Engine
 from trajseg.engines.capabilities import captioner
@@ -68,19 +69,10 @@ def _check_same_clip(result: Result, clip: Clip, video: Path, tracks: Path) -> N
 @click.argument("video", type=click.Path(path_type=Path))
 @click.option("--tracks", required=True, type=click.Path(path_type=Path), help="What `trajseg segment` wrote.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write; --tracks if not given.")
-@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
-@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
-@click.pass_obj
-def command(
-    loader: Callable[[str, str | None], Engine],
-    video: Path,
-    tracks: Path,
-    out: Path | None,
-    model: str,
-    device: str | None,
-) -> None:
+@engine_options
+def command(engine: EngineChoice, video: Path, tracks: Path, out: Path | None) -> None:
     """Describe each track of VIDEO in a sentence.
 
     Reads a tracks.json, also one in which a person has drawn, and writes it back with the model's sentences.
     """
-    caption_result(lambda: loader(model, device), video, tracks, out or tracks)
+    caption_result(engine.load, video, tracks, out or tracks)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from trajseg.commands.loading import DEVICE, DTYPE, FOUR_BIT, EngineChoice
+from trajseg.engines.registry import loading_options
+
 if TYPE_CHECKING:
-    from trajseg.engines.base import Engine
+    from trajseg.engines.registry import EngineLoader
     from trajseg.evaluation.comparison import Comparison
     from trajseg.tracks import Result
     from trajseg.video import Clip
 
-Loader = Callable[[str, str | None], "Engine"]
 SHOWN = 6
 
 
@@ -22,12 +23,22 @@ SHOWN = 6
 @click.argument("video", type=click.Path(path_type=Path))
 @click.argument("instruction")
 @click.option("--engines", required=True, help="Two names with a comma between them; each as --model of segment.")
-@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
+@DEVICE
+@DTYPE
+@FOUR_BIT
 @click.option("--show", default=SHOWN, show_default=True, type=click.IntRange(1, 50), help="Frames in the picture.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
 @click.pass_obj
 def command(
-    loader: Loader, video: Path, instruction: str, engines: str, device: str | None, show: int, out: Path
+    loader: EngineLoader,
+    video: Path,
+    instruction: str,
+    engines: str,
+    device: str | None,
+    dtype: str | None,
+    four_bit: bool,
+    show: int,
+    out: Path,
 ) -> None:
     """Run two engines on VIDEO with one INSTRUCTION and show where they differ.
 
@@ -37,12 +48,11 @@ def command(
     names = [name.strip() for name in engines.split(",")]
     if len(names) != 2 or not all(names):
         raise click.BadParameter(f"{engines!r} must be two names with a comma between them.", param_hint="--engines")
-    run(loader, video, instruction, names, device, show, out)
+    options = loading_options(dtype, four_bit)
+    run([EngineChoice(loader, name, device, options) for name in names], video, instruction, show, out)
 
 
-def run(
-    loader: Loader, video: Path, instruction: str, names: list[str], device: str | None, show: int, out: Path
-) -> Comparison:
+def run(engines: list[EngineChoice], video: Path, instruction: str, show: int, out: Path) -> Comparison:
     """Do it.
 
     Raises:
@@ -56,8 +66,8 @@ def run(
 
     instruction, clip = check_instruction(instruction), open_clip(video)
     results = []
-    for number, name in enumerate(names, 1):
-        result = _segmented(loader, name, device, clip, instruction)
+    for number, engine in enumerate(engines, 1):
+        result = _segmented(engine, clip, instruction)
         result.video = printable(str(video))
         result.save(out / f"tracks-{number}.json")
         results.append(result)
@@ -70,16 +80,16 @@ def run(
     return comparison
 
 
-def _segmented(loader: Loader, name: str, device: str | None, clip: Clip, instruction: str) -> Result:
+def _segmented(choice: EngineChoice, clip: Clip, instruction: str) -> Result:
     """What one engine makes of it; the engine is gone again when this returns, so the next one has the memory."""
     from trajseg.commands.progress import bars
     from trajseg.engines.base import RunContext
 
     with bars() as bar:
-        loading = bar.add_task(f"loading {name}", total=None)
-        engine = loader(name, device)
+        loading = bar.add_task(f"loading {choice.model}", total=None)
+        engine = choice.load()
         bar.remove_task(loading)
-        task = bar.add_task(name, total=len(clip))
+        task = bar.add_task(choice.model, total=len(clip))
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from trajseg.engines.registry import load_engine
+from trajseg.commands.loading import EngineChoice, engine_options
 from trajseg.errors import InputError
-
-if TYPE_CHECKING:
-    from trajseg.engines.registry import EngineLoader
 
 LABORATORY = {
     "review": "trajseg.shapes.evaluation.review:report",
@@ -29,8 +26,6 @@ LABORATORY = {
     show_default=True,
     help="The data set: shapes:test, ref-youtube-vos:FOLDER ...; a wrong name lists all.",
 )
-@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
-@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
 @click.option("--count", type=click.IntRange(1), help="Clips at most [all; of shapes 50].")
 @click.option("--seed", type=int, help="Shapes: seed of the first clip [0].")
 @click.option("--height", type=click.IntRange(64, 2160), help="Shapes: rows of the clips [240].")
@@ -48,12 +43,10 @@ LABORATORY = {
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst, or each condition."
 )
-@click.pass_obj
+@engine_options
 def command(
-    loader: EngineLoader | None,
+    engine: EngineChoice,
     data: str,
-    model: str,
-    device: str | None,
     count: int | None,
     seed: int | None,
     height: int | None,
@@ -81,15 +74,15 @@ def command(
         raise InputError(
             f"--review and --conditions measure drawn clips, and {data} has none.", "Use them with shapes:test."
         )
-    engine = (loader or load_engine)(model, device)
+    loaded = engine.load()
     if review:
-        _study("review", engine, dataset, json_path)
+        _study("review", loaded, dataset, json_path)
         return
     if conditions is not None:
-        _study("conditions", engine, dataset, conditions, json_path, picture)
+        _study("conditions", loaded, dataset, conditions, json_path, picture)
         return
-    with progress_bar(f"{engine.spec.model_version} on {data}") as progress:
-        evaluation = evaluate(engine, dataset, flops=True, contradictions=contradictions, progress=progress)
+    with progress_bar(f"{loaded.spec.model_version} on {data}") as progress:
+        evaluation = evaluate(loaded, dataset, flops=True, contradictions=contradictions, progress=progress)
     print_evaluation(evaluation)
     if json_path is not None:
         write_json(json_path, evaluation.to_json())

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trajseg.commands.loading import EngineChoice, engine_options
+
 if TYPE_CHECKING:
     from trajseg.engines.base import Engine
     from trajseg.tracks import Result
@@ -19,8 +21,6 @@ FRAMES = 5
 @click.command()
 @click.argument("video", type=click.Path(path_type=Path))
 @click.argument("instruction")
-@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
-@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
 @click.option("--frames", default=FRAMES, show_default=True, type=click.IntRange(2, 30), help="Frames to try.")
 @click.option("--videos", default=1, show_default=True, type=click.IntRange(1), help="Videos like this to estimate.")
 @click.option(
@@ -30,24 +30,15 @@ FRAMES = 5
     type=click.Path(dir_okay=False, path_type=Path),
     help="Picture to write.",
 )
-@click.pass_obj
-def command(
-    loader: Callable[[str, str | None], Engine],
-    video: Path,
-    instruction: str,
-    model: str,
-    device: str | None,
-    frames: int,
-    videos: int,
-    out: Path,
-) -> None:
+@engine_options
+def command(engine: EngineChoice, video: Path, instruction: str, frames: int, videos: int, out: Path) -> None:
     """Segment what INSTRUCTION means in five frames of VIDEO, evenly spread, and estimate the time for all of it.
 
     Prints the engine's answer, which has its candidates and what it says of them, and writes the frames with their
     tracks as one picture. What moves between the frames is not seen, so an instruction about motion may come out
     differently on the whole video.
     """
-    preview(lambda: loader(model, device), video, instruction, frames, videos, out)
+    preview(engine.load, video, instruction, frames, videos, out)
 
 
 def preview(load: Callable[[], Engine], video: Path, instruction: str, frames: int, videos: int, out: Path) -> Result:

@@ -18,9 +18,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from trajseg.commands.loading import EngineChoice, engine_options
 from trajseg.commands.progress import bars
 from trajseg.engines.base import Engine, RunContext, check_instruction
-from trajseg.engines.registry import EngineLoader
 from trajseg.errors import CancelledError, InputError, TrajSegError
 from trajseg.files import printable, whole_file
 from trajseg.pictures import contact_sheet
@@ -40,18 +40,8 @@ ERROR_SUFFIX = ".error"
 @click.argument("instruction", required=False)
 @click.option("--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
-@click.option("--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine.")
-@click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
-@click.pass_obj
-def command(
-    loader: EngineLoader,
-    video: Path | None,
-    instruction: str | None,
-    jobs: Path | None,
-    out: Path,
-    model: str,
-    device: str | None,
-) -> None:
+@engine_options
+def command(engine: EngineChoice, video: Path | None, instruction: str | None, jobs: Path | None, out: Path) -> None:
     """Segment what INSTRUCTION means in VIDEO.
 
     Writes tracks.json, overlay.mp4 and sheet.png into the folder --out.
@@ -60,18 +50,14 @@ def command(
     "instruction", gives ID.json there. A line that fails is reported, ID.error.json says why, the others go
     on, and the exit code is 2.
     """
-
-    def load() -> Engine:
-        return loader(model, device)
-
     if jobs is not None:
         if video is not None:
             raise click.UsageError("Give either VIDEO and INSTRUCTION or --jobs, not both.")
-        segment_jobs(load, jobs, out)
+        segment_jobs(engine.load, jobs, out)
     elif video is None or instruction is None:
         raise click.UsageError("Give VIDEO and INSTRUCTION, or --jobs.")
     else:
-        segment_one(load, video, instruction, out)
+        segment_one(engine.load, video, instruction, out)
 
 
 def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: Path) -> Result:

@@ -8,34 +8,50 @@ class attribute, or an attribute of the function), so that backend and doctor kn
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Protocol
 
 from trajseg.checkpoints.folders import SHIPPED, checkpoint_config, checkpoint_folder
 from trajseg.engines.base import Engine, EngineSpec
-from trajseg.errors import CheckpointError
+from trajseg.errors import CheckpointError, InputError
 
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 GROUP = "trajseg.engines"
 
-EngineLoader = Callable[[str, str | None], Engine]
-"""Gives the engine for a name and a device: `load_engine`, or what a test puts in its place."""
+DTYPES = ("float32", "bfloat16", "float16")
+"""Number formats that a checkpoint's weights can be loaded in, by torch's names."""
+
+
+class EngineLoader(Protocol):
+    """Gives the engine for a name and a device: `load_engine`, or what a test puts in its place."""
+
+    def __call__(self, name: str, device: str | None = None, **options: Any) -> Engine:
+        """See `load_engine`."""
+
+
+def loading_options(dtype: str | None, four_bit: bool) -> dict[str, Any]:
+    """The options of `load_engine` for a number format (None or empty: the checkpoint's own) and 4-bit layers."""
+    return ({"dtype": dtype} if dtype else {}) | ({"four_bit": True} if four_bit else {})
 
 
 def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
     """The engine of that name, on `device` (torch's name; by default the engine chooses).
 
     Args:
-        options: further keyword arguments for the factory, or for VideoSegmenter.from_pretrained.
+        options: further keyword arguments for the factory, or for VideoSegmenter.from_pretrained: `dtype`, one of
+            DTYPES, and `four_bit`.
 
     Raises:
         CheckpointError: there is no such checkpoint, module, factory or entry point; a package is missing; or the
             factory does not make an engine.
-        InputError: there is no such device.
+        InputError: there is no such device, or the factory does not take one of the options.
+        TrajSegError: 4 bits are requested and bitsandbytes is not installed.
     """
     if factory := engine_factory(name):
+        _check_options(name, factory, options)
         engine: Engine = factory(device=device or "", **options)
         spec, known = getattr(engine, "spec", None), getattr(factory, "spec", None)
         if not isinstance(spec, EngineSpec):
@@ -107,6 +123,19 @@ def engine_factory(name: str) -> Callable[..., Engine] | None:
     for point in entry_points(group=GROUP, name=name):
         return _imported(name, point.load)
     return None
+
+
+def _check_options(name: str, factory: Callable[..., Engine], options: Mapping[str, Any]) -> None:
+    """Raises InputError where a factory does not take an option."""
+    parameters = inspect.signature(factory).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            raise InputError(
+                f"The engine {name} has no option {option}.",
+                f"Leave out --{option.replace('_', '-')} (TRAJSEG_{option.upper()}): the engine chooses by itself.",
+            )
 
 
 def _imported(name: str, load: Callable[[], Any]) -> Callable[..., Engine]:

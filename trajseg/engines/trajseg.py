@@ -33,7 +33,7 @@ from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.agreement import CONTRADICTION, agreement
 from trajseg.model.cache_memory import answers_at_once, cache_bytes, free_bytes
 from trajseg.model.clip_tracker import FrameRule
-from trajseg.model.device import chosen
+from trajseg.model.device import chosen, chosen_dtype
 from trajseg.model.dialogue import caption_of, captions_of
 from trajseg.model.promptable import PromptableSam2
 from trajseg.model.sampling import Sampling
@@ -91,7 +91,7 @@ class VideoSegmenter:
         cls,
         name: str | Path = "trajseg-tiny",
         device: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         four_bit: bool = False,
     ) -> VideoSegmenter:
         """Loads a shipped checkpoint by name, or a folder.
@@ -99,16 +99,17 @@ class VideoSegmenter:
         Args:
             name: "trajseg-tiny", or a folder in Hugging Face's form.
             device: torch's name of a device; by default the first GPU, else the CPU.
-            dtype: of the weights; by default what the checkpoint's config.json asks for, else float32.
+            dtype: of the weights, torch's or its name; by default what the checkpoint's config.json names, else
+                float32.
             four_bit: the language model's layers in 4 bits (needs bitsandbytes).
 
         Raises:
             CheckpointError: no such checkpoint, or its files do not fit together.
-            InputError: no such device.
-            TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
+            InputError: no such device, no such dtype, or float16 on a CPU.
+            TrajSegError: 4 bits are requested and bitsandbytes is not installed.
         """
-        folder = checkpoint_folder(name)
-        model = TrajSegModel.from_pretrained(folder, dtype, chosen(device), four_bit)
+        folder, device = checkpoint_folder(name), chosen(device)
+        model = TrajSegModel.from_pretrained(folder, chosen_dtype(dtype, device), device, four_bit)
         weights = AdaptedModel(model, file_hash(folder / "config.json"))
         return cls(model, TrajSegProcessor.from_pretrained(folder), model.config.model_name, weights=weights)
 

@@ -1,0 +1,68 @@
+"""Options of commands that load an engine: which one, where it runs, and in which number format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from trajseg.engines.registry import DTYPES, loading_options
+
+if TYPE_CHECKING:
+    from trajseg.engines.base import Engine
+    from trajseg.engines.registry import EngineLoader
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEVICE = click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
+DTYPE = click.option("--dtype", type=click.Choice(DTYPES), help="Number format of the weights [the checkpoint's own].")
+FOUR_BIT = click.option("--four-bit", is_flag=True, help="Language model's layers in 4 bits (needs bitsandbytes).")
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What a command was asked to load."""
+
+    loader: EngineLoader
+    model: str
+    device: str | None
+    options: dict[str, Any]
+
+    def load(self) -> Engine:
+        """Raises as `trajseg.engines.registry.load_engine`."""
+        return self.loader(self.model, self.device, **self.options)
+
+
+def engine_options(command: Command) -> Command:
+    """Add --model, --device, --dtype and --four-bit; the command gets them, with the context's loader, as `engine`.
+
+    The loader is the object of click's context: `load_engine`, or what a test puts in its place.
+    """
+
+    @click.option(
+        "--model", default="trajseg-tiny", show_default=True, help="A checkpoint's name or folder, or an engine."
+    )
+    @DEVICE
+    @DTYPE
+    @FOUR_BIT
+    @click.pass_obj
+    @wraps(command)
+    def with_engine(
+        loader: EngineLoader | None,
+        /,
+        *arguments: Any,
+        model: str,
+        device: str | None,
+        dtype: str | None,
+        four_bit: bool,
+        **others: Any,
+    ) -> Any:
+        from trajseg.engines.registry import load_engine
+
+        choice = EngineChoice(loader or load_engine, model, device, loading_options(dtype, four_bit))
+        return command(*arguments, engine=choice, **others)
+
+    return with_engine  # type: ignore[return-value]
