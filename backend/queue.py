@@ -147,17 +147,30 @@ class JobQueue:
             "job_id": job.id,
         }
 
+    def waiting(self) -> dict[str, set[str]]:
+        """The ids of the jobs that wait, by queue; one round trip, however many there are."""
+        with self._asking(), self.connection.pipeline(transaction=False) as pipeline:
+            for queue in self._queues.values():
+                pipeline.lrange(queue.key, 0, -1)
+            lists = pipeline.execute()
+        return {name: {job_id.decode() for job_id in ids} for name, ids in zip(self._queues, lists, strict=True)}
+
     def holds(self, job_id: str) -> bool:
         """Whether a job waits in a queue, or is held by a live worker."""
         with self._asking():
             held = self._held(job_id)
             if held is None:
                 return False
-            status = held.get_status(refresh=False)
-            if status == JobStatus.QUEUED:
+            if held.get_status(refresh=False) == JobStatus.QUEUED:
                 # Its record may outlive the queue, or the other way round.
                 return self._queues[held.origin].get_job_position(job_id) is not None
-            return status == JobStatus.STARTED and held in self._started(held.origin)
+            return self._is_started(held)
+
+    def has_started(self, job_id: str) -> bool:
+        """Whether a live worker holds a job."""
+        with self._asking():
+            held = self._held(job_id)
+            return held is not None and self._is_started(held)
 
     def remove(self, job_id: str) -> None:
         """Take a waiting job out; one that runs is told by the store."""
@@ -217,6 +230,9 @@ class JobQueue:
             return EntryJob.fetch(job_id, connection=self.connection, serializer=JSONSerializer)
         except NoSuchJobError:
             return None
+
+    def _is_started(self, held: EntryJob) -> bool:
+        return held.get_status(refresh=False) == JobStatus.STARTED and held in self._started(held.origin)
 
     def _started(self, name: str) -> StartedJobRegistry:
         return StartedJobRegistry(queue=self._queues[name], job_class=EntryJob, serializer=JSONSerializer)

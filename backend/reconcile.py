@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,6 +22,9 @@ Deliver = Callable[[], object]
 Read = Callable[[], Sequence[Job]]
 GRACE_SECONDS = 10.0
 """What is younger is left to the request that enqueues it."""
+SETTLE_SECONDS = 0.2
+"""A worker takes less from taking a job out of the queue to saying so in the store."""
+ROWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,23 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
         grace_seconds: younger jobs are left alone.
     """
     did: Counter[str] = Counter()
+
+    def handle(job: Job, what: Callable[[Job], list[str]]) -> None:
+        try:
+            did.update(what(job))
+        except QueueError:
+            raise
+        except Exception:
+            log.exception("job %s is passed over in this round", job.id)
+            did["troubled"] += 1
+
     try:
         queue.clean()
         store.renew_future_leases()
-        for job in store.unfinished(settings.stale_after_seconds):
-            try:
-                did.update(_handle(store, queue, settings, job, grace_seconds))
-            except QueueError:
-                raise
-            except Exception:
-                log.exception("job %s is passed over in this round", job.id)
-                did["troubled"] += 1
+        for job in store.backlog.lost(settings.stale_after_seconds):
+            handle(job, lambda job: _recover(store, queue, settings, job))
+        for job in _missing(store, queue, grace_seconds):
+            handle(job, lambda job: _enqueue(queue, job))
     except QueueError as error:
         log.warning("%s", error)
     done = Reconciled(**did)
@@ -67,28 +77,48 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
     return done
 
 
-def _handle(store: Store, queue: JobQueue, settings: Settings, job: Job, grace_seconds: float) -> list[str]:
-    if job.state == "running":
-        if not store.is_lost(job.id, job.run_token, settings.stale_after_seconds):
-            return []
-        if job.runs >= settings.max_runs:
-            store.give_up(
-                job.id,
-                f"The worker died {job.runs} times while it ran this job.",
-                "See the worker's log; the video may need more memory than there is. "
-                "POST /jobs/<id>/retry runs it again.",
-            )
-            return ["given_up"]
-        if not store.requeue_lost(job.id, job.run_token):
-            return []
-        queue.enqueue(job)
-        return ["lost", "enqueued"]
-    if job.not_before is not None and job.not_before > now():
+def _recover(store: Store, queue: JobQueue, settings: Settings, job: Job) -> list[str]:
+    """A running job without heartbeat goes back into the queue, or fails where its worker has died too often."""
+    if not store.is_lost(job.id, job.run_token, settings.stale_after_seconds):
         return []
-    if job.created_at < now() - timedelta(seconds=grace_seconds) and not queue.holds(job.id):
-        queue.enqueue(job)
-        return ["enqueued"]
-    return []
+    if job.runs >= settings.max_runs:
+        store.give_up(
+            job.id,
+            f"The worker died {job.runs} times while it ran this job.",
+            "See the worker's log; the video may need more memory than there is. POST /jobs/<id>/retry runs it again.",
+        )
+        return ["given_up"]
+    if not store.requeue_lost(job.id, job.run_token):
+        return []
+    queue.enqueue(job)
+    return ["lost", "enqueued"]
+
+
+def _missing(store: Store, queue: JobQueue, grace_seconds: float) -> Iterator[Job]:
+    """Queued jobs of the store that do not wait in their queue.
+
+    Only ids are compared in every round, so that a long queue costs next to nothing. The store is asked first: a job
+    that begins between the two looks is missing for a moment, which is why the missing ones are looked at twice.
+    """
+    if not _not_waiting(store, queue, grace_seconds):
+        return
+    time.sleep(SETTLE_SECONDS)
+    missing = _not_waiting(store, queue, grace_seconds)
+    for start in range(0, len(missing), ROWS_AT_ONCE):
+        yield from store.backlog.still_queued(missing[start : start + ROWS_AT_ONCE])
+
+
+def _not_waiting(store: Store, queue: JobQueue, grace_seconds: float) -> list[str]:
+    queued = store.backlog.queued(now() - timedelta(seconds=grace_seconds))
+    waiting = queue.waiting()
+    return [job_id for job_id, name in queued if job_id not in waiting.get(name, ())]
+
+
+def _enqueue(queue: JobQueue, job: Job) -> list[str]:
+    if queue.has_started(job.id):
+        return []
+    queue.enqueue(job)
+    return ["enqueued"]
 
 
 class Reconciler:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from backend.store.backlog import Backlog
 from backend.store.corrections import Corrections
 from backend.store.database import Database
 from backend.store.kinds import job_kind, params_of
@@ -43,6 +44,7 @@ class Store:
 
     def __init__(self, database_url: str) -> None:
         self.database = Database(database_url)
+        self.backlog = Backlog(self.database)
         self.corrections = Corrections(self.database)
         self.versions = Versions(self.database)
         self.partial = PartialFrameStore(self.database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -12,13 +13,14 @@ from redis import Redis
 from rq.executions import Execution
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
+from sqlalchemy import event
 
 from backend.composition import compose
 from backend.http.app import create_app
 from backend.queue import EntryJob, JobQueue
-from backend.reconcile import Reconciler, reconcile
+from backend.reconcile import SETTLE_SECONDS, Reconciler, reconcile
 from backend.settings import Settings
-from backend.store import Store
+from backend.store import JobRequest, Store
 from backend.store.models import Job, now
 from trajseg.errors import InputError, QueueError
 from worker.resident import ResidentWorker
@@ -57,6 +59,49 @@ def test_a_job_just_written_is_left_to_its_request(
     ask(client, store, predict_body, 1)
     queue.connection.flushall()
     assert reconcile(store, queue, settings).enqueued == 0
+
+
+def test_an_idle_round_asks_no_more_questions_however_many_jobs_wait(
+    store: Store, queue: JobQueue, settings: Settings
+) -> None:
+    """It took 3.5 s with 10,000 queued jobs, since Redis was asked about each."""
+
+    def questions(count: int) -> tuple[int, int]:
+        requests = [JobRequest("prelabel", None, number, "/clip.mp4", "a", "prelabel") for number in range(count)]
+        queue.enqueue_new([job for job, new in store.add_jobs(requests) if new])
+        statements.clear()
+        before: Any = queue.connection.info("stats")
+        assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 0
+        after: Any = queue.connection.info("stats")
+        return len(statements), after["total_commands_processed"] - before["total_commands_processed"]
+
+    statements: list[str] = []
+    event.listen(store.database.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+
+    few, many = questions(5), questions(400)
+    assert many[0] <= few[0]
+    # Connecting takes a few commands.
+    assert many[1] <= few[1] + 2
+
+
+def test_a_job_that_changed_its_queue_while_redis_was_away_moves(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    (job,) = ask(client, store, predict_body, 1)
+    store.retry_job(job.id, queue="interactive")
+    assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 1
+    assert queue.depths() == {"interactive": 1, "prelabel": 0, "finetune": 0}
+
+
+def test_a_job_that_a_worker_has_just_taken_is_not_queued_a_second_time(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    (job,) = ask(client, store, predict_body, 1)
+    queue.connection.lrem(f"rq:queue:{job.queue}", 1, job.id)
+    start = threading.Timer(SETTLE_SECONDS / 2, store.start_run, (job.id,))
+    start.start()
+    assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 0
+    assert store.job(job.id).runs == 1
 
 
 def test_a_job_whose_worker_was_killed_is_queued_again(
@@ -98,7 +143,7 @@ def test_one_expired_record_of_a_run_in_redis_stops_no_round(
 ) -> None:  # type: ignore[no-untyped-def]
     """RQ: "ValueError: Execution ... not found in Redis", in 27 rounds one after another."""
     ask(client, store, predict_body, 1, 2)
-    broken, sound = store.unfinished(1000)
+    broken, sound = store.jobs()
     held = queue._held(broken.id)
     assert held is not None
     with queue.connection.pipeline() as pipeline:
