@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from backend import pages
 from backend.composition import Backend
-from backend.http import auth, exports, jobs, media, metrics
+from backend.http import auth, exports, failures, jobs, media, metrics
 from backend.http import label_studio as routes
 from backend.store import UnknownJobError
 from trajseg.errors import InputError, ServiceError, TrajSegError, UnknownProjectError
@@ -35,8 +35,8 @@ def create_app(backend: Backend) -> Flask:
     app.extensions["trajseg"] = service
     metrics.measure(app, service)
     auth.protect(app, settings)
-    for blueprint in (routes.blueprint, jobs.blueprint, exports.blueprint, media.blueprint, pages.blueprint):
-        app.register_blueprint(blueprint)
+    for part in (routes, jobs, failures, exports, media, pages):
+        app.register_blueprint(part.blueprint)
     app.register_error_handler(TrajSegError, told)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unforeseen)

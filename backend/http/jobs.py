@@ -26,12 +26,12 @@ def jobs() -> Response:
     state = request.args.get("state")
     if state is not None and state not in JOB_STATES:
         raise InputError(f"There is no state {state!r}.", f"Use one of {', '.join(JOB_STATES)}.")
-    project = _number("project")
+    project = number_argument("project")
     found = service.store.jobs(
         state=state,
         project_id=service.store.label_studio_project(project).id if project is not None else None,
-        task_id=_number("task"),
-        limit=min(_number("limit") or 100, MOST_JOBS),
+        task_id=number_argument("task"),
+        limit=min(number_argument("limit") or 100, MOST_JOBS),
     )
     return jsonify(jobs=[job_form(service, job) for job in found], queue=_queue_form(service))
 
@@ -111,7 +111,8 @@ def _queue_form(service: Service) -> dict[str, Any]:
     return {state: sum(n for (_, held), n in counts.items() if held == state) for state in JOB_STATES}
 
 
-def _number(name: str) -> int | None:
+def number_argument(name: str) -> int | None:
+    """A number of the query string; None where it is absent. Raises InputError."""
     text = request.args.get(name)
     if text is None:
         return None

@@ -16,7 +16,7 @@ os.environ.setdefault("MODEL_DIR", str(load_settings().data_dir / "label-studio-
 
 from label_studio_ml.api import init_app
 
-from backend.http import auth, jobs, media
+from backend.http import auth, failures, jobs, media
 from backend.http import label_studio as routes
 from backend.http.app import told
 from backend.ml_adapter.model import TrajSeg, shared_backend
@@ -29,6 +29,7 @@ app.extensions["trajseg"] = _backend.service
 auth.protect(app, _settings)
 app.add_url_rule("/versions", view_func=routes.versions)
 app.register_blueprint(jobs.blueprint)
+app.register_blueprint(failures.blueprint)
 app.register_blueprint(media.blueprint)
 app.register_error_handler(TrajSegError, told)
 _backend.reconciler.start()

@@ -11,7 +11,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
-from backend.pages import guard, report, tracks, videos
+from backend.pages import failures, guard, report, tracks, videos
 from backend.pages.shown import STATES, JobView, with_code
 from backend.service.service import Service
 from backend.store import Job, UnknownJobError
@@ -30,6 +30,7 @@ blueprint = Blueprint(
     static_url_path="/static",
 )
 blueprint.add_app_template_filter(with_code, "code")
+blueprint.register_blueprint(failures.blueprint)
 
 JOBS_A_PAGE = 25
 MARK_LENGTH = 10
@@ -77,7 +78,7 @@ def jobs() -> ResponseReturnValue:
 def jobs_news() -> ResponseReturnValue:
     """The parts of the list that differ from those whose marks stand in `?have=`; 304 where nothing does."""
     shown = _list()
-    parts = {name: render_template(f"pages/parts/{name}.html", **shown) for name in ("tabs", "notices", "pager")}
+    parts = {name: render_template(f"pages/parts/{name}.html", **shown) for name in ("tabs", "notices", "failures", "pager")}
     rows = {view.job.id: render_template("pages/parts/row.html", view=view) for view in shown["views"]}
     return _news(parts, rows)
 
@@ -211,6 +212,7 @@ def _list() -> dict[str, Any]:
         "states": STATES,
         "kinds": _kinds(),
         "notices": _notices(service, counts),
+        "failures": failures.shown(service, wanted.project_id) if wanted.state == "failed" else [],
     }
 
 

@@ -144,6 +144,13 @@ class Service:
             return False
         return True
 
+    def enqueue_many(self, jobs: Sequence[Job], new: bool = False) -> None:
+        """As `enqueue`, but does not wait for it where there are many jobs."""
+        if len(jobs) > ENQUEUED_AT_ONCE:
+            threading.Thread(target=self.enqueue, args=(jobs, new), name="enqueue", daemon=True).start()
+        elif jobs:
+            self.enqueue(jobs, new)
+
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: a waiting one leaves the queue, a running one stops at its next frame."""
         job = self.store.cancel_job(job_id)
@@ -253,10 +260,7 @@ class Service:
                 requests.append(self._rejected(project, task, error, config))
         added = self.store.add_jobs(requests)
         new = [job for job, created in added if created and job.state == "queued"]
-        if len(new) > ENQUEUED_AT_ONCE:
-            threading.Thread(target=self.enqueue, args=(new, True), name="enqueue", daemon=True).start()
-        elif new:
-            self.enqueue(new, new=True)
+        self.enqueue_many(new, new=True)
         for (job, created), request, task in zip(added, requests, tasks, strict=True):
             if not created and not request.error:
                 try:

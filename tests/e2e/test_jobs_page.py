@@ -208,6 +208,26 @@ def test_a_failed_job_is_retried_and_a_new_one_appears_by_itself(page: Page, sit
     expect(row(page, other)).to_contain_text("one more", timeout=10_000)
 
 
+def test_all_that_failed_for_one_reason_is_retried_after_a_question(
+    page: Page, site: Site, tiny_clip: Any, pictures: Path
+) -> None:
+    jobs = [site.ask(tiny_clip.path, f"square number {number}") for number in range(3)]
+    for number, job in enumerate(jobs):
+        run = site.store.start_run(job.id) or ""
+        error = f"Label Studio does not answer at http://127.0.0.1:80{number}: connection refused."
+        site.store.fail(job.id, run, error, "Start Label Studio.")
+    page.goto(site.url("/page/jobs?state=failed"))
+    reason = page.locator("#part-failures li", has_text="does not answer")
+    expect(reason).to_contain_text("3 jobs")
+    reason.get_by_text("Retry all 3…").click()
+    page.screenshot(path=pictures / "jobs-failures.png")
+    assert {site.store.job(job.id).state for job in jobs} == {"failed"}
+    reason.get_by_role("button", name="Yes, retry 3 jobs").click()
+    expect(page.locator("#said")).to_have_text("3 jobs are queued")
+    expect(reason).to_have_count(0)
+    assert {site.store.job(job.id).state for job in jobs} == {"queued"}
+
+
 def test_the_page_of_a_job_follows_it_to_its_end(page: Page, site: Site, tiny_clip: Any) -> None:
     job = site.ask(tiny_clip.path, "the red square")
     page.goto(site.url(f"/page/jobs/{job.id}"))

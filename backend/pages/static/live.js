@@ -92,7 +92,7 @@ export function actHere(done) {
         method: "POST", body: new URLSearchParams(new FormData(event.target)), headers: {Accept: "application/json"},
       });
       const told = await answer.json();
-      say(answer.ok ? `${button.textContent.trim()}: the job is ${told.state}.` : `${told.error} ${told.remedy}`, !answer.ok);
+      say(answer.ok ? told.said ?? `${button.textContent.trim()}: the job is ${told.state}.` : `${told.error} ${told.remedy}`, !answer.ok);
     } catch (error) {
       say("The backend does not answer.", true);
     }

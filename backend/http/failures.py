@@ -1,0 +1,55 @@
+"""Failures over HTTP: what failed and why, by reason, and how to retry all that failed for one reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, current_app, jsonify
+
+from backend.http.jobs import number_argument
+from backend.service.failures import retry_group
+from backend.service.service import Service
+from backend.store.failures import FailureGroup
+
+blueprint = Blueprint("failures", __name__)
+
+
+@blueprint.get("/failures")
+def failures() -> Response:
+    """All failures by reason, the largest group first; `?project=` (Label Studio's id) chooses."""
+    service = _service()
+    groups = service.store.failures.groups(_project_id(service))
+    return jsonify(failures=[_form(service, group) for group in groups])
+
+
+@blueprint.post("/failures/<key>/retry")
+def retry(key: str) -> Response:
+    """Retry all that failed for one reason: jobs are queued again, deliveries made again; `?project=` as above."""
+    service = _service()
+    group, did = retry_group(service, key, _project_id(service))
+    return jsonify(key=group.key, jobs=did.jobs, deliveries=did.deliveries)
+
+
+def _form(service: Service, group: FailureGroup) -> dict[str, Any]:
+    redact = service.settings.redact
+    return {
+        "key": group.key,
+        "trouble": group.trouble,
+        "count": len(group.job_ids),
+        "error": redact(group.error),
+        "remedy": redact(group.remedy),
+        "same_words": group.same_words,
+        "retryable": group.retryable,
+        "newest_at": group.newest.isoformat(),
+        "newest_job": group.job_ids[0],
+    }
+
+
+def _project_id(service: Service) -> int | None:
+    project = number_argument("project")
+    return None if project is None else service.store.label_studio_project(project).id
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["trajseg"]
+    return service

@@ -1,0 +1,37 @@
+"""The failures in the jobs page: each reason with its count, and one button that retries all of it."""
+
+from __future__ import annotations
+
+from flask import Blueprint, current_app, jsonify, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from backend.pages import guard
+from backend.service.failures import retry_group
+from backend.service.service import Service
+from backend.store.failures import FailureGroup
+
+blueprint = Blueprint("failures", __name__, url_prefix="/failures")
+MOST_REASONS = 12
+"""Reasons shown; the list of jobs has the others."""
+
+
+def shown(service: Service, project_id: int | None) -> list[FailureGroup]:
+    """What the page shows of the failures.
+
+    Args:
+        project_id: the store's own id; None: all projects.
+    """
+    return service.store.failures.groups(project_id)[:MOST_REASONS]
+
+
+@blueprint.post("/<key>/retry")
+def retry(key: str) -> ResponseReturnValue:
+    """Retry all that failed for one reason; the form names the project (the store's id) where one is chosen."""
+    service: Service = current_app.extensions["trajseg"]
+    guard.check_token(service.settings, request.form.get(guard.TOKEN_FIELD, ""))
+    project = request.args.get("project", "")
+    _, did = retry_group(service, key, int(project) if project.isdecimal() and len(project) < 10 else None)
+    if request.accept_mimetypes.best == "application/json":
+        told = f"{did.jobs} jobs are queued" if did.jobs else f"{did.deliveries} results are delivered again"
+        return jsonify(said=told)
+    return redirect(url_for("pages.jobs", state="failed", project=project or None), 303)

@@ -1,0 +1,143 @@
+"""Failures: failed jobs and undeliverable results, grouped by reason, to be looked at and retried together."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select, update
+
+from backend.store.database import Database
+from backend.store.models import Delivery, Job, PartialFrames, Track, now
+
+REJECTED, FAILED, UNDELIVERED = "rejected", "failed", "undelivered"
+"""What is wrong with the jobs of a group: their task lacks something, they failed, their result cannot be delivered."""
+AT_ONCE = 500
+"""Jobs in one transaction."""
+
+_VARIABLE = re.compile(
+    r"https?://\S+|[\"'`][^\"'`]{1,400}[\"'`]"  # addresses and what is quoted
+    r"|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}"  # ids
+    r"|(?:\S*/)+\S*|\S+\.(?:mp4|webm|mkv|mov|avi|jpg|png)\b"  # files
+    r"|\d+(?:\.\d+)?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Failures with one reason.
+
+    Attributes:
+        key: names the group; failures of the same reason get the same key later, too.
+        trouble: REJECTED, FAILED or UNDELIVERED.
+        error, remedy: of the newest failure.
+        same_words: all have just this error; otherwise numbers, names or addresses in it differ.
+        job_ids: the newest failure first.
+        newest: when the newest one failed.
+    """
+
+    key: str
+    trouble: str
+    error: str
+    remedy: str
+    same_words: bool
+    job_ids: tuple[str, ...]
+    newest: datetime
+
+    @property
+    def retryable(self) -> bool:
+        """A rejected job lacks something that only its task can give it."""
+        return self.trouble != REJECTED
+
+
+def pattern(error: str) -> str:
+    """What errors with the same reason share: the words without numbers, names, files and addresses."""
+    return " ".join(_VARIABLE.sub("…", error).split())
+
+
+class Failures:
+    """Reads and retries what failed; safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def groups(self, project_id: int | None = None) -> list[FailureGroup]:
+        """All failures by reason, the largest group first.
+
+        Args:
+            project_id: the store's own id; None: all projects.
+        """
+        failed = select(Job.id, Job.error, Job.remedy, Job.finished_at, Job.params).where(Job.state == "failed")
+        undelivered = (
+            select(Job.id, Delivery.last_error, Delivery.next_attempt_at)
+            .join(Delivery, Delivery.job_id == Job.id)
+            .where(Job.state == "done", Delivery.state == "failed")
+        )
+        if project_id is not None:
+            failed, undelivered = (query.where(Job.project_id == project_id) for query in (failed, undelivered))
+        found: list[tuple[str, str, str, str, datetime]] = []
+        with self.database.read() as session:
+            for job_id, error, remedy, moment, params in session.execute(failed):
+                trouble = REJECTED if (params or {}).get("rejected") else FAILED
+                found.append((trouble, job_id, error, remedy, moment or now()))
+            for job_id, error, moment in session.execute(undelivered):
+                found.append((UNDELIVERED, job_id, error, "", moment))
+        return _grouped(found)
+
+    def group(self, key: str, project_id: int | None = None) -> FailureGroup | None:
+        """One group; None where nothing fails for that reason any more."""
+        return next((group for group in self.groups(project_id) if group.key == key), None)
+
+    def queue_again(self, job_ids: Sequence[str]) -> list[Job]:
+        """Queue those of the jobs that are failed still, as new; returns them. The caller puts them into the queue."""
+        queued: list[Job] = []
+        for ids in _parts(job_ids):
+            with self.database.write() as session:
+                jobs = session.scalars(select(Job).where(Job.id.in_(ids), Job.state == "failed").with_for_update()).all()
+                here = [job.id for job in jobs]
+                for table in (Track, Delivery, PartialFrames):
+                    session.execute(delete(table).where(table.job_id.in_(here)))
+                for job in jobs:
+                    job.reset()
+                queued += jobs
+        return queued
+
+    def deliver_again(self, job_ids: Sequence[str]) -> int:
+        """Make the deliveries of these jobs that were given up due now; returns how many."""
+        count = 0
+        for ids in _parts(job_ids):
+            again = update(Delivery).where(Delivery.job_id.in_(ids), Delivery.state == "failed")
+            with self.database.write() as session:
+                changed: Any = session.execute(again.values(state="pending", attempts=0, next_attempt_at=now()))
+                count += int(changed.rowcount)
+        return count
+
+
+def _parts(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (job_ids[start : start + AT_ONCE] for start in range(0, len(job_ids), AT_ONCE))
+
+
+def _grouped(found: Iterable[tuple[str, str, str, str, datetime]]) -> list[FailureGroup]:
+    groups: dict[tuple[str, str], list[tuple[str, str, str, datetime]]] = {}
+    for trouble, job_id, error, remedy, moment in found:
+        groups.setdefault((trouble, pattern(error)), []).append((job_id, error, remedy, moment))
+    made = []
+    for (trouble, words), members in groups.items():
+        members.sort(key=lambda member: member[3], reverse=True)
+        made.append(
+            FailureGroup(
+                key=hashlib.sha256(f"{trouble} {words}".encode()).hexdigest()[:16],
+                trouble=trouble,
+                error=members[0][1],
+                remedy=members[0][2],
+                same_words=len({member[1] for member in members}) == 1,
+                job_ids=tuple(member[0] for member in members),
+                newest=members[0][3],
+            )
+        )
+    return sorted(made, key=lambda group: (-len(group.job_ids), group.key))

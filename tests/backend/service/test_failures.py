@@ -1,0 +1,149 @@
+"""All that failed for one reason is retried together: jobs as well as deliveries, over HTTP and on the jobs page."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from flask.testing import FlaskClient
+
+from backend.queue import JobQueue
+from backend.store import Job, Store
+from backend.store.failures import pattern
+from trajseg.tracks import Result
+
+AWAY = "Label Studio does not answer at http://127.0.0.1:{}: [Errno 111] Connection refused."
+Fail = Callable[..., Job]
+
+
+@pytest.fixture
+def fail(client: FlaskClient, store: Store, predict_body) -> Fail:  # type: ignore[no-untyped-def]
+    """Ask for a task's prediction and have the job fail."""
+
+    def failed(task: int, error: str, remedy: str = "Look there.") -> Job:
+        client.post("/predict", json=predict_body(task))
+        job = store.jobs(task_id=task)[0]
+        store.fail(job.id, store.start_run(job.id) or "", error, remedy)
+        return store.job(job.id)
+
+    return failed
+
+
+@pytest.fixture
+def undelivered(client: FlaskClient, store: Store, predict_body, result: Result) -> Job:  # type: ignore[no-untyped-def]
+    """A done job whose delivery was given up."""
+    client.post("/predict", json=predict_body(50))
+    job = store.jobs(task_id=50)[0]
+    delivery = store.finish(job.id, store.start_run(job.id) or "", result)
+    assert delivery
+    store.delivery_failed(delivery.id, "The prediction does not fit the project.", None)
+    return job
+
+
+def test_failures_are_grouped_by_reason_whatever_number_name_or_address_differs(
+    client: FlaskClient, store: Store, fail: Fail, undelivered: Job
+) -> None:
+    for task in range(3):
+        fail(task + 1, AWAY.format(8080 + task))
+    fail(9, "The video clip 1.mp4 has 4000 frames, 3600 are allowed.")
+    client.post("/predict", json={**_without_video(10)})
+    groups = client.get("/failures").json["failures"]
+    assert [(one["count"], one["trouble"], one["retryable"]) for one in groups][0] == (3, "failed", True)
+    assert groups[0]["error"] == AWAY.format(8082)
+    assert groups[0]["same_words"] is False
+    told = {one["trouble"]: one for one in groups[1:] if one["trouble"] != "failed"}
+    assert told["undelivered"]["retryable"] is True
+    assert told["rejected"]["retryable"] is False
+    assert client.get("/failures?project=7").json["failures"] == groups
+    assert client.get("/failures?project=8").status_code == 404
+
+
+def test_one_request_retries_all_of_one_reason_and_nothing_else(
+    client: FlaskClient, store: Store, queue: JobQueue, fail: Fail
+) -> None:
+    away = [fail(task, AWAY.format(task)) for task in range(1, 41)]
+    other = fail(90, "The link is dead.")
+    key = client.get("/failures").json["failures"][0]["key"]
+    assert client.post(f"/failures/{key}/retry").json == {"key": key, "jobs": 40, "deliveries": 0}
+    assert {store.job(job.id).state for job in away} == {"queued"}
+    assert store.job(other.id).state == "failed"
+    assert store.job(away[0].id).error == ""
+    for _ in range(100):
+        if all(queue.holds(job.id) for job in away):
+            break
+        time.sleep(0.02)
+    assert all(queue.holds(job.id) for job in away)
+    again = client.post(f"/failures/{key}/retry")
+    assert (again.status_code, again.json["error"]) == (400, "No job fails for this reason any more.")
+
+
+def test_a_result_that_could_not_be_delivered_is_delivered_again_not_computed(
+    client: FlaskClient, store: Store, undelivered: Job
+) -> None:
+    [group] = client.get("/failures").json["failures"]
+    did = client.post(f"/failures/{group['key']}/retry").json
+    assert (did["jobs"], did["deliveries"]) == (0, 1)
+    assert store.job(undelivered.id).state == "done"
+    delivery = store.delivery(undelivered.id)
+    assert delivery and (delivery.state, delivery.attempts) == ("pending", 0)
+    assert client.get("/failures").json["failures"] == []
+
+
+def test_a_rejected_job_is_not_retried_since_its_task_lacks_something(client: FlaskClient, store: Store) -> None:
+    client.post("/predict", json=_without_video(1))
+    [group] = client.get("/failures").json["failures"]
+    answer = client.post(f"/failures/{group['key']}/retry")
+    assert answer.status_code == 400
+    assert "has no video" in answer.json["error"]
+    assert store.jobs()[0].state == "failed"
+
+
+def test_the_page_of_failed_jobs_says_how_many_fail_for_which_reason_and_retries_them_after_a_question(
+    client: FlaskClient, store: Store, fail: Fail
+) -> None:
+    jobs = [fail(task, AWAY.format(task), "Start `label-studio`.") for task in (1, 2, 3)]
+    assert "Why they failed" not in client.get("/page/jobs").text
+    page = client.get("/page/jobs?state=failed").text
+    words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "Why they failed 3 jobs Label Studio does not answer" in words
+    assert "numbers and names differ" in words
+    assert "Retry all 3… Yes, retry 3 jobs" in words
+    action = re.search(r'formaction="(/page/failures/[^"]+)"', page)
+    token = re.search(r'name="token" value="([^"]+)"', page)
+    assert action and token
+    assert client.post(action[1]).status_code == 403
+    assert {store.job(job.id).state for job in jobs} == {"failed"}
+    answer = client.post(action[1], data={"token": token[1]})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/page/jobs?state=failed")
+    assert {store.job(job.id).state for job in jobs} == {"queued"}
+    news = client.get("/page/jobs.json?state=failed").json
+    assert news["parts"]["failures"]["html"].strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("The video a.mp4 has 10 frames.", "The video b.webm has 2000 frames."),
+        ("`/data/upload/1/a b.mp4` is gone.", "`/data/upload/22/c.mp4` is gone."),
+        ("https://a.example/x?y=1 answers 404", "http://b.example/z answers 404"),
+        ("Job 6483cbe0-1111-4222-8333-123456789abc is gone.", "Job 00000000-aaaa-4222-8333-123456789abc is gone."),
+    ],
+)
+def test_a_pattern_has_no_names_in_it(one: str, other: str) -> None:
+    assert pattern(one) == pattern(other)
+
+
+def test_two_reasons_have_two_patterns() -> None:
+    assert pattern("The link is dead.") != pattern("The link is slow.")
+
+
+def _without_video(task: int) -> dict[str, object]:
+    from label_config import fill
+
+    return {
+        "tasks": [{"id": task, "data": {"instruction": "the red square"}}],
+        "project": "7.1795422572",
+        "label_config": fill("mask"),
+    }
