@@ -78,7 +78,9 @@ def jobs() -> ResponseReturnValue:
 def jobs_news() -> ResponseReturnValue:
     """The parts of the list that differ from those whose marks stand in `?have=`; 304 where nothing does."""
     shown = _list()
-    parts = {name: render_template(f"pages/parts/{name}.html", **shown) for name in ("tabs", "notices", "failures", "pager")}
+    parts = {
+        name: render_template(f"pages/parts/{name}.html", **shown) for name in ("tabs", "notices", "failures", "pager")
+    }
     rows = {view.job.id: render_template("pages/parts/row.html", view=view) for view in shown["views"]}
     return _news(parts, rows)
 

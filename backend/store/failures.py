@@ -98,7 +98,9 @@ class Failures:
         queued: list[Job] = []
         for ids in _parts(job_ids):
             with self.database.write() as session:
-                jobs = session.scalars(select(Job).where(Job.id.in_(ids), Job.state == "failed").with_for_update()).all()
+                jobs = session.scalars(
+                    select(Job).where(Job.id.in_(ids), Job.state == "failed").with_for_update()
+                ).all()
                 here = [job.id for job in jobs]
                 for table in (Track, Delivery, PartialFrames):
                     session.execute(delete(table).where(table.job_id.in_(here)))
