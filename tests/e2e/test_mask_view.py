@@ -15,6 +15,11 @@ from trajseg.tracks import rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 SHAPES, REAL = 0, 1
+# Where the picture is drawn, and the box of the page that cuts off whatever is outside of it.
+PICTURE_AND_FRAME = """() => {
+    const stage = document.querySelector('.konvajs-content');
+    const picture = [...document.querySelectorAll('img')].filter(e => e.getBoundingClientRect().width > 200)[0];
+    return [picture, stage.parentElement.parentElement].map(e => e.getBoundingClientRect().toJSON()) }"""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,24 @@ def test_regions_in_the_page_are_on_the_right_frames_with_the_right_labels(shape
     assert shown.keys() == expected.keys()
     for place, mask in expected.items():
         assert np.array_equal(shown[place], mask), place
+
+
+@pytest.mark.parametrize("width", [1280, 1440, 1920])
+def test_the_whole_of_each_picture_is_seen_at_every_width_of_the_window(width, shapes, asked, editor):
+    """Label Studio gives pictures 2 to n the width of the whole column and forgets the bar beside them."""
+    editor.page.set_viewport_size({"width": width, "height": 1000})
+    try:
+        editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
+        for position in (0, 1, len(shapes.frame_index) - 1):
+            editor.show_frame(position)
+            picture, frame = editor.page.evaluate(PICTURE_AND_FRAME)
+            assert picture["width"] > 300
+            for side in ("left", "top", "right", "bottom"):
+                inside = picture[side] - frame[side] if side in ("left", "top") else frame[side] - picture[side]
+                assert inside > -1.5, (position, side, picture, frame)
+        editor.screenshot(f"mask-width-{width}")
+    finally:
+        editor.page.set_viewport_size({"width": 1440, "height": 1000})
 
 
 def test_masks_are_painted_on_the_screen_where_the_store_has_them(shapes, asked, editor):

@@ -50,7 +50,7 @@ def test_failures_are_grouped_by_reason_whatever_number_name_or_address_differs(
     fail(9, "The video clip 1.mp4 has 4000 frames, 3600 are allowed.")
     client.post("/predict", json={**_without_video(10)})
     groups = client.get("/failures").json["failures"]
-    assert [(one["count"], one["trouble"], one["retryable"]) for one in groups][0] == (3, "failed", True)
+    assert (groups[0]["count"], groups[0]["trouble"], groups[0]["retryable"]) == (3, "failed", True)
     assert groups[0]["error"] == AWAY.format(8082)
     assert groups[0]["same_words"] is False
     told = {one["trouble"]: one for one in groups[1:] if one["trouble"] != "failed"}
@@ -87,7 +87,8 @@ def test_a_result_that_could_not_be_delivered_is_delivered_again_not_computed(
     assert (did["jobs"], did["deliveries"]) == (0, 1)
     assert store.job(undelivered.id).state == "done"
     delivery = store.delivery(undelivered.id)
-    assert delivery and (delivery.state, delivery.attempts) == ("pending", 0)
+    assert delivery
+    assert (delivery.state, delivery.attempts) == ("pending", 0)
     assert client.get("/failures").json["failures"] == []
 
 
@@ -112,7 +113,8 @@ def test_the_page_of_failed_jobs_says_how_many_fail_for_which_reason_and_retries
     assert "Retry all 3… Yes, retry 3 jobs" in words
     action = re.search(r'formaction="(/page/failures/[^"]+)"', page)
     token = re.search(r'name="token" value="([^"]+)"', page)
-    assert action and token
+    assert action
+    assert token
     assert client.post(action[1]).status_code == 403
     assert {store.job(job.id).state for job in jobs} == {"failed"}
     answer = client.post(action[1], data={"token": token[1]})
