@@ -112,8 +112,12 @@ class JobQueue:
         self._lock = threading.Lock()
         self._quiet_until = 0.0
 
-    def enqueue(self, job: Job) -> None:
-        """Queue a job unless it is queued already; one that waits in another queue moves."""
+    def enqueue(self, job: Job, at_front: bool = False) -> None:
+        """Queue a job unless it is queued already; one that waits in another queue moves.
+
+        Args:
+            at_front: before the others in its queue; for a job that has begun already and was preempted.
+        """
         with self._asking():
             held = self._held(job.id)
             if held is not None:
@@ -123,7 +127,7 @@ class JobQueue:
                     return
                 _delete(held)
             try:
-                self._queues[job.queue].enqueue_call(RUN, **self._terms(job), unique=True)
+                self._queues[job.queue].enqueue_call(RUN, **self._terms(job), unique=True, at_front=at_front)
             except DuplicateJobError:
                 # Somebody else queued it between our look and our write.
                 return

@@ -19,6 +19,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 from uuid import uuid4
@@ -31,7 +32,7 @@ from rq.serializers import JSONSerializer
 from backend.queue import EntryJob, JobQueue
 from backend.settings import HEARTBEAT_SECONDS, Settings
 from backend.store.kinds import QUEUES
-from trajseg.errors import QueueError
+from trajseg.errors import QueueError, TrajSegError
 from worker import run as jobs
 
 log = logging.getLogger("trajseg.worker")
@@ -46,6 +47,8 @@ FIRST_CONTACT_SECONDS = 60.0
 
 QUEUE_WAIT_SECONDS = 5.0
 """The longest pause before Redis is tried again."""
+SHARE_SECONDS = 60.0
+"""So long people may keep a worker busy before a prelabel has a turn."""
 WORKER_TTL_SECONDS = 30
 """RQ waits 15 s less for a job, and 10 s more than that for an answer: so long a Redis that hangs is waited for."""
 
@@ -55,24 +58,45 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
 
     Attributes:
         stopping: set by the first signal that asks the worker to end.
+        queue_again: called after each job, to queue those that made way.
         emptied: the queues were empty, so a burst is over; RQ ends its loop for errors in the same way.
     """
 
     max_connection_wait_time = QUEUE_WAIT_SECONDS
 
-    def __init__(self, *args: Any, stopping: threading.Event | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        stopping: threading.Event | None = None,
+        queue_again: Callable[[], None] = lambda: None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.stopping = stopping or threading.Event()
+        self.queue_again = queue_again
         self.emptied = False
+        self._first = list(self._ordered_queues)
+        self._busy = 0.0
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.stopping.set()
         super().request_stop(signum, frame)
 
     def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> tuple[EntryJob, Queue] | None:
+        self._ordered_queues = self._order()
         found: tuple[EntryJob, Queue] | None = super().dequeue_job_and_maintain_ttl(*args, **kwargs)
         self.emptied = found is None
         return found
+
+    def _order(self) -> list[Queue]:
+        """The queues in the order in which they are looked at for the next job.
+
+        The first one goes first; after SHARE_SECONDS of its jobs the second one has a turn, or nothing in it would
+        ever get done while people keep the first one full.
+        """
+        if self._busy < SHARE_SECONDS:
+            return self._first
+        return [self._first[1], self._first[0], *self._first[2:]]
 
     def subscribe(self) -> None:
         # Commands come by signals and through the store, never from whoever can write to Redis.
@@ -84,7 +108,11 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
         except DeserializationError as error:
             # RQ files it under the failed jobs; it is never called.
             log.error("job %s in the queue %s is refused: %s", job.id, queue.name, error or "it is not JSON")
+        started = time.monotonic()
         super().execute_job(job, queue)
+        self._busy = self._busy + time.monotonic() - started if queue.name == self._first[0].name else 0.0
+        # Not from within the job: RQ deletes the record of a job that has just ended.
+        self.queue_again()
 
     def set_shutdown_requested_date(self) -> None:
         # Runs inside a signal handler, in the middle of a job: it must not fail because Redis is gone.
@@ -96,7 +124,11 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
             super().teardown()
 
 
-def resident_worker(connection: redis.Redis, stopping: threading.Event | None = None) -> ResidentWorker:
+def resident_worker(
+    connection: redis.Redis,
+    stopping: threading.Event | None = None,
+    queue_again: Callable[[], None] = lambda: None,
+) -> ResidentWorker:
     """A worker on all queues that runs nothing but jobs of the store."""
     return ResidentWorker(
         list(QUEUES),
@@ -105,6 +137,7 @@ def resident_worker(connection: redis.Redis, stopping: threading.Event | None = 
         serializer=JSONSerializer,
         worker_ttl=WORKER_TTL_SECONDS,
         stopping=stopping,
+        queue_again=queue_again,
     )
 
 
@@ -143,7 +176,7 @@ def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool)
         started, emptied = time.monotonic(), False
         try:
             # RQ asks Redis for the worker's own address already here.
-            worker = resident_worker(connection, resident.stopping)
+            worker = resident_worker(connection, resident.stopping, lambda: _queue_again(resident))
             worker.work(burst=burst, logging_level="WARNING")
             emptied = worker.emptied
         except redis.RedisError as error:
@@ -158,6 +191,23 @@ def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool)
             resident.stopping.wait(pause)
         except StopRequested:
             return
+
+
+def _queue_again(resident: jobs.Resident) -> None:
+    """Put jobs that made way to the front of their queues; where that fails the reconciler queues them."""
+    if not resident.preempted:
+        return
+    queue = JobQueue(resident.settings.redis_url, resident.settings.job_timeout_seconds)
+    try:
+        while resident.preempted:
+            job = resident.store.job(resident.preempted.pop())
+            if job.state == "queued":
+                queue.enqueue(job, at_front=True)
+    except TrajSegError as error:
+        log.info("a job that made way is queued later: %s", error)
+    finally:
+        resident.preempted.clear()
+        queue.close()
 
 
 class Pulse:

@@ -41,8 +41,9 @@ from trajseg.errors import (
 )
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
-from worker.kinds.base import JobContext, PostponedError
+from worker.kinds.base import JobContext, PreemptedError
 from worker.kinds.registry import work_of
+from worker.turn import Turn
 
 log = logging.getLogger("trajseg.worker")
 
@@ -65,6 +66,8 @@ class Resident:
     engine: Engine
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set once the worker was asked to end."""
+    preempted: list[str] = field(default_factory=list)
+    """Jobs that made way and are not in the queue yet."""
     courier: Courier = field(init=False)
     hand: Hand = field(init=False)
 
@@ -136,9 +139,10 @@ def run(job_id: str) -> None:
         _give_back_patiently(this)
     except LabelStudioError as error:
         _put_off(resident, job, token, error)
-    except PostponedError as error:
-        log.info("job %s waits again: %s", job_id, error.message)
-        resident.store.postpone(job_id, token)
+    except PreemptedError as error:
+        log.info("job %s: %s", job_id, error.message)
+        if resident.store.postpone(job_id, token):
+            resident.preempted.append(job_id)
     except TrajSegError as error:
         _fail(resident, job_id, token, error.message, error.remedy)
     except JobTimeoutException:
@@ -178,6 +182,7 @@ class _Run(JobContext[JobParams]):
         self.job = job
         self.token = token
         self.timings: dict[str, float] = {}
+        self._turn = Turn(resident.store, job, resident.settings.stale_after_seconds)
         self._stack = ExitStack()
         self._clip: Clip | None = None
 
@@ -236,6 +241,9 @@ class _Run(JobContext[JobParams]):
     def cancelled(self) -> bool:
         job = self.store.job(self.job.id)
         return job.state != "running" or job.run_token != self.token
+
+    def preempted(self, done: int = 0, total: int = 0) -> bool:
+        return self._turn.is_over(done, total)
 
     def result_of(self, job_id: str | None) -> Result | None:
         if job_id is None:

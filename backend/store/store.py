@@ -20,6 +20,7 @@ from backend.store.kinds import job_kind, params_of
 from backend.store.models import Delivery, Job, Project, Track, new_id, now
 from backend.store.notes import JobNotes
 from backend.store.partial import PartialFrameStore, drop_partial_frames
+from backend.store.preemption import Preemption
 from backend.store.request import JobRequest
 from backend.store.runs import DatabaseNow, database_now, get_job, running_job
 from backend.store.superseded import Superseded
@@ -51,6 +52,7 @@ class Store:
         self.partial = PartialFrameStore(self.database)
         self.superseded = Superseded(self.database)
         self.failures = Failures(self.database)
+        self.preemption = Preemption(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""
@@ -230,12 +232,6 @@ class Store:
         with self.database.write() as session:
             changed: Any = session.execute(update(Job).where(newest).values(runs=Job.runs - 1))
             return bool(changed.rowcount)
-
-    def waiting(self, queues: Sequence[str]) -> int:
-        """How many jobs are queued in these queues."""
-        query = select(func.count()).select_from(Job).where(Job.state == "queued", Job.queue.in_(queues))
-        with self.database.read() as session:
-            return session.scalar(query) or 0
 
     def retry_job(self, job_id: str, queue: str | None = None, params: Mapping[str, Any] | None = None) -> Job:
         """Queue a finished job anew (its old result is dropped); an unfinished one only changes its queue.

@@ -11,7 +11,7 @@ Rules:
   training step; that is where a cancelled or lost run ends, with CancelledError or StaleRunError: let both through.
 * A heartbeat goes on beside `do`, so work that cannot count anything does not look dead.
 * What `do` raises fails the job: a TrajSegError with its own message and remedy, anything else with a general remedy.
-* A long job may raise PostponedError when others wait: its state is its own to keep, and it is run again later.
+* A long job keeps what it has done, and raises PreemptedError when `context.preempted` says so: it is run again later.
 * `do` may run again from the start after a worker died. What it writes outside of the store must bear that.
 * The outcome is stored in one transaction, and only if this run is still the newest.
 """
@@ -35,8 +35,8 @@ from trajseg.video import Clip
 Params = TypeVar("Params", bound=JobParams)
 
 
-class PostponedError(TrajSegError):
-    """A run makes way for other jobs. The job goes back to its queue, and this run does not count as a try."""
+class PreemptedError(TrajSegError):
+    """A run makes way for other jobs. The job goes back to the front of its queue; this run does not count as a try."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,13 @@ class JobContext(ABC, Generic[Params]):
     @abstractmethod
     def cancelled(self) -> bool:
         """Whether the run has been cancelled or replaced; for work that must clean up before it stops."""
+
+    @abstractmethod
+    def preempted(self, done: int = 0, total: int = 0) -> bool:
+        """Whether this run should make way now, after `done` of `total` steps.
+
+        With a total the run has had its turn first (see worker.turn.Turn), without one it makes way at once.
+        """
 
     @abstractmethod
     def result_of(self, job_id: str | None) -> Result | None:

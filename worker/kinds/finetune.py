@@ -26,15 +26,13 @@ from trajseg.errors import InputError, TrajSegError
 from trajseg.files import write_json
 from trajseg.training.child import DECISION, ERROR, FAILED, PROGRESS, STOP, STOPPED
 from worker.child import spawn, stop
-from worker.kinds.base import JobContext, JobOutcome, PostponedError
+from worker.kinds.base import JobContext, JobOutcome, PreemptedError
 
 log = logging.getLogger("trajseg.worker")
 
 POLL_SECONDS = 0.5
 SAVING_SECONDS = 120.0
 """How long the child may take for its last step and its state."""
-FIRST_QUEUES = ("interactive", "prelabel")
-"""Jobs that wait there go before a training."""
 LAST_LINES = 5
 
 
@@ -98,7 +96,7 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
     """Runs the child until it is done.
 
     Raises:
-        PostponedError: other jobs wait; the child has saved its state.
+        PreemptedError: other jobs wait; the child has saved its state.
         TrajSegError: the child failed.
     """
     for name in (STOP, ERROR, DECISION):
@@ -111,13 +109,14 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
             while child.poll() is None:
                 time.sleep(POLL_SECONDS)
                 _tell(context, work)
-                if context.store.waiting(FIRST_QUEUES) and not (work / STOP).exists():
+                # At once: a training has the time in which nobody needs the worker.
+                if context.preempted() and not (work / STOP).exists():
                     (work / STOP).touch()
                     _wait(child)
         finally:
             stop(child, seconds=1.0)
     if child.returncode == STOPPED:
-        raise PostponedError("The training makes way for other jobs.")
+        raise PreemptedError("The training makes way for other jobs.")
     if child.returncode == FAILED:
         form = json.loads((work / ERROR).read_text(encoding="utf-8"))
         raise TrajSegError(form["error"], form["remedy"])

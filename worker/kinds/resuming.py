@@ -1,4 +1,4 @@
-"""Resuming: frames are kept in the store while they are drawn, and the run after a death goes on from there."""
+"""Resuming: frames are kept in the store while they are drawn; the run after a death or a preemption goes on there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trajseg.engines.base import FrameMasks, RunContext
 from trajseg.errors import InputError
 from trajseg.tracks import Result
 from trajseg.video import Clip
-from worker.kinds.base import JobContext
+from worker.kinds.base import JobContext, PreemptedError
 
 log = logging.getLogger("trajseg.worker")
 
@@ -25,12 +25,17 @@ def segmented(context: JobContext[Any], instruction: str) -> Result:
     """The tracks of what an instruction means in the job's clip.
 
     Frames that an earlier run of the job has drawn are not drawn again, if the engine, the clip's content and the
-    instruction are still the same.
+    instruction are still the same. Between frames the run makes way for jobs that go first, unless the engine cannot
+    go on from kept frames.
+
+    Raises:
+        PreemptedError: others go first; what is drawn so far is kept.
     """
     kept = KeptFrames(context, instruction)
     done = kept.read()
     segmentation = context.engine.segment(context.clip, instruction, RunContext(done=done, progress=context.progress))
-    if done and not segmentation.frames_done:
+    resumes = not done or segmentation.frames_done > 0
+    if not resumes:
         log.info("job %s starts over: the engine means other objects now", context.job.id)
         kept.clear()
     elif done:
@@ -39,6 +44,9 @@ def segmented(context: JobContext[Any], instruction: str) -> Result:
         for frame in segmentation:
             kept.add(frame)
             context.progress(segmentation.frames_done, len(context.clip))
+            if resumes and not kept.full and context.preempted(segmentation.frames_done, len(context.clip)):
+                kept.flush()
+                raise PreemptedError(f"it makes way after {segmentation.frames_done} of {len(context.clip)} frames.")
     except SystemExit:
         # The worker is stopping; the job goes back to the queue.
         kept.flush()
@@ -47,14 +55,18 @@ def segmented(context: JobContext[Any], instruction: str) -> Result:
 
 
 class KeptFrames:
-    """The frames of one run on their way into the store, a chunk at a time."""
+    """The frames of one run on their way into the store, a chunk at a time.
+
+    Attributes:
+        full: the store takes no more frames of this job; a run after this one would draw the rest again.
+    """
 
     def __init__(self, context: JobContext[Any], instruction: str) -> None:
         self._context, self._instruction = context, instruction
         self._chunk: list[dict[str, Any]] = []
         self._due = time.monotonic() + KEPT_EVERY_SECONDS
         self._key = ""
-        self._full = False
+        self.full = False
 
     @property
     def key(self) -> str:
@@ -86,7 +98,7 @@ class KeptFrames:
 
     def add(self, frame: FrameMasks) -> None:
         """Keep a frame; raises CancelledError or StaleRunError."""
-        if self._full:
+        if self.full:
             return
         self._chunk.append(frame.to_json())
         if time.monotonic() >= self._due:
@@ -96,7 +108,7 @@ class KeptFrames:
         """Write what is not in the store yet; raises as `add`."""
         if self._chunk:
             context = self._context
-            self._full = not context.store.partial.add(context.job.id, context.token, self.key, self._chunk)
+            self.full = not context.store.partial.add(context.job.id, context.token, self.key, self._chunk)
         self._chunk = []
         self._due = time.monotonic() + KEPT_EVERY_SECONDS
 

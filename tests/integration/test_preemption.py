@@ -1,0 +1,94 @@
+"""Corrections do not wait behind a long prelabel, and the prelabel gets done all the same; real worker, real Valkey."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worker_bench import SECONDS, Bench
+
+from trajseg.engines.registry import load_engine
+from trajseg.tracks.region_similarity import region_similarity
+from trajseg.video import open_clip, write_video
+
+pytestmark = pytest.mark.timeout(400)
+FRAMES = 60
+
+
+@pytest.fixture
+def video(bench: Bench) -> Path:
+    """A red square moves right, a blue one down."""
+    pictures = []
+    for index in range(FRAMES):
+        picture = np.full((128, 160, 3), 200, np.uint8)
+        picture[30:62, 8 + index : 40 + index] = (220, 30, 30)
+        picture[60 + index // 2 : 84 + index // 2, 120:144] = (30, 30, 220)
+        pictures.append(picture)
+    bench.video = write_video(bench.video.parent / "sixty.mp4", pictures, 12.0, crf=10)
+    return bench.video
+
+
+def drawn(bench: Bench, job_frames: int) -> int:
+    deadline = time.monotonic() + SECONDS
+    recording = bench.folder / "frames.txt"
+    while not recording.exists() or len(recording.read_text().splitlines()) < job_frames:
+        assert time.monotonic() < deadline, bench.output()
+        time.sleep(0.02)
+    return len(recording.read_text().splitlines())
+
+
+def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(bench: Bench, video: Path) -> None:
+    bench.engine = "recording_engine:build"
+    bench.valkey.start()
+    bench.pace(0.25)
+    bench.worker(RECORDING=str(bench.folder / "frames.txt"))
+    prelabel = bench.ask("the red square")
+    bench.queue.enqueue(prelabel)
+    for _ in range(3):
+        # Nobody but the worker queues the prelabel again: there is no reconciler.
+        bench.wait_for(prelabel, "running")
+        before = drawn(bench, 1)
+        drawn(bench, before + 8)
+        asked = bench.ask(f"the blue square {time.monotonic()}", "interactive")
+        bench.queue.enqueue(asked)
+        bench.wait_for(asked, "running")
+        held = bench.store.job(prelabel.id)
+        assert held.state == "queued", "it waits, and is not done"
+        assert held.runs == 0, "a run that makes way does not count"
+        bench.pace(0)
+        bench.wait_for(asked, "done")
+        bench.pace(0.25)
+    bench.pace(0)
+    bench.wait_for(prelabel, "done")
+    assert bench.output().count("makes way after") == 3
+    assert bench.output().count("goes on after") == 3
+    assert not bench.store.partial.any(prelabel.id)
+    undisturbed = load_engine("trajseg-tiny").segment(open_clip(video), "the red square").result()
+    resumed = bench.store.tracks(prelabel.id)
+    assert len(resumed.tracks) == len(undisturbed.tracks) == 1
+    overlaps = [
+        region_similarity(resumed.tracks[0].mask(index), undisturbed.tracks[0].mask(index)) for index in range(FRAMES)
+    ]
+    assert np.mean(overlaps) > 0.98
+
+
+def test_a_prelabel_gets_done_although_corrections_keep_coming(bench: Bench, video: Path) -> None:
+    bench.engine = "recording_engine:build"
+    bench.valkey.start()
+    bench.pace(0.1)
+    bench.worker(RECORDING=str(bench.folder / "frames.txt"))
+    prelabel = bench.ask("the red square")
+    bench.queue.enqueue(prelabel)
+    bench.wait_for(prelabel, "running")
+    deadline, number = time.monotonic() + SECONDS, 0
+    while bench.store.job(prelabel.id).state != "done":
+        assert time.monotonic() < deadline, bench.output()
+        if not [job for job in bench.store.jobs(state="queued") if job.queue == "interactive"]:
+            number += 1
+            # In a video that is missing: it fails at once.
+            job, _ = bench.store.add_job("prelabel", None, None, f"gone-{number}.mp4", "it", "interactive")
+            bench.queue.enqueue(job)
+        time.sleep(0.05)
+    assert number >= 2
