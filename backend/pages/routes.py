@@ -11,7 +11,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
-from backend.pages import failures, guard, report, tracks, videos
+from backend.pages import failures, guard, models, report, tracks, videos
 from backend.pages.shown import STATES, JobView, with_code
 from backend.service.service import Service
 from backend.store import Job, UnknownJobError
@@ -31,6 +31,7 @@ blueprint = Blueprint(
 )
 blueprint.add_app_template_filter(with_code, "code")
 blueprint.register_blueprint(failures.blueprint)
+blueprint.register_blueprint(models.blueprint)
 
 JOBS_A_PAGE = 25
 MARK_LENGTH = 10

@@ -129,8 +129,18 @@ class JobView:
 
     @property
     def report(self) -> list[tuple[str, str]]:
-        """What a kind of job without tracks leaves behind, by name."""
-        return [(str(name), str(value)) for name, value in ((self.job.result or {}).get("report") or {}).items()]
+        """What a kind of job without tracks leaves behind, by name; a training's decision is shown by itself."""
+        return [(str(name), str(value)) for name, value in self._report.items() if name != "decision"]
+
+    @property
+    def decision(self) -> str:
+        """What the gate said of a training's version; empty for other jobs."""
+        decision = self._report.get("decision")
+        return str(decision.get("reason", "")) if isinstance(decision, dict) else ""
+
+    @property
+    def _report(self) -> dict[str, object]:
+        return (self.job.result or {}).get("report") or {}
 
     @property
     def refined(self) -> dict[str, str]:

@@ -1,0 +1,196 @@
+"""The page of model versions: what was trained for each project, what the gate made of it, and what serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, current_app, redirect, render_template, request, send_file, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import NotFound
+
+from backend.pages import guard
+from backend.service.service import Service
+from backend.store import Project
+from backend.store.models import ModelVersion
+from backend.store.reports import Reports
+
+PICTURE = "differences.png"
+"""Beside an adapter: the clips whose answers changed most, drawn by the training."""
+SHOWN_CLIPS = 12
+
+blueprint = Blueprint("models", __name__, url_prefix="/models")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean gain in J&F over some clips, with its confidence interval."""
+
+    name: str
+    clips: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """One version in the words of the page.
+
+    Args:
+        serves: jobs of its project are done with it from now on.
+        picture: whether PICTURE lies on this machine.
+    """
+
+    version: ModelVersion
+    serves: bool = False
+    picture: bool = False
+
+    @property
+    def badge(self) -> str:
+        """State and look: the style of the job state that stands for it."""
+        if self.serves:
+            return "done"
+        return {"candidate": "running", "refused": "cancelled"}.get(self.version.state, "queued")
+
+    @property
+    def state(self) -> str:
+        """In words; a promoted version that another one has replaced does not serve."""
+        words = {"candidate": "In training", "refused": "Not promoted", "rolled back": "Rolled back"}
+        return "Serves" if self.serves else words.get(self.version.state, "Promoted earlier")
+
+    @property
+    def decision(self) -> Mapping[str, Any]:
+        """The gate's."""
+        return self.version.manifest.get("decision") or {}
+
+    @property
+    def verdict(self) -> str:
+        """What the gate said."""
+        return str(self.decision.get("reason") or self.version.reason)
+
+    @property
+    def by_hand(self) -> str:
+        """What a person decided after the gate; empty where nobody did."""
+        return self.version.reason if self.version.reason != self.verdict else ""
+
+    @property
+    def figures(self) -> list[Figure]:
+        """What the gate measured."""
+        found = []
+        for name, gain, clips in (("Held-out videos", "gain", "project"), ("Base set", "base_gain", "base")):
+            if interval := self.decision.get(gain):
+                clip_count = len(self.decision.get(clips) or ())
+                found.append(Figure(name, clip_count, interval["mean"], interval["low"], interval["high"]))
+        return found
+
+    @property
+    def clips(self) -> list[tuple[str, float, float]]:
+        """(name, J&F of the served version, of this one) of held-out videos, the greatest gain first."""
+        pairs = self.decision.get("project") or ()
+        return [(str(pair["clip"]), pair["served"], pair["candidate"]) for pair in pairs]
+
+    @property
+    def trained_on(self) -> str:
+        """On how much it was trained, where that is known."""
+        sides = [clip.get("side") for clip in (self.version.manifest.get("data") or {}).get("clips", ())]
+        return f"{sides.count('train')} videos, {sides.count('held-out')} held out" if sides else ""
+
+    @property
+    def can_be_promoted(self) -> bool:
+        """There is an adapter, and it does not serve."""
+        return bool(self.version.folder) and not self.serves
+
+
+@dataclass(frozen=True)
+class ProjectModels:
+    """A project with its versions, the newest first."""
+
+    project: Project
+    serving: str
+    versions: list[VersionView]
+    base_serves: bool
+
+    @property
+    def before(self) -> str:
+        """What serves after a rollback."""
+        promoted = [view.version for view in self.versions if view.version.state == "promoted" and not view.serves]
+        promoted.sort(key=lambda version: (version.decided_at is not None, version.decided_at, version.number))
+        return promoted[-1].name if promoted else "the base"
+
+
+@blueprint.get("/")
+def index() -> ResponseReturnValue:
+    """All projects that something was trained for."""
+    service = _service()
+    projects = {project.id: project for project in Reports(service.store.database).projects()}
+    versions = service.store.versions.list()
+    shown = [
+        _project(service, projects[project_id], [version for version in versions if version.project_id == project_id])
+        for project_id in dict.fromkeys(version.project_id for version in versions)
+    ]
+    return render_template(
+        "pages/models.html",
+        projects=shown,
+        base=service.model_version,
+        most_clips=SHOWN_CLIPS,
+        token=guard.new_token(service.settings),
+    )
+
+
+@blueprint.get(f"/<int:project_id>/<int:number>/{PICTURE}")
+def picture(project_id: int, number: int) -> ResponseReturnValue:
+    """The clips whose answers changed most; `project_id` is the store's."""
+    service = _service()
+    path = _picture(service, service.store.versions.version(project_id, number))
+    if path is None:
+        raise NotFound("There is no picture of this version on this machine.")
+    return send_file(path, mimetype="image/png", max_age=3600)
+
+
+@blueprint.post("/<int:project_id>/<int:number>/promote")
+def promote(project_id: int, number: int) -> ResponseReturnValue:
+    """Have a version serve from the next job on, whatever the gate said of it."""
+    service = _proved()
+    service.store.versions.promote(project_id, number, "Promoted by hand.")
+    return redirect(url_for("pages.models.index"), 303)
+
+
+@blueprint.post("/<int:project_id>/rollback")
+def rollback(project_id: int) -> ResponseReturnValue:
+    """Take the version that serves out; the one before it serves from the next job on."""
+    service = _proved()
+    service.store.versions.rollback(project_id, service.model_version)
+    return redirect(url_for("pages.models.index"), 303)
+
+
+def _project(service: Service, project: Project, versions: list[ModelVersion]) -> ProjectModels:
+    served = service.store.versions.served(project.id, service.model_version)
+    views = [
+        VersionView(
+            version, served is not None and version.id == served.id, _picture(service, version) is not None
+        )
+        for version in versions
+    ]
+    return ProjectModels(project, service.version_of(project), views, served is None)
+
+
+def _picture(service: Service, version: ModelVersion) -> Path | None:
+    """The file, where it lies in this machine's data folder."""
+    root = service.settings.data_dir.resolve()
+    path = (root / version.folder / PICTURE).resolve() if version.folder else root
+    return path if path.is_relative_to(root) and path.is_file() else None
+
+
+def _proved() -> Service:
+    """The service, once the form's token has proved that one of our own pages posts it."""
+    service = _service()
+    guard.check_token(service.settings, request.form.get(guard.TOKEN_FIELD, ""))
+    return service
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["trajseg"]
+    return service
