@@ -96,7 +96,9 @@ class VersionView:
     def trained_on(self) -> str:
         """On how much it was trained, where that is known."""
         sides = [clip.get("side") for clip in (self.version.manifest.get("data") or {}).get("clips", ())]
-        return f"{sides.count('train')} videos, {sides.count('held-out')} held out" if sides else ""
+        count = sides.count("train")
+        videos = f"{count} video{'s' if count != 1 else ''}"
+        return f"trained on {videos}, {sides.count('held-out')} held out" if sides else ""
 
     @property
     def can_be_promoted(self) -> bool:
@@ -116,7 +118,9 @@ class ProjectModels:
     @property
     def before(self) -> str:
         """What serves after a rollback."""
-        promoted = [view.version for view in self.versions if view.version.state == "promoted" and not view.serves]
+        serving = next((view.version for view in self.versions if view.serves), None)
+        others = [view.version for view in self.versions if not view.serves and view.version.state == "promoted"]
+        promoted = [version for version in others if serving is not None and version.base == serving.base]
         promoted.sort(key=lambda version: (version.decided_at is not None, version.decided_at, version.number))
         return promoted[-1].name if promoted else "the base"
 
@@ -169,9 +173,7 @@ def rollback(project_id: int) -> ResponseReturnValue:
 def _project(service: Service, project: Project, versions: list[ModelVersion]) -> ProjectModels:
     served = service.store.versions.served(project.id, service.model_version)
     views = [
-        VersionView(
-            version, served is not None and version.id == served.id, _picture(service, version) is not None
-        )
+        VersionView(version, served is not None and version.id == served.id, _picture(service, version) is not None)
         for version in versions
     ]
     return ProjectModels(project, service.version_of(project), views, served is None)

@@ -67,7 +67,14 @@ def test_a_version_shows_its_decision_its_figures_and_its_picture(
     name = trained(store, settings, project_id, "a")
     page = client.get("/page/models/").text
     shown = text_of(page)
-    for words in (name, "Serves", WORDS.replace("&", "&amp;"), "+0.050 to +0.190", "-0.001", "1 videos, 1 held out"):
+    for words in (
+        name,
+        "Serves",
+        WORDS.replace("&", "&amp;"),
+        "+0.050 to +0.190",
+        "-0.001",
+        "trained on 1 video, 1 held out",
+    ):
         assert words in shown, words
     assert "task-3 0.500 0.620 +0.120" in shown
     picture = client.get(f"/page/models/{project_id}/1/differences.png")
