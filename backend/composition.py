@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from backend.engines import OfferedEngines
 from backend.label_studio.incoming.reading import AnnotationReader
 from backend.label_studio.outgoing.courier import Courier
 from backend.queue import JobQueue
@@ -51,7 +52,7 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
         store.migrate()
     queue = queue or JobQueue(settings.redis_url, settings.job_timeout_seconds)
     read = AnnotationReader(store, settings)
-    due = due_trainings(store, settings.model_version(), settings.finetune_after)
+    due = due_trainings(store, OfferedEngines.from_settings(settings), settings.finetune_after)
     reconciler = Reconciler(
         store, queue, settings, deliver=Courier(store, settings).round, read=lambda: [*read(), *due()]
     )

@@ -46,17 +46,16 @@ def list_(project: int | None) -> None:
     from rich.table import Table
 
     with _backend(project) as (backend, found):
-        base = backend.service.model_version
         table = Table("", "version", "state", "trained", "decision")
         versions = backend.store.versions.list(found.id if found else None)
         for version in versions:
-            served = backend.store.versions.served(version.project_id, base)
+            served = backend.store.versions.served(version.project_id, version.base)
             mark = "*" if served is not None and served.id == version.id else ""
             table.add_row(mark, version.name, version.state, f"{version.created_at:%Y-%m-%d %H:%M}", version.reason)
         if versions:
             Console(soft_wrap=True).print(table)
         else:
-            click.echo(f"Nothing has been trained; {base} serves.")
+            click.echo(f"Nothing has been trained; {backend.service.model_version} serves.")
 
 
 @models.command()
@@ -91,7 +90,8 @@ def promote(project: int, number: int) -> None:
 def rollback(project: int) -> None:
     """Take the version that serves out; the one before it serves from the next job on."""
     with _backend(project) as (backend, found):
-        out, serving = backend.store.versions.rollback(found.id, backend.service.model_version)
+        base = backend.service.engines.base(found.engine)
+        out, serving = backend.store.versions.rollback(found.id, base)
         click.echo(f"{out.name} is rolled back; {serving.name if serving else out.base} serves from the next job on.")
 
 

@@ -59,6 +59,17 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(default="trajseg-tiny", description="Name of a shipped model, or a checkpoint folder.")
+    engines: CommaSeparated = Field(
+        default=(),
+        description="Further engines, named as TRAJSEG_MODEL is, that a project or a request may choose; "
+        "the same for backend and workers.",
+    )
+    engine_memory_gb: float = Field(
+        default=0.0,
+        ge=0,
+        description="GB of memory for the engines that a worker holds at once: where they do not fit, the one not used "
+        "for longest leaves. 0: 0.9 of the GPU's memory, or half of the machine's where there is none.",
+    )
     marks_model: str = Field(
         default="",
         description="Draws what a box or a click marks: `mobile-sam`, or a folder with its encoder.onnx and sam.onnx. "
@@ -205,7 +216,7 @@ class Settings(BaseSettings):
         "have it open, and their annotation is refused when it is gone.",
     )
 
-    @field_validator("media_hosts", "media_dirs", mode="before")
+    @field_validator("media_hosts", "media_dirs", "engines", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

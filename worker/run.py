@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -41,6 +40,7 @@ from trajseg.errors import (
 )
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, save_frame
+from worker.engines import LoadedEngines
 from worker.kinds.base import JobContext, PreemptedError
 from worker.kinds.registry import work_of
 from worker.turn import Turn
@@ -57,23 +57,32 @@ LOOK_SECONDS = 5.0
 """How long Label Studio may take to say whether a job's task still exists."""
 
 
-@dataclass(frozen=True)
 class Resident:
-    """What a worker keeps between jobs."""
+    """What a worker keeps between jobs.
 
-    settings: Settings
-    store: Store
-    engine: Engine
-    stopping: threading.Event = field(default_factory=threading.Event)
-    """Set once the worker was asked to end."""
-    preempted: list[str] = field(default_factory=list)
-    """Jobs that made way and are not in the queue yet."""
-    courier: Courier = field(init=False)
-    hand: Hand = field(init=False)
+    Args:
+        engine: TRAJSEG_MODEL, loaded; those of TRAJSEG_ENGINES are loaded when a job wants them.
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "courier", Courier(self.store, self.settings))
-        object.__setattr__(self, "hand", Hand(self.courier))
+    Attributes:
+        engines: all that are loaded.
+        stopping: set once the worker was asked to end.
+        preempted: jobs that made way and are not in the queue yet.
+    """
+
+    def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
+        self.settings, self.store = settings, store
+        self.engines = LoadedEngines(
+            settings.model,
+            settings.engines,
+            settings.device,
+            settings.engine_memory_gb,
+            loading_options(settings.dtype, settings.four_bit),
+        )
+        self.engines.put("", engine)
+        self.stopping = threading.Event()
+        self.preempted: list[str] = []
+        self.courier = Courier(store, settings)
+        self.hand = Hand(self.courier)
 
     @classmethod
     def load(cls, settings: Settings) -> Resident:
@@ -85,16 +94,23 @@ class Resident:
         store.migrate()
         return cls(settings, store, engine)
 
-    def engine_for(self, job: Job) -> Engine:
-        """The engine with the adapter that the store says serves the job's project at this moment.
+    @property
+    def engine(self) -> Engine:
+        """The default engine; loaded again where it had to leave memory."""
+        return self.engines.get()
+
+    def engine_for(self, job: Job, name: str = "", in_use: Sequence[str] = ()) -> Engine:
+        """The engine of a name, with the adapter that the store says serves the job's project at this moment.
 
         Raises:
-            CheckpointError: the adapter's folder is not whole, or was trained on another base.
+            InputError: this worker does not offer the engine.
+            CheckpointError: it cannot be loaded; or the adapter's folder is not whole, or was trained on another base.
         """
-        if not self.engine.spec.adapts:
-            return self.engine
-        version = self.store.versions.served(job.project_id, self.engine.spec.model_version)
-        adaptable = cast(Adaptable, self.engine)
+        engine = self.engines.get(name, in_use)
+        if not KINDS[job.kind].adapted or not engine.spec.adapts:
+            return engine
+        version = self.store.versions.served(job.project_id, engine.spec.model_version)
+        adaptable = cast(Adaptable, engine)
         return adaptable.adapted(None if version is None else self.settings.data_dir / version.folder)
 
 
@@ -175,7 +191,6 @@ class _Run(JobContext[JobParams]):
         self.settings = resident.settings
         self.store = resident.store
         self.resident = resident
-        self.engine = resident.engine
         self._courier = resident.courier
         self._stopping = resident.stopping
         self._excused = False
@@ -189,9 +204,8 @@ class _Run(JobContext[JobParams]):
     def do(self) -> Delivery | None:
         """Runs the kind's work and stores its outcome. Returns the delivery that is due, if there is one."""
         work = work_of(self.job.kind)
-        if KINDS[self.job.kind].adapted:
-            self.engine = self.resident.engine_for(self.job)
         self.params = self.job.asked
+        self.engine = self.resident.engine_for(self.job, self.params.engine)
         with self._beating(), self._stack:
             outcome = work(self)
             if outcome.result is not None:

@@ -78,6 +78,7 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
         "video": shown_address(job.video),
         "instruction": job.instruction,
         "model_version": job.model_version,
+        "engine": job.params.get("engine") or service.engines.default,
         "progress": {
             "frames_done": job.frames_done,
             "frames_total": job.frames_total,

@@ -64,8 +64,8 @@ def setup() -> Response:
 
 @blueprint.get("/versions")
 def versions() -> Response:
-    """The model versions that can be chosen: the one that is served."""
-    return jsonify(versions=[_service().model_version])
+    """The model versions of all engines on offer, the default one first."""
+    return jsonify(versions=list(_service().engines.versions.values()))
 
 
 @blueprint.post("/predict")

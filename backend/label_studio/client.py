@@ -359,11 +359,22 @@ class LabelStudioClient:
         held = self._again(lambda: self._sdk.ml.list(project=project_id, request_options=self._options))
         return [one.dict() for one in held]
 
-    def connect_backend(self, project_id: int, url: str, *, title: str, user: str = "", password: str = "") -> int:
-        """Connects an ML backend for batch and interactive predictions, and returns its id."""
-        auth: dict[str, Any] = {"auth_method": "NONE"}
-        if user:
-            auth = {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
+    def connect_backend(
+        self,
+        project_id: int,
+        url: str,
+        *,
+        title: str,
+        user: str = "",
+        password: str = "",
+        extra_params: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Connects an ML backend for batch and interactive predictions, and returns its id.
+
+        Args:
+            extra_params: what Label Studio sends to the backend's /setup, and shows in its settings.
+        """
+        more: dict[str, Any] = {"extra_params": dict(extra_params)} if extra_params else {}
         made = self._once(
             lambda: self._sdk.ml.create(
                 project=project_id,
@@ -371,10 +382,38 @@ class LabelStudioClient:
                 title=title,
                 is_interactive=True,
                 request_options=self._options,
-                **auth,
+                **_authentication(user, password),
+                **more,
             )
         )
         return int(made.id)
+
+    def change_backend(
+        self,
+        backend_id: int,
+        project_id: int,
+        url: str,
+        *,
+        title: str,
+        extra_params: Mapping[str, Any],
+        user: str = "",
+        password: str = "",
+    ) -> None:
+        """Changes a connected ML backend; Label Studio calls its /setup with the new `extra_params` first.
+
+        The title is what the project takes for its model version.
+        """
+        self._again(
+            lambda: self._sdk.ml.update(
+                backend_id,
+                project=project_id,
+                url=url,
+                title=title,
+                extra_params=dict(extra_params),
+                request_options=self._options,
+                **_authentication(user, password),
+            )
+        )
 
     def delete_backend(self, backend_id: int) -> None:
         """Disconnects an ML backend."""
@@ -494,6 +533,13 @@ _NEW_TOKEN = (
     "Make a personal access token in Label Studio (Account & Settings > Personal Access Token) "
     "and set LABEL_STUDIO_API_KEY to it."
 )
+
+
+def _authentication(user: str, password: str) -> dict[str, Any]:
+    """How Label Studio identifies itself to an ML backend."""
+    if not user:
+        return {"auth_method": "NONE"}
+    return {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
 
 
 def _task(form: Mapping[str, Any], project_id: int) -> Task:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from backend.engines import ChosenEngine, OfferedEngines
 from backend.label_studio.incoming.payloads import (
     Context,
     PredictRequest,
@@ -53,7 +54,7 @@ Answer = list[dict[str, Any]]
 class Service:
     """Requests in, jobs in the store, answers out. Safe to share between threads.
 
-    `model_version` is that of the base; `version_of` a project is what /setup answers and predictions carry.
+    `version_of` a project is what /setup answers and predictions carry.
 
     Args:
         on_notice: called when a webhook has said that there is an annotation to read.
@@ -66,23 +67,34 @@ class Service:
         self.store = store
         self.queue = queue
         # Read once: the worker too keeps the model that it was started with.
-        self.model_version = settings.model_version()
+        self.engines = OfferedEngines.from_settings(settings)
         self.webhooks: Counter[str] = Counter()
         self._on_notice = on_notice
         self._waiting = threading.BoundedSemaphore(max(settings.threads - SPARE_THREADS, 1))
 
     def setup(self, request: SetupRequest) -> dict[str, Any]:
-        """Note the project. Raises LabelConfigError when trajseg cannot fill its configuration."""
+        """Note the project, and the engine that its connection names.
+
+        Raises:
+            LabelConfigError: trajseg cannot fill its configuration.
+            InputError: there is no such engine on offer; the project keeps the one that it has.
+        """
         reference = ProjectReference.read(request.project)
         project = self.store.upsert_project(
             reference.label_studio_id, request.hostname, request.label_config, stamp=reference.stamp
         )
         parse(request.label_config)
+        project = self.store.engines.choose(project.id, self.engines.checked(request.engine))
         return {"model_version": self.version_of(project)}
 
+    @property
+    def model_version(self) -> str:
+        """Of the default engine, without any project's adapter."""
+        return self.engines.base("")
+
     def version_of(self, project: Project) -> str:
-        """The model version that serves a project now."""
-        return self.store.versions.served_name(project.id, self.model_version)
+        """The model version that serves a project now. Raises InputError where its engine is no longer on offer."""
+        return self.engines.chosen(self.store, project).model_version
 
     def predict(self, request: PredictRequest) -> Answer:
         """Write down what is asked for, and answer what Label Studio takes for "not yet".
@@ -99,15 +111,17 @@ class Service:
         if context is not None and not context.result:
             # What the page sends after each submit; nothing was asked.
             return _nothing(request.tasks)
+        engine = None
         try:
+            engine = self.engines.chosen(self.store, project, request.params.engine)
             config = parse(project.label_config)
-        except LabelConfigError as error:
+        except InputError as error:
             if context is None:
-                self._reject(project, request.tasks, error)
+                self._reject(project, engine, request.tasks, error)
             raise
         if context is not None:
-            return self._interactive(project, config, request.tasks, context)
-        self._batch(project, config, request.tasks)
+            return self._interactive(project, engine, config, request.tasks, context)
+        self._batch(project, engine, config, request.tasks)
         return []
 
     def hint(self, request: WebhookRequest) -> dict[str, Any] | None:
@@ -180,12 +194,15 @@ class Service:
             return self.store.upsert_project(reference.label_studio_id, "", request.label_config, stamp=reference.stamp)
         return self.store.label_studio_project(reference.label_studio_id, reference.stamp)
 
-    def _reject(self, project: Project, tasks: Sequence[Task], error: TrajSegError) -> None:
-        self.store.add_jobs([self._rejected(project, task, error) for task in tasks])
+    def _reject(
+        self, project: Project, engine: ChosenEngine | None, tasks: Sequence[Task], error: TrajSegError
+    ) -> None:
+        self.store.add_jobs([self._rejected(project, engine, task, error) for task in tasks])
 
     def _rejected(
         self,
         project: Project,
+        engine: ChosenEngine | None,
         task: Task,
         error: TrajSegError,
         config: LabelConfig | None = None,
@@ -202,7 +219,7 @@ class Service:
             storable(instruction)[: MAX_INSTRUCTION_LENGTH + 1] if isinstance(instruction, str) else "",
             "prelabel",
             {"rejected": True},
-            self.version_of(project),
+            engine.model_version if engine else "",
             error.message,
             error.remedy,
         )
@@ -210,6 +227,7 @@ class Service:
     def _request(
         self,
         project: Project,
+        engine: ChosenEngine,
         config: LabelConfig,
         task: Task,
         instruction: object,
@@ -247,17 +265,18 @@ class Service:
             video.strip(),
             instruction.strip(),
             queue,
-            params or {},
-            self.version_of(project),
+            {**(params or {}), **engine.params},
+            engine.model_version,
         )
 
-    def _batch(self, project: Project, config: LabelConfig, tasks: Sequence[Task]) -> None:
+    def _batch(self, project: Project, engine: ChosenEngine, config: LabelConfig, tasks: Sequence[Task]) -> None:
         requests = []
         for task in tasks:
             try:
-                requests.append(self._request(project, config, task, task.data.get(INSTRUCTION_KEY), "prelabel"))
+                instruction = task.data.get(INSTRUCTION_KEY)
+                requests.append(self._request(project, engine, config, task, instruction, "prelabel"))
             except TrajSegError as error:
-                requests.append(self._rejected(project, task, error, config))
+                requests.append(self._rejected(project, engine, task, error, config))
         added = self.store.add_jobs(requests)
         new = [job for job, created in added if created and job.state == "queued"]
         self.enqueue_many(new, new=True)
@@ -283,7 +302,9 @@ class Service:
                 # It was deleted there, or has not arrived yet: somebody waits for it now.
                 self.store.deliver_again(job.id)
 
-    def _interactive(self, project: Project, config: LabelConfig, tasks: Sequence[Task], context: Context) -> Answer:
+    def _interactive(
+        self, project: Project, engine: ChosenEngine, config: LabelConfig, tasks: Sequence[Task], context: Context
+    ) -> Answer:
         """Answer an instruction typed in the page, or a hint, within the settable time, else deliver it later.
 
         Anything else that a person does there (a label changed) is answered with nothing.
@@ -291,7 +312,7 @@ class Service:
         """
         text = context.typed_text(config.caption.name if config.caption else "")
         if not text:
-            return [self._hinted(project, config, task, context) for task in tasks]
+            return [self._hinted(project, engine, config, task, context) for task in tasks]
         wait = self.settings.interactive_wait_seconds
         deadline = time.monotonic() + wait
         until = (now() + timedelta(seconds=wait + ANSWER_MARGIN_SECONDS)).isoformat()
@@ -299,13 +320,15 @@ class Service:
         for task in tasks:
             # Where the page has no key frames yet there is nothing to wait for: the delivery brings them.
             params = {"answer_until": until if _key_frames(config, task) is not None else None}
-            jobs.append(self._typed(project, config, task, text, params))
+            jobs.append(self._typed(project, engine, config, task, text, params))
         if not self.enqueue([job for job in jobs if job.state == "queued"]):
             # Nobody would begin them while the person waits.
             deadline = time.monotonic()
         return [self._answer_in_time(job, config, task, deadline) for job, task in zip(jobs, tasks, strict=True)]
 
-    def _hinted(self, project: Project, config: LabelConfig, task: Task, context: Context) -> dict[str, Any]:
+    def _hinted(
+        self, project: Project, engine: ChosenEngine, config: LabelConfig, task: Task, context: Context
+    ) -> dict[str, Any]:
         """Segment what a smart rectangle marks, and carry it through the clip.
 
         The answer has the track where the page shows nothing of it yet; all of it is delivered as a prediction.
@@ -313,12 +336,12 @@ class Service:
         found = hints.hints(context, config, task)
         if not found:
             return {"result": []}
-        base_id = hints.base_job(task, self.version_of(project))
+        base_id = hints.base_job(task, engine.model_version)
         base, result = self._known(base_id)
         told = hints.with_labels(found, result, config, task)
         own = task.data.get(INSTRUCTION_KEY)
         instruction = base.instruction if base else str(own or "")
-        params = {"marks": told, "base_job_id": base.id if base else None}
+        params = {"marks": told, "base_job_id": base.id if base else None, **engine.params}
         video = str(base.video if base else config.video_of(task.data) or "")
         if not video:
             raise TaskError(f"Task {task.id} has no video: its data lacks {_lacking(config, task)}.")
@@ -330,7 +353,7 @@ class Service:
             instruction[:MAX_INSTRUCTION_LENGTH],
             "interactive",
             params,
-            self.version_of(project),
+            engine.model_version,
             subject=f"hints {hints.digest(told, base_id)}",
         )
         job, created = self.store.add_jobs([request])[0]
@@ -358,11 +381,19 @@ class Service:
         except InputError:
             return None, None
 
-    def _typed(self, project: Project, config: LabelConfig, task: Task, text: str, params: dict[str, Any]) -> Job:
+    def _typed(
+        self,
+        project: Project,
+        engine: ChosenEngine,
+        config: LabelConfig,
+        task: Task,
+        text: str,
+        params: dict[str, Any],
+    ) -> Job:
         try:
-            request = self._request(project, config, task, text, "interactive", params)
+            request = self._request(project, engine, config, task, text, "interactive", params)
         except (TaskError, InstructionError) as error:
-            self.store.add_jobs([self._rejected(project, task, error, config, text)])
+            self.store.add_jobs([self._rejected(project, engine, task, error, config, text)])
             raise
         job, created = self.store.add_jobs([request])[0]
         if created or job.state == "done":
@@ -421,7 +452,7 @@ class Service:
 
     def train(self, project: Project, params: FinetuneParams | None = None) -> tuple[Job, bool]:
         """The training of a project that waits or runs, or a new one; and whether it is new."""
-        job, created = request_training(self.store, project, self.model_version, params)
+        job, created = request_training(self.store, project, self.engines, params)
         if created:
             self.enqueue([job], new=True)
         return job, created

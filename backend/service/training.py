@@ -6,22 +6,23 @@ from collections.abc import Callable
 
 from sqlalchemy import func, select
 
+from backend.engines import OfferedEngines
 from backend.store import Job, JobRequest, Store
 from backend.store.models import Annotation, Correction, Project
-from backend.store.params import FinetuneParams
+from backend.store.params import FinetuneParams, PrelabelParams
 
 UNFINISHED = ("queued", "running")
 TASKS_AT_ONCE = 100_000
 
 
 def request_training(
-    store: Store, project: Project, base: str, params: FinetuneParams | None = None
+    store: Store, project: Project, engines: OfferedEngines, params: FinetuneParams | None = None
 ) -> tuple[Job, bool]:
-    """The training of a project that waits or runs; else a new one. Also says whether it is new.
+    """The training of a project that waits or runs; else a new one, of its engine. Also says whether it is new.
 
-    Args:
-        base: model version of the base that is served.
+    Raises InputError where the project's engine is no longer on offer.
     """
+    engine = engines.checked(project.engine)
     with store.database.read() as session:
         trainings = list(session.scalars(select(Job).where(Job.project_id == project.id, Job.kind == "finetune")))
     for job in trainings:
@@ -29,9 +30,8 @@ def request_training(
             return job, False
     # Two requests at the same moment, after the same trainings, are one.
     subject = f"training {len(trainings) + 1}"
-    request = JobRequest(
-        "finetune", project.id, None, "", "", "finetune", params or FinetuneParams(), base, subject=subject
-    )
+    asked = (params or FinetuneParams()).model_copy(update={"engine": engine})
+    request = JobRequest("finetune", project.id, None, "", "", "finetune", asked, engines.base(engine), subject=subject)
     return store.add_jobs([request])[0]
 
 
@@ -48,7 +48,7 @@ def corrected_tracks_since_training(store: Store, project_id: int) -> int:
         return session.scalar(select(func.count()).select_from(changed.distinct().subquery())) or 0
 
 
-def due_trainings(store: Store, base: str, after: int) -> Callable[[], list[Job]]:
+def due_trainings(store: Store, engines: OfferedEngines, after: int) -> Callable[[], list[Job]]:
     """For the reconciler: asks for the trainings of projects with `after` newly corrected tracks; 0 asks for none."""
 
     def request() -> list[Job]:
@@ -57,14 +57,18 @@ def due_trainings(store: Store, base: str, after: int) -> Callable[[], list[Job]
         with store.database.read() as session:
             projects = list(session.scalars(select(Project)))
         due = [project for project in projects if corrected_tracks_since_training(store, project.id) >= after]
-        made = [request_training(store, project, base) for project in due]
+        made = [request_training(store, project, engines) for project in due]
         return [job for job, created in made if created]
 
     return request
 
 
-def relabelling(store: Store, project_id: int, version: str) -> tuple[JobRequest, ...]:
-    """Prelabel requests for the tasks that nobody has annotated, by a new version; the most doubtful first."""
+def relabelling(store: Store, project_id: int, version: str, engine: str = "") -> tuple[JobRequest, ...]:
+    """Prelabel requests for the tasks that nobody has annotated, by a new version; the most doubtful first.
+
+    Args:
+        engine: whose version it is, as job params name it.
+    """
     with store.database.read() as session:
         annotated = set(
             session.scalars(
@@ -80,7 +84,16 @@ def relabelling(store: Store, project_id: int, version: str) -> tuple[JobRequest
         newest = {(job.task_id, job.instruction): job for job in done if job.task_id not in annotated}
     doubtful = sorted(newest.values(), key=lambda job: -(job.notes.doubt or 0.0))
     return tuple(
-        JobRequest("prelabel", project_id, job.task_id, job.video, job.instruction, "prelabel", model_version=version)
+        JobRequest(
+            "prelabel",
+            project_id,
+            job.task_id,
+            job.video,
+            job.instruction,
+            "prelabel",
+            PrelabelParams(engine=engine),
+            version,
+        )
         for job in doubtful
         if job.task_id is not None and job.model_version != version
     )

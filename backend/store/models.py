@@ -69,6 +69,8 @@ class Project(Base):
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, onupdate=now)
     swept_to: Mapped[str] = mapped_column(String(40), default="")
     """Label Studio's own time of the newest change that a sweep has seen, as it writes it."""
+    engine: Mapped[str] = mapped_column(String(400), default="", server_default="")
+    """The engine that its jobs run on; empty: TRAJSEG_MODEL."""
 
 
 class Job(Base):

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from backend.store.backlog import Backlog
 from backend.store.corrections import Corrections
 from backend.store.database import Database
+from backend.store.engines import ProjectEngines
 from backend.store.failures import Failures
 from backend.store.kinds import job_kind, params_of
 from backend.store.models import Delivery, Job, Project, Track, new_id, now
@@ -53,6 +54,7 @@ class Store:
         self.superseded = Superseded(self.database)
         self.failures = Failures(self.database)
         self.preemption = Preemption(self.database)
+        self.engines = ProjectEngines(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""

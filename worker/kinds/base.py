@@ -62,7 +62,7 @@ class JobContext(ABC, Generic[Params]):
     Attributes:
         job: the row as it was when the run began.
         params: validated, of the class that the kind declares.
-        engine: as the worker has loaded it, with the adapter that serves the job's project.
+        engine: that the job is for, as the worker has loaded it, with the adapter that serves the job's project.
         store: to read from. The job's own state, progress and result are written by the worker alone.
         settings: of this worker.
         token: of this run; the store takes partial frames from the newest run alone.

@@ -62,7 +62,7 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
     log.info("%s: %s", version.name, decision["reason"])
     shutil.rmtree(work, ignore_errors=True)
     relabel = decision["promoted"] and settings.relabel_after_promotion
-    follow_up = relabelling(context.store, job.project_id, version.name) if relabel else ()
+    follow_up = relabelling(context.store, job.project_id, version.name, context.params.engine) if relabel else ()
     return JobOutcome(follow_up=follow_up, report={"version": version.name, "folder": folder, "decision": decision})
 
 
@@ -76,7 +76,7 @@ def _task(
     settings = context.settings
     served = context.store.versions.served(context.job.project_id, version.base)
     task = RoundTask(
-        checkpoint=settings.model,
+        checkpoint=context.params.engine or settings.model,
         corrections=str(corrections.resolve()),
         work=str((work / "run").resolve()),
         target=str(target.resolve()),
@@ -85,7 +85,7 @@ def _task(
         served_version=version.base if served is None else served.name,
         replay=settings.replay_data or None,
         base_set=settings.base_data or None,
-        recipe=recipe_for(settings.model, context.params.steps),
+        recipe=recipe_for(context.params.engine or settings.model, context.params.steps),
         seed=context.params.seed,
         device=settings.device or None,
     )

@@ -70,7 +70,7 @@ def _caption_request(context: JobContext[RefineParams]) -> JobRequest:
         job.video,
         job.instruction,
         "interactive",
-        CaptionParams(job_id=job.id),
+        CaptionParams(job_id=job.id, engine=context.params.engine),
         model_version=job.model_version,
         subject=f"captions of {job.id}",
     )

@@ -56,12 +56,35 @@ class ProjectReference(Payload):
         return cls(label_studio_id=int(number), stamp=stamp)
 
 
+class ExtraParams(Payload):
+    """What a person wrote into the extra params of the backend's connection in Label Studio."""
+
+    engine: str = Field(default="", max_length=400)
+
+
 class SetupRequest(Payload):
     """POST /setup. The `access_token` in it is somebody's whole account: it is never read."""
 
     project: str | int
     label_config: LabelConfigText = Field(alias="schema")
     hostname: Annotated[str, AfterValidator(lambda text: storable(text))] = Field(default="", max_length=400)
+    extra_params: ExtraParams = Field(default_factory=lambda: ExtraParams())
+
+    @field_validator("extra_params", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        """Label Studio sends what stands in the connection's extra params: JSON, or JSON in a text, or null."""
+        if isinstance(value, str):
+            try:
+                value = json.loads(value) if value.strip() else None
+            except ValueError:
+                raise ValueError('it is no JSON object such as {"engine": "grounded"}') from None
+        return storable(value) or {}
+
+    @property
+    def engine(self) -> str:
+        """The engine that the connection names; empty: the default one."""
+        return self.extra_params.engine
 
 
 class Held(Payload):
@@ -183,9 +206,13 @@ class Context(Payload):
 
 
 class Params(Payload):
-    """Beside the tasks: what a person did, or null when tasks are to be labelled beforehand."""
+    """Beside the tasks: what a person did, or null when tasks are to be labelled beforehand.
+
+    Label Studio never names an `engine` here; other callers may.
+    """
 
     context: Context | None = None
+    engine: str = Field(default="", max_length=400)
 
     @field_validator("context", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from backend.engines import OfferedEngines
 from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, Task
 from backend.label_studio.incoming import corrections
 from backend.label_studio.incoming.annotation import from_annotation
@@ -40,7 +41,7 @@ class AnnotationReader:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store = store
         self.settings = settings
-        self.model_version = settings.model_version()
+        self.engines = OfferedEngines.from_settings(settings)
         self._swept_at: float | None = None
 
     def __call__(self) -> list[Job]:
@@ -245,6 +246,7 @@ class AnnotationReader:
             return None
         video = config.video_of(task.data)
         instruction = base.instruction if base else task.data.get(INSTRUCTION_KEY)
+        engine = self.engines.chosen(self.store, self.store.project(read.project_id))
         return JobRequest(
             "refine",
             read.project_id,
@@ -253,8 +255,8 @@ class AnnotationReader:
             str(instruction or ""),
             # Somebody waits for it, and it is short; behind a thousand prelabels it would come too late.
             "interactive",
-            {"annotation_id": read.annotation_id, "base_job_id": base.id if base else None},
-            self.store.versions.served_name(read.project_id, self.model_version),
+            {"annotation_id": read.annotation_id, "base_job_id": base.id if base else None, **engine.params},
+            engine.model_version,
             subject=f"annotation {read.annotation_id} {corrections.digest(made)}",
         )
 

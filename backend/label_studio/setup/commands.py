@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 if TYPE_CHECKING:
+    from backend.label_studio.setup.project import Backend
     from backend.settings import Settings
 
 _MARKS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
@@ -45,6 +46,17 @@ def _with_tasks(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_BACKEND_URL = click.option(
+    "--backend-url",
+    help="The backend as Label Studio reaches it.  [default: TRAJSEG_PUBLIC_URL, else TRAJSEG_PORT here]",
+)
+_ENGINE = click.option(
+    "--engine",
+    default="",
+    help="What the project's jobs run on: TRAJSEG_MODEL, or one of TRAJSEG_ENGINES.  [default: TRAJSEG_MODEL]",
+)
+
+
 @project.command()
 @_with_tasks
 @click.option("--title", required=True, help="Name of the project, 3 to 50 characters.")
@@ -55,11 +67,9 @@ def _with_tasks(command: Callable[..., Any]) -> Callable[..., Any]:
     help="mask: paint masks on key frames; box: boxes on the video.  [default: TRAJSEG_VIEW, else mask]",
 )
 @click.option("--label", "labels", multiple=True, help="Name of a track; default track-1 to track-8.")
-@click.option(
-    "--backend-url",
-    help="The backend as Label Studio reaches it.  [default: TRAJSEG_PUBLIC_URL, else TRAJSEG_PORT here]",
-)
+@_BACKEND_URL
 @click.option("--no-backend", is_flag=True, help="Do not connect a backend.")
+@_ENGINE
 def create(
     videos: tuple[str, ...],
     instructions: tuple[str, ...],
@@ -69,6 +79,7 @@ def create(
     labels: tuple[str, ...],
     backend_url: str | None,
     no_backend: bool,
+    engine: str,
 ) -> None:
     """Make a project with VIDEOS (files or URLs), a task for each video and instruction, and the backend.
 
@@ -80,12 +91,7 @@ def create(
 
     settings = load_settings()
     tasks = projects.wanted(videos, instructions, jsonl, settings.label_studio_url)
-    backend = projects.Backend(
-        (backend_url or settings.external_url).rstrip("/"),
-        settings.basic_auth_user,
-        settings.basic_auth_password.get_secret_value(),
-        settings.model_version(),
-    )
+    backend = _backend(settings, backend_url, engine)
     _tell_of_foreign_links(settings, [task.video for task in tasks])
     client = connected(settings)
     try:
@@ -129,6 +135,30 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
     click.echo(f"{len(ids)} tasks added: {client.url}/projects/{project_id}/data")
 
 
+@project.command()
+@click.argument("project_id", type=int)
+@_ENGINE
+@_BACKEND_URL
+def change(project_id: int, engine: str, backend_url: str | None) -> None:
+    """Have a project's next jobs done by another engine.
+
+    It then stands in the project's settings under Model, as an extra parameter of the backend. Predictions that are
+    there stay; Label Studio lists them all in a task, and shows those of the project's engine first.
+    """
+    from backend.label_studio.outgoing.delivery import connected
+    from backend.label_studio.setup import project as projects
+    from backend.settings import load_settings
+
+    settings = load_settings()
+    backend = _backend(settings, backend_url, engine)
+    client = connected(settings)
+    try:
+        projects.choose_engine(client, project_id, backend)
+    finally:
+        client.close()
+    click.echo(f"The next jobs of project {project_id} run on {backend.engine or settings.model} ({backend.title}).")
+
+
 @click.command()
 @click.option("--video", help="Also look at a video, a file or URL.")
 @click.option("--project", "project_id", type=int, help="Also look at a Label Studio project and its tasks.")
@@ -150,6 +180,21 @@ def doctor(video: str | None, project_id: int | None, read_only: bool) -> None:
             click.echo(f"      -> {settings.redact(check.remedy)}")
         failed |= check.state == "fail"
     sys.exit(1 if failed else 0)
+
+
+def _backend(settings: Settings, url: str | None, engine: str) -> Backend:
+    """The backend to connect. Raises InputError where it does not offer the engine."""
+    from backend.engines import OfferedEngines
+    from backend.label_studio.setup.project import Backend
+
+    engines = OfferedEngines.from_settings(settings)
+    return Backend(
+        (url or settings.external_url).rstrip("/"),
+        settings.basic_auth_user,
+        settings.basic_auth_password.get_secret_value(),
+        engines.base(engine),
+        engines.checked(engine),
+    )
 
 
 def _tell_of_foreign_links(settings: Settings, videos: list[str]) -> None:

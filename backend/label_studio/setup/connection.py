@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from backend.engines import OfferedEngines
 from backend.fetch import FetchPolicy, fetched
 from backend.label_studio.client import LabelStudioClient, Task
 from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY, STATE_KEY
@@ -163,7 +164,8 @@ def _webhook_of(client: LabelStudioClient, settings: Settings, project_id: int) 
 def _sampling_of(name: str, form: dict[str, Any], settings: Settings) -> Check:
     """Whether the label stream begins with what is most doubtful."""
     # Label Studio looks for predictions of the project's model version, which is the backend's title.
-    if form.get("sampling") == projects.MOST_DOUBTFUL_FIRST and form.get("model_version") == settings.model_version():
+    versions = OfferedEngines.from_settings(settings).versions.values()
+    if form.get("sampling") == projects.MOST_DOUBTFUL_FIRST and form.get("model_version") in versions:
         return Check(name, "ok", "the most doubtful task comes first when labelling")
     order = str(form.get("sampling") or "unknown").lower()
     return Check(name, "ok", f"tasks are labelled by {order!r}; the Data Manager sorts by {DOUBT_KEY}")

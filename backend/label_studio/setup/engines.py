@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from trajseg.checkpoints.download import location
 from trajseg.checkpoints.places import offline
 from trajseg.engines.registry import engine_factory
 from trajseg.errors import TrajSegError
-
-GB = 1e9
-SECONDS = 5.0
+from trajseg.machine import GB, memory_gb
 
 
 def engine_checks() -> Iterator[Check]:
@@ -53,20 +50,6 @@ def engine_check(needs: EngineNeeds) -> Check:
         )
     slow = "" if place == "the GPU" else "; without a GPU it is slow"
     return Check(name, "ok", f"can run: {needs.understands}; all its weights are here{slow}")
-
-
-def memory_gb() -> tuple[float, str]:
-    """GB of the largest GPU, else of the machine, and which of them; 0 where unknown. Loads no torch."""
-    try:
-        command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
-        return max(float(line) for line in answer.stdout.split()) * 2**20 / GB, "the GPU"
-    except (OSError, subprocess.SubprocessError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB, "this machine"
-    except (OSError, ValueError):
-        return 0.0, "this machine"
 
 
 def _absent(name: str, needs: EngineNeeds, absent: list[Weights]) -> Check:

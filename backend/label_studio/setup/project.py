@@ -59,12 +59,19 @@ class Backend:
     """The ML backend to connect: its address as Label Studio reaches it, and Basic authentication if any.
 
     The title becomes the project's model version, and uncertainty sampling asks for predictions of just that.
+    The engine is what the project's jobs run on; empty: the backend's default one.
     """
 
     url: str
     user: str = ""
     password: str = ""
     title: str = "trajseg"
+    engine: str = ""
+
+    @property
+    def extra_params(self) -> dict[str, Any]:
+        """What Label Studio is to send with each /setup."""
+        return {"engine": self.engine} if self.engine else {}
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,12 @@ def connect(client: LabelStudioClient, project_id: int, backend: Backend) -> int
     """Connects the backend to a project and returns the connection's id. Raises LabelStudioError."""
     try:
         backend_id = client.connect_backend(
-            project_id, backend.url, title=backend.title, user=backend.user, password=backend.password
+            project_id,
+            backend.url,
+            title=backend.title,
+            user=backend.user,
+            password=backend.password,
+            extra_params=backend.extra_params,
         )
         authorize_webhooks(client, project_id, backend)
         return backend_id
@@ -149,6 +161,30 @@ def connect(client: LabelStudioClient, project_id: int, backend: Backend) -> int
             f"Label Studio itself must reach {backend.url}: start the backend (`trajseg serve`), set "
             "TRAJSEG_PUBLIC_URL, and run `trajseg doctor`.",
         ) from error
+
+
+def choose_engine(client: LabelStudioClient, project_id: int, backend: Backend) -> None:
+    """Have a project's next jobs done by another engine: Label Studio keeps it, and tells the backend.
+
+    Raises LabelStudioError where the backend is not connected to the project, or refuses the engine.
+    """
+    ours = [one for one in client.ml_backends(project_id) if str(one.get("url", "")).rstrip("/") == backend.url]
+    if not ours:
+        raise LabelStudioError(
+            f"The backend {backend.url} is not connected to project {project_id}.",
+            "Name it with --backend-url as the project's settings show it under Model.",
+        )
+    kept = ours[0].get("extra_params")
+    extra = {name: value for name, value in kept.items() if name != "engine"} if isinstance(kept, dict) else {}
+    client.change_backend(
+        int(ours[0]["id"]),
+        project_id,
+        backend.url,
+        title=backend.title,
+        extra_params=extra | backend.extra_params,
+        user=backend.user,
+        password=backend.password,
+    )
 
 
 def webhooks_of(client: LabelStudioClient, project_id: int, url: str) -> list[dict[str, Any]]:

@@ -150,7 +150,7 @@ class FakeLabelStudio:
             ("/api/webhooks/<int:number>", ["PATCH"], self._patch_webhook),
             ("/api/dm/views", ["GET", "POST"], self._views),
             ("/api/ml", ["GET", "POST"], self._ml),
-            ("/api/ml/<int:number>", ["DELETE"], self._delete_ml),
+            ("/api/ml/<int:number>", ["PATCH", "DELETE"], self._one_ml),
         ):
             app.add_url_rule(rule, rule, handler, methods=methods)
         return app
@@ -325,7 +325,19 @@ class FakeLabelStudio:
         }
         return jsonify(self.backends[number]), 201
 
-    def _delete_ml(self, number: int) -> Any:
+    def _one_ml(self, number: int) -> Any:
+        if request.method == "PATCH":
+            # Label Studio checks what it is given, not what it has: url and project must be there.
+            form = request.get_json()
+            project = self.projects[form["project"]]
+            body = {"project": f"{project['id']}.1", "schema": project["label_config"], "hostname": self.url}
+            answer = httpx.post(
+                f"{form['url']}/setup", json=body | {"extra_params": form.get("extra_params")}, timeout=5
+            )
+            if answer.status_code != 200:
+                return _invalid(non_field_errors=[f"Reason: {answer.status_code}"])
+            self.backends[number].update(form)
+            return jsonify(self.backends[number])
         self.backends.pop(number, None)
         return "", 204
 

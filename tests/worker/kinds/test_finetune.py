@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from backend.engines import OfferedEngines
 from backend.service.training import request_training
 from backend.settings import Settings
 from backend.store import Job, Store
@@ -25,6 +26,7 @@ from worker.kinds import finetune
 from worker.run import Resident, keep, run
 
 BASE = "trajseg-tiny"
+ENGINES = OfferedEngines(BASE, {BASE: BASE})
 CLIP = Path(__file__).parents[2] / "clips" / "yellow_box.mp4"
 
 
@@ -44,7 +46,7 @@ def world(tmp_path: Path) -> Iterator[SimpleNamespace]:
 
 def training(world: SimpleNamespace) -> Job:
     """A training whose corrections are exported already: one training video, one held out."""
-    job, created = request_training(world.store, world.project, BASE)
+    job, created = request_training(world.store, world.project, ENGINES)
     assert created
     clips = by_side(open_dataset("posters:train", DatasetOptions(count=30, height=64)), {"train": 1, "held-out": 1})
     correct(clips, world.settings.data_dir / "training" / job.id / "corrections", expressions=1)
@@ -70,11 +72,11 @@ def adapter(folder: Path) -> Path:
 
 
 def test_one_training_at_a_time(world: SimpleNamespace) -> None:
-    job, created = request_training(world.store, world.project, BASE)
+    job, created = request_training(world.store, world.project, ENGINES)
     assert created
-    assert request_training(world.store, world.project, BASE)[0].id == job.id
+    assert request_training(world.store, world.project, ENGINES)[0].id == job.id
     world.store.cancel_job(job.id)
-    again, created = request_training(world.store, world.project, BASE)
+    again, created = request_training(world.store, world.project, ENGINES)
     assert created
     assert again.id != job.id
 

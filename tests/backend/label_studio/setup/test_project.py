@@ -252,3 +252,29 @@ def test_tasks_with_a_byte_order_mark_and_odd_separators(tmp_path):
     lines = [json.dumps({"video": "https://h/v.mp4", "instruction": text}, ensure_ascii=False) for text in texts]
     (tmp_path / "t.jsonl").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8", newline="")
     assert [task.instruction for task in wanted((), (), tmp_path / "t.jsonl")] == texts
+
+
+def test_a_projects_engine_stands_in_the_connection_and_can_be_changed(
+    run, studio, serving, store, tiny_clip, monkeypatch
+):
+    monkeypatch.setenv("TRAJSEG_ENGINES", "grounded")
+    monkeypatch.setenv("TRAJSEG_GROUNDED_CHOOSER", "none")
+    version = "grounded/llmdet_base+sam2.1-hiera-large+none"
+    made = run(
+        "create", "--title", "Squares", "-i", "red", "--backend-url", serving, "--engine", "grounded", tiny_clip.path
+    )
+    assert made.exit_code == 0, made.output
+    (backend,) = studio.backends.values()
+    assert (backend["title"], backend["extra_params"]) == (version, {"engine": "grounded"})
+    changed = run("change", backend["project"], "--backend-url", serving)
+    assert changed.exit_code == 0, changed.output
+    assert "trajseg-tiny" in changed.output
+    assert (backend["title"], backend["extra_params"]) == ("trajseg-tiny", {})
+    assert store.label_studio_project(backend["project"]).engine == ""
+    # The serving backend was started without TRAJSEG_ENGINES.
+    refused = run("change", backend["project"], "--engine", "grounded", "--backend-url", serving)
+    assert isinstance(refused.exception, LabelStudioError)
+    assert backend["extra_params"] == {}
+    unknown = run("change", backend["project"], "--engine", "sam9", "--backend-url", serving)
+    assert isinstance(unknown.exception, InputError)
+    assert "TRAJSEG_ENGINES" in unknown.exception.remedy

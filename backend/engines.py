@@ -1,0 +1,72 @@
+"""Offered engines: TRAJSEG_MODEL and those of TRAJSEG_ENGINES; a project or a request chooses among them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.settings import Settings, model_version_of
+from backend.store import Project, Store
+from trajseg.errors import InputError
+
+
+@dataclass(frozen=True)
+class ChosenEngine:
+    """The engine of a job: its name (empty: TRAJSEG_MODEL), and the model version that its predictions carry."""
+
+    name: str
+    model_version: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What a job's params say of it."""
+        return {"engine": self.name} if self.name else {}
+
+
+@dataclass(frozen=True)
+class OfferedEngines:
+    """Model versions of the engines on offer by name, the default one first.
+
+    A request never names anything to be imported or read from disk that the operator has not listed.
+    """
+
+    default: str
+    versions: Mapping[str, str]
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> OfferedEngines:
+        """Raises CheckpointError where an engine cannot be imported, InputError where two have one model version."""
+        names = dict.fromkeys((settings.model, *settings.engines))
+        versions = {name: model_version_of(name) for name in names}
+        for name, version in versions.items():
+            twin = next(other for other, same in versions.items() if same == version)
+            if twin != name:
+                raise InputError(
+                    f"The engines {twin} and {name} both have the model version {version}.",
+                    "Take one of them out of TRAJSEG_ENGINES: their predictions could not be told apart.",
+                )
+        return cls(settings.model, versions)
+
+    def checked(self, name: str) -> str:
+        """The name, empty for the default engine; InputError where it is not on offer."""
+        name = name.strip()
+        if name and name not in self.versions:
+            raise InputError(
+                f"There is no engine {name[:100]!r} on offer; there are {', '.join(self.versions)}.",
+                "Choose one of them, or add it to TRAJSEG_ENGINES of backend and workers.",
+            )
+        return "" if name == self.default else name
+
+    def base(self, name: str) -> str:
+        """The model version of an engine without any project's adapter; raises as `checked`."""
+        return self.versions[self.checked(name) or self.default]
+
+    def chosen(self, store: Store, project: Project | None, name: str = "") -> ChosenEngine:
+        """The engine for a job: the one that was asked for, else the project's, else the default; raises as `checked`.
+
+        Its model version has the adapter that serves the project now.
+        """
+        name = self.checked(name or (project.engine if project else ""))
+        served = store.versions.served_name(project.id if project else None, self.base(name))
+        return ChosenEngine(name, served)

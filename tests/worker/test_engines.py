@@ -1,0 +1,152 @@
+"""A worker with several engines: who stays in memory, and which one does a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backend.engines import OfferedEngines
+from backend.settings import Settings
+from backend.store import Store
+from trajseg.engines.base import EngineSpec
+from trajseg.errors import CheckpointError, InputError
+from trajseg.machine import GB
+from worker.engines import LoadedEngines, parameter_bytes
+from worker.run import Resident, keep, run
+
+GROUNDED_TINY = Path(__file__).parents[2] / "trajseg" / "shapes" / "engines" / "grounded-tiny"
+
+
+class Weighty:
+    """An engine with `megabytes` of parameters, that its spec may or may not own up to."""
+
+    def __init__(self, name: str, megabytes: int, declared_gb: float = 0.0) -> None:
+        self.spec = EngineSpec(name=name, model_version=name, memory_gb=declared_gb)
+        self.parts = [torch.nn.Linear(250_000, megabytes, bias=False)]
+        self.same = {"again": self.parts[0]}
+
+
+class Loader:
+    """Loads Weighty engines, and notes which."""
+
+    def __init__(self, **sizes: int) -> None:
+        self.sizes, self.loaded = sizes, list[str]()
+
+    def __call__(self, name: str, device: str | None) -> Any:
+        if name not in self.sizes:
+            raise CheckpointError(f"There is no {name}.")
+        self.loaded.append(name)
+        return Weighty(name, self.sizes[name])
+
+
+def test_an_engines_size_counts_each_tensor_once_wherever_it_is_held() -> None:
+    engine = Weighty("a", 3)
+    assert parameter_bytes(engine) == 3_000_000
+    assert parameter_bytes(object()) == 0
+
+
+def test_the_least_recently_used_engine_leaves_when_the_budget_is_full() -> None:
+    load = Loader(a=4, b=4, c=4)
+    engines = LoadedEngines("a", ("b", "c"), budget_gb=0.009, load=load)
+    first = engines.get()
+    engines.get("b")
+    assert engines.get("a") is first
+    engines.get("c")
+    assert engines.loaded == ("a", "c")
+    engines.get("b")
+    assert load.loaded == ["a", "b", "c", "b"]
+    assert engines.loaded == ("c", "b")
+
+
+def test_an_engine_in_use_stays_and_one_beyond_the_budget_is_loaded_alone() -> None:
+    engines = LoadedEngines("a", ("big",), budget_gb=0.005, load=Loader(a=4, big=9))
+    engines.get("a")
+    engines.get("big", in_use=("",))
+    assert engines.loaded == ("a", "big")
+    engines.get("a")
+    engines = LoadedEngines("a", ("big",), budget_gb=0.005, load=Loader(a=4, big=9))
+    engines.get("a")
+    engines.get("big")
+    assert engines.loaded == ("big",)
+
+
+def test_a_spec_that_declares_more_than_its_parameters_counts_as_it_says() -> None:
+    engines = LoadedEngines("a", ("b",), budget_gb=1.0, load=Loader(b=1))
+    engines.put("", Weighty("a", 1, declared_gb=0.9999))
+    engines.get("b")
+    assert engines.loaded == ("b",)
+
+
+def test_a_name_that_is_not_offered_is_refused_and_nothing_is_imported() -> None:
+    load = Loader(a=1)
+    engines = LoadedEngines("a", (), budget_gb=1.0, load=load)
+    with pytest.raises(InputError, match="antigravity:boom") as caught:
+        engines.get("antigravity:boom")
+    assert "TRAJSEG_ENGINES" in caught.value.remedy
+    assert load.loaded == []
+
+
+def test_without_a_setting_the_budget_is_a_share_of_this_machines_memory() -> None:
+    import os
+
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
+    assert LoadedEngines("a", device="cpu").budget_gb == pytest.approx(memory / 2)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("TRAJSEG_GROUNDED_CHECKPOINT", str(GROUNDED_TINY))
+    monkeypatch.setenv("TRAJSEG_GROUNDED_CHOOSER", "none")
+    return Settings(
+        data_dir=tmp_path / "data",
+        media_dirs=(str(tiny_clip.path.parent),),
+        label_studio_url="http://127.0.0.1:9",
+        max_key_frames=3,
+        model="trajseg-tiny",
+        engines=("grounded",),
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def resident(settings: Settings, store: Store) -> Iterator[Resident]:
+    kept = Resident.load(settings)
+    keep(kept)
+    yield kept
+    keep(None)
+    kept.store.close()
+
+
+def test_two_real_engines_do_the_jobs_that_name_them(resident: Resident, store: Store, tiny_clip: Any) -> None:
+    offered = OfferedEngines.from_settings(resident.settings)
+    project = resident.store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
+    versions = []
+    for engine in ("", "grounded"):
+        chosen = offered.chosen(resident.store, project, engine)
+        job, _ = resident.store.add_job(
+            "prelabel", project.id, 7, str(tiny_clip.path), "the red square", "prelabel", chosen.params,
+            model_version=chosen.model_version,
+        )  # fmt: skip
+        run(job.id)
+        done = resident.store.job(job.id)
+        assert (done.state, done.error) == ("done", "")
+        assert done.model_version == chosen.model_version == resident.store.tracks(job.id).model_version
+        versions.append(done.model_version)
+    assert versions == ["trajseg-tiny", "grounded/grounded-tiny+none"]
+    assert resident.engines.loaded == ("trajseg-tiny", "grounded")
+    assert 0.0 < parameter_bytes(resident.engine) / GB < 0.2
+
+
+def test_a_job_whose_engine_this_worker_lacks_fails_and_says_what_to_set(resident: Resident, tiny_clip: Any) -> None:
+    job, _ = resident.store.add_job(
+        "prelabel", None, None, str(tiny_clip.path), "the red square", "prelabel", {"engine": "sam3"}
+    )
+    run(job.id)
+    failed = resident.store.job(job.id)
+    assert failed.state == "failed"
+    assert "sam3" in failed.error
+    assert "TRAJSEG_ENGINES" in failed.remedy
