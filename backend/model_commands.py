@@ -90,8 +90,7 @@ def promote(project: int, number: int) -> None:
 def rollback(project: int) -> None:
     """Take the version that serves out; the one before it serves from the next job on."""
     with _backend(project) as (backend, found):
-        base = backend.service.engines.base(found.engine)
-        out, serving = backend.store.versions.rollback(found.id, base)
+        out, serving = backend.store.versions.rollback(found.id, backend.service.base_of(found))
         click.echo(f"{out.name} is rolled back; {serving.name if serving else out.base} serves from the next job on.")
 
 

@@ -166,17 +166,18 @@ def promote(project_id: int, number: int) -> ResponseReturnValue:
 def rollback(project_id: int) -> ResponseReturnValue:
     """Take the version that serves out; the one before it serves from the next job on."""
     service = _proved()
-    service.store.versions.rollback(project_id, service.model_version)
+    service.store.versions.rollback(project_id, service.base_of(service.store.project(project_id)))
     return redirect(url_for("pages.models.index"), 303)
 
 
 def _project(service: Service, project: Project, versions: list[ModelVersion]) -> ProjectModels:
-    served = service.store.versions.served(project.id, service.model_version)
+    served = service.store.versions.served(project.id, service.base_of(project))
     views = [
         VersionView(version, served is not None and version.id == served.id, _picture(service, version) is not None)
         for version in versions
     ]
-    return ProjectModels(project, service.version_of(project), views, served is None)
+    serving = served.name if served else service.base_of(project)
+    return ProjectModels(project, serving, views, served is None)
 
 
 def _picture(service: Service, version: ModelVersion) -> Path | None:

@@ -92,6 +92,10 @@ class Service:
         """Of the default engine, without any project's adapter."""
         return self.engines.base("")
 
+    def base_of(self, project: Project) -> str:
+        """Of a project's engine, without an adapter; of the default one where its engine is no longer on offer."""
+        return self.engines.versions.get(project.engine, self.model_version)
+
     def version_of(self, project: Project) -> str:
         """The model version that serves a project now. Raises InputError where its engine is no longer on offer."""
         return self.engines.chosen(self.store, project).model_version

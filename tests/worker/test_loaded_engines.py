@@ -36,10 +36,11 @@ class Loader:
     def __init__(self, **sizes: int) -> None:
         self.sizes, self.loaded = sizes, list[str]()
 
-    def __call__(self, name: str, device: str | None) -> Any:
+    def __call__(self, name: str, device: str | None = None, **options: Any) -> Any:
         if name not in self.sizes:
             raise CheckpointError(f"There is no {name}.")
         self.loaded.append(name)
+        self.options = options
         return Weighty(name, self.sizes[name])
 
 
@@ -72,6 +73,15 @@ def test_an_engine_in_use_stays_and_one_beyond_the_budget_is_loaded_alone() -> N
     engines.get("a")
     engines.get("big")
     assert engines.loaded == ("big",)
+
+
+def test_a_number_format_is_for_checkpoints_not_for_engines_that_choose_their_own() -> None:
+    load = Loader(a=1, grounded=1)
+    engines = LoadedEngines("a", ("grounded",), budget_gb=1.0, options={"dtype": "bfloat16"}, load=load)
+    engines.get()
+    assert load.options == {"dtype": "bfloat16"}
+    engines.get("grounded")
+    assert load.options == {}
 
 
 def test_a_spec_that_declares_more_than_its_parameters_counts_as_it_says() -> None:
