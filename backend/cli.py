@@ -18,11 +18,13 @@ from backend.model_commands import finetune, models
 def backend(host: str | None, port: int | None) -> None:
     """Answer Label Studio, and keep the queue and the deliveries going. Workers are started apart."""
     from backend.logs import log_to_stderr
+    from backend.private import private_umask
     from backend.server import BackendServer
     from backend.settings import load_settings
 
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = load_settings(**given)
+    private_umask()
     log_to_stderr(settings, "%(asctime)s %(levelname)s %(name)s: %(message)s", logging.INFO)
     server = BackendServer(settings)
     click.echo(f"The backend answers at {server.url} (model {settings.model_version()}).")
@@ -37,4 +39,16 @@ def backend(host: str | None, port: int | None) -> None:
         server.stop()
 
 
-commands = [backend, project, doctor, export, finetune, models]
+@click.command()
+def token() -> None:
+    """Print the token with which programs cancel and retry jobs.
+
+    It goes into the header `Authorization: Bearer TOKEN`, and opens /jobs, /projects/<id>/export and /metrics
+    without a password. It is made on first use and kept in the data folder.
+    """
+    from backend.settings import load_settings
+
+    click.echo(load_settings().job_token())
+
+
+commands = [backend, token, project, doctor, export, finetune, models]

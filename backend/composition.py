@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from backend.engines import OfferedEngines
 from backend.label_studio.incoming.reading import AnnotationReader
 from backend.label_studio.outgoing.courier import Courier
+from backend.private import tighten_all
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.service.service import Service
@@ -47,6 +48,7 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
     Raises InputError for invalid settings, ServiceError when the store does not answer.
     """
     settings = settings or load_settings()
+    tighten_all(settings.data_dir)
     if store is None:
         store = Store(settings.store_url)
         store.migrate()

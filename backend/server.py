@@ -9,6 +9,7 @@ import threading
 from waitress.server import create_server  # type: ignore[import-untyped]
 
 from backend.composition import compose
+from backend.http import auth
 from backend.http.app import create_app
 from backend.settings import Settings
 from trajseg.errors import ServiceError
@@ -22,12 +23,16 @@ class BackendServer:
     Args:
         settings: `host`, `port` (0: any free one) and `threads` say how to listen.
 
-    Raises ServiceError when the port is taken or the store does not answer.
+    Raises:
+        InputError: an address that others reach, and no password.
+        ServiceError: the port is taken, or the store does not answer.
     """
 
     def __init__(self, settings: Settings) -> None:
         sockets = _listen(settings.host, settings.port)
         try:
+            # Bound, but nobody is listened to yet.
+            auth.require_password(settings, [bound.getsockname()[0] for bound in sockets])
             # Links to key frames carry the port, so it is known before anything is wired.
             port = sockets[0].getsockname()[1]
             self.settings = settings.model_copy(update={"port": port})

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.addresses import shown_address, shown_text
+from backend.private import private_folder
 from trajseg.engines.registry import FACTORY, engine_spec
 from trajseg.errors import CheckpointError, InputError
 
@@ -84,7 +85,10 @@ class Settings(BaseSettings):
         description="The worker keeps the language model's layers in 4 bits; needs bitsandbytes.",
     )
 
-    host: str = Field(default="127.0.0.1", description="Address that the backend listens on.")
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address that the backend listens on. Any but this machine's own needs Basic authentication.",
+    )
     port: int = Field(default=9090, ge=0, le=65535, description="Port that the backend listens on.")
     threads: int = Field(
         default=16,
@@ -97,10 +101,27 @@ class Settings(BaseSettings):
         description="URL under which browsers and Label Studio reach the backend, written into links to key "
         "frames. Unset: http://127.0.0.1 and the port.",
     )
+    allowed_hosts: CommaSeparated = Field(
+        default=(),
+        description="Host names, beside those of TRAJSEG_PUBLIC_URL and LABEL_STUDIO_URL, under which the backend is "
+        "reached, such as its service name in Docker; `*.example.com` allowed. IP addresses always are.",
+    )
+    proxies: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Reverse proxies in front of the backend: so many entries of X-Forwarded-For are believed, and "
+        "wrong passwords are counted by the client's address.",
+    )
     basic_auth_user: str = Field(
         default="", description="User name for Basic authentication; unset: none is asked for."
     )
     basic_auth_password: SecretStr = Field(default=SecretStr(""), description="Password for Basic authentication.")
+    api_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Token with which programs cancel and retry jobs (`Authorization: Bearer`). Unset: made once and "
+        "kept in the data folder; `trajseg token` prints it.",
+    )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
         description="Signs the links to key frames. Unset: made once and kept in the data folder; to be set "
@@ -216,6 +237,13 @@ class Settings(BaseSettings):
         "have it open, and their annotation is refused when it is gone.",
     )
 
+    _kept_secrets: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        return cls._split(value.lower()) if isinstance(value, str) else value
+
     @field_validator("media_hosts", "media_dirs", "engines", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -290,6 +318,8 @@ class Settings(BaseSettings):
             self.label_studio_api_key.get_secret_value(),
             self.basic_auth_password.get_secret_value(),
             self.secret_key.get_secret_value(),
+            self.api_token.get_secret_value(),
+            *self._kept_secrets.values(),
         }
         for url in (self.redis_url, self.database_url):
             # Not by a parser of URLs, so that one that cannot be parsed is covered too.
@@ -299,22 +329,30 @@ class Settings(BaseSettings):
 
     def signing_key(self) -> str:
         """The secret that signs links, made on first use and then kept in `data_dir/secret_key`."""
-        if self.secret_key.get_secret_value():
-            return self.secret_key.get_secret_value()
-        path = self.data_dir / "secret_key"
-        if not path.exists():
-            self.data_dir.mkdir(parents=True, exist_ok=True)
-            # Written beside and linked, so that two processes starting together agree on one key.
-            handle, temporary = tempfile.mkstemp(dir=self.data_dir, prefix=".secret_key")
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_urlsafe(48))
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                pass
-            finally:
-                os.unlink(temporary)
-        return path.read_text().strip()
+        return self.secret_key.get_secret_value() or self._kept_secret("secret_key")
+
+    def job_token(self) -> str:
+        """The token of the job API, made on first use and then kept in `data_dir/api_token`."""
+        return self.api_token.get_secret_value() or self._kept_secret("api_token")
+
+    def _kept_secret(self, name: str) -> str:
+        """A secret that lies in a file of the data folder, which only its owner may read."""
+        if name not in self._kept_secrets:
+            path = self.data_dir / name
+            if not path.exists():
+                private_folder(self.data_dir)
+                # Written beside and linked, so that two processes starting together agree on one secret.
+                handle, temporary = tempfile.mkstemp(dir=self.data_dir, prefix=f".{name}")
+                with os.fdopen(handle, "w") as file:
+                    file.write(secrets.token_urlsafe(48))
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    pass
+                finally:
+                    os.unlink(temporary)
+            self._kept_secrets[name] = path.read_text().strip()
+        return self._kept_secrets[name]
 
 
 def load_settings(**given: Any) -> Settings:

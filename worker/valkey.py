@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import redis
 
+from backend.private import private_folder
 from trajseg.errors import QueueError
 from worker.child import spawn, stop
 
@@ -37,7 +38,7 @@ class EmbeddedValkey:
 
     def start(self) -> None:
         """Starts it and waits until it answers. Raises QueueError when it does not."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.folder)
         password = urlsplit(self.url).password
         config = self.folder / "valkey.conf"
         config.touch(mode=0o600)

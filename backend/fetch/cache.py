@@ -23,6 +23,7 @@ from backend.fetch.policy import FetchPolicy, Target
 from backend.fetch.transport import get
 from backend.label_studio.client import token_kind
 from backend.patience import DeadlineError, Patience, Tick
+from backend.private import private_folder
 from backend.tls import certificate_trouble, ssl_context
 from trajseg.errors import LabelStudioError, ServiceError, VideoError
 from trajseg.video.decoding import opened
@@ -252,7 +253,7 @@ class _Download:
         if announced.isdecimal() and int(announced[:20]) > self._policy.max_bytes:
             raise self._too_big()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._folder)
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=PART, delete=False) as part:
                 try:
                     self._write(answer, part)

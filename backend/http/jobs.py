@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from backend.addresses import shown_address
+from backend.http import auth
 from backend.label_studio.incoming.payloads import MAX_ID
 from backend.service.service import Service
 from backend.store import Delivery, Job
@@ -16,6 +17,7 @@ from backend.store.models import JOB_STATES, now
 from trajseg.errors import InputError
 
 blueprint = Blueprint("jobs", __name__)
+blueprint.before_request(auth.refuse_without_token)
 MOST_JOBS = 1000
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
+from backend.private import private_file
 from trajseg.errors import InputError, ServiceError, StoreError
 
 BUSY_SECONDS = 60
@@ -110,7 +111,8 @@ def _is_busy(error: BaseException) -> bool:
 def _sqlite_engine(url: Any) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InputError("DATABASE_URL names no SQLite file.", "Write sqlite:///path/to/file.db.")
-    Path(url.database).resolve().parent.mkdir(parents=True, exist_ok=True)
+    # SQLite gives its side files the mode of the file itself.
+    private_file(Path(url.database).resolve())
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")

@@ -88,6 +88,12 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
+def bearer(settings: Settings) -> dict[str, str]:
+    """The header with which programs cancel and retry jobs."""
+    return {"Authorization": f"Bearer {settings.job_token()}"}
+
+
+@pytest.fixture
 def payload() -> Callable[[str], dict[str, Any]]:
     """The body of a recorded request, by the beginning of its file's name."""
 

@@ -139,7 +139,7 @@ def test_a_running_job_with_a_heartbeat_is_left_alone(
 
 
 def test_one_expired_record_of_a_run_in_redis_stops_no_round(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, bearer, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     """RQ: "ValueError: Execution ... not found in Redis", in 27 rounds one after another."""
     ask(client, store, predict_body, 1, 2)
@@ -158,7 +158,7 @@ def test_one_expired_record_of_a_run_in_redis_stops_no_round(
     assert (done.lost, done.enqueued, done.troubled) == (1, 2, 0)
     assert queue.holds(broken.id)
     assert queue.holds(sound.id)
-    assert client.post(f"/jobs/{broken.id}/cancel").status_code == 200
+    assert client.post(f"/jobs/{broken.id}/cancel", headers=bearer).status_code == 200
     assert not queue.holds(broken.id)
 
 
@@ -224,14 +224,16 @@ def test_redis_down_at_predict_loses_nothing_and_answers_fast(
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 2
 
 
-def test_a_typed_instruction_does_not_wait_when_redis_is_down(settings: Settings, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_a_typed_instruction_does_not_wait_when_redis_is_down(
+    settings: Settings, store: Store, bearer, predict_body
+) -> None:  # type: ignore[no-untyped-def]
     client = create_app(compose(settings, store, JobQueue("redis://127.0.0.1:1/0"))).test_client()
     body = predict_body(1, typed="the square", frames=["a.jpg"], frame_index=[0])
     begun = time.monotonic()
     assert client.post("/predict", json=body).json == {"results": [{"result": []}]}
     assert time.monotonic() - begun < 2
     (job,) = store.jobs(state="queued")
-    assert client.post(f"/jobs/{job.id}/cancel").json["state"] == "cancelled"
+    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
 
 
 def test_a_redis_that_does_not_answer_is_asked_once_and_then_left_in_peace() -> None:

@@ -21,7 +21,7 @@ def test_every_setting_says_what_it_means() -> None:
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://studio:8080/")
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "token")
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0123abcd")
     monkeypatch.setenv("REDIS_URL", "redis://queue:6379/1")
     monkeypatch.setenv("DATABASE_URL", "postgresql://store/trajseg")
     monkeypatch.setenv("TRAJSEG_PORT", "9191")
@@ -29,12 +29,12 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("TRAJSEG_PUBLIC_URL", "")
     settings = Settings()
     assert settings.label_studio_url == "http://studio:8080"
-    assert settings.label_studio_api_key.get_secret_value() == "token"
+    assert settings.label_studio_api_key.get_secret_value() == "0123abcd"
     assert settings.redis_url == "redis://queue:6379/1"
     assert settings.store_url == "postgresql://store/trajseg"
     assert settings.media_hosts == ("a.example", "*.b.example")
     assert settings.external_url == "http://127.0.0.1:9191"
-    assert "token" not in repr(settings)
+    assert "0123abcd" not in repr(settings)
 
 
 @pytest.mark.parametrize(

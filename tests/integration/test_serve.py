@@ -194,7 +194,8 @@ def test_a_running_job_can_be_cancelled_and_the_next_one_begins(served: Served) 
     served.pace(0.5)
     job_id, next_id = served.ask("red, to be cancelled"), served.ask("red, the next")
     served.wait_for_frame(job_id)
-    assert httpx.post(f"{served.url}/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+    bearer = {"Authorization": f"Bearer {Settings(data_dir=served.folder / 'data').job_token()}"}
+    assert httpx.post(f"{served.url}/jobs/{job_id}/cancel", headers=bearer).json()["state"] == "cancelled"
     served.pace(0)
     served.wait_for(next_id, "done")
     assert served.job(job_id)["state"] == "cancelled"

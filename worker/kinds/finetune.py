@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.exporting import export_corrections
+from backend.private import private_folder
 from backend.service.training import relabelling
 from backend.store.models import ModelVersion
 from backend.store.params import FinetuneParams
@@ -49,7 +50,7 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
     if not (corrections / "manifest.json").exists():
         # What was exported once stays: a training that goes on must see the same data.
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        private_folder(work)
         export_corrections(context.store, settings, job.project_id, corrections, lambda _done, _all: context.alive())
     target = Path("models") / f"project-{job.project_id}" / str(version.number)
     write_json(work / "task.json", _task(context, version, corrections, work, settings.data_dir / target))

@@ -46,7 +46,7 @@ def test_a_run_that_fell_silent_is_shown_as_lost(client: FlaskClient, store: Sto
 
 
 def test_a_failure_is_shown_with_its_remedy_and_can_be_retried(
-    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+    client: FlaskClient, store: Store, queue: JobQueue, bearer, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     job = asked(client, store, predict_body)
     store.fail(job.id, store.start_run(job.id) or "", "The link is dead.", "Upload the video.")
@@ -56,40 +56,40 @@ def test_a_failure_is_shown_with_its_remedy_and_can_be_retried(
         "The link is dead.",
         "Upload the video.",
     )
-    form = client.post(f"/jobs/{job.id}/retry").json
+    form = client.post(f"/jobs/{job.id}/retry", headers=bearer).json
     assert (form["state"], form["error"]) == ("queued", "")
     assert queue.holds(job.id)
 
 
 def test_a_task_that_lacks_something_cannot_be_retried_into_a_worker(
-    client: FlaskClient, store: Store, predict_body
+    client: FlaskClient, store: Store, bearer, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     client.post("/predict", json=predict_body(1, instruction=""))
     (job,) = store.jobs()
-    answer = client.post(f"/jobs/{job.id}/retry")
+    answer = client.post(f"/jobs/{job.id}/retry", headers=bearer)
     assert answer.status_code == 400
     assert "lacks `instruction`" in answer.json["error"]
 
 
 def test_cancel_takes_a_waiting_job_out_of_the_queue(
-    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+    client: FlaskClient, store: Store, queue: JobQueue, bearer, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     job = asked(client, store, predict_body)
-    assert client.post(f"/jobs/{job.id}/cancel").json["state"] == "cancelled"
+    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
     assert queue.depths()["prelabel"] == 0
     assert store.start_run(job.id) is None
-    assert client.post(f"/jobs/{job.id}/cancel").json["state"] == "cancelled"
+    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
 
 
 def test_retry_of_a_done_job_whose_delivery_failed_only_delivers_again(
-    client: FlaskClient, store: Store, predict_body, result: Result
+    client: FlaskClient, store: Store, bearer, predict_body, result: Result
 ) -> None:  # type: ignore[no-untyped-def]
     job = asked(client, store, predict_body)
     delivery = store.finish(job.id, store.start_run(job.id) or "", result)
     assert delivery
     store.delivery_failed(delivery.id, "The task is gone.", None)
     assert client.get(f"/jobs/{job.id}").json["delivery"]["last_error"] == "The task is gone."
-    form = client.post(f"/jobs/{job.id}/retry").json
+    form = client.post(f"/jobs/{job.id}/retry", headers=bearer).json
     assert (form["state"], form["delivery"]["state"]) == ("done", "pending")
 
 
@@ -107,8 +107,12 @@ def test_jobs_are_listed_and_chosen(client: FlaskClient, store: Store, predict_b
     assert client.get("/jobs?limit=x").status_code == 400
 
 
-def test_unknown_jobs_are_told(client: FlaskClient) -> None:
-    for answer in (client.get("/jobs/x"), client.post("/jobs/x/cancel"), client.post("/jobs/x/retry")):
+def test_unknown_jobs_are_told(client: FlaskClient, bearer) -> None:
+    for answer in (
+        client.get("/jobs/x"),
+        client.post("/jobs/x/cancel", headers=bearer),
+        client.post("/jobs/x/retry", headers=bearer),
+    ):
         assert answer.status_code == 404
         assert "x" in answer.json["error"]
 

@@ -173,13 +173,13 @@ def test_a_done_job_asked_for_again_is_delivered_again_but_not_run_again(
 
 
 def test_a_failed_job_asked_for_again_is_run_again_after_a_while_but_a_cancelled_one_is_not(
-    client: FlaskClient, store: Store, queue: JobQueue, predict_body
+    client: FlaskClient, store: Store, queue: JobQueue, bearer, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     body = predict_body(1, 2)
     client.post("/predict", json=body)
     failed, cancelled = sorted(store.jobs(), key=lambda job: job.task_id or 0)
     store.fail(failed.id, store.start_run(failed.id) or "", "A dead link.")
-    client.post(f"/jobs/{cancelled.id}/cancel")
+    client.post(f"/jobs/{cancelled.id}/cancel", headers=bearer)
     client.post("/predict", json=body)
     assert store.job(failed.id).state == "failed"
     with store.database.write() as session:
