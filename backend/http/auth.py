@@ -20,7 +20,7 @@ OPEN_ENDPOINTS = frozenset(
     {"service.health", "service.ready", "health", "media.file", "media.preflight", "pages.video"}
 )
 """Health (also as label-studio-ml names it) is asked by everything that watches; links to files are signed."""
-TOKEN_BLUEPRINTS = frozenset({"jobs", "exports", "metrics"})
+TOKEN_BLUEPRINTS = frozenset({"jobs", "failures", "exports", "metrics"})
 """What programs use: the token opens these without a password."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 WAIT = "Too many wrong passwords or tokens came from this address: wait {seconds} s."

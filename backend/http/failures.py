@@ -6,12 +6,14 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify
 
+from backend.http import auth
 from backend.http.jobs import number_argument
 from backend.service.failures import retry_group
 from backend.service.service import Service
 from backend.store.failures import FailureGroup
 
 blueprint = Blueprint("failures", __name__)
+blueprint.before_request(auth.refuse_without_token)
 
 
 @blueprint.get("/failures")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import stat
 import threading
@@ -245,6 +246,22 @@ def test_a_forwarded_host_is_not_believed(client: FlaskClient, settings: Setting
 def job_id(client: FlaskClient, store: Store, predict_body: Any) -> str:
     client.post("/predict", json=predict_body(1))
     return store.jobs()[0].id
+
+
+ASKED_WITHOUT_TOKEN = {"/setup", "/predict", "/webhook"}
+"""What Label Studio sends: JSON, which no stranger's page can send without asking first; it changes no job."""
+
+
+def test_every_route_that_changes_something_is_guarded(client: FlaskClient) -> None:
+    rules = [rule for rule in client.application.url_map.iter_rules() if rule.methods and "POST" in rule.methods]
+    assert len(rules) >= 7
+    for rule in rules:
+        path = re.sub(r"<[^>]*>", "x", rule.rule)
+        answers = [client.post(path), client.post(path, data={"token": "x"})]
+        if path in ASKED_WITHOUT_TOKEN:
+            answers.append(client.post(path, data="{}", headers={"Content-Type": "text/plain"}))
+        wanted = 415 if path in ASKED_WITHOUT_TOKEN else 403
+        assert {answer.status_code for answer in answers} == {wanted}, path
 
 
 @pytest.mark.parametrize("action", ["cancel", "retry"])

@@ -61,12 +61,12 @@ def test_failures_are_grouped_by_reason_whatever_number_name_or_address_differs(
 
 
 def test_one_request_retries_all_of_one_reason_and_nothing_else(
-    client: FlaskClient, store: Store, queue: JobQueue, fail: Fail
+    client: FlaskClient, bearer: dict[str, str], store: Store, queue: JobQueue, fail: Fail
 ) -> None:
     away = [fail(task, AWAY.format(task)) for task in range(1, 41)]
     other = fail(90, "The link is dead.")
     key = client.get("/failures").json["failures"][0]["key"]
-    assert client.post(f"/failures/{key}/retry").json == {"key": key, "jobs": 40, "deliveries": 0}
+    assert client.post(f"/failures/{key}/retry", headers=bearer).json == {"key": key, "jobs": 40, "deliveries": 0}
     assert {store.job(job.id).state for job in away} == {"queued"}
     assert store.job(other.id).state == "failed"
     assert store.job(away[0].id).error == ""
@@ -75,15 +75,15 @@ def test_one_request_retries_all_of_one_reason_and_nothing_else(
             break
         time.sleep(0.02)
     assert all(queue.holds(job.id) for job in away)
-    again = client.post(f"/failures/{key}/retry")
+    again = client.post(f"/failures/{key}/retry", headers=bearer)
     assert (again.status_code, again.json["error"]) == (400, "No job fails for this reason any more.")
 
 
 def test_a_result_that_could_not_be_delivered_is_delivered_again_not_computed(
-    client: FlaskClient, store: Store, undelivered: Job
+    client: FlaskClient, bearer: dict[str, str], store: Store, undelivered: Job
 ) -> None:
     [group] = client.get("/failures").json["failures"]
-    did = client.post(f"/failures/{group['key']}/retry").json
+    did = client.post(f"/failures/{group['key']}/retry", headers=bearer).json
     assert (did["jobs"], did["deliveries"]) == (0, 1)
     assert store.job(undelivered.id).state == "done"
     delivery = store.delivery(undelivered.id)
@@ -92,10 +92,12 @@ def test_a_result_that_could_not_be_delivered_is_delivered_again_not_computed(
     assert client.get("/failures").json["failures"] == []
 
 
-def test_a_rejected_job_is_not_retried_since_its_task_lacks_something(client: FlaskClient, store: Store) -> None:
+def test_a_rejected_job_is_not_retried_since_its_task_lacks_something(
+    client: FlaskClient, bearer: dict[str, str], store: Store
+) -> None:
     client.post("/predict", json=_without_video(1))
     [group] = client.get("/failures").json["failures"]
-    answer = client.post(f"/failures/{group['key']}/retry")
+    answer = client.post(f"/failures/{group['key']}/retry", headers=bearer)
     assert answer.status_code == 400
     assert "has no video" in answer.json["error"]
     assert store.jobs()[0].state == "failed"
