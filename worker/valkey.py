@@ -28,7 +28,7 @@ class EmbeddedValkey:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://:{secrets.token_urlsafe(24)}@127.0.0.1:{self.port}/0"
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -94,7 +94,7 @@ def _binary() -> str:
         ) from error
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

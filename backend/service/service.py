@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 from backend.engines import ChosenEngine, OfferedEngines
@@ -23,6 +24,7 @@ from backend.label_studio.incoming.payloads import (
 from backend.label_studio.outgoing import views
 from backend.queue import JobQueue
 from backend.service import marks as hints
+from backend.service.combining import Combiner, asked_once
 from backend.service.training import request_training
 from backend.settings import Settings
 from backend.store import Job, JobRequest, Project, Store
@@ -71,6 +73,9 @@ class Service:
         self.webhooks: Counter[str] = Counter()
         self._on_notice = on_notice
         self._waiting = threading.BoundedSemaphore(max(settings.threads - SPARE_THREADS, 1))
+        self._noted = asked_once(self._note_project)
+        self._chosen = asked_once(lambda asked: self.engines.chosen(self.store, *asked))
+        self._added = Combiner(self._add_new)
 
     def setup(self, request: SetupRequest) -> dict[str, Any]:
         """Note the project, and the engine that its connection names.
@@ -117,7 +122,7 @@ class Service:
             return _nothing(request.tasks)
         engine = None
         try:
-            engine = self.engines.chosen(self.store, project, request.params.engine)
+            engine = self._chosen((project, request.params.engine))
             config = parse(project.label_config)
         except InputError as error:
             if context is None:
@@ -194,9 +199,21 @@ class Service:
 
     def _project(self, request: PredictRequest) -> Project:
         reference = ProjectReference.read(request.project)
-        if request.label_config:
-            return self.store.upsert_project(reference.label_studio_id, "", request.label_config, stamp=reference.stamp)
-        return self.store.label_studio_project(reference.label_studio_id, reference.stamp)
+        return self._noted((reference.label_studio_id, reference.stamp, request.label_config))
+
+    def _note_project(self, told: tuple[int, str, str]) -> Project:
+        number, stamp, label_config = told
+        if label_config:
+            return self.store.upsert_project(number, "", label_config, stamp=stamp)
+        return self.store.label_studio_project(number, stamp)
+
+    def _add_new(self, batches: Sequence[Sequence[JobRequest]]) -> list[list[tuple[Job, bool]]]:
+        """Write down the jobs of several requests, and queue those that are new."""
+        added = self.store.add_jobs([request for batch in batches for request in batch])
+        new = [job for job, created in added if created and job.state == "queued"]
+        self.enqueue_many(new, new=True)
+        rest = iter(added)
+        return [list(islice(rest, len(batch))) for batch in batches]
 
     def _reject(
         self, project: Project, engine: ChosenEngine | None, tasks: Sequence[Task], error: TrajSegError
@@ -281,9 +298,7 @@ class Service:
                 requests.append(self._request(project, engine, config, task, instruction, "prelabel"))
             except TrajSegError as error:
                 requests.append(self._rejected(project, engine, task, error, config))
-        added = self.store.add_jobs(requests)
-        new = [job for job, created in added if created and job.state == "queued"]
-        self.enqueue_many(new, new=True)
+        added = self._added(requests)
         for (job, created), request, task in zip(added, requests, tasks, strict=True):
             if not created and not request.error:
                 try:

@@ -77,6 +77,13 @@ class Store:
             stamp: what Label Studio adds to the id ("6.1795422572" has "1795422572"). A project noted
                 without one takes the first that is told; another one makes another project.
         """
+        new = {"hostname": hostname, "label_config": label_config, "title": title, "stamp": stamp}
+        changes = {name: value for name, value in new.items() if value}
+        with self.database.read() as session:
+            # Every /predict comes by here, and next to none brings a change: no writer waits for it.
+            known = _find_project(session, label_studio_id, stamp)
+            if known is not None and all(getattr(known, name) == value for name, value in changes.items()):
+                return known
         for _ in range(2):
             try:
                 with self.database.write() as session:
@@ -84,9 +91,8 @@ class Store:
                     if project is None:
                         project = Project(label_studio_id=label_studio_id)
                         session.add(project)
-                    new = {"hostname": hostname, "label_config": label_config, "title": title, "stamp": stamp}
-                    for name, value in new.items():
-                        if value and getattr(project, name) != value:
+                    for name, value in changes.items():
+                        if getattr(project, name) != value:
                             setattr(project, name, value)
                     return project
             except IntegrityError as error:

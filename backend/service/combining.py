@@ -1,0 +1,68 @@
+"""Combining: what many threads ask for at the same moment is done in one go, as databases commit in groups."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class Combiner(Generic[Item, Outcome]):
+    """Turns calls for one item each into calls for all that wait. Safe to share between threads.
+
+    While `work` is under way the others' items gather; whoever comes next does all of them. A call alone is done at
+    once. What is done began after the call, so nobody gets an answer older than the question.
+
+    Args:
+        work: gets a list of items and returns an outcome for each, in order. Where it raises for several items, each
+            is done by itself, so that one item's error reaches only the caller who brought it.
+        most: items that are done in one go.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Item]], Sequence[Outcome]], most: int = 100) -> None:
+        self._work = work
+        self._most = most
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        self._waiting: list[tuple[Item, Future[Outcome]]] = []
+
+    def __call__(self, item: Item) -> Outcome:
+        """The outcome of one item. Raises what `work` raises for it."""
+        future: Future[Outcome] = Future()
+        with self._lock:
+            self._waiting.append((item, future))
+        while not future.done():
+            with self._turn:
+                if future.done():
+                    break
+                with self._lock:
+                    batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                self._do(batch)
+        return future.result()
+
+    def _do(self, batch: Sequence[tuple[Item, Future[Outcome]]]) -> None:
+        try:
+            outcomes = self._work([item for item, _ in batch])
+        except BaseException as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+                return
+            for one in batch:
+                self._do([one])
+            return
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            future.set_result(outcome)
+
+
+def asked_once(look: Callable[[Item], Outcome]) -> Combiner[Item, Outcome]:
+    """A combiner for which equal questions (hashable) of the same moment are one."""
+
+    def work(questions: Sequence[Item]) -> list[Outcome]:
+        answers = {question: look(question) for question in dict.fromkeys(questions)}
+        return [answers[question] for question in questions]
+
+    return Combiner(work)

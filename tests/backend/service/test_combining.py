@@ -1,0 +1,77 @@
+"""Calls of many threads become few, and each caller gets its own outcome or error."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from backend.service.combining import Combiner
+
+
+def test_calls_that_come_while_one_is_under_way_are_done_together() -> None:
+    batches: list[list[int]] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def double(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        if len(batches) == 1:
+            entered.set()
+            assert go_on.wait(10)
+        return [2 * item for item in items]
+
+    combiner = Combiner(double)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(combiner, 0)
+        assert entered.wait(10)
+        others = [pool.submit(combiner, item) for item in range(1, 9)]
+        while len(combiner._waiting) < 8:
+            pass
+        go_on.set()
+        assert first.result(10) == 0
+        assert [future.result(10) for future in others] == [2 * item for item in range(1, 9)]
+    assert [len(batch) for batch in batches] == [1, 8]
+
+
+def test_one_items_error_reaches_only_its_own_caller() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def invert(items: Sequence[int]) -> list[float]:
+        if items == [100]:
+            entered.set()
+            assert go_on.wait(10)
+        return [1 / item for item in items]
+
+    combiner = Combiner(invert)
+    with ThreadPoolExecutor(5) as pool:
+        pool.submit(combiner, 100)
+        assert entered.wait(10)
+        futures = {item: pool.submit(combiner, item) for item in (4, 0, 2)}
+        while len(combiner._waiting) < 3:
+            pass
+        go_on.set()
+        assert futures[4].result(10) == 0.25
+        assert futures[2].result(10) == 0.5
+        with pytest.raises(ZeroDivisionError):
+            futures[0].result(10)
+
+
+def test_no_more_than_so_many_are_done_in_one_go() -> None:
+    sizes: list[int] = []
+    start = threading.Barrier(8)
+
+    def note(items: Sequence[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        return items
+
+    combiner = Combiner(note, most=3)
+
+    def call(item: int) -> int:
+        start.wait(10)
+        return combiner(item)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(call, range(8))) == list(range(8))
+    assert max(sizes) <= 3
