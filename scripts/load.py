@@ -85,9 +85,8 @@ def _measure(folder: Path, rate: float, seconds: float, database: str, model: st
             store.close()
     finally:
         valkey.stop()
-    print(
-        f"the worker did {done} jobs meanwhile; the backend took {1000 * busy / len(outcome.seconds):.1f} ms of CPU a request"
-    )
+    each = 1000 * busy / len(outcome.seconds)
+    print(f"the worker did {done} jobs meanwhile; the backend took {each:.1f} ms of CPU a request")
     print(f"load average {os.getloadavg()[0]:.1f}; errors: {dict(outcome.errors) or 'none'}")
     times = sorted(outcome.seconds)
     return {

@@ -74,7 +74,7 @@ class Service:
         self._on_notice = on_notice
         self._waiting = threading.BoundedSemaphore(max(settings.threads - SPARE_THREADS, 1))
         self._noted = asked_once(self._note_project)
-        self._chosen = asked_once(lambda asked: self.engines.chosen(self.store, *asked))
+        self._chosen = asked_once(self._choose_engine)
         self._added = Combiner(self._add_new)
 
     def setup(self, request: SetupRequest) -> dict[str, Any]:
@@ -206,6 +206,9 @@ class Service:
         if label_config:
             return self.store.upsert_project(number, "", label_config, stamp=stamp)
         return self.store.label_studio_project(number, stamp)
+
+    def _choose_engine(self, asked: tuple[Project, str]) -> ChosenEngine:
+        return self.engines.chosen(self.store, *asked)
 
     def _add_new(self, batches: Sequence[Sequence[JobRequest]]) -> list[list[tuple[Job, bool]]]:
         """Write down the jobs of several requests, and queue those that are new."""
