@@ -79,7 +79,7 @@ def _project(project: int, kind: type[TrackFormat], out: Path, pictures: bool, a
     store = Store(settings.store_url)
     try:
         store.migrate()
-        project_id = store.label_studio_project(project).id
+        project_id = store.projects.of_label_studio(project).id
         exported = ProjectExport(store, project_id, fetched_videos(settings) if pictures else None, annotated_only)
         with bars() as bar:
             task, clip = bar.add_task("tasks", total=len(exported)), bar.add_task("frames", total=None)

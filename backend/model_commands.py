@@ -105,6 +105,6 @@ def _backend(project: int | None) -> Iterator[tuple[Backend, Project]]:
 
     backend = compose()
     try:
-        yield backend, backend.store.label_studio_project(project) if project else None  # type: ignore[misc]
+        yield backend, backend.store.projects.of_label_studio(project) if project else None  # type: ignore[misc]
     finally:
         backend.close()

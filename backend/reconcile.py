@@ -64,7 +64,7 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
 
     try:
         queue.clean()
-        store.renew_future_leases()
+        store.runs.renew_future_leases()
         for job in store.backlog.lost(settings.stale_after_seconds):
             handle(job, lambda job: _recover(store, queue, settings, job))
         for job in _missing(store, queue, grace_seconds):
@@ -79,16 +79,16 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
 
 def _recover(store: Store, queue: JobQueue, settings: Settings, job: Job) -> list[str]:
     """A running job without heartbeat goes back into the queue, or fails where its worker has died too often."""
-    if not store.is_lost(job.id, job.run_token, settings.stale_after_seconds):
+    if not store.runs.is_lost(job.id, job.run_token, settings.stale_after_seconds):
         return []
     if job.runs >= settings.max_runs:
-        store.give_up(
+        store.jobs.give_up(
             job.id,
             f"The worker died {job.runs} times while it ran this job.",
             "See the worker's log; the video may need more memory than there is. POST /jobs/<id>/retry runs it again.",
         )
         return ["given_up"]
-    if not store.requeue_lost(job.id, job.run_token):
+    if not store.runs.requeue_lost(job.id, job.run_token):
         return []
     queue.enqueue(job)
     return ["lost", "enqueued"]

@@ -47,7 +47,7 @@ def main() -> None:
             JobRequest("prelabel", None, number, video, "the red square", "prelabel", subject=name)
             for number in range(arguments.jobs)
         ]
-        queue.enqueue_new([job for job, _ in store.add_jobs(requests)])
+        queue.enqueue_new([job for job, _ in store.jobs.add_all(requests)])
         seconds, busy = [], time.process_time()
         for _ in range(ROUNDS):
             began = time.perf_counter()

@@ -65,7 +65,7 @@ def main(frames: int, corrections: int, every: float, compare: bool, out: Path |
         job = str(figures.pop("job"))
         if compare:
             undisturbed = load_engine("trajseg-tiny", "cpu").segment(open_clip(long), INSTRUCTION).result()
-            figures["mean_j_with_undisturbed"] = round(agreement(store.tracks(job), undisturbed), 5)
+            figures["mean_j_with_undisturbed"] = round(agreement(store.jobs.result(job), undisturbed), 5)
         store.close()
     print(json.dumps(figures, indent=2))
     if out:
@@ -76,10 +76,10 @@ def measure(
     store: Store, queue: JobQueue, long: Path, short: Path, corrections: int, every: float
 ) -> dict[str, float | list[float] | str]:
     """Marks boxes while the long clip is prelabelled; figures, and the long clip's job."""
-    project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
+    project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
 
     def ask(kind: str, video: Path, queue_name: str, **params: object) -> Job:
-        job, _ = store.add_job(
+        job, _ = store.jobs.add(
             kind, project.id, None, str(video), INSTRUCTION, queue_name, params, subject=str(time.monotonic())
         )
         queue.enqueue(job)
@@ -95,7 +95,7 @@ def measure(
         marks = [{"label": "track-2", "index": number, "box": [110, 55 + number, 30, 30], "point": False}]
         ended(store, ask("refine", short, "interactive", marks=marks, base_job_id=base.id))
         waits.append(round(time.monotonic() - asked, 2))
-        if over is None and store.job(prelabel.id).state == "done":
+        if over is None and store.jobs.get(prelabel.id).state == "done":
             over = number
     ended(store, prelabel)
     total = time.monotonic() - started
@@ -115,7 +115,7 @@ def agreement(resumed: Result, undisturbed: Result) -> float:
 
 def ended(store: Store, job: Job) -> Job:
     """The job once it is done."""
-    while (held := store.job(job.id)).state in ("queued", "running"):
+    while (held := store.jobs.get(job.id)).state in ("queued", "running"):
         time.sleep(0.02)
     if held.state != "done":
         raise click.ClickException(f"job {job.kind}: {held.state} {held.error}")

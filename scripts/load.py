@@ -81,7 +81,7 @@ def _measure(folder: Path, rate: float, seconds: float, database: str, model: st
             outcome, growth = asyncio.run(_ask(port, rate, seconds, watched, str(folder / "clip.mp4")))
             busy = watched.cpu_times().user + watched.cpu_times().system - before.user - before.system
             store = Store(environment["DATABASE_URL"])
-            done = sum(count for (_, state), count in store.count_jobs().items() if state == "done")
+            done = sum(count for (_, state), count in store.jobs.count().items() if state == "done")
             store.close()
     finally:
         valkey.stop()

@@ -47,7 +47,7 @@ class Bench:
         return JobQueue(f"redis://127.0.0.1:{self.port}/0")
 
     def ask(self, instruction: str, queue: str = "prelabel") -> Job:
-        job, _ = self.store.add_job("prelabel", None, None, str(self.video), instruction, queue)
+        job, _ = self.store.jobs.add("prelabel", None, None, str(self.video), instruction, queue)
         return job
 
     def pace(self, seconds: float) -> None:
@@ -89,7 +89,7 @@ class Bench:
 
     def wait_for(self, job: Job, state: str) -> Job:
         deadline = time.monotonic() + SECONDS
-        while (held := self.store.job(job.id)).state != state:
+        while (held := self.store.jobs.get(job.id)).state != state:
             assert time.monotonic() < deadline, self.output()
             time.sleep(0.05)
         return held

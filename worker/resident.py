@@ -200,7 +200,7 @@ def _queue_again(resident: jobs.Resident) -> None:
     queue = JobQueue(resident.settings.redis_url, resident.settings.job_timeout_seconds)
     try:
         while resident.preempted:
-            job = resident.store.job(resident.preempted.pop())
+            job = resident.store.jobs.get(resident.preempted.pop())
             if job.state == "queued":
                 queue.enqueue(job, at_front=True)
     except TrajSegError as error:

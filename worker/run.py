@@ -134,14 +134,14 @@ def run(job_id: str) -> None:
         keep(Resident.load(load_settings()))
     assert _resident is not None
     resident = _resident
-    token = resident.store.start_run(job_id)
+    token = resident.store.runs.start(job_id)
     if token is None:
         log.info("job %s is over already", job_id)
         return
-    job = resident.store.job(job_id)
+    job = resident.store.jobs.get(job_id)
     if _task_is_gone(resident, job):
         log.info("job %s is cancelled: its task was deleted in Label Studio", job_id)
-        resident.store.cancel_job(job_id)
+        resident.store.jobs.cancel(job_id)
         return
     log.info("job %s, run %d: %s of %s", job_id, job.runs, job.kind, job.instruction[:80])
     this = _Run(resident, job, token)
@@ -158,7 +158,7 @@ def run(job_id: str) -> None:
         _put_off(resident, job, token, error)
     except PreemptedError as error:
         log.info("job %s: %s", job_id, error.message)
-        if resident.store.postpone(job_id, token):
+        if resident.store.runs.make_way(job_id, token):
             resident.preempted.append(job_id)
     except TrajSegError as error:
         _fail(resident, job_id, token, error.message, error.remedy)
@@ -214,13 +214,13 @@ class _Run(JobContext[JobParams]):
                 outcome.result.timings = {**self.timings, **outcome.result.timings}
                 # Before the store knows of the result: whoever delivers it must find the pictures.
                 self._write_key_frames(outcome.result, outcome.notes)
-        delivery = self.store.finish(self.job.id, self.token, outcome.result, outcome.notes, outcome.report)
+        delivery = self.store.runs.finish(self.job.id, self.token, outcome.result, outcome.notes, outcome.report)
         self._queue(outcome.follow_up)
         return delivery
 
     def _queue(self, requests: Sequence[JobRequest]) -> None:
         """Write down what comes next, and queue it at once; where that fails the reconciler does it."""
-        added = [job for job, new in self.store.add_jobs(requests) if new]
+        added = [job for job, new in self.store.jobs.add_all(requests) if new]
         if not added:
             return
         try:
@@ -235,8 +235,8 @@ class _Run(JobContext[JobParams]):
     def give_back(self) -> bool:
         """Put the job back into its queue, as a run that does not count; True when this run was the newest."""
         if self._excused:
-            return self.store.requeue_lost(self.job.id, self.token)
-        return self.store.postpone(self.job.id, self.token)
+            return self.store.runs.requeue_lost(self.job.id, self.token)
+        return self.store.runs.make_way(self.job.id, self.token)
 
     @property
     def clip(self) -> Clip:
@@ -248,13 +248,13 @@ class _Run(JobContext[JobParams]):
         return self._clip
 
     def progress(self, done: int, total: int) -> None:
-        self.store.progress(self.job.id, self.token, done, total)
+        self.store.runs.progress(self.job.id, self.token, done, total)
 
     def alive(self) -> None:
-        self.store.heartbeat(self.job.id, self.token)
+        self.store.runs.heartbeat(self.job.id, self.token)
 
     def cancelled(self) -> bool:
-        job = self.store.job(self.job.id)
+        job = self.store.jobs.get(self.job.id)
         return job.state != "running" or job.run_token != self.token
 
     def preempted(self, done: int = 0, total: int = 0) -> bool:
@@ -264,7 +264,7 @@ class _Run(JobContext[JobParams]):
         if job_id is None:
             return None
         try:
-            return self.store.tracks(job_id)
+            return self.store.jobs.result(job_id)
         except InputError as error:
             log.warning("job %s: %s", self.job.id, error)
             return None
@@ -278,7 +278,7 @@ class _Run(JobContext[JobParams]):
         self.timings["fetch"] = time.perf_counter() - started
         if self.job.waiting_since is not None:
             # What kept this job waiting is over, for the others too.
-            self.store.go_on()
+            self.store.jobs.release_put_off()
             self._courier.breaker.succeeded()
         clip = self._open(path)
         self.timings["open"] = time.perf_counter() - started - self.timings["fetch"]
@@ -315,7 +315,7 @@ class _Run(JobContext[JobParams]):
             while not over.wait(min(LOOK_AROUND_SECONDS, HEARTBEAT_SECONDS)):
                 try:
                     if self._stopping.is_set() and not self._excused:
-                        self._excused = self.store.excuse(self.job.id, self.token)
+                        self._excused = self.store.runs.excuse(self.job.id, self.token)
                     if time.monotonic() >= due:
                         self.alive()
                         due = time.monotonic() + HEARTBEAT_SECONDS
@@ -355,7 +355,7 @@ def _task_is_gone(resident: Resident, job: Job) -> bool:
     except LabelStudioError:
         return False
     try:
-        client.task(resident.store.project(job.project_id).label_studio_id, job.task_id)
+        client.task(resident.store.projects.get(job.project_id).label_studio_id, job.task_id)
     except MissingError:
         return True
     except TrajSegError as error:
@@ -375,7 +375,7 @@ def _put_off(resident: Resident, job: Job, token: str, error: LabelStudioError) 
     pause = min(max(waited / 2, FIRST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
     log.warning("job %s waits %.0f s for Label Studio: %s", job.id, pause, error)
     try:
-        resident.store.put_off(job.id, token, str(error), now() + timedelta(seconds=pause))
+        resident.store.runs.put_off(job.id, token, str(error), now() + timedelta(seconds=pause))
     except (CancelledError, StaleRunError) as late:
         log.info("job %s: %s", job.id, late.message)
 
@@ -383,7 +383,7 @@ def _put_off(resident: Resident, job: Job, token: str, error: LabelStudioError) 
 def _fail(resident: Resident, job_id: str, token: str, error: str, remedy: str) -> None:
     log.warning("job %s failed: %s %s", job_id, error, remedy)
     try:
-        resident.store.fail(job_id, token, error, remedy)
+        resident.store.runs.fail(job_id, token, error, remedy)
     except (CancelledError, StaleRunError) as late:
         log.info("job %s: %s", job_id, late.message)
 

@@ -42,7 +42,7 @@ def export(project: int) -> Response:
     if name not in format_names():
         # Only names: a module's path would be imported.
         raise InputError(f"There is no export format {name[:40]!r}.", f"Use one of {', '.join(format_names())}.")
-    project_id = service.store.label_studio_project(project).id
+    project_id = service.store.projects.of_label_studio(project).id
     exported = ProjectExport(
         service.store, project_id, local_videos(service.settings) if pictures else None, _flag("annotated")
     )

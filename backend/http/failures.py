@@ -49,7 +49,7 @@ def _form(service: Service, group: FailureGroup) -> dict[str, Any]:
 
 def _project_id(service: Service) -> int | None:
     project = number_argument("project")
-    return None if project is None else service.store.label_studio_project(project).id
+    return None if project is None else service.store.projects.of_label_studio(project).id
 
 
 def _service() -> Service:

@@ -29,9 +29,9 @@ def jobs() -> Response:
     if state is not None and state not in JOB_STATES:
         raise InputError(f"There is no state {state!r}.", f"Use one of {', '.join(JOB_STATES)}.")
     project = number_argument("project")
-    found = service.store.jobs(
+    found = service.store.jobs.newest(
         state=state,
-        project_id=service.store.label_studio_project(project).id if project is not None else None,
+        project_id=service.store.projects.of_label_studio(project).id if project is not None else None,
         task_id=number_argument("task"),
         limit=min(number_argument("limit") or 100, MOST_JOBS),
     )
@@ -42,13 +42,13 @@ def jobs() -> Response:
 def job(job_id: str) -> Response:
     """One job and its delivery."""
     service = _service()
-    return jsonify(job_form(service, service.store.job(job_id), service.store.delivery(job_id)))
+    return jsonify(job_form(service, service.store.jobs.get(job_id), service.store.deliveries.of_job(job_id)))
 
 
 @blueprint.get("/jobs/<job_id>/result")
 def result(job_id: str) -> Response:
     """The result of a done job in the JSON form of `trajseg segment`."""
-    tracks = _service().store.tracks(job_id)
+    tracks = _service().store.jobs.result(job_id)
     tracks.video = shown_address(tracks.video)
     return jsonify(tracks.to_json())
 
@@ -64,7 +64,7 @@ def cancel(job_id: str) -> Response:
 def retry(job_id: str) -> Response:
     """Do a finished job again, or make its failed delivery again."""
     service = _service()
-    return jsonify(job_form(service, service.retry(job_id), service.store.delivery(job_id)))
+    return jsonify(job_form(service, service.retry(job_id), service.store.deliveries.of_job(job_id)))
 
 
 def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
 
 
 def _queue_form(service: Service) -> dict[str, Any]:
-    counts = service.store.count_jobs()
+    counts = service.store.jobs.count()
     return {state: sum(n for (_, held), n in counts.items() if held == state) for state in JOB_STATES}
 
 

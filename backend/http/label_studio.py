@@ -49,7 +49,7 @@ def _health() -> dict[str, Any]:
     except ServiceError as error:
         form["queue"] = f"unreachable: {error}"
     try:
-        form["jobs_queued"] = sum(n for (_, state), n in service.store.count_jobs().items() if state == "queued")
+        form["jobs_queued"] = sum(n for (_, state), n in service.store.jobs.count().items() if state == "queued")
     except ServiceError as error:
         form.update(status="DOWN", store=f"unreachable: {error}")
     form["ready"] = form["status"] == "UP" and bool(form.get("workers"))

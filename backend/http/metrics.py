@@ -27,10 +27,10 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         jobs = GaugeMetricFamily("trajseg_jobs", "Jobs in the store", labels=["kind", "state"])
-        for (kind, state), count in self.service.store.count_jobs().items():
+        for (kind, state), count in self.service.store.jobs.count().items():
             jobs.add_metric([kind, state], count)
         deliveries = GaugeMetricFamily("trajseg_deliveries", "Deliveries in the store", labels=["state"])
-        for state, count in self.service.store.count_deliveries().items():
+        for state, count in self.service.store.deliveries.count().items():
             deliveries.add_metric([state], count)
         webhooks = CounterMetricFamily("trajseg_webhooks", "Webhooks taken", labels=["action"])
         for action, count in self.service.webhooks.items():

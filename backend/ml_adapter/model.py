@@ -35,7 +35,7 @@ class TrajSeg(LabelStudioMLBase):
         config = self.get("label_config")
         if self.project_id and config:
             reference = ProjectReference.read(self.project_id)
-            service.store.upsert_project(reference.label_studio_id, "", config)
+            service.store.projects.upsert(reference.label_studio_id, "", config)
 
     def set_extra_params(self, extra_params: object) -> None:
         """Dropped: trajseg has none, and the host's cache cannot hold what Label Studio sends."""

@@ -166,7 +166,7 @@ def promote(project_id: int, number: int) -> ResponseReturnValue:
 def rollback(project_id: int) -> ResponseReturnValue:
     """Take the version that serves out; the one before it serves from the next job on."""
     service = _proved()
-    service.store.versions.rollback(project_id, service.base_of(service.store.project(project_id)))
+    service.store.versions.rollback(project_id, service.base_of(service.store.projects.get(project_id)))
     return redirect(url_for("pages.models.index"), 303)
 
 

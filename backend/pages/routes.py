@@ -119,7 +119,7 @@ def job_news(job_id: str) -> ResponseReturnValue:
 def job_tracks(job_id: str) -> ResponseReturnValue:
     """Scores, doubtful frames and pictures for the viewer: see `tracks.outline`."""
     service = _service()
-    held = service.store.job(job_id)
+    held = service.store.jobs.get(job_id)
     form = tracks.outline(held, _reports().tracks(job_id))
     form["stills"] = videos.stills(job_id, form["frame_count"], service.settings)
     return jsonify(form)
@@ -149,7 +149,7 @@ def retry(job_id: str) -> ResponseReturnValue:
 def video(token: str, name: str) -> ResponseReturnValue:
     """The video of a job by signed link, so that a player without credentials gets it."""
     service = _service()
-    return videos.send(service.store.job(videos.job_of(token, service.settings)), service.settings)
+    return videos.send(service.store.jobs.get(videos.job_of(token, service.settings)), service.settings)
 
 
 @blueprint.get("/report")
@@ -236,9 +236,9 @@ def _notices(service: Service, counts: dict[str, int]) -> list[tuple[str, str]]:
 
 def _view(job_id: str) -> JobView:
     service = _service()
-    held = service.store.job(job_id)
-    project = service.store.project(held.project_id) if held.project_id is not None else None
-    return JobView(held, service.settings, service.store.delivery(job_id), project)
+    held = service.store.jobs.get(job_id)
+    project = service.store.projects.get(held.project_id) if held.project_id is not None else None
+    return JobView(held, service.settings, service.store.deliveries.of_job(job_id), project)
 
 
 def _ahead(held: Job) -> int:

@@ -17,6 +17,7 @@ from backend.store import Delivery, Job, Project
 from backend.store.kinds import title_of
 from backend.store.models import now
 from backend.store.notes import TrackRefinement, TrackWarning
+from backend.store.rows import UNFINISHED
 
 STATES = {
     "queued": "Queued",
@@ -177,7 +178,7 @@ class JobView:
     @property
     def actions(self) -> list[Action]:
         """What a person can do, the most likely first."""
-        if self.job.state in ("queued", "running"):
+        if self.job.state in UNFINISHED:
             return [Action("cancel", "Cancel")]
         if self.rejected:
             return []

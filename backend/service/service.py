@@ -30,6 +30,7 @@ from backend.settings import Settings
 from backend.store import Job, JobRequest, Project, Store
 from backend.store.models import now
 from backend.store.params import FinetuneParams
+from backend.store.rows import UNFINISHED
 from label_config import LabelConfig, parse
 from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
 from trajseg.errors import InputError, InstructionError, LabelConfigError, QueueError, TaskError, TrajSegError
@@ -85,7 +86,7 @@ class Service:
             InputError: there is no such engine on offer; the project keeps the one that it has.
         """
         reference = ProjectReference.read(request.project)
-        project = self.store.upsert_project(
+        project = self.store.projects.upsert(
             reference.label_studio_id, request.hostname, request.label_config, stamp=reference.stamp
         )
         parse(request.label_config)
@@ -176,7 +177,7 @@ class Service:
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: a waiting one leaves the queue, a running one stops at its next frame."""
-        job = self.store.cancel_job(job_id)
+        job = self.store.jobs.cancel(job_id)
         try:
             self.queue.remove(job_id)
         except QueueError as error:
@@ -186,14 +187,14 @@ class Service:
 
     def retry(self, job_id: str) -> Job:
         """Do a finished job again; of a done one whose delivery failed, only the delivery."""
-        job = self.store.job(job_id)
+        job = self.store.jobs.get(job_id)
         if job.asked.rejected:
             raise TaskError(job.error, job.remedy)
-        delivery = self.store.delivery(job_id)
+        delivery = self.store.deliveries.of_job(job_id)
         if job.state == "done" and delivery is not None and delivery.state in ("failed", "dropped"):
-            self.store.deliver_again(job_id)
+            self.store.deliveries.send_again(job_id)
             return job
-        job = self.store.retry_job(job_id)
+        job = self.store.jobs.retry(job_id)
         self.enqueue([job])
         return job
 
@@ -204,15 +205,15 @@ class Service:
     def _note_project(self, told: tuple[int, str, str]) -> Project:
         number, stamp, label_config = told
         if label_config:
-            return self.store.upsert_project(number, "", label_config, stamp=stamp)
-        return self.store.label_studio_project(number, stamp)
+            return self.store.projects.upsert(number, "", label_config, stamp=stamp)
+        return self.store.projects.of_label_studio(number, stamp)
 
     def _choose_engine(self, asked: tuple[Project, str]) -> ChosenEngine:
         return self.engines.chosen(self.store, *asked)
 
     def _add_new(self, batches: Sequence[Sequence[JobRequest]]) -> list[list[tuple[Job, bool]]]:
         """Write down the jobs of several requests, and queue those that are new."""
-        added = self.store.add_jobs([request for batch in batches for request in batch])
+        added = self.store.jobs.add_all([request for batch in batches for request in batch])
         new = [job for job, created in added if created and job.state == "queued"]
         self.enqueue_many(new, new=True)
         rest = iter(added)
@@ -221,7 +222,7 @@ class Service:
     def _reject(
         self, project: Project, engine: ChosenEngine | None, tasks: Sequence[Task], error: TrajSegError
     ) -> None:
-        self.store.add_jobs([self._rejected(project, engine, task, error) for task in tasks])
+        self.store.jobs.add_all([self._rejected(project, engine, task, error) for task in tasks])
 
     def _rejected(
         self,
@@ -315,14 +316,14 @@ class Service:
             ended = job.finished_at or job.created_at
             waited = now() - ended >= timedelta(seconds=self.settings.retry_failed_seconds)
             if waited or job.asked.rejected:
-                self.enqueue([self.store.retry_job(job.id, params={"rejected": False})])
+                self.enqueue([self.store.jobs.retry(job.id, params={"rejected": False})])
         elif job.state == "done" and task.id is not None:
             if any(prediction.model_version == job.model_version for prediction in task.predictions):
                 return
-            delivery = self.store.delivery(job.id)
+            delivery = self.store.deliveries.of_job(job.id)
             if delivery is not None and (delivery.state != "pending" or delivery.attempts):
                 # It was deleted there, or has not arrived yet: somebody waits for it now.
-                self.store.deliver_again(job.id)
+                self.store.deliveries.send_again(job.id)
 
     def _interactive(
         self, project: Project, engine: ChosenEngine, config: LabelConfig, tasks: Sequence[Task], context: Context
@@ -378,16 +379,16 @@ class Service:
             engine.model_version,
             subject=f"hints {hints.digest(told, base_id)}",
         )
-        job, created = self.store.add_jobs([request])[0]
+        job, created = self.store.jobs.add_all([request])[0]
         if not created and job.state in ("failed", "cancelled"):
-            job = self.store.retry_job(job.id)
+            job = self.store.jobs.retry(job.id)
         deadline = time.monotonic() + self.settings.interactive_wait_seconds
         if job.state == "queued" and not self.enqueue([job]):
             return {"result": []}
         key_frames = _key_frames(config, task)
         if key_frames is None or (job.state != "done" and not self._wait(job, deadline)):
             return {"result": []}
-        result = self.store.tracks(job.id)
+        result = self.store.jobs.result(job.id)
         labels = {hint["label"] for hint in told}
         result.tracks = [track for track in result.tracks if track.label in labels]
         rate = config.rate_for(task.data)
@@ -398,8 +399,8 @@ class Service:
     def _known(self, job_id: str | None) -> tuple[Job | None, Result | None]:
         """A done job of the store and its tracks, where there is such a one."""
         try:
-            job = self.store.job(job_id) if job_id else None
-            return job, self.store.tracks(job.id) if job else None
+            job = self.store.jobs.get(job_id) if job_id else None
+            return job, self.store.jobs.result(job.id) if job else None
         except InputError:
             return None, None
 
@@ -415,18 +416,18 @@ class Service:
         try:
             request = self._request(project, engine, config, task, text, "interactive", params)
         except (TaskError, InstructionError) as error:
-            self.store.add_jobs([self._rejected(project, engine, task, error, config, text)])
+            self.store.jobs.add_all([self._rejected(project, engine, task, error, config, text)])
             raise
-        job, created = self.store.add_jobs([request])[0]
+        job, created = self.store.jobs.add_all([request])[0]
         if created or job.state == "done":
             return job
-        return self.store.retry_job(job.id, queue="interactive", params=params)
+        return self.store.jobs.retry(job.id, queue="interactive", params=params)
 
     def _answer_in_time(self, job: Job, config: LabelConfig, task: Task, deadline: float) -> dict[str, Any]:
         key_frames = _key_frames(config, task)
         if key_frames is None or (job.state != "done" and not self._wait(job, deadline)):
             return {"result": []}
-        result = self.store.tracks(job.id)
+        result = self.store.jobs.result(job.id)
         if any(index >= result.frame_count for index in key_frames):
             log.warning("task %s has key frames that its video has not", task.id)
             return {"result": []}
@@ -439,9 +440,9 @@ class Service:
         except LabelConfigError as error:
             log.warning("job %s cannot be shown: %s", job.id, error)
             return {"result": []}
-        delivery = self.store.delivery(job.id)
+        delivery = self.store.deliveries.of_job(job.id)
         if delivery is not None and delivery.state == "pending":
-            self.store.delivery_sent(delivery.id, None)
+            self.store.deliveries.sent(delivery.id, None)
         return {"result": results, "score": views.score(result), "model_version": result.model_version}
 
     def _wait(self, job: Job, deadline: float) -> bool:
@@ -451,8 +452,8 @@ class Service:
             return False
         try:
             while True:
-                state = self.store.job(job.id).state
-                if state not in ("queued", "running"):
+                state = self.store.jobs.get(job.id).state
+                if state not in UNFINISHED:
                     return state == "done"
                 if time.monotonic() >= deadline:
                     return False
@@ -465,7 +466,7 @@ class Service:
         if request.project is None:
             return {"note": "The request names no project."}
         try:
-            project = self.store.label_studio_project(request.project.id)
+            project = self.store.projects.of_label_studio(request.project.id)
             job, created = self.train(project)
         except TrajSegError as error:
             log.info("%s is ignored: %s", request.action, error)
@@ -485,7 +486,7 @@ class Service:
         if request.project is None or not told:
             return False
         try:
-            project = self.store.label_studio_project(request.project.id)
+            project = self.store.projects.of_label_studio(request.project.id)
         except TrajSegError as error:
             log.info("%s is ignored: %s", request.action, error)
             return False
@@ -499,12 +500,12 @@ class Service:
     def _refresh(self, request: WebhookRequest) -> bool:
         assert request.project is not None
         try:
-            project = self.store.label_studio_project(request.project.id)
+            project = self.store.projects.of_label_studio(request.project.id)
             parse(request.project.label_config)
         except TrajSegError as error:
             log.info("PROJECT_UPDATED of project %s is ignored: %s", request.project.id, error)
             return False
-        self.store.upsert_project(project.label_studio_id, "", request.project.label_config, stamp=project.stamp)
+        self.store.projects.upsert(project.label_studio_id, "", request.project.label_config, stamp=project.stamp)
         return True
 
 

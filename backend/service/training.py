@@ -10,8 +10,8 @@ from backend.engines import OfferedEngines
 from backend.store import Job, JobRequest, Store
 from backend.store.models import Annotation, Correction, Project
 from backend.store.params import FinetuneParams, PrelabelParams
+from backend.store.rows import UNFINISHED
 
-UNFINISHED = ("queued", "running")
 TASKS_AT_ONCE = 100_000
 
 
@@ -32,7 +32,7 @@ def request_training(
     subject = f"training {len(trainings) + 1}"
     asked = (params or FinetuneParams()).model_copy(update={"engine": engine})
     request = JobRequest("finetune", project.id, None, "", "", "finetune", asked, engines.base(engine), subject=subject)
-    return store.add_jobs([request])[0]
+    return store.jobs.add_all([request])[0]
 
 
 def corrected_tracks_since_training(store: Store, project_id: int) -> int:

@@ -1,9 +1,9 @@
-"""The store: what was asked for, what came out, what persons changed, and what still has to reach Label Studio."""
+"""The store: requests, results, corrections, and what still has to reach Label Studio."""
 
 from backend.store.corrections import Change, Corrections, PaintedTrack, ReadAnnotation
 from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, Track
 from backend.store.request import JobRequest
-from backend.store.runs import StaleRunError, UnknownJobError
+from backend.store.rows import StaleRunError, UnknownJobError
 from backend.store.store import Store
 
 __all__ = [

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import or_, select
 
+from backend.store.clock import database_now
 from backend.store.database import Database
 from backend.store.models import Job, now
-from backend.store.runs import database_now
 
 
 class Backlog:

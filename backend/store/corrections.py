@@ -15,6 +15,7 @@ from backend.store.database import Database
 from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, now
 from backend.store.params import RefineParams
 from backend.store.request import JobRequest
+from backend.store.rows import UNFINISHED
 from trajseg.tracks.rle import Rle
 
 VOUCHED = ("edited", "added", "removed")
@@ -322,7 +323,7 @@ def _withdraw_corrections(session: Session, row: Annotation) -> None:
 def _cancel(session: Session, job_id: str | None) -> list[str]:
     if job_id is None:
         return []
-    cancel = update(Job).where(Job.id == job_id, Job.state.in_(("queued", "running")))
+    cancel = update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED))
     cancelled: Any = session.execute(cancel.values(state="cancelled", finished_at=now(), eta_seconds=None))
     return [job_id] if cancelled.rowcount else []
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.store.database import Database
 from backend.store.models import PartialFrames
-from backend.store.runs import running_job
+from backend.store.rows import running_job
 
 MAX_BYTES = 256 * 2**20
 """Of one job, compressed. Frames beyond that are not kept; a run after a death draws them again."""

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 from sqlalchemy import func, or_, select
 
+from backend.store.clock import database_now
 from backend.store.database import Database
 from backend.store.kinds import QUEUES
 from backend.store.models import Job, now
-from backend.store.runs import database_now
 
 IDLE_SECONDS = 0.5
 """A job that waits for a shorter time may be about to be taken by a worker that has nothing to do."""

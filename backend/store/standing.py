@@ -158,10 +158,10 @@ class Standing:
 
     def _result(self, job: Job, jobs: Mapping[str, Job]) -> Result:
         """A job's tracks, with the captions of the newest job that described them."""
-        result = self.store.tracks(job.id)
+        result = self.store.jobs.result(job.id)
         describing = [held for held in jobs.values() if held.kind == "caption" and held.asked.earlier_job_id == job.id]
         if describing:
-            captions = {track.uid: track.caption for track in self.store.tracks(describing[-1].id).tracks}
+            captions = {track.uid: track.caption for track in self.store.jobs.result(describing[-1].id).tracks}
             for track in result.tracks:
                 track.caption = track.caption or captions.get(track.uid, "")
         for track in result.tracks:

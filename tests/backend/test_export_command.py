@@ -38,11 +38,11 @@ class Project:
 
     def __init__(self, store: Store, tiny_clip: Any) -> None:
         self.store = store
-        self.id = store.upsert_project(7, "http://studio", "<View/>").id
+        self.id = store.projects.upsert(7, "http://studio", "<View/>").id
         jobs = {}
         for task, video in ((1, str(tiny_clip.path)), (2, str(tiny_clip.path)), (3, str(tiny_clip.path) + ".gone")):
-            job, _ = store.add_job("prelabel", self.id, task, video, "the red square", "prelabel")
-            store.finish(job.id, store.start_run(job.id) or "", result_of(tiny_clip, video))
+            job, _ = store.jobs.add("prelabel", self.id, task, video, "the red square", "prelabel")
+            store.runs.finish(job.id, store.runs.start(job.id) or "", result_of(tiny_clip, video))
             jobs[task] = job.id
         painted = Change("track-1", 0, "edited", "t1", jobs[1], "tiny", rle.encode(tiny_clip.blue[0]))
         store.corrections.record(ReadAnnotation(self.id, 1, 11, "v1", NOON, "ada@b.org", jobs[1]), [painted])

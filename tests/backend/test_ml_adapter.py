@@ -91,7 +91,7 @@ def send(client: FlaskClient, recorded: dict[str, Any]) -> Any:
 
 def jobs(store: Store) -> list[tuple[object, ...]]:
     fields = ("task_id", "kind", "state", "queue", "video", "instruction", "model_version", "error", "remedy")
-    return sorted(tuple(str(getattr(job, field)) for field in fields) for job in store.jobs())
+    return sorted(tuple(str(getattr(job, field)) for field in fields) for job in store.jobs.newest())
 
 
 def hosted_backend() -> Backend:
@@ -138,7 +138,7 @@ def test_all_recorded_requests_one_after_the_other_get_the_same_answers_and_jobs
             assert theirs.json == ours.json, name
     own_store: Store = own.application.extensions["trajseg"].store
     assert jobs(hosted_store()) == jobs(own_store)
-    assert len(own_store.jobs()) == 7
+    assert len(own_store.jobs.newest()) == 7
 
 
 def test_tasks_with_an_instruction_become_the_same_jobs(own: FlaskClient, hosted: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
@@ -152,7 +152,7 @@ def test_tasks_with_an_instruction_become_the_same_jobs(own: FlaskClient, hosted
         assert (theirs.status_code, theirs.json) == (ours.status_code, ours.json)
     own_store: Store = own.application.extensions["trajseg"].store
     assert jobs(hosted_store()) == jobs(own_store)
-    assert len(own_store.jobs()) == 4
+    assert len(own_store.jobs.newest()) == 4
 
 
 def test_jobs_and_key_frames_are_served_beside_the_routes_of_the_host(hosted: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
@@ -187,8 +187,8 @@ def test_an_annotation_is_read_and_refined_through_the_adapter(
     body = {**predict_body(task), "project": f"{project}.1795422572"}
     assert hosted.post("/predict", json=body).status_code == 200
     store = hosted_store()
-    (prelabel,) = store.jobs()
-    delivery = store.finish(prelabel.id, store.start_run(prelabel.id) or "", result)
+    (prelabel,) = store.jobs.newest()
+    delivery = store.runs.finish(prelabel.id, store.runs.start(prelabel.id) or "", result)
     assert delivery is not None
     # As a worker does it.
     assert Courier(store, hosted_backend().settings).deliver(delivery)
@@ -201,6 +201,6 @@ def test_an_annotation_is_read_and_refined_through_the_adapter(
     event = {"action": "ANNOTATION_CREATED", "project": {"id": project, "label_config": body["label_config"]}}
     notice = {**event, "annotation": {"id": annotation, "task": task}}
     assert hosted.post("/webhook", json=notice).json["result"]["noted"] is True
-    (refine,) = wait_for(lambda: [job for job in store.jobs() if job.kind == "refine"])
+    (refine,) = wait_for(lambda: [job for job in store.jobs.newest() if job.kind == "refine"])
     assert (refine.task_id, refine.params["annotation_id"]) == (task, annotation)
     assert refine.params["base_job_id"] == prelabel.id

@@ -28,12 +28,12 @@ from worker.resident import ResidentWorker
 
 def ask(client: FlaskClient, store: Store, predict_body, *tasks: int) -> list[Job]:  # type: ignore[no-untyped-def]
     client.post("/predict", json=predict_body(*tasks))
-    return store.jobs()
+    return store.jobs.newest()
 
 
 def silence(store: Store, job: Job, runs: int = 1) -> None:
     """As if the worker had been killed."""
-    store.start_run(job.id)
+    store.runs.start(job.id)
     with store.database.write() as session:
         held = session.get(Job, job.id)
         assert held
@@ -68,7 +68,7 @@ def test_an_idle_round_asks_no_more_questions_however_many_jobs_wait(
 
     def questions(count: int) -> tuple[int, int]:
         requests = [JobRequest("prelabel", None, number, "/clip.mp4", "a", "prelabel") for number in range(count)]
-        queue.enqueue_new([job for job, new in store.add_jobs(requests) if new])
+        queue.enqueue_new([job for job, new in store.jobs.add_all(requests) if new])
         statements.clear()
         before: Any = queue.connection.info("stats")
         assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 0
@@ -88,7 +88,7 @@ def test_a_job_that_changed_its_queue_while_redis_was_away_moves(
     client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     (job,) = ask(client, store, predict_body, 1)
-    store.retry_job(job.id, queue="interactive")
+    store.jobs.retry(job.id, queue="interactive")
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 1
     assert queue.depths() == {"interactive": 1, "prelabel": 0, "finetune": 0}
 
@@ -98,10 +98,10 @@ def test_a_job_that_a_worker_has_just_taken_is_not_queued_a_second_time(
 ) -> None:  # type: ignore[no-untyped-def]
     (job,) = ask(client, store, predict_body, 1)
     queue.connection.lrem(f"rq:queue:{job.queue}", 1, job.id)
-    start = threading.Timer(SETTLE_SECONDS / 2, store.start_run, (job.id,))
+    start = threading.Timer(SETTLE_SECONDS / 2, store.runs.start, (job.id,))
     start.start()
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 0
-    assert store.job(job.id).runs == 1
+    assert store.jobs.get(job.id).runs == 1
 
 
 def test_a_job_whose_worker_was_killed_is_queued_again(
@@ -112,7 +112,7 @@ def test_a_job_whose_worker_was_killed_is_queued_again(
     silence(store, job)
     done = reconcile(store, queue, settings)
     assert (done.lost, done.enqueued, done.given_up) == (1, 1, 0)
-    assert store.job(job.id).state == "queued"
+    assert store.jobs.get(job.id).state == "queued"
     assert queue.holds(job.id)
 
 
@@ -122,7 +122,7 @@ def test_a_job_that_kills_its_workers_is_given_up_with_a_reason(
     (job,) = ask(client, store, predict_body, 1)
     silence(store, job, runs=settings.max_runs)
     assert reconcile(store, queue, settings).given_up == 1
-    failed = store.job(job.id)
+    failed = store.jobs.get(job.id)
     assert failed.state == "failed"
     assert "died 3 times" in failed.error
     assert failed.remedy
@@ -132,10 +132,10 @@ def test_a_running_job_with_a_heartbeat_is_left_alone(
     client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     (job,) = ask(client, store, predict_body, 1)
-    token = store.start_run(job.id) or ""
+    token = store.runs.start(job.id) or ""
     queue.connection.flushall()
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 0
-    store.progress(job.id, token, 1, 2)
+    store.runs.progress(job.id, token, 1, 2)
 
 
 def test_one_expired_record_of_a_run_in_redis_stops_no_round(
@@ -143,7 +143,7 @@ def test_one_expired_record_of_a_run_in_redis_stops_no_round(
 ) -> None:  # type: ignore[no-untyped-def]
     """RQ: "ValueError: Execution ... not found in Redis", in 27 rounds one after another."""
     ask(client, store, predict_body, 1, 2)
-    broken, sound = store.jobs()
+    broken, sound = store.jobs.newest()
     held = queue._held(broken.id)
     assert held is not None
     with queue.connection.pipeline() as pipeline:
@@ -184,9 +184,9 @@ def test_a_job_that_waits_for_label_studio_is_queued_when_its_time_has_come(
 ) -> None:  # type: ignore[no-untyped-def]
     (job,) = ask(client, store, predict_body, 1)
     queue.connection.flushall()
-    store.put_off(job.id, store.start_run(job.id) or "", "Label Studio is away.", now() + timedelta(hours=1))
+    store.runs.put_off(job.id, store.runs.start(job.id) or "", "Label Studio is away.", now() + timedelta(hours=1))
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 0
-    assert store.go_on() == 1
+    assert store.jobs.release_put_off() == 1
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 1
 
 
@@ -200,7 +200,7 @@ def test_a_hanging_label_studio_holds_up_neither_lost_jobs_nor_a_stop(
     silence(store, job)
     reconciler.start()
     deadline = time.monotonic() + 5
-    while store.job(job.id).state != "queued":
+    while store.jobs.get(job.id).state != "queued":
         assert time.monotonic() < deadline
         time.sleep(0.02)
     released.set()
@@ -219,7 +219,7 @@ def test_redis_down_at_predict_loses_nothing_and_answers_fast(
     assert health.status_code == 200
     assert health.json["queue"].startswith("unreachable")
     assert "trajseg_queue_reachable 0.0" in client.get("/metrics").text
-    assert len(store.jobs(state="queued")) == 2
+    assert len(store.jobs.newest(state="queued")) == 2
     assert reconcile(store, down, settings, grace_seconds=0).enqueued == 0
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 2
 
@@ -232,7 +232,7 @@ def test_a_typed_instruction_does_not_wait_when_redis_is_down(
     begun = time.monotonic()
     assert client.post("/predict", json=body).json == {"results": [{"result": []}]}
     assert time.monotonic() - begun < 2
-    (job,) = store.jobs(state="queued")
+    (job,) = store.jobs.newest(state="queued")
     assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
 
 
@@ -270,7 +270,7 @@ def test_an_rq_worker_takes_interactive_jobs_first(
         names = ["interactive", "prelabel", "finetune"]
         Noting(names, connection=connection, job_class=EntryJob, serializer=JSONSerializer).work(burst=True)
     assert taken == ["interactive", "prelabel", "prelabel"]
-    assert not any(queue.holds(job.id) for job in store.jobs())
+    assert not any(queue.holds(job.id) for job in store.jobs.newest())
 
 
 def test_the_reconciler_goes_on_after_a_round_that_failed(

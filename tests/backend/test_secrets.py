@@ -96,10 +96,10 @@ def planted(client: FlaskClient, store: Store, settings: Settings, predict_body:
     """A failed job whose address and error hold secrets; its id."""
     settings.label_studio_api_key = Settings(label_studio_api_key=TOKEN).label_studio_api_key
     client.post("/predict", json=predict_body(1, video=ADDRESS))
-    (job,) = store.jobs(state="queued")
-    token = store.start_run(job.id)
+    (job,) = store.jobs.newest(state="queued")
+    token = store.runs.start(job.id)
     assert token is not None
-    store.fail(job.id, token, f"Illegal header value b'Token {TOKEN}' for {ADDRESS}", f"Check {ADDRESS}.")
+    store.runs.fail(job.id, token, f"Illegal header value b'Token {TOKEN}' for {ADDRESS}", f"Check {ADDRESS}.")
     return job.id
 
 
@@ -113,7 +113,7 @@ def test_no_answer_and_no_page_has_them(client: FlaskClient, planted: str) -> No
 
 
 def test_the_job_keeps_the_address_that_it_needs(store: Store, planted: str) -> None:
-    assert store.job(planted).video == ADDRESS
+    assert store.jobs.get(planted).video == ADDRESS
 
 
 def test_no_log_line_has_them() -> None:

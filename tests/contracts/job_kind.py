@@ -45,13 +45,13 @@ class JobKindContract:
     def steps(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         """The progress that the job has made so far."""
         made: list[tuple[int, int]] = []
-        progress = store.progress
+        progress = store.runs.progress
 
         def note(job_id: str, token: str, done: int, total: int) -> None:
             made.append((done, total))
             progress(job_id, token, done, total)
 
-        monkeypatch.setattr(store, "progress", note)
+        monkeypatch.setattr(store.runs, "progress", note)
         return made
 
     def test_it_is_declared_and_can_be_done(self) -> None:
@@ -69,37 +69,37 @@ class JobKindContract:
 
     def test_a_run_counts_its_steps_and_is_done(self, job: Job, store: Store, steps: list[tuple[int, int]]) -> None:
         run(job.id)
-        done = store.job(job.id)
+        done = store.jobs.get(job.id)
         assert (done.state, done.error) == ("done", "")
         assert len(steps) >= 3
         assert [count for count, _ in steps] == sorted(count for count, _ in steps)
         assert steps[-1][0] == steps[-1][1] == done.frames_done
         assert done.heartbeat_at is not None
-        assert (store.delivery(job.id) is not None) == (self.kind.delivers and job.task_id is not None)
+        assert (store.deliveries.of_job(job.id) is not None) == (self.kind.delivers and job.task_id is not None)
 
     def test_a_cancelled_run_stops_at_its_next_step(
         self, job: Job, store: Store, steps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        noting = store.progress
+        noting = store.runs.progress
 
         def cancel_second(job_id: str, token: str, done: int, total: int) -> None:
             if len(steps) == 1:
-                store.cancel_job(job_id)
+                store.jobs.cancel(job_id)
             noting(job_id, token, done, total)
 
-        monkeypatch.setattr(store, "progress", cancel_second)
+        monkeypatch.setattr(store.runs, "progress", cancel_second)
         run(job.id)
         assert len(steps) == 2
-        cancelled = store.job(job.id)
+        cancelled = store.jobs.get(job.id)
         assert (cancelled.state, cancelled.result) == ("cancelled", None)
 
     def test_a_failure_has_a_reason_and_a_remedy(self, job: Job, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: object) -> None:
             raise OSError("the disk is full")
 
-        monkeypatch.setattr(store, "progress", fail)
+        monkeypatch.setattr(store.runs, "progress", fail)
         run(job.id)
-        failed = store.job(job.id)
+        failed = store.jobs.get(job.id)
         assert failed.state == "failed"
         assert "the disk is full" in failed.error
         assert failed.remedy

@@ -89,7 +89,7 @@ class Trajseg:
         """Mask tracks as the store holds them."""
         store = Store(f"sqlite:///{self.data_dir / 'trajseg.db'}")
         try:
-            return store.tracks(job_id)
+            return store.jobs.result(job_id)
         finally:
             store.close()
 

@@ -77,14 +77,14 @@ class Site:
 
     def ask(self, video: Path, instruction: str) -> Job:
         self.asked += 1
-        return self.store.add_job("prelabel", self.project_id, self.asked, str(video), instruction, "prelabel")[0]
+        return self.store.jobs.add("prelabel", self.project_id, self.asked, str(video), instruction, "prelabel")[0]
 
     def work(self, job: Job, engine: Any = None) -> Job:
         """Run a job as a worker does."""
         worker.keep(worker.Resident(self.server.settings, self.store, engine or self.engine))
         worker.run(job.id)
         worker.keep(None)
-        done = self.store.job(job.id)
+        done = self.store.jobs.get(job.id)
         assert done.state == "done", done.error
         return done
 
@@ -107,7 +107,7 @@ def site(
         reconcile_seconds=3600,
     )
     server = BackendServer(settings)
-    project = server.store.upsert_project(7, "http://127.0.0.1:8080", fill("mask"), title="Streets")
+    project = server.store.projects.upsert(7, "http://127.0.0.1:8080", fill("mask"), title="Streets")
     server.start()
     yield Site(server, project.id, scripted_engine)
     server.stop()
@@ -174,34 +174,34 @@ def test_a_running_job_moves_without_a_reload_and_can_be_cancelled_by_keyboard(
     page: Page, site: Site, tiny_clip: Any
 ) -> None:
     job = site.ask(tiny_clip.path, "the square that runs")
-    run = site.store.start_run(job.id) or ""
-    site.store.progress(job.id, run, 3, 12)
+    run = site.store.runs.start(job.id) or ""
+    site.store.runs.progress(job.id, run, 3, 12)
     page.goto(site.url("/page/jobs"))
     expect(row(page, job)).to_contain_text("25 %")
     button = row(page, job).get_by_role("button")
     button.focus()
-    site.store.progress(job.id, run, 6, 12)
+    site.store.runs.progress(job.id, run, 6, 12)
     expect(row(page, job)).to_contain_text("50 %")
     expect(row(page, job).locator("progress")).to_have_attribute("value", "50")
     expect(button).to_be_focused()
     page.keyboard.press("Enter")
     expect(row(page, job)).to_contain_text("Cancelled")
     expect(page.locator("#said")).to_contain_text("the job is cancelled")
-    assert site.store.job(job.id).state == "cancelled"
+    assert site.store.jobs.get(job.id).state == "cancelled"
     with pytest.raises(CancelledError):
-        site.store.progress(job.id, run, 7, 12)
+        site.store.runs.progress(job.id, run, 7, 12)
 
 
 def test_a_failed_job_is_retried_and_a_new_one_appears_by_itself(page: Page, site: Site, tiny_clip: Any) -> None:
     job = site.ask(tiny_clip.path, "the square that fails")
-    site.store.fail(job.id, site.store.start_run(job.id) or "", "The link is dead.", "Upload the video.")
+    site.store.runs.fail(job.id, site.store.runs.start(job.id) or "", "The link is dead.", "Upload the video.")
     page.goto(site.url("/page/jobs?state=failed"))
     expect(row(page, job)).to_contain_text("The link is dead.")
     expect(row(page, job)).to_contain_text("What to do: Upload the video.")
     row(page, job).get_by_role("button", name="Retry").click()
     expect(row(page, job)).to_have_count(0)
     expect(page.get_by_text("Nothing here")).to_be_visible()
-    assert site.store.job(job.id).state == "queued"
+    assert site.store.jobs.get(job.id).state == "queued"
     page.get_by_role("link", name="Queued").click()
     expect(row(page, job)).to_contain_text("Queued")
     other = site.ask(tiny_clip.path, "one more")
@@ -213,19 +213,19 @@ def test_all_that_failed_for_one_reason_is_retried_after_a_question(
 ) -> None:
     jobs = [site.ask(tiny_clip.path, f"square number {number}") for number in range(3)]
     for number, job in enumerate(jobs):
-        run = site.store.start_run(job.id) or ""
+        run = site.store.runs.start(job.id) or ""
         error = f"Label Studio does not answer at http://127.0.0.1:80{number}: connection refused."
-        site.store.fail(job.id, run, error, "Start Label Studio.")
+        site.store.runs.fail(job.id, run, error, "Start Label Studio.")
     page.goto(site.url("/page/jobs?state=failed"))
     reason = page.locator("#part-failures li", has_text="does not answer")
     expect(reason).to_contain_text("3 jobs")
     reason.get_by_text("Retry all 3…").click()
     page.screenshot(path=pictures / "jobs-failures.png")
-    assert {site.store.job(job.id).state for job in jobs} == {"failed"}
+    assert {site.store.jobs.get(job.id).state for job in jobs} == {"failed"}
     reason.get_by_role("button", name="Yes, retry 3 jobs").click()
     expect(page.locator("#said")).to_have_text("3 jobs are queued")
     expect(reason).to_have_count(0)
-    assert {site.store.job(job.id).state for job in jobs} == {"queued"}
+    assert {site.store.jobs.get(job.id).state for job in jobs} == {"queued"}
 
 
 def test_the_page_of_a_job_follows_it_to_its_end(page: Page, site: Site, tiny_clip: Any) -> None:
@@ -259,7 +259,7 @@ def test_nothing_is_asked_while_nobody_looks(page: Page, site: Site, tiny_clip: 
 
 
 def test_the_masks_of_each_frame_are_those_of_the_store(page: Page, site: Site, done: Job) -> None:
-    result = site.store.tracks(done.id)
+    result = site.store.jobs.result(done.id)
     page.goto(site.url(f"/page/jobs/{done.id}"))
     at_frame(page, 0)
     for index in (0, 1, 5, 8):
@@ -298,7 +298,7 @@ def test_the_plot_and_the_keys_lead_to_frames(page: Page, site: Site, done: Job)
     page.mouse.click(box["x"] + box["width"] - 25, box["y"] + 30)
     at_frame(page, 11)
     expect(page.locator("#plot")).to_have_attribute("aria-valuenow", "12")
-    review = {one["label"]: one["frames"] for one in site.store.job(done.id).result["review"]}
+    review = {one["label"]: one["frames"] for one in site.store.jobs.get(done.id).result["review"]}
     asked = sorted({frame["index"] for frames in review.values() for frame in frames})
     for index in [one for one in asked if one < 11][::-1]:
         page.keyboard.press("k")
@@ -316,7 +316,7 @@ def test_the_plot_and_the_keys_lead_to_frames(page: Page, site: Site, done: Job)
 
 def test_frames_of_a_varying_rate_are_met_by_their_times(page: Page, site: Site, clips: Path) -> None:
     job = site.work(site.ask(clips / "variable_frame_rate.mp4", "red"))
-    result = site.store.tracks(job.id)
+    result = site.store.jobs.result(job.id)
     page.goto(site.url(f"/page/jobs/{job.id}"))
     at_frame(page, 0)
     for index in (1, 2, 3, 4, 5):
@@ -345,7 +345,7 @@ class CornerEngine:
 
 def test_where_the_browser_cannot_play_the_video_its_key_frames_are_shown(page: Page, site: Site, clips: Path) -> None:
     job = site.work(site.ask(clips / "broken_frame_count.avi", "green"), CornerEngine())
-    result = site.store.tracks(job.id)
+    result = site.store.jobs.result(job.id)
     page.goto(site.url(f"/page/jobs/{job.id}"))
     expect(page.get_by_text("its key frames are shown")).to_be_visible()
     page.keyboard.press("End")
@@ -372,20 +372,20 @@ def test_any_run_length_code_is_decoded_as_pycocotools_does(page: Page, site: Si
 def test_a_day_at_work_as_the_documentation_shows_it(page: Page, site: Site, questions: Any, pictures: Path) -> None:
     clip = Path(questions[0].video.name)
     rings = site.work(site.ask(clip, "the orange and the red ring"), colour_engine.build(""))
-    for job in site.store.jobs(state="done"):
-        delivery = site.store.delivery(job.id)
+    for job in site.store.jobs.newest(state="done"):
+        delivery = site.store.deliveries.of_job(job.id)
         assert delivery
-        site.store.delivery_sent(delivery.id, 40 + (job.task_id or 0))
+        site.store.deliveries.sent(delivery.id, 40 + (job.task_id or 0))
     cancelled, failed = (
         site.ask(clip, "the shape with three corners"),
         site.ask(Path("/videos/street-0012.mp4"), "the bus"),
     )
-    site.store.cancel_job(cancelled.id)
+    site.store.jobs.cancel(cancelled.id)
     message = "The video /videos/street-0012.mp4 is a path on this machine, and no allowed folder holds it."
     remedy = "Name its folder in TRAJSEG_MEDIA_DIRS, or put an http address into the task."
-    site.store.fail(failed.id, site.store.start_run(failed.id) or "", message, remedy)
+    site.store.runs.fail(failed.id, site.store.runs.start(failed.id) or "", message, remedy)
     running = site.ask(clip, "the one that passes behind the blue square")
-    site.store.progress(running.id, site.store.start_run(running.id) or "", 15, 24)
+    site.store.runs.progress(running.id, site.store.runs.start(running.id) or "", 15, 24)
     page.goto(site.url("/page/jobs"))
     for job, state in ((rings, "Done"), (cancelled, "Cancelled"), (failed, "Failed"), (running, "62 %")):
         expect(row(page, job)).to_contain_text(state)
@@ -404,7 +404,7 @@ def test_a_phone_shows_every_page_without_scrolling_sideways(
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme=scheme)
     failed = site.ask(Path("/data/" + "long-name-" * 20 + ".mp4"), "a long instruction " * 20)
-    site.store.give_up(failed.id, "What/was/wrong/has/no/space/to/break/at" * 8, "Nothing.")
+    site.store.jobs.give_up(failed.id, "What/was/wrong/has/no/space/to/break/at" * 8, "Nothing.")
     for name, path in (
         ("list", "/page/jobs"),
         ("done", f"/page/jobs/{done.id}"),

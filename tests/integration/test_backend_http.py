@@ -134,7 +134,7 @@ def test_a_batch_does_not_wait_for_the_engine(http: httpx.Client, server: Backen
         assert http.post("/predict", json=predict(2 * number, 2 * number + 1)).json() == {"results": []}
         seconds.append(time.perf_counter() - begun)
     assert sorted(seconds)[10] < 1
-    assert len(server.store.jobs(state="queued")) == 40
+    assert len(server.store.jobs.newest(state="queued")) == 40
     assert server.queue.depths()["prelabel"] == 40
 
 
@@ -153,7 +153,7 @@ def test_requests_of_many_clients_at_once_make_each_job_once(server: BackendServ
     for thread in threads:
         thread.join()
     assert answers == [{"results": []}] * 8
-    assert sorted(job.task_id or 0 for job in server.store.jobs()) == [1, 2, 3]
+    assert sorted(job.task_id or 0 for job in server.store.jobs.newest()) == [1, 2, 3]
     assert server.queue.depths()["prelabel"] == 3
 
 
@@ -166,13 +166,13 @@ def test_health_is_answered_while_every_waiting_place_is_taken(server: BackendSe
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
     for thread in threads:
         thread.start()
-    until(lambda: len(server.store.jobs(state="queued")) >= 12)
+    until(lambda: len(server.store.jobs.newest(state="queued")) >= 12)
     begun = time.perf_counter()
     assert http.get("/health").status_code == 200
     assert http.post("/predict", json=predict(99)).json() == {"results": []}
     assert time.perf_counter() - begun < 2
-    for job in server.store.jobs(state="queued"):
-        server.store.cancel_job(job.id)
+    for job in server.store.jobs.newest(state="queued"):
+        server.store.jobs.cancel(job.id)
     for thread in threads:
         thread.join()
     assert not [thread for thread in threads if thread.is_alive()]
@@ -189,7 +189,7 @@ def test_jobs_asked_for_while_valkey_is_down_are_queued_when_it_is_back(
     health = http.get("/health")
     assert health.status_code == 200
     assert health.json()["queue"].startswith("unreachable")
-    assert len(server.store.jobs(state="queued")) == 3
+    assert len(server.store.jobs.newest(state="queued")) == 3
     with server.store.database.write() as session:
         # As if asked some time ago: the reconciler leaves what is fresh to the request that made it.
         session.connection().exec_driver_sql("UPDATE jobs SET created_at = '2026-01-01 00:00:00'")
@@ -197,7 +197,7 @@ def test_jobs_asked_for_while_valkey_is_down_are_queued_when_it_is_back(
 
     def all_held() -> bool:
         try:
-            return all(server.queue.holds(job.id) for job in server.store.jobs())
+            return all(server.queue.holds(job.id) for job in server.store.jobs.newest())
         except ServiceError:
             return False
 

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from backend.store import JobRequest, StaleRunError, Store
-from backend.store.models import Base, Job
+from backend.store.models import Base, Job, now
 from trajseg.errors import CancelledError
 from trajseg.tracks import MaskTrack, Result
 
@@ -40,8 +40,8 @@ def store() -> Iterator[Store]:
 
 
 def add(store: Store) -> Job:
-    project = store.upsert_project(7, "http://studio", "<View/>", stamp="17")
-    return store.add_job("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel")[0]
+    project = store.projects.upsert(7, "http://studio", "<View/>", stamp="17")
+    return store.jobs.add("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel")[0]
 
 
 def test_migrations_make_exactly_the_tables_of_the_models(store: Store) -> None:
@@ -55,8 +55,8 @@ def test_equal_requests_at_the_same_moment_are_one_job_of_one_project(store: Sto
 
     def ask() -> None:
         barrier.wait()
-        project = store.upsert_project(7, "http://studio", "<View/>", stamp="17")
-        found.append(store.add_job("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel"))
+        project = store.projects.upsert(7, "http://studio", "<View/>", stamp="17")
+        found.append(store.jobs.add("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel"))
 
     threads = [threading.Thread(target=ask) for _ in range(12)]
     for thread in threads:
@@ -66,38 +66,38 @@ def test_equal_requests_at_the_same_moment_are_one_job_of_one_project(store: Sto
     assert len(found) == 12
     assert len({job.id for job, _ in found}) == 1
     assert sum(created for _, created in found) == 1
-    assert {job.project_id for job, _ in found} == {store.label_studio_project(7).id}
+    assert {job.project_id for job, _ in found} == {store.projects.of_label_studio(7).id}
 
 
 def test_many_requests_are_written_at_once(store: Store) -> None:
     requests = [JobRequest("prelabel", None, number, "/clip.mp4", "a", "prelabel") for number in range(700)]
-    assert sum(created for _, created in store.add_jobs(requests)) == 700
-    assert sum(created for _, created in store.add_jobs(requests)) == 0
+    assert sum(created for _, created in store.jobs.add_all(requests)) == 700
+    assert sum(created for _, created in store.jobs.add_all(requests)) == 0
 
 
 def test_a_run_from_begin_to_delivery(store: Store) -> None:
     job = add(store)
-    old = store.start_run(job.id) or ""
-    token = store.start_run(job.id) or ""
+    old = store.runs.start(job.id) or ""
+    token = store.runs.start(job.id) or ""
     with pytest.raises(StaleRunError):
-        store.progress(job.id, old, 1, 2)
-    store.progress(job.id, token, 1, 2)
+        store.runs.progress(job.id, old, 1, 2)
+    store.runs.progress(job.id, token, 1, 2)
     mask = np.zeros((24, 32), bool)
     mask[4:12, 4:12] = True
     track = MaskTrack.from_masks("t1", [mask, None], (0.0, 0.1), (0.9, 0.8), label="track-1")
     result = Result("/clip.mp4", 10.0, 32, 24, 2, "the red square", "[SEG]", "trajseg-tiny", [track])
-    delivery = store.finish(job.id, token, result)
+    delivery = store.runs.finish(job.id, token, result)
     assert delivery is not None
-    assert store.tracks(job.id).to_json() == result.to_json()
-    assert store.job(job.id).state == "done"
-    assert [due.id for due in store.due_deliveries()] == [delivery.id]
-    assert store.claim_delivery(delivery.id)
-    assert not store.claim_delivery(delivery.id)
-    store.delivery_sent(delivery.id, 5)
-    assert store.count_deliveries() == {"sent": 1}
-    assert store.retry_job(job.id).state == "queued"
-    assert [held.id for held in store.unfinished(60)] == [job.id]
-    token = store.start_run(job.id) or ""
-    store.cancel_job(job.id)
+    assert store.jobs.result(job.id).to_json() == result.to_json()
+    assert store.jobs.get(job.id).state == "done"
+    assert [due.id for due in store.deliveries.due()] == [delivery.id]
+    assert store.deliveries.claim(delivery.id)
+    assert not store.deliveries.claim(delivery.id)
+    store.deliveries.sent(delivery.id, 5)
+    assert store.deliveries.count() == {"sent": 1}
+    assert store.jobs.retry(job.id).state == "queued"
+    assert [held for held, _ in store.backlog.queued(now())] == [job.id]
+    token = store.runs.start(job.id) or ""
+    store.jobs.cancel(job.id)
     with pytest.raises(CancelledError):
-        store.progress(job.id, token, 1, 2)
+        store.runs.progress(job.id, token, 1, 2)

@@ -54,7 +54,7 @@ def test_a_job_whose_worker_was_killed_goes_on_within_30_s_where_it_was(bench: B
     assert len(drawn_before) < FRAMES, "the job was done before its worker was killed"
     reconciler = Reconciler(bench.store, bench.queue, bench.settings)
     reconciler.start()
-    while bench.store.job(job.id).runs < 2:
+    while bench.store.jobs.get(job.id).runs < 2:
         assert time.monotonic() < killed + 30, bench.output()
         time.sleep(0.05)
     bench.pace(0)
@@ -67,7 +67,7 @@ def test_a_job_whose_worker_was_killed_goes_on_within_30_s_where_it_was(bench: B
     assert "goes on after" in bench.output()
     assert not bench.store.partial.any(job.id)
     undisturbed = load_engine("trajseg-tiny").segment(open_clip(video), "the red square").result()
-    resumed = bench.store.tracks(job.id)
+    resumed = bench.store.jobs.result(job.id)
     assert len(resumed.tracks) == len(undisturbed.tracks) == 1
     overlaps = [
         region_similarity(resumed.tracks[0].mask(index), undisturbed.tracks[0].mask(index)) for index in range(FRAMES)

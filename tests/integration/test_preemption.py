@@ -54,7 +54,7 @@ def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(bench: Be
         asked = bench.ask(f"the blue square {time.monotonic()}", "interactive")
         bench.queue.enqueue(asked)
         bench.wait_for(asked, "running")
-        held = bench.store.job(prelabel.id)
+        held = bench.store.jobs.get(prelabel.id)
         assert held.state == "queued", "it waits, and is not done"
         assert held.runs == 0, "a run that makes way does not count"
         bench.pace(0)
@@ -66,7 +66,7 @@ def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(bench: Be
     assert bench.output().count("goes on after") == 3
     assert not bench.store.partial.any(prelabel.id)
     undisturbed = load_engine("trajseg-tiny").segment(open_clip(video), "the red square").result()
-    resumed = bench.store.tracks(prelabel.id)
+    resumed = bench.store.jobs.result(prelabel.id)
     assert len(resumed.tracks) == len(undisturbed.tracks) == 1
     overlaps = [
         region_similarity(resumed.tracks[0].mask(index), undisturbed.tracks[0].mask(index)) for index in range(FRAMES)
@@ -83,12 +83,12 @@ def test_a_prelabel_gets_done_although_corrections_keep_coming(bench: Bench, vid
     bench.queue.enqueue(prelabel)
     bench.wait_for(prelabel, "running")
     deadline, number = time.monotonic() + SECONDS, 0
-    while bench.store.job(prelabel.id).state != "done":
+    while bench.store.jobs.get(prelabel.id).state != "done":
         assert time.monotonic() < deadline, bench.output()
-        if not [job for job in bench.store.jobs(state="queued") if job.queue == "interactive"]:
+        if not [job for job in bench.store.jobs.newest(state="queued") if job.queue == "interactive"]:
             number += 1
             # In a video that is missing: it fails at once.
-            job, _ = bench.store.add_job("prelabel", None, None, f"gone-{number}.mp4", "it", "interactive")
+            job, _ = bench.store.jobs.add("prelabel", None, None, f"gone-{number}.mp4", "it", "interactive")
             bench.queue.enqueue(job)
         time.sleep(0.05)
     assert number >= 2

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 def settle(bench: Bench, job: Job, state: str) -> None:
     """Reconcile as the backend does until the job is in this state."""
     deadline = time.monotonic() + SECONDS
-    while bench.store.job(job.id).state != state:
+    while bench.store.jobs.get(job.id).state != state:
         assert time.monotonic() < deadline, bench.output()
         reconcile(bench.store, bench.queue, bench.settings, grace_seconds=0)
         time.sleep(0.5)
@@ -52,7 +52,7 @@ def test_a_worker_outlives_a_queue_that_fails_while_a_job_ends(bench: Bench, tro
     bench.pace(0)
     settle(bench, waiting, "done")
     assert worker.poll() is None
-    assert bench.store.job(at_hand.id).runs == bench.store.job(waiting.id).runs == 1
+    assert bench.store.jobs.get(at_hand.id).runs == bench.store.jobs.get(waiting.id).runs == 1
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(SECONDS) == 0
 
@@ -68,11 +68,11 @@ def test_three_docker_stops_do_not_fail_a_job(bench: Bench) -> None:
         bench.wait_for(job, "running")
         worker.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 10
-        while bench.store.job(job.id).runs:
+        while bench.store.jobs.get(job.id).runs:
             assert time.monotonic() < deadline, "docker stop kills after 10 s"
             time.sleep(0.05)
         worker.kill()
         worker.wait()
         assert reconcile(bench.store, bench.queue, at_once, grace_seconds=0).lost == 1
-    held = bench.store.job(job.id)
+    held = bench.store.jobs.get(job.id)
     assert (held.state, held.runs) == ("queued", 0)

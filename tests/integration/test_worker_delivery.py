@@ -50,11 +50,11 @@ class Scene:
 
     def ask(self, video: str, instruction: str = "the red and the blue square") -> Job:
         task = self.studio.add_task(self.project, video=video, instruction=instruction)
-        known = self.store.upsert_project(self.project, self.studio.url, "<View/>")
-        return self.store.add_job("prelabel", known.id, task, video, instruction, "prelabel")[0]
+        known = self.store.projects.upsert(self.project, self.studio.url, "<View/>")
+        return self.store.jobs.add("prelabel", known.id, task, video, instruction, "prelabel")[0]
 
     def delivery(self, job: Job) -> Delivery:
-        held = self.store.delivery(job.id)
+        held = self.store.deliveries.of_job(job.id)
         assert held is not None
         return held
 
@@ -118,7 +118,7 @@ def test_a_prediction_waits_while_label_studio_is_down_and_is_sent_once(
     keep(Resident(scene.settings, scene.store, engine_that_loses(scene, scripted_engine)))
     job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
     run(job.id)
-    assert scene.store.job(job.id).state == "done"
+    assert scene.store.jobs.get(job.id).state == "done"
     waiting = scene.delivery(job)
     assert (waiting.state, waiting.attempts) == ("pending", 1)
     assert "Label Studio" in waiting.last_error
@@ -132,12 +132,12 @@ def test_a_prediction_waits_while_label_studio_is_down_and_is_sent_once(
 def test_a_video_that_is_not_there_fails_and_can_be_asked_for_again(scene: Scene) -> None:
     job = scene.ask(f"/data/upload/{scene.project}/2-gone.mp4")
     run(job.id)
-    failed = scene.store.job(job.id)
+    failed = scene.store.jobs.get(job.id)
     assert failed.state == "failed"
     assert re.search(r"2-gone\.mp4 .* 404", failed.error)
     assert failed.remedy
     scene.studio.uploads[2] = (f"upload/{scene.project}/2-gone.mp4", scene.studio.uploads[1][1])
-    scene.store.retry_job(job.id)
+    scene.store.jobs.retry(job.id)
     run(job.id)
     assert scene.delivery(job).state == "sent"
 
@@ -147,17 +147,17 @@ def test_label_studio_away_keeps_jobs_waiting_for_their_videos_instead_of_failin
     scene.studio.failures = 1_000
     for job in jobs:
         run(job.id)
-    for job in (scene.store.job(job.id) for job in jobs):
+    for job in (scene.store.jobs.get(job.id) for job in jobs):
         assert (job.state, job.runs) == ("queued", 0)
         assert re.search("Label Studio at .* does not serve the video", job.waiting_for)
         assert job.not_before is not None
         assert now() < job.not_before < now() + timedelta(seconds=6)
     scene.studio.failures = 0
     run(jobs[0].id)
-    assert scene.store.job(jobs[0].id).waiting_for == ""
+    assert scene.store.jobs.get(jobs[0].id).waiting_for == ""
     assert scene.delivery(jobs[0]).state == "sent"
     # One that got its video lets the others go on at once.
-    assert scene.store.job(jobs[1].id).not_before is None
+    assert scene.store.jobs.get(jobs[1].id).not_before is None
 
 
 def test_a_job_that_label_studio_kept_waiting_for_longer_than_anybody_waits_fails(scene: Scene) -> None:
@@ -169,7 +169,7 @@ def test_a_job_that_label_studio_kept_waiting_for_longer_than_anybody_waits_fail
         assert held is not None
         held.waiting_since = now() - timedelta(hours=25)
     run(job.id)
-    failed = scene.store.job(job.id)
+    failed = scene.store.jobs.get(job.id)
     assert failed.state == "failed"
     assert "does not serve the video" in failed.error
 
@@ -181,7 +181,7 @@ def test_a_job_whose_task_was_deleted_is_cancelled_and_not_computed(scene: Scene
     if gone == "project":
         del scene.studio.projects[scene.project]
     run(job.id)
-    left = scene.store.job(job.id)
+    left = scene.store.jobs.get(job.id)
     assert (left.state, left.error, left.frames_done) == ("cancelled", "", 0)
-    assert scene.store.delivery(job.id) is None
+    assert scene.store.deliveries.of_job(job.id) is None
     assert scene.studio.predictions == {}

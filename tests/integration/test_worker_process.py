@@ -17,7 +17,7 @@ def test_who_waits_in_front_of_the_page_is_served_first(bench: Bench) -> None:
     for job in asked:
         bench.queue.enqueue(job)
     assert bench.worker("--burst").wait(SECONDS) == 0
-    done = sorted((bench.store.job(job.id) for job in asked), key=lambda job: job.finished_at or job.created_at)
+    done = sorted((bench.store.jobs.get(job.id) for job in asked), key=lambda job: job.finished_at or job.created_at)
     assert [job.queue for job in done] == ["interactive", "prelabel", "finetune"]
     assert {job.state for job in done} == {"done"}
     assert bench.output().count("is loaded") == 1
@@ -37,8 +37,8 @@ def test_a_worker_waits_for_redis_and_finishes_its_job_before_it_stops(bench: Be
     bench.wait_for(at_hand, "running")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(SECONDS) == 0
-    assert bench.store.job(at_hand.id).state == "done"
-    assert bench.store.job(waiting.id).state == "queued"
+    assert bench.store.jobs.get(at_hand.id).state == "done"
+    assert bench.store.jobs.get(waiting.id).state == "queued"
     assert "Traceback" not in bench.output()
 
 

@@ -133,18 +133,18 @@ def resident(settings: Settings, store: Store) -> Iterator[Resident]:
 
 def test_two_real_engines_do_the_jobs_that_name_them(resident: Resident, store: Store, tiny_clip: Any) -> None:
     offered = OfferedEngines.from_settings(resident.settings)
-    project = resident.store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
+    project = resident.store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
     versions = []
     for engine in ("", "grounded"):
         chosen = offered.chosen(resident.store, project, engine)
-        job, _ = resident.store.add_job(
+        job, _ = resident.store.jobs.add(
             "prelabel", project.id, 7, str(tiny_clip.path), "the red square", "prelabel", chosen.params,
             model_version=chosen.model_version,
         )  # fmt: skip
         run(job.id)
-        done = resident.store.job(job.id)
+        done = resident.store.jobs.get(job.id)
         assert (done.state, done.error) == ("done", "")
-        assert done.model_version == chosen.model_version == resident.store.tracks(job.id).model_version
+        assert done.model_version == chosen.model_version == resident.store.jobs.result(job.id).model_version
         versions.append(done.model_version)
     assert versions == ["trajseg-tiny", "grounded/grounded-tiny+none"]
     assert resident.engines.loaded == ("trajseg-tiny", "grounded")
@@ -152,11 +152,11 @@ def test_two_real_engines_do_the_jobs_that_name_them(resident: Resident, store: 
 
 
 def test_a_job_whose_engine_this_worker_lacks_fails_and_says_what_to_set(resident: Resident, tiny_clip: Any) -> None:
-    job, _ = resident.store.add_job(
+    job, _ = resident.store.jobs.add(
         "prelabel", None, None, str(tiny_clip.path), "the red square", "prelabel", {"engine": "sam3"}
     )
     run(job.id)
-    failed = resident.store.job(job.id)
+    failed = resident.store.jobs.get(job.id)
     assert failed.state == "failed"
     assert "sam3" in failed.error
     assert "TRAJSEG_ENGINES" in failed.remedy

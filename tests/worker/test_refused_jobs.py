@@ -47,7 +47,7 @@ def queue(url: str) -> Iterator[JobQueue]:
 
 @pytest.fixture
 def job(store: Store) -> Job:
-    return store.add_job("prelabel", None, None, "/clip.mp4", "the red square", "prelabel")[0]
+    return store.jobs.add("prelabel", None, None, "/clip.mp4", "the red square", "prelabel")[0]
 
 
 @pytest.fixture

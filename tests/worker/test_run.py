@@ -47,11 +47,11 @@ Ask = Callable[..., Job]
 @pytest.fixture
 def ask(store: Store, tiny_clip: Any) -> Ask:
     """Writes a job down as the backend does."""
-    project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
+    project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
 
     def add(video: str | Path = tiny_clip.path, instruction: str = "the red square", kind: str = "prelabel") -> Job:
         queue = "prelabel"
-        job, created = store.add_job(kind, project.id, 7, str(video), instruction, queue)
+        job, created = store.jobs.add(kind, project.id, 7, str(video), instruction, queue)
         assert created
         return job
 
@@ -73,9 +73,9 @@ def engine_that(does: Callable[[Clip, str, Progress], Segmentation]) -> Any:
 def test_a_job_ends_with_its_tracks_in_the_store(store: Store, ask: Ask, tiny_clip: Any) -> None:
     job = ask(instruction="  the red and the blue square ")
     run(job.id)
-    done = store.job(job.id)
+    done = store.jobs.get(job.id)
     assert (done.state, done.frames_done, done.frames_total) == ("done", 12, 12)
-    result = store.tracks(job.id)
+    result = store.jobs.result(job.id)
     assert result.video == str(tiny_clip.path)
     assert [track.caption for track in result.tracks] == ["something red", "something blue"]
     overlap = result.tracks[0].mask(5) & tiny_clip.red[5]
@@ -90,13 +90,13 @@ def test_key_frames_are_on_disk_before_the_result_is_known(
     job = ask()
     folder = resident.settings.media_dir / job.id
     seen: list[str] = []
-    finish = store.finish
+    finish = store.runs.finish
 
     def look(*args: Any) -> Any:
         seen.extend(sorted(path.name for path in folder.iterdir()))
         return finish(*args)
 
-    monkeypatch.setattr(store, "finish", look)
+    monkeypatch.setattr(store.runs, "finish", look)
     run(job.id)
     assert len(seen) == 5
     assert (seen[0], seen[-1]) == ("000000.jpg", "000011.jpg")
@@ -112,7 +112,7 @@ def test_the_prediction_waits_plainly_when_no_label_studio_is_configured(store: 
     run(job.id)
     assert jobs._resident is not None
     assert jobs._resident.hand.finish(10)
-    delivery = store.delivery(job.id)
+    delivery = store.deliveries.of_job(job.id)
     assert delivery is not None
     assert delivery.state == "pending"
     assert "token" in delivery.last_error
@@ -122,13 +122,13 @@ def test_progress_is_told_once_a_frame(
     resident: Resident, store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[int, int]] = []
-    progress = store.progress
+    progress = store.runs.progress
 
     def note(job_id: str, token: str, done: int, total: int) -> None:
         told.append((done, total))
         progress(job_id, token, done, total)
 
-    monkeypatch.setattr(store, "progress", note)
+    monkeypatch.setattr(store.runs, "progress", note)
     run(ask().id)
     assert told == [(done, 12) for done in range(13)]
 
@@ -141,34 +141,34 @@ def test_a_cancelled_job_stops_at_its_next_frame(resident: Resident, store: Stor
         nonlocal frames
         for frames in range(1, len(clip) + 1):
             if frames == 3:
-                store.cancel_job(job.id)
+                store.jobs.cancel(job.id)
             progress(frames, len(clip))
         raise AssertionError("went on")
 
     keep(Resident(resident.settings, store, engine_that(segment)))
     run(job.id)
     assert frames == 3
-    assert store.job(job.id).state == "cancelled"
+    assert store.jobs.get(job.id).state == "cancelled"
     assert not (resident.settings.media_dir / job.id).exists()
 
 
 def test_a_job_that_was_cancelled_before_it_began_is_not_begun(resident: Resident, store: Store, ask: Ask) -> None:
     job = ask()
-    store.cancel_job(job.id)
+    store.jobs.cancel(job.id)
     run(job.id)
-    assert store.job(job.id).runs == 0
+    assert store.jobs.get(job.id).runs == 0
 
 
 def test_a_stale_run_writes_nothing(resident: Resident, store: Store, ask: Ask, scripted_engine: Any) -> None:
     job = ask()
 
     def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
-        store.start_run(job.id)
+        store.runs.start(job.id)
         return scripted_engine.segment(clip, instruction)  # type: ignore[no-any-return]
 
     keep(Resident(resident.settings, store, engine_that(segment)))
     run(job.id)
-    held = store.job(job.id)
+    held = store.jobs.get(job.id)
     assert (held.state, held.runs, held.result) == ("running", 2, None)
 
 
@@ -176,12 +176,12 @@ def test_a_stale_run_that_fails_does_not_fail_the_newer_one(resident: Resident, 
     job = ask()
 
     def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
-        store.start_run(job.id)
+        store.runs.start(job.id)
         raise RuntimeError("late")
 
     keep(Resident(resident.settings, store, engine_that(segment)))
     run(job.id)
-    assert store.job(job.id).state == "running"
+    assert store.jobs.get(job.id).state == "running"
 
 
 def test_a_run_that_is_told_to_stop_gives_its_job_back(resident: Resident, store: Store, ask: Ask) -> None:
@@ -192,7 +192,7 @@ def test_a_run_that_is_told_to_stop_gives_its_job_back(resident: Resident, store
 
     keep(Resident(resident.settings, store, engine_that(segment)))
     run(job.id)
-    assert store.job(job.id).state == "queued"
+    assert store.jobs.get(job.id).state == "queued"
 
 
 def test_a_run_lives_while_there_are_no_frames_to_count(
@@ -203,10 +203,10 @@ def test_a_run_lives_while_there_are_no_frames_to_count(
     beats = []
 
     def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
-        first = store.job(job.id).heartbeat_at
+        first = store.jobs.get(job.id).heartbeat_at
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            if store.job(job.id).heartbeat_at != first:
+            if store.jobs.get(job.id).heartbeat_at != first:
                 beats.append(True)
                 break
         raise RuntimeError("enough")
@@ -253,7 +253,7 @@ def test_a_bad_video_fails_the_job_with_a_reason_and_a_remedy(
     video = BAD_VIDEOS[kind](tmp_path, tiny_clip.path)
     job = ask(video=video)
     run(job.id)
-    failed = store.job(job.id)
+    failed = store.jobs.get(job.id)
     assert failed.state == "failed"
     assert str(video) in failed.error or "Label Studio" in failed.error
     assert failed.remedy
@@ -265,7 +265,7 @@ def test_a_bad_instruction_fails_the_job_with_a_reason_and_a_remedy(
 ) -> None:
     job = ask(instruction=instruction)
     run(job.id)
-    failed = store.job(job.id)
+    failed = store.jobs.get(job.id)
     assert failed.state == "failed"
     assert "instruction" in failed.error
     assert failed.remedy
@@ -276,7 +276,7 @@ def test_a_clip_with_too_many_frames_is_refused(resident: Resident, store: Store
     keep(Resident(settings, store, resident.engine))
     job = ask()
     run(job.id)
-    assert "12 frames, 11 are allowed" in store.job(job.id).error
+    assert "12 frames, 11 are allowed" in store.jobs.get(job.id).error
 
 
 class OutOfMemoryError(RuntimeError):
@@ -300,7 +300,7 @@ def test_an_error_inside_the_engine_fails_the_job_and_spares_the_worker(
     keep(Resident(resident.settings, store, engine_that(segment)))
     job = ask()
     run(job.id)
-    failed = store.job(job.id)
+    failed = store.jobs.get(job.id)
     assert failed.state == "failed"
     assert said in failed.error
     assert failed.remedy
@@ -312,6 +312,6 @@ def test_a_kind_of_job_that_this_version_does_not_know_is_told(store: Store, ask
     with store.database.write() as session:
         session.execute(update(Job).values(kind="somersault"))
     run(job.id)
-    failed = store.job(job.id)
+    failed = store.jobs.get(job.id)
     assert "somersault" in failed.error
     assert "same version" in failed.remedy

@@ -21,7 +21,7 @@ def do(context: JobContext[CaptionParams]) -> JobOutcome:
         raise InputError(
             f"Job {context.params.job_id}, whose tracks this job describes, is gone.", "Run that job again."
         )
-    notes = context.store.job(context.params.job_id).notes
+    notes = context.store.jobs.get(context.params.job_id).notes
     tracks = TracksOutcome(result, list(notes.refinement))
     tracks.known = {one.track: Known(list(one.painted)) for one in notes.refinement}
     tracks.keep_warnings(notes, result)

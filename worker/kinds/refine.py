@@ -46,7 +46,7 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
     )
     tracks = TracksOutcome(result, refined.notes, refined.known)
     if params.base_job_id and base:
-        tracks.keep_warnings(context.store.job(params.base_job_id).notes, base)
+        tracks.keep_warnings(context.store.jobs.get(params.base_job_id).notes, base)
     # The refined masks need not wait for the captions.
     if any(not track.caption for track in result.tracks) and context.engine.spec.captions:
         return tracks.outcome(context.settings.review_strategy, (_caption_request(context),))

@@ -92,7 +92,7 @@ class AnnotationReader:
 
     def _follow(self, client: LabelStudioClient, hint: AnnotationHint) -> list[Job]:
         try:
-            jobs = self.read_task(client, self.store.project(hint.project_id), hint.task_id)
+            jobs = self.read_task(client, self.store.projects.get(hint.project_id), hint.task_id)
         except Exception as error:
             if not isinstance(error, TrajSegError):
                 log.exception("the annotations of task %d cannot be read", hint.task_id)
@@ -181,7 +181,7 @@ class AnnotationReader:
 
     def _job(self, job_id: str) -> Job | None:
         try:
-            return self.store.job(job_id)
+            return self.store.jobs.get(job_id)
         except UnknownJobError:
             return None
 
@@ -235,7 +235,7 @@ class AnnotationReader:
         """A job's result where it has tracks to look at."""
         if job is None or job.state != "done":
             return None
-        result = self.store.tracks(job.id)
+        result = self.store.jobs.result(job.id)
         return result if result.tracks else None
 
     def _request(
@@ -246,7 +246,7 @@ class AnnotationReader:
             return None
         video = config.video_of(task.data)
         instruction = base.instruction if base else task.data.get(INSTRUCTION_KEY)
-        engine = self.engines.chosen(self.store, self.store.project(read.project_id))
+        engine = self.engines.chosen(self.store, self.store.projects.get(read.project_id))
         return JobRequest(
             "refine",
             read.project_id,

@@ -56,7 +56,7 @@ class Courier:
     def round(self, grace_seconds: float = GRACE_SECONDS) -> Errands:
         """Make the deliveries that are due; stops early while Label Studio is unwell."""
         delivered = failed = 0
-        for delivery in self.store.due_deliveries(now() - timedelta(seconds=grace_seconds)):
+        for delivery in self.store.deliveries.due(now() - timedelta(seconds=grace_seconds)):
             try:
                 if self.deliver(delivery):
                     delivered += 1
@@ -71,7 +71,7 @@ class Courier:
 
     def deliver(self, delivery: Delivery) -> bool:
         """Claim and make one delivery; whether it has arrived. Not tried while the breaker is open."""
-        if not self.breaker.allows() or not self.store.claim_delivery(delivery.id, 2 * DEADLINE_SECONDS):
+        if not self.breaker.allows() or not self.store.deliveries.claim(delivery.id, 2 * DEADLINE_SECONDS):
             return False
         try:
             client = connected(self.settings, DEADLINE_SECONDS)
@@ -87,7 +87,7 @@ class Courier:
             self.breaker.failed(str(failure), retry_after(failure))
             return False
         if self.breaker.succeeded():
-            self.store.deliver_all_waiting()
+            self.store.deliveries.release_all()
         return failure is None
 
     def _clean(self) -> int:

@@ -77,14 +77,14 @@ def connected(settings: Settings, deadline: float | None = None) -> LabelStudioC
 def deliver(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> TrajSegError | None:
     """Makes one delivery. Returns None when nothing is left to do, else why it has not arrived; the store says so too.
 
-    The caller has claimed it (`store.claim_delivery`). Label Studio being down, or refusing the token, leaves it
+    The caller has claimed it (`store.deliveries.claim`). Label Studio being down, or refusing the token, leaves it
     pending for as long as that lasts. One whose task was deleted there is dropped: nobody misses it.
     """
     try:
         prediction_id = _post(store, client, settings, delivery)
     except TaskGoneError as error:
         log.info("job %s is not delivered: %s", delivery.job_id, error)
-        store.delivery_dropped(delivery.id, str(error))
+        store.deliveries.dropped(delivery.id, str(error))
         return None
     except TrajSegError as error:
         put_off(store, settings, delivery, error)
@@ -94,16 +94,16 @@ def deliver(store: Store, client: LabelStudioClient, settings: Settings, deliver
         unforeseen = RefusedError(f"Delivery failed: {type(error).__name__}: {error}.", "See the log.")
         put_off(store, settings, delivery, unforeseen)
         return unforeseen
-    store.delivery_sent(delivery.id, prediction_id)
+    store.deliveries.sent(delivery.id, prediction_id)
     log.info("job %s was delivered as prediction %s", delivery.job_id, prediction_id)
     return None
 
 
 def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int:
-    job, result = store.job(delivery.job_id), store.tracks(delivery.job_id)
+    job, result = store.jobs.get(delivery.job_id), store.jobs.result(delivery.job_id)
     if job.task_id is None or job.project_id is None:
         raise InputError(f"Job {job.id} does not come from a Label Studio task.")
-    project_id = store.project(job.project_id).label_studio_id
+    project_id = store.projects.get(job.project_id).label_studio_id
     try:
         config = _config_with_room(client, project_id, result)
         task = client.task(project_id, job.task_id)
@@ -297,4 +297,4 @@ def put_off(store: Store, settings: Settings, delivery: Delivery, error: TrajSeg
         # A dead letter: it waits for a person, or for Label Studio to have been away.
         retry_at = None
     log.warning("job %s was not delivered (try %d): %s", delivery.job_id, tries, error)
-    store.delivery_failed(delivery.id, str(error), retry_at)
+    store.deliveries.failed(delivery.id, str(error), retry_at)

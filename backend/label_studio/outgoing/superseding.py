@@ -54,7 +54,7 @@ def job_of(store: Store, prediction: Prediction) -> Job | None:
     """The job that a prediction of ours comes from, as far as the store still has it."""
     job_id = job_id_of(prediction)
     try:
-        return store.job(job_id) if job_id else None
+        return store.jobs.get(job_id) if job_id else None
     except UnknownJobError:
         return None
 
@@ -158,7 +158,7 @@ def delete_superseded(store: Store, client: LabelStudioClient, settings: Setting
 
 
 def _delete(store: Store, client: LabelStudioClient, settings: Settings, row: SupersededPrediction) -> int:
-    task = client.task(store.project(row.project_id).label_studio_id, row.task_id)
+    task = client.task(store.projects.get(row.project_id).label_studio_id, row.task_id)
     standing = {one.id: one for one in client.predictions(task.id)}
     prediction = standing.get(row.prediction_id)
     if prediction is None or not prediction.model_version.endswith(EARLIER):

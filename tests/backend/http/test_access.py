@@ -245,7 +245,7 @@ def test_a_forwarded_host_is_not_believed(client: FlaskClient, settings: Setting
 @pytest.fixture
 def job_id(client: FlaskClient, store: Store, predict_body: Any) -> str:
     client.post("/predict", json=predict_body(1))
-    return store.jobs()[0].id
+    return store.jobs.newest()[0].id
 
 
 ASKED_WITHOUT_TOKEN = {"/setup", "/predict", "/webhook"}
@@ -284,13 +284,13 @@ def test_a_job_is_not_changed_without_the_token(
     assert answer.json["error"]
     if "Sec-Fetch-Site" not in headers:
         assert "trajseg token" in answer.json["remedy"]
-    assert store.job(job_id).state == "queued"
+    assert store.jobs.get(job_id).state == "queued"
 
 
 def test_a_password_that_a_browser_adds_by_itself_is_no_token(settings: Settings, store: Store, job_id: str) -> None:
     client = guarded(settings, store)
     assert client.post(f"/jobs/{job_id}/cancel", headers=basic()).status_code == 403
-    assert store.job(job_id).state == "queued"
+    assert store.jobs.get(job_id).state == "queued"
 
 
 def test_the_token_opens_the_job_api_without_a_password_and_nothing_else(
@@ -337,7 +337,7 @@ def test_the_store_and_the_secrets_are_their_owners_alone(tmp_path: Path, valkey
     backend = compose(settings)
     settings.job_token()
     settings.signing_key()
-    backend.store.upsert_project(7, "", "<View/>")
+    backend.store.projects.upsert(7, "", "<View/>")
     found = modes(settings.data_dir)
     assert found.pop(".") == "0o700"
     assert {"trajseg.db", "trajseg.db-wal", "trajseg.db-shm", "secret_key", "api_token"} <= set(found)
@@ -349,7 +349,7 @@ def test_what_an_earlier_version_left_open_is_closed(settings: Settings, store: 
     for name in ("media", "downloads"):
         (settings.data_dir / name).mkdir()
         (settings.data_dir / name).chmod(0o755)
-    store.upsert_project(7, "", "<View/>")
+    store.projects.upsert(7, "", "<View/>")
     for path in settings.data_dir.glob("trajseg.db*"):
         path.chmod(0o644)
     backend = compose(settings)

@@ -69,7 +69,7 @@ def test_an_error_that_nobody_foresaw_hides_its_details(client: FlaskClient, mon
     def broken(*_: object) -> None:
         raise RuntimeError("the password is 1234")
 
-    monkeypatch.setattr(service.store, "add_jobs", broken)
+    monkeypatch.setattr(service.store.jobs, "add_all", broken)
     answer = client.post("/predict", json=predict_body(1))
     assert answer.status_code == 500
     assert "RuntimeError" in answer.json["error"]

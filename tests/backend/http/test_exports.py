@@ -24,13 +24,13 @@ from trajseg.tracks.formats import load_format
 
 
 def put(store: Store, project_id: int, task: int, result: Result) -> None:
-    job, _ = store.add_job("prelabel", project_id, task, result.video, result.instruction, "prelabel")
-    store.finish(job.id, store.start_run(job.id) or "", result)
+    job, _ = store.jobs.add("prelabel", project_id, task, result.video, result.instruction, "prelabel")
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result)
 
 
 @pytest.fixture
 def project(store: Store, result: Result) -> int:
-    project_id = store.upsert_project(7, "http://studio", "<View/>", title="Cars").id
+    project_id = store.projects.upsert(7, "http://studio", "<View/>", title="Cars").id
     put(store, project_id, 1, result)
     return project_id
 

@@ -14,21 +14,21 @@ from trajseg.tracks import Result
 
 def asked(client: FlaskClient, store: Store, predict_body) -> Job:  # type: ignore[no-untyped-def]
     client.post("/predict", json=predict_body(1))
-    return store.jobs()[0]
+    return store.jobs.newest()[0]
 
 
 def test_a_job_tells_state_progress_and_eta(client: FlaskClient, store: Store, predict_body, result: Result) -> None:  # type: ignore[no-untyped-def]
     job = asked(client, store, predict_body)
     assert client.get(f"/jobs/{job.id}").json["state"] == "queued"
-    token = store.start_run(job.id) or ""
-    store.progress(job.id, token, 1, 4)
+    token = store.runs.start(job.id) or ""
+    store.runs.progress(job.id, token, 1, 4)
     form = client.get(f"/jobs/{job.id}").json
     assert form["state"] == "running"
     assert form["progress"] == {"frames_done": 1, "frames_total": 4, "percent": 25.0}
     assert form["eta_seconds"] >= 0
     assert form["lost"] is False
     assert client.get(f"/jobs/{job.id}/result").status_code == 400
-    store.finish(job.id, token, result)
+    store.runs.finish(job.id, token, result)
     form = client.get(f"/jobs/{job.id}").json
     assert (form["state"], form["tracks"], form["timings"]) == ("done", 1, {"masks": 0.5})
     assert form["delivery"]["state"] == "pending"
@@ -37,7 +37,7 @@ def test_a_job_tells_state_progress_and_eta(client: FlaskClient, store: Store, p
 
 def test_a_run_that_fell_silent_is_shown_as_lost(client: FlaskClient, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
     job = asked(client, store, predict_body)
-    store.start_run(job.id)
+    store.runs.start(job.id)
     with store.database.write() as session:
         held = session.get(Job, job.id)
         assert held
@@ -49,7 +49,7 @@ def test_a_failure_is_shown_with_its_remedy_and_can_be_retried(
     client: FlaskClient, store: Store, queue: JobQueue, bearer, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     job = asked(client, store, predict_body)
-    store.fail(job.id, store.start_run(job.id) or "", "The link is dead.", "Upload the video.")
+    store.runs.fail(job.id, store.runs.start(job.id) or "", "The link is dead.", "Upload the video.")
     form = client.get(f"/jobs/{job.id}").json
     assert (form["state"], form["error"], form["remedy"]) == (
         "failed",
@@ -65,7 +65,7 @@ def test_a_task_that_lacks_something_cannot_be_retried_into_a_worker(
     client: FlaskClient, store: Store, bearer, predict_body
 ) -> None:  # type: ignore[no-untyped-def]
     client.post("/predict", json=predict_body(1, instruction=""))
-    (job,) = store.jobs()
+    (job,) = store.jobs.newest()
     answer = client.post(f"/jobs/{job.id}/retry", headers=bearer)
     assert answer.status_code == 400
     assert "lacks `instruction`" in answer.json["error"]
@@ -77,7 +77,7 @@ def test_cancel_takes_a_waiting_job_out_of_the_queue(
     job = asked(client, store, predict_body)
     assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
     assert queue.depths()["prelabel"] == 0
-    assert store.start_run(job.id) is None
+    assert store.runs.start(job.id) is None
     assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
 
 
@@ -85,9 +85,9 @@ def test_retry_of_a_done_job_whose_delivery_failed_only_delivers_again(
     client: FlaskClient, store: Store, bearer, predict_body, result: Result
 ) -> None:  # type: ignore[no-untyped-def]
     job = asked(client, store, predict_body)
-    delivery = store.finish(job.id, store.start_run(job.id) or "", result)
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery
-    store.delivery_failed(delivery.id, "The task is gone.", None)
+    store.deliveries.failed(delivery.id, "The task is gone.", None)
     assert client.get(f"/jobs/{job.id}").json["delivery"]["last_error"] == "The task is gone."
     form = client.post(f"/jobs/{job.id}/retry", headers=bearer).json
     assert (form["state"], form["delivery"]["state"]) == ("done", "pending")
@@ -119,7 +119,7 @@ def test_unknown_jobs_are_told(client: FlaskClient, bearer) -> None:
 
 def test_metrics_count_jobs_queues_and_answers(client: FlaskClient, store: Store, predict_body, result: Result) -> None:  # type: ignore[no-untyped-def]
     client.post("/predict", json=predict_body(1, 2))
-    store.finish(store.jobs()[0].id, store.start_run(store.jobs()[0].id) or "", result)
+    store.runs.finish(store.jobs.newest()[0].id, store.runs.start(store.jobs.newest()[0].id) or "", result)
     client.post("/webhook", json={"action": "START_TRAINING"})
     client.post("/webhook", json={"action": "MADE_UP_BY_A_STRANGER"})
     text = client.get("/metrics").text

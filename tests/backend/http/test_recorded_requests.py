@@ -88,9 +88,9 @@ def test_recorded_request(name: str, client: FlaskClient, store: Store) -> None:
         assert answer.json["result"]["action"] == recorded["body"]["action"]
     else:
         assert (answer.status_code, answer.json) == expected
-    jobs = sorted((job.task_id, job.state, job.queue) for job in store.jobs())
+    jobs = sorted((job.task_id, job.state, job.queue) for job in store.jobs.newest())
     assert jobs == JOBS.get(name[:2], [])
-    for job in store.jobs(state="failed"):
+    for job in store.jobs.newest(state="failed"):
         assert "instruction" in job.error
         assert job.remedy
 
@@ -100,7 +100,7 @@ def test_a_request_sent_twice_makes_no_second_job(name: str, client: FlaskClient
     recorded = json.loads((PAYLOADS / name).read_text())
     first, second = send(client, recorded), send(client, recorded)
     assert (first.status_code, first.json) == (second.status_code, second.json)
-    assert len(store.jobs()) == len(JOBS.get(name[:2], []))
+    assert len(store.jobs.newest()) == len(JOBS.get(name[:2], []))
 
 
 @pytest.mark.parametrize("name", ANNOTATIONS)
@@ -117,7 +117,7 @@ def test_setup_notes_the_project_but_never_its_token(
     caplog.set_level("DEBUG")
     body = payload("02")
     client.post("/setup", json=body)
-    project = store.label_studio_project(6, "1795422572")
+    project = store.projects.of_label_studio(6, "1795422572")
     assert project.hostname == "http://127.0.0.1:8095"
     assert project.label_config == body["schema"]
     token = body["access_token"]
@@ -132,12 +132,12 @@ def test_project_updated_refreshes_the_label_config_of_a_known_project_only(
     body = payload("12")
     assert client.post("/webhook", json=body).json["result"]["refreshed"] is False
     client.post("/setup", json=payload("02"))
-    assert "another" not in store.label_studio_project(6).label_config
+    assert "another" not in store.projects.of_label_studio(6).label_config
     assert client.post("/webhook", json=body).json["result"]["refreshed"] is True
-    assert "another" in store.label_studio_project(6).label_config
+    assert "another" in store.projects.of_label_studio(6).label_config
     body["project"]["label_config"] = "<View/>"
     assert client.post("/webhook", json=body).json["result"]["refreshed"] is False
-    assert "another" in store.label_studio_project(6).label_config
+    assert "another" in store.projects.of_label_studio(6).label_config
 
 
 def test_an_unknown_event_is_let_pass(client: FlaskClient) -> None:

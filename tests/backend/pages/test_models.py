@@ -31,7 +31,7 @@ def decision(promoted: bool, reason: str) -> dict[str, Any]:
 
 @pytest.fixture
 def project_id(store: Store) -> int:
-    found: int = store.upsert_project(12, "http://ls", "<View/>").id
+    found: int = store.projects.upsert(12, "http://ls", "<View/>").id
     return found
 
 
@@ -137,10 +137,10 @@ def test_a_folder_outside_of_the_data_folder_is_never_read(
 
 
 def test_a_trainings_job_shows_the_decision(client: FlaskClient, store: Store, project_id: int) -> None:
-    job, _ = store.add_job("finetune", project_id, None, "", "", "finetune")
-    run = store.start_run(job.id) or ""
+    job, _ = store.jobs.add("finetune", project_id, None, "", "", "finetune")
+    run = store.runs.start(job.id) or ""
     report = {"version": "trajseg-tiny/project-12@1", "decision": decision(False, "Not promoted: needs more videos.")}
-    store.finish(job.id, run, None, report=report)
+    store.runs.finish(job.id, run, None, report=report)
     for page in (f"/page/jobs/{job.id}", "/page/jobs"):
         assert "Not promoted: needs more videos." in client.get(page).text
     assert "needs_videos" not in client.get(f"/page/jobs/{job.id}").text

@@ -36,7 +36,7 @@ def ask(client: FlaskClient, store: Store, predict_body) -> Any:  # type: ignore
 
     def asked(task: int = 1, **data: Any) -> Job:
         client.post("/predict", json=predict_body(task, **data))
-        return store.jobs(task_id=task)[0]
+        return store.jobs.newest(task_id=task)[0]
 
     return asked
 
@@ -79,8 +79,8 @@ def done(ask: Any, store: Store, result: Result) -> Job:
     job = ask()
     for index in (0, 2):
         result.tracks[0].frames[index].provenance = "person"
-    store.finish(job.id, store.start_run(job.id) or "", result, JobNotes.of(NOTES))
-    return store.job(job.id)
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result, JobNotes.of(NOTES))
+    return store.jobs.get(job.id)
 
 
 def token(client: FlaskClient) -> str:
@@ -124,11 +124,11 @@ def test_a_waiting_job_can_be_cancelled_and_nobody_working_is_told(client: Flask
 
 def test_a_running_job_shows_how_far_it_is_and_how_long_it_takes(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
-    run = store.start_run(job.id) or ""
+    run = store.runs.start(job.id) or ""
     assert "getting ready" in client.get("/page/jobs").text
     with store.database.write() as session:
         session.get_one(Job, job.id).started_at = now() - timedelta(seconds=60)
-    store.progress(job.id, run, 15, 60)
+    store.runs.progress(job.id, run, 15, 60)
     for path in ("/page/jobs", f"/page/jobs/{job.id}"):
         page = client.get(path).text
         assert 'value="25"' in page
@@ -138,7 +138,7 @@ def test_a_running_job_shows_how_far_it_is_and_how_long_it_takes(client: FlaskCl
 
 def test_a_run_that_fell_silent_is_called_lost(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
-    store.start_run(job.id)
+    store.runs.start(job.id)
     with store.database.write() as session:
         session.get_one(Job, job.id).heartbeat_at = now() - timedelta(seconds=500)
     assert "Its worker was last heard of" in text_of(client.get("/page/jobs").text)
@@ -146,7 +146,9 @@ def test_a_run_that_fell_silent_is_called_lost(client: FlaskClient, store: Store
 
 def test_a_failed_job_says_why_and_what_to_do_and_can_be_retried(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
-    store.fail(job.id, store.start_run(job.id) or "", "The host <b>x</b> is not allowed.", "Set `TRAJSEG_MEDIA_HOSTS`.")
+    store.runs.fail(
+        job.id, store.runs.start(job.id) or "", "The host <b>x</b> is not allowed.", "Set `TRAJSEG_MEDIA_HOSTS`."
+    )
     for path in ("/page/jobs", f"/page/jobs/{job.id}"):
         page = client.get(path).text
         assert "The host &lt;b&gt;x&lt;/b&gt; is not allowed." in page
@@ -177,10 +179,10 @@ def test_cancel_and_retry_without_a_script_lead_to_the_jobs_page(client: FlaskCl
     job, form = ask(), {"token": token(client)}
     answer = client.post(f"/page/jobs/{job.id}/cancel", data=form)
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/page/jobs/{job.id}")
-    assert store.job(job.id).state == "cancelled"
+    assert store.jobs.get(job.id).state == "cancelled"
     assert "It was cancelled" in client.get(f"/page/jobs/{job.id}").text
     client.post(f"/page/jobs/{job.id}/retry", data=form)
-    assert store.job(job.id).state == "queued"
+    assert store.jobs.get(job.id).state == "queued"
 
 
 def test_cancel_by_script_answers_with_the_new_state(client: FlaskClient, ask: Any) -> None:
@@ -208,7 +210,7 @@ def test_a_strangers_page_cannot_cancel(
     assert answer.json["error"]
     if headers:
         assert client.post(f"/jobs/{job.id}/cancel", headers=headers).status_code == 403
-    assert store.job(job.id).state == "queued"
+    assert store.jobs.get(job.id).state == "queued"
 
 
 def test_another_backends_token_and_an_old_one_are_refused(
@@ -257,8 +259,8 @@ def test_jobs_are_chosen_by_state_kind_and_project_and_come_in_pages(
 ) -> None:
     for task in range(1, 31):
         ask(task, instruction=f"object {task}")
-    last = store.jobs(task_id=3)[0]
-    store.start_run(last.id)
+    last = store.jobs.newest(task_id=3)[0]
+    store.runs.start(last.id)
     first = client.get("/page/jobs").text
     shown = re.findall(r"object (\d+)</a>", first)
     # Running ones first, then the newest.
@@ -267,7 +269,7 @@ def test_jobs_are_chosen_by_state_kind_and_project_and_come_in_pages(
     assert re.findall(r"object (\d+)</a>", client.get("/page/jobs?page=2").text) == ["6", "5", "4", "2", "1"]
     # Of the waiting ones, those that come next.
     assert re.findall(r"object (\d+)</a>", client.get("/page/jobs?state=queued").text)[:3] == ["1", "2", "4"]
-    project = store.label_studio_project(7, "1795422572")
+    project = store.projects.of_label_studio(7, "1795422572")
     assert "object 30" in client.get(f"/page/jobs?project={project.id}&kind=prelabel").text
     for nothing in ("kind=refine", "project=999", "state=done"):
         assert "Nothing here" in client.get(f"/page/jobs?{nothing}").text
@@ -281,7 +283,7 @@ def test_news_bring_only_what_has_changed(client: FlaskClient, store: Store, ask
     assert all("html" in row for row in news.json["rows"])
     again = f"/page/jobs.json?have={'.'.join(marks)}"
     assert client.get(again, headers={"If-None-Match": news.headers["ETag"]}).status_code == 304
-    store.progress(jobs[0].id, store.start_run(jobs[0].id) or "", 1, 4)
+    store.runs.progress(jobs[0].id, store.runs.start(jobs[0].id) or "", 1, 4)
     news = client.get(again, headers={"If-None-Match": news.headers["ETag"]})
     assert [row["id"] for row in news.json["rows"] if "html" in row] == [jobs[0].id]
     assert {name for name, part in news.json["parts"].items() if "html" in part} == {"tabs"}
@@ -290,7 +292,7 @@ def test_news_bring_only_what_has_changed(client: FlaskClient, store: Store, ask
 def test_news_of_one_job_tell_its_state(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
     assert client.get(f"/page/jobs/{job.id}/news.json").json["state"] == "queued"
-    store.cancel_job(job.id)
+    store.jobs.cancel(job.id)
     news = client.get(f"/page/jobs/{job.id}/news.json").json
     assert news["state"] == "cancelled"
     assert "Cancelled" in news["parts"]["head"]["html"]
@@ -314,14 +316,14 @@ def test_a_done_job_shows_its_tracks_and_what_is_to_be_said_of_them(client: Flas
 
 def test_a_job_that_goes_on_from_another_links_to_it(client: FlaskClient, store: Store, done: Job) -> None:
     params = {"base_job_id": done.id, "annotation_id": 5}
-    job, _ = store.add_job("refine", done.project_id, 1, done.video, done.instruction, "interactive", params)
+    job, _ = store.jobs.add("refine", done.project_id, 1, done.video, done.instruction, "interactive", params)
     assert f'href="/page/jobs/{done.id}"' in client.get(f"/page/jobs/{job.id}").text
     assert "Refine" in client.get("/page/jobs?kind=refine").text
 
 
 def test_a_job_of_a_kind_without_tracks_shows_its_report(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
-    store.finish(job.id, store.start_run(job.id) or "", None, report={"folder": "/exports/7"})
+    store.runs.finish(job.id, store.runs.start(job.id) or "", None, report={"folder": "/exports/7"})
     page = client.get(f"/page/jobs/{job.id}")
     assert page.status_code == 200
     assert "/exports/7" in page.text
@@ -329,13 +331,13 @@ def test_a_job_of_a_kind_without_tracks_shows_its_report(client: FlaskClient, st
     assert client.get(f"/jobs/{job.id}").json["tracks"] in (None, 0)
     assert client.get(f"/jobs/{job.id}/result").status_code == 400
     assert client.get(f"/page/jobs/{job.id}/tracks.json").json["tracks"] == []
-    assert store.delivery(job.id) is None
+    assert store.deliveries.of_job(job.id) is None
 
 
 def test_a_job_without_tracks_says_so(client: FlaskClient, store: Store, ask: Any, result: Result) -> None:
     job = ask()
     result.tracks = []
-    store.finish(job.id, store.start_run(job.id) or "", result)
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert "no such object" in client.get("/page/jobs").text
     assert "The model found no such object" in client.get(f"/page/jobs/{job.id}").text
     assert client.get(f"/page/jobs/{job.id}/tracks.json").json["tracks"] == []
@@ -344,23 +346,23 @@ def test_a_job_without_tracks_says_so(client: FlaskClient, store: Store, ask: An
 def test_a_job_that_waits_for_label_studio_says_so(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
     later = now() + timedelta(minutes=5)
-    store.put_off(job.id, store.start_run(job.id) or "", "Label Studio does not serve the video.", later)
+    store.runs.put_off(job.id, store.runs.start(job.id) or "", "Label Studio does not serve the video.", later)
     for path in ("/page/jobs", f"/page/jobs/{job.id}"):
         assert "Waiting: Label Studio does not serve the video." in text_of(client.get(path).text)
 
 
 def test_a_result_that_did_not_arrive_can_be_delivered_again(client: FlaskClient, store: Store, done: Job) -> None:
-    delivery = store.delivery(done.id)
+    delivery = store.deliveries.of_job(done.id)
     assert delivery
-    store.delivery_failed(delivery.id, "The task is gone.", None)
+    store.deliveries.failed(delivery.id, "The task is gone.", None)
     for path in ("/page/jobs", f"/page/jobs/{done.id}"):
         page = text_of(client.get(path).text)
         assert "The task is gone." in page
         assert "Deliver again" in page
     client.post(f"/page/jobs/{done.id}/retry", data={"token": token(client)})
-    again = store.delivery(done.id)
+    again = store.deliveries.of_job(done.id)
     assert again
-    assert (store.job(done.id).state, again.state) == ("done", "pending")
+    assert (store.jobs.get(done.id).state, again.state) == ("done", "pending")
 
 
 def test_the_viewer_gets_scores_times_and_masks(
@@ -390,8 +392,8 @@ def video_link(client: FlaskClient, job: Job) -> str:
 
 
 def finished(store: Store, result: Result, job: Job) -> Job:
-    store.finish(job.id, store.start_run(job.id) or "", result)
-    return store.job(job.id)
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result)
+    return store.jobs.get(job.id)
 
 
 def test_a_video_in_an_allowed_folder_is_played_by_signed_link_with_ranges(
@@ -460,7 +462,7 @@ def test_the_report_counts_a_task_once_a_day(
     ask(1, instruction="another sentence")
     for task in (1, 2, 3):
         ask(task)
-    for number, job in enumerate(sorted(store.jobs(), key=lambda job: job.task_id or 0)):
+    for number, job in enumerate(sorted(store.jobs.newest(), key=lambda job: job.task_id or 0)):
         finished(store, result, job)
         if number == 3:
             with store.database.write() as session:
@@ -523,7 +525,7 @@ def test_the_report_reckons_minutes_by_the_formula_it_states(
 
 def test_a_mask_whose_prediction_is_no_longer_kept_counts_as_drawn_anew(store: Store, done: Job) -> None:
     record(store, done, [Change("track-1", 1, "edited", "t1", done.id, rle=mask(4, 12, 4, 8))])
-    store.retry_job(done.id)
+    store.jobs.retry(done.id)
     assert report.EditDistances().total(Reports(store.database)) == 1
 
 

@@ -43,8 +43,8 @@ GOOD = {"video": "/data/upload/7/clip.mp4", "instruction": "the red square"}
 def test_a_bad_task_fails_alone(client: FlaskClient, store: Store, predict_body: Any, odd: Any, words: str) -> None:
     answer = client.post("/predict", json=with_odd(predict_body(1, 2, 3), odd))
     assert (answer.status_code, answer.json) == (200, {"results": []})
-    assert {job.task_id for job in store.jobs(state="queued")} == {1, 2, 3}
-    (failed,) = store.jobs(state="failed")
+    assert {job.task_id for job in store.jobs.newest(state="queued")} == {1, 2, 3}
+    (failed,) = store.jobs.newest(state="failed")
     assert words in failed.error
     assert failed.remedy
     assert client.get("/jobs").status_code == client.get("/page/jobs").status_code == 200
@@ -67,7 +67,7 @@ def test_an_odd_annotation_costs_no_task(
 ) -> None:
     body = with_odd(predict_body(1, 2), {"id": 9, "data": GOOD, key: odd})
     assert client.post("/predict", json=body).status_code == 200
-    assert {job.task_id for job in store.jobs(state="queued")} == {1, 2, 9}
+    assert {job.task_id for job in store.jobs.newest(state="queued")} == {1, 2, 9}
 
 
 @pytest.mark.parametrize("number", [2**31, 2**63, 2**200])
@@ -96,5 +96,5 @@ def test_a_task_with_a_nested_video(client: FlaskClient, store: Store, predict_b
     body["tasks"][0]["data"] |= {"media": {"name": "clip.mp4"}}
     body["tasks"].append({"id": 2, "data": {"instruction": "red", "media": {}}})
     assert client.post("/predict", json=body).status_code == 200
-    assert [job.video for job in store.jobs(state="queued")] == ["https://host/clip.mp4"]
-    assert "`media.name`" in store.jobs(state="failed")[0].error
+    assert [job.video for job in store.jobs.newest(state="queued")] == ["https://host/clip.mp4"]
+    assert "`media.name`" in store.jobs.newest(state="failed")[0].error

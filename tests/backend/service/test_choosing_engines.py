@@ -36,13 +36,13 @@ def test_a_projects_jobs_run_on_the_engine_that_its_connection_names(
 ) -> None:
     assert client.post("/setup", json=setup(extra)).json == {"model_version": GROUNDED}
     client.post("/predict", json=predict_body(1))
-    (job,) = store.jobs()
+    (job,) = store.jobs.newest()
     assert (job.asked.engine, job.model_version) == ("grounded", GROUNDED)
     assert client.get(f"/jobs/{job.id}").json["engine"] == "grounded"
     # What is taken out there is taken back here.
     assert client.post("/setup", json=setup(None)).json == {"model_version": "trajseg-tiny"}
     client.post("/predict", json=predict_body(1))
-    assert {(one.asked.engine, one.model_version) for one in store.jobs()} == {
+    assert {(one.asked.engine, one.model_version) for one in store.jobs.newest()} == {
         ("grounded", GROUNDED),
         ("", "trajseg-tiny"),
     }
@@ -53,7 +53,7 @@ def test_a_request_may_name_an_engine_for_its_tasks_alone(client: FlaskClient, s
     body["params"]["engine"] = "grounded"
     client.post("/predict", json=body)
     client.post("/predict", json=predict_body(2))
-    engines = {job.task_id: job.asked.engine for job in store.jobs()}
+    engines = {job.task_id: job.asked.engine for job in store.jobs.newest()}
     assert engines == {1: "grounded", 2: ""}
 
 
@@ -65,11 +65,11 @@ def test_an_engine_that_is_not_on_offer_is_refused_and_the_project_keeps_its_own
     assert refused.status_code == 400
     assert "os:system" in refused.json["error"]
     assert "TRAJSEG_ENGINES" in refused.json["remedy"]
-    assert store.label_studio_project(7).engine == "grounded"
+    assert store.projects.of_label_studio(7).engine == "grounded"
     body = predict_body(1)
     body["params"]["engine"] = "os:system"
     assert client.post("/predict", json=body).status_code == 400
-    (job,) = store.jobs()
+    (job,) = store.jobs.newest()
     assert job.state == "failed"
     assert "os:system" in job.error
 
@@ -84,7 +84,7 @@ def test_extra_params_of_another_form_are_refused(client: FlaskClient, extra: An
 def test_a_training_is_of_the_projects_engine(client: FlaskClient, store: Store) -> None:
     client.post("/setup", json=setup({"engine": "grounded"}))
     client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}})
-    (job,) = store.jobs()
+    (job,) = store.jobs.newest()
     assert (job.kind, job.asked.engine, job.model_version) == ("finetune", "grounded", GROUNDED)
 
 

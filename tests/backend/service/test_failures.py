@@ -24,9 +24,9 @@ def fail(client: FlaskClient, store: Store, predict_body) -> Fail:  # type: igno
 
     def failed(task: int, error: str, remedy: str = "Look there.") -> Job:
         client.post("/predict", json=predict_body(task))
-        job = store.jobs(task_id=task)[0]
-        store.fail(job.id, store.start_run(job.id) or "", error, remedy)
-        return store.job(job.id)
+        job = store.jobs.newest(task_id=task)[0]
+        store.runs.fail(job.id, store.runs.start(job.id) or "", error, remedy)
+        return store.jobs.get(job.id)
 
     return failed
 
@@ -35,10 +35,10 @@ def fail(client: FlaskClient, store: Store, predict_body) -> Fail:  # type: igno
 def undelivered(client: FlaskClient, store: Store, predict_body, result: Result) -> Job:  # type: ignore[no-untyped-def]
     """A done job whose delivery was given up."""
     client.post("/predict", json=predict_body(50))
-    job = store.jobs(task_id=50)[0]
-    delivery = store.finish(job.id, store.start_run(job.id) or "", result)
+    job = store.jobs.newest(task_id=50)[0]
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery
-    store.delivery_failed(delivery.id, "The prediction does not fit the project.", None)
+    store.deliveries.failed(delivery.id, "The prediction does not fit the project.", None)
     return job
 
 
@@ -67,9 +67,9 @@ def test_one_request_retries_all_of_one_reason_and_nothing_else(
     other = fail(90, "The link is dead.")
     key = client.get("/failures").json["failures"][0]["key"]
     assert client.post(f"/failures/{key}/retry", headers=bearer).json == {"key": key, "jobs": 40, "deliveries": 0}
-    assert {store.job(job.id).state for job in away} == {"queued"}
-    assert store.job(other.id).state == "failed"
-    assert store.job(away[0].id).error == ""
+    assert {store.jobs.get(job.id).state for job in away} == {"queued"}
+    assert store.jobs.get(other.id).state == "failed"
+    assert store.jobs.get(away[0].id).error == ""
     for _ in range(100):
         if all(queue.holds(job.id) for job in away):
             break
@@ -85,8 +85,8 @@ def test_a_result_that_could_not_be_delivered_is_delivered_again_not_computed(
     [group] = client.get("/failures").json["failures"]
     did = client.post(f"/failures/{group['key']}/retry", headers=bearer).json
     assert (did["jobs"], did["deliveries"]) == (0, 1)
-    assert store.job(undelivered.id).state == "done"
-    delivery = store.delivery(undelivered.id)
+    assert store.jobs.get(undelivered.id).state == "done"
+    delivery = store.deliveries.of_job(undelivered.id)
     assert delivery
     assert (delivery.state, delivery.attempts) == ("pending", 0)
     assert client.get("/failures").json["failures"] == []
@@ -100,7 +100,7 @@ def test_a_rejected_job_is_not_retried_since_its_task_lacks_something(
     answer = client.post(f"/failures/{group['key']}/retry", headers=bearer)
     assert answer.status_code == 400
     assert "has no video" in answer.json["error"]
-    assert store.jobs()[0].state == "failed"
+    assert store.jobs.newest()[0].state == "failed"
 
 
 def test_the_page_of_failed_jobs_says_how_many_fail_for_which_reason_and_retries_them_after_a_question(
@@ -118,10 +118,10 @@ def test_the_page_of_failed_jobs_says_how_many_fail_for_which_reason_and_retries
     assert action
     assert token
     assert client.post(action[1]).status_code == 403
-    assert {store.job(job.id).state for job in jobs} == {"failed"}
+    assert {store.jobs.get(job.id).state for job in jobs} == {"failed"}
     answer = client.post(action[1], data={"token": token[1]})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/page/jobs?state=failed")
-    assert {store.job(job.id).state for job in jobs} == {"queued"}
+    assert {store.jobs.get(job.id).state for job in jobs} == {"queued"}
     news = client.get("/page/jobs.json?state=failed").json
     assert news["parts"]["failures"]["html"].strip() == ""
 

@@ -87,9 +87,9 @@ def test_without_a_free_label_a_new_object_is_refused_with_what_to_do(result: Re
 @pytest.fixture
 def base(store: Store, result: Result) -> Job:
     """A done prelabel job of task 1."""
-    project = store.upsert_project(7, "", fill("mask"), stamp="1795422572")
-    job, _ = store.add_job("prelabel", project.id, 1, "/data/upload/7/clip.mp4", "the red square", "prelabel")
-    store.finish(job.id, store.start_run(job.id) or "", result)
+    project = store.projects.upsert(7, "", fill("mask"), stamp="1795422572")
+    job, _ = store.jobs.add("prelabel", project.id, 1, "/data/upload/7/clip.mp4", "the red square", "prelabel")
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     return job
 
 
@@ -114,16 +114,16 @@ def test_a_hint_becomes_an_interactive_job_that_starts_from_the_prediction(
     settings.interactive_wait_seconds = 0
     answer = client.post("/predict", json=body)
     assert answer.json == {"results": [{"result": []}]}
-    (job,) = store.jobs(state="queued")
+    (job,) = store.jobs.newest(state="queued")
     assert (job.kind, job.queue, job.video, job.instruction) == ("refine", "interactive", base.video, "the red square")
     assert job.params["base_job_id"] == base.id
     assert job.params["marks"] == [{"label": "track-1", "index": 1, "box": [3.84, 3.84, 8.32, 8.16], "point": False}]
     client.post("/predict", json=body)
-    assert len(store.jobs(state="queued")) == 1
+    assert len(store.jobs.newest(state="queued")) == 1
     other = copy.deepcopy(body)
     other["params"]["context"]["result"][0]["value"]["x"] = 60
     client.post("/predict", json=other)
-    assert len(store.jobs(state="queued")) == 2
+    assert len(store.jobs.newest(state="queued")) == 2
 
 
 def test_the_answer_has_the_track_where_the_page_shows_nothing_of_it(
@@ -132,13 +132,13 @@ def test_the_answer_has_the_track_where_the_page_shows_nothing_of_it(
     """A second region of one label would be added to the first; the whole track comes as a prediction."""
     settings.interactive_wait_seconds = 0
     client.post("/predict", json=body)
-    (job,) = store.jobs(state="queued")
-    store.finish(job.id, store.start_run(job.id) or "", result)
+    (job,) = store.jobs.newest(state="queued")
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     answer = client.post("/predict", json=body).json
     places = [item["item_index"] for item in answer["results"][0]["result"]]
     assert places == [0, 2]
     shown = png.from_url(answer["results"][0]["result"][0]["value"]["imageDataURL"])
     assert np.array_equal(shown, result.tracks[0].mask(0))
-    delivery = store.delivery(job.id)
+    delivery = store.deliveries.of_job(job.id)
     assert delivery is not None
     assert delivery.state == "pending"

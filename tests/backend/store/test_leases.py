@@ -12,9 +12,10 @@ from sqlalchemy import select, text, update
 
 from backend.settings import load_settings
 from backend.store import Job, StaleRunError, Store, runs
+from backend.store import jobs as store_jobs
 from backend.store import models as store_models
 from backend.store import partial as partial_frames
-from backend.store import store as store_module
+from backend.store import runs as store_runs
 from backend.store.models import PartialFrames
 from trajseg.errors import InputError
 
@@ -37,14 +38,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 def begin(store: Store) -> tuple[str, str]:
-    job, _ = store.add_job("prelabel", None, None, "/clip.mp4", "the red square", "prelabel")
-    token = store.start_run(job.id)
+    job, _ = store.jobs.add("prelabel", None, None, "/clip.mp4", "the red square", "prelabel")
+    token = store.runs.start(job.id)
     assert token is not None
     return job.id, token
 
 
 def lost(store: Store) -> list[str]:
-    return [job.id for job in store.unfinished(15.0) if job.state == "running"]
+    return [job.id for job in store.backlog.lost(15.0)]
 
 
 def shift(store: Store, job_id: str, seconds: float) -> None:
@@ -60,12 +61,12 @@ def test_a_worker_whose_clock_is_300_s_behind_or_ahead_loses_no_job(
     store: Store, monkeypatch: pytest.MonkeyPatch, behind: float
 ) -> None:
     right = store_models.now
-    for module in (store_models, store_module):
+    for module in (store_models, store_jobs, store_runs):
         monkeypatch.setattr(module, "now", lambda: right() - timedelta(seconds=behind))
     job_id, token = begin(store)
-    store.heartbeat(job_id, token)
-    store.progress(job_id, token, 1, 10)
-    for module in (store_models, store_module):
+    store.runs.heartbeat(job_id, token)
+    store.runs.progress(job_id, token, 1, 10)
+    for module in (store_models, store_jobs, store_runs):
         monkeypatch.setattr(module, "now", right)
     assert lost(store) == [], "the backend, whose clock is right, takes the job away"
     shift(store, job_id, -20)
@@ -75,12 +76,12 @@ def test_a_worker_whose_clock_is_300_s_behind_or_ahead_loses_no_job(
 def test_a_clock_that_steps_back_hides_a_lost_job_no_longer_than_a_lease(store: Store) -> None:
     job_id, token = begin(store)
     shift(store, job_id, 300)
-    assert store.renew_future_leases() == 1
+    assert store.runs.renew_future_leases() == 1
     assert lost(store) == [], "a live run gets the time to send its next heartbeat"
     shift(store, job_id, -20)
     assert lost(store) == [job_id]
-    store.heartbeat(job_id, token)
-    assert (lost(store), store.renew_future_leases()) == ([], 0)
+    store.runs.heartbeat(job_id, token)
+    assert (lost(store), store.runs.renew_future_leases()) == ([], 0)
 
 
 def test_the_databases_clock_is_read_as_a_time_in_utc(store: Store) -> None:
@@ -98,7 +99,7 @@ def test_a_stale_after_below_two_heartbeats_is_refused_with_the_least_value(monk
 def test_only_the_newest_run_keeps_frames(store: Store) -> None:
     job_id, old = begin(store)
     assert store.partial.add(job_id, old, "key", [FRAME])
-    token = store.start_run(job_id) or ""
+    token = store.runs.start(job_id) or ""
     with pytest.raises(StaleRunError):
         store.partial.add(job_id, old, "key", [FRAME])
     assert store.partial.add(job_id, token, "key", [{**FRAME, "index": 1}])
@@ -111,17 +112,17 @@ def test_kept_frames_are_dropped_however_the_job_ends(store: Store, end: str) ->
     job_id, token = begin(store)
     store.partial.add(job_id, token, "key", [FRAME])
     if end == "finish":
-        store.finish(job_id, token, None)
+        store.runs.finish(job_id, token, None)
     elif end == "fail":
-        store.fail(job_id, token, "no such video")
+        store.runs.fail(job_id, token, "no such video")
     elif end == "cancel":
-        store.cancel_job(job_id)
+        store.jobs.cancel(job_id)
     else:
-        store.give_up(job_id, "its worker died")
+        store.jobs.give_up(job_id, "its worker died")
     with store.database.read() as session:
         assert session.scalars(select(PartialFrames)).all() == []
     if end == "retry":
-        assert store.retry_job(job_id).state == "queued"
+        assert store.jobs.retry(job_id).state == "queued"
 
 
 def test_kept_frames_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def put(store: Store) -> Put:
                 ),
                 {"kind": kind, "params": json.dumps(params), "result": json.dumps(result) if result else None},
             )
-        return store.job("j")
+        return store.jobs.get("j")
 
     return write
 

@@ -21,16 +21,16 @@ def running(store: Store) -> Job:
 
 def waiting(store: Store, queue: str, task: int, seconds: float = 5.0) -> Job:
     """A job that has waited for so long."""
-    project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
-    job, _ = store.add_job("prelabel", project.id, task, "a.mp4", "it", queue)
+    project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
+    job, _ = store.jobs.add("prelabel", project.id, task, "a.mp4", "it", queue)
     with store.database.write() as session:
         session.execute(update(Job).where(Job.id == job.id).values(created_at=now() - timedelta(seconds=seconds)))
-    return store.job(job.id)
+    return store.jobs.get(job.id)
 
 
 def begun(store: Store, job: Job) -> Job:
-    assert store.start_run(job.id)
-    return store.job(job.id)
+    assert store.runs.start(job.id)
+    return store.jobs.get(job.id)
 
 
 def due(store: Store, job: Job) -> bool:
@@ -67,9 +67,9 @@ def test_a_job_that_an_idle_worker_is_about_to_take_preempts_nothing(store: Stor
 
 def test_a_job_that_may_not_start_yet_preempts_nothing(store: Store, running: Job) -> None:
     job = waiting(store, "interactive", 2)
-    token = store.start_run(job.id)
+    token = store.runs.start(job.id)
     assert token
-    store.put_off(job.id, token, "Label Studio is away", now() + timedelta(seconds=60))
+    store.runs.put_off(job.id, token, "Label Studio is away", now() + timedelta(seconds=60))
     assert not due(store, running)
 
 

@@ -45,18 +45,18 @@ class World:
 
     def __init__(self, store: Store) -> None:
         self.store, self.standing = store, Standing(store)
-        self.project = store.upsert_project(7, "http://studio", "<View/>").id
+        self.project = store.projects.upsert(7, "http://studio", "<View/>").id
 
     def done(self, kind: str, tracks: Sequence[MaskTrack], instruction: str = "the square", **params: Any) -> str:
-        job, _ = self.store.add_job(
+        job, _ = self.store.jobs.add(
             kind, self.project, 1, "clip.mp4", instruction, "prelabel", params, subject=f"{kind} {params}"
         )
         return self.finish(job.id, tracks, instruction)
 
     def finish(self, job_id: str, tracks: Sequence[MaskTrack], instruction: str = "the square") -> str:
-        token = self.store.start_run(job_id)
+        token = self.store.runs.start(job_id)
         assert token is not None
-        self.store.finish(job_id, token, result(tracks, instruction))
+        self.store.runs.finish(job_id, token, result(tracks, instruction))
         return job_id
 
     def annotate(

@@ -18,8 +18,8 @@ from trajseg.tracks import Result
 
 
 def add(store: Store, task: int | None = 1, instruction: str = "the red square", **more: object) -> Job:
-    project = store.upsert_project(7, "http://studio", "<View/>", stamp="17")
-    job, _ = store.add_job("prelabel", project.id, task, "/clip.mp4", instruction, "prelabel", **more)  # type: ignore[arg-type]
+    project = store.projects.upsert(7, "http://studio", "<View/>", stamp="17")
+    job, _ = store.jobs.add("prelabel", project.id, task, "/clip.mp4", instruction, "prelabel", **more)  # type: ignore[arg-type]
     return job
 
 
@@ -44,7 +44,7 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert Store(url).jobs() == []
+    assert Store(url).jobs.newest() == []
 
 
 def test_a_store_made_by_a_newer_version_is_refused_with_a_remedy(store: Store, settings) -> None:  # type: ignore[no-untyped-def]
@@ -64,7 +64,7 @@ def test_sqlite_waits_for_another_writer_and_reads_meanwhile(store: Store) -> No
     with store.database.write() as session:
         session.add(Job(request_key="x", kind="prelabel", queue="prelabel"))
         session.flush()
-        assert store.job(job.id).state == "queued"
+        assert store.jobs.get(job.id).state == "queued"
 
 
 @pytest.mark.parametrize("url", ["mysql://a/b", "no url", "sqlite://"])
@@ -83,32 +83,32 @@ def test_a_database_that_does_not_answer_is_told_without_its_password() -> None:
 def test_a_project_takes_the_stamp_it_is_told_first_and_another_stamp_is_another_project(
     store: Store,
 ) -> None:
-    made = store.upsert_project(7, "", "<View/>", title="Clips")
-    set_up = store.upsert_project(7, "http://studio", "<View>2</View>", stamp="17")
+    made = store.projects.upsert(7, "", "<View/>", title="Clips")
+    set_up = store.projects.upsert(7, "http://studio", "<View>2</View>", stamp="17")
     assert set_up.id == made.id
     assert (set_up.title, set_up.hostname, set_up.stamp) == ("Clips", "http://studio", "17")
-    assert store.upsert_project(7, "", "", stamp="17").label_config == "<View>2</View>"
-    another = store.upsert_project(7, "", "<View/>", stamp="18")
+    assert store.projects.upsert(7, "", "", stamp="17").label_config == "<View>2</View>"
+    another = store.projects.upsert(7, "", "<View/>", stamp="18")
     assert another.id != made.id
-    assert store.label_studio_project(7).id == another.id
-    assert store.label_studio_project(7, "17").id == made.id
-    assert store.project(made.id).title == "Clips"
+    assert store.projects.of_label_studio(7).id == another.id
+    assert store.projects.of_label_studio(7, "17").id == made.id
+    assert store.projects.get(made.id).title == "Clips"
     with pytest.raises(UnknownProjectError):
-        store.project(99)
+        store.projects.get(99)
     with pytest.raises(UnknownProjectError):
-        store.label_studio_project(99)
+        store.projects.of_label_studio(99)
 
 
 def test_equal_requests_at_the_same_moment_are_one_job(settings) -> None:  # type: ignore[no-untyped-def]
     stores = [Store(settings.store_url) for _ in range(4)]
     stores[0].migrate()
-    project = stores[0].upsert_project(7, "", "<View/>")
+    project = stores[0].projects.upsert(7, "", "<View/>")
     barrier = threading.Barrier(16)
     found: list[tuple[Job, bool]] = []
 
     def ask(store: Store) -> None:
         barrier.wait()
-        found.append(store.add_job("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel"))
+        found.append(store.jobs.add("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel"))
 
     threads = [threading.Thread(target=ask, args=(stores[i % 4],)) for i in range(16)]
     for thread in threads:
@@ -117,7 +117,7 @@ def test_equal_requests_at_the_same_moment_are_one_job(settings) -> None:  # typ
         thread.join()
     assert len({job.id for job, _ in found}) == 1
     assert sum(created for _, created in found) == 1
-    assert len(stores[0].jobs()) == 1
+    assert len(stores[0].jobs.newest()) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,46 +133,46 @@ def test_equal_requests_at_the_same_moment_are_one_job(settings) -> None:  # typ
 def test_requests_that_differ_are_two_jobs(store: Store, other: dict[str, object]) -> None:
     same = {"kind": "prelabel", "project_id": None, "task_id": 1, "video": "/clip.mp4"}
     same |= {"instruction": "the red square", "queue": "prelabel"}
-    (first, _), (second, created) = store.add_jobs([JobRequest(**same), JobRequest(**(same | other))])  # type: ignore[arg-type]
+    (first, _), (second, created) = store.jobs.add_all([JobRequest(**same), JobRequest(**(same | other))])  # type: ignore[arg-type]
     assert created
     assert first.id != second.id
 
 
 def test_a_request_twice_in_one_batch_is_one_job(store: Store) -> None:
     request = JobRequest("prelabel", None, 1, "/clip.mp4", "the red square", "prelabel")
-    (first, created), (second, again) = store.add_jobs([request, request])
+    (first, created), (second, again) = store.jobs.add_all([request, request])
     assert (first.id, created, again) == (second.id, True, False)
 
 
 def test_only_the_newest_run_may_write(store: Store, result: Result) -> None:
     job = add(store)
-    old = store.start_run(job.id)
-    new = store.start_run(job.id)
+    old = store.runs.start(job.id)
+    new = store.runs.start(job.id)
     assert old
     assert new
     for write in (
-        lambda: store.progress(job.id, old, 1, 4),
-        lambda: store.heartbeat(job.id, old),
-        lambda: store.finish(job.id, old, result),
-        lambda: store.fail(job.id, old, "broken"),
+        lambda: store.runs.progress(job.id, old, 1, 4),
+        lambda: store.runs.heartbeat(job.id, old),
+        lambda: store.runs.finish(job.id, old, result),
+        lambda: store.runs.fail(job.id, old, "broken"),
     ):
         with pytest.raises(StaleRunError):
             write()
-    store.progress(job.id, new, 1, 4)
-    assert store.job(job.id).frames_done == 1
-    assert store.job(job.id).runs == 2
+    store.runs.progress(job.id, new, 1, 4)
+    assert store.jobs.get(job.id).frames_done == 1
+    assert store.jobs.get(job.id).runs == 2
 
 
 def test_progress_tells_frames_eta_and_heartbeat(store: Store) -> None:
     job = add(store)
-    token = store.start_run(job.id)
+    token = store.runs.start(job.id)
     assert token
     with store.database.write() as session:
         held = session.get(Job, job.id)
         assert held
         held.started_at = now() - timedelta(seconds=10)
-    store.progress(job.id, token, 5, 20)
-    held = store.job(job.id)
+    store.runs.progress(job.id, token, 5, 20)
+    held = store.jobs.get(job.id)
     assert (held.state, held.frames_done, held.frames_total) == ("running", 5, 20)
     assert held.eta_seconds == pytest.approx(30, abs=2)
     assert held.heartbeat_at is not None
@@ -182,34 +182,34 @@ def test_progress_tells_frames_eta_and_heartbeat(store: Store) -> None:
 
 def test_a_cancelled_run_is_told_at_its_next_frame_and_cannot_be_begun(store: Store) -> None:
     job = add(store)
-    token = store.start_run(job.id)
+    token = store.runs.start(job.id)
     assert token
-    assert store.cancel_job(job.id).state == "cancelled"
+    assert store.jobs.cancel(job.id).state == "cancelled"
     with pytest.raises(CancelledError):
-        store.progress(job.id, token, 1, 4)
-    assert store.start_run(job.id) is None
-    assert store.start_run("unknown") is None
+        store.runs.progress(job.id, token, 1, 4)
+    assert store.runs.start(job.id) is None
+    assert store.runs.start("unknown") is None
     with pytest.raises(UnknownJobError):
-        store.cancel_job("unknown")
+        store.jobs.cancel("unknown")
 
 
 def test_a_finished_job_stays_finished_when_cancelled(store: Store, result: Result) -> None:
     job = add(store)
-    store.finish(job.id, store.start_run(job.id) or "", result)
-    assert store.cancel_job(job.id).state == "done"
-    assert store.start_run(job.id) is None
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result)
+    assert store.jobs.cancel(job.id).state == "done"
+    assert store.runs.start(job.id) is None
 
 
 def test_finish_writes_tracks_and_delivery_and_the_result_comes_back_whole(store: Store, result: Result) -> None:
     job = add(store)
-    delivery = store.finish(job.id, store.start_run(job.id) or "", result)
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery is not None
-    assert [due.id for due in store.due_deliveries()] == [delivery.id]
-    held = store.tracks(job.id)
+    assert [due.id for due in store.deliveries.due()] == [delivery.id]
+    held = store.jobs.result(job.id)
     assert held.to_json() == result.to_json()
     assert held.timings == {"masks": 0.5}
     assert (held.tracks[0].mask(1) == result.tracks[0].mask(1)).all()
-    done = store.job(job.id)
+    done = store.jobs.get(job.id)
     assert (done.state, done.model_version, done.frames_done) == ("done", "trajseg-tiny", 4)
     assert done.result
     assert "frames" not in done.result["tracks"][0]
@@ -217,97 +217,98 @@ def test_finish_writes_tracks_and_delivery_and_the_result_comes_back_whole(store
 
 def test_nothing_is_written_when_finish_fails_half_way(store: Store, result: Result) -> None:
     job = add(store)
-    token = store.start_run(job.id) or ""
+    token = store.runs.start(job.id) or ""
     result.tracks.append(result.tracks[0])
     with pytest.raises(Exception, match="UNIQUE"):
-        store.finish(job.id, token, result)
-    assert store.job(job.id).state == "running"
-    assert store.delivery(job.id) is None
+        store.runs.finish(job.id, token, result)
+    assert store.jobs.get(job.id).state == "running"
+    assert store.deliveries.of_job(job.id) is None
     result.tracks.pop()
-    store.finish(job.id, token, result)
-    assert len(store.tracks(job.id).tracks) == 1
+    store.runs.finish(job.id, token, result)
+    assert len(store.jobs.result(job.id).tracks) == 1
 
 
 def test_no_object_meant_is_a_result_too(store: Store, result: Result) -> None:
     job = add(store)
     result.tracks = []
-    assert store.finish(job.id, store.start_run(job.id) or "", result) is not None
-    assert store.tracks(job.id).tracks == []
+    assert store.runs.finish(job.id, store.runs.start(job.id) or "", result) is not None
+    assert store.jobs.result(job.id).tracks == []
 
 
 def test_a_job_without_a_task_has_no_delivery(store: Store, result: Result) -> None:
     job = add(store, task=None)
-    assert store.finish(job.id, store.start_run(job.id) or "", result) is None
+    assert store.runs.finish(job.id, store.runs.start(job.id) or "", result) is None
 
 
 def test_an_interactive_job_is_not_delivered_while_its_page_may_be_answered(store: Store, result: Result) -> None:
     until = now() + timedelta(seconds=30)
     job = add(store, params={"answer_until": until.isoformat()})
-    store.finish(job.id, store.start_run(job.id) or "", result)
-    assert store.due_deliveries() == []
-    assert len(store.due_deliveries(until)) == 1
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result)
+    assert store.deliveries.due() == []
+    assert len(store.deliveries.due(until)) == 1
 
 
 def test_a_failed_job_says_why_and_a_retry_begins_it_anew(store: Store, result: Result) -> None:
     job = add(store)
-    store.fail(job.id, store.start_run(job.id) or "", "The video is empty.", "Upload it again.")
-    failed = store.job(job.id)
+    store.runs.fail(job.id, store.runs.start(job.id) or "", "The video is empty.", "Upload it again.")
+    failed = store.jobs.get(job.id)
     assert (failed.state, failed.error, failed.remedy) == (
         "failed",
         "The video is empty.",
         "Upload it again.",
     )
     with pytest.raises(InputError, match="no result"):
-        store.tracks(job.id)
-    again = store.retry_job(job.id)
+        store.jobs.result(job.id)
+    again = store.jobs.retry(job.id)
     assert (again.state, again.error, again.runs) == ("queued", "", 0)
-    store.finish(job.id, store.start_run(job.id) or "", result)
-    store.retry_job(job.id)
-    assert store.delivery(job.id) is None
-    assert store.finish(job.id, store.start_run(job.id) or "", result) is not None
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result)
+    store.jobs.retry(job.id)
+    assert store.deliveries.of_job(job.id) is None
+    assert store.runs.finish(job.id, store.runs.start(job.id) or "", result) is not None
 
 
 def test_a_retry_of_an_unfinished_job_only_changes_its_queue(store: Store) -> None:
     job = add(store)
-    token = store.start_run(job.id) or ""
-    assert store.retry_job(job.id, queue="interactive").queue == "interactive"
-    store.progress(job.id, token, 1, 4)
+    token = store.runs.start(job.id) or ""
+    assert store.jobs.retry(job.id, queue="interactive").queue == "interactive"
+    store.runs.progress(job.id, token, 1, 4)
 
 
-def test_unfinished_are_the_queued_and_the_silent(store: Store) -> None:
+def test_the_backlog_is_the_queued_and_the_silent(store: Store) -> None:
     queued, alive, silent, done = (add(store, task) for task in range(4))
-    store.start_run(alive.id)
-    store.start_run(silent.id)
-    store.fail(done.id, store.start_run(done.id) or "", "broken")
+    store.runs.start(alive.id)
+    store.runs.start(silent.id)
+    store.runs.fail(done.id, store.runs.start(done.id) or "", "broken")
     with store.database.write() as session:
         held = session.get(Job, silent.id)
         assert held
         held.heartbeat_at = now() - timedelta(seconds=300)
-    assert {job.id for job in store.unfinished(120)} == {queued.id, silent.id}
-    assert store.requeue_lost(silent.id, store.job(silent.id).run_token)
-    assert store.job(silent.id).state == "queued"
-    assert not store.requeue_lost(alive.id, "an older token")
+    assert [job_id for job_id, _ in store.backlog.queued(now())] == [queued.id]
+    assert [job.id for job in store.backlog.lost(120)] == [silent.id]
+    assert store.runs.requeue_lost(silent.id, store.jobs.get(silent.id).run_token)
+    assert store.jobs.get(silent.id).state == "queued"
+    assert not store.runs.requeue_lost(alive.id, "an older token")
 
 
 def test_a_delivery_is_claimed_once_and_kept_until_it_arrives(store: Store, result: Result) -> None:
     job = add(store)
-    delivery = store.finish(job.id, store.start_run(job.id) or "", result)
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery
-    assert store.claim_delivery(delivery.id)
-    assert not store.claim_delivery(delivery.id)
+    assert store.deliveries.claim(delivery.id)
+    assert not store.deliveries.claim(delivery.id)
     later = datetime.now(UTC) + timedelta(seconds=60)
-    store.delivery_failed(delivery.id, "Label Studio is down.", later)
-    held = store.delivery(job.id)
+    store.deliveries.failed(delivery.id, "Label Studio is down.", later)
+    held = store.deliveries.of_job(job.id)
     assert held
     assert (held.state, held.attempts, held.last_error) == ("pending", 1, "Label Studio is down.")
-    assert store.due_deliveries() == []
-    assert [due.id for due in store.due_deliveries(later)] == [delivery.id]
-    store.delivery_failed(delivery.id, "refused", None)
-    assert store.count_deliveries() == {"failed": 1}
-    store.deliver_again(job.id)
-    assert len(store.due_deliveries()) == 1
-    store.delivery_sent(delivery.id, 44)
-    sent = store.delivery(job.id)
+    assert store.deliveries.due() == []
+    assert [due.id for due in store.deliveries.due(later)] == [delivery.id]
+    store.deliveries.failed(delivery.id, "refused", None)
+    assert store.deliveries.count() == {"failed": 1}
+    store.deliveries.send_again(job.id)
+    assert len(store.deliveries.due()) == 1
+    store.deliveries.sent(delivery.id, 44)
+    sent = store.deliveries.of_job(job.id)
     assert sent
     assert (sent.state, sent.prediction_id, sent.last_error) == ("sent", 44, "")
-    assert store.due_deliveries() == []
+    assert store.deliveries.due() == []

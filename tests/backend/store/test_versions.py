@@ -21,7 +21,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def project_id(store):
-    return store.upsert_project(12, "http://ls", "<View/>").id
+    return store.projects.upsert(12, "http://ls", "<View/>").id
 
 
 def trained(store: Store, project_id: int, job: str, promoted: bool = True) -> int:
@@ -61,7 +61,7 @@ def test_a_refused_candidate_and_one_in_training_do_not_serve(store, project_id)
 
 def test_versions_of_another_base_or_project_do_not_serve(store, project_id):
     trained(store, project_id, "a")
-    other = store.upsert_project(13, "http://ls", "<View/>").id
+    other = store.projects.upsert(13, "http://ls", "<View/>").id
     assert store.versions.served(other, BASE) is None
     assert store.versions.served(project_id, "trajseg-7b") is None
     assert store.versions.served(None, BASE) is None
@@ -69,9 +69,9 @@ def test_versions_of_another_base_or_project_do_not_serve(store, project_id):
 
 
 def test_a_job_that_makes_way_keeps_its_place_and_its_tries(store, project_id):
-    job, _ = store.add_job("prelabel", project_id, 1, "a.mp4", "it", "finetune")
-    token = store.start_run(job.id)
-    assert store.postpone(job.id, token)
-    held = store.job(job.id)
+    job, _ = store.jobs.add("prelabel", project_id, 1, "a.mp4", "it", "finetune")
+    token = store.runs.start(job.id)
+    assert store.runs.make_way(job.id, token)
+    held = store.jobs.get(job.id)
     assert (held.state, held.runs) == ("queued", 0)
-    assert not store.postpone(job.id, token), "another run may have begun"
+    assert not store.runs.make_way(job.id, token), "another run may have begun"

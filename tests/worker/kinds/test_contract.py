@@ -31,8 +31,8 @@ class TestPrelabel(JobKindContract):
     bad_params: ClassVar[dict[str, Any]] = {"answer_until": "never"}
 
     def prepare(self, store: Store, clip: Path) -> Job:
-        project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
-        return store.add_job("prelabel", project.id, 7, str(clip), "the red square", "prelabel")[0]
+        project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
+        return store.jobs.add("prelabel", project.id, 7, str(clip), "the red square", "prelabel")[0]
 
 
 def example() -> dict[str, str]:
@@ -65,12 +65,12 @@ class TestTheExample(JobKindContract):
     bad_params: ClassVar[dict[str, Any]] = {"limit": 0}
 
     def prepare(self, store: Store, clip: Path) -> Job:
-        project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
+        project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
         for task in range(3):
-            run(store.add_job("prelabel", project.id, task, str(clip), "the red square", "prelabel")[0].id)
-        return store.add_job("export", None, None, "", "", "finetune", {"project_id": project.id})[0]
+            run(store.jobs.add("prelabel", project.id, task, str(clip), "the red square", "prelabel")[0].id)
+        return store.jobs.add("export", None, None, "", "", "finetune", {"project_id": project.id})[0]
 
     def test_its_report_says_where_the_files_are(self, job: Job, store: Store) -> None:
         run(job.id)
-        report = (store.job(job.id).result or {})["report"]
+        report = (store.jobs.get(job.id).result or {})["report"]
         assert report["jobs"] == len(list(Path(report["folder"]).glob("*.json"))) == 3

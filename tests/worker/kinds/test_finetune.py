@@ -38,7 +38,7 @@ def world(tmp_path: Path) -> Iterator[SimpleNamespace]:
     settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(CLIP.parent),))
     keep(Resident(settings, store, VideoSegmenter.from_pretrained(BASE, "cpu")))
     yield SimpleNamespace(
-        store=store, settings=settings, project=store.upsert_project(12, "http://127.0.0.1:9", "<View/>")
+        store=store, settings=settings, project=store.projects.upsert(12, "http://127.0.0.1:9", "<View/>")
     )
     keep(None)
     store.close()
@@ -54,9 +54,9 @@ def training(world: SimpleNamespace) -> Job:
 
 
 def prelabelled(world: SimpleNamespace, task: int) -> Job:
-    job, _ = world.store.add_job("prelabel", world.project.id, task, str(CLIP), "the yellow box", "prelabel")
+    job, _ = world.store.jobs.add("prelabel", world.project.id, task, str(CLIP), "the yellow box", "prelabel")
     run(job.id)
-    done: Job = world.store.job(job.id)
+    done: Job = world.store.jobs.get(job.id)
     assert done.state == "done", done.error
     return done
 
@@ -75,7 +75,7 @@ def test_one_training_at_a_time(world: SimpleNamespace) -> None:
     job, created = request_training(world.store, world.project, ENGINES)
     assert created
     assert request_training(world.store, world.project, ENGINES)[0].id == job.id
-    world.store.cancel_job(job.id)
+    world.store.jobs.cancel(job.id)
     again, created = request_training(world.store, world.project, ENGINES)
     assert created
     assert again.id != job.id
@@ -84,7 +84,7 @@ def test_one_training_at_a_time(world: SimpleNamespace) -> None:
 def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world: SimpleNamespace) -> None:
     job = training(world)
     run(job.id)
-    done = world.store.job(job.id)
+    done = world.store.jobs.get(job.id)
     assert done.state == "done", done.error
     assert done.result is not None
     assert done.result["report"]["decision"]["needs_videos"] == 7
@@ -96,11 +96,11 @@ def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world:
 
 def test_a_training_makes_way_for_a_waiting_job_and_keeps_its_state(world: SimpleNamespace) -> None:
     job = training(world)
-    world.store.add_job("prelabel", world.project.id, 1, str(CLIP), "it", "prelabel")
+    world.store.jobs.add("prelabel", world.project.id, 1, str(CLIP), "it", "prelabel")
     # The child has not begun when it is asked to stop; it trains nothing.
     world.settings.data_dir.joinpath("training", job.id, "stop").touch()
     run(job.id)
-    held = world.store.job(job.id)
+    held = world.store.jobs.get(job.id)
     assert (held.state, held.runs) in (("queued", 0), ("done", 1)), held.error
     if held.state == "queued":
         assert (world.settings.data_dir / "training" / job.id / "corrections" / "manifest.json").exists()
@@ -124,18 +124,18 @@ def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
 
     monkeypatch.setattr(finetune, "_run", child)
     run(job.id)
-    done = world.store.job(job.id)
+    done = world.store.jobs.get(job.id)
     assert done.state == "done", done.error
     name = "trajseg-tiny/project-12@1"
     assert world.store.versions.served_name(world.project.id, BASE) == name
-    [again] = [held for held in world.store.jobs(state="queued") if held.kind == "prelabel"]
+    [again] = [held for held in world.store.jobs.newest(state="queued") if held.kind == "prelabel"]
     assert (again.task_id, again.model_version) == (1, name), "what nobody has annotated is labelled again"
     assert prelabelled(world, 2).model_version == name
-    other: Project = world.store.upsert_project(13, "http://127.0.0.1:9", "<View/>")
-    held, _ = world.store.add_job("prelabel", other.id, 1, str(CLIP), "the yellow box", "prelabel")
+    other: Project = world.store.projects.upsert(13, "http://127.0.0.1:9", "<View/>")
+    held, _ = world.store.jobs.add("prelabel", other.id, 1, str(CLIP), "the yellow box", "prelabel")
     run(held.id)
-    assert world.store.job(held.id).model_version == BASE, "another project is served by the base"
-    ours, theirs = (world.store.tracks(one).to_json()["tracks"] for one in (before.id, held.id))
+    assert world.store.jobs.get(held.id).model_version == BASE, "another project is served by the base"
+    ours, theirs = (world.store.jobs.result(one).to_json()["tracks"] for one in (before.id, held.id))
     assert ours == theirs, "bit for bit as before the version was served"
     world.store.versions.rollback(world.project.id, BASE)
     assert prelabelled(world, 3).model_version == BASE

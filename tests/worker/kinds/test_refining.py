@@ -219,9 +219,9 @@ def corrected(store: Store, resident: Resident, tiny_clip: Any) -> Callable[[dic
     """A done prelabel job, and the refine job for an annotation of it in which these frames were painted."""
 
     def make(frames: dict[int, np.ndarray], label: str = "track-1", uid: str = "t1") -> tuple[Job, Job]:
-        project = store.upsert_project(1, "http://127.0.0.1:9", "<View/>")
+        project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
         video = str(tiny_clip.path)
-        base, _ = store.add_job("prelabel", project.id, 7, video, "the red square", "prelabel")
+        base, _ = store.jobs.add("prelabel", project.id, 7, video, "the red square", "prelabel")
         run(base.id)
         read = ReadAnnotation(project.id, 7, 3, "v1", datetime.now(UTC), "ada", base.id)
         source = base.id if uid == "t1" else None
@@ -245,15 +245,15 @@ def test_a_refine_job_keeps_what_was_painted_and_says_how_it_went(
     mask[8:14] = False
     _, job = corrected({5: mask})
     run(job.id)
-    done = store.job(job.id)
+    done = store.jobs.get(job.id)
     assert (done.state, done.error) == ("done", "")
-    result = store.tracks(job.id)
+    result = store.jobs.result(job.id)
     assert np.array_equal(result.tracks[0].mask(5), mask)
     assert result.tracks[0].frames[5].provenance == "person"
     assert result.tracks[0].caption == "something red"
     assert result.model_version == "scripted"
     assert done.result["refinement"][0]["painted"] == [5]
-    assert store.delivery(job.id) is not None
+    assert store.deliveries.of_job(job.id) is not None
     first = done.notes.first_frames()
     assert 1 <= len(first) <= 3
     assert 5 not in first
@@ -265,7 +265,7 @@ def test_a_refine_job_keeps_what_was_painted_and_says_how_it_went(
 
 def test_a_prelabel_job_says_what_to_look_at_next(store: Store, corrected: Any, tiny_clip: Any) -> None:
     base, _ = corrected({5: tiny_clip.red[5]})
-    notes = store.job(base.id).result
+    notes = store.jobs.get(base.id).result
     (review,) = notes["review"]
     assert (review["track"], review["label"], len(review["frames"])) == ("t1", "track-1", 3)
     assert 0 < notes["doubt"] < 1
@@ -274,28 +274,28 @@ def test_a_prelabel_job_says_what_to_look_at_next(store: Store, corrected: Any, 
 
 def test_a_refine_job_whose_annotation_is_gone_says_so(store: Store, corrected: Any, tiny_clip: Any) -> None:
     _, job = corrected({5: tiny_clip.red[5]})
-    project = store.job(job.id).project_id
+    project = store.jobs.get(job.id).project_id
     store.corrections.withdraw(project, 3)
-    assert store.job(job.id).state == "cancelled"
-    store.retry_job(job.id)
+    assert store.jobs.get(job.id).state == "cancelled"
+    store.jobs.retry(job.id)
     run(job.id)
-    assert "annotation this job refines has been deleted" in store.job(job.id).error
+    assert "annotation this job refines has been deleted" in store.jobs.get(job.id).error
 
 
 def test_a_refine_job_can_be_cancelled(
     store: Store, corrected: Any, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, job = corrected({5: np.roll(tiny_clip.red[5], 20, axis=0)})
-    progress = store.progress
+    progress = store.runs.progress
 
     def cancel_first(job_id: str, token: str, done: int, total: int) -> None:
         if done == 3:
-            store.cancel_job(job.id)
+            store.jobs.cancel(job.id)
         progress(job_id, token, done, total)
 
-    monkeypatch.setattr(store, "progress", cancel_first)
+    monkeypatch.setattr(store.runs, "progress", cancel_first)
     run(job.id)
-    assert store.job(job.id).state == "cancelled"
+    assert store.jobs.get(job.id).state == "cancelled"
 
 
 class Talking:
@@ -321,17 +321,17 @@ def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
 ) -> None:
     keep(Resident(resident.settings, store, Talking(scripted_engine)))
     base, job = corrected({5: tiny_clip.blue[5]}, "track-2", "drawn-track-2")
-    assert store.tracks(base.id).tracks[0].caption == "seen in 12 frames"
+    assert store.jobs.result(base.id).tracks[0].caption == "seen in 12 frames"
     warning = {"track": "t1", "text": 'you asked for "the red square"; this track reads: seen in 12 frames.'}
-    assert store.job(base.id).result["warnings"] == [warning]
+    assert store.jobs.get(base.id).result["warnings"] == [warning]
     run(job.id)
-    assert store.job(job.id).result["warnings"] == [warning]
-    assert [track.caption for track in store.tracks(job.id).tracks] == ["seen in 12 frames", ""]
-    (asked,) = [one for one in store.jobs() if one.kind == "caption"]
+    assert store.jobs.get(job.id).result["warnings"] == [warning]
+    assert [track.caption for track in store.jobs.result(job.id).tracks] == ["seen in 12 frames", ""]
+    (asked,) = [one for one in store.jobs.newest() if one.kind == "caption"]
     assert asked.params == {"job_id": job.id}
     run(asked.id)
-    assert store.job(asked.id).error == ""
-    told = store.tracks(asked.id).tracks
+    assert store.jobs.get(asked.id).error == ""
+    told = store.jobs.result(asked.id).tracks
     assert told[1].caption.startswith("seen in")
     assert np.array_equal(told[1].mask(5), tiny_clip.blue[5])
-    assert store.delivery(asked.id) is not None
+    assert store.deliveries.of_job(asked.id) is not None

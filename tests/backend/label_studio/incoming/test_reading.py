@@ -27,14 +27,14 @@ def task(studio: Any) -> int:
 
 @pytest.fixture
 def project(studio: Any, store: Store, task: int) -> int:
-    return store.upsert_project(studio.tasks[task]["project"], studio.url, "", stamp="1").id
+    return store.projects.upsert(studio.tasks[task]["project"], studio.url, "", stamp="1").id
 
 
 @pytest.fixture
 def predicted(studio: Any, store: Store, client: Any, settings: Any, task: int, project: int, result: Result) -> Job:
     """A job whose prediction is in the task: one track in frames 0, 1 and 2 of 4."""
-    job, _ = store.add_job("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
-    delivery = store.finish(job.id, store.start_run(job.id) or "", result)
+    job, _ = store.jobs.add("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery
     assert deliver(store, client, settings, delivery) is None
     return job
@@ -119,7 +119,7 @@ def test_the_same_state_read_twice_changes_nothing(studio, store, settings, task
     webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
     assert AnnotationReader(store, settings)() == []
     assert [one.id for one in store.corrections.of_task(project, task)] == before
-    assert [one.id for one in store.jobs() if one.kind == "refine"] == [job.id]
+    assert [one.id for one in store.jobs.newest() if one.kind == "refine"] == [job.id]
 
 
 def test_an_update_supersedes_and_cancels_the_older_job(studio, store, settings, task, project, predicted, read):
@@ -129,23 +129,23 @@ def test_an_update_supersedes_and_cancels_the_older_job(studio, store, settings,
     webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
     (newer,) = read()
     assert told(store, project, annotation) == {0: "unchanged", 1: "unchanged", 2: "edited"}
-    assert store.job(older.id).state == "cancelled"
+    assert store.jobs.get(older.id).state == "cancelled"
     assert newer.id != older.id
     # Back to what it was: the job that was cancelled for it is wanted again.
     studio.reannotate(task, annotation, painted(studio, task))
     webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
     assert [job.id for job in read()] == [older.id]
-    assert store.job(older.id).state == "queued"
+    assert store.jobs.get(older.id).state == "queued"
 
 
 def test_submitting_the_same_again_makes_no_second_job(studio, store, settings, task, project, predicted, read):
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     (job,) = read()
-    store.start_run(job.id)
+    store.runs.start(job.id)
     studio.reannotate(task, annotation, painted(studio, task))
     webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
     assert read() == []
-    assert [(one.id, one.state) for one in store.jobs() if one.kind == "refine"] == [(job.id, "running")]
+    assert [(one.id, one.state) for one in store.jobs.newest() if one.kind == "refine"] == [(job.id, "running")]
 
 
 @pytest.mark.parametrize("heard", [True, False])
@@ -162,7 +162,7 @@ def test_deleting_an_annotation_withdraws_its_corrections(
     assert read() == []
     assert store.corrections.of_task(project, task) == []
     assert store.corrections.count() == {}
-    assert store.job(job.id).state == "cancelled"
+    assert store.jobs.get(job.id).state == "cancelled"
 
 
 def test_what_a_withdrawn_correction_made_is_withdrawn(
@@ -175,7 +175,7 @@ def test_what_a_withdrawn_correction_made_is_withdrawn(
     erased = copy.deepcopy(result)
     for frame in erased.tracks[0].frames:
         frame.rle = None
-    delivery = store.finish(job.id, store.start_run(job.id) or "", erased)
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", erased)
     assert deliver(store, client, settings, delivery) is None
     assert studio.tasks[task]["data"]["trajseg_state"] == "found nothing"
     assert [one["model_version"] for one in studio.of_task(task)] == [
@@ -215,7 +215,7 @@ def test_a_correction_of_a_refined_track_stands_on_the_first_one(studio, store, 
     """What was painted before is not painted again, and must not be lost."""
     first = studio.annotate(task, painted(studio, task, index=1), prediction(studio, task)["id"])
     (refined,) = read()
-    store.finish(refined.id, store.start_run(refined.id) or "", result)
+    store.runs.finish(refined.id, store.runs.start(refined.id) or "", result)
     regions = painted(studio, task, index=2, left=0)
     for region in regions:
         region["meta"]["job_id"] = refined.id
@@ -298,6 +298,6 @@ def test_a_queue_that_is_down_keeps_the_job_for_later(studio, store, settings, t
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     reconciler = Reconciler(store, JobQueue("redis://127.0.0.1:9/0"), settings, read=read)
     reconciler.start()
-    wait_for(lambda: store.jobs(state="queued"))
+    wait_for(lambda: store.jobs.newest(state="queued"))
     reconciler.stop()
-    assert [job.state for job in store.jobs() if job.kind == "refine"] == ["queued"]
+    assert [job.state for job in store.jobs.newest() if job.kind == "refine"] == ["queued"]

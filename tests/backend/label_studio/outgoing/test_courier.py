@@ -27,14 +27,14 @@ LEGACY = "0123456789abcdef0123456789abcdef01234567"
 def done(studio: Any, store: Store, result: Result) -> Any:
     """Makes tasks with a done job each, whose deliveries are due; returns the jobs."""
     number = studio.add_project("mask")
-    project = store.upsert_project(number, studio.url, "", stamp="1")
+    project = store.projects.upsert(number, studio.url, "", stamp="1")
 
     def make(count: int) -> list[Job]:
         jobs = []
         for _ in range(count):
             task = studio.add_task(number, video="v", instruction="i")
-            job, _ = store.add_job("prelabel", project.id, task, "v", "i", "prelabel", model_version="trajseg-tiny")
-            store.finish(job.id, store.start_run(job.id) or "", copy.deepcopy(result))
+            job, _ = store.jobs.add("prelabel", project.id, task, "v", "i", "prelabel", model_version="trajseg-tiny")
+            store.runs.finish(job.id, store.runs.start(job.id) or "", copy.deepcopy(result))
             jobs.append(job)
         return jobs
 
@@ -48,7 +48,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def states(store: Store, jobs: list[Job]) -> list[tuple[str, int]]:
-    found = [store.delivery(job.id) for job in jobs]
+    found = [store.deliveries.of_job(job.id) for job in jobs]
     return [(one.state, one.attempts) for one in found if one]
 
 
@@ -103,8 +103,8 @@ def test_a_label_studio_that_is_away_is_probed_with_one_delivery_and_the_others_
 
 def test_everything_goes_at_once_when_label_studio_is_back_dead_letters_too(studio, store, settings, done):
     jobs = done(4)
-    dead = store.delivery(jobs[3].id)
-    store.delivery_failed(dead.id, "refused", None)
+    dead = store.deliveries.of_job(jobs[3].id)
+    store.deliveries.failed(dead.id, "refused", None)
     studio.failures = 1_000
     courier = Courier(store, settings)
     courier.round(grace_seconds=0)
@@ -117,14 +117,14 @@ def test_everything_goes_at_once_when_label_studio_is_back_dead_letters_too(stud
 
 def test_one_delivery_that_is_refused_does_not_open_the_breaker(studio, store, settings, done):
     jobs = done(2)
-    store_of = store.tracks
+    store_of = store.jobs.result
 
     def tracks(job_id: str) -> Result:
         if job_id == jobs[0].id:
             raise RuntimeError("odd")
         return store_of(job_id)
 
-    store.tracks = tracks
+    store.jobs.result = tracks
     courier = Courier(store, settings)
     done_ = courier.round(grace_seconds=0)
     assert (done_.delivered, done_.failed) == (1, 1)
@@ -139,7 +139,7 @@ def test_a_label_studio_that_hangs_costs_no_more_than_the_deadline(store, settin
     Courier(store, hanging).round(grace_seconds=0)
     assert time.monotonic() - began < 3
     assert states(store, jobs) == [("pending", 1)]
-    assert "in time" in store.delivery(jobs[0].id).last_error
+    assert "in time" in store.deliveries.of_job(jobs[0].id).last_error
 
 
 def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(store, settings, done, silent, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(store, sett
     (job,) = done(1)
     hand = Hand(Courier(store, settings.model_copy(update={"label_studio_url": silent})))
     began = time.monotonic()
-    hand.give(store.delivery(job.id))
+    hand.give(store.deliveries.of_job(job.id))
     assert time.monotonic() - began < 0.2
     assert not hand.finish(0.1)
     assert hand.finish(5)
@@ -194,7 +194,7 @@ def test_retry_after_is_honoured(store, settings, done):
         began = time.monotonic()
         courier.round(grace_seconds=0)
     assert time.monotonic() - began < 2
-    delivery = store.delivery(jobs[0].id)
+    delivery = store.deliveries.of_job(jobs[0].id)
     assert 110 < (delivery.next_attempt_at - delivery.created_at).total_seconds() < 130
     assert not courier.breaker.allows()
 

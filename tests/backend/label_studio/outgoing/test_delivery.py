@@ -29,13 +29,15 @@ def delivered_to(studio: Any, store: Store, result: Result):
     """Makes a project, a task and a done job for it; returns the job and its delivery."""
 
     def make(task: int, instruction: str = "the red square", shown: Result = result) -> tuple[Job, Delivery]:
-        project = store.upsert_project(studio.tasks[task]["project"], studio.url, "", stamp="1")
-        job, _ = store.add_job("prelabel", project.id, task, "v", instruction, "prelabel", model_version="trajseg-tiny")
-        token = store.start_run(job.id)
+        project = store.projects.upsert(studio.tasks[task]["project"], studio.url, "", stamp="1")
+        job, _ = store.jobs.add(
+            "prelabel", project.id, task, "v", instruction, "prelabel", model_version="trajseg-tiny"
+        )
+        token = store.runs.start(job.id)
         assert token
         shown = copy.deepcopy(shown)
         shown.instruction = instruction
-        delivery = store.finish(job.id, token, shown)
+        delivery = store.runs.finish(job.id, token, shown)
         assert delivery
         return job, delivery
 
@@ -49,7 +51,7 @@ def task(studio: Any) -> int:
 
 
 def state(store: Store, job: Job) -> Delivery:
-    delivery = store.delivery(job.id)
+    delivery = store.deliveries.of_job(job.id)
     assert delivery
     return delivery
 
@@ -95,7 +97,7 @@ def test_reading_a_task_does_not_make_label_studio_ask_for_a_prediction(
 def test_delivering_again_posts_nothing_new(studio, store, client, settings, task, delivered_to):
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
-    store.deliver_again(job.id)
+    store.deliveries.send_again(job.id)
     assert deliver(store, client, settings, state(store, job))
     assert len(studio.of_task(task)) == 1
 
@@ -226,7 +228,7 @@ def test_no_such_object_is_a_prediction_that_says_so(studio, store, client, sett
     none.tracks, none.answer = [], "There is no yellow star."
     job, delivery = delivered_to(task, "the yellow star", none)
     assert deliver(store, client, settings, delivery)
-    store.deliver_again(job.id)
+    store.deliveries.send_again(job.id)
     assert deliver(store, client, settings, state(store, job))
     (prediction,) = studio.of_task(task)
     assert [item["value"]["text"] for item in prediction["result"]] == [
@@ -240,7 +242,7 @@ def test_a_newer_run_of_the_same_question_replaces_the_older_prediction(
 ):
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
-    store.retry_job(job.id)
+    store.jobs.retry(job.id)
     job, delivery = delivered_to(task)
     assert deliver(store, client, settings, delivery)
     (prediction,) = studio.of_task(task)
@@ -304,4 +306,4 @@ def test_a_configuration_that_fixes_another_rate_is_warned_of(
     warnings = [line for line in lines if 'frameRate="$fps"' in line]
     assert bool(warnings) == warned
     (value,) = {item["value"]["framesCount"] for item in results if item["type"] == "videorectangle"}
-    assert value == round(store.tracks(delivery.job_id).frame_count / 10 * float(rate) + 1e-6)
+    assert value == round(store.jobs.result(delivery.job_id).frame_count / 10 * float(rate) + 1e-6)

@@ -38,21 +38,21 @@ def smaller(result: Result) -> Result:
 
 def finish(store: Store, studio: Any, task: int, shown: Result, kind: str = "prelabel", **params: Any) -> Job:
     """A done job of a kind for the task, whose delivery is due."""
-    project = store.upsert_project(studio.tasks[task]["project"], studio.url, "", stamp="1")
+    project = store.projects.upsert(studio.tasks[task]["project"], studio.url, "", stamp="1")
     shown = copy.deepcopy(shown)
     shown.instruction = "the red square"
-    job, created = store.add_job(
+    job, created = store.jobs.add(
         kind, project.id, task, "v", shown.instruction, "interactive", params, model_version="trajseg-tiny",
         subject=str(params),
     )  # fmt: skip
     if not created:
-        store.retry_job(job.id)
-    store.finish(job.id, store.start_run(job.id) or "", shown)
+        store.jobs.retry(job.id)
+    store.runs.finish(job.id, store.runs.start(job.id) or "", shown)
     return job
 
 
 def delivery_of(store: Store, job: Job) -> Delivery:
-    delivery = store.delivery(job.id)
+    delivery = store.deliveries.of_job(job.id)
     assert delivery
     return delivery
 
@@ -101,7 +101,7 @@ def test_captions_that_arrived_first_are_not_taken_away_again(studio, store, cli
     refine = arrive(silent, "refine")
     arrive(result, "caption", job_id=refine.id)
     (before,) = copy.deepcopy(studio.of_task(task))
-    store.deliver_again(refine.id)
+    store.deliveries.send_again(refine.id)
     assert deliver(store, client, settings, delivery_of(store, refine))
     assert studio.of_task(task) == [before]
 

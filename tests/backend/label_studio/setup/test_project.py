@@ -270,7 +270,7 @@ def test_a_projects_engine_stands_in_the_connection_and_can_be_changed(
     assert changed.exit_code == 0, changed.output
     assert "trajseg-tiny" in changed.output
     assert (backend["title"], backend["extra_params"]) == ("trajseg-tiny", {})
-    assert store.label_studio_project(backend["project"]).engine == ""
+    assert store.projects.of_label_studio(backend["project"]).engine == ""
     # The serving backend was started without TRAJSEG_ENGINES.
     refused = run("change", backend["project"], "--engine", "grounded", "--backend-url", serving)
     assert isinstance(refused.exception, LabelStudioError)

@@ -1,0 +1,180 @@
+"""Jobs: what was requested, in which state it is, and its result. What a run writes is in runs.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from backend.store.database import Database
+from backend.store.kinds import params_of
+from backend.store.models import Delivery, Job, Track, now
+from backend.store.partial import drop_partial_frames
+from backend.store.request import JobRequest
+from backend.store.rows import UNFINISHED, get_job
+from trajseg.errors import InputError
+
+if TYPE_CHECKING:
+    from trajseg.tracks import Result
+
+ROWS_AT_ONCE = 500
+"""Rows in one INSERT; SQLite takes 32,766 values in a statement."""
+
+
+class JobStore:
+    """Reads and writes the table `jobs` for whoever requests jobs; each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def add(
+        self,
+        kind: str,
+        project_id: int | None,
+        task_id: int | None,
+        video: str,
+        instruction: str,
+        queue: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        model_version: str = "",
+        error: str = "",
+        remedy: str = "",
+        subject: str = "",
+    ) -> tuple[Job, bool]:
+        """Write down one request (see JobRequest), once; returns the job, and whether it is new.
+
+        Equal requests give one job, whatever its state, also when two processes ask at the same moment.
+        """
+        request = JobRequest(
+            kind, project_id, task_id, video, instruction, queue, params or {}, model_version, error, remedy, subject
+        )
+        return self.add_all([request])[0]
+
+    def add_all(self, requests: Sequence[JobRequest]) -> list[tuple[Job, bool]]:
+        """`add` for many in one transaction; one pair for each request, in order.
+
+        Of equal requests in one batch the first is new, if any is.
+        """
+        rows = [request.row() for request in requests]
+        jobs: dict[str, Job] = {}
+        with self.database.write() as session:
+            for chunk in _chunks(rows, ROWS_AT_ONCE):
+                self._insert_unless_known(session, chunk)
+                jobs |= _jobs_by_key(session, chunk)
+        # A row keeps its own id only if it was inserted; where the key was known, the job has an older id.
+        return [(jobs[row["request_key"]], jobs[row["request_key"]].id == row["id"]) for row in rows]
+
+    def _insert_unless_known(self, session: Session, rows: list[dict[str, Any]]) -> None:
+        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
+        session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), rows)
+
+    def get(self, job_id: str) -> Job:
+        """Raises UnknownJobError."""
+        with self.database.read() as session:
+            return get_job(session, job_id)
+
+    def newest(
+        self,
+        state: str | None = None,
+        project_id: int | None = None,
+        limit: int = 100,
+        task_id: int | None = None,
+    ) -> list[Job]:
+        """The newest jobs first."""
+        query = select(Job).order_by(Job.created_at.desc(), Job.id).limit(limit)
+        for column, value in ((Job.state, state), (Job.project_id, project_id), (Job.task_id, task_id)):
+            if value is not None:
+                query = query.where(column == value)
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    def count(self) -> dict[tuple[str, str], int]:
+        """How many jobs there are by (kind, state)."""
+        query = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state)
+        with self.database.read() as session:
+            return {(kind, state): count for kind, state, count in session.execute(query)}
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job that is not finished; a finished one stays as it is.
+
+        A running one stops at its next frame.
+        """
+        with self.database.write() as session:
+            job = get_job(session, job_id, lock=True)
+            if job.state in UNFINISHED:
+                drop_partial_frames(session, job_id)
+                job.state = "cancelled"
+                job.finished_at = now()
+                job.eta_seconds = None
+            return job
+
+    def retry(self, job_id: str, queue: str | None = None, params: Mapping[str, Any] | None = None) -> Job:
+        """Queue a finished job again (its old result is dropped); an unfinished one only changes its queue.
+
+        Args:
+            params: replaces those of the job's.
+        """
+        with self.database.write() as session:
+            job = get_job(session, job_id, lock=True)
+            if job.state not in UNFINISHED:
+                session.execute(delete(Track).where(Track.job_id == job_id))
+                session.execute(delete(Delivery).where(Delivery.job_id == job_id))
+                drop_partial_frames(session, job_id)
+                job.reset()
+            job.queue = queue or job.queue
+            job.params = params_of(job.kind, {**job.params, **(params or {})}).to_json()
+            return job
+
+    def give_up(self, job_id: str, error: str, remedy: str = "") -> None:
+        """Fail an unfinished job that no worker gets done, whoever runs it."""
+        with self.database.write() as session:
+            job = get_job(session, job_id, lock=True)
+            if job.state in UNFINISHED:
+                drop_partial_frames(session, job_id)
+                job.state, job.error, job.remedy = "failed", error, remedy
+                job.finished_at, job.eta_seconds = now(), None
+
+    def release_put_off(self) -> int:
+        """What jobs wait for is back: those that were put off may start now. Returns how many."""
+        now_ = update(Job).where(Job.state == "queued", Job.not_before.is_not(None)).values(not_before=None)
+        with self.database.write() as session:
+            changed: Any = session.execute(now_)
+            return int(changed.rowcount)
+
+    def result(self, job_id: str) -> Result:
+        """The whole result of a done job. Raises UnknownJobError, and InputError where it is not done."""
+        from trajseg.tracks import Result
+
+        with self.database.read() as session:
+            job = get_job(session, job_id)
+            if job.state != "done" or job.result is None:
+                raise InputError(f"Job {job_id} has no result: it is {job.state}.", job.remedy)
+            if "frame_count" not in job.result:
+                raise InputError(f"Job {job_id} has no tracks: it is of the kind {job.kind}.")
+            rows = session.scalars(select(Track).where(Track.job_id == job_id).order_by(Track.position)).all()
+        form = dict(job.result)
+        timings = form.pop("timings", {})
+        form["tracks"] = [{**written, "frames": row.frames} for written, row in zip(form["tracks"], rows, strict=True)]
+        result = Result.from_json(form)
+        result.timings = timings
+        for track, row in zip(result.tracks, rows, strict=True):
+            track.instruction, track.provenance = row.instruction, row.provenance
+        return result
+
+
+def _chunks(rows: list[dict[str, Any]], size: int) -> Iterable[list[dict[str, Any]]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _jobs_by_key(session: Session, rows: list[dict[str, Any]]) -> dict[str, Job]:
+    """The jobs that the store holds for these rows' requests. New ones are built from their rows, not read back."""
+    keys = [row["request_key"] for row in rows]
+    stored = select(Job.request_key, Job.id).where(Job.request_key.in_(keys))
+    ids = {row.request_key: row.id for row in session.execute(stored)}
+    new = {row["request_key"]: Job(**row) for row in rows if ids[row["request_key"]] == row["id"]}
+    known = session.scalars(select(Job).where(Job.request_key.in_([key for key in keys if key not in new])))
+    return new | {job.request_key: job for job in known}

@@ -1,0 +1,81 @@
+"""Projects: Label Studio's projects as trajseg knows them."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from backend.store.database import Database
+from backend.store.models import Project
+from trajseg.errors import UnknownProjectError
+
+
+class ProjectStore:
+    """Reads and writes the table `projects`; each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def upsert(
+        self, label_studio_id: int, hostname: str, label_config: str, title: str = "", stamp: str = ""
+    ) -> Project:
+        """Note a Label Studio project, or what has changed in it; empty values leave the old ones.
+
+        Args:
+            stamp: what Label Studio adds to the id ("6.1795422572" has "1795422572"). A project noted
+                without one takes the first that comes; another one makes another project.
+        """
+        new = {"hostname": hostname, "label_config": label_config, "title": title, "stamp": stamp}
+        changes = {name: value for name, value in new.items() if value}
+        with self.database.read() as session:
+            # Every /predict comes by here, and next to none brings a change: no writer waits for it.
+            known = _find_project(session, label_studio_id, stamp)
+            if known is not None and all(getattr(known, name) == value for name, value in changes.items()):
+                return known
+        for _ in range(2):
+            try:
+                with self.database.write() as session:
+                    project = _find_project(session, label_studio_id, stamp)
+                    if project is None:
+                        project = Project(label_studio_id=label_studio_id)
+                        session.add(project)
+                    for name, value in changes.items():
+                        if getattr(project, name) != value:
+                            setattr(project, name, value)
+                    return project
+            except IntegrityError as error:
+                # Another process noted it between our look and our write: look again.
+                lost = error
+        raise lost
+
+    def get(self, project_id: int) -> Project:
+        """The project with the store's own id, which is what jobs carry. Raises UnknownProjectError."""
+        with self.database.read() as session:
+            project = session.get(Project, project_id)
+        if project is None:
+            raise UnknownProjectError(f"There is no project {project_id} in the store.")
+        return project
+
+    def of_label_studio(self, label_studio_id: int, stamp: str = "") -> Project:
+        """The project with Label Studio's id; the newest one where no stamp is given.
+
+        Raises UnknownProjectError.
+        """
+        with self.database.read() as session:
+            project = _find_project(session, label_studio_id, stamp)
+        if project is None:
+            raise UnknownProjectError(
+                f"Label Studio project {label_studio_id} is not connected to trajseg.",
+                "Connect the backend in the project's settings, or use `trajseg project create`.",
+            )
+        return project
+
+
+def _find_project(session: Session, label_studio_id: int, stamp: str) -> Project | None:
+    query = select(Project).where(Project.label_studio_id == label_studio_id).order_by(Project.id.desc())
+    if stamp:
+        # The one with this stamp before one that has none yet.
+        query = query.where(Project.stamp.in_((stamp, ""))).order_by(None)
+        query = query.order_by(Project.stamp.desc())
+    return session.scalars(query.limit(1)).first()

@@ -1,0 +1,37 @@
+"""Rows of jobs: for anyone, and for the run that holds the newest token."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from backend.store.models import Job
+from trajseg.errors import CancelledError, InputError, TrajSegError
+
+UNFINISHED = ("queued", "running")
+"""States of jobs that still have something to do."""
+
+
+class UnknownJobError(InputError):
+    """A job that the store does not hold."""
+
+
+class StaleRunError(TrajSegError):
+    """Another worker has restarted this job; what the older run wants to write is refused."""
+
+
+def get_job(session: Session, job_id: str, lock: bool = False) -> Job:
+    """Raises UnknownJobError."""
+    job = session.get(Job, job_id, with_for_update=lock)
+    if job is None:
+        raise UnknownJobError(f"There is no job {job_id}.", "GET /jobs lists them.")
+    return job
+
+
+def running_job(session: Session, job_id: str, run_token: str) -> Job:
+    """The job, locked, for its newest run. Raises CancelledError, or StaleRunError for another run."""
+    job = get_job(session, job_id, lock=True)
+    if job.state == "cancelled":
+        raise CancelledError(f"Job {job_id} was cancelled.")
+    if job.state != "running" or job.run_token != run_token:
+        raise StaleRunError(f"Job {job_id} was restarted or finished by another worker.")
+    return job
