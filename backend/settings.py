@@ -144,9 +144,15 @@ class Settings(BaseSettings):
         "prediction instead. Label Studio gives up after 100.",
     )
     media_link_hours: float = Field(
-        default=24 * 365,
+        default=24 * 30,
         gt=0,
-        description="Hours that a link to a key frame stays valid; tasks keep these links.",
+        description="Hours that a link to a key frame stays valid. Links in tasks are signed again after half of it, "
+        "as long as Label Studio has the task.",
+    )
+    deleted_task_days: float = Field(
+        default=7.0,
+        gt=0,
+        description="Days after which a task that Label Studio has no more loses its key frames here.",
     )
     cors_origins: str = Field(
         default="*", description="Access-Control-Allow-Origin on key frames; Label Studio's address, or `*`."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, send_from_directory
@@ -12,8 +14,12 @@ from werkzeug.exceptions import Forbidden, Gone, NotFound
 from backend.settings import Settings
 from trajseg.errors import InputError
 
+if TYPE_CHECKING:
+    from backend.service.service import Service
+
 blueprint = Blueprint("media", __name__)
 SALT = "trajseg media"
+LINK = re.compile(r"/media/(?P<token>[A-Za-z0-9_.-]+)/[^/?#]+$")
 CACHE_SECONDS = 3600
 
 
@@ -32,14 +38,29 @@ def media_url(settings: Settings, relative_path: str) -> str:
     return f"{settings.external_url}/media/{token}/{quote(path.name)}"
 
 
+def renewed(settings: Settings, url: str) -> str | None:
+    """The same link signed now; None for an address that this backend's key has not signed."""
+    match = LINK.search(url)
+    if match is None:
+        return None
+    try:
+        # Its age does not matter: only this backend can have signed it.
+        return media_url(settings, str(_serializer(settings).loads(match["token"])))
+    except (BadSignature, InputError):
+        return None
+
+
 @blueprint.route("/media/<token>/<name>", provide_automatic_options=False)
 def file(token: str, name: str) -> Response:
     """The file that the token names; ranges and conditional requests are answered."""
-    settings: Settings = current_app.extensions["trajseg"].settings
+    service: Service = current_app.extensions["trajseg"]
+    settings = service.settings
     try:
         path = _serializer(settings).loads(token, max_age=int(settings.media_link_hours * 3600))
     except SignatureExpired as error:
-        raise Gone("This link has expired. Deliver the prediction again to get a new one.") from error
+        job_id = PurePosixPath(str(_serializer(settings).loads(token))).parts[0]
+        service.store.pictures.hurry(job_id=job_id)
+        raise Gone("This link has expired. Its task gets new ones: open the task again in a minute.") from error
     except BadSignature as error:
         raise Forbidden("This link was not signed by this backend.") from error
     if PurePosixPath(path).name != name:

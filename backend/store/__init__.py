@@ -1,7 +1,7 @@
 """The store: requests, results, corrections, and what still has to reach Label Studio."""
 
 from backend.store.corrections import Change, Corrections, PaintedTrack, ReadAnnotation
-from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, Track
+from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, TaskPictures, Track
 from backend.store.request import JobRequest
 from backend.store.rows import StaleRunError, UnknownJobError
 from backend.store.store import Store
@@ -20,6 +20,7 @@ __all__ = [
     "ReadAnnotation",
     "StaleRunError",
     "Store",
+    "TaskPictures",
     "Track",
     "UnknownJobError",
 ]

@@ -201,6 +201,22 @@ class SupersededPrediction(Base):
     delete_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
+class TaskPictures(Base):
+    """A task of Label Studio whose data holds links to key frames; `task_id` is Label Studio's.
+
+    At `due_at` the links are signed again, before they expire. `missing_since`: Label Studio has no such task.
+    """
+
+    __tablename__ = "task_pictures"
+    __table_args__ = (UniqueConstraint("project_id", "task_id", name="one_task_pictures"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    task_id: Mapped[int] = mapped_column(Integer)
+    due_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    missing_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
 class AnnotationHint(Base):
     """A task whose annotations have to be read, since something may have changed in them."""
 

@@ -10,6 +10,7 @@ from backend.store.engines import ProjectEngines
 from backend.store.failures import Failures
 from backend.store.jobs import JobStore
 from backend.store.partial import PartialFrameStore
+from backend.store.pictures import Pictures
 from backend.store.preemption import Preemption
 from backend.store.projects import ProjectStore
 from backend.store.runs import RunStore
@@ -52,6 +53,7 @@ class Store:
         self.superseded = Superseded(self.database)
         self.corrections = Corrections(self.database)
         self.versions = Versions(self.database)
+        self.pictures = Pictures(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""

@@ -13,6 +13,7 @@ from datetime import timedelta
 from backend.label_studio.breaker import CircuitBreaker
 from backend.label_studio.client import LabelStudioClient, is_transient, retry_after
 from backend.label_studio.outgoing.delivery import connected, deliver, put_off
+from backend.label_studio.outgoing.links import renew_links
 from backend.label_studio.outgoing.superseding import delete_superseded
 from backend.settings import Settings
 from backend.store import Delivery, Store
@@ -38,6 +39,7 @@ class Errands:
     delivered: int = 0
     failed: int = 0
     deleted: int = 0
+    renewed: int = 0
 
 
 class Courier:
@@ -67,7 +69,7 @@ class Courier:
             failed += 1
             if self.breaker.open:
                 break
-        return Errands(delivered, failed, self._clean())
+        return Errands(delivered, failed, self._clean(), self._renew())
 
     def deliver(self, delivery: Delivery) -> bool:
         """Claim and make one delivery; whether it has arrived. Not tried while the breaker is open."""
@@ -103,6 +105,26 @@ class Courier:
             return delete_superseded(self.store, client, self.settings)
         except LabelStudioError as error:
             log.warning("superseded predictions are deleted later: %s", error)
+            return 0
+        finally:
+            client.close()
+
+    def _renew(self) -> int:
+        """Sign the links of some tasks again, where Label Studio is well."""
+        if self.breaker.open or not self.settings.label_studio_api_key.get_secret_value():
+            return 0
+        if not self.store.pictures.due(1):
+            return 0
+        try:
+            client = connected(self.settings, DEADLINE_SECONDS)
+        except LabelStudioError:
+            return 0
+        try:
+            return renew_links(self.store, client, self.settings)
+        except LabelStudioError as error:
+            log.warning("links to pictures are signed again later: %s", error)
+            if is_transient(error):
+                self.breaker.failed(str(error), retry_after(error))
             return 0
         finally:
             client.close()

@@ -23,6 +23,7 @@ from backend.label_studio.client import (
     retry_after,
 )
 from backend.label_studio.outgoing import views
+from backend.label_studio.outgoing.links import next_renewal
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.label_studio.outgoing.superseding import (
     STATE_KEY,
@@ -144,6 +145,8 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     if wrong:
         raise InputError(f"The prediction does not fit the project: {'; '.join(wrong[:5])}.")
     client.update_task_data(project_id, task.id, changes)
+    if config.frames_key and config.frames_key in changes:
+        store.pictures.note(job.project_id, task.id, next_renewal(settings))
     if posted:
         made = min(posted)
         client.update_prediction(made, result=results, score=_score(job, result), model_version=result.model_version)
