@@ -63,7 +63,7 @@ def _renew(
     row: TaskPictures,
     configs: dict[int, LabelConfig | None],
 ) -> int:
-    project_id = store.project(row.project_id).label_studio_id
+    project_id = store.projects.get(row.project_id).label_studio_id
     if project_id not in configs:
         configs[project_id] = _config(client, project_id)
     config = configs[project_id]

@@ -27,17 +27,17 @@ from trajseg.tracks import Result
 def shown(store: Store, studio: Any, client: LabelStudioClient, settings: Settings, result: Result) -> Job:
     """A done job whose prediction and pictures are in its task."""
     task = studio.add_task(studio.add_project("mask"), video="v", instruction="the red square")
-    project = store.upsert_project(studio.tasks[task]["project"], studio.url, "", stamp="1")
-    job, _ = store.add_job("prelabel", project.id, task, "v", "the red square", "prelabel")
+    project = store.projects.upsert(studio.tasks[task]["project"], studio.url, "", stamp="1")
+    job, _ = store.jobs.add("prelabel", project.id, task, "v", "the red square", "prelabel")
     finished = copy.deepcopy(result)
-    store.finish(job.id, store.start_run(job.id) or "", finished)
+    store.runs.finish(job.id, store.runs.start(job.id) or "", finished)
     folder = settings.media_dir / job.id
     folder.mkdir(parents=True)
     for index in range(4):
         (folder / f"{index:06d}.jpg").write_bytes(b"picture %d" % index)
-    delivery = store.delivery(job.id)
+    delivery = store.deliveries.of_job(job.id)
     assert delivery
-    assert store.claim_delivery(delivery.id)
+    assert store.deliveries.claim(delivery.id)
     assert deliver(store, client, settings, delivery) is None
     return job
 
@@ -162,7 +162,7 @@ def test_a_deleted_task_takes_its_pictures_with_it_after_a_week(
     renew_links(store, client, settings)
     assert not (settings.media_dir / gone.id).exists()
     assert (settings.media_dir / kept.id / "000000.jpg").exists()
-    assert store.job(gone.id).state == "done"
+    assert store.jobs.get(gone.id).state == "done"
 
 
 def test_a_task_that_comes_back_within_the_week_keeps_its_pictures(
@@ -186,9 +186,9 @@ def test_a_task_with_a_job_under_way_is_left_alone(
 ) -> None:
     job = shown(store, studio, client, settings, result)
     months_later(16)
-    other, _ = store.add_job("prelabel", job.project_id, job.task_id, "v", "the blue square", "prelabel")
+    other, _ = store.jobs.add("prelabel", job.project_id, job.task_id, "v", "the blue square", "prelabel")
     assert renew_links(store, client, settings) == 0
-    store.cancel_job(other.id)
+    store.jobs.cancel(other.id)
     assert renew_links(store, client, settings) == 1
 
 
