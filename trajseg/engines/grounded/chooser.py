@@ -26,7 +26,13 @@ UNFINISHED = "\ufffd"
 
 
 class Chooser(Protocol):
-    """Answers questions about pictures."""
+    """Answers questions about pictures.
+
+    Attributes:
+        family: transformers' model_type, or the served model's name: what its boxes mean depends on it.
+    """
+
+    family: str
 
     def answer(self, question: Question) -> str:
         """An answer that the question's grammar has.
@@ -44,6 +50,7 @@ class LocalChooser:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model.eval(), processor
+        self.family = str(model.config.model_type)
 
     @classmethod
     def from_pretrained(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from trajseg.engines.grounded.facts import TrackFacts
 from trajseg.engines.grounded.grammar import (
     Grammar,
+    boxes_grammar,
     caption_grammar,
     phrases_grammar,
     verdict_answer,
@@ -85,6 +86,13 @@ def caption_question(prompts: Prompts, scene: Scene, number: int) -> Question:
     return Question(joined(parts), caption_grammar())
 
 
+def boxes_question(prompts: Prompts, picture: np.ndarray, instruction: str, unit: str) -> Question:
+    """Where in a picture is what the instruction means; see trajseg.engines.grounded.pointing."""
+    return Question(
+        prompts.parts("boxes", {"picture": picture, "instruction": instruction, "unit": unit}), boxes_grammar()
+    )
+
+
 def choose_parts(prompts: Prompts, scene: Scene, instruction: str) -> list[Part]:
     """The end of the turn that asks for verdicts."""
     example = verdict_answer({one.number: ("a few words on it", "reject") for one in scene.candidates})
@@ -99,20 +107,8 @@ def scene_parts(prompts: Prompts, scene: Scene) -> list[Part]:
     for frame in scene.frames:
         parts += prompts.parts("frame", {"time": f"{frame.time:.1f}", "clean": frame.clean, "outlined": frame.outlined})
     for one in scene.candidates:
-        facts = one.facts
-        parts += prompts.parts(
-            "candidate",
-            {
-                "number": str(one.number),
-                "phrase": one.phrase,
-                "portrait": one.portrait,
-                "size": facts.size,
-                "path": facts.path,
-                "moved": facts.moved,
-                "way": facts.way,
-                "reach": facts.reach,
-            },
-        )
+        shown: dict[str, Part] = {"number": str(one.number), "phrase": one.phrase, "portrait": one.portrait}
+        parts += prompts.parts("candidate", shown | asdict(one.facts))
     return parts
 
 

@@ -25,6 +25,7 @@ from trajseg.engines.grounded.chooser import Chooser
 from trajseg.engines.grounded.choosing import Choice, choose
 from trajseg.engines.grounded.detector import Detector, spoken
 from trajseg.engines.grounded.dialogue import Scene, caption_question, concepts_question
+from trajseg.engines.grounded.pointing import ChooserDetector, convention_of
 from trajseg.engines.grounded.prompts import Prompts
 from trajseg.engines.grounded.search import CandidateSearch, SearchSettings
 from trajseg.engines.grounded.settings import GroundedSettings
@@ -51,6 +52,7 @@ class Found:
         phrases: that the detector looked for.
         choice: with the chooser's words, in order; none without a chooser.
         timings: seconds by stage.
+        boxed: the detector found nothing, and the candidates come from the chooser's own boxes.
     """
 
     instruction: str
@@ -58,6 +60,7 @@ class Found:
     candidates: tuple[Candidate, ...]
     choice: Choice
     timings: dict[str, float] = field(default_factory=dict)
+    boxed: bool = False
 
     @property
     def weights(self) -> dict[int, float]:
@@ -72,6 +75,8 @@ class Found:
     def answer(self) -> str:
         """The whole course in words, for people."""
         lines = [f"Looked for: {', '.join(self.phrases)}."]
+        if self.boxed:
+            lines.append("The detector found nothing: the candidates are from the chooser's own boxes.")
         for number, candidate in enumerate(self.candidates, 1):
             index = number - 1
             verdict = (
@@ -137,6 +142,10 @@ class GroundedEngine:
         phrases, said = self.concepts(instruction)
         asked = perf_counter()
         candidates = self.search.find(clip, phrases, progress)
+        boxed = not candidates
+        if boxed:
+            candidates, boxes = self.boxed(clip, instruction, progress)
+            said += boxes
         searched = perf_counter()
         choice = self.choose(clip, candidates, instruction)
         choice.said[:0] = said
@@ -145,7 +154,7 @@ class GroundedEngine:
             "candidates": searched - asked,
             "choosing": perf_counter() - searched,
         }
-        return Found(instruction, tuple(phrases), tuple(candidates), choice, timings)
+        return Found(instruction, tuple(phrases), tuple(candidates), choice, timings, boxed and bool(candidates))
 
     def segmentation(self, clip: Clip, found: Found, context: RunContext = PLAIN) -> Segmentation:
         """What was found as objects, and an iterator over their masks."""
@@ -180,6 +189,22 @@ class GroundedEngine:
         answer = self.chooser.answer(concepts_question(self.prompts, instruction))
         phrases = [phrase for phrase in map(spoken, json.loads(answer)["phrases"]) if phrase]
         return list(dict.fromkeys(phrases)) or ["object"], [answer]
+
+    def boxed(
+        self, clip: Clip, instruction: str, progress: Progress | None = None
+    ) -> tuple[list[Candidate], list[str]]:
+        """Candidates from the chooser's own boxes on a few frames, and its words.
+
+        They are the last resort: models give worse boxes than detectors do. None where there is no chooser, or it is
+        not known what its boxes mean.
+        """
+        convention = convention_of(self.chooser.family) if self.chooser else None
+        if self.chooser is None or convention is None or not self.settings.boxes:
+            return [], []
+        own = self.settings
+        seen = ChooserDetector(self.chooser, convention, self.prompts, own.longest)
+        few = SearchSettings(clip.duration, own.boxes, certain=0.0, most=own.candidates)
+        return CandidateSearch(seen, self.sam2, few).find(clip, [instruction], progress), seen.said
 
     def choose(self, clip: Clip, candidates: Sequence[Candidate], instruction: str) -> Choice:
         """Which of the candidates the instruction means; without a chooser those that the detector is certain of."""

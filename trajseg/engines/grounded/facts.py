@@ -1,13 +1,15 @@
-"""What can be said of a candidate's track in numbers: where it is at some moments, how large it is, how it moves.
+"""What can be said of a candidate's track: where it is at some moments, how large it is, how it moves.
 
-Lengths are in percent of the picture's height, in both directions, so that a way is as long across as down.
+Lengths are in percent of the picture's height, in both directions, so that a way is as long across as down. Motion and
+order stand there in words as well: a language model reads them far better than it compares rows of numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import atan2, hypot, pi
 
 from trajseg.tracks.rle import Box
 
@@ -15,6 +17,15 @@ MOMENTS = 8
 """Times at which a candidate's place is told, at the middles of equal parts of the clip."""
 STEP = 5
 """Places are rounded to so many percent: finer ones say more than a track knows."""
+STILL = 8.0
+"""A middle that spreads less than this many percent, or less than a quarter of the object, does not move."""
+STRAIGHT = 0.7
+"""From this share of its way on, the distance between its ends makes a way a straight one."""
+ROUND = 1.25 * pi
+"""A way that turns so far around its own middle is a circle; a line turns by pi."""
+
+Place = tuple[float, float]
+"""x, y in percent of the picture's height."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,10 @@ class TrackFacts:
         moved: from where it is first seen to where it is last seen, "35 right 5 up".
         way: length of its way between the moments.
         reach: how far its middle spreads across and down, "35/5".
+        course: how it moves: "moving left and up", "not moving", "moving in a circle", "moving up and down".
+        seen: when: "there from start to end", "not there at the start", "gone at the end".
+        left, right, top, bottom: its rank from each side among the candidates that are there at the first moment, from
+            1; "-" where it is not.
     """
 
     size: str
@@ -34,6 +49,23 @@ class TrackFacts:
     moved: str
     way: str
     reach: str
+    course: str
+    seen: str
+    left: str = "-"
+    right: str = "-"
+    top: str = "-"
+    bottom: str = "-"
+
+
+def scene_facts(tracks: Sequence[Sequence[Box | None]], height: float) -> list[TrackFacts]:
+    """The facts of the tracks that are shown together, in their order; see `track_facts`."""
+    there = [(number, boxes[0]) for number, boxes in enumerate(tracks) if boxes and boxes[0] is not None]
+    ranks: dict[int, dict[str, str]] = {number: {} for number, _ in there}
+    for axis, (near, far) in enumerate((("left", "right"), ("top", "bottom"))):
+        order = sorted(there, key=lambda one: _middle(one[1], 1.0)[axis])
+        for place, (number, _) in enumerate(order):
+            ranks[number] |= {near: str(place + 1), far: str(len(order) - place)}
+    return [replace(track_facts(boxes, height), **ranks.get(number, {})) for number, boxes in enumerate(tracks)]
 
 
 def track_facts(boxes: Sequence[Box | None], height: float) -> TrackFacts:
@@ -48,7 +80,7 @@ def track_facts(boxes: Sequence[Box | None], height: float) -> TrackFacts:
     places = [None if box is None else _middle(box, scale) for box in boxes]
     seen = [place for place in places if place is not None]
     if not shown:
-        return TrackFacts("0 x 0", " ".join("-" for _ in boxes), "0 right 0 down", "0", "0/0")
+        return TrackFacts("0 x 0", " ".join("-" for _ in boxes), "0 right 0 down", "0", "0/0", "not moving", "not seen")
     _, _, across, down = max(shown, key=lambda box: box[2] * box[3])
     right, below = seen[-1][0] - seen[0][0], seen[-1][1] - seen[0][1]
     way = sum(((b[0] - a[0]) ** 2 + (b[1] - a[1]) ** 2) ** 0.5 for a, b in pairwise(seen))
@@ -62,10 +94,46 @@ def track_facts(boxes: Sequence[Box | None], height: float) -> TrackFacts:
         ),
         way=str(_rounded(way)),
         reach=f"{_rounded(spread[0])}/{_rounded(spread[1])}",
+        course=_course(seen, max(STILL, max(across, down) * scale / 4)),
+        seen=_seen([box is not None for box in boxes]),
     )
 
 
-def _middle(box: Box, scale: float) -> tuple[float, float]:
+def _course(places: Sequence[Place], still: float) -> str:
+    """How a middle moves that was seen at these places, in words."""
+    spread = [max(place[axis] for place in places) - min(place[axis] for place in places) for axis in (0, 1)]
+    if max(spread) < still:
+        return "not moving"
+    net = places[-1][0] - places[0][0], places[-1][1] - places[0][1]
+    way = sum(hypot(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(places))
+    if hypot(*net) >= STRAIGHT * way:
+        words = [("right" if net[0] > 0 else "left", abs(net[0])), ("down" if net[1] > 0 else "up", abs(net[1]))]
+        words.sort(key=lambda word: -word[1])
+        return "moving " + " and ".join(word for word, length in words if length >= words[0][1] / 2)
+    if min(spread) >= max(spread) / 2 and abs(_turned(places)) >= ROUND:
+        return "moving in a circle"
+    across, down = (sum(abs(b[axis] - a[axis]) for a, b in pairwise(places)) for axis in (0, 1))
+    return "moving left and right" if across > down else "moving up and down"
+
+
+def _turned(places: Sequence[Place]) -> float:
+    """By how much the way turns around the middle of its places, in radians, signed."""
+    x, y = (sum(place[axis] for place in places) / len(places) for axis in (0, 1))
+    angles = [atan2(place[1] - y, place[0] - x) for place in places]
+    return sum((b - a + pi) % (2 * pi) - pi for a, b in pairwise(angles))
+
+
+def _seen(shown: Sequence[bool]) -> str:
+    """When an object is there, from whether it is at each moment; one that is missed once counts as there."""
+    absent = []
+    if not any(shown[:2]):
+        absent.append("not there at the start")
+    if not any(shown[-2:]):
+        absent.append("gone at the end")
+    return ", ".join(absent) or "there from start to end"
+
+
+def _middle(box: Box, scale: float) -> Place:
     x, y, width, height = box
     return (x + width / 2) * scale, (y + height / 2) * scale
 

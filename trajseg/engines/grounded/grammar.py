@@ -73,6 +73,18 @@ def phrases_grammar(most: int = 3, length: int = 40) -> Grammar:
     )
 
 
+def boxes_grammar(most: int = 5) -> Grammar:
+    """At most so many boxes of four whole numbers: {"boxes": [[10, 20, 300, 400]]}."""
+    box = r"\[\d{1,4}, \d{1,4}, \d{1,4}, \d{1,4}\]"
+    number = {"type": "integer", "minimum": 0, "maximum": 9999}
+    four = {"type": "array", "items": number, "minItems": 4, "maxItems": 4}
+    return Grammar(
+        "boxes",
+        rf'\{{"boxes": \[({box}(, {box}){{0,{most - 1}}})?\]\}}',
+        _object({"boxes": {"type": "array", "items": four, "maxItems": most}}),
+    )
+
+
 def caption_grammar(length: int = 160) -> Grammar:
     """One sentence: {"caption": "a dog that runs"}."""
     text = _text(length)

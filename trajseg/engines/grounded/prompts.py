@@ -1,6 +1,7 @@
 """The words that go to a chooser: text files that one can read and change.
 
-A file holds one text; names in braces are filled in, and {clean}, {outlined} and {portrait} stand for pictures. The
+A file holds one text; names in braces are filled in, and {clean}, {outlined}, {portrait} and {picture} stand for
+pictures. The
 package's own files are in trajseg/engines/grounded/prompts; a checkpoint, or the setting `prompts`, may bring others.
 """
 
@@ -19,9 +20,13 @@ SLOTS: dict[str, frozenset[str]] = {
     "concepts": frozenset({"instruction"}),
     "scene": frozenset({"duration", "width", "moments"}),
     "frame": frozenset({"time", "clean", "outlined"}),
-    "candidate": frozenset({"number", "phrase", "portrait", "size", "path", "moved", "way", "reach"}),
+    "candidate": frozenset(
+        {"number", "phrase", "portrait", "size", "path", "moved", "way", "reach", "course", "seen"}
+        | {"left", "right", "top", "bottom"}
+    ),
     "choose": frozenset({"instruction", "example"}),
     "caption": frozenset({"number"}),
+    "boxes": frozenset({"picture", "instruction", "unit"}),
 }
 """What may stand in braces in each file. Other braces are text: answers are JSON."""
 _SLOT = re.compile(r"\{([a-z]+)\}")

@@ -51,7 +51,7 @@ class ServedChooser:
                 f"The chooser's address {address!r} is no http or https URL.", "Such as http://gpu:8000/v1."
             )
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.model, self._pause = model, pause
+        self.model, self.family, self._pause = model, model, pause
         self._client = httpx.Client(
             base_url=address.rstrip("/") + "/", headers=headers, timeout=timeout, transport=transport
         )

@@ -41,6 +41,7 @@ class GroundedSettings:
         frames: shown to the chooser, each with and without outlines.
         longest: pixels of their longer side.
         portrait: pixels of a side of a candidate's portrait.
+        boxes: frames on which a chooser is asked for boxes of its own where the detector finds nothing; 0: never.
         rounds: how often the chooser is asked, on other frames; the majority decides.
 
     Raises:
@@ -62,6 +63,7 @@ class GroundedSettings:
     frames: int = 8
     longest: int = 768
     portrait: int = 224
+    boxes: int = 4
     rounds: int = 1
 
     def __post_init__(self) -> None:
@@ -74,6 +76,7 @@ class GroundedSettings:
             ("frames", 0, 32),
             ("longest", 32, 4096),
             ("portrait", 16, 2048),
+            ("boxes", 0, 32),
             ("rounds", 1, 9),
         ):
             value = getattr(self, name)

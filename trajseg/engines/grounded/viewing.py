@@ -9,7 +9,7 @@ import numpy as np
 
 from trajseg.engines.grounded.candidates import Candidate
 from trajseg.engines.grounded.dialogue import Scene, ShownCandidate, ShownFrame
-from trajseg.engines.grounded.facts import MOMENTS, track_facts
+from trajseg.engines.grounded.facts import MOMENTS, scene_facts
 from trajseg.engines.grounded.pictures import fitted, outlined, portrait
 from trajseg.tracks import rle
 from trajseg.video import Clip
@@ -53,6 +53,7 @@ def view(clip: Clip, candidates: Sequence[Candidate], settings: ViewSettings, ag
                 pictures[number] = portrait(picture, box, settings.portrait)
         if index in shown:
             frames.append(_frame(clip, index, picture, candidates, settings))
+    facts = scene_facts([[one.box(index) for index in moments] for one in candidates], clip.height)
     blank = np.full((settings.portrait, settings.portrait, 3), 127, np.uint8)
     return Scene(
         duration=clip.duration,
@@ -62,7 +63,7 @@ def view(clip: Clip, candidates: Sequence[Candidate], settings: ViewSettings, ag
             ShownCandidate(
                 number,
                 candidate.phrase,
-                track_facts([candidate.box(index) for index in moments], clip.height),
+                facts[number - 1],
                 pictures.get(number, blank),
             )
             for number, candidate in enumerate(candidates, 1)

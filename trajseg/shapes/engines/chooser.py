@@ -28,11 +28,11 @@ from trajseg.engines.grounded.pictures import portrait
 from trajseg.engines.grounded.prompts import Part, Prompts, joined
 from trajseg.shapes.engines import vlm
 from trajseg.shapes.engines.lessons import Lesson, asked_looks, draw_lesson, draw_matching
-from trajseg.shapes.engines.pictures import PictureStream
+from trajseg.shapes.engines.pictures import PictureStream, Recolouring
 from trajseg.shapes.engines.teaching import Stage, Step
 from trajseg.shapes.recipe.clips import relit
 from trajseg.shapes.world.render import render
-from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS
+from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, SIZES, SPEEDS
 
 PROMPTS = Path(__file__).parent / "prompts"
 """Short ones: a model of this size needs no explanations, and each word costs training time."""
@@ -44,12 +44,28 @@ COMPARED = 5
 MIDDLE = 3
 """The layer after which a candidate's last word has to know its looks and its motion."""
 LIT = 0.2
+RECOLOURED = 0.5
 MATCHED = 200
 """Batches of short lessons at first."""
 BATCH, POOL = 14, 8
 """Lessons a step, and steps whose lessons are drawn together."""
 STAGES = ("eyes", "words", "both")
 RATES = {"eyes": 1.5e-3, "words": 1.5e-3, "both": 8e-4}
+
+
+BARRED_SHAPE = torch.tensor([next((SHAPES.index(s) for c, s in HELD_OUT if c == colour), -1) for colour in COLOURS])
+"""The shape that no object of a colour has but in the test split, by colour; -1 for none."""
+BARRED_COLOUR = torch.tensor([next((COLOURS.index(c) for c, s in HELD_OUT if s == shape), -1) for shape in SHAPES])
+
+
+def without(logits: Tensor, barred: Tensor) -> Tensor:
+    """logits [n, V] with entry barred [n] of each row out of the running; -1 bars none.
+
+    That an object is red would else teach that it is no star, as red stars are only in the test split.
+    """
+    out = torch.full_like(logits[:, :1], -1e4)
+    struck = logits.scatter(1, barred.clamp(min=0)[:, None], out)
+    return struck.where((barred >= 0)[:, None], logits)
 
 
 class Teacher(nn.Module):
@@ -67,15 +83,20 @@ class Teacher(nn.Module):
         self.shapes = nn.Buffer(torch.randn(len(SHAPES), vlm.WIDTH) * 0.04)
 
     def eyes_loss(self, pixels: Tensor, grid: Tensor, looks: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """looks (n, 2): colour and shape."""
+        """looks (n, 2): colour, -1 where it has no name, and shape."""
         seen = self.vlm.model.visual(pixels, grid_thw=grid).pooler_output.view(len(grid), vlm.TOKENS, -1)
-        code = (self.colours[looks[:, 0]] + self.shapes[looks[:, 1]])[:, None]
-        apart = (seen - code).square().mean() / code.square().mean()
         colour, shape = self.named(seen.mean(1) / 0.04).split((len(COLOURS), len(SHAPES)), -1)
-        loss = apart + F.cross_entropy(colour, looks[:, 0]) + F.cross_entropy(shape, looks[:, 1])
+        named = looks[:, 0] >= 0
+        # A colour without a name may be seen as whatever it is seen as; the shape has to be right all the same.
+        taken = self.colours[looks[:, 0].clamp(min=0)].where(named[:, None], colour.detach().softmax(-1) @ self.colours)
+        code = (taken + self.shapes[looks[:, 1]])[:, None]
+        apart = (seen - code).square().mean() / code.square().mean()
+        unlike = BARRED_SHAPE[looks[:, 0].clamp(min=0)].where(named, -1)
+        loss = apart + F.cross_entropy(without(shape, unlike), looks[:, 1])
+        loss = loss + F.cross_entropy(without(colour, BARRED_COLOUR[looks[:, 1]]), looks[:, 0], ignore_index=-1)
         return loss, {
             "apart": float(apart.detach()),
-            "colour": float((colour.argmax(1) == looks[:, 0]).float().mean()),
+            "colour": float((colour.argmax(1) == looks[:, 0])[named].float().mean()),
             "shape": float((shape.argmax(1) == looks[:, 1]).float().mean()),
         }
 
@@ -106,6 +127,7 @@ class Teacher(nn.Module):
         )
         places = batch.labels[:, 1:] >= 0
         logits = self.vlm.lm_head(out.last_hidden_state[:, :-1][places])
+        logits = without(logits, batch.barred[:, 1:][places])
         truth = batch.labels[:, 1:][places]
         weight = 1.0 + 14.0 * batch.verdicts[:, 1:][places]
         each = F.cross_entropy(logits, truth, reduction="none")
@@ -130,6 +152,7 @@ class Teacher(nn.Module):
             middle = F.rms_norm(out.hidden_states[COMPARED][where[:, 0], where[:, 1]], (vlm.WIDTH,))
             for column, part in enumerate(self.judged(middle).split(LOOKS, -1)):
                 told = batch.judged[real, column]
+                part = without(part, self._barred(batch.judged[real], column))
                 loss = loss + 0.2 * F.cross_entropy(part, told)
                 figures["met"] = figures.get("met", 0.0) + float((part.argmax(-1) == told).float().mean()) / len(LOOKS)
         if len(batch.ends):
@@ -140,16 +163,24 @@ class Teacher(nn.Module):
             names = ("colour", "shape", "size", "motion", "speed")
             for column, (name, part) in enumerate(zip(names, parts, strict=True)):
                 told = batch.looks[there, column]
-                loss = loss + 0.08 * F.cross_entropy(part[there], told)
-                figures[name] = float((part[there].argmax(-1) == told).float().mean())
+                part = without(part[there], self._barred(batch.looks[there], column))
+                loss = loss + 0.08 * F.cross_entropy(part, told)
+                figures[name] = float((part.argmax(-1) == told).float().mean())
         return loss, figures
+
+    def _barred(self, looks: Tensor, column: int) -> Tensor:
+        """What is out of the running for a look (0: colour, 1: shape) of candidates with these looks (n, 5)."""
+        if column == 0:
+            return BARRED_COLOUR[looks[:, 1]]
+        return BARRED_SHAPE[looks[:, 0]] if column == 1 else torch.full_like(looks[:, 0], -1)
 
 
 @dataclass(frozen=True)
 class Batch:
     """B conversations of at most L tokens with n portraits.
 
-    ids, mask, kinds (1: a visual token), labels (-100: not to be learned) int64 [B, L]; verdicts and openings (where
+    ids, mask, kinds (1: a visual token), labels (-100: not to be learned) and barred (a token that a label must not
+    teach against, or -1) int64 [B, L]; verdicts and openings (where
     the words on a candidate begin) bool [B, L]; asked [V, 4] and judged [V, 5]: for each verdict what the sentence
     says, and the candidate's looks; ends [n, 2] row and column of each candidate's last number; looks [n, 5], -1 for
     false alarms; grid [n, 3] as the processor has it; accept: the token of "accept".
@@ -159,6 +190,7 @@ class Batch:
     mask: Tensor
     kinds: Tensor
     labels: Tensor
+    barred: Tensor
     verdicts: Tensor
     openings: Tensor
     ends: Tensor
@@ -250,6 +282,7 @@ class Desk:
             mask,
             (ids_t == self.image).long(),
             labels,
+            self._barred(labels),
             verdicts,
             openings,
             torch.tensor(ends, dtype=torch.int64).view(-1, 2),
@@ -272,6 +305,18 @@ class Desk:
             for place, token in enumerate(told):
                 begins[place] = token == self.mark and told[place - 1] == self.colon
         return begins
+
+    def _barred(self, labels: Tensor) -> Tensor:
+        """For a colour before its shape, and a shape behind its colour, the token of what only the test split pairs."""
+        barred = torch.full_like(labels, -1)
+        for colour, shape in HELD_OUT:
+            its_colour, its_shape = self.words.convert_tokens_to_ids([f" {colour}", f" {shape}"])
+            barred[:, 1:][(labels[:, :-1] == its_colour) & self._is(labels[:, 1:], SHAPES)] = its_shape
+            barred[:, :-1][(labels[:, 1:] == its_shape) & self._is(labels[:, :-1], COLOURS)] = its_colour
+        return barred
+
+    def _is(self, labels: Tensor, names: tuple[str, ...]) -> Tensor:
+        return torch.isin(labels, torch.tensor(self.words.convert_tokens_to_ids([f" {name}" for name in names])))
 
     def _ids(self, text: str) -> list[int]:
         return self.words(text, add_special_tokens=False)["input_ids"]
@@ -299,7 +344,11 @@ def portraits_of(lesson: Lesson, rng: random.Random) -> list[np.ndarray]:
 
 
 def single_portraits(rng: random.Random, count: int) -> Iterator[tuple[list[np.ndarray], Tensor]]:
-    """Endless batches of portraits of single objects, with (count, 2) colour and shape."""
+    """Endless batches of portraits of single objects, with (count, 2) colour and shape.
+
+    Half of them are in other colours, with -1 for the colour: else a shape is learned only in the colours that the
+    training split has it in, and a pair that only the test split has is taken for another one.
+    """
     stream = iter(PictureStream(rng.getrandbits(40), 240, frames=2))
     cut: list[np.ndarray] = []
     looks: list[tuple[int, int]] = []
@@ -308,8 +357,13 @@ def single_portraits(rng: random.Random, count: int) -> Iterator[tuple[list[np.n
         for (left, top, right, bottom), (colour, shape, _) in zip(picture.boxes, picture.attributes, strict=True):
             off = [rng.gauss(0, 0.04) * (right - left) for _ in range(4)]
             box = (left + off[0], top + off[1], right - left + off[2], bottom - top + off[3])
-            cut.append(portrait(picture.rgb, box, vlm.PORTRAIT))
-            looks.append((int(colour), int(shape)))
+            one = portrait(picture.rgb, box, vlm.PORTRAIT)
+            if rng.random() < RECOLOURED:
+                one, named = Recolouring.drawn(rng, COLOURS[colour], SHAPES[shape])(one), -1
+            else:
+                named = int(colour)
+            cut.append(one)
+            looks.append((named, int(shape)))
         if len(cut) >= count:
             yield cut[:count], torch.tensor(looks[:count])
             cut, looks = cut[count:], looks[count:]
@@ -383,7 +437,10 @@ def _step(
     if not cut:
         return teacher.answer_loss(batch, torch.zeros(0, vlm.WIDTH))
     pixels, grid = desk.pixels(cut)
-    return teacher.answer_loss(batch, teacher.vlm.model.visual(pixels, grid_thw=grid).pooler_output)
+    # The tower stays as it is: it would unlearn to see a shape in any colour.
+    with torch.no_grad():
+        seen = teacher.vlm.model.visual(pixels, grid_thw=grid).pooler_output
+    return teacher.answer_loss(batch, seen)
 
 
 def main() -> None:

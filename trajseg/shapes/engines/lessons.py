@@ -6,12 +6,22 @@ import random
 from dataclasses import dataclass
 
 from trajseg.engines.grounded.dialogue import caption_answer, phrases_answer
-from trajseg.engines.grounded.facts import MOMENTS, TrackFacts, track_facts
+from trajseg.engines.grounded.facts import MOMENTS, TrackFacts, scene_facts
 from trajseg.engines.grounded.grammar import read_verdicts, verdict_answer
 from trajseg.shapes.world.facts import Facts
-from trajseg.shapes.world.language import Instruction, instructions, reference_caption, short_caption
+from trajseg.shapes.world.language import Instruction, instructions, reference_caption, segment_request, short_caption
 from trajseg.shapes.world.phrases import MOTION, PLURALS, words
-from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, SIZES, SPEEDS, Scene, bin_centres, sample_scene
+from trajseg.shapes.world.scenes import (
+    COLOURS,
+    HELD_OUT,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    SPEEDS,
+    Scene,
+    bin_centres,
+    sample_scene,
+)
 from trajseg.tracks.rle import Box
 
 SINGULAR = {**{shape: shape for shape in SHAPES}, **{plural: shape for shape, plural in PLURALS.items()}}
@@ -21,9 +31,42 @@ CONCEPTS = 0.12
 """Share of lessons that ask for the nouns of sentences; they are short."""
 NOTHING = "nothing"
 """What is said of a false alarm."""
-WEIGHTS = {"none": 3.0, "attribute": 4.0, "motion": 3.0, "place": 2.0}
+WEIGHTS = {"none": 4.0, "attribute": 3.0, "motion": 3.0, "place": 3.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
 """How often kinds are asked; the others OTHERWISE: the proof asks what refers to an object, and what means none."""
 OTHERWISE = 0.15
+REQUESTED, CHATTY = 0.3, 0.5
+"""Shares of sentences that stand in a request, and that have words in them that change nothing."""
+CHAFF = [
+    "please",
+    "that",
+    "is",
+    "in",
+    "this",
+    "video",
+    "picture",
+    "the",
+    "there",
+    "which",
+    "find",
+    "show",
+    "segment",
+    "of",
+    "it",
+    "can",
+    "you",
+    "here",
+    "only",
+    "mask",
+    "see",
+    "look",
+    "where",
+    "coloured",
+    "colour",
+    "such",
+    "sure",
+]
+"""Words that may stand anywhere in a sentence about looks, motion or place without changing what it means: people put
+things in more ways than a list of wordings has, and a model that has met only a list goes by the list."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +132,19 @@ def asked_looks(text: str) -> tuple[int, int, int, int]:
     )
 
 
+def put(one: Instruction, rng: random.Random) -> str:
+    """The sentence as somebody may put it: in a request, or with words that change nothing."""
+    text = one.text
+    if rng.random() < CHATTY:
+        said = text.split()
+        for _ in range(rng.randint(1, 3)):
+            said.insert(rng.randint(0, len(said)), rng.choice(CHAFF))
+        if said[0] == "the" and rng.random() < 0.3:
+            said.pop(0)
+        text = " ".join(said)
+    return segment_request(text, rng) if rng.random() < REQUESTED else text
+
+
 def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
     """A lesson of the training split; None where the scene gives none."""
     scene = sample_scene(rng.getrandbits(40), "train")
@@ -114,7 +170,7 @@ def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
                 )
                 for place, each in enumerate(candidates, 1)
             }
-            lesson.append(("choose", one.text, verdict_answer(verdicts)))
+            lesson.append(("choose", put(one, rng), verdict_answer(verdicts)))
         able = [k for k in numbers if facts.moves_visibly[k]]
         for k in rng.sample(able, min(int(rng.random() < 0.15), len(able))):
             lesson.append(("caption", str(numbers[k]), caption_answer(reference_caption(scene, k, facts))))
@@ -122,7 +178,7 @@ def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
     if not lesson or rng.random() < CONCEPTS:
         open_to_all = instructions(scene, rng, limit_per_kind=2, facts=facts)
         chosen = rng.sample(open_to_all, min(len(open_to_all), 6)) or asked
-        lesson = [("concepts", one.text, phrases_answer(concepts_of(one.text))) for one in chosen]
+        lesson = [("concepts", put(one, rng), phrases_answer(concepts_of(one.text))) for one in chosen]
         candidates = []
     return Lesson(scene, round(100 * scene.aspect), candidates, lesson)
 
@@ -158,11 +214,16 @@ def _drawn(asked: list[Instruction], rng: random.Random, count: int) -> list[Ins
 
 
 def _absent(scene: Scene, concepts: list[str], rng: random.Random) -> list[Instruction]:
-    """Sentences about a shape of another colour or size than any that is there."""
+    """Sentences about a shape of another colour or size than any that is there.
+
+    Pairs that only the test split has are not asked for: they would only ever be met as something that is absent.
+    """
     found = []
     shapes = list(SHAPES) if concepts == ["object"] else [name for name in concepts if name in SHAPES]
     for _ in range(2):
         shape, colour, size = rng.choice(shapes), rng.choice(COLOURS), rng.choice(["", "", *SIZES])
+        if (colour, shape) in HELD_OUT:
+            continue
         if not any(o.shape == shape and o.colour == colour and size in ("", o.size) for o in scene.objects):
             text = f"the {size} {colour} {shape}".replace("  ", " ")
             found.append(Instruction("none", "none", text, ()))
@@ -171,8 +232,7 @@ def _absent(scene: Scene, concepts: list[str], rng: random.Random) -> list[Instr
 
 def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Random) -> list[LessonCandidate]:
     """What would be found, in a random order; boxes are off as found ones are."""
-    found: list[LessonCandidate] = []
-    moments = bin_centres(scene.frame_count, MOMENTS)
+    drawn: list[tuple[int | None, str, list[Box | None], tuple[int, ...]]] = []
     least = rng.uniform(0.05, 0.25)
     for k, o in enumerate(scene.objects):
         if concepts != ["object"] and o.shape not in concepts:
@@ -186,13 +246,6 @@ def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Ran
             off = [rng.gauss(0, 0.006) for _ in range(4)]
             found_box = (left + off[0], top + off[1], right - left + off[2], bottom - top + off[3])
             boxes.append(found_box if seen else None)
-        shown = [moment for moment in range(MOMENTS) if boxes[moment] is not None]
-        if not shown:
-            continue
-        best = max(shown, key=lambda moment: float(facts.visible[k, moment]) + rng.random() * 0.1)
-        box = boxes[best]
-        assert box is not None
-        phrase = "object" if concepts == ["object"] else o.shape
         looks = (
             COLOURS.index(o.colour),
             SHAPES.index(o.shape),
@@ -200,19 +253,25 @@ def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Ran
             MOTIONS.index(o.motion),
             SPEEDS.index(o.speed),
         )
-        found.append(LessonCandidate(k, phrase, track_facts(boxes, 1.0), int(moments[best]), box, looks))
+        drawn.append((k, "object" if concepts == ["object"] else o.shape, boxes, looks))
     if rng.random() < 0.08:
-        found.append(_nothing(scene, concepts, rng))
-    rng.shuffle(found)
+        drawn.append((None, rng.choice(concepts), _nothing(scene, rng), ()))
+    drawn = [one for one in drawn if any(one[2])]
+    rng.shuffle(drawn)
+    found: list[LessonCandidate] = []
+    moments = bin_centres(scene.frame_count, MOMENTS)
+    for (k, phrase, boxes, looks), told in zip(drawn, scene_facts([one[2] for one in drawn], 1.0), strict=True):
+        shares = [1.0] * MOMENTS if k is None else facts.visible[k].tolist()
+        shown = [(shares[moment] + rng.random() * 0.1, moment, box) for moment, box in enumerate(boxes) if box]
+        _, best, box = max(shown)
+        found.append(LessonCandidate(k, phrase, told, int(moments[best]), box, looks))
     return found
 
 
-def _nothing(scene: Scene, concepts: list[str], rng: random.Random) -> LessonCandidate:
+def _nothing(scene: Scene, rng: random.Random) -> list[Box | None]:
     """A false alarm: some piece of background."""
-    moments = bin_centres(scene.frame_count, MOMENTS)
     side = rng.uniform(0.05, 0.3)
     box = (rng.uniform(0, scene.aspect - side), rng.uniform(0, 1 - side), side, side)
     boxes: list[Box | None] = [box if rng.random() < 0.5 else None for _ in range(MOMENTS)]
     boxes[rng.randrange(MOMENTS)] = box
-    moment = rng.choice([place for place, one in enumerate(boxes) if one is not None])
-    return LessonCandidate(None, rng.choice(concepts), track_facts(boxes, 1.0), int(moments[moment]), box, ())
+    return boxes

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 
 from trajseg.shapes.recipe.clips import relit
 from trajseg.shapes.world.render import boxes, render
-from trajseg.shapes.world.scenes import COLOURS, SHAPES, SIZES, Scene, sample_scene
+from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, RGB, SHAPES, SIZES, Scene, sample_scene
 
 SHOWN = 0.3
 """Share of an object that has to be visible for it to count as shown."""
@@ -32,6 +32,38 @@ class Picture:
     rgb: np.ndarray
     boxes: np.ndarray
     attributes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recolouring:
+    """A change of all colours of a picture that leaves its shapes as they are.
+
+    Args:
+        turn: of the hue, in OpenCV's half degrees, 0 to 179.
+        saturation: factor.
+        negative: whether light and dark change places as well.
+    """
+
+    turn: int
+    saturation: float
+    negative: bool
+
+    @classmethod
+    def drawn(cls, rng: random.Random, colour: str, shape: str) -> Recolouring:
+        """One that does not make an object of this colour look like a pair that only the test split has."""
+        while True:
+            one = cls(rng.randrange(180), rng.uniform(0.2, 1.2), rng.random() < 0.3)
+            new = one(np.array(RGB[colour], np.uint8)[None, None])[0, 0].astype(int)
+            nearest = min(COLOURS, key=lambda name: float(np.abs(new - RGB[name]).sum()))
+            if (nearest, shape) not in HELD_OUT:
+                return one
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        """The picture, RGB uint8 [H, W, 3], in other colours."""
+        hsv = cv2.cvtColor(255 - rgb if self.negative else rgb, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0].astype(int) + self.turn) % 180
+        hsv[..., 1] = np.clip(hsv[..., 1] * self.saturation, 0, 255)
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def visible_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:

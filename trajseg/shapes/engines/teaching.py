@@ -25,7 +25,7 @@ class Stage:
 
     Args:
         rate: of learning, at its highest, by AdamW.
-        minutes: of work in all, over however many runs.
+        minutes: of processor time in all, over however many runs; the same work on a busy machine.
         warm_up: steps in which the rate rises.
         clip: norm to which gradients are cut.
     """
@@ -54,9 +54,9 @@ class Stage:
             return
         step, means = start(done), dict[str, float]()
         module.train()
-        started, saved = time.time() - spent, time.time()
+        started, saved = time.process_time() - spent, time.time()
         while spent < budget:
-            spent = time.time() - started
+            spent = time.process_time() - started
             share = min(1.0, spent / budget)
             for group in optimiser.param_groups:
                 group["lr"] = self.rate * min(1.0, (done + 1) / self.warm_up) * (1 - 0.96 * share**1.5)

@@ -19,6 +19,8 @@ PICTURE = np.zeros((4, 4, 3), np.uint8)
 class ScriptedChooser:
     """A fake that gives verdicts by a script: one string of letters (a, r, d) for each question."""
 
+    family = "qwen3_vl"
+
     def __init__(self, *script: str) -> None:
         self.script = list(script)
         self.asked: list[list[int]] = []

@@ -60,6 +60,8 @@ def sam2() -> PromptableSam2:
 class ScriptedChooser:
     """A fake: answers its script, one JSON value after the other, and keeps the questions."""
 
+    family = "qwen3_vl"
+
     def __init__(self, *script: dict[str, Any]) -> None:
         self.script = list(script)
         self.asked: list[Question] = []
@@ -136,6 +138,35 @@ def test_nothing_accepted_is_no_object(sam2: PromptableSam2, tmp_path: Path) -> 
     assert segmentation.objects == ()
     assert list(segmentation) == []
     assert segmentation.result().tracks == []
+
+
+def test_where_the_detector_finds_nothing_the_chooser_s_own_boxes_are_tried(
+    sam2: PromptableSam2, tmp_path: Path
+) -> None:
+    """Boxes in thousandths of 160 x 120 pixels around the circle, on the frames that it is asked about."""
+    middles = [0.3 + 0.6 * index / (FRAMES - 1) for index in range(0, FRAMES, 6)]
+    boxes = [[round(1000 * (x - 0.16) * 0.75), 140, round(1000 * (x + 0.16) * 0.75), 460] for x in middles]
+    script = [{"phrases": ["ball"]}, *({"boxes": [box]} for box in boxes), {"1": "a red circle: accept"}]
+    engine, clip, ids = scripted(sam2, tmp_path, *script)
+    engine.search.detector = FakeDetector(ids, 3, blind=range(99))
+    result = engine.segment(clip, "the circle that moves right").result()
+    [track] = result.tracks
+    assert np.mean([region_similarity(track.mask(i), ids[i] == 1) for i in range(FRAMES)]) > 0.8
+    assert "The detector found nothing: the candidates are from the chooser's own boxes." in result.answer
+    assert json.dumps({"boxes": [boxes[0]]}) in result.answer
+
+
+def test_boxes_are_not_asked_of_a_model_of_unknown_family_nor_where_they_are_turned_off(
+    sam2: PromptableSam2, tmp_path: Path
+) -> None:
+    for family, count in (("some-vlm", 4), ("qwen3_vl", 0)):
+        engine, clip, ids = scripted(sam2, tmp_path, {"phrases": ["ball"]})
+        engine.search.detector = FakeDetector(ids, 3, blind=range(99))
+        assert isinstance(engine.chooser, ScriptedChooser)
+        engine.chooser.family, engine.settings = family, GroundedSettings(boxes=count)
+        result = engine.segment(clip, "the ball").result()
+        assert result.tracks == []
+        assert "Nothing of the kind was found." in result.answer
 
 
 def test_several_are_several(sam2: PromptableSam2, tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
-"""A track in numbers, in percent of the picture's height."""
+"""A track in numbers, in percent of the picture's height, and in words."""
 
 from __future__ import annotations
 
-from trajseg.engines.grounded.facts import track_facts
+from math import cos, pi, sin
+
+import pytest
+
+from trajseg.engines.grounded.facts import scene_facts, track_facts
 
 
 def test_a_track_that_moves_right_and_is_hidden_once() -> None:
@@ -21,3 +25,54 @@ def test_a_bounce_has_a_way_but_moves_nowhere() -> None:
 
 def test_an_absent_object() -> None:
     assert track_facts([None, None], height=100).path == "- -"
+
+
+def at(*places: tuple[float, float] | None) -> list[tuple[float, float, float, float] | None]:
+    """Boxes of 10 x 10 around these middles."""
+    return [None if place is None else (place[0] - 5, place[1] - 5, 10, 10) for place in places]
+
+
+CIRCLE = [(50 + 15 * cos(turn), 50 + 15 * sin(turn)) for turn in (2 * pi * step / 8 for step in range(8))]
+
+
+@pytest.mark.parametrize(
+    ("places", "course"),
+    [
+        ([(20, 20), (22, 20), (19, 21), (21, 20)], "not moving"),
+        ([(20, 20), (40, 22), None, (80, 25)], "moving right"),
+        ([(80, 20), (60, 20), (40, 20)], "moving left"),
+        ([(20, 80), (30, 60), (40, 40)], "moving up and right"),
+        ([(20, 20), (22, 50), (20, 90)], "moving down"),
+        (CIRCLE, "moving in a circle"),
+        (CIRCLE[::-1], "moving in a circle"),
+        ([(50, 20), (52, 60), (54, 20), (56, 60), (58, 20)], "moving up and down"),
+        ([(20, 50), (70, 50), (20, 52), (70, 50), (25, 50)], "moving left and right"),
+    ],
+)
+def test_how_it_moves_in_words(places: list[tuple[float, float] | None], course: str) -> None:
+    assert track_facts(at(*places), height=100).course == course
+
+
+def test_a_large_object_whose_middle_sways_a_little_does_not_move() -> None:
+    swaying = [(20.0, 20.0, 60.0, 60.0), (31.0, 20.0, 60.0, 60.0), (20.0, 20.0, 60.0, 60.0)]
+    assert track_facts(swaying, height=100).course == "not moving"
+
+
+def test_when_it_is_there() -> None:
+    here = (50.0, 50.0)
+    for places, seen in (
+        ([here] * 6, "there from start to end"),
+        ([None, here, here, here, here, None], "there from start to end"),
+        ([None, None, here, here, here, here], "not there at the start"),
+        ([here, here, here, here, None, None], "gone at the end"),
+        ([None, None, here, here, None, None], "not there at the start, gone at the end"),
+    ):
+        assert track_facts(at(*places), height=100).seen == seen
+
+
+def test_candidates_are_ranked_from_each_side_where_they_are_first_shown() -> None:
+    facts = scene_facts([at((50, 20), (5, 5)), at((10, 70), (90, 1)), at(None, (30, 30)), at((70, 40))], height=100)
+    assert [one.left for one in facts] == ["2", "1", "-", "3"]
+    assert [one.right for one in facts] == ["2", "3", "-", "1"]
+    assert [one.top for one in facts] == ["1", "3", "-", "2"]
+    assert [one.bottom for one in facts] == ["3", "1", "-", "2"]

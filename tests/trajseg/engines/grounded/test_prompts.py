@@ -30,7 +30,8 @@ def test_a_question_holds_facts_and_pictures_in_their_order() -> None:
     text = "|".join(part if isinstance(part, str) else "PICTURE" for part in question.parts)
     assert text.count("PICTURE") == 4
     assert "At 0.5 s: |PICTURE| with" in text
-    assert "Object 2 (cat): |PICTURE| size 10 x 10, path - 55/55," in text
+    assert "Object 2 (cat): |PICTURE| not moving, there from start to end; at first number - from the left" in text
+    assert "size 10 x 10, path - 55/55," in text
     assert text.index("Object 1") < text.index("Object 2") < text.index("the dog that runs")
     assert text.rstrip().endswith('{"1": "a few words on it: reject", "2": "a few words on it: reject"}')
 
