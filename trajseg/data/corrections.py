@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,10 +57,6 @@ class CorrectedTrack:
     trust: tuple[Trust, ...]
     rejected: bool
 
-    def weight(self, index: int) -> float:
-        """What the frame counts in training, 0 to 1."""
-        return WEIGHTS[self.trust[index]]
-
 
 @dataclass(frozen=True)
 class CorrectedClip:
@@ -80,19 +76,9 @@ class CorrectedClip:
         """Tracks that no person rejected."""
         return [held for held in self.tracks if not held.rejected]
 
-    def usable(self, side: Side) -> tuple[int, ...]:
-        """Frames that count: in training where any track has weight, held out where all were vouched for."""
-        standing = self.standing
-        if not standing:
-            # A person agreed that there is nothing: so there is in every frame.
-            return tuple(range(self.frame_count)) if self._vouched_none else ()
-        frames = range(self.frame_count)
-        if side == "held-out":
-            return tuple(index for index in frames if all(held.trust[index].vouched for held in standing))
-        return tuple(index for index in frames if any(held.weight(index) > 0 for held in standing))
-
     @property
-    def _vouched_none(self) -> bool:
+    def vouched_none(self) -> bool:
+        """Whether a person agreed that what some sentence means is not there."""
         return any(not uids and trust.vouched for _, uids, trust in self.expressions)
 
 
@@ -112,7 +98,7 @@ class Corrections(Dataset):
         self.folder, self.side = folder, side
         entries = [entry for entry in _entries(folder) if side_of(_text(entry, "identity", folder)) == side]
         clips = sorted((_clip(folder, entry) for entry in entries), key=lambda clip: clip.name)
-        usable = [clip for clip in clips if clip.usable(side)]
+        usable = [clip for clip in clips if self._known(clip)]
         self._clips = usable[:count]
         self._opened: dict[str, Clip] = {}
         if not self._clips:
@@ -136,24 +122,43 @@ class Corrections(Dataset):
         if not 0 <= number < len(self):
             raise IndexError(f"clip {number} of a data set of {len(self)}")
         corrected = self._clips[number]
-        known = corrected.usable(self.side)
+        known = self._known(corrected)
         objects = []
         for held in corrected.standing:
             masks = {index: code for index in known if (code := held.track.frames[index].rle) is not None}
             if masks:
-                weights = {index: held.weight(index) for index in known}
+                weights = {index: self.weight(held, index) for index in known}
                 objects.append(AnnotatedObject(held.track.uid, masks, held.track.caption, weights=weights))
         seen = {thing.uid for thing in objects}
         expressions = []
         for text, uids, trust in corrected.expressions:
             targets = tuple(uid for uid in uids if uid in seen)
-            if not WEIGHTS[trust] or (uids and not targets):
+            weight = self.weight_of_words(corrected, targets, trust)
+            if not weight or (uids and not targets):
                 continue
             category = "none" if not targets else "several" if len(targets) > 1 else "referring"
-            expressions.append(Expression(text, targets, category, weight=WEIGHTS[trust]))
+            expressions.append(Expression(text, targets, category, weight=weight))
         whole = len(known) == corrected.frame_count
         clip = self._open(corrected)
         return AnnotatedClip(corrected.name, clip, tuple(objects), tuple(expressions), None if whole else known)
+
+    def weight(self, held: CorrectedTrack, index: int) -> float:
+        """What a track's frame counts in training, 0 to 1."""
+        return WEIGHTS[held.trust[index]]
+
+    def weight_of_words(self, corrected: CorrectedClip, targets: Sequence[str], trust: Trust) -> float:
+        """What a sentence of this trust about these tracks counts, 0 to 1; at 0 it is left out."""
+        return WEIGHTS[trust]
+
+    def _known(self, corrected: CorrectedClip) -> tuple[int, ...]:
+        """Frames that count: in training where any track has weight, held out where all were vouched for."""
+        standing, frames = corrected.standing, range(corrected.frame_count)
+        if not standing:
+            # A person agreed that there is nothing: so there is in every frame.
+            return tuple(frames) if corrected.vouched_none else ()
+        if self.side == "held-out":
+            return tuple(index for index in frames if all(held.trust[index].vouched for held in standing))
+        return tuple(index for index in frames if any(self.weight(held, index) > 0 for held in standing))
 
     def _open(self, corrected: CorrectedClip) -> Clip:
         if corrected.name not in self._opened:
@@ -168,7 +173,7 @@ class Corrections(Dataset):
 def open_corrections(argument: str, options: DatasetOptions) -> Corrections:
     """The data set of "corrections:FOLDER" or "corrections:FOLDER:SIDE"; held out by default, as scoring wants it."""
     options.refuse(f"corrections:{argument}", "seed", "height", "per_kind")
-    folder, side = _argument(argument, "held-out")
+    folder, side = named_side(argument, "held-out")
     return Corrections(folder, side, options.count)
 
 
@@ -178,7 +183,7 @@ def open_source(argument: str) -> DatasetSamples:
     Raises:
         InputError: the held-out side is named.
     """
-    folder, side = _argument(argument, "train")
+    folder, side = named_side(argument, "train")
     if side != "train":
         raise InputError(
             f"Held-out videos are not for training: corrections:{argument}.", f"Name corrections:{folder} alone."
@@ -186,7 +191,8 @@ def open_source(argument: str) -> DatasetSamples:
     return DatasetSamples(Corrections(folder, "train"))
 
 
-def _argument(argument: str, side: Side) -> tuple[Path, Side]:
+def named_side(argument: str, side: Side) -> tuple[Path, Side]:
+    """The folder of an export and the side that "FOLDER" (this one) or "FOLDER:SIDE" names; InputError if none."""
     folder = argument
     for named in SIDES:
         if argument.endswith(f":{named}"):

@@ -72,6 +72,11 @@ DATASETS: Mapping[str, DatasetEntry] = {
         "corrections:FOLDER of `trajseg export --format trajseg`",
         source="trajseg.data.corrections:open_source",
     ),
+    "engine": DatasetEntry(
+        "trajseg.data.engine_tracks:open_engine_tracks",
+        "engine:FOLDER of `trajseg export --format trajseg`, to train on",
+        source="trajseg.data.engine_tracks:open_source",
+    ),
     "ref-youtube-vos": DatasetEntry(
         "trajseg.data.ref_youtube_vos:open_ref_youtube_vos", "ref-youtube-vos:FOLDER of a split, such as .../valid"
     ),

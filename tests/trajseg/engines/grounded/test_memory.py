@@ -6,15 +6,19 @@ import itertools
 import resource
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.trajseg.engines.grounded import checkpoints
+from trajseg.engines.grounded.chooser import LocalChooser
+from trajseg.engines.grounded.choosing import Choice
 from trajseg.engines.grounded.detector import Detection
+from trajseg.engines.grounded.engine import GroundedEngine
 from trajseg.engines.grounded.sam2 import load_sam2
-from trajseg.engines.grounded.search import CandidateSearch, SearchSettings
+from trajseg.engines.grounded.settings import GroundedSettings
 from trajseg.video import open_clip, write_video
 
 WIDTH, HEIGHT, FRAMES, OBJECTS = 1280, 720, 1000, 8
@@ -28,6 +32,11 @@ class StillDetector:
     def detect(self, frames: Sequence[np.ndarray], phrases: Sequence[str], least: float) -> list[list[Detection]]:
         boxes = [(float(x), float(y)) for x, y in itertools.product(range(40, 1200, 300), (100, 400))]
         return [[Detection((x, y, x + 200, y + 200), 0.9, phrases[0]) for x, y in boxes] for _ in frames]
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def pictures() -> Iterator[np.ndarray]:
@@ -44,14 +53,26 @@ def pictures() -> Iterator[np.ndarray]:
 @pytest.mark.timeout(1500)
 def test_a_thousand_frames_take_no_more_memory_than_three_hundred(tmp_path: Path) -> None:
     clip = open_clip(write_video(tmp_path / "long.mp4", pictures(), 25.0, crf=40))
-    sam2 = load_sam2(checkpoints.save_sam2(tmp_path / "sam2"))
-    resident: dict[int, int] = {}
+    engine = GroundedEngine(
+        StillDetector(),
+        load_sam2(checkpoints.save_sam2(tmp_path / "sam2")),
+        LocalChooser.from_pretrained(checkpoints.save_qwen3_vl(tmp_path / "chooser")),
+        GroundedSettings(every=1.0, frames=2, longest=128, portrait=32),
+    )
+    taken: dict[int, int] = {}
 
     def watch(done: int, total: int) -> None:
         if done in (300, 999):
-            resident[done] = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+            taken[done] = resident()
 
-    search = CandidateSearch(StillDetector(), sam2, SearchSettings(every=1.0))
-    found = search.find(clip, ["object"], watch)
-    assert len(found) > 0
-    assert resident[999] - resident[300] < ALLOWED
+    found = engine.find(clip, "the object", watch)
+    assert len(found.candidates) == OBJECTS
+    assert taken[999] - taken[300] < ALLOWED
+    # Whatever the untaught chooser said: all of them.
+    found = replace(found, choice=Choice(dict.fromkeys(range(OBJECTS), 1.0)))
+    at: list[int] = []
+    for frame in engine.segmentation(clip, found):
+        assert len(frame.masks) == OBJECTS
+        if frame.index in (300, 999):
+            at.append(resident())
+    assert at[1] - at[0] < ALLOWED
