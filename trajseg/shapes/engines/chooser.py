@@ -27,23 +27,24 @@ from trajseg.engines.grounded.dialogue import ShownCandidate, choose_parts, scen
 from trajseg.engines.grounded.pictures import portrait
 from trajseg.engines.grounded.prompts import Part, Prompts, joined
 from trajseg.shapes.engines import vlm
-from trajseg.shapes.engines.lessons import Lesson, asked_looks, draw_lesson, draw_matching
+from trajseg.shapes.engines.lessons import SIDES, Lesson, asked_looks, draw_lesson, draw_matching
 from trajseg.shapes.engines.pictures import PictureStream, Recolouring
 from trajseg.shapes.engines.teaching import Stage, Step
 from trajseg.shapes.recipe.clips import relit
 from trajseg.shapes.world.render import render
-from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, SIZES, SPEEDS
+from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, SIZES
 
 PROMPTS = Path(__file__).parent / "prompts"
 """Short ones: a model of this size needs no explanations, and each word costs training time."""
-LOOKS = (len(COLOURS), len(SHAPES), len(SIZES), len(MOTIONS), len(SPEEDS))
-ASKED = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1, len(MOTIONS) + 1)
+LOOKS = (len(COLOURS), len(SHAPES), len(SIZES), len(MOTIONS), 2, 2, 2, 2)
+ASKED = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1, len(MOTIONS) + 1, 9)
 """What a sentence says of what it means, or that it does not say."""
 COMPARED = 5
 """The layer after which the place of a verdict has to know what the sentence says and what the candidate is."""
 MIDDLE = 3
 """The layer after which a candidate's last word has to know its looks and its motion."""
 LIT = 0.2
+MIXED = 0.45
 RECOLOURED = 0.5
 MATCHED = 200
 """Batches of short lessons at first."""
@@ -104,10 +105,20 @@ class Teacher(nn.Module):
         """What a perfect tower would see in each portrait, with a little noise: (images * TOKENS, WIDTH)."""
         there = batch.looks[:, 0] >= 0
         looks = batch.looks.clamp(min=0)
-        code = (self.colours[looks[:, 0]] + self.shapes[looks[:, 1]]) * there[:, None]
+        code = self._mixed(self.colours, looks[:, 0]) + self._mixed(self.shapes, looks[:, 1])
+        code = code * there[:, None]
         code = code + torch.randn_like(code) * 0.04 * (~there[:, None])
         code = code[:, None] + torch.randn(len(code), vlm.TOKENS, vlm.WIDTH) * 0.018
         return code.flatten(0, 1)
+
+    def _mixed(self, codes: Tensor, looks: Tensor) -> Tensor:
+        """The codes of these looks; half of them with a good deal of another look, which is still not what it is.
+
+        So that a colour is read beside any shape: pairs that training lacks would else be taken for others.
+        """
+        other = codes[torch.randint(len(codes), (len(looks),))]
+        share = MIXED * torch.rand(len(looks), 1) * (torch.rand(len(looks), 1) < 0.5)
+        return codes[looks] * (1 - share) + other * share
 
     def answer_loss(self, batch: Batch, visual: Tensor) -> tuple[Tensor, dict[str, float]]:
         model = self.vlm.model
@@ -160,7 +171,7 @@ class Teacher(nn.Module):
             middle = out.hidden_states[MIDDLE][rows, columns]
             parts = self.looks(F.rms_norm(middle, (vlm.WIDTH,))).split(LOOKS, -1)
             there = batch.looks[:, 0] >= 0
-            names = ("colour", "shape", "size", "motion", "speed")
+            names = ("colour", "shape", "size", "motion", *SIDES)
             for column, (name, part) in enumerate(zip(names, parts, strict=True)):
                 told = batch.looks[there, column]
                 part = without(part[there], self._barred(batch.looks[there], column))
@@ -169,7 +180,7 @@ class Teacher(nn.Module):
         return loss, figures
 
     def _barred(self, looks: Tensor, column: int) -> Tensor:
-        """What is out of the running for a look (0: colour, 1: shape) of candidates with these looks (n, 5)."""
+        """What is out of the running for a look (0: colour, 1: shape) of candidates with these looks (n, 8)."""
         if column == 0:
             return BARRED_COLOUR[looks[:, 1]]
         return BARRED_SHAPE[looks[:, 0]] if column == 1 else torch.full_like(looks[:, 0], -1)
@@ -181,8 +192,8 @@ class Batch:
 
     ids, mask, kinds (1: a visual token), labels (-100: not to be learned) and barred (a token that a label must not
     teach against, or -1) int64 [B, L]; verdicts and openings (where
-    the words on a candidate begin) bool [B, L]; asked [V, 4] and judged [V, 5]: for each verdict what the sentence
-    says, and the candidate's looks; ends [n, 2] row and column of each candidate's last number; looks [n, 5], -1 for
+    the words on a candidate begin) bool [B, L]; asked [V, 5] and judged [V, 8]: for each verdict what the sentence
+    says, and the candidate's looks; ends [n, 2] row and column of each candidate's last number; looks [n, 8], -1 for
     false alarms; grid [n, 3] as the processor has it; accept: the token of "accept".
     """
 
@@ -268,9 +279,10 @@ class Desk:
                 if token == self.picture_end:
                     # The number after the full stop, where all of the candidate has been read.
                     ends.append((row, ids.index(self.stop, column) + 2))
-        looks = [one.looks or (-1,) * 5 for lesson in lessons if lesson.shown for one in lesson.candidates]
+        unseen = (-1,) * len(LOOKS)
+        looks = [one.looks or unseen for lesson in lessons if lesson.shown for one in lesson.candidates]
         judging = [
-            (asked_looks(said), one.looks or (-1,) * 5)
+            (asked_looks(said), one.looks or unseen)
             for lesson in lessons
             for kind, said, _ in lesson.turns
             if kind == "choose"
@@ -286,9 +298,9 @@ class Desk:
             verdicts,
             openings,
             torch.tensor(ends, dtype=torch.int64).view(-1, 2),
-            torch.tensor(looks, dtype=torch.int64).view(-1, 5),
-            torch.tensor(said_looks, dtype=torch.int64).view(-1, 4),
-            torch.tensor(judged, dtype=torch.int64).view(-1, 5),
+            torch.tensor(looks, dtype=torch.int64).view(-1, len(LOOKS)),
+            torch.tensor(said_looks, dtype=torch.int64).view(-1, len(ASKED)),
+            torch.tensor(judged, dtype=torch.int64).view(-1, len(LOOKS)),
             torch.tensor([[1, 4, 4]]).expand(len(looks), 3),
             self.accept,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import numpy as np
+
 from trajseg.engines.grounded.dialogue import caption_answer, phrases_answer
 from trajseg.engines.grounded.facts import MOMENTS, TrackFacts, scene_facts
 from trajseg.engines.grounded.grammar import read_verdicts, verdict_answer
@@ -17,7 +19,6 @@ from trajseg.shapes.world.scenes import (
     MOTIONS,
     SHAPES,
     SIZES,
-    SPEEDS,
     Scene,
     bin_centres,
     sample_scene,
@@ -77,7 +78,8 @@ class LessonCandidate:
         k: object of the scene; None where a detector saw something that is nothing.
         moment: frame of its portrait.
         box: of its portrait, in shares of the picture's height.
-        looks: colour, shape, size, motion and speed as indices into the world's tuples; empty for None.
+        looks: colour, shape, size and motion as indices into the world's tuples, and of each of SIDES whether it is the
+            first from there; empty for None.
     """
 
     k: int | None
@@ -111,8 +113,23 @@ def concepts_of(text: str) -> list[str]:
     return ["object"] if open_too or not shapes or len(shapes) > 3 else shapes
 
 
-def asked_looks(text: str) -> tuple[int, int, int, int]:
-    """Colour, shape, size and motion that a sentence says of what it means, as indices into the world's tuples.
+SIDES = ("left", "right", "top", "bottom")
+_FIRST = ("leftmost|furthest to the left", "rightmost|furthest to the right", "topmost|highest", "bottommost|lowest")
+_BESIDE = ("left of", "right of", "above", "below")
+
+
+def asked_place(text: str) -> int:
+    """From which of SIDES a sentence means the first one, as an index; from 4 on: beside another one; 8: neither."""
+    plain = " ".join(word for word in words(text) if word not in CHAFF or word in ("the", "of"))
+    for place, said in enumerate((*_FIRST, *_BESIDE)):
+        if any(each in plain for each in said.split("|")):
+            return place
+    return len(_FIRST) + len(_BESIDE)
+
+
+def asked_looks(text: str) -> tuple[int, int, int, int, int]:
+    """What a sentence says of what it means: colour, shape, size and motion as indices into the world's tuples, and
+    `asked_place`.
 
     One past the end where it does not say. What stands behind the first noun is of another object, but for a colour
     after its noun and the motion.
@@ -129,6 +146,7 @@ def asked_looks(text: str) -> tuple[int, int, int, int]:
         next((SHAPES.index(SINGULAR[word]) for word in head if word in SINGULAR), len(SHAPES)),
         next((SIZES.index(word) for word in head if word in SIZES), len(SIZES)),
         MOTIONS.index(motions[0]) if len(motions) == 1 else len(MOTIONS),
+        asked_place(text),
     )
 
 
@@ -232,7 +250,7 @@ def _absent(scene: Scene, concepts: list[str], rng: random.Random) -> list[Instr
 
 def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Random) -> list[LessonCandidate]:
     """What would be found, in a random order; boxes are off as found ones are."""
-    drawn: list[tuple[int | None, str, list[Box | None], tuple[int, ...]]] = []
+    drawn: list[_Drawn] = []
     least = rng.uniform(0.05, 0.25)
     for k, o in enumerate(scene.objects):
         if concepts != ["object"] and o.shape not in concepts:
@@ -251,7 +269,6 @@ def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Ran
             SHAPES.index(o.shape),
             SIZES.index(o.size),
             MOTIONS.index(o.motion),
-            SPEEDS.index(o.speed),
         )
         drawn.append((k, "object" if concepts == ["object"] else o.shape, boxes, looks))
     if rng.random() < 0.08:
@@ -260,12 +277,24 @@ def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Ran
     rng.shuffle(drawn)
     found: list[LessonCandidate] = []
     moments = bin_centres(scene.frame_count, MOMENTS)
-    for (k, phrase, boxes, looks), told in zip(drawn, scene_facts([one[2] for one in drawn], 1.0), strict=True):
-        shares = [1.0] * MOMENTS if k is None else facts.visible[k].tolist()
-        shown = [(shares[moment] + rng.random() * 0.1, moment, box) for moment, box in enumerate(boxes) if box]
-        _, best, box = max(shown)
-        found.append(LessonCandidate(k, phrase, told, int(moments[best]), box, looks))
+    for one, told in zip(drawn, scene_facts([each[2] for each in drawn], 1.0), strict=True):
+        found.append(_candidate(one, told, facts, moments, rng))
     return found
+
+
+_Drawn = tuple[int | None, str, list[Box | None], tuple[int, ...]]
+
+
+def _candidate(
+    drawn: _Drawn, told: TrackFacts, facts: Facts, moments: np.ndarray, rng: random.Random
+) -> LessonCandidate:
+    """A candidate with its portrait from about the moment that shows it best."""
+    k, phrase, boxes, looks = drawn
+    shares = [1.0] * MOMENTS if k is None else facts.visible[k].tolist()
+    _, best, box = max((shares[at] + rng.random() * 0.1, at, box) for at, box in enumerate(boxes) if box)
+    if looks:
+        looks += tuple(int(rank == "1") for rank in (told.left, told.right, told.top, told.bottom))
+    return LessonCandidate(k, phrase, told, int(moments[best]), box, looks)
 
 
 def _nothing(scene: Scene, rng: random.Random) -> list[Box | None]:
