@@ -58,7 +58,8 @@ def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
             raise CheckpointError(
                 f"The engine {name} has no spec.", "Give it an attribute `spec`, a trajseg.engines.base.EngineSpec."
             )
-        if isinstance(known, EngineSpec) and known.model_version != spec.model_version:
+        # Options may name other weights, and with them another version; what serves is loaded without any.
+        if not options and isinstance(known, EngineSpec) and known.model_version != spec.model_version:
             raise CheckpointError(
                 f"The factory {name} has the model version {known.model_version}, its engine {spec.model_version}.",
                 "Both must be the same: Label Studio shows the predictions of one version.",

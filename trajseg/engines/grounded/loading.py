@@ -29,10 +29,13 @@ def load(settings: GroundedSettings, device: str = "") -> GroundedEngine:
     return GroundedEngine(detector, sam2, _chooser(settings, place, half), settings)
 
 
-def weights_folder(name: str, files: Sequence[str] | None = None) -> str:
+def weights_folder(name: str, files: Sequence[str] | None = None, engine: str = "grounded") -> str:
     """The folder (or file) of weights: a path, or a repository "owner/name@revision" that is in the hub's cache.
 
     Nothing is downloaded: a model may have 20 GB, and only `trajseg weights get`, which shows the size, may fetch it.
+
+    Args:
+        engine: that needs them, as `trajseg weights get` calls it.
 
     Raises:
         CheckpointError: they are not on this machine.
@@ -48,7 +51,7 @@ def weights_folder(name: str, files: Sequence[str] | None = None) -> str:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"The weights {name} are not on this machine.",
-            "Run `trajseg weights get grounded`: it shows the size and asks first. "
+            f"Run `trajseg weights get {engine}`: it shows the size and asks first. "
             "Or name a folder: docs/engines.md has the settings.",
         ) from error
 

@@ -118,9 +118,9 @@ class GroundedSettings:
     def model_version(self) -> str:
         """Engine and weights, such as grounded/llmdet_base+sam2.1-hiera-large+Qwen3-VL-4B-Instruct."""
         if self.checkpoint:
-            parts = [_short(self.checkpoint)] + ([] if self.has_chooser else [NO_CHOOSER])
+            parts = [short_name(self.checkpoint)] + ([] if self.has_chooser else [NO_CHOOSER])
         else:
-            parts = [_short(part) for part in (self.detector, self.tracker, self.chooser)]
+            parts = [short_name(part) for part in (self.detector, self.tracker, self.chooser)]
         return f"grounded/{'+'.join(parts)}"[:100]
 
     @property
@@ -173,7 +173,7 @@ def _converted(name: str, value: Any, kind: type) -> Any:
         ) from error
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """The last part of a path or a repository, without a revision, in characters that a model version may have."""
     last = name.split("@")[0].rstrip("/").rsplit("/", 1)[-1]
     return _NOT_IN_A_VERSION.sub("-", last).strip("-") or "unnamed"

@@ -1,0 +1,55 @@
+"""Mask operations that SAM 3's code in transformers otherwise fetches as a compiled kernel at run time.
+
+Without that kernel, transformers skips non-maximum suppression, the filling of holes and the removal of sprinkles.
+With it, code is downloaded and run. So the same two operations are put in its place, written with torch and OpenCV.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.models.sam3_video import modeling_sam3_video
+
+
+class MaskOperations:
+    """The two operations of the kernel `cv-utils` that SAM 3 uses, under the kernel's names."""
+
+    def generic_nms(self, ious: Tensor, scores: Tensor, iou_threshold: float, use_iou_matrix: bool = True) -> Tensor:
+        """The indices of the masks that stay, best first: each overlaps none that is better by more than the threshold.
+
+        Args:
+            ious: (n, n), of every mask with every other.
+            scores: (n,).
+        """
+        overlaps = (ious > iou_threshold).cpu().numpy()
+        kept: list[int] = []
+        for index in scores.argsort(descending=True, stable=True).tolist():
+            if not overlaps[index, kept].any():
+                kept.append(index)
+        return torch.tensor(kept, dtype=torch.long, device=scores.device)
+
+    def cc_2d(self, masks: Tensor, get_counts: bool = True) -> tuple[Tensor, Tensor]:
+        """Connected components, 8-connected: their labels from 1 (0 is background), and each pixel's component's area.
+
+        Args:
+            masks: uint8 (n, 1, H, W), not 0 where a mask is.
+
+        Returns:
+            Two int32 tensors of the masks' shape.
+        """
+        labels, counts = [], []
+        for plane in masks[:, 0].cpu().numpy():
+            _, label, stats, _ = cv2.connectedComponentsWithStats((plane > 0).astype(np.uint8), connectivity=8)
+            areas = stats[:, cv2.CC_STAT_AREA].astype(np.int32)
+            areas[0] = 0
+            labels.append(label.astype(np.int32))
+            counts.append(areas[label])
+        stacked = (torch.from_numpy(np.stack(rows)[:, None]).to(masks.device) for rows in (labels, counts))
+        return next(stacked), next(stacked)
+
+
+def install() -> None:
+    """Have SAM 3 use these operations, so that it neither leaves them out nor downloads any."""
+    modeling_sam3_video.cv_utils_kernel = MaskOperations()

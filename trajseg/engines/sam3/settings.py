@@ -1,0 +1,77 @@
+"""Settings of `sam3`: which weights, and from which score on something counts. Read without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from trajseg.engines.base import EngineSpec
+from trajseg.engines.grounded.settings import short_name
+from trajseg.errors import InputError
+
+PREFIX = "TRAJSEG_SAM3_"
+PUBLISHED = "facebook/sam3"
+
+
+@dataclass(frozen=True)
+class Sam3Settings:
+    """Everything that one can set, each also by TRAJSEG_SAM3_ and its name in capitals.
+
+    Args:
+        weights: folder, or repository of the hub (`name@revision` pins it), of a SAM 3 in transformers' form.
+        threshold: score from which on a detection can be of an object that is followed, 0 to 1.
+        certain: score from which on a detection starts a track, 0 to 1; not below `threshold`.
+        objects: at most so many, the best ones.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+
+    weights: str = PUBLISHED
+    threshold: float = 0.5
+    certain: float = 0.7
+    objects: int = 50
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= self.certain <= 1:
+            raise InputError(
+                f"{PREFIX}THRESHOLD is {self.threshold}, {PREFIX}CERTAIN is {self.certain}.",
+                "Give two numbers from 0 to 1, the second not below the first.",
+            )
+        if not 1 <= self.objects <= 200:
+            raise InputError(f"{PREFIX}OBJECTS is {self.objects}.", "Give a number from 1 to 200.")
+
+    @classmethod
+    def read(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Sam3Settings:
+        """Settings from, in rising order: the defaults, the environment, `options`.
+
+        Raises:
+            InputError: an unknown option, or a value that cannot be.
+        """
+        environ = os.environ if environ is None else environ
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        given = {name: environ[PREFIX + name.upper()] for name in kinds if environ.get(PREFIX + name.upper())}
+        values: dict[str, Any] = {}
+        for name, value in {**given, **(options or {})}.items():
+            if name not in kinds:
+                raise InputError(f"The engine sam3 has no setting {name}.", f"Its settings: {', '.join(kinds)}.")
+            try:
+                values[name] = kinds[name](value)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{PREFIX}{name.upper()} is {value!r}.", "Give a number.") from error
+        return cls(**values)
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What the engine can do."""
+        return EngineSpec(
+            name="sam3",
+            model_version="sam3" if self.weights == PUBLISHED else f"sam3/{short_name(self.weights)}"[:100],
+            several=True,
+            none=True,
+            licence="SAM License",
+            memory_gb=12.0,
+            needs=("torch", "torchvision", "transformers"),
+        )
