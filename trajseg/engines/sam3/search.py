@@ -38,6 +38,8 @@ class Sam3Search:
         self.model, self.processor = model.eval(), processor
         model.score_threshold_detection = self.settings.threshold
         model.new_det_thresh = self.settings.certain
+        # Objects that come and go are followed to the end: memory is bounded by how many there may be.
+        model.max_num_objects = 2 * self.settings.objects
         install()
 
     @classmethod
