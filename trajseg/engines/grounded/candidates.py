@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Protocol
 
+from trajseg.progress import Progress
 from trajseg.tracks import rle
 from trajseg.tracks.rle import Box, Rle
+from trajseg.video import Clip
 
 
 @dataclass
@@ -65,3 +69,13 @@ class Candidate:
 
 
 _NOTHING: Rle = {"size": [1, 1], "counts": "1"}
+
+
+class CandidateMaker(Protocol):
+    """Finds candidates: a detector with SAM 2 (CandidateSearch), or SAM 3 by itself (Sam3Search)."""
+
+    def find(self, clip: Clip, phrases: Sequence[str], progress: Progress | None = None) -> list[Candidate]:
+        """Everything in the clip that one of the noun phrases fits; `progress` is called after every frame.
+
+        Raises VideoError, InstructionError where a phrase is too long, or whatever `progress` raises.
+        """

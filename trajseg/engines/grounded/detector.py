@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class Detection:
     phrase: str
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds objects of given kinds in single pictures."""
 

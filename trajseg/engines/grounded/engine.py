@@ -20,7 +20,7 @@ from trajseg.engines.base import (
     TrackedObject,
     check_instruction,
 )
-from trajseg.engines.grounded.candidates import Candidate, CandidateFrame
+from trajseg.engines.grounded.candidates import Candidate, CandidateFrame, CandidateMaker
 from trajseg.engines.grounded.chooser import Chooser
 from trajseg.engines.grounded.choosing import Choice, choose
 from trajseg.engines.grounded.detector import Detector, spoken
@@ -98,22 +98,24 @@ class GroundedEngine:
     """An engine of three parts with public weights.
 
     Args:
+        detector: finds objects in single frames, which SAM 2 follows; or finds the candidates by itself.
         chooser: None finds what a noun phrase names: all candidates count that the detector is certain of.
     """
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Detector | CandidateMaker,
         sam2: PromptableSam2,
         chooser: Chooser | None,
         settings: GroundedSettings | None = None,
     ) -> None:
         self.settings = settings or GroundedSettings()
-        self.detector, self.sam2, self.chooser = detector, sam2, chooser
+        self.sam2, self.chooser = sam2, chooser
         self.prompts = Prompts(Path(self.settings.prompts) if self.settings.prompts else None)
         own = self.settings
-        self.search = CandidateSearch(
-            detector, sam2, SearchSettings(own.every, own.looks, own.threshold, own.certain, own.candidates)
+        looks = SearchSettings(own.every, own.looks, own.threshold, own.certain, own.candidates)
+        self.search: CandidateMaker = (
+            CandidateSearch(detector, sam2, looks) if isinstance(detector, Detector) else detector
         )
 
     @property

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from trajseg.engines.grounded.candidates import CandidateMaker
 from trajseg.engines.grounded.chooser import Chooser, LocalChooser
-from trajseg.engines.grounded.detector import GroundingDetector
+from trajseg.engines.grounded.detector import Detector, GroundingDetector
 from trajseg.engines.grounded.engine import GroundedEngine
 from trajseg.engines.grounded.sam2 import load_sam2
 from trajseg.engines.grounded.served import ServedChooser
@@ -16,6 +18,8 @@ from trajseg.engines.grounded.settings import GroundedSettings
 from trajseg.errors import CheckpointError
 from trajseg.model.device import chosen
 
+SAM3 = "sam3_video"
+"""What a SAM 3's config.json calls it."""
 SAM2_FILES = ("*.pt", "*.md")
 """Of a repository of SAM 2: Meta's own file; the same weights in transformers' form are not needed."""
 
@@ -24,9 +28,22 @@ def load(settings: GroundedSettings, device: str = "") -> GroundedEngine:
     """The engine that settings describe, on a device; see GroundedFactory."""
     place = chosen(device or None)
     half = torch.bfloat16 if torch.device(place).type == "cuda" else torch.float32
-    detector = GroundingDetector.from_pretrained(weights_folder(settings.detector), place)
+    detector = _detector(settings, place)
     sam2 = load_sam2(sam2_folder(settings.tracker), place, half)
     return GroundedEngine(detector, sam2, _chooser(settings, place, half), settings)
+
+
+def _detector(settings: GroundedSettings, device: torch.device | str) -> Detector | CandidateMaker:
+    """A detector for single frames; or SAM 3, where the weights are of one, which follows what it finds by itself."""
+    folder = Path(weights_folder(settings.detector))
+    config = folder / "config.json"
+    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == SAM3:
+        from trajseg.engines.sam3.search import Sam3Search
+        from trajseg.engines.sam3.settings import Sam3Settings
+
+        own = Sam3Settings.read({"objects": settings.candidates})
+        return Sam3Search.from_pretrained(folder, device, own)
+    return GroundingDetector.from_pretrained(folder, device)
 
 
 def weights_folder(name: str, files: Sequence[str] | None = None, engine: str = "grounded") -> str:

@@ -51,7 +51,7 @@ class Sam3Settings:
             InputError: an unknown option, or a value that cannot be.
         """
         environ = os.environ if environ is None else environ
-        kinds = {field.name: type(field.default) for field in fields(cls)}
+        kinds: dict[str, type] = {field.name: type(field.default) for field in fields(cls)}
         given = {name: environ[PREFIX + name.upper()] for name in kinds if environ.get(PREFIX + name.upper())}
         values: dict[str, Any] = {}
         for name, value in {**given, **(options or {})}.items():

@@ -151,3 +151,19 @@ def test_the_published_size_is_that_of_the_default_configuration() -> None:
         model = Sam3VideoModel(Sam3VideoConfig())
     count = sum(parameter.numel() for parameter in model.parameters())
     assert 0.82e9 < count < 0.88e9
+
+
+def test_grounded_takes_its_candidates_from_sam3_where_the_detector_is_one(
+    folder: Path, tmp_path: Path, tiny_clip: Any
+) -> None:
+    from tests.trajseg.engines.grounded.checkpoints import save_sam2
+
+    tracker = save_sam2(tmp_path / "tracker")
+    engine: Any = load_engine(
+        "trajseg.engines.grounded:factory", "cpu", detector=str(folder), tracker=str(tracker), chooser="none"
+    )
+    assert isinstance(engine.search, Sam3Search)
+    result = engine.segment(open_clip(tiny_clip.path), "the red square").result()
+    assert [track.caption for track in result.tracks] == ["red square"] * len(result.tracks)
+    assert result.tracks
+    assert engine.segment(open_clip(tiny_clip.path), "the yellow star").result().tracks == []
