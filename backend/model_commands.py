@@ -29,7 +29,7 @@ def finetune(project: int, steps: int | None, seed: int) -> None:
     from backend.store.params import FinetuneParams
 
     with _backend(project) as (backend, found):
-        job, created = backend.service.train(found, FinetuneParams(steps=steps, seed=seed))
+        job, created = backend.service.jobs.train(found, FinetuneParams(steps=steps, seed=seed))
         click.echo(f"{'Queued' if created else 'Already ' + job.state}: job {job.id}")
 
 

@@ -57,14 +57,14 @@ def result(job_id: str) -> Response:
 def cancel(job_id: str) -> Response:
     """Cancel a job that is not finished; another one is answered as it is."""
     service = _service()
-    return jsonify(job_form(service, service.cancel(job_id)))
+    return jsonify(job_form(service, service.jobs.cancel(job_id)))
 
 
 @blueprint.post("/jobs/<job_id>/retry")
 def retry(job_id: str) -> Response:
     """Do a finished job again, or make its failed delivery again."""
     service = _service()
-    return jsonify(job_form(service, service.retry(job_id), service.store.deliveries.of_job(job_id)))
+    return jsonify(job_form(service, service.jobs.retry(job_id), service.store.deliveries.of_job(job_id)))
 
 
 def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> dict[str, Any]:

@@ -77,10 +77,10 @@ def predict() -> Response:
 @blueprint.post("/webhook")
 def webhook() -> tuple[Response, int]:
     """Something has happened in a project."""
-    hint = _service().hint(read(WebhookRequest, _body()))
-    if hint is None:
+    answer = _service().webhooks.receive(read(WebhookRequest, _body()))
+    if answer is None:
         return jsonify(status="Unknown event"), 200
-    return jsonify(status="ok", result=hint), 201
+    return jsonify(status="ok", result=answer), 201
 
 
 def read(form: type[AnyPayload], body: object) -> AnyPayload:

@@ -33,7 +33,7 @@ class ServiceCollector(Collector):
         for state, count in self.service.store.deliveries.count().items():
             deliveries.add_metric([state], count)
         webhooks = CounterMetricFamily("trajseg_webhooks", "Webhooks taken", labels=["action"])
-        for action, count in self.service.webhooks.items():
+        for action, count in self.service.webhooks.counts.items():
             webhooks.add_metric([action], count)
         yield from (jobs, deliveries, webhooks)
         waiting = GaugeMetricFamily("trajseg_queue_depth", "Jobs that wait in a queue", labels=["queue"])

@@ -58,4 +58,4 @@ class TrajSeg(LabelStudioMLBase):
 
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any] | None:
         """Handle an event as the route /webhook does."""
-        return shared_backend().service.hint(read(WebhookRequest, {**data, "action": event}))
+        return shared_backend().service.webhooks.receive(read(WebhookRequest, {**data, "action": event}))

@@ -135,14 +135,14 @@ def job_masks(job_id: str) -> ResponseReturnValue:
 def cancel(job_id: str) -> ResponseReturnValue:
     """Cancel a job, as `POST /jobs/<id>/cancel` does for programs."""
     _prove()
-    return _acted(_service().cancel(job_id))
+    return _acted(_service().jobs.cancel(job_id))
 
 
 @blueprint.post("/jobs/<job_id>/retry")
 def retry(job_id: str) -> ResponseReturnValue:
     """Do a job again or deliver it again, as `POST /jobs/<id>/retry` does for programs."""
     _prove()
-    return _acted(_service().retry(job_id))
+    return _acted(_service().jobs.retry(job_id))
 
 
 @blueprint.get("/video/<token>/<name>")

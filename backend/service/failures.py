@@ -46,5 +46,5 @@ def retry_group(service: Service, key: str, project_id: int | None = None) -> tu
     if group.trouble == UNDELIVERED:
         return group, BulkRetry(deliveries=store.failures.deliver_again(group.job_ids))
     jobs = store.failures.queue_again(group.job_ids)
-    service.enqueue_many(jobs)
+    service.jobs.enqueue_many(jobs)
     return group, BulkRetry(jobs=len(jobs))

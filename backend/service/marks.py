@@ -1,4 +1,4 @@
-"""Hints: a smart rectangle drawn on a picture says where an object is; which track it is about is found here."""
+"""Marks: a smart rectangle drawn on a picture says where an object is; which track it belongs to is decided here."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CLICK_PIXELS = 6.0
 """A rectangle with no side longer than this, or than CLICK_SHARE of the picture's side, is meant as a point."""
 CLICK_SHARE = 0.012
 OVERLAP = 0.2
-"""IoU of boxes from which on a rectangle is about the track that it lies on."""
+"""A rectangle belongs to the track that it lies on, from this IoU of their boxes on."""
 
 
-def hints(context: Context, config: LabelConfig, task: Task) -> list[dict[str, Any]]:
+def drawn(context: Context, config: LabelConfig, task: Task) -> list[dict[str, Any]]:
     """What was marked, as the `marks` of RefineParams, without labels yet.
 
     Rectangles on pictures whose frame is not known are left out.
@@ -38,7 +38,7 @@ def hints(context: Context, config: LabelConfig, task: Task) -> list[dict[str, A
 def with_labels(
     found: Sequence[dict[str, Any]], result: Result | None, config: LabelConfig, task: Task
 ) -> list[dict[str, Any]]:
-    """The hints, each with the label of the track that it is about.
+    """The marks, each with the label of the track that it belongs to.
 
     In this order: the track that its own label names; one that lies under it on that frame; the only one that is
     not in that frame although it is in others; a new one under a label that nothing has yet.
@@ -47,9 +47,9 @@ def with_labels(
     """
     taken = set().union(*(held.labels("") for held in (*task.annotations, *task.drafts, *task.predictions)))
     taken |= {track.label for track in result.tracks} if result else set()
-    told = []
-    for hint in found:
-        label = hint["named"] or _meant(hint, result)
+    labelled = []
+    for mark in found:
+        label = mark["named"] or _meant(mark, result)
         if not label:
             label = next((one for one in config.labels if one not in taken), "")
         if not label:
@@ -58,13 +58,13 @@ def with_labels(
                 "Add labels (track-9, ...) to the project's labelling configuration.",
             )
         taken.add(label)
-        told.append({"label": label, **{key: hint[key] for key in ("index", "box", "point")}})
-    return told
+        labelled.append({"label": label, **{key: mark[key] for key in ("index", "box", "point")}})
+    return labelled
 
 
-def digest(told: Sequence[dict[str, Any]], base_job_id: str | None) -> str:
-    """What tells one set of hints from another."""
-    return hashlib.sha256(json.dumps([list(told), base_job_id]).encode()).hexdigest()[:32]
+def digest(labelled: Sequence[dict[str, Any]], base_job_id: str | None) -> str:
+    """A digest of a set of marks, and of the job that they correct."""
+    return hashlib.sha256(json.dumps([list(labelled), base_job_id]).encode()).hexdigest()[:32]
 
 
 def base_job(task: Task, model_version: str) -> str | None:
@@ -78,7 +78,7 @@ def base_job(task: Task, model_version: str) -> str | None:
 def empty_places(results: Sequence[dict[str, Any]], task: Task, config: LabelConfig) -> list[dict[str, Any]]:
     """Those of the results on whose picture the page has no region of their label yet.
 
-    A second region of one label would be added to the first: what repairs it comes as a prediction.
+    A second region of one label would be added to the first: the corrected track comes as a prediction.
     """
     drawn = [held.result for held in task.drafts[-1:] or task.annotations[-1:] or task.predictions[-1:]]
     places = {place for held in drawn for item in held for place in _places(item, config)}
@@ -132,11 +132,11 @@ def _is_click(one: ContextResult, box: Box) -> bool:
     return max(box[2], box[3]) <= longest
 
 
-def _meant(hint: dict[str, Any], result: Result | None) -> str:
-    if result is None or not 0 <= hint["index"] < result.frame_count:
+def _meant(mark: dict[str, Any], result: Result | None) -> str:
+    if result is None or not 0 <= mark["index"] < result.frame_count:
         return ""
-    index, box = hint["index"], hint["box"]
-    under = [(_overlap(box, track.box(index), hint["point"]), track.label) for track in result.tracks]
+    index, box = mark["index"], mark["box"]
+    under = [(_overlap(box, track.box(index), mark["point"]), track.label) for track in result.tracks]
     best = max(under, default=(0.0, ""))
     if best[0] >= OVERLAP:
         return best[1]

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from backend.label_studio import png
 from backend.label_studio.incoming.payloads import Context, Task
-from backend.service import marks as hints
+from backend.service import marks
 from backend.settings import Settings
 from backend.store import Job, Store
 from label_config import fill, parse
@@ -41,7 +41,7 @@ def rectangle(x: float, y: float, width: float, height: float, picture: int = 1)
 
 def found(*drawn: dict[str, Any], **data: Any) -> list[dict[str, Any]]:
     task = Task(id=1, data={"frame_index": [0, 2], **data})
-    return hints.hints(Context(result=list(drawn)), CONFIG, task)
+    return marks.drawn(Context(result=list(drawn)), CONFIG, task)
 
 
 def test_a_rectangle_is_told_in_pixels_of_the_frame_that_its_picture_shows() -> None:
@@ -71,7 +71,7 @@ def test_a_hint_is_about_the_track_under_it_the_one_that_is_lost_or_a_new_one(
     box: list[float], index: int, label: str, result: Result
 ) -> None:
     hint = {"index": index, "box": box, "point": False, "named": ""}
-    (told,) = hints.with_labels([hint], result, CONFIG, Task(id=1, data={}))
+    (told,) = marks.with_labels([hint], result, CONFIG, Task(id=1, data={}))
     assert told["label"] == label
 
 
@@ -80,7 +80,7 @@ def test_without_a_free_label_a_new_object_is_refused_with_what_to_do(result: Re
     result.tracks.append(other)
     hint = {"index": 0, "box": [20.0, 14.0, 6.0, 6.0], "point": False, "named": ""}
     with pytest.raises(TaskError, match="labels of the project are taken") as caught:
-        hints.with_labels([hint], result, CONFIG, Task(id=1, data={}))
+        marks.with_labels([hint], result, CONFIG, Task(id=1, data={}))
     assert "track-9" in caught.value.remedy
 
 

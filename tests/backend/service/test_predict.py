@@ -246,12 +246,12 @@ def test_nobody_waits_for_a_job_that_fails_or_when_all_waiting_places_are_taken(
 ) -> None:  # type: ignore[no-untyped-def]
     service = client.application.extensions["trajseg"]
     places = 0
-    while service._waiting.acquire(blocking=False):
+    while service.interactive.waiting.acquire(blocking=False):
         places += 1
     begun = time.monotonic()
     assert client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json == {"results": [{"result": []}]}
     for _ in range(places):
-        service._waiting.release()
+        service.interactive.waiting.release()
     (job,) = store.jobs.newest()
 
     def fail() -> None:

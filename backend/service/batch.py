@@ -1,0 +1,66 @@
+"""Batches: tasks that are labelled beforehand; the results are delivered later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+from backend.engines import ChosenEngine
+from backend.label_studio.incoming.payloads import Task
+from backend.service.jobs import JobControl
+from backend.service.requests import INSTRUCTION_KEY, prelabel_request, rejected_request
+from backend.store import Job, Project, Store
+from backend.store.models import now
+from label_config import LabelConfig
+from trajseg.errors import TrajSegError
+
+log = logging.getLogger("trajseg.backend")
+
+
+class BatchLabelling:
+    """Makes one job for each task of a batch. Each task is judged alone.
+
+    Args:
+        retry_failed_seconds: a failed job runs again when its task comes once more after so long.
+    """
+
+    def __init__(self, store: Store, jobs: JobControl, retry_failed_seconds: float) -> None:
+        self.store = store
+        self.jobs = jobs
+        self.retry_failed_seconds = retry_failed_seconds
+
+    def label(self, project: Project, engine: ChosenEngine, config: LabelConfig, tasks: Sequence[Task]) -> None:
+        """Store and queue the jobs of these tasks; those that lack something become rejected jobs."""
+        requests = []
+        for task in tasks:
+            try:
+                requests.append(prelabel_request(project, engine, config, task, task.data.get(INSTRUCTION_KEY)))
+            except TrajSegError as error:
+                requests.append(rejected_request(project, engine, task, error, config))
+        added = self.jobs.add(requests)
+        for (job, created), request, task in zip(added, requests, tasks, strict=True):
+            if not created and not request.error:
+                try:
+                    self._repeat(job, task)
+                except TrajSegError as error:
+                    log.warning("job %s of task %s is not run again: %s", job.id, task.id, error)
+
+    def reject(self, project: Project, engine: ChosenEngine | None, tasks: Sequence[Task], error: TrajSegError) -> None:
+        """Store each task as a rejected job, with the same reason."""
+        self.store.jobs.add_all([rejected_request(project, engine, task, error) for task in tasks])
+
+    def _repeat(self, job: Job, task: Task) -> None:
+        """Label Studio requests a prediction that it does not have, though the job is known."""
+        if job.state == "failed":
+            ended = job.finished_at or job.created_at
+            waited = now() - ended >= timedelta(seconds=self.retry_failed_seconds)
+            if waited or job.asked.rejected:
+                self.jobs.enqueue([self.store.jobs.retry(job.id, params={"rejected": False})])
+        elif job.state == "done" and task.id is not None:
+            if any(prediction.model_version == job.model_version for prediction in task.predictions):
+                return
+            delivery = self.store.deliveries.of_job(job.id)
+            if delivery is not None and (delivery.state != "pending" or delivery.attempts):
+                # It was deleted there, or has not arrived yet: somebody waits for it now.
+                self.store.deliveries.send_again(job.id)

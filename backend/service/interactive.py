@@ -1,0 +1,211 @@
+"""Interactive requests: a sentence typed, or a mark drawn, by a person who waits in front of the page."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from backend.engines import ChosenEngine
+from backend.label_studio.incoming.payloads import Context, Task
+from backend.label_studio.outgoing import views
+from backend.service import marks
+from backend.service.jobs import JobControl
+from backend.service.requests import INSTRUCTION_KEY, lacking, prelabel_request, rejected_request
+from backend.settings import Settings
+from backend.store import Job, JobRequest, Project, Store
+from backend.store.models import now
+from backend.store.rows import UNFINISHED
+from label_config import LabelConfig
+from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
+from trajseg.errors import InputError, InstructionError, LabelConfigError, TaskError
+from trajseg.tracks import Result
+
+log = logging.getLogger("trajseg.backend")
+
+POLL_SECONDS = 0.1
+ANSWER_MARGIN_SECONDS = 3.0
+"""Time for an answer to reach the page before its result is delivered as a prediction."""
+SPARE_THREADS = 4
+"""Threads that are never taken by waiting, so that /health and batch requests are answered."""
+
+Answer = list[dict[str, Any]]
+
+
+class InteractiveLabelling:
+    """Waits for interactive jobs as long as a person does, and shows their results in the page."""
+
+    def __init__(self, store: Store, jobs: JobControl, settings: Settings) -> None:
+        self.store = store
+        self.jobs = jobs
+        self.wait_seconds = settings.interactive_wait_seconds
+        self.waiting = threading.BoundedSemaphore(max(settings.threads - SPARE_THREADS, 1))
+
+    def answer(
+        self, project: Project, engine: ChosenEngine, config: LabelConfig, tasks: Sequence[Task], context: Context
+    ) -> Answer:
+        """Answer an instruction typed in the page, or a mark, within the set time; else it is delivered later.
+
+        Anything else that a person does there (a label changed) is answered with nothing.
+        Raises TaskError or InstructionError where the task lacks something.
+        """
+        text = context.typed_text(config.caption.name if config.caption else "")
+        if not text:
+            return [self._mark(project, engine, config, task, context) for task in tasks]
+        wait = self.wait_seconds
+        deadline = time.monotonic() + wait
+        until = (now() + timedelta(seconds=wait + ANSWER_MARGIN_SECONDS)).isoformat()
+        jobs = []
+        for task in tasks:
+            # Where the page has no key frames yet there is nothing to wait for: the delivery brings them.
+            params = {"answer_until": until if _key_frames(config, task) is not None else None}
+            jobs.append(self._typed(project, engine, config, task, text, params))
+        if not self.jobs.enqueue([job for job in jobs if job.state == "queued"]):
+            # Nobody would begin them while the person waits.
+            deadline = time.monotonic()
+        return [self._answer_in_time(job, config, task, deadline) for job, task in zip(jobs, tasks, strict=True)]
+
+    def _mark(
+        self, project: Project, engine: ChosenEngine, config: LabelConfig, task: Task, context: Context
+    ) -> dict[str, Any]:
+        """Segment what a smart rectangle marks, and carry it through the clip.
+
+        The answer has the track where the page shows nothing of it yet; all of it is delivered as a prediction.
+        """
+        found = marks.drawn(context, config, task)
+        if not found:
+            return {"result": []}
+        base_id = marks.base_job(task, engine.model_version)
+        base, result = self._known(base_id)
+        labelled = marks.with_labels(found, result, config, task)
+        own = task.data.get(INSTRUCTION_KEY)
+        instruction = base.instruction if base else str(own or "")
+        params = {"marks": labelled, "base_job_id": base.id if base else None, **engine.params}
+        video = str(base.video if base else config.video_of(task.data) or "")
+        if not video:
+            raise TaskError(
+                f"Task {task.id} has no video: its data lacks {lacking(config, task)}.",
+                "Import the task again, with its video.",
+            )
+        request = JobRequest(
+            "refine",
+            project.id,
+            task.id,
+            video,
+            instruction[:MAX_INSTRUCTION_LENGTH],
+            "interactive",
+            params,
+            engine.model_version,
+            subject=f"marks {marks.digest(labelled, base_id)}",
+        )
+        job, created = self.store.jobs.add_all([request])[0]
+        if not created and job.state in ("failed", "cancelled"):
+            job = self.store.jobs.retry(job.id)
+        deadline = time.monotonic() + self.wait_seconds
+        if job.state == "queued" and not self.jobs.enqueue([job]):
+            return {"result": []}
+        key_frames = _key_frames(config, task)
+        if key_frames is None or (job.state != "done" and not self._wait(job, deadline)):
+            return {"result": []}
+        result = self.store.jobs.result(job.id)
+        labels = {mark["label"] for mark in labelled}
+        result.tracks = [track for track in result.tracks if track.label in labels]
+        rate = config.rate_for(task.data)
+        shown = views.to_results(result, config.view, config, key_frames, frame_rate=rate, job_id=job.id, texts=False)
+        shown = marks.empty_places(shown, task, config)
+        return {"result": shown, "score": views.score(result), "model_version": result.model_version}
+
+    def _known(self, job_id: str | None) -> tuple[Job | None, Result | None]:
+        """A done job of the store and its tracks, where there is such a one."""
+        try:
+            job = self.store.jobs.get(job_id) if job_id else None
+            return job, self.store.jobs.result(job.id) if job else None
+        except InputError:
+            return None, None
+
+    def _typed(
+        self,
+        project: Project,
+        engine: ChosenEngine,
+        config: LabelConfig,
+        task: Task,
+        text: str,
+        params: dict[str, Any],
+    ) -> Job:
+        try:
+            request = prelabel_request(project, engine, config, task, text, "interactive", params)
+        except (TaskError, InstructionError) as error:
+            self.store.jobs.add_all([rejected_request(project, engine, task, error, config, text)])
+            raise
+        job, created = self.store.jobs.add_all([request])[0]
+        if created or job.state == "done":
+            return job
+        return self.store.jobs.retry(job.id, queue="interactive", params=params)
+
+    def _answer_in_time(self, job: Job, config: LabelConfig, task: Task, deadline: float) -> dict[str, Any]:
+        key_frames = _key_frames(config, task)
+        if key_frames is None or (job.state != "done" and not self._wait(job, deadline)):
+            return {"result": []}
+        result = self.store.jobs.result(job.id)
+        if any(index >= result.frame_count for index in key_frames):
+            log.warning("task %s has key frames beyond the end of its video", task.id)
+            return {"result": []}
+        _relabel(result, config, task, job.id)
+        try:
+            rate = config.rate_for(task.data)
+            results = views.to_results(
+                result, config.view, config, key_frames, frame_rate=rate, job_id=job.id, texts=False
+            )
+        except LabelConfigError as error:
+            log.warning("job %s cannot be shown: %s", job.id, error)
+            return {"result": []}
+        delivery = self.store.deliveries.of_job(job.id)
+        if delivery is not None and delivery.state == "pending":
+            self.store.deliveries.sent(delivery.id, None)
+        return {"result": results, "score": views.score(result), "model_version": result.model_version}
+
+    def _wait(self, job: Job, deadline: float) -> bool:
+        """Whether the job is done before the deadline."""
+        if not self.waiting.acquire(blocking=False):
+            log.warning("job %s is not waited for: too many requests wait already", job.id)
+            return False
+        try:
+            while True:
+                state = self.store.jobs.get(job.id).state
+                if state not in UNFINISHED:
+                    return state == "done"
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(POLL_SECONDS)
+        finally:
+            self.waiting.release()
+
+
+def _relabel(result: Result, config: LabelConfig, task: Task, job_id: str) -> None:
+    """Give the tracks labels that nothing in the task has: two objects under one label would become one.
+
+    What is only predicted gives way where there are too few labels.
+    """
+    drawn = [held.labels(job_id) for held in (*task.annotations, *task.drafts)]
+    predicted = [held.labels(job_id) for held in task.predictions]
+    for taken in (set().union(*drawn, *predicted), set().union(*drawn)):
+        free = [label for label in config.labels if label not in taken]
+        if taken and len(free) >= len(result.tracks):
+            for track, label in zip(result.tracks, free, strict=False):
+                track.label = label
+            return
+
+
+def _key_frames(config: LabelConfig, task: Task) -> list[int] | None:
+    """0-based indices of the frames on the task's page; none in the box view, None where not known."""
+    if config.view == "box":
+        return []
+    frames, indices = config.frames_of(task.data), task.data.get("frame_index")
+    if not isinstance(frames, list) or not isinstance(indices, list) or len(frames) != len(indices):
+        return None
+    if not indices or not all(isinstance(index, int) and index >= 0 for index in indices):
+        return None
+    return indices

@@ -1,0 +1,97 @@
+"""What a person or a request may do with jobs: queue, cancel, retry, train."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from itertools import islice
+
+from backend.engines import OfferedEngines
+from backend.queue import JobQueue
+from backend.service.combining import Combiner
+from backend.service.training import request_training
+from backend.store import Job, JobRequest, Project, Store
+from backend.store.params import FinetuneParams
+from trajseg.errors import QueueError, TaskError
+
+log = logging.getLogger("trajseg.backend")
+
+ENQUEUED_AT_ONCE = 25
+"""More jobs than these are queued in a thread, while the answer is sent."""
+
+
+class JobControl:
+    """Changes jobs in the store and in the queue. Safe to share between threads."""
+
+    def __init__(self, store: Store, queue: JobQueue, engines: OfferedEngines) -> None:
+        self.store = store
+        self.queue = queue
+        self.engines = engines
+        self._combined = Combiner(self._add_batches)
+
+    def add(self, requests: Sequence[JobRequest]) -> list[tuple[Job, bool]]:
+        """Store and queue one job for each request, in order, each with whether it is new.
+
+        Requests that come at the same moment share a transaction.
+        """
+        return self._combined(requests)
+
+    def _add_batches(self, batches: Sequence[Sequence[JobRequest]]) -> list[list[tuple[Job, bool]]]:
+        added = self.store.jobs.add_all([request for batch in batches for request in batch])
+        self.enqueue_many([job for job, created in added if created and job.state == "queued"], new=True)
+        rest = iter(added)
+        return [list(islice(rest, len(batch))) for batch in batches]
+
+    def enqueue(self, jobs: Sequence[Job], new: bool = False) -> bool:
+        """Queue jobs of the store; False when the queue is down, and the reconciler does it later."""
+        try:
+            if new:
+                self.queue.enqueue_new(jobs)
+            else:
+                for job in jobs:
+                    self.queue.enqueue(job)
+        except QueueError as error:
+            log.warning("%d jobs wait in the store: %s", len(jobs), error)
+            return False
+        return True
+
+    def enqueue_many(self, jobs: Sequence[Job], new: bool = False) -> None:
+        """As `enqueue`, but does not wait for it where there are many jobs."""
+        if len(jobs) > ENQUEUED_AT_ONCE:
+            threading.Thread(target=self.enqueue, args=(jobs, new), name="enqueue", daemon=True).start()
+        elif jobs:
+            self.enqueue(jobs, new)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job: a waiting one leaves the queue, a running one stops at its next frame."""
+        job = self.store.jobs.cancel(job_id)
+        try:
+            self.queue.remove(job_id)
+        except QueueError as error:
+            # The worker asks the store before it begins.
+            log.warning("job %s stays in the queue: %s", job_id, error)
+        return job
+
+    def retry(self, job_id: str) -> Job:
+        """Run a finished job again; of a done one whose delivery failed, only the delivery.
+
+        Raises UnknownJobError, and TaskError for a job that was rejected: its task has to change first.
+        """
+        job = self.store.jobs.get(job_id)
+        if job.asked.rejected:
+            raise TaskError(job.error, job.remedy)
+        delivery = self.store.deliveries.of_job(job_id)
+        if job.state == "done" and delivery is not None and delivery.state in ("failed", "dropped"):
+            self.store.deliveries.send_again(job_id)
+            return job
+        job = self.store.jobs.retry(job_id)
+        self.enqueue([job])
+        return job
+
+    def train(self, project: Project, params: FinetuneParams | None = None) -> tuple[Job, bool]:
+        """The training of a project that waits or runs, or a new one; and whether it is new."""
+        job, created = request_training(self.store, project, self.engines, params)
+        if created:
+            self.enqueue([job], new=True)
+        return job, created

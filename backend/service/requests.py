@@ -1,0 +1,111 @@
+"""Job requests made from Label Studio's tasks; one that cannot be done is written down as rejected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backend.engines import ChosenEngine
+from backend.label_studio.incoming.payloads import Task, storable
+from backend.store import JobRequest, Project
+from label_config import LabelConfig
+from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
+from trajseg.errors import InstructionError, TaskError, TrajSegError
+
+INSTRUCTION_KEY = "instruction"
+"""Key of the sentence in a task's data."""
+
+
+def prelabel_request(
+    project: Project,
+    engine: ChosenEngine,
+    config: LabelConfig,
+    task: Task,
+    instruction: object,
+    queue: str = "prelabel",
+    params: dict[str, Any] | None = None,
+) -> JobRequest:
+    """The request for one task and one sentence.
+
+    Raises TaskError or InstructionError where the task lacks something.
+    """
+    name = f"Task {task.id}"
+    if task.problem:
+        raise TaskError(task.problem, "Import the task again.")
+    video = config.video_of(task.data)
+    _check_text(name, config.video_key, video)
+    _check_text(name, INSTRUCTION_KEY, instruction)
+    if not isinstance(video, str) or not video.strip():
+        raise TaskError(
+            f"{name} has no video: its data lacks {lacking(config, task)}.",
+            f"Import tasks such as {{'{config.video_key}': 'https://.../clip.mp4', "
+            f"'{INSTRUCTION_KEY}': 'the red car'}}.",
+        )
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise TaskError(
+            f"{name} has no instruction: its data lacks `{INSTRUCTION_KEY}`.",
+            f"Add `{INSTRUCTION_KEY}` to the task's data, or type the sentence in the task's page.",
+        )
+    if len(instruction.strip()) > MAX_INSTRUCTION_LENGTH:
+        raise InstructionError(
+            f"The instruction of task {task.id} has {len(instruction.strip())} characters, "
+            f"{MAX_INSTRUCTION_LENGTH} are allowed.",
+            "Shorten it.",
+        )
+    return JobRequest(
+        "prelabel",
+        project.id,
+        task.id,
+        video.strip(),
+        instruction.strip(),
+        queue,
+        {**(params or {}), **engine.params},
+        engine.model_version,
+    )
+
+
+def rejected_request(
+    project: Project,
+    engine: ChosenEngine | None,
+    task: Task,
+    error: TrajSegError,
+    config: LabelConfig | None = None,
+    typed: str | None = None,
+) -> JobRequest:
+    """A job that cannot be done, with the reason; it is kept so that a person sees it.
+
+    Args:
+        engine: None where the one that was chosen is not on offer.
+        config: finds the video; without one it is looked for under `video`.
+        typed: the sentence where it was typed in the page; else that of the task's data.
+    """
+    video = config.video_of(task.data) if config else task.data.get("video")
+    instruction = typed or task.data.get(INSTRUCTION_KEY)
+    return JobRequest(
+        "prelabel",
+        project.id,
+        task.id,
+        storable(video) if isinstance(video, str) else "",
+        storable(instruction)[: MAX_INSTRUCTION_LENGTH + 1] if isinstance(instruction, str) else "",
+        "prelabel",
+        {"rejected": True},
+        engine.model_version if engine else "",
+        error.message,
+        error.remedy,
+    )
+
+
+def lacking(config: LabelConfig, task: Task) -> str:
+    """The keys of the task's data that would lead to a video and are missing, for a message."""
+    return ", ".join(f"`{path}`" for path in config.lacking(task.data) or [config.video_key])
+
+
+def _check_text(name: str, key: str, value: object) -> None:
+    """Raises TaskError for a value of task data that is there but is not text, or not valid text."""
+    if value is not None and not isinstance(value, str):
+        kind = {list: "a list", dict: "an object", bool: "true or false"}.get(type(value), "a number")
+        raise TaskError(f"{name}: its `{key}` is {kind}, not text.", f"Write one text into `{key}` of the task's data.")
+    if isinstance(value, str) and storable(value) != value:
+        raise TaskError(
+            f"{name}: its `{key}` has half of a character (a lone surrogate) or a NUL: {storable(value)[:80]!r}.",
+            f"Write `{key}` of the task's data again: an emoji may have been cut in two.",
+        )
