@@ -236,6 +236,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Hours that a job waits for a Label Studio that does not serve its video, before it fails.",
     )
+    adopt_refined: bool = Field(
+        default=False,
+        description="Write refined tracks into the annotation that was corrected, as soon as they are there. Masks "
+        "that somebody painted stay, and nothing is written over a draft; the job's page undoes it.",
+    )
     superseded_hours: float = Field(
         default=12.0,
         gt=0,

@@ -23,6 +23,7 @@ SHOWN = (
     "correction-refined",
     "correction-data-manager",
     "correction-hint",
+    "adoption-changed",
     "jobs-list",
     "jobs-tracks",
 )

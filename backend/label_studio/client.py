@@ -354,6 +354,38 @@ class LabelStudioClient:
         except MissingError:
             return
 
+    def annotation(self, annotation_id: int) -> dict[str, Any]:
+        """An annotation's fields, its `result` among them; raises MissingError where it was deleted."""
+        return self._get(f"/api/annotations/{annotation_id}/")
+
+    def update_annotation(self, annotation_id: int, result: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Replaces the results of an annotation and returns it as it is then; its author stays."""
+
+        def write() -> dict[str, Any]:
+            answer = self._http.patch(
+                f"{self.url}/api/annotations/{annotation_id}/",
+                json={"result": [dict(item) for item in result]},
+                headers=self._sdk._client_wrapper.get_headers(),
+            )
+            if answer.status_code >= 300:
+                raise ApiError(status_code=answer.status_code, headers=dict(answer.headers), body=_body(answer))
+            return dict(answer.json())
+
+        return self._again(write)
+
+    def drafts(self, task_id: int) -> list[dict[str, Any]]:
+        """All drafts of a task, whoever's; `annotation` is the annotation that one changes, None for a new one."""
+        return list(self._get(f"/api/tasks/{task_id}/drafts"))
+
+    def _get(self, path: str) -> Any:
+        def read() -> Any:
+            answer = self._http.get(f"{self.url}{path}", headers=self._sdk._client_wrapper.get_headers())
+            if answer.status_code >= 300:
+                raise ApiError(status_code=answer.status_code, headers=dict(answer.headers), body=_body(answer))
+            return answer.json()
+
+        return self._again(read)
+
     def ml_backends(self, project_id: int) -> list[dict[str, Any]]:
         """The ML backends connected to a project; Label Studio calls each one's /health and /setup for it."""
         held = self._again(lambda: self._sdk.ml.list(project=project_id, request_options=self._options))

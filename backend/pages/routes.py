@@ -11,7 +11,8 @@ from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
-from backend.pages import failures, guard, models, report, tracks, videos
+from backend.label_studio.outgoing.adoption import annotation_of
+from backend.pages import adoption, failures, guard, models, report, tracks, videos
 from backend.pages.shown import STATES, JobView, with_code
 from backend.service.service import Service
 from backend.store import Job, UnknownJobError
@@ -31,6 +32,7 @@ blueprint = Blueprint(
 )
 blueprint.add_app_template_filter(with_code, "code")
 blueprint.register_blueprint(failures.blueprint)
+blueprint.register_blueprint(adoption.blueprint)
 blueprint.register_blueprint(models.blueprint)
 
 JOBS_A_PAGE = 25
@@ -238,7 +240,8 @@ def _view(job_id: str) -> JobView:
     service = _service()
     held = service.store.jobs.get(job_id)
     project = service.store.projects.get(held.project_id) if held.project_id is not None else None
-    return JobView(held, service.settings, service.store.deliveries.of_job(job_id), project)
+    adopted = service.store.adoptions.of_job(job_id) if annotation_of(held) is not None else None
+    return JobView(held, service.settings, service.store.deliveries.of_job(job_id), project, adopted)
 
 
 def _ahead(held: Job) -> int:

@@ -11,11 +11,12 @@ from flask import current_app
 from markupsafe import Markup, escape
 
 from backend.addresses import shown_address
+from backend.label_studio.outgoing.adoption import annotation_of
 from backend.pages import videos
 from backend.settings import Settings
 from backend.store import Delivery, Job, Project
 from backend.store.kinds import title_of
-from backend.store.models import now
+from backend.store.models import Adoption, now
 from backend.store.notes import TrackRefinement, TrackWarning
 from backend.store.rows import UNFINISHED
 
@@ -46,6 +47,7 @@ class JobView:
     settings: Settings
     delivery: Delivery | None = None
     project: Project | None = None
+    adoption: Adoption | None = None
 
     @property
     def title(self) -> str:
@@ -187,6 +189,16 @@ class JobView:
         if self.delivery is not None and self.delivery.state in ("failed", "dropped"):
             return [Action("retry", "Deliver again", "strong")]
         return []
+
+    @property
+    def annotation_id(self) -> int | None:
+        """The annotation that its tracks can be adopted into; None where there is none."""
+        return annotation_of(self.job)
+
+    @property
+    def adopted(self) -> bool:
+        """Whether its tracks stand in the annotation, as far as trajseg has written them there."""
+        return self.adoption is not None and self.adoption.undone_at is None
 
     @property
     def task_url(self) -> str:

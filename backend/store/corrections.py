@@ -210,6 +210,18 @@ class Corrections:
                 _cancel(session, older)
             return job if job is not None and job.state == "queued" else None
 
+    def annotation(self, project_id: int, annotation_id: int) -> Annotation | None:
+        """What was read of an annotation; None where it is not known, or was withdrawn."""
+        with self.database.read() as session:
+            row = _find(session, project_id, annotation_id)
+        return row if row is not None and row.withdrawn_at is None else None
+
+    def seen(self, project_id: int, annotation_id: int, version: str) -> None:
+        """This version of an annotation is known, and says nothing of what a person did: trajseg wrote it."""
+        known = (Annotation.project_id == project_id) & (Annotation.annotation_id == annotation_id)
+        with self.database.write() as session:
+            session.execute(update(Annotation).where(known).values(version=version[:64]))
+
     def withdraw(self, project_id: int, annotation_id: int) -> list[str]:
         """The annotation was deleted: its corrections stand no longer; returns jobs that were cancelled for it."""
         with self.database.write() as session:

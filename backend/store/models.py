@@ -258,6 +258,32 @@ class Annotation(Base):
     error: Mapped[str] = mapped_column(Text, default="")
 
 
+class Adoption(Base):
+    """Refined tracks that were written into a person's annotation; see backend.store.adoptions.
+
+    `job_id` is the job that refined them. `before` and `written` are the annotation's results, JSON compressed by zlib;
+    their digests tell trajseg's own writing from a person's. `frame_index` has the 0-based frames of the task's
+    pictures, `changes` what differs, as FrameChange.
+    """
+
+    __tablename__ = "adoptions"
+    __table_args__ = (Index("adoptions_by_annotation", "project_id", "annotation_id"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    task_id: Mapped[int] = mapped_column(Integer)
+    annotation_id: Mapped[int] = mapped_column(Integer)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    before: Mapped[bytes] = mapped_column(LargeBinary)
+    before_digest: Mapped[str] = mapped_column(String(64))
+    written: Mapped[bytes] = mapped_column(LargeBinary)
+    written_digest: Mapped[str] = mapped_column(String(64))
+    frame_index: Mapped[list[int]] = mapped_column(JSON, default=list)
+    changes: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    made_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    undone_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
 class Correction(Base):
     """What a person did with one track in one frame.
 

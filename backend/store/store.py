@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backend.store.adoptions import Adoptions
 from backend.store.backlog import Backlog
 from backend.store.corrections import Corrections
 from backend.store.database import Database
@@ -35,6 +36,7 @@ class Store:
         partial: frames of jobs that are not finished.
         deliveries: the outbox of predictions.
         superseded: predictions to be deleted in Label Studio.
+        adoptions: refined tracks that were written into annotations.
         corrections: what people changed.
         versions: model versions of projects.
     """
@@ -54,6 +56,7 @@ class Store:
         self.corrections = Corrections(self.database)
         self.versions = Versions(self.database)
         self.pictures = Pictures(self.database)
+        self.adoptions = Adoptions(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""

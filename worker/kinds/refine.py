@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from backend.store import JobRequest
+from backend.store import JobRequest, UnknownJobError
 from backend.store.params import CaptionParams, RefineParams
 from trajseg.correction.mobile_sam import load_marks_model
 from trajseg.errors import InputError
@@ -26,7 +26,7 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
         )
     started = time.perf_counter()
     marks = [Hint(one.label, one.mark) for one in params.marks]
-    sources = source_tracks(base, painted, context.result_of, params.base_job_id)
+    sources = source_tracks(base, painted, context.result_of, params.base_job_id, _earlier(context))
     model = context.settings.marks_model
     refiner = Refiner(
         context.engine, context.clip, job.instruction, marks_model=load_marks_model(model) if model else None
@@ -59,6 +59,19 @@ def _annotation_id(context: JobContext[RefineParams]) -> int | None:
     if params.annotation_id is None and params.base_job_id:
         return context.store.corrections.annotation_behind(params.base_job_id)
     return params.annotation_id
+
+
+def _earlier(context: JobContext[RefineParams]) -> set[str]:
+    """The jobs whose tracks the job of the base refined, directly or through others."""
+    earlier: set[str] = set()
+    job_id = context.params.base_job_id
+    while job_id is not None and job_id not in earlier:
+        earlier.add(job_id)
+        try:
+            job_id = context.store.jobs.get(job_id).asked.earlier_job_id
+        except UnknownJobError:
+            break
+    return earlier
 
 
 def _caption_request(context: JobContext[RefineParams]) -> JobRequest:

@@ -6,7 +6,7 @@ was painted, whatever the propagators say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +205,11 @@ class Refiner:
 
 
 def source_tracks(
-    base: Result | None, painted: Iterable[PaintedTrack], result_of: Callable[[str], Result | None], base_id: str | None
+    base: Result | None,
+    painted: Iterable[PaintedTrack],
+    result_of: Callable[[str], Result | None],
+    base_id: str | None,
+    earlier: Collection[str] = (),
 ) -> list[MaskTrack]:
     """The tracks that persons began with, each under the label that they knew it by.
 
@@ -213,6 +217,7 @@ def source_tracks(
         base: of the prediction; None where a person began with nothing.
         result_of: by a job's id; tracks may come from other jobs, where a suggestion was accepted.
         base_id: the job of `base`.
+        earlier: jobs whose tracks the base has refined: what they drew is in the base, under its label.
     """
     tracks = list(base.tracks) if base else []
     by_uid = {track.uid: track for track in tracks}
@@ -223,6 +228,8 @@ def source_tracks(
         if one.job_id == base_id:
             if one.track_uid in by_uid:
                 by_uid[one.track_uid].label = one.label
+            continue
+        if one.job_id in earlier and any(track.label == one.label for track in tracks):
             continue
         result = result_of(one.job_id)
         track = next((held for held in result.tracks if held.uid == one.track_uid), None) if result else None

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from backend.label_studio.incoming.annotation import Annotated
-from backend.store import Change
+from backend.store import Change, Correction
 from trajseg.tracks import rle as rle_codes
 
 BOX_TOLERANCE = 0.1
@@ -76,6 +76,48 @@ def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = No
         assert size is not None, "boxes are compared in pixels"
         found += _box_changes(now, before, size)
     return sorted(found, key=lambda change: (change.label, change.frame_index))
+
+
+def after_adoption(
+    now: Annotated, before: Predicted, earlier: Annotated, given: Annotated, painted: Collection[tuple[str, int]]
+) -> Predicted:
+    """What a person began with in an annotation that refined tracks were adopted into (mask view).
+
+    What persons had painted is still compared with the first prediction, everything else with what was adopted. A page
+    that was open meanwhile may have written back what was there earlier: that too is no correction.
+
+    Args:
+        now: what the person left.
+        before: what the person began with at first.
+        earlier, given: the annotation before and after the adoption.
+        painted: what persons had painted before it, by label and 0-based frame.
+    """
+    masks = {place: mask for place, mask in before.said.masks.items() if place in painted}
+    for place in {**now.masks, **earlier.masks, **given.masks}:
+        if place in painted:
+            continue
+        left, was = now.masks.get(place), earlier.masks.get(place)
+        mask = was if _same(left, was) else given.masks.get(place)
+        if mask is not None:
+            masks[place] = mask
+    return Predicted(replace(before.said, masks=masks), dict(before.sources))
+
+
+def with_sources(made: Sequence[Change], painted: Mapping[tuple[str, int], Correction]) -> list[Change]:
+    """The changes, each of which names the job that had predicted what the person changed there first."""
+    held = ((one, painted.get((one.label, one.frame_index))) for one in made)
+    return [
+        one
+        if row is None
+        else replace(one, job_id=row.job_id, track_uid=row.track_uid, model_version=row.model_version)
+        for one, row in held
+    ]
+
+
+def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return (one is None or not one.any()) and (other is None or not other.any())
+    return np.array_equal(one, other)
 
 
 def digest(made: Iterable[Change]) -> str:

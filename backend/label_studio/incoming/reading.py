@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,8 +20,19 @@ from backend.label_studio.incoming.corrections import Predicted, Source
 from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
 from backend.label_studio.outgoing.superseding import current_version, withdraw
 from backend.settings import Settings
-from backend.store import AnnotationHint, Change, Job, JobRequest, Project, ReadAnnotation, Store, UnknownJobError
-from backend.store.models import now
+from backend.store import (
+    AnnotationHint,
+    Change,
+    Job,
+    JobRequest,
+    Project,
+    ReadAnnotation,
+    Store,
+    UnknownJobError,
+    adoptions,
+)
+from backend.store.corrections import VOUCHED
+from backend.store.models import Adoption, now
 from label_config import LabelConfig, parse
 from trajseg.errors import InputError, LabelStudioError, TaskError, TrajSegError
 from trajseg.tracks import Result
@@ -122,8 +133,15 @@ class AnnotationReader:
         new = []
         for annotation in annotations:
             row = known.get(int(annotation["id"]))
-            if row is None or row.withdrawn_at is not None or row.version != _version(annotation):
-                new.append(annotation)
+            if row is not None and row.withdrawn_at is None and row.version == _version(annotation):
+                continue
+            if row is not None and self.store.adoptions.is_ours(
+                project.id, row.annotation_id, annotation.get("result") or []
+            ):
+                # trajseg's own writing is no correction.
+                self.store.corrections.seen(project.id, row.annotation_id, _version(annotation))
+                continue
+            new.append(annotation)
         if not new:
             return []
         config = parse(str(client.project(project.label_studio_id)["label_config"]))
@@ -151,9 +169,10 @@ class AnnotationReader:
     ) -> Job | None:
         parent = next((one for one in predictions if one.id == annotation.get("parent_prediction")), None)
         error, made, base = "", [], None
+        adopted = self.store.adoptions.of_annotation(project.id, int(annotation["id"]))
         try:
             base = self._job_of(parent, annotation, config)
-            made = self._changes(config, task, parent, base, annotation)
+            made = self._changes(config, task, parent, base, annotation, adopted)
         except InputError as wrong:
             error = str(wrong)
             log.warning("annotation %s cannot be understood: %s", annotation["id"], wrong)
@@ -168,7 +187,10 @@ class AnnotationReader:
             lead_seconds=_number(annotation.get("lead_time")),
             error=error,
         )
-        request = self._request(config, task, base, read, made)
+        # Whoever corrects adopted tracks has corrected the refined ones.
+        standing = adoptions.newest(adopted)
+        onto = (self._job(standing.job_id) if standing else None) or base
+        request = self._request(config, task, onto, read, made)
         return self.store.corrections.record(read, made, request)
 
     def _job_of(self, parent: Prediction | None, annotation: Mapping[str, Any], config: LabelConfig) -> Job | None:
@@ -192,6 +214,7 @@ class AnnotationReader:
         parent: Prediction | None,
         base: Job | None,
         annotation: Mapping[str, Any],
+        adopted: Sequence[Adoption],
     ) -> list[Change]:
         """Raises TaskError where the annotation does not fit the task."""
         indices = task.data.get("frame_index")
@@ -209,14 +232,38 @@ class AnnotationReader:
         if parent is not None:
             before.said = from_annotation(parent.result, config, indices, frame_map, rate)
             before.sources = corrections.sources(parent.result, config.control, current_version(parent.model_version))
-        self._add_suggestions(before, annotation, config, indices)
+        self._add_suggestions(before, annotation, config, indices, {one.job_id for one in adopted})
         size = (shown.width, shown.height) if shown else None
-        return corrections.changes(left, before, size)
+        standing = adoptions.newest(adopted)
+        if standing is None:
+            return corrections.changes(left, before, size)
+        painted = {
+            (row.label, row.frame_index): row
+            for row in self.store.corrections.of_annotation(standing.project_id, standing.annotation_id)
+            if row.kind in VOUCHED
+        }
+        earlier, given = adoptions.before(standing), adoptions.written(standing)
+        before = corrections.after_adoption(
+            left, before, from_annotation(earlier, config, indices), from_annotation(given, config, indices), painted
+        )
+        refined = [item for item in given if (item.get("meta") or {}).get("job_id") == standing.job_id]
+        job = self._job(standing.job_id)
+        before.sources |= corrections.sources(refined, config.control, job.model_version if job else "")
+        return corrections.with_sources(corrections.changes(left, before, size), painted)
 
     def _add_suggestions(
-        self, before: Predicted, annotation: Mapping[str, Any], config: LabelConfig, indices: Sequence[int]
+        self,
+        before: Predicted,
+        annotation: Mapping[str, Any],
+        config: LabelConfig,
+        indices: Sequence[int],
+        adopted: Collection[str],
     ) -> None:
-        """What was suggested in the page and accepted came from no stored prediction, but from a job all the same."""
+        """What was suggested in the page and accepted came from no stored prediction, but from a job all the same.
+
+        Args:
+            adopted: jobs whose tracks trajseg itself has written into the annotation.
+        """
         if config.view == "box":
             return
         told = {label for label, _ in before.said.masks}
@@ -224,7 +271,7 @@ class AnnotationReader:
             job = self._job(source.job_id)
             result = self._tracks(job)
             track = next((one for one in result.tracks if one.uid == source.track_uid), None) if result else None
-            if label in told or job is None or track is None:
+            if label in told or job is None or job.id in adopted or track is None:
                 continue
             before.sources[label] = Source(job.id, track.uid, job.model_version)
             for index in indices:

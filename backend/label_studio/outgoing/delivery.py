@@ -23,6 +23,7 @@ from backend.label_studio.client import (
     retry_after,
 )
 from backend.label_studio.outgoing import views
+from backend.label_studio.outgoing.adoption import adopt_if_wanted
 from backend.label_studio.outgoing.links import next_renewal
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.label_studio.outgoing.superseding import (
@@ -97,6 +98,7 @@ def deliver(store: Store, client: LabelStudioClient, settings: Settings, deliver
         return unforeseen
     store.deliveries.sent(delivery.id, prediction_id)
     log.info("job %s was delivered as prediction %s", delivery.job_id, prediction_id)
+    adopt_if_wanted(store, client, settings, store.jobs.get(delivery.job_id))
     return None
 
 

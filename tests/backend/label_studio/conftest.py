@@ -144,6 +144,8 @@ class FakeLabelStudio:
             ("/data/upload/<int:number>/<name>", ["GET"], self._file),
             ("/api/tasks", ["GET"], self._list_tasks),
             ("/api/tasks/<int:number>", ["PATCH"], self._patch_task),
+            ("/api/tasks/<int:number>/drafts", ["GET"], self._drafts),
+            ("/api/annotations/<int:number>", ["GET", "PATCH"], self._one_annotation),
             ("/api/predictions", ["GET", "POST"], self._all_predictions),
             ("/api/predictions/<int:number>", ["PATCH", "DELETE"], self._one_prediction),
             ("/api/webhooks", ["GET"], self._list_webhooks),
@@ -272,6 +274,18 @@ class FakeLabelStudio:
             return _refusal(404, "No Task matches the given query.")
         self.tasks[number].update(request.get_json())
         return jsonify(self.tasks[number])
+
+    def _drafts(self, number: int) -> Any:
+        return jsonify(self.tasks[number]["drafts"])
+
+    def _one_annotation(self, number: int) -> Any:
+        held = [(task, one) for task in self.tasks.values() for one in task["annotations"] if one["id"] == number]
+        if not held:
+            return _refusal(404, "No Annotation matches the given query.")
+        [(task, one)] = held
+        if request.method == "PATCH":
+            self.reannotate(task["id"], number, request.get_json()["result"])
+        return jsonify(one)
 
     def _all_predictions(self) -> Any:
         if request.method == "GET":

@@ -556,3 +556,11 @@ def test_every_text_colour_can_be_read_in_light_and_dark() -> None:
         for text, ground in pairs:
             bright, dim = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
             assert (bright + 0.05) / (dim + 0.05) >= 4.5, (name, text, ground)
+
+
+def test_an_adoption_is_told_in_stretches_of_frames() -> None:
+    from backend.pages.adoption import _in_words
+    from backend.store.adoptions import FrameChange
+
+    changes = [FrameChange("a", index, "added", 0.0) for index in (0, 1, 2, 6)] + [FrameChange("a", 4, "removed", 0.0)]
+    assert _in_words(changes) == ["added on frames 1 to 3, 7", "removed on frame 5"]

@@ -197,6 +197,17 @@ def test_tracks_are_known_by_the_label_that_a_person_saw(clip: Clip, tiny_clip: 
     assert [(track.label, track.uid) for track in tracks] == [("track-4", "t1"), ("track-2", "t1-2")]
 
 
+def test_what_the_base_has_refined_does_not_come_back_as_it_was_before(clip: Clip, tiny_clip: Any) -> None:
+    """An annotation that refined tracks were adopted into names the job that predicted its painted frames first."""
+    size = (clip.width, clip.height, len(clip))
+    refined = Result("v", clip.fps, *size, "red", "", "m", [track_of(clip, list(tiny_clip.red))])
+    before = Result("v", clip.fps, *size, "red", "", "m", [track_of(clip, list(tiny_clip.blue))])
+    label = refined.tracks[0].label
+    told = [painted({}, {0}, label, job_id="before")]
+    [track] = source_tracks(refined, told, {"before": before}.get, "refined", {"refined", "before"})
+    assert track.frames == refined.tracks[0].frames
+
+
 # Jobs
 
 

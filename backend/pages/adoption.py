@@ -1,0 +1,160 @@
+"""The page of an adoption: what it changes in the annotation, frame by frame, with pictures, a button and its undo."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from flask import Blueprint, current_app, jsonify, redirect, render_template, request, send_file, url_for
+from flask.typing import ResponseReturnValue
+from numpy.typing import NDArray
+from PIL import Image
+from werkzeug.exceptions import NotFound
+
+from backend.label_studio.outgoing.adoption import annotation_of
+from backend.label_studio.outgoing.pictures import key_frame_path
+from backend.pages import guard
+from backend.pages.shown import JobView
+from backend.service import adoption
+from backend.service.service import Service
+from backend.store.adoptions import FrameChange, before, changes_of, written
+from backend.store.models import Adoption
+from label_config import parse
+from trajseg.errors import TrajSegError
+
+blueprint = Blueprint("adoption", __name__, url_prefix="/jobs/<job_id>/adoption")
+ADDED, REMOVED, KEPT = (60, 220, 130), (255, 70, 90), (255, 255, 255)
+"""Colours of what was added, what was taken away, and what both have."""
+
+
+@blueprint.get("")
+def page(job_id: str) -> ResponseReturnValue:
+    """What the adoption of a job's tracks has changed, or would change."""
+    service = _service()
+    job = service.store.jobs.get(job_id)
+    annotation_id = annotation_of(job)
+    if annotation_id is None or job.project_id is None:
+        raise NotFound("This job refines no annotation.")
+    held = service.store.adoptions.of_job(job_id)
+    problem: TrajSegError | None = None
+    changes: list[FrameChange] = []
+    if held is not None and held.undone_at is None:
+        changes = changes_of(held)
+    else:
+        try:
+            changes = adoption.plan(service, job_id).changes
+        except TrajSegError as error:
+            problem = error
+    view = JobView(job, service.settings, None, service.store.projects.get(job.project_id), held)
+    return render_template(
+        "pages/adoption.html",
+        view=view,
+        annotation_id=annotation_id,
+        tracks=_by_label(changes),
+        in_words=_in_words,
+        problem=problem,
+        token=guard.new_token(service.settings),
+    )
+
+
+@blueprint.post("")
+def adopt(job_id: str) -> ResponseReturnValue:
+    """Write the tracks into the annotation."""
+    _prove()
+    held = adoption.adopt(_service(), job_id)
+    return _told(job_id, f"{len(held.changes)} masks of annotation {held.annotation_id} changed")
+
+
+@blueprint.post("/undo")
+def undo(job_id: str) -> ResponseReturnValue:
+    """Put back what stood there before."""
+    _prove()
+    held = adoption.undo(_service(), job_id)
+    return _told(job_id, f"annotation {held.annotation_id} is as it was before")
+
+
+@blueprint.get("/picture/<int:index>/<path:label>.jpg")
+def picture(job_id: str, index: int, label: str) -> ResponseReturnValue:
+    """A frame with what an adoption has changed of one track: added green, removed red, the rest white."""
+    service = _service()
+    held = service.store.adoptions.of_job(job_id)
+    if held is None or not any((one.label, one.index) == (label, index) for one in changes_of(held)):
+        raise NotFound("Nothing was changed there.")
+    was, is_ = _masks(service, held, label, index)
+    shape = next(mask.shape for mask in (was, is_) if mask is not None)
+    none = np.zeros(shape, bool)
+    was, is_ = none if was is None else was, none if is_ is None else is_
+    path = service.settings.media_dir / key_frame_path(job_id, index)
+    height, width = shape
+    pixels: NDArray[np.float64] = np.full((height, width, 3), 90.0)
+    if path.exists():
+        with Image.open(path) as still:
+            pixels = np.asarray(still.convert("RGB").resize((width, height)), np.float64) * 0.6
+    for mask, colour in ((was & is_, KEPT), (is_ & ~was, ADDED), (was & ~is_, REMOVED)):
+        pixels[mask] = pixels[mask] * 0.45 + np.asarray(colour) * 0.55
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=88)
+    file.seek(0)
+    return send_file(file, mimetype="image/jpeg", max_age=3600)
+
+
+def _masks(
+    service: Service, held: Adoption, label: str, index: int
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
+    """The mask of one track on one frame before and after; None where there is none."""
+    from backend.label_studio.incoming.annotation import from_annotation
+
+    project = service.store.projects.get(held.project_id)
+    config = parse(project.label_config)
+    # The results of one frame alone are read: each PNG takes its time.
+    indices = _indices(held, index)
+    found = []
+    for results in (before(held), written(held)):
+        mine = [item for item in results if (item.get("item_index") or 0) in indices]
+        said = from_annotation(mine, config, [index] * (max(indices, default=0) + 1))
+        found.append(said.masks.get((label, index)))
+    return found[0], found[1]
+
+
+def _indices(held: Adoption, index: int) -> set[int]:
+    """Positions of a frame among the task's pictures."""
+    return {position for position, frame in enumerate(held.frame_index) if frame == index}
+
+
+def _in_words(changes: list[FrameChange]) -> list[str]:
+    """What happens on which frames, counted from 1, such as "added on frames 1 to 4, 7"."""
+    words = []
+    for kind in ("added", "changed", "removed"):
+        numbers = sorted(change.index + 1 for change in changes if change.kind == kind)
+        stretches: list[list[int]] = []
+        for number in numbers:
+            if stretches and stretches[-1][-1] == number - 1:
+                stretches[-1].append(number)
+            else:
+                stretches.append([number])
+        told = ", ".join(f"{one[0]} to {one[-1]}" if len(one) > 1 else str(one[0]) for one in stretches)
+        if numbers:
+            words.append(f"{kind} on frame{'s' if len(numbers) > 1 else ''} {told}")
+    return words
+
+
+def _by_label(changes: list[FrameChange]) -> dict[str, list[FrameChange]]:
+    tracks: dict[str, list[FrameChange]] = {}
+    for change in changes:
+        tracks.setdefault(change.label, []).append(change)
+    return tracks
+
+
+def _told(job_id: str, said: str) -> ResponseReturnValue:
+    if request.accept_mimetypes.best == "application/json":
+        return jsonify(said=said)
+    return redirect(url_for("pages.adoption.page", job_id=job_id), 303)
+
+
+def _prove() -> None:
+    guard.check_token(_service().settings, request.form.get(guard.TOKEN_FIELD, ""))
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["trajseg"]
+    return service
