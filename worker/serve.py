@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 from rq import Worker
 
+from backend.label_studio.setup.engines import proposal
 from backend.private import private_folder
 from backend.reconcile import reconcile
 from backend.server import BackendServer
@@ -156,6 +157,8 @@ class Serve:
 
     def _tell(self) -> None:
         settings = self.settings
+        for line in proposal("model" in settings.model_fields_set):
+            self.say(line)
         self.say(f"trajseg is ready at {settings.external_url}")
         self.say(f"  jobs     {settings.external_url}/page/jobs")
         self.say(f"  model    {settings.model_version()}")

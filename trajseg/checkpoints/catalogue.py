@@ -152,8 +152,8 @@ ENGINES: Mapping[str, EngineNeeds] = {
         ),
         EngineNeeds(
             name="sam3",
-            parts=(("", "sam3"),),
-            packages=("torch", "transformers"),
+            parts=(("TRAJSEG_SAM3_WEIGHTS", "sam3"),),
+            packages=("torch", "torchvision", "transformers"),
             understands="noun phrases, several objects, none",
         ),
         EngineNeeds(
@@ -181,7 +181,7 @@ def needed(engine: EngineNeeds) -> list[Weights]:
     weights = []
     for variable, name in engine.parts:
         value = os.environ.get(variable, "") if variable else ""
-        if os.environ.get("TRAJSEG_GROUNDED_CHECKPOINT") and variable:
+        if os.environ.get("TRAJSEG_GROUNDED_CHECKPOINT") and variable.startswith("TRAJSEG_GROUNDED_"):
             continue
         if variable == "TRAJSEG_GROUNDED_CHOOSER" and os.environ.get("TRAJSEG_GROUNDED_ADDRESS"):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from trajseg.checkpoints.catalogue import FREE_ENGINE, Weights
+from trajseg.checkpoints.hashes import note, noted, sha256
 from trajseg.checkpoints.places import MOBILE_SAM, marks_folder, offline
 from trajseg.errors import CheckpointError, InputError, ServiceError
 from trajseg.files import whole_file
@@ -60,22 +60,21 @@ def location(weights: Weights) -> Path | None:
 
 
 def problems(weights: Weights, folder: Path) -> list[str]:
-    """What is wrong with the files: those whose content is not what its hash says. Reads all of them."""
-    found = []
+    """What is wrong with the files: those whose content is not what its hash says. Reads all of them.
+
+    A hash is the catalogue's, else the one noted when the weights came here, else the one that the hub's cache has.
+    """
+    found, known = [], noted(weights, folder)
+    found += [f"{name} is missing" for name in known if not (folder / name).is_file()]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         # The hub's cache names a large file by its SHA-256.
         blob = path.resolve().name
-        expected = weights.sha256.get(name) or (blob if len(blob) == 64 and path.is_symlink() else "")
+        cached = blob if len(blob) == 64 and path.is_symlink() else ""
+        expected = weights.sha256.get(name) or known.get(name) or cached
         if expected and (actual := sha256(path)) != expected:
             found.append(f"{name} has SHA-256 {actual[:12]}..., expected {expected[:12]}...")
     return found
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def planned(weights: Weights) -> Download:
@@ -122,6 +121,8 @@ def fetch(download: Download) -> Path:
         raise CheckpointError(
             f"What was fetched of {weights.name} is damaged: {'; '.join(wrong)}.", f"Delete {folder} and fetch again."
         )
+    if not noted(weights, folder):
+        note(weights, folder)
     return folder
 
 

@@ -111,10 +111,14 @@ def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
 def check(context: click.Context, names: tuple[str, ...]) -> None:
     """Read the weights NAMES (all that are here by default) and compare them with their hashes.
 
+    The hashes are the catalogue's, or those that were noted when the weights were fetched. Weights that came here in
+    another way have none: then they are noted now, for the next time.
+
     Exit code 1 when something is missing or damaged.
     """
     from trajseg.checkpoints.catalogue import CATALOGUE, weights_of
     from trajseg.checkpoints.download import location, problems
+    from trajseg.checkpoints.hashes import note, noted
 
     failed = False
     chosen = [weights_of(name) for name in names] or [part for part in CATALOGUE.values() if location(part)]
@@ -128,8 +132,10 @@ def check(context: click.Context, names: tuple[str, ...]) -> None:
         elif wrong := problems(weights, folder):
             click.echo(f"{weights.name}: DAMAGED: {'; '.join(wrong)}. Delete {folder} and fetch it again.")
             failed = True
-        else:
+        elif noted(weights, folder) or weights.sha256:
             click.echo(f"{weights.name}: whole, {folder}")
+        else:
+            click.echo(f"{weights.name}: hashes noted now in {note(weights, folder)}; nothing to compare with before")
     context.exit(1 if failed else 0)
 
 

@@ -16,6 +16,12 @@ from trajseg.engines.registry import engine_factory
 from trajseg.errors import TrajSegError
 from trajseg.machine import GB, memory_gb
 
+SMALLER = {
+    "grounded": "Take a smaller chooser or none (TRAJSEG_GROUNDED_CHOOSER=none), or serve it elsewhere "
+    "(TRAJSEG_GROUNDED_ADDRESS).",
+}
+"""What to do where an engine does not fit into memory."""
+
 
 def engine_checks() -> Iterator[Check]:
     """One check an engine; none of them is loaded, and no network is asked. Never "fail": they are choices."""
@@ -45,11 +51,26 @@ def engine_check(needs: EngineNeeds) -> Check:
             name,
             "warn",
             f"needs about {wanted:.0f} GB, {place} has {memory:.0f} GB",
-            "Take a smaller chooser or none (TRAJSEG_GROUNDED_CHOOSER=none), or serve it elsewhere "
-            "(TRAJSEG_GROUNDED_ADDRESS).",
+            SMALLER.get(needs.name, f"Use a larger GPU, or {FREE_ENGINE}."),
         )
     slow = "" if place == "the GPU" else "; without a GPU it is slow"
     return Check(name, "ok", f"can run: {needs.understands}; all its weights are here{slow}")
+
+
+def proposal(model_is_set: bool) -> list[str]:
+    """What to say where `trajseg serve` starts on a GPU with no model set; nothing is downloaded by saying it."""
+    _, place = memory_gb()
+    if model_is_set or place != "the GPU":
+        return []
+    missing = [part for part in needed(ENGINES[FREE_ENGINE]) if location(part) is None]
+    lines = [
+        f"This machine has a GPU and no model is set. For video of your own: TRAJSEG_MODEL={FREE_ENGINE} trajseg serve"
+    ]
+    if missing:
+        sizes = ", ".join(f"{part.name} ({part.disk_gb:g} GB, {part.licence})" for part in missing)
+        lines.append(f"  It first needs `trajseg weights get {FREE_ENGINE}`, which fetches about {sizes}.")
+        lines.append("  TRAJSEG_GROUNDED_CHOOSER=none does without the largest part, for noun phrases.")
+    return lines
 
 
 def _absent(name: str, needs: EngineNeeds, absent: list[Weights]) -> Check:

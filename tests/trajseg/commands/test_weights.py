@@ -125,6 +125,31 @@ def test_get_shows_the_size_asks_and_fetches_no_code(hub: Any, tmp_path: Path) -
     assert hub.asked == []
 
 
+def test_files_without_a_hash_of_the_hubs_are_compared_with_what_was_noted_when_they_came(
+    hub: Any, tmp_path: Path
+) -> None:
+    assert hub("get", "llmdet-tiny", "--yes").returncode == 0
+    [note] = (tmp_path / "weights" / "hashes").iterdir()
+    form = json.loads(note.read_text())
+    assert (form["repository"], form["commit"]) == ("iSEE-Laboratory/llmdet_tiny", COMMIT)
+    assert form["files"]["config.json"] == hashlib.sha256(FILES["config.json"]).hexdigest()
+    (config,) = (tmp_path / "hf").rglob("config.json")
+    config.unlink()
+    config.write_text('{"auto_map": "evil"}')
+    damaged = hub("check")
+    assert damaged.returncode == 1
+    assert "config.json has SHA-256" in damaged.stdout
+    config.unlink()
+    assert "config.json is missing" in hub("check").stdout
+    # What came here in another way has no hashes until it is first checked.
+    note.unlink()
+    config.write_bytes(FILES["config.json"])
+    assert "hashes noted now in" in hub("check").stdout
+    assert "llmdet-tiny: whole" in hub("check").stdout
+    note.write_text("{")
+    assert "Delete it" in hub("check").stderr
+
+
 def test_a_refusal_says_what_it_means_and_which_engine_is_free(hub: Any) -> None:
     outcome = hub("get", "sam3", "--yes")
     assert outcome.returncode == 1

@@ -10,6 +10,7 @@ from backend.label_studio.setup import engines
 from backend.label_studio.setup.doctor import marks_model
 from backend.label_studio.setup.engines import engine_check
 from backend.settings import Settings
+from trajseg import machine
 from trajseg.checkpoints.catalogue import ENGINES, EngineNeeds
 
 VARIABLES = ("DETECTOR", "TRACKER", "CHOOSER", "ADDRESS", "CHECKPOINT")
@@ -47,6 +48,32 @@ def test_a_gated_engine_says_what_to_ask_for_and_which_is_free(monkeypatch: pyte
     assert "grounded, which needs no permission" in check.remedy
     monkeypatch.setenv("HF_TOKEN", "x")
     assert engine_check(ENGINES["sam3"]).remedy == "trajseg weights get sam3"
+
+
+def test_on_a_gpu_without_a_model_set_grounded_is_proposed_with_what_it_would_fetch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert engines.proposal(model_is_set=True) == []
+    said = "\n".join(engines.proposal(model_is_set=False))
+    assert "TRAJSEG_MODEL=grounded trajseg serve" in said
+    assert "trajseg weights get grounded" in said
+    assert "qwen3-vl-4b (8.9 GB, Apache-2.0)" in said
+    use_folders(monkeypatch, tmp_path)
+    assert len(engines.proposal(model_is_set=False)) == 1
+    monkeypatch.setattr(engines, "memory_gb", lambda: (24.0, "this machine"))
+    assert engines.proposal(model_is_set=False) == []
+
+
+def test_a_gpu_is_known_by_its_own_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 8000\necho 24000\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert machine.memory_gb() == (pytest.approx(24000 * 2**20 / 1e9), "the GPU")
+    assert machine.memory_gb("cuda:0")[0] == pytest.approx(8000 * 2**20 / 1e9)
+    assert machine.memory_gb("cpu")[1] == "this machine"
+    tool.unlink()
+    assert machine.memory_gb()[1] == "this machine"
 
 
 def test_local_folders_need_nothing_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_settings_come_from_the_environment_and_are_checked(monkeypatch: pytest.
 
 
 def test_the_published_size_is_that_of_the_default_configuration() -> None:
-    """848 million parameters, as the paper on SAM 3 says; names could not be compared with the gated checkpoint."""
+    """About 850 million parameters, as the paper on SAM 3 says; the gated checkpoint's names could not be compared."""
     with torch.device("meta"):
         model = Sam3VideoModel(Sam3VideoConfig())
     count = sum(parameter.numel() for parameter in model.parameters())
