@@ -11,7 +11,7 @@ from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset
 from trajseg.data.samples import Direction, Sample, boxes_of, near_and_far
 from trajseg.data.sentences import CAPTION_REQUEST, grounding_answer, plain_words
 from trajseg.errors import InputError
-from trajseg.video.spacing import sampled_frames
+from trajseg.video.spacing import jittered_frames, sampled_frames
 
 TRIES = 100
 """Draws after which a data set is taken to have nothing of a kind."""
@@ -64,15 +64,35 @@ class DatasetSamples:
                 return sample
         raise self._nothing_for(direction)
 
+    def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
+        """Samples of one clip over the same frames, one from each of equal bins; see ClipSource.
+
+        Raises:
+            InputError: the data set has nothing to learn these directions from.
+        """
+        for _ in range(TRIES):
+            annotated = self._clip(rng)
+            times = [annotated.scored[place] for place in jittered_frames(len(annotated.scored), frames, rng)]
+            pictures = _frames(annotated, times)
+            drawn = (self._sample(annotated, times, direction, rng, pictures) for direction in directions)
+            if samples := [sample for sample in drawn if sample is not None]:
+                return samples
+        raise self._nothing_for(directions[0])
+
     def _clip(self, rng: random.Random) -> AnnotatedClip:
         return self.dataset[rng.randrange(len(self.dataset))]
 
     def _sample(
-        self, annotated: AnnotatedClip, times: Sequence[int], direction: Direction, rng: random.Random
+        self,
+        annotated: AnnotatedClip,
+        times: Sequence[int],
+        direction: Direction,
+        rng: random.Random,
+        pictures: np.ndarray | None = None,
     ) -> Sample | None:
-        """A sample of these frames; None where they show nothing to ask about."""
+        """A sample of these frames, whose pictures may be known; None where they show nothing to ask about."""
         if direction == "grounding":
-            return self._grounding(annotated, times, rng)
+            return self._grounding(annotated, times, rng, pictures)
         least = min(2, len(times))
         able = [
             thing
@@ -86,7 +106,7 @@ class DatasetSamples:
         answer = grounding_answer([plain_words(thing.caption)])
         return Sample(
             direction,
-            _frames(annotated, times),
+            _frames(annotated, times) if pictures is None else pictures,
             CAPTION_REQUEST,
             answer,
             masks,
@@ -94,7 +114,9 @@ class DatasetSamples:
             mask_weights=_weights([thing], times),
         )
 
-    def _grounding(self, annotated: AnnotatedClip, times: Sequence[int], rng: random.Random) -> Sample | None:
+    def _grounding(
+        self, annotated: AnnotatedClip, times: Sequence[int], rng: random.Random, pictures: np.ndarray | None = None
+    ) -> Sample | None:
         things = {thing.uid: thing for thing in annotated.objects}
         able = [
             asked
@@ -108,7 +130,7 @@ class DatasetSamples:
         masks = annotated.masks(asked.targets, times)
         return Sample(
             "grounding",
-            _frames(annotated, times),
+            _frames(annotated, times) if pictures is None else pictures,
             asked.text,
             grounding_answer(names),
             masks,

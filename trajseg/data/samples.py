@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -95,6 +96,24 @@ class Source(Protocol):
         """A still image, T = 1."""
 
 
+@runtime_checkable
+class ClipSource(Source, Protocol):
+    """A data set that can say several things about the same frames."""
+
+    def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
+        """Samples of one clip that share one array `frames`, in this order; fewer where it has less to say.
+
+        `directions` are grounding and captioning only, and not empty; nor is what is given.
+        """
+
+
+def together(source: Source, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
+    """Samples of one clip over the same frames; of a source that cannot do that, one of a clip each."""
+    if isinstance(source, ClipSource):
+        return source.together(rng, frames, directions)
+    return [source.video(rng, frames, direction) for direction in directions]
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Shares of kinds of samples; the defaults are those of the paper's second stage.
@@ -151,3 +170,27 @@ class Samples:
         """The sample of that number."""
         rng = random.Random(f"joint/{self.seed}/{number}")
         return self.mixture.draw(self.source, self.frames, rng)
+
+
+@dataclass(frozen=True)
+class ClipSamples:
+    """Endless samples by number, of one clip a part: `asks` of them about the same frames.
+
+    Pictures cost most, so this learns more from each than samples of a clip each do. Of `mixture`, captioning and
+    propagation count; a part of propagation is one sample.
+    """
+
+    source: Source
+    mixture: Mixture
+    frames: int
+    asks: int
+    seed: int = 0
+
+    def __call__(self, part: int) -> list[Sample]:
+        """The samples of the part of that number, counted over all steps."""
+        rng = random.Random(f"clips/{self.seed}/{part}")
+        if rng.random() < self.mixture.propagation:
+            return [self.source.video(rng, self.frames, "propagation")]
+        share = self.mixture.captioning
+        directions: list[Direction] = ["captioning" if rng.random() < share else "grounding" for _ in range(self.asks)]
+        return together(self.source, rng, self.frames, directions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +56,7 @@ class ShapesSamples:
                 found = instructions(scene, rng, limit_per_kind=3, facts=facts)
                 if found:
                     times = sampled_frames(scene.frame_count, frames)
-                    return self._grounding(scene, path, times, rng.choice(found), rng)
+                    return self._grounding(scene, self._draw(scene, path, times), rng.choice(found), rng)
                 continue
             if direction == "captioning":
                 times = sampled_frames(scene.frame_count, frames)
@@ -65,7 +66,26 @@ class ShapesSamples:
                 shown = boxes(scene, times)[1] >= SEEN
                 able = np.flatnonzero(shown.sum(axis=1) >= 2).tolist()
             if able:
-                return self._of_one(scene, path, times, rng.choice(able), direction, rng, still=False)
+                return self._of_one(
+                    scene, self._draw(scene, path, times), rng.choice(able), direction, rng, still=False
+                )
+
+    def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
+        """Samples of one scene over the same frames; see trajseg.data.samples.ClipSource."""
+        while True:
+            scene, path = self._scene(rng)
+            facts = Facts(scene)
+            found = instructions(scene, rng, limit_per_kind=3, facts=facts)
+            able = [k for k, count in enumerate(facts.seen_count) if count >= 2 and facts.moves_visibly[k]]
+            if not found or not able:
+                continue
+            drawn = self._draw(scene, path, sampled_frames(scene.frame_count, frames))
+            return [
+                self._grounding(scene, drawn, rng.choice(found), rng)
+                if direction == "grounding"
+                else self._of_one(scene, drawn, rng.choice(able), direction, rng, still=False)
+                for direction in directions
+            ]
 
     def image(self, rng: random.Random, direction: Direction) -> Sample:
         """One frame of a scene, with what can be told from it: looks, not motion."""
@@ -76,23 +96,22 @@ class ShapesSamples:
             if direction != "grounding":
                 if shown.any():
                     k = rng.choice(np.flatnonzero(shown).tolist())
-                    return self._of_one(scene, path, times, k, direction, rng, still=True)
+                    return self._of_one(scene, self._draw(scene, path, times), k, direction, rng, still=True)
                 continue
             found = [asked for asked in instructions(scene, rng, limit_per_kind=3) if asked.kind == "attribute"]
             found = [asked for asked in found if all(shown[k] for k in asked.targets)]
             if found:
-                return self._grounding(scene, path, times, rng.choice(found), rng, still=True)
+                return self._grounding(scene, self._draw(scene, path, times), rng.choice(found), rng, still=True)
 
     def _grounding(
         self,
         scene: Scene,
-        path: Path | None,
-        times: list[int],
+        drawn: tuple[np.ndarray, np.ndarray],
         asked: Instruction,
         rng: random.Random,
         still: bool = False,
     ) -> Sample:
-        frames, ids = self._draw(scene, path, times)
+        frames, ids = drawn
         masks = np.array([ids == k + 1 for k in asked.targets], bool).reshape(-1, *ids.shape)
         answer = grounding_answer([_caption(scene, k, still) for k in asked.targets])
         template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
@@ -101,14 +120,13 @@ class ShapesSamples:
     def _of_one(
         self,
         scene: Scene,
-        path: Path | None,
-        times: list[int],
+        drawn: tuple[np.ndarray, np.ndarray],
         k: int,
         direction: Direction,
         rng: random.Random,
         still: bool,
     ) -> Sample:
-        frames, ids = self._draw(scene, path, times)
+        frames, ids = drawn
         masks = (ids == k + 1)[None]
         answer = grounding_answer([_caption(scene, k, still)])
         return Sample(direction, frames, rng.choice(caption_requests(self.split)), answer, masks, boxes_of(masks[0]))

@@ -35,6 +35,13 @@ WHOLE = {
 """Modules that are trained whole, by the name of their part."""
 HEADS = tuple(part for part in WHOLE if part != "words")
 """The parts that fine-tuning on corrections trains whole. The words are half of a large model, and know enough."""
+SIGHT = {
+    "vision tower": ("llava.model.vision_tower", "llava.model.multi_modal_projector", "objectness"),
+    "mask encoder": ("visual_model.image_encoder",),
+}
+"""What sees pictures, by the name of its part. The paper leaves it as it is; small models learn a new look by it."""
+PARTS = {**WHOLE, **SIGHT}
+"""All modules that can be trained whole."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def prepare(
 
     Args:
         lora: adapters of the language model; None trains the language model whole.
-        whole: parts that are trained whole, of WHOLE.
+        whole: parts that are trained whole, of PARTS.
 
     Returns:
         the trained parameters by the name of their part.
@@ -72,7 +79,7 @@ def prepare(
         parts = {"language model": [p for p in language.parameters() if p not in words]}
     language.train()
     for part in whole:
-        modules = [model.get_submodule(name) for name in WHOLE[part] if _has(model, name)]
+        modules = [model.get_submodule(name) for name in PARTS[part] if _has(model, name)]
         for module in modules:
             module.requires_grad_(True).train()
         if modules:
@@ -107,7 +114,7 @@ def save_adapter(
         folder: receives adapter_config.json, adapter_model.safetensors, and config.json of the adapted model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name for part in whole for name in WHOLE[part] if _has(model, name)]
+    names = [name for part in whole for name in PARTS[part] if _has(model, name)]
     weights = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
     for name in names:
         weights |= {f"{name}.{key}": tensor for key, tensor in model.get_submodule(name).state_dict().items()}

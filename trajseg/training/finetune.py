@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
 from trajseg.data.dataset import Dataset
 from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.registry import open_source
-from trajseg.data.samples import Direction, Mixture, Sample, Source
+from trajseg.data.samples import Direction, Mixture, Sample, Source, together
 from trajseg.errors import InputError
-from trajseg.training.adapters import HEADS, LoraSettings
+from trajseg.training.adapters import HEADS, SIGHT, LoraSettings
 from trajseg.training.recipes import JointRecipe, Precision, train_jointly
 from trajseg.training.run import Schedule, StepsDone, Stop
 
@@ -56,6 +56,8 @@ class FinetuneRecipe:
     four_bit: bool = False
     recompute: bool = False
     save_minutes: float = 3.0
+    sight: bool = False
+    asks: int = 0
 
     def joint(self) -> JointRecipe:
         """The same as a recipe of joint training."""
@@ -79,7 +81,8 @@ class FinetuneRecipe:
             recompute=self.recompute,
             precision=self.precision,
             four_bit=self.four_bit,
-            whole=HEADS,
+            whole=HEADS + (tuple(SIGHT) if self.sight else ()),
+            asks=self.asks,
         )
 
 
@@ -135,6 +138,13 @@ class Rehearsal:
     def image(self, rng: random.Random, direction: Direction) -> Sample:
         """One frame of a corrected clip, or of one of the base's."""
         return self._source(rng, direction).image(rng, direction)
+
+    def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
+        """Frames of a corrected clip, or of one of the base's, and several things about them."""
+        if rng.random() < self.share:
+            return together(self.base, rng, frames, directions)
+        known: list[Direction] = [each if each in self.directions else "grounding" for each in directions]
+        return self.corrections.together(rng, frames, known)
 
     def _source(self, rng: random.Random, direction: Direction) -> Source:
         replayed = rng.random() < self.share

@@ -11,7 +11,7 @@ Shapes: T frames, S targets, H x W the sample's own pixels, D width of the langu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from statistics import fmean
 
 import torch
@@ -23,6 +23,7 @@ from trajseg.errors import InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
 from trajseg.model.processor import inner_size
+from trajseg.training.objectness import ObjectnessLoss
 from trajseg.training.run import Part
 
 EPSILON = 1e-6
@@ -30,12 +31,13 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the four losses; the defaults are the paper's."""
+    """Weights of the losses; the defaults are the paper's, and ours of objectness, which the paper does not have."""
 
     text: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
     score: float = 0.5
+    objectness: float = 1.0
 
 
 @dataclass
@@ -49,12 +51,22 @@ class Terms:
     bce: Tensor
     dice: Tensor
     score: Tensor
+    objectness: Tensor
     gate_open: float = 1.0
 
     def total(self, weights: LossWeights) -> Tensor:
         """The weighted sum."""
         terms: list[Tensor] = [getattr(weights, field.name) * getattr(self, field.name) for field in fields(weights)]
         return torch.stack(terms).sum()
+
+
+@dataclass
+class _Look:
+    """What the model made of some frames: SAM 2's features, the language side's pixels and the tower's states."""
+
+    features: FrameFeatures | None = None
+    pixels: Tensor | None = None
+    states: tuple[Tensor, ...] | None = None
 
 
 class JointTraining(nn.Module):
@@ -83,6 +95,8 @@ class JointTraining(nn.Module):
         self.weights = weights or LossWeights()
         self.recompute = recompute
         self._parts = parts
+        learns = bool(model.config.object_tokens) and model.objectness.weight.requires_grad
+        self._objectness = ObjectnessLoss(model) if learns else None
 
     def learning_parts(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by part; see health.Parted."""
@@ -90,13 +104,16 @@ class JointTraining(nn.Module):
 
     def loss(self, part: Part) -> tuple[Tensor, dict[str, float]]:
         """The mean over the samples of a part of each sample's own loss, whatever its length and its targets."""
-        terms = [self.terms(sample) for sample in self.samples(part.number)]
+        looks: dict[int, _Look] = {}
+        terms = [self.terms(sample, looks) for sample in self.samples(part.number)]
         total = torch.stack([t.total(self.weights) for t in terms]).mean()
         names = [field.name for field in fields(Terms)]
         return total, {name: fmean(float(torch.as_tensor(getattr(t, name)).detach()) for t in terms) for name in names}
 
-    def terms(self, sample: Sample) -> Terms:
+    def terms(self, sample: Sample, looks: dict[int, _Look] | None = None) -> Terms:
         """A sample's losses.
+
+        `looks` are at the frames of samples before it, which may be the same array.
 
         Raises:
             InputError: it has more frames than the model can tell apart.
@@ -108,20 +125,32 @@ class JointTraining(nn.Module):
         limit = self.model.config.llm_frames
         if self.model.config.frame_embedding and len(sample.frames) > limit:
             raise InputError(f"A sample has {len(sample.frames)} frames, the model knows {limit}.", "Ask for fewer.")
-        # First, while nothing else is kept: at full size the encoder itself takes gigabytes.
-        features = self._features(sample) if len(masks) else None
-        text, trajectories = self.read(sample)
+        look = ({} if looks is None else looks).setdefault(id(sample.frames), _Look())
+        if len(masks) and look.features is None:
+            # First, while nothing else is kept: at full size the encoder itself takes gigabytes.
+            look.features = self._features(sample)
+        if look.states is None:
+            look.pixels = self.processor.llm_pixels(sample.frames).to(self.model.device)
+            look.states = self.model.vision_states(look.pixels)
+        text, trajectories = self.read(sample, look.states)
         text = text * sample.weight
         none = text.new_zeros(())
-        if features is None:
-            return Terms(text, none, none, none)
-        logits, score = self._prompted(features, trajectories)
-        return self._mask_terms(text, logits, score, masks, counts)
+        objectness = none
+        if self._objectness is not None and look.pixels is not None:
+            objectness = self._objectness(look.pixels, self.model.features(look.states), masks)
+        if not len(masks) or look.features is None:
+            return Terms(text, none, none, none, objectness)
+        logits, score = self._prompted(look.features, trajectories)
+        return replace(self._mask_terms(text, logits, score, masks, counts), objectness=objectness)
 
-    def read(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """The language model over prompt and answer: mean cross entropy of the answer, trajectory tokens (S, C)."""
+    def read(self, sample: Sample, states: tuple[Tensor, ...] | None = None) -> tuple[Tensor, Tensor]:
+        """The language model over prompt and answer: mean cross entropy of the answer, trajectory tokens (S, C).
+
+        `states` are the vision tower's of the sample's frames, where they are known.
+        """
         model, processor = self.model, self.processor
-        states = model.vision_states(processor.llm_pixels(sample.frames).to(model.device))
+        if states is None:
+            states = model.vision_states(processor.llm_pixels(sample.frames).to(model.device))
         seen = model.see(states)
         before, after = processor.prompt_ids(sample.instruction, len(sample.frames), sample.template)
         prompt = []
@@ -196,7 +225,8 @@ class JointTraining(nn.Module):
         gate = float((score[seen] > 0).float().mean()) if seen.any() else 1.0
         weights = torch.ones_like(bce) if counts is None else counts
         shown = seen * weights
-        return Terms(text, (bce * shown).mean(), (dice * shown).mean(), (scored * weights).mean(), gate)
+        score_loss = (scored * weights).mean()
+        return Terms(text, (bce * shown).mean(), (dice * shown).mean(), score_loss, text.new_zeros(()), gate)
 
     def _features(self, sample: Sample) -> FrameFeatures:
         pixels = self.processor.mask_pixels(sample.frames).to(self.model.device)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
 
-from trajseg.data.samples import Mixture, Samples, Source
+from trajseg.data.samples import ClipSamples, Mixture, Sample, Samples, Source
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.training.adapters import (
@@ -37,7 +37,8 @@ class JointRecipe:
     `batch` samples make a step, over all processes; a process takes `micro` at once. `frames` is T of a video.
     `recompute` works layers out again in the backward pass, for less memory. `lora` None trains the language model
     whole; `whole` names the other parts that are trained (see adapters). With a `precision` other than "no", frozen
-    weights are kept in it; `four_bit` keeps the language model's in 4 bits.
+    weights are kept in it; `four_bit` keeps the language model's in 4 bits. With `asks`, a batch is counted in clips, and
+    so many things are said of the same frames of each; `micro` is 1 then.
     """
 
     mixture: Mixture
@@ -51,6 +52,7 @@ class JointRecipe:
     precision: Precision = "no"
     four_bit: bool = False
     whole: tuple[str, ...] = tuple(WHOLE)
+    asks: int = 0
 
 
 def _paper(steps: int, lr: float = 3e-4, warmup: int = 100, **more: Any) -> Schedule:
@@ -129,7 +131,9 @@ def train_jointly(
     parts = prepare(model, recipe.lora, recipe.whole)
     if recipe.recompute:
         recompute_layers(model)
-    samples = Samples(source, recipe.mixture, recipe.frames, recipe.micro, seed)
+    samples: Callable[[int], list[Sample]] = Samples(source, recipe.mixture, recipe.frames, recipe.micro, seed)
+    if recipe.asks:
+        samples = ClipSamples(source, recipe.mixture, recipe.frames, recipe.asks, seed)
     feed = Feed(samples, workers, stride=run.num_processes)
     joint = JointTraining(model, processor, parts, feed.at, recipe.weights, recipe.recompute)
     finished = train(

@@ -31,6 +31,8 @@ DEFAULT_BASE_SET: Mapping[str, str] = {"trajseg-tiny": "shapes:val"}
 """What a base must not forget, by model name; other checkpoints name theirs in config.json, as `base_set`."""
 BASE_OPTIONS = DatasetOptions(count=12, seed=9000, height=160)
 """Of a base set that is drawn."""
+PER_CLIP = {"project": 8, "base": 3}
+"""Expressions asked of a clip, at most. The project has few clips, and each expression makes its mean surer."""
 PICTURE = "differences.png"
 
 
@@ -125,7 +127,7 @@ def run_round(
                 if what == "base" and kept.exists():
                     scores[what, who] = json.loads(kept.read_text(encoding="utf-8"))
                 else:
-                    answers = measure(engine.adapted(adapter_folder), dataset, asked)
+                    answers = measure(engine.adapted(adapter_folder), dataset, asked, PER_CLIP[what])
                     scores[what, who] = answers.scores
                     write_json(kept, dict(answers.scores))
                     if what == "project":

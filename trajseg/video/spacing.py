@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import numpy as np
 
 
@@ -18,3 +21,11 @@ def end_to_end(frame_count: int, count: int) -> list[int]:
 def sampled_frames(frame_count: int, most: int) -> list[int]:
     """The frames that a language model sees of a clip: centres of `most` equal bins, all when there are fewer."""
     return list(range(frame_count)) if frame_count <= most else bin_centres(frame_count, most)
+
+
+def jittered_frames(frame_count: int, most: int, rng: random.Random) -> list[int]:
+    """As `sampled_frames`, with a frame from anywhere in each bin: training sees more of a clip than its centres."""
+    if frame_count <= most:
+        return list(range(frame_count))
+    edges = [round(index * frame_count / most) for index in range(most + 1)]
+    return [rng.randrange(start, end) for start, end in itertools.pairwise(edges)]

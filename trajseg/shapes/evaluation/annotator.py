@@ -6,16 +6,18 @@ The truth is painted on a few frames of each object, optical flow carries it to 
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from trajseg.correction import FlowPropagator
 from trajseg.data.corrections import Side, side_of
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset
-from trajseg.tracks import MaskTrack, rle
+from trajseg.tracks import MaskTrack, Rle, rle
 from trajseg.tracks.formats.native import Native
 from trajseg.tracks.labelled import Expression, LabelledClip, LabelledTrack
 from trajseg.tracks.trust import Trust
@@ -44,7 +46,7 @@ def by_side(dataset: Dataset, wanted: dict[Side, int]) -> list[AnnotatedClip]:
 
 
 def correct(
-    clips: Iterable[AnnotatedClip],
+    clips: Sequence[AnnotatedClip],
     out: Path,
     expressions: int = 4,
     shuffled: random.Random | None = None,
@@ -54,45 +56,62 @@ def correct(
 
     Args:
         expressions: of a clip, at most, drawn by its name.
-        shuffled: mixes up which object an expression means, as a harmful set of corrections does; None leaves them.
+        shuffled: gives every clip the labels of another one, as a harmful set of corrections has; None leaves them.
     """
+    labels = list(clips)
+    while shuffled is not None and len(labels) > 1 and any(map(operator.is_, labels, clips)):
+        shuffled.shuffle(labels)
     with Native(out) as writer:
-        for annotated in clips:
-            writer.add(_corrected(annotated, expressions, shuffled))
+        for annotated, labelled in zip(clips, labels, strict=True):
+            writer.add(_corrected(relabelled(annotated, labelled), expressions))
             progress(annotated.name)
     return out
 
 
-def _corrected(annotated: AnnotatedClip, expressions: int, shuffled: random.Random | None) -> LabelledClip:
+def relabelled(annotated: AnnotatedClip, labels: AnnotatedClip) -> AnnotatedClip:
+    """A clip with the objects and expressions of another one, fitted to its frames; the clip itself, of its own."""
+    if annotated is labels:
+        return annotated
+    clip = annotated.clip
+    times = {index: round(index * (len(labels.clip) - 1) / max(1, len(clip) - 1)) for index in range(len(clip))}
+
+    def fitted(code: Rle) -> Rle:
+        mask = rle.decode(code).astype(np.uint8)
+        return rle.encode(cv2.resize(mask, (clip.width, clip.height), interpolation=cv2.INTER_NEAREST) > 0)
+
+    objects = tuple(
+        AnnotatedObject(
+            thing.uid,
+            {index: fitted(thing.masks[time]) for index, time in times.items() if time in thing.masks},
+            thing.caption,
+        )
+        for thing in labels.objects
+    )
+    return AnnotatedClip(annotated.name, clip, objects, labels.expressions)
+
+
+def _corrected(annotated: AnnotatedClip, expressions: int) -> LabelledClip:
     clip = annotated.clip
     objects = [thing for thing in annotated.objects if thing.masks]
-    uids = [thing.uid for thing in objects]
-    said = [asked for asked in annotated.expressions if set(asked.targets) <= set(uids)]
+    uids = {thing.uid for thing in objects}
+    said = [asked for asked in annotated.expressions if set(asked.targets) <= uids]
     if len(said) > expressions:
         said = random.Random(annotated.name).sample(said, expressions)
-    meant = {uid: uid for uid in uids}
-    captions = {thing.uid: thing.caption for thing in objects}
-    if shuffled is not None:
-        turned = shuffled.sample(uids, len(uids))
-        while len(uids) > 1 and any(one == other for one, other in zip(uids, turned, strict=True)):
-            turned = shuffled.sample(uids, len(uids))
-        meant = dict(zip(uids, turned, strict=True))
-        captions = {meant[uid]: caption for uid, caption in captions.items()}
     return LabelledClip(
         annotated.name,
         clip.width,
         clip.height,
         clip.fps,
         len(clip),
-        tuple(_track(annotated, thing, captions[thing.uid]) for thing in objects),
-        tuple(Expression(asked.text, tuple(meant[uid] for uid in asked.targets), Trust.PAINTED) for asked in said),
+        tuple(_track(annotated, thing) for thing in objects),
+        tuple(Expression(asked.text, asked.targets, Trust.PAINTED) for asked in said),
         str(clip.path),
         identity_of(clip.path),
         clip,
     )
 
 
-def _track(annotated: AnnotatedClip, thing: AnnotatedObject, caption: str) -> LabelledTrack:
+def _track(annotated: AnnotatedClip, thing: AnnotatedObject) -> LabelledTrack:
     """An object whose first and last frames in the picture, and some between, are painted."""
     clip = annotated.clip
     shown = sorted(thing.masks)
@@ -104,6 +123,6 @@ def _track(annotated: AnnotatedClip, thing: AnnotatedObject, caption: str) -> La
     masks = [one.mask for one in FlowPropagator().propagate(clip, painted)]
     trust = tuple(Trust.PAINTED if index in chosen else Trust.PROPAGATED for index in range(len(clip)))
     track = MaskTrack.from_masks(
-        thing.uid, masks, clip.frame_map.times, [1.0] * len(clip), label=f"track-{thing.uid}", caption=caption
+        thing.uid, masks, clip.frame_map.times, [1.0] * len(clip), label=f"track-{thing.uid}", caption=thing.caption
     )
     return LabelledTrack(track, trust)

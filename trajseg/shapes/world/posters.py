@@ -1,4 +1,4 @@
-"""A third painter of the same scenes: turned shapes in bright colour over saturated, blurred, drifting backgrounds.
+"""A third painter of the same scenes: turned neon shapes over saturated, blurred, drifting backgrounds.
 
 It shares no line with trajseg.shapes.world.render or painter: shapes are distance functions on the pixel grid. The
 recipe of trajseg-tiny never draws with it. It stands for a project whose videos look unlike what the base has seen.
@@ -29,10 +29,10 @@ HUES = {
 
 _CELLS = 5
 """Background colours along the height, before they are blurred."""
-_BLUR = 0.05
-_DEPTH = 0.28
+_BLUR = 0.03
+_DEPTH = 0.6
 """How much darker an object's lower edge is than its upper one."""
-_RIM, _RIM_LIGHT = 0.09, 0.45
+_RIM, _RIM_LIGHT = 0.16, 0.95
 """Width, in radii, and strength of the light rim inside an object's edge."""
 
 

@@ -1,0 +1,164 @@
+"""`make proof-learning`: that learning from corrections gains on a project, keeps the base, and refuses what harms.
+
+Simulated projects in a style that the base was not trained on are corrected by a simulated annotator, trained on by
+the recipe that ships, and judged by the gate; what it promotes is measured on unseen clips (see
+trajseg.shapes.evaluation.learning). Runs that are finished are kept in --out, so the same command goes on after an
+interruption. The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trajseg.commands.progress import progress_bar
+from trajseg.files import write_json
+from trajseg.shapes.evaluation.learning import (
+    LearningResult,
+    LearningRun,
+    LearningSettings,
+    learn,
+    measure_base,
+    share_done,
+    summary,
+)
+from trajseg.training.round import PICTURE
+
+VIDEOS = 10
+"""Corrected videos of the project that gain_project and loss_base are about."""
+UNITS = 100
+"""Of the progress bar, a run."""
+
+
+def main() -> None:
+    """Run what is not finished, print a table, draw, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="5, 10, 20 and 40 videos, three seeds, 10 harmful runs")
+    parser.add_argument("--harmful", type=int, help="runs with the labels of other videos (3; 10 with --full)")
+    parser.add_argument("--neutral", type=int, help="runs with nothing to gain (1; 3 with --full)")
+    parser.add_argument("--seeds", type=int, help="projects of each size (1; 3 with --full)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first project (0)")
+    parser.add_argument("--fresh", type=int, default=12, help="unseen clips of the style (12)")
+    parser.add_argument("--test", type=int, default=12, help="clips of the base's test set (12)")
+    parser.add_argument("--steps", type=int, help="of a training (the recipe's)")
+    parser.add_argument("--model", default="trajseg-tiny", help="the base (trajseg-tiny)")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time (2)")
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
+    given = parser.parse_args()
+    settings = LearningSettings(given.model, given.fresh, given.test, steps=given.steps)
+    runs = planned(given)
+    served, results = run_all(runs, settings, given.out, given.jobs)
+    print_table(results, served)
+    line = summary(results, served, VIDEOS)
+    write_json(given.out / "proof.json", {**line, "runs_in_full": [to_json(one, served) for one in results]})
+    draw_curve(results, served, given.out / "curve.png")
+    shown = next((one.run for one in results if one.run.kind == "gain" and one.run.videos == VIDEOS), None)
+    if shown is not None and (given.out / shown.name / "adapter" / PICTURE).exists():
+        shutil.copyfile(given.out / shown.name / "adapter" / PICTURE, given.out / PICTURE)
+    print(json.dumps(line))
+
+
+def planned(given: argparse.Namespace) -> list[LearningRun]:
+    """The runs, those that matter most first."""
+    sizes = (VIDEOS, 5, 20, 40) if given.full else (VIDEOS,)
+    seeds = range(given.first_seed, given.first_seed + (given.seeds or (3 if given.full else 1)))
+    harmful, neutral = (
+        usual if count is None else count
+        for count, usual in ((given.harmful, 10 if given.full else 3), (given.neutral, 3 if given.full else 1))
+    )
+    first = given.first_seed
+    return [
+        *(LearningRun("gain", VIDEOS, seed) for seed in seeds),
+        *(LearningRun("harmful", VIDEOS, seed) for seed in range(first, first + harmful)),
+        *(LearningRun("neutral", VIDEOS, seed) for seed in range(first, first + neutral)),
+        *(LearningRun("gain", size, seed) for size in sizes[1:] for seed in seeds),
+    ]
+
+
+def run_all(
+    runs: Sequence[LearningRun], settings: LearningSettings, out: Path, jobs: int
+) -> tuple[Mapping[str, Mapping[str, float]], list[LearningResult]]:
+    """The base's scores and the results of all runs, `jobs` of them at a time in processes of their own."""
+    with (
+        ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool,
+        progress_bar(f"{len(runs)} rounds of learning") as progress,
+    ):
+        base = pool.submit(measure_base, settings, out)
+        waiting: list[Future[LearningResult]] = [pool.submit(learn, run, settings, out) for run in runs]
+        while not all(one.done() for one in (base, *waiting)):
+            progress(round(sum(UNITS * share_done(run, out) for run in runs)), UNITS * len(runs))
+            failed = next((one for one in waiting if one.done() and one.exception()), None)
+            if failed is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
+            time.sleep(1.0)
+        return base.result(), [one.result() for one in waiting]
+
+
+def one_thread() -> None:
+    """Two numerical libraries with a thread a core each would get into each other's way."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def to_json(one: LearningResult, served: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """A run's figures."""
+    gains = {what: round(one.gain(what, served), 4) for what in one.scores}
+    return {"run": one.run.name, "decision": one.decision["reason"], "gain": gains, "minutes": round(one.minutes, 1)}
+
+
+def print_table(results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]]) -> None:
+    """Every run: what the gate said, and what the candidate is worth on unseen clips."""
+    means = ", ".join(f"{what} {fmean(scores.values()):.3f}" for what, scores in served.items())
+    table = Table(title=f"rounds of learning; J&F of the base: {means}")
+    for heading in ("run", "minutes", "unseen", "base's test set", "the gate"):
+        table.add_column(heading, justify="left" if heading in ("run", "the gate") else "right")
+    for one in results:
+        gains = (f"{one.gain(what, served):+.3f}" if one.scores else "" for what in ("fresh", "test"))
+        table.add_row(one.run.name, f"{one.minutes:.1f}", *gains, str(one.decision["reason"]))
+    Console(width=170).print(table)
+
+
+def draw_curve(results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """The candidates' gain by the number of corrected videos, on unseen clips and on the base's test set."""
+    from matplotlib.figure import Figure
+
+    measured = [one for one in results if one.scores]
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    panel = figure.subplots()
+    for what, label, colour in (
+        ("fresh", "unseen clips of the style", "#2a6fb0"),
+        ("test", "the base's test set", "#b04a2a"),
+    ):
+        by_size: dict[int, list[float]] = {}
+        for one in measured:
+            gain = one.gain(what, served)
+            by_size.setdefault(one.run.videos, []).append(gain)
+            face = colour if one.promoted else "none"
+            panel.plot(one.run.videos, gain, "o", ms=6, color=colour, markerfacecolor=face)
+        sizes = sorted(by_size)
+        panel.plot(sizes, [fmean(by_size[size]) for size in sizes], "-", color=colour, label=label)
+    panel.axhline(0.0, color="#888888", lw=0.8)
+    panel.set(xlabel="corrected videos (hollow: refused by the gate)", ylabel="gain in J&F over the base")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The loss of objectness: centres that are shown are taught, and all other cells stay as they were."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trajseg import VideoSegmenter
+from trajseg.training.objectness import ObjectnessLoss, centres
+
+
+@pytest.fixture(scope="module")
+def model():
+    return VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").model
+
+
+def test_the_cell_of_a_box_centre_is_taught_where_enough_of_the_target_is_seen():
+    masks = torch.zeros(2, 3, 90, 160, dtype=torch.bool)
+    masks[0, 0, 40:50, 80:90] = True  # centre (85, 45) of 160: cell (8, 4) of 16
+    masks[0, 1, 0:4, 0:4] = True  # too little
+    masks[1, 2, 80:90, 150:160] = True
+    cells = centres(masks, 16)
+    assert cells.nonzero().tolist() == [[0, 4 * 16 + 8], [2, 8 * 16 + 15]]
+
+
+def test_nothing_is_lost_where_no_target_is_shown_and_the_tower_has_not_moved(model):
+    pixels = torch.randn(2, 3, 256, 256)
+    none = torch.zeros(0, 2, 96, 128, dtype=torch.bool)
+    loss = ObjectnessLoss(model)
+    features = model.features(model.vision_states(pixels))
+    assert float(loss(pixels, features, none)) == pytest.approx(0.0, abs=1e-9)
+    assert float(loss(pixels, features + 0.5, none)) > 0
+
+
+def test_a_shown_centre_becomes_an_object_and_the_other_cells_stay(model):
+    torch.manual_seed(0)
+    pixels = torch.randn(1, 3, 256, 256)
+    masks = torch.zeros(1, 1, 128, 128, dtype=torch.bool)
+    masks[0, 0, 56:72, 56:72] = True
+    loss, cell = ObjectnessLoss(model), centres(masks, 16)[0]
+    with torch.no_grad():
+        features = model.features(model.vision_states(pixels))
+        before = model.objectness(features)[0, :, 0].sigmoid()
+    learned = features.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([learned], 0.05)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss(pixels, learned, masks).backward()
+        optimiser.step()
+    after = model.objectness(learned.detach())[0, :, 0].sigmoid()
+    assert before[cell].item() < 0.3 < 0.8 < after[cell].item()
+    torch.testing.assert_close(after[~cell], before[~cell], atol=0.02, rtol=0)

@@ -1,0 +1,226 @@
+"""Learning from corrections, measured: simulated projects are corrected, trained on, judged and measured afresh.
+
+A run is one simulated project: real mp4 clips, a simulated annotator (see annotator), the corrections data set, and a
+round of learning in a child process, as a worker runs it (trajseg.training.child). The candidate is then measured on
+clips that neither the training nor the gate has seen. There are three kinds:
+
+    gain      posters, a look that the base was not trained on: the gate should promote
+    harmful   posters again, each clip with the labels of another one: the gate must refuse
+    neutral   clips that look as those that the base was trained on: there is nothing to gain
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from trajseg.data.corrections import HELD_OUT_SHARE
+from trajseg.data.dataset import Dataset
+from trajseg.engines.trajseg import VideoSegmenter
+from trajseg.errors import TrajSegError
+from trajseg.evaluation.paired import measure
+from trajseg.files import write_json
+from trajseg.shapes.dataset import ShapesDataset
+from trajseg.shapes.evaluation.annotator import by_side, correct
+from trajseg.shapes.world.conditions import PLAIN, POSTERS
+from trajseg.training.child import DECISION, ERROR, PROGRESS
+from trajseg.training.finetune import recipe_for
+from trajseg.training.gate import GateRules
+from trajseg.training.round import RoundTask, task_to_json
+
+Kind = Literal["gain", "harmful", "neutral"]
+RESULT, CORRECTIONS = "result.json", "corrections"
+SEEDS_APART = 1000
+"""Scenes between the first clips of two projects."""
+FRESH_SEED, TEST_SEED = 20_000, 30_000
+"""Of the first unseen clip of the project's style, and of the first clip of the base's test set."""
+SCAN = 40
+"""Clips that are drawn, at most, for each one that is needed on one side of the split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningSettings:
+    """What all runs share.
+
+    Args:
+        checkpoint: name or folder of the base.
+        fresh, test: unseen clips of the project's style, and of the base's own, that promoted models are measured on.
+        height: rows of all clips.
+        steps: of a training; None: the recipe's.
+    """
+
+    checkpoint: str = "trajseg-tiny"
+    fresh: int = 12
+    test: int = 12
+    height: int = 160
+    steps: int | None = None
+
+    def sets(self) -> Mapping[str, Dataset]:
+        """What is measured on in the end, by name."""
+        return {
+            "fresh": ShapesDataset("val", self.fresh, FRESH_SEED, self.height, condition=POSTERS),
+            "test": ShapesDataset("test", self.test, TEST_SEED, self.height),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRun:
+    """One simulated project of `videos` corrected videos, on both sides of the split."""
+
+    kind: Kind
+    videos: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.kind}-{self.videos}-{self.seed}"
+
+    @property
+    def held_out(self) -> int:
+        """Videos that are not trained on: the usual share, and as many as the gate needs."""
+        return max(GateRules().min_clips, round(self.videos * HELD_OUT_SHARE))
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningResult:
+    """What came of a run.
+
+    Args:
+        decision: the gate's, as GateDecision.to_json gives it.
+        scores: of the candidate, by set ("fresh", "test") and clip: J&F; empty where it was not measured.
+        minutes: of the round, by the clock.
+    """
+
+    run: LearningRun
+    decision: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, float]]
+    minutes: float
+
+    @property
+    def promoted(self) -> bool:
+        """The gate's verdict."""
+        return bool(self.decision["promoted"])
+
+    def gain(self, what: str, served: Mapping[str, Mapping[str, float]]) -> float:
+        """Mean J&F of the candidate on a set, less the base's; below 0 for a loss."""
+        return fmean(self.scores[what][clip] - served[what][clip] for clip in served[what])
+
+
+def learn(run: LearningRun, settings: LearningSettings, out: Path) -> LearningResult:
+    """One run in the folder `out`/NAME; goes on with what it finds there.
+
+    Raises:
+        TrajSegError: the round failed; its log is in the folder.
+    """
+    folder = out / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / RESULT).exists():
+        started = time.monotonic()
+        corrections = folder / CORRECTIONS
+        if not (corrections / "manifest.json").exists():
+            _correct(run, settings, corrections)
+        decision = _round(run, settings, folder)
+        minutes = (time.monotonic() - started) / 60
+        adapter = folder / "adapter"
+        measured = run.kind == "gain" and adapter.exists()
+        scores = _measured(settings, adapter) if measured else {}
+        write_json(folder / RESULT, {"decision": decision, "scores": scores, "minutes": minutes})
+    return LearningResult(run, **json.loads((folder / RESULT).read_text(encoding="utf-8")))
+
+
+def measure_base(settings: LearningSettings, out: Path) -> Mapping[str, Mapping[str, float]]:
+    """J&F of the base by set and clip; kept in `out`."""
+    kept = out / "base.json"
+    if not kept.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(kept, _measured(settings, None))
+    return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def share_done(run: LearningRun, out: Path) -> float:
+    """How much of a run's round is done, 0 to 1."""
+    folder = out / run.name
+    if (folder / RESULT).exists():
+        return 1.0
+    try:
+        form = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0.0
+    return 0.95 * float(form["done"]) / max(1.0, float(form["total"]))
+
+
+def summary(
+    results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]], videos: int
+) -> dict[str, Any]:
+    """The figures that stand for the whole. Gains count for what serves after the gate: 0 where it refused.
+
+    Args:
+        served: the base's scores.
+        videos: corrected videos of the projects that gain and loss are given for.
+    """
+    asked = [one for one in results if one.run.kind == "gain" and one.run.videos == videos]
+    promoted = [one for one in asked if one.promoted]
+    harmful = [one for one in results if one.run.kind == "harmful"]
+    share = len(promoted) / len(asked) if asked else 0.0
+    return {
+        "gain_project": round(share * fmean(one.gain("fresh", served) for one in promoted), 4) if promoted else 0.0,
+        "loss_base": round(-share * fmean(one.gain("test", served) for one in promoted), 4) if promoted else 0.0,
+        "harmful_refused": sum(not one.promoted for one in harmful),
+        "harmful_runs": len(harmful),
+        "neutral_promoted": sum(one.promoted for one in results if one.run.kind == "neutral"),
+        "promoted": len(promoted),
+        "runs": len(asked),
+    }
+
+
+def _correct(run: LearningRun, settings: LearningSettings, out: Path) -> None:
+    seed = SEEDS_APART * (1 + run.seed + (100 if run.kind == "harmful" else 0))
+    condition = PLAIN if run.kind == "neutral" else POSTERS
+    style = ShapesDataset("train", SCAN * run.videos, seed, settings.height, condition=condition)
+    clips = by_side(style, {"train": run.videos - run.held_out, "held-out": run.held_out})
+    correct(clips, out, shuffled=random.Random(run.seed) if run.kind == "harmful" else None)
+
+
+def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mapping[str, Any]:
+    """A round of learning in a child process, as the worker's job kind `finetune` runs it."""
+    task = RoundTask(
+        checkpoint=settings.checkpoint,
+        corrections=str((folder / CORRECTIONS).resolve()),
+        work=str((folder / "work").resolve()),
+        target=str((folder / "adapter").resolve()),
+        model_version=f"{Path(settings.checkpoint).name}/{run.name}@1",
+        served_version=Path(settings.checkpoint).name,
+        recipe=recipe_for(settings.checkpoint, settings.steps),
+        seed=run.seed,
+    )
+    write_json(folder / "task.json", task_to_json(task))
+    with (folder / "child.log").open("ab") as log:
+        code = subprocess.run(
+            [sys.executable, "-m", "trajseg.training.child", str((folder / "task.json").resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        ).returncode
+    if code:
+        error = folder / ERROR
+        words = json.loads(error.read_text(encoding="utf-8"))["error"] if error.exists() else f"exit code {code}"
+        raise TrajSegError(f"The round {run.name} failed: {words}", f"Look at {folder / 'child.log'}.")
+    return json.loads((folder / DECISION).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _measured(settings: LearningSettings, adapter: Path | None) -> dict[str, dict[str, float]]:
+    engine = VideoSegmenter.from_pretrained(settings.checkpoint)
+    adapted = engine.adapted(adapter)
+    return {what: dict(measure(adapted, dataset).scores) for what, dataset in settings.sets().items()}

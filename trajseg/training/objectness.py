@@ -1,0 +1,68 @@
+"""A loss of objectness, by which a small vision tower chooses the patch tokens that the language model reads.
+
+The choice itself has no gradient, so a tower that overlooks the objects of a new look would never learn to see them.
+Where a sample shows a target, the cell of its centre is taught to be one. Nothing is known of the other cells: a
+sample has the masks of its own targets only. They keep the objectness that they had before the training.
+
+Shapes: T frames, S targets, P patches of side x side cells, V width of the vision tower.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trajseg.data.samples import boxes_of
+from trajseg.model import TrajSegModel
+
+LEAST = 20
+"""Pixels of a target's mask from which on its centre is taught."""
+
+
+class ObjectnessLoss:
+    """The loss of a model with `object_tokens`; it remembers how the model saw before the training.
+
+    Args:
+        model: as it is before the first step.
+    """
+
+    def __init__(self, model: TrajSegModel) -> None:
+        self.model = model
+        self._tower = copy.deepcopy(model.vision_tower).requires_grad_(False).eval()
+        self._objectness = copy.deepcopy(model.objectness).requires_grad_(False)
+
+    def __call__(self, pixels: Tensor, features: Tensor, masks: Tensor) -> Tensor:
+        """The loss of a sample, a scalar: a mean over the targets' centres.
+
+        Args:
+            pixels: what the vision tower saw, (T, 3, s, s).
+            features: what it made of that, (T, P, V).
+            masks: of the targets, bool (S, T, H, W).
+        """
+        logits = self.model.objectness(features)[..., 0]
+        with torch.no_grad():
+            states = self._tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+            before = self._objectness(self.model.features(states))[..., 0].sigmoid()
+        centre = centres(masks, math.isqrt(logits.shape[1])).to(logits.device)
+        p = logits.sigmoid()
+        taught = -((1 - p) ** 2 * F.logsigmoid(logits))[centre].sum()
+        kept = (p - before).square()[~centre].sum()
+        return (taught + kept) / centre.sum().clamp(min=1)
+
+
+def centres(masks: Tensor, side: int) -> Tensor:
+    """The cells that hold the centres of targets' boxes: masks bool (S, T, H, W) -> bool (T, side * side)."""
+    frames = masks.shape[1]
+    cells = torch.zeros(frames, side, side, dtype=torch.bool)
+    for target in masks.cpu():
+        boxes = torch.from_numpy(boxes_of(target.numpy()))
+        area = target.flatten(1).sum(1)
+        middle = ((boxes[:, :2] + boxes[:, 2:]) / 2 * side).long().clamp(max=side - 1)
+        for frame in (area >= LEAST).nonzero()[:, 0].tolist():
+            column, row = middle[frame].tolist()
+            cells[frame, row, column] = True
+    return cells.flatten(1)
