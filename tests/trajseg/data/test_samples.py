@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from itertools import pairwise
@@ -13,13 +14,14 @@ import pytest
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset, Expression
 from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.pseudo_videos import pseudo_video
-from trajseg.data.samples import Direction, Mixture, Sample, Samples, boxes_of
+from trajseg.data.samples import ClipSamples, Direction, Mixture, Sample, Samples, boxes_of
 from trajseg.errors import InputError
 from trajseg.shapes.samples import ShapesSamples, near_and_far
 from trajseg.shapes.world.render import write_clip
 from trajseg.shapes.world.scenes import sample_scene
 from trajseg.tracks import rle
 from trajseg.video import open_clip, write_video
+from trajseg.video.spacing import jittered_frames
 
 SMALL = ShapesSamples(size=64)
 
@@ -173,3 +175,28 @@ def test_a_sample_whose_parts_do_not_fit_is_refused():
         Sample("grounding", frames, "it", "it [SEG] .", masks, mask_weights=np.ones((2, 1), np.float32))
     with pytest.raises(InputError, match="no frame shows"):
         Sample("propagation", frames, "it", "it [SEG] .", masks)
+
+
+def test_a_part_of_clip_samples_is_several_questions_about_the_same_frames():
+    mixture = Mixture(images=0.0, pseudo_videos=0.0, propagation=0.0, captioning=0.5)
+    samples = ClipSamples(ShapesSamples(size=64), mixture, 3, 5, seed=1)
+    part, again = samples(7), samples(7)
+    assert len(part) == 5
+    assert {sample.direction for sample in part} <= {"grounding", "captioning"}
+    assert all(sample.frames is part[0].frames for sample in part)
+    assert len({(sample.direction, sample.instruction, sample.answer) for sample in part}) > 1
+    assert [sample.answer for sample in part] == [sample.answer for sample in again]
+    assert np.array_equal(part[0].frames, again[0].frames)
+    [alone] = dataclasses.replace(samples, mixture=dataclasses.replace(mixture, propagation=1.0))(7)
+    assert alone.direction == "propagation"
+    apart = dataclasses.replace(samples, source=Blank())(7)
+    assert len(apart) == 5, "of a source that cannot do it, one of a clip each"
+    assert apart[0].frames is not apart[1].frames
+
+
+def test_jittered_frames_come_from_every_bin():
+    rng = random.Random(0)
+    drawn = [jittered_frames(40, 4, rng) for _ in range(200)]
+    assert all(10 * place <= frame < 10 * (place + 1) for row in drawn for place, frame in enumerate(row))
+    assert {frame for row in drawn for frame in row} == set(range(40))
+    assert jittered_frames(3, 4, rng) == [0, 1, 2]

@@ -28,6 +28,8 @@ from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.mask_decoder import FrameFeatures
 from trajseg.shapes.samples import ShapesSamples
 from trajseg.training.adapters import (
+    HEADS,
+    SIGHT,
     LoraSettings,
     add_trajectory_encoder,
     merge_adapter,
@@ -190,6 +192,30 @@ def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint):
 
 
 @torch.no_grad()
+def test_samples_of_the_same_frames_look_once_and_cost_the_same(joint, monkeypatch):
+    together = SOURCE.together(random.Random(3), 2, ["grounding", "captioning", "grounding"])
+    assert all(sample.frames is together[0].frames for sample in together)
+    apart = [dataclasses.replace(sample, frames=sample.frames.copy()) for sample in together]
+    looks: list[int] = []
+    encode = joint.model.encode_frames
+    monkeypatch.setattr(joint.model, "encode_frames", lambda pixels: looks.append(len(pixels)) or encode(pixels))
+    losses = []
+    for samples in (together, apart):
+        joint.samples = lambda _number, chosen=samples: chosen
+        loss, _ = joint.loss(Part(0))
+        losses.append(float(loss))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert looks == [2] * (1 + len([sample for sample in apart if len(sample.masks)]))
+
+
+def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped):
+    model = copy.deepcopy(shipped.model)
+    assert not {"vision tower", "mask encoder"} & prepare(model, STILL).keys()
+    assert not any(p.requires_grad for p in model.vision_tower.parameters())
+    parts = prepare(copy.deepcopy(shipped.model), STILL, (*HEADS, *SIGHT))
+    assert {"vision tower", "mask encoder"} <= parts.keys()
+
+
 def test_a_batch_costs_the_same_however_it_is_cut(joint):
     joint.samples = Samples(SOURCE, Mixture(), 2, batch=2)
     whole, figures = joint.loss(Part(3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish
 from trajseg.data.registry import DatasetOptions, open_dataset
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.training.adapters import HEADS, LoraSettings, prepare, save_adapter
+from trajseg.training.finetune import FinetuneRecipe
 from worker.kinds import finetune
 from worker.run import Resident, keep, run
 
@@ -44,11 +46,12 @@ def world(tmp_path: Path) -> Iterator[SimpleNamespace]:
     store.close()
 
 
-def training(world: SimpleNamespace) -> Job:
-    """A training whose corrections are exported already: one training video, one held out."""
+def training(world: SimpleNamespace, held_out: int = 1) -> Job:
+    """A training whose corrections are exported already: one training video, and some held out."""
     job, created = request_training(world.store, world.project, ENGINES)
     assert created
-    clips = by_side(open_dataset("posters:train", DatasetOptions(count=30, height=64)), {"train": 1, "held-out": 1})
+    posters = open_dataset("posters:train", DatasetOptions(count=60, height=64))
+    clips = by_side(posters, {"train": 1, "held-out": held_out})
     correct(clips, world.settings.data_dir / "training" / job.id / "corrections", expressions=1)
     return job
 
@@ -94,16 +97,46 @@ def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world:
     assert not (world.settings.data_dir / "training" / job.id).exists()
 
 
-def test_a_training_makes_way_for_a_waiting_job_and_keeps_its_state(world: SimpleNamespace) -> None:
-    job = training(world)
-    world.store.jobs.add("prelabel", world.project.id, 1, str(CLIP), "it", "prelabel")
-    # The child has not begun when it is asked to stop; it trains nothing.
-    world.settings.data_dir.joinpath("training", job.id, "stop").touch()
+def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = training(world, held_out=3)
+    work = world.settings.data_dir / "training" / job.id
+    exported = (work / "corrections" / "manifest.json").stat().st_mtime_ns
+    arrived: list[float] = []
+    tell = finetune._tell
+
+    def arrival(context: Any, folder: Path) -> None:
+        """A job comes in once the training has done a step."""
+        tell(context, folder)
+        progress = folder / "progress.json"
+        if not arrived and progress.exists() and json.loads(progress.read_text())["done"] >= 1:
+            world.store.jobs.add("prelabel", world.project.id, 1, str(CLIP), "it", "prelabel")
+            arrived.append(time.monotonic())
+
+    monkeypatch.setattr(finetune, "_tell", arrival)
     run(job.id)
+    assert arrived
     held = world.store.jobs.get(job.id)
-    assert (held.state, held.runs) in (("queued", 0), ("done", 1)), held.error
-    if held.state == "queued":
-        assert (world.settings.data_dir / "training" / job.id / "corrections" / "manifest.json").exists()
+    assert (held.state, held.runs, held.error) == ("queued", 0, None), "making way counts as no attempt"
+    assert time.monotonic() - arrived[0] < finetune.SAVING_SECONDS, "it ended by itself"
+    state = torch.load(work / "run" / "state.pt", weights_only=True)
+    assert 1 <= state["step"] < FinetuneRecipe().steps
+    [waiting] = world.store.jobs.list(state="queued", kind="prelabel")
+    world.store.jobs.cancel(waiting.id)
+
+    def resumed(context: Any, folder: Path) -> None:
+        """Stands for the child process, which goes on float for float (see tests of training)."""
+        assert torch.load(folder / "run" / "state.pt", weights_only=True)["step"] == state["step"]
+        assert json.loads((folder / "task.json").read_text())["work"] == str(folder.resolve() / "run")
+        (folder / "decision.json").write_text(json.dumps({"promoted": False, "reason": "Not promoted.", "gain": None}))
+
+    monkeypatch.setattr(finetune, "_run", resumed)
+    monkeypatch.setattr(finetune, "export_corrections", lambda *_: pytest.fail("exported a second time"))
+    assert (work / "corrections" / "manifest.json").stat().st_mtime_ns == exported
+    run(job.id)
+    done = world.store.jobs.get(job.id)
+    assert (done.state, done.runs) == ("done", 1), done.error
 
 
 def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
