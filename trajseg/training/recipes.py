@@ -37,8 +37,8 @@ class JointRecipe:
     `batch` samples make a step, over all processes; a process takes `micro` at once. `frames` is T of a video.
     `recompute` works layers out again in the backward pass, for less memory. `lora` None trains the language model
     whole; `whole` names the other parts that are trained (see adapters). With a `precision` other than "no", frozen
-    weights are kept in it; `four_bit` keeps the language model's in 4 bits. With `asks`, a batch is counted in clips, and
-    so many things are said of the same frames of each; `micro` is 1 then.
+    weights are kept in it; `four_bit` keeps the language model's in 4 bits. With `asks`, a batch is counted in clips,
+    and so many things are said of the same frames of each; `micro` is 1 then.
     """
 
     mixture: Mixture

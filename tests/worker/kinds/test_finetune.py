@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from backend.engines import OfferedEngines
 from backend.service.training import request_training
