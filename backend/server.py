@@ -6,9 +6,8 @@ import errno
 import socket
 import threading
 
-from waitress.server import create_server  # type: ignore[import-untyped]
-
 from backend.composition import compose
+from backend.connections import create_server
 from backend.http import auth
 from backend.http.app import create_app
 from backend.settings import Settings
@@ -43,13 +42,7 @@ class BackendServer:
             raise
         self.store, self.queue = self.backend.store, self.backend.queue
         self.app = create_app(self.backend)
-        self._server = create_server(
-            self.app,
-            sockets=sockets,
-            threads=settings.threads,
-            ident="trajseg",
-            max_request_body_size=settings.max_request_bytes,
-        )
+        self._server = create_server(self.app, sockets, settings.threads, settings.max_request_bytes)
         self._thread = threading.Thread(target=self._server.run, name="backend", daemon=True)
 
     @property

@@ -17,6 +17,7 @@ from backend.addresses import shown_address, shown_text
 from backend.private import private_folder
 from trajseg.engines.registry import FACTORY, engine_spec
 from trajseg.errors import CheckpointError, InputError
+from trajseg.video.decoding import MAX_FRAME_PIXELS
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 HEARTBEAT_SECONDS = 5.0
@@ -200,6 +201,12 @@ class Settings(BaseSettings):
     )
     download_max_bytes: int = Field(default=4 * 2**30, gt=0, description="A larger video is refused.")
     download_timeout_seconds: float = Field(default=600.0, gt=0, description="A slower download is given up.")
+    max_frame_pixels: int = Field(
+        default=MAX_FRAME_PIXELS,
+        gt=0,
+        description="A video whose pictures have more pixels is refused before they are decoded; so are larger masks. "
+        "Read from the environment alone.",
+    )
     max_frames: int = Field(default=20_000, gt=0, description="A clip of more frames is refused.")
 
     job_timeout_seconds: int = Field(default=4 * 3600, gt=0, description="A longer run is stopped and fails.")

@@ -14,6 +14,9 @@ from trajseg.errors import InputError, ServiceError
 
 blueprint = Blueprint("service", __name__)
 MODEL_CLASS = "TrajSeg"
+MAX_CONTAINERS = 2_000_000
+"""Lists and objects in a body: the largest that is allowed, full of regions with small masks, has half of that."""
+MAX_VALUES = 20_000_000
 AnyPayload = TypeVar("AnyPayload", bound=Payload)
 
 
@@ -96,6 +99,10 @@ def read(form: type[AnyPayload], body: object) -> AnyPayload:
 
 
 def _body() -> object:
+    # A megabyte of brackets takes fifty in memory, and longer than Label Studio waits.
+    raw = request.get_data()
+    if raw.count(b"[") + raw.count(b"{") > MAX_CONTAINERS or raw.count(b",") > MAX_VALUES:
+        raise InputError("The body has too many values.", "Send fewer tasks at once: select fewer in the Data Manager.")
     try:
         return request.get_json()
     except BadRequest as error:

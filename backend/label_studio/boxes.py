@@ -41,15 +41,18 @@ def to_sequence(boxes: Mapping[int, Box], last_frame: int, fps: float) -> list[d
 def from_sequence(sequence: Sequence[Mapping[str, Any]], last_frame: int) -> dict[int, Box]:
     """The box that Label Studio draws on each editor frame (1-based) from 1 to `last_frame`."""
     keys = sorted(sequence, key=lambda key: int(key["frame"]))
+    if not np.isfinite([_values(key) for key in keys]).all():
+        raise ValueError("a box is not a number")
     boxes: dict[int, Box] = {}
     for key, following in zip(keys, [*keys[1:], None], strict=True):
         start, here = int(key["frame"]), _values(key)
         if following is None or not key.get("enabled", True):
             end = last_frame if following is None and key.get("enabled", True) else start
-            boxes |= dict.fromkeys(range(start, end + 1), here)
+            # An annotation may name any frame; only those of the clip are drawn.
+            boxes |= dict.fromkeys(range(max(start, 1), min(end, last_frame) + 1), here)
             continue
         end, there = int(following["frame"]), _values(following)
-        for frame in range(start, end):
+        for frame in range(max(start, 1), min(end, last_frame + 1)):
             share = (frame - start) / (end - start)
             boxes[frame] = _box(np.asarray(here) * (1 - share) + np.asarray(there) * share)
     return boxes

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from trajseg.errors import TaskError
+from trajseg.video.decoding import frame_pixel_limit
 
 _PREFIX = "data:image/png;base64,"
 
@@ -29,6 +31,15 @@ def to_url(mask: NDArray[np.bool_], colour: str = "#000000") -> str:
     return _PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def refuse_large(width: int, height: int) -> None:
+    """Raises TaskError for a mask of more pixels than a video's picture may have, before anything is decoded."""
+    if not 0 < width * height <= (limit := frame_pixel_limit()):
+        raise TaskError(
+            f"A mask in the annotation has {width} x {height} pixels; {limit / 1e6:.1f} million pixels are allowed.",
+            "Paint that mask again, or raise TRAJSEG_MAX_FRAME_PIXELS.",
+        )
+
+
 def size(url: str) -> tuple[int, int]:
     """Width and height of a data URL that `to_url` made, pixels, without decoding the picture."""
     header = base64.b64decode(url[len(_PREFIX) : len(_PREFIX) + 32])
@@ -44,6 +55,8 @@ def from_url(url: str) -> NDArray[np.bool_]:
         if not url.startswith(_PREFIX):
             raise ValueError("not a PNG data URL")
         with Image.open(io.BytesIO(base64.b64decode(url[len(_PREFIX) :], validate=True)), formats=["PNG"]) as image:
-            return np.asarray(image.convert("RGBA"))[..., 3] > 127
-    except (ValueError, OSError, binascii.Error, Image.DecompressionBombError) as error:
+            refuse_large(*image.size)
+            alpha = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+            return np.asarray(alpha.getchannel("A")) > 127
+    except (SyntaxError, struct.error, ValueError, OSError, binascii.Error, Image.DecompressionBombError) as error:
         raise TaskError(f"A mask in the annotation cannot be read: {error}.", "Paint that mask again.") from error

@@ -32,6 +32,10 @@ BROWSER_CODECS = {
 }
 """Codecs that current Chromium, Firefox and Safari all play, by `container_family`."""
 
+MAX_FRAME_PIXELS = 8192 * 4320
+"""Pixels of the largest picture that is decoded (8K), unless TRAJSEG_MAX_FRAME_PIXELS says otherwise: a few kilobytes
+can claim a picture that takes gigabytes."""
+
 LONGEST_SIDE = 32767
 """Pixels to which Chromium stretches a picture; beyond that it refuses the file."""
 
@@ -72,6 +76,21 @@ class Damage:
         return not self.found and self.packets == self.frames
 
 
+def frame_pixel_limit() -> int:
+    """Pixels of the largest picture that may be decoded: TRAJSEG_MAX_FRAME_PIXELS, else MAX_FRAME_PIXELS."""
+    given = os.environ.get("TRAJSEG_MAX_FRAME_PIXELS", "").strip()
+    return int(given) if given.isdecimal() and int(given) else MAX_FRAME_PIXELS
+
+
+def refuse_large_picture(width: int, height: int, name: str) -> None:
+    """Raises VideoError for a picture of more pixels than may be decoded; see `frame_pixel_limit`."""
+    if width * height > (limit := frame_pixel_limit()):
+        raise VideoError(
+            f"{name} has pictures of {width} x {height} pixels; {limit / 1e6:.1f} million pixels are allowed.",
+            "Scale it down, or raise TRAJSEG_MAX_FRAME_PIXELS where there is the memory for it.",
+        )
+
+
 def container_family(container: Any) -> str:
     """ "mov" for MP4 and its relatives, else FFmpeg's name of the format."""
     name = str(container.format.name)
@@ -94,7 +113,7 @@ def opened(path: Path, name: str = "", threads: bool = True, strict: bool = Fals
     _refuse_what_is_no_file(path, name)
     try:
         # "file:" so that a name with a colon is never taken for a URL.
-        container = av.open(f"file:{os.fspath(path)}", options=OPEN_OPTIONS)
+        container = av.open(f"file:{os.fspath(path)}", options={**OPEN_OPTIONS, "max_pixels": str(frame_pixel_limit())})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if format_name := _unsupported_format(path):
             raise VideoError(
@@ -108,12 +127,16 @@ def opened(path: Path, name: str = "", threads: bool = True, strict: bool = Fals
     with container:
         stream = _shown_stream(container, name)
         context = stream.codec_context
+        refuse_large_picture(context.width or 0, context.height or 0, name)
+        # What the container says may be a lie: the decoder refuses larger pictures before it takes memory for them.
+        options = {"max_pixels": str(frame_pixel_limit())}
         if threads:
             stream.thread_type = "AUTO"
         else:
             context.thread_count = 1
         if strict and context.codec.canonical_name == "h264":
-            context.options = {"err_detect": "explode"}
+            options["err_detect"] = "explode"
+        context.options = options
         yield container, stream
 
 

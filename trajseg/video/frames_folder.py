@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trajseg.errors import VideoError
 from trajseg.video.clip import Clip
+from trajseg.video.decoding import refuse_large_picture
 from trajseg.video.frame_map import FALLBACK_FPS, FrameMap
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -112,6 +113,7 @@ def _size(file: Path) -> tuple[int, int]:
     """Width and height as shown."""
     with _opened(file) as image:
         width, height = image.size
+        refuse_large_picture(width, height, f"The frame {file}")
         return (height, width) if image.getexif().get(_ORIENTATION) in _LYING else (width, height)
 
 

@@ -14,6 +14,10 @@ from backend.label_studio import png
 from label_config import LabelConfig
 from trajseg.errors import TaskError
 from trajseg.video import FrameMap
+from trajseg.video.decoding import frame_pixel_limit
+
+MOST_MASKS = 100
+"""Masks of the largest size that one annotation may have; smaller ones are more."""
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Annotated:
         keyed: places of `boxes` that are key frames: the boxes between them are drawn by Label Studio.
         edited: (label, index) pairs that Label Studio marks as changed or drawn by a person.
         instruction: the newest sentence in the instruction's text area; empty when there is none.
+        pixels: of all masks that were read.
         captions: caption by label; text that names no label is under "".
     """
 
@@ -34,6 +39,7 @@ class Annotated:
     keyed: set[tuple[str, int]] = field(default_factory=set)
     edited: set[tuple[str, int]] = field(default_factory=set)
     instruction: str = ""
+    pixels: int = 0
     captions: dict[str, str] = field(default_factory=dict)
 
 
@@ -105,7 +111,14 @@ def _read_mask(
             "Do not change `frames` or `frame_index` of a task that has annotations.",
         )
     mask = _brush_mask(item, value) if value.get("rle") else png.from_url(str(value.get("imageDataURL") or ""))
-    for label in value.get(config.result_type) or value.get("brushlabels") or []:
+    labels = value.get(config.result_type) or value.get("brushlabels") or []
+    said.pixels += mask.size
+    if said.pixels > MOST_MASKS * frame_pixel_limit():
+        raise TaskError(
+            f"The masks of the annotation have {said.pixels / 1e6:.0f} million pixels in all, which is too many.",
+            "Submit fewer pictures at a time.",
+        )
+    for label in labels:
         place = (str(label), int(frame_index[position]))
         held = said.masks.get(place)
         if held is not None and held.shape != mask.shape:
@@ -121,8 +134,12 @@ def _brush_mask(item: Mapping[str, Any], value: Mapping[str, Any]) -> NDArray[np
 
     try:
         size = int(item["original_height"]), int(item["original_width"])
+        png.refuse_large(size[1], size[0])
+        # The code begins with the number of bytes that it unpacks to, and memory is taken for so many.
+        if int.from_bytes(bytes(value["rle"][:4]), "big") != size[0] * size[1] * 4:
+            raise ValueError("it has another size than its picture")
         mask: NDArray[np.bool_] = decode_rle(value["rle"]).reshape(*size, 4)[..., 3] > 127
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise TaskError(f"A brushed mask in the annotation cannot be read: {error}.", "Paint it again.") from error
     return mask
 
@@ -131,8 +148,11 @@ def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: Fr
     if frame_map is None:
         raise TaskError("Boxes can only be read with the clip's frame map.")
     sequence = value.get("sequence") or []
-    drawn = box_keys.from_sequence(sequence, frame_map.editor_frames)
-    keys = {int(key["frame"]) for key in sequence}
+    try:
+        drawn = box_keys.from_sequence(sequence, frame_map.editor_frames)
+        keys = {int(key["frame"]) for key in sequence}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise TaskError(f"A box in the annotation cannot be read: {error!r}.", "Draw that box again.") from error
     numbers: dict[int, list[int]] = {}
     for number in range(1, frame_map.editor_frames + 1):
         numbers.setdefault(frame_map.index_of_editor_frame(number), []).append(number)

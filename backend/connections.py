@@ -1,0 +1,145 @@
+"""Connections: waitress with deadlines, so that slow or silent clients cannot keep others out."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
+from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
+from waitress.server import MultiSocketServer, TcpWSGIServer  # type: ignore[import-untyped]
+from waitress.task import ThreadedTaskDispatcher  # type: ignore[import-untyped]
+
+HEADER_SECONDS = 10.0
+"""From the first byte of a request to the end of its headers."""
+BODY_SECONDS = 30.0
+"""So long a body may take however little of it comes; after that LEAST_BYTES_PER_SECOND must have come on average."""
+LEAST_BYTES_PER_SECOND = 16 * 1024
+UNREAD_SECONDS = 60.0
+"""A client that takes nothing of its answer for so long is cut off; its answer may hold a thread."""
+IDLE_SECONDS = 30
+"""A connection without a request stays open for so long."""
+MOST_CONNECTIONS = 1000
+"""Beyond that the one that has waited longest for the rest of its request gives way."""
+SPARE_FILES = 200
+"""File descriptors for everything but connections."""
+
+
+class DeadlineChannel(HTTPChannel):  # type: ignore[misc]
+    """A connection that is cut off when it is too slow."""
+
+    begun: float | None = None
+    """When the first byte of the request under way came."""
+    cut = False
+
+    def received(self, data: bytes) -> Any:
+        """Note when a request begins and ends."""
+        if self.request is None:
+            self.begun = time.time()
+        try:
+            return super().received(data)
+        finally:
+            if self.request is None:
+                self.begun = None
+
+    def overdue(self, moment: float) -> bool:
+        """Whether it has been too slow."""
+        if self.total_outbufs_len and moment - self.last_activity > UNREAD_SECONDS:
+            return True
+        request, begun = self.request, self.begun
+        if request is None or begun is None:
+            return False
+        if not request.headers_finished:
+            return moment - begun > HEADER_SECONDS
+        return moment - begun > BODY_SECONDS + request.body_bytes_received / LEAST_BYTES_PER_SECOND
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when it waits for (the rest of) a request; None while it is answered."""
+        if self.requests or self.total_outbufs_len:
+            return None
+        return self.begun or self.last_activity
+
+    def readable(self) -> bool:
+        return not self.cut and bool(super().readable())
+
+    def writable(self) -> bool:
+        return not self.cut and bool(super().writable())
+
+    def cut_off(self) -> None:
+        """Close it at once, whatever it has not sent or not read."""
+        self.cut = self.will_close = True
+        self.handle_close()
+
+
+class DeadlineServer(TcpWSGIServer):  # type: ignore[misc]
+    """One listening socket whose connections have deadlines."""
+
+    channel_class = DeadlineChannel
+
+    def maintenance(self, now: float) -> None:
+        """Cut off what is overdue; waitress calls it about once a second."""
+        super().maintenance(now)
+        for channel in list(self.active_channels.values()):
+            if channel.overdue(now):
+                channel.cut_off()
+
+    def handle_accept(self) -> None:
+        waiting = [(since, channel) for channel in self._channels() if (since := channel.waits_since) is not None]
+        # Two file descriptors of the map are no connection: the socket and its trigger.
+        if len(self._map) >= self.adj.connection_limit - 2 and waiting:
+            min(waiting, key=lambda one: one[0])[1].cut_off()
+        super().handle_accept()
+
+    def _channels(self) -> list[DeadlineChannel]:
+        if len(self._map) < self.adj.connection_limit - 2:
+            return []
+        return [one for one in self._map.values() if isinstance(one, DeadlineChannel) and not one.cut]
+
+
+def create_server(app: Any, sockets: Sequence[socket.socket], threads: int, max_body_bytes: int) -> MultiSocketServer:
+    """A server of `app` on bound sockets; `run` answers, `close` ends it."""
+    limit = min(MOST_CONNECTIONS, max(_most_files() - SPARE_FILES, 50))
+    settings = Adjustments(
+        sockets=list(sockets),
+        threads=threads,
+        ident="trajseg",
+        max_request_body_size=max_body_bytes,
+        connection_limit=limit,
+        backlog=limit,
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=1,
+        # select() knows no file descriptor above 1023.
+        asyncore_use_poll=True,
+    )
+    dispatcher = ThreadedTaskDispatcher()
+    dispatcher.set_thread_count(settings.threads)
+    shared: dict[int, Any] = {}
+    servers = [
+        DeadlineServer(
+            app,
+            shared,
+            True,
+            bound,
+            dispatcher=dispatcher,
+            adj=settings,
+            bind_socket=False,
+            sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
+        )
+        for bound in sockets
+    ]
+    listening = [(server.effective_host, server.effective_port) for server in servers]
+    return MultiSocketServer(shared, settings, listening, dispatcher, servers[0].log_info)
+
+
+def _most_files() -> int:
+    """How many files this process may open; the soft limit is raised as far as it may be and is of use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else soft
