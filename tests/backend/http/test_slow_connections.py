@@ -73,10 +73,12 @@ def test_a_client_that_drips_its_headers_is_cut_off(
     monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
     client = connect(server, stack, b"GET /health HTTP/1.1\r\n")
     begun = time.monotonic()
-    with pytest.raises(OSError):
+    try:
         while time.monotonic() - begun < 10:
             client.sendall(b"X-Slow: a\r\n")
             time.sleep(0.1)
+    except ConnectionError:
+        pass
     assert time.monotonic() - begun < 5
     assert health(server) < 1
 
