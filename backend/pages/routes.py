@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
 from backend.label_studio.outgoing.adoption import annotation_of
-from backend.pages import adoption, failures, guard, models, report, tracks, videos
+from backend.pages import adoption, failures, guard, models, previews, report, tracks, videos
 from backend.pages.shown import STATES, JobView, with_code
 from backend.service.service import Service
 from backend.store import Job, UnknownJobError
@@ -34,6 +34,7 @@ blueprint.add_app_template_filter(with_code, "code")
 blueprint.register_blueprint(failures.blueprint)
 blueprint.register_blueprint(adoption.blueprint)
 blueprint.register_blueprint(models.blueprint)
+blueprint.register_blueprint(previews.blueprint)
 
 JOBS_A_PAGE = 25
 MARK_LENGTH = 10
@@ -214,6 +215,7 @@ def _list() -> dict[str, Any]:
         "projects": list(projects.values()),
         "project": projects.get(wanted.project_id or 0),
         "formats": format_names(),
+        "engines": list(service.engines.versions),
         "states": STATES,
         "kinds": _kinds(),
         "notices": _notices(service, counts),

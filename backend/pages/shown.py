@@ -133,7 +133,14 @@ class JobView:
     @property
     def report(self) -> list[tuple[str, str]]:
         """What a kind of job without tracks leaves behind, by name; a training's decision is shown by itself."""
+        if self.preview:
+            return []
         return [(str(name), str(value)) for name, value in self._report.items() if name != "decision"]
+
+    @property
+    def preview(self) -> dict[str, object]:
+        """What a preview found; empty for other kinds and where it is not done."""
+        return self._report if self.job.kind == "preview" and self.job.state == "done" else {}
 
     @property
     def decision(self) -> str:

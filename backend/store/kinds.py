@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.store.params import CaptionParams, FinetuneParams, JobParams, PrelabelParams, RefineParams
+from backend.store.params import (
+    CaptionParams,
+    FinetuneParams,
+    JobParams,
+    PrelabelParams,
+    PreviewParams,
+    RefineParams,
+)
 from trajseg.errors import InputError
 
 QUEUES = ("interactive", "prelabel", "finetune")
@@ -75,6 +82,7 @@ KINDS = {
             task_state="refined",
         ),
         JobKind(name="caption", title="Caption", queue="interactive", params=CaptionParams, delivers=True),
+        JobKind(name="preview", title="Preview", queue="interactive", params=PreviewParams),
         # A training begins at the base: what serves must not keep it from being replaced.
         JobKind(
             name="finetune",

@@ -107,6 +107,18 @@ class FinetuneParams(JobParams):
     seed: int = Field(default=0, ge=0)
 
 
+class PreviewParams(JobParams):
+    """Try an instruction on a few frames of a video.
+
+    Attributes:
+        frames: evenly spread over the video.
+        videos: like this one, for which the time is estimated.
+    """
+
+    frames: int = Field(default=5, ge=2, le=30)
+    videos: int = Field(default=1, ge=1, le=1_000_000)
+
+
 class CaptionParams(JobParams):
     """Describe the tracks of another job, `job_id`, that have no caption."""
 

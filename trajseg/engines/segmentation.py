@@ -31,6 +31,7 @@ class Segmentation:
         done: frames that an earlier run has drawn; see RunContext.done_of.
         finish: what can only be said of a whole track, such as hysteresis.
         timings: seconds by stage so far.
+        considered: tracks of what the engine looked at and does not mean, for people to see; none in most engines.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Segmentation:
         done: Sequence[FrameMasks] = (),
         finish: Finish | None = None,
         timings: Mapping[str, float] | None = None,
+        considered: Sequence[MaskTrack] = (),
     ) -> None:
         self.spec, self.clip, self.instruction = spec, clip, instruction
         self.objects, self.answer = tuple(objects), answer
         self.timings = dict(timings or {})
+        self.considered = tuple(considered)
         self._frames, self._finish = iter(frames if self.objects else ()), finish
         self._drawn: dict[int, FrameMasks] = {frame.index: frame for frame in done}
 

@@ -13,6 +13,11 @@ def key_frame_path(job_id: str, index: int) -> str:
     return str(PurePosixPath(job_id) / f"{index:06d}.jpg")
 
 
+def preview_path(job_id: str) -> str:
+    """Where the picture of a preview lies below the media folder."""
+    return str(PurePosixPath(job_id) / "preview.png")
+
+
 def shown_frames(result: Result, notes: JobNotes, limit: int) -> list[int]:
     """0-based indices of the frames to show, sorted: both ends, what to look at next, and as many key frames as fit.
 

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from trajseg.cli import main
-from trajseg.commands.preview import duration
 from trajseg.engines.base import EngineSpec, FrameMasks, ObjectMask
 from trajseg.errors import InputError
 from trajseg.evaluation.comparison import compare
+from trajseg.evaluation.preview import duration
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip
 from trajseg.video.sampled_clip import sampled_clip

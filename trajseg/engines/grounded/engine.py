@@ -35,7 +35,7 @@ from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CheckpointError, InputError, InstructionError
 from trajseg.model.promptable import PromptableSam2
 from trajseg.progress import Progress
-from trajseg.tracks import MaskTrack
+from trajseg.tracks import MaskTrack, TrackFrame
 from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 
@@ -71,6 +71,25 @@ class Found:
     def caption(self, index: int) -> str:
         """What the chooser said of a candidate when it chose; the phrase where there is no chooser."""
         return self.choice.words.get(index) or self.candidates[index].phrase
+
+    def rejected(self, clip: Clip) -> list[MaskTrack]:
+        """The candidates that are not meant, as tracks."""
+        meant, times = self.weights, clip.frame_map.times
+        return [
+            MaskTrack(
+                uid=f"c{number}",
+                label=f"candidate {number}, rejected",
+                caption=self.caption(number - 1),
+                score=candidate.score,
+                frames=[
+                    TrackFrame(index, times[index], min(1.0, max(0.0, frame.score)), frame.rle)
+                    for index, frame in enumerate(candidate.frames)
+                ],
+                instruction=self.instruction,
+            )
+            for number, candidate in enumerate(self.candidates, 1)
+            if number - 1 not in meant
+        ]
 
     def answer(self) -> str:
         """The whole course in words, for people."""
@@ -173,6 +192,7 @@ class GroundedEngine:
             answer=found.answer(),
             done=done,
             timings=found.timings,
+            considered=found.rejected(clip),
         )
 
     def concepts(self, instruction: str) -> tuple[list[str], list[str]]:
