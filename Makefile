@@ -5,7 +5,7 @@ export SAM2_BUILD_CUDA := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lock install demo test test-slow e2e check format train evaluate ablation clean load proof-correction proof-engines proof-learning proof-marks
+.PHONY: help lock install demo test test-slow e2e check format train evaluate ablation clean load soak proof-correction proof-engines proof-learning proof-marks
 
 help: ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ proof-marks: install ## Masks from one box or click on real clips, by MobileSAM 
 
 load: install ## 200 /predict a second for a minute beside a busy worker (RATE=, SECONDS=, DATABASE=postgresql://...)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/load.py --rate $(or $(RATE),200) --seconds $(or $(SECONDS),60) --database "$(DATABASE)"
+
+soak: install ## Faults at random for MINUTES= (5) with SEED= (1); at the end nothing may be lost, doubled or stuck (DATABASE=postgresql://...)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/soak.py --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) --database "$(DATABASE)"
 
 lock: install ## Write the installed versions to constraints.txt, which `install` keeps to (pyproject.toml has the ranges)
 	$(BIN)/pip freeze --exclude-editable > constraints.txt

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue
-from rq.exceptions import DeserializationError, DuplicateJobError, NoSuchJobError
+from rq.exceptions import DeserializationError, DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.executions import ExecutionRegistry
 from rq.job import UNEVALUATED, JobStatus
 from rq.job import Job as RqJob
@@ -73,6 +73,13 @@ class EntryJob(RqJob):  # type: ignore[misc]
         self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
         self.webhooks: list[Any] = []
 
+    def cleanup(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().cleanup(*args, **kwargs)
+        except InvalidJobOperation:
+            # RQ would take this for a failure of the job, whose result is in the store.
+            log.info("Redis was emptied while job %s ran", self.id)
+
     def _deserialize_data(self) -> None:
         super()._deserialize_data()
         call: Any = vars(self)
@@ -126,6 +133,9 @@ class JobQueue:
                 if waits and self._queues[job.queue].get_job_position(job.id) is not None:
                     return
                 _delete(held)
+            else:
+                # A worker whose Redis was emptied during a job leaves half a record, which RQ takes for a queued job.
+                self.connection.delete(EntryJob.key_for(job.id))
             try:
                 self._queues[job.queue].enqueue_call(RUN, **self._terms(job), unique=True, at_front=at_front)
             except DuplicateJobError:

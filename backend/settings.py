@@ -235,7 +235,9 @@ class Settings(BaseSettings):
     delivery_attempts: int = Field(
         default=12,
         ge=1,
-        description="A delivery that failed so many times waits for a person (`/jobs/<id>/retry`).",
+        description="A delivery that Label Studio refuses after so many tries is a dead letter: it waits for a person "
+        "(`/jobs/<id>/retry`). While Label Studio is away deliveries wait without limit; when it is back all go, "
+        "dead letters too.",
     )
 
     fetch_patience_hours: float = Field(

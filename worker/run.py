@@ -14,8 +14,8 @@ from typing import cast
 from rq.timeouts import JobTimeoutException
 
 from backend.addresses import shown_address
-from backend.fetch import FetchPolicy, fetched
-from backend.label_studio.client import MissingError
+from backend.fetch import BusyServerError, FetchPolicy, fetched
+from backend.label_studio.client import MissingError, retry_after
 from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
@@ -24,7 +24,6 @@ from backend.queue import JobQueue
 from backend.settings import HEARTBEAT_SECONDS, Settings, load_settings
 from backend.store import Delivery, Job, JobRequest, StaleRunError, Store
 from backend.store.kinds import KINDS
-from backend.store.models import now
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
 from trajseg.correction.mobile_sam import load_marks_model
@@ -154,7 +153,7 @@ def run(job_id: str) -> None:
     except StoreError as error:
         log.warning("job %s goes back to the queue: %s", job_id, error)
         _give_back_patiently(this)
-    except LabelStudioError as error:
+    except (LabelStudioError, BusyServerError) as error:
         _put_off(resident, job, token, error)
     except PreemptedError as error:
         log.info("job %s: %s", job_id, error.message)
@@ -365,17 +364,19 @@ def _task_is_gone(resident: Resident, job: Job) -> bool:
     return False
 
 
-def _put_off(resident: Resident, job: Job, token: str, error: LabelStudioError) -> None:
-    """Let a job wait for Label Studio; it fails only where that takes longer than anybody would wait."""
-    since = job.waiting_since or now()
-    waited = (now() - since).total_seconds()
+def _put_off(resident: Resident, job: Job, token: str, error: LabelStudioError | BusyServerError) -> None:
+    """Let a job wait for its video's server; it fails only where that takes longer than anybody would wait."""
+    moment = resident.store.now()
+    waited = (moment - (job.waiting_since or moment)).total_seconds()
     if waited > resident.settings.fetch_patience_hours * 3600:
         _fail(resident, job.id, token, error.message, error.remedy)
         return
     pause = min(max(waited / 2, FIRST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
-    log.warning("job %s waits %.0f s for Label Studio: %s", job.id, pause, error)
+    wish = error.retry_after if isinstance(error, BusyServerError) else retry_after(error)
+    pause = max(pause, wish or 0.0)
+    log.warning("job %s waits %.0f s: %s", job.id, pause, error)
     try:
-        resident.store.runs.put_off(job.id, token, str(error), now() + timedelta(seconds=pause))
+        resident.store.runs.put_off(job.id, token, str(error), moment + timedelta(seconds=pause))
     except (CancelledError, StaleRunError) as late:
         log.info("job %s: %s", job.id, late.message)
 

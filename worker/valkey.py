@@ -36,6 +36,11 @@ class EmbeddedValkey:
     def running(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The server's process; None before `start`."""
+        return self._child
+
     def start(self) -> None:
         """Starts it and waits until it answers. Raises QueueError when it does not."""
         private_folder(self.folder)

@@ -6,7 +6,7 @@ asked, `transport` connects to the address that was checked, `cache` keeps what 
 
 from __future__ import annotations
 
-from backend.fetch.cache import cached_file, evict, fetched, is_video
+from backend.fetch.cache import BusyServerError, cached_file, evict, fetched, is_video
 from backend.fetch.policy import FetchPolicy, Target
 
-__all__ = ["FetchPolicy", "Target", "cached_file", "evict", "fetched", "is_video"]
+__all__ = ["BusyServerError", "FetchPolicy", "Target", "cached_file", "evict", "fetched", "is_video"]

@@ -21,7 +21,7 @@ import httpx
 from backend.addresses import shown_address, shown_text
 from backend.fetch.policy import FetchPolicy, Target
 from backend.fetch.transport import get
-from backend.label_studio.client import token_kind
+from backend.label_studio.client import UnavailableError, retry_after_seconds, token_kind
 from backend.patience import DeadlineError, Patience, Tick
 from backend.private import private_folder
 from backend.tls import certificate_trouble, ssl_context
@@ -31,9 +31,23 @@ from trajseg.video.decoding import opened
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 TOKEN_SECONDS = 10.0
+LATER = (429, 503)
+"""Answers that mean: not now, but later."""
 PART = "part-"
 OLD_PART_SECONDS = 24 * 3600.0
 """A part this old was left behind by a worker that was killed."""
+
+
+class BusyServerError(ServiceError):
+    """A video's server wants to be asked later.
+
+    Args:
+        retry_after: seconds that it wants to be left alone; None where it does not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None) -> None:
+        super().__init__(message, "The job waits for it.")
+        self.retry_after = retry_after
 
 
 @contextmanager
@@ -44,7 +58,8 @@ def fetched(video: str, cache: Path, policy: FetchPolicy, tick: Tick | None = No
 
     Raises:
         VideoError: the address is refused or dead, or what it leads to is not a video.
-        LabelStudioError: Label Studio does not answer or refuses the token.
+        LabelStudioError: Label Studio does not answer, refuses the token, or wants to be asked later.
+        BusyServerError: another server wants to be asked later.
         ServiceError: the cache cannot be written.
         Exception: whatever `tick` raises.
     """
@@ -156,7 +171,7 @@ class _Download:
                     if answer.status == 304:
                         os.utime(self._path)
                         return self._path
-                    self._refuse_bad_status(target, answer.status)
+                    self._refuse_bad_status(target, answer.status, headers)
                     self._store(answer, headers)
                     return self._path
         except DeadlineError as error:
@@ -208,6 +223,12 @@ class _Download:
             )
         except httpx.HTTPError as error:
             raise self._policy.label_studio_down(_why(error), certificate_trouble(error)) from error
+        if answer.status_code in LATER:
+            raise UnavailableError(
+                f"Label Studio is busy: it answered {answer.status_code} to the token.",
+                "",
+                retry_after_seconds(answer.headers),
+            )
         if answer.status_code >= 500:
             raise self._policy.label_studio_down(f"it answered {answer.status_code} to the token")
         if answer.status_code != 200:
@@ -225,7 +246,13 @@ class _Download:
                 "Label Studio without it.",
             ) from error
 
-    def _refuse_bad_status(self, target: Target, status: int) -> None:
+    def _refuse_bad_status(self, target: Target, status: int, headers: httpx.Headers) -> None:
+        if status in LATER:
+            wish = retry_after_seconds(headers)
+            why = "wants fewer requests" if status == 429 else "is busy"
+            if target.is_label_studio:
+                raise UnavailableError(f"Label Studio {why}: it answered {status} for {self._name}.", "", wish)
+            raise BusyServerError(f"The server of the video {self._name} {why}: it answered {status}.", wish)
         if target.is_label_studio:
             if status in (401, 403):
                 raise LabelStudioError(

@@ -483,7 +483,7 @@ class LabelStudioClient:
     def _pause(self, state: RetryCallState) -> float:
         """Seconds before the next try: what Retry-After says, else a growing back-off."""
         error = state.outcome.exception() if state.outcome else None
-        wanted = _retry_after(error.headers) if isinstance(error, ApiError) else None
+        wanted = retry_after_seconds(error.headers) if isinstance(error, ApiError) else None
         if wanted is not None:
             return min(wanted, self._wait)
         return float(wait_exponential(multiplier=min(0.5, self._wait), max=self._wait)(state))
@@ -536,7 +536,7 @@ def retry_after(error: TrajSegError) -> float | None:
     return error.retry_after if isinstance(error, UnavailableError) else None
 
 
-def _retry_after(headers: Mapping[str, str] | None) -> float | None:
+def retry_after_seconds(headers: Mapping[str, str] | None) -> float | None:
     """The header Retry-After in seconds: a number, or a date."""
     text = httpx.Headers(dict(headers or {})).get("retry-after", "").strip()
     if text.isdigit():
@@ -588,7 +588,7 @@ def _worth_another_try(error: BaseException) -> bool:
     if isinstance(error, ApiError):
         status = error.status_code or 0
         # A long Retry-After is the caller's to wait for.
-        return (status >= 500 or status == 429) and (_retry_after(error.headers) or 0.0) <= LONGEST_WISH_SECONDS
+        return (status >= 500 or status == 429) and (retry_after_seconds(error.headers) or 0.0) <= LONGEST_WISH_SECONDS
     return isinstance(error, httpx.TransportError)
 
 
@@ -602,7 +602,7 @@ def _body(answer: httpx.Response) -> Any:
 def _refused(error: ApiError, url: str) -> LabelStudioError:
     status = error.status_code or 0
     said = _said(error.body)
-    wanted = _retry_after(error.headers)
+    wanted = retry_after_seconds(error.headers)
     if status >= 500 or status == 0:
         return UnavailableError(
             f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log.", wanted

@@ -9,7 +9,7 @@ from sqlalchemy import or_, select
 
 from backend.store.clock import database_now
 from backend.store.database import Database
-from backend.store.models import Job, now
+from backend.store.models import Job
 
 
 class Backlog:
@@ -20,9 +20,9 @@ class Backlog:
 
     def queued(self, created_before: datetime) -> list[tuple[str, str]]:
         """(id, queue) of the queued jobs that may start now and were created before this moment."""
-        due = or_(Job.not_before.is_(None), Job.not_before <= now())
-        query = select(Job.id, Job.queue).where(Job.state == "queued", Job.created_at < created_before, due)
         with self.database.read() as session:
+            due = or_(Job.not_before.is_(None), Job.not_before <= database_now(session))
+            query = select(Job.id, Job.queue).where(Job.state == "queued", Job.created_at < created_before, due)
             return [(row[0], row[1]) for row in session.execute(query)]
 
     def still_queued(self, job_ids: Sequence[str]) -> list[Job]:

@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from backend.store.clock import database_now
 from backend.store.database import Database
 from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, now
 from backend.store.params import RefineParams
@@ -293,7 +294,7 @@ class Corrections:
             job.reset()
         elif job.state == "done":
             again = update(Delivery).where(Delivery.job_id == job.id)
-            session.execute(again.values(state="pending", attempts=0, next_attempt_at=now()))
+            session.execute(again.values(state="pending", attempts=0, next_attempt_at=database_now(session)))
         return job
 
 

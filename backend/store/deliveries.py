@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from backend.store.clock import database_now
 from backend.store.database import Database
 from backend.store.models import Delivery, now
 from trajseg.errors import InputError
@@ -26,31 +27,21 @@ class DeliveryStore:
 
     def due(self, moment: datetime | None = None, limit: int = 100) -> list[Delivery]:
         """Pending deliveries whose time has come, the longest due first."""
-        query = (
-            select(Delivery)
-            .where(Delivery.state == "pending", Delivery.next_attempt_at <= (moment or now()))
-            .order_by(Delivery.next_attempt_at)
-            .limit(limit)
-        )
         with self.database.read() as session:
-            return list(session.scalars(query))
+            due = Delivery.next_attempt_at <= (moment or database_now(session))
+            query = select(Delivery).where(Delivery.state == "pending", due).order_by(Delivery.next_attempt_at)
+            return list(session.scalars(query.limit(limit)))
 
     def claim(self, delivery_id: str, seconds: float = 120.0) -> bool:
         """Take a pending delivery that is due, so that nobody else makes it for so many seconds.
 
         False when somebody else was faster, or it is no longer due.
         """
-        moment = now()
-        claim = (
-            update(Delivery)
-            .where(
-                Delivery.id == delivery_id,
-                Delivery.state == "pending",
-                Delivery.next_attempt_at <= moment,
-            )
-            .values(next_attempt_at=moment + timedelta(seconds=seconds))
-        )
         with self.database.write() as session:
+            # By the database's clock, as leases are: with their own, two workers would claim one delivery, or none.
+            moment = database_now(session)
+            due = (Delivery.id == delivery_id) & (Delivery.state == "pending") & (Delivery.next_attempt_at <= moment)
+            claim = update(Delivery).where(due).values(next_attempt_at=moment + timedelta(seconds=seconds))
             claimed: Any = session.execute(claim)
             return bool(claimed.rowcount)
 
@@ -80,20 +71,17 @@ class DeliveryStore:
 
     def release_all(self) -> None:
         """Label Studio is back: what waits for its next try is due now, and what was given up is tried again."""
-        waiting = (
-            update(Delivery)
-            .where(Delivery.attempts > 0, Delivery.state.in_(("pending", "failed")))
-            # In the past: these are not left to the worker that made the result.
-            .values(state="pending", attempts=0, next_attempt_at=now() - timedelta(minutes=1))
-        )
+        waiting = update(Delivery).where(Delivery.attempts > 0, Delivery.state.in_(("pending", "failed")))
         with self.database.write() as session:
-            session.execute(waiting)
+            # In the past: these are not left to the worker that made the result.
+            due = database_now(session) - timedelta(minutes=1)
+            session.execute(waiting.values(state="pending", attempts=0, next_attempt_at=due))
 
     def send_again(self, job_id: str) -> None:
         """Make a job's delivery due now, also when it was sent or has failed before."""
         again = update(Delivery).where(Delivery.job_id == job_id)
         with self.database.write() as session:
-            session.execute(again.values(state="pending", attempts=0, next_attempt_at=now()))
+            session.execute(again.values(state="pending", attempts=0, next_attempt_at=database_now(session)))
 
     def count(self) -> dict[str, int]:
         """How many deliveries there are by state."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
+from backend.store.clock import database_now
 from backend.store.database import Database
 from backend.store.models import Delivery, Job, PartialFrames, Track, now
 
@@ -115,7 +116,8 @@ class Failures:
         for ids in _parts(job_ids):
             again = update(Delivery).where(Delivery.job_id.in_(ids), Delivery.state == "failed")
             with self.database.write() as session:
-                changed: Any = session.execute(again.values(state="pending", attempts=0, next_attempt_at=now()))
+                due = database_now(session)
+                changed: Any = session.execute(again.values(state="pending", attempts=0, next_attempt_at=due))
                 count += int(changed.rowcount)
         return count
 

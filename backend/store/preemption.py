@@ -9,7 +9,7 @@ from sqlalchemy import func, or_, select
 from backend.store.clock import database_now
 from backend.store.database import Database
 from backend.store.kinds import QUEUES
-from backend.store.models import Job, now
+from backend.store.models import Job
 
 IDLE_SECONDS = 0.5
 """A job that waits for a shorter time may be about to be taken by a worker that has nothing to do."""
@@ -33,18 +33,18 @@ class Preemption:
         first = QUEUES[: QUEUES.index(job.queue)] if job.queue in QUEUES else ()
         if not first:
             return False
-        moment = now()
-        waits = (
-            (Job.state == "queued")
-            & Job.queue.in_(first)
-            & (Job.created_at <= moment - timedelta(seconds=IDLE_SECONDS))
-            & or_(Job.not_before.is_(None), Job.not_before <= moment)
-        )
         with self.database.read() as session:
+            moment = database_now(session)
+            waits = (
+                (Job.state == "queued")
+                & Job.queue.in_(first)
+                & (Job.created_at <= moment - timedelta(seconds=IDLE_SECONDS))
+                & or_(Job.not_before.is_(None), Job.not_before <= moment)
+            )
             waiting = session.scalar(select(func.count()).select_from(Job).where(waits)) or 0
             if not waiting:
                 return False
-            alive = database_now(session) - timedelta(seconds=stale_after_seconds)
+            alive = moment - timedelta(seconds=stale_after_seconds)
             running = (
                 select(Job.id)
                 .where(Job.state == "running", Job.queue == job.queue, Job.kind == job.kind, Job.heartbeat_at >= alive)

@@ -20,6 +20,8 @@ from backend.store.rows import UNFINISHED, running_job
 if TYPE_CHECKING:
     from trajseg.tracks import Result
 
+LONGEST_ANSWER = timedelta(seconds=100)
+"""Label Studio waits no longer for the answer to a person in front of the page."""
 LOCKED_SECONDS = 1.0
 """Who waits longer than this for the database assumes that others had to wait, too."""
 
@@ -134,7 +136,10 @@ class RunStore:
             )
             if job.task_id is None or not job_kind(job.kind).delivers:
                 return None
-            due = max(now(), job.asked.answer_until or now())
+            present = database_now(session)
+            # Written by the clock of the backend that answered the page.
+            answer_until = min(job.asked.answer_until or present, present + LONGEST_ANSWER)
+            due = max(present, answer_until)
             delivery = Delivery(id=new_id(), job_id=job_id, next_attempt_at=due)
             session.add(delivery)
         return delivery
@@ -160,7 +165,7 @@ class RunStore:
         with self.database.write() as session:
             job = running_job(session, job_id, run_token)
             job.state, job.waiting_for, job.not_before = "queued", waiting_for, until
-            job.waiting_since = job.waiting_since or now()
+            job.waiting_since = job.waiting_since or database_now(session)
             job.runs = max(job.runs - 1, 0)
             job.run_token = job.eta_seconds = job.started_at = job.heartbeat_at = None
             return job

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from backend.store.adoptions import Adoptions
 from backend.store.backlog import Backlog
+from backend.store.clock import database_now
 from backend.store.corrections import Corrections
 from backend.store.database import Database
 from backend.store.deliveries import DeliveryStore
@@ -61,6 +64,11 @@ class Store:
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""
         self.database.migrate()
+
+    def now(self) -> datetime:
+        """The database's present time: the one clock for what several processes measure against."""
+        with self.database.read() as session:
+            return database_now(session)
 
     def close(self) -> None:
         """Give back all connections."""

@@ -84,6 +84,17 @@ def test_an_idle_round_asks_no_more_questions_however_many_jobs_wait(
     assert many[1] <= few[1] + 2
 
 
+def test_half_a_record_in_redis_does_not_keep_a_job_out_of_its_queue(
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
+) -> None:  # type: ignore[no-untyped-def]
+    """Found by the soak: a worker went on writing into a Redis that was emptied, and the job was never run again."""
+    (job,) = ask(client, store, predict_body, 1)
+    queue.connection.flushall()
+    queue.connection.hset(EntryJob.key_for(job.id), mapping={"status": "finished", "last_heartbeat": "x"})
+    assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 1
+    assert queue.holds(job.id)
+
+
 def test_a_job_that_changed_its_queue_while_redis_was_away_moves(
     client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
 ) -> None:  # type: ignore[no-untyped-def]

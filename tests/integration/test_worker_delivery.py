@@ -149,7 +149,7 @@ def test_label_studio_away_keeps_jobs_waiting_for_their_videos_instead_of_failin
         run(job.id)
     for job in (scene.store.jobs.get(job.id) for job in jobs):
         assert (job.state, job.runs) == ("queued", 0)
-        assert re.search("Label Studio at .* does not serve the video", job.waiting_for)
+        assert re.search("Label Studio .* 503", job.waiting_for)
         assert job.not_before is not None
         assert now() < job.not_before < now() + timedelta(seconds=6)
     scene.studio.failures = 0
@@ -158,6 +158,21 @@ def test_label_studio_away_keeps_jobs_waiting_for_their_videos_instead_of_failin
     assert scene.delivery(jobs[0]).state == "sent"
     # One that got its video lets the others go on at once.
     assert scene.store.jobs.get(jobs[1].id).not_before is None
+
+
+def test_a_job_waits_as_long_as_a_busy_label_studio_wants_before_its_video_is_fetched(scene: Scene) -> None:
+    """429 with Retry-After: the job failed for good."""
+    job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
+    scene.studio.failures, scene.studio.failing = 1_000, (429, {"Retry-After": "120"})
+    run(job.id)
+    waiting = scene.store.jobs.get(job.id)
+    assert (waiting.state, waiting.runs) == ("queued", 0)
+    assert "429" in waiting.waiting_for
+    assert waiting.not_before is not None
+    assert timedelta(seconds=110) < waiting.not_before - now() <= timedelta(seconds=120)
+    scene.studio.failures = 0
+    run(job.id)
+    assert scene.delivery(job).state == "sent"
 
 
 def test_a_job_that_label_studio_kept_waiting_for_longer_than_anybody_waits_fails(scene: Scene) -> None:
@@ -171,7 +186,7 @@ def test_a_job_that_label_studio_kept_waiting_for_longer_than_anybody_waits_fail
     run(job.id)
     failed = scene.store.jobs.get(job.id)
     assert failed.state == "failed"
-    assert "does not serve the video" in failed.error
+    assert "503" in failed.error
 
 
 @pytest.mark.parametrize("gone", ["task", "project"])

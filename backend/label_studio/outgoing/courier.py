@@ -17,7 +17,6 @@ from backend.label_studio.outgoing.links import renew_links
 from backend.label_studio.outgoing.superseding import delete_superseded
 from backend.settings import Settings
 from backend.store import Delivery, Store
-from backend.store.models import now
 from trajseg.errors import LabelStudioError
 
 log = logging.getLogger("trajseg.delivery")
@@ -58,7 +57,7 @@ class Courier:
     def round(self, grace_seconds: float = GRACE_SECONDS) -> Errands:
         """Make the deliveries that are due; stops early while Label Studio is unwell."""
         delivered = failed = 0
-        for delivery in self.store.deliveries.due(now() - timedelta(seconds=grace_seconds)):
+        for delivery in self.store.deliveries.due(self.store.now() - timedelta(seconds=grace_seconds)):
             try:
                 if self.deliver(delivery):
                     delivered += 1

@@ -39,7 +39,6 @@ from backend.label_studio.setup import checks
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
 from backend.store.kinds import KINDS
-from backend.store.models import now
 from label_config import LabelConfig, parse, with_labels
 from trajseg.errors import InputError, TrajSegError
 from trajseg.tracks import Result
@@ -297,7 +296,7 @@ def put_off(store: Store, settings: Settings, delivery: Delivery, error: TrajSeg
     tries = delivery.attempts + 1
     pause = min(FIRST_RETRY_SECONDS * 2 ** min(tries - 1, 20), LONGEST_RETRY_SECONDS)
     pause = max(pause, retry_after(error) or 0.0)
-    retry_at: datetime | None = now() + timedelta(seconds=pause)
+    retry_at: datetime | None = store.now() + timedelta(seconds=pause)
     if isinstance(error, InputError) or (not is_transient(error) and tries >= settings.delivery_attempts):
         # A dead letter: it waits for a person, or for Label Studio to have been away.
         retry_at = None

@@ -20,8 +20,9 @@ import jwt
 import pytest
 
 from backend.addresses import shown_address
-from backend.fetch import FetchPolicy, evict, fetched, is_video
+from backend.fetch import BusyServerError, FetchPolicy, evict, fetched, is_video
 from backend.fetch.policy import is_public
+from backend.label_studio.client import UnavailableError
 from trajseg.errors import CancelledError, LabelStudioError, ServiceError, VideoError
 
 BODY = (Path(__file__).parents[2] / "clips" / "yellow_box.mp4").read_bytes()
@@ -184,6 +185,21 @@ def test_label_studio_being_down_is_told_apart_from_a_dead_link(policy: FetchPol
     down = replace(policy, label_studio_url="http://127.0.0.1:9")
     with pytest.raises(LabelStudioError, match=r"Label Studio at http://127\.0\.0\.1:9"):
         fetch("/data/upload/1/v.mp4", tmp_path, down)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_wants_to_be_asked_later_is_told_apart_with_its_wish(
+    status: int, origin: Origin, other: Origin, policy: FetchPolicy, tmp_path: Path
+) -> None:
+    for server in (origin, other):
+        server.routes["/data/upload/1/busy.mp4"] = send(status, b"later", Retry_After="7")
+    with pytest.raises(UnavailableError, match=str(status)) as label_studio:
+        fetch("/data/upload/1/busy.mp4", tmp_path, policy)
+    assert label_studio.value.retry_after == 7
+    allowed = replace(policy, hosts=("127.0.0.1",))
+    with pytest.raises(BusyServerError, match=str(status)) as elsewhere:
+        fetch(f"{other.url}/data/upload/1/busy.mp4", tmp_path, allowed)
+    assert elsewhere.value.retry_after == 7
 
 
 def test_a_refused_token_is_told_as_such(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:

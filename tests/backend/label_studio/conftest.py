@@ -28,7 +28,7 @@ class FakeLabelStudio:
     """Label Studio's API as far as trajseg uses it, with state, and with ways to be unwell.
 
     Attributes:
-        failures: how many of the next requests are answered with 503.
+        failures: how many of the next requests are answered with `failing`, a status and headers.
         legacy_tokens: whether legacy tokens are taken.
         block_local_ip, ssrf_protection: Label Studio's two settings of that name.
         slow_posts: a barrier that two POSTs of predictions wait at, so that they are at the same moment.
@@ -45,6 +45,7 @@ class FakeLabelStudio:
         self.views: dict[int, dict[str, Any]] = {}
         self.requests: list[tuple[str, str]] = []
         self.failures = 0
+        self.failing: tuple[int, dict[str, str]] = (503, {})
         self.legacy_tokens = True
         self.block_local_ip = False
         self.ssrf_protection = False
@@ -162,7 +163,9 @@ class FakeLabelStudio:
         with self._lock:
             if self.failures > 0:
                 self.failures -= 1
-                return _refusal(503, "busy")
+                answer = _refusal(self.failing[0], "busy")
+                answer.headers.update(self.failing[1])
+                return answer
         if request.path.startswith(("/api/version", "/api/token")):
             return None
         kind, _, given = request.headers.get("Authorization", "").partition(" ")

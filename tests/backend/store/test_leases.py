@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,14 @@ from sqlalchemy import select, text, update
 
 from backend.settings import load_settings
 from backend.store import Job, StaleRunError, Store, runs
+from backend.store import deliveries as store_deliveries
 from backend.store import jobs as store_jobs
 from backend.store import models as store_models
 from backend.store import partial as partial_frames
 from backend.store import runs as store_runs
 from backend.store.models import PartialFrames
 from trajseg.errors import InputError
+from trajseg.tracks import Result
 
 POSTGRES = os.environ.get("TRAJSEG_TEST_POSTGRES_URL", "")
 FRAME = {"index": 0, "masks": {}}
@@ -71,6 +73,36 @@ def test_a_worker_whose_clock_is_300_s_behind_or_ahead_loses_no_job(
     assert lost(store) == [], "the backend, whose clock is right, takes the job away"
     shift(store, job_id, -20)
     assert lost(store) == [job_id], "a run that is really lost is found"
+
+
+@pytest.mark.parametrize("behind", [300.0, -300.0])
+def test_a_worker_whose_clock_is_300_s_behind_or_ahead_delays_no_delivery_and_makes_none_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch, behind: float
+) -> None:
+    """A worker 300 s ahead made its deliveries due in five minutes, and one 300 s behind claimed none."""
+    right = store_models.now
+
+    def set_clock(now: Callable[[], datetime]) -> None:
+        for module in (store_models, store_jobs, store_runs, store_deliveries):
+            monkeypatch.setattr(module, "now", now)
+
+    project = store.projects.upsert(1, "http://127.0.0.1:8080", "<View/>")
+    job, _ = store.jobs.add("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel")
+    token = store.runs.start(job.id) or ""
+    result = Result("/clip.mp4", 10.0, 32, 24, 2, "the red square", "", "trajseg-tiny", [])
+    set_clock(lambda: right() - timedelta(seconds=behind))
+    delivery = store.runs.finish(job.id, token, result)
+    set_clock(right)
+    assert delivery is not None
+    assert [due.id for due in store.deliveries.due()] == [delivery.id], "the backend does not see it in time"
+    set_clock(lambda: right() - timedelta(seconds=behind))
+    assert store.deliveries.claim(delivery.id)
+    set_clock(right)
+    assert not store.deliveries.claim(delivery.id), "the backend makes it a second time"
+    store.deliveries.failed(delivery.id, "busy", store.now() + timedelta(seconds=60))
+    assert not store.deliveries.claim(delivery.id)
+    store.deliveries.release_all()
+    assert store.deliveries.claim(delivery.id)
 
 
 def test_a_clock_that_steps_back_hides_a_lost_job_no_longer_than_a_lease(store: Store) -> None:

@@ -1,0 +1,221 @@
+"""Soak: real processes, and faults at random, for minutes; at the end nothing may be lost, doubled or stuck.
+
+    python scripts/soak.py --minutes 15 --seed 1 [--database postgresql://...]
+
+A backend, two workers, a Valkey and a store run as they do for a user; Label Studio is the fake of the tests behind
+real HTTP, and the engine only knows colours. Tasks are asked for all the time, while workers and backend are killed
+and stopped, Valkey is killed, emptied and paused, Label Studio is away, ill or hangs, the database is locked, clocks
+are wrong (where libfaketime is installed) and tasks are deleted. The same seed gives the same faults in the same order.
+The last line is JSON: {"jobs", "faults", "lost", "duplicated", "stuck"}; the exit code is 1 where one of the last three
+is not 0.
+
+`lost`: tasks that /predict took, and that have neither a prediction nor a job that says why not.
+`duplicated`: tasks with two predictions of one model version. `stuck`: jobs and deliveries that are not over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+from sqlalchemy import select
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from soak_world import World
+
+from backend.store.models import Delivery, Job
+from label_config import fill
+from trajseg.video import write_video
+
+ASK_SECONDS = 0.8
+"""On average, from one task to the next."""
+FAULT_SECONDS = 4.0
+SETTLE_SECONDS = 240.0
+"""After the last fault, for all that is left to be done."""
+REPEATED = 0.2
+"""Share of requests about a task that was asked for before, as when a person opens it again."""
+COLOURS = ("red", "green", "blue", "red and blue")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--database", default="", help="a PostgreSQL database that is emptied; SQLite by default")
+    arguments = parser.parse_args()
+    # A line for each request to the fake.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    folder = Path(tempfile.mkdtemp(prefix="trajseg-soak-"))
+    with World(folder, arguments.database) as world:
+        soak = Soak(world, random.Random(arguments.seed))
+        soak.run(60 * arguments.minutes)
+        figures = soak.settle()
+    print(json.dumps(figures))
+    if figures["lost"] or figures["duplicated"] or figures["stuck"]:
+        sys.exit(f"the logs are in {folder}")
+    shutil.rmtree(folder)
+
+
+class Soak:
+    """Asks for tasks, and makes faults."""
+
+    def __init__(self, world: World, choose: random.Random) -> None:
+        self.world = world
+        self.choose = choose
+        self.project = world.studio.add_project()
+        self.videos = [self._upload(number) for number in range(4)]
+        self.taken: set[int] = set()
+        """Tasks that /predict has answered for."""
+        self.deleted: set[int] = set()
+        self.faults: Counter[str] = Counter()
+        self._pool = ThreadPoolExecutor(8)
+        self._config = fill("mask")
+        self._kinds: list[tuple[str, Callable[[], None]]] = [
+            ("a worker is killed", lambda: world.kill_worker(choose)),
+            ("a worker is stopped", lambda: world.stop_worker(choose)),
+            ("a worker is stopped, then killed", lambda: world.stop_worker(choose, kill_after=choose.uniform(0, 2))),
+            ("a worker hangs", lambda: world.hang_worker(choose, choose.uniform(2, 25))),
+            ("the backend is killed", world.kill_backend),
+            ("the backend is stopped", world.stop_backend),
+            ("Valkey is killed", world.kill_valkey),
+            ("Valkey is emptied", world.empty_valkey),
+            ("Valkey hangs", lambda: world.hang_valkey(choose.uniform(1, 12))),
+            ("Label Studio is away", lambda: world.label_studio("away", choose.uniform(2, 15))),
+            ("Label Studio answers 500", lambda: world.label_studio("500", choose.uniform(2, 15))),
+            ("Label Studio answers 401", lambda: world.label_studio("401", choose.uniform(2, 15))),
+            ("Label Studio answers 429", lambda: world.label_studio("429", choose.uniform(2, 15))),
+            ("Label Studio hangs", lambda: world.label_studio("hangs", choose.uniform(2, 15))),
+            ("Label Studio loses its answers", lambda: world.label_studio("loses answers", choose.uniform(2, 10))),
+            ("the database is locked", lambda: world.lock_database(choose.uniform(1, 12))),
+            ("a task is deleted", self._delete_task),
+        ]
+        if world.is_postgresql:
+            self._kinds.append(("the database drops its connections", world.drop_connections))
+
+    def run(self, seconds: float) -> None:
+        """Ask and break until the time is over."""
+        began = time.monotonic()
+        ask_at = break_at = began
+        rounds: list[tuple[str, Callable[[], None]]] = []
+        while (now := time.monotonic()) < began + seconds:
+            if now >= ask_at:
+                ask_at = now + self.choose.expovariate(1 / ASK_SECONDS)
+                self._pool.submit(self._ask, self._some_task())
+            if now >= break_at:
+                break_at = now + self.choose.uniform(0.2, 2) * FAULT_SECONDS
+                # Every kind once, then every kind again: no seed leaves one out for long.
+                if not rounds:
+                    rounds = self.choose.sample(self._kinds, len(self._kinds))
+                name, fault = rounds.pop()
+                print(f"{now - began:7.1f} s  {name}", flush=True)
+                fault()
+                self.faults[name] += 1
+            self.world.look_after(self.choose)
+            time.sleep(0.05)
+
+    def settle(self) -> dict[str, int]:
+        """Let everything get done that can, and count what is wrong then."""
+        self.world.heal()
+        self._pool.shutdown()
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            figures = self._count()
+            if not (figures["lost"] or figures["stuck"]) or time.monotonic() > deadline:
+                break
+            self.world.look_after(self.choose)
+            time.sleep(1.0)
+        # Whatever would come a second time has come by then.
+        time.sleep(5.0)
+        figures = self._count(say=True)
+        print(f"load average {os.getloadavg()[0]:.1f}; faults: {dict(self.faults)}")
+        print(f"in the logs: {self.world.complaints() or 'no traceback'}")
+        return figures
+
+    def _upload(self, number: int) -> str:
+        pictures = np.full((16, 64, 96, 3), 90, np.uint8)
+        for index, picture in enumerate(pictures):
+            picture[8:24, 4 + 4 * index : 20 + 4 * index] = (230, 20, 20)
+            picture[36:56, 60 - 3 * index : 80 - 3 * index] = (20, 20, 230)
+        path = write_video(self.world.folder / f"{number}.mp4", pictures, 12.0)
+        self.world.studio.uploads[number] = (f"upload/1/{number}-clip.mp4", path.read_bytes())
+        return f"/data/upload/1/{number}-clip.mp4"
+
+    def _some_task(self) -> int:
+        known = sorted(self.world.studio.tasks)
+        if known and self.choose.random() < REPEATED:
+            return self.choose.choice(known)
+        data = {"video": self.choose.choice(self.videos), "instruction": self.choose.choice(COLOURS)}
+        task: int = self.world.studio.add_task(self.project, **data)
+        return task
+
+    def _delete_task(self) -> None:
+        known = sorted(self.world.studio.tasks)[-10:]
+        if known:
+            task = self.choose.choice(known)
+            self.deleted.add(task)
+            self.world.studio.tasks.pop(task, None)
+
+    def _ask(self, task: int) -> None:
+        """As Label Studio asks; it does not ask again where it gets no answer."""
+        held = self.world.studio.tasks.get(task)
+        if held is None:
+            return
+        body = {
+            "tasks": [{"id": task, "data": held["data"], "predictions": self.world.studio.of_task(task)}],
+            "project": f"{self.project}.1795422572",
+            "label_config": self._config,
+            "params": {"login": None, "password": None, "context": None},
+        }
+        try:
+            answer = httpx.post(f"{self.world.url}/predict", json=body, timeout=100, trust_env=False)
+        except httpx.HTTPError:
+            return
+        if answer.status_code == 200:
+            self.taken.add(task)
+
+    def _count(self, say: bool = False) -> dict[str, int]:
+        with self.world.store.database.read() as session:
+            jobs = list(session.execute(select(Job.id, Job.task_id, Job.kind, Job.state, Job.error, Job.model_version)))
+            waiting = set(session.scalars(select(Delivery.job_id).where(Delivery.state.in_(("pending", "failed")))))
+        unfinished = {job.id for job in jobs if job.state in ("queued", "running")}
+        versions: dict[int, Counter[str]] = {}
+        for prediction in list(self.world.studio.predictions.values()):
+            versions.setdefault(prediction["task"], Counter())[prediction["model_version"]] += 1
+        by_task: dict[int, list[str]] = {}
+        for job in jobs:
+            served = job.state == "done" and versions.get(job.task_id, Counter())[job.model_version] > 0
+            explained = job.state in ("failed", "cancelled") and (job.error or job.state == "cancelled")
+            by_task.setdefault(job.task_id, []).append("served" if served else "explained" if explained else "open")
+        lost = [task for task in self.taken - self.deleted if "open" in by_task.get(task, ["open"])]
+        doubled = [task for task, held in versions.items() if max(held.values()) > 1]
+        if say:
+            print(f"states: {dict(Counter(job.state for job in jobs))}")
+            print(f"why not: {dict(Counter(job.error[:100] for job in jobs if job.error))}")
+            for name, found in (("lost", lost), ("duplicated", doubled), ("stuck", sorted(unfinished | waiting))):
+                if found:
+                    print(f"{name}: {found[:10]}")
+        return {
+            "jobs": len(jobs),
+            "faults": sum(self.faults.values()),
+            "lost": len(lost),
+            "duplicated": len(doubled),
+            "stuck": len(unfinished | waiting),
+        }
+
+
+if __name__ == "__main__":
+    main()
