@@ -45,7 +45,7 @@ format: install ## Put the code into the form that `check` asks for
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train: install ## Train trajseg-tiny anew into runs/tiny (hours; resumes)
+train: install ## Train trajseg-tiny from nothing into runs/tiny (hours; resumes)
 	$(BIN)/trajseg train --out runs/tiny
 
 evaluate: install ## Measure the shipped checkpoint on the test split; results in runs/evaluation

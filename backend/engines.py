@@ -63,7 +63,7 @@ class OfferedEngines:
         return self.versions[self.checked(name) or self.default]
 
     def chosen(self, store: Store, project: Project | None, name: str = "") -> ChosenEngine:
-        """The engine for a job: the one that was asked for, else the project's, else the default; raises as `checked`.
+        """The engine for a job: the requested one, else the project's, else the default; raises as `checked`.
 
         Its model version has the adapter that serves the project now.
         """

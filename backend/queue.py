@@ -187,7 +187,7 @@ class JobQueue:
             return held is not None and self._is_started(held)
 
     def remove(self, job_id: str) -> None:
-        """Take a waiting job out; one that runs is told by the store."""
+        """Take a waiting job out; a running one learns it from the store."""
         with self._asking():
             held = self._held(job_id)
             if held is not None and held.get_status(refresh=False) != JobStatus.STARTED:

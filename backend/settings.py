@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         "wrong passwords are counted by the client's address.",
     )
     basic_auth_user: str = Field(
-        default="", description="User name for Basic authentication; unset: none is asked for."
+        default="", description="User name for Basic authentication; unset: no password is needed."
     )
     basic_auth_password: SecretStr = Field(default=SecretStr(""), description="Password for Basic authentication.")
     api_token: SecretStr = Field(
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     annotation_sweep_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="How often Label Studio is asked for annotations that no webhook told of.",
+        description="How often Label Studio's annotations are read in search of those that no webhook announced.",
     )
     retry_failed_seconds: float = Field(
         default=30.0,

@@ -50,14 +50,14 @@ def main() -> None:
 
 def _prediction(video: Path, way: str) -> float:
     """Median seconds of a prediction in a process of its own, the first one left out."""
-    told = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, __file__, str(video)],
         env={**os.environ, **WAYS[way]},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
-    return float(told.stdout)
+    return float(answer.stdout)
 
 
 def _predict(video: str) -> None:

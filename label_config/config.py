@@ -152,10 +152,10 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
 def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig:
     where = f'<{_BOX_TAG} name="{control.get("name")}">'
     if video is None or video.tag != "Video":
-        raise LabelConfigError(f"{where} is not on a <Video>")
+        raise LabelConfigError(f"{where} is not on a <Video>", "Give it the name of the <Video> as toName.")
     labels = [tag for tag in tags if tag.tag == "Labels" and video.get("name") in _targets(tag)]
     if not labels:
-        raise LabelConfigError(f"{where} has no <Labels> on the same <Video>")
+        raise LabelConfigError(f"{where} has no <Labels> on the same <Video>", "Add <Labels> with the same toName.")
     return LabelConfig(
         view="box",
         control=_name(control),

@@ -104,7 +104,7 @@ def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
         if found := re.search(r"ready at (http://\S+)", log.read_text()):
             return found.group(1)
         if process.poll() is not None:
-            raise ServiceError(f"trajseg serve ended at once:\n{log.read_text().strip()}")
+            raise ServiceError(f"trajseg serve ended at once:\n{log.read_text().strip()}", "Run `trajseg doctor`.")
         time.sleep(0.2)
     raise ServiceError(f"trajseg serve was not ready after {START_SECONDS:.0f} s.", f"See {log}.")
 
@@ -144,7 +144,9 @@ def wait(client: httpx.Client, cases: list[Case], jobs: list[str]) -> list[dict[
                 if form["state"] not in ("queued", "running"):
                     raise ServiceError(f"The job {case.name} {form['state']}: {form['error']}", form["remedy"])
                 if time.monotonic() > deadline:
-                    raise ServiceError(f"The job {case.name} is not done after {JOB_SECONDS:.0f} s.")
+                    raise ServiceError(
+                        f"The job {case.name} is not done after {JOB_SECONDS:.0f} s.", "Read the worker's log in demo/."
+                    )
                 time.sleep(0.2)
             forms.append(form)
     return forms

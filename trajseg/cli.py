@@ -97,7 +97,7 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand; exit code 2 when what was asked for is wrong, 1 when trajseg cannot do it."""
+        """Run the subcommand; exit code 2 when the request is invalid, 1 when trajseg cannot do it."""
         try:
             return super().invoke(ctx)
         except TrajSegError as error:

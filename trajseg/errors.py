@@ -1,7 +1,7 @@
 """The errors that trajseg raises at its edges.
 
 TrajSegError                     anything that trajseg refuses or cannot do
-├── InputError                   what was asked for is wrong; the command line exits with 2, HTTP answers 4xx
+├── InputError                   the request is invalid; the command line exits with 2, HTTP answers 4xx
 │   ├── VideoError               the video is missing, unreadable, empty, has no pictures, or is cut off
 │   ├── InstructionError         the instruction is empty or too long
 │   ├── TaskError                a Label Studio task lacks what its project needs
@@ -40,7 +40,7 @@ class TrajSegError(Exception):
 
 
 class InputError(TrajSegError):
-    """What was asked for is wrong."""
+    """The request is invalid."""
 
 
 class VideoError(InputError):

@@ -30,7 +30,7 @@ log = logging.getLogger("trajseg.serve")
 WATCH_SECONDS = 0.5
 HEALTHY_SECONDS = 30.0
 JOB_GRACE_SECONDS = 4.0
-"""How long a stopping worker may go on with its job before it is told to give it back, and then to do so."""
+"""How long a stopping worker may go on with its job before it must give it back, and then to do so."""
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A worker that lived so long is started again at once when it dies; after a shorter life the pauses grow."""
@@ -92,7 +92,7 @@ class Serve:
         log.info("the worker has the process id %d", self._worker.pid)
 
     def _worker_environment(self) -> dict[str, str]:
-        """This process's environment with what `serve` has found out or was told on its command line."""
+        """This process's environment with what `serve` has found out or was given on its command line."""
         settings = self.settings
         return {
             **os.environ,

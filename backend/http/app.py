@@ -37,13 +37,13 @@ def create_app(backend: Backend) -> Flask:
     auth.protect(app, settings)
     for part in (routes, jobs, failures, exports, media, pages):
         app.register_blueprint(part.blueprint)
-    app.register_error_handler(TrajSegError, told)
+    app.register_error_handler(TrajSegError, error_answer)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unforeseen)
     return app
 
 
-def told(error: TrajSegError) -> tuple[Response, int]:
+def error_answer(error: TrajSegError) -> tuple[Response, int]:
     """The answer to a request that ended in one of our errors: 4xx for what was asked, 5xx for us."""
     if isinstance(error, UnknownProjectError | UnknownJobError):
         status = 404

@@ -120,7 +120,7 @@ def number_argument(name: str) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) > MAX_ID:
-        raise InputError(f"`{name}` is {text[:40]!r}, not a number.")
+        raise InputError(f"`{name}` is {text[:40]!r}, not a number.", f"Give a whole number, such as {name}=12.")
     return int(text)
 
 

@@ -94,8 +94,8 @@ def read(form: type[AnyPayload], body: object) -> AnyPayload:
         return form.model_validate(body)
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
-        told = "; ".join(f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}" for one in found[:5])
-        raise InputError(f"The body is not what Label Studio sends: {told}.", "Check the keys named.") from error
+        wrong = "; ".join(f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}" for one in found[:5])
+        raise InputError(f"The body is not what Label Studio sends: {wrong}.", "Check the keys named.") from error
 
 
 def _body() -> object:

@@ -33,7 +33,9 @@ def media_url(settings: Settings, relative_path: str) -> str:
     """
     path = PurePosixPath(relative_path)
     if path.is_absolute() or ".." in path.parts or not path.name:
-        raise InputError(f"{relative_path!r} is not a path below the media folder.")
+        raise InputError(
+            f"{relative_path!r} is not a path below the media folder.", "Use the link that trajseg wrote into the task."
+        )
     token = _serializer(settings).dumps(str(path))
     return f"{settings.external_url}/media/{token}/{quote(path.name)}"
 

@@ -26,7 +26,7 @@ def to_sequence(boxes: Mapping[int, Box], last_frame: int, fps: float) -> list[d
     Args:
         boxes: percent box by editor frame (1-based); a frame that is not there has no box.
         last_frame: the clip's last editor frame.
-        fps: the frame rate that the editor is told.
+        fps: the frame rate that the editor uses.
     """
     sequence: list[dict[str, Any]] = []
     for run in _runs(sorted(boxes)):

@@ -219,7 +219,10 @@ class LabelStudioClient:
         )
         ids = [int(task_id) for task_id in answer.task_ids or []]
         if len(ids) != len(data):
-            raise LabelStudioError(f"Label Studio made {len(ids)} tasks of {len(data)} that were sent.")
+            raise LabelStudioError(
+                f"Label Studio made {len(ids)} tasks of {len(data)} that were sent.",
+                "Look at the project's tasks in Label Studio, delete the incomplete import, and import again.",
+            )
         return ids
 
     def tasks(self, project_id: int) -> list[Task]:

@@ -18,7 +18,7 @@ from label_studio_ml.api import init_app
 
 from backend.http import auth, failures, jobs, media
 from backend.http import label_studio as routes
-from backend.http.app import told
+from backend.http.app import error_answer
 from backend.ml_adapter.model import TrajSeg, shared_backend
 from trajseg.errors import TrajSegError
 
@@ -31,7 +31,7 @@ app.add_url_rule("/versions", view_func=routes.versions)
 app.register_blueprint(jobs.blueprint)
 app.register_blueprint(failures.blueprint)
 app.register_blueprint(media.blueprint)
-app.register_error_handler(TrajSegError, told)
+app.register_error_handler(TrajSegError, error_answer)
 _backend.reconciler.start()
 
 if __name__ == "__main__":

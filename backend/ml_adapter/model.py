@@ -53,8 +53,8 @@ class TrajSeg(LabelStudioMLBase):
         try:
             return shared_backend().service.predict(read(PredictRequest, body))
         except InputError as error:
-            told = {"error": error.message, "remedy": error.remedy}
-            raise AnswerException(400, error.message, told) from error
+            form = {"error": error.message, "remedy": error.remedy}
+            raise AnswerException(400, error.message, form) from error
 
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any] | None:
         """Handle an event as the route /webhook does."""

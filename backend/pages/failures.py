@@ -32,6 +32,6 @@ def retry(key: str) -> ResponseReturnValue:
     project = request.args.get("project", "")
     _, did = retry_group(service, key, int(project) if project.isdecimal() and len(project) < 10 else None)
     if request.accept_mimetypes.best == "application/json":
-        told = f"{did.jobs} jobs are queued" if did.jobs else f"{did.deliveries} results are delivered again"
-        return jsonify(said=told)
+        said = f"{did.jobs} jobs are queued" if did.jobs else f"{did.deliveries} results are delivered again"
+        return jsonify(said=said)
     return redirect(url_for("pages.jobs", state="failed", project=project or None), 303)

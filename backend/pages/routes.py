@@ -170,7 +170,7 @@ def unknown(rest: str) -> NoReturn:
 
 
 @blueprint.errorhandler(TrajSegError)
-def told(error: TrajSegError) -> ResponseReturnValue:
+def error_page(error: TrajSegError) -> ResponseReturnValue:
     """One of our errors, as a page for a person or as JSON for a script."""
     status = 404 if isinstance(error, UnknownJobError) else 400 if isinstance(error, InputError) else 503
     return _failed(error.message, error.remedy, status)
@@ -295,7 +295,7 @@ def _number(name: str, otherwise: Any) -> Any:
     if not text:
         return otherwise
     if not text.isdecimal() or len(text) > 9:
-        raise InputError(f"`{name}` is {text[:40]!r}, not a number.")
+        raise InputError(f"`{name}` is {text[:40]!r}, not a number.", f"Give a whole number, such as {name}=12.")
     return int(text)
 
 

@@ -36,7 +36,7 @@ def request_training(
 
 
 def corrected_tracks_since_training(store: Store, project_id: int) -> int:
-    """Tracks that persons have changed since the project's last training was asked for."""
+    """Tracks that persons have changed since the project's last training was requested."""
     last = select(func.max(Job.created_at)).where(Job.project_id == project_id, Job.kind == "finetune")
     with store.database.read() as session:
         since = session.scalar(last)

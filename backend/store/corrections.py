@@ -1,4 +1,4 @@
-"""The store's part on corrections: hints, annotations as they were read, and what persons changed in them."""
+"""The store's part on corrections: notices, annotations as they were read, and what persons changed in them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Change:
 
 @dataclass(frozen=True)
 class ReadAnnotation:
-    """One state of one annotation, as Label Studio told it; see the table Annotation for the fields."""
+    """One state of one annotation, as Label Studio gave it; see the table Annotation for the fields."""
 
     project_id: int
     task_id: int
@@ -128,7 +128,7 @@ class Corrections:
             return bool(claimed.rowcount)
 
     def drop_hint(self, hint: AnnotationHint) -> None:
-        """It was followed; one that was noted anew meanwhile stays."""
+        """It was followed; one that was noted again meanwhile stays."""
         followed = delete(AnnotationHint).where(AnnotationHint.id == hint.id, AnnotationHint.noted_at == hint.noted_at)
         with self.database.write() as session:
             session.execute(followed)
@@ -162,7 +162,7 @@ class Corrections:
             return set(session.scalars(query))
 
     def projects(self) -> list[Project]:
-        """All projects that trajseg was told of."""
+        """All projects that trajseg knows."""
         with self.database.read() as session:
             return list(session.scalars(select(Project).order_by(Project.id)))
 
@@ -186,11 +186,11 @@ class Corrections:
     ) -> Job | None:
         """Write down one state of an annotation, in place of an older one, and the job that carries it on.
 
-        The same state a second time changes nothing. A job that an older state asked for, and that is not
+        The same state a second time changes nothing. A job that an older state requested, and that is not
         finished, is cancelled: it would carry on what no longer stands.
 
         Returns:
-            The new job; None where there is none to be done, or it was asked for before.
+            The new job; None where there is none to be done, or it was requested before.
         """
         with self.database.write() as session:
             row = _find(session, annotation.project_id, annotation.annotation_id, lock=True)

@@ -23,7 +23,9 @@ class ProjectEngines:
         with self.database.write() as session:
             project = session.get(Project, project_id)
             if project is None:
-                raise UnknownProjectError(f"There is no project {project_id} in the store.")
+                raise UnknownProjectError(
+                    f"There is no project {project_id} in the store.", "Connect the backend in the project's settings."
+                )
             if project.engine != engine:
                 project.engine = engine
             return project

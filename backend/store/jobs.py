@@ -154,7 +154,9 @@ class JobStore:
             if job.state != "done" or job.result is None:
                 raise InputError(f"Job {job_id} has no result: it is {job.state}.", job.remedy)
             if "frame_count" not in job.result:
-                raise InputError(f"Job {job_id} has no tracks: it is of the kind {job.kind}.")
+                raise InputError(
+                    f"Job {job_id} has no tracks: it is of the kind {job.kind}.", "GET /jobs/ID shows its report."
+                )
             rows = session.scalars(select(Track).where(Track.job_id == job_id).order_by(Track.position)).all()
         form = dict(job.result)
         timings = form.pop("timings", {})

@@ -50,10 +50,10 @@ class Base(DeclarativeBase):
 
 
 class Project(Base):
-    """A Label Studio project that trajseg was told of.
+    """A Label Studio project that trajseg knows.
 
     `stamp` is the creation time that Label Studio adds to a project's id ("6.1795422572"): it tells a
-    project apart from another one that got the same id in a Label Studio that was set up anew.
+    project apart from another one that got the same id in a Label Studio that was set up again.
     """
 
     __tablename__ = "projects"

@@ -54,7 +54,9 @@ class ProjectStore:
         with self.database.read() as session:
             project = session.get(Project, project_id)
         if project is None:
-            raise UnknownProjectError(f"There is no project {project_id} in the store.")
+            raise UnknownProjectError(
+                f"There is no project {project_id} in the store.", "Connect the backend in the project's settings."
+            )
         return project
 
     def of_label_studio(self, label_studio_id: int, stamp: str = "") -> Project:

@@ -16,7 +16,7 @@ from backend.store.models import Annotation, Correction, Delivery, Job, Project,
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which jobs are asked for; what is None or empty does not choose.
+    """Which jobs are wanted; None or empty does not restrict.
 
     Args:
         state: one of JOB_STATES.
@@ -39,7 +39,7 @@ class Corrected:
         masks, boxes: frames that hold a mask or a box in the end, each counted once however often it was changed.
         masks_added, boxes_moved: corrections that put a mask where there was none; that moved or added a box.
         annotations: annotations that were compared.
-        lead_seconds: the time that Label Studio measured for them, where it told any.
+        lead_seconds: the time that Label Studio measured for them, where it did.
     """
 
     kinds: dict[str, int]
@@ -78,7 +78,7 @@ class Reports:
         self.database = database
 
     def jobs(self, wanted: Wanted, limit: int, offset: int = 0) -> list[Job]:
-        """One page of jobs: running ones, then the newest; where only queued ones are asked for, the next first."""
+        """One page of jobs: running ones, then the newest; where only queued ones are wanted, the next first."""
         # The rows' order first, by themselves: to sort whole jobs, results and all, takes ten times as long.
         query = _chosen(select(Job.id), wanted)
         if wanted.state == "queued":
@@ -106,7 +106,7 @@ class Reports:
             return session.scalar(query) or 0
 
     def projects(self) -> list[Project]:
-        """All projects that trajseg was told of, by Label Studio's id."""
+        """All projects that trajseg knows, by Label Studio's id."""
         with self.database.read() as session:
             return list(session.scalars(select(Project).order_by(Project.label_studio_id, Project.id)))
 

@@ -26,7 +26,7 @@ class JobRequest:
         video: as the task has it: a URL or a path.
         queue: one of QUEUES in backend.store.kinds.
         params: the kind's own params, or a mapping that they are read from.
-        model_version: the version asked for; a done job carries the one that did it.
+        model_version: the requested version; a done job carries the one that did it.
         error: why it cannot be done: the job is written down as failed, for a person to see.
         subject: what it is about beyond the task, such as one state of one annotation.
     """

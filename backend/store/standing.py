@@ -176,7 +176,7 @@ class Standing:
         newest: dict[str, Job] = {}
         for job in jobs.values():
             refined = self.store.corrections.annotation_behind(job.id)
-            # What a withdrawn annotation asked for stands no longer.
+            # The request of a withdrawn annotation stands no longer.
             if refined is None or refined in annotations:
                 newest[job.instruction] = job
         if not newest:

@@ -55,7 +55,7 @@ def location(weights: Weights) -> Path | None:
         )
     except (OSError, ValueError, HfHubHTTPError):
         return None
-    # A snapshot may hold nothing but a config.json that something else asked for.
+    # A snapshot may hold nothing but a config.json that something else requested.
     return folder if any(fnmatch(path.name, weights.files[0]) for path in folder.rglob("*")) else None
 
 

@@ -1,4 +1,4 @@
-"""Where weights from outside lie on this machine, and whether the network may be asked for them. Loads no torch."""
+"""Where weights from outside lie on this machine, and whether they may be fetched. Loads no torch."""
 
 from __future__ import annotations
 

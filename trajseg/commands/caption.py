@@ -22,7 +22,7 @@ from trajseg.video import Clip, open_clip
 def caption_result(load: Callable[[], Engine], video: Path, tracks: Path, out: Path) -> Result:
     """Describe every track of a file that `trajseg segment` wrote; write it to `out` and print the sentences.
 
-    What was asked for is checked before the model is loaded. A track of which nothing can be said keeps the sentence
+    The arguments are checked before the model is loaded. A track of which nothing can be said keeps the sentence
     that it has.
 
     Raises:

@@ -148,10 +148,12 @@ class _Job:
         except (ValueError, RecursionError) as error:
             raise InputError(f"The line is not JSON: {error}.") from error
         if not isinstance(data, dict):
-            raise InputError("The line is not a JSON object.")
+            raise InputError(
+                "The line is not a JSON object.", 'Write {"id": "1", "video": "clip.mp4", "instruction": "..."} on it.'
+            )
         missing = [key for key in ("id", "video", "instruction") if key not in data]
         if missing:
-            raise InputError(f"The line lacks {', '.join(missing)}.")
+            raise InputError(f"The line lacks {', '.join(missing)}.", "Add the key with a text.")
         for key in ("video", "instruction"):
             if not isinstance(data[key], str):
                 raise InputError(f'"{key}" must be text, got {json.dumps(data[key])[:80]}.')
@@ -173,7 +175,9 @@ def file_name(job_id: Any) -> str:
         InputError: nothing that names a file is left.
     """
     if isinstance(job_id, bool) or not isinstance(job_id, (str, int)):
-        raise InputError(f"An id must be text or a whole number, got {json.dumps(job_id)[:80]}.")
+        raise InputError(
+            f"An id must be text or a whole number, got {json.dumps(job_id)[:80]}.", "Put it in quotation marks."
+        )
     kept = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in str(job_id))
     name = kept.lstrip(".")[:LONGEST_ID].encode()[:LONGEST_ID_BYTES].decode(errors="ignore")
     if name.endswith(ERROR_SUFFIX):

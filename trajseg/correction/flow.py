@@ -36,7 +36,7 @@ MEETING = 4.0
 """Pixels by which the edges of two passes may lie apart and still be averaged; beyond, the surer pass is right."""
 
 BAND = 15.0
-"""Pixels: how far from a mask's edge its distance is told; beyond, a pixel is simply inside or outside."""
+"""Pixels: how far from a mask's edge its distance is known; beyond, a pixel is simply inside or outside."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from trajseg.correction.windows import Windows
 from trajseg.video import Clip
 
 LONGEST_SIDE = 640
-"""Pixels of the longer side at which flow is worked out; larger clips are reduced."""
+"""Pixels of the longer side at which flow is computed; larger clips are reduced."""
 
 WINDOW = 8
 KEPT_BYTES = 256 * 2**20

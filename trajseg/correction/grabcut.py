@@ -25,7 +25,7 @@ POINT_SURE, POINT_GUESS, POINT_REACH = 0.02, 0.1, 0.35
 def cut_out(clip: Clip, mark: Mark) -> np.ndarray:
     """The mask of what a mark marks, bool [H, W], by colours alone.
 
-    Of a box whose inside cannot be told from its surroundings the mask is an ellipse in it: something to correct
+    Of a box whose inside looks like its surroundings the mask is an ellipse in it: something to correct
     is better than nothing.
 
     Raises:

@@ -168,7 +168,10 @@ def check_painted(clip: Clip, painted: Painted) -> None:
         raise InputError("No frame is painted, so there is nothing to carry on.", "Paint the object on one frame.")
     for index, mask in painted.items():
         if not 0 <= index < len(clip):
-            raise InputError(f"Frame {index} is painted, but the clip has {len(clip)} frames, counted from 0.")
+            raise InputError(
+                f"Frame {index} is painted, but the clip has {len(clip)} frames, counted from 0.",
+                "Check that the masks belong to this clip.",
+            )
         if mask.shape != (clip.height, clip.width) or mask.dtype != np.bool_:
             raise InputError(
                 f"The mask of frame {index} is {mask.dtype} {list(mask.shape)}, "

@@ -82,7 +82,7 @@ def refine(
     """
     check_painted(clip, painted)
     if not propagators:
-        raise InputError("There is no propagator to refine the track with.")
+        raise InputError("There is no propagator to refine the track with.", "Name one or more, such as 'flow'.")
     (key, mask), *more = painted.items()
     if not more and mask.any():
         corrected = correct_others(clip, track, key, mask, propagators, key in marked, progress)

@@ -1,7 +1,7 @@
-"""Windows: what is worked out of a clip's frames, read in any order and kept while there is room.
+"""Windows: what is computed from a clip's frames, read in any order and kept while there is room.
 
 A video decodes forwards only. Passes that run backwards in time, and several passes over the same clip, take
-what they need from windows of consecutive frames, which are worked out together and forgotten oldest first.
+what they need from windows of consecutive frames, which are computed together and forgotten oldest first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 class Windows(Generic[Item]):
-    """One item a frame of the clip that was asked for last.
+    """One item a frame of the clip that was read last.
 
     Args:
         compute: makes the items of consecutive frames from (index, picture) pairs; `overlap` more pictures
@@ -44,7 +44,7 @@ class Windows(Generic[Item]):
         self._tail: list[tuple[int, np.ndarray]] = []
 
     def get(self, clip: Clip, index: int) -> Item:
-        """The item of frame `index` (0-based), worked out with its neighbours when it is not at hand."""
+        """The item of frame `index` (0-based), computed with its neighbours when it is not at hand."""
         stat = clip.path.stat()
         name = (clip.path, stat.st_mtime_ns, stat.st_size)
         if name != self._clip:

@@ -6,7 +6,7 @@ in a file of its own and name its factory in trajseg.data.registry (or in an ent
 
 * A data set is read by number. The same number always gives the same clip, expressions and masks, in every process.
 * A clip may be a video file or a folder of pictures; `open_clip` opens both. Its files must be there as long as the
-  AnnotatedClip is referred to, not longer: a data set may write them when they are asked for.
+  AnnotatedClip is referred to, not longer: a data set may write them on first use.
 * Masks are as large as the clip's frames. A frame that is not in an object's masks does not show it.
 * Nothing is decoded before it is needed: masks may be a mapping that reads files when it is asked.
 """

@@ -14,7 +14,7 @@ BLUR_SHARE = 0.25
 
 
 def pseudo_video(picture: np.ndarray, masks: np.ndarray, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and frames - 1 copies, each warped anew from the picture itself, in random order.
+    """The picture and frames - 1 copies, each warped from the picture itself, in random order.
 
     Args:
         picture: uint8 [H, W, 3] RGB.

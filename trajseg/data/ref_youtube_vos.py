@@ -117,7 +117,7 @@ class RefYoutubeVos(Dataset):
 
 
 class PaletteMasks(Mapping[int, Rle]):
-    """Masks of one object, read from palette pictures when they are asked for.
+    """Masks of one object, read from palette pictures on first use.
 
     Args:
         files: by 0-based frame.

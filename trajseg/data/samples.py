@@ -52,15 +52,28 @@ class Sample:
     def __post_init__(self) -> None:
         count, size = len(self.frames), self.frames.shape[:3]
         if self.answer.count(SEG_TOKEN) != len(self.masks):
-            raise InputError(f"The answer {self.answer!r} has not one {SEG_TOKEN} for each of {len(self.masks)} masks.")
+            raise InputError(
+                f"The answer {self.answer!r} does not have one {SEG_TOKEN} for each of {len(self.masks)} masks.",
+                "Give as many masks as the answer names objects.",
+            )
         if self.masks.ndim != 4 or self.masks.shape[1:] != size or self.masks.dtype != bool:
-            raise InputError(f"Masks of frames {size} must be bool [S, T, H, W], not {self.masks.shape}.")
+            raise InputError(
+                f"Masks of frames {size} must be bool [S, T, H, W], not {self.masks.shape}.",
+                "Stack the masks by object, then by frame.",
+            )
         if self.mask_weights is not None and self.mask_weights.shape != self.masks.shape[:2]:
-            raise InputError(f"Weights of masks {self.masks.shape[:2]} must be [S, T], not {self.mask_weights.shape}.")
+            raise InputError(
+                f"Weights of masks {self.masks.shape[:2]} must be [S, T], not {self.mask_weights.shape}.",
+                "Give one weight for each object and frame.",
+            )
         if self.direction == "captioning" and (self.boxes is None or self.boxes.shape != (count, 4)):
-            raise InputError(f"A trajectory of {count} frames needs as many boxes.")
+            raise InputError(
+                f"A trajectory of {count} frames needs as many boxes.", "Give None where it is not to be seen."
+            )
         if self.direction == "propagation" and not self.masks.any():
-            raise InputError("Nothing can be propagated: no frame shows the object.")
+            raise InputError(
+                "Nothing can be propagated: no frame shows the object.", "Give a mask on one frame at least."
+            )
 
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:

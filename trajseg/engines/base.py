@@ -128,7 +128,9 @@ class FrameMasks:
         try:
             index = data["index"]
             if type(index) is not int or index < 0:
-                raise InputError(f"A frame's index must be a whole number from 0 on, got {index!r}.")
+                raise InputError(
+                    f"A frame's index must be a whole number from 0 on, got {index!r}.", "Number frames from 0."
+                )
             masks = {str(uid): _object_mask(mask, height, width) for uid, mask in data["masks"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"A frame's masks cannot be read: {type(error).__name__} {error}.") from error
@@ -138,7 +140,10 @@ class FrameMasks:
 def _object_mask(data: Any, height: int, width: int) -> ObjectMask:
     code, presence = data["rle"], float(data["presence"])
     if not math.isfinite(presence):
-        raise InputError(f"The log-odds that an object is in a frame must be finite, got {presence}.")
+        raise InputError(
+            f"The log-odds that an object is in a frame must be finite, got {presence}.",
+            "Clamp them in the engine, for example to -20 to 20.",
+        )
     return ObjectMask(
         None if code is None else rle.checked(code, height, width), checked_score(data["score"]), presence
     )

@@ -26,7 +26,7 @@ class Segmentation:
         clip: of which every frame gets masks.
         instruction: the sentence that was asked.
         objects: that it means; none when there is no such object.
-        frames: yields the frames that are not in `done`, each once; never asked for without objects.
+        frames: yields the frames that are not in `done`, each once; never called without objects.
         answer: the engine's words.
         done: frames that an earlier run has drawn; see RunContext.done_of.
         finish: what can only be said of a whole track, such as hysteresis.

@@ -33,7 +33,7 @@ OBJECT_THRESHOLD = 0.3
 """A patch token counts as an object's centre from this objectness on."""
 
 LIKELIHOODS_AT_ONCE = 8
-"""Texts whose likelihood is worked out together."""
+"""Texts whose likelihood is computed together."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class TrajSegModel(PreTrainedModel):
 
         Raises:
             CheckpointError: a file is missing, or names or shapes differ.
-            TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
+            TrajSegError: 4 bits are requested and bitsandbytes is not installed.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in FOLDER_FILES[:2]):
@@ -155,7 +155,7 @@ class TrajSegModel(PreTrainedModel):
         (transformers would rename LLaVA's parameters to those of its older releases.)
 
         Args:
-            dtype: of the file; by default the parameters' own. Loading gives float32 unless told otherwise.
+            dtype: of the file; by default the parameters' own. Loading gives float32 by default.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Trading time for memory in training: a part's insides are worked out again in the backward pass, not kept."""
+"""Trading time for memory in training: a part's activations are computed again in the backward pass, not kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def worked(work: Callable[..., T], *given: Any, again: bool) -> T:
-    """`work(*given)`; with `again`, its insides are not kept for the backward pass but worked out again there.
+    """`work(*given)`; with `again`, its activations are not kept for the backward pass but computed again there.
 
     What `work` reads beside `given` must then still be the same.
     """

@@ -37,7 +37,7 @@ class Sampling:
     def numbers(self, seen: int, own: int) -> list[int]:
         """Which of `own` learned embeddings of a frame's number each of the `seen` frames gets.
 
-        Where fewer frames than the checkpoint's own are asked for, these are the numbers of the same moments of a clip.
+        Where fewer frames than the checkpoint's own are requested, these are the numbers of the same moments of a clip.
         """
         return list(range(seen)) if self.llm_frames is None or seen > own else sampled_frames(own, seen)
 

@@ -43,7 +43,7 @@ def empty_weights() -> AbstractContextManager[None]:
 
 
 class Weights:
-    """The tensors of a checkpoint by name, read when they are asked for.
+    """The tensors of a checkpoint by name, read on first use.
 
     Args:
         path: a folder in Hugging Face's form (one file, or an index of several; safetensors before PyTorch's), or

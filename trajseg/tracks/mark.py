@@ -54,7 +54,10 @@ class Mark:
     def picture(self, clip: Clip) -> np.ndarray:
         """The picture that it is on, RGB uint8 [H, W, 3]; InputError where the clip lacks the frame, or VideoError."""
         if not 0 <= self.index < len(clip):
-            raise InputError(f"The mark is on frame {self.index}, but the clip has {len(clip)} frames, counted from 0.")
+            raise InputError(
+                f"The mark is on frame {self.index}, but the clip has {len(clip)} frames, counted from 0.",
+                "Check that the mark belongs to this clip.",
+            )
         _, rgb = next(clip.frames([self.index]))
         return rgb
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from trajseg.errors import InputError
 from trajseg.files import whole_file
+from trajseg.tracks.rle import REWRITE
 from trajseg.tracks.track import MaskTrack
 
 VERSION = 1
@@ -65,7 +66,7 @@ class Result:
             InputError: another version, something missing, or something that cannot be.
         """
         if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise InputError(f"this is not a trajseg result of version {VERSION}")
+            raise InputError(f"This is not a trajseg result of version {VERSION}.", REWRITE)
         try:
             width, height = int(data["width"]), int(data["height"])
             result = cls(
@@ -85,12 +86,14 @@ class Result:
         except InputError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the result cannot be read: {type(error).__name__} {error}") from error
+            raise InputError(f"The result cannot be read: {type(error).__name__} {error}.", REWRITE) from error
         for track in result.tracks:
             if len(track) != result.frame_count:
-                raise InputError(f"track {track.uid} has {len(track)} frames, the result says {result.frame_count}")
+                raise InputError(
+                    f"Track {track.uid} has {len(track)} frames, the result says {result.frame_count}.", REWRITE
+                )
         if len({track.uid for track in result.tracks}) < len(result.tracks):
-            raise InputError("two tracks of the result have the same uid")
+            raise InputError("Two tracks of the result have the same uid.", REWRITE)
         return result
 
     def save(self, path: str | os.PathLike[str]) -> Path:

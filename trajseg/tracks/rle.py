@@ -21,6 +21,8 @@ class Rle(TypedDict):
     counts: str
 
 
+REWRITE = "Write the result again with trajseg, or correct the program that wrote it."
+
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels, from the top left corner."""
 
@@ -67,9 +69,9 @@ def union(rles: Sequence[Rle]) -> Rle:
         InputError: there are none, or their sizes differ.
     """
     if not rles:
-        raise InputError("there are no masks to unite")
+        raise InputError("There are no masks to unite.", "Pass one at least.")
     if len({tuple(rle["size"]) for rle in rles}) > 1:
-        raise InputError("the masks to unite differ in size")
+        raise InputError("The masks to unite differ in size.", "Scale them to one size first.")
     code = coco.merge([_bytes(rle) for rle in rles], intersect=False)
     return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
 
@@ -85,9 +87,9 @@ def checked(value: Any, height: int, width: int) -> Rle:
     if not isinstance(value, dict) or not isinstance(value.get("counts"), str):
         raise InputError('a mask must be {"size": [height, width], "counts": "..."}')
     if list(value.get("size") or ()) != [height, width]:
-        raise InputError(f"a mask is of size {value.get('size')}, the video of [{height}, {width}]")
+        raise InputError(f"A mask is of size {value.get('size')}, the video of [{height}, {width}].", REWRITE)
     if sum(_runs(value["counts"])) != height * width:
-        raise InputError("the runs of a mask do not fill the picture")
+        raise InputError("The runs of a mask do not fill the picture.", REWRITE)
     return {"size": [height, width], "counts": value["counts"]}
 
 
@@ -102,7 +104,7 @@ def _runs(counts: str) -> list[int]:
     for character in counts:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
-            raise InputError("a mask's counts hold characters that no run-length code has")
+            raise InputError("A mask's counts hold characters that no run-length code has.", REWRITE)
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:
@@ -112,9 +114,9 @@ def _runs(counts: str) -> list[int]:
         # The first three runs stand for themselves.
         run = value + runs[-2] if len(runs) > 2 else value
         if run < 0:
-            raise InputError("a mask's counts hold a negative run")
+            raise InputError("A mask's counts hold a negative run.", REWRITE)
         runs.append(run)
         value = shift = 0
     if shift:
-        raise InputError("a mask's counts are cut off")
+        raise InputError("A mask's counts are cut off.", REWRITE)
     return runs

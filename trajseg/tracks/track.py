@@ -10,7 +10,7 @@ import numpy as np
 
 from trajseg.errors import InputError
 from trajseg.tracks import rle as rle_codes
-from trajseg.tracks.rle import Box, Rle
+from trajseg.tracks.rle import REWRITE, Box, Rle
 
 
 @dataclass
@@ -32,7 +32,7 @@ class TrackFrame:
     provenance: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The frame as it stands in the JSON form of a result; `provenance` only where it is told."""
+        """The frame as it stands in the JSON form of a result; `provenance` only where there is one."""
         data = {"index": self.index, "time": self.time, "score": self.score, "rle": self.rle}
         return data | {"provenance": self.provenance} if self.provenance else data
 
@@ -118,7 +118,9 @@ class MaskTrack:
             return rle_codes.decode(code)
         known = next((tuple(frame.rle["size"]) for frame in self.frames if frame.rle is not None), size)
         if known is None:
-            raise InputError(f"track {self.uid} is empty, so the size of its masks is not known")
+            raise InputError(
+                f"Track {self.uid} is empty, so the size of its masks is not known.", "Pass height and width."
+            )
         return np.zeros(known, bool)
 
     def box(self, index: int) -> Box | None:
@@ -158,7 +160,7 @@ class MaskTrack:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a track cannot be read: {type(error).__name__} {error}") from error
         if [frame.index for frame in frames] != list(range(len(frames))):
-            raise InputError(f"the frames of track {track.uid} are not numbered 0, 1, 2, ... in order")
+            raise InputError(f"The frames of track {track.uid} are not numbered 0, 1, 2, ... in order.", REWRITE)
         return track
 
     def _frame(self, index: int) -> TrackFrame:
@@ -182,5 +184,5 @@ def checked_score(value: Any) -> float:
     """A score out of a JSON form; InputError where it does not lie in 0 to 1."""
     score = float(value)
     if not 0.0 <= score <= 1.0:
-        raise InputError(f"A score must lie in 0 to 1, got {value}.")
+        raise InputError(f"A score must lie in 0 to 1, got {value}.", "Pass a probability.")
     return score

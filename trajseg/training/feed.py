@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 class Feed(Generic[T]):
-    """Items by number, made ahead while they are asked for in order.
+    """Items by number, made ahead while they are read in order.
 
     Args:
         make: gives the n-th item, the same one each time; with a worker it must survive pickling.
-        workers: processes that make items ahead (0: they are made when they are asked for).
-        stride: distance between the numbers that will be asked for, such as the number of training processes.
+        workers: processes that make items ahead (0: they are made when they are read).
+        stride: distance between the numbers that will be read, such as the number of training processes.
         device: where the items are given; by default where they are made, on the CPU.
     """
 
@@ -90,7 +90,7 @@ SEEDS_APART = 1 << 32
 
 
 def several(stream: Callable[..., Iterable[T]], size: int, seed: int, number: int) -> list[T]:
-    """Item `number` of a feed from an endless stream: the stream is started anew, with a seed of its own, for each.
+    """Item `number` of a feed from an endless stream: the stream is started again, with a seed of its own, for each.
 
     Args:
         stream: makes the stream from the keyword `seed`.

@@ -5,7 +5,8 @@ Two questions are asked of the same clips with both models, so that only the dif
 * the project's held-out videos: does the candidate gain? Only if the interval of the mean gain lies above zero.
 * a fixed set of the base's own data: does it forget? Only if the mean loss stays below a margin.
 
-Both must be answered well. Too few held-out videos are no answer: the candidate is refused, and more are asked for.
+Both must be answered well. Too few held-out videos are no answer: the candidate is
+refused, with how many more are needed.
 """
 
 from __future__ import annotations

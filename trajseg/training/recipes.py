@@ -107,7 +107,7 @@ def train_jointly(
         InputError: the batch cannot be cut evenly, `out` holds a training by another recipe, or 4-bit weights are
             to be trained themselves.
         CheckpointError: the checkpoint cannot be used.
-        TrajSegError: 4 bits are asked for and bitsandbytes is not installed.
+        TrajSegError: 4 bits are requested and bitsandbytes is not installed.
     """
     run = run or accelerator(precision=recipe.precision)
     micro_batches, rest = divmod(recipe.batch, recipe.micro * run.num_processes)

@@ -1,6 +1,6 @@
 """The learning loop: one or several processes, accumulation, a state that resumes exactly, logs and warnings.
 
-What a step does depends on its number alone: its data (the loss is asked for a numbered part of a numbered step), its
+What a step does depends on its number alone: its data (the loss gets a numbered part of a numbered step), its
 random numbers (seeded by step and part), and its rate. So a run that was stopped and goes on is float for float the run
 that was not, on one CPU.
 """
@@ -131,7 +131,7 @@ def train(
             existing state is continued.
         module: stands on its device already.
         loss: gives the loss of a part of a step; it must depend on the part alone, and on nothing that it keeps.
-        report: slower figures, asked for at every save.
+        report: slower figures, computed at every save.
         seed: of the random numbers that the loss draws.
         micro_batches: parts of a step that each process takes one after another (gradient accumulation).
         whole: keep all weights in the state; False keeps those that are trained.

@@ -51,9 +51,9 @@ class FrameMap:
         if not self.times:
             raise VideoError("The video has no frames.", "Check that the file is complete.")
         if any(after <= before for before, after in pairwise(self.times)):
-            raise VideoError("The frame times do not increase.")
+            raise VideoError("The frame times do not increase.", "Give each frame a later time than the one before.")
         if not self.fps > 0:
-            raise VideoError(f"The frame rate is {self.fps}, which is not above 0.")
+            raise VideoError(f"The frame rate is {self.fps}, which is not above 0.", "Give frames a second.")
 
     @classmethod
     def from_times(cls, times: tuple[float, ...], nominal_fps: float | None = None) -> FrameMap:

@@ -78,13 +78,16 @@ def write_video(
                 context.colorspace = context.color_primaries = context.color_trc = BT709
                 context.color_range = ColorRange.MPEG
             elif rgb.shape[:2] != (stream.height, stream.width):
-                raise InputError(f"frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first was another size")
+                raise InputError(
+                    f"Frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first had another size.",
+                    "Scale all frames to one size first.",
+                )
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
             frame.pts, frame.time_base = index, 1 / rate
             out.mux(stream.encode(frame))
         if stream is None:
-            raise InputError(f"there are no frames to write to {path}")
+            raise InputError(f"There are no frames to write to {path}.", "Give one frame at least.")
         out.mux(stream.encode(None))
     return Path(path)
 

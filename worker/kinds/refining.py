@@ -248,12 +248,12 @@ def _unused(uid: str, taken: set[str]) -> str:
 
 
 def _part(progress: Progress | None, number: int, parts: int, frames: int) -> Progress | None:
-    """The progress of one track out of several, told in frames."""
+    """The progress of one track out of several, in frames."""
     if progress is None:
         return None
     tell = progress
 
-    def told(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         tell(number * frames + round(frames * done / max(total, 1)), parts * frames)
 
-    return told
+    return report

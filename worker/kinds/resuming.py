@@ -89,7 +89,9 @@ class KeptFrames:
             ]
             indices = {frame.index for frame in frames}
             if len(indices) < len(frames) or any(index >= len(clip) for index in indices):
-                raise InputError("A frame is kept twice, or is not in the clip.")
+                raise InputError(
+                    "A frame is kept twice, or is not in the clip.", "The job starts at the first frame again."
+                )
         except InputError as error:
             log.warning("job %s starts over: %s", job.id, error)
             self.clear()

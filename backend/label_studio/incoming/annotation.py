@@ -90,7 +90,7 @@ def _result_list(
 ) -> Sequence[Mapping[str, Any]]:
     results = annotation.get("result") if isinstance(annotation, Mapping) else annotation
     if not isinstance(results, Sequence) or isinstance(results, str):
-        raise TaskError("The annotation has no list of results.")
+        raise TaskError("The annotation has no list of results.", "Open it in Label Studio and save it again.")
     return results
 
 
@@ -146,7 +146,10 @@ def _brush_mask(item: Mapping[str, Any], value: Mapping[str, Any]) -> NDArray[np
 
 def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated) -> None:
     if frame_map is None:
-        raise TaskError("Boxes can only be read with the clip's frame map.")
+        raise TaskError(
+            "The annotation has boxes, and the frame times of its clip are not known.",
+            "See that the worker can read the video: `trajseg doctor --project N` says why it cannot.",
+        )
     sequence = value.get("sequence") or []
     try:
         drawn = box_keys.from_sequence(sequence, frame_map.editor_frames)

@@ -63,7 +63,7 @@ def sources(results: Sequence[Mapping[str, Any]], control: str, model_version: s
 def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = None) -> list[Change]:
     """What was done with each track in each frame that one of the two shows, by label and frame.
 
-    Of boxes only key frames are told, and frames from which the box is gone: what Label Studio draws between two
+    Of boxes there are only key frames, and frames from which the box is gone: what Label Studio draws between two
     key frames nobody has looked at.
 
     Args:

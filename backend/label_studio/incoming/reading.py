@@ -1,4 +1,4 @@
-"""Reading annotations: what hints point at, and what no webhook told of, becomes corrections and refine jobs.
+"""Reading annotations: what notices point at, and what no webhook named, becomes corrections and refine jobs.
 
 Webhooks are unsigned, wait one second and are never repeated, so they only say where to look. What counts is what
 Label Studio's API tells, and a sweep over all tasks that have changed since the last one finds the rest.
@@ -266,12 +266,12 @@ class AnnotationReader:
         """
         if config.view == "box":
             return
-        told = {label for label, _ in before.said.masks}
+        shown = {label for label, _ in before.said.masks}
         for label, source in corrections.sources(annotation.get("result") or [], config.control).items():
             job = self._job(source.job_id)
             result = self._tracks(job)
             track = next((one for one in result.tracks if one.uid == source.track_uid), None) if result else None
-            if label in told or job is None or job.id in adopted or track is None:
+            if label in shown or job is None or job.id in adopted or track is None:
                 continue
             before.sources[label] = Source(job.id, track.uid, job.model_version)
             for index in indices:

@@ -104,7 +104,10 @@ def deliver(store: Store, client: LabelStudioClient, settings: Settings, deliver
 def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int:
     job, result = store.jobs.get(delivery.job_id), store.jobs.result(delivery.job_id)
     if job.task_id is None or job.project_id is None:
-        raise InputError(f"Job {job.id} does not come from a Label Studio task.")
+        raise InputError(
+            f"Job {job.id} does not come from a Label Studio task, so its result is not delivered.",
+            "`trajseg export` or GET /jobs/ID/tracks gives the result.",
+        )
     project_id = store.projects.get(job.project_id).label_studio_id
     try:
         config = _config_with_room(client, project_id, result)
@@ -144,7 +147,10 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     )
     wrong = checks.problems(results, config, len(indices), (result.width, result.height))
     if wrong:
-        raise InputError(f"The prediction does not fit the project: {'; '.join(wrong[:5])}.")
+        raise InputError(
+            f"The prediction does not fit the project: {'; '.join(wrong[:5])}.",
+            "Run `trajseg doctor --project N`: it names what the labelling configuration lacks.",
+        )
     client.update_task_data(project_id, task.id, changes)
     if config.frames_key and config.frames_key in changes:
         store.pictures.note(job.project_id, task.id, next_renewal(settings))

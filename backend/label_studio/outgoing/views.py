@@ -2,7 +2,7 @@
 
 A result is one JSON object of Label Studio's `result` list. In the mask view there is one BitmaskLabels
 result for each track and key frame that shows it; in the box view one VideoRectangle result for each track.
-A track is known by its label: Label Studio keeps it, while it drops ids and meta from what is drawn anew.
+A track is known by its label: Label Studio keeps it, while it drops ids and meta from what is drawn again.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def _tell_of_foreign_links(settings: Settings, videos: list[str]) -> None:
     hosts = sorted({split(video).hostname or "" for video in videos if is_link(video)})
     foreign = [host for host in hosts if not any(_matches(host, pattern) for pattern in known)]
     if foreign:
-        click.echo("Workers fetch videos only from hosts that they are told of:")
+        click.echo("Workers fetch videos only from allowed hosts:")
         click.echo(f"set TRAJSEG_MEDIA_HOSTS={','.join([*settings.media_hosts, *foreign])} for them.")
 
 

@@ -134,7 +134,7 @@ def _settings_of(
 
 
 def _webhook_of(client: LabelStudioClient, settings: Settings, project_id: int) -> Iterator[Check]:
-    """Whether annotations are told of at once; without that they are found by a sweep."""
+    """Whether webhooks announce annotations; without them a sweep finds them later."""
     name = f"Project {project_id}"
     late = f"annotations are found within {settings.annotation_sweep_seconds:g} s all the same"
     held = projects.webhooks_of(client, project_id, settings.external_url)
@@ -220,14 +220,14 @@ def _video_of(client: LabelStudioClient, settings: Settings, config: LabelConfig
     address = str(config.video_of(task.data) or "")
     fixed = config.frame_rate is not None
     # Tasks without a rate are named by _data_of.
-    told = config.rate_for(task.data) if fixed or config.fps_of(task.data) is not None else None
+    rate = config.rate_for(task.data) if fixed or config.fps_of(task.data) is not None else None
     name = f"task {task.id}"
     try:
         if address:
             # Annotators write this address, so it is fetched as a worker would fetch it.
             policy = FetchPolicy.from_settings(settings)
             with fetched(address, settings.data_dir / "downloads", policy) as path:
-                yield from video_checks(name, path, told, fixed, config.video_line)
+                yield from video_checks(name, path, rate, fixed, config.video_line)
     except TrajSegError as error:
         yield Check("Video", "fail", f"{name}: {error.message}", error.remedy)
 

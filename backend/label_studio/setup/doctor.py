@@ -186,7 +186,7 @@ def database(settings: Settings) -> Check:
 
 
 def backend(settings: Settings) -> Check:
-    """Whether the backend answers at the address that browsers and Label Studio are told."""
+    """Whether the backend answers at the address that browsers and Label Studio use."""
     url = settings.external_url
     remedy = "Start it with `trajseg serve`, or correct TRAJSEG_PUBLIC_URL (or TRAJSEG_PORT)."
     try:

@@ -122,7 +122,7 @@ def create_project(
     project_id = client.create_project(
         title,
         fill(view, labels or None),
-        # Predictions are shown to people, and asked for when a task without one is opened.
+        # Predictions are shown to people, and requested when a task without one is opened.
         show_collab_predictions=True,
         enable_empty_annotation=True,
         expert_instruction=HELP,
@@ -295,7 +295,9 @@ def _lines(path: Path, label_studio_url: str) -> list[Wanted]:
                 'A line is {"video": "clip.mp4", "instruction": "the red car"}.',
             ) from error
         if not isinstance(video, str) or not isinstance(instruction, str):
-            raise InputError(f"Line {number} of {path}: video and instruction must be text.")
+            raise InputError(
+                f"Line {number} of {path}: video and instruction must be text.", "Put both in quotation marks."
+            )
         if not has_scheme(video) and not is_own_path(video, label_studio_url):
             video = str(path.parent / video)
         made.append(Wanted(video, check_instruction(instruction)))

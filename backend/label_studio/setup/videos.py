@@ -88,7 +88,7 @@ def place(client: LabelStudioClient, project_id: int, video: str, pictures: bool
     """Uploads or links one video, and uploads pictures of it where the view needs them.
 
     A link stays a link, a local file is uploaded. What browsers cannot play is uploaded as an H.264 copy;
-    `say` is told so. Raises VideoError or LabelStudioError.
+    `say` gets a line. Raises VideoError or LabelStudioError.
     """
     shown = shown_address(video)
     if is_opaque(video, client.url):

@@ -91,8 +91,8 @@ export function actHere(done) {
       const answer = await fetch(button.formAction, {
         method: "POST", body: new URLSearchParams(new FormData(event.target)), headers: {Accept: "application/json"},
       });
-      const told = await answer.json();
-      say(answer.ok ? told.said ?? `${button.textContent.trim()}: the job is ${told.state}.` : `${told.error} ${told.remedy}`, !answer.ok);
+      const form = await answer.json();
+      say(answer.ok ? form.said ?? `${button.textContent.trim()}: the job is ${form.state}.` : `${form.error} ${form.remedy}`, !answer.ok);
     } catch (error) {
       say("The backend does not answer.", true);
     }

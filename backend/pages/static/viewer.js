@@ -49,7 +49,7 @@ export class Viewer {
         by("play").setAttribute("aria-label", video.paused ? "Play" : "Pause");
       });
     }
-    // Where a seek ends on the same picture, no new frame is told.
+    // Where a seek ends on the same picture, the browser reports no new frame.
     video.addEventListener("seeked", () => this.show(this.frameAt(video.currentTime)));
     if ("requestVideoFrameCallback" in video) {
       const onFrame = (_, {mediaTime}) => {
@@ -122,14 +122,14 @@ export class Viewer {
   /** Everything but the picture itself follows to this frame. */
   show(frame) {
     this.frame = frame;
-    const told = [...this.reasons.get(frame) ?? []];
+    const reasons = [...this.reasons.get(frame) ?? []];
     this.form.tracks.forEach(({label, painted}, track) => {
-      if (painted.includes(frame) && !this.hidden.has(track)) told.push(`${label}: painted by a person`);
+      if (painted.includes(frame) && !this.hidden.has(track)) reasons.push(`${label}: painted by a person`);
     });
     by("where").textContent = `frame ${frame + 1} of ${this.last + 1}`;
     by("when").textContent = `${this.times[frame]?.toFixed(2) ?? "–"} s`;
     this.plot.moveTo(frame, this.times[frame] ?? 0);
-    if (by("reason")) by("reason").textContent = told.join(" · ");
+    if (by("reason")) by("reason").textContent = reasons.join(" · ");
     this.draw();
   }
 

@@ -59,7 +59,7 @@ class Described:
 def describe(engine: Captioner, scene: Scene, clip: Clip, ids: np.ndarray) -> list[Described]:
     """Captions of the scene's objects, given their true tracks, `ids` uint8 [N, H, W].
 
-    Objects whose motion cannot be told from the 8 frames at the centres of equal bins are left out: of them no
+    Objects whose motion cannot be seen in the 8 frames at the centres of equal bins are left out: of them no
     caption is true beyond doubt.
     """
     facts = Facts(scene)

@@ -71,8 +71,8 @@ class Reviewed:
         seed, instruction, motion, frames: of the clip and its object.
         start: J&F of the engine's track.
         suggested, uniform: J&F after LOOKS painted frames, as suggested or evenly spread.
-        course: J&F after 0, 1, 2, ... painted frames, each the one most worth a look; empty when not asked for.
-        uniform_boxes: painted frames that interpolated boxes need; None when not asked for.
+        course: J&F after 0, 1, 2, ... painted frames, each the one most worth a look; empty when not requested.
+        uniform_boxes: painted frames that interpolated boxes need; None when not requested.
         chosen: the propagator of each step of `course`.
         painted: the frames painted in `course`, in order, with the reason.
     """

@@ -26,7 +26,7 @@ from trajseg.shapes.world.scenes import MOTIONS, SPEEDS
 MOTION_LAYER = 3
 """The dense losses of what objects do read the visual tokens after so many layers."""
 FACTS = (len(MOTIONS), len(SPEEDS), 2, 2)
-"""What is told of each visual token: motion, speed, is the object there in the first frame, in the last."""
+"""Facts of each visual token: motion, speed, is the object there in the first frame, in the last."""
 GUIDED_LAYER = 4
 """The first head of this layer, counted from 0, is taught to look at the object that is being answered about."""
 BEGINNING = 5.0

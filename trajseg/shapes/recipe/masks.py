@@ -49,7 +49,7 @@ Role = Literal["key", "prompted", "carried"]
 
 @dataclass(frozen=True)
 class Rows:
-    """What is asked for in a batch of clips of n frames: all objects of all clips, then decoys, which no frame has.
+    """The prompts of a batch of clips of n frames: all objects of all clips, then decoys, which no frame has.
 
     clip (R,) the clip that a row is of; attributes, named (R, 3) as Descriptions have them;
     truth (R, n, side, side) coverage as object_planes; counts: objects of each clip.
@@ -97,8 +97,8 @@ class MaskTraining(nn.Module):
         """Mask losses over a batch of clips of F = len(roles) frames.
 
         Where every frame has a prompt, memory believes the decoder's own object scores, as it does at inference: what
-        was drawn wrongly is to be put right by the next prompt. Else it is told which objects are in a picture, or
-        frames that have nothing but memory would be asked for what they cannot know.
+        was drawn wrongly is to be put right by the next prompt. Else it learns which objects are in a picture, or
+        frames that have nothing but memory would be scored on what they cannot know.
 
         Args:
             roles: of the frames; the first is a key frame.
@@ -111,7 +111,7 @@ class MaskTraining(nn.Module):
         rows = Rows.of(clips, rng, decoys)
         tokens = self.tokens(rows.attributes, rows.named)
         tracker = Tracker(self.sam2, len(roles), self.key_frame_memory)
-        told = "carried" in roles
+        carried = "carried" in roles
         total = tokens.new_zeros(())
         figures: dict[str, list[float]] = {}
         for number, role in enumerate(roles):
@@ -126,7 +126,7 @@ class MaskTraining(nn.Module):
                 figures.setdefault("guidance", []).append(float(guidance.detach()))
             with quick():
                 drawn = tracker.step(
-                    number, frame, prompt, present if told else None, number + 1 < len(roles), key=role == "key"
+                    number, frame, prompt, present if carried else None, number + 1 < len(roles), key=role == "key"
                 )
             decoded = DecodedMask(drawn.logits.float(), drawn.score.float(), drawn.pointer)
             total = total + mask_loss(decoded, target, present) + self._coarse_loss(target, present)

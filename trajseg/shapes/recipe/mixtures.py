@@ -1,4 +1,4 @@
-"""Looks that have no name: so that a shape is told whatever the colour, and a colour whatever the shape.
+"""Looks that have no name: so that a shape is recognised whatever the colour, and a colour whatever the shape.
 
 A small model that never sees a yellow cross learns that what is yellow is no cross, and is right all through its
 training. Here crosses are of colours that have no name, too, and what is yellow has shapes that have none; an answer

@@ -136,7 +136,7 @@ class TinyTraining:
         return self.modules[name]
 
     def _clips(self, stage: Stage, seed: int, stream: Callable[..., Iterable[T]], stride: int = 1) -> Feed[list[T]]:
-        """Batches of rendered clips by step, of which every `stride`-th is asked for."""
+        """Batches of rendered clips by step, of which every `stride`-th is taken."""
         return Feed(partial(several, stream, stage.batch, seed), self.workers, stride, self.device)
 
     def _drawn(self, stage: Stage, seed: int, frames: int | None = None, **looks: Any) -> Feed[list[Pictures]]:

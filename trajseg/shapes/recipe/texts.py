@@ -150,7 +150,7 @@ def questions(
     """Questions with answers about a scene, at most `limit`, the harder kinds preferred.
 
     look, named: what the objects look like, and which of their colours, shapes and sizes have their name, as
-    `mixtures.nameless` gives them (None: all have); nothing is asked for by a name that is an object's in part.
+    `mixtures.nameless` gives them (None: all have); no question uses a name that is an object's in part.
     facts: as in `instructions`.
     """
     found = instructions(scene, rng, limit_per_kind=3, facts=facts)

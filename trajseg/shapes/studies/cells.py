@@ -18,7 +18,7 @@ class Cells:
     A cell is known by its name and by everything that it depends on: with another setting it is another cell.
 
     Args:
-        say: is told of each cell, measured or found.
+        say: is called with each cell, measured or found.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:

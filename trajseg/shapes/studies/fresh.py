@@ -1,4 +1,4 @@
-"""A fresh start: a checkpoint that has to learn content integration anew, or to do without it."""
+"""A fresh start: a checkpoint that has to learn content integration again, or to do without it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ RIDGE = 0.01
 def fresh_start(checkpoint: str | Path, folder: Path, seed: int, integration: bool, samples: Sequence[Sample]) -> None:
     """Writes a checkpoint from which a cell of the training study begins.
 
-    Content integration is drawn anew by `seed`, or left out. The head of the trajectory tokens, alike in either case,
-    is fitted by least squares: its token is what the checkpoint's own content integration made of its token on
-    average over the frames of `samples`. So the mask decoder meets prompts that it knows, from which all that content
+    Content integration is initialised again by `seed`, or left out. The head of the trajectory tokens,
+    alike in either case, is fitted by least squares: its token is what the checkpoint's own content integration made
+    of its token on average over the frames of `samples`. So the mask decoder meets prompts that it knows, from which all that content
     integration adds of a frame is gone. (From a head drawn at random the decoder unlearns within 200 samples to heed
     its prompt, and paints every object.)
 

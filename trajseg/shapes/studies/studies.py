@@ -32,7 +32,7 @@ def run(names: Iterable[str], plan: Plan, out: Path, say: Callable[[str], None])
     Args:
         names: of STUDIES.
         out: receives cells/, a file for each measured cell, and results.json.
-        say: is told of each cell that is measured.
+        say: is called with each cell that is measured.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.

@@ -23,7 +23,7 @@ class Facts:
         enters, leaves: True, False or None for each object.
         behind: [K][K], whether the first passes behind the second.
         path: length of the way of each object in the whole clip, in frame heights.
-        moves_visibly: whether its motion can be told from the sampled frames.
+        moves_visibly: whether its motion can be seen in the sampled frames.
     """
 
     def __init__(self, scene: Scene) -> None:

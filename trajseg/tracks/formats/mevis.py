@@ -7,7 +7,7 @@ from trajseg.tracks.formats.json_file import JsonFile
 from trajseg.tracks.labelled import LabelledClip
 
 REFERRING, NO_TARGET = 0, 2
-"""ReVOS's `type_id`. What is reasoning (1) cannot be told from a sentence, so everything with a target is 0."""
+"""ReVOS's `type_id`. A sentence does not say whether it needs reasoning (1): everything with a target is 0."""
 
 
 class Mevis(TrackFormat):
