@@ -109,7 +109,7 @@ def test_label_studio_and_monitors_get_health_as_ever(client: FlaskClient, accep
 
 
 def test_an_empty_list_says_how_to_begin(client: FlaskClient) -> None:
-    assert "Nothing was asked for yet" in client.get("/page/jobs").text
+    assert "No jobs yet" in client.get("/page/jobs").text
     assert "Nothing here" in client.get("/page/jobs?state=failed").text
 
 

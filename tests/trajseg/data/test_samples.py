@@ -165,7 +165,7 @@ def test_what_a_data_set_trusts_less_counts_less(tmp_path):
 
 def test_a_sample_whose_parts_do_not_fit_is_refused():
     frames, masks = np.zeros((2, 4, 6, 3), np.uint8), np.zeros((1, 2, 4, 6), bool)
-    with pytest.raises(InputError, match=r"not one \[SEG\] for each of 1 masks"):
+    with pytest.raises(InputError, match=r"not have one \[SEG\] for each of 1 masks"):
         Sample("grounding", frames, "it", "there is no such object .", masks)
     with pytest.raises(InputError, match="must be bool"):
         Sample("grounding", frames, "it", "it [SEG] .", masks[:, :1])

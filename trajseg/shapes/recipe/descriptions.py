@@ -1,8 +1,8 @@
 """What the mask side is prompted for: a clip's objects, some without one of their names, and decoys that no clip has.
 
 A mask side that is only prompted for what a clip has learns to draw the nearest thing to a description. Where the
-object meant has left the picture, or has not entered it yet, that is another object. And one that never sees a yellow cross
-learns to deny it, unless it has to tell a cross without its colour, and what is yellow without its shape.
+object meant has left the picture, or has not entered it yet, that is another object. And one that never sees a yellow
+cross learns to deny it, unless it has to tell a cross without its colour, and what is yellow without its shape.
 """
 
 from __future__ import annotations
