@@ -7,9 +7,11 @@ import signal
 
 import click
 
+from backend.active.command import active
 from backend.export_command import export
 from backend.label_studio.setup.commands import doctor, project
 from backend.model_commands import finetune, models
+from backend.stats_command import stats
 
 
 @click.command()
@@ -51,4 +53,4 @@ def token() -> None:
     click.echo(load_settings().job_token())
 
 
-commands = [backend, token, project, doctor, export, finetune, models]
+commands = [active, backend, token, project, doctor, export, finetune, models, stats]

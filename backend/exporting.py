@@ -136,7 +136,7 @@ def labelled_clip(task: StandingTask, clip: Clip | None, identity: str) -> Label
         task.height,
         task.fps,
         task.frame_count,
-        tuple(LabelledTrack(held.track, held.trust, held.rejected) for held in task.tracks),
+        tuple(LabelledTrack(held.track, held.trust, held.rejected, held.caption_trust) for held in task.tracks),
         task.expressions,
         task.video,
         identity,

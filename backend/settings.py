@@ -181,6 +181,12 @@ class Settings(BaseSettings):
         "first.",
     )
 
+    older_predictions: Literal["keep", "replace"] = Field(
+        default="keep",
+        description="Predictions of a project's earlier model version, once a newer one has labelled the task again: "
+        "`keep` them beside it, or `replace` them: they are deleted after TRAJSEG_SUPERSEDED_HOURS.",
+    )
+
     view: Literal["mask", "box"] = Field(
         default="mask",
         description="View for projects that trajseg creates; otherwise the label configuration tells.",

@@ -11,6 +11,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
+from backend import effort
 from backend.label_studio.outgoing.adoption import annotation_of
 from backend.pages import adoption, failures, guard, models, previews, report, tracks, videos
 from backend.pages.shown import STATES, JobView, with_code
@@ -41,13 +42,13 @@ MARK_LENGTH = 10
 """Characters that tell one form of a part of the page from another."""
 
 
-DISTANCES = "trajseg.edit_distances"
+EFFORT = "trajseg.effort"
 
 
 @blueprint.record
 def prepare(state: BlueprintSetupState) -> None:
     """What the report has compared is kept with the application."""
-    state.app.extensions[DISTANCES] = report.EditDistances()
+    state.app.extensions[EFFORT] = effort.EffortReader()
 
 
 @blueprint.before_app_request
@@ -159,7 +160,7 @@ def video(token: str, name: str) -> ResponseReturnValue:
 def lead_report() -> ResponseReturnValue:
     """For a lead: tasks per day, corrections per track, minutes saved."""
     return render_template(
-        "pages/report.html", report=report.read(_reports(), current_app.extensions[DISTANCES]), figures=report
+        "pages/report.html", report=report.read(_service().store, current_app.extensions[EFFORT]), figures=effort
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -56,6 +56,7 @@ class ReadAnnotation:
     who: str = ""
     job_id: str | None = None
     lead_seconds: float | None = None
+    captions: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
 
 
@@ -87,6 +88,19 @@ class PaintedTrack:
     def rejected(self) -> bool:
         """Whether a person has removed all of it that was to be seen."""
         return not self.shown and self.vouched
+
+
+@dataclass(frozen=True)
+class ComparedFrames:
+    """What people did with each frame that they vouched for, over an annotation and those that it came from.
+
+    Args:
+        corrections: one for each label and frame: the newest that changed it, else that it was left as it was.
+        versions: by label, the model version whose prediction people began with; empty where there was none.
+    """
+
+    corrections: tuple[Correction, ...]
+    versions: Mapping[str, str]
 
 
 class Corrections:
@@ -201,6 +215,7 @@ class Corrections:
                 session.add(row)
             for name in ("task_id", "version", "when", "who", "job_id", "lead_seconds", "error"):
                 setattr(row, name, getattr(annotation, name))
+            row.captions = dict(annotation.captions)
             row.read_at, row.withdrawn_at = now(), None
             _withdraw_corrections(session, row)
             session.add_all(_correction(annotation, change) for change in changes)
@@ -277,6 +292,26 @@ class Corrections:
             if correction.kind in VOUCHED and correction.label in tracks:
                 _put(tracks[correction.label], correction)
         return list(tracks.values())
+
+    def compared(self, project_id: int, annotation_id: int) -> ComparedFrames:
+        """What people did in an annotation and those that it came from; tracks that are gone from it, too."""
+        with self.database.read() as session:
+            lineage = _lineage(session, project_id, annotation_id)
+            rows = [one for number in lineage for one in _standing(session, project_id, number)]
+        newest: dict[tuple[str, int], Correction] = {}
+        versions: dict[str, str] = {}
+        for row in rows:
+            versions.setdefault(row.label, row.model_version)
+            known = newest.get((row.label, row.frame_index))
+            if known is None or row.kind in VOUCHED or known.kind not in VOUCHED:
+                newest[row.label, row.frame_index] = row
+        return ComparedFrames(tuple(newest.values()), versions)
+
+    def captions(self, project_id: int, annotation_id: int) -> dict[str, str]:
+        """Captions that persons wrote, by label, in an annotation and those that it came from; empty ones: removed."""
+        with self.database.read() as session:
+            rows = [_find(session, project_id, one) for one in _lineage(session, project_id, annotation_id)]
+        return {label: text for row in rows if row is not None for label, text in row.captions.items()}
 
     def count(self) -> dict[str, int]:
         """How many corrections stand, by kind."""

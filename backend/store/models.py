@@ -237,7 +237,8 @@ class Annotation(Base):
 
     `version` is what tells one state of it from the next, `when` the time that Label Studio gives for it.
     `job_id` is the job whose prediction it came from, `refine_job_id` the job that carries its corrections on.
-    `error` says why it could not be understood.
+    `captions` are those that a person changed, by label; an empty one was removed. `error` says why the annotation
+    could not be understood.
     """
 
     __tablename__ = "annotations"
@@ -253,6 +254,7 @@ class Annotation(Base):
     who: Mapped[str] = mapped_column(String(200), default="")
     when: Mapped[datetime] = mapped_column(UtcDateTime)
     lead_seconds: Mapped[float | None] = mapped_column(Float)
+    captions: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
     read_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     error: Mapped[str] = mapped_column(Text, default="")

@@ -30,39 +30,6 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Corrected:
-    """What persons did in all corrections that stand, counted in frames of tracks.
-
-    Attributes:
-        kinds: frames by kind of correction: unchanged, edited, added, removed.
-        tracks: of how many tracks these are; a track is a label in a task.
-        masks, boxes: frames that hold a mask or a box in the end, each counted once however often it was changed.
-        masks_added, boxes_moved: corrections that put a mask where there was none; that moved or added a box.
-        annotations: annotations that were compared.
-        lead_seconds: the time that Label Studio measured for them, where it did.
-    """
-
-    kinds: dict[str, int]
-    tracks: int
-    masks: int
-    boxes: int
-    masks_added: int
-    boxes_moved: int
-    annotations: int
-    lead_seconds: float
-
-    @property
-    def frames(self) -> int:
-        """Frames of tracks that were compared."""
-        return sum(self.kinds.values())
-
-    @property
-    def changed(self) -> int:
-        """Frames of tracks that a person changed."""
-        return self.frames - self.kinds.get("unchanged", 0)
-
-
-@dataclass(frozen=True)
 class Edit:
     """A mask that a person changed, and the mask that it was; `predicted` is None where that is not kept any more."""
 
@@ -137,40 +104,6 @@ class Reports:
         dates = [last - timedelta(days=back) for back in range(days - 1, -1, -1)]
         unit = (Annotation.project_id, Annotation.task_id)
         return self._per_day(dates, Annotation.when, unit, Annotation.withdrawn_at.is_(None))
-
-    def corrected(self) -> Corrected:
-        """How much persons left as it was, and how much they changed."""
-        standing = Correction.withdrawn_at.is_(None)
-        track = (Correction.project_id, Correction.task_id, Correction.label)
-        frame = (*track, Correction.frame_index)
-        moved = and_(Correction.box.is_not(None), Correction.kind.in_(("edited", "added")))
-        added = and_(Correction.rle.is_not(None), Correction.kind == "added")
-
-        def distinct(columns: tuple[Any, ...], *conditions: Any) -> Any:
-            return select(func.count()).select_from(select(*columns).where(standing, *conditions).distinct().subquery())
-
-        kinds = select(Correction.kind, func.count()).where(standing).group_by(Correction.kind)
-        read = select(func.count(), func.sum(Annotation.lead_seconds)).where(Annotation.withdrawn_at.is_(None))
-        with self.database.read() as session:
-            annotations, lead_seconds = session.execute(read).one()
-            return Corrected(
-                kinds={row[0]: row[1] for row in session.execute(kinds)},
-                tracks=session.scalar(distinct(track)) or 0,
-                masks=session.scalar(distinct(frame, Correction.rle.is_not(None))) or 0,
-                boxes=session.scalar(distinct(frame, Correction.box.is_not(None))) or 0,
-                masks_added=session.scalar(select(func.count()).where(standing, added)) or 0,
-                boxes_moved=session.scalar(select(func.count()).where(standing, moved)) or 0,
-                annotations=annotations,
-                lead_seconds=lead_seconds or 0.0,
-            )
-
-    def mask_edits(self) -> list[int]:
-        """Ids of the corrections that stand in which a person changed a mask."""
-        query = select(Correction.id).where(
-            Correction.withdrawn_at.is_(None), Correction.kind == "edited", Correction.rle.is_not(None)
-        )
-        with self.database.read() as session:
-            return list(session.scalars(query.order_by(Correction.id)))
 
     def edits(self, correction_ids: Sequence[int]) -> list[Edit]:
         """These corrections with the masks that they changed. All their tracks are read: ask for some hundred."""

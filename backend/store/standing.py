@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from backend.store.kinds import KINDS
 from backend.store.models import Annotation, Correction, Job
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from backend.store.corrections import PaintedTrack
     from backend.store.store import Store
 
+# Only what is delivered gets before a person's eyes.
+_SHOWN = (Job.state == "done", Job.kind.in_([kind.name for kind in KINDS.values() if kind.delivers]))
+
 
 @dataclass(frozen=True)
 class StandingTrack:
@@ -45,12 +48,14 @@ class StandingTrack:
         track: its uid is unique in the task; the label is what persons know it by.
         trust: one for each frame.
         rejected: a person removed all of it that was shown.
+        caption_trust: painted where a person wrote the caption, accepted where one submitted it unchanged.
         job_id, track_uid: of the prediction that it came from; `job_id` is None for one that a person drew.
     """
 
     track: MaskTrack
     trust: tuple[Trust, ...]
     rejected: bool = False
+    caption_trust: Trust = Trust.PREDICTED
     job_id: str | None = None
     track_uid: str = ""
 
@@ -132,26 +137,52 @@ class Standing:
             InputError: an annotation does not fit its video, or waits for its refinement.
         """
         jobs = self._jobs(project_id, task_id)
-        annotations = [
-            row
+        annotation = self.annotations(project_id, task_id).get((project_id, task_id))
+        if annotation is not None:
+            corrections = self.store.corrections.of_annotation(project_id, annotation.annotation_id)
+            return self._annotated(annotation, corrections, jobs)
+        there = [
+            row.annotation_id
             for row in self.store.corrections.annotations(project_id, task_id)
             if row.withdrawn_at is None and not row.error
         ]
-        for annotation in sorted(annotations, key=lambda row: (row.when, row.annotation_id), reverse=True):
-            corrections = self.store.corrections.of_annotation(project_id, annotation.annotation_id)
-            if corrections or annotation.job_id in jobs:
-                return self._annotated(annotation, corrections, jobs)
-        return self._predicted(project_id, task_id, jobs, {row.annotation_id for row in annotations})
+        return self._predicted(project_id, task_id, jobs, set(there))
+
+    def annotations(
+        self, project_id: int | None = None, task_id: int | None = None
+    ) -> dict[tuple[int, int], Annotation]:
+        """The annotation that decides on each task, by (store's id of the project, task): the newest that says
+        something on tracks that people have seen.
+
+        Args:
+            project_id, task_id: choose; None: all.
+        """
+        corrected = select(Correction.id).where(
+            Correction.project_id == Annotation.project_id,
+            Correction.annotation_id == Annotation.annotation_id,
+            Correction.withdrawn_at.is_(None),
+        )
+        shown = select(Job.id).where(
+            Job.id == Annotation.job_id,
+            Job.project_id == Annotation.project_id,
+            Job.task_id == Annotation.task_id,
+            *_SHOWN,
+        )
+        query = (
+            select(Annotation)
+            .where(Annotation.withdrawn_at.is_(None), Annotation.error == "", or_(corrected.exists(), shown.exists()))
+            .order_by(Annotation.when, Annotation.annotation_id)
+        )
+        if project_id is not None:
+            query = query.where(Annotation.project_id == project_id)
+        if task_id is not None:
+            query = query.where(Annotation.task_id == task_id)
+        with self.store.database.read() as session:
+            return {(row.project_id, row.task_id): row for row in session.scalars(query)}
 
     def _jobs(self, project_id: int, task_id: int) -> dict[str, Job]:
         """Done jobs of a task with tracks, the oldest first."""
-        query = select(Job).where(
-            Job.project_id == project_id,
-            Job.task_id == task_id,
-            Job.state == "done",
-            # Only what is delivered gets before a person's eyes.
-            Job.kind.in_([kind.name for kind in KINDS.values() if kind.delivers]),
-        )
+        query = select(Job).where(Job.project_id == project_id, Job.task_id == task_id, *_SHOWN)
         with self.store.database.read() as session:
             jobs = list(session.scalars(query.order_by(Job.finished_at, Job.id)))
         return {job.id: job for job in jobs}
@@ -193,7 +224,7 @@ class Standing:
             for track in result.tracks:
                 uid = _unused(track.uid, [known.track.uid for known in tracks])
                 trust = tuple(_provenance_trust(frame) for frame in track.frames)
-                tracks.append(StandingTrack(replace(track, uid=uid), trust, False, job.id, track.uid))
+                tracks.append(StandingTrack(replace(track, uid=uid), trust, job_id=job.id, track_uid=track.uid))
                 uids.append(uid)
             if job.instruction:
                 expressions.append(Expression(job.instruction, tuple(uids)))
@@ -232,6 +263,7 @@ class Standing:
         before = self._began_with(base, base_job, painted, jobs)
         current = {track.label: track for track in refined.tracks} if refined else dict(before)
         seen = _Seen.of(corrections)
+        written = self.store.corrections.captions(annotation.project_id, annotation.annotation_id)
         tracks: list[StandingTrack] = []
         for label in dict.fromkeys((*current, *by_label)):
             held, track = by_label.get(label), current.get(label)
@@ -241,7 +273,7 @@ class Standing:
                 uid = began.uid if began is not None else held.track_uid if held is not None else label
                 track = _empty(result, _unused(uid, [known.track.uid for known in tracks]), label, source.instruction)
             standing = _track(track, before.get(label), held, seen, rejected, (result.height, result.width))
-            tracks.append(standing)
+            tracks.append(_captioned(standing, before.get(label), written.get(label)))
         return StandingTask(
             annotation.project_id,
             annotation.task_id,
@@ -336,7 +368,17 @@ def _track(
     uid = painted.track_uid if painted else track.uid
     shown = [frame.score for frame in frames if frame.rle is not None]
     score = sum(shown) / len(shown) if shown else 0.0
-    return StandingTrack(replace(track, frames=frames, score=score), tuple(trust), rejected, job_id, uid)
+    return StandingTrack(
+        replace(track, frames=frames, score=score), tuple(trust), rejected, job_id=job_id, track_uid=uid
+    )
+
+
+def _captioned(standing: StandingTrack, before: MaskTrack | None, written: str | None) -> StandingTrack:
+    """The same track with the caption that a person wrote, where one did ("" removed it)."""
+    if written is not None:
+        return replace(standing, track=replace(standing.track, caption=written), caption_trust=Trust.PAINTED)
+    seen = before is not None and before.caption and before.caption == standing.track.caption
+    return replace(standing, caption_trust=Trust.ACCEPTED) if seen else standing
 
 
 def _expressions(tracks: Sequence[StandingTrack], instruction: str) -> tuple[Expression, ...]:

@@ -14,6 +14,14 @@ from trajseg.errors import InputError
 
 CANDIDATE, PROMOTED, REFUSED, ROLLED_BACK = "candidate", "promoted", "refused", "rolled back"
 
+OF_PROJECT = "/project-"
+"""In a version's name, between the base and the project."""
+
+
+def base_of(model_version: str) -> str:
+    """The base of a version, by its name; of a base itself that."""
+    return model_version.partition(OF_PROJECT)[0]
+
 
 class UnknownVersionError(InputError):
     """A model version that the store does not hold."""
@@ -43,7 +51,7 @@ class Versions:
             version = ModelVersion(
                 project_id=project_id,
                 number=number,
-                name=f"{base}/project-{project.label_studio_id}@{number}",
+                name=f"{base}{OF_PROJECT}{project.label_studio_id}@{number}",
                 base=base,
                 state=CANDIDATE,
                 job_id=job_id,

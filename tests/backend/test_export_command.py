@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from backend.exporting import content_hash, export_corrections
 from backend.settings import Settings
 from backend.store import Change, ReadAnnotation, Store
 from trajseg.cli import main
+from trajseg.data import corrections
 from trajseg.data.corrections import Corrections, side_of
+from trajseg.data.registry import open_dataset
+from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack, Result, rle
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -39,7 +43,7 @@ class Project:
     def __init__(self, store: Store, tiny_clip: Any) -> None:
         self.store = store
         self.id = store.projects.upsert(7, "http://studio", "<View/>").id
-        jobs = {}
+        self.jobs = jobs = {}
         for task, video in ((1, str(tiny_clip.path)), (2, str(tiny_clip.path)), (3, str(tiny_clip.path) + ".gone")):
             job, _ = store.jobs.add("prelabel", self.id, task, video, "the red square", "prelabel")
             store.runs.finish(job.id, store.runs.start(job.id) or "", result_of(tiny_clip, video))
@@ -145,3 +149,39 @@ def test_a_training_gets_a_data_set_of_corrections(project: Project, tiny_clip: 
     assert clip.annotated == (0,)
     assert (clip.masks(["t1"], [0])[0, 0] == tiny_clip.blue[0]).all()
     assert [said.text for said in clip.expressions] == ["the red square"]
+
+
+@pytest.fixture
+def by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry point as pyproject.toml has it, also where another version is installed."""
+    point = EntryPoint("backend", "backend.project_corrections:corrections_folder", corrections.GROUP)
+    assert f'backend = "{point.value}"' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    monkeypatch.setattr(corrections, "entry_points", lambda group: [point])
+
+
+@pytest.mark.usefixtures("by_number")
+def test_a_project_is_a_data_set_by_its_number_and_is_exported_again_when_it_has_changed(
+    project: Project, tiny_clip: Any, tmp_path: Path
+) -> None:
+    side = side_of(f"sha256:{content_hash(tiny_clip.path)}")
+    first = open_dataset(f"corrections:7:{side}")
+    (thing,) = first[0].objects
+    assert first[0].name == "task-1", "nobody has annotated the others"
+    assert (rle.decode(thing.masks[0]) == tiny_clip.blue[0]).all()
+    assert open_dataset(f"corrections:7:{side}").name == first.name, "nothing has changed"
+    again = ReadAnnotation(project.id, 1, 11, "v2", NOON, "ada@b.org", project.jobs[1], captions={"track-1": "a tile"})
+    change = Change("track-1", 0, "edited", "t1", project.jobs[1], "tiny", rle.encode(tiny_clip.red[0]))
+    project.store.corrections.record(again, [change])
+    second = open_dataset(f"corrections:7:{side}")
+    assert second.name != first.name
+    assert (second[0].objects[0].caption, second[0].objects[0].caption_weight) == ("a tile", 1.0)
+    assert first[0].objects[0].uid == "t1", "what is open stays"
+
+
+@pytest.mark.usefixtures("by_number")
+def test_a_project_without_corrections_and_an_unknown_one_say_so(project: Project) -> None:
+    project.store.projects.upsert(8, "http://studio", "<View/>")
+    with pytest.raises(InputError, match="Nobody has annotated a task of project 8"):
+        open_dataset("corrections:8")
+    with pytest.raises(InputError, match="9"):
+        open_dataset("corrections:9")

@@ -1,8 +1,9 @@
 """Corrections: what persons made of a project's tracks, as a data set to train and to score on.
 
-`corrections:FOLDER` is what `trajseg export --format trajseg` wrote. Its videos fall into two sides, for good: a hash
-of a video's identity decides, so a video stays on its side while the project grows, under whichever address or task it
-comes back. Training takes `train` and refuses the other side; scoring takes `held-out` unless `:train` is named.
+`corrections:FOLDER` is what `trajseg export --format trajseg` wrote; `corrections:12` is Label Studio's project 12 as
+it stands, which the backend exports. The videos fall into two sides, for good: a hash of a video's identity decides,
+so a video stays on its side while the project grows, under whichever address or task it comes back. Training takes
+`train` and refuses the other side; scoring takes `held-out` unless `:train` is named.
 
 In training a mask counts as the trust of its frame says (WEIGHTS), and frames on which no track has weight are not
 used. Of a held-out video only frames are scored that a person vouched for in every track.
@@ -14,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,8 @@ from trajseg.tracks.track import MaskTrack
 from trajseg.tracks.trust import BY_WORD, Trust
 from trajseg.video import Clip, open_clip
 
+GROUP = "trajseg.corrections"
+"""Entry points: a function that gives the folder of a project's corrections, by Label Studio's number."""
 Side = Literal["train", "held-out"]
 SIDES: tuple[Side, ...] = ("train", "held-out")
 VERSION = 1
@@ -51,11 +55,12 @@ def side_of(identity: str) -> Side:
 
 @dataclass(frozen=True)
 class CorrectedTrack:
-    """A track of an export: `rejected` ones show nothing; `trust` has one value for each frame."""
+    """A track of an export: `rejected` ones show nothing; `trust` has one value for each frame, the caption its own."""
 
     track: MaskTrack
     trust: tuple[Trust, ...]
     rejected: bool
+    caption_trust: Trust
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,9 @@ class Corrections(Dataset):
             masks = {index: code for index in known if (code := held.track.frames[index].rle) is not None}
             if masks:
                 weights = {index: self.weight(held, index) for index in known}
-                objects.append(AnnotatedObject(held.track.uid, masks, held.track.caption, weights=weights))
+                worth = self.weight_of_caption(held)
+                caption = held.track.caption if worth else ""
+                objects.append(AnnotatedObject(held.track.uid, masks, caption, weights=weights, caption_weight=worth))
         seen = {thing.uid for thing in objects}
         expressions = []
         for text, uids, trust in corrected.expressions:
@@ -145,6 +152,10 @@ class Corrections(Dataset):
     def weight(self, held: CorrectedTrack, index: int) -> float:
         """What a track's frame counts in training, 0 to 1."""
         return WEIGHTS[held.trust[index]]
+
+    def weight_of_caption(self, held: CorrectedTrack) -> float:
+        """What a track's caption counts, 0 to 1; at 0 it is left out: a model learns nothing from its own words."""
+        return WEIGHTS[held.caption_trust]
 
     def weight_of_words(self, corrected: CorrectedClip, targets: Sequence[str], trust: Trust) -> float:
         """What a sentence of this trust about these tracks counts, 0 to 1; at 0 it is left out."""
@@ -198,10 +209,30 @@ def named_side(argument: str, side: Side) -> tuple[Path, Side]:
         if argument.endswith(f":{named}"):
             folder, side = argument.removesuffix(f":{named}"), named
     if not folder:
-        raise InputError("corrections needs the folder of an export.", "Give corrections:FOLDER.")
+        raise InputError(
+            "corrections needs a project's number or the folder of an export.",
+            "Give corrections:12 for project 12, or corrections:FOLDER.",
+        )
+    if folder.isascii() and folder.isdecimal():
+        return _of_project(int(folder)), side
     if not (Path(folder) / "manifest.json").is_file():
         raise InputError(f"There is no export of corrections in {folder}.", REMEDY)
     return Path(folder), side
+
+
+def _of_project(number: int) -> Path:
+    """The folder of a project's corrections, from the package that knows projects.
+
+    Raises:
+        InputError: no such package is installed; or what it raises.
+    """
+    for point in entry_points(group=GROUP):
+        folder: Path = point.load()(number)
+        return folder
+    raise InputError(
+        f"Project {number} is known to the backend, which is not installed here.",
+        f"Install trajseg with its backend, or name a folder: corrections:./{number}.",
+    )
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
@@ -238,7 +269,9 @@ def _clip(folder: Path, entry: Mapping[str, Any]) -> CorrectedClip:
 
 def _track(form: Mapping[str, Any], width: int, height: int) -> CorrectedTrack:
     track = MaskTrack.from_json(dict(form), height=height, width=width, instruction=str(form.get("instruction", "")))
-    return CorrectedTrack(track, tuple(BY_WORD[word] for word in form["trust"]), bool(form["rejected"]))
+    # Exports of earlier versions did not say; all of their captions had been submitted by a person.
+    caption_trust = BY_WORD[str(form.get("caption_trust", Trust.ACCEPTED.word))]
+    return CorrectedTrack(track, tuple(BY_WORD[word] for word in form["trust"]), bool(form["rejected"]), caption_trust)
 
 
 def _inside(folder: Path, name: str) -> Path:

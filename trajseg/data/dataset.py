@@ -53,6 +53,7 @@ class AnnotatedObject:
         caption: a sentence or phrase that is true of it, for training to answer with; may be empty.
         category: what it is, such as "person"; may be empty.
         weights: how much training counts a frame of it, 0 to 1, by 0-based frame; 1 where nothing is said.
+        caption_weight: how much training counts the words of the caption, 0 to 1.
     """
 
     uid: str
@@ -60,6 +61,7 @@ class AnnotatedObject:
     caption: str = ""
     category: str = ""
     weights: Mapping[int, float] = field(default_factory=dict)
+    caption_weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ class DatasetSamples:
             answer,
             masks,
             boxes_of(masks[0]),
+            weight=thing.caption_weight,
             mask_weights=_weights([thing], times),
         )
 

@@ -51,6 +51,12 @@ class EngineTracks(Corrections):
             return super().weight(held, index)
         return PREDICTED * max(0.0, held.track.frames[index].score - SURE) / (1 - SURE)
 
+    def weight_of_caption(self, held: CorrectedTrack) -> float:
+        """By trust; of a caption that only an engine has written, as the track's frames count."""
+        if held.caption_trust is not Trust.PREDICTED:
+            return super().weight_of_caption(held)
+        return self._sureness(held)
+
     def weight_of_words(self, corrected: CorrectedClip, targets: Sequence[str], trust: Trust) -> float:
         """By trust; of a sentence that only an engine has answered, as its least sure track counts.
 
@@ -59,8 +65,11 @@ class EngineTracks(Corrections):
         if trust is not Trust.PREDICTED:
             return super().weight_of_words(corrected, targets, trust)
         meant = [held for held in corrected.standing if held.track.uid in targets]
-        means = [fmean(self.weight(held, index) for index in held.track.present) for held in meant]
-        return min(means, default=0.0)
+        return min((self._sureness(held) for held in meant), default=0.0)
+
+    def _sureness(self, held: CorrectedTrack) -> float:
+        """What a track's frames count on average."""
+        return fmean([self.weight(held, index) for index in held.track.present] or [0.0])
 
 
 def open_engine_tracks(argument: str, options: DatasetOptions) -> Dataset:

@@ -69,7 +69,7 @@ DATASETS: Mapping[str, DatasetEntry] = {
     "posters": DatasetEntry("trajseg.shapes.dataset:open_posters", "posters:test, posters:val, posters:train"),
     "corrections": DatasetEntry(
         "trajseg.data.corrections:open_corrections",
-        "corrections:FOLDER of `trajseg export --format trajseg`",
+        "corrections:12 (a project's number), or corrections:FOLDER of `trajseg export --format trajseg`",
         source="trajseg.data.corrections:open_source",
     ),
     "engine": DatasetEntry(

@@ -24,11 +24,13 @@ class LabelledTrack:
         track: its `uid` is unique in the clip.
         trust: one for each frame; the model's word alone where it is not given.
         rejected: a person removed all of it.
+        caption_trust: PAINTED where a person wrote the track's caption, ACCEPTED where one let it stand.
     """
 
     track: MaskTrack
     trust: tuple[Trust, ...] = ()
     rejected: bool = False
+    caption_trust: Trust = Trust.PREDICTED
 
     def __post_init__(self) -> None:
         if not self.trust:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 
 from backend.store import JobRequest, UnknownJobError
 from backend.store.params import CaptionParams, RefineParams
 from trajseg.correction.mobile_sam import load_marks_model
 from trajseg.errors import InputError
-from trajseg.tracks import Result
+from trajseg.tracks import MaskTrack, Result
 from worker.kinds.base import JobContext, JobOutcome
 from worker.kinds.outcome import TracksOutcome
 from worker.kinds.refining import Hint, Refiner, source_tracks
@@ -24,6 +26,7 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
         raise InputError(
             "The annotation this job refines has been deleted.", "Correct the task's newest prediction instead."
         )
+    written = context.store.corrections.captions(job.project_id or 0, annotation_id) if annotation_id else {}
     started = time.perf_counter()
     marks = [Hint(one.label, one.mark) for one in params.marks]
     sources = source_tracks(base, painted, context.result_of, params.base_job_id, _earlier(context))
@@ -41,7 +44,7 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
         instruction=job.instruction,
         answer=base.answer if base else "",
         model_version=context.engine.spec.model_version,
-        tracks=refined.tracks,
+        tracks=[_captioned(track, written) for track in refined.tracks],
         timings={"refine": time.perf_counter() - started},
     )
     tracks = TracksOutcome(result, refined.notes, refined.known)
@@ -51,6 +54,11 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
     if any(not track.caption for track in result.tracks) and context.engine.spec.captions:
         return tracks.outcome(context.settings.review_strategy, (_caption_request(context),))
     return tracks.outcome(context.settings.review_strategy)
+
+
+def _captioned(track: MaskTrack, written: Mapping[str, str]) -> MaskTrack:
+    """The same track with the caption that a person wrote, where one did."""
+    return replace(track, caption=written.get(track.label, track.caption))
 
 
 def _annotation_id(context: JobContext[RefineParams]) -> int | None:

@@ -19,6 +19,9 @@ from trajseg.video.decoding import frame_pixel_limit
 MOST_MASKS = 100
 """Masks of the largest size that one annotation may have; smaller ones are more."""
 
+WARNING = "Warning: "
+"""Beginning of a line among the captions that is no caption."""
+
 
 @dataclass
 class Annotated:
@@ -198,6 +201,8 @@ def _lines(value: Mapping[str, Any]) -> list[str]:
 def _captions(lines: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
     captions: dict[str, str] = {}
     for line in lines:
+        if line.startswith(WARNING):
+            continue
         label, separator, caption = line.partition(": ")
         named = bool(separator) and label in labels
         captions[label if named else ""] = caption.strip() if named else line

@@ -60,6 +60,20 @@ def sources(results: Sequence[Mapping[str, Any]], control: str, model_version: s
     return found
 
 
+def shown_captions(results: Sequence[Mapping[str, Any]], control: str) -> dict[str, str]:
+    """By label, the caption that a region of ours was delivered with."""
+    found: dict[str, str] = {}
+    for item in results:
+        meta, value = item.get("meta"), item.get("value")
+        if item.get("from_name") != control or not isinstance(meta, Mapping) or not isinstance(value, Mapping):
+            continue
+        text = meta.get("text")
+        if isinstance(text, Sequence) and not isinstance(text, str) and text and meta.get("job_id"):
+            for label in (*(value.get("bitmasklabels") or ()), *(value.get("labels") or ())):
+                found.setdefault(str(label), str(text[0]).strip())
+    return found
+
+
 def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = None) -> list[Change]:
     """What was done with each track in each frame that one of the two shows, by label and frame.
 
@@ -118,6 +132,21 @@ def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     if one is None or other is None:
         return (one is None or not one.any()) and (other is None or not other.any())
     return np.array_equal(one, other)
+
+
+def caption_changes(now: Annotated, before: Predicted) -> dict[str, str]:
+    """Captions that a person wrote, by label; an empty one was removed.
+
+    A sentence that names no label is that of the only track, where there is one.
+    """
+    labels = {label for label, _ in (*now.masks, *now.boxes)}
+
+    def named(said: Annotated) -> dict[str, str]:
+        only = next(iter(labels)) if len(labels) == 1 else ""
+        return {label or only: text for label, text in said.captions.items() if label or only}
+
+    left, given = named(now), named(before.said)
+    return {label: left.get(label, "") for label in {**given, **left} if left.get(label, "") != given.get(label, "")}
 
 
 def digest(made: Iterable[Change]) -> str:

@@ -168,11 +168,13 @@ class AnnotationReader:
         annotation: Mapping[str, Any],
     ) -> Job | None:
         parent = next((one for one in predictions if one.id == annotation.get("parent_prediction")), None)
-        error, made, base = "", [], None
+        error, base = "", None
+        made: list[Change] = []
+        captions: dict[str, str] = {}
         adopted = self.store.adoptions.of_annotation(project.id, int(annotation["id"]))
         try:
             base = self._job_of(parent, annotation, config)
-            made = self._changes(config, task, parent, base, annotation, adopted)
+            made, captions = self._changes(config, task, parent, base, annotation, adopted)
         except InputError as wrong:
             error = str(wrong)
             log.warning("annotation %s cannot be understood: %s", annotation["id"], wrong)
@@ -185,6 +187,7 @@ class AnnotationReader:
             who=_who(annotation),
             job_id=base.id if base else None,
             lead_seconds=_number(annotation.get("lead_time")),
+            captions=captions,
             error=error,
         )
         # Whoever corrects adopted tracks has corrected the refined ones.
@@ -215,8 +218,11 @@ class AnnotationReader:
         base: Job | None,
         annotation: Mapping[str, Any],
         adopted: Sequence[Adoption],
-    ) -> list[Change]:
-        """Raises TaskError where the annotation does not fit the task."""
+    ) -> tuple[list[Change], dict[str, str]]:
+        """What was done with the tracks, and captions that were changed, by label.
+
+        Raises TaskError where the annotation does not fit the task.
+        """
         indices = task.data.get("frame_index")
         indices = indices if isinstance(indices, list) else []
         shown = self._tracks(base)
@@ -232,11 +238,16 @@ class AnnotationReader:
         if parent is not None:
             before.said = from_annotation(parent.result, config, indices, frame_map, rate)
             before.sources = corrections.sources(parent.result, config.control, current_version(parent.model_version))
+        else:
+            # The prediction is gone; its regions, which the annotation has, still carry its captions.
+            before.said.captions = corrections.shown_captions(annotation.get("result") or [], config.control)
+        # An adoption writes no captions, so they are compared with those of the prediction in any case.
+        captions = corrections.caption_changes(left, before)
         self._add_suggestions(before, annotation, config, indices, {one.job_id for one in adopted})
         size = (shown.width, shown.height) if shown else None
         standing = adoptions.newest(adopted)
         if standing is None:
-            return corrections.changes(left, before, size)
+            return corrections.changes(left, before, size), captions
         painted = {
             (row.label, row.frame_index): row
             for row in self.store.corrections.of_annotation(standing.project_id, standing.annotation_id)
@@ -249,7 +260,7 @@ class AnnotationReader:
         refined = [item for item in given if (item.get("meta") or {}).get("job_id") == standing.job_id]
         job = self._job(standing.job_id)
         before.sources |= corrections.sources(refined, config.control, job.model_version if job else "")
-        return corrections.with_sources(corrections.changes(left, before, size), painted)
+        return corrections.with_sources(corrections.changes(left, before, size), painted), captions
 
     def _add_suggestions(
         self,

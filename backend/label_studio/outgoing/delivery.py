@@ -115,7 +115,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     except MissingError as error:
         raise TaskGoneError(error.message, error.remedy, error.status) from error
     present = client.predictions(task.id)
-    superseded = [one for one in present if is_superseded(store, job, result, one)]
+    superseded = [one for one in present if is_superseded(store, settings, job, result, one)]
     digest = views.tracks_digest(result)
     posted = [one.id for one in present if _written_by(one, delivery, result)]
     alike = [one for one in superseded if has_tracks(one, digest)]

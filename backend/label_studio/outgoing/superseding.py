@@ -18,6 +18,7 @@ from backend.settings import Settings
 from backend.store import Job, Project, Store, UnknownJobError
 from backend.store.kinds import KINDS
 from backend.store.models import SupersededPrediction, now
+from backend.store.versions import base_of
 from trajseg.errors import LabelStudioError, UnknownProjectError
 from trajseg.tracks import Result
 
@@ -64,15 +65,25 @@ def has_tracks(prediction: Prediction, digest: str) -> bool:
     return any(meta_of(item).get("tracks_digest") == digest for item in prediction.result)
 
 
-def is_superseded(store: Store, job: Job, result: Result, older: Prediction) -> bool:
-    """Whether `result` takes the place of `older`: ours, of the same model version and the same instruction."""
-    if older.model_version != result.model_version:
-        return False
+def is_superseded(store: Store, settings: Settings, job: Job, result: Result, older: Prediction) -> bool:
+    """Whether `result` takes the place of `older`: ours, of the same model version and the same instruction.
+
+    With TRAJSEG_OLDER_PREDICTIONS=replace, also one of another version of the same base that was made before.
+    """
+    same = older.model_version == result.model_version
     before = job_of(store, older)
-    if before is None:
+    if before is None or not (same or _replaced(settings, job, result, before, older)):
         return False
     # A new guess does not take the place of what a person's work went into.
     return before.instruction == job.instruction and not (job.kind == "prelabel" and before.kind != "prelabel")
+
+
+def _replaced(settings: Settings, job: Job, result: Result, before: Job, older: Prediction) -> bool:
+    """Whether a project's new version takes the place of an earlier one's prediction."""
+    if settings.older_predictions != "replace" or older.model_version.endswith(EARLIER):
+        return False
+    # A job of an earlier version that arrives late replaces nothing newer.
+    return base_of(older.model_version) == base_of(result.model_version) and before.created_at < job.created_at
 
 
 def supersede(

@@ -14,7 +14,7 @@ from typing import Any
 
 from backend.label_studio import boxes as box_keys
 from backend.label_studio import png
-from backend.label_studio.incoming.annotation import from_annotation
+from backend.label_studio.incoming.annotation import WARNING, from_annotation
 from label_config import LabelConfig, TextTag, View, colour
 from trajseg.errors import LabelConfigError
 from trajseg.tracks import MaskTrack, Result
@@ -23,8 +23,6 @@ from trajseg.video import FrameMap
 __all__ = ["LabelStudioResult", "assign_labels", "from_annotation", "score", "to_results", "tracks_digest"]
 
 LabelStudioResult = dict[str, Any]
-WARNING = "Warning: "
-"""Beginning of a line among the captions that is no caption."""
 
 
 def to_results(

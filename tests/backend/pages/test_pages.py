@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 import backend.pages
 from backend.composition import compose
+from backend.effort import EffortReader, total
 from backend.fetch.cache import download_folder
 from backend.http.app import create_app
 from backend.pages import report
@@ -491,7 +492,7 @@ def test_the_report_reckons_minutes_by_the_formula_it_states(
     client: FlaskClient, app: Flask, store: Store, done: Job, result: Result
 ) -> None:
     frames = result.tracks[0].frames
-    assert "no annotation was compared" in client.get("/page/report").text
+    assert "no annotation has been compared" in client.get("/page/report").text
     # Frame 1 was 8 x 8 pixels at (4, 4); half of it is left, so that its IoU is 0.5.
     changes = [
         Change("track-1", 0, "unchanged", "t1", done.id, rle=frames[0].rle),
@@ -500,40 +501,39 @@ def test_the_report_reckons_minutes_by_the_formula_it_states(
         Change("track-1", 3, "added", "t1", done.id, rle=mask(0, 4, 0, 4)),
     ]
     record(store, done, changes, lead_seconds=90.0)
-    reports = Reports(store.database)
-    found = report.read(reports, report.EditDistances())
-    assert found.corrections_per_track == 3
-    assert found.edit_distance == pytest.approx(0.5 + 1)
-    assert found.by_hand_minutes == pytest.approx(3 * 37.8 / 60)
-    assert found.spent_minutes == pytest.approx((4 * 2.0 + 1.5 * 37.8) / 60)
-    assert found.saved_minutes == pytest.approx(found.by_hand_minutes - found.spent_minutes)
+    found = report.read(store, EffortReader())
+    effort = found.effort
+    assert effort.changed_per_track == 3
+    assert effort.edit_distance == pytest.approx(0.5 + 1)
+    assert effort.by_hand_minutes == pytest.approx(3 * 37.8 / 60)
+    assert effort.spent_minutes == pytest.approx((4 * 2.0 + 1.5 * 37.8) / 60)
+    assert effort.saved_minutes == pytest.approx(effort.by_hand_minutes - effort.spent_minutes)
     assert (found.annotated, found.predicted) == (1, 1)
     page = text_of(client.get("/page/report").text)
     assert "3 of 4 frames changed, in 1 track" in page
     assert "with predictions = 2.0 s × 4 frames + 37.8 s × 1.5 edit distance" in page
     assert "Label Studio measured 2 minutes for 1 annotation" in page
-    # A second look at the same frame costs a second look, and draws no mask twice; a deleted annotation is no more.
+    # Of two annotations of a task the newer one stands; a deleted one does no more.
     record(store, done, changes[:1], annotation=6)
-    again = report.read(reports, report.EditDistances())
-    assert again.by_hand_minutes == found.by_hand_minutes
-    assert again.spent_minutes == pytest.approx(found.spent_minutes + 2.0 / 60)
+    newer = report.read(store, EffortReader())
+    assert (newer.effort.frames, newer.effort.changed, newer.annotations) == (1, 0, 1)
     for annotation in (5, 6):
         store.corrections.withdraw(done.project_id or 0, annotation)
-    nothing = report.read(reports, report.EditDistances())
-    assert (nothing.saved_minutes, nothing.annotated, nothing.corrections_per_track) == (0, 0, None)
+    nothing = report.read(store, EffortReader())
+    assert (nothing.effort.saved_minutes, nothing.annotated, nothing.effort.tracks) == (0, 0, 0)
 
 
-def test_a_mask_whose_prediction_is_no_longer_kept_counts_as_drawn_anew(store: Store, done: Job) -> None:
+def test_a_mask_whose_prediction_is_no_longer_kept_counts_as_drawn_from_nothing(store: Store, done: Job) -> None:
     record(store, done, [Change("track-1", 1, "edited", "t1", done.id, rle=mask(4, 12, 4, 8))])
     store.jobs.retry(done.id)
-    assert report.EditDistances().total(Reports(store.database)) == 1
+    assert total(EffortReader().tracks(store)).edit_distance == 1
 
 
 def test_boxes_are_reckoned_as_boxes(store: Store, done: Job) -> None:
     kinds = ("unchanged", "edited", "added")
     boxes = [Change("track-1", i, kind, "t1", done.id, box=(0, 0, 8, 8)) for i, kind in enumerate(kinds)]
     record(store, done, boxes)
-    found = report.read(Reports(store.database), report.EditDistances())
+    found = report.read(store, EffortReader()).effort
     assert found.by_hand_minutes == pytest.approx(3 * 7 / 60)
     assert found.spent_minutes == pytest.approx((3 * 2 + 2 * 7) / 60)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -60,11 +61,16 @@ class World:
         return job_id
 
     def annotate(
-        self, number: int, job_id: str | None, changes: Sequence[Change], refine: bool = False, hours: int = 0
+        self,
+        number: int,
+        job_id: str | None,
+        changes: Sequence[Change],
+        refine: bool = False,
+        hours: int = 0,
+        captions: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
-        read = ReadAnnotation(
-            self.project, 1, number, f"v{hours}", MONDAY + timedelta(hours=hours), "ada@b.org", job_id
-        )
+        when = MONDAY + timedelta(hours=hours)
+        read = ReadAnnotation(self.project, 1, number, f"v{hours}", when, "ada@b.org", job_id, captions=captions)
         params = {"annotation_id": number, "base_job_id": job_id}
         request = JobRequest("refine", self.project, 1, "clip.mp4", "the square", "interactive", params, "tiny")
         request = replace(request, subject=f"annotation {number} {hours}")
@@ -282,3 +288,34 @@ def test_what_was_painted_still_counts_when_the_next_annotation_began_with_capti
     (painted,) = world.store.corrections.painted(world.project, 12)
     assert sorted(painted.masks) == [1, 4]
     assert world.only().trust[:2] == (PROPAGATED, PAINTED)
+
+
+def captioned(number: int, caption: str, provenance: Sequence[str] = ()) -> MaskTrack:
+    return replace(track(number, [2] * FRAMES, provenance), caption=caption)
+
+
+def test_a_caption_is_what_a_person_wrote_else_what_one_submitted_unchanged(world: World) -> None:
+    job = world.done("prelabel", [captioned(1, "a red square"), captioned(2, "a ring")])
+    assert {held.caption_trust for held in world.task().tracks} == {PREDICTED}
+    changes = [unchanged(job, 0, 2), unchanged(job, 0, 2, number=2)]
+    world.annotate(11, job, changes, captions={"track-2": "a blue ring"})
+    said = {held.track.label: (held.track.caption, held.caption_trust) for held in world.task().tracks}
+    assert said == {"track-1": ("a red square", ACCEPTED), "track-2": ("a blue ring", PAINTED)}
+
+
+def test_a_written_caption_stands_when_the_track_is_refined_and_annotated_once_more(world: World) -> None:
+    job = world.done("prelabel", [captioned(1, "a ring")])
+    refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True, captions={"track-1": "a square"})
+    world.finish(refine, [captioned(1, "an egg", ["flow", "person"])])
+    assert (world.only().track.caption, world.only().caption_trust) == ("a square", PAINTED)
+    world.annotate(12, refine, [unchanged(refine, 1, 10)], hours=1)
+    assert (world.only().track.caption, world.only().caption_trust) == ("a square", PAINTED)
+    world.annotate(12, refine, [unchanged(refine, 1, 10)], hours=2, captions={"track-1": ""})
+    assert (world.only().track.caption, world.only().caption_trust) == ("", PAINTED)
+
+
+def test_a_caption_that_came_with_the_refinement_nobody_has_seen(world: World) -> None:
+    job = world.done("prelabel", [captioned(1, "")])
+    refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True)
+    world.finish(refine, [captioned(1, "an egg", ["flow", "person"])])
+    assert (world.only().track.caption, world.only().caption_trust) == ("an egg", PREDICTED)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from contracts.dataset import DatasetContract
 
+from trajseg.data import corrections
 from trajseg.data.corrections import Corrections, open_corrections, side_of
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset, open_source
@@ -42,7 +43,10 @@ def labelled(tiny_clip: Any, name: str, identity: str, red: list[Trust], **other
         clip.height,
         clip.fps,
         FRAMES,
-        tracks=(LabelledTrack(made, tuple(red)), *others.get("tracks", ())),
+        tracks=(
+            LabelledTrack(made, tuple(red), caption_trust=others.get("caption", PAINTED)),
+            *others.get("tracks", ()),
+        ),
         expressions=(Expression("the red square", ("t1",), PAINTED), *others.get("expressions", ())),
         video=f"https://videos.example/{name}.mp4",
         identity=identity,
@@ -53,7 +57,7 @@ def labelled(tiny_clip: Any, name: str, identity: str, red: list[Trust], **other
 def blue(tiny_clip: Any, trust: list[Trust], rejected: bool = False) -> LabelledTrack:
     times = open_clip(tiny_clip.path).frame_map.times
     made = MaskTrack.from_masks("t2", tiny_clip.blue, times, [0.9] * FRAMES, caption="a blue square")
-    return LabelledTrack(made, tuple(trust), rejected)
+    return LabelledTrack(made, tuple(trust), rejected, ACCEPTED)
 
 
 @pytest.fixture
@@ -181,10 +185,44 @@ def test_what_is_no_export_is_refused(folder: Path, changes: dict[str, Any], sai
         Corrections(spoiled(folder, **changes), "train")
 
 
+def test_a_caption_counts_as_far_as_a_person_vouches_for_it(tiny_clip: Any, tmp_path: Path) -> None:
+    """A model must not learn from its own words: what no person has seen is no caption."""
+    weights = {}
+    for trust in (PAINTED, ACCEPTED, PREDICTED):
+        clip = labelled(tiny_clip, "task-1", identities("train", 1)[0], [PAINTED] * FRAMES, caption=trust)
+        export([clip], Native, tmp_path / trust.word)
+        (thing,) = Corrections(tmp_path / trust.word, "train")[0].objects
+        weights[trust] = (thing.caption, thing.caption_weight)
+    assert weights == {PAINTED: ("a red square", 1.0), ACCEPTED: ("a red square", 0.4), PREDICTED: ("", 0.0)}
+    source = open_source(f"corrections:{tmp_path / 'accepted'}")
+    sample = source.video(random.Random(0), 4, "captioning")
+    assert (sample.answer, sample.weight) == ("a red square [SEG] .", 0.4)
+    with pytest.raises(InputError, match="nothing for captioning"):
+        open_source(f"corrections:{tmp_path / 'predicted'}").video(random.Random(0), 4, "captioning")
+
+
+def test_a_project_is_named_by_number_and_exported_by_whoever_knows_projects(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Point:
+        def load(self) -> Any:
+            return lambda number: asked.append(number) or folder  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(corrections, "entry_points", lambda group: [Point()] if group == corrections.GROUP else [])
+    assert len(open_dataset("corrections:12")) == len(open_dataset(f"corrections:{folder}"))
+    assert open_dataset("corrections:12:train").name.endswith(":train")
+    assert asked == [12, 12]
+    monkeypatch.setattr(corrections, "entry_points", lambda group: [])
+    with pytest.raises(InputError, match=r"corrections:\./12"):
+        open_dataset("corrections:12")
+
+
 def test_a_missing_folder_another_version_and_no_clips_on_a_side_say_what_to_do(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no export of corrections"):
         open_dataset(f"corrections:{tmp_path}/nowhere")
-    with pytest.raises(InputError, match="needs the folder"):
+    with pytest.raises(InputError, match="needs a project's number or the folder"):
         open_dataset("corrections")
     with pytest.raises(InputError, match="--seed"):
         open_corrections(str(folder), DatasetOptions(seed=1))

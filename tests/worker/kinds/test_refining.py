@@ -229,12 +229,14 @@ def resident(tmp_path: Path, store: Store, scripted_engine: Any, tiny_clip: Any)
 def corrected(store: Store, resident: Resident, tiny_clip: Any) -> Callable[[dict[int, np.ndarray]], tuple[Job, Job]]:
     """A done prelabel job, and the refine job for an annotation of it in which these frames were painted."""
 
-    def make(frames: dict[int, np.ndarray], label: str = "track-1", uid: str = "t1") -> tuple[Job, Job]:
+    def make(
+        frames: dict[int, np.ndarray], label: str = "track-1", uid: str = "t1", **captions: str
+    ) -> tuple[Job, Job]:
         project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
         video = str(tiny_clip.path)
         base, _ = store.jobs.add("prelabel", project.id, 7, video, "the red square", "prelabel")
         run(base.id)
-        read = ReadAnnotation(project.id, 7, 3, "v1", datetime.now(UTC), "ada", base.id)
+        read = ReadAnnotation(project.id, 7, 3, "v1", datetime.now(UTC), "ada", base.id, captions=captions)
         source = base.id if uid == "t1" else None
         changes = [
             Change(label, index, "edited", uid, source, "scripted", rle=rle.encode(mask))
@@ -325,6 +327,15 @@ class Talking:
 
     def contradictions(self, clip: Clip, instruction: str, captions: list[str]) -> list[bool]:
         return [caption == "seen in 12 frames" for caption in captions]
+
+
+def test_a_caption_that_a_person_wrote_comes_back_with_the_refined_track(
+    store: Store, corrected: Any, tiny_clip: Any
+) -> None:
+    _, job = corrected({5: tiny_clip.blue[5]}, **{"track-1": "a crimson tile"})
+    run(job.id)
+    (track,) = store.jobs.result(job.id).tracks
+    assert track.caption == "a crimson tile"
 
 
 def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(

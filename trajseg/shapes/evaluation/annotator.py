@@ -125,4 +125,4 @@ def _track(annotated: AnnotatedClip, thing: AnnotatedObject) -> LabelledTrack:
     track = MaskTrack.from_masks(
         thing.uid, masks, clip.frame_map.times, [1.0] * len(clip), label=f"track-{thing.uid}", caption=thing.caption
     )
-    return LabelledTrack(track, trust)
+    return LabelledTrack(track, trust, caption_trust=Trust.PAINTED)

@@ -17,8 +17,8 @@ class Native(TrackFormat):
     """manifest.json, tracks/<clip>.json and videos/<clip>.<suffix> (a hard link where the file system allows one).
 
     The manifest lists the clips with `video` (none without pictures), `source` and `identity`. A clip's tracks are
-    those of a result's JSON, each with `trust` (a word for each frame) and `rejected`; `expressions` are {text, uids,
-    trust}. `trajseg.data.corrections` reads it.
+    those of a result's JSON, each with `trust` (a word for each frame), `rejected` and `caption_trust` (a word);
+    `expressions` are {text, uids, trust}. `trajseg.data.corrections` reads it.
     """
 
     name = "trajseg"
@@ -47,6 +47,7 @@ class Native(TrackFormat):
                 "provenance": held.track.provenance,
                 "rejected": held.rejected,
                 "trust": [trust.word for trust in held.trust],
+                "caption_trust": held.caption_trust.word,
             }
             for held in clip.tracks
         ]

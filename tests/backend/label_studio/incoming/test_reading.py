@@ -301,3 +301,50 @@ def test_a_queue_that_is_down_keeps_the_job_for_later(studio, store, settings, t
     wait_for(lambda: store.jobs.newest(state="queued"))
     reconciler.stop()
     assert [job.state for job in store.jobs.newest() if job.kind == "refine"] == ["queued"]
+
+
+def write(results: list[dict[str, Any]], *lines: str) -> list[dict[str, Any]]:
+    """The same regions with these lines in the captions' text area."""
+    for item in results:
+        if item["from_name"] == "caption":
+            item["value"]["text"] = list(lines)
+    return results
+
+
+def captions_of(store: Store, project: int, task: int) -> dict[str, str]:
+    (row,) = store.corrections.annotations(project, task)
+    return row.captions
+
+
+def test_a_caption_that_a_person_rewrote_is_kept_and_makes_no_job(studio, store, task, project, predicted, read):
+    results = copy.deepcopy(prediction(studio, task)["result"])
+    shown = [item for item in results if item["from_name"] == "caption"]
+    assert shown[0]["value"]["text"] == ["track-1: a red square"]
+    studio.annotate(task, write(results, "track-1: a red tile", "Warning: odd."), prediction(studio, task)["id"])
+    assert read() == []
+    assert captions_of(store, project, task) == {"track-1": "a red tile"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        (["track-1: a red square"], {}),
+        (["track-1: a red square", "Warning: you asked for something still."], {}),
+        (["track-1: a red square", "track-1: a tile"], {"track-1": "a tile"}),
+        (["a tile"], {"track-1": "a tile"}),
+        ([], {"track-1": ""}),
+    ],
+)
+def test_what_counts_as_a_changed_caption(lines, kept, studio, store, task, project, predicted, read):
+    results = write(copy.deepcopy(prediction(studio, task)["result"]), *lines)
+    studio.annotate(task, results, prediction(studio, task)["id"])
+    read()
+    assert captions_of(store, project, task) == kept
+
+
+def test_captions_of_a_deleted_prediction_are_not_taken_for_a_persons(studio, store, task, project, predicted, read):
+    results = copy.deepcopy(prediction(studio, task)["result"])
+    studio.predictions.clear()
+    studio.annotate(task, results, None)
+    read()
+    assert captions_of(store, project, task) == {}

@@ -36,13 +36,21 @@ def smaller(result: Result) -> Result:
     return changed
 
 
-def finish(store: Store, studio: Any, task: int, shown: Result, kind: str = "prelabel", **params: Any) -> Job:
+def finish(
+    store: Store,
+    studio: Any,
+    task: int,
+    shown: Result,
+    kind: str = "prelabel",
+    model_version: str = "trajseg-tiny",
+    **params: Any,
+) -> Job:
     """A done job of a kind for the task, whose delivery is due."""
     project = store.projects.upsert(studio.tasks[task]["project"], studio.url, "", stamp="1")
     shown = copy.deepcopy(shown)
-    shown.instruction = "the red square"
+    shown.instruction, shown.model_version = "the red square", model_version
     job, created = store.jobs.add(
-        kind, project.id, task, "v", shown.instruction, "interactive", params, model_version="trajseg-tiny",
+        kind, project.id, task, "v", shown.instruction, "interactive", params, model_version=model_version,
         subject=str(params),
     )  # fmt: skip
     if not created:
@@ -197,3 +205,41 @@ def test_pictures_keep_their_places_when_a_prediction_is_superseded(studio, task
     before = studio.tasks[task]["data"]["frame_index"]
     arrive(smaller, "refine")
     assert studio.tasks[task]["data"]["frame_index"][: len(before)] == before
+
+
+NEWER = "trajseg-tiny/project-1@1"
+
+
+def test_a_new_versions_prediction_stands_beside_the_older_ones(studio, task, arrive, result, smaller):
+    arrive(result)
+    arrive(smaller, model_version=NEWER)
+    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", NEWER]
+
+
+def test_by_setting_a_new_version_replaces_what_earlier_ones_predicted(studio, task, arrive, settings, result, smaller):
+    settings.older_predictions = "replace"
+    arrive(result)
+    arrive(result, model_version="another-engine")
+    arrive(smaller, model_version=NEWER)
+    versions = [one["model_version"] for one in studio.of_task(task)]
+    assert versions == ["trajseg-tiny (prelabel, earlier)", "another-engine", NEWER]
+    arrive(result, model_version="trajseg-tiny/project-1@2")
+    versions = [one["model_version"] for one in studio.of_task(task)]
+    assert versions[2:] == [f"{NEWER} (prelabel, earlier)", "trajseg-tiny/project-1@2"]
+
+
+def test_an_older_versions_job_that_arrives_late_replaces_nothing(
+    studio, store, client, settings, task, arrive, result, smaller
+):
+    settings.older_predictions = "replace"
+    late = finish(store, studio, task, result)
+    arrive(smaller, model_version=NEWER)
+    assert deliver(store, client, settings, delivery_of(store, late))
+    assert [one["model_version"] for one in studio.of_task(task)] == [NEWER, "trajseg-tiny"]
+
+
+def test_by_setting_a_new_version_leaves_what_a_person_corrected(studio, task, arrive, settings, result, smaller):
+    settings.older_predictions = "replace"
+    arrive(result, kind="refine", annotation_id=1)
+    arrive(smaller, model_version=NEWER)
+    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", NEWER]

@@ -1,0 +1,1 @@
+"""Active learning: rounds of choosing tasks, waiting for corrections, training and labelling again."""

@@ -1,0 +1,256 @@
+"""Rounds of active learning: choose tasks, wait until people have corrected them, train, and label again.
+
+A round is in one of these states. A file in the data folder says which, so that a command that was stopped goes on:
+
+* correcting: people are correcting the chosen tasks, or what they painted is being carried to other frames;
+* training: the training is queued or runs; the gate decides at its end;
+* labelling: a promoted version labels the tasks again that nobody has annotated;
+* done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import func, select
+
+from backend.active.pool import TaskPool
+from backend.effort import EffortReader, total
+from backend.service.jobs import JobControl
+from backend.settings import Settings
+from backend.store import Job, Project, Store
+from backend.store.params import FinetuneParams
+from backend.store.standing import Standing
+from trajseg.correction.task_strategy import load_task_strategy
+from trajseg.errors import InputError, TrajSegError
+from trajseg.files import write_json
+
+State = Literal["correcting", "training", "labelling", "done"]
+
+
+@dataclass
+class Round:
+    """One round.
+
+    Attributes:
+        number: 1-based.
+        tasks: Label Studio's ids, the one most worth correcting first.
+        gone: of these, tasks that were deleted in Label Studio.
+        job_id: of the training.
+        version, decision, promoted, gain: of the gate; `gain` in J&F, None where nothing was measured.
+        changed_per_track, minutes_per_track: what people did with the tasks' tracks; see backend.effort.
+    """
+
+    number: int
+    tasks: list[int]
+    state: State = "correcting"
+    began: str = ""
+    ended: str = ""
+    gone: list[int] = field(default_factory=list)
+    job_id: str = ""
+    version: str = ""
+    decision: str = ""
+    promoted: bool = False
+    gain: float | None = None
+    changed_per_track: float = 0.0
+    minutes_per_track: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Args:
+        budget: tasks that people correct, in all rounds together.
+        batch: of these in a round.
+        strategy: chooses them; see trajseg.correction.task_strategy.
+        steps: of each training; None: the recipe's.
+        seed: of strategy and training.
+    """
+
+    budget: int
+    batch: int
+    strategy: str = "doubt-and-difference"
+    steps: int | None = None
+    seed: int = 0
+
+
+class ActiveLearning:
+    """A project's rounds. `step` does whatever can be done now and never waits.
+
+    Args:
+        jobs: asks for trainings.
+        show: called with a round when its tasks were chosen; returns those that are not in Label Studio any more.
+
+    Raises:
+        InputError: the file of the rounds cannot be read, or there is no such strategy.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        jobs: JobControl,
+        project: Project,
+        plan: Plan,
+        show: Callable[[Round], Sequence[int]] = lambda _round: (),
+    ) -> None:
+        self.store, self.jobs, self.project, self.plan, self.show = store, jobs, project, plan, show
+        self.path = settings.data_dir / "active" / f"project-{project.id}.json"
+        self.rounds = _read(self.path)
+        self._pool, self._strategy = TaskPool(store, settings, project.id), load_task_strategy(plan.strategy)
+        self._effort = EffortReader()
+
+    @property
+    def left(self) -> int:
+        """Of the budget."""
+        return self.plan.budget - sum(len(each.tasks) - len(each.gone) for each in self.rounds)
+
+    @property
+    def current(self) -> Round | None:
+        """The round that is not done."""
+        return self.rounds[-1] if self.rounds and self.rounds[-1].state != "done" else None
+
+    def step(self) -> list[str]:
+        """What was done, in words for people; nothing where others have to do something first.
+
+        Raises:
+            TrajSegError: the training failed. The next step asks for another one.
+        """
+        current = self.current
+        if current is None:
+            return self._begin()
+        act = {"correcting": self._correct, "training": self._train, "labelling": self._label}[current.state]
+        said = act(current)
+        if said:
+            self._save()
+        return said
+
+    def look_again(self) -> None:
+        """Show the tasks to correct once more; those that were deleted meanwhile are no longer waited for."""
+        current = self.current
+        if current is not None and current.state == "correcting":
+            gone = [task for task in self.show(current) if task not in current.gone]
+            if gone:
+                current.gone += gone
+                self._save()
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to be done: the budget is used up, or no task is left that can be corrected."""
+        return self.current is None and (self.left <= 0 or not self._pool.tasks()[0])
+
+    def waiting_for(self) -> str:
+        """What has to happen before the next step, in words for people; empty where nothing has."""
+        current = self.current
+        if current is None:
+            return ""
+        if current.state == "correcting":
+            missing = self._missing(current)
+            if missing:
+                shown = ", ".join(str(task) for task in missing)
+                return f"people to correct {len(missing)} of {len(current.tasks) - len(current.gone)} tasks: {shown}"
+            return f"{self._unfinished('refine', 'caption', 'finetune')} jobs that carry corrections on or train"
+        if current.state == "training":
+            job = self.store.jobs.get(current.job_id)
+            done = f", {job.frames_done} of {job.frames_total} steps and clips" if job.frames_total else ""
+            return f"the training ({job.state}{done})"
+        return f"{self._unfinished('prelabel')} tasks to be labelled again"
+
+    def _begin(self) -> list[str]:
+        if self.left <= 0:
+            return []
+        candidates, corrected = self._pool.tasks()
+        number = len(self.rounds) + 1
+        chosen = self._strategy.choose(candidates, corrected, min(self.plan.batch, self.left), self.plan.seed + number)
+        if not chosen:
+            return []
+        made = Round(number, chosen, began=_now())
+        self.rounds.append(made)
+        self._save()
+        made.gone = list(self.show(made))
+        self._save()
+        return [f"Round {number}: correct these tasks, the most useful first: {', '.join(map(str, chosen))}"]
+
+    def _correct(self, current: Round) -> list[str]:
+        # Another training that is under way has not seen these corrections.
+        if self._missing(current) or self._unfinished("refine", "caption", "finetune"):
+            return []
+        if len(current.gone) == len(current.tasks):
+            current.state, current.ended, current.decision = "done", _now(), "Its tasks were deleted."
+            return [f"Round {current.number}: all its tasks were deleted."]
+        mine = [track for track in self._effort.tracks(self.store, self.project.id) if track.task_id in current.tasks]
+        effort = total(mine)
+        current.changed_per_track, current.minutes_per_track = effort.changed_per_track, effort.minutes_per_track
+        job, _ = self.jobs.train(self.project, FinetuneParams(steps=self.plan.steps, seed=self.plan.seed))
+        current.state, current.job_id = "training", job.id
+        return [
+            f"Round {current.number}: corrected, {effort.changed_per_track:.1f} frames and about "
+            f"{effort.minutes_per_track:.1f} minutes a track; training is queued (job {job.id})."
+        ]
+
+    def _train(self, current: Round) -> list[str]:
+        job = self.store.jobs.get(current.job_id)
+        if job.state in ("queued", "running"):
+            return []
+        if job.state != "done":
+            current.state = "correcting"
+            self._save()
+            raise TrajSegError(
+                f"The training of round {current.number} was {job.state}: {job.error or job.id}",
+                f"{job.remedy or 'Look at the jobs page.'} The same command then goes on with this round.",
+            )
+        report = (job.result or {}).get("report") or {}
+        decision = report.get("decision") or {}
+        current.version, current.decision = str(report.get("version", "")), str(decision.get("reason", ""))
+        current.promoted = bool(decision.get("promoted"))
+        current.gain = (decision.get("gain") or {}).get("mean")
+        current.state = "labelling"
+        return [f"Round {current.number}: {current.decision}"]
+
+    def _label(self, current: Round) -> list[str]:
+        if self._unfinished("prelabel"):
+            return []
+        current.state, current.ended = "done", _now()
+        word = (
+            f"{current.version} has labelled the rest again" if current.promoted else "the version before it serves on"
+        )
+        return [f"Round {current.number} is done: {word}. {max(self.left, 0)} of {self.plan.budget} tasks are left."]
+
+    def _missing(self, current: Round) -> list[int]:
+        """Tasks of the round that nobody has annotated."""
+        annotated = {task for _, task in Standing(self.store).annotations(self.project.id)}
+        return [task for task in current.tasks if task not in annotated and task not in current.gone]
+
+    def _unfinished(self, *kinds: str) -> int:
+        query = select(func.count()).where(
+            Job.project_id == self.project.id, Job.kind.in_(kinds), Job.state.in_(("queued", "running"))
+        )
+        with self.store.database.read() as session:
+            return session.scalar(query) or 0
+
+    def _save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"rounds": [asdict(each) for each in self.rounds], "plan": asdict(self.plan)})
+
+
+def _read(path: Path) -> list[Round]:
+    if not path.exists():
+        return []
+    try:
+        form: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return [Round(**each) for each in form["rounds"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"The rounds in {path} cannot be read ({type(error).__name__}: {error}).",
+            "Delete the file to begin again with round 1; corrections and versions stay.",
+        ) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,87 @@
+"""A project's corrections as a folder, for `corrections:PROJECT` where a data set is named by number.
+
+trajseg finds `corrections_folder` by the entry point group `trajseg.corrections`: it does not know the backend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+import click
+
+from backend.exporting import export_corrections
+from backend.settings import Settings, load_settings
+from backend.store import Store
+from backend.store.standing import Standing
+from trajseg.errors import InputError
+
+KEPT_DAYS = 7.0
+"""An export that nobody has opened for so long is deleted when another one is written."""
+
+
+def corrections_folder(number: int) -> Path:
+    """The corrections of Label Studio's project `number` as they stand, in the form of `trajseg export`.
+
+    The same folder as before where nothing has changed since. Tasks whose videos cannot be had are named on stderr.
+
+    Raises:
+        InputError: the project is not connected, or nobody has annotated any of its tasks.
+    """
+    settings = load_settings()
+    store = Store(settings.store_url)
+    try:
+        store.migrate()
+        return _exported(store, settings, store.projects.of_label_studio(number).id, number)
+    finally:
+        store.close()
+
+
+def _exported(store: Store, settings: Settings, project_id: int, number: int) -> Path:
+    state = _state(store, project_id)
+    if not state:
+        raise InputError(
+            f"Nobody has annotated a task of project {number}, so there are no corrections.",
+            "Submit some tasks in Label Studio first.",
+        )
+    root = settings.data_dir / "datasets"
+    folder = root / f"project-{project_id}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+    if (folder / "manifest.json").is_file():
+        os.utime(folder)
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    _forget(root)
+    partial = root / f".{folder.name}.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    report = export_corrections(store, settings, project_id, partial)
+    for name, reason in report.skipped:
+        click.echo(f"left out: {name}: {reason}", err=True)
+    if report.skipped:
+        # What is missing today may be there tomorrow: not kept under the name of the whole.
+        folder = folder.with_name(f"{folder.name}-{int(time.time())}")
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        # Another process was faster.
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _state(store: Store, project_id: int) -> str:
+    """What changes with the project's standing tracks; empty where nobody has annotated."""
+    rows = []
+    for (_, task), annotation in sorted(Standing(store).annotations(project_id).items()):
+        job_id = annotation.refine_job_id
+        refined = store.jobs.get(job_id) if job_id else None
+        state = (job_id, refined.state, refined.finished_at) if refined else ()
+        rows.append((task, annotation.annotation_id, annotation.version, state))
+    return repr(rows) if rows else ""
+
+
+def _forget(root: Path) -> None:
+    for folder in root.iterdir():
+        if time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
+            shutil.rmtree(folder, ignore_errors=True)

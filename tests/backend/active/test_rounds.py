@@ -1,0 +1,217 @@
+"""Rounds of active learning: tasks are chosen, waited for, trained on and labelled again; each round is reported."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from backend.active.pool import TaskPool
+from backend.active.rounds import ActiveLearning, Plan, Round
+from backend.composition import compose
+from backend.queue import JobQueue
+from backend.settings import Settings
+from backend.store import Change, Job, ReadAnnotation, Store
+from backend.store.models import now
+from backend.store.notes import JobNotes
+from trajseg.cli import main
+from trajseg.errors import InputError, TrajSegError
+from trajseg.tracks import Result, rle
+
+BASE = "trajseg-tiny"
+
+
+class World:
+    """Project 7 with six predicted tasks in two looks; tests do what workers and people do."""
+
+    def __init__(self, store: Store, settings: Settings, queue: JobQueue, result: Result) -> None:
+        self.store, self.settings, self.result = store, settings, result
+        self.backend = compose(settings, store, queue)
+        self.project = store.projects.upsert(7, "http://studio", "<View/>")
+        self.gone: list[int] = []
+        self.shown: list[list[int]] = []
+        for task, (doubt, colour) in enumerate([(0.9, 0), (0.88, 0), (0.86, 0), (0.5, 90), (0.4, 90), (0.1, 0)], 1):
+            job, _ = store.jobs.add(
+                "prelabel", self.project.id, task, "v", "the square", "prelabel", model_version=BASE
+            )
+            self.finish(job, doubt)
+            folder = settings.media_dir / job.id
+            folder.mkdir(parents=True)
+            picture = cv2.cvtColor(np.full((64, 64, 3), (colour, 200, 200), np.uint8), cv2.COLOR_HSV2BGR)
+            assert cv2.imwrite(str(folder / "0.jpg"), picture)
+
+    def finish(self, job: Job, doubt: float = 0.5, version: str = BASE) -> None:
+        made = replace(copy.deepcopy(self.result), model_version=version)
+        self.store.runs.finish(job.id, self.store.runs.start(job.id) or "", made, JobNotes(doubt=doubt))
+
+    def correct(self, task: int) -> None:
+        job = self.store.jobs.newest(task_id=task)[0]
+        painted = rle.encode(np.ones((24, 32), bool))
+        change = Change("track-1", 0, "edited", "t1", job.id, BASE, painted)
+        read = ReadAnnotation(self.project.id, task, 100 + task, "v1", now(), "ada", job.id)
+        self.store.corrections.record(read, [change])
+
+    def trained(self, promoted: bool, gain: float | None = 0.1) -> None:
+        """Ends the training as a worker does."""
+        (job,) = [job for job in self.store.jobs.newest(state="queued") if job.kind == "finetune"]
+        reason = "Promoted: it is better." if promoted else "Not promoted: needs about 4 more corrected videos."
+        interval = None if gain is None else {"mean": gain, "low": 0.01, "high": 0.2}
+        decision = {"promoted": promoted, "reason": reason, "gain": interval}
+        report = {"version": f"{BASE}/project-7@1", "decision": decision}
+        self.store.runs.finish(job.id, self.store.runs.start(job.id) or "", None, report=report)
+
+    def learning(self, **plan: Any) -> ActiveLearning:
+        def show(made: Round) -> list[int]:
+            self.shown.append(made.tasks)
+            return self.gone
+
+        given = {"budget": 4, "batch": 2, **plan}
+        return ActiveLearning(self.store, self.settings, self.backend.service.jobs, self.project, Plan(**given), show)
+
+
+@pytest.fixture
+def world(store: Store, settings: Settings, queue: JobQueue, result: Result) -> World:
+    return World(store, settings, queue, result)
+
+
+def test_the_pool_tells_tasks_that_look_alike_from_others(world: World) -> None:
+    candidates, corrected = TaskPool(world.store, world.settings, world.project.id).tasks()
+    assert [task.task_id for task in candidates] == [1, 2, 3, 4, 5, 6]
+    assert [task.doubt for task in candidates][:2] == [0.9, 0.88]
+    assert corrected == []
+    one, two, four = (candidates[place].features for place in (0, 1, 3))
+    assert np.linalg.norm(one - two) < 0.1 * np.linalg.norm(one - four)
+    world.correct(1)
+    candidates, corrected = TaskPool(world.store, world.settings, world.project.id).tasks()
+    assert ([task.task_id for task in corrected], len(candidates)) == ([1], 5)
+
+
+def test_rounds_run_to_the_end_of_the_budget_and_each_is_reported(world: World) -> None:
+    learning = world.learning()
+    (said,) = learning.step()
+    assert said == "Round 1: correct these tasks, the most useful first: 1, 4", "doubtful, and not alike"
+    assert world.shown == [[1, 4]]
+    assert learning.step() == []
+    assert learning.waiting_for() == "people to correct 2 of 2 tasks: 1, 4"
+    world.correct(1)
+    assert learning.waiting_for() == "people to correct 1 of 2 tasks: 4"
+    world.correct(4)
+    (said,) = learning.step()
+    assert "1.0 frames" in said
+    assert "training is queued" in said
+    assert learning.step() == []
+    assert learning.waiting_for().startswith("the training (queued")
+    world.trained(promoted=False, gain=None)
+    assert learning.step() == ["Round 1: Not promoted: needs about 4 more corrected videos."]
+    assert "the version before it serves on. 2 of 4 tasks are left." in learning.step()[0]
+    (said,) = learning.step()
+    assert said.startswith("Round 2: correct these tasks")
+    second = learning.rounds[1].tasks
+    assert not {1, 4} & set(second)
+    for task in second:
+        world.correct(task)
+    learning.step()
+    world.trained(promoted=True)
+    assert learning.step() == ["Round 2: Promoted: it is better."]
+    again, _ = world.store.jobs.add("prelabel", world.project.id, 6, "v", "the square", "prelabel", model_version="new")
+    assert learning.step() == []
+    assert learning.waiting_for() == "1 tasks to be labelled again"
+    world.finish(again)
+    assert "has labelled the rest again. 0 of 4 tasks are left." in learning.step()[0]
+    assert learning.finished
+    assert [(each.state, each.promoted, each.gain) for each in learning.rounds] == [
+        ("done", False, None),
+        ("done", True, 0.1),
+    ]
+
+
+def test_what_was_stopped_goes_on_where_it_was(world: World) -> None:
+    world.learning().step()
+    for task in (1, 4):
+        world.correct(task)
+    assert "training is queued" in world.learning().step()[0]
+    world.trained(promoted=True)
+    assert world.learning().step() == ["Round 1: Promoted: it is better."]
+    assert [each.number for each in world.learning().rounds] == [1]
+
+
+def test_corrections_that_are_still_carried_on_are_waited_for(world: World) -> None:
+    learning = world.learning()
+    learning.step()
+    for task in (1, 4):
+        world.correct(task)
+    refine, _ = world.store.jobs.add("refine", world.project.id, 4, "v", "it", "interactive", {"annotation_id": 104})
+    assert learning.step() == []
+    assert "carry corrections on" in learning.waiting_for()
+    world.finish(refine)
+    assert "training is queued" in learning.step()[0]
+
+
+def test_a_failed_training_says_why_and_is_asked_for_once_more(world: World) -> None:
+    learning = world.learning()
+    learning.step()
+    for task in (1, 4):
+        world.correct(task)
+    learning.step()
+    (job,) = [job for job in world.store.jobs.newest(state="queued") if job.kind == "finetune"]
+    world.store.runs.fail(job.id, world.store.runs.start(job.id) or "", "Out of memory.", "Use 4 bits.")
+    with pytest.raises(TrajSegError, match="Out of memory"):
+        learning.step()
+    assert "training is queued" in world.learning().step()[0]
+
+
+def test_deleted_tasks_are_not_waited_for(world: World) -> None:
+    learning = world.learning()
+    learning.step()
+    world.gone = [4]
+    learning.look_again()
+    assert learning.waiting_for() == "people to correct 1 of 1 tasks: 1"
+    assert learning.left == 3
+    world.correct(1)
+    assert "training is queued" in learning.step()[0]
+
+
+def test_rounds_end_where_no_task_is_left(world: World) -> None:
+    for task in range(1, 7):
+        world.correct(task)
+    learning = world.learning()
+    assert learning.finished
+    assert learning.step() == []
+
+
+def test_a_damaged_file_and_an_unknown_strategy_are_named(world: World) -> None:
+    with pytest.raises(InputError, match="oracle"):
+        world.learning(strategy="oracle")
+    learning = world.learning()
+    learning.step()
+    learning.path.write_text('{"rounds": [{"number": 1')
+    with pytest.raises(InputError, match="Delete the file"):
+        world.learning()
+
+
+def test_the_command_does_what_it_can_and_prints_all_rounds_as_json(
+    world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    words = ["active", "--project", "7", "--budget", "4", "--batch", "2", "--once", "--poll", "0.05"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "Round 1: correct these tasks, the most useful first: 1, 4" in done.output
+    assert "Waiting for people to correct 2 of 2 tasks: 1, 4." in done.output
+    assert json.loads(done.output.splitlines()[-1])["left"] == 2
+    for task in (1, 4):
+        world.correct(task)
+    assert "training is queued" in CliRunner().invoke(main, words).output
+    world.trained(promoted=True)
+    last = CliRunner().invoke(main, [*words[:4], "2", *words[5:]])
+    assert json.loads(last.output.splitlines()[-1])["rounds"][0]["promoted"] is True
+    assert (Path(settings.data_dir) / "active" / f"project-{world.project.id}.json").exists()
+    assert CliRunner().invoke(main, ["active", "--project", "9", "--budget", "4"]).exit_code == 2

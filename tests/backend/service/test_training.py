@@ -1,0 +1,80 @@
+"""Which tasks a promoted version labels again, and in which order; when a project is trained by itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from rq import Queue
+
+from backend.engines import OfferedEngines
+from backend.queue import JobQueue
+from backend.service.training import due_trainings, relabelling
+from backend.store import Change, Job, ReadAnnotation, Store
+from backend.store.models import now
+from backend.store.notes import JobNotes
+from trajseg.tracks import Result, rle
+
+BASE, PROMOTED = "trajseg-tiny", "trajseg-tiny/project-7@1"
+
+
+@pytest.fixture
+def project_id(store: Store) -> int:
+    found: int = store.projects.upsert(7, "http://studio", "<View/>").id
+    return found
+
+
+def predicted(store: Store, project_id: int, result: Result, task: int, doubt: float, version: str = BASE) -> Job:
+    job, _ = store.jobs.add(
+        "prelabel", project_id, task, f"/data/{task}.mp4", "it", "prelabel", model_version=version, subject=version
+    )
+    made = replace(copy.deepcopy(result), model_version=version)
+    store.runs.finish(job.id, store.runs.start(job.id) or "", made, JobNotes(doubt=doubt))
+    return job
+
+
+def annotate(store: Store, project_id: int, task: int, job: Job, *changed: str) -> None:
+    changes = [
+        Change(label, 0, "edited", "t1", job.id, BASE, rle.encode(rle.decode({"size": [24, 32], "counts": "P`0"})))
+        for label in changed
+    ]
+    moment = now() + timedelta(seconds=task)
+    store.corrections.record(ReadAnnotation(project_id, task, 100 + task, "v1", moment, "ada", job.id), changes)
+
+
+def test_the_most_doubtful_tasks_that_nobody_has_annotated_are_labelled_first(
+    store: Store, project_id: int, result: Result, queue: JobQueue
+) -> None:
+    doubts = {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.99}
+    jobs = {task: predicted(store, project_id, result, task, doubt) for task, doubt in doubts.items()}
+    annotate(store, project_id, 4, jobs[4])
+    requests = relabelling(store, project_id, PROMOTED)
+    assert [request.task_id for request in requests] == [2, 3, 1]
+    assert {request.model_version for request in requests} == {PROMOTED}
+    queue.enqueue_new([job for job, new in store.jobs.add_all(requests) if new])
+    waiting = Queue("prelabel", connection=queue.connection).job_ids
+    assert [store.jobs.get(job_id).task_id for job_id in waiting] == [2, 3, 1], "workers take them in this order"
+
+
+def test_what_the_version_has_labelled_already_is_left_alone(store: Store, project_id: int, result: Result) -> None:
+    predicted(store, project_id, result, 1, 0.9)
+    predicted(store, project_id, result, 1, 0.4, PROMOTED)
+    predicted(store, project_id, result, 2, 0.1)
+    assert [request.task_id for request in relabelling(store, project_id, PROMOTED)] == [2]
+
+
+def test_a_project_is_trained_after_as_many_newly_corrected_tracks_as_the_setting_says(
+    store: Store, project_id: int, result: Result
+) -> None:
+    jobs = {task: predicted(store, project_id, result, task, 0.5) for task in (1, 2, 3)}
+    engines = OfferedEngines("trajseg-tiny", {"trajseg-tiny": BASE})
+    due = due_trainings(store, engines, after=3)
+    annotate(store, project_id, 1, jobs[1], "track-1", "track-2")
+    assert due() == []
+    annotate(store, project_id, 2, jobs[2], "track-1")
+    (training,) = due()
+    assert (training.kind, training.project_id) == ("finetune", project_id)
+    assert due() == [], "one training at a time"
+    assert due_trainings(store, engines, after=0)() == []
