@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from backend.composition import Backend
-    from backend.store.models import ModelVersion, Project
+    from backend.store.models import Project
 
 PROJECT = click.option("--project", type=click.IntRange(1), required=True, help="Label Studio's id of the project.")
 
@@ -82,7 +82,10 @@ def show(project: int, number: int) -> None:
 def promote(project: int, number: int) -> None:
     """Have version NUMBER serve from the next job on, whatever the gate said of it."""
     with _backend(project) as (backend, found):
-        _say(backend.store.versions.promote(found.id, number, "Promoted by hand."))
+        version, again = backend.service.models.promote(found.id, number)
+        click.echo(f"{version.name} is {version.state} and serves from the next job on.")
+        if again:
+            click.echo(f"It labels {len(again)} tasks again that nobody has annotated.")
 
 
 @models.command()
@@ -90,12 +93,8 @@ def promote(project: int, number: int) -> None:
 def rollback(project: int) -> None:
     """Take the version that serves out; the one before it serves from the next job on."""
     with _backend(project) as (backend, found):
-        out, serving = backend.store.versions.rollback(found.id, backend.service.base_of(found))
+        out, serving = backend.service.models.rollback(found.id)
         click.echo(f"{out.name} is rolled back; {serving.name if serving else out.base} serves from the next job on.")
-
-
-def _say(version: ModelVersion) -> None:
-    click.echo(f"{version.name} is {version.state} and serves from the next job on.")
 
 
 @contextmanager

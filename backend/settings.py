@@ -169,6 +169,9 @@ class Settings(BaseSettings):
         description="Data set on which a fine-tuned version must not get worse, as `--data` names it. Unset: what "
         "the checkpoint names (`shapes:val` for trajseg-tiny).",
     )
+    finetune_steps: int = Field(
+        default=0, ge=0, description="Steps of a training that names no number itself; 0: by the size of the base."
+    )
     finetune_after: int = Field(
         default=0,
         ge=0,

@@ -158,7 +158,7 @@ def picture(project_id: int, number: int) -> ResponseReturnValue:
 def promote(project_id: int, number: int) -> ResponseReturnValue:
     """Have a version serve from the next job on, whatever the gate said of it."""
     service = _proved()
-    service.store.versions.promote(project_id, number, "Promoted by hand.")
+    service.models.promote(project_id, number)
     return redirect(url_for("pages.models.index"), 303)
 
 
@@ -166,7 +166,7 @@ def promote(project_id: int, number: int) -> ResponseReturnValue:
 def rollback(project_id: int) -> ResponseReturnValue:
     """Take the version that serves out; the one before it serves from the next job on."""
     service = _proved()
-    service.store.versions.rollback(project_id, service.base_of(service.store.projects.get(project_id)))
+    service.models.rollback(project_id)
     return redirect(url_for("pages.models.index"), 303)
 
 

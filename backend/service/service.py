@@ -12,6 +12,7 @@ from backend.service.batch import BatchLabelling
 from backend.service.combining import asked_once
 from backend.service.interactive import Answer, InteractiveLabelling
 from backend.service.jobs import JobControl
+from backend.service.models import ModelControl
 from backend.service.webhooks import Webhooks
 from backend.settings import Settings
 from backend.store import Project, Store
@@ -28,6 +29,7 @@ class Service:
     Attributes:
         engines: those on offer; `version_of` a project is what /setup answers and predictions carry.
         jobs: queues, cancels and retries jobs, and starts trainings.
+        models: promotes versions of projects' models and rolls them back.
         webhooks: receives Label Studio's events.
     """
 
@@ -40,6 +42,7 @@ class Service:
         # Read once: the worker too keeps the model that it was started with.
         self.engines = OfferedEngines.from_settings(settings)
         self.jobs = JobControl(store, queue, self.engines)
+        self.models = ModelControl(store, self.jobs, self.engines, settings.relabel_after_promotion)
         self.batch = BatchLabelling(store, self.jobs, settings.retry_failed_seconds)
         self.interactive = InteractiveLabelling(store, self.jobs, settings)
         self.webhooks = Webhooks(store, self.jobs, on_notice)

@@ -42,17 +42,19 @@ class DatasetOptions:
         seed: of the first clip, where clips are drawn.
         height: rows of the frames, where clips are drawn; None: the data set's own.
         per_kind: expressions of a kind and clip, where they are drawn; None: the data set's own.
+        if_drawn: what applies to drawn clips alone is passed over by other data sets, not refused.
     """
 
     count: int | None = None
     seed: int | None = None
     height: int | None = None
     per_kind: int | None = None
+    if_drawn: bool = False
 
     def refuse(self, data: str, *names: str) -> None:
         """Raises InputError if one of these options is set, because `data` has no use for it."""
         for name in names:
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None and not self.if_drawn:
                 raise InputError(
                     f"The data set {data} has no --{name.replace('_', '-')}.", "It applies to clips that are drawn."
                 )

@@ -29,8 +29,8 @@ from trajseg.training.run import StepsDone, Stop
 
 DEFAULT_BASE_SET: Mapping[str, str] = {"trajseg-tiny": "shapes:val"}
 """What a base must not forget, by model name; other checkpoints name theirs in config.json, as `base_set`."""
-BASE_OPTIONS = DatasetOptions(count=12, seed=9000, height=160)
-"""Of a base set that is drawn."""
+BASE_OPTIONS = DatasetOptions(count=12, seed=9000, height=160, if_drawn=True)
+"""Of a base set: so many clips, and where they are drawn, which ones."""
 PER_CLIP = {"project": 8, "base": 3}
 """Expressions asked of a clip, at most. The project has few clips, and each expression makes its mean surer."""
 PICTURE = "differences.png"

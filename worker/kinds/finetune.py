@@ -86,7 +86,9 @@ def _task(
         served_version=version.base if served is None else served.name,
         replay=settings.replay_data or None,
         base_set=settings.base_data or None,
-        recipe=recipe_for(context.params.engine or settings.model, context.params.steps),
+        recipe=recipe_for(
+            context.params.engine or settings.model, context.params.steps or settings.finetune_steps or None
+        ),
         seed=context.params.seed,
         device=settings.device or None,
     )

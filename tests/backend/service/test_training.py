@@ -9,9 +9,11 @@ from datetime import timedelta
 import pytest
 from rq import Queue
 
+from backend.composition import compose
 from backend.engines import OfferedEngines
 from backend.queue import JobQueue
 from backend.service.training import due_trainings, relabelling
+from backend.settings import Settings
 from backend.store import Change, Job, ReadAnnotation, Store
 from backend.store.models import now
 from backend.store.notes import JobNotes
@@ -78,3 +80,24 @@ def test_a_project_is_trained_after_as_many_newly_corrected_tracks_as_the_settin
     assert (training.kind, training.project_id) == ("finetune", project_id)
     assert due() == [], "one training at a time"
     assert due_trainings(store, engines, after=0)() == []
+
+
+def test_a_version_promoted_by_hand_labels_again_as_one_that_the_gate_promoted(
+    store: Store, project_id: int, result: Result, settings: Settings, queue: JobQueue
+) -> None:
+    for task, doubt in ((1, 0.2), (2, 0.9)):
+        predicted(store, project_id, result, task, doubt)
+    refused = store.versions.of_job(project_id, BASE, "a")
+    store.versions.decide(refused.id, False, "Not promoted.", "models/1", {})
+    models = compose(settings, store, queue).service.models
+    version, again = models.promote(project_id, refused.number)
+    assert version.name == PROMOTED
+    assert [(job.task_id, job.state, job.model_version) for job in again] == [
+        (2, "queued", PROMOTED),
+        (1, "queued", PROMOTED),
+    ]
+    assert models.promote(project_id, refused.number)[1] == [], "they are queued already"
+    out, serving = models.rollback(project_id)
+    assert (out.name, serving) == (PROMOTED, None)
+    quiet = settings.model_copy(update={"relabel_after_promotion": False})
+    assert compose(quiet, store, queue).service.models.promote(project_id, refused.number)[1] == []

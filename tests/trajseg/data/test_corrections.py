@@ -21,6 +21,7 @@ from trajseg.tracks import MaskTrack
 from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export
 from trajseg.tracks.formats.native import Native
 from trajseg.tracks.trust import Trust
+from trajseg.training.round import BASE_OPTIONS
 from trajseg.video import open_clip
 
 FRAMES = 12
@@ -234,3 +235,12 @@ def test_a_missing_folder_another_version_and_no_clips_on_a_side_say_what_to_do(
     (tmp_path / "empty" / "manifest.json").write_text('{"version": 9}')
     with pytest.raises(InputError, match="version 1"):
         open_dataset(f"corrections:{tmp_path / 'empty'}")
+
+
+def test_what_applies_to_drawn_clips_can_be_passed_over_instead_of_refused(folder: Path) -> None:
+    """The gate asks for its base set in this way, whatever data set that is."""
+    options = DatasetOptions(count=1, seed=9000, height=160)
+    with pytest.raises(InputError, match="no --seed"):
+        open_dataset(f"corrections:{folder}", options)
+    assert len(open_dataset(f"corrections:{folder}", replace(options, if_drawn=True))) == 1
+    assert BASE_OPTIONS.if_drawn

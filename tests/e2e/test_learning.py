@@ -1,0 +1,193 @@
+"""The whole loop of learning: predict, correct, Start Training, the gate, a new version's predictions, rollback.
+
+The training is short, so the gate refuses it as it should; the version is then promoted by hand, as a lead may.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prelabelled import Prelabelled, prelabelled
+from serving import MadeProject, Question, Trajseg, make_project, serving
+from studio import LabelStudio, wait_until
+
+from trajseg.data.corrections import SIDES
+from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.shapes.evaluation.annotator import by_side, correct
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+BASE = "trajseg-tiny"
+STEPS = "2"
+ROWS = 96
+TRAINING_SECONDS = 500
+LEFT, LATER = 4, 5
+"""The task that nobody annotates, and one that is labelled after the rollback."""
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
+    """One clip to train on and three that are held out, and two more; each with a sentence about it."""
+    folder = tmp_path_factory.mktemp("learning-clips")
+    drawn = open_dataset("shapes:val", DatasetOptions(count=40, seed=70, height=ROWS))
+    chosen = by_side(drawn, dict(zip(SIDES, (3, 3), strict=True)))
+    found = []
+    for annotated in chosen:
+        asked = next((each for each in annotated.expressions if len(each.targets) == 1), annotated.expressions[0])
+        found.append(Question(Path(shutil.copy(annotated.clip.path, folder / f"{annotated.name}.mp4")), asked.text))
+    held_out = [question for question in found if _is_held_out(question.video)]
+    train = [question for question in found if question not in held_out]
+    return [train[0], *held_out, *train[1:]]
+
+
+def _is_held_out(video: Path) -> bool:
+    from trajseg.data.corrections import side_of
+    from trajseg.shapes.evaluation.annotator import identity_of
+
+    return side_of(identity_of(video)) == "held-out"
+
+
+@pytest.fixture(scope="module")
+def learner(studio: LabelStudio, clips: list[Question], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`trajseg serve` with the model that ships, short trainings, and two small clips as the gate's base set."""
+    base_set = tmp_path_factory.mktemp("base-set") / "corrections"
+    small = open_dataset("shapes:val", DatasetOptions(count=12, seed=300, height=64))
+    correct(by_side(small, {"held-out": 2}), base_set, expressions=1)
+    more = {"TRAJSEG_FINETUNE_STEPS": STEPS, "TRAJSEG_BASE_DATA": f"corrections:{base_set}", "OMP_NUM_THREADS": "2"}
+    with serving(studio, tmp_path_factory.mktemp("learner"), BASE, **more) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def project(learner: Trajseg, studio: LabelStudio, clips: list[Question]) -> MadeProject:
+    """All tasks but the last one predicted by the base."""
+    made = make_project(learner, studio, "mask", "Learning", clips)
+    studio.retrieve_predictions(made.id, made.tasks[:LATER])
+    return made
+
+
+@pytest.fixture(scope="module")
+def corrected(project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Any) -> list[Prelabelled]:
+    """A person paints in the first task and submits the others as they are; the last ones nobody annotates."""
+    tasks = [prelabelled(studio, learner, project, number) for number in range(LEFT + 1)]
+    assert {task.prediction["model_version"] for task in tasks} == {BASE}
+    for number, task in enumerate(tasks[:LEFT]):
+        editor.open_task(project.id, task.id, regions=len(task.masks()))
+        if number == 0:
+            editor.show_frame(len(task.frame_index) // 2)
+            editor.paint(task.labels[0] if task.labels else "track-1")
+            editor.screenshot("learning-1-corrected")
+        editor.submit()
+
+    def read() -> bool:
+        jobs = [job for task in tasks[:1] for job in learner.jobs(task.id) if job["kind"] == "refine"]
+        return bool(jobs) and all(job["state"] == "done" for job in jobs)
+
+    wait_until("refined track", read, 300, every=1)
+    wait_until("annotations in the store", lambda: stats(learner, project)["annotated_tasks"] == LEFT, 120, every=1)
+    return tasks
+
+
+def stats(learner: Trajseg, project: MadeProject) -> dict[str, Any]:
+    done = learner.cli("stats", "--project", str(project.id), "--json")
+    assert done.returncode == 0, done.stderr
+    [found] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(corrected: list[Prelabelled], project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Any):
+    """The version that Start Training in Label Studio has led to, as `trajseg models show` has it."""
+    editor.page.goto(f"{studio.url}/projects/{project.id}/settings/ml")
+    editor.page.get_by_text("Connected", exact=False).first.wait_for()
+    editor.screenshot("learning-2-model-settings")
+    start_training(editor)
+    editor.screenshot("learning-3-training-started")
+
+    def over() -> dict[str, Any] | None:
+        done = learner.cli("models", "show", "--project", str(project.id), "1")
+        if done.returncode:
+            return None
+        version: dict[str, Any] = json.loads(done.stdout)
+        return version if version["state"] != "candidate" else None
+
+    return wait_until("decision of the gate", over, TRAINING_SECONDS, every=2)
+
+
+def start_training(editor: Any) -> None:
+    """Settings > Model, the connection's menu, Start Training; waits until Label Studio has passed it on."""
+    page = editor.page
+    page.locator("[class*=backend-card] button, [class*=card] button").last.click()
+    with page.expect_response(lambda answer: re.search(r"/api/ml/\d+/train", answer.url)) as answer:
+        page.get_by_text("Start Training", exact=True).click()
+    assert answer.value.ok, answer.value.text()
+
+
+def test_a_short_training_is_refused_by_the_gate_in_words_and_numbers(trained, learner, project, corrected, editor):
+    assert trained["state"] == "refused", trained["reason"]
+    decision = trained["decision"]
+    assert decision["reason"].startswith("Not promoted: ")
+    assert len(decision["project"]) == 3
+    assert len(decision["base"]) == 2
+    sides = [clip["side"] for clip in trained["data"]["clips"]]
+    assert (sides.count("train"), sides.count("held-out")) == (1, 3)
+    editor.page.goto(f"{learner.url}/page/models/")
+    assert decision["reason"] in editor.page.locator("article").inner_text()
+    editor.page.get_by_text("Clips that got better and worse").click()
+    picture = editor.page.locator("img.differences")
+    picture.scroll_into_view_if_needed()
+    editor.page.wait_for_function("() => document.querySelector('img.differences').naturalWidth > 100")
+    editor.screenshot("learning-4-refused")
+
+
+def test_promoted_by_hand_it_labels_again_what_nobody_has_annotated(
+    trained, learner, project, corrected, studio, editor
+):
+    left = corrected[LEFT]
+    done = learner.cli("models", "promote", "--project", str(project.id), "1")
+    assert done.returncode == 0, done.stderr
+    assert "It labels 1 tasks again" in done.stdout
+    version = trained["version"]
+    assert version == f"{BASE}/project-{project.id}@1"
+
+    def arrived() -> bool:
+        return any(one["model_version"] == version for one in studio.predictions(left.id))
+
+    wait_until(f"prediction of {version}", arrived, 300, every=1)
+    kept = {one["model_version"] for one in studio.predictions(left.id)}
+    assert kept == {BASE, version}, "what the base predicted is kept"
+    assert {one["model_version"] for one in studio.predictions(corrected[1].id)} == {BASE}, "annotated tasks stay"
+    editor.page.goto(f"{learner.url}/page/models/")
+    editor.page.get_by_role("button", name="Roll back to the base").wait_for()
+    editor.screenshot("learning-5-promoted")
+
+
+def test_a_rollback_on_the_page_takes_effect_with_the_next_prediction(
+    trained, learner, project, corrected, studio, editor
+):
+    editor.page.goto(f"{learner.url}/page/models/")
+    editor.page.get_by_role("button", name="Roll back to the base").click()
+    editor.page.get_by_text("Rolled back", exact=True).wait_for()
+    editor.screenshot("learning-6-rolled-back")
+    studio.retrieve_predictions(project.id, [project.tasks[LATER]])
+    job = learner.job_of(project.tasks[LATER], project.questions[LATER].instruction)
+    assert job["model_version"] == BASE
+    [prediction] = studio.predictions(project.tasks[LATER])
+    assert prediction["model_version"] == BASE
+    assert httpx.get(f"{learner.url}/health", timeout=30).json()["status"] == "UP", "nothing was restarted"
+
+
+def test_the_report_counts_what_was_corrected(trained, learner, project, editor):
+    found = stats(learner, project)
+    [base] = [version for version in found["versions"] if version["model_version"] == BASE]
+    assert base["corrected_frames"] >= 1
+    assert found["advice"]
+    editor.page.goto(f"{learner.url}/page/report")
+    editor.page.get_by_text("effort by model version").wait_for()
+    editor.page.get_by_text("Until the next training:").scroll_into_view_if_needed()
+    editor.screenshot("learning-7-report")
