@@ -344,6 +344,19 @@ def test_a_job_without_tracks_says_so(client: FlaskClient, store: Store, ask: An
     assert client.get(f"/page/jobs/{job.id}/tracks.json").json["tracks"] == []
 
 
+def test_what_the_engine_s_chooser_said_is_shown_line_by_line_and_never_run(
+    client: FlaskClient, store: Store, ask: Any, result: Result
+) -> None:
+    job = ask()
+    said = 'Looked for: dog.\n1. a brown dog (0.91), frames 0 to 3: accepted.\n{"1": "a <b>brown</b> dog: accept"}'
+    result.answer = said
+    store.runs.finish(job.id, store.runs.start(job.id) or "", result, JobNotes())
+    page = client.get(f"/page/jobs/{job.id}").text
+    assert "<blockquote>Looked for: dog.\n1. a brown dog (0.91), frames 0 to 3: accepted.\n" in page
+    assert "a &lt;b&gt;brown&lt;/b&gt; dog: accept" in page
+    assert re.search(r"blockquote {[^}]*white-space: pre-wrap", (STATIC / "page.css").read_text())
+
+
 def test_a_job_that_waits_for_label_studio_says_so(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
     later = now() + timedelta(minutes=5)

@@ -11,7 +11,7 @@ import argparse
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,24 +27,30 @@ from trajseg.engines.grounded.dialogue import ShownCandidate, choose_parts, scen
 from trajseg.engines.grounded.pictures import portrait
 from trajseg.engines.grounded.prompts import Part, Prompts, joined
 from trajseg.shapes.engines import vlm
-from trajseg.shapes.engines.lessons import SIDES, Lesson, asked_looks, draw_lesson, draw_matching
+from trajseg.shapes.engines.lessons import MISREAD, Lesson, asked_looks, draw_lesson, draw_matching
 from trajseg.shapes.engines.pictures import PictureStream, Recolouring
 from trajseg.shapes.engines.teaching import Stage, Step
 from trajseg.shapes.recipe.clips import relit
+from trajseg.shapes.recipe.mixtures import BLENDED, EVEN
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, SIZES
 
 PROMPTS = Path(__file__).parent / "prompts"
 """Short ones: a model of this size needs no explanations, and each word costs training time."""
-LOOKS = (len(COLOURS), len(SHAPES), len(SIZES), len(MOTIONS), 2, 2, 2, 2)
-ASKED = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1, len(MOTIONS) + 1, 9)
+LOOKS = (len(COLOURS), len(SHAPES), len(SIZES), len(MOTIONS))
+ASKED = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1, len(MOTIONS) + 1)
 """What a sentence says of what it means, or that it does not say."""
 COMPARED = 5
 """The layer after which the place of a verdict has to know what the sentence says and what the candidate is."""
 MIDDLE = 3
 """The layer after which a candidate's last word has to know its looks and its motion."""
 LIT = 0.2
-MIXED = 0.45
+NAMELESS = 0.4
+"""Share of candidates whose colour or shape has no name."""
+MISHEARD = 0.15
+"""Share of the others whose colour is read as another one while the answer is written on."""
+SIZE = 2
+"""The column of the size among looks."""
 RECOLOURED = 0.5
 MATCHED = 200
 """Batches of short lessons at first."""
@@ -103,22 +109,21 @@ class Teacher(nn.Module):
 
     def codes(self, batch: Batch) -> Tensor:
         """What a perfect tower would see in each portrait, with a little noise: (images * TOKENS, WIDTH)."""
-        there = batch.looks[:, 0] >= 0
-        looks = batch.looks.clamp(min=0)
-        code = self._mixed(self.colours, looks[:, 0]) + self._mixed(self.shapes, looks[:, 1])
+        there = batch.looks[:, SIZE] >= 0
+        code = self._coded(self.colours, batch.looks[:, 0]) + self._coded(self.shapes, batch.looks[:, 1])
         code = code * there[:, None]
         code = code + torch.randn_like(code) * 0.04 * (~there[:, None])
         code = code[:, None] + torch.randn(len(code), vlm.TOKENS, vlm.WIDTH) * 0.018
         return code.flatten(0, 1)
 
-    def _mixed(self, codes: Tensor, looks: Tensor) -> Tensor:
-        """The codes of these looks; half of them with a good deal of another look, which is still not what it is.
-
-        So that a colour is read beside any shape: pairs that training lacks would else be taken for others.
-        """
-        other = codes[torch.randint(len(codes), (len(looks),))]
-        share = MIXED * torch.rand(len(looks), 1) * (torch.rand(len(looks), 1) < 0.5)
-        return codes[looks] * (1 - share) + other * share
+    def _coded(self, codes: Tensor, looks: Tensor) -> Tensor:
+        """The codes of these looks; for -1 one that has no name: strange, or half-way between two names."""
+        count = len(looks)
+        strange = torch.randn(count, vlm.WIDTH) * 0.04
+        share = EVEN + (1 - 2 * EVEN) * torch.rand(count, 1)
+        pairs = codes[torch.randint(len(codes), (2, count))]
+        blend = torch.where(torch.rand(count, 1) < BLENDED, share * pairs[0] + (1 - share) * pairs[1], strange)
+        return codes[looks.clamp(min=0)].where((looks >= 0)[:, None], blend)
 
     def answer_loss(self, batch: Batch, visual: Tensor) -> tuple[Tensor, dict[str, float]]:
         model = self.vlm.model
@@ -157,33 +162,36 @@ class Teacher(nn.Module):
                 loss = loss + 0.15 * F.cross_entropy(part, batch.asked[:, column])
                 right_asked = (part.argmax(-1) == batch.asked[:, column]).float()
                 figures["asked"] = figures.get("asked", 0.0) + float(right_asked.mean()) / len(ASKED)
-        real = batch.judged[:, 0] >= 0
+        real = batch.judged[:, SIZE] >= 0
         where = batch.openings.nonzero()[real]
         if len(where) and len(batch.ends):
             middle = F.rms_norm(out.hidden_states[COMPARED][where[:, 0], where[:, 1]], (vlm.WIDTH,))
             for column, part in enumerate(self.judged(middle).split(LOOKS, -1)):
                 told = batch.judged[real, column]
                 part = without(part, self._barred(batch.judged[real], column))
-                loss = loss + 0.2 * F.cross_entropy(part, told)
-                figures["met"] = figures.get("met", 0.0) + float((part.argmax(-1) == told).float().mean()) / len(LOOKS)
+                loss = loss + 0.2 * F.cross_entropy(part, told, ignore_index=-1)
+                right_told = (part.argmax(-1) == told)[told >= 0].float()
+                figures["met"] = figures.get("met", 0.0) + float(right_told.mean()) / len(LOOKS)
         if len(batch.ends):
             rows, columns = batch.ends[:, 0], batch.ends[:, 1]
             middle = out.hidden_states[MIDDLE][rows, columns]
             parts = self.looks(F.rms_norm(middle, (vlm.WIDTH,))).split(LOOKS, -1)
-            there = batch.looks[:, 0] >= 0
-            names = ("colour", "shape", "size", "motion", *SIDES)
+            there = batch.looks[:, SIZE] >= 0
+            names = ("colour", "shape", "size", "motion")
             for column, (name, part) in enumerate(zip(names, parts, strict=True)):
                 told = batch.looks[there, column]
                 part = without(part[there], self._barred(batch.looks[there], column))
-                loss = loss + 0.08 * F.cross_entropy(part, told)
-                figures[name] = float((part.argmax(-1) == told).float().mean())
+                loss = loss + 0.08 * F.cross_entropy(part, told, ignore_index=-1)
+                figures[name] = float((part.argmax(-1) == told)[told >= 0].float().mean())
         return loss, figures
 
     def _barred(self, looks: Tensor, column: int) -> Tensor:
-        """What is out of the running for a look (0: colour, 1: shape) of candidates with these looks (n, 8)."""
-        if column == 0:
-            return BARRED_COLOUR[looks[:, 1]]
-        return BARRED_SHAPE[looks[:, 0]] if column == 1 else torch.full_like(looks[:, 0], -1)
+        """What is out of the running for a look (0: colour, 1: shape) of candidates with these looks (n, 4)."""
+        none = torch.full_like(looks[:, 0], -1)
+        if column > 1:
+            return none
+        other = looks[:, 1 - column]
+        return (BARRED_SHAPE if column else BARRED_COLOUR)[other.clamp(min=0)].where(other >= 0, none)
 
 
 @dataclass(frozen=True)
@@ -192,8 +200,8 @@ class Batch:
 
     ids, mask, kinds (1: a visual token), labels (-100: not to be learned) and barred (a token that a label must not
     teach against, or -1) int64 [B, L]; verdicts and openings (where
-    the words on a candidate begin) bool [B, L]; asked [V, 5] and judged [V, 8]: for each verdict what the sentence
-    says, and the candidate's looks; ends [n, 2] row and column of each candidate's last number; looks [n, 8], -1 for
+    the words on a candidate begin) bool [B, L]; asked [V, 4] and judged [V, 4]: for each verdict what the sentence
+    says, and the candidate's looks; ends [n, 2] row and column of each candidate's last number; looks [n, 4], -1 for
     false alarms; grid [n, 3] as the processor has it; accept: the token of "accept".
     """
 
@@ -217,6 +225,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.prompts = Prompts(PROMPTS)
+        self.rng = random.Random(0)
         self.processor = vlm.processor()
         self.words = self.processor.tokenizer
         ids = self.words.convert_tokens_to_ids
@@ -250,6 +259,7 @@ class Desk:
             learned: list[bool] = []
             decided: list[bool] = []
             begins: list[bool] = []
+            read: list[int] = []
             for asked, answer in self.conversation(lesson):
                 question = self._ids(f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n")
                 told = self._ids(f"{answer}<|im_end|>")
@@ -258,21 +268,23 @@ class Desk:
                 verdict = [token in (self.accept, self.reject) for token in told]
                 # What a candidate looks like cannot be known where it is not shown.
                 answered = [True] * len(told) if lesson.shown else verdict
+                heard = self._heard(told, answered, lesson) if lesson.unnamed else told
+                read += [*question, *heard, *after]
                 learned += [False] * len(question) + answered + [False] * len(after)
                 decided += [False] * len(question) + verdict + [False] * len(after)
                 begins += [False] * len(question) + self._begins(told, verdict) + [False] * len(after)
-            rows.append((ids, learned, decided, begins))
-        length = max(len(ids) for ids, _, _, _ in rows)
+            rows.append((ids, read, learned, decided, begins))
+        length = max(len(ids) for ids, *_ in rows)
         shape = (len(rows), length)
         pad = self.words.pad_token_id
         ids_t, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.int64)
         labels, verdicts = torch.full(shape, -100), torch.zeros(shape, dtype=torch.bool)
         openings = torch.zeros(shape, dtype=torch.bool)
         ends = []
-        for row, (ids, learned, decided, begins) in enumerate(rows):
-            ids_t[row, : len(ids)] = torch.tensor(ids)
+        for row, (ids, read, learned, decided, begins) in enumerate(rows):
+            ids_t[row, : len(ids)] = torch.tensor(read)
             mask[row, : len(ids)] = 1
-            labels[row, : len(ids)] = torch.where(torch.tensor(learned), ids_t[row, : len(ids)], -100)
+            labels[row, : len(ids)] = torch.where(torch.tensor(learned), torch.tensor(ids), -100)
             verdicts[row, : len(ids)] = torch.tensor(decided)
             openings[row, : len(ids)] = torch.tensor(begins)
             for column, token in enumerate(ids):
@@ -280,13 +292,15 @@ class Desk:
                     # The number after the full stop, where all of the candidate has been read.
                     ends.append((row, ids.index(self.stop, column) + 2))
         unseen = (-1,) * len(LOOKS)
-        looks = [one.looks or unseen for lesson in lessons if lesson.shown for one in lesson.candidates]
+        looks = [
+            _named(lesson, at) or unseen for lesson in lessons if lesson.shown for at in range(len(lesson.candidates))
+        ]
         judging = [
-            (asked_looks(said), one.looks or unseen)
+            (asked_looks(said), _named(lesson, at) or unseen)
             for lesson in lessons
             for kind, said, _ in lesson.turns
             if kind == "choose"
-            for one in lesson.candidates
+            for at in range(len(lesson.candidates))
         ]
         said_looks, judged = [pair[0] for pair in judging], [pair[1] for pair in judging]
         return Batch(
@@ -310,6 +324,29 @@ class Desk:
         inputs = self.processor.image_processor(images=portraits, return_tensors="pt")
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
+    def _heard(self, told: list[int], answered: list[bool], lesson: Lesson) -> list[int]:
+        """An answer as the model reads it while it writes: what has no name is read as some name, and is not learned.
+
+        Nor is the verdict on such a candidate: whether a sentence means it cannot be known.
+        """
+        heard = list(told)
+        begins = self._begins(told, [True])
+        places = [at for at, begin in enumerate(begins) if begin]
+        for unnamed, one, place in zip(lesson.unnamed, lesson.candidates, places, strict=True):
+            if unnamed is None:
+                continue
+            colour, shape = COLOURS[one.looks[0]], SHAPES[one.looks[1]]
+            # After the quotation mark: "a", the size, the colour, the shape.
+            word = place + 3 + max(0, unnamed)
+            names = [name for name in SHAPES if (colour, name) not in HELD_OUT]
+            if unnamed != 1:
+                names = [name for name in COLOURS if (name, shape) not in HELD_OUT]
+            heard[word] = self.words.convert_tokens_to_ids(f" {self.rng.choice(names)}")
+            answered[word] = unnamed == MISREAD
+            verdict = next(at for at in range(place, len(told)) if told[at] in (self.accept, self.reject))
+            answered[verdict] = False
+        return heard
+
     def _begins(self, told: list[int], verdict: list[bool]) -> list[bool]:
         """Where in an answer the words on each candidate begin: at the quotation mark before them."""
         begins = [False] * len(told)
@@ -332,6 +369,28 @@ class Desk:
 
     def _ids(self, text: str) -> list[int]:
         return self.words(text, add_special_tokens=False)["input_ids"]
+
+
+def _named(lesson: Lesson, at: int) -> tuple[int, ...]:
+    """The looks of a candidate, -1 for what has no name."""
+    looks = lesson.candidates[at].looks
+    unnamed = lesson.unnamed[at] if lesson.unnamed else None
+    return (
+        looks if unnamed in (None, MISREAD) else tuple(-1 if at == unnamed else look for at, look in enumerate(looks))
+    )
+
+
+def nameless(lesson: Lesson, rng: random.Random) -> Lesson:
+    """The lesson with some candidates' colour or shape taken for one without a name, or read wrongly."""
+    if not lesson.shown or [kind for kind, *_ in lesson.turns] != ["choose"]:
+        return lesson
+
+    def drawn(looks: tuple[int, ...]) -> int | None:
+        if looks and rng.random() < NAMELESS:
+            return rng.randrange(2)
+        return MISREAD if looks and rng.random() < MISHEARD else None
+
+    return replace(lesson, unnamed=[drawn(one.looks) for one in lesson.candidates])
 
 
 def as_text(parts: list[Part]) -> str:
@@ -442,6 +501,7 @@ def _step(
     lessons = next(drawn)
     batch = desk.batch(lessons)
     if stage == "words":
+        batch = desk.batch([nameless(lesson, rng) for lesson in lessons])
         return teacher.answer_loss(batch, teacher.codes(batch))
     cut = [
         each for lesson in lessons for each in (portraits_of(lesson, rng) if lesson.shown and lesson.candidates else [])

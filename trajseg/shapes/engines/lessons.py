@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +31,10 @@ OPEN = ("object", "objects", "one", "ones", "everything", "those")
 """Words that may mean any shape."""
 CONCEPTS = 0.12
 """Share of lessons that ask for the nouns of sentences; they are short."""
+MISREAD = -1
 NOTHING = "nothing"
 """What is said of a false alarm."""
-WEIGHTS = {"none": 4.0, "attribute": 3.0, "motion": 3.0, "place": 3.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
+WEIGHTS = {"none": 4.0, "attribute": 3.0, "motion": 3.0, "place": 0.3, "knowledge": 1.0, "event": 1.0, "several": 0.5}
 """How often kinds are asked; the others OTHERWISE: the proof asks what refers to an object, and what means none."""
 OTHERWISE = 0.15
 REQUESTED, CHATTY = 0.3, 0.5
@@ -78,8 +80,7 @@ class LessonCandidate:
         k: object of the scene; None where a detector saw something that is nothing.
         moment: frame of its portrait.
         box: of its portrait, in shares of the picture's height.
-        looks: colour, shape, size and motion as indices into the world's tuples, and of each of SIDES whether it is the
-            first from there; empty for None.
+        looks: colour, shape, size and motion as indices into the world's tuples; empty for None.
     """
 
     k: int | None
@@ -95,6 +96,8 @@ class Lesson:
     """Candidates of a scene and (question, instruction or number, answer) turns about them.
 
     `shown`: the candidates stand before the first question; else the answers' own words are all there is of them.
+    `unnamed`: for each candidate what of its looks has no name (0: colour, 1: shape), MISREAD where its colour is read
+    as another one, or None; empty where all is named and read rightly.
     """
 
     scene: Scene
@@ -102,6 +105,7 @@ class Lesson:
     candidates: list[LessonCandidate]
     turns: list[tuple[str, str, str]]
     shown: bool = True
+    unnamed: Sequence[int | None] = ()
 
 
 def concepts_of(text: str) -> list[str]:
@@ -113,23 +117,8 @@ def concepts_of(text: str) -> list[str]:
     return ["object"] if open_too or not shapes or len(shapes) > 3 else shapes
 
 
-SIDES = ("left", "right", "top", "bottom")
-_FIRST = ("leftmost|furthest to the left", "rightmost|furthest to the right", "topmost|highest", "bottommost|lowest")
-_BESIDE = ("left of", "right of", "above", "below")
-
-
-def asked_place(text: str) -> int:
-    """From which of SIDES a sentence means the first one, as an index; from 4 on: beside another one; 8: neither."""
-    plain = " ".join(word for word in words(text) if word not in CHAFF or word in ("the", "of"))
-    for place, said in enumerate((*_FIRST, *_BESIDE)):
-        if any(each in plain for each in said.split("|")):
-            return place
-    return len(_FIRST) + len(_BESIDE)
-
-
-def asked_looks(text: str) -> tuple[int, int, int, int, int]:
-    """What a sentence says of what it means: colour, shape, size and motion as indices into the world's tuples, and
-    `asked_place`.
+def asked_looks(text: str) -> tuple[int, int, int, int]:
+    """Colour, shape, size and motion that a sentence says of what it means, as indices into the world's tuples.
 
     One past the end where it does not say. What stands behind the first noun is of another object, but for a colour
     after its noun and the motion.
@@ -146,7 +135,6 @@ def asked_looks(text: str) -> tuple[int, int, int, int, int]:
         next((SHAPES.index(SINGULAR[word]) for word in head if word in SINGULAR), len(SHAPES)),
         next((SIZES.index(word) for word in head if word in SIZES), len(SIZES)),
         MOTIONS.index(motions[0]) if len(motions) == 1 else len(MOTIONS),
-        asked_place(text),
     )
 
 
@@ -292,8 +280,6 @@ def _candidate(
     k, phrase, boxes, looks = drawn
     shares = [1.0] * MOMENTS if k is None else facts.visible[k].tolist()
     _, best, box = max((shares[at] + rng.random() * 0.1, at, box) for at, box in enumerate(boxes) if box)
-    if looks:
-        looks += tuple(int(rank == "1") for rank in (told.left, told.right, told.top, told.bottom))
     return LessonCandidate(k, phrase, told, int(moments[best]), box, looks)
 
 
