@@ -216,7 +216,13 @@ class Settings(BaseSettings):
         description="A video whose pictures have more pixels is refused before they are decoded; so are larger masks. "
         "Read from the environment alone.",
     )
-    max_frames: int = Field(default=20_000, gt=0, description="A clip of more frames is refused.")
+    max_frames: int = Field(default=20_000, gt=0, description="A clip of more frames is refused while it is scanned.")
+    decoder_memory_bytes: int = Field(
+        default=4 * 2**30, ge=2**26, description="A video that takes more memory to decode is refused."
+    )
+    decoder_silence_seconds: float = Field(
+        default=60.0, ge=1.0, description="A decoder that gives no frame for so long is stopped, and the job fails."
+    )
 
     job_timeout_seconds: int = Field(default=4 * 3600, gt=0, description="A longer run is stopped and fails.")
     stale_after_seconds: float = Field(

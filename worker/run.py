@@ -36,10 +36,9 @@ from trajseg.errors import (
     QueueError,
     StoreError,
     TrajSegError,
-    VideoError,
 )
 from trajseg.tracks import Result
-from trajseg.video import Clip, open_clip, save_frame
+from trajseg.video import Clip, DecoderLimits, guarded_clip, save_frame
 from worker.engines import LoadedEngines
 from worker.kinds.base import JobContext, PreemptedError
 from worker.kinds.registry import work_of
@@ -286,12 +285,9 @@ class _Run(JobContext[JobParams]):
     def _open(self, path: Path) -> Clip:
         # A person knows the task's address, not the name in the cache.
         name = shown_address(self.job.video)
-        clip = open_clip(path, name)
-        if len(clip) > self.settings.max_frames:
-            raise VideoError(
-                f"The video {name} has {len(clip)} frames, {self.settings.max_frames} are allowed.",
-                "Cut it into shorter clips, or raise TRAJSEG_MAX_FRAMES.",
-            )
+        settings = self.settings
+        limits = DecoderLimits(settings.max_frames, settings.decoder_memory_bytes, settings.decoder_silence_seconds)
+        clip = self._stack.enter_context(guarded_clip(path, name, limits, self.alive))
         for note in clip.notes:
             log.info("job %s: %s", self.job.id, note)
         return clip

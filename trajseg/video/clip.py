@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -148,28 +148,46 @@ class Clip:
         return pixels
 
 
-def open_clip(path: str | os.PathLike[str] | Clip, name: str = "") -> Clip:
+def open_clip(
+    path: str | os.PathLike[str] | Clip,
+    name: str = "",
+    max_frames: int | None = None,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> Clip:
     """Decode the video once, without keeping its pictures, and say what it really holds.
 
     A folder is opened as a clip of the pictures in it; see trajseg.video.frames_folder for its frame rate.
 
     Args:
         name: what errors call the video; by default its path.
+        max_frames: a video of more frames is refused as soon as that many were decoded.
+        progress: called with the number of frames after each one.
 
     Raises:
-        VideoError: missing, unreadable, without pictures, or cut off so that nothing can be decoded.
+        VideoError: missing, unreadable, without pictures, cut off so that nothing can be decoded, or too long.
     """
     if isinstance(path, Clip):
         return path
+
+    def count(frames: int) -> None:
+        if max_frames is not None and frames > max_frames:
+            raise VideoError(
+                f"The video {name or file} has more than {max_frames} frames, which is what is allowed.",
+                "Cut it into shorter clips, or allow more (TRAJSEG_MAX_FRAMES).",
+            )
+        progress(frames)
+
     file = Path(path)
     if os.path.isdir(file):  # Path.is_dir raises for a name that is too long.
         # A clip of pictures is itself a Clip, so it can only be imported once Clip is there.
         from trajseg.video.frames_folder import open_frames_folder
 
-        return open_frames_folder(file)
-    strict = _scan(file, name, threads=True)
+        clip: Clip = open_frames_folder(file)
+        count(len(clip))
+        return clip
+    strict = _scan(file, name, True, count)
     # Where any packet gave no picture, what came out may depend on the number of threads.
-    scan = strict if strict.damage.certain else _scan(file, name, threads=False)
+    scan = strict if strict.damage.certain else _scan(file, name, False, count)
     if scan.first is None:
         raise VideoError(
             f"No frame of {name or file} can be decoded.", "It is damaged or cut off: copy or export it again."
@@ -178,13 +196,14 @@ def open_clip(path: str | os.PathLike[str] | Clip, name: str = "") -> Clip:
     return scan.clip(file, damaged=concealed or strict.damaged or scan.damaged, threads=scan is strict)
 
 
-def _scan(file: Path, name: str, threads: bool) -> _Scan:
+def _scan(file: Path, name: str, threads: bool, count: Callable[[int], None]) -> _Scan:
     """Decode a file once; with threads, strictly: what is damaged then shows, and is decoded again without."""
     with opened(file, name, threads, strict=threads) as (container, stream):
         # A clock that starts below 0 is one whose first sound is thrown away; browsers count from 0 then.
         scan = _Scan(max(0.0, (container.start_time or 0) / av.time_base))
         for frame in decoded_frames(container, stream, scan.damage):
             scan.add(frame, stream)
+            count(len(scan.stamps))
         if scan.first is not None:
             scan.finish(file, container, stream)
         return scan

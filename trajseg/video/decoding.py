@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import threading
@@ -108,6 +109,7 @@ def opened(path: Path, name: str = "", threads: bool = True, strict: bool = Fals
 
     Raises:
         VideoError: missing, a folder, empty, not readable, not a video, or without pictures.
+        MemoryError: there is not enough memory to open it.
     """
     name = name or str(path)
     _refuse_what_is_no_file(path, name)
@@ -115,6 +117,7 @@ def opened(path: Path, name: str = "", threads: bool = True, strict: bool = Fals
         # "file:" so that a name with a colon is never taken for a URL.
         container = av.open(f"file:{os.fspath(path)}", options={**OPEN_OPTIONS, "max_pixels": str(frame_pixel_limit())})
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        _raise_if_memory(error)
         if format_name := _unsupported_format(path):
             raise VideoError(
                 f"{name} cannot be read as a video: trajseg does not read the format {format_name}.",
@@ -166,7 +169,8 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
             frames = stream.codec_context.decode(packet)
         except av.error.EOFError:
             return
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            _raise_if_memory(error)
             damage.unreadable_packets += 1
             frames = []
         for frame in frames:
@@ -332,6 +336,12 @@ def _shown_stream(container: Any, name: str) -> Any:
 
 def _is_cover_picture(stream: Any) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _raise_if_memory(error: Exception) -> None:
+    """Raises MemoryError where FFmpeg got no memory: that is not the file's fault, another machine could decode it."""
+    if getattr(error, "errno", None) == errno.ENOMEM:
+        raise MemoryError("there is not enough memory to decode it") from error
 
 
 def _reason(error: BaseException) -> str:
