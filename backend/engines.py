@@ -13,10 +13,15 @@ from trajseg.errors import InputError
 
 @dataclass(frozen=True)
 class ChosenEngine:
-    """The engine of a job: its name (empty: TRAJSEG_MODEL), and the model version that its predictions carry."""
+    """The engine of a job: its name (empty: TRAJSEG_MODEL), and the model version that its predictions carry.
+
+    Args:
+        second: the name of the engine to compare it with when tasks are pre-labelled; empty: none.
+    """
 
     name: str
     model_version: str
+    second: str = ""
 
     @property
     def params(self) -> dict[str, Any]:
@@ -67,6 +72,22 @@ class OfferedEngines:
 
         Its model version has the adapter that serves the project now.
         """
+        second = project.second_engine if project and not name else ""
         name = self.checked(name or (project.engine if project else ""))
         served = store.versions.served_name(project.id if project else None, self.base(name))
-        return ChosenEngine(name, served)
+        return ChosenEngine(name, served, self.second(name, second))
+
+    def second(self, name: str, second: str) -> str:
+        """The full name of the engine to compare another one with, empty for none.
+
+        Raises:
+            InputError: it is not on offer, or is the same.
+        """
+        if not second:
+            return ""
+        full = self.checked(second) or self.default
+        if full == (name or self.default):
+            raise InputError(
+                f"The engine {full} would be compared with itself.", "Name another one of those on offer to compare."
+            )
+        return full

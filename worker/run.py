@@ -245,6 +245,12 @@ class _Run(JobContext[JobParams]):
             self.progress(0, len(self._clip))
         return self._clip
 
+    def use(self, name: str) -> Engine:
+        # A reference that is kept would keep the engine in memory, too.
+        del self.engine
+        self.engine = self.resident.engine_for(self.job, name)
+        return self.engine
+
     def progress(self, done: int, total: int) -> None:
         self.store.runs.progress(self.job.id, self.token, done, total)
 

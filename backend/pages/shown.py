@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 from flask import current_app
@@ -37,6 +38,34 @@ class Action:
     name: str
     text: str
     style: str = ""
+
+
+PLOT_WIDTH, PLOT_HEIGHT = 600, 80
+"""Of the line of agreement over time, in its own units."""
+
+
+@dataclass(frozen=True)
+class ComparisonView:
+    """How two engines agree over a clip; `form` is what trajseg.evaluation.comparison.Comparison.to_json wrote."""
+
+    form: dict[str, Any]
+
+    @property
+    def sentence(self) -> str:
+        first, second = self.form["engines"]
+        return f"{first} and {second} agree with an IoU of {self.form['mean_agreement']:.2f} on average."
+
+    @property
+    def points(self) -> str:
+        """Agreement by frame as points of an SVG line, 1 at the top."""
+        values = self.form["agreement"]
+        step = PLOT_WIDTH / max(len(values) - 1, 1)
+        return " ".join(f"{index * step:.1f},{(1 - value) * PLOT_HEIGHT:.1f}" for index, value in enumerate(values))
+
+    @property
+    def worst(self) -> list[tuple[int, float]]:
+        """1-based frames of least agreement, and the agreement."""
+        return [(index + 1, self.form["agreement"][index]) for index in self.form["disagreement_first"][:5]]
 
 
 @dataclass(frozen=True)
@@ -135,7 +164,14 @@ class JobView:
         """What a kind of job without tracks leaves behind, by name; a training's decision is shown by itself."""
         if self.preview:
             return []
-        return [(str(name), str(value)) for name, value in self._report.items() if name != "decision"]
+        shown = {name: value for name, value in self._report.items() if name not in ("decision", "comparison")}
+        return [(str(name), str(value)) for name, value in shown.items()]
+
+    @property
+    def comparison(self) -> ComparisonView | None:
+        """How two engines agree; None where only one did the job."""
+        form = self._report.get("comparison")
+        return ComparisonView(form) if isinstance(form, dict) else None
 
     @property
     def preview(self) -> dict[str, object]:

@@ -20,6 +20,8 @@ def outline(job: Job, tracks: Sequence[Track]) -> dict[str, Any]:
     """
     result = job.result or {}
     review = {track.track: track.frames for track in job.notes.review}
+    # What is doubtful of the whole result is marked in the first track's line.
+    whole = review.get("", ())
     return {
         "width": result.get("width", 0),
         "height": result.get("height", 0),
@@ -36,10 +38,12 @@ def outline(job: Job, tracks: Sequence[Track]) -> dict[str, Any]:
                 "painted": [frame["index"] for frame in track.frames if frame.get("provenance") == "person"],
                 "doubts": [
                     {"frame": frame.index, "reason": frame.reason}
-                    for frame in sorted(review.get(track.uid, ()), key=lambda frame: frame.index)
+                    for frame in sorted(
+                        (*review.get(track.uid, ()), *(whole if number == 0 else ())), key=lambda frame: frame.index
+                    )
                 ],
             }
-            for track, colour in zip(tracks, palette(len(tracks)), strict=True)
+            for number, (track, colour) in enumerate(zip(tracks, palette(len(tracks)), strict=True))
         ],
     }
 

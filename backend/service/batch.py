@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from backend.engines import ChosenEngine
 from backend.label_studio.incoming.payloads import Task
 from backend.service.jobs import JobControl
 from backend.service.requests import INSTRUCTION_KEY, prelabel_request, rejected_request
-from backend.store import Job, Project, Store
+from backend.store import Job, JobRequest, Project, Store
 from backend.store.models import now
+from backend.store.params import PrelabelParams
 from label_config import LabelConfig
 from trajseg.errors import TrajSegError
 
@@ -35,7 +37,8 @@ class BatchLabelling:
         requests = []
         for task in tasks:
             try:
-                requests.append(prelabel_request(project, engine, config, task, task.data.get(INSTRUCTION_KEY)))
+                request = prelabel_request(project, engine, config, task, task.data.get(INSTRUCTION_KEY))
+                requests.append(_compared(request, engine.second) if engine.second else request)
             except TrajSegError as error:
                 requests.append(rejected_request(project, engine, task, error, config))
         added = self.jobs.add(requests)
@@ -64,3 +67,9 @@ class BatchLabelling:
             if delivery is not None and (delivery.state != "pending" or delivery.attempts):
                 # It was deleted there, or has not arrived yet: somebody waits for it now.
                 self.store.deliveries.send_again(job.id)
+
+
+def _compared(request: JobRequest, second: str) -> JobRequest:
+    """The same request, done by a second engine too: another job than without it."""
+    params = PrelabelParams.model_validate({**dict(request.params), "second": second})
+    return replace(request, params=params, subject=f"compared with {second}")

@@ -61,7 +61,8 @@ class Service:
             reference.label_studio_id, request.hostname, request.label_config, stamp=reference.stamp
         )
         parse(request.label_config)
-        project = self.store.engines.choose(project.id, self.engines.checked(request.engine))
+        engine = self.engines.checked(request.engine)
+        project = self.store.engines.choose(project.id, engine, self.engines.second(engine, request.compare))
         return {"model_version": self.version_of(project)}
 
     @property

@@ -71,6 +71,8 @@ class Project(Base):
     """Label Studio's own time of the newest change that a sweep has seen, as it writes it."""
     engine: Mapped[str] = mapped_column(String(400), default="", server_default="")
     """The engine that its jobs run on; empty: TRAJSEG_MODEL."""
+    second_engine: Mapped[str] = mapped_column(String(400), default="", server_default="")
+    """An engine that pre-labels its tasks too, to be compared with the first; empty: none."""
 
 
 class Job(Base):

@@ -25,7 +25,7 @@ class DoubtfulFrame(Note):
 
 
 class TrackReview(Note):
-    """The frames of one track to look at next. `track` is the track's uid."""
+    """The frames of one track to look at next. `track` is the track's uid; empty for the whole result."""
 
     track: str
     label: str
@@ -91,9 +91,9 @@ class JobNotes(Note):
         return self.model_dump(mode="json", exclude_none=True)
 
     def first_frames(self) -> list[int]:
-        """0-based frames that a person should look at next, the most doubtful first."""
-        frames = sorted((frame for track in self.review for frame in track.frames), key=lambda frame: -frame.doubt)
-        return list(dict.fromkeys(frame.index for frame in frames))
+        """0-based frames to look at next: those of the whole result first, then the most doubtful of the tracks."""
+        frames = [(bool(track.track), -frame.doubt, frame.index) for track in self.review for frame in track.frames]
+        return list(dict.fromkeys(index for *_, index in sorted(frames, key=lambda frame: frame[:2])))
 
     def sentences(self, result: Result) -> list[str]:
         """The warnings for people, each beginning with the label of the track that it is about."""

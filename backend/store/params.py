@@ -51,7 +51,13 @@ class JobParams(BaseModel):
 
 
 class PrelabelParams(JobParams):
-    """Find what the instruction means in the whole clip."""
+    """Find what the instruction means in the whole clip.
+
+    Attributes:
+        second: the name of an engine that does it too, to be compared; empty: none.
+    """
+
+    second: str = Field(default="", max_length=400)
 
 
 class TrackMark(BaseModel):

@@ -160,3 +160,30 @@ def test_a_job_whose_engine_this_worker_lacks_fails_and_says_what_to_set(residen
     assert failed.state == "failed"
     assert "sam3" in failed.error
     assert "TRAJSEG_ENGINES" in failed.remedy
+
+
+def test_two_engines_on_one_task_say_where_they_disagree(resident: Resident, tiny_clip: Any) -> None:
+    from trajseg.evaluation.comparison import compare
+
+    project = resident.store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
+    jobs = {}
+    for name, params in (("alone", {}), ("other", {"engine": "grounded"}), ("both", {"second": "grounded"})):
+        job, _ = resident.store.jobs.add(
+            "prelabel", project.id, 7, str(tiny_clip.path), "the red square", "prelabel", params, subject=name
+        )
+        run(job.id)
+        jobs[name] = resident.store.jobs.get(job.id)
+        assert (jobs[name].state, jobs[name].error) == ("done", "")
+    results = {name: resident.store.jobs.result(job.id) for name, job in jobs.items()}
+    alone, both = (results[name].to_json() for name in ("alone", "both"))
+    assert alone["tracks"] == both["tracks"]
+    expected = compare(results["alone"], results["other"])
+    report = (jobs["both"].result or {})["report"]["comparison"]
+    assert report == expected.to_json()
+    worst = expected.frames_to_look_at(3)
+    assert worst, "the two tiny engines should not agree everywhere on this clip"
+    notes = jobs["both"].notes
+    assert (notes.review[0].label, [frame.index for frame in notes.review[0].frames]) == ("both engines", worst)
+    assert set(notes.first_frames()[: len(worst)]) == set(worst)
+    assert notes.doubt is not None
+    assert notes.doubt >= 1 - expected.mean - 1e-4

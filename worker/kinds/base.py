@@ -84,6 +84,10 @@ class JobContext(ABC, Generic[Params]):
         """
 
     @abstractmethod
+    def use(self, name: str) -> Engine:
+        """From now on `engine` is the one of this name; the one before may leave memory. Raises as loading it does."""
+
+    @abstractmethod
     def progress(self, done: int, total: int) -> None:
         """Note how far the run is, in frames or steps. Raises CancelledError or StaleRunError."""
 

@@ -12,11 +12,13 @@ from trajseg.correction.strategy import Evidence, load_strategy
 from trajseg.engines.base import Engine
 from trajseg.engines.capabilities import captioner, comparer
 from trajseg.errors import InputError
+from trajseg.evaluation.comparison import Comparison
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 from worker.kinds.base import JobOutcome
 from worker.kinds.refining import Known
+from worker.kinds.side_by_side import disagreement
 
 NO_TRACK_DOUBT = 0.5
 """Doubt of a result without tracks, and of a track without a mask."""
@@ -32,12 +34,14 @@ class TracksOutcome:
         refinement: on each refined track, how it was refined.
         known: by a track's uid, what tells where it is doubtful.
         warnings: what a person should look at.
+        comparison: with what a second engine made of the task; None where there is none.
     """
 
     result: Result
     refinement: list[TrackRefinement] = field(default_factory=list)
     known: dict[str, Known] = field(default_factory=dict)
     warnings: list[TrackWarning] = field(default_factory=list)
+    comparison: Comparison | None = None
 
     def caption(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress) -> None:
         """Put tracks into words where the engine can; a track of which nothing can be said keeps its sentence."""
@@ -93,6 +97,12 @@ class TracksOutcome:
             suggested = reviewing.suggest(track, evidence=evidence)
             frames = [DoubtfulFrame(index=one.index, reason=one.reason, doubt=round(one.doubt, 4)) for one in suggested]
             review.append(TrackReview(track=track.uid, label=track.label, frames=tuple(frames)))
+        report = {}
+        if self.comparison is not None:
+            doubts.append(1 - self.comparison.mean)
+            first = disagreement(self.comparison)
+            review[:0] = [first] if first else []
+            report = {"comparison": self.comparison.to_json()}
         notes = JobNotes(
             # The least sure track tells; where there is no track nobody knows whether that is right.
             doubt=round(max(doubts, default=NO_TRACK_DOUBT), 4),
@@ -100,4 +110,4 @@ class TracksOutcome:
             refinement=tuple(self.refinement),
             warnings=tuple(self.warnings),
         )
-        return JobOutcome(self.result, notes, follow_up=follow_up)
+        return JobOutcome(self.result, notes, report, follow_up)

@@ -60,6 +60,7 @@ class ExtraParams(Payload):
     """What a person wrote into the extra params of the backend's connection in Label Studio."""
 
     engine: str = Field(default="", max_length=400)
+    compare: str = Field(default="", max_length=400)
 
 
 class SetupRequest(Payload):
@@ -85,6 +86,11 @@ class SetupRequest(Payload):
     def engine(self) -> str:
         """The engine that the connection names; empty: the default one."""
         return self.extra_params.engine
+
+    @property
+    def compare(self) -> str:
+        """The engine to compare it with; empty: none."""
+        return self.extra_params.compare
 
 
 class Held(Payload):

@@ -56,6 +56,10 @@ _ENGINE = click.option(
     help="What the project's jobs run on: TRAJSEG_MODEL, or one of TRAJSEG_ENGINES.  [default: TRAJSEG_MODEL]",
 )
 
+_COMPARE = click.option(
+    "--compare", default="", help="A second engine that pre-labels tasks too: frames of disagreement come first."
+)
+
 
 @project.command()
 @_with_tasks
@@ -70,6 +74,7 @@ _ENGINE = click.option(
 @_BACKEND_URL
 @click.option("--no-backend", is_flag=True, help="Do not connect a backend.")
 @_ENGINE
+@_COMPARE
 def create(
     videos: tuple[str, ...],
     instructions: tuple[str, ...],
@@ -80,6 +85,7 @@ def create(
     backend_url: str | None,
     no_backend: bool,
     engine: str,
+    compare: str,
 ) -> None:
     """Make a project with VIDEOS (files or URLs), a task for each video and instruction, and the backend.
 
@@ -91,7 +97,7 @@ def create(
 
     settings = load_settings()
     tasks = projects.wanted(videos, instructions, jsonl, settings.label_studio_url)
-    backend = _backend(settings, backend_url, engine)
+    backend = _backend(settings, backend_url, engine, compare)
     _tell_of_foreign_links(settings, [task.video for task in tasks])
     client = connected(settings)
     try:
@@ -138,8 +144,9 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
 @project.command()
 @click.argument("project_id", type=int)
 @_ENGINE
+@_COMPARE
 @_BACKEND_URL
-def change(project_id: int, engine: str, backend_url: str | None) -> None:
+def change(project_id: int, engine: str, compare: str, backend_url: str | None) -> None:
     """Have a project's next jobs done by another engine.
 
     It then stands in the project's settings under Model, as an extra parameter of the backend. Predictions that are
@@ -150,7 +157,7 @@ def change(project_id: int, engine: str, backend_url: str | None) -> None:
     from backend.settings import load_settings
 
     settings = load_settings()
-    backend = _backend(settings, backend_url, engine)
+    backend = _backend(settings, backend_url, engine, compare)
     client = connected(settings)
     try:
         projects.choose_engine(client, project_id, backend)
@@ -182,7 +189,7 @@ def doctor(video: str | None, project_id: int | None, read_only: bool) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _backend(settings: Settings, url: str | None, engine: str) -> Backend:
+def _backend(settings: Settings, url: str | None, engine: str, compare: str) -> Backend:
     """The backend to connect. Raises InputError where it does not offer the engine."""
     from backend.engines import OfferedEngines
     from backend.label_studio.setup.project import Backend
@@ -194,6 +201,7 @@ def _backend(settings: Settings, url: str | None, engine: str) -> Backend:
         settings.basic_auth_password.get_secret_value(),
         engines.base(engine),
         engines.checked(engine),
+        engines.second(engines.checked(engine), compare),
     )
 
 

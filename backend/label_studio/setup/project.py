@@ -59,7 +59,7 @@ class Backend:
     """The ML backend to connect: its address as Label Studio reaches it, and Basic authentication if any.
 
     The title becomes the project's model version, and uncertainty sampling asks for predictions of just that.
-    The engine is what the project's jobs run on; empty: the backend's default one.
+    The engine is what the project's jobs run on; empty: the backend's default one. `compare` pre-labels tasks too.
     """
 
     url: str
@@ -67,11 +67,13 @@ class Backend:
     password: str = ""
     title: str = "trajseg"
     engine: str = ""
+    compare: str = ""
 
     @property
     def extra_params(self) -> dict[str, Any]:
         """What Label Studio is to send with each /setup."""
-        return {"engine": self.engine} if self.engine else {}
+        named = {"engine": self.engine, "compare": self.compare}
+        return {key: name for key, name in named.items() if name}
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def choose_engine(client: LabelStudioClient, project_id: int, backend: Backend) 
             "Name it with --backend-url as the project's settings show it under Model.",
         )
     kept = ours[0].get("extra_params")
-    extra = {name: value for name, value in kept.items() if name != "engine"} if isinstance(kept, dict) else {}
+    others = kept.items() if isinstance(kept, dict) else ()
+    extra = {name: value for name, value in others if name not in ("engine", "compare")}
     client.change_backend(
         int(ours[0]["id"]),
         project_id,

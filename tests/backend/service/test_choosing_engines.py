@@ -97,3 +97,25 @@ def test_engines_whose_predictions_could_not_be_told_apart_are_refused(tmp_path:
     folder.mkdir()
     with pytest.raises(InputError, match="both have the model version trajseg-tiny"):
         OfferedEngines.from_settings(load_settings(engines=(str(folder),)))
+
+
+def test_a_project_can_have_its_tasks_done_by_two_engines(client: FlaskClient, store: Store, predict_body: Any) -> None:
+    client.post("/setup", json=setup({"compare": "grounded"}))
+    client.post("/predict", json=predict_body(1))
+    [job] = store.jobs.newest()
+    assert (job.asked.engine, job.params["second"], job.model_version) == ("", "grounded", "trajseg-tiny")
+    # Who waits in front of the page gets one engine's answer.
+    client.post("/setup", json=setup({"engine": "grounded", "compare": "trajseg-tiny"}))
+    client.post("/predict", json=predict_body(2))
+    [job, _] = store.jobs.newest()
+    assert (job.asked.engine, job.params["second"]) == ("grounded", "trajseg-tiny")
+    # Without it, or with it, are different jobs.
+    client.post("/setup", json=setup(None))
+    client.post("/predict", json=predict_body(1))
+    assert len(store.jobs.newest()) == 3
+
+
+def test_an_engine_is_not_compared_with_itself(client: FlaskClient, store: Store) -> None:
+    refused = client.post("/setup", json=setup({"engine": "grounded", "compare": "grounded"}))
+    assert refused.status_code == 400
+    assert "compared with itself" in refused.json["error"]
