@@ -71,6 +71,19 @@ def shown_text(text: str) -> str:
     return _URL_IN_TEXT.sub(lambda match: shown_address(match[0]), text)
 
 
+def video_name(address: str) -> str:
+    """What a person calls a video: the last part of its path, or of the file that its address names.
+
+    What Label Studio puts before the name of an uploaded file is left out.
+    """
+    parts = split(address)
+    path = parts.query.removeprefix("d=") if parts.query.startswith("d=") else parts.path
+    name = unquote(path).rstrip("/").rpartition("/")[2]
+    if "/data/upload/" in path:
+        name = re.sub(r"^[0-9a-f]{8}-(?=.)", "", name)
+    return name or parts.netloc.rpartition("@")[2] or "video"
+
+
 def split(address: str) -> SplitResult:
     """`urlsplit` that takes what is no address for a path."""
     try:

@@ -45,6 +45,7 @@ class LabelConfig:
         hint: name of the smart rectangle on the Image, where there is one.
         instruction: the text area that holds the sentence, where there is one.
         caption: the text area that holds the captions, where there is one.
+        answer: the text area in which trajseg says what came of a request, where there is one.
         video_key: path of the video in task data, such as `video` or `media.clip`; the whole value of the attribute
             where that is composed, such as `https://host/$name`.
         video_value: the same as the tag has it: `$video`.
@@ -62,6 +63,7 @@ class LabelConfig:
     hint: str | None = None
     instruction: TextTag | None = None
     caption: TextTag | None = None
+    answer: TextTag | None = None
     video_key: str = "video"
     video_value: str = "$video"
     frames_key: str = ""
@@ -140,6 +142,7 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
         hint=next(iter(hints), None),
         instruction=_instruction(tags),
         caption=_caption(tags),
+        answer=_answer(tags),
         video_key=_value(video)[1:] if is_reference(_value(video)) else _value(video),
         video_value=_value(video),
         frames_key=_key(image, "valueList"),
@@ -163,6 +166,7 @@ def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig
         labels=_labels(labels[0]),
         instruction=_instruction(tags),
         caption=_caption(tags),
+        answer=_answer(tags),
         video_key=_value(video)[1:] if is_reference(_value(video)) else _value(video),
         video_value=_value(video),
         fps_key=_rate_key(video),
@@ -250,6 +254,10 @@ def _instruction(tags: list[Tag]) -> TextTag | None:
 
 def _caption(tags: list[Tag]) -> TextTag | None:
     return next((_text_tag(tag) for tag in _texts(tags) if "caption" in (tag.get("name") or "").lower()), None)
+
+
+def _answer(tags: list[Tag]) -> TextTag | None:
+    return next((_text_tag(tag) for tag in _texts(tags) if tag.get("name") == "answer"), None)
 
 
 def _texts(tags: list[Tag]) -> list[Tag]:

@@ -19,6 +19,7 @@ from backend.label_studio.client import MissingError, retry_after
 from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
+from backend.label_studio.outgoing.words import NOT_UNDERSTOOD
 from backend.private import private_folder
 from backend.queue import JobQueue
 from backend.settings import HEARTBEAT_SECONDS, Settings, load_settings
@@ -32,6 +33,7 @@ from trajseg.engines.registry import load_engine, loading_options
 from trajseg.errors import (
     CancelledError,
     InputError,
+    InstructionError,
     LabelStudioError,
     QueueError,
     StoreError,
@@ -158,6 +160,8 @@ def run(job_id: str) -> None:
         log.info("job %s: %s", job_id, error.message)
         if resident.store.runs.make_way(job_id, token):
             resident.preempted.append(job_id)
+    except InstructionError as error:
+        _fail(resident, job_id, token, f"{NOT_UNDERSTOOD}{error.message}", error.remedy)
     except TrajSegError as error:
         _fail(resident, job_id, token, error.message, error.remedy)
     except JobTimeoutException:

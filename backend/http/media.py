@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 blueprint = Blueprint("media", __name__)
 SALT = "trajseg media"
 LINK = re.compile(r"/media/(?P<token>[A-Za-z0-9_.-]+)/[^/?#]+$")
-CACHE_SECONDS = 3600
 
 
 def media_url(settings: Settings, relative_path: str) -> str:
@@ -67,9 +66,12 @@ def file(token: str, name: str) -> Response:
         raise Forbidden("This link was not signed by this backend.") from error
     if PurePosixPath(path).name != name:
         raise NotFound("There is no such file.")
-    answer = send_from_directory(settings.media_dir.resolve(), path, conditional=True, max_age=CACHE_SECONDS)
+    answer = send_from_directory(settings.media_dir.resolve(), path, conditional=True)
+    # Asked for at each opening of a page, and answered with 304: that is how an opening shows.
+    answer.headers["Cache-Control"] = "private, no-cache"
     # label-studio-ml, where it is the host, reads every answer; a picture is small enough for that.
     answer.direct_passthrough = False
+    current_app.extensions["trajseg"].openings.seen(PurePosixPath(path).parts[0])
     return _shared(answer, settings)
 
 

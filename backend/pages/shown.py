@@ -11,15 +11,15 @@ from urllib.parse import urlsplit
 from flask import current_app
 from markupsafe import Markup, escape
 
-from backend.addresses import shown_address
+from backend.addresses import shown_address, video_name
 from backend.label_studio.outgoing.adoption import annotation_of
-from backend.pages import videos
 from backend.settings import Settings
 from backend.store import Delivery, Job, Project
 from backend.store.kinds import title_of
 from backend.store.models import Adoption, now
 from backend.store.notes import TrackRefinement, TrackWarning
 from backend.store.rows import UNFINISHED
+from trajseg.tracks import plain
 
 STATES = {
     "queued": "Queued",
@@ -93,7 +93,7 @@ class JobView:
 
     @property
     def video_name(self) -> str:
-        return videos.file_name(self.job.video) if self.job.video else ""
+        return video_name(self.job.video) if self.job.video else ""
 
     @property
     def video_address(self) -> str:
@@ -146,7 +146,7 @@ class JobView:
     @property
     def answer(self) -> str:
         """What the model said."""
-        return str(self.job.result.get("answer", "")) if self.job.result else ""
+        return plain(str(self.job.result.get("answer", ""))) if self.job.result else ""
 
     @property
     def timings(self) -> list[tuple[str, str]]:

@@ -6,14 +6,14 @@ import mimetypes
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlunsplit
+from urllib.parse import urlunsplit
 
 from flask import redirect, send_file, url_for
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.exceptions import Forbidden, NotFound
 from werkzeug.wrappers.response import Response as BaseResponse
 
-from backend.addresses import absolute, is_link, is_own_path, shown_address, split
+from backend.addresses import absolute, is_link, is_own_path, shown_address, split, video_name
 from backend.fetch import FetchPolicy, cached_file, is_video
 from backend.http.media import media_url
 from backend.label_studio.outgoing.delivery import key_frame_path
@@ -47,7 +47,7 @@ def source(job: Job, settings: Settings, label_studio: str) -> Source:
         label_studio: where a browser reaches Label Studio, for videos that it keeps.
     """
     if local_file(job.video, settings) is not None:
-        return Source(url_for("pages.video", token=_serializer(settings).dumps(job.id), name=file_name(job.video)))
+        return Source(url_for("pages.video", token=_serializer(settings).dumps(job.id), name=video_name(job.video)))
     address = absolute(job.video, label_studio)
     parts = split(address)
     host = parts.netloc.rpartition("@")[2]
@@ -59,7 +59,7 @@ def source(job: Job, settings: Settings, label_studio: str) -> Source:
     if parts.query:
         # The query may be a signature, which is not for the page's text: a signed link leads on to it.
         token = _serializer(settings).dumps(job.id)
-        return Source(url_for("pages.video", token=token, name=file_name(job.video)), allowed)
+        return Source(url_for("pages.video", token=token, name=video_name(job.video)), allowed)
     return Source(shown_address(address), allowed)
 
 
@@ -105,13 +105,6 @@ def stills(job_id: str, frame_count: int, settings: Settings) -> dict[int, str]:
             index = int(path.stem)
             found[index] = media_url(settings, key_frame_path(job_id, index)).removeprefix(settings.external_url)
     return found
-
-
-def file_name(video: str) -> str:
-    """What a person calls the video: the last part of its path, or of the file that its address names."""
-    parts = split(video)
-    path = parts.query.removeprefix("d=") if parts.query.startswith("d=") else parts.path
-    return unquote(path).rstrip("/").rpartition("/")[2] or parts.netloc.rpartition("@")[2] or "video"
 
 
 def _serializer(settings: Settings) -> URLSafeTimedSerializer:

@@ -11,13 +11,15 @@ from typing import Any
 
 from backend.engines import ChosenEngine
 from backend.label_studio.incoming.payloads import Context, Task
-from backend.label_studio.outgoing import views
+from backend.label_studio.outgoing import views, words
 from backend.service import marks
 from backend.service.jobs import JobControl
 from backend.service.requests import INSTRUCTION_KEY, lacking, prelabel_request, rejected_request
 from backend.settings import Settings
 from backend.store import Job, JobRequest, Project, Store
+from backend.store.durations import typical_seconds
 from backend.store.models import now
+from backend.store.reports import Reports
 from backend.store.rows import UNFINISHED
 from label_config import LabelConfig
 from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
@@ -29,6 +31,10 @@ log = logging.getLogger("trajseg.backend")
 POLL_SECONDS = 0.1
 ANSWER_MARGIN_SECONDS = 3.0
 """Time for an answer to reach the page before its result is delivered as a prediction."""
+ACCEPT_SECONDS = 60.0
+"""After so long a suggestion that nobody has accepted becomes a prediction: the page may have been left."""
+GLANCE_SECONDS = 2.0
+"""How long a page waits where jobs take longer than it would wait anyhow."""
 SPARE_THREADS = 4
 """Threads that are never taken by waiting, so that /health and batch requests are answered."""
 
@@ -52,21 +58,58 @@ class InteractiveLabelling:
         Anything else that a person does there (a label changed) is answered with nothing.
         Raises TaskError or InstructionError where the task lacks something.
         """
-        text = context.typed_text(config.caption.name if config.caption else "")
+        others = [tag.name for tag in (config.caption, config.answer) if tag]
+        text = context.typed_text(*others)
         if not text:
-            return [self._mark(project, engine, config, task, context) for task in tasks]
-        wait = self.wait_seconds
+            return [self._answered_mark(project, engine, config, task, context) for task in tasks]
+        wait = self._worthwhile_wait(project, engine)
         deadline = time.monotonic() + wait
         until = (now() + timedelta(seconds=wait + ANSWER_MARGIN_SECONDS)).isoformat()
         jobs = []
         for task in tasks:
             # Where the page has no key frames yet there is nothing to wait for: the delivery brings them.
-            params = {"answer_until": until if _key_frames(config, task) is not None else None}
-            jobs.append(self._typed(project, engine, config, task, text, params))
+            params: dict[str, Any] = {"answer_until": until if _key_frames(config, task) is not None else None}
+            params["typed"] = text != str(task.data.get(INSTRUCTION_KEY) or "").strip()
+            try:
+                jobs.append(self._typed(project, engine, config, task, text, params))
+            except (TaskError, InstructionError) as error:
+                if config.answer is None:
+                    raise
+                # Label Studio shows nobody an error.
+                told = f"{words.NOT_UNDERSTOOD}{error.message}"
+                return [_said(config, context, words.not_done(text, told, error.remedy)) for _ in tasks]
         if not self.jobs.enqueue([job for job in jobs if job.state == "queued"]):
             # Nobody would begin them while the person waits.
             deadline = time.monotonic()
-        return [self._answer_in_time(job, config, task, deadline) for job, task in zip(jobs, tasks, strict=True)]
+        return [
+            self._answer_in_time(job, config, task, deadline, context) for job, task in zip(jobs, tasks, strict=True)
+        ]
+
+    def _worthwhile_wait(self, project: Project, engine: ChosenEngine) -> float:
+        """Seconds to wait for an answer: few where such jobs take longer than anybody would wait."""
+        usual = typical_seconds(self.store.database, project.id, "prelabel", engine.model_version)
+        return min(self.wait_seconds, GLANCE_SECONDS) if usual and usual > self.wait_seconds else self.wait_seconds
+
+    def _still_running(self, config: LabelConfig, context: Context, job: Job) -> dict[str, Any]:
+        """Why there is no result to show: the job waits, runs, has failed or was cancelled."""
+        job = self.store.jobs.get(job.id)
+        what = job.instruction if job.kind == "prelabel" else "your mark"
+        if job.state in ("failed", "cancelled"):
+            error = job.error or f"The job was {job.state}."
+            return _said(config, context, words.not_done(what, error, job.remedy), job)
+        usual = typical_seconds(self.store.database, job.project_id or 0, job.kind, job.model_version)
+        ahead = Reports(self.store.database).ahead(job) if job.state == "queued" else 0
+        return _said(config, context, words.running(what, job, ahead, usual), job)
+
+    def _answered_mark(
+        self, project: Project, engine: ChosenEngine, config: LabelConfig, task: Task, context: Context
+    ) -> dict[str, Any]:
+        try:
+            return self._mark(project, engine, config, task, context)
+        except TaskError as error:
+            if config.answer is None:
+                raise
+            return _said(config, context, words.not_done("your mark", error.message, error.remedy))
 
     def _mark(
         self, project: Project, engine: ChosenEngine, config: LabelConfig, task: Task, context: Context
@@ -106,16 +149,18 @@ class InteractiveLabelling:
             job = self.store.jobs.retry(job.id)
         deadline = time.monotonic() + self.wait_seconds
         if job.state == "queued" and not self.jobs.enqueue([job]):
-            return {"result": []}
+            return self._still_running(config, context, job)
         key_frames = _key_frames(config, task)
         if key_frames is None or (job.state != "done" and not self._wait(job, deadline)):
-            return {"result": []}
+            return self._still_running(config, context, job)
         result = self.store.jobs.result(job.id)
         labels = {mark["label"] for mark in labelled}
         result.tracks = [track for track in result.tracks if track.label in labels]
         rate = config.rate_for(task.data)
         shown = views.to_results(result, config.view, config, key_frames, frame_rate=rate, job_id=job.id, texts=False)
         shown = marks.empty_places(shown, task, config)
+        if not shown:
+            return _said(config, context, words.refined_elsewhere(sorted(labels)), job)
         return {"result": shown, "score": views.score(result), "model_version": result.model_version}
 
     def _known(self, job_id: str | None) -> tuple[Job | None, Result | None]:
@@ -145,14 +190,18 @@ class InteractiveLabelling:
             return job
         return self.store.jobs.retry(job.id, queue="interactive", params=params)
 
-    def _answer_in_time(self, job: Job, config: LabelConfig, task: Task, deadline: float) -> dict[str, Any]:
+    def _answer_in_time(
+        self, job: Job, config: LabelConfig, task: Task, deadline: float, context: Context
+    ) -> dict[str, Any]:
         key_frames = _key_frames(config, task)
         if key_frames is None or (job.state != "done" and not self._wait(job, deadline)):
-            return {"result": []}
+            return self._still_running(config, context, job)
         result = self.store.jobs.result(job.id)
         if any(index >= result.frame_count for index in key_frames):
             log.warning("task %s has key frames beyond the end of its video", task.id)
             return {"result": []}
+        if config.answer and not any(track.present for track in result.tracks):
+            return _said(config, context, words.nothing_there(job.instruction, result), job)
         _relabel(result, config, task, job.id)
         try:
             rate = config.rate_for(task.data)
@@ -162,9 +211,14 @@ class InteractiveLabelling:
         except LabelConfigError as error:
             log.warning("job %s cannot be shown: %s", job.id, error)
             return {"result": []}
+        labels = views.assign_labels(result.tracks, config)
+        if config.answer and config.view == "mask" and not results:
+            return _said(config, context, words.elsewhere(job.instruction, labels), job)
         delivery = self.store.deliveries.of_job(job.id)
         if delivery is not None and delivery.state == "pending":
-            self.store.deliveries.sent(delivery.id, None)
+            # Whether the page was still there nobody can tell: what is not accepted becomes a prediction.
+            self.store.deliveries.look_later(delivery.id, now() + timedelta(seconds=ACCEPT_SECONDS))
+        results += views.said(config, words.found(job.instruction, result, labels), job.id)
         return {"result": results, "score": views.score(result), "model_version": result.model_version}
 
     def _wait(self, job: Job, deadline: float) -> bool:
@@ -182,6 +236,15 @@ class InteractiveLabelling:
                 time.sleep(POLL_SECONDS)
         finally:
             self.waiting.release()
+
+
+def _said(config: LabelConfig, context: Context, text: str, job: Job | None = None) -> dict[str, Any]:
+    """An answer in words alone; the sentence that was typed does not stay in the page's instructions."""
+    result = views.said(config, text, job.id if job else "")
+    if config.instruction and result:
+        lines = context.lines_of(config.instruction.name)
+        result += views.instructions(config, lines[:-1]) if lines else []
+    return {"result": result}
 
 
 def _relabel(result: Result, config: LabelConfig, task: Task, job_id: str) -> None:

@@ -87,7 +87,7 @@ def rejected_request(
         storable(video) if isinstance(video, str) else "",
         storable(instruction)[: MAX_INSTRUCTION_LENGTH + 1] if isinstance(instruction, str) else "",
         "prelabel",
-        {"rejected": True},
+        {"rejected": True, "typed": typed is not None},
         engine.model_version if engine else "",
         error.message,
         error.remedy,

@@ -13,6 +13,7 @@ from backend.service.combining import asked_once
 from backend.service.interactive import Answer, InteractiveLabelling
 from backend.service.jobs import JobControl
 from backend.service.models import ModelControl
+from backend.service.openings import Openings
 from backend.service.webhooks import Webhooks
 from backend.settings import Settings
 from backend.store import Project, Store
@@ -46,6 +47,7 @@ class Service:
         self.batch = BatchLabelling(store, self.jobs, settings.retry_failed_seconds)
         self.interactive = InteractiveLabelling(store, self.jobs, settings)
         self.webhooks = Webhooks(store, self.jobs, on_notice)
+        self.openings = Openings(store)
         self._noted = asked_once(self._note_project)
         self._chosen = asked_once(self._choose_engine)
 
@@ -102,7 +104,11 @@ class Service:
                 self.batch.reject(project, engine, request.tasks, error)
             raise
         if context is not None:
+            self.openings.note(project, request.tasks)
             return self.interactive.answer(project, engine, config, request.tasks, context)
+        if len(request.tasks) == 1 and not request.tasks[0].predictions:
+            # Perhaps somebody has just opened it: that is how Label Studio asks then, too.
+            self.openings.note(project, request.tasks)
         self.batch.label(project, engine, config, request.tasks)
         return []
 

@@ -63,6 +63,12 @@ class DeliveryStore:
             if retry_at:
                 delivery.next_attempt_at = retry_at
 
+    def look_later(self, delivery_id: str, until: datetime) -> None:
+        """The page that asked has the result already: look again at `until` whether that was enough."""
+        later = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == "pending")
+        with self.database.write() as session:
+            session.execute(later.values(next_attempt_at=until))
+
     def dropped(self, delivery_id: str, reason: str) -> None:
         """It is not needed any more: its task was deleted."""
         with self.database.write() as session:

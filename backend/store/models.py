@@ -203,6 +203,26 @@ class SupersededPrediction(Base):
     delete_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
+class KnownTask(Base):
+    """What is known of a task in Label Studio beside its jobs. `task_id` is Label Studio's.
+
+    `opened_at` is when somebody last had it open, as far as that shows. `settled` is its state while no job is at
+    work: "prelabelled", "refined", "found nothing". `shown` is the whole state as Label Studio has it.
+    """
+
+    __tablename__ = "tasks"
+    __table_args__ = (UniqueConstraint("project_id", "task_id", name="one_task"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    task_id: Mapped[int] = mapped_column(Integer)
+    opened_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    settled: Mapped[str] = mapped_column(Text, default="", server_default="")
+    settled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    shown: Mapped[str] = mapped_column(Text, default="", server_default="")
+    shown_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
 class TaskPictures(Base):
     """A task of Label Studio whose data holds links to key frames; `task_id` is Label Studio's.
 

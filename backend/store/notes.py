@@ -64,9 +64,11 @@ class JobNotes(Note):
 
     Attributes:
         doubt: 0 to 1, the mean doubt of the least sure track's frames; None where nobody measured it.
+        visible: tracks that have a mask in some frame; None in rows of earlier versions.
     """
 
     doubt: float | None = None
+    visible: int | None = None
     review: tuple[TrackReview, ...] = ()
     refinement: tuple[TrackRefinement, ...] = ()
     warnings: tuple[TrackWarning, ...] = ()

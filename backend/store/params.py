@@ -55,9 +55,11 @@ class PrelabelParams(JobParams):
 
     Attributes:
         second: the name of an engine that does it too, to be compared; empty: none.
+        typed: a person typed the instruction in the task's page, and it is not the task's own.
     """
 
     second: str = Field(default="", max_length=400)
+    typed: bool = False
 
 
 class TrackMark(BaseModel):

@@ -19,6 +19,7 @@ from backend.store.preemption import Preemption
 from backend.store.projects import ProjectStore
 from backend.store.runs import RunStore
 from backend.store.superseded import Superseded
+from backend.store.tasks import Tasks
 from backend.store.versions import Versions
 
 
@@ -56,6 +57,7 @@ class Store:
         self.partial = PartialFrameStore(self.database)
         self.deliveries = DeliveryStore(self.database)
         self.superseded = Superseded(self.database)
+        self.tasks = Tasks(self.database)
         self.corrections = Corrections(self.database)
         self.versions = Versions(self.database)
         self.pictures = Pictures(self.database)

@@ -70,7 +70,7 @@ def preview(load: Callable[[], Engine], video: Path, instruction: str, frames: i
     result = seen.result
     console = Console()
     if result.answer:
-        console.print(escape(result.answer), highlight=False)
+        console.print(escape(result.plain_answer), highlight=False)
     for words in seen.sentences():
         console.print(escape(words), highlight=False, soft_wrap=True)
     speed = f"{len(seen.clip)} frames in {seen.seconds:.1f} s, {seen.seconds_a_frame:.2f} s a frame."

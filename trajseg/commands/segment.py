@@ -245,7 +245,7 @@ def _print_result(result: Result, clip: Clip, out: Path, seconds: dict[str, floa
     for note in clip.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}")
     if result.answer:
-        console.print(f"[dim]answer:[/dim] {escape(result.answer)}")
+        console.print(f"[dim]answer:[/dim] {escape(result.plain_answer)}")
     if result.tracks:
         table = Table()
         table.add_column("track")

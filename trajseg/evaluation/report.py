@@ -77,7 +77,7 @@ def answer_strip(answer: Answer, annotated: AnnotatedClip, title: str) -> Image.
     strip = Image.new("RGB", (max(900, len(shown) * (width + 4)), _FRAME_HEIGHT + 58), _PAPER)
     pen = ImageDraw.Draw(strip)
     pen.text((0, 0), f"{title}: J&F {answer.score.jf:.2f}", _INK, ImageFont.load_default(14))
-    words = f"{answer.asked.text}   ->   {answer.result.answer}"
+    words = f"{answer.asked.text}   ->   {answer.result.plain_answer}"
     pen.text((220, 0), words, _FAINT, ImageFont.load_default(14))
     for column, (index, frame) in enumerate(clip.frames(shown)):
         picture = Image.fromarray(_marked(frame, truth[column], answer, index))

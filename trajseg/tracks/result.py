@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from trajseg.tracks.rle import REWRITE
 from trajseg.tracks.track import MaskTrack
 
 VERSION = 1
+_MARK = re.compile(r"\s*\[SEG\]")
+_GAP = re.compile(r"\s+(?=[.,;:!?])")
+
+
+def plain(answer: str) -> str:
+    """A model's answer for people: without [SEG], and without spaces before punctuation."""
+    return " ".join(_GAP.sub("", _MARK.sub("", answer)).split())
 
 
 @dataclass
@@ -26,7 +34,7 @@ class Result:
         width, height: pixels of a frame.
         frame_count: frames that decode; every track has as many.
         instruction: the sentence that was asked.
-        answer: the model's text.
+        answer: the model's text, [SEG] kept.
         model_version: engine, base weights and adapter.
         tracks: none when no object is meant.
         timings: seconds by stage; not part of the JSON form.
@@ -42,6 +50,11 @@ class Result:
     model_version: str
     tracks: list[MaskTrack] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def plain_answer(self) -> str:
+        """The answer as people read it; see `plain`."""
+        return plain(self.answer)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form that other programs rely on."""

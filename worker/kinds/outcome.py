@@ -106,6 +106,7 @@ class TracksOutcome:
         notes = JobNotes(
             # The least sure track tells; where there is no track nobody knows whether that is right.
             doubt=round(max(doubts, default=NO_TRACK_DOUBT), 4),
+            visible=sum(bool(track.present) for track in self.result.tracks),
             review=tuple(review),
             refinement=tuple(self.refinement),
             warnings=tuple(self.warnings),

@@ -125,7 +125,7 @@ def _read_mask(
         place = (str(label), int(frame_index[position]))
         held = said.masks.get(place)
         if held is not None and held.shape != mask.shape:
-            raise TaskError(f"Two masks of {label!r} on frame {place[1]} differ in size.", "Paint them again.")
+            raise TaskError(f"Two masks of {label!r} on frame {place[1] + 1} differ in size.", "Paint them again.")
         said.masks[place] = mask if held is None else held | mask
         if item.get("origin") != "prediction":
             said.edited.add(place)

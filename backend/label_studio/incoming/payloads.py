@@ -184,6 +184,12 @@ class ContextResult(Payload):
     value: dict[str, Any] = Field(default_factory=dict)
 
 
+def _lines(result: ContextResult) -> list[str]:
+    texts = result.value.get("text")
+    texts = texts if isinstance(texts, list) else [texts]
+    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+
+
 class Context(Payload):
     """What a person did in the page just now."""
 
@@ -194,16 +200,16 @@ class Context(Payload):
     def _none(cls, value: object) -> object:
         return storable(value) or []
 
-    def typed_text(self, other_than: str = "") -> str:
-        """What was typed last into a text area not named `other_than`; empty when nothing was."""
+    def typed_text(self, *other_than: str) -> str:
+        """What was typed last into a text area with none of these names; empty when nothing was."""
         for result in reversed(self.result):
-            if result.type != "textarea" or result.from_name == other_than:
-                continue
-            texts = result.value.get("text")
-            for text in reversed(texts if isinstance(texts, list) else [texts]):
-                if isinstance(text, str) and text.strip():
-                    return text.strip()
+            if result.type == "textarea" and result.from_name not in other_than and (lines := _lines(result)):
+                return lines[-1]
         return ""
+
+    def lines_of(self, name: str) -> list[str]:
+        """What stands in the text area of this name, the newest last; empty where it is not in the context."""
+        return next((_lines(result) for result in self.result if result.from_name == name), [])
 
     def rectangles(self, from_name: str) -> list[ContextResult]:
         """Rectangles just drawn with a tag of this name."""

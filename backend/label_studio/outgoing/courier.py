@@ -6,14 +6,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from backend.label_studio.breaker import CircuitBreaker
-from backend.label_studio.client import LabelStudioClient, is_transient, retry_after
+from backend.label_studio.client import is_transient, retry_after
 from backend.label_studio.outgoing.delivery import connected, deliver, put_off
 from backend.label_studio.outgoing.links import renew_links
+from backend.label_studio.outgoing.states import StateWriter
 from backend.label_studio.outgoing.superseding import delete_superseded
 from backend.settings import Settings
 from backend.store import Delivery, Store
@@ -28,7 +28,8 @@ CLEANING_SECONDS = 600.0
 DEADLINE_SECONDS = 60.0
 """What one delivery may take in all, however often it is tried again and however slowly the answers arrive."""
 
-Connect = Callable[[], LabelStudioClient]
+STATES_SECONDS = 10.0
+"""What writing the states of tasks may take in one round."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Errands:
     failed: int = 0
     deleted: int = 0
     renewed: int = 0
+    states: int = 0
 
 
 class Courier:
@@ -52,6 +54,7 @@ class Courier:
         self.store = store
         self.settings = settings
         self.breaker = breaker or CircuitBreaker()
+        self._states = StateWriter(store, settings)
         self._cleaned_at: float | None = None
 
     def round(self, grace_seconds: float = GRACE_SECONDS) -> Errands:
@@ -68,7 +71,7 @@ class Courier:
             failed += 1
             if self.breaker.open:
                 break
-        return Errands(delivered, failed, self._clean(), self._renew())
+        return Errands(delivered, failed, self._clean(), self._renew(), self._tell_states())
 
     def deliver(self, delivery: Delivery) -> bool:
         """Claim and make one delivery; whether it has arrived. Not tried while the breaker is open."""
@@ -90,6 +93,25 @@ class Courier:
         if self.breaker.succeeded():
             self.store.deliveries.release_all()
         return failure is None
+
+    def _tell_states(self) -> int:
+        """Write the states of tasks that have changed. They are small comfort: nothing waits or is retried for them."""
+        due = {} if self.breaker.open else self._states.due()
+        if not due:
+            return 0
+        try:
+            client = connected(self.settings, STATES_SECONDS)
+        except LabelStudioError:
+            return 0
+        try:
+            return self._states.write(client, due, time.monotonic() + STATES_SECONDS)
+        except LabelStudioError as error:
+            log.info("the states of tasks are written later: %s", error)
+            if is_transient(error):
+                self.breaker.failed(str(error), retry_after(error))
+            return 0
+        finally:
+            client.close()
 
     def _clean(self) -> int:
         due = self._cleaned_at is None or time.monotonic() - self._cleaned_at >= CLEANING_SECONDS

@@ -8,10 +8,11 @@ predictions that were there before is in superseding.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from backend.addresses import video_name
 from backend.http.media import media_url
 from backend.label_studio.client import (
     LabelStudioClient,
@@ -22,23 +23,26 @@ from backend.label_studio.client import (
     is_transient,
     retry_after,
 )
-from backend.label_studio.outgoing import views
+from backend.label_studio.outgoing import views, words
 from backend.label_studio.outgoing.adoption import adopt_if_wanted
 from backend.label_studio.outgoing.links import next_renewal
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
+from backend.label_studio.outgoing.states import STATE_KEY, is_typed, settled_state
 from backend.label_studio.outgoing.superseding import (
-    STATE_KEY,
+    aside_version,
     current_version,
     has_tracks,
     is_superseded,
     job_of,
+    kind_of,
     meta_of,
+    set_aside,
     supersede,
+    takes_the_lead,
 )
 from backend.label_studio.setup import checks
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
-from backend.store.kinds import KINDS
 from label_config import LabelConfig, parse, with_labels
 from trajseg.errors import InputError, TrajSegError
 from trajseg.tracks import Result
@@ -51,9 +55,8 @@ LONGEST_RETRY_SECONDS = 900.0
 """So a Label Studio that was down over night gets its predictions a quarter of an hour after it is back."""
 
 REVIEW_KEY, DOUBT_KEY, WARNINGS_KEY = "trajseg_review", "trajseg_doubt", "trajseg_warnings"
+VIDEO_KEY, OPEN_KEY = "trajseg_video", "trajseg_open"
 """Keys of task data that trajseg writes for the Data Manager's columns."""
-FOUND_NOTHING = "found nothing"
-"""State of a task whose tracks have no mask in any frame."""
 LONGEST_COLUMN = 500
 """Characters of one column's text."""
 MOST_MORE_PICTURES = 12
@@ -101,7 +104,8 @@ def deliver(store: Store, client: LabelStudioClient, settings: Settings, deliver
     return None
 
 
-def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int:
+def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int | None:
+    """The id of the prediction; None where none is needed."""
     job, result = store.jobs.get(delivery.job_id), store.jobs.result(delivery.job_id)
     if job.task_id is None or job.project_id is None:
         raise InputError(
@@ -114,8 +118,12 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         task = client.task(project_id, job.task_id)
     except MissingError as error:
         raise TaskGoneError(error.message, error.remedy, error.status) from error
+    if is_typed(job) and (not any(track.present for track in result.tracks) or _is_in_use(task, job)):
+        # The page that asked has it, or there is nothing but the state to tell.
+        return None
     present = client.predictions(task.id)
-    superseded = [one for one in present if is_superseded(store, settings, job, result, one)]
+    leads = takes_the_lead(store, job, result, present)
+    superseded = [one for one in present if leads and is_superseded(store, settings, job, result, one)]
     digest = views.tracks_digest(result)
     posted = [one.id for one in present if _written_by(one, delivery, result)]
     alike = [one for one in superseded if has_tracks(one, digest)]
@@ -130,10 +138,14 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         _make_current(client, job, result, present, min(posted))
         _supersede_others(store, client, settings, job, task, superseded, min(posted))
         return min(posted)
-    changes = _task_data(settings, job, result, config, task, present)
-    indices = changes.get("frame_index", [])
+    opened = store.tasks.is_open(job.project_id, job.task_id, settings.superseded_hours)
+    changes = _task_data(settings, job, result, config, task, present, opened)
+    indices = changes.get("frame_index", task.data.get("frame_index", []) if config.view == "mask" else [])
     rate = config.rate_for({**task.data, **changes})
+    numbers, kind = views.frame_numbers(result, rate), kind_of(job)
     warnings = [*job.notes.sentences(result), *_rate_warnings(config, result)]
+    if leads:
+        changes |= _columns(job, result, task, indices, numbers)
     results = views.to_results(
         result,
         config.view,
@@ -144,6 +156,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         delivery_id=delivery.id,
         digest=digest,
         warnings=warnings,
+        about=words.about(kind, result),
     )
     wrong = checks.problems(results, config, len(indices), (result.width, result.height))
     if wrong:
@@ -154,17 +167,38 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     client.update_task_data(project_id, task.id, changes)
     if config.frames_key and config.frames_key in changes:
         store.pictures.note(job.project_id, task.id, next_renewal(settings))
+    version = result.model_version
+    named: dict[str, Any] = {"score": _score(job, result), "model_version": version}
+    if not leads:
+        named = {"score": None, "model_version": aside_version(version, kind)}
     if posted:
         made = min(posted)
-        client.update_prediction(made, result=results, score=_score(job, result), model_version=result.model_version)
+        client.update_prediction(made, result=results, **named)
     else:
-        made = client.create_prediction(task.id, results, _score(job, result), result.model_version)
+        made = client.create_prediction(task.id, results, **named)
         # Of two that were posted at the same moment the later one goes, whoever looks; nobody can have it open.
         made = _only_one(
             client, [one.id for one in client.predictions(task.id) if _written_by(one, delivery, result)] or [made]
         )
     _supersede_others(store, client, settings, job, task, superseded, made)
+    if leads:
+        gone = {made, *(one.id for one in superseded)}
+        set_aside(store, client, [one for one in present if one.model_version == version and one.id not in gone])
+        # Written last, and what is there already once more: whoever wrote other keys meanwhile may have taken it away.
+        client.update_task_data(project_id, task.id, {**changes, OPEN_KEY: f"#{made} ({kind})"})
+        if state := changes.get(STATE_KEY):
+            store.tasks.settle(job.project_id, task.id, state)
+            store.tasks.shown([(job.project_id, task.id)], state)
     return made
+
+
+def _is_in_use(task: Task, job: Job) -> bool:
+    """Whether a draft or an annotation has regions of this job: its suggestions were accepted in the page."""
+    return any(
+        meta_of(item).get("job_id") == job.id
+        for held in (*task.drafts, *task.annotations)
+        for item in held.get("result") or []
+    )
 
 
 def _supersede_others(
@@ -229,16 +263,17 @@ def _task_data(
     config: LabelConfig,
     task: Task,
     predictions: Sequence[Prediction],
+    opened: bool,
 ) -> dict[str, Any]:
     """What the task's data must say for the results to be shown."""
-    changes: dict[str, Any] = _columns(job, result, task)
+    changes: dict[str, Any] = {} if task.data.get(VIDEO_KEY) else {VIDEO_KEY: video_name(job.video)}
     if config.fps_key:
         changes[config.fps_key] = round(result.fps, 6)
     if config.view == "box":
         return changes
     frames, indices = _pictures(task.data, config)
-    if not (task.annotations or task.has_draft or any(one.result for one in predictions)):
-        # Nothing refers to the pictures that are there by position yet.
+    if not (opened or task.annotations or task.has_draft or any(one.result for one in predictions)):
+        # Nothing refers to the pictures that are there by position yet, and no open page will.
         frames, indices = [], []
     notes = job.notes
     wanted = [i for i in shown_frames(result, notes, settings.max_key_frames) if i not in indices]
@@ -253,16 +288,24 @@ def _task_data(
     return changes
 
 
-def _columns(job: Job, result: Result, task: Task) -> dict[str, Any]:
-    """What the Data Manager's columns say of the task; see docs/correction-in-label-studio.md."""
+def _columns(
+    job: Job, result: Result, task: Task, indices: Sequence[int], numbers: Callable[[int], int]
+) -> dict[str, Any]:
+    """What the Data Manager's columns say of the task; see docs/correction-in-label-studio.md.
+
+    Args:
+        indices: 0-based frames of the pictures; empty in the box view.
+        numbers: gives the number of a 0-based frame in Label Studio's video.
+    """
     notes = job.notes
     columns: dict[str, Any] = {}
-    if state := KINDS[job.kind].task_state:
-        columns[STATE_KEY] = state if any(track.present for track in result.tracks) else FOUND_NOTHING
+    if state := settled_state(job, result):
+        columns[STATE_KEY] = state
     if notes.doubt is not None:
         columns[DOUBT_KEY] = round(notes.doubt, 3)
         columns[REVIEW_KEY] = " | ".join(
-            f"{track.label}: " + "; ".join(f"frame {frame.index} {frame.reason}" for frame in track.frames)
+            f"{track.label}: "
+            + "; ".join(f"{_place(frame.index, indices, numbers)} {frame.reason}" for frame in track.frames)
             for track in notes.review
             if track.frames
         )[:LONGEST_COLUMN]
@@ -271,6 +314,12 @@ def _columns(job: Job, result: Result, task: Task) -> dict[str, Any]:
     if warnings or WARNINGS_KEY in task.data:
         columns[WARNINGS_KEY] = warnings
     return columns
+
+
+def _place(index: int, indices: Sequence[int], numbers: Callable[[int], int]) -> str:
+    """Where a person finds a frame: "picture 5 (frame 13)", or "frame 13" where no picture shows it."""
+    frame = f"frame {numbers(index)}"
+    return f"picture {list(indices).index(index) + 1} ({frame})" if index in indices else frame
 
 
 def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], list[int]]:

@@ -9,11 +9,13 @@ passes over, and no score. It is deleted after `settings.superseded_hours`, unle
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, Task
+from backend.label_studio.outgoing.states import STATE_KEY, is_typed, settled_state
 from backend.settings import Settings
 from backend.store import Job, Project, Store, UnknownJobError
 from backend.store.kinds import KINDS
@@ -24,10 +26,13 @@ from trajseg.tracks import Result
 
 log = logging.getLogger("trajseg.delivery")
 
-STATE_KEY = "trajseg_state"
-"""Key of task data that says how far the task is."""
 EARLIER = ", earlier)"
 """End of the model version of a superseded prediction, as in "trajseg-tiny (prelabel, earlier)"."""
+TYPED = "typed"
+"""Word for a prediction whose sentence was typed in the page, beside the names of job kinds."""
+_WORDS = {"refine": "refined", "caption": "refined"}
+"""By kind of job, what its predictions are called where that is not the kind's own name."""
+_ASIDE = re.compile(rf" \((?:{'|'.join([*KINDS, *_WORDS.values(), TYPED, 'prediction'])})(?:, earlier)?\)$")
 
 
 def earlier_version(model_version: str, kind: str) -> str:
@@ -35,9 +40,21 @@ def earlier_version(model_version: str, kind: str) -> str:
     return f"{model_version} ({kind}{EARLIER}"
 
 
+def aside_version(model_version: str, kind: str) -> str:
+    """The model version of a prediction that is not the one to open first, though nothing has replaced it."""
+    return f"{model_version} ({kind})"
+
+
 def current_version(model_version: str) -> str:
-    """The model version that made a prediction, whether or not it is superseded."""
-    return model_version.rsplit(" (", 1)[0] if model_version.endswith(EARLIER) else model_version
+    """The model version that made a prediction, whether it is superseded, set aside, or neither."""
+    return _ASIDE.sub("", model_version)
+
+
+def kind_of(job: Job | None) -> str:
+    """What a prediction is, in a word: "prelabel", "refined" or "typed"."""
+    if job is None:
+        return "prediction"
+    return TYPED if is_typed(job) else _WORDS.get(job.kind, job.kind)
 
 
 def meta_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -86,6 +103,31 @@ def _replaced(settings: Settings, job: Job, result: Result, before: Job, older: 
     return base_of(older.model_version) == base_of(result.model_version) and before.created_at < job.created_at
 
 
+def is_current(prediction: Prediction) -> bool:
+    """Whether it is the one that a person should open: neither superseded nor set aside."""
+    return current_version(prediction.model_version) == prediction.model_version
+
+
+def takes_the_lead(store: Store, job: Job, result: Result, present: Sequence[Prediction]) -> bool:
+    """Whether this job's prediction is the one to open; else it is set aside, beside the one that is.
+
+    What was typed answers a question, and a new guess is worth less than what a person's work went into.
+    """
+    leading = [job_of(store, one) for one in present if one.model_version == result.model_version]
+    others = [one for one in leading if one is not None and one.id != job.id]
+    if is_typed(job):
+        return not any(not is_typed(one) for one in others)
+    return job.kind != "prelabel" or all(one.kind == "prelabel" for one in others)
+
+
+def set_aside(store: Store, client: LabelStudioClient, others: Sequence[Prediction]) -> None:
+    """Name predictions by what they are, so that one alone leads the task; they lose their scores, and stay."""
+    for one in others:
+        client.update_prediction(
+            one.id, model_version=aside_version(one.model_version, kind_of(job_of(store, one))), score=None
+        )
+
+
 def supersede(
     store: Store,
     client: LabelStudioClient,
@@ -104,7 +146,7 @@ def supersede(
     store.superseded.add(project_id, task.id, [one.id for one in older], delete_at)
     for one in older:
         job = job_of(store, one)
-        version = earlier_version(current_version(one.model_version), job.kind if job else "prediction")
+        version = earlier_version(current_version(one.model_version), kind_of(job))
         client.update_prediction(one.id, model_version=version, score=None)
 
 
@@ -141,8 +183,10 @@ def withdraw(
         job = jobs[before[-1].id]
         score = None if job.notes.doubt is None else 1.0 - job.notes.doubt
         client.update_prediction(before[-1].id, model_version=version, score=score)
-        if state := KINDS[job.kind].task_state:
+        if state := settled_state(job):
+            store.tasks.settle(project.id, task.id, state)
             client.update_task_data(project.label_studio_id, task.id, {STATE_KEY: state})
+            store.tasks.shown([(project.id, task.id)], state)
 
 
 def delete_superseded(store: Store, client: LabelStudioClient, settings: Settings) -> int:
@@ -176,7 +220,9 @@ def _delete(store: Store, client: LabelStudioClient, settings: Settings, row: Su
         # Deleted by somebody else, or current again.
         store.superseded.drop(row)
         return 0
-    if task.has_draft or any(one.get("parent_prediction") == row.prediction_id for one in task.annotations):
+    opened = store.tasks.is_open(row.project_id, row.task_id, settings.superseded_hours)
+    parents = {one.get("parent_prediction") for one in task.annotations}
+    if opened or task.has_draft or row.prediction_id in parents:
         _postpone(store, settings, row)
         return 0
     client.delete_prediction(row.prediction_id)

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from backend.label_studio import boxes as box_keys
 from backend.label_studio import png
 from backend.label_studio.incoming.annotation import WARNING, from_annotation
+from backend.label_studio.outgoing import words
 from label_config import LabelConfig, TextTag, View, colour
 from trajseg.errors import LabelConfigError
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import FrameMap
 
-__all__ = ["LabelStudioResult", "assign_labels", "from_annotation", "score", "to_results", "tracks_digest"]
+__all__ = [
+    "LabelStudioResult",
+    "assign_labels",
+    "frame_numbers",
+    "from_annotation",
+    "said",
+    "score",
+    "to_results",
+    "tracks_digest",
+]
 
 LabelStudioResult = dict[str, Any]
 
@@ -38,6 +48,7 @@ def to_results(
     digest: str = "",
     texts: bool = True,
     warnings: Sequence[str] = (),
+    about: str = "",
 ) -> list[LabelStudioResult]:
     """The results that show `result` in a view of a project with this labelling configuration.
 
@@ -52,8 +63,10 @@ def to_results(
         delivery_id: the same.
         digest: of the tracks (`tracks_digest`); written there too, for whoever compares predictions.
         texts: whether to fill in the instruction's and the captions' text areas too; leave them out of an
-            answer to a request that was typed there.
-        warnings: sentences that a person should read; they stand below the captions.
+            answer to a request that was typed there: it would take the place of what stands in the page.
+        warnings: sentences that a person should read; they stand in the answer's text area, or below the captions
+            where there is none.
+        about: what the prediction is, for the answer's text area.
 
     Raises LabelConfigError when the configuration has another view, or fewer labels than there are tracks.
     """
@@ -72,25 +85,59 @@ def to_results(
     for number, (track, label) in enumerate(zip(result.tracks, labels, strict=True), 1):
         name = f"{prefix}-{number}"
         shown: dict[str, Any] = {**meta, "track_uid": track.uid}
-        if track.caption:
-            shown["text"] = [track.caption]
         if view == "mask":
             paint = colour(config.labels.index(label))
-            results += _mask_results(result, track, label, config, key_frames, name, shown, paint)
+            numbers = frame_numbers(result, frame_rate)
+            results += _mask_results(result, track, label, config, key_frames, name, shown, paint, numbers)
         else:
             editor_map = frame_map or FrameMap(tuple(frame.time for frame in track.frames), result.fps)
             if frame_rate is not None:
                 editor_map = editor_map.at_rate(frame_rate)
+            if track.caption:
+                shown["text"] = [track.caption]
             box = _box_result(result, track, label, config, editor_map, name, shown)
             results += [box] if box else []
     if texts:
-        captions = [f"{label}: {track.caption}" for track, label in zip(result.tracks, labels, strict=True)]
-        if not result.tracks:
-            captions = [result.answer or "No such object in the video."]
-        captions += [f"{WARNING}{warning}" for warning in warnings]
+        captions = [
+            f"{label}: {track.caption}"
+            for track, label in zip(result.tracks, labels, strict=True)
+            if track.caption or config.answer is None
+        ]
+        lines = [f"{WARNING}{warning}" for warning in warnings]
+        if config.answer is None:
+            # Older projects have no other place for it.
+            captions += lines if result.tracks else [words.nothing(result), *lines]
         results += _text_result(config.instruction, [result.instruction], f"{prefix}-instruction", meta)
         results += _text_result(config.caption, captions, f"{prefix}-caption", meta)
+        results += _text_result(config.answer, [about, *lines], f"{prefix}-answer", meta)
     return results
+
+
+def said(config: LabelConfig, text: str, job_id: str = "") -> list[LabelStudioResult]:
+    """A sentence for the answer's text area alone; nothing where the project has none."""
+    return _text_result(
+        config.answer, [text], f"{job_id[:8] or 'trajseg'}-answer", {"job_id": job_id} if job_id else {}
+    )
+
+
+def instructions(config: LabelConfig, lines: Sequence[str]) -> list[LabelStudioResult]:
+    """What is to stand in the instruction's text area, if only nothing."""
+    if config.instruction is None:
+        return []
+    [result] = _text_result(config.instruction, ["-"], "trajseg-instruction", {})
+    return [{**result, "value": {"text": list(lines)}}]
+
+
+def frame_numbers(result: Result, frame_rate: float | None = None) -> Callable[[int], int]:
+    """What gives the number, from 1, by which Label Studio's video knows a 0-based frame.
+
+    Args:
+        frame_rate: frames per second that the editor counts; the clip's by default.
+    """
+    if not result.tracks:
+        return lambda index: index + 1
+    frame_map = FrameMap(tuple(frame.time for frame in result.tracks[0].frames), frame_rate or result.fps)
+    return frame_map.editor_frame
 
 
 def score(result: Result) -> float:
@@ -137,6 +184,7 @@ def _mask_results(
     name: str,
     meta: dict[str, Any],
     paint: str,
+    numbers: Callable[[int], int],
 ) -> list[LabelStudioResult]:
     results = []
     for item_index, index in enumerate(key_frames):
@@ -155,7 +203,12 @@ def _mask_results(
                 "original_width": result.width,
                 "original_height": result.height,
                 "image_rotation": 0,
-                "meta": {**meta, "frame": index},
+                # A person reads the text beside the region: the editor itself says only which picture this is.
+                "meta": {
+                    **meta,
+                    "frame": index,
+                    "text": [f"Frame {numbers(index)}" + (f": {track.caption}" if track.caption else "")],
+                },
                 "value": {"imageDataURL": png.to_url(track.mask(index), paint), config.result_type: [label]},
             }
         )

@@ -20,7 +20,7 @@ def problems(
         size: width and height of the video, pixels.
     """
     found: list[str] = []
-    texts = {tag.name: tag.to_name for tag in (config.instruction, config.caption) if tag}
+    texts = {tag.name: tag.to_name for tag in (config.instruction, config.caption, config.answer) if tag}
     ids: set[str] = set()
     for item in results:
         where = f"result {item.get('id')!r}"

@@ -8,7 +8,8 @@ from typing import Any
 from backend.engines import OfferedEngines
 from backend.fetch import FetchPolicy, fetched
 from backend.label_studio.client import LabelStudioClient, Task
-from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY, STATE_KEY
+from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY
+from backend.label_studio.outgoing.states import SETTLED, STATE_KEY
 from backend.label_studio.setup import project as projects
 from backend.label_studio.setup.check import Check, video_checks
 from backend.settings import Settings
@@ -173,7 +174,8 @@ def _sampling_of(name: str, form: dict[str, Any], settings: Settings) -> Check:
 
 def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
     """Whether predicted tasks say what to look at next."""
-    predicted = [task for task in tasks if task.data.get(STATE_KEY)]
+    states = {task.id: str(task.data.get(STATE_KEY) or "").partition("; ")[0] for task in tasks}
+    predicted = [task for task in tasks if states[task.id] in SETTLED]
     without = [task.id for task in predicted if DOUBT_KEY not in task.data]
     if without:
         yield Check(
@@ -183,7 +185,7 @@ def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
             "They were predicted by an older version: POST /jobs/<id>/retry predicts them again.",
         )
     elif predicted:
-        refined = sum(task.data.get(STATE_KEY) == KINDS["refine"].task_state for task in predicted)
+        refined = sum(states[task.id] == KINDS["refine"].task_state for task in predicted)
         words = f"{len(predicted)} tasks have a prediction, {refined} of them refined from corrections"
         yield Check(name, "ok", f"{words}; {REVIEW_KEY} says where to look")
 

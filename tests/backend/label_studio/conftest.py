@@ -152,6 +152,7 @@ class FakeLabelStudio:
             ("/api/webhooks", ["GET"], self._list_webhooks),
             ("/api/webhooks/<int:number>", ["PATCH"], self._patch_webhook),
             ("/api/dm/views", ["GET", "POST"], self._views),
+            ("/api/dm/actions", ["POST"], self._action),
             ("/api/ml", ["GET", "POST"], self._ml),
             ("/api/ml/<int:number>", ["PATCH", "DELETE"], self._one_ml),
         ):
@@ -271,6 +272,17 @@ class FakeLabelStudio:
         number = self._next()
         self.views[number] = {"id": number, **request.get_json()}
         return jsonify(self.views[number]), 201
+
+    def _action(self) -> Any:
+        """The Data Manager's "Add Or Modify Data Field", the one action that trajseg uses."""
+        if request.args["id"] != "add_data_field" or int(request.args["project"]) not in self.projects:
+            return _refusal(404, "Not found.")
+        form = request.get_json()
+        changed = [number for number in form["selectedItems"]["included"] if number in self.tasks]
+        for number in changed:
+            data = self.tasks[number]["data"]
+            self.tasks[number]["data"] = {**data, form["value_name"]: str(form["value"])}
+        return jsonify(response_code=200, detail=f"Updated {len(changed)} tasks")
 
     def _patch_task(self, number: int) -> Any:
         if number not in self.tasks:

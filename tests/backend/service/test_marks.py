@@ -113,7 +113,8 @@ def test_a_hint_becomes_an_interactive_job_that_starts_from_the_prediction(
 ) -> None:
     settings.interactive_wait_seconds = 0
     answer = client.post("/predict", json=body)
-    assert answer.json == {"results": [{"result": []}]}
+    [told] = answer.json["results"][0]["result"]
+    assert (told["from_name"], told["value"]["text"][0][:14]) == ("answer", "Still running:")
     (job,) = store.jobs.newest(state="queued")
     assert (job.kind, job.queue, job.video, job.instruction) == ("refine", "interactive", base.video, "the red square")
     assert job.params["base_job_id"] == base.id

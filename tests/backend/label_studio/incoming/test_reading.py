@@ -187,7 +187,7 @@ def test_what_a_withdrawn_correction_made_is_withdrawn(
     assert read() == []
     standing = {one["id"]: one["model_version"] for one in studio.of_task(task)}
     assert standing.pop(first) == "trajseg-tiny"
-    assert list(standing.values()) == ["trajseg-tiny (refine, earlier)"]
+    assert list(standing.values()) == ["trajseg-tiny (refined, earlier)"]
     assert studio.tasks[task]["data"]["trajseg_state"] == "prelabelled"
 
 

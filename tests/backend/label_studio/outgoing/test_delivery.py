@@ -225,7 +225,7 @@ def test_more_tracks_than_labels_add_labels_to_the_project(studio, store, client
 
 def test_no_such_object_is_a_prediction_that_says_so(studio, store, client, settings, task, delivered_to, result):
     none = copy.deepcopy(result)
-    none.tracks, none.answer = [], "There is no yellow star."
+    none.tracks, none.answer = [], "There is no yellow star [SEG] ."
     job, delivery = delivered_to(task, "the yellow star", none)
     assert deliver(store, client, settings, delivery)
     store.deliveries.send_again(job.id)
@@ -233,7 +233,7 @@ def test_no_such_object_is_a_prediction_that_says_so(studio, store, client, sett
     (prediction,) = studio.of_task(task)
     assert [item["value"]["text"] for item in prediction["result"]] == [
         ["the yellow star"],
-        ["There is no yellow star."],
+        ['Prelabel for "the yellow star" by trajseg-tiny. Nothing found. The model says: "There is no yellow star."'],
     ]
 
 
@@ -285,8 +285,15 @@ def test_the_box_view_gets_a_frame_rate_and_no_pictures(studio, store, client, s
     task = studio.add_task(project, video="v", instruction="i")
     _, delivery = delivered_to(task)
     assert deliver(store, client, settings, delivery)
-    expected = {"video": "v", "instruction": "i", "fps": 10.0, "trajseg_state": "prelabelled"}
-    assert studio.tasks[task]["data"] == expected
+    (prediction,) = studio.of_task(task)
+    assert studio.tasks[task]["data"] == {
+        "video": "v",
+        "instruction": "i",
+        "fps": 10.0,
+        "trajseg_video": "v",
+        "trajseg_state": "prelabelled",
+        "trajseg_open": f"#{prediction['id']} (prelabel)",
+    }
     assert studio.of_task(task)[0]["result"][0]["type"] == "videorectangle"
 
 

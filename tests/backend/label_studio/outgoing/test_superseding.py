@@ -197,7 +197,79 @@ def test_label_studio_away_leaves_superseded_predictions_for_later(studio, store
 def test_a_new_guess_does_not_supersede_what_a_person_corrected(studio, task, arrive, result, smaller):
     arrive(smaller, "refine")
     arrive(result)
-    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", "trajseg-tiny"]
+    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", "trajseg-tiny (prelabel)"]
+    assert studio.of_task(task)[1]["score"] is None
+    assert studio.tasks[task]["data"]["trajseg_state"] == "refined"
+
+
+def test_what_was_typed_stands_beside_the_prediction_to_open(studio, task, arrive, result, smaller):
+    first = arrive(result)
+    arrive(smaller, typed=True)
+    older, typed = studio.of_task(task)
+    assert (older["model_version"], typed["model_version"]) == ("trajseg-tiny", "trajseg-tiny (typed)")
+    assert (older["score"] is None, typed["score"]) == (False, None)
+    data = studio.tasks[task]["data"]
+    assert data["trajseg_open"] == f"#{older['id']} (prelabel)"
+    assert data["trajseg_state"] == "prelabelled"
+    arrive(smaller, "refine", base_job_id=first.id)
+    listed = [one["model_version"] for one in studio.of_task(task)]
+    assert listed == ["trajseg-tiny (prelabel, earlier)", "trajseg-tiny (typed)", "trajseg-tiny"]
+
+
+def test_a_typed_prediction_leads_until_there_is_another(studio, task, arrive, result, smaller):
+    arrive(smaller, typed=True)
+    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny"]
+    arrive(result)
+    listed = {one["model_version"] for one in studio.of_task(task)}
+    assert "trajseg-tiny" in listed
+    assert len(listed) == 2
+
+
+def test_suggestions_that_were_accepted_in_the_page_are_not_delivered(
+    studio, store, client, settings, task, arrive, result, smaller
+):
+    arrive(result)
+    job = finish(store, studio, task, smaller, typed=True)
+    region = {"from_name": "mask", "type": "bitmasklabels", "meta": {"job_id": job.id}, "value": {}}
+    studio.tasks[task]["drafts"] = [{"id": 3, "result": [region]}]
+    assert deliver(store, client, settings, delivery_of(store, job))
+    assert len(studio.of_task(task)) == 1
+    assert (delivery_of(store, job).state, delivery_of(store, job).prediction_id) == ("sent", None)
+
+
+def test_a_typed_sentence_that_means_nothing_makes_no_prediction(studio, store, client, settings, task, arrive, result):
+    arrive(result)
+    none = copy.deepcopy(result)
+    none.tracks = []
+    job = finish(store, studio, task, none, typed=True)
+    assert deliver(store, client, settings, delivery_of(store, job))
+    assert len(studio.of_task(task)) == 1
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_pictures_of_an_open_task_keep_their_places(studio, store, client, settings, result, opened):
+    """The page that is open says "picture 2", whatever the task's data says by now."""
+    project = studio.add_project("mask")
+    task = studio.add_task(project, video="v", instruction="the red square", frames=["/a", "/b"], frame_index=[0, 3])
+    job = finish(store, studio, task, result)
+    if opened:
+        store.tasks.opened(job.project_id, task)
+    assert deliver(store, client, settings, delivery_of(store, job))
+    data = studio.tasks[task]["data"]
+    assert data["frame_index"] == ([0, 3, 1, 2] if opened else [0, 1, 2, 3])
+    assert (data["frames"][:2] == ["/a", "/b"]) is opened
+
+
+def test_a_superseded_prediction_of_a_task_that_was_opened_lately_stays(
+    studio, store, client, settings, task, arrive, result, smaller
+):
+    first = arrive(result)
+    arrive(smaller, "refine")
+    hours_later(store)
+    store.tasks.opened(first.project_id, task)
+    assert delete_superseded(store, client, settings) == 0
+    assert len(studio.of_task(task)) == 2
+    assert store.superseded.due() == []
 
 
 def test_pictures_keep_their_places_when_a_prediction_is_superseded(studio, task, arrive, result, smaller):

@@ -1,0 +1,194 @@
+"""States: what the Data Manager's column `trajseg_state` says of each task, kept up to date without haste.
+
+A task's state is what it has (`prelabelled`, `refined`, `found nothing`), then what is going on or went wrong. Many
+tasks with one state are one request; a task's progress is written rarely, and what has just been asked for not at all
+until it has waited a moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from backend.label_studio.client import LabelStudioClient, RefusedError
+from backend.label_studio.outgoing.words import NOT_UNDERSTOOD
+from backend.settings import Settings
+from backend.store import Job, Store
+from backend.store.kinds import KINDS
+from backend.store.models import KnownTask, now
+from backend.store.params import PrelabelParams
+from backend.store.tasks import JobSummary
+from trajseg.errors import UnknownProjectError
+from trajseg.tracks import Result
+
+log = logging.getLogger("trajseg.delivery")
+
+STATE_KEY = "trajseg_state"
+"""Key of task data that says how far the task is."""
+FOUND_NOTHING = "found nothing"
+SETTLED = frozenset({FOUND_NOTHING, *(kind.task_state for kind in KINDS.values() if kind.task_state)})
+"""States of a task that has a prediction; what is going on may follow behind a semicolon."""
+PATIENCE_SECONDS = 3.0
+"""A job that waits for less long is not worth a word."""
+PROGRESS_SECONDS = 20.0
+"""A task's progress is written no more often."""
+PROGRESS_STEP = 10
+"""Percent; finer steps would only make more requests."""
+REQUESTS_A_ROUND = 8
+TASKS_A_REQUEST = 200
+LOOK_BACK_SECONDS = 600.0
+"""Jobs that ended earlier were looked at in earlier rounds, or when the process started."""
+LONGEST_REASON = 160
+"""Characters of an error in the column."""
+
+
+def state_of(jobs: Sequence[JobSummary], known: KnownTask | None, moment: datetime) -> str:
+    """What the column says of a task with these jobs.
+
+    Args:
+        jobs: the oldest first.
+        known: what is known of the task; None where nothing is.
+    """
+    parts = [known.settled if known else "", _activity(jobs, known, moment)]
+    return "; ".join(part for part in parts if part)
+
+
+def _activity(jobs: Sequence[JobSummary], known: KnownTask | None, moment: datetime) -> str:
+    """What is going on, or what went wrong last; empty where all that was asked for is there."""
+    mine = [job for job in jobs if job.kind != "caption"]
+    for job in reversed(mine):
+        if job.state == "running":
+            return _words(job, f"running{_percent(job)}")
+    waiting = [job for job in mine if job.state == "queued"]
+    if waiting:
+        waited = (moment - waiting[-1].created_at).total_seconds()
+        return _words(waiting[-1], "queued") if waited >= PATIENCE_SECONDS else ""
+    settled_at = known.settled_at if known else None
+    ended = [job for job in mine if job.finished_at and not (settled_at and job.finished_at < settled_at)]
+    ended.sort(key=lambda job: job.finished_at or moment)
+    return _ending(ended[-1], known) if ended else ""
+
+
+def _ending(job: JobSummary, known: KnownTask | None) -> str:
+    if job.state == "failed":
+        if job.error.startswith(NOT_UNDERSTOOD):
+            return _words(job, f"not understood: {_reason(job.error.removeprefix(NOT_UNDERSTOOD))}")
+        return _words(job, f"failed: {_reason(job.error)}")
+    if job.state == "cancelled":
+        return _words(job, "cancelled")
+    if job.delivery_state == "failed":
+        return _words(job, f"not delivered: {_reason(job.delivery_error or '')}")
+    if not job.typed:
+        return ""
+    if job.visible == 0:
+        return _words(job, FOUND_NOTHING)
+    opened_at = known.opened_at if known else None
+    if job.sent_at and not (opened_at and opened_at > job.sent_at):
+        return _words(job, "ready, open the task again")
+    return ""
+
+
+def settled_state(job: Job, result: Result | None = None) -> str:
+    """What a task has once this job's result is there; empty where that changes nothing.
+
+    Args:
+        result: of the job, where it is at hand; its notes are asked otherwise.
+    """
+    state = KINDS[job.kind].task_state if job.kind in KINDS else ""
+    visible = job.notes.visible if result is None else sum(bool(track.present) for track in result.tracks)
+    return FOUND_NOTHING if state and visible == 0 else state
+
+
+def is_typed(job: Job) -> bool:
+    """Whether a person typed the sentence in the page."""
+    asked = job.asked
+    return isinstance(asked, PrelabelParams) and asked.typed
+
+
+def _words(job: JobSummary, state: str) -> str:
+    if job.kind == "refine":
+        return state.replace("running", "refining", 1) if state.startswith("running") else f"refine {state}"
+    return f"typed: {state}" if job.typed else state
+
+
+def _percent(job: JobSummary) -> str:
+    if not job.frames_total:
+        return ""
+    percent = min(100 * job.frames_done // job.frames_total, 100) // PROGRESS_STEP * PROGRESS_STEP
+    return f" {percent} %" if percent else ""
+
+
+def _reason(error: str) -> str:
+    text = " ".join(error.split())
+    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
+
+
+class StateWriter:
+    """Brings the states of tasks to Label Studio, a few requests a round.
+
+    Several processes may do so at once: they write the same.
+    """
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store = store
+        self.settings = settings
+        self._since: datetime | None = None
+
+    def due(self) -> dict[tuple[int, str], list[int]]:
+        """Tasks (Label Studio's ids) whose state Label Studio does not have, by project (the store's id) and state.
+
+        The longest group first. A task whose result is being delivered is left out: the delivery says it.
+        """
+        moment = now()
+        since = self._since or moment - timedelta(days=7)
+        keys = self.store.tasks.active(since)
+        known, jobs = self.store.tasks.known(keys), self.store.tasks.jobs(keys)
+        groups: dict[tuple[int, str], list[int]] = {}
+        for key in keys:
+            row = known.get(key)
+            if any(job.delivery_state == "pending" and job.state == "done" for job in jobs[key]):
+                continue
+            state = self.settings.redact(state_of(jobs[key], row, moment))
+            if state != (row.shown if row else "") and not _too_soon(state, row, moment):
+                groups.setdefault((key[0], state), []).append(key[1])
+        self._since = moment - timedelta(seconds=LOOK_BACK_SECONDS)
+        return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+    def write(self, client: LabelStudioClient, due: Mapping[tuple[int, str], Sequence[int]], deadline: float) -> int:
+        """Write what is due; returns how many tasks have a new state.
+
+        Args:
+            due: see `due`.
+            deadline: by time.monotonic(); what is not written by then is due in the next round.
+
+        Raises LabelStudioError when Label Studio does not answer.
+        """
+        written = requests = 0
+        for (project_id, state), task_ids in due.items():
+            for start in range(0, len(task_ids), TASKS_A_REQUEST):
+                if requests >= REQUESTS_A_ROUND or time.monotonic() > deadline:
+                    return written
+                some = list(task_ids[start : start + TASKS_A_REQUEST])
+                requests += 1
+                try:
+                    client.set_task_key(self.store.projects.get(project_id).label_studio_id, some, STATE_KEY, state)
+                except (RefusedError, UnknownProjectError) as error:
+                    # The project is gone, or this token may not: trying again would change nothing.
+                    log.info("the state of %d tasks is not shown: %s", len(some), error)
+                self.store.tasks.shown([(project_id, task_id) for task_id in some], state)
+                written += len(some)
+        return written
+
+
+def _too_soon(state: str, row: KnownTask | None, moment: datetime) -> bool:
+    """Whether only the progress differs, and it was written a moment ago."""
+    if row is None or row.shown_at is None:
+        return False
+    moving = _without_percent(state) == _without_percent(row.shown)
+    return moving and (moment - row.shown_at).total_seconds() < PROGRESS_SECONDS
+
+
+def _without_percent(state: str) -> str:
+    return " ".join(word for word in state.split() if word != "%" and not word.isdecimal())

@@ -1,0 +1,91 @@
+"""Words: what trajseg says to a person in the page's answer area, of a prediction, or of what was typed or marked."""
+
+from __future__ import annotations
+
+from backend.store import Job
+from trajseg.tracks import Result
+
+NOT_UNDERSTOOD = "Not understood: "
+"""Beginning of the error of a job whose instruction the engine refuses."""
+LONGEST_QUOTE = 80
+"""Characters of a sentence that is quoted."""
+NEXT = "It goes on without this page: the result becomes a prediction of this task. Open the task again to see it."
+
+
+def about(kind: str, result: Result) -> str:
+    """What a prediction is.
+
+    Args:
+        kind: "prelabel", "refined" or "typed"; see `superseding.kind_of`.
+    """
+    what = {"prelabel": "Prelabel", "refined": "Refined from corrections"}.get(kind, "Answer")
+    seen = [track for track in result.tracks if track.present]
+    words = f'{what} for "{quoted(result.instruction)}" by {result.model_version or "trajseg"}'
+    if not seen:
+        return f"{words}. {nothing(result)}"
+    return f"{words}: {len(seen)} track{'s' if len(seen) != 1 else ''} in {result.frame_count} frames."
+
+
+def nothing(result: Result) -> str:
+    """Nobody found what was asked for."""
+    said = result.plain_answer
+    return f'Nothing found. The model says: "{quoted(said)}"' if said else "Nothing found: no such object in the video."
+
+
+def nothing_there(instruction: str, result: Result) -> str:
+    """The answer to a typed sentence that means nothing in the video."""
+    said = f' The model says: "{quoted(result.plain_answer)}"' if result.plain_answer else ""
+    return f'Nothing there for "{quoted(instruction)}".{said}'
+
+
+def found(instruction: str, result: Result, labels: list[str]) -> str:
+    """The answer to a typed sentence whose tracks are suggested in the page."""
+    tracks = "; ".join(
+        f"{label}: {track.caption or 'no caption'}" for label, track in zip(labels, result.tracks, strict=True)
+    )
+    return f'Found for "{quoted(instruction)}": {tracks}. Accept or reject the suggestions on the pictures.'
+
+
+def elsewhere(instruction: str, labels: list[str]) -> str:
+    """The answer where tracks were found, but on none of the page's pictures."""
+    return f'Found "{quoted(instruction)}" ({", ".join(labels)}), but on none of these pictures. {NEXT}'
+
+
+def not_done(instruction: str, error: str, remedy: str) -> str:
+    """The answer to what cannot be done, or went wrong on the way, with the reason."""
+    understood = not error.startswith(NOT_UNDERSTOOD)
+    reason = " ".join(f"{error.removeprefix(NOT_UNDERSTOOD)} {remedy}".split())
+    return f'{"Failed: " if understood else NOT_UNDERSTOOD}"{quoted(instruction)}". {reason}'
+
+
+def refined_elsewhere(labels: list[str]) -> str:
+    """The answer to a mark whose track is on all these pictures already."""
+    return f"Refined from your mark: {', '.join(labels)}. It becomes a prediction of this task: open the task again."
+
+
+def running(instruction: str, job: Job, ahead: int, seconds: float | None) -> str:
+    """The answer while the job still waits or runs.
+
+    Args:
+        ahead: jobs that workers take before it.
+        seconds: how long such jobs take by experience; None where nobody knows.
+    """
+    if job.state == "queued":
+        state = f"waiting, {ahead} job{'s' if ahead != 1 else ''} before it" if ahead else "waiting for a worker"
+    else:
+        state = f"{100 * job.frames_done // job.frames_total} % done" if job.frames_total else "begun"
+    left = job.eta_seconds if job.state == "running" and job.frames_done else seconds
+    about_seconds = f", about {_rough(left)}" if left else ""
+    return f'Still running: "{quoted(instruction)}" ({state}{about_seconds}). {NEXT}'
+
+
+def quoted(text: str) -> str:
+    """A sentence short enough to be quoted."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1]}…"
+
+
+def _rough(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(round(seconds / 5) * 5, 5)} s"
+    return f"{round(seconds / 60)} min"

@@ -1,0 +1,128 @@
+"""Tasks of Label Studio: who may have them open, and which state their columns show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from backend.store.database import Database
+from backend.store.models import Delivery, Job, KnownTask, now
+
+TaskKey = tuple[int, int]
+"""The store's own id of the project, and Label Studio's of the task."""
+AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What a task's state depends on in one of its jobs; of a delivery, `sent_at` only where it is a prediction."""
+
+    id: str
+    kind: str
+    typed: bool
+    state: str
+    frames_done: int
+    frames_total: int
+    error: str
+    created_at: datetime
+    finished_at: datetime | None
+    visible: int | None
+    delivery_state: str | None
+    delivery_error: str | None
+    sent_at: datetime | None
+
+
+class Tasks:
+    """Reads and writes the table `tasks`; each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def opened(self, project_id: int, task_id: int) -> None:
+        """Somebody has the task open now."""
+        self._write([(project_id, task_id)], {"opened_at": now()})
+
+    def is_open(self, project_id: int, task_id: int, hours: float) -> bool:
+        """Whether somebody opened the task in the last `hours`, and may have it open still."""
+        known = self.known([(project_id, task_id)]).get((project_id, task_id))
+        return bool(known and known.opened_at and known.opened_at > now() - timedelta(hours=hours))
+
+    def settle(self, project_id: int, task_id: int, state: str) -> None:
+        """Note the state that the task has whenever no job is at work on it."""
+        self._write([(project_id, task_id)], {"settled": state, "settled_at": now()})
+
+    def shown(self, keys: Iterable[TaskKey], state: str) -> None:
+        """Label Studio has this state of these tasks now."""
+        self._write(list(keys), {"shown": state, "shown_at": now()})
+
+    def known(self, keys: Sequence[TaskKey]) -> dict[TaskKey, KnownTask]:
+        """What is known of these tasks; those of which nothing is are left out."""
+        wanted = set(keys)
+        found: dict[TaskKey, KnownTask] = {}
+        ids = sorted({task_id for _, task_id in wanted})
+        with self.database.read() as session:
+            for start in range(0, len(ids), AT_ONCE):
+                query = select(KnownTask).where(KnownTask.task_id.in_(ids[start : start + AT_ONCE]))
+                found |= {(row.project_id, row.task_id): row for row in session.scalars(query)}
+        return {key: row for key, row in found.items() if key in wanted}
+
+    def active(self, since: datetime) -> list[TaskKey]:
+        """Tasks with a job that waits or runs, or has ended since then."""
+        busy = Job.state.in_(("queued", "running")) | (Job.finished_at >= since)
+        query = select(Job.project_id, Job.task_id).where(busy, Job.project_id.is_not(None), Job.task_id.is_not(None))
+        with self.database.read() as session:
+            return [(int(row[0] or 0), int(row[1] or 0)) for row in session.execute(query.distinct())]
+
+    def jobs(self, keys: Sequence[TaskKey]) -> dict[TaskKey, list[JobSummary]]:
+        """The jobs of these tasks, the oldest first."""
+        wanted: dict[TaskKey, list[JobSummary]] = {key: [] for key in keys}
+        ids = sorted({task_id for _, task_id in wanted})
+        columns = (
+            Job.project_id,
+            Job.task_id,
+            Job.id,
+            Job.kind,
+            func.coalesce(Job.params["typed"].as_boolean(), False),
+            Job.state,
+            Job.frames_done,
+            Job.frames_total,
+            Job.error,
+            Job.created_at,
+            Job.finished_at,
+            Job.result["visible"].as_integer(),
+            Delivery.state,
+            Delivery.last_error,
+            Delivery.sent_at,
+            Delivery.prediction_id,
+        )
+        with self.database.read() as session:
+            for start in range(0, len(ids), AT_ONCE):
+                query = (
+                    select(*columns)
+                    .outerjoin(Delivery, Delivery.job_id == Job.id)
+                    .where(Job.task_id.in_(ids[start : start + AT_ONCE]))
+                    .order_by(Job.created_at, Job.id)
+                )
+                for row in session.execute(query):
+                    project_id, task_id, *rest = row[:-2]
+                    sent_at, prediction_id = row[-2:]
+                    if (project_id, task_id) in wanted:
+                        delivered = sent_at if prediction_id is not None else None
+                        wanted[project_id, task_id].append(JobSummary(*rest, delivered))  # type: ignore[arg-type, call-arg]
+        return wanted
+
+    def _write(self, keys: Sequence[TaskKey], values: Mapping[str, Any]) -> None:
+        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
+        for start in range(0, len(keys), AT_ONCE):
+            rows = [
+                {"project_id": project_id, "task_id": task_id, **values}
+                for project_id, task_id in keys[start : start + AT_ONCE]
+            ]
+            added = insert(KnownTask).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=dict(values))
+            with self.database.write() as session:
+                session.execute(added, rows)
