@@ -101,7 +101,7 @@ def test_it_comes_back_once_and_the_annotation_is_left_alone(shapes, submitted, 
     assert annotation["parent_prediction"] == shapes.prediction["id"]
     [data] = [task["data"] for task in studio.tasks(project.id) if task["id"] == shapes.id]
     assert data["trajseg_state"] == "refined"
-    assert data["trajseg_review"].startswith(f"{shapes.labels[0]}: frame ")
+    assert data["trajseg_review"].startswith(f"{shapes.labels[0]}: picture ")
     assert 0 < data["trajseg_doubt"] < 1
     assert [job["kind"] for job in trajseg.jobs(shapes.id)] == ["refine", "prelabel"]
 

@@ -305,7 +305,7 @@ def test_a_done_job_shows_its_tracks_and_what_is_to_be_said_of_them(client: Flas
     for told in (
         "track-1 0.80 a red square",
         "Carried on by flow from 2 painted frames; painted frames that were withheld came out with J 0.85.",
-        "It is a red square [SEG].",
+        "It is a red square.",
         "Doubt 0.31",
         "3 warnings",
     ):
