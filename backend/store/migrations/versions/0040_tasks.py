@@ -7,8 +7,8 @@ from alembic import op
 
 from backend.store.models import UtcDateTime
 
-revision = "0015"
-down_revision = "0012"
+revision = "0040"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
