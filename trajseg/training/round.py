@@ -56,6 +56,7 @@ class RoundTask:
         recipe, rules: of the training and of the gate.
         seed: of the training.
         device: torch's name; None: a GPU where there is one.
+        dtype, four_bit: of the weights with which both models are compared, as they serve; see VideoSegmenter.
     """
 
     checkpoint: str
@@ -71,6 +72,8 @@ class RoundTask:
     rules: GateRules = dataclasses.field(default_factory=GateRules)
     seed: int = 0
     device: str | None = None
+    dtype: str = ""
+    four_bit: bool = False
 
 
 def run_round(
@@ -109,7 +112,7 @@ def run_round(
         return None
     target = Path(task.target)
     publish(_manifest(task, folder), adapter, target)
-    engine = VideoSegmenter.from_pretrained(task.checkpoint, task.device)
+    engine = VideoSegmenter.from_pretrained(task.checkpoint, task.device, task.dtype or None, task.four_bit)
     both = {"served": None if task.served is None else Path(task.served), "candidate": target}
     scores: dict[tuple[str, str], Mapping[str, float]] = {}
     done = steps

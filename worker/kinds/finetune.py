@@ -91,6 +91,8 @@ def _task(
         ),
         seed=context.params.seed,
         device=settings.device or None,
+        dtype=settings.dtype,
+        four_bit=settings.four_bit,
     )
     return task_to_json(task)
 

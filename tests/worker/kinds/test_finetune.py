@@ -18,6 +18,7 @@ from backend.service.training import request_training
 from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.models import Project
+from backend.store.params import FinetuneParams
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish
@@ -25,6 +26,7 @@ from trajseg.data.registry import DatasetOptions, open_dataset
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.training.adapters import HEADS, LoraSettings, prepare, save_adapter
 from trajseg.training.finetune import FinetuneRecipe
+from trajseg.training.round import RoundTask, task_from_json
 from worker.kinds import finetune
 from worker.run import Resident, keep, run
 
@@ -47,9 +49,9 @@ def world(tmp_path: Path) -> Iterator[SimpleNamespace]:
     store.close()
 
 
-def training(world: SimpleNamespace, held_out: int = 1) -> Job:
+def training(world: SimpleNamespace, held_out: int = 1, params: FinetuneParams | None = None) -> Job:
     """A training whose corrections are exported already: one training video, and some held out."""
-    job, created = request_training(world.store, world.project, ENGINES)
+    job, created = request_training(world.store, world.project, ENGINES, params)
     assert created
     posters = open_dataset("posters:train", DatasetOptions(count=60, height=64))
     clips = by_side(posters, {"train": 1, "held-out": held_out})
@@ -138,6 +140,27 @@ def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
     run(job.id)
     done = world.store.jobs.get(job.id)
     assert (done.state, done.runs) == ("done", 1), done.error
+
+
+def test_the_settings_decide_on_the_training(world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are compared in the number format in which they serve; a job's own steps go before the setting's."""
+    tasks: list[RoundTask] = []
+
+    def child(context: Any, work: Path) -> None:
+        """Stands for the child process: a training that is refused."""
+        tasks.append(task_from_json(json.loads((work / "task.json").read_text())))
+        (work / "decision.json").write_text(
+            json.dumps({"promoted": False, "reason": "Not promoted.", "needs_videos": 1})
+        )
+
+    monkeypatch.setattr(finetune, "_run", child)
+    world.settings.dtype, world.settings.finetune_steps = "bfloat16", 7
+    run(training(world).id)
+    run(training(world, params=FinetuneParams(steps=3)).id)
+    assert [(task.dtype, task.four_bit, task.recipe.steps) for task in tasks] == [
+        ("bfloat16", False, 7),
+        ("bfloat16", False, 3),
+    ]
 
 
 def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
