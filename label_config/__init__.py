@@ -2,18 +2,15 @@
 
 from label_config.config import LabelConfig, TextTag, View, parse
 from label_config.frame_rate import DEFAULT_RATE, editor_rate
-from label_config.palette import PALETTE, colour
 from label_config.templates import DEFAULT_LABELS, clean_label, fill, track_labels, with_labels
 
 __all__ = [
     "DEFAULT_LABELS",
     "DEFAULT_RATE",
-    "PALETTE",
     "LabelConfig",
     "TextTag",
     "View",
     "clean_label",
-    "colour",
     "editor_rate",
     "fill",
     "parse",

@@ -9,8 +9,8 @@ from importlib.resources import files
 from xml.etree import ElementTree
 
 from label_config.config import View
-from label_config.palette import colour
 from trajseg.errors import LabelConfigError
+from trajseg.palette import colour
 
 DEFAULT_LABELS = 8
 """Tracks a project starts with; more labels are added when a video has more objects."""

@@ -20,7 +20,7 @@ from backend.store import Job, UnknownJobError
 from backend.store.kinds import KINDS
 from backend.store.reports import Reports, Wanted
 from trajseg.errors import InputError, ServiceError, TrajSegError
-from trajseg.pictures import palette
+from trajseg.palette import palette
 from trajseg.tracks.formats import format_names
 
 blueprint = Blueprint(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.store import Job, Track
-from trajseg.pictures import palette
+from trajseg.palette import palette
 
 MASKS_AT_ONCE = 240
 """Frames in one answer: about ten seconds of video, and some hundred kilobytes a track."""

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 import label_config
-from label_config import PALETTE, clean_label, editor_rate, fill, parse, track_labels, with_labels
+from label_config import clean_label, editor_rate, fill, parse, track_labels, with_labels
 from trajseg.errors import LabelConfigError
 
 
@@ -129,12 +129,6 @@ def test_the_second_of_two_controls_is_used_when_the_first_cannot_be():
     labels = '<Labels name="l" toName="v"><Label value="x" alias="y"/></Labels>'
     config = parse(f"<View>{PICTURE}{MASKS}{labels}{VIDEO}{BOXES}</View>")
     assert (config.view, config.control, config.labels) == ("box", "b", ("y",))
-
-
-def test_tracks_have_the_colours_of_overlay_videos():
-    from trajseg.pictures import palette
-
-    assert list(PALETTE) == palette(len(PALETTE))
 
 
 def test_the_surface_is_what_it_says():

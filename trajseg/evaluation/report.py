@@ -15,7 +15,7 @@ from trajseg.data.dataset import AnnotatedClip, Dataset
 from trajseg.evaluation.answers import Answer
 from trajseg.evaluation.evaluation import Evaluation
 from trajseg.files import whole_file
-from trajseg.pictures.palette import palette, rgb
+from trajseg.palette import palette, rgb
 from trajseg.video.spacing import bin_centres
 
 _SHOWN_FRAMES, _FRAME_HEIGHT = 6, 150

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from trajseg.palette import palette, rgb
 from trajseg.pictures.drawing import (
     BACKGROUND,
     FAINT,
@@ -22,7 +23,6 @@ from trajseg.pictures.drawing import (
     shortened,
     wrapped,
 )
-from trajseg.pictures.palette import palette, rgb
 from trajseg.tracks.track import MaskTrack
 from trajseg.video import Clip, write_video
 

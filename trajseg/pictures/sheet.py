@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from trajseg.files import whole_file
+from trajseg.palette import palette, rgb
 from trajseg.pictures.drawing import (
     BACKGROUND,
     FAINT,
@@ -23,7 +24,6 @@ from trajseg.pictures.drawing import (
     wrapped,
 )
 from trajseg.pictures.overlay import frame_masks, track_areas
-from trajseg.pictures.palette import palette, rgb
 from trajseg.tracks.track import MaskTrack
 from trajseg.video import Clip
 

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from trajseg.files import whole_file
+from trajseg.palette import palette, rgb
 from trajseg.pictures.drawing import BACKGROUND, FAINT, TEXT, Tags, fitted_font, font_for, paint_masks, shortened
 from trajseg.pictures.overlay import frame_masks, track_areas
-from trajseg.pictures.palette import palette, rgb
 from trajseg.tracks import Result
 from trajseg.video import Clip
 

@@ -22,7 +22,6 @@ from trajseg.data.samples import Sample
 from trajseg.errors import InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
-from trajseg.model.processor import inner_size
 from trajseg.training.objectness import ObjectnessLoss
 from trajseg.training.run import Part
 
@@ -197,7 +196,7 @@ class JointTraining(nn.Module):
         masks, features = masks[:, order], self._features(sample)[order]
         present = masks.flatten(2).any(2)
         tracker = Tracker(self.model.visual_model, len(order), recompute=self.recompute)
-        tracker.paint(0, self._rows(features, 0, masks), self._square(masks[:, 0]))
+        tracker.paint(0, self._rows(features, 0, masks), self.processor.mask_targets(masks[:, 0]))
         drawn = [
             tracker.step(index, self._rows(features, index, masks), None, present[:, index], index + 1 < len(order))
             for index in range(1, len(order))
@@ -236,13 +235,6 @@ class JointTraining(nn.Module):
     def _rows(self, features: FrameFeatures, index: int, targets: Tensor) -> FrameFeatures:
         """A frame's features, one row a target."""
         return features[torch.full((len(targets),), index, device=features.top.device)]
-
-    def _square(self, masks: Tensor) -> Tensor:
-        """Masks bool (S, H, W) -> (S, size, size) float32 of 0 and 1, letterboxed as the pictures are."""
-        size = self.processor.mask_size
-        inner = inner_size(masks.shape[1], masks.shape[2], size)
-        fitted = F.interpolate(masks[:, None].float(), inner, mode="bilinear", align_corners=False)[:, 0]
-        return F.pad((fitted >= 0.5).float(), (0, size - inner[1], 0, size - inner[0]))
 
     def _words(self, ids: list[int]) -> Tensor:
         return self.model.embed_words(torch.tensor(ids, device=self.model.device))

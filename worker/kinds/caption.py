@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from backend.store.params import CaptionParams
+from trajseg.correction.strategy import Evidence
 from trajseg.errors import InputError
 from worker.kinds.base import JobContext, JobOutcome
 from worker.kinds.outcome import TracksOutcome
-from worker.kinds.refining import Known
 
 
 def do(context: JobContext[CaptionParams]) -> JobOutcome:
@@ -23,7 +23,7 @@ def do(context: JobContext[CaptionParams]) -> JobOutcome:
         )
     notes = context.store.jobs.get(context.params.job_id).notes
     tracks = TracksOutcome(result, list(notes.refinement))
-    tracks.known = {one.track: Known(list(one.painted)) for one in notes.refinement}
+    tracks.evidence = {one.track: Evidence(one.painted) for one in notes.refinement}
     tracks.keep_warnings(notes, result)
     result.model_version = engine.spec.model_version
 

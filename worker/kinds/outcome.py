@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from backend.store import JobRequest
 from backend.store.notes import DoubtfulFrame, JobNotes, TrackRefinement, TrackReview, TrackWarning
-from trajseg.correction.strategy import Evidence, load_strategy
+from trajseg.correction.strategy import NOTHING_KNOWN, Evidence, load_strategy
 from trajseg.engines.base import Engine
 from trajseg.engines.capabilities import captioner, comparer
 from trajseg.errors import InputError
@@ -17,7 +17,6 @@ from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import Clip
 from worker.kinds.base import JobOutcome
-from worker.kinds.refining import Known
 from worker.kinds.side_by_side import disagreement
 
 NO_TRACK_DOUBT = 0.5
@@ -39,7 +38,7 @@ class TracksOutcome:
 
     result: Result
     refinement: list[TrackRefinement] = field(default_factory=list)
-    known: dict[str, Known] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
     warnings: list[TrackWarning] = field(default_factory=list)
     comparison: Comparison | None = None
 
@@ -88,8 +87,7 @@ class TracksOutcome:
         reviewing = load_strategy(strategy)
         review, doubts = [], []
         for track in self.result.tracks:
-            known = self.known.get(track.uid, Known())
-            evidence = Evidence(known.painted, known.agreement)
+            evidence = self.evidence.get(track.uid, NOTHING_KNOWN)
             doubts.append(float(reviewing.doubts(track, evidence).mean()) if track.present else NO_TRACK_DOUBT)
             empty = TrackWarning(track=track.uid, text="nothing was found: no frame has a mask.")
             if not track.present and empty not in self.warnings:

@@ -47,7 +47,7 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
         tracks=[_captioned(track, written) for track in refined.tracks],
         timings={"refine": time.perf_counter() - started},
     )
-    tracks = TracksOutcome(result, refined.notes, refined.known)
+    tracks = TracksOutcome(result, refined.notes, refined.evidence)
     if params.base_job_id and base:
         tracks.keep_warnings(context.store.jobs.get(params.base_job_id).notes, base)
     # The refined masks need not wait for the captions.

@@ -16,6 +16,7 @@ from backend.store import PaintedTrack
 from backend.store.notes import TrackRefinement
 from trajseg.correction.joining import without
 from trajseg.correction.marking import Draw, mask_of
+from trajseg.correction.strategy import Evidence
 from trajseg.engines.base import Engine, Marker
 from trajseg.engines.capabilities import marker, propagators
 from trajseg.progress import Progress
@@ -50,20 +51,7 @@ class Refined:
 
     tracks: list[MaskTrack] = field(default_factory=list)
     notes: list[TrackRefinement] = field(default_factory=list)
-    known: dict[str, Known] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a track beside its masks.
-
-    Attributes:
-        painted: 0-based frames that a person vouches for.
-        agreement: by frame, IoU of the passes from either side.
-    """
-
-    painted: list[int] = field(default_factory=list)
-    agreement: dict[int, float] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
 
 
 class Refiner:
@@ -149,7 +137,7 @@ class Refiner:
             frames = without(track, set(anchors), painted.shown if painted else set())
             if progress:
                 progress(len(self.clip), len(self.clip))
-            made.known[track.uid] = Known(sorted(masks))
+            made.evidence[track.uid] = Evidence(sorted(masks))
             return replace(track, frames=frames)
         if self._refine is None:
             from trajseg.correction import refine
@@ -165,7 +153,7 @@ class Refiner:
             frames[index] = replace(frames[index], provenance="hint")
         present = [frame.score for frame in frames if frame.rle is not None]
         score = sum(present) / len(present) if present else 0.0
-        made.known[track.uid] = Known(sorted(masks), refinement.agreement)
+        made.evidence[track.uid] = Evidence(sorted(masks), refinement.agreement)
         made.notes.append(
             TrackRefinement(
                 track=track.uid,

@@ -16,8 +16,9 @@ from backend.label_studio import boxes as box_keys
 from backend.label_studio import png
 from backend.label_studio.incoming.annotation import WARNING, from_annotation
 from backend.label_studio.outgoing import words
-from label_config import LabelConfig, TextTag, View, colour
+from label_config import LabelConfig, TextTag, View
 from trajseg.errors import LabelConfigError
+from trajseg.palette import colour
 from trajseg.tracks import MaskTrack, Result
 from trajseg.video import FrameMap
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trajseg.pictures import contact_sheet, overlay_video, palette
+from trajseg.palette import palette, rgb
+from trajseg.pictures import contact_sheet, overlay_video
 from trajseg.pictures.drawing import Tags, fitted_font, font_for, paint_masks, shortened, wrapped
 from trajseg.pictures.overlay import overlay_frames
-from trajseg.pictures.palette import rgb
 from trajseg.tracks import MaskTrack
 from trajseg.video import Clip, open_clip, write_video
 

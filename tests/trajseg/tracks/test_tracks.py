@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 import label_config
 from trajseg.errors import InputError
-from trajseg.pictures import PALETTE, palette
+from trajseg.palette import PALETTE, palette
 from trajseg.tracks import MaskTrack, Result, key_frames, rle
 
 HEIGHT, WIDTH = 30, 40
@@ -239,6 +240,7 @@ def test_key_frames_never_pass_the_limit() -> None:
         key_frames([])
 
 
-def test_overlays_and_label_configurations_share_their_colours() -> None:
-    assert label_config.PALETTE == PALETTE
+def test_labels_have_the_colours_of_tracks_which_come_round_again() -> None:
+    labels = ElementTree.fromstring(label_config.fill("mask", ["car", "bus"])).iter("Label")
+    assert [label.get("background") for label in labels][:2] == list(PALETTE[:2])
     assert palette(len(PALETTE) + 2)[-2:] == list(PALETTE[:2])

@@ -97,7 +97,7 @@ def test_where_it_was_only_removed_nothing_else_is_lost(clip: Clip, tiny_clip: A
     track = track_of(clip, list(tiny_clip.red))
     refined = Refiner(scripted_engine, clip, "x").run([track], [painted({8: None, 11: None}, {0, 4})])
     assert refined.tracks[0].present == [0, 1, 2, 3, 4, 5, 6]
-    assert refined.known["t1"].painted == [8, 11]
+    assert refined.evidence["t1"].painted == [8, 11]
 
 
 def test_a_rectangle_makes_a_track(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:

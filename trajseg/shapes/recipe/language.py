@@ -20,7 +20,7 @@ from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, KINDS, STRANGE, pure
 from trajseg.shapes.recipe.packed_attention import Layout, packed_attention
 from trajseg.shapes.recipe.precision import quick
-from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, Seen, looks, presence
+from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, Seen, gaze, presence
 from trajseg.shapes.world.scenes import MOTIONS, SPEEDS
 
 MOTION_LAYER = 3
@@ -200,8 +200,8 @@ class LanguageTraining(nn.Module):
         )
         query, key = apply_rotary_pos_emb(query, key, *self.language_model.rotary_emb(states, packed.positions))
         scores = (query @ key.transpose(2, 3)).masked_fill(~packed.mask, -torch.inf)[:, 0] / width**0.5
-        rows, wanted = looks(packed, self.seg_id)
-        share = (scores[rows].softmax(-1) * wanted).sum(-1)
+        at = gaze(packed, self.seg_id)
+        share = (scores[at.rows, at.positions].softmax(-1) * at.wanted).sum(-1)
         return -share.clamp(min=1e-6).log().mean(), float(share.detach().mean())
 
     def watching_loss(self, packed: Packed) -> tuple[Tensor, dict[str, float]]:

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,33 +25,58 @@ NAMES = sum(ATTRIBUTE_SIZES)
 STRANGE = 64
 """Looks of symbols that are none of the world's."""
 LOOKS = NAMES + STRANGE
-EVEN = 0.35
-"""In a blend of two names each has at least this weight, so that neither is the object's."""
-NAMELESS = 0.18
-"""Share of symbolic objects whose colour has no name, and share of those whose shape has none."""
-BLENDED = 0.25
-"""Share of nameless ones that lie half-way between two names; the others are strange."""
-MIXED = 0.5
-"""Share of drawn objects that are of a second colour."""
-SECOND = 0.45
-"""The second colour's weight at most."""
-UNSHAPED = 0.35
-"""Share of objects drawn for the picture towers whose shape is none of the world's."""
-UNNAMED = 0.55
-"""Share of the others whose colour is none of the world's."""
-UNSHAPED_TOWER, UNNAMED_TOWER = 0.3, 0.85
-"""The same in stage `tower`, which has little to learn from objects that have both names."""
-UNNAMED_MASKS = 0.15
-"""Share of objects whose masks are learned with a colour that is none of the world's; two that differ in colour alone
-cannot be told apart then."""
-MISHEARD = 0.15
-"""Share of names in an answer that the model reads as another one while it writes on."""
 NO_WORD = "nameless"
 """Stands in an answer for what has no name; the tokenizer must not know it."""
-APART = 110.0
-"""Distance in RGB that an unnamed colour keeps from each colour that some shape must not be seen in."""
-CLEAR = 90.0
-"""Distance in RGB from every colour that has a name, from which on a colour can be taken for none of them."""
+
+
+@dataclass(frozen=True)
+class SymbolShares:
+    """How symbolic objects lose their names."""
+
+    nameless: float = 0.18
+    """Share of objects whose colour has no name, and share of those whose shape has none."""
+    blended: float = 0.25
+    """Share of nameless ones that lie half-way between two names; the others are strange."""
+    least_weight: float = 0.35
+    """In a blend of two names each has at least this weight, so that neither is the object's."""
+    misheard: float = 0.15
+    """Share of names in an answer that the model reads as another one while it writes on."""
+
+
+@dataclass(frozen=True)
+class DrawnShares:
+    """How drawn objects lose their names, by stage."""
+
+    unnamed: float = 0.0
+    """Share of objects whose colour is none of the world's (of those whose shape is one of the world's)."""
+    unshaped: float = 0.0
+    """Share of objects whose shape is none of the world's."""
+
+
+@dataclass(frozen=True)
+class PaintShares:
+    """How colours of drawn objects are mixed."""
+
+    mixed: float = 0.5
+    """Share of objects that get a second colour."""
+    second: float = 0.45
+    """The second colour's weight at most."""
+    apart: float = 110.0
+    """Distance in RGB that an unnamed colour keeps from each colour that some shape must not be seen in."""
+    clear: float = 90.0
+    """Distance in RGB from every colour that has a name, from which on a colour can be taken for none of them."""
+
+
+SYMBOLS = SymbolShares()
+PAINT = PaintShares()
+DRAWN = {
+    "vision": DrawnShares(unnamed=0.55, unshaped=0.35),
+    # It has little to learn from objects that have both names.
+    "tower": DrawnShares(unnamed=0.85, unshaped=0.3),
+    # Few: two objects of unnamed colours that differ in colour alone look the same to a prompt.
+    "masks": DrawnShares(unnamed=0.15),
+}
+"""By stage; stages of the mask side use those of `masks`, `pixels` uses those of `vision`."""
 
 
 def attributes(scene: Scene) -> Tensor:
@@ -86,15 +112,15 @@ def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
     look, named = pure(attributes), torch.ones_like(attributes, dtype=torch.bool)
     for k in range(len(look)):
         for number, names in enumerate((COLOURS, SHAPES)):
-            if rng.random() >= NAMELESS:
+            if rng.random() >= SYMBOLS.nameless:
                 continue
             named[k, number] = False
             part = look[k, :NAMES].split(ATTRIBUTE_SIZES)[number]
-            if rng.random() >= BLENDED:
+            if rng.random() >= SYMBOLS.blended:
                 part.zero_()
                 look[k, NAMES + rng.randrange(STRANGE)] += 1.0
             else:
-                share = rng.uniform(EVEN, 1 - EVEN)
+                share = rng.uniform(SYMBOLS.least_weight, 1 - SYMBOLS.least_weight)
                 part *= 1 - share
                 part[rng.randrange(len(names))] += share
     return look, named
@@ -112,8 +138,8 @@ def mixed_colours(scene: Scene, rng: random.Random, unnamed: float = 0.0) -> tup
         if draw < unnamed and not is_strange(o.shape):
             row[: len(COLOURS)] = 0
             painted.append(dataclasses.replace(o, rgb=_unnamed(rng)))
-        elif draw < unnamed + (1 - unnamed) * MIXED:
-            second, share = rng.randrange(len(COLOURS)), rng.uniform(0, SECOND)
+        elif draw < unnamed + (1 - unnamed) * PAINT.mixed:
+            second, share = rng.randrange(len(COLOURS)), rng.uniform(0, PAINT.second)
             row[: len(COLOURS)] *= 1 - share
             row[second] += share
             rgb = [round((1 - share) * a + share * b) for a, b in zip(o.rgb, RGB[COLOURS[second]], strict=True)]
@@ -141,7 +167,7 @@ def clearly_unnamed(scene: Scene, rng: random.Random, share: float) -> tuple[Sce
     for row, known, o in zip(look, named, scene.objects, strict=True):
         if rng.random() < share:
             row[: len(COLOURS)], known[0] = 0, False
-            o = dataclasses.replace(o, rgb=_unnamed(rng, CLEAR))
+            o = dataclasses.replace(o, rgb=_unnamed(rng, PAINT.clear))
         painted.append(o)
     return dataclasses.replace(scene, objects=painted), look, named
 
@@ -151,7 +177,7 @@ def _unnamed(rng: random.Random, clear: float = 0.0) -> tuple[int, int, int]:
 
     For all shapes alike: were squares alone kept away from orange, what is nearly orange would be learned to be none.
     """
-    apart = {name: APART if name in {colour for colour, _ in HELD_OUT} else clear for name in COLOURS}
+    apart = {name: PAINT.apart if name in {colour for colour, _ in HELD_OUT} else clear for name in COLOURS}
     while True:
         rgb = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
         if all(math.dist(rgb, RGB[name]) >= distance for name, distance in apart.items()):
@@ -167,7 +193,7 @@ def unsaid(o: SceneObject, known: Sequence[bool]) -> SceneObject:
 def misheard(o: SceneObject, known: Sequence[bool], rng: random.Random) -> SceneObject:
     """The object, called otherwise in a share of its names, and anyhow where it has none."""
     names = (
-        rng.choice(kind) if rng.random() < (MISHEARD if is_known else 1.0) else name
+        rng.choice(kind) if rng.random() < (SYMBOLS.misheard if is_known else 1.0) else name
         for name, kind, is_known in zip((o.colour, o.shape, o.size), KINDS, known, strict=True)
     )
     return _called(o, names)

@@ -9,7 +9,14 @@ from trajseg.training.run import Schedule
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `batch` is in clips a step, `frames` in pictures a clip; `needs` are the stages that it builds on."""
+    """One stage.
+
+    Attributes:
+        needs: stages that it builds on.
+        learns: what it teaches, for people.
+        batch: clips a step.
+        frames: pictures a clip.
+    """
 
     name: str
     needs: tuple[str, ...]
@@ -20,47 +27,75 @@ class Stage:
 
 
 TINY = (
-    Stage("vision", (), "colours, shapes, sizes, places", Schedule(lr=1.5e-3, steps=2100, muon=2.5), 8, 4),
-    Stage("tower", ("vision",), "the same, for the language side alone", Schedule(lr=1e-3, steps=3600, muon=2.5), 8, 4),
-    Stage("language", (), "words, answers and motion, on symbols", Schedule(lr=1.5e-3, steps=1700, muon=2.5), 40, 8),
-    Stage("masks", ("vision",), "prompted masks on single frames", Schedule(lr=1e-3, steps=1400, muon=2.5), 6, 1),
     Stage(
-        "memory",
-        ("vision", "masks"),
-        "masks through time, from memory",
-        Schedule(lr=4e-4, warmup=60, steps=2400, muon=2.0),
+        name="vision",
+        needs=(),
+        learns="colours, shapes, sizes, places",
+        schedule=Schedule(lr=1.5e-3, steps=2100, muon=2.5),
+        batch=8,
+        frames=4,
+    ),
+    Stage(
+        name="tower",
+        needs=("vision",),
+        learns="the same, for the language side alone",
+        schedule=Schedule(lr=1e-3, steps=3600, muon=2.5),
+        batch=8,
+        frames=4,
+    ),
+    Stage(
+        name="language",
+        needs=(),
+        learns="words, answers and motion, on symbols",
+        schedule=Schedule(lr=1.5e-3, steps=1700, muon=2.5),
+        batch=40,
+        frames=8,
+    ),
+    Stage(
+        name="masks",
+        needs=("vision",),
+        learns="prompted masks on single frames",
+        schedule=Schedule(lr=1e-3, steps=1400, muon=2.5),
+        batch=6,
+        frames=1,
+    ),
+    Stage(
+        name="memory",
+        needs=("vision", "masks"),
+        learns="masks through time, from memory",
+        schedule=Schedule(lr=4e-4, warmup=60, steps=2400, muon=2.0),
         batch=3,
         frames=4,
     ),
     Stage(
-        "tracking",
-        ("vision", "masks", "memory"),
-        "the same, through longer clips",
-        Schedule(lr=4e-4, warmup=60, steps=1000, muon=2.0),
+        name="tracking",
+        needs=("vision", "masks", "memory"),
+        learns="the same, through longer clips",
+        schedule=Schedule(lr=4e-4, warmup=60, steps=1000, muon=2.0),
         batch=6,
         frames=8,
     ),
     Stage(
-        "pixels",
-        ("vision", "tower", "language", "masks"),
-        "answers, captions and trajectory tokens, on pictures",
-        Schedule(lr=4e-4, clip=2.0, steps=700, muon=2.5),
+        name="pixels",
+        needs=("vision", "tower", "language", "masks"),
+        learns="answers, captions and trajectory tokens, on pictures",
+        schedule=Schedule(lr=4e-4, clip=2.0, steps=700, muon=2.5),
         batch=6,
         frames=8,
     ),
     Stage(
-        "captions",
-        ("vision", "tower", "language", "masks", "pixels"),
-        "trajectory encoder, on pictures",
-        Schedule(lr=1e-3, steps=300, muon=2.5),
+        name="captions",
+        needs=("vision", "tower", "language", "masks", "pixels"),
+        learns="trajectory encoder, on pictures",
+        schedule=Schedule(lr=1e-3, steps=300, muon=2.5),
         batch=4,
         frames=8,
     ),
     Stage(
-        "boxes",
-        ("vision", "masks", "memory", "tracking"),
-        "boxes and clicks on a frame",
-        Schedule(lr=2e-3, warmup=30, steps=400),
+        name="boxes",
+        needs=("vision", "masks", "memory", "tracking"),
+        learns="boxes and clicks on a frame",
+        schedule=Schedule(lr=2e-3, warmup=30, steps=400),
         batch=8,
         frames=1,
     ),

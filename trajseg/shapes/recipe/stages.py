@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Iterable
@@ -22,7 +23,7 @@ from trajseg.shapes.recipe.language import LanguageTraining
 from trajseg.shapes.recipe.marks import BoxTraining
 from trajseg.shapes.recipe.masks import MaskTraining, frame_roles
 from trajseg.shapes.recipe.misreadings import misread
-from trajseg.shapes.recipe.mixtures import UNNAMED, UNNAMED_MASKS, UNNAMED_TOWER, UNSHAPED, UNSHAPED_TOWER
+from trajseg.shapes.recipe.mixtures import DRAWN, DrawnShares
 from trajseg.shapes.recipe.pixels import FITTED_FRAMES, PICTURES_EVERY, AskedClipStream, PixelTraining
 from trajseg.shapes.recipe.recipe import SIZE, TINY, Stage
 from trajseg.shapes.recipe.texts import Packed, QuestionStream, Reading, shapes_processor
@@ -90,7 +91,7 @@ class TinyTraining:
         for part in (self.model, *self.modules.values()):
             part.to(self.device or "cpu")
         with self.device or contextlib.nullcontext():
-            loss, report = getattr(self, f"_{stage.name}")(stage, module)
+            loss, report = self.work(stage, module)
             return train(self.folder / stage.name, module, loss, schedule, report, stop=stop)
 
     def load(self, name: str) -> None:
@@ -106,41 +107,56 @@ class TinyTraining:
             stem.stages = copy.deepcopy(stem.stages)
 
     def module(self, name: str) -> nn.Module:
-        """The module that a stage trains; its parameters are the model's."""
-        if name in ("masks", "memory", "tracking"):
-            if "masks" not in self.modules:
-                self.modules["masks"] = MaskTraining(self.model)
-                # The trunk tells shapes whatever their colour, and must not unlearn that on fewer pictures.
-                self.model.visual_model.image_encoder.trunk.requires_grad_(False)
-            masks = self.modules["masks"]
+        """The module that a stage trains; its parameters are the model's. Stages of the mask side share one."""
+        kept = _MODULE_OF.get(name, name)
+        if kept not in self.modules:
+            self.modules[kept] = _MODULES[kept](self)
+        module = self.modules[kept]
+        if isinstance(module, MaskTraining):
             # What a trajectory token is must not move any more: stage `pixels` learns to write them.
-            masks.tokens.requires_grad_(name == "masks")  # type: ignore[union-attr]
-            return masks
-        if name not in self.modules:
-            if name == "vision":
-                self.modules[name] = VisionPretraining(self.model)
-            elif name == "tower":
-                self.modules[name] = TowerTraining(self.module("vision"), self.model.features)  # type: ignore[arg-type]
-            elif name == "language":
-                self.modules[name] = LanguageTraining(self.model, self.processor)
-            elif name == "boxes":
-                self.modules[name] = BoxTraining(self.model)
-            elif name == "captions":
-                self.modules[name] = CaptionTraining(self.module("pixels"), self.processor)  # type: ignore[arg-type]
-            else:
-                self.modules[name] = PixelTraining(
-                    self.model,
-                    self.module("language"),  # type: ignore[arg-type]
-                    self.module("masks").tokens,  # type: ignore[arg-type]
-                )
-        return self.modules[name]
+            module.tokens.requires_grad_(name == "masks")
+        return module
+
+    def work(self, stage: Stage, module: nn.Module) -> tuple[Loss, Report | None]:
+        """The loss of a stage by part of a step, and its slower figures, if it has any."""
+        return _WORK[stage.name](self, stage, module)
+
+    def _mask_module(self) -> MaskTraining:
+        # The trunk tells shapes whatever their colour, and must not unlearn that on fewer pictures.
+        module = MaskTraining(self.model)
+        self.model.visual_model.image_encoder.trunk.requires_grad_(False)
+        return module
+
+    def _tower_module(self) -> TowerTraining:
+        vision = self.module("vision")
+        assert isinstance(vision, VisionPretraining)
+        return TowerTraining(vision, self.model.features)
+
+    def _pixel_module(self) -> PixelTraining:
+        language, masks = self.module("language"), self.module("masks")
+        assert isinstance(language, LanguageTraining)
+        assert isinstance(masks, MaskTraining)
+        return PixelTraining(self.model, language, masks.tokens)
+
+    def _caption_module(self) -> CaptionTraining:
+        pixels = self.module("pixels")
+        assert isinstance(pixels, PixelTraining)
+        return CaptionTraining(pixels, self.processor)
 
     def _clips(self, stage: Stage, seed: int, stream: Callable[..., Iterable[T]], stride: int = 1) -> Feed[list[T]]:
         """Batches of rendered clips by step, of which every `stride`-th is taken."""
         return Feed(partial(several, stream, stage.batch, seed), self.workers, stride, self.device)
 
-    def _drawn(self, stage: Stage, seed: int, frames: int | None = None, **looks: Any) -> Feed[list[Pictures]]:
+    def _drawn(
+        self,
+        stage: Stage,
+        seed: int,
+        frames: int | None = None,
+        shares: DrawnShares = DrawnShares(),  # noqa: B008
+        **looks: Any,
+    ) -> Feed[list[Pictures]]:
         """Batches of clips without questions by step, `frames` pictures each (the stage's own); see ClipStream."""
+        looks |= dataclasses.asdict(shares)
         return self._clips(stage, seed, partial(ClipStream, frames=frames or stage.frames, size=SIZE, **looks))
 
     def _texts(self, seed: int, batch: int, read: Reading | None = None) -> Feed[Packed]:
@@ -149,11 +165,11 @@ class TinyTraining:
         return Feed(partial(first, stream, seed), self.workers, device=self.device)
 
     def _vision(self, stage: Stage, module: VisionPretraining) -> tuple[Loss, Report | None]:
-        clips = self._drawn(stage, self.seed, unnamed=UNNAMED, unshaped=UNSHAPED)
+        clips = self._drawn(stage, self.seed, shares=DRAWN["vision"])
         return lambda part: module.loss(clips.at(part.step)), None
 
     def _tower(self, stage: Stage, module: TowerTraining) -> tuple[Loss, Report | None]:
-        clips = self._drawn(stage, self.seed + 7, unnamed=UNNAMED_TOWER, unshaped=UNSHAPED_TOWER, wide=WIDE)
+        clips = self._drawn(stage, self.seed + 7, shares=DRAWN["tower"], wide=WIDE)
         return lambda part: module.loss(clips.at(part.step)), None
 
     def _language(self, stage: Stage, module: LanguageTraining) -> tuple[Loss, Report | None]:
@@ -192,7 +208,7 @@ class TinyTraining:
     def _mask_loss(
         self, stage: Stage, module: MaskTraining, seed: int, decoys: int, stride: int | None = None
     ) -> tuple[Loss, Report | None]:
-        clips = self._drawn(stage, seed, stride=stride, unnamed=UNNAMED_MASKS)
+        clips = self._drawn(stage, seed, shares=DRAWN["masks"], stride=stride)
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             rng = random.Random(f"{stage.name}/{self.seed}/{part.step}")
@@ -203,7 +219,7 @@ class TinyTraining:
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
         asked = partial(AskedClipStream, self.processor, frames=stage.frames)
         if not (self.folder / stage.name / "state.pt").exists():
-            drawn = self._drawn(stage, self.seed + 4, FITTED_FRAMES, unnamed=UNNAMED, unshaped=UNSHAPED)
+            drawn = self._drawn(stage, self.seed + 4, FITTED_FRAMES, DRAWN["vision"])
             module.fit_head(self._texts(self.seed + 4, SYMBOLIC, misread).onwards())
             module.fit_projector(drawn.onwards())
         clips, texts = (
@@ -239,3 +255,31 @@ class TinyTraining:
             self.load(stage.name)
         self.model.save_pretrained(folder, dtype=torch.float16)
         self.processor.save_pretrained(folder)
+
+
+_MODULE_OF = {"memory": "masks", "tracking": "masks"}
+"""Stages that train another one's module."""
+
+_MODULES: dict[str, Callable[[TinyTraining], nn.Module]] = {
+    "vision": lambda training: VisionPretraining(training.model),
+    "tower": TinyTraining._tower_module,
+    "language": lambda training: LanguageTraining(training.model, training.processor),
+    "masks": TinyTraining._mask_module,
+    "pixels": TinyTraining._pixel_module,
+    "captions": TinyTraining._caption_module,
+    "boxes": lambda training: BoxTraining(training.model),
+}
+"""What makes each module."""
+
+_WORK: dict[str, Callable[[TinyTraining, Stage, Any], tuple[Loss, Report | None]]] = {
+    "vision": TinyTraining._vision,
+    "tower": TinyTraining._tower,
+    "language": TinyTraining._language,
+    "masks": TinyTraining._masks,
+    "memory": TinyTraining._memory,
+    "tracking": TinyTraining._tracking,
+    "pixels": TinyTraining._pixels,
+    "captions": TinyTraining._captions,
+    "boxes": TinyTraining._boxes,
+}
+"""What each stage of the recipe does."""

@@ -327,34 +327,59 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
     )
 
 
-def looks(packed: Packed, seg_id: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Where the states that write answers should look.
+@dataclass
+class Gaze:
+    """Where the R states that write answers should look.
 
-    Returns: row and position of R states, and for each, which positions of its row it should look at, (R, L) bool:
-    the tokens of the object that the answer has come to; the first of all where there is none, or none any more.
+    rows, positions (R,) int64: the states, in the batch's rows; wanted (R, L) bool: the positions of its row that each
+    should look at.
     """
-    name = torch.full(packed.ids.shape, -1)
-    name[packed.visual] = names(torch.cat([seen.attributes for seen in packed.seen]))
+
+    rows: Tensor
+    positions: Tensor
+    wanted: Tensor
+
+
+def gaze(packed: Packed, seg_id: int) -> Gaze:
+    """While an answer speaks of an object, its states look at that object's tokens.
+
+    Where there is no object, or none any more, they look at the first token of all. States whose object has no token
+    that they may read are left out.
+    """
+    rows_R, positions_R = (packed.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    object_R = _objects_spoken_of(packed, seg_id, rows_R, positions_R)
+    first_BL = torch.zeros_like(packed.visual)
+    first_BL[:, 0] = True
+    own_RL = _token_objects(packed)[rows_R] == object_R[:, None]
+    readable_RL = packed.mask[rows_R, 0, positions_R]
+    wanted_RL = torch.where(object_R[:, None] < 0, first_BL[rows_R], own_RL & readable_RL)
+    shown_R = wanted_RL.any(1)
+    return Gaze(rows_R[shown_R], positions_R[shown_R], wanted_RL[shown_R])
+
+
+def _token_objects(packed: Packed) -> Tensor:
+    """Of each visual and trajectory token, its object as in `names`; -1 for all others: (B, L) int64."""
+    object_BL = torch.full(packed.ids.shape, -1)
+    object_BL[packed.visual] = names(torch.cat([seen.attributes for seen in packed.seen]))
     captioned = [question for question in packed.questions if question.trajectory is not None]
     if captioned:
-        name[packed.trajectory] = torch.cat([names(q.targets).expand(len(q.trajectory)) for q in captioned])  # type: ignore[arg-type]
-    first = torch.zeros_like(packed.visual)
-    first[:, 0] = True
+        object_BL[packed.trajectory] = torch.cat([names(q.targets).expand(len(q.trajectory)) for q in captioned])  # type: ignore[arg-type]
+    return object_BL
+
+
+def _objects_spoken_of(packed: Packed, seg_id: int, rows_R: Tensor, positions_R: Tensor) -> Tensor:
+    """Of each state, the object that its answer has come to, as in `names`; -2 after the last: (R,) int64.
+
+    An answer comes to its next object with every [SEG].
+    """
     most = max(len(question.targets) for question in packed.questions) + 1
-    wanted = torch.full((len(packed.questions), most), -2)
+    targets_QS = torch.full((len(packed.questions), most), -2)
     for number, question in enumerate(packed.questions):
-        wanted[number, : len(question.targets)] = names(question.targets)
-    row, position = (packed.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-    question_of = packed.segments[row, position + 1]
-    said = (packed.labels == seg_id).cumsum(1)
-    begins = torch.full((len(packed.questions),), packed.ids.numel()).scatter_reduce(
-        0, question_of, said[row, position], "amin"
-    )
-    object_name = wanted[question_of, said[row, position] - begins[question_of]][:, None]
-    readable = packed.mask[row, 0, position]
-    there = torch.where(object_name < 0, first[row], (name[row] == object_name) & readable)
-    shown = there.any(1)
-    return (row[shown], position[shown]), there[shown]
+        targets_QS[number, : len(question.targets)] = names(question.targets)
+    question_R = packed.segments[rows_R, positions_R + 1]
+    said_R = (packed.labels == seg_id).cumsum(1)[rows_R, positions_R]
+    before_Q = torch.full((len(packed.questions),), packed.ids.numel()).scatter_reduce(0, question_R, said_R, "amin")
+    return targets_QS[question_R, said_R - before_Q[question_R]]
 
 
 Reading = Callable[[Seen, random.Random], Seen]

@@ -21,11 +21,11 @@ RIDGE = 0.01
 def fresh_start(checkpoint: str | Path, folder: Path, seed: int, integration: bool, samples: Sequence[Sample]) -> None:
     """Writes a checkpoint from which a cell of the training study begins.
 
-    Content integration is initialised again by `seed`, or left out. The head of the trajectory tokens,
-    alike in either case, is fitted by least squares: its token is what the checkpoint's own content integration made
-    of its token on average over the frames of `samples`. So the mask decoder meets prompts that it
-    knows, from which all that content integration adds of a frame is gone. (From a head drawn at random the decoder
-    unlearns within 200 samples to heed its prompt, and paints every object.)
+    Content integration is initialised again by `seed`, or left out. The head of the trajectory tokens, alike in
+    either case, is fitted by least squares: its token is what the checkpoint's own content integration made of its
+    token on average over the frames of `samples`. So the mask decoder meets prompts that it knows, from which all
+    that content integration adds of a frame is gone. (From a head drawn at random the decoder unlearns within 200
+    samples to heed its prompt, and paints every object.)
 
     Args:
         checkpoint: a shipped checkpoint's name or a folder.

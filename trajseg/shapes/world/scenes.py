@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from trajseg.video import spacing
+
 Split = Literal["train", "val", "test"]
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "white")
@@ -114,7 +116,7 @@ class Scene:
 
 def bin_centres(frame_count: int, count: int = SAMPLED_FRAMES) -> np.ndarray:
     """0-based indices of the frames at the centres of `count` equal bins of the clip: int64 [count]."""
-    return ((np.arange(count) + 0.5) * frame_count / count).astype(np.int64)
+    return np.asarray(spacing.bin_centres(frame_count, count))
 
 
 def sample_scene(

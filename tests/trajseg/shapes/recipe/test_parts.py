@@ -27,7 +27,7 @@ from trajseg.shapes.recipe.texts import (
     SLOT,
     QuestionStream,
     captions,
-    looks,
+    gaze,
     names,
     pack,
     presence,
@@ -136,9 +136,10 @@ def test_watching_reads_the_same_states_as_answering(processor, language):
 def test_states_look_at_the_object_that_the_answer_has_come_to(processor):
     """Before each [SEG] at its own object's tokens, after the last one, and where there is none, at the first token."""
     packed = pack([clip(processor, seed, limit=30)[1:] for seed in range(8)], processor, 8)
-    (rows, positions), wanted = looks(packed, processor.seg_id)
+    at = gaze(packed, processor.seg_id)
     where = {
-        (row, position): k for k, (row, position) in enumerate(zip(rows.tolist(), positions.tolist(), strict=True))
+        (row, position): k
+        for k, (row, position) in enumerate(zip(at.rows.tolist(), at.positions.tolist(), strict=True))
     }
     name = torch.full(packed.ids.shape, -1)
     name[packed.visual] = names(torch.cat([seen.attributes for seen in packed.seen]))
@@ -150,12 +151,12 @@ def test_states_look_at_the_object_that_the_answer_has_come_to(processor):
         segs = place[spoken == processor.seg_id]
         assert len(segs) == len(question.targets)
         for seg, target in zip(segs, question.targets, strict=True):
-            looked = wanted[where[int(row[0]), int(seg) - 1]]
+            looked = at.wanted[where[int(row[0]), int(seg) - 1]]
             visual = looked & packed.visual[row[0]]
             assert visual.any()
             assert bool((name[row[0]][visual] == names(target)).all())
             assert not (looked & ~visual & ~packed.trajectory[row[0]]).any()
-        end = wanted[where[int(row[0]), int(place[-1]) - 1]]
+        end = at.wanted[where[int(row[0]), int(place[-1]) - 1]]
         assert end.nonzero().tolist() == [[0]]
     assert {0, 1, 2} <= counts
 
@@ -178,8 +179,8 @@ def test_the_guided_share_is_that_of_the_models_own_attention(processor, languag
     finally:
         attention.config._attn_implementation = implementation
         hook.remove()
-    rows, wanted = looks(packed, processor.seg_id)
-    share = (kept[0][:, 0][rows] * wanted).sum(-1)
+    at = gaze(packed, processor.seg_id)
+    share = (kept[0][:, 0][at.rows, at.positions] * at.wanted).sum(-1)
     _, mean = language.guidance_loss(packed, hidden.guided)
     assert mean == pytest.approx(float(share.detach().mean()), rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""Colours of tracks, the same ones in the same order as labelling configurations give their labels."""
+"""Colours of tracks: in pictures, on pages and in labelling configurations; far apart, bright over photographs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ PALETTE = (
 """Hex colours in the order in which tracks get them."""
 
 
+def colour(position: int) -> str:
+    """The hex colour of the track at `position` (0-based); after the last colour they come round again."""
+    return PALETTE[position % len(PALETTE)]
+
+
 def palette(count: int) -> list[str]:
-    """Hex colours of `count` tracks; after the last they come round again."""
-    return [PALETTE[index % len(PALETTE)] for index in range(count)]
+    """Hex colours of the first `count` tracks."""
+    return [colour(position) for position in range(count)]
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
