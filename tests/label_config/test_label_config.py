@@ -9,6 +9,7 @@ import pytest
 import label_config
 from label_config import clean_label, editor_rate, fill, parse, track_labels, with_labels
 from trajseg.errors import LabelConfigError
+from trajseg.palette import PALETTE
 
 
 @pytest.mark.parametrize("view", ["mask", "box"])

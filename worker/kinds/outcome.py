@@ -31,7 +31,7 @@ class TracksOutcome:
     Attributes:
         result: the tracks.
         refinement: on each refined track, how it was refined.
-        known: by a track's uid, what tells where it is doubtful.
+        evidence: by a track's uid, what tells where it is doubtful.
         warnings: what a person should look at.
         comparison: with what a second engine made of the task; None where there is none.
     """
