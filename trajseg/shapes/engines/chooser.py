@@ -31,7 +31,7 @@ from trajseg.shapes.engines.lessons import MISREAD, Lesson, asked_looks, draw_le
 from trajseg.shapes.engines.pictures import PictureStream, Recolouring
 from trajseg.shapes.engines.teaching import Stage, Step
 from trajseg.shapes.recipe.clips import relit
-from trajseg.shapes.recipe.mixtures import BLENDED, EVEN
+from trajseg.shapes.recipe.mixtures import SYMBOLS
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, SIZES
 
@@ -120,9 +120,9 @@ class Teacher(nn.Module):
         """The codes of these looks; for -1 one that has no name: strange, or half-way between two names."""
         count = len(looks)
         strange = torch.randn(count, vlm.WIDTH) * 0.04
-        share = EVEN + (1 - 2 * EVEN) * torch.rand(count, 1)
+        share = SYMBOLS.least_weight + (1 - 2 * SYMBOLS.least_weight) * torch.rand(count, 1)
         pairs = codes[torch.randint(len(codes), (2, count))]
-        blend = torch.where(torch.rand(count, 1) < BLENDED, share * pairs[0] + (1 - share) * pairs[1], strange)
+        blend = torch.where(torch.rand(count, 1) < SYMBOLS.blended, share * pairs[0] + (1 - share) * pairs[1], strange)
         return codes[looks.clamp(min=0)].where((looks >= 0)[:, None], blend)
 
     def answer_loss(self, batch: Batch, visual: Tensor) -> tuple[Tensor, dict[str, float]]:
