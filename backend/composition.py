@@ -58,6 +58,11 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
     reconciler = Reconciler(
         store, queue, settings, deliver=Courier(store, settings).round, read=lambda: [*read(), *due()]
     )
-    # A webhook only says that something may have changed: the reconciler looks at once instead of at its next round.
-    service = Service(settings, store, queue, on_notice=reconciler.wake)
+
+    def noticed(project_id: int, configuration: bool) -> None:
+        # A webhook only says that something may have changed: it is looked at at once instead of in the next round.
+        read.notice(project_id, configuration)
+        reconciler.wake()
+
+    service = Service(settings, store, queue, on_notice=noticed)
     return Backend(settings, store, queue, service, reconciler)

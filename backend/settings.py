@@ -123,6 +123,11 @@ class Settings(BaseSettings):
         description="Token with which programs cancel and retry jobs (`Authorization: Bearer`). Unset: made once and "
         "kept in the data folder; `trajseg token` prints it.",
     )
+    webhook_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Notices of Label Studio must carry it in the header X-Trajseg-Secret; `trajseg project create` "
+        "sets that up. Unset: none is needed, and notices are looked up in Label Studio all the same.",
+    )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
         description="Signs the links to key frames. Unset: made once and kept in the data folder; to be set "
@@ -353,6 +358,7 @@ class Settings(BaseSettings):
             self.label_studio_api_key.get_secret_value(),
             self.basic_auth_password.get_secret_value(),
             self.secret_key.get_secret_value(),
+            self.webhook_secret.get_secret_value(),
             self.api_token.get_secret_value(),
             *self._kept_secrets.values(),
         }

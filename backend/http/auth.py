@@ -22,6 +22,9 @@ OPEN_ENDPOINTS = frozenset(
 """Health (also as label-studio-ml names it) is asked by everything that watches; links to files are signed."""
 TOKEN_BLUEPRINTS = frozenset({"jobs", "failures", "exports", "metrics"})
 """What programs use: the token opens these without a password."""
+SECRET_HEADER = "X-Trajseg-Secret"
+LARGEST_TRAINING_REQUEST = 2**21
+"""Bytes; it holds the project with its labelling configuration."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 WAIT = "Too many wrong passwords or tokens came from this address: wait {seconds} s."
 WAIT_REMEDY = (
@@ -60,6 +63,7 @@ def protect(app: Flask, settings: Settings) -> None:
         )
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
+    secret = settings.webhook_secret.get_secret_value()
     hosts, limiter = AllowedHosts(settings), GuessLimiter()
 
     @app.before_request
@@ -74,6 +78,8 @@ def protect(app: Flask, settings: Settings) -> None:
             )
         if request.endpoint in OPEN_ENDPOINTS:
             return None
+        if secret and request.path == "/webhook" and (refused := _without_secret(limiter, secret, bool(user))):
+            return refused
         given = request.authorization
         if given is not None and given.type == "bearer" and request.blueprint in TOKEN_BLUEPRINTS:
             refused = _guess(limiter, lambda: _same(given.token or "", settings.job_token()))
@@ -101,6 +107,26 @@ def refuse_without_token() -> Response | None:
         403,
         "This request changes a job and lacks the token of the job API.",
         "Send the header `Authorization: Bearer TOKEN`; `trajseg token` prints the token.",
+    )
+
+
+def _without_secret(limiter: GuessLimiter, secret: str, has_password: bool) -> Response | None:
+    """The answer to a notice without the secret; None for one that has it.
+
+    Label Studio's button Start Training comes here too, with the password, but never with a webhook's headers.
+    """
+    given = request.headers.get(SECRET_HEADER)
+    if given is not None:
+        return _guess(limiter, lambda: _same(given, secret))
+    if has_password and (request.content_length or 0) <= LARGEST_TRAINING_REQUEST:
+        body = request.get_json(silent=True)
+        if isinstance(body, dict) and body.get("action") == "START_TRAINING":
+            return None
+    return _answer(
+        403,
+        f"This notice lacks the header {SECRET_HEADER}.",
+        "Add it to the project's webhook in Label Studio, with the value of TRAJSEG_WEBHOOK_SECRET; "
+        "`trajseg doctor --project N` says whether it is there.",
     )
 
 

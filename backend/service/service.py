@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from backend.engines import ChosenEngine, OfferedEngines
@@ -14,7 +14,7 @@ from backend.service.interactive import Answer, InteractiveLabelling
 from backend.service.jobs import JobControl
 from backend.service.models import ModelControl
 from backend.service.openings import Openings
-from backend.service.webhooks import Webhooks
+from backend.service.webhooks import OnNotice, Webhooks
 from backend.settings import Settings
 from backend.store import Project, Store
 from label_config import parse
@@ -25,7 +25,7 @@ class Service:
     """Requests in, jobs in the store, answers out. Safe to share between threads.
 
     Args:
-        on_notice: called when a webhook has named annotations to read.
+        on_notice: see Webhooks.
 
     Attributes:
         engines: those on offer; `version_of` a project is what /setup answers and predictions carry.
@@ -35,7 +35,7 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, store: Store, queue: JobQueue, on_notice: Callable[[], None] = lambda: None
+        self, settings: Settings, store: Store, queue: JobQueue, on_notice: OnNotice = lambda *_: None
     ) -> None:
         self.settings = settings
         self.store = store

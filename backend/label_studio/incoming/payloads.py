@@ -248,29 +248,13 @@ class PredictRequest(Payload):
 
 
 class WebhookProject(Payload):
-    """The project of a webhook, which is whatever the sender says it is."""
+    """The project of a webhook: an id to look up in Label Studio. What else its sender says of it is not read."""
 
     id: Id
-    label_config: LabelConfigText = ""
-
-
-class WebhookAnnotation(Payload):
-    """Which annotation a webhook is about, if it is true; a deleted one comes without its task."""
-
-    id: Id
-    task: Id | None = None
 
 
 class WebhookRequest(Payload):
-    """POST /webhook: unsigned, so nothing in it is more than a hint."""
+    """POST /webhook: that something has happened in a project, which may not be true."""
 
     action: str = Field(max_length=100)
     project: WebhookProject | None = None
-    annotation: WebhookAnnotation | list[WebhookAnnotation] | None = None
-    annotations: list[WebhookAnnotation] = Field(default_factory=list, max_length=MAX_TASKS)
-
-    @property
-    def told_annotations(self) -> list[WebhookAnnotation]:
-        """All annotations that it names, under whichever key."""
-        single = self.annotation
-        return [*self.annotations, *(single if isinstance(single, list) else [single] if single else [])]

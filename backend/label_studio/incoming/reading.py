@@ -1,14 +1,16 @@
-"""Reading annotations: what notices point at, and what no webhook named, becomes corrections and refine jobs.
+"""Reading annotations: what has changed in Label Studio becomes corrections and refine jobs.
 
-Webhooks are unsigned, wait one second and are never repeated, so they only say where to look. What counts is what
-Label Studio's API tells, and a sweep over all tasks that have changed since the last one finds the rest.
+Webhooks are unsigned, wait one second and are never repeated, so they only say in which project to look, and when. What
+counts is what Label Studio's API says: a sweep gives the tasks that have changed since the last one. A project that a
+notice names is swept at once, all of them are every `annotation_sweep_seconds`.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,17 +36,19 @@ from backend.store import (
 from backend.store.corrections import VOUCHED
 from backend.store.models import Adoption, now
 from label_config import LabelConfig, parse
-from trajseg.errors import InputError, LabelStudioError, TaskError, TrajSegError
+from trajseg.errors import InputError, LabelConfigError, LabelStudioError, TaskError, TrajSegError
 from trajseg.tracks import Result
 from trajseg.video import FrameMap
 
 log = logging.getLogger("trajseg.annotations")
 
 INSTRUCTION_KEY = "instruction"
+NOTICE_SECONDS = 0.3
+"""Least pause between two rounds that notices ask for."""
 
 
 class AnnotationReader:
-    """Follows hints, and sweeps over changed tasks every `settings.annotation_sweep_seconds`.
+    """Sweeps over changed tasks, and reads their annotations.
 
     Safe to run in several processes at once: a hint is claimed, and one state of an annotation is recorded once.
     """
@@ -54,6 +58,19 @@ class AnnotationReader:
         self.settings = settings
         self.engines = OfferedEngines.from_settings(settings)
         self._swept_at: float | None = None
+        self._lock = threading.Lock()
+        self._noticed: dict[int, bool] = {}
+        self._answered_at = 0.0
+
+    def notice(self, project_id: int, configuration: bool = False) -> None:
+        """Somebody says that something has changed in a project: look at it in the next round, once.
+
+        Args:
+            project_id: the store's own id, of a project that is known: so there are never more of them.
+            configuration: whether it is said of the labelling configuration.
+        """
+        with self._lock:
+            self._noticed[project_id] = self._noticed.get(project_id, False) or configuration
 
     def __call__(self) -> list[Job]:
         """One round; returns the jobs that are to be queued. Does nothing as long as there is no token.
@@ -64,16 +81,25 @@ class AnnotationReader:
             return []
         jobs: list[Job] = []
         client: LabelStudioClient | None = None
+        noticed = self._take_notices()
         try:
             if self._sweep_due():
                 client = connected(self.settings)
                 self._sweep(client)
+            elif noticed:
+                client = connected(self.settings)
+                self._sweep(client, noticed)
+            for project_id in [project_id for project_id, changed in noticed.items() if changed]:
+                client = client or connected(self.settings)
+                self._refresh(client, project_id)
             for hint in self.store.corrections.due_hints():
                 if self.store.corrections.claim_hint(hint):
                     client = client or connected(self.settings)
                     jobs += self._follow(client, hint)
         except LabelStudioError as error:
             log.warning("annotations are read later: %s", error)
+            for project_id, configuration in noticed.items():
+                self.notice(project_id, configuration)
         except Exception:
             # Whatever it was, queue and deliveries must not wait for it.
             log.exception("annotations are read later")
@@ -82,15 +108,41 @@ class AnnotationReader:
                 client.close()
         return jobs
 
+    def _take_notices(self) -> dict[int, bool]:
+        with self._lock:
+            noticed, self._noticed = self._noticed, {}
+        if noticed:
+            # However many notices come, Label Studio is asked no more often for them.
+            time.sleep(max(self._answered_at + NOTICE_SECONDS - time.monotonic(), 0.0))
+            self._answered_at = time.monotonic()
+        return noticed
+
+    def _refresh(self, client: LabelStudioClient, project_id: int) -> None:
+        """Read a project's labelling configuration as it is in Label Studio; one that cannot be filled is left."""
+        project = self.store.projects.get(project_id)
+        try:
+            xml = str(client.project(project.label_studio_id)["label_config"])
+            parse(xml)
+        except (MissingError, LabelConfigError) as error:
+            log.info("the labelling configuration of project %d is left: %s", project.label_studio_id, error)
+            return
+        self.store.projects.upsert(project.label_studio_id, "", xml, stamp=project.stamp)
+
     def _sweep_due(self) -> bool:
         waited = self._swept_at is None or time.monotonic() - self._swept_at >= self.settings.annotation_sweep_seconds
         if waited:
             self._swept_at = time.monotonic()
         return waited
 
-    def _sweep(self, client: LabelStudioClient) -> None:
-        """Note tasks that have changed in Label Studio and have, or had, annotations."""
+    def _sweep(self, client: LabelStudioClient, only: Container[int] | None = None) -> None:
+        """Note tasks that have changed in Label Studio and have, or had, annotations.
+
+        Args:
+            only: the store's ids of the projects to look at; None for all.
+        """
         for project in self.store.corrections.projects():
+            if only is not None and project.id not in only:
+                continue
             try:
                 changed = client.changed_tasks(project.label_studio_id, project.swept_to)
             except MissingError:

@@ -202,6 +202,7 @@ def _backend(settings: Settings, url: str | None, engine: str, compare: str) -> 
         engines.base(engine),
         engines.checked(engine),
         engines.second(engines.checked(engine), compare),
+        webhook_secret=settings.webhook_secret.get_secret_value(),
     )
 
 

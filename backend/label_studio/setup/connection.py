@@ -147,16 +147,19 @@ def _webhook_of(client: LabelStudioClient, settings: Settings, project_id: int) 
             "Add it in the project's settings under Webhooks, for all actions.",
         )
         return
-    header = projects.authorization(settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
+    headers = projects.webhook_headers(
+        settings.basic_auth_user,
+        settings.basic_auth_password.get_secret_value(),
+        settings.webhook_secret.get_secret_value(),
+    )
     if not any(one.get("is_active") for one in held):
         yield Check(name, "warn", f"the webhook is switched off: {late}", "Switch it on under Webhooks.")
-    elif header and not any((one.get("headers") or {}) == header for one in held):
+    elif not any(headers.items() <= (one.get("headers") or {}).items() for one in held):
         yield Check(
             name,
             "warn",
-            f"the webhook has not the backend's user name and password, and is refused: {late}",
-            "Add the header Authorization: Basic ... to it under Webhooks, or connect the backend by "
-            "`trajseg project create`.",
+            f"the webhook lacks the right header {' and '.join(sorted(headers))}, and is refused: {late}",
+            "Add it under Webhooks, or connect the backend by `trajseg project create`.",
         )
     else:
         yield Check(name, "ok", "a webhook tells of annotations at once")

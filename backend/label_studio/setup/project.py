@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.addresses import has_scheme, is_own_path, shown_address
+from backend.http.auth import SECRET_HEADER
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.outgoing.delivery import DOUBT_KEY
 from backend.label_studio.setup import videos
@@ -74,6 +75,8 @@ class Backend:
         """What Label Studio is to send with each /setup."""
         named = {"engine": self.engine, "compare": self.compare}
         return {key: name for key, name in named.items() if name}
+
+    webhook_secret: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,19 +198,20 @@ def webhooks_of(client: LabelStudioClient, project_id: int, url: str) -> list[di
     return [one for one in client.webhooks(project_id) if str(one.get("url", "")).rstrip("/") == f"{url}/webhook"]
 
 
-def authorization(user: str, password: str) -> dict[str, str]:
-    """The header of Basic authentication; none where no user is set."""
-    if not user:
-        return {}
-    token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-    return {"Authorization": f"Basic {token}"}
+def webhook_headers(user: str, password: str, secret: str) -> dict[str, str]:
+    """What webhooks must carry: Basic authentication and the secret, as far as they are set."""
+    headers = {SECRET_HEADER: secret} if secret else {}
+    if user:
+        token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+        headers["Authorization"] = f"Basic {token}"
+    return headers
 
 
 def authorize_webhooks(client: LabelStudioClient, project_id: int, backend: Backend) -> None:
     """Have webhooks carry the backend's user and password, which Label Studio gives to its other requests only."""
-    header = authorization(backend.user, backend.password)
-    for webhook in webhooks_of(client, project_id, backend.url) if header else ():
-        client.update_webhook(int(webhook["id"]), headers=header)
+    headers = webhook_headers(backend.user, backend.password, backend.webhook_secret)
+    for webhook in webhooks_of(client, project_id, backend.url) if headers else ():
+        client.update_webhook(int(webhook["id"]), headers={**(webhook.get("headers") or {}), **headers})
 
 
 def add_views(client: LabelStudioClient, project_id: int, label_config: str) -> None:

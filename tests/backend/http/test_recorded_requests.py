@@ -126,18 +126,15 @@ def test_setup_notes_the_project_but_never_its_token(
         assert not file.is_file() or token.encode() not in file.read_bytes()
 
 
-def test_project_updated_refreshes_the_label_config_of_a_known_project_only(
+def test_project_updated_is_noted_for_a_known_project_and_its_body_is_not_believed(
     client: FlaskClient, store: Store, payload
 ) -> None:  # type: ignore[no-untyped-def]
     body = payload("12")
-    assert client.post("/webhook", json=body).json["result"]["refreshed"] is False
+    assert client.post("/webhook", json=body).json["result"]["noted"] is False
     client.post("/setup", json=payload("02"))
-    assert "another" not in store.projects.of_label_studio(6).label_config
-    assert client.post("/webhook", json=body).json["result"]["refreshed"] is True
-    assert "another" in store.projects.of_label_studio(6).label_config
-    body["project"]["label_config"] = "<View/>"
-    assert client.post("/webhook", json=body).json["result"]["refreshed"] is False
-    assert "another" in store.projects.of_label_studio(6).label_config
+    assert client.post("/webhook", json=body).json["result"]["noted"] is True
+    assert store.projects.of_label_studio(6).label_config == payload("02")["schema"]
+    assert "another" in body["project"]["label_config"]
 
 
 def test_an_unknown_event_is_let_pass(client: FlaskClient) -> None:

@@ -74,8 +74,10 @@ def test_an_odd_annotation_costs_no_task(
 def test_ids_that_no_store_holds_are_refused_everywhere(client: FlaskClient, predict_body: Any, number: int) -> None:
     body = predict_body(1) | {"project": f"{number}.1"}
     assert client.post("/predict", json=body).status_code == 400
-    webhook = {"action": "ANNOTATION_CREATED", "project": {"id": 7}, "annotation": {"id": number, "task": 1}}
+    webhook = {"action": "ANNOTATION_CREATED", "project": {"id": number}, "annotation": {"id": number, "task": 1}}
     assert client.post("/webhook", json=webhook).status_code == 400
+    # What a notice says of an annotation is not read.
+    assert client.post("/webhook", json=webhook | {"project": {"id": 7}}).status_code == 201
     assert client.get(f"/jobs?task={number}").status_code == 400
     assert client.get(f"/jobs?project={number}").status_code == 400
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from backend.label_studio.incoming.reading import AnnotationReader
 from backend.label_studio.outgoing.delivery import deliver
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
+from backend.service.service import Service
 from backend.store import Job, Store
 from trajseg.tracks import Result, rle
 
@@ -67,8 +69,11 @@ def told(store: Store, project: int, annotation: int) -> dict[int, str]:
     return {one.frame_index: one.kind for one in store.corrections.of_annotation(project, annotation)}
 
 
-def webhook(store: Store, settings: Any, studio: Any, task: int, annotation: int, action: str) -> Any:
-    app = create_app(compose(settings, store, JobQueue("redis://127.0.0.1:9/0")))
+def webhook(read: AnnotationReader, studio: Any, task: int, annotation: int, action: str) -> Any:
+    """Post a notice to a backend whose reader is `read`."""
+    backend = compose(read.settings, read.store, JobQueue("redis://127.0.0.1:9/0"))
+    service = Service(read.settings, read.store, backend.queue, on_notice=read.notice)
+    app = create_app(replace(backend, service=service))
     body: dict[str, Any] = {"action": action, "project": {"id": studio.tasks[task]["project"]}}
     if action == "ANNOTATIONS_DELETED":
         body["annotations"] = [{"id": annotation}]
@@ -84,7 +89,7 @@ def test_a_painted_frame_becomes_a_correction_and_a_job(
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     if heard:
         read._swept_at = float("inf")
-        answer = webhook(store, settings, studio, task, annotation, "ANNOTATION_CREATED")
+        answer = webhook(read, studio, task, annotation, "ANNOTATION_CREATED")
         assert answer["result"]["noted"] is True
     (job,) = read()
     assert told(store, project, annotation) == {0: "unchanged", 1: "edited", 2: "unchanged"}
@@ -99,7 +104,7 @@ def test_a_painted_frame_becomes_a_correction_and_a_job(
 
 def test_the_webhook_is_only_a_hint(studio, store, settings, task, project, predicted, read):
     """Nothing of what an unsigned request says of an annotation is believed."""
-    webhook(store, settings, studio, task, 4711, "ANNOTATION_CREATED")
+    webhook(read, studio, task, 4711, "ANNOTATION_CREATED")
     assert read() == []
     assert store.corrections.of_task(project, task) == []
     assert store.corrections.due_hints() == []
@@ -116,8 +121,8 @@ def test_the_same_state_read_twice_changes_nothing(studio, store, settings, task
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     (job,) = read()
     before = [one.id for one in store.corrections.of_task(project, task)]
-    webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
-    assert AnnotationReader(store, settings)() == []
+    webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
+    assert read() == []
     assert [one.id for one in store.corrections.of_task(project, task)] == before
     assert [one.id for one in store.jobs.newest() if one.kind == "refine"] == [job.id]
 
@@ -126,14 +131,14 @@ def test_an_update_supersedes_and_cancels_the_older_job(studio, store, settings,
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     (older,) = read()
     studio.reannotate(task, annotation, painted(studio, task, index=2))
-    webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
+    webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
     (newer,) = read()
     assert told(store, project, annotation) == {0: "unchanged", 1: "unchanged", 2: "edited"}
     assert store.jobs.get(older.id).state == "cancelled"
     assert newer.id != older.id
     # Back to what it was: the job that was cancelled for it is wanted again.
     studio.reannotate(task, annotation, painted(studio, task))
-    webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
+    webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
     assert [job.id for job in read()] == [older.id]
     assert store.jobs.get(older.id).state == "queued"
 
@@ -143,7 +148,7 @@ def test_submitting_the_same_again_makes_no_second_job(studio, store, settings, 
     (job,) = read()
     store.runs.start(job.id)
     studio.reannotate(task, annotation, painted(studio, task))
-    webhook(store, settings, studio, task, annotation, "ANNOTATION_UPDATED")
+    webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
     assert read() == []
     assert [(one.id, one.state) for one in store.jobs.newest() if one.kind == "refine"] == [(job.id, "running")]
 
@@ -156,7 +161,7 @@ def test_deleting_an_annotation_withdraws_its_corrections(
     (job,) = read()
     studio.reannotate(task, annotation, None)
     if heard:
-        webhook(store, settings, studio, task, annotation, "ANNOTATIONS_DELETED")
+        webhook(read, studio, task, annotation, "ANNOTATIONS_DELETED")
     else:
         read._swept_at = None
     assert read() == []

@@ -194,9 +194,13 @@ def test_a_webhook_that_tells_nothing_is_told(served, studio, client):
 
     assert "tells of annotations at once" in words()
     guarded = served.model_copy(update={"basic_auth_user": "u", "basic_auth_password": SecretStr("p")})
-    assert "has not the backend's user name and password" in words(guarded)
+    assert "lacks the right header Authorization" in words(guarded)
     webhook["headers"] = {"Authorization": "Basic dTpw"}
     assert "tells of annotations at once" in words(guarded)
+    secretive = served.model_copy(update={"webhook_secret": SecretStr("open sesame")})
+    assert "lacks the right header X-Trajseg-Secret" in words(secretive)
+    webhook["headers"] |= {"X-Trajseg-Secret": "open sesame"}
+    assert "tells of annotations at once" in words(secretive)
     webhook["is_active"] = False
     assert "the webhook is switched off" in words()
     studio.webhooks.clear()

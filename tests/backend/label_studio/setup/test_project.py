@@ -106,6 +106,7 @@ def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(run,
 def test_basic_authentication_goes_with_the_connection(run, studio, serving, tiny_clip, monkeypatch):
     monkeypatch.setenv("TRAJSEG_BASIC_AUTH_USER", "u")
     monkeypatch.setenv("TRAJSEG_BASIC_AUTH_PASSWORD", "p")
+    monkeypatch.setenv("TRAJSEG_WEBHOOK_SECRET", "open sesame")
     done = run("create", "--title", "Auth", "-i", "red", "--backend-url", serving, tiny_clip.path)
     assert done.exit_code == 0, done.output
     (backend,) = studio.backends.values()
@@ -116,7 +117,7 @@ def test_basic_authentication_goes_with_the_connection(run, studio, serving, tin
     )
     # Label Studio does not give its webhooks what it gives to its other requests.
     (webhook,) = studio.webhooks.values()
-    assert webhook["headers"] == {"Authorization": "Basic dTpw"}
+    assert webhook["headers"] == {"Authorization": "Basic dTpw", "X-Trajseg-Secret": "open sesame"}
 
 
 def test_the_most_doubtful_task_comes_first(run, studio, serving, tiny_clip):
