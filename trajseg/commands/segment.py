@@ -40,8 +40,18 @@ ERROR_SUFFIX = ".error"
 @click.argument("instruction", required=False)
 @click.option("--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.option("--ray", "ray", metavar="ADDRESS", help="Do --jobs on a Ray cluster; `local`: on this machine.")
+@click.option("--workers", type=click.IntRange(1), help="Engines in the cluster.  [default: one a GPU, else one]")
 @engine_options
-def command(engine: EngineChoice, video: Path | None, instruction: str | None, jobs: Path | None, out: Path) -> None:
+def command(
+    engine: EngineChoice,
+    video: Path | None,
+    instruction: str | None,
+    jobs: Path | None,
+    out: Path,
+    ray: str | None,
+    workers: int | None,
+) -> None:
     """Segment what INSTRUCTION means in VIDEO.
 
     Writes tracks.json, overlay.mp4 and sheet.png into the folder --out.
@@ -49,10 +59,20 @@ def command(engine: EngineChoice, video: Path | None, instruction: str | None, j
     With --jobs, the model is loaded once and every line of the file, a JSON object with "id", "video" and
     "instruction", gives ID.json there. A line that fails is reported, ID.error.json says why, the others go
     on, and the exit code is 2.
+
+    With --ray, the lines are done by the machines of a Ray cluster, which must see the videos under the same paths.
+    Results that are there already, of the same engine, are kept.
     """
+    if (ray is not None and jobs is None) or (workers is not None and ray is None):
+        raise click.UsageError("--ray goes with --jobs, and --workers with --ray.")
     if jobs is not None:
         if video is not None:
             raise click.UsageError("Give either VIDEO and INSTRUCTION or --jobs, not both.")
+        if ray is not None:
+            from trajseg.commands.cluster import Cluster, segment_on_cluster
+
+            segment_on_cluster(engine, jobs, out, Cluster(ray, workers or 0))
+            return
         segment_jobs(engine.load, jobs, out)
     elif video is None or instruction is None:
         raise click.UsageError("Give VIDEO and INSTRUCTION, or --jobs.")
@@ -98,16 +118,16 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
     done = failed = 0
     taken: set[str] = set()
     with bars() as bar:
-        for number, line in _lines(jobs):
+        for number, line in job_lines(jobs):
             name = f"line {number}"
             try:
-                job = _Job.parse(line, taken)
+                job = BatchJob.parse(line, taken)
                 name = job.file_name
                 instruction = check_instruction(job.instruction)
                 clip = open_clip(job.video)
             except Exception as error:
                 failed += 1
-                _report(bar.console, out, name, error)
+                report_failure(bar.console, out, name, error)
                 continue
             # A model that cannot be loaded ends the run: no line could be done.
             engine = engine or load()
@@ -120,7 +140,7 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
                 raise
             except Exception as error:
                 failed += 1
-                _report(bar.console, out, name, error)
+                report_failure(bar.console, out, name, error)
                 continue
             done += 1
             took = sum(result.timings.values())
@@ -131,7 +151,7 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Job:
+class BatchJob:
     """One line of a file of jobs; `file_name` is what its id gives."""
 
     file_name: str
@@ -139,7 +159,7 @@ class _Job:
     instruction: str
 
     @classmethod
-    def parse(cls, line: bytes, taken: set[str]) -> _Job:
+    def parse(cls, line: bytes, taken: set[str]) -> BatchJob:
         """The job of a line; its file name is added to `taken`."""
         try:
             data = json.loads(line.decode())
@@ -210,7 +230,7 @@ def _write_pictures(clip: Clip, result: Result, out: Path, bar: Progress) -> Non
     contact_sheet(clip, result.tracks, out / "sheet.png", title=result.instruction)
 
 
-def _report(console: Console, out: Path, name: str, error: Exception) -> None:
+def report_failure(console: Console, out: Path, name: str, error: Exception) -> None:
     """Say on stderr why a job failed, and in `<id>.error.json` once it has an id."""
     expected = isinstance(error, TrajSegError | OSError)
     message = error.message if isinstance(error, TrajSegError) else f"{type(error).__name__}: {error}"
@@ -225,7 +245,7 @@ def _report(console: Console, out: Path, name: str, error: Exception) -> None:
             )
 
 
-def _lines(jobs: Path) -> Iterator[tuple[int, bytes]]:
+def job_lines(jobs: Path) -> Iterator[tuple[int, bytes]]:
     """(line number counted from 1, content) of each line that is not blank.
 
     Bytes, so that one line that is not UTF-8 fails by itself.
