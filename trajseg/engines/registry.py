@@ -94,8 +94,14 @@ def engine_spec(name: str) -> EngineSpec:
     return checkpoint_spec({"model_name": folder.resolve().name} | checkpoint_config(folder))
 
 
+SHIPPED_TERMS = {"trajseg-tiny": ("Apache-2.0", 1.1)}
+"""Licence and memory (GB, measured on a CPU, the libraries included) of the checkpoints that ship; a config.json of
+one's own may have `licence` and `memory_gb`. Theirs stay as they are: adapters go by the file's hash."""
+
+
 def checkpoint_spec(config: Mapping[str, Any]) -> EngineSpec:
     """The spec of a TrajSeg checkpoint, from its config.json."""
+    licence, memory_gb = SHIPPED_TERMS.get(str(config["model_name"]), ("", 0.0))
     return EngineSpec(
         name="trajseg",
         model_version=str(config["model_name"]),
@@ -107,6 +113,9 @@ def checkpoint_spec(config: Mapping[str, Any]) -> EngineSpec:
         marks=bool(config.get("prompted_by_boxes")),
         propagates=True,
         adapts=True,
+        licence=str(config.get("licence", licence)),
+        memory_gb=float(config.get("memory_gb", memory_gb)),
+        needs=("torch", "transformers", "sam2"),
     )
 
 

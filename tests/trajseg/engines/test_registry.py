@@ -100,3 +100,28 @@ def test_what_trajseg_exports() -> None:
     assert all(getattr(trajseg, name) is not None for name in trajseg.__all__)
     code = "import sys; from trajseg import Clip, MaskTrack, Result, load_engine; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_ships_has_a_licence_and_a_size_and_others_may_state_theirs(tmp_path: Path) -> None:
+    shipped = engine_spec("trajseg-tiny")
+    assert (shipped.licence, shipped.memory_gb) == ("Apache-2.0", 1.1)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_name": "mine", "licence": "CC-BY-4.0", "memory_gb": 15}), encoding="utf-8"
+    )
+    mine = engine_spec(str(tmp_path))
+    assert (mine.licence, mine.memory_gb) == ("CC-BY-4.0", 15.0)
+
+
+def test_options_may_name_other_weights_and_so_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def factory(device: str, weights: str = "a") -> object:
+        class Engine:
+            spec = EngineSpec(name="e", model_version=weights)
+
+        return Engine()
+
+    factory.spec = EngineSpec(name="e", model_version="a")  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry, "engine_factory", lambda name: factory)
+    assert load_engine("e", weights="b").spec.model_version == "b"
+    factory.spec = EngineSpec(name="e", model_version="c")  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="model version"):
+        load_engine("e")
