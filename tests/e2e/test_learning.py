@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,20 @@ from prelabelled import Prelabelled, prelabelled
 from serving import MadeProject, Question, Trajseg, make_project, serving
 from studio import LabelStudio, wait_until
 
-from trajseg.data.corrections import SIDES
-from trajseg.data.registry import DatasetOptions, open_dataset
-from trajseg.shapes.evaluation.annotator import by_side, correct
+from trajseg.data.corrections import side_of
+from trajseg.shapes.dataset import write_scene
+from trajseg.shapes.evaluation.annotator import identity_of
+from trajseg.shapes.world.render import write_clip
+from trajseg.shapes.world.scenes import sample_scene
+from trajseg.tracks import MaskTrack
+from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export
+from trajseg.tracks.formats.native import Native
+from trajseg.tracks.trust import Trust
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 BASE = "trajseg-tiny"
-STEPS = "2"
-ROWS = 96
+STEPS = "1"
+ROWS, FRAMES = 64, 8
 TRAINING_SECONDS = 500
 LEFT, LATER = 4, 5
 """The task that nobody annotates, and one that is labelled after the rollback."""
@@ -34,31 +39,41 @@ LEFT, LATER = 4, 5
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
     """One clip to train on and three that are held out, and two more; each with a sentence about it."""
     folder = tmp_path_factory.mktemp("learning-clips")
-    drawn = open_dataset("shapes:val", DatasetOptions(count=40, seed=70, height=ROWS))
-    chosen = by_side(drawn, dict(zip(SIDES, (3, 3), strict=True)))
+    sides: dict[str, list[Question]] = {"train": [], "held-out": []}
+    for seed in range(70, 130):
+        scene = sample_scene(seed, "val", frame_count=FRAMES, aspect=4 / 3)
+        video = write_clip(scene, folder / f"{seed}.mp4", ROWS)
+        thing = scene.objects[0]
+        sides[side_of(identity_of(video))].append(Question(video, f"the {thing.colour} {thing.shape}"))
+        if all(len(found) >= 3 for found in sides.values()):
+            break
+    train, held_out = sides["train"], sides["held-out"]
+    return [train[0], *held_out[:3], *train[1:3]]
+
+
+def base_set(folder: Path) -> str:
+    """Two small clips that the model must not forget, as --data names them."""
     found = []
-    for annotated in chosen:
-        asked = next((each for each in annotated.expressions if len(each.targets) == 1), annotated.expressions[0])
-        found.append(Question(Path(shutil.copy(annotated.clip.path, folder / f"{annotated.name}.mp4")), asked.text))
-    held_out = [question for question in found if _is_held_out(question.video)]
-    train = [question for question in found if question not in held_out]
-    return [train[0], *held_out, *train[1:]]
-
-
-def _is_held_out(video: Path) -> bool:
-    from trajseg.data.corrections import side_of
-    from trajseg.shapes.evaluation.annotator import identity_of
-
-    return side_of(identity_of(video)) == "held-out"
+    for seed in range(300, 400):
+        clip, ids = write_scene(sample_scene(seed, "val", frame_count=FRAMES), folder / f"{seed}.mp4", 64)
+        if side_of(identity_of(clip.path)) == "train" or not (ids == 1).any():
+            continue
+        times = clip.frame_map.times
+        track = MaskTrack.from_masks("t1", list(ids == 1), times, [1.0] * len(clip))
+        labelled = LabelledTrack(track, (Trust.PAINTED,) * len(clip))
+        said = (Expression("the first thing", ("t1",), Trust.PAINTED),)
+        size = (clip.width, clip.height, clip.fps, len(clip))
+        found.append(LabelledClip(str(seed), *size, (labelled,), said, identity=identity_of(clip.path), clip=clip))
+        if len(found) == 2:
+            break
+    export(found, Native, folder / "corrections")
+    return f"corrections:{folder / 'corrections'}"
 
 
 @pytest.fixture(scope="module")
-def learner(studio: LabelStudio, clips: list[Question], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def learner(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`trajseg serve` with the model that ships, short trainings, and two small clips as the gate's base set."""
-    base_set = tmp_path_factory.mktemp("base-set") / "corrections"
-    small = open_dataset("shapes:val", DatasetOptions(count=12, seed=300, height=64))
-    correct(by_side(small, {"held-out": 2}), base_set, expressions=1)
-    more = {"TRAJSEG_FINETUNE_STEPS": STEPS, "TRAJSEG_BASE_DATA": f"corrections:{base_set}", "OMP_NUM_THREADS": "2"}
+    more = {"TRAJSEG_FINETUNE_STEPS": STEPS, "TRAJSEG_BASE_DATA": base_set(tmp_path_factory.mktemp("base-set"))}
     with serving(studio, tmp_path_factory.mktemp("learner"), BASE, **more) as running:
         yield running
 
