@@ -60,20 +60,6 @@ def sources(results: Sequence[Mapping[str, Any]], control: str, model_version: s
     return found
 
 
-def shown_captions(results: Sequence[Mapping[str, Any]], control: str) -> dict[str, str]:
-    """By label, the caption that a region of ours was delivered with."""
-    found: dict[str, str] = {}
-    for item in results:
-        meta, value = item.get("meta"), item.get("value")
-        if item.get("from_name") != control or not isinstance(meta, Mapping) or not isinstance(value, Mapping):
-            continue
-        text = meta.get("text")
-        if isinstance(text, Sequence) and not isinstance(text, str) and text and meta.get("job_id"):
-            for label in (*(value.get("bitmasklabels") or ()), *(value.get("labels") or ())):
-                found.setdefault(str(label), str(text[0]).strip())
-    return found
-
-
 def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = None) -> list[Change]:
     """What was done with each track in each frame that one of the two shows, by label and frame.
 

@@ -20,7 +20,7 @@ from backend.label_studio.incoming import corrections
 from backend.label_studio.incoming.annotation import from_annotation
 from backend.label_studio.incoming.corrections import Predicted, Source
 from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
-from backend.label_studio.outgoing.superseding import current_version, withdraw
+from backend.label_studio.outgoing.superseding import current_version, meta_of, withdraw
 from backend.settings import Settings
 from backend.store import (
     AnnotationHint,
@@ -254,6 +254,10 @@ class AnnotationReader:
             for source in corrections.sources(results, config.control).values():
                 if job := self._job(source.job_id):
                     return job
+        # A prediction that found nothing has no regions but its texts.
+        for item in parent.result if parent else []:
+            if (job_id := meta_of(item).get("job_id")) and (job := self._job(str(job_id))):
+                return job
         return None
 
     def _job(self, job_id: str) -> Job | None:
@@ -291,8 +295,7 @@ class AnnotationReader:
             before.said = from_annotation(parent.result, config, indices, frame_map, rate)
             before.sources = corrections.sources(parent.result, config.control, current_version(parent.model_version))
         else:
-            # The prediction is gone; its regions, which the annotation has, still carry its captions.
-            before.said.captions = corrections.shown_captions(annotation.get("result") or [], config.control)
+            before.said.captions = self._delivered_captions(base)
         # An adoption writes no captions, so they are compared with those of the prediction in any case.
         captions = corrections.caption_changes(left, before)
         self._add_suggestions(before, annotation, config, indices, {one.job_id for one in adopted})
@@ -313,6 +316,18 @@ class AnnotationReader:
         job = self._job(standing.job_id)
         before.sources |= corrections.sources(refined, config.control, job.model_version if job else "")
         return corrections.with_sources(corrections.changes(left, before, size), painted), captions
+
+    def _delivered_captions(self, base: Job | None) -> dict[str, str]:
+        """By label, captions of a prediction that is gone: its job's, or those of a job that described its tracks."""
+        if base is None:
+            return {}
+        described = [
+            job
+            for job in self.store.jobs.newest("done", base.project_id, task_id=base.task_id)
+            if job.kind == "caption" and job.asked.earlier_job_id == base.id
+        ]
+        results = [result for job in (base, *described[::-1]) if (result := self._tracks(job))]
+        return {track.label: track.caption for result in results for track in result.tracks if track.caption}
 
     def _add_suggestions(
         self,

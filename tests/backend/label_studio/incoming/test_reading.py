@@ -19,7 +19,9 @@ from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.service.service import Service
 from backend.store import Job, Store
+from backend.store.standing import Standing
 from trajseg.tracks import Result, rle
+from trajseg.tracks.trust import Trust
 
 
 @pytest.fixture
@@ -353,3 +355,14 @@ def test_captions_of_a_deleted_prediction_are_not_taken_for_a_persons(studio, st
     studio.annotate(task, results, None)
     read()
     assert captions_of(store, project, task) == {}
+
+
+def test_no_object_submitted_unchanged_is_an_answer(studio, store, client, settings, task, project, read, result):
+    job, _ = store.jobs.add("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", replace(result, tracks=[]))
+    assert deliver(store, client, settings, delivery) is None
+    studio.annotate(task, copy.deepcopy(prediction(studio, task)["result"]), prediction(studio, task)["id"])
+    assert read() == []
+    standing = Standing(store).task(project, task)
+    assert standing.annotation_id is not None
+    assert [(said.uids, said.trust) for said in standing.expressions] == [((), Trust.ACCEPTED)]
