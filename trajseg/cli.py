@@ -6,6 +6,7 @@ commands. Nothing heavy is imported before a subcommand runs: `trajseg --help` l
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -16,8 +17,11 @@ from typing import Any, NamedTuple
 import click
 
 from trajseg import __version__
-from trajseg.engines.registry import load_engine
 from trajseg.errors import InputError, TrajSegError
+from trajseg.leaving import INTERRUPTED, interrupted, leave
+
+# Ctrl-C may come while a command is still being imported.
+sys.excepthook = interrupted
 
 PACKAGES = ("backend", "worker", "label_config")
 """Packages that are installed beside this one, under names that others may use, too."""
@@ -48,6 +52,8 @@ OWN = {
 
 class Commands(click.Group):
     """A group that imports subcommands late and turns trajseg's errors into words and exit codes."""
+
+    _interrupted = False
 
     @cached_property
     def _brought(self) -> dict[str, click.Command]:
@@ -96,10 +102,22 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line. As the program of this process it ends at once after Ctrl-C."""
+        try:
+            return super().main(*args, **extra)
+        except SystemExit:
+            if self._interrupted and not args and extra.get("args") is None:
+                leave(INTERRUPTED)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; exit code 2 when the request is invalid, 1 when trajseg cannot do it."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
         except TrajSegError as error:
             click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
             if error.remedy:
@@ -119,7 +137,14 @@ class Commands(click.Group):
 def main(ctx: click.Context) -> None:
     """Label video by instruction: a sentence in, editable mask tracks out."""
     if ctx.obj is None:
-        ctx.obj = load_engine
+        ctx.obj = _load_engine
+
+
+def _load_engine(*args: Any, **options: Any) -> Any:
+    """`trajseg.load_engine`, imported when a command loads one: the command line is there at once."""
+    from trajseg.engines.registry import load_engine
+
+    return load_engine(*args, **options)
 
 
 def _stranger(package: str) -> str:

@@ -35,11 +35,11 @@ def spawn(
     )
 
 
-def stop(child: subprocess.Popen[bytes], seconds: float, signals: int = 1) -> None:
-    """Asks a child to end, up to `signals` times with `seconds` for each, and kills it when it does not."""
-    for _ in range(signals):
+def stop(child: subprocess.Popen[bytes], seconds: float, signals: Sequence[signal.Signals] = (signal.SIGTERM,)) -> None:
+    """Sends a child these signals one by one, with `seconds` to end after each, and kills it when it does not."""
+    for number in signals:
         if child.poll() is None:
-            child.terminate()
+            child.send_signal(number)
             try:
                 child.wait(seconds)
             except subprocess.TimeoutExpired:

@@ -23,13 +23,20 @@ if TYPE_CHECKING:
 def worker(burst: bool, **given: Any) -> None:
     """Do jobs: load the model once, then empty the queues.
 
-    Ctrl-C or SIGTERM once finishes the job at hand first; twice gives it back to the queue.
+    SIGTERM finishes the job at hand first. Ctrl-C, or SIGTERM twice, gives it back to the queue at once; the next run
+    goes on after the frames that are drawn.
     """
+    from trajseg.leaving import leave
     from worker.resident import work
 
     settings = _settings(given)
     _log(settings)
-    work(settings, burst=burst)
+    try:
+        stopped = work(settings, burst=burst)
+    except SystemExit:
+        stopped = True
+    if stopped:
+        leave(0)
 
 
 @click.command()

@@ -2,8 +2,9 @@
 
 Signals:
 
-* SIGTERM or SIGINT: warm shutdown. An idle worker ends at once; a busy one finishes its job first.
-* The same again, a second or more later: cold shutdown. The job is left and given back to the queue.
+* SIGTERM: warm shutdown. An idle worker ends at once; a busy one finishes its job first.
+* SIGTERM again, a second or more later, or SIGINT (Ctrl-C): cold shutdown. The job is given back to the queue at once,
+  and the frames that it has drawn are kept for its next run.
 * SIGKILL: the job stays "running" in the store without heartbeat, and the reconciler queues it again.
 
 A run that was asked to stop does not count as a death of its worker, even if it is killed afterwards.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -39,6 +41,8 @@ log = logging.getLogger("trajseg.worker")
 
 DELIVERY_SECONDS = 5.0
 """How long a stopping worker waits for the deliveries of the jobs it has just done."""
+HASTE_SECONDS = 0.5
+"""The same where a signal has stopped it: the backend makes what is left."""
 STEADY_SECONDS = 60.0
 """After so long without trouble the pauses begin again with the shortest."""
 FIRST_CONTACT_SECONDS = 60.0
@@ -75,12 +79,15 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
         self.stopping = stopping or threading.Event()
         self.queue_again = queue_again
         self.emptied = False
+        self._at_work = False
         self._first = list(self._ordered_queues)
         self._busy = 0.0
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.stopping.set()
         super().request_stop(signum, frame)
+        if signum == signal.SIGINT and self._at_work:
+            raise SystemExit
 
     def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> tuple[EntryJob, Queue] | None:
         self._ordered_queues = self._order()
@@ -109,7 +116,11 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
             # RQ files it under the failed jobs; it is never called.
             log.error("job %s in the queue %s is refused: %s", job.id, queue.name, error or "it is not JSON")
         started = time.monotonic()
-        super().execute_job(job, queue)
+        self._at_work = True
+        try:
+            super().execute_job(job, queue)
+        finally:
+            self._at_work = False
         self._busy = self._busy + time.monotonic() - started if queue.name == self._first[0].name else 0.0
         # Not from within the job: RQ deletes the record of a job that has just ended.
         self.queue_again()
@@ -141,8 +152,10 @@ def resident_worker(
     )
 
 
-def work(settings: Settings, burst: bool = False) -> None:
+def work(settings: Settings, burst: bool = False) -> bool:
     """Loads the engine, then does jobs until a signal ends it; with `burst` until the queues are empty.
+
+    Returns whether a signal has ended it; SystemExit comes through where that was in the middle of a job.
 
     Raises CheckpointError when the engine cannot be loaded, QueueError when Redis cannot be reached.
     """
@@ -165,8 +178,9 @@ def work(settings: Settings, burst: bool = False) -> None:
     finally:
         pulse.stop()
         jobs.keep(None)
-        resident.hand.finish(DELIVERY_SECONDS)
+        resident.hand.finish(HASTE_SECONDS if resident.stopping.is_set() else DELIVERY_SECONDS)
         resident.store.close()
+    return resident.stopping.is_set()
 
 
 def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool) -> None:

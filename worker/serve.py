@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -29,8 +30,8 @@ log = logging.getLogger("trajseg.serve")
 
 WATCH_SECONDS = 0.5
 HEALTHY_SECONDS = 30.0
-JOB_GRACE_SECONDS = 4.0
-"""How long a stopping worker may go on with its job before it must give it back, and then to do so."""
+WORKER_SECONDS = 1.2
+"""How long a stopping worker may take to keep what it has drawn, and to give its job back."""
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A worker that lived so long is started again at once when it dies; after a shorter life the pauses grow."""
@@ -50,6 +51,7 @@ class Serve:
         self.stopping = threading.Event()
         self._valkey: EmbeddedValkey | None = None
         self._worker: subprocess.Popen[bytes] | None = None
+        self._loaded = False
         self._worker_began = 0.0
         self._worker_due = 0.0
         self._early_deaths = 0
@@ -87,6 +89,7 @@ class Serve:
             at_once = self.settings.model_copy(update={"stale_after_seconds": 0.0})
             reconcile(self._backend.store, self._backend.queue, at_once, grace_seconds=0.0)
         program = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()", "worker"]
+        self._loaded = False
         self._worker = spawn(program, self._worker_environment())
         self._worker_began = time.monotonic()
         log.info("the worker has the process id %d", self._worker.pid)
@@ -107,8 +110,8 @@ class Serve:
 
     def _stop_worker(self) -> None:
         if self._worker is not None:
-            # The first signal lets it finish its job, the second makes it give the job back.
-            stop(self._worker, JOB_GRACE_SECONDS, signals=2)
+            # While it loads its model it has no job, and SIGINT would make it say so.
+            stop(self._worker, WORKER_SECONDS, (signal.SIGINT if self._loaded else signal.SIGTERM,))
 
     def _wait_for_backend(self) -> None:
         deadline = time.monotonic() + HEALTHY_SECONDS
@@ -131,6 +134,7 @@ class Serve:
                 )
             workers = Worker.all(connection=self._backend.queue.connection)
             if any(worker.pid == self._worker.pid for worker in workers):
+                self._loaded = True
                 return
 
     def _watch(self) -> None:

@@ -12,6 +12,7 @@ from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY
 from backend.label_studio.outgoing.states import SETTLED, STATE_KEY
 from backend.label_studio.setup import project as projects
 from backend.label_studio.setup.check import Check, video_checks
+from backend.label_studio.setup.serving import version_of
 from backend.settings import Settings
 from backend.store.kinds import KINDS
 from label_config import LabelConfig, fill, parse
@@ -46,6 +47,7 @@ def project(client: LabelStudioClient, settings: Settings, project_id: int) -> I
         config = parse(str(form["label_config"]))
         yield Check(name, "ok", f"{form.get('title')!r}, view {config.view}, {len(config.labels)} labels")
         yield from _settings_of(client, settings, project_id, form)
+        yield from version_of(settings, project_id)
         tasks = client.tasks(project_id)
     except TrajSegError as error:
         yield Check(name, "fail", error.message, error.remedy)
@@ -106,6 +108,16 @@ def _settings_of(
             f"the backend {settings.external_url} is not connected (connected: {urls})",
             "Connect it in the project's settings under Model, with interactive preannotations on.",
         )
+    elif settings.basic_auth_user and not _has_password(ours[0], settings.basic_auth_user):
+        yield Check(
+            name,
+            "fail",
+            "the backend asks for a user name and a password, and the project's connection to it sends "
+            f"{'those of ' + repr(ours[0].get('basic_auth_user')) if ours[0].get('basic_auth_user') else 'none'}: "
+            "every request of Label Studio is refused",
+            "In the project's settings under Model, edit the backend: Basic authentication, with "
+            "TRAJSEG_BASIC_AUTH_USER and TRAJSEG_BASIC_AUTH_PASSWORD.",
+        )
     elif ours[0].get("state") not in ("CO", "PR", "TR"):
         yield Check(
             name,
@@ -132,6 +144,13 @@ def _settings_of(
             "predictions are not shown to annotators",
             "Switch on 'Use predictions to prelabel tasks' in the project's settings under Annotation.",
         )
+
+
+def _has_password(backend: dict[str, Any], user: str) -> bool:
+    """Whether Label Studio sends this user's name, and a password, to a backend of a project."""
+    sends = backend.get("auth_method") == "BASIC_AUTH" and backend.get("basic_auth_user") == user
+    # Label Studio tells nobody the password itself.
+    return sends and backend.get("basic_auth_pass_is_set") is not False
 
 
 def _webhook_of(client: LabelStudioClient, settings: Settings, project_id: int) -> Iterator[Check]:

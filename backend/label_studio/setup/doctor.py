@@ -21,6 +21,7 @@ from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.setup import connection, videos
 from backend.label_studio.setup.check import Check, video_checks
 from backend.label_studio.setup.engines import engine_checks
+from backend.label_studio.setup.serving import disk, serving_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
 from trajseg.checkpoints.folders import checkpoint_folder
@@ -60,8 +61,9 @@ def checks(
     yield marks_model(settings)
     yield redis(settings)
     yield database(settings)
-    health = backend(settings)
-    yield health
+    yield disk(settings)
+    served = list(serving_checks(settings))
+    yield from served
     yield public_url(settings)
     reached = label_studio(settings)
     yield reached
@@ -69,7 +71,7 @@ def checks(
         client, checked = token(settings)
         yield checked
         if client is not None:
-            yield from _with_token(client, settings, project_id, read_only, health.state != "fail")
+            yield from _with_token(client, settings, project_id, read_only, served[0].state != "fail")
     if video is not None:
         yield from _video(video, settings)
 
@@ -183,35 +185,6 @@ def database(settings: Settings) -> Check:
     except (ArgumentError, ValueError):
         return Check("Store", "fail", "DATABASE_URL is not a database URL", remedy)
     return Check("Store", "ok", store.name)
-
-
-def backend(settings: Settings) -> Check:
-    """Whether the backend answers at the address that browsers and Label Studio use."""
-    url = settings.external_url
-    remedy = "Start it with `trajseg serve`, or correct TRAJSEG_PUBLIC_URL (or TRAJSEG_PORT)."
-    try:
-        answer = httpx.get(f"{url}/health", timeout=SECONDS, follow_redirects=True, verify=ssl_context())
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Check("Backend", "fail", f"it does not answer at {url}: {error}", certificate_trouble(error) or remedy)
-    except InputError as error:
-        return Check("Backend", "fail", error.message, error.remedy)
-    try:
-        form = answer.json()
-    except ValueError:
-        form = None
-    if not isinstance(form, dict) or "model_version" not in form:
-        return Check("Backend", "fail", f"what answers at {url} is not trajseg ({answer.status_code})", remedy)
-    if answer.status_code != 200 or form.get("status") != "UP":
-        return Check("Backend", "fail", f"{url} is not well: {form}", "See the backend's log.")
-    words = f"{url} serves {form['model_version']}"
-    if form["model_version"] != settings.model_version():
-        return Check(
-            "Backend",
-            "warn",
-            f"{words}, but TRAJSEG_MODEL here is {settings.model_version()}",
-            "Start backend and workers with the same TRAJSEG_MODEL.",
-        )
-    return Check("Backend", "ok", words)
 
 
 def public_url(settings: Settings) -> Check:
