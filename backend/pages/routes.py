@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from backend import effort
 from backend.label_studio.outgoing.adoption import annotation_of
-from backend.pages import adoption, failures, guard, models, previews, report, tracks, videos
+from backend.pages import adoption, bulk, failures, guard, models, previews, report, tracks, videos
 from backend.pages.shown import STATES, JobView, with_code
 from backend.service.service import Service
 from backend.store import Job, UnknownJobError
@@ -34,10 +34,12 @@ blueprint = Blueprint(
 blueprint.add_app_template_filter(with_code, "code")
 blueprint.register_blueprint(failures.blueprint)
 blueprint.register_blueprint(adoption.blueprint)
+blueprint.register_blueprint(bulk.blueprint)
 blueprint.register_blueprint(models.blueprint)
 blueprint.register_blueprint(previews.blueprint)
 
 JOBS_A_PAGE = 25
+LONGEST_SEARCH = 200
 MARK_LENGTH = 10
 """Characters that tell one form of a part of the page from another."""
 
@@ -75,7 +77,7 @@ def root() -> ResponseReturnValue:
 
 @blueprint.get("/jobs")
 def jobs() -> ResponseReturnValue:
-    """The list of jobs; `?state=`, `?kind=`, `?project=` (the store's id) and `?page=` choose."""
+    """The list of jobs; `?state=`, `?kind=`, `?project=` (the store's id), `?q=` and `?page=` choose."""
     return render_template("pages/jobs.html", **_list(), token=guard.new_token(_service().settings))
 
 
@@ -84,7 +86,8 @@ def jobs_news() -> ResponseReturnValue:
     """The parts of the list that differ from those whose marks stand in `?have=`; 304 where nothing does."""
     shown = _list()
     parts = {
-        name: render_template(f"pages/parts/{name}.html", **shown) for name in ("tabs", "notices", "failures", "pager")
+        name: render_template(f"pages/parts/{name}.html", **shown)
+        for name in ("tabs", "bulk", "notices", "failures", "pager")
     }
     rows = {view.job.id: render_template("pages/parts/row.html", view=view) for view in shown["views"]}
     return _news(parts, rows)
@@ -194,7 +197,8 @@ def _failed(message: str, remedy: str, status: int) -> ResponseReturnValue:
 def _list() -> dict[str, Any]:
     """What the list of jobs shows, by the names that its templates use."""
     service, reports = _service(), _reports()
-    wanted = Wanted(_one_of("state", STATES), _one_of("kind", _kinds()), _number("project", None))
+    text = request.args.get("q", "").strip()[:LONGEST_SEARCH]
+    wanted = Wanted(_one_of("state", STATES), _one_of("kind", _kinds()), _number("project", None), text)
     counts = reports.count_by_state(wanted)
     total = counts.get(wanted.state, 0) if wanted.state else sum(counts.values())
     pages = max(-(-total // JOBS_A_PAGE), 1)
@@ -202,7 +206,8 @@ def _list() -> dict[str, Any]:
     found = reports.jobs(wanted, JOBS_A_PAGE, (page - 1) * JOBS_A_PAGE)
     deliveries = reports.deliveries([job.id for job in found])
     projects = {project.id: project for project in reports.projects()}
-    chosen = {"kind": wanted.kind or None, "project": wanted.project_id}
+    chosen = {"kind": wanted.kind or None, "project": wanted.project_id, "q": wanted.text or None}
+    newest = reports.newest(wanted)
     return {
         "views": [
             JobView(job, service.settings, deliveries.get(job.id), projects.get(job.project_id or 0)) for job in found
@@ -218,6 +223,8 @@ def _list() -> dict[str, Any]:
         "formats": format_names(),
         "engines": list(service.engines.versions),
         "states": STATES,
+        "bulk": bulk.actions(wanted, counts),
+        "until": newest.isoformat() if newest else None,
         "kinds": _kinds(),
         "notices": _notices(service, counts),
         "failures": failures.shown(service, wanted.project_id) if wanted.state == "failed" else [],
@@ -252,7 +259,8 @@ def _ahead(held: Job) -> int:
 
 
 def _news(parts: dict[str, str], rows: dict[str, str], **more: Any) -> ResponseReturnValue:
-    marks = {name: _mark(html) for name, html in {**parts, **rows}.items()}
+    # With the name: two parts may be alike, such as empty, and a page has only one of them.
+    marks = {name: _mark(f"{name} {html}") for name, html in {**parts, **rows}.items()}
     have = set(request.args.get("have", "").split("."))
     form = {
         **more,

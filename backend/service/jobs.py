@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import islice
 
 from backend.engines import OfferedEngines
@@ -13,6 +14,7 @@ from backend.service.combining import Combiner
 from backend.service.training import request_training
 from backend.store import Job, JobRequest, Project, Store
 from backend.store.params import FinetuneParams
+from backend.store.reports import Wanted
 from trajseg.errors import QueueError, TaskError
 
 log = logging.getLogger("trajseg.backend")
@@ -72,6 +74,27 @@ class JobControl:
             # The worker asks the store before it begins.
             log.warning("job %s stays in the queue: %s", job_id, error)
         return job
+
+    def cancel_all(self, wanted: Wanted, until: datetime) -> list[str]:
+        """Cancel all chosen jobs that are not finished and were created by then; returns their ids."""
+        ids = self.store.selections.cancel(wanted, until)
+        if ids:
+            threading.Thread(target=self._remove, args=(ids,), name="remove", daemon=True).start()
+        return ids
+
+    def _remove(self, job_ids: Sequence[str]) -> None:
+        try:
+            for job_id in job_ids:
+                self.queue.remove(job_id)
+        except QueueError as error:
+            # Workers ask the store before they begin.
+            log.warning("cancelled jobs stay in the queue: %s", error)
+
+    def retry_all(self, wanted: Wanted, until: datetime) -> list[Job]:
+        """Run all chosen jobs again that failed or were cancelled and were created by then; returns them."""
+        jobs = self.store.selections.queue_again(wanted, until)
+        self.enqueue_many(jobs)
+        return jobs
 
     def retry(self, job_id: str) -> Job:
         """Run a finished job again; of a done one whose delivery failed, only the delivery.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -22,11 +22,13 @@ class Wanted:
         state: one of JOB_STATES.
         kind: the name of a kind in backend.store.kinds.
         project_id: the store's own id.
+        text: a part of the instruction, the video's address or the error, in either case; or a task's or job's id.
     """
 
     state: str = ""
     kind: str = ""
     project_id: int | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Reports:
     def jobs(self, wanted: Wanted, limit: int, offset: int = 0) -> list[Job]:
         """One page of jobs: running ones, then the newest; where only queued ones are wanted, the next first."""
         # The rows' order first, by themselves: to sort whole jobs, results and all, takes ten times as long.
-        query = _chosen(select(Job.id), wanted)
+        query = chosen(select(Job.id), wanted)
         if wanted.state == "queued":
             turn = case({name: place for place, name in enumerate(QUEUES)}, value=Job.queue, else_=len(QUEUES))
             query = query.order_by(turn, Job.created_at, Job.id)
@@ -60,9 +62,14 @@ class Reports:
 
     def count_by_state(self, wanted: Wanted) -> dict[str, int]:
         """How many jobs there are in each state that has any; `wanted.state` does not choose here."""
-        query = _chosen(select(Job.state, func.count()), Wanted("", wanted.kind, wanted.project_id))
+        query = chosen(select(Job.state, func.count()), replace(wanted, state=""))
         with self.database.read() as session:
             return {row[0]: row[1] for row in session.execute(query.group_by(Job.state))}
+
+    def newest(self, wanted: Wanted) -> datetime | None:
+        """When the newest of the jobs was created; None where there are none."""
+        with self.database.read() as session:
+            return session.scalar(chosen(select(func.max(Job.created_at)), wanted))
 
     def ahead(self, job: Job) -> int:
         """How many queued jobs workers take before this queued one."""
@@ -134,11 +141,18 @@ class Reports:
         return {day: counts.get(number, 0) for number, day in enumerate(dates)}
 
 
-def _chosen(query: Any, wanted: Wanted) -> Any:
+def chosen(query: Any, wanted: Wanted) -> Any:
+    """A query of jobs, cut down to those that are wanted."""
     if wanted.state:
         query = query.where(Job.state == wanted.state)
     if wanted.kind:
         query = query.where(Job.kind == wanted.kind)
     if wanted.project_id is not None:
         query = query.where(Job.project_id == wanted.project_id)
+    if text := wanted.text:
+        held = [column.icontains(text, autoescape=True) for column in (Job.instruction, Job.video, Job.error)]
+        held.append(Job.id.startswith(text, autoescape=True))
+        if text.isdecimal() and len(text) < 10:
+            held.append(Job.task_id == int(text))
+        query = query.where(or_(*held))
     return query

@@ -18,6 +18,7 @@ from backend.store.pictures import Pictures
 from backend.store.preemption import Preemption
 from backend.store.projects import ProjectStore
 from backend.store.runs import RunStore
+from backend.store.selection import Selections
 from backend.store.superseded import Superseded
 from backend.store.tasks import Tasks
 from backend.store.versions import Versions
@@ -40,6 +41,7 @@ class Store:
         partial: frames of jobs that are not finished.
         deliveries: the outbox of predictions.
         superseded: predictions to be deleted in Label Studio.
+        selections: jobs that are cancelled or queued again together.
         adoptions: refined tracks that were written into annotations.
         corrections: what people changed.
         versions: model versions of projects.
@@ -62,6 +64,7 @@ class Store:
         self.versions = Versions(self.database)
         self.pictures = Pictures(self.database)
         self.adoptions = Adoptions(self.database)
+        self.selections = Selections(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""

@@ -14,7 +14,9 @@ export function morph(from, to) {
     if (from.data !== to.data) from.data = to.data;
     return;
   }
-  for (const {name} of [...from.attributes]) if (!to.hasAttribute(name)) from.removeAttribute(name);
+  // A question that somebody has opened stays open while it asks the same.
+  const asked = from.nodeName === "DETAILS" && from.textContent.trim() === to.textContent.trim();
+  for (const {name} of [...from.attributes]) if (!to.hasAttribute(name) && !(asked && name === "open")) from.removeAttribute(name);
   for (const {name, value} of to.attributes) if (from.getAttribute(name) !== value) from.setAttribute(name, value);
   morphChildren(from, to);
 }

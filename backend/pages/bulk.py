@@ -1,0 +1,94 @@
+"""What one button of the jobs page does to all jobs that are chosen there: cancel them, or retry them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flask import Blueprint, current_app, jsonify, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from backend.pages import guard
+from backend.service.service import Service
+from backend.store.models import now
+from backend.store.reports import Wanted
+from trajseg.errors import InputError
+
+blueprint = Blueprint("bulk", __name__, url_prefix="/chosen")
+
+
+@dataclass(frozen=True)
+class BulkAction:
+    """A button that acts on all chosen jobs.
+
+    Attributes:
+        name: of the route.
+        verb: on the button.
+        count: how many jobs it is about.
+    """
+
+    name: str
+    verb: str
+    count: int
+
+
+def actions(wanted: Wanted, counts: dict[str, int]) -> list[BulkAction]:
+    """What can be done with the chosen jobs. Failed ones are retried by reason, or as a search finds them.
+
+    Args:
+        counts: how many there are in each state.
+    """
+    unfinished = sum(counts.get(state, 0) for state in ("queued", "running") if wanted.state in ("", state))
+    over = counts.get("cancelled", 0) if wanted.state == "cancelled" else 0
+    if wanted.state == "failed" and wanted.text:
+        over = counts.get("failed", 0)
+    found = [BulkAction("cancel", "Cancel", unfinished), BulkAction("retry", "Retry", over)]
+    return [action for action in found if action.count]
+
+
+@blueprint.post("/cancel")
+def cancel() -> ResponseReturnValue:
+    """Cancel all chosen jobs that are not finished and were there when the page was loaded."""
+    service = _service()
+    wanted, until = _asked(service)
+    return _told(wanted, len(service.jobs.cancel_all(wanted, until)), "cancelled")
+
+
+@blueprint.post("/retry")
+def retry() -> ResponseReturnValue:
+    """Retry all chosen jobs that failed or were cancelled."""
+    service = _service()
+    wanted, until = _asked(service)
+    return _told(wanted, len(service.jobs.retry_all(wanted, until)), "queued")
+
+
+def _asked(service: Service) -> tuple[Wanted, datetime]:
+    guard.check_token(service.settings, request.form.get(guard.TOKEN_FIELD, ""))
+    project = request.args.get("project", "")
+    if project and (not project.isdecimal() or len(project) > 9):
+        raise InputError(f"`project` is {project[:40]!r}, not a number.")
+    moment = request.args.get("until", "")
+    try:
+        until = datetime.fromisoformat(moment)
+    except ValueError as error:
+        raise InputError(f"`until` is {moment[:40]!r}, not a time.", "Load the page again.") from error
+    wanted = Wanted(
+        request.args.get("state", ""),
+        request.args.get("kind", ""),
+        int(project) if project else None,
+        request.args.get("q", "").strip(),
+    )
+    return wanted, min(until if until.tzinfo else until.replace(tzinfo=UTC), now())
+
+
+def _told(wanted: Wanted, count: int, done: str) -> ResponseReturnValue:
+    if request.accept_mimetypes.best == "application/json":
+        return jsonify(said=f"{count} job{'s' if count != 1 else ''} {'is' if count == 1 else 'are'} {done}")
+    kind, text = wanted.kind or None, wanted.text or None
+    address = url_for("pages.jobs", state=wanted.state or None, kind=kind, project=wanted.project_id, q=text)
+    return redirect(address, 303)
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["trajseg"]
+    return service

@@ -1,0 +1,66 @@
+"""Selections: all jobs that a person has chosen on the jobs page, to be cancelled or queued again together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select, update
+
+from backend.store.database import Database
+from backend.store.models import Delivery, Job, PartialFrames, Track, now
+from backend.store.reports import Wanted, chosen
+
+AT_ONCE = 500
+"""Jobs in one transaction."""
+UNFINISHED = ("queued", "running")
+
+
+class Selections:
+    """Changes many jobs at once. Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def cancel(self, wanted: Wanted, until: datetime) -> list[str]:
+        """Cancel the chosen jobs that are not finished; returns their ids, for the caller to take out of the queue.
+
+        Running ones stop at their next frame.
+
+        Args:
+            until: jobs that were created later are left alone: nobody has seen them.
+        """
+        cancelled: list[str] = []
+        for ids in self._parts(wanted, UNFINISHED, until):
+            with self.database.write() as session:
+                here = list(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.in_(UNFINISHED))))
+                session.execute(delete(PartialFrames).where(PartialFrames.job_id.in_(here)))
+                stop: Any = update(Job).where(Job.id.in_(here))
+                session.execute(stop.values(state="cancelled", finished_at=now(), eta_seconds=None))
+                cancelled += here
+        return cancelled
+
+    def queue_again(self, wanted: Wanted, until: datetime) -> list[Job]:
+        """Queue the chosen jobs that failed or were cancelled as new; returns them, for the caller to queue.
+
+        Rejected ones are left alone: only their tasks can be changed.
+        """
+        queued: list[Job] = []
+        for ids in self._parts(wanted, ("failed", "cancelled"), until):
+            with self.database.write() as session:
+                found = select(Job).where(Job.id.in_(ids), Job.state.in_(("failed", "cancelled"))).with_for_update()
+                jobs = [job for job in session.scalars(found) if not job.asked.rejected]
+                here = [job.id for job in jobs]
+                for table in (Track, Delivery, PartialFrames):
+                    session.execute(delete(table).where(table.job_id.in_(here)))
+                for job in jobs:
+                    job.reset()
+                queued += jobs
+        return queued
+
+    def _parts(self, wanted: Wanted, states: Sequence[str], until: datetime) -> list[list[str]]:
+        query = chosen(select(Job.id), wanted).where(Job.state.in_(states), Job.created_at <= until)
+        with self.database.read() as session:
+            ids = list(session.scalars(query.order_by(Job.created_at)))
+        return [ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]
