@@ -197,7 +197,6 @@ def test_a_webhook_that_tells_nothing_is_told(served, studio, client):
 <<<<<<< HEAD
     assert "lacks the right header Authorization" in words(guarded)
 =======
-    assert "lacks the backend's Basic-auth header" in words(guarded)
 >>>>>>> 24593b5 (Ctrl-C ends every command at once; doctor sees workers, disks, the adapter and late passwords; minutes saved by vouched frames)
     webhook["headers"] = {"Authorization": "Basic dTpw"}
     assert "tells of annotations at once" in words(guarded)
