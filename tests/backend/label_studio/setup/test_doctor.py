@@ -194,10 +194,7 @@ def test_a_webhook_that_tells_nothing_is_told(served, studio, client):
 
     assert "tells of annotations at once" in words()
     guarded = served.model_copy(update={"basic_auth_user": "u", "basic_auth_password": SecretStr("p")})
-<<<<<<< HEAD
     assert "lacks the right header Authorization" in words(guarded)
-=======
->>>>>>> 24593b5 (Ctrl-C ends every command at once; doctor sees workers, disks, the adapter and late passwords; minutes saved by vouched frames)
     webhook["headers"] = {"Authorization": "Basic dTpw"}
     assert "tells of annotations at once" in words(guarded)
     secretive = served.model_copy(update={"webhook_secret": SecretStr("open sesame")})
