@@ -1,0 +1,34 @@
+"""Engines that take their time, as full-size ones do. Given to the worker as `slow_engine:build`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from colour_engine import ColourEngine
+
+from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, RunContext
+from trajseg.engines.segmentation import Segmentation
+from trajseg.errors import InstructionError
+from trajseg.video import Clip
+
+SECONDS_A_FRAME = 0.5
+
+
+class SlowEngine(ColourEngine):
+    """As ColourEngine, half a second a frame; it refuses sentences that are questions."""
+
+    spec = EngineSpec(name="slow", model_version="slow", several=True, none=True)
+
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        if instruction.endswith("?"):
+            raise InstructionError(f"{instruction!r} is a question.", "Name an object, such as 'the red ring'.")
+        return super().segment(clip, instruction, context)
+
+    def frames(self, clip: Clip, colours: list[str], done: set[int]) -> Iterator[FrameMasks]:
+        for frame in super().frames(clip, colours, done):
+            time.sleep(SECONDS_A_FRAME)
+            yield frame
+
+
+build = SlowEngine
