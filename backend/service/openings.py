@@ -12,7 +12,7 @@ from trajseg.errors import ServiceError
 
 log = logging.getLogger("trajseg.backend")
 
-NOTED_EVERY_SECONDS = 60.0
+NOTED_EVERY_SECONDS = 5.0
 """A page asks for all its pictures at once; the task is noted once."""
 MOST_JOBS = 10_000
 """Jobs kept in memory."""
