@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 
 from backend.http.media import media_url
 from backend.settings import Settings
+from backend.store import Store
 from trajseg.errors import InputError
 
 PICTURE = bytes(range(256)) * 10
@@ -90,3 +91,30 @@ def test_the_signing_key_is_made_once_and_kept_private(settings: Settings) -> No
     assert Settings(data_dir=settings.data_dir).signing_key() == key
     assert (settings.data_dir / "secret_key").stat().st_mode & 0o077 == 0
     assert Settings(data_dir=settings.data_dir, secret_key="mine").signing_key() == "mine"
+
+
+def test_a_picture_that_is_looked_at_says_that_its_task_is_open(  # type: ignore[no-untyped-def]
+    client: FlaskClient, settings: Settings, store: Store, predict_body
+) -> None:
+    client.post("/predict", json=predict_body(1, 2))
+    job = next(job for job in store.jobs.newest() if job.task_id == 1)
+    picture = settings.media_dir / job.id / "000000.jpg"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"x")
+    assert job.project_id is not None
+    assert not store.tasks.is_open(job.project_id, 1, hours=1)
+    url = media_url(settings, f"{job.id}/000000.jpg").removeprefix(settings.external_url)
+    assert client.get(url).status_code == 200
+    assert store.tasks.is_open(job.project_id, 1, hours=1)
+    assert not store.tasks.is_open(job.project_id, 2, hours=1)
+    assert not store.tasks.is_open(job.project_id, 1, hours=0)
+
+
+def test_a_task_that_is_asked_for_alone_may_be_open_in_a_page(  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, predict_body
+) -> None:
+    client.post("/predict", json=predict_body(3, 4))
+    project = store.projects.of_label_studio(7).id
+    assert not store.tasks.is_open(project, 3, hours=1)
+    client.post("/predict", json=predict_body(3))
+    assert store.tasks.is_open(project, 3, hours=1)
