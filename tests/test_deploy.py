@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,12 @@ def test_every_package_of_the_project_is_in_the_image(stage: str) -> None:
 def test_only_the_worker_installs_the_model() -> None:
     assert any(".[model]" in line for line in arguments("worker", "RUN"))
     assert not any("torch" in line or "[model]" in line for line in arguments("backend", "RUN"))
+
+
+def test_the_model_extra_reads_the_tokenizers_of_published_checkpoints() -> None:
+    """LLaVA's folders and the authors' have a tokenizer.model, for which transformers needs sentencepiece."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "sentencepiece" in {re.split(r"[<>=! ]", each)[0] for each in project["optional-dependencies"]["model"]}
 
 
 def test_images_do_not_run_as_root_and_share_one_user_number() -> None:
