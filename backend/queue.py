@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 from redis import Redis
@@ -40,6 +41,10 @@ QUIET_SECONDS = 3.0
 """After a failure nothing is asked of Redis for so long, so that requests do not wait for it one by one."""
 WORKERS = "trajseg:workers"
 """Sorted set of the workers' names by their last heartbeat."""
+FIGURES = "trajseg:figures"
+"""Hash of what workers count."""
+GPU = "trajseg:gpu"
+"""Begins the key of a worker's GPU memory."""
 FORGOTTEN_SECONDS = 3600
 """A worker without a heartbeat for so long is taken out of the set."""
 KEPT_SECONDS = 3600
@@ -210,14 +215,49 @@ class JobQueue:
         with self._asking():
             return {name: queue.count for name, queue in self._queues.items()}
 
-    def beat(self, name: str) -> None:
-        """Note that the worker of this name is alive, by Redis's clock."""
+    def beat(
+        self, name: str, figures: Mapping[str, float] = MappingProxyType({}), gpu: tuple[int, int] | None = None
+    ) -> None:
+        """Note that the worker of this name is alive, by Redis's clock.
+
+        Args:
+            figures: what is to be added to the figures of all workers, see `figures`.
+            gpu: bytes of its GPU's memory that are used, and that there are.
+        """
         with self._asking():
             moment: Any = self.connection.time()
             with self.connection.pipeline() as pipeline:
                 pipeline.zadd(WORKERS, {name: moment[0]})
+                for figure, amount in figures.items():
+                    pipeline.hincrbyfloat(FIGURES, figure, amount)
+                if gpu is not None:
+                    pipeline.set(f"{GPU}:{name}", f"{gpu[0]} {gpu[1]}", ex=int(4 * HEARTBEAT_SECONDS))
                 pipeline.zremrangebyscore(WORKERS, 0, moment[0] - FORGOTTEN_SECONDS)
                 pipeline.execute()
+
+    def figures(self) -> dict[tuple[str, str, str], float]:
+        """What workers have counted since Redis was emptied, by (kind, "seconds" or "runs", stage)."""
+        with self._asking():
+            held: Any = self.connection.hgetall(FIGURES)
+        figures = {}
+        for name, amount in held.items():
+            with suppress(ValueError):
+                kind, unit, stage = name.decode(errors="replace").split(" ", 2)
+                figures[kind, unit, stage] = float(amount)
+        return figures
+
+    def gpus(self) -> dict[str, tuple[int, int]]:
+        """Bytes of GPU memory that are used, and that there are, by the name of each worker with a GPU."""
+        with self._asking():
+            moment: Any = self.connection.time()
+            names: Any = self.connection.zrangebyscore(WORKERS, moment[0] - 3 * HEARTBEAT_SECONDS, "+inf")
+            held: Any = self.connection.mget([f"{GPU}:{name.decode()}" for name in names]) if names else []
+        gpus = {}
+        for name, told in zip(names, held, strict=True):
+            with suppress(ValueError):
+                used, total = (told or b"").split()
+                gpus[name.decode()] = int(used), int(total)
+        return gpus
 
     def leave(self, name: str) -> None:
         """The worker of this name has ended."""

@@ -222,6 +222,10 @@ class Settings(BaseSettings):
         "Read from the environment alone.",
     )
     max_frames: int = Field(default=20_000, gt=0, description="A clip of more frames is refused while it is scanned.")
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="`json`: each line of the log is one object with time, level, logger, message and job.",
+    )
     decoder_memory_bytes: int = Field(
         default=4 * 2**30, ge=2**26, description="A video that takes more memory to decode is refused."
     )

@@ -36,6 +36,7 @@ from backend.settings import HEARTBEAT_SECONDS, Settings
 from backend.store.kinds import QUEUES
 from trajseg.errors import QueueError, TrajSegError
 from worker import run as jobs
+from worker.figures import StageTally, gpu_memory
 
 log = logging.getLogger("trajseg.worker")
 
@@ -171,7 +172,7 @@ def work(settings: Settings, burst: bool = False) -> bool:
             resident.engine.spec.model_version,
             settings.model_version(),
         )
-    pulse = Pulse(settings)
+    pulse = Pulse(settings, resident.tally)
     pulse.start()
     try:
         _empty_queues(resident, connection, burst)
@@ -227,8 +228,9 @@ def _queue_again(resident: jobs.Resident) -> None:
 class Pulse:
     """Tells Redis every few seconds that this worker is alive and has its engine loaded; see JobQueue.workers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tally: StageTally) -> None:
         self._queue = JobQueue(settings.redis_url)
+        self._tally = tally
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -247,9 +249,12 @@ class Pulse:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            # The worker itself says that Redis is away.
-            with contextlib.suppress(QueueError):
-                self._queue.beat(self._name)
+            taken = self._tally.take()
+            try:
+                self._queue.beat(self._name, taken, gpu_memory())
+            except QueueError:
+                # The worker itself says that Redis is away.
+                self._tally.put_back(taken)
             self._over.wait(HEARTBEAT_SECONDS)
 
 

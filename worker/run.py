@@ -20,6 +20,7 @@ from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.label_studio.outgoing.words import NOT_UNDERSTOOD
+from backend.logs import logged_job
 from backend.private import private_folder
 from backend.queue import JobQueue
 from backend.settings import HEARTBEAT_SECONDS, Settings, load_settings
@@ -42,6 +43,7 @@ from trajseg.errors import (
 from trajseg.tracks import Result
 from trajseg.video import Clip, DecoderLimits, guarded_clip, save_frame
 from worker.engines import LoadedEngines
+from worker.figures import StageTally
 from worker.kinds.base import JobContext, PreemptedError
 from worker.kinds.registry import work_of
 from worker.turn import Turn
@@ -68,6 +70,7 @@ class Resident:
         engines: all that are loaded.
         stopping: set once the worker was asked to end.
         preempted: jobs that made way and are not in the queue yet.
+        tally: seconds by stage of the jobs that are done.
     """
 
     def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
@@ -84,6 +87,7 @@ class Resident:
         self.preempted: list[str] = []
         self.courier = Courier(store, settings)
         self.hand = Hand(self.courier)
+        self.tally = StageTally()
 
     @classmethod
     def load(cls, settings: Settings) -> Resident:
@@ -134,6 +138,11 @@ def run(job_id: str) -> None:
         keep(Resident.load(load_settings()))
     assert _resident is not None
     resident = _resident
+    with logged_job(job_id):
+        _run(resident, job_id)
+
+
+def _run(resident: Resident, job_id: str) -> None:
     token = resident.store.runs.start(job_id)
     if token is None:
         log.info("job %s is over already", job_id)
@@ -217,6 +226,8 @@ class _Run(JobContext[JobParams]):
                 # Before the store knows of the result: whoever delivers it must find the pictures.
                 self._write_key_frames(outcome.result, outcome.notes)
         delivery = self.store.runs.finish(self.job.id, self.token, outcome.result, outcome.notes, outcome.report)
+        if outcome.result is not None:
+            self.resident.tally.add(self.job.kind, outcome.result.timings)
         self._queue(outcome.follow_up)
         return delivery
 

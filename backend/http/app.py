@@ -33,7 +33,7 @@ def create_app(backend: Backend) -> Flask:
     app = Flask("backend")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     app.extensions["trajseg"] = service
-    metrics.measure(app, service)
+    metrics.measure(app, service, lambda: backend.reconciler.problems)
     auth.protect(app, settings)
     for part in (routes, jobs, failures, exports, media, pages):
         app.register_blueprint(part.blueprint)

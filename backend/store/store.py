@@ -12,6 +12,7 @@ from backend.store.database import Database
 from backend.store.deliveries import DeliveryStore
 from backend.store.engines import ProjectEngines
 from backend.store.failures import Failures
+from backend.store.figures import Figures
 from backend.store.jobs import JobStore
 from backend.store.partial import PartialFrameStore
 from backend.store.pictures import Pictures
@@ -37,6 +38,7 @@ class Store:
         backlog: queued jobs and lost runs, for the reconciler.
         preemption: which jobs make way for which.
         failures: failed jobs by reason.
+        figures: counts and ages for /metrics.
         engines: the engine that each project has chosen.
         partial: frames of jobs that are not finished.
         deliveries: the outbox of predictions.
@@ -55,6 +57,7 @@ class Store:
         self.backlog = Backlog(self.database)
         self.preemption = Preemption(self.database)
         self.failures = Failures(self.database)
+        self.figures = Figures(self.database)
         self.engines = ProjectEngines(self.database)
         self.partial = PartialFrameStore(self.database)
         self.deliveries = DeliveryStore(self.database)
