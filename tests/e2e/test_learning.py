@@ -119,7 +119,7 @@ def stats(learner: Trajseg, project: MadeProject) -> dict[str, Any]:
 def trained(corrected: list[Prelabelled], project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Any):
     """The version that Start Training in Label Studio has led to, as `trajseg models show` has it."""
     editor.page.goto(f"{studio.url}/projects/{project.id}/settings/ml")
-    editor.page.get_by_text("Connected", exact=False).first.wait_for()
+    editor.page.get_by_role("button", name="Machine learning model options").wait_for()
     editor.screenshot("learning-2-model-settings")
     start_training(editor)
     editor.screenshot("learning-3-training-started")
@@ -137,9 +137,10 @@ def trained(corrected: list[Prelabelled], project: MadeProject, learner: Trajseg
 def start_training(editor: Any) -> None:
     """Settings > Model, the connection's menu, Start Training; waits until Label Studio has passed it on."""
     page = editor.page
-    page.locator("[class*=backend-card] button, [class*=card] button").last.click()
+    page.get_by_role("button", name="Machine learning model options").click()
+    page.get_by_text("Start Training", exact=True).click()
     with page.expect_response(lambda answer: re.search(r"/api/ml/\d+/train", answer.url)) as answer:
-        page.get_by_text("Start Training", exact=True).click()
+        page.get_by_role("button", name="Start Training").click()
     assert answer.value.ok, answer.value.text()
 
 
