@@ -42,6 +42,9 @@ SIGHT = {
 """What sees pictures, by the name of its part. The paper leaves it as it is; small models learn a new look by it."""
 PARTS = {**WHOLE, **SIGHT}
 """All modules that can be trained whole."""
+NORMS = "norms of "
+"""Before the name of a part: of its modules only the normalisations are trained. They are few numbers, each with a
+gradient from every pixel, so that little data moves them far and the rest not at all."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def prepare(
 
     Args:
         lora: adapters of the language model; None trains the language model whole.
-        whole: parts that are trained whole, of PARTS.
+        whole: parts that are trained whole; see `modules_of`.
 
     Returns:
         the trained parameters by the name of their part.
@@ -79,7 +82,7 @@ def prepare(
         parts = {"language model": [p for p in language.parameters() if p not in words]}
     language.train()
     for part in whole:
-        modules = [model.get_submodule(name) for name in PARTS[part] if _has(model, name)]
+        modules = [model.get_submodule(name) for name in modules_of(model, part)]
         for module in modules:
             module.requires_grad_(True).train()
         if modules:
@@ -88,6 +91,19 @@ def prepare(
         # A step of the optimiser is too small for half precision.
         parameter.data = parameter.data.float()
     return parts
+
+
+def modules_of(model: nn.Module, part: str) -> list[str]:
+    """Names of a model's modules that belong to a part, of PARTS, or NORMS and one of these."""
+    names = [name for name in PARTS[part.removeprefix(NORMS)] if _has(model, name)]
+    if not part.startswith(NORMS):
+        return names
+    return [
+        f"{name}.{inner}"
+        for name in names
+        for inner, module in model.get_submodule(name).named_modules()
+        if isinstance(module, (nn.GroupNorm, nn.LayerNorm))
+    ]
 
 
 def add_trajectory_encoder(model: TrajSegModel) -> None:
@@ -114,7 +130,7 @@ def save_adapter(
         folder: receives adapter_config.json, adapter_model.safetensors, and config.json of the adapted model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name for part in whole for name in PARTS[part] if _has(model, name)]
+    names = [name for part in whole for name in modules_of(model, part)]
     weights = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
     for name in names:
         weights |= {f"{name}.{key}": tensor for key, tensor in model.get_submodule(name).state_dict().items()}

@@ -58,6 +58,7 @@ class FinetuneRecipe:
     save_minutes: float = 3.0
     sight: bool = False
     asks: int = 0
+    mask_frames: int | None = None
 
     def joint(self) -> JointRecipe:
         """The same as a recipe of joint training."""
@@ -83,6 +84,7 @@ class FinetuneRecipe:
             four_bit=self.four_bit,
             whole=HEADS + (tuple(SIGHT) if self.sight else ()),
             asks=self.asks,
+            mask_frames=self.mask_frames,
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,8 +62,10 @@ class Terms:
 
 @dataclass
 class _Look:
-    """What the model made of some frames: SAM 2's features, the language side's pixels and the tower's states."""
+    """What the model made of some frames: the language side's pixels and the tower's states; SAM 2's features of
+    those that masks are drawn on, `drawn` (n,), in time order."""
 
+    drawn: Tensor | None = None
     features: FrameFeatures | None = None
     pixels: Tensor | None = None
     states: tuple[Tensor, ...] | None = None
@@ -76,6 +79,8 @@ class JointTraining(nn.Module):
         parts: its trained parameters by part, as `prepare` gave them.
         samples: gives the samples of a part by its number; see `samples.Samples` and `feed.Feed`.
         recompute: keep less of the masks' side for the backward pass, and take longer.
+        mask_frames: of a clip's frames, as many as masks are drawn on, drawn by lot; None: all. The language model
+            sees all of them.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class JointTraining(nn.Module):
         samples: Callable[[int], list[Sample]],
         weights: LossWeights | None = None,
         recompute: bool = False,
+        mask_frames: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -93,6 +99,7 @@ class JointTraining(nn.Module):
         self.samples = samples
         self.weights = weights or LossWeights()
         self.recompute = recompute
+        self.mask_frames = mask_frames
         self._parts = parts
         learns = bool(model.config.object_tokens) and model.objectness.weight.requires_grad
         self._objectness = ObjectnessLoss(model) if learns else None
@@ -125,22 +132,33 @@ class JointTraining(nn.Module):
         if self.model.config.frame_embedding and len(sample.frames) > limit:
             raise InputError(f"A sample has {len(sample.frames)} frames, the model knows {limit}.", "Ask for fewer.")
         look = ({} if looks is None else looks).setdefault(id(sample.frames), _Look())
+        if look.drawn is None:
+            look.drawn = self._drawn(len(sample.frames))
         if len(masks) and look.features is None:
             # First, while nothing else is kept: at full size the encoder itself takes gigabytes.
-            look.features = self._features(sample)
-        if look.states is None:
+            look.features = self._features(sample.frames[look.drawn.numpy()])
+        if look.pixels is None or look.states is None:
             look.pixels = self.processor.llm_pixels(sample.frames).to(self.model.device)
             look.states = self.model.vision_states(look.pixels)
         text, trajectories = self.read(sample, look.states)
         text = text * sample.weight
         none = text.new_zeros(())
+        drawn = look.drawn.to(masks.device)
+        masks, counts = masks[:, drawn], None if counts is None else counts[:, drawn]
         objectness = none
-        if self._objectness is not None and look.pixels is not None:
-            objectness = self._objectness(look.pixels, self.model.features(look.states), masks)
+        if self._objectness is not None:
+            seen = self.model.features(look.states)
+            objectness = self._objectness(look.pixels[drawn], seen[drawn], masks)
         if not len(masks) or look.features is None:
             return Terms(text, none, none, none, objectness)
         logits, score = self._prompted(look.features, trajectories)
         return replace(self._mask_terms(text, logits, score, masks, counts), objectness=objectness)
+
+    def _drawn(self, count: int) -> Tensor:
+        """Of `count` frames, those that masks are drawn on, (n,) int64, increasing."""
+        if self.mask_frames is None or self.mask_frames >= count:
+            return torch.arange(count)
+        return torch.randperm(count)[: self.mask_frames].sort().values
 
     def read(self, sample: Sample, states: tuple[Tensor, ...] | None = None) -> tuple[Tensor, Tensor]:
         """The language model over prompt and answer: mean cross entropy of the answer, trajectory tokens (S, C).
@@ -193,7 +211,7 @@ class JointTraining(nn.Module):
         order = torch.arange(len(sample.frames), device=masks.device)
         start = int(masks.flatten(2).any(2).any(0).nonzero()[0, 0])
         order = order.flip(0) if start == len(order) - 1 else order[start:]
-        masks, features = masks[:, order], self._features(sample)[order]
+        masks, features = masks[:, order], self._features(sample.frames)[order]
         present = masks.flatten(2).any(2)
         tracker = Tracker(self.model.visual_model, len(order), recompute=self.recompute)
         tracker.paint(0, self._rows(features, 0, masks), self.processor.mask_targets(masks[:, 0]))
@@ -227,8 +245,9 @@ class JointTraining(nn.Module):
         score_loss = (scored * weights).mean()
         return Terms(text, (bce * shown).mean(), (dice * shown).mean(), score_loss, text.new_zeros(()), gate)
 
-    def _features(self, sample: Sample) -> FrameFeatures:
-        pixels = self.processor.mask_pixels(sample.frames).to(self.model.device)
+    def _features(self, frames: np.ndarray) -> FrameFeatures:
+        """SAM 2's features of frames uint8 [n, H, W, 3]."""
+        pixels = self.processor.mask_pixels(frames).to(self.model.device)
         each = [self.model.encode_frames(some) for some in pixels.split(1 if self.recompute else len(pixels))]
         return FrameFeatures(*(torch.cat([getattr(f, level) for f in each]) for level in ("top", "s0", "s1")))
 

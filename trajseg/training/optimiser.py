@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,13 +10,24 @@ from torch import nn
 
 
 def optimiser_of(
-    module: nn.Module, muon: float, betas: tuple[float, float], weight_decay: float
+    module: nn.Module,
+    muon: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    times: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """AdamW for all of a module's parameters that require gradients, or MuonAndAdamW where `muon` is not 0."""
+    """AdamW for all of a module's parameters that require gradients, or MuonAndAdamW where `muon` is not 0.
+
+    `times` has AdamW's rates of parameters, in units of the schedule's; 1 where nothing is said.
+    """
     if muon:
         return MuonAndAdamW(module, muon, betas, weight_decay)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, betas=betas, weight_decay=weight_decay)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((times or {}).get(parameter, 1.0), []).append(parameter)
+    form = [{"params": parameters, "times": rate} for rate, parameters in groups.items()]
+    return torch.optim.AdamW(form, betas=betas, weight_decay=weight_decay)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

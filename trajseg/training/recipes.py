@@ -38,7 +38,8 @@ class JointRecipe:
     `recompute` works layers out again in the backward pass, for less memory. `lora` None trains the language model
     whole; `whole` names the other parts that are trained (see adapters). With a `precision` other than "no", frozen
     weights are kept in it; `four_bit` keeps the language model's in 4 bits. With `asks`, a batch is counted in clips,
-    and so many things are said of the same frames of each; `micro` is 1 then.
+    and so many things are said of the same frames of each; `micro` is 1 then. `mask_frames`: see JointTraining. `rates` are those of parts that learn
+    slower or faster than the schedule says, in units of its rate; see `adapters.prepare` for their names.
     """
 
     mixture: Mixture
@@ -53,6 +54,8 @@ class JointRecipe:
     four_bit: bool = False
     whole: tuple[str, ...] = tuple(WHOLE)
     asks: int = 0
+    mask_frames: int | None = None
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def _paper(steps: int, lr: float = 3e-4, warmup: int = 100, **more: Any) -> Schedule:
@@ -135,7 +138,9 @@ def train_jointly(
     if recipe.asks:
         samples = ClipSamples(source, recipe.mixture, recipe.frames, recipe.asks, seed)
     feed = Feed(samples, workers, stride=run.num_processes)
-    joint = JointTraining(model, processor, parts, feed.at, recipe.weights, recipe.recompute)
+    joint = JointTraining(
+        model, processor, parts, feed.at, recipe.weights, recipe.recompute, recipe.mask_frames
+    )
     finished = train(
         out,
         joint,
@@ -144,6 +149,7 @@ def train_jointly(
         seed=seed,
         micro_batches=micro_batches,
         whole=False,
+        times={parameter: rate for part, rate in recipe.rates.items() for parameter in parts.get(part, ())},
         run=run,
         stop=stop,
         progress=progress,

@@ -12,7 +12,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -120,6 +120,7 @@ def train(
     seed: int = 0,
     micro_batches: int = 1,
     whole: bool = True,
+    times: Mapping[nn.Parameter, float] | None = None,
     run: Accelerator | None = None,
     stop: Stop = lambda: False,
     progress: StepsDone = lambda _done, _total: None,
@@ -135,6 +136,7 @@ def train(
         seed: of the random numbers that the loss draws.
         micro_batches: parts of a step that each process takes one after another (gradient accumulation).
         whole: keep all weights in the state; False keeps those that are trained.
+        times: rates of parameters, in units of the schedule's; 1 where nothing is said.
         run: the processes; by default this one alone, or those that were launched, on the module's device.
         stop: ends the run for now. Signals are not touched here; a command passes `signals_stop()`.
         progress: called in the first process only.
@@ -150,7 +152,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = run or accelerator(cpu=next(module.parameters()).device.type == "cpu")
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser: Any = optimiser_of(module, schedule.muon, schedule.betas, schedule.weight_decay)
+    optimiser: Any = optimiser_of(module, schedule.muon, schedule.betas, schedule.weight_decay, times)
     state_file = folder / "state.pt"
     step, used = _load(state_file, module, optimiser) if state_file.exists() else (0, 0.0)
     # Hooks of several processes hang on a module's forward; the loss takes the place of it.
