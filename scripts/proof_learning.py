@@ -29,6 +29,7 @@ from trajseg.shapes.evaluation.learning import (
     LearningResult,
     LearningRun,
     LearningSettings,
+    keep_settings,
     learn,
     measure_base,
     share_done,
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
     given = parser.parse_args()
     settings = LearningSettings(given.model, given.fresh, given.test, steps=given.steps)
+    keep_settings(settings, given.out)
     runs = planned(given)
     served, results = run_all(runs, settings, given.out, given.jobs)
     print_table(results, served)

@@ -8,14 +8,15 @@ trajectory tokens, content integration, the mask decoder and the trajectory enco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
-from safetensors.torch import save_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -40,11 +41,10 @@ SIGHT = {
     "mask encoder": ("visual_model.image_encoder",),
 }
 """What sees pictures, by the name of its part. The paper leaves it as it is; small models learn a new look by it."""
+ADAPTERS = "adapters of the language model"
+"""Name of the part that LoRA is."""
 PARTS = {**WHOLE, **SIGHT}
 """All modules that can be trained whole."""
-NORMS = "norms of "
-"""Before the name of a part: of its modules only the normalisations are trained. They are few numbers, each with a
-gradient from every pixel, so that little data moves them far and the rest not at all."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def prepare(
 
     Args:
         lora: adapters of the language model; None trains the language model whole.
-        whole: parts that are trained whole; see `modules_of`.
+        whole: parts that are trained whole, of PARTS.
 
     Returns:
         the trained parameters by the name of their part.
@@ -75,14 +75,14 @@ def prepare(
         adapters = [p for name, p in language.named_parameters() if "lora_" in name]
         for parameter in adapters:
             parameter.requires_grad_(True)
-        parts = {"adapters of the language model": adapters}
+        parts = {ADAPTERS: adapters}
     else:
         language.requires_grad_(True)
         words = set(language.embed_tokens.parameters())  # type: ignore[operator, union-attr]
         parts = {"language model": [p for p in language.parameters() if p not in words]}
     language.train()
     for part in whole:
-        modules = [model.get_submodule(name) for name in modules_of(model, part)]
+        modules = [model.get_submodule(name) for name in PARTS[part] if _has(model, name)]
         for module in modules:
             module.requires_grad_(True).train()
         if modules:
@@ -91,19 +91,6 @@ def prepare(
         # A step of the optimiser is too small for half precision.
         parameter.data = parameter.data.float()
     return parts
-
-
-def modules_of(model: nn.Module, part: str) -> list[str]:
-    """Names of a model's modules that belong to a part, of PARTS, or NORMS and one of these."""
-    names = [name for name in PARTS[part.removeprefix(NORMS)] if _has(model, name)]
-    if not part.startswith(NORMS):
-        return names
-    return [
-        f"{name}.{inner}"
-        for name in names
-        for inner, module in model.get_submodule(name).named_modules()
-        if isinstance(module, (nn.GroupNorm, nn.LayerNorm))
-    ]
 
 
 def add_trajectory_encoder(model: TrajSegModel) -> None:
@@ -130,7 +117,7 @@ def save_adapter(
         folder: receives adapter_config.json, adapter_model.safetensors, and config.json of the adapted model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name for part in whole for name in modules_of(model, part)]
+    names = [name for part in whole for name in PARTS[part] if _has(model, name)]
     weights = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
     for name in names:
         weights |= {f"{name}.{key}": tensor for key, tensor in model.get_submodule(name).state_dict().items()}
@@ -139,6 +126,27 @@ def save_adapter(
     config = _peft_config(lora, base_model_name_or_path=base, modules_to_save=names, inference_mode=True)
     config.save_pretrained(str(folder))
     model.config.save_pretrained(folder)
+
+
+def blend_adapter(folder: Path, base: Mapping[str, Tensor], share: float) -> None:
+    """Moves an adapter in its PEFT folder back towards the base: base + share x (trained - base), tensor by tensor.
+
+    Between a model and its fine-tuned self lie models that lose less of the one and keep most of what the other
+    learned (Wortsman et al. 2022, robust fine-tuning of zero-shot models).
+
+    Args:
+        base: the base's tensors by name, as its state_dict gives them.
+        share: 1 leaves the adapter as it is.
+    """
+    path, prefix = folder / "adapter_model.safetensors", "base_model.model."
+    weights = load_file(path)
+    for key, tensor in weights.items():
+        if ".lora_B" in key:
+            weights[key] = tensor * share
+        elif ".lora_A" not in key and tensor.is_floating_point():
+            before = base[key.removeprefix(prefix)].to("cpu", tensor.dtype)
+            weights[key] = torch.lerp(before, tensor, share)
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def merge_adapter(model: TrajSegModel, folder: Path) -> TrajSegModel:

@@ -1,7 +1,8 @@
 """Fine-tuning: a base checkpoint, a project's corrections and replay of the base's own data become an adapter.
 
-Training always begins at the base, not at the served adapter, so errors do not add up from version to version. What is
-trained is LoRA in the language model and the small heads; word embeddings stay, as does everything that sees pictures.
+Training always begins at the base, not at the served adapter, so errors do not add up from version to version. A large
+base learns by LoRA in its language model and by its small heads; word embeddings stay, as does everything that sees
+pictures. A small one has seen one kind of pictures only, so it learns by what sees them.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.registry import open_source
 from trajseg.data.samples import Direction, Mixture, Sample, Source, together
 from trajseg.errors import InputError
-from trajseg.training.adapters import HEADS, SIGHT, LoraSettings
+from trajseg.model import TrajSegModel
+from trajseg.training.adapters import ADAPTERS, HEADS, LoraSettings, blend_adapter
 from trajseg.training.recipes import JointRecipe, Precision, train_jointly
 from trajseg.training.run import Schedule, StepsDone, Stop
 
 DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:train"}
 """Replay data of the checkpoints that ship, by model name; others name theirs in config.json, as `replay_data`."""
+
+
+FEW: Mapping[str, float] = {"vision tower": 1.0, "mask encoder": 1.0, "mask decoder": 0.7, ADAPTERS: 0.5}
+"""What a small base learns a new look by, and how fast. The way from the answer to the masks stays as it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,33 +38,39 @@ class FinetuneRecipe:
     Args:
         steps: of the optimiser.
         lr: peak of the learning rate, warmed up over `warmup` steps and then run down as a cosine.
-        batch: samples a step; `micro` of them at once.
-        frames: of a sampled clip.
-        replay: share of samples that come from the base's own data, 0 to 1.
+        batch: clips a step, with `asks` things said of each; `micro` of them at once. With 0 asks: samples a step.
+        frames: of a sampled clip. As many as the model sees when it answers: with fewer it would have to learn to read
+            motion off fewer frames, which is no part of the project.
+        mask_frames: of these, as many as masks are drawn on; None: all.
+        replay: share of clips that come from the base's own data, 0 to 1.
         mixture: shares of kinds of samples, of corrections and of replay alike.
+        parts: what is trained beside the adapters of the language model, and at which rate, in units of `lr`; see
+            trajseg.training.adapters.
+        blend: how far the result goes from the base to what was trained, 0 to 1; see `blend_adapter`.
         lora: of the language model.
         precision, four_bit, recompute: see JointRecipe.
         save_minutes: between two checkpoints.
     """
 
-    steps: int = 300
+    steps: int = 40
     lr: float = 3e-4
-    warmup: int = 20
-    batch: int = 8
-    micro: int = 4
-    frames: int = 6
-    replay: float = 0.5
+    warmup: int = 5
+    batch: int = 4
+    asks: int = 4
+    micro: int = 1
+    frames: int = 8
+    mask_frames: int | None = 2
+    replay: float = 0.4
     mixture: Mixture = dataclasses.field(
-        default_factory=lambda: Mixture(images=0.1, pseudo_videos=0.15, propagation=0.1, captioning=0.25)
+        default_factory=lambda: Mixture(images=0.0, pseudo_videos=0.0, propagation=0.05, captioning=0.35)
     )
+    parts: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(FEW))
+    blend: float = 0.7
     lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
     precision: Precision = "no"
     four_bit: bool = False
     recompute: bool = False
     save_minutes: float = 3.0
-    sight: bool = False
-    asks: int = 0
-    mask_frames: int | None = None
 
     def joint(self) -> JointRecipe:
         """The same as a recipe of joint training."""
@@ -82,14 +94,27 @@ class FinetuneRecipe:
             recompute=self.recompute,
             precision=self.precision,
             four_bit=self.four_bit,
-            whole=HEADS + (tuple(SIGHT) if self.sight else ()),
+            whole=tuple(part for part in self.parts if part != ADAPTERS),
             asks=self.asks,
             mask_frames=self.mask_frames,
+            rates=self.parts,
         )
 
 
 FULL_SIZE = FinetuneRecipe(
-    steps=400, lr=1e-4, batch=8, micro=1, frames=8, precision="bf16", four_bit=True, recompute=True
+    steps=400,
+    lr=1e-4,
+    warmup=20,
+    batch=8,
+    asks=0,
+    mask_frames=None,
+    replay=0.5,
+    mixture=Mixture(images=0.1, pseudo_videos=0.15, propagation=0.1, captioning=0.25),
+    parts=dict.fromkeys(HEADS, 1.0),
+    blend=1.0,
+    precision="bf16",
+    four_bit=True,
+    recompute=True,
 )
 """For a 7B model on a 24 GB card."""
 LARGE = 2048
@@ -221,4 +246,9 @@ def finetune(
         # A base that cannot describe tracks is not given that part here: it would take more than corrections.
         recipe = dataclasses.replace(recipe, mixture=dataclasses.replace(recipe.mixture, captioning=0.0))
     adapter, finished = train_jointly(recipe.joint(), checkpoint, out, source, seed, stop=stop, progress=progress)
-    return adapter if finished else None
+    if not finished:
+        return None
+    if recipe.blend < 1:
+        base = TrajSegModel.from_pretrained(checkpoint_folder(checkpoint))
+        blend_adapter(adapter, base.state_dict(), recipe.blend)
+    return adapter

@@ -37,9 +37,11 @@ class JointRecipe:
     `batch` samples make a step, over all processes; a process takes `micro` at once. `frames` is T of a video.
     `recompute` works layers out again in the backward pass, for less memory. `lora` None trains the language model
     whole; `whole` names the other parts that are trained (see adapters). With a `precision` other than "no", frozen
-    weights are kept in it; `four_bit` keeps the language model's in 4 bits. With `asks`, a batch is counted in clips,
-    and so many things are said of the same frames of each; `micro` is 1 then. `mask_frames`: see JointTraining. `rates` are those of parts that learn
-    slower or faster than the schedule says, in units of its rate; see `adapters.prepare` for their names.
+    weights are kept in it; `four_bit` keeps the language model's in 4 bits.
+
+    With `asks`, a batch is counted in clips, and so many things are said of the same frames of each; `micro` is 1 then.
+    `mask_frames`: see JointTraining. `rates` are those of parts that learn slower or faster than the schedule says, in
+    units of its rate; see `adapters.prepare` for their names.
     """
 
     mixture: Mixture
@@ -138,9 +140,7 @@ def train_jointly(
     if recipe.asks:
         samples = ClipSamples(source, recipe.mixture, recipe.frames, recipe.asks, seed)
     feed = Feed(samples, workers, stride=run.num_processes)
-    joint = JointTraining(
-        model, processor, parts, feed.at, recipe.weights, recipe.recompute, recipe.mask_frames
-    )
+    joint = JointTraining(model, processor, parts, feed.at, recipe.weights, recipe.recompute, recipe.mask_frames)
     finished = train(
         out,
         joint,

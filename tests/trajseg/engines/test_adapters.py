@@ -15,7 +15,7 @@ from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest
 from trajseg.engines.adapters import AdaptedModel, Adapter
 from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegModel
-from trajseg.training.adapters import HEADS, LoraSettings, merge_adapter, prepare, save_adapter
+from trajseg.training.adapters import HEADS, LoraSettings, blend_adapter, merge_adapter, prepare, save_adapter
 
 LORA = LoraSettings(dropout=0.0)
 
@@ -72,6 +72,20 @@ def test_an_adapter_in_place_is_the_merged_checkpoint(base, tmp_path):
     merged = merge_adapter(copy.deepcopy(base.model), folder)
     for name, tensor in merged.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_a_blended_adapter_lies_on_the_line_from_the_base(base, tmp_path):
+    folder = published(base.model, 9, tmp_path)
+    trained = merge_adapter(copy.deepcopy(base.model), folder).state_dict()
+    before = tensors(base.model)
+    blend_adapter(folder, before, 0.25)
+    blended = merge_adapter(copy.deepcopy(base.model), folder).state_dict()
+    moved = 0
+    for name, tensor in blended.items():
+        expected = before[name] + 0.25 * (trained[name] - before[name]) if tensor.is_floating_point() else before[name]
+        torch.testing.assert_close(tensor, expected, atol=1e-5, rtol=1e-4)
+        moved += not torch.equal(tensor, before[name])
+    assert moved > 100
 
 
 def test_over_packed_weights_lora_runs_beside_the_layer(tmp_path):

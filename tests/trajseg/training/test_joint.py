@@ -183,7 +183,7 @@ def test_weights_scale_the_losses_of_their_frames_and_words(joint):
 @torch.no_grad()
 def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint):
     sample = SOURCE.video(random.Random(3), 3, "captioning")
-    features = joint._features(sample)
+    features = joint._features(sample.frames)
     token = torch.randn(2, joint.model.config.sam2_config.d_model)
     at_once, _ = joint._prompted(features, token)
     for t in range(3):

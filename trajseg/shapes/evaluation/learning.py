@@ -26,7 +26,7 @@ from typing import Any, Literal
 from trajseg.data.corrections import HELD_OUT_SHARE
 from trajseg.data.dataset import Dataset
 from trajseg.engines.trajseg import VideoSegmenter
-from trajseg.errors import TrajSegError
+from trajseg.errors import InputError, TrajSegError
 from trajseg.evaluation.paired import measure
 from trajseg.files import write_json
 from trajseg.shapes.dataset import ShapesDataset
@@ -136,6 +136,21 @@ def learn(run: LearningRun, settings: LearningSettings, out: Path) -> LearningRe
         scores = _measured(settings, adapter) if measured else {}
         write_json(folder / RESULT, {"decision": decision, "scores": scores, "minutes": minutes})
     return LearningResult(run, **json.loads((folder / RESULT).read_text(encoding="utf-8")))
+
+
+def keep_settings(settings: LearningSettings, out: Path) -> None:
+    """Writes down what a folder's runs share; those that are added must share it.
+
+    Raises:
+        InputError: the folder's runs were begun with other settings.
+    """
+    path, form = out / "settings.json", dataclasses.asdict(settings)
+    out.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_json(path, form)
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    if other := sorted(name for name in form if begun.get(name) != form[name]):
+        raise InputError(f"{out} holds runs with another {', '.join(other)}.", "Choose the same, or another --out.")
 
 
 def measure_base(settings: LearningSettings, out: Path) -> Mapping[str, Mapping[str, float]]:

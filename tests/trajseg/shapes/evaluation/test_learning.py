@@ -10,12 +10,14 @@ import pytest
 
 from trajseg.data.corrections import Corrections
 from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.errors import InputError
 from trajseg.shapes.evaluation.annotator import by_side, correct, relabelled
 from trajseg.shapes.evaluation.learning import (
     RESULT,
     LearningResult,
     LearningRun,
     LearningSettings,
+    keep_settings,
     learn,
     share_done,
     summary,
@@ -71,6 +73,13 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     (tmp_path / run.name / RESULT).write_text(json.dumps({"decision": decision, "scores": {}, "minutes": 2.0}))
     assert learn(run, LearningSettings(), tmp_path) == LearningResult(run, decision, {}, 2.0)
     assert share_done(run, tmp_path) == 1.0
+
+
+def test_runs_of_one_folder_share_their_settings(tmp_path):
+    keep_settings(LearningSettings(fresh=3), tmp_path / "out")
+    keep_settings(LearningSettings(fresh=3), tmp_path / "out")
+    with pytest.raises(InputError, match="holds runs with another fresh, steps"):
+        keep_settings(LearningSettings(fresh=4, steps=7), tmp_path / "out")
 
 
 def test_harmful_labels_are_those_of_another_video(tmp_path):
