@@ -121,7 +121,7 @@ def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
     run(job.id)
     assert arrived
     held = world.store.jobs.get(job.id)
-    assert (held.state, held.runs, held.error) == ("queued", 0, None), "making way counts as no attempt"
+    assert (held.state, held.runs, held.error) == ("queued", 0, ""), "making way counts as no attempt"
     assert time.monotonic() - arrived[0] < finetune.SAVING_SECONDS, "it ended by itself"
     state = torch.load(work / "run" / "state.pt", weights_only=True)
     assert 1 <= state["step"] < FinetuneRecipe().steps

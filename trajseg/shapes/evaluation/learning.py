@@ -1,8 +1,8 @@
 """Learning from corrections, measured: simulated projects are corrected, trained on, judged and measured afresh.
 
 A run is one simulated project: real mp4 clips, a simulated annotator (see annotator), the corrections data set, and a
-round of learning in a child process, as a worker runs it (trajseg.training.child). The candidate is then measured on
-clips that neither the training nor the gate has seen. There are three kinds:
+round of learning as a worker has it run (trajseg.training.round). The candidate is then measured on clips that neither
+the training nor the gate has seen. There are three kinds:
 
     gain      posters, a look that the base was not trained on: the gate should promote
     harmful   posters again, each clip with the labels of another one: the gate must refuse
@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,16 +23,16 @@ from typing import Any, Literal
 from trajseg.data.corrections import HELD_OUT_SHARE
 from trajseg.data.dataset import Dataset
 from trajseg.engines.trajseg import VideoSegmenter
-from trajseg.errors import InputError, TrajSegError
+from trajseg.errors import InputError
 from trajseg.evaluation.paired import measure
 from trajseg.files import write_json
 from trajseg.shapes.dataset import ShapesDataset
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.shapes.world.conditions import PLAIN, POSTERS
-from trajseg.training.child import DECISION, ERROR, PROGRESS
+from trajseg.training.child import PROGRESS
 from trajseg.training.finetune import recipe_for
 from trajseg.training.gate import GateRules
-from trajseg.training.round import RoundTask, task_to_json
+from trajseg.training.round import RoundTask, run_round
 
 Kind = Literal["gain", "harmful", "neutral"]
 RESULT, CORRECTIONS = "result.json", "corrections"
@@ -120,7 +117,7 @@ def learn(run: LearningRun, settings: LearningSettings, out: Path) -> LearningRe
     """One run in the folder `out`/NAME; goes on with what it finds there.
 
     Raises:
-        TrajSegError: the round failed; its log is in the folder.
+        TrajSegError: the round failed.
     """
     folder = out / run.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +204,7 @@ def _correct(run: LearningRun, settings: LearningSettings, out: Path) -> None:
 
 
 def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mapping[str, Any]:
-    """A round of learning in a child process, as the worker's job kind `finetune` runs it."""
+    """The gate's decision on a run's candidate, which lies in `folder`/adapter then; goes on with what is there."""
     task = RoundTask(
         checkpoint=settings.checkpoint,
         corrections=str((folder / CORRECTIONS).resolve()),
@@ -218,21 +215,13 @@ def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mappin
         recipe=recipe_for(settings.checkpoint, settings.steps),
         seed=run.seed,
     )
-    write_json(folder / "task.json", task_to_json(task))
-    with (folder / "child.log").open("ab") as log:
-        code = subprocess.run(
-            [sys.executable, "-m", "trajseg.training.child", str((folder / "task.json").resolve())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        ).returncode
-    if code:
-        error = folder / ERROR
-        words = json.loads(error.read_text(encoding="utf-8"))["error"] if error.exists() else f"exit code {code}"
-        raise TrajSegError(f"The round {run.name} failed: {words}", f"Look at {folder / 'child.log'}.")
-    return json.loads((folder / DECISION).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    def progress(done: int, total: int) -> None:
+        write_json(folder / PROGRESS, {"done": done, "total": total})
+
+    decision = run_round(task, progress=progress)
+    assert decision is not None, "nothing stops it"
+    return decision.to_json()
 
 
 def _measured(settings: LearningSettings, adapter: Path | None) -> dict[str, dict[str, float]]:
