@@ -1,6 +1,6 @@
 """A simulated annotator: corrects clips of the shapes world as a person does, into the folder that training reads.
 
-The truth is painted on a few frames of each object, optical flow carries it to the others, and captions are put right.
+The truth is painted on a few frames of each clip, optical flow carries it to the others, and captions are put right.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from trajseg.tracks import MaskTrack, Rle, rle
 from trajseg.tracks.formats.native import Native
 from trajseg.tracks.labelled import Expression, LabelledClip, LabelledTrack
 from trajseg.tracks.trust import Trust
+from trajseg.video.spacing import end_to_end
 
 PAINTED_FRAMES = 5
-"""Frames of each object that are painted."""
+"""Frames of a clip on which every object is painted, or agreed not to be there."""
 
 
 def identity_of(path: Path) -> str:
@@ -112,10 +113,11 @@ def _corrected(annotated: AnnotatedClip, expressions: int) -> LabelledClip:
 
 
 def _track(annotated: AnnotatedClip, thing: AnnotatedObject) -> LabelledTrack:
-    """An object whose first and last frames in the picture, and some between, are painted."""
+    """An object that is painted on frames spread over the clip, as are all others, and where it comes and goes."""
     clip = annotated.clip
     shown = sorted(thing.masks)
-    chosen = {shown[round(place)] for place in np.linspace(0, len(shown) - 1, min(PAINTED_FRAMES, len(shown)))}
+    # Who paints a frame paints, or agrees to, all that is in it. So these frames are the same ones for all objects.
+    chosen = set(end_to_end(len(clip), PAINTED_FRAMES)) | {shown[0], shown[-1]}
     # Just before it comes and just after it goes a person paints that it is not there.
     chosen |= {index for index in (shown[0] - 1, shown[-1] + 1) if 0 <= index < len(clip)}
     nothing = np.zeros((clip.height, clip.width), bool)

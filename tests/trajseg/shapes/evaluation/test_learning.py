@@ -101,6 +101,15 @@ def test_harmful_labels_are_those_of_another_video(tmp_path):
         assert said <= {asked.text for asked in source.expressions}
 
 
+def test_every_corrected_video_that_is_held_out_can_be_scored(tmp_path):
+    posters = open_dataset("posters:train", DatasetOptions(count=60, height=64))
+    folder = correct(by_side(posters, {"train": 0, "held-out": 4}), tmp_path / "corrections", expressions=1)
+    held_out = Corrections(folder, "held-out")
+    assert len(held_out) == 4
+    for number in range(4):
+        assert len(held_out[number].scored) >= 5, "frames that are painted in every track"
+
+
 def test_labels_of_another_video_fit_the_frames_that_they_are_put_on():
     clips = open_dataset("posters:train", DatasetOptions(count=2, height=64))
     one, other = clips[0], clips[1]
