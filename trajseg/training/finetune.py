@@ -27,7 +27,7 @@ DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:train"}
 """Replay data of the checkpoints that ship, by model name; others name theirs in config.json, as `replay_data`."""
 
 
-FEW: Mapping[str, float] = {"vision tower": 1.0, "mask encoder": 1.0, "mask decoder": 0.7, ADAPTERS: 0.5}
+FEW: Mapping[str, float] = {"vision tower": 1.0, "mask encoder": 1.0, "mask decoder": 0.5, ADAPTERS: 1.0}
 """What a small base learns a new look by, and how fast. The way from the answer to the masks stays as it is."""
 
 
@@ -46,14 +46,15 @@ class FinetuneRecipe:
         mixture: shares of kinds of samples, of corrections and of replay alike.
         parts: what is trained beside the adapters of the language model, and at which rate, in units of `lr`; see
             trajseg.training.adapters.
+        norm_rate: see JointRecipe.
         blend: how far the result goes from the base to what was trained, 0 to 1; see `blend_adapter`.
         lora: of the language model.
         precision, four_bit, recompute: see JointRecipe.
         save_minutes: between two checkpoints.
     """
 
-    steps: int = 40
-    lr: float = 3e-4
+    steps: int = 100
+    lr: float = 1e-4
     warmup: int = 5
     batch: int = 4
     asks: int = 4
@@ -65,7 +66,8 @@ class FinetuneRecipe:
         default_factory=lambda: Mixture(images=0.0, pseudo_videos=0.0, propagation=0.05, captioning=0.35)
     )
     parts: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(FEW))
-    blend: float = 0.7
+    norm_rate: float = 10.0
+    blend: float = 0.8
     lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
     precision: Precision = "no"
     four_bit: bool = False
@@ -98,6 +100,7 @@ class FinetuneRecipe:
             asks=self.asks,
             mask_frames=self.mask_frames,
             rates=self.parts,
+            norm_rate=self.norm_rate,
         )
 
 
@@ -111,6 +114,7 @@ FULL_SIZE = FinetuneRecipe(
     replay=0.5,
     mixture=Mixture(images=0.1, pseudo_videos=0.15, propagation=0.1, captioning=0.25),
     parts=dict.fromkeys(HEADS, 1.0),
+    norm_rate=1.0,
     blend=1.0,
     precision="bf16",
     four_bit=True,

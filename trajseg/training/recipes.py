@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from trajseg.data.samples import ClipSamples, Mixture, Sample, Samples, Source
 from trajseg.engines.trajseg import VideoSegmenter
@@ -26,6 +27,7 @@ from trajseg.training.feed import Feed
 from trajseg.training.joint import JointTraining, LossWeights
 from trajseg.training.run import Schedule, StepsDone, Stop, accelerator, train
 
+NORMS = (nn.GroupNorm, nn.LayerNorm)
 PAPER_LORA, PAPER_WEIGHTS = LoraSettings(), LossWeights()
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -41,7 +43,8 @@ class JointRecipe:
 
     With `asks`, a batch is counted in clips, and so many things are said of the same frames of each; `micro` is 1 then.
     `mask_frames`: see JointTraining. `rates` are those of parts that learn slower or faster than the schedule says, in
-    units of its rate; see `adapters.prepare` for their names.
+    units of its rate; see `adapters.prepare` for their names. In parts of `rates`, normalisations learn `norm_rate`
+    times as fast as the rest: they are few numbers with a gradient from every pixel or token.
     """
 
     mixture: Mixture
@@ -58,6 +61,7 @@ class JointRecipe:
     asks: int = 0
     mask_frames: int | None = None
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    norm_rate: float = 1.0
 
 
 def _paper(steps: int, lr: float = 3e-4, warmup: int = 100, **more: Any) -> Schedule:
@@ -149,7 +153,7 @@ def train_jointly(
         seed=seed,
         micro_batches=micro_batches,
         whole=False,
-        times={parameter: rate for part, rate in recipe.rates.items() for parameter in parts.get(part, ())},
+        times=learning_rates(recipe, model, parts),
         run=run,
         stop=stop,
         progress=progress,
@@ -164,6 +168,18 @@ def train_jointly(
             save_adapter(model, recipe.lora, checkpoint, result, recipe.whole)
     run.wait_for_everyone()
     return Trained(result, finished)
+
+
+def learning_rates(
+    recipe: JointRecipe, model: nn.Module, parts: Mapping[str, list[nn.Parameter]]
+) -> dict[nn.Parameter, float]:
+    """The rate of each parameter of the parts that have one of their own, in units of the schedule's."""
+    norms = {p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
+    return {
+        parameter: rate * (recipe.norm_rate if parameter in norms else 1.0)
+        for part, rate in recipe.rates.items()
+        for parameter in parts.get(part, ())
+    }
 
 
 def deciding(recipe: JointRecipe) -> dict[str, Any]:

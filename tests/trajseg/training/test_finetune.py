@@ -18,8 +18,10 @@ from trajseg.data.samples import Mixture
 from trajseg.errors import CheckpointError, InputError
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.shapes.samples import ShapesSamples
-from trajseg.training.finetune import FinetuneRecipe, Rehearsal, finetune, replay_data
+from trajseg.training.adapters import prepare
+from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe, Rehearsal, finetune, replay_data
 from trajseg.training.gate import GateRules
+from trajseg.training.recipes import learning_rates
 from trajseg.training.round import RoundTask, run_round, task_from_json, task_to_json
 
 QUICK = FinetuneRecipe(
@@ -150,3 +152,20 @@ def test_too_few_held_out_videos_train_nothing(folder, tmp_path):
     assert not (tmp_path / "work").exists()
     with pytest.raises(InputError, match=r"no export of corrections|cannot be read"):
         run_round(dataclasses.replace(task, corrections=str(tmp_path)))
+
+
+def test_the_recipe_of_a_small_base_moves_what_sees_and_its_norms_faster():
+    model = VideoSegmenter.from_pretrained("trajseg-tiny", "cpu").model
+    recipe = FinetuneRecipe().joint()
+    parts = prepare(model, recipe.lora, recipe.whole)
+    assert set(parts) == set(FinetuneRecipe().parts)
+    rates = learning_rates(recipe, model, parts)
+    encoder = model.visual_model.image_encoder
+    assert rates[encoder.trunk.stages[0][0].weight] == 1.0
+    assert rates[encoder.trunk.stages[0][1].weight] == 10.0
+    decoder = {rates[parameter] for parameter in parts["mask decoder"]}
+    assert decoder == {0.5, 5.0}
+    assert not any(p.requires_grad for p in (*model.fusion_layers.parameters(), *model.text_hidden_fcs.parameters()))
+    large = FULL_SIZE.joint()
+    assert not {"vision tower", "mask encoder"} & set(large.whole)
+    assert set(large.rates.values()) == {1.0}
