@@ -24,6 +24,8 @@ SHOWN = (
     "correction-data-manager",
     "correction-hint",
     "adoption-changed",
+    "round-states",
+    "round-still-running",
     "jobs-list",
     "jobs-tracks",
 )

@@ -15,13 +15,13 @@ from trajseg.tracks.rle import REWRITE
 from trajseg.tracks.track import MaskTrack
 
 VERSION = 1
-_MARK = re.compile(r"\s*\[SEG\]")
-_GAP = re.compile(r"\s+(?=[.,;:!?])")
+_MARK = re.compile(r"[ \t]*\[SEG\]")
+_GAP = re.compile(r"[ \t]+(?=[.,;:!?])")
 
 
 def plain(answer: str) -> str:
-    """A model's answer for people: without [SEG], and without spaces before punctuation."""
-    return " ".join(_GAP.sub("", _MARK.sub("", answer)).split())
+    """A model's answer for people: without [SEG], and without spaces before punctuation; lines stay lines."""
+    return _GAP.sub("", _MARK.sub("", answer)).strip()
 
 
 @dataclass

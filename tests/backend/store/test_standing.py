@@ -221,7 +221,11 @@ def test_the_newest_annotation_decides_and_a_withdrawn_one_no_longer(world: Worl
 
 def test_labels_that_persons_changed_and_suggestions_from_other_jobs_are_followed(world: World) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
-    suggested = world.done("prelabel", [track(1, [20] * FRAMES)], "the star")
+    star = track(1, [20] * FRAMES)
+    star.caption = "a star that stands still"
+    suggested = world.done("prelabel", [star], "the star")
+    # Another sentence was typed, and its suggestions were rejected.
+    world.done("prelabel", [track(1, [30] * FRAMES)], "the comet")
     changes = [
         Change("track-4", 0, "unchanged", "t1", job, rle=rle.encode(mask(2))),
         Change("track-5", 0, "unchanged", "t1", suggested, rle=rle.encode(mask(20))),
@@ -230,6 +234,7 @@ def test_labels_that_persons_changed_and_suggestions_from_other_jobs_are_followe
     task = world.task()
     assert [(held.track.uid, held.track.label) for held in task.tracks] == [("t1", "track-4"), ("t1-2", "track-5")]
     assert {said.text: said.uids for said in task.expressions} == {"the square": ("t1",), "the star": ("t1-2",)}
+    assert task.tracks[1].track.caption == "a star that stands still"
 
 
 def test_captions_of_a_later_job_belong_to_the_refined_tracks(world: World) -> None:
