@@ -1,12 +1,13 @@
 """Label Studio labelling configurations for tracks: the XML, what fills it in, and what reads it back."""
 
-from label_config.config import LabelConfig, TextTag, View, parse
+from label_config.config import NEGATIVE, LabelConfig, TextTag, View, parse
 from label_config.frame_rate import DEFAULT_RATE, editor_rate
 from label_config.templates import DEFAULT_LABELS, clean_label, fill, track_labels, with_labels
 
 __all__ = [
     "DEFAULT_LABELS",
     "DEFAULT_RATE",
+    "NEGATIVE",
     "LabelConfig",
     "TextTag",
     "View",

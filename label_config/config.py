@@ -13,6 +13,8 @@ from label_config.values import MISSING, is_reference, lookup, paths, resolve
 from trajseg.errors import LabelConfigError
 
 View = Literal["mask", "box"]
+NEGATIVE = ("not this", "not here")
+"""Labels of smart rectangles and points that say where the object is not."""
 Tag = ElementTree.Element
 
 _MASK_TAG = "BitmaskLabels"
@@ -43,6 +45,7 @@ class LabelConfig:
         object_name: name of the Image or Video tag; `to_name` of a result.
         labels: what may stand as a track's label, in the order of the configuration.
         hint: name of the smart rectangle on the Image, where there is one.
+        point: name of the smart key point on the Image, where there is one.
         instruction: the text area that holds the sentence, where there is one.
         caption: the text area that holds the captions, where there is one.
         answer: the text area in which trajseg says what came of a request, where there is one.
@@ -61,6 +64,7 @@ class LabelConfig:
     object_name: str
     labels: tuple[str, ...]
     hint: str | None = None
+    point: str | None = None
     instruction: TextTag | None = None
     caption: TextTag | None = None
     answer: TextTag | None = None
@@ -126,20 +130,14 @@ _remembered = lru_cache(maxsize=64)(_read)
 def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfig:
     if image is None or image.tag != "Image" or not _key(image, "valueList"):
         raise LabelConfigError(f'<{_MASK_TAG} name="{control.get("name")}"> is not on an <Image valueList="$...">')
-    hints = [
-        tag.get("name")
-        for tag in tags
-        if tag.tag in ("RectangleLabels", "Rectangle")
-        and image.get("name") in _targets(tag)
-        and tag.get("smart") == "true"
-    ]
     video = next((tag for tag in tags if tag.tag == "Video"), None)
     return LabelConfig(
         view="mask",
         control=_name(control),
         object_name=_name(image),
         labels=_labels(control),
-        hint=next(iter(hints), None),
+        hint=_smart(tags, image, ("RectangleLabels", "Rectangle")),
+        point=_smart(tags, image, ("KeyPointLabels", "KeyPoint")),
         instruction=_instruction(tags),
         caption=_caption(tags),
         answer=_answer(tags),
@@ -150,6 +148,12 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
         frame_rate=_rate(video),
         video_line=_video_line(video),
     )
+
+
+def _smart(tags: list[Tag], image: Tag, names: tuple[str, ...]) -> str | None:
+    """The name of the first smart tag of this kind on the image; None where there is none."""
+    found = [tag for tag in tags if tag.tag in names and image.get("name") in _targets(tag)]
+    return next((tag.get("name") for tag in found if tag.get("smart") == "true"), None)
 
 
 def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig:

@@ -114,7 +114,7 @@ class InteractiveLabelling:
     def _mark(
         self, project: Project, engine: ChosenEngine, config: LabelConfig, task: Task, context: Context
     ) -> dict[str, Any]:
-        """Segment what a smart rectangle marks, and carry it through the clip.
+        """Segment what a smart rectangle or point marks, and carry it through the clip.
 
         The answer has the track where the page shows nothing of it yet; all of it is delivered as a prediction.
         """
@@ -124,6 +124,8 @@ class InteractiveLabelling:
         base_id = marks.base_job(task, engine.model_version)
         base, result = self._known(base_id)
         labelled = marks.with_labels(found, result, config, task)
+        if not labelled:
+            return {"result": []}
         own = task.data.get(INSTRUCTION_KEY)
         instruction = base.instruction if base else str(own or "")
         params = {"marks": labelled, "base_job_id": base.id if base else None, **engine.params}

@@ -1,4 +1,6 @@
-"""Marks: a smart rectangle drawn on a picture says where an object is; which track it belongs to is decided here."""
+"""Marks: a smart rectangle or point on a picture says where an object is, or is not; which track it belongs to is
+decided here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 from backend.label_studio import png
 from backend.label_studio.incoming.payloads import Context, ContextResult, Held, Task
-from label_config import LabelConfig
+from label_config import NEGATIVE, LabelConfig
 from trajseg.errors import TaskError
 from trajseg.tracks import Box, Result
 
@@ -23,15 +25,18 @@ OVERLAP = 0.2
 def drawn(context: Context, config: LabelConfig, task: Task) -> list[dict[str, Any]]:
     """What was marked, as the `marks` of RefineParams, without labels yet.
 
-    Rectangles on pictures whose frame is not known are left out.
+    Marks on pictures whose frame is not known are left out.
     """
     indices = task.data.get("frame_index")
-    if config.hint is None or not isinstance(indices, list):
+    if not isinstance(indices, list):
         return []
+    boxes = [(one, _pixels(one)) for one in context.rectangles(config.hint)]
+    marked = [(one, box, _is_click(one, box)) for one, box in boxes if box is not None]
+    marked += [(one, box, True) for one in context.points(config.point) if (box := _around(one)) is not None]
     return [
-        {"index": index, "box": list(box), "point": _is_click(one, box), "named": _named(one, config)}
-        for one in context.rectangles(config.hint)
-        if (index := _frame(one, indices)) is not None and (box := _pixels(one)) is not None
+        {"index": index, "box": list(box), "point": point, "named": _named(one, config), "negative": _is_negative(one)}
+        for one, box, point in marked
+        if (index := _frame(one, indices)) is not None
     ]
 
 
@@ -41,7 +46,8 @@ def with_labels(
     """The marks, each with the label of the track that it belongs to.
 
     In this order: the track that its own label names; one that lies under it on that frame; the only one that is
-    not in that frame although it is in others; a new one under a label that nothing has yet.
+    not in that frame although it is in others; a new one under a label that nothing has yet. A negative mark belongs
+    to the track that has most of its mask there; where none has any it says nothing, and is left out.
 
     Raises TaskError where no label is left for a new track.
     """
@@ -49,6 +55,10 @@ def with_labels(
     taken |= {track.label for track in result.tracks} if result else set()
     labelled = []
     for mark in found:
+        if mark["negative"]:
+            if under := mark["named"] or _covered(mark, result):
+                labelled.append(_labelled(mark, under))
+            continue
         label = mark["named"] or _meant(mark, result)
         if not label:
             label = next((one for one in config.labels if one not in taken), "")
@@ -58,7 +68,7 @@ def with_labels(
                 "Add labels (track-9, ...) to the project's labelling configuration.",
             )
         taken.add(label)
-        labelled.append({"label": label, **{key: mark[key] for key in ("index", "box", "point")}})
+        labelled.append(_labelled(mark, label))
     return labelled
 
 
@@ -104,9 +114,22 @@ def _places(item: dict[str, Any], config: LabelConfig) -> Iterator[tuple[str, in
         yield str(label), int(item.get("item_index") or 0)
 
 
+def _labelled(mark: dict[str, Any], label: str) -> dict[str, Any]:
+    kept = {key: mark[key] for key in ("index", "box", "point")}
+    return {"label": label, **kept, **({"negative": True} if mark["negative"] else {})}
+
+
+def _own_labels(one: ContextResult) -> list[Any]:
+    labels = one.value.get("rectanglelabels") or one.value.get("keypointlabels")
+    return labels if isinstance(labels, list) else []
+
+
 def _named(one: ContextResult, config: LabelConfig) -> str:
-    labels = one.value.get("rectanglelabels")
-    return next((label for label in labels if label in config.labels), "") if isinstance(labels, list) else ""
+    return next((label for label in _own_labels(one) if label in config.labels), "")
+
+
+def _is_negative(one: ContextResult) -> bool:
+    return any(str(label).lower() in NEGATIVE for label in _own_labels(one))
 
 
 def _frame(one: ContextResult, indices: Sequence[Any]) -> int | None:
@@ -127,9 +150,36 @@ def _pixels(one: ContextResult) -> Box | None:
     return round(x * across, 2), round(y * down, 2), round(width * across, 2), round(height * down, 2)
 
 
+def _around(one: ContextResult) -> Box | None:
+    """The smallest box around a key point."""
+    try:
+        x, y = (float(one.value[key]) for key in ("x", "y"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    if one.original_width <= 0 or one.original_height <= 0:
+        return None
+    return round(x * one.original_width / 100 - 0.5, 2), round(y * one.original_height / 100 - 0.5, 2), 1.0, 1.0
+
+
 def _is_click(one: ContextResult, box: Box) -> bool:
     longest = max(CLICK_PIXELS, CLICK_SHARE * max(one.original_width, one.original_height))
     return max(box[2], box[3]) <= longest
+
+
+def _covered(mark: dict[str, Any], result: Result | None) -> str:
+    """The label of the track that has most of its mask inside a mark; empty where none has any."""
+    if result is None or not 0 <= mark["index"] < result.frame_count:
+        return ""
+    x, y, width, height = mark["box"]
+    left, top = max(int(x), 0), max(int(y), 0)
+    right, bottom = max(round(x + width), left + 1), max(round(y + height), top + 1)
+    inside = [
+        (int(track.mask(mark["index"])[top:bottom, left:right].sum()), track.label)
+        for track in result.tracks
+        if track.frames[mark["index"]].rle is not None
+    ]
+    count, label = max(inside, default=(0, ""))
+    return label if count else ""
 
 
 def _meant(mark: dict[str, Any], result: Result | None) -> str:

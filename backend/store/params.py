@@ -70,6 +70,7 @@ class TrackMark(BaseModel):
         index: 0-based frame.
         box: x, y, width, height in pixels.
         point: the box is a click: only its centre counts.
+        negative: the object is not there: what the track shows inside the box, or the piece under the click, goes.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -78,6 +79,7 @@ class TrackMark(BaseModel):
     index: int = Field(ge=0)
     box: tuple[float, float, float, float]
     point: bool
+    negative: bool = False
 
     @property
     def mark(self) -> Mark:

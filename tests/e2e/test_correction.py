@@ -193,3 +193,76 @@ def test_a_hint_makes_a_track_of_its_own(project, studio, trajseg, editor, quest
     hinted = next(track for track in result.tracks if track.label in labels)
     assert rle.iou(hinted.frames[index].rle, rle.encode(there)) > 0.5
     assert len(hinted.present) > 5
+
+
+def smart_tool(editor, label: str, tool: str) -> None:
+    """Auto-Annotation on, a label of a smart tag chosen, and its tool."""
+    toggle = editor.page.locator("label", has_text="Auto-Annotation")
+    if not toggle.locator("input").is_checked():
+        toggle.click()
+    editor.page.locator(".lsf-label_clickable", has_text=re.compile(f"^{label}")).first.click()
+    editor.page.evaluate(
+        """name => { const tools = Htx.annotationStore.selected.names.get('image').getToolsManager();
+            const one = tools.allTools().find(t => t.fullName === name);
+            tools.selectTool(one, true); }""",
+        tool,
+    )
+
+
+def sent(editor, x: float, y: float, to: tuple[float, float] | None = None) -> dict:
+    """Click, or draw a rectangle, at shares of the picture; what Label Studio sends to the backend for it."""
+    stage, mouse = editor._stage(), editor.page.mouse
+    with editor.page.expect_request(lambda one: "interactive-annotating" in one.url, timeout=MINUTE) as asked:
+        mouse.move(stage["x"] + stage["width"] * x, stage["y"] + stage["height"] * y)
+        mouse.down()
+        if to is not None:
+            mouse.move(stage["x"] + stage["width"] * (x + to[0]) / 2, stage["y"] + stage["height"] * (y + to[1]) / 2)
+            mouse.move(stage["x"] + stage["width"] * to[0], stage["y"] + stage["height"] * to[1])
+        mouse.up()
+    return asked.value.post_data_json
+
+
+def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_one_takes_away(
+    project, studio, trajseg, editor, questions
+):
+    """A single click sends nothing with the rectangle's tool; with the point's it does."""
+    task = prelabelled(studio, trajseg, project, HINTED)
+    clip, middle = questions[0].clip, len(task.frame_index) // 2
+    index = task.frame_index[middle]
+    rows, columns = np.where(task.result.tracks[0].mask(index))
+    assert len(rows) > 20, "the blue square is not in this picture"
+    x, y = float(np.median(columns)) / clip.width, float(np.median(rows)) / clip.height
+    before = {job["id"] for job in trajseg.jobs(task.id)}
+    editor.open_task(project.id, task.id)
+    editor.show_frame(middle)
+    smart_tool(editor, "point", "KeyPointTool-dynamic")
+    body = sent(editor, x, y)
+    [result] = body["context"]["result"]
+    assert (result["type"], result["item_index"]) == ("keypointlabels", middle)
+    editor.screenshot("correction-point")
+
+    def over():
+        fresh = [job for job in trajseg.jobs(task.id) if job["id"] not in before and job["kind"] == "refine"]
+        return next((job for job in fresh if job["state"] == "done" and trajseg.delivered(job["id"])), None)
+
+    job = wait_until("the point's job", over, JOB_SECONDS, every=0.5)
+    marked = trajseg.result(job["id"]).tracks[0]
+    assert marked.frames[index].provenance == "hint"
+    assert marked.mask(index)[int(y * clip.height), int(x * clip.width)]
+
+    before.add(job["id"])
+    editor.open_task(project.id, task.id)
+    editor.show_frame(middle)
+    smart_tool(editor, "not this", "RectangleTool-dynamic")
+    # The right half of the square, and what is beside it.
+    right = (columns.max() + 6) / clip.width
+    body = sent(editor, x, (rows.min() - 6) / clip.height, (right, (rows.max() + 6) / clip.height))
+    assert body["context"]["result"][0]["value"]["rectanglelabels"] == ["not this"]
+    editor.screenshot("correction-not-this")
+    job = wait_until("the negative mark's job", over, JOB_SECONDS, every=0.5)
+    label = marked.label
+    after = next(track for track in trajseg.result(job["id"]).tracks if track.label == label)
+    inside = np.zeros((clip.height, clip.width), bool)
+    inside[rows.min() : rows.max() + 1, int(x * clip.width) + 2 : columns.max() + 1] = True
+    assert not (after.mask(index) & inside).any()
+    assert after.mask(index).any(), "the other half stays"

@@ -24,6 +24,7 @@ def test_the_shipped_configuration_has_eight_tracks_in_eight_colours(view):
 def test_masks_are_painted_on_pictures_and_asked_for_by_a_sentence():
     config = parse(fill("mask"))
     assert (config.view, config.control, config.object_name, config.hint) == ("mask", "mask", "image", "hint")
+    assert config.point == "point"
     assert (config.frames_key, config.video_key, config.fps_key) == ("frames", "video", "fps")
     assert config.instruction is not None
     assert (config.instruction.name, config.instruction.to_name) == ("instruction", "image")

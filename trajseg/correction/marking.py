@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 
 from trajseg.correction.grabcut import cut_out
@@ -50,6 +51,24 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: S
                 return mask
     mask = cut_out(clip, mark)
     return mask if inside is None or _same_object(mask, inside) else inside
+
+
+def erased(mask: np.ndarray, mark: Mark) -> np.ndarray:
+    """A mask, bool [H, W], without what a negative mark takes away: all inside a box, or the piece under a click.
+
+    Raises InputError where the mark is outside the picture.
+    """
+    height, width = mask.shape
+    left_over = mask.copy()
+    if mark.point:
+        x, y = mark.pixel(width, height)
+        if mask[y, x]:
+            _, pieces = cv2.connectedComponents(mask.astype(np.uint8))
+            left_over[pieces == pieces[y, x]] = False
+        return left_over
+    left, top, right, bottom = mark.inside(width, height)
+    left_over[top:bottom, left:right] = False
+    return left_over
 
 
 def _same_object(mask: np.ndarray, inside: np.ndarray | None) -> bool:

@@ -28,7 +28,7 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
         )
     written = context.store.corrections.captions(job.project_id or 0, annotation_id) if annotation_id else {}
     started = time.perf_counter()
-    marks = [Hint(one.label, one.mark) for one in params.marks]
+    marks = [Hint(one.label, one.mark, one.negative) for one in params.marks]
     sources = source_tracks(base, painted, context.result_of, params.base_job_id, _earlier(context))
     model = context.settings.marks_model
     refiner = Refiner(

@@ -15,7 +15,7 @@ import numpy as np
 from backend.store import PaintedTrack
 from backend.store.notes import TrackRefinement
 from trajseg.correction.joining import without
-from trajseg.correction.marking import Draw, mask_of
+from trajseg.correction.marking import Draw, erased, mask_of
 from trajseg.correction.strategy import Evidence
 from trajseg.engines.base import Engine, Marker
 from trajseg.engines.capabilities import marker, propagators
@@ -32,10 +32,15 @@ Refine = Callable[..., "Refinement"]
 
 @dataclass(frozen=True)
 class Hint:
-    """A rectangle that a person drew to show where an object is, and the track that it is about."""
+    """A rectangle or a click by which a person shows where an object is, and the track that it is about.
+
+    Attributes:
+        negative: it shows where the object is not.
+    """
 
     label: str
     prompt: Mark
+    negative: bool = False
 
 
 @dataclass
@@ -125,16 +130,21 @@ class Refiner:
         progress: Progress | None,
     ) -> MaskTrack:
         masks = {index: self._mask(code) for index, code in (painted.masks if painted else {}).items()}
-        prompts = [hint.prompt for hint in hints]
+        prompts = [hint.prompt for hint in hints if not hint.negative]
         prompts += [Mark(index, box) for index, box in (painted.boxes if painted else {}).items()]
         draws = self._draws()
         prompted = {
             one.index: mask_of(one, self.clip, track, masks, draws) for one in prompts if one.index not in masks
         }
+        for hint in hints:
+            index = hint.prompt.index
+            if hint.negative and index not in masks:
+                size = (self.clip.height, self.clip.width)
+                prompted[index] = erased(prompted.get(index, track.mask(index, size)), hint.prompt)
         anchors: Painted = {**prompted, **masks}
         if not any(mask.any() for mask in anchors.values()):
             # Nothing to carry on: somebody said where the object is not, and no more.
-            frames = without(track, set(anchors), painted.shown if painted else set())
+            frames = without(track, set(anchors), painted.shown if painted else set(track.present) - set(anchors))
             if progress:
                 progress(len(self.clip), len(self.clip))
             made.evidence[track.uid] = Evidence(sorted(masks))

@@ -211,9 +211,15 @@ class Context(Payload):
         """What stands in the text area of this name, the newest last; empty where it is not in the context."""
         return next((_lines(result) for result in self.result if result.from_name == name), [])
 
-    def rectangles(self, from_name: str) -> list[ContextResult]:
+    def rectangles(self, from_name: str | None) -> list[ContextResult]:
         """Rectangles just drawn with a tag of this name."""
-        kinds = ("rectanglelabels", "rectangle")
+        return self._of(from_name, ("rectanglelabels", "rectangle"))
+
+    def points(self, from_name: str | None) -> list[ContextResult]:
+        """Key points just set with a tag of this name."""
+        return self._of(from_name, ("keypointlabels", "keypoint"))
+
+    def _of(self, from_name: str | None, kinds: tuple[str, ...]) -> list[ContextResult]:
         return [result for result in self.result if result.from_name == from_name and result.type in kinds]
 
 

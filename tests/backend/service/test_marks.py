@@ -70,7 +70,7 @@ def test_a_rectangle_on_a_picture_of_no_known_frame_is_left_out() -> None:
 def test_a_hint_is_about_the_track_under_it_the_one_that_is_lost_or_a_new_one(
     box: list[float], index: int, label: str, result: Result
 ) -> None:
-    hint = {"index": index, "box": box, "point": False, "named": ""}
+    hint = {"index": index, "box": box, "point": False, "named": "", "negative": False}
     (told,) = marks.with_labels([hint], result, CONFIG, Task(id=1, data={}))
     assert told["label"] == label
 
@@ -78,10 +78,37 @@ def test_a_hint_is_about_the_track_under_it_the_one_that_is_lost_or_a_new_one(
 def test_without_a_free_label_a_new_object_is_refused_with_what_to_do(result: Result) -> None:
     other = MaskTrack.from_masks("t2", [None] * 4, (0.0, 0.1, 0.2, 0.3), [0.0] * 4, label="track-2")
     result.tracks.append(other)
-    hint = {"index": 0, "box": [20.0, 14.0, 6.0, 6.0], "point": False, "named": ""}
+    hint = {"index": 0, "box": [20.0, 14.0, 6.0, 6.0], "point": False, "named": "", "negative": False}
     with pytest.raises(TaskError, match="labels of the project are taken") as caught:
         marks.with_labels([hint], result, CONFIG, Task(id=1, data={}))
     assert "track-9" in caught.value.remedy
+
+
+def key_point(x: float, y: float, label: str = "point") -> dict[str, Any]:
+    """As the page sends it: percent of a picture of 32 x 24 pixels; `width` is the size of the dot."""
+    value = {"x": x, "y": y, "width": 1.5, "keypointlabels": [label]}
+    return {**rectangle(0, 0, 0, 0), "value": value, "from_name": "point", "type": "keypointlabels"}
+
+
+def test_a_key_point_is_a_click_on_its_pixel() -> None:
+    (mark,) = found(key_point(50, 25))
+    assert mark["point"] is True
+    x, y, width, height = mark["box"]
+    assert (x + width / 2, y + height / 2) == (16.0, 6.0)
+    assert (mark["index"], mark["negative"]) == (2, False)
+
+
+def test_a_negative_mark_belongs_to_the_track_that_it_takes_most_from_or_to_none(result: Result) -> None:
+    def labelled(drawn: dict[str, Any]) -> list[dict[str, Any]]:
+        [mark] = marks.drawn(Context(result=[drawn]), CONFIG, Task(id=1, data={"frame_index": [0, 1]}))
+        assert mark["negative"]
+        return marks.with_labels([mark], result, CONFIG, Task(id=1, data={}))
+
+    over = rectangle(10, 10, 30, 30)
+    over["value"]["rectanglelabels"] = ["not this"]
+    assert [(one["label"], one["negative"]) for one in labelled(over)] == [("track-1", True)]
+    assert [one["label"] for one in labelled(key_point(25, 30, "not here"))] == ["track-1"]
+    assert labelled(key_point(90, 90, "not here")) == [], "nothing is there"
 
 
 @pytest.fixture

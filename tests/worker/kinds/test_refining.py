@@ -208,6 +208,33 @@ def test_what_the_base_has_refined_does_not_come_back_as_it_was_before(clip: Cli
     assert track.frames == refined.tracks[0].frames
 
 
+def test_a_negative_box_takes_away_what_the_track_shows_in_it(clip: Clip, tiny_clip: Any) -> None:
+    track = track_of(clip, list(tiny_clip.red))
+    left = tiny_clip.red[3].copy()
+    left[:, :30] = False
+    hint = Hint("red", Mark(3, (0.0, 0.0, 30.0, 64.0)), negative=True)
+    hint = replace(hint, label=track.label)
+    refined = Refiner(Marking(True, tiny_clip.red[3]), clip, "it").run([track], [], [hint])
+    assert np.array_equal(refined.tracks[0].mask(3), left)
+    assert refined.tracks[0].frames[3].provenance == "hint"
+
+
+def test_a_negative_click_takes_the_piece_under_it_and_no_other_frame(clip: Clip, tiny_clip: Any) -> None:
+    track = track_of(clip, [red | blue for red, blue in zip(tiny_clip.red, tiny_clip.blue, strict=True)])
+    rows, columns = np.where(tiny_clip.blue[2])
+    at = (float(columns.mean()) - 0.5, float(rows.mean()) - 0.5, 1.0, 1.0)
+    hint = Hint(track.label, Mark(2, at, point=True), negative=True)
+    refined = Refiner(Marking(True, tiny_clip.red[2]), clip, "it").run([track], [], [hint])
+    assert np.array_equal(refined.tracks[0].mask(2), tiny_clip.red[2] & ~tiny_clip.blue[2])
+
+
+def test_a_negative_mark_on_all_of_a_mask_clears_that_frame_alone(clip: Clip, tiny_clip: Any) -> None:
+    track = track_of(clip, list(tiny_clip.red))
+    hint = Hint(track.label, Mark(5, (0.0, 0.0, 96.0, 64.0)), negative=True)
+    refined = Refiner(Marking(True, tiny_clip.red[5]), clip, "it").run([track], [], [hint])
+    assert [frame.index for frame in refined.tracks[0].frames if frame.rle is None] == [5]
+
+
 # Jobs
 
 
