@@ -44,6 +44,11 @@ class LabelConfig:
         control: name of the BitmaskLabels or VideoRectangle tag; `from_name` of a result.
         object_name: name of the Image or Video tag; `to_name` of a result.
         labels: what may stand as a track's label, in the order of the configuration.
+        instructions: labels with an instruction of their own (`<Label value="car" instruction="the red car"/>`), in
+            order: what tasks without an instruction are asked for.
+        timeline: name of a <TimelineLabels> on the Video of the box view, where there is one; it gets a range for each
+            stretch in which a track shows.
+        timeline_labels: its labels.
         hint: name of the smart rectangle on the Image, where there is one.
         point: name of the smart key point on the Image, where there is one.
         instruction: the text area that holds the sentence, where there is one.
@@ -63,6 +68,9 @@ class LabelConfig:
     control: str
     object_name: str
     labels: tuple[str, ...]
+    instructions: tuple[tuple[str, str], ...] = ()
+    timeline: str | None = None
+    timeline_labels: tuple[str, ...] = ()
     hint: str | None = None
     point: str | None = None
     instruction: TextTag | None = None
@@ -136,6 +144,7 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
         control=_name(control),
         object_name=_name(image),
         labels=_labels(control),
+        instructions=_instructions(control),
         hint=_smart(tags, image, ("RectangleLabels", "Rectangle")),
         point=_smart(tags, image, ("KeyPointLabels", "KeyPoint")),
         instruction=_instruction(tags),
@@ -163,11 +172,16 @@ def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig
     labels = [tag for tag in tags if tag.tag == "Labels" and video.get("name") in _targets(tag)]
     if not labels:
         raise LabelConfigError(f"{where} has no <Labels> on the same <Video>", "Add <Labels> with the same toName.")
+    timelines = [tag for tag in tags if tag.tag == "TimelineLabels" and video.get("name") in _targets(tag)]
+    timeline = next(iter(timelines), None)
     return LabelConfig(
         view="box",
         control=_name(control),
         object_name=_name(video),
         labels=_labels(labels[0]),
+        instructions=_instructions(labels[0]),
+        timeline=timeline.get("name") if timeline is not None else None,
+        timeline_labels=_labels(timeline) if timeline is not None else (),
         instruction=_instruction(tags),
         caption=_caption(tags),
         answer=_answer(tags),
@@ -202,6 +216,14 @@ def _labels(tag: Tag) -> tuple[str, ...]:
     if not any(labels):
         raise LabelConfigError(f'<{tag.tag} name="{tag.get("name")}"> has no <Label value="...">', _REMEDY)
     return tuple(label for label in labels if label)
+
+
+def _instructions(tag: Tag) -> tuple[tuple[str, str], ...]:
+    told = [
+        (label.get("alias") or label.get("value") or "", (label.get("instruction") or "").strip())
+        for label in tag.iter("Label")
+    ]
+    return tuple((label, instruction) for label, instruction in told if label and instruction)
 
 
 def _targets(tag: Tag) -> list[str]:

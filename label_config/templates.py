@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from xml.etree import ElementTree
@@ -39,12 +39,23 @@ def clean_label(label: str) -> str:
     return text
 
 
-def fill(view: View, labels: Iterable[str] | None = None) -> str:
+def fill(view: View, labels: Iterable[str] | None = None, instructions: Mapping[str, str] | None = None) -> str:
     """The labelling configuration of a view, with these labels (default track-1 to track-8) in colour.
+
+    Args:
+        instructions: by label, what tasks without an instruction of their own are asked for.
 
     Labels are cleaned (clean_label) and doubled ones dropped. Raises LabelConfigError when none is left.
     """
-    return with_labels(_template(view), view, track_labels() if labels is None else labels)
+    xml = with_labels(_template(view), view, track_labels() if labels is None else labels)
+    if not instructions:
+        return xml
+    root = ElementTree.fromstring(xml)
+    said = {clean_label(label): text for label, text in instructions.items()}
+    for tag in next(root.iter(_LABEL_TAGS[view])).findall("Label"):
+        if text := said.get(tag.get("value") or ""):
+            tag.set("instruction", text)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def with_labels(xml: str, view: View, labels: Iterable[str]) -> str:

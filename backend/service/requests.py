@@ -24,7 +24,7 @@ def prelabel_request(
     queue: str = "prelabel",
     params: dict[str, Any] | None = None,
 ) -> JobRequest:
-    """The request for one task and one sentence.
+    """The request for one task and one sentence; without a sentence, for the instructions of the project's labels.
 
     Raises TaskError or InstructionError where the task lacks something.
     """
@@ -40,16 +40,19 @@ def prelabel_request(
             f"Import tasks such as {{'{config.video_key}': 'https://.../clip.mp4', "
             f"'{INSTRUCTION_KEY}': 'the red car'}}.",
         )
+    params = dict(params or {})
+    if config.instructions and (instruction is None or not str(instruction).strip()):
+        params["instructions"] = [list(pair) for pair in config.instructions]
+        for label, text in config.instructions:
+            _check_length(f"The instruction of the label {label!r}", text)
+        instruction = "; ".join(f"{label}: {text}" for label, text in config.instructions)
+    elif isinstance(instruction, str):
+        _check_length(f"The instruction of task {task.id}", instruction)
     if not isinstance(instruction, str) or not instruction.strip():
         raise TaskError(
             f"{name} has no instruction: its data lacks `{INSTRUCTION_KEY}`.",
-            f"Add `{INSTRUCTION_KEY}` to the task's data, or type the sentence in the task's page.",
-        )
-    if len(instruction.strip()) > MAX_INSTRUCTION_LENGTH:
-        raise InstructionError(
-            f"The instruction of task {task.id} has {len(instruction.strip())} characters, "
-            f"{MAX_INSTRUCTION_LENGTH} are allowed.",
-            "Shorten it.",
+            f"Add `{INSTRUCTION_KEY}` to the task's data, type the sentence in the task's page, or give the project's "
+            'labels instructions: <Label value="car" instruction="the red car"/>.',
         )
     return JobRequest(
         "prelabel",
@@ -58,7 +61,7 @@ def prelabel_request(
         video.strip(),
         instruction.strip(),
         queue,
-        {**(params or {}), **engine.params},
+        {**params, **engine.params},
         engine.model_version,
     )
 
@@ -97,6 +100,13 @@ def rejected_request(
 def lacking(config: LabelConfig, task: Task) -> str:
     """The keys of the task's data that would lead to a video and are missing, for a message."""
     return ", ".join(f"`{path}`" for path in config.lacking(task.data) or [config.video_key])
+
+
+def _check_length(name: str, instruction: str) -> None:
+    if len(instruction.strip()) > MAX_INSTRUCTION_LENGTH:
+        raise InstructionError(
+            f"{name} has {len(instruction.strip())} characters, {MAX_INSTRUCTION_LENGTH} are allowed.", "Shorten it."
+        )
 
 
 def _check_text(name: str, key: str, value: object) -> None:

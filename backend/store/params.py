@@ -56,10 +56,13 @@ class PrelabelParams(JobParams):
     Attributes:
         second: the name of an engine that does it too, to be compared; empty: none.
         typed: a person typed the instruction in the task's page, and it is not the task's own.
+        instructions: label and instruction, in order, where each label of a project has its own; the job's instruction
+            then names them all, for people, and there is no comparison.
     """
 
     second: str = Field(default="", max_length=400)
     typed: bool = False
+    instructions: tuple[tuple[str, str], ...] = ()
 
 
 class TrackMark(BaseModel):

@@ -59,15 +59,20 @@ class TracksOutcome:
 
     def _compare(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack]) -> None:
         """Warn of tracks whose captions, by the engine's own judgement, contradict the instruction."""
-        instruction, comparing = self.result.instruction, comparer(engine)
-        if not tracks or not instruction or comparing is None:
-            return
-        verdicts = comparing.contradictions(clip, instruction, [track.caption for track in tracks])
-        self.warnings += [
-            TrackWarning(track=track.uid, text=f'you asked for "{instruction}"; this track reads: {track.caption}.')
-            for track, contradicts in zip(tracks, verdicts, strict=True)
-            if contradicts
-        ]
+        comparing = comparer(engine)
+        asked: dict[str, list[MaskTrack]] = {}
+        for track in tracks:
+            # In a job of several labels each track has an instruction of its own.
+            asked.setdefault(track.instruction or self.result.instruction, []).append(track)
+        for instruction, mine in asked.items():
+            if not instruction or comparing is None:
+                continue
+            verdicts = comparing.contradictions(clip, instruction, [track.caption for track in mine])
+            self.warnings += [
+                TrackWarning(track=track.uid, text=f'you asked for "{instruction}"; this track reads: {track.caption}.')
+                for track, contradicts in zip(mine, verdicts, strict=True)
+                if contradicts
+            ]
 
     def keep_warnings(self, notes: JobNotes, earlier: Result) -> None:
         """Keep the warnings of an earlier job about tracks that are still here with the caption they had there."""

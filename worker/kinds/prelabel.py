@@ -1,20 +1,50 @@
-"""Prelabel: the tracks of what an instruction means."""
+"""Prelabel: the tracks of what an instruction means, or of what each label's own instruction means."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 from backend.store.params import PrelabelParams
 from trajseg.engines.base import check_instruction
+from trajseg.tracks import Result
 from worker.kinds.base import JobContext, JobOutcome
 from worker.kinds.outcome import TracksOutcome
-from worker.kinds.resuming import segmented
+from worker.kinds.resuming import Part, segmented
 from worker.kinds.side_by_side import compared
 
 
 def do(context: JobContext[PrelabelParams]) -> JobOutcome:
     """Segment, then describe each track where the engine can; compare with a second engine where one is named."""
-    tracks = TracksOutcome(segmented(context, check_instruction(context.job.instruction)))
+    if context.params.instructions:
+        tracks = TracksOutcome(_labelled(context))
+    else:
+        tracks = TracksOutcome(segmented(context, check_instruction(context.job.instruction)))
     # The grounding answer has put them into words already; the trajectories themselves tell more.
     tracks.caption(context.engine, context.clip, tracks.result.tracks, lambda done, total: context.alive())
-    if context.params.second:
+    if context.params.second and not context.params.instructions:
         tracks.comparison = compared(context, tracks.result, context.params.second)
     return tracks.outcome(context.settings.review_strategy)
+
+
+def _labelled(context: JobContext[PrelabelParams]) -> Result:
+    """The tracks of all labels in one result; a label's second object is called "car-2", and so on."""
+    asked = context.params.instructions
+    results = [
+        segmented(context, check_instruction(instruction), Part(number, len(asked)))
+        for number, (_, instruction) in enumerate(asked)
+    ]
+    tracks, timings = [], Counter[str]()
+    for (label, _), result in zip(asked, results, strict=True):
+        timings.update(result.timings)
+        for number, track in enumerate(result.tracks, 1):
+            named = label if number == 1 else f"{label}-{number}"
+            tracks.append(replace(track, uid=f"{named}:{track.uid}"[:100], label=named))
+    answers = [f"{label}: {result.answer}" for (label, _), result in zip(asked, results, strict=True)]
+    return replace(
+        results[0],
+        instruction=context.job.instruction,
+        answer="\n".join(answers),
+        tracks=tracks,
+        timings=dict(timings),
+    )

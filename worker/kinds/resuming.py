@@ -6,11 +6,13 @@ import hashlib
 import json
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trajseg.engines.base import FrameMasks, RunContext
 from trajseg.errors import InputError
+from trajseg.progress import Progress
 from trajseg.tracks import Result
 from trajseg.video import Clip
 from worker.kinds.base import JobContext, PreemptedError
@@ -21,19 +23,36 @@ KEPT_EVERY_SECONDS = 1.0
 """How much drawing a death costs at most, beside the frame at hand."""
 
 
-def segmented(context: JobContext[Any], instruction: str) -> Result:
+@dataclass(frozen=True)
+class Part:
+    """Which of a job's instructions is drawn: `number` of `count`, from 0."""
+
+    number: int = 0
+    count: int = 1
+
+    def progress(self, tell: Progress, frames: int) -> Progress:
+        """What counts the frames of this part within those of the whole job, `frames` a part."""
+        return lambda done, _: tell(self.number * frames + done, self.count * frames)
+
+
+def segmented(context: JobContext[Any], instruction: str, part: Part | None = None) -> Result:
     """The tracks of what an instruction means in the job's clip.
 
     Frames that an earlier run of the job has drawn are not drawn again, if the engine, the clip's content and the
     instruction are still the same. Between frames the run makes way for jobs that go first, unless the engine cannot
     go on from kept frames.
 
+    Args:
+        part: where a job has several instructions.
+
     Raises:
         PreemptedError: others go first; what is drawn so far is kept.
     """
-    kept = KeptFrames(context, instruction)
+    part, frames = part or Part(), len(context.clip)
+    progress = part.progress(context.progress, frames)
+    kept = KeptFrames(context, part)
     done = kept.read()
-    segmentation = context.engine.segment(context.clip, instruction, RunContext(done=done, progress=context.progress))
+    segmentation = context.engine.segment(context.clip, instruction, RunContext(done=done, progress=progress))
     resumes = not done or segmentation.frames_done > 0
     if not resumes:
         log.info("job %s starts over: the engine means other objects now", context.job.id)
@@ -43,15 +62,19 @@ def segmented(context: JobContext[Any], instruction: str) -> Result:
     try:
         for frame in segmentation:
             kept.add(frame)
-            context.progress(segmentation.frames_done, len(context.clip))
-            if resumes and not kept.full and context.preempted(segmentation.frames_done, len(context.clip)):
+            progress(segmentation.frames_done, frames)
+            over, total = part.number * frames + segmentation.frames_done, part.count * frames
+            if resumes and not kept.full and context.preempted(over, total):
                 kept.flush()
-                raise PreemptedError(f"it makes way after {segmentation.frames_done} of {len(context.clip)} frames.")
+                raise PreemptedError(f"it makes way after {over} of {total} frames.")
     except SystemExit:
         # The worker is stopping; the job goes back to the queue.
         kept.flush()
         raise
-    return segmentation.result(context.progress)
+    # The next part begins with all of this one kept.
+    if part.number + 1 < part.count:
+        kept.flush()
+    return segmentation.result(progress)
 
 
 class KeptFrames:
@@ -61,8 +84,8 @@ class KeptFrames:
         full: the store takes no more frames of this job; a run after this one would draw the rest again.
     """
 
-    def __init__(self, context: JobContext[Any], instruction: str) -> None:
-        self._context, self._instruction = context, instruction
+    def __init__(self, context: JobContext[Any], part: Part) -> None:
+        self._context, self._part = context, part
         self._chunk: list[dict[str, Any]] = []
         self._due = time.monotonic() + KEPT_EVERY_SECONDS
         self._key = ""
@@ -73,9 +96,13 @@ class KeptFrames:
         """What the frames are drawn from. It reads the whole file, so only where there is something to keep."""
         if not self._key:
             clip, spec = self._context.clip, self._context.engine.spec
-            parts = [spec.name, spec.model_version, self._instruction, content_hash(clip.path), *_shape(clip)]
+            parts = [spec.name, spec.model_version, self._asked(), content_hash(clip.path), *_shape(clip)]
             self._key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return self._key
+
+    def _asked(self) -> str:
+        asked = self._context.job.instruction.strip()
+        return json.dumps([asked, self._context.job.params.get("instructions", [])])
 
     def read(self) -> list[FrameMasks]:
         """What an earlier run has left that this one can go on from."""
@@ -86,6 +113,7 @@ class KeptFrames:
             frames = [
                 FrameMasks.from_json(frame, height=clip.height, width=clip.width)
                 for frame in store.partial.read(job.id, self.key)
+                if frame.get("part", 0) == self._part.number
             ]
             indices = {frame.index for frame in frames}
             if len(indices) < len(frames) or any(index >= len(clip) for index in indices):
@@ -102,7 +130,7 @@ class KeptFrames:
         """Keep a frame; raises CancelledError or StaleRunError."""
         if self.full:
             return
-        self._chunk.append(frame.to_json())
+        self._chunk.append({**frame.to_json(), "part": self._part.number})
         if time.monotonic() >= self._due:
             self.flush()
 

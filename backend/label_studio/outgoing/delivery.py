@@ -243,9 +243,12 @@ def _config_with_room(client: LabelStudioClient, project_id: int, result: Result
     """The project's labelling configuration as it is now, with labels added when the tracks need more."""
     xml = str(client.project(project_id)["label_config"])
     config = parse(xml)
-    if len(result.tracks) <= len(config.labels):
+    # A second object of a label that has an instruction of its own needs a label like it, not that of another one.
+    said = dict(config.instructions)
+    more = [track.label for track in result.tracks if track.label.rpartition("-")[0] in said]
+    labels = [*config.labels, *(label for label in dict.fromkeys(more) if label not in config.labels)]
+    if len(result.tracks) <= len(labels) == len(config.labels):
         return config
-    labels = list(config.labels)
     number = 0
     while len(labels) < len(result.tracks):
         number += 1

@@ -98,6 +98,8 @@ def to_results(
                 shown["text"] = [track.caption]
             box = _box_result(result, track, label, config, editor_map, name, shown)
             results += [box] if box else []
+            if config.timeline and label in config.timeline_labels:
+                results += _events(track, label, config, editor_map, name, shown)
     if texts:
         captions = [
             f"{label}: {track.caption}"
@@ -253,6 +255,35 @@ def _box_result(
             "sequence": box_keys.to_sequence(percent, last, frame_map.fps),
         },
     }
+
+
+def _events(
+    track: MaskTrack, label: str, config: LabelConfig, frame_map: FrameMap, name: str, meta: dict[str, Any]
+) -> list[LabelStudioResult]:
+    """A range of the timeline for each stretch of editor frames (from 1) in which a track shows."""
+    there = [
+        frame
+        for frame in range(1, frame_map.editor_frames + 1)
+        if track.frames[frame_map.index_of_editor_frame(frame)].rle is not None
+    ]
+    stretches: list[list[int]] = []
+    for frame in there:
+        if stretches and stretches[-1][1] == frame - 1:
+            stretches[-1][1] = frame
+        else:
+            stretches.append([frame, frame])
+    return [
+        {
+            "id": f"{name}-event-{start}",
+            "from_name": config.timeline,
+            "to_name": config.object_name,
+            "type": "timelinelabels",
+            "origin": "prediction",
+            "meta": dict(meta),
+            "value": {"ranges": [{"start": start, "end": end}], "timelinelabels": [label]},
+        }
+        for start, end in stretches
+    ]
 
 
 def _text_result(tag: TextTag | None, lines: list[str], name: str, meta: dict[str, Any]) -> list[LabelStudioResult]:

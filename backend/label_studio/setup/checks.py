@@ -33,6 +33,10 @@ def problems(
             if (target, kind) != (texts[str(name)], "textarea") or not all(isinstance(t, str) for t in value["text"]):
                 found.append(f"{where}: not a text of {name!r}")
             continue
+        if name == config.timeline and config.timeline:
+            if (target, kind) != (config.object_name, "timelinelabels") or not _are_ranges(value):
+                found.append(f"{where}: not a range of the timeline {name!r}")
+            continue
         if (name, target, kind) != (config.control, config.object_name, config.result_type):
             found.append(f"{where}: {name!r} on {target!r} of type {kind!r} is not in the labelling configuration")
             continue
@@ -41,6 +45,10 @@ def problems(
             found.append(f"{where}: labels {labels!r} are not one label of the project")
         found += [f"{where}: {text}" for text in _value_problems(item, value, config, pictures, size)]
     return found
+
+
+def _are_ranges(value: Mapping[str, Any]) -> bool:
+    return all(1 <= one["start"] <= one["end"] for one in value.get("ranges") or [{"start": 0, "end": 0}])
 
 
 def _value_problems(

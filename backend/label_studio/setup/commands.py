@@ -70,7 +70,13 @@ _COMPARE = click.option(
     type=click.Choice(["mask", "box"]),
     help="mask: paint masks on key frames; box: boxes on the video.  [default: TRAJSEG_VIEW, else mask]",
 )
-@click.option("--label", "labels", multiple=True, help="Name of a track; default track-1 to track-8.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help='Name of a track; default track-1 to track-8. As "car=the red car" it has an instruction of its own, and '
+    "without --instruction each task is asked for those of all labels.",
+)
 @_BACKEND_URL
 @click.option("--no-backend", is_flag=True, help="Do not connect a backend.")
 @_ENGINE
@@ -96,7 +102,9 @@ def create(
     from backend.settings import load_settings
 
     settings = load_settings()
-    tasks = projects.wanted(videos, instructions, jsonl, settings.label_studio_url)
+    pairs = [label.partition("=") for label in labels]
+    said = {name.strip(): text.strip() for name, _, text in pairs if text.strip()}
+    tasks = projects.wanted(videos, instructions, jsonl, settings.label_studio_url, by_label=bool(said))
     backend = _backend(settings, backend_url, engine, compare)
     _tell_of_foreign_links(settings, [task.video for task in tasks])
     client = connected(settings)
@@ -107,7 +115,8 @@ def create(
             "box" if (view or settings.view) == "box" else "mask",
             tasks,
             backend=None if no_backend else backend,
-            labels=labels,
+            labels=[name.strip() for name, _, _ in pairs],
+            instructions=said,
             max_bytes=settings.download_max_bytes,
             say=click.echo,
         )

@@ -213,7 +213,7 @@ def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
 
 
 def _data_of(name: str, config: LabelConfig, tasks: list[Task]) -> Iterator[Check]:
-    for key in (config.video_key, "instruction"):
+    for key in (config.video_key, *(() if config.instructions else ("instruction",))):
         values = (
             (task, config.video_of(task.data) if key == config.video_key else task.data.get(key)) for task in tasks
         )

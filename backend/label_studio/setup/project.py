@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -90,15 +90,23 @@ class Created:
 
 
 def wanted(
-    video_paths: Sequence[str], instructions: Sequence[str], jsonl: Path | None = None, label_studio_url: str = ""
+    video_paths: Sequence[str],
+    instructions: Sequence[str],
+    jsonl: Path | None = None,
+    label_studio_url: str = "",
+    by_label: bool = False,
 ) -> list[Wanted]:
     """Every video with every instruction, then the lines of a JSONL file of {"video", "instruction"}.
 
+    Args:
+        by_label: the project's labels have instructions: a video may go without one.
+
     A relative path in the file is meant from the file's folder. Raises InputError, InstructionError.
     """
-    if video_paths and not instructions:
+    if video_paths and not instructions and not by_label:
         raise InputError("The videos have no instruction.", "Give at least one with --instruction.")
-    made = [Wanted(video, check_instruction(text)) for video, text in product(video_paths, dict.fromkeys(instructions))]
+    texts = [check_instruction(text) for text in dict.fromkeys(instructions)] or [""]
+    made = [Wanted(video, text) for video, text in product(video_paths, texts)]
     if jsonl is not None:
         made += _lines(jsonl, label_studio_url)
     if not made:
@@ -114,6 +122,7 @@ def create_project(
     *,
     backend: Backend | None,
     labels: Sequence[str] = (),
+    instructions: Mapping[str, str] | None = None,
     max_bytes: int = 4 * 2**30,
     say: Say = print,
 ) -> Created:
@@ -124,9 +133,10 @@ def create_project(
     """
     for video in dict.fromkeys(task.video for task in tasks):
         videos.check(video, max_bytes, client.url)
+    xml = fill(view, labels or None, instructions)
     project_id = client.create_project(
         title,
-        fill(view, labels or None),
+        xml,
         # Predictions are shown to people, and requested when a task without one is opened.
         show_collab_predictions=True,
         enable_empty_annotation=True,
@@ -137,7 +147,7 @@ def create_project(
     )
     try:
         backend_id = connect(client, project_id, backend) if backend else None
-        add_views(client, project_id, fill(view, labels or None))
+        add_views(client, project_id, xml)
         task_ids = add_tasks(client, project_id, tasks, max_bytes=max_bytes, say=say)
     except BaseException:
         client.delete_project(project_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +307,25 @@ def test_label_studios_own_validator_has_no_objection(result):
         results = views.to_results(result, view, parse(fill(view)), [0, 1, 2, 3], job_id="j")
         prediction = {"model_version": "m", "score": 0.5, "result": results}
         assert LabelInterface(fill(view)).validate_prediction(prediction, return_errors=True) == []
+
+
+def test_a_timeline_gets_a_range_for_each_stretch_in_which_a_track_shows(result: Result) -> None:
+    xml = fill("box", ["track-1", "track-2"]).replace(
+        "</View>", '<TimelineLabels name="events" toName="video"><Label value="track-1"/></TimelineLabels></View>'
+    )
+    config = parse(xml)
+    assert (config.timeline, config.timeline_labels) == ("events", ("track-1",))
+    [track] = result.tracks
+    frames = [replace(frame, rle=None) if frame.index == 1 else frame for frame in track.frames]
+    shown = replace(result, tracks=[replace(track, frames=frames)])
+    results = views.to_results(shown, "box", config, [], frame_rate=10.0, job_id="j")
+    events = [item for item in results if item["type"] == "timelinelabels"]
+    assert [item["value"] for item in events] == [
+        {"ranges": [{"start": 1, "end": 1}], "timelinelabels": ["track-1"]},
+        {"ranges": [{"start": 3, "end": 3}], "timelinelabels": ["track-1"]},
+    ]
+    assert {(item["from_name"], item["to_name"]) for item in events} == {("events", "video")}
+    assert checks.problems(results, config, 0, (32, 24)) == []
+    assert views.to_results(shown, "box", parse(fill("box", ["track-1"])), [], frame_rate=10.0, job_id="j")[0][
+        "type"
+    ] != ("timelinelabels")
