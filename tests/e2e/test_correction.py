@@ -222,21 +222,21 @@ def sent(editor, x: float, y: float, to: tuple[float, float] | None = None) -> d
     return asked.value.post_data_json
 
 
-def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_one_takes_away(
+def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_box_takes_away(
     project, studio, trajseg, editor, questions
 ):
     """A single click sends nothing with the rectangle's tool; with the point's it does."""
     task = prelabelled(studio, trajseg, project, HINTED)
     clip, middle = questions[0].clip, len(task.frame_index) // 2
     index = task.frame_index[middle]
-    rows, columns = np.where(task.result.tracks[0].mask(index))
-    assert len(rows) > 20, "the blue square is not in this picture"
-    x, y = float(np.median(columns)) / clip.width, float(np.median(rows)) / clip.height
+    [(_, rgb)] = clip.frames([index])
+    ring = np.abs(rgb.astype(int) - (255, 140, 0)).sum(axis=2) < 110
+    across, down = (int(value) for value in sorted(zip(*np.where(ring)[::-1], strict=True))[3])
     before = {job["id"] for job in trajseg.jobs(task.id)}
     editor.open_task(project.id, task.id)
     editor.show_frame(middle)
     smart_tool(editor, "point", "KeyPointTool-dynamic")
-    body = sent(editor, x, y)
+    body = sent(editor, (across + 0.5) / clip.width, (down + 0.5) / clip.height)
     [result] = body["context"]["result"]
     assert (result["type"], result["item_index"]) == ("keypointlabels", middle)
     editor.screenshot("correction-point")
@@ -246,23 +246,24 @@ def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_one_takes_away(
         return next((job for job in fresh if job["state"] == "done" and trajseg.delivered(job["id"])), None)
 
     job = wait_until("the point's job", over, JOB_SECONDS, every=0.5)
-    marked = trajseg.result(job["id"]).tracks[0]
-    assert marked.frames[index].provenance == "hint"
-    assert marked.mask(index)[int(y * clip.height), int(x * clip.width)]
+    assert any(track.frames[index].provenance == "hint" for track in trajseg.result(job["id"]).tracks)
 
     before.add(job["id"])
+    square = next(track for track in trajseg.result(job["id"]).tracks if track.label == task.labels[0])
+    rows, columns = np.where(square.mask(index))
+    middle_column = int(np.median(columns))
     editor.open_task(project.id, task.id)
     editor.show_frame(middle)
     smart_tool(editor, "not this", "RectangleTool-dynamic")
-    # The right half of the square, and what is beside it.
-    right = (columns.max() + 6) / clip.width
-    body = sent(editor, x, (rows.min() - 6) / clip.height, (right, (rows.max() + 6) / clip.height))
+    # The right half of the square, from beside it.
+    start = ((columns.max() + 6) / clip.width, (rows.max() + 6) / clip.height)
+    body = sent(editor, *start, (middle_column / clip.width, (rows.min() - 6) / clip.height))
     assert body["context"]["result"][0]["value"]["rectanglelabels"] == ["not this"]
     editor.screenshot("correction-not-this")
     job = wait_until("the negative mark's job", over, JOB_SECONDS, every=0.5)
-    label = marked.label
-    after = next(track for track in trajseg.result(job["id"]).tracks if track.label == label)
+    after = next(track for track in trajseg.result(job["id"]).tracks if track.label == square.label)
     inside = np.zeros((clip.height, clip.width), bool)
-    inside[rows.min() : rows.max() + 1, int(x * clip.width) + 2 : columns.max() + 1] = True
+    inside[rows.min() : rows.max() + 1, middle_column + 2 : columns.max() + 1] = True
+    assert (square.mask(index) & inside).any()
     assert not (after.mask(index) & inside).any()
     assert after.mask(index).any(), "the other half stays"
