@@ -47,7 +47,7 @@ def with_labels(
 
     In this order: the track that its own label names; one that lies under it on that frame; the only one that is
     not in that frame although it is in others; a new one under a label that nothing has yet. A negative mark belongs
-    to the track that has most of its mask there; where none has any it says nothing, and is left out.
+    to the track whose mask fits it best; where nothing is inside it says nothing, and is left out.
 
     Raises TaskError where no label is left for a new track.
     """
@@ -167,19 +167,21 @@ def _is_click(one: ContextResult, box: Box) -> bool:
 
 
 def _covered(mark: dict[str, Any], result: Result | None) -> str:
-    """The label of the track that has most of its mask inside a mark; empty where none has any."""
+    """The label of the track whose mask fits a negative mark best; empty where none shows anything inside."""
     if result is None or not 0 <= mark["index"] < result.frame_count:
         return ""
     x, y, width, height = mark["box"]
     left, top = max(int(x), 0), max(int(y), 0)
     right, bottom = max(round(x + width), left + 1), max(round(y + height), top + 1)
-    inside = [
-        (int(track.mask(mark["index"])[top:bottom, left:right].sum()), track.label)
-        for track in result.tracks
-        if track.frames[mark["index"]].rle is not None
-    ]
-    count, label = max(inside, default=(0, ""))
-    return label if count else ""
+    fits = []
+    for track in result.tracks:
+        if track.frames[mark["index"]].rle is not None:
+            mask = track.mask(mark["index"])
+            inside = int(mask[top:bottom, left:right].sum())
+            # IoU: a large mask that happens to reach into the box is not what is meant.
+            fits.append((inside / ((right - left) * (bottom - top) + int(mask.sum()) - inside), track.label))
+    fit, label = max(fits, default=(0.0, ""))
+    return label if fit else ""
 
 
 def _meant(mark: dict[str, Any], result: Result | None) -> str:
