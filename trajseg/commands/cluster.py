@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def segment_on_cluster(choice: EngineChoice, jobs: Path, out: Path, cluster: Clu
         if kept:
             bar.console.print(f"{kept} jobs are done already and stay.")
         task = bar.add_task("jobs", total=len(waiting))
-        with _connected(cluster.address):
+        # Starting or reaching a cluster takes half a minute; with nothing to do it is not needed.
+        with _connected(cluster.address) if waiting else nullcontext():
             for job, answer in _answers(choice, waiting, cluster):
                 if "error" in answer:
                     failed += 1

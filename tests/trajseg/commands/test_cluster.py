@@ -79,3 +79,14 @@ def test_workers_without_a_cluster_are_refused(jobs: Path, tmp_path: Path) -> No
     outcome = segment(jobs, tmp_path / "out", "--workers", "2")
     assert outcome.exit_code == 2
     assert "--ray" in outcome.output
+
+
+def test_where_everything_is_done_no_cluster_is_needed(jobs: Path, tmp_path: Path) -> None:
+    line = json.loads(jobs.read_text().splitlines()[0])
+    jobs.write_text(json.dumps(line))
+    form = {"video": line["video"], "instruction": line["instruction"], "model_version": "trajseg-tiny"}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"{line['id']}.json").write_text(json.dumps(form))
+    outcome = segment(jobs, tmp_path / "out", "--ray", "127.0.0.1:9")
+    assert outcome.exit_code == 0, outcome.output
+    assert "0 jobs done, 1 kept" in outcome.output
