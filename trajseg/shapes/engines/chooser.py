@@ -519,7 +519,7 @@ def main() -> None:
     """Trains into a folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/engines/chooser"))
-    for stage, minutes in zip(STAGES, (6, 24, 14), strict=True):
+    for stage, minutes in zip(STAGES, (14, 30, 8), strict=True):
         parser.add_argument(f"--{stage}-minutes", type=float, default=minutes)
     given = parser.parse_args()
     train(given.out, {stage: getattr(given, f"{stage}_minutes") for stage in STAGES})

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 
+import numpy as np
+import pytest
 import torch
 
 from trajseg.engines.grounded.grammar import caption_grammar, phrases_grammar, verdict_grammar
 from trajseg.shapes.engines import vlm
-from trajseg.shapes.engines.chooser import Desk, Teacher, portraits_of, single_portraits
-from trajseg.shapes.engines.lessons import Lesson, concepts_of, draw_lesson
+from trajseg.shapes.engines.chooser import Desk, Teacher, nameless, portraits_of, single_portraits, without
+from trajseg.shapes.engines.lessons import CHAFF, Lesson, concepts_of, draw_lesson, put
+from trajseg.shapes.engines.pictures import Recolouring
+from trajseg.shapes.world.language import Instruction, words
+from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, RGB, SHAPES
 
 
 def lessons(count: int, seed: int = 0) -> list[Lesson]:
@@ -87,3 +93,63 @@ def test_portraits_are_one_a_candidate_and_every_stage_has_gradients() -> None:
     assert float(teacher.vlm.model.visual.patch_embed.proj.weight.grad.abs().sum()) > 0
     assert 0 <= figures["verdict"] <= 1
     assert torch.isfinite(teacher.answer_loss(batch, teacher.codes(batch))[0])
+
+
+def pairs_said(texts: list[str]) -> set[tuple[str, str]]:
+    """Every colour with a shape behind it."""
+    found = set()
+    for said in map(words, texts):
+        found |= {(a, b) for a, b in pairwise(said) if a in COLOURS and b in SHAPES}
+    return found
+
+
+def test_no_lesson_shows_says_or_denies_a_pair_that_only_the_test_split_has() -> None:
+    desk, rng = Desk(), random.Random(5)
+    drawn = [nameless(lesson, rng) for lesson in lessons(120, seed=6)]
+    assert any(unnamed in (0, 1) for lesson in drawn for unnamed in lesson.unnamed)
+    texts = [said for lesson in drawn for _, said, _ in lesson.turns]
+    batch = desk.batch(drawn)
+    texts += [desk.words.decode(row) for row in batch.ids]
+    assert len(pairs_said(texts)) > 20
+    assert pairs_said(texts).isdisjoint(HELD_OUT)
+    looks = {(COLOURS[c], SHAPES[s]) for c, s, *_ in batch.looks.tolist() if c >= 0 and s >= 0}
+    assert looks.isdisjoint(HELD_OUT)
+
+
+def test_what_has_no_name_is_neither_learned_nor_judged() -> None:
+    desk, rng = Desk(), random.Random(1)
+    lesson = next(one for one in lessons(60, seed=8) if one.turns[0][0] == "choose" and len(one.candidates) > 2)
+    marked = nameless(lesson, rng)
+    while 1 not in marked.unnamed:
+        marked = nameless(lesson, rng)
+    whole, part = desk.batch([lesson]), desk.batch([marked])
+    left_out = int((whole.labels >= 0).sum() - (part.labels >= 0).sum())
+    # Each nameless look costs its word and the verdict; a word that is only misread costs the verdict.
+    assert left_out == sum(2 if unnamed in (0, 1) else 1 for unnamed in marked.unnamed if unnamed is not None)
+    nowhere = [at for at, unnamed in enumerate(marked.unnamed) if unnamed == 1]
+    assert (part.looks[nowhere, 1] == -1).all()
+    assert torch.isfinite(Teacher().answer_loss(part, Teacher().codes(part))[0])
+
+
+def test_a_barred_name_is_out_of_the_running() -> None:
+    logits = torch.tensor([[1.0, 5.0, 2.0], [1.0, 5.0, 2.0]])
+    assert without(logits, torch.tensor([1, -1])).argmax(1).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(("colour", "shape"), sorted(HELD_OUT))
+def test_other_colours_make_no_pair_of_the_test_split(colour: str, shape: str) -> None:
+    rng = random.Random(2)
+    for seen in COLOURS:
+        for _ in range(20):
+            new = Recolouring.drawn(rng, seen, shape)(np.full((1, 1, 3), RGB[seen], np.uint8))[0, 0].astype(int)
+            assert min(COLOURS, key=lambda name: int(np.abs(new - RGB[name]).sum())) != colour
+
+
+def test_words_that_change_nothing_leave_the_others_in_their_order() -> None:
+    one = Instruction("motion", "referring", "the small red circle moving left", (0,))
+    rng = random.Random(3)
+    kept = ["small", "red", "circle", "moving", "left"]
+    heard = {put(one, rng) for _ in range(200)}
+    assert len(heard) > 100
+    assert all([word for word in words(text) if word in kept] == kept for text in heard)
+    assert not set(CHAFF) & set(kept)
