@@ -1,4 +1,4 @@
-"""The taught detector and the shipped SAM 2, together: noun phrases about the shapes world."""
+"""The taught detector and chooser and the shipped SAM 2, together: phrases and sentences about the shapes world."""
 
 from __future__ import annotations
 
@@ -33,3 +33,17 @@ def test_a_phrase_finds_its_object_first(engine: GroundedEngine, tmp_path: Path)
         assert np.mean([region_similarity(mask, plane == k) for mask, plane in zip(masks, ids, strict=True)]) > 0.8
     assert len(engine.find(clip, "object").candidates) == 2
     assert engine.segment(clip, "the star").result().tracks == []
+
+
+def test_the_taught_chooser_chooses_by_motion_and_denies_what_is_not_there(tmp_path: Path) -> None:
+    chosen = factory(device="cpu", checkpoint=str(CHECKPOINT))
+    assert chosen.spec.sentences
+    clip, ids = write(
+        tmp_path / "clip.mp4",
+        [moving("red", "circle", (0.3, 0.3), (0.9, 0.3)), moving("blue", "square", (1.0, 0.7), (0.4, 0.7))],
+    )
+    result = chosen.segment(clip, "the object moving right").result()
+    [track] = result.tracks
+    assert "red circle moving right" in track.caption
+    assert np.mean([region_similarity(track.mask(index), ids[index] == 1) for index in range(len(ids))]) > 0.8
+    assert chosen.segment(clip, "the large blue circle").result().tracks == []
