@@ -1,17 +1,23 @@
-"""Log lines without secrets, as text or as JSON with the id of the job that they are about."""
+"""Log lines, tracebacks and messages without secrets, whoever hosts the backend; as text, or as JSON with the job's id."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
+import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import TracebackType
 
 from backend.settings import Settings
 
+HOSTS = ("", "gunicorn.error", "gunicorn.access", "waitress", "werkzeug", "rq.worker", "label_studio_ml")
+"""Loggers that a host may have given handlers of their own; the first is the root."""
 _NAMED_JOB = re.compile(r"\bjob ([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\b")
 _job: ContextVar[str] = ContextVar("job", default="")
 
@@ -27,15 +33,26 @@ def logged_job(job_id: str) -> Iterator[None]:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record, its traceback too, and takes the secrets of the settings out of it."""
+    """Formats a record, its traceback too, and takes the secrets of the settings out of it.
 
-    def __init__(self, settings: Settings, form: str, date_form: str | None = None) -> None:
+    Args:
+        inner: writes the line; by default one of `form` and `date_form`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        form: str | None = None,
+        date_form: str | None = None,
+        inner: logging.Formatter | None = None,
+    ) -> None:
         super().__init__(form, date_form)
         self._settings = settings
+        self._inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
         """The line as `logging` would write it, redacted."""
-        return self._settings.redact(super().format(record))
+        return self._settings.redact(self._inner.format(record) if self._inner else super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -62,8 +79,39 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(settings: Settings, form: str, level: int, date_form: str | None = None) -> None:
-    """Send the log of this process to stderr, once; as JSON where the settings say so, else in this form."""
+    """Send the log of this process to stderr, once, as JSON where the settings say so, else in this form.
+
+    What ends the process is redacted too; see `redact_logs`.
+    """
     handler = logging.StreamHandler()
     json_lines = settings.log_format == "json"
     handler.setFormatter(JsonFormatter(settings) if json_lines else RedactingFormatter(settings, form, date_form))
     logging.basicConfig(level=level, handlers=[handler])
+    redact_logs(settings)
+
+
+def redact_logs(settings: Settings) -> None:
+    """Take secrets out of whatever this process logs, by handlers of its host as well, and of unforeseen errors.
+
+    Where no handler is there, warnings go to stderr by logging's last resort, which is covered too.
+    """
+    handlers = {handler for name in HOSTS for handler in logging.getLogger(name).handlers}
+    if logging.lastResort is not None:
+        handlers.add(logging.lastResort)
+    for handler in handlers:
+        if not isinstance(handler.formatter, RedactingFormatter | JsonFormatter):
+            handler.setFormatter(RedactingFormatter(settings, inner=handler.formatter or logging.Formatter()))
+
+    before = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            before(kind, error, trace)  # type: ignore[arg-type]
+            return
+        sys.stderr.write(settings.redact("".join(traceback.format_exception(kind, error, trace))))
+
+    def tell_of_thread(unforeseen: threading.ExceptHookArgs) -> None:
+        if unforeseen.exc_type is not SystemExit:
+            tell(unforeseen.exc_type, unforeseen.exc_value, unforeseen.exc_traceback)
+
+    sys.excepthook, threading.excepthook = tell, tell_of_thread

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from backend.addresses import shown_address, shown_text
 from backend.private import private_folder
 from trajseg.engines.registry import FACTORY, engine_spec
-from trajseg.errors import CheckpointError, InputError
+from trajseg.errors import CheckpointError, InputError, redact_with
 from trajseg.video.decoding import MAX_FRAME_PIXELS
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
@@ -370,6 +370,8 @@ class Settings(BaseSettings):
             # Not by a parser of URLs, so that one that cannot be parsed is covered too.
             match = re.match(r"[^:/]+://[^:/@]*:(.*)@", url)
             secrets_ |= {match[1], unquote(match[1])} if match else set()
+            named = re.search(r"[?&]password=([^&]+)", url)
+            secrets_ |= {named[1], unquote(named[1])} if named else set()
         return sorted((secret for secret in secrets_ if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
 
     def signing_key(self) -> str:
@@ -403,7 +405,9 @@ class Settings(BaseSettings):
 def load_settings(**given: Any) -> Settings:
     """The settings of the environment, with what the caller gives. Raises InputError for an invalid one."""
     try:
-        return Settings(**given)
+        settings = Settings(**given)
+        redact_with(settings.redact)
+        return settings
     except ValidationError as error:
         problems = []
         for one in error.errors(include_input=False, include_url=False, include_context=False):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from backend.composition import compose
 from backend.http.app import create_app
+from backend.logs import redact_logs
+from backend.settings import load_settings
 
-_backend = compose()
+_settings = load_settings()
+redact_logs(_settings)
+_backend = compose(_settings)
 app = create_app(_backend)
 _backend.reconciler.start()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import click
 
 from trajseg import __version__
-from trajseg.errors import InputError, TrajSegError
+from trajseg.errors import InputError, TrajSegError, shown
 from trajseg.leaving import INTERRUPTED, interrupted, leave
 
 # Ctrl-C may come while a command is still being imported.
@@ -119,15 +119,15 @@ class Commands(click.Group):
             self._interrupted = True
             raise
         except TrajSegError as error:
-            click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {shown(error.message)}", err=True)
             if error.remedy:
-                click.echo(error.remedy, err=True)
+                click.echo(shown(error.remedy), err=True)
             ctx.exit(2 if isinstance(error, InputError) else 1)
         except BrokenPipeError:
             raise
         except OSError as error:
             # A full disk, a folder that may not be written to.
-            click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {shown(str(error))}", err=True)
             ctx.exit(1)
 
 

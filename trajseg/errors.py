@@ -17,7 +17,27 @@ TrajSegError                     anything that trajseg refuses or cannot do
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 from trajseg.files import printable
+
+_USER = re.compile(r"([a-z][a-z0-9+.-]*:/+)[^\s/'\"<>]*@", re.IGNORECASE)
+_QUERY = re.compile(r"([a-z][a-z0-9+.-]*:/+[^\s?#'\"<>]+)[?#][^\s'\"<>]*", re.IGNORECASE)
+_redact: Callable[[str], str] | None = None
+
+
+def redact_with(redact: Callable[[str], str]) -> None:
+    """Have `shown` take secrets out of texts: for whoever has read settings that hold some."""
+    global _redact
+    _redact = redact
+
+
+def shown(text: str) -> str:
+    """A text fit for the terminal: without the secrets of the settings that were read last, and addresses without
+    user, password and query. A path that an address was taken for has one slash (`https:/host`)."""
+    text = text if _redact is None else _redact(text)
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
 
 
 class TrajSegError(Exception):

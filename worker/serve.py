@@ -159,6 +159,11 @@ class Serve:
             self._worker_due = 0.0
             self._start_worker()
 
+    def _store_name(self) -> str:
+        if not self.settings.database_url:
+            return str(self.settings.data_dir / "trajseg.db")
+        return self.settings.redact(self.settings.database_url.rpartition("@")[2])
+
     def _tell(self) -> None:
         settings = self.settings
         for line in proposal("model" in settings.model_fields_set):
@@ -166,7 +171,7 @@ class Serve:
         self.say(f"trajseg is ready at {settings.external_url}")
         self.say(f"  jobs     {settings.external_url}/page/jobs")
         self.say(f"  model    {settings.model_version()}")
-        self.say(f"  store    {settings.database_url.rpartition('@')[2] or settings.data_dir / 'trajseg.db'}")
+        self.say(f"  store    {self._store_name()}")
         if settings.label_studio_api_key.get_secret_value():
             self.say(f"  delivery to Label Studio at {settings.label_studio_url}")
         else:

@@ -19,12 +19,14 @@ from label_studio_ml.api import init_app
 from backend.http import auth, failures, jobs, media
 from backend.http import label_studio as routes
 from backend.http.app import error_answer
+from backend.logs import redact_logs
 from backend.ml_adapter.model import TrajSeg, shared_backend
 from trajseg.errors import TrajSegError
 
 _backend = shared_backend()
 _settings = _backend.settings
 app = init_app(TrajSeg)
+redact_logs(_settings)
 app.extensions["trajseg"] = _backend.service
 auth.protect(app, _settings)
 app.add_url_rule("/versions", view_func=routes.versions)
