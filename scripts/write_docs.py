@@ -1,4 +1,4 @@
-"""Writes the generated pages of the documentation: docs/cli.md and docs/settings.md."""
+"""Writes the generated pages of the documentation: docs/api.md, docs/cli.md and docs/settings.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from backend.http.openapi import documentation as api
 from backend.settings import documentation
 from trajseg.cli import main
 
@@ -63,4 +64,5 @@ def cli() -> str:
 
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli(), encoding="utf-8")
+    (DOCS / "api.md").write_text(api(), encoding="utf-8")
     (DOCS / "settings.md").write_text(documentation(), encoding="utf-8")

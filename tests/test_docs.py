@@ -38,4 +38,5 @@ def test_the_generated_pages_are_up_to_date() -> None:
     written = runpy.run_path(str(ROOT / "scripts" / "write_docs.py"))
     remedy = "run: python scripts/write_docs.py"
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == written["cli"](), remedy
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == written["api"](), remedy
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written["documentation"](), remedy

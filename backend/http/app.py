@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from backend import pages
 from backend.composition import Backend
-from backend.http import auth, exports, failures, jobs, media, metrics
+from backend.http import auth, exports, failures, jobs, media, metrics, openapi
 from backend.http import label_studio as routes
 from backend.store import UnknownJobError
 from trajseg.errors import InputError, ServiceError, TrajSegError, UnknownProjectError
@@ -35,7 +35,7 @@ def create_app(backend: Backend) -> Flask:
     app.extensions["trajseg"] = service
     metrics.measure(app, service, lambda: backend.reconciler.problems)
     auth.protect(app, settings)
-    for part in (routes, jobs, failures, exports, media, pages):
+    for part in (routes, jobs, failures, exports, media, openapi, pages):
         app.register_blueprint(part.blueprint)
     app.register_error_handler(TrajSegError, error_answer)
     app.register_error_handler(HTTPException, _http)

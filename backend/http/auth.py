@@ -20,7 +20,7 @@ OPEN_ENDPOINTS = frozenset(
     {"service.health", "service.ready", "health", "media.file", "media.preflight", "pages.video"}
 )
 """Health (also as label-studio-ml names it) is asked by everything that watches; links to files are signed."""
-TOKEN_BLUEPRINTS = frozenset({"jobs", "failures", "exports", "metrics"})
+TOKEN_BLUEPRINTS = frozenset({"jobs", "failures", "exports", "metrics", "openapi"})
 """What programs use: the token opens these without a password."""
 SECRET_HEADER = "X-Trajseg-Secret"
 LARGEST_TRAINING_REQUEST = 2**21

@@ -70,6 +70,10 @@ def retry(job_id: str) -> Response:
 def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> dict[str, Any]:
     """A job as people and programs read it; times in ISO 8601, durations in seconds."""
     redact = service.settings.redact
+    # One row that another version or somebody's hand has written must not hide all the others.
+    params = job.params if isinstance(job.params, dict) else {}
+    result = job.result if isinstance(job.result, dict) else {}
+    tracks, timings = result.get("tracks", []), result.get("timings", {})
     stale = timedelta(seconds=service.settings.stale_after_seconds)
     form = {
         "id": job.id,
@@ -80,7 +84,7 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
         "video": shown_address(job.video),
         "instruction": job.instruction,
         "model_version": job.model_version,
-        "engine": job.params.get("engine") or service.engines.default,
+        "engine": params.get("engine") or service.engines.default,
         "progress": {
             "frames_done": job.frames_done,
             "frames_total": job.frames_total,
@@ -92,8 +96,8 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
         "runs": job.runs,
         # A worker that was killed says nothing more: only its last heartbeat tells.
         "lost": job.state == "running" and job.heartbeat_at is not None and now() - job.heartbeat_at > stale,
-        "tracks": len(job.result.get("tracks", ())) if job.result else None,
-        "timings": job.result.get("timings", {}) if job.result else {},
+        "tracks": len(tracks) if result and isinstance(tracks, list) else None,
+        "timings": timings if isinstance(timings, dict) else {},
     }
     for name in ("created_at", "started_at", "finished_at", "heartbeat_at"):
         moment = getattr(job, name)

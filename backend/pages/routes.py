@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from typing import Any, NoReturn
 
 from flask import Blueprint, Response, current_app, jsonify, redirect, render_template, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 from werkzeug.exceptions import HTTPException, NotFound
 
 from backend import effort
@@ -22,6 +24,8 @@ from backend.store.reports import Reports, Wanted
 from trajseg.errors import InputError, ServiceError, TrajSegError
 from trajseg.palette import palette
 from trajseg.tracks.formats import format_names
+
+log = logging.getLogger("trajseg.backend")
 
 blueprint = Blueprint(
     "pages",
@@ -89,8 +93,7 @@ def jobs_news() -> ResponseReturnValue:
         name: render_template(f"pages/parts/{name}.html", **shown)
         for name in ("tabs", "bulk", "notices", "failures", "pager")
     }
-    rows = {view.job.id: render_template("pages/parts/row.html", view=view) for view in shown["views"]}
-    return _news(parts, rows)
+    return _news(parts, shown["rows"])
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -99,9 +102,9 @@ def job(job_id: str) -> ResponseReturnValue:
     service, view = _service(), _view(job_id)
     source = videos.source(view.job, service.settings, view.label_studio)
     held = _reports().tracks(job_id)
-    page = render_template(
+    page = _rendered(
+        view,
         "pages/job.html",
-        view=view,
         source=source,
         ahead=_ahead(view.job),
         tracks=held,
@@ -208,10 +211,10 @@ def _list() -> dict[str, Any]:
     projects = {project.id: project for project in reports.projects()}
     chosen = {"kind": wanted.kind or None, "project": wanted.project_id, "q": wanted.text or None}
     newest = reports.newest(wanted)
+    views = [JobView(job, service.settings, deliveries.get(job.id), projects.get(job.project_id or 0)) for job in found]
     return {
-        "views": [
-            JobView(job, service.settings, deliveries.get(job.id), projects.get(job.project_id or 0)) for job in found
-        ],
+        "views": views,
+        "rows": {view.job.id: _row(view) for view in views},
         "wanted": wanted,
         "chosen": chosen,
         "counts": counts,
@@ -229,6 +232,28 @@ def _list() -> dict[str, Any]:
         "notices": _notices(service, counts),
         "failures": failures.shown(service, wanted.project_id) if wanted.state == "failed" else [],
     }
+
+
+def _rendered(view: JobView, template: str, **more: Any) -> str:
+    """A job's page. Raises InputError where the store has something in its row that cannot be read."""
+    try:
+        return render_template(template, view=view, **more)
+    except TrajSegError:
+        raise
+    except Exception as error:
+        log.exception("job %s cannot be shown", view.job.id)
+        raise InputError(
+            f"Job {view.job.id} cannot be shown: its row in the store cannot be read.", "The backend's log has more."
+        ) from error
+
+
+def _row(view: JobView) -> Markup:
+    """A job in the list. One that cannot be shown says so, and the others are shown all the same."""
+    try:
+        return Markup(render_template("pages/parts/row.html", view=view))
+    except Exception:
+        log.exception("job %s cannot be shown", view.job.id)
+        return Markup("<p>Job {} cannot be shown: its row in the store cannot be read.</p>").format(view.job.id)
 
 
 def _kinds() -> dict[str, str]:
