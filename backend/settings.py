@@ -214,6 +214,12 @@ class Settings(BaseSettings):
         default=(), description="Folders that a task's video may be a local path in; unset: no local paths."
     )
     download_max_bytes: int = Field(default=4 * 2**30, gt=0, description="A larger video is refused.")
+    download_days: float = Field(
+        default=30.0,
+        gt=0,
+        description="Days after which a fetched video that no job has used is deleted; it is fetched again when it is "
+        "needed. All of them together take at most five times TRAJSEG_DOWNLOAD_MAX_BYTES.",
+    )
     download_timeout_seconds: float = Field(default=600.0, gt=0, description="A slower download is given up.")
     max_frame_pixels: int = Field(
         default=MAX_FRAME_PIXELS,

@@ -17,6 +17,8 @@ from worker.child import spawn, stop
 
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0
+LARGEST_LOG_BYTES = 2**20
+"""A longer log is set aside at the next start, and takes the place of the one before."""
 
 
 class EmbeddedValkey:
@@ -59,7 +61,10 @@ class EmbeddedValkey:
                 )
             )
         )
-        with (self.folder / "valkey.log").open("ab") as log:
+        written = self.folder / "valkey.log"
+        if written.exists() and written.stat().st_size > LARGEST_LOG_BYTES:
+            written.replace(self.folder / "valkey.log.1")
+        with written.open("ab") as log:
             self._child = spawn([_binary(), str(config), "--dir", str(self.folder)], output=log)
         deadline = time.monotonic() + START_SECONDS
         with redis.Redis.from_url(self.url) as connection:

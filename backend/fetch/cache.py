@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -68,7 +69,7 @@ def fetched(video: str, cache: Path, policy: FetchPolicy, tick: Tick | None = No
         yield local
         return
     with _locked(video, cache, policy, tick or (lambda: None)) as path:
-        evict(cache, policy.cache_bytes)
+        evict(cache, policy.cache_bytes, policy.cache_seconds)
         yield path
 
 
@@ -102,8 +103,11 @@ def _has_pictures(path: Path, modified: int, size: int) -> bool:
         return False
 
 
-def evict(cache: Path, max_bytes: int) -> list[Path]:
-    """Delete the least recently used videos until the cache is small enough; one that is in use stays."""
+def evict(cache: Path, max_bytes: int, max_seconds: float = math.inf) -> list[Path]:
+    """Delete videos that nobody has used for so long, then the least recently used ones until the cache is small.
+
+    One that is in use stays. Returns what was deleted.
+    """
     for part in cache.glob(f"*/{PART}*"):
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > OLD_PART_SECONDS:
@@ -113,7 +117,7 @@ def evict(cache: Path, max_bytes: int) -> list[Path]:
     size = sum(stat.st_size for stat in used.values())
     deleted = []
     for path in sorted(files, key=lambda path: used[path].st_mtime):
-        if size <= max_bytes:
+        if size <= max_bytes and time.time() - used[path].st_mtime <= max_seconds:
             break
         with path.open("rb") as handle:
             try:

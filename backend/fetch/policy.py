@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import socket
 from dataclasses import dataclass, replace
@@ -72,6 +73,7 @@ class FetchPolicy:
     max_bytes: int = 4 << 30
     max_seconds: float = 600.0
     cache_bytes: int = 20 << 30
+    cache_seconds: float = math.inf
 
     @classmethod
     def from_settings(cls, settings: Settings) -> FetchPolicy:
@@ -85,6 +87,7 @@ class FetchPolicy:
             max_seconds=settings.download_timeout_seconds,
             # Room for a few of the largest videos that are allowed.
             cache_bytes=5 * settings.download_max_bytes,
+            cache_seconds=settings.download_days * 86400,
         )
 
     def naming(self, url: str) -> FetchPolicy:

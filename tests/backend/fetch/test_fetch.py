@@ -303,6 +303,21 @@ def test_eviction_takes_the_least_recently_used_and_spares_what_is_in_use(tmp_pa
     assert oldest.exists()
 
 
+def test_a_video_that_nobody_has_used_for_long_is_deleted_unless_it_is_in_use(tmp_path: Path) -> None:
+    paths = []
+    for days in (40, 35, 5):
+        path = tmp_path / str(days) / "video.mp4"
+        path.parent.mkdir()
+        path.write_bytes(b"x")
+        os.utime(path, (time.time() - days * 86400,) * 2)
+        paths.append(path)
+    with paths[1].open("rb") as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        assert evict(tmp_path, 1000, 30 * 86400) == [paths[0]]
+    assert [path.exists() for path in paths] == [False, True, True]
+    assert evict(tmp_path, 1000) == []
+
+
 def test_a_path_in_an_allowed_folder_is_used_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     video = tmp_path / "media" / "clip.mp4"
