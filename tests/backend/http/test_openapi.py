@@ -30,7 +30,7 @@ from trajseg.tracks import Result
 
 load_all_checks()
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
-QUICK, LONG = 20, 600
+QUICK, LONG = 8, 600
 """Cases of one route; there are some twenty routes."""
 NOT_DESCRIBED = {"/media/{token}/{name} OPTIONS", "/static/{filename} GET"}
 ODD = [
@@ -140,7 +140,7 @@ def every_page_answers(client: FlaskClient, store: Store) -> None:
 
 
 def test_some_hundred_fuzzed_requests_get_documented_answers(filled: Flask, store: Store, settings: Settings) -> None:
-    assert fuzz(filled, store, settings.job_token(), QUICK) >= 300
+    assert fuzz(filled, store, settings.job_token(), QUICK) >= 140
     every_page_answers(filled.test_client(), store)
 
 
@@ -151,18 +151,14 @@ def test_ten_thousand_fuzzed_requests_get_documented_answers(filled: Flask, stor
     every_page_answers(filled.test_client(), store)
 
 
-@pytest.mark.parametrize("field", ["hostname", "instruction", "video"])
-@pytest.mark.parametrize("odd", ODD)
-def test_odd_text_in_a_request_breaks_no_page(
-    odd: str, field: str, client: FlaskClient, store: Store, predict_body: Any
-) -> None:
-    body = predict_body(1)
-    setup = {"project": body["project"], "schema": body["label_config"]}
-    if field == "hostname":
-        client.post("/setup", json=setup | {"hostname": odd})
-    else:
-        body["tasks"][0]["data"][field] = odd
-    assert client.post("/predict", json=body).status_code < 500
+def test_odd_text_in_a_request_breaks_no_page(client: FlaskClient, store: Store, predict_body: Any) -> None:
+    for number, odd in enumerate(ODD):
+        body = predict_body(number + 1)
+        client.post("/setup", json={"project": body["project"], "schema": body["label_config"], "hostname": odd})
+        for field in ("instruction", "video"):
+            changed = predict_body(number + 1, **{field: odd})
+            assert client.post("/predict", json=changed).status_code < 500, (field, odd)
+    assert len(store.jobs.newest()) >= len(ODD)
     every_page_answers(client, store)
 
 
