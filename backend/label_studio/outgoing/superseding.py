@@ -103,11 +103,6 @@ def _replaced(settings: Settings, job: Job, result: Result, before: Job, older: 
     return base_of(older.model_version) == base_of(result.model_version) and before.created_at < job.created_at
 
 
-def is_current(prediction: Prediction) -> bool:
-    """Whether it is the one that a person should open: neither superseded nor set aside."""
-    return current_version(prediction.model_version) == prediction.model_version
-
-
 def takes_the_lead(store: Store, job: Job, result: Result, present: Sequence[Prediction]) -> bool:
     """Whether this job's prediction is the one to open; else it is set aside, beside the one that is.
 
