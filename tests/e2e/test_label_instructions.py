@@ -60,7 +60,11 @@ def test_the_timeline_shows_when_a_track_is_there(
     project, task = created(trajseg, studio, "box", questions[0])
     xml = studio.project(project)["label_config"]
     tag = '<TimelineLabels name="events" toName="video"><Label value="ring"/><Label value="square"/></TimelineLabels>'
-    studio.call("PATCH", f"/api/projects/{project}/", json={"label_config": xml.replace("</View>", f"{tag}</View>")})
+    studio.call(
+        "PATCH",
+        f"/api/projects/{project}/",
+        json={"label_config": f"{xml.rstrip().removesuffix('</View>')}{tag}</View>"},
+    )
     assert dict(parse(studio.project(project)["label_config"]).instructions) == SAID
     studio.retrieve_predictions(project, [task])
     job = delivered(trajseg, task)
