@@ -310,9 +310,8 @@ def test_label_studios_own_validator_has_no_objection(result):
 
 
 def test_a_timeline_gets_a_range_for_each_stretch_in_which_a_track_shows(result: Result) -> None:
-    xml = fill("box", ["track-1", "track-2"]).replace(
-        "</View>", '<TimelineLabels name="events" toName="video"><Label value="track-1"/></TimelineLabels></View>'
-    )
+    tag = '<TimelineLabels name="events" toName="video"><Label value="track-1"/></TimelineLabels>'
+    xml = f"{fill('box', ['track-1', 'track-2']).removesuffix('</View>')}{tag}</View>"
     config = parse(xml)
     assert (config.timeline, config.timeline_labels) == ("events", ("track-1",))
     [track] = result.tracks
