@@ -125,7 +125,7 @@ def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
     assert time.monotonic() - arrived[0] < finetune.SAVING_SECONDS, "it ended by itself"
     state = torch.load(work / "run" / "state.pt", weights_only=True)
     assert 1 <= state["step"] < FinetuneRecipe().steps
-    [waiting] = world.store.jobs.list(state="queued", kind="prelabel")
+    [waiting] = [one for one in world.store.jobs.newest(state="queued") if one.kind == "prelabel"]
     world.store.jobs.cancel(waiting.id)
 
     def resumed(context: Any, folder: Path) -> None:
