@@ -51,11 +51,11 @@ KEPT_SECONDS = 3600
 """How long Redis remembers a run that crashed."""
 
 
-class RefusedJobError(DeserializationError):  # type: ignore[misc]
+class RefusedJobError(DeserializationError):
     """A job in Redis that asks for something else than one run of a job of the store."""
 
 
-class EntryJob(RqJob):  # type: ignore[misc]
+class EntryJob(RqJob):
     """An RQ job that can only ask for `RUN(job_id)`. Backend and workers read all jobs as this class.
 
     RQ by itself unpickles a job's data, and imports and calls whatever function and callbacks it names.
@@ -268,7 +268,7 @@ class JobQueue:
         """How many workers are alive: have sent a heartbeat within three periods. Killed ones drop out."""
         with self._asking():
             moment: Any = self.connection.time()
-            return int(self.connection.zcount(WORKERS, moment[0] - 3 * HEARTBEAT_SECONDS, "+inf"))  # type: ignore[arg-type]
+            return int(self.connection.zcount(WORKERS, moment[0] - 3 * HEARTBEAT_SECONDS, "+inf"))
 
     def ping(self) -> None:
         """Raises QueueError when Redis does not answer."""
@@ -281,7 +281,7 @@ class JobQueue:
 
     def _held(self, job_id: str) -> EntryJob | None:
         try:
-            return EntryJob.fetch(job_id, connection=self.connection, serializer=JSONSerializer)
+            return EntryJob.fetch(job_id, connection=self.connection, serializer=JSONSerializer)  # type: ignore[return-value]
         except NoSuchJobError:
             return None
 

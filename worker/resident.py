@@ -58,7 +58,7 @@ WORKER_TTL_SECONDS = 30
 """RQ waits 15 s less for a job, and 10 s more than that for an answer: so long a Redis that hangs is waited for."""
 
 
-class ResidentWorker(SimpleWorker):  # type: ignore[misc]
+class ResidentWorker(SimpleWorker):
     """RQ's worker without a process for each job, so that the engine stays loaded.
 
     Attributes:
@@ -92,7 +92,7 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
 
     def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> tuple[EntryJob, Queue] | None:
         self._ordered_queues = self._order()
-        found: tuple[EntryJob, Queue] | None = super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+        found: tuple[EntryJob, Queue] | None = super().dequeue_job_and_maintain_ttl(*args, **kwargs)  # type: ignore[assignment]
         self.emptied = found is None
         return found
 
@@ -110,7 +110,7 @@ class ResidentWorker(SimpleWorker):  # type: ignore[misc]
         # Commands come by signals and through the store, never from whoever can write to Redis.
         pass
 
-    def execute_job(self, job: EntryJob, queue: Queue) -> None:
+    def execute_job(self, job: EntryJob, queue: Queue) -> None:  # type: ignore[override]
         try:
             _ = job.func_name
         except DeserializationError as error:

@@ -179,7 +179,7 @@ class LabelStudioClient:
                 title=title, label_config=label_config, request_options=self._options, **settings
             )
         )
-        return int(project.id)
+        return int(project.id)  # type: ignore[arg-type]
 
     def update_project(self, project_id: int, **settings: Any) -> None:
         """Changes fields of a project."""
@@ -214,12 +214,12 @@ class LabelStudioClient:
         answer = self._once(
             lambda: self._sdk.projects.import_tasks(
                 project_id,
-                request=[{"data": dict(one)} for one in data],
+                request=[{"data": dict(one)} for one in data],  # type: ignore[misc]
                 return_task_ids=True,
                 request_options=self._options,
             )
         )
-        ids = [int(task_id) for task_id in answer.task_ids or []]
+        ids = [int(task_id) for task_id in getattr(answer, "task_ids", None) or []]
         if len(ids) != len(data):
             raise LabelStudioError(
                 f"Label Studio made {len(ids)} tasks of {len(data)} that were sent.",
@@ -298,7 +298,7 @@ class LabelStudioClient:
         made = self._once(
             lambda: self._sdk.views.create(
                 project=project_id,
-                data=dict(data),  # type: ignore[arg-type]
+                data=dict(data),
                 request_options=self._options,
             )
         )
@@ -492,7 +492,7 @@ class LabelStudioClient:
             selected["included"] = [task_id]
 
         def read() -> list[Task]:
-            pages = self._sdk.tasks.list(
+            pages: Any = self._sdk.tasks.list(
                 project=project_id,
                 fields="all",
                 query=json.dumps({"selectedItems": selected}),

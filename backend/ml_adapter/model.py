@@ -21,7 +21,7 @@ def shared_backend() -> Backend:
     return compose()
 
 
-class TrajSeg(LabelStudioMLBase):
+class TrajSeg(LabelStudioMLBase):  # type: ignore[misc]
     """The model that label-studio-ml constructs for each request; the backend behind it is shared.
 
     That host withholds two things: the time that Label Studio adds to a project's id, and all webhooks but its

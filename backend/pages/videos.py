@@ -16,7 +16,7 @@ from werkzeug.wrappers.response import Response as BaseResponse
 from backend.addresses import absolute, is_link, is_own_path, shown_address, split, video_name
 from backend.fetch import FetchPolicy, cached_file, is_video
 from backend.http.media import media_url
-from backend.label_studio.outgoing.delivery import key_frame_path
+from backend.label_studio.outgoing.pictures import key_frame_path
 from backend.settings import Settings
 from backend.store import Job
 

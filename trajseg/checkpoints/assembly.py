@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlavaConfig, PreTrainedTokenizerBase
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # type: ignore[attr-defined]
 
 from trajseg.checkpoints.published import (
     adapted_weights,
@@ -133,7 +133,7 @@ def assemble(
     text = config.llava_config.text_config
     rows = text.vocab_size
     text.vocab_size = max(rows, len(tokenizer))
-    config.seg_token_id = int(tokenizer.convert_tokens_to_ids(SEG_TOKEN))
+    config.seg_token_id = int(tokenizer.convert_tokens_to_ids(SEG_TOKEN))  # type: ignore[arg-type]
     config.dtype = dtype
     for name in VOCABULARY:
         if text.vocab_size > rows and name in plan.shapes:
@@ -145,7 +145,7 @@ def assemble(
 
     size = write(out, _tensors(plan, dtype), shard_bytes)
     config.save_pretrained(out)
-    _processor(tokenizer, config.llava_config, config.sam2_config.image_size, authors_own).save_pretrained(out)
+    _processor(tokenizer, config.llava_config, config.sam2_config.image_size, authors_own).save_pretrained(out)  # type: ignore[arg-type]
     made = Assembled(out, config, fresh, tokens, sources, size)
     note = {"sources": sources, "adapters_merged": adapted, "never_trained": fresh, "new_tokens": tokens, "seed": seed}
     (out / NOTE).write_text(json.dumps(note, indent=2) + "\n")
@@ -282,7 +282,7 @@ def _processor(
 ) -> TrajSegProcessor:
     return TrajSegProcessor(
         tokenizer,
-        llm_size=llava.vision_config.image_size,
+        llm_size=llava.vision_config.image_size,  # type: ignore[union-attr]
         mask_size=mask_size,
         llm_mean=OPENAI_CLIP_MEAN,
         llm_std=OPENAI_CLIP_STD,

@@ -71,7 +71,7 @@ TRAJECTORY_ENCODER = "trajectory encoder"
 
 def cost(config: TrajSegConfig, frames: int = 60) -> Cost:
     """Counts a model of this configuration, segmenting one object in a clip of `frames` frames."""
-    model = TrajSegModel.skeleton(config).to("meta").eval()
+    model = TrajSegModel.skeleton(config).to("meta").eval()  # type: ignore[arg-type]
     text, vision = config.llava_config.text_config, config.llava_config.vision_config
     sam2: Any = model.visual_model
     width, side = text.hidden_size, config.sam2_config.image_size

@@ -168,7 +168,7 @@ def llava_config(config: dict[str, Any], vision: dict[str, Any] | None = None) -
             "Give that one's folder with --clip.",
         )
     layer = config.get("mm_vision_select_layer", -2)
-    return LlavaConfig(
+    return LlavaConfig(  # type: ignore[call-arg]
         vision_config=CLIPVisionConfig(**vision.get("vision_config", vision)),
         text_config=LlamaConfig(**{key: config[key] for key in LLAMA_KEYS if key in config}),
         # TrajSeg's authors list the levels that their trajectory encoder reads; the last is the language model's.

@@ -106,10 +106,10 @@ class FlowPropagator(GapPropagator):
         for index in frames:
             back, miss = self._fields.step(clip, at, index)
             to = identity + back
-            traced = cv2.remap(traced, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            old = cv2.remap(trust, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+            traced = cv2.remap(traced, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+            old = cv2.remap(trust, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)  # type: ignore[call-overload]
             trust = np.minimum(old, 1 / (1 + miss / TOLERANCE**2))
-            there = cv2.remap(origin, traced, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            there = cv2.remap(origin, traced, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
             change = squared(cv2.subtract(there, self._fields.picture(clip, index), dtype=cv2.CV_32F))
             likeness = 1 / (1 + change / COLOUR_TOLERANCE**2)
             at = index
@@ -148,7 +148,7 @@ def _view(source: np.ndarray, traced: np.ndarray, trust: np.ndarray, likeness: n
         # Pixel centres, as cv2.resize counts them.
         traced = (cv2.resize(traced, (width, height)) + 0.5) * np.array(factor, np.float32) - 0.5
         likeness = cv2.resize(likeness, (width, height))
-    distance = cv2.remap(source, traced, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-BAND)
+    distance = cv2.remap(source, traced, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-BAND)  # type: ignore[call-overload]
     left, top, w, h = cv2.boundingRect((distance > -BAND).astype(np.uint8))
     cut = np.s_[top : top + h, left : left + w]
     return Pass(

@@ -61,7 +61,11 @@ class FlowFields:
         if start > end:
             back, there = there, back
         landed = cv2.remap(
-            there, grid(*back.shape[1::-1]) + back, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            there,
+            grid(*back.shape[1::-1]) + back,
+            None,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,  # type: ignore[call-overload]
         )
         return back, squared(back + landed)
 
@@ -82,8 +86,8 @@ class FlowFields:
             after = self._reduced(picture)
             grey = cv2.cvtColor(after, cv2.COLOR_RGB2GRAY)
             if before is not None:
-                to_next = self._dis.calc(grey_before, grey, None).astype(np.float16)
-                to_previous = self._dis.calc(grey, grey_before, None).astype(np.float16)
+                to_next = self._dis.calc(grey_before, grey, None).astype(np.float16)  # type: ignore[call-overload]
+                to_previous = self._dis.calc(grey, grey_before, None).astype(np.float16)  # type: ignore[call-overload]
                 moments.append(Moment(_smooth(before), to_next, to_previous))
             before, grey_before = after, grey
         if before is not None:

@@ -70,8 +70,8 @@ def _blurred(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() >= BLUR_SHARE:
         return picture
     size = int(rng.choice((9, 11)))
-    kernel = np.zeros((size, size), np.float32)
-    kernel[size // 2] = 1.0
+    line = np.zeros((size, size), np.float32)
+    line[size // 2] = 1.0
     turn = cv2.getRotationMatrix2D((size / 2 - 0.5, size / 2 - 0.5), rng.uniform(0, 180), 1.0)
-    kernel = cv2.warpAffine(kernel, turn, (size, size))
+    kernel = cv2.warpAffine(line, turn, (size, size))
     return cv2.filter2D(picture, -1, kernel / kernel.sum())

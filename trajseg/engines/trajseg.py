@@ -365,7 +365,7 @@ class VideoSegmenter:
         done: Sequence[FrameMasks],
     ) -> Iterator[FrameMasks]:
         self._ready()
-        rule = FrameRule.of(self.model.config, self.sampling, key_pictures)
+        rule = FrameRule.of(self.model.config, self.sampling, key_pictures)  # type: ignore[arg-type]
         drawing = ClipDrawing(self.model, self.processor, clip, rule, key_pictures)
         yield from drawing.frames([thing.uid for thing in objects], trajectories, done)
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from trajseg.data.sentences import SEG_TOKEN
-from trajseg.model.dialogue import NO_OBJECT, captions_of
+from trajseg.data.sentences import NO_OBJECT, SEG_TOKEN
+from trajseg.model.dialogue import captions_of
 from trajseg.model.modeling import TrajSegModel
 from trajseg.model.processor import TrajSegProcessor
 

@@ -180,7 +180,7 @@ class TrajSegConfig(PretrainedConfig):
             pad_token_id=pad,
             tie_word_embeddings=False,
         )
-        llava = LlavaConfig(
+        llava = LlavaConfig(  # type: ignore[call-arg]
             vision_config=vision,
             text_config=text,
             image_token_id=pad,
@@ -237,7 +237,7 @@ def _llava_7b() -> LlavaConfig:
     )
     text = LlamaConfig(vocab_size=32008, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
     # The original LLaVA's own key: its first releases have one Linear, transformers' LLaVA an MLP of two.
-    return LlavaConfig(
+    return LlavaConfig(  # type: ignore[call-arg]
         vision_config=vision,
         text_config=text,
         vision_feature_layer=-2,

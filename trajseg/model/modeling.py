@@ -76,7 +76,7 @@ class TrajSegModel(PreTrainedModel):
                 "the trajectory encoder cannot read.",
                 "Leave out vision_stem, object_tokens and trajectory_encoder.",
             )
-        self.llava = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config.llava_config)](config.llava_config)
+        self.llava = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config.llava_config)](config.llava_config)  # type: ignore[operator]
         if getattr(config.llava_config, "mm_projector_type", None) == "linear":
             self.llava.model.multi_modal_projector = nn.Linear(vision.hidden_size, text.hidden_size)
         if config.vision_stem == "conv":
@@ -143,10 +143,11 @@ class TrajSegModel(PreTrainedModel):
                 "Name a folder that `trajseg train`, `trajseg model assemble` or save_pretrained wrote.",
             )
         config = TrajSegConfig.from_pretrained(folder)
-        model, dtype = cls.skeleton(config), dtype or config.dtype or torch.float32
+        model, precision = cls.skeleton(config), dtype or config.dtype or torch.float32
+        assert isinstance(precision, torch.dtype)
         if four_bit:
-            make_four_bit(model, dtype)
-        fill(model, Weights(folder), dtype, device)
+            make_four_bit(model, precision)
+        fill(model, Weights(folder), precision, device)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]

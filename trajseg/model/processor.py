@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from trajseg.data.sentences import SEG_TOKEN
+from trajseg.data.sentences import CAPTION_REQUEST, REQUEST, SEG_TOKEN
 from trajseg.errors import CheckpointError
 from trajseg.model.config import SPECIAL_TOKENS
-from trajseg.model.dialogue import CAPTION_REQUEST, REQUEST, Turns, segment_request
+from trajseg.model.dialogue import Turns, segment_request
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROCESSOR_FILE = "processor.json"
@@ -61,9 +61,9 @@ class TrajSegProcessor:
         self.llm_std = _colour(llm_std)
         self.centre_crop = centre_crop
         self.turns = turns if isinstance(turns, Turns) else Turns(**turns or {})
-        self.seg_id = int(tokenizer.convert_tokens_to_ids(SEG_TOKEN))
+        self.seg_id = int(tokenizer.convert_tokens_to_ids(SEG_TOKEN))  # type: ignore[arg-type]
         self.end_id = int(tokenizer.eos_token_id)
-        self._marker_ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+        self._marker_ids: list[int] = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))  # type: ignore[assignment]
         self._first_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._whole_words = isinstance(getattr(backend, "model", None), WordLevel)
@@ -159,7 +159,7 @@ class TrajSegProcessor:
 
     def text(self, ids: Sequence[int]) -> str:
         """The sentence of generated ids, with [SEG] kept."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)  # type: ignore[return-value]
 
 
 def inner_size(height: int, width: int, size: int) -> tuple[int, int]:

@@ -49,6 +49,6 @@ def make_four_bit(model: TrajSegModel, compute_dtype: torch.dtype) -> None:
         TrajSegError: bitsandbytes is not installed.
     """
     config = four_bit_config(compute_dtype)
-    from transformers.integrations import replace_with_bnb_linear
+    from transformers.integrations import replace_with_bnb_linear  # type: ignore[attr-defined]
 
     replace_with_bnb_linear(model.language_model.layers, [], config)

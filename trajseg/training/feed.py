@@ -49,7 +49,7 @@ class Feed(Generic[T]):
             loader = DataLoader(
                 self._items,
                 batch_size=None,
-                sampler=itertools.count(number, self.stride),  # type: ignore[arg-type]
+                sampler=itertools.count(number, self.stride),
                 num_workers=self.workers,
                 prefetch_factor=4,
                 generator=torch.Generator(),  # or it would draw from the training's own random numbers

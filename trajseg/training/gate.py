@@ -96,7 +96,7 @@ class GateDecision:
 
     def to_json(self) -> dict[str, Any]:
         """Numbers and words."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(asdict(self)))
 
 
 def decide(

@@ -193,7 +193,7 @@ def _manifest(task: RoundTask, corrections: Path) -> AdapterManifest:
     base = checkpoint_folder(task.checkpoint)
     clips = []
     for side in ("train", "held-out"):
-        dataset = Corrections(corrections, side)  # type: ignore[arg-type]
+        dataset = Corrections(corrections, side)
         for number in range(len(dataset)):
             clip = dataset.corrected(number)
             clips.append({"name": clip.name, "identity": clip.identity, "side": side, "tracks": len(clip.tracks)})

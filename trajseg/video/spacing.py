@@ -10,7 +10,7 @@ import numpy as np
 
 def bin_centres(frame_count: int, count: int) -> list[int]:
     """0-based frames at the centres of `count` equal bins of the clip; some come twice in a clip of fewer frames."""
-    return ((np.arange(count) + 0.5) * frame_count / count).astype(np.int64).tolist()  # type: ignore[no-any-return]
+    return ((np.arange(count) + 0.5) * frame_count / count).astype(np.int64).tolist()
 
 
 def end_to_end(frame_count: int, count: int) -> list[int]:

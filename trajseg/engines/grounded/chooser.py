@@ -74,7 +74,7 @@ class LocalChooser:
                 f"The chooser {path} cannot be loaded: {error}",
                 "Name a folder or a repository with a vision language model, or set TRAJSEG_GROUNDED_CHOOSER=none.",
             ) from error
-        return cls(model.to(device), processor)
+        return cls(model.to(device), processor)  # type: ignore[arg-type]
 
     @torch.inference_mode()
     def answer(self, question: Question) -> str:

@@ -52,4 +52,4 @@ class MaskOperations:
 
 def install() -> None:
     """Have SAM 3 use these operations, so that it neither leaves them out nor downloads any."""
-    modeling_sam3_video.cv_utils_kernel = MaskOperations()
+    modeling_sam3_video.cv_utils_kernel = MaskOperations()  # type: ignore[assignment]

@@ -60,7 +60,7 @@ class Sam3Search:
                 f"{folder} cannot be loaded as a SAM 3: {error}",
                 "Name the folder of facebook/sam3 in transformers' form, with config.json and model.safetensors.",
             ) from error
-        return cls(model.to(device), processor, settings)
+        return cls(model.to(device), processor, settings)  # type: ignore[arg-type]
 
     @torch.inference_mode()
     def find(self, clip: Clip, phrases: Sequence[str], progress: Progress | None = None) -> list[Candidate]:

@@ -35,7 +35,7 @@ class FlatSession(Sam3VideoInferenceSession):
 
     def forget(self, index: int) -> None:
         """Drop what is not read after frame `index`."""
-        self.processed_frames.pop(index, None)
+        self.processed_frames.pop(index, None)  # type: ignore[union-attr]
         oldest = index - self._reach
         for number, outputs in self.output_dict_per_obj.items():
             _drop_below(outputs["non_cond_frame_outputs"], oldest)
@@ -45,7 +45,7 @@ class FlatSession(Sam3VideoInferenceSession):
             _drop_below(self.frames_tracked_per_obj[number], oldest)
             _drop_below(self.mask_inputs_per_obj[number], index)
         # These are copied with every frame.
-        _drop_below(self.obj_id_to_tracker_score_frame_wise, index)
+        _drop_below(self.obj_id_to_tracker_score_frame_wise, index)  # type: ignore[arg-type]
         _drop_below(self.suppressed_obj_ids, index)
         for counted in (self.unmatched_frame_inds, self.overlap_pair_to_frame_inds):
             for noted in counted.values():

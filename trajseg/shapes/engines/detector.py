@@ -62,7 +62,7 @@ def processor() -> GroundingDinoProcessor:
 
 
 def backbone_config() -> ResNetConfig:
-    return ResNetConfig(
+    return ResNetConfig(  # type: ignore[call-arg]
         embedding_size=24,
         hidden_sizes=[24, 64, 128, 160],
         depths=[1, 2, 2, 1],
@@ -107,7 +107,7 @@ class CellNamer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = ResNetBackbone(backbone_config())
-        widths = backbone_config().hidden_sizes[2:]
+        widths = backbone_config().hidden_sizes[2:]  # type: ignore[index]
         self.names = (1, len(COLOURS), len(SHAPES), len(SIZES))
         self.heads = nn.ModuleList(nn.Conv2d(width, sum(self.names), 1) for width in widths)
 
@@ -363,7 +363,7 @@ def fresh() -> MMGroundingDinoForObjectDetection:
     with torch.no_grad():
         for module in model.modules():
             if type(module).__name__ == "MMGroundingDinoContrastiveEmbedding":
-                module.bias.fill_(PRIOR)
+                module.bias.fill_(PRIOR)  # type: ignore[operator]
     return model
 
 

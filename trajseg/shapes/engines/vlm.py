@@ -122,10 +122,10 @@ def config() -> Qwen3VLConfig:
             "deepstack_visual_indexes": [],
             "initializer_range": 0.04,
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        image_token_id=ids["<|image_pad|>"],  # type: ignore[arg-type]
+        video_token_id=ids["<|video_pad|>"],  # type: ignore[arg-type]
+        vision_start_token_id=ids["<|vision_start|>"],  # type: ignore[arg-type]
+        vision_end_token_id=ids["<|vision_end|>"],  # type: ignore[arg-type]
         tie_word_embeddings=True,
     )
 
@@ -133,6 +133,6 @@ def config() -> Qwen3VLConfig:
 def fresh() -> Qwen3VLForConditionalGeneration:
     """With random weights."""
     model = Qwen3VLForConditionalGeneration(config())
-    model.generation_config.eos_token_id = model.config.text_config.eos_token_id
-    model.generation_config.pad_token_id = model.config.text_config.pad_token_id
+    model.generation_config.eos_token_id = model.config.text_config.eos_token_id  # type: ignore[union-attr]
+    model.generation_config.pad_token_id = model.config.text_config.pad_token_id  # type: ignore[union-attr]
     return model

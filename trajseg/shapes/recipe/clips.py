@@ -89,8 +89,8 @@ def relit(frames: np.ndarray, rng: random.Random) -> np.ndarray:
     levels = haze + contrast * (light * np.arange(256, dtype=np.float32) - haze)
     pixels = frames.reshape(len(frames), -1)
     noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(pixels.shape, np.float32)
-    noise *= cv2.LUT(pixels, rng.uniform(0, 20) * np.sqrt(np.clip(levels, 4, 255) / 128))
-    noise += cv2.LUT(pixels, levels)
+    noise *= cv2.LUT(pixels, rng.uniform(0, 20) * np.sqrt(np.clip(levels, 4, 255) / 128))  # type: ignore[arg-type]
+    noise += cv2.LUT(pixels, levels)  # type: ignore[arg-type]
     return np.rint(noise.clip(0, 255, out=noise), out=noise).astype(np.uint8).reshape(frames.shape)
 
 

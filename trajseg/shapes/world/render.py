@@ -62,7 +62,7 @@ def frames_and_ids(scene: Scene, height: int, indices: Sequence[int]) -> Iterato
             frame = cv2.add(frame, noise[y : y + height, x : x + width], dtype=cv2.CV_8U)
         if scene.look.jpeg is not None:
             _, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, scene.look.jpeg])
-            frame = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+            frame = cv2.imdecode(packed, cv2.IMREAD_COLOR)  # type: ignore[assignment]
         yield frame, ids
 
 
