@@ -26,6 +26,7 @@ from backend.http.openapi import description
 from backend.settings import Settings
 from backend.store import Store
 from label_config import fill
+from trajseg.files import printable
 from trajseg.tracks import Result
 
 load_all_checks()
@@ -97,7 +98,8 @@ def fuzz(app: Flask, store: Store, token: str, cases: int) -> int:
     jobs = [job.id for job in store.jobs.newest(limit=20)]
     sent = 0
     for operation in (found.ok() for found in schema.get_all_operations()):
-        parts = st.sampled_from([*jobs, *ODD])
+        # No client can send half of a character in a path.
+        parts = st.sampled_from([*jobs, *(odd for odd in ODD if odd == printable(odd))])
 
         @seed(31)
         @hypothesis_settings(
