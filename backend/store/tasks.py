@@ -113,7 +113,7 @@ class Tasks:
                     sent_at, prediction_id = row[-2:]
                     if (project_id, task_id) in wanted:
                         delivered = sent_at if prediction_id is not None else None
-                        wanted[project_id, task_id].append(JobSummary(*rest, delivered))
+                        wanted[project_id, task_id].append(JobSummary(*rest, delivered))  # type: ignore[call-arg]
         return wanted
 
     def _write(self, keys: Sequence[TaskKey], values: Mapping[str, Any]) -> None:

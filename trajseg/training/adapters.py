@@ -78,7 +78,7 @@ def prepare(
         parts = {ADAPTERS: adapters}
     else:
         language.requires_grad_(True)
-        words = set(language.embed_tokens.parameters())
+        words = set(language.embed_tokens.parameters())  # type: ignore[union-attr]
         parts = {"language model": [p for p in language.parameters() if p not in words]}
     language.train()
     for part in whole:

@@ -156,7 +156,7 @@ def measure_base(settings: LearningSettings, out: Path) -> Mapping[str, Mapping[
     if not kept.exists():
         out.mkdir(parents=True, exist_ok=True)
         write_json(kept, _measured(settings, None))
-    return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads(kept.read_text(encoding="utf-8"))
 
 
 def share_done(run: LearningRun, out: Path) -> float:
