@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trajseg.video import Clip
 
 __all__ = ["Clip", "MaskTrack", "Result", "VideoSegmenter", "__version__", "load_engine"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Clip": "trajseg.video",
