@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -187,7 +188,8 @@ def _run(resident: Resident, job_id: str) -> None:
     except SystemExit:
         # A cold shutdown: the worker ends as soon as this returns.
         log.warning("job %s goes back to the queue: the worker is stopping", job_id)
-        this.give_back()
+        with _signals_wait():
+            this.give_back()
     else:
         log.info("job %s is done", job_id)
         if delivery is not None:
@@ -346,6 +348,16 @@ class _Run(JobContext[JobParams]):
         finally:
             over.set()
             thread.join()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """No further Ctrl-C or SIGTERM interrupts what is done here: each raises SystemExit wherever the worker is."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _give_back_patiently(this: _Run) -> None:

@@ -30,7 +30,7 @@ log = logging.getLogger("trajseg.serve")
 
 WATCH_SECONDS = 0.5
 HEALTHY_SECONDS = 30.0
-WORKER_SECONDS = 1.2
+WORKER_SECONDS = 5.0
 """How long a stopping worker may take to keep what it has drawn, and to give its job back."""
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0

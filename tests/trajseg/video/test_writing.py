@@ -108,7 +108,7 @@ def test_a_playable_copy_of_a_turned_clip_needs_no_rotation(tmp_path: Path) -> N
 def test_no_frames_or_frames_of_two_sizes_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no frames"):
         write_video(tmp_path / "none.mp4", [], 25)
-    with pytest.raises(InputError, match="frame 1 is 32x48"):
+    with pytest.raises(InputError, match="Frame 1 is 32x48"):
         write_video(tmp_path / "two.mp4", [plain((0, 0, 0)), plain((0, 0, 0), 32)], 25)
     assert list(tmp_path.iterdir()) == []
 
