@@ -31,7 +31,7 @@ from trajseg.tracks import Result
 
 load_all_checks()
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
-QUICK, LONG = 8, 600
+QUICK, LONG = 8, 900
 """Cases of one route; there are some twenty routes."""
 NOT_DESCRIBED = {"/media/{token}/{name} OPTIONS", "/static/{filename} GET"}
 ODD = [
