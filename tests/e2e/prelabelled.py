@@ -67,7 +67,6 @@ def prelabelled(studio: Any, trajseg: Any, project: Any, number: int) -> Prelabe
     task_id, question = project.tasks[number], project.questions[number]
     job = trajseg.job_of(task_id, question.instruction)
     [task] = [task for task in studio.tasks(project.id) if task["id"] == task_id]
-    # Marks of earlier tests may have left further ones.
-    prediction = min(studio.predictions(task_id), key=lambda one: one["id"])
+    [prediction] = studio.predictions(task_id)
     config = parse(studio.project(project.id)["label_config"])
     return Prelabelled(task, prediction, trajseg.result(job["id"]), config)

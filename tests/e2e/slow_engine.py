@@ -13,17 +13,22 @@ from trajseg.errors import InstructionError
 from trajseg.video import Clip
 
 SECONDS_A_FRAME = 0.5
+NOTHING_SECONDS = 8.0
+"""It takes so long to find nothing, which is longer than a page of test_round waits."""
 
 
 class SlowEngine(ColourEngine):
-    """As ColourEngine, half a second a frame; it refuses sentences that are questions."""
+    """As ColourEngine, half a second a frame, and slow to find nothing; it refuses sentences that are questions."""
 
     spec = EngineSpec(name="slow", model_version="slow", several=True, none=True)
 
     def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         if instruction.endswith("?"):
             raise InstructionError(f"{instruction!r} is a question.", "Name an object, such as 'the red ring'.")
-        return super().segment(clip, instruction, context)
+        segmentation = super().segment(clip, instruction, context)
+        if not segmentation.objects:
+            time.sleep(NOTHING_SECONDS)
+        return segmentation
 
     def frames(self, clip: Clip, colours: list[str], done: set[int]) -> Iterator[FrameMasks]:
         for frame in super().frames(clip, colours, done):

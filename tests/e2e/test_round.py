@@ -140,6 +140,7 @@ def test_nothing_there_and_not_understood_are_told_apart(
     editor.screenshot("round-not-understood")
     await_state(studio, prelabelled, SECOND, "prelabelled; typed: not understood: 'where is it?' is a question")
     editor.give_instruction("the green")
+    assert "about" in answer_in(editor, 'Still running: "the green"')
     await_state(studio, prelabelled, SECOND, "prelabelled; typed: found nothing")
     editor.give_instruction("the green")
     answer_in(editor, 'Nothing there for "the green"')

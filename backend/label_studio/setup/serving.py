@@ -68,7 +68,10 @@ def workers(form: dict[str, Any]) -> Check:
     if not count:
         words = f"no worker is alive: {wait}"
         return Check(
-            "Workers", "fail", words, "Start `trajseg worker` with the backend's settings, or `trajseg serve`."
+            "Workers",
+            "fail",
+            words,
+            "Start `trajseg worker` with the backend's settings, or `trajseg serve`; one just started first loads its model.",
         )
     return Check("Workers", "ok", f"{count} alive, {queued} jobs in the queue")
 
