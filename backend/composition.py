@@ -54,7 +54,9 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
         store.migrate()
     queue = queue or JobQueue(settings.redis_url, settings.job_timeout_seconds)
     read = AnnotationReader(store, settings)
-    due = due_trainings(store, OfferedEngines.from_settings(settings), settings.finetune_after)
+    # Read once: the worker too keeps the engines that it was started with.
+    engines = OfferedEngines.from_settings(settings)
+    due = due_trainings(store, engines, settings.finetune_after)
     reconciler = Reconciler(
         store, queue, settings, deliver=Courier(store, settings).round, read=lambda: [*read(), *due()]
     )
@@ -64,5 +66,5 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
         read.notice(project_id, configuration)
         reconciler.wake()
 
-    service = Service(settings, store, queue, on_notice=noticed)
+    service = Service(settings, store, queue, engines, on_notice=noticed)
     return Backend(settings, store, queue, service, reconciler)

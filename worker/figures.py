@@ -29,7 +29,7 @@ class StageTally:
         return taken
 
     def put_back(self, taken: Mapping[str, float]) -> None:
-        """What was taken could not be told."""
+        """The figures could not be written to Redis."""
         with self._lock:
             for name, figure in taken.items():
                 self._count(name, figure)

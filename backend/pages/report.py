@@ -1,6 +1,6 @@
 """The report for a lead: tasks a day, how much people correct, what time that spares them, and whether it gets less.
 
-What corrections cost is told in backend.effort, what more of them would bring in backend.learning_curve.
+backend.effort measures what corrections cost, backend.learning_curve what more of them would bring.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def prepare(state: BlueprintSetupState) -> None:
 
 @blueprint.before_app_request
 def lead_in() -> ResponseReturnValue | None:
-    """The backend's address opened in a browser leads to the jobs; whoever takes JSON gets its health as ever."""
+    """The backend's address opened in a browser leads to the jobs; a client that takes JSON gets its health."""
     guard.refuse_strangers(request.method, request.headers.get("Sec-Fetch-Site"))
     wants_page = "text/html" in request.accept_mimetypes.values()
     if request.endpoint == "service.root" and request.method == "GET" and wants_page:

@@ -12,7 +12,7 @@ from trajseg.errors import InputError
 def request_preview(
     service: Service, project: Project | None, video: str, instruction: str, engine: str = "", videos: int = 1
 ) -> Job:
-    """The job that previews an instruction; one that was asked for before is shown again, and retried if it failed.
+    """The job that previews an instruction; an equal request is answered with its result, and retried if it failed.
 
     Args:
         video: as a task has it; workers fetch it under the same rules.

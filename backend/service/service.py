@@ -35,13 +35,17 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, store: Store, queue: JobQueue, on_notice: OnNotice = lambda *_: None
+        self,
+        settings: Settings,
+        store: Store,
+        queue: JobQueue,
+        engines: OfferedEngines,
+        on_notice: OnNotice = lambda *_: None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.queue = queue
-        # Read once: the worker too keeps the model that it was started with.
-        self.engines = OfferedEngines.from_settings(settings)
+        self.engines = engines
         self.jobs = JobControl(store, queue, self.engines)
         self.models = ModelControl(store, self.jobs, self.engines, settings.relabel_after_promotion)
         self.batch = BatchLabelling(store, self.jobs, settings.retry_failed_seconds)

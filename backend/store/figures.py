@@ -35,7 +35,7 @@ class Figures:
         return self._by_reason(Job.waiting_for, (Job.state == "queued") & (Job.waiting_for != ""))
 
     def queue_ages(self) -> dict[str, float]:
-        """Seconds since the oldest job that may start was asked for, by queue."""
+        """Seconds since the oldest job that may start was requested, by queue."""
         with self.database.read() as session:
             present = database_now(session)
             due = or_(Job.not_before.is_(None), Job.not_before <= present)

@@ -21,8 +21,7 @@ PAINTED, HINTED, CLICKED = 0, 1, 2
 @pytest.fixture(scope="module")
 def project(trajseg, studio, questions):
     """The clip of the shapes world three times, in a project as `trajseg project create` makes it."""
-    square = Question(questions[0].video, "the blue square")
-    asked = [questions[0], square, square]
+    asked = [questions[0], *(Question(questions[0].video, text) for text in ("the blue square", "the blue one"))]
     made = make_project(trajseg, studio, "mask", "Correct", asked)
     studio.retrieve_predictions(made.id, made.tasks)
     return made

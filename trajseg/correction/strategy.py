@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from trajseg.errors import InputError
+from trajseg.plugins import named_class
 from trajseg.tracks import MaskTrack
 
 GROUP = "trajseg.strategies"
@@ -74,15 +72,5 @@ def load_strategy(name: str = "doubt") -> ReviewStrategy:
     Raises:
         InputError: there is none, or it cannot be imported.
     """
-    known = {**{point.name: point.value for point in entry_points(group=GROUP)}, **STRATEGIES}
-    if name not in known:
-        raise InputError(f"There is no review strategy {name!r}.", f"Known are: {', '.join(sorted(known))}.")
-    module, _, attribute = known[name].partition(":")
-    try:
-        made: Any = getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"The review strategy {name} cannot be imported ({error}).", "Install its package, or name another one."
-        ) from error
-    strategy: ReviewStrategy = made
+    strategy: ReviewStrategy = named_class("review strategy", name, STRATEGIES, GROUP)()
     return strategy

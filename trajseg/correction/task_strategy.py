@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from trajseg.errors import InputError
+from trajseg.plugins import named_class
 
 GROUP = "trajseg.task_strategies"
 
@@ -69,15 +67,5 @@ def load_task_strategy(name: str = "doubt-and-difference") -> TaskStrategy:
     Raises:
         InputError: there is none, or it cannot be imported.
     """
-    known = {**{point.name: point.value for point in entry_points(group=GROUP)}, **TASK_STRATEGIES}
-    if name not in known:
-        raise InputError(f"There is no task strategy {name!r}.", f"Known are: {', '.join(sorted(known))}.")
-    module, _, attribute = known[name].partition(":")
-    try:
-        made: Any = getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"The task strategy {name} cannot be imported ({error}).", "Install its package, or name another one."
-        ) from error
-    strategy: TaskStrategy = made
+    strategy: TaskStrategy = named_class("task strategy", name, TASK_STRATEGIES, GROUP)()
     return strategy

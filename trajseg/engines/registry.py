@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -52,7 +53,8 @@ def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
     """
     if factory := engine_factory(name):
         _check_options(name, factory, options)
-        engine: Engine = factory(device=device or "", **options)
+        with _packages_named(name):
+            engine: Engine = factory(device=device or "", **options)
         spec, known = getattr(engine, "spec", None), getattr(factory, "spec", None)
         if not isinstance(spec, EngineSpec):
             raise CheckpointError(
@@ -66,14 +68,21 @@ def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
             )
         return engine
     folder = checkpoint_folder(name)
-    try:
+    with _packages_named(name):
         from trajseg.engines.trajseg import VideoSegmenter
+    return VideoSegmenter.from_pretrained(folder, device=device or None, **options)
+
+
+@contextmanager
+def _packages_named(name: str) -> Iterator[None]:
+    """Raises CheckpointError, with the package's name, where the engine needs one that is not installed."""
+    try:
+        yield
     except ImportError as error:
         raise CheckpointError(
-            f"The model {name} needs the package {error.name}, which is not installed.",
+            f"The engine {name} needs the package {error.name}, which is not installed.",
             'Install the model\'s packages: pip install "trajseg[model]".',
         ) from error
-    return VideoSegmenter.from_pretrained(folder, device=device or None, **options)
 
 
 def engine_spec(name: str) -> EngineSpec:

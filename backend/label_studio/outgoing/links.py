@@ -1,7 +1,7 @@
 """Links to key frames in tasks: signed again before they expire, and gone with the task.
 
 A task keeps the links that its delivery wrote, and may be opened months later, while a link that got into wrong hands
-should not work for ever. Label Studio passes nothing on from another server, and no request tells which task a person
+should expire. Label Studio passes nothing on from another server, and no request tells which task a person
 opens. So half-way to their expiry the links are replaced in the task's data; nothing refers to them but by position.
 """
 

@@ -1,8 +1,8 @@
 """States: what the Data Manager's column `trajseg_state` says of each task, kept up to date without haste.
 
 A task's state is what it has (`prelabelled`, `refined`, `found nothing`), then what is going on or went wrong. Many
-tasks with one state are one request; a task's progress is written rarely, and what has just been asked for not at all
-until it has waited a moment.
+tasks with one state are one request; a task's progress is written rarely, and nothing is written for a job that was
+requested a moment ago.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def state_of(jobs: Sequence[JobSummary], known: KnownTask | None, moment: dateti
 
 
 def _activity(jobs: Sequence[JobSummary], known: KnownTask | None, moment: datetime) -> str:
-    """What is going on, or what went wrong last; empty where all that was asked for is there."""
+    """What is going on, or what went wrong last; empty where every request has its result."""
     mine = [job for job in jobs if job.kind != "caption"]
     for job in reversed(mine):
         if job.state == "running":

@@ -27,7 +27,7 @@ def about(kind: str, result: Result) -> str:
 
 
 def nothing(result: Result) -> str:
-    """Nobody found what was asked for."""
+    """The answer to an instruction that no object in the clip fits."""
     said = result.plain_answer
     return f'Nothing found. The model says: "{quoted(said)}"' if said else "Nothing found: no such object in the video."
 

@@ -71,7 +71,7 @@ def workers(form: dict[str, Any]) -> Check:
             "Workers",
             "fail",
             words,
-            "Start `trajseg worker` with the backend's settings, or `trajseg serve`; one just started first loads its model.",
+            "Start `trajseg worker` with the backend's settings, or `trajseg serve`. A new one first loads its model.",
         )
     return Check("Workers", "ok", f"{count} alive, {queued} jobs in the queue")
 
@@ -126,7 +126,7 @@ def version_of(settings: Settings, project_id: int) -> Iterator[Check]:
 
 
 def _adapter(settings: Settings) -> Check:
-    """label-studio-ml answers /health itself; what it serves is told by the adapter's /versions."""
+    """label-studio-ml answers /health itself; the adapter's /versions says what it serves."""
     url, user = settings.external_url, settings.basic_auth_user
     auth = (user, settings.basic_auth_password.get_secret_value()) if user else None
     try:

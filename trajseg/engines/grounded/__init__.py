@@ -29,19 +29,13 @@ class GroundedFactory:
             options: as GroundedSettings has them; they go before the environment.
 
         Raises:
-            CheckpointError: weights cannot be had, or a package is missing.
+            CheckpointError: weights cannot be had.
+            ImportError: a package is missing; load_engine names it.
             InputError: a setting cannot be.
         """
         settings = GroundedSettings.read(options)
-        try:
-            from trajseg.engines.grounded.loading import load
-        except ImportError as error:
-            from trajseg.errors import CheckpointError
+        from trajseg.engines.grounded.loading import load
 
-            raise CheckpointError(
-                f"The engine grounded needs the package {error.name}, which is not installed.",
-                'Install the model\'s packages: pip install "trajseg[model]".',
-            ) from error
         return load(settings, device)
 
 

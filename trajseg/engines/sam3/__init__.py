@@ -29,19 +29,13 @@ class Sam3Factory:
             options: as Sam3Settings has them; they go before the environment.
 
         Raises:
-            CheckpointError: the weights are not on this machine, or a package is missing.
+            CheckpointError: the weights are not on this machine.
+            ImportError: a package is missing; load_engine names it.
             InputError: a setting is wrong.
         """
         settings = Sam3Settings.read(options)
-        try:
-            from trajseg.engines.sam3.engine import Sam3Engine
-        except ImportError as error:
-            from trajseg.errors import CheckpointError
+        from trajseg.engines.sam3.engine import Sam3Engine
 
-            raise CheckpointError(
-                f"The engine sam3 needs the package {error.name}, which is not installed.",
-                'Install the model\'s packages: pip install "trajseg[model]".',
-            ) from error
         return Sam3Engine.load(settings, device)
 
 
