@@ -255,9 +255,9 @@ def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_box_takes_away(
     editor.open_task(project.id, task.id)
     editor.show_frame(middle)
     smart_tool(editor, "not this", "RectangleTool-dynamic")
-    # The right half of the square, from beside it.
-    start = ((columns.max() + 6) / clip.width, (rows.max() + 6) / clip.height)
-    body = sent(editor, *start, (middle_column / clip.width, (rows.min() - 6) / clip.height))
+    # The right half of the square, from above it: a drag that begins on a mask, here the ring's, draws nothing.
+    start = (middle_column / clip.width, (rows.min() - 6) / clip.height)
+    body = sent(editor, *start, ((columns.max() + 6) / clip.width, (rows.max() + 6) / clip.height))
     assert body["context"]["result"][0]["value"]["rectanglelabels"] == ["not this"]
     editor.screenshot("correction-not-this")
     job = wait_until("the negative mark's job", over, JOB_SECONDS, every=0.5)
