@@ -25,6 +25,7 @@ from backend.service.jobs import JobControl
 from backend.settings import Settings
 from backend.store import Job, Project, Store
 from backend.store.params import FinetuneParams
+from backend.store.rows import UNFINISHED
 from backend.store.standing import Standing
 from trajseg.correction.task_strategy import load_task_strategy
 from trajseg.errors import InputError, TrajSegError
@@ -196,7 +197,7 @@ class ActiveLearning:
 
     def _train(self, current: Round) -> list[str]:
         job = self.store.jobs.get(current.job_id)
-        if job.state in ("queued", "running"):
+        if job.state in UNFINISHED:
             return []
         if job.state != "done":
             current.state = "correcting"
@@ -229,7 +230,7 @@ class ActiveLearning:
 
     def _unfinished(self, *kinds: str) -> int:
         query = select(func.count()).where(
-            Job.project_id == self.project.id, Job.kind.in_(kinds), Job.state.in_(("queued", "running"))
+            Job.project_id == self.project.id, Job.kind.in_(kinds), Job.state.in_(UNFINISHED)
         )
         with self.store.database.read() as session:
             return session.scalar(query) or 0

@@ -12,6 +12,7 @@ from backend.pages import guard
 from backend.service.service import Service
 from backend.store.models import now
 from backend.store.reports import Wanted
+from backend.store.rows import UNFINISHED
 from trajseg.errors import InputError
 
 blueprint = Blueprint("bulk", __name__, url_prefix="/chosen")
@@ -38,7 +39,7 @@ def actions(wanted: Wanted, counts: dict[str, int]) -> list[BulkAction]:
     Args:
         counts: how many there are in each state.
     """
-    unfinished = sum(counts.get(state, 0) for state in ("queued", "running") if wanted.state in ("", state))
+    unfinished = sum(counts.get(state, 0) for state in UNFINISHED if wanted.state in ("", state))
     over = counts.get("cancelled", 0) if wanted.state == "cancelled" else 0
     if wanted.state == "failed" and wanted.text:
         over = counts.get("failed", 0)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
 from backend.store.clock import database_now
 from backend.store.database import Database
-from backend.store.models import Delivery, Job, PartialFrames, Track, now
+from backend.store.models import Delivery, Job, now
+from backend.store.rows import restart
 
 REJECTED, FAILED, UNDELIVERED = "rejected", "failed", "undelivered"
 """What is wrong with the jobs of a group: their task lacks something, they failed, their result cannot be delivered."""
@@ -102,11 +103,7 @@ class Failures:
                 jobs = session.scalars(
                     select(Job).where(Job.id.in_(ids), Job.state == "failed").with_for_update()
                 ).all()
-                here = [job.id for job in jobs]
-                for table in (Track, Delivery, PartialFrames):
-                    session.execute(delete(table).where(table.job_id.in_(here)))
-                for job in jobs:
-                    job.reset()
+                restart(session, jobs)
                 queued += jobs
         return queued
 

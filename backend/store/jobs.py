@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.store.database import Database
 from backend.store.kinds import params_of
-from backend.store.models import Delivery, Job, Track, now
+from backend.store.models import Job, Track, now
 from backend.store.partial import drop_partial_frames
 from backend.store.request import JobRequest
-from backend.store.rows import UNFINISHED, get_job
+from backend.store.rows import UNFINISHED, get_job, restart
 from trajseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,10 +121,7 @@ class JobStore:
         with self.database.write() as session:
             job = get_job(session, job_id, lock=True)
             if job.state not in UNFINISHED:
-                session.execute(delete(Track).where(Track.job_id == job_id))
-                session.execute(delete(Delivery).where(Delivery.job_id == job_id))
-                drop_partial_frames(session, job_id)
-                job.reset()
+                restart(session, [job])
             job.queue = queue or job.queue
             job.params = params_of(job.kind, {**job.params, **(params or {})}).to_json()
             return job

@@ -11,8 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from backend.store.database import Database
 from backend.store.models import Delivery, Job, TaskPictures, now
-
-UNFINISHED = ("queued", "running")
+from backend.store.rows import UNFINISHED
 
 
 class Pictures:

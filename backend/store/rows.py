@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from backend.store.models import Job
+from backend.store.models import Delivery, Job, PartialFrames, Track
 from trajseg.errors import CancelledError, InputError, TrajSegError
 
 UNFINISHED = ("queued", "running")
@@ -35,3 +38,11 @@ def running_job(session: Session, job_id: str, run_token: str) -> Job:
     if job.state != "running" or job.run_token != run_token:
         raise StaleRunError(f"Job {job_id} was restarted or finished by another worker.")
     return job
+
+
+def restart(session: Session, jobs: Sequence[Job]) -> None:
+    """Queue jobs as new, with nothing left of what they made; the caller puts them into the queue."""
+    for table in (Track, Delivery, PartialFrames):
+        session.execute(delete(table).where(table.job_id.in_([job.id for job in jobs])))
+    for job in jobs:
+        job.reset()

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import delete, select, update
 
 from backend.store.database import Database
-from backend.store.models import Delivery, Job, PartialFrames, Track, now
+from backend.store.models import Job, PartialFrames, now
 from backend.store.reports import Wanted, chosen
+from backend.store.rows import UNFINISHED, restart
 
 AT_ONCE = 500
 """Jobs in one transaction."""
-UNFINISHED = ("queued", "running")
 
 
 class Selections:
@@ -51,11 +51,7 @@ class Selections:
             with self.database.write() as session:
                 found = select(Job).where(Job.id.in_(ids), Job.state.in_(("failed", "cancelled"))).with_for_update()
                 jobs = [job for job in session.scalars(found) if not job.asked.rejected]
-                here = [job.id for job in jobs]
-                for table in (Track, Delivery, PartialFrames):
-                    session.execute(delete(table).where(table.job_id.in_(here)))
-                for job in jobs:
-                    job.reset()
+                restart(session, jobs)
                 queued += jobs
         return queued
 

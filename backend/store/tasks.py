@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from backend.store.database import Database
 from backend.store.models import Delivery, Job, KnownTask, now
+from backend.store.rows import UNFINISHED
 
 TaskKey = tuple[int, int]
 """The store's own id of the project, and Label Studio's of the task."""
@@ -73,7 +74,7 @@ class Tasks:
 
     def active(self, since: datetime) -> list[TaskKey]:
         """Tasks with a job that waits or runs, or has ended since then."""
-        busy = Job.state.in_(("queued", "running")) | (Job.finished_at >= since)
+        busy = Job.state.in_(UNFINISHED) | (Job.finished_at >= since)
         query = select(Job.project_id, Job.task_id).where(busy, Job.project_id.is_not(None), Job.task_id.is_not(None))
         with self.database.read() as session:
             return [(int(row[0] or 0), int(row[1] or 0)) for row in session.execute(query.distinct())]

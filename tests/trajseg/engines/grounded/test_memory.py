@@ -23,7 +23,7 @@ from trajseg.video import open_clip, write_video
 WIDTH, HEIGHT, FRAMES, OBJECTS = 1280, 720, 300, 8
 EARLY = 100
 """Frames after which nothing but masks may still grow."""
-ALLOWED = 40 * 2**20
+ALLOWED = 34 * 2**20
 """Bytes that the last 200 frames may add: masks of 8 objects as run-length codes, and what the allocator keeps."""
 
 
