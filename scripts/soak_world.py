@@ -126,7 +126,7 @@ class World:
     def __exit__(self, *_: object) -> None:
         for process in (self._backend, *self._workers):
             if process is not None:
-                stop(process, 5.0, (signal.SIGTERM, signal.SIGTERM))
+                stop(process, 5.0, 5.0)
         self._valkey.stop()
         self.studio.stop()
         self.store.close()

@@ -35,11 +35,11 @@ def spawn(
     )
 
 
-def stop(child: subprocess.Popen[bytes], seconds: float, signals: Sequence[signal.Signals] = (signal.SIGTERM,)) -> None:
-    """Sends a child these signals one by one, with `seconds` to end after each, and kills it when it does not."""
-    for number in signals:
+def stop(child: subprocess.Popen[bytes], *patience: float) -> None:
+    """Sends a child SIGTERM once for each of `patience`, the seconds that it then has to end; kills it after that."""
+    for seconds in patience:
         if child.poll() is None:
-            child.send_signal(number)
+            child.send_signal(signal.SIGTERM)
             try:
                 child.wait(seconds)
             except subprocess.TimeoutExpired:

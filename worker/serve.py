@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +29,8 @@ log = logging.getLogger("trajseg.serve")
 
 WATCH_SECONDS = 0.5
 HEALTHY_SECONDS = 30.0
+FIRST_SECONDS = 1.5
+"""After the first signal: RQ takes a second one for the same within 1 s."""
 WORKER_SECONDS = 5.0
 """How long a stopping worker may take to keep what it has drawn, and to give its job back."""
 LONGEST_PAUSE_SECONDS = 30.0
@@ -51,7 +52,6 @@ class Serve:
         self.stopping = threading.Event()
         self._valkey: EmbeddedValkey | None = None
         self._worker: subprocess.Popen[bytes] | None = None
-        self._loaded = False
         self._worker_began = 0.0
         self._worker_due = 0.0
         self._early_deaths = 0
@@ -89,7 +89,6 @@ class Serve:
             at_once = self.settings.model_copy(update={"stale_after_seconds": 0.0})
             reconcile(self._backend.store, self._backend.queue, at_once, grace_seconds=0.0)
         program = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()", "worker"]
-        self._loaded = False
         self._worker = spawn(program, self._worker_environment())
         self._worker_began = time.monotonic()
         log.info("the worker has the process id %d", self._worker.pid)
@@ -110,8 +109,8 @@ class Serve:
 
     def _stop_worker(self) -> None:
         if self._worker is not None:
-            # While it loads its model it has no job, and SIGINT would make it say so.
-            stop(self._worker, WORKER_SECONDS, (signal.SIGINT if self._loaded else signal.SIGTERM,))
+            # One without a job ends at the first signal; one at work gives its job back at the second.
+            stop(self._worker, FIRST_SECONDS, WORKER_SECONDS)
 
     def _wait_for_backend(self) -> None:
         deadline = time.monotonic() + HEALTHY_SECONDS
@@ -134,7 +133,6 @@ class Serve:
                 )
             workers = Worker.all(connection=self._backend.queue.connection)
             if any(worker.pid == self._worker.pid for worker in workers):
-                self._loaded = True
                 return
 
     def _watch(self) -> None:

@@ -119,7 +119,7 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
                     (work / STOP).touch()
                     _wait(child)
         finally:
-            stop(child, seconds=1.0)
+            stop(child, 1.0)
     if child.returncode == STOPPED:
         raise PreemptedError("The training makes way for other jobs.")
     if child.returncode == FAILED:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from backend.composition import compose
+from backend.engines import OfferedEngines
 from backend.http.app import create_app
 from backend.label_studio import png
 from backend.label_studio.incoming.reading import AnnotationReader
@@ -74,7 +75,9 @@ def told(store: Store, project: int, annotation: int) -> dict[int, str]:
 def webhook(read: AnnotationReader, studio: Any, task: int, annotation: int, action: str) -> Any:
     """Post a notice to a backend whose reader is `read`."""
     backend = compose(read.settings, read.store, JobQueue("redis://127.0.0.1:9/0"))
-    service = Service(read.settings, read.store, backend.queue, on_notice=read.notice)
+    service = Service(
+        read.settings, read.store, backend.queue, OfferedEngines.from_settings(read.settings), on_notice=read.notice
+    )
     app = create_app(replace(backend, service=service))
     body: dict[str, Any] = {"action": action, "project": {"id": studio.tasks[task]["project"]}}
     if action == "ANNOTATIONS_DELETED":
