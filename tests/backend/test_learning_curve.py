@@ -24,7 +24,7 @@ def test_before_the_first_training_the_gate_needs_so_many() -> None:
     assert advice([], 0).videos == 10
     assert advice([], 8).videos == 2
     assert advice([], 10).videos == 0
-    needed = decide({"a": 0.5}, {"a": 0.6}, {"b": 0.5}, {"b": 0.5}).needs_videos
+    needed = decide({"a": [0.5]}, {"a": [0.6]}, {"b": [0.5]}, {"b": [0.5]}).needs_videos
     assert needed == MIN_HELD_OUT - 1, "the gate's own rule"
 
 
@@ -55,8 +55,8 @@ def test_a_curve_that_does_not_rise_gives_no_number() -> None:
 
 
 def test_the_curve_is_read_from_what_the_gate_measured() -> None:
-    served, candidate = ({f"c{n}": score for n in range(4)} for score in (0.5, 0.58))
-    base = {"b": 0.9}
+    served, candidate = ({f"c{n}": [score] for n in range(4)} for score in (0.5, 0.58))
+    base = {"b": [0.9]}
     measured = decide(served, candidate, base, base, served_version=BASE)
     assert isinstance(measured.project[0], ClipPair)
     clips = [{"name": f"c{n}", "side": "train"} for n in range(8)]

@@ -6,13 +6,15 @@ so a video stays on its side while the project grows, under whichever address or
 `train` and refuses the other side; scoring takes `held-out` unless `:train` is named.
 
 In training a mask counts as the trust of its frame says (WEIGHTS), and frames on which no track has weight are not
-used. Of a held-out video only frames are scored that a person vouched for in every track.
+used. Of a held-out video only frames are scored that a person vouched for in every track. A caption that a person
+vouched for is an instruction, too, where it is that of one track of the clip only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -22,6 +24,7 @@ from typing import Any, Literal
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset, Expression
 from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.registry import DatasetOptions
+from trajseg.data.sentences import plain_words
 from trajseg.errors import InputError
 from trajseg.tracks.track import MaskTrack
 from trajseg.tracks.trust import BY_WORD, Trust
@@ -145,6 +148,7 @@ class Corrections(Dataset):
                 continue
             category = "none" if not targets else "several" if len(targets) > 1 else "referring"
             expressions.append(Expression(text, targets, category, weight=weight))
+        expressions += self._by_caption(corrected, objects, expressions)
         whole = len(known) == corrected.frame_count
         clip = self._open(corrected)
         return AnnotatedClip(corrected.name, clip, tuple(objects), tuple(expressions), None if whole else known)
@@ -160,6 +164,22 @@ class Corrections(Dataset):
     def weight_of_words(self, corrected: CorrectedClip, targets: Sequence[str], trust: Trust) -> float:
         """What a sentence of this trust about these tracks counts, 0 to 1; at 0 it is left out."""
         return WEIGHTS[trust]
+
+    def _by_caption(
+        self, corrected: CorrectedClip, objects: Sequence[AnnotatedObject], asked: Sequence[Expression]
+    ) -> list[Expression]:
+        """Captions that a person vouched for and that name one object of the clip, as expressions of their own."""
+        vouched = {held.track.uid for held in corrected.standing if held.caption_trust.vouched}
+        texts = Counter(plain_words(thing.caption) for thing in objects)
+        taken = {plain_words(expression.text) for expression in asked}
+        return [
+            Expression(thing.caption, (thing.uid,), weight=thing.caption_weight)
+            for thing in objects
+            if thing.uid in vouched
+            and (text := plain_words(thing.caption))
+            and texts[text] == 1
+            and text not in taken
+        ]
 
     def _known(self, corrected: CorrectedClip) -> tuple[int, ...]:
         """Frames that count: in training where any track has weight, held out where all were vouched for."""

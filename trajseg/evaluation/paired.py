@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,12 +24,17 @@ class Measured:
     answers: tuple[Answer, ...]
 
     @property
+    def by_clip(self) -> Mapping[str, Sequence[float]]:
+        """J&F of each expression, in the order they were asked, by a clip's name."""
+        scores: dict[str, list[float]] = {}
+        for answer in self.answers:
+            scores.setdefault(answer.clip, []).append(answer.score.jf)
+        return scores
+
+    @property
     def scores(self) -> Mapping[str, float]:
         """J&F by a clip's name: the mean over its expressions."""
-        by_clip: dict[str, list[float]] = {}
-        for answer in self.answers:
-            by_clip.setdefault(answer.clip, []).append(answer.score.jf)
-        return {clip: fmean(scores) for clip, scores in by_clip.items()}
+        return {clip: fmean(scores) for clip, scores in self.by_clip.items()}
 
 
 def measure(

@@ -1,12 +1,12 @@
 """The gate: whether a candidate replaces the served model, from J&F clip by clip, with a bootstrap confidence interval.
 
-Two questions are asked of the same clips with both models, so that only the difference counts:
+Both models answer the same expressions about the same clips, so that only the difference counts:
 
-* the project's held-out videos: does the candidate gain? Only if the interval of the mean gain lies above zero.
-* a fixed set of the base's own data: does it forget? Only if the mean loss stays below a margin.
+* On the project's held-out videos the confidence interval of the mean gain must lie above zero.
+* On a fixed set of the base's own data the mean loss must stay below a margin.
 
-Both must be answered well. Too few held-out videos are no answer: the candidate is
-refused, with how many more are needed.
+With too few held-out videos, or a gain that may be chance, the candidate is refused, and the decision says how many
+more corrected videos are needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
+from statistics import variance as variance_of
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ from scipy import stats
 
 from trajseg.errors import InputError
 
-ScoresByClip = Mapping[str, float]
-"""J&F by a clip's name, 0 to 1: the mean over its expressions."""
+ScoresByClip = Mapping[str, Sequence[float]]
+"""J&F of each expression of a clip, 0 to 1, by the clip's name. At least one each, in the same order for both models."""
+MOST_CLIPS = 100
+"""Held-out videos, at most, that a number of missing ones is extrapolated to."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class ClipPair:
-    """A clip's J&F with both models."""
+    """A clip's J&F with both models, means over `expressions` expressions."""
 
     clip: str
     served: float
     candidate: float
+    expressions: int = 1
 
     @property
     def gain(self) -> float:
@@ -80,7 +84,7 @@ class GateDecision:
         gain: in J&F on the project; None where nothing was measured.
         base_gain: in J&F on the base set, below 0 for a loss; None where nothing was measured.
         project, base: clip by clip, the greatest gain first.
-        needs_videos: how many more corrected videos are needed before there can be an answer.
+        needs_videos: about how many more corrected videos would give an answer; 0 where that is not known.
         rules: that were applied.
     """
 
@@ -106,28 +110,35 @@ def decide(
     candidate_base: ScoresByClip,
     rules: GateRules = GateRules(),
     served_version: str = "",
+    share: float = 1.0,
 ) -> GateDecision:
     """The decision from the scores of both models on the project's held-out videos and on the base set.
 
+    Args:
+        share: of corrected videos that are held out, on average; see `too_few_videos`.
+
     Raises:
-        InputError: the two models were asked about different clips, or the base set is empty.
+        InputError: the two models answered different expressions, or the base set is empty.
     """
-    project, base = _pairs(served, candidate, "held-out videos"), _pairs(served_base, candidate_base, "base set")
-    if not base:
+    gains, base_gains = _gains(served, candidate, "held-out videos"), _gains(served_base, candidate_base, "base set")
+    if not base_gains:
         raise InputError("The base set of the gate is empty.", "Name a data set with clips to compare on.")
-    if len(project) < rules.min_clips:
-        return too_few_videos(len(project), 1.0, rules, served_version)
-    gain, base_gain = (bootstrap([pair.gain for pair in pairs], rules) for pairs in (project, base))
-    promoted, reason = _verdict(gain, base_gain, len(project), len(base), rules)
-    return GateDecision(promoted, reason, served_version, gain, base_gain, project, base, 0, rules)
+    if len(gains) < rules.min_clips:
+        return too_few_videos(len(gains), share, rules, served_version)
+    project, base = _pairs(served, candidate), _pairs(served_base, candidate_base)
+    gain, base_gain = confidence_interval(gains, rules), confidence_interval(base_gains, rules)
+    missing = missing_clips(gains, rules) if gain.low <= 0 and len(gains) > 1 else 0
+    needed = math.ceil((missing or 0) / share)
+    promoted, reason = _verdict(gain, base_gain, len(project), len(base), needed, rules)
+    return GateDecision(promoted, reason, served_version, gain, base_gain, project, base, needed, rules)
 
 
 def too_few_videos(held_out: int, share: float, rules: GateRules, served_version: str = "") -> GateDecision:
-    """The refusal of a candidate that cannot be judged.
+    """The refusal of a candidate that cannot be compared.
 
     Args:
-        held_out: corrected videos that were held out.
-        share: of corrected videos that are, on average; decides how many more have to be corrected.
+        held_out: corrected videos that were held out of training.
+        share: of corrected videos that are held out, on average; decides how many more have to be corrected.
     """
     missing = math.ceil((rules.min_clips - held_out) / share)
     are = f"{held_out} {_videos(held_out)} {'is' if held_out == 1 else 'are'} held out of training"
@@ -138,7 +149,9 @@ def too_few_videos(held_out: int, share: float, rules: GateRules, served_version
     return GateDecision(False, reason, served_version, needs_videos=missing, rules=rules)
 
 
-def _verdict(gain: Interval, base_gain: Interval, clips: int, base_clips: int, rules: GateRules) -> tuple[bool, str]:
+def _verdict(
+    gain: Interval, base_gain: Interval, clips: int, base_clips: int, needed: int, rules: GateRules
+) -> tuple[bool, str]:
     percent = f"{rules.confidence:.0%}"
     shown = (
         f"{gain.mean:+.3f} J&F on {clips} held-out {_videos(clips)} ({percent}: {gain.low:+.3f} to {gain.high:+.3f})"
@@ -146,7 +159,8 @@ def _verdict(gain: Interval, base_gain: Interval, clips: int, base_clips: int, r
     based = f"{base_gain.mean:+.3f} on {base_clips} clips of the base set"
     if gain.low <= 0:
         word = "may be chance" if gain.mean > 0 else "is none"
-        return False, f"Not promoted: {shown}, so the gain {word}. {based[0].upper()}{based[1:]}."
+        more = f" A gain of this size needs about {needed} more corrected {_videos(needed)} to show." if needed else ""
+        return False, f"Not promoted: {shown}, so the gain {word}.{more} {based[0].upper()}{based[1:]}."
     if -base_gain.mean >= rules.margin:
         return False, f"Not promoted: {shown}, but {based}, and it must lose less than {rules.margin:g}."
     return True, f"Promoted: {shown}, {based}."
@@ -156,29 +170,92 @@ def _videos(count: int) -> str:
     return "video" if count == 1 else "videos"
 
 
-def bootstrap(values: Sequence[float], rules: GateRules = GateRules()) -> Interval:
-    """The mean of some clips' differences, -1 to 1, and its confidence interval.
+def confidence_interval(gains: Sequence[Sequence[float]], rules: GateRules = GateRules()) -> Interval:
+    """The mean gain over clips and its confidence interval, -1 to 1.
 
-    It is the wider, on either side, of the percentile bootstrap's and Student's: a bootstrap of five values cannot
-    reach beyond them. As the values are differences of J&F, neither end lies beyond -1 or 1.
+    It is the wider, on either side, of two intervals: a percentile bootstrap on two levels, which draws clips and then
+    expressions of each; and Student's, because a bootstrap of three clips reaches no farther than their extremes.
+    Student's variance is the sum of that between clips and that between the expressions of a clip, with
+    Satterthwaite's degrees of freedom. So three clips of many expressions tell more than three numbers; where the
+    clips differ much more than their expressions, or have one each, it is the plain Student's interval.
+
+    Args:
+        gains: of the expressions of each clip; at least one clip, and one expression each.
     """
-    count = len(values)
-    if not count:
+    count = len(gains)
+    if not count or not all(len(each) for each in gains):
         raise InputError("There is nothing to take a mean of.", "Measure some clips.")
-    mean = fmean(values)
+    mean = fmean(fmean(each) for each in gains)
     if count == 1:
         return Interval(mean, -1.0, 1.0)
     tail = (1 - rules.confidence) / 2
-    chosen = np.random.default_rng(rules.seed).integers(0, count, size=(rules.resamples, count))
-    means = np.asarray(values, float)[chosen].mean(axis=1)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    reach = float(-stats.t.ppf(tail, count - 1)) * stdev(values) / math.sqrt(count)
+    low, high = np.quantile(_resampled(gains, rules), [tail, 1 - tail])
+    variance, freedom = _variance(gains)
+    reach = float(-stats.t.ppf(tail, freedom)) * math.sqrt(variance) if variance else 0.0
     return Interval(mean, max(-1.0, min(float(low), mean - reach)), min(1.0, max(float(high), mean + reach)))
 
 
-def _pairs(served: ScoresByClip, candidate: ScoresByClip, what: str) -> tuple[ClipPair, ...]:
+def _resampled(gains: Sequence[Sequence[float]], rules: GateRules) -> np.ndarray:
+    """Means of resampled clips and expressions, [resamples]."""
+    rng, count = np.random.default_rng(rules.seed), len(gains)
+    # Of each clip, as many means over resampled expressions; a clip that is drawn gives one of them, [clips, resamples].
+    means = np.stack(
+        [np.asarray(each, float)[rng.integers(0, len(each), (rules.resamples, len(each)))].mean(1) for each in gains]
+    )
+    drawn = (rules.resamples, count)
+    return means[rng.integers(0, count, drawn), rng.integers(0, rules.resamples, drawn)].mean(1)
+
+
+def _variance(gains: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Variance of the mean over two or more clips, and its degrees of freedom (Satterthwaite 1946)."""
+    count, sizes = len(gains), [len(each) for each in gains]
+    within_share = 1 - fmean(1 / size for size in sizes)
+    between = variance_of([fmean(each) for each in gains]) / count
+    spare = sum(sizes) - count
+    squares = sum((value - fmean(each)) ** 2 for each in gains for value in each)
+    within = within_share * squares / spare * fmean(1 / size for size in sizes) / count if spare else 0.0
+    total = between + within
+    if not total:
+        return 0.0, 1.0
+    return total, total**2 / (between**2 / (count - 1) + (within**2 / spare if spare else 0.0))
+
+
+def missing_clips(gains: Sequence[Sequence[float]], rules: GateRules = GateRules()) -> int | None:
+    """How many more held-out clips would show this mean gain, if they scatter as these do.
+
+    Args:
+        gains: as `confidence_interval` takes them, of two clips at least.
+
+    Returns:
+        0: these suffice. None: there is no gain, or more than MOST_CLIPS would be needed.
+    """
+    count, mean = len(gains), fmean(fmean(each) for each in gains)
+    if mean <= 0:
+        return None
+    variance, freedom = _variance(gains)
+    tail = (1 - rules.confidence) / 2
+    for clips in range(count, MOST_CLIPS + 1):
+        quantile = float(-stats.t.ppf(tail, freedom * (clips - 1) / (count - 1)))
+        if quantile * math.sqrt(variance * count / clips) < mean:
+            return clips - count
+    return None
+
+
+def _gains(served: ScoresByClip, candidate: ScoresByClip, what: str) -> list[list[float]]:
+    """Of each clip's expressions, clips in the order of their names."""
     if served.keys() != candidate.keys():
         odd = sorted(served.keys() ^ candidate.keys())[0]
         raise InputError(f"The clip {odd} of the {what} was measured with one model only.", "Measure both on the same.")
-    pairs = [ClipPair(clip, served[clip], candidate[clip]) for clip in sorted(served)]
+    for clip in served:
+        if len(served[clip]) != len(candidate[clip]):
+            raise InputError(
+                f"The clip {clip} of the {what} was measured on {len(served[clip])} and {len(candidate[clip])} "
+                "expressions.",
+                "Measure both models on the same.",
+            )
+    return [[b - a for a, b in zip(served[clip], candidate[clip], strict=True)] for clip in sorted(served)]
+
+
+def _pairs(served: ScoresByClip, candidate: ScoresByClip) -> tuple[ClipPair, ...]:
+    pairs = [ClipPair(clip, fmean(served[clip]), fmean(candidate[clip]), len(served[clip])) for clip in sorted(served)]
     return tuple(sorted(pairs, key=lambda pair: -pair.gain))

@@ -62,13 +62,13 @@ class Terms:
 
 @dataclass
 class _Look:
-    """What the model made of some frames: the language side's pixels and the tower's states; SAM 2's features of
-    those that masks are drawn on, `drawn` (n,), in time order."""
+    """What the model made of some frames: the vision tower's states; of those that masks are drawn on, `drawn` (n,),
+    in time order, SAM 2's features and the objectness before the training."""
 
     drawn: Tensor | None = None
     features: FrameFeatures | None = None
-    pixels: Tensor | None = None
     states: tuple[Tensor, ...] | None = None
+    objectness: Tensor | None = None
 
 
 class JointTraining(nn.Module):
@@ -137,18 +137,19 @@ class JointTraining(nn.Module):
         if len(masks) and look.features is None:
             # First, while nothing else is kept: at full size the encoder itself takes gigabytes.
             look.features = self._features(sample.frames[look.drawn.numpy()])
-        if look.pixels is None or look.states is None:
-            look.pixels = self.processor.llm_pixels(sample.frames).to(self.model.device)
-            look.states = self.model.vision_states(look.pixels)
+        if look.states is None:
+            pixels = self.processor.llm_pixels(sample.frames).to(self.model.device)
+            look.states = self.model.vision_states(pixels)
+            if self._objectness is not None:
+                look.objectness = self._objectness.before(pixels[look.drawn])
         text, trajectories = self.read(sample, look.states)
         text = text * sample.weight
         none = text.new_zeros(())
         drawn = look.drawn.to(masks.device)
         masks, counts = masks[:, drawn], None if counts is None else counts[:, drawn]
         objectness = none
-        if self._objectness is not None:
-            seen = self.model.features(look.states)
-            objectness = self._objectness(look.pixels[drawn], seen[drawn], masks)
+        if self._objectness is not None and look.objectness is not None:
+            objectness = self._objectness(look.objectness, self.model.features(look.states)[drawn], masks)
         if not len(masks) or look.features is None:
             return Terms(text, none, none, none, objectness)
         logits, score = self._prompted(look.features, trajectories)

@@ -35,18 +35,21 @@ class ObjectnessLoss:
         self._tower = copy.deepcopy(model.vision_tower).requires_grad_(False).eval()
         self._objectness = copy.deepcopy(model.objectness).requires_grad_(False)
 
-    def __call__(self, pixels: Tensor, features: Tensor, masks: Tensor) -> Tensor:
+    @torch.no_grad()
+    def before(self, pixels: Tensor) -> Tensor:
+        """The objectness of each cell before the training, 0 to 1: pixels (T, 3, s, s) -> (T, P)."""
+        states = self._tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        return self._objectness(self.model.features(states))[..., 0].sigmoid()
+
+    def __call__(self, before: Tensor, features: Tensor, masks: Tensor) -> Tensor:
         """The loss of a sample, a scalar: a mean over the targets' centres.
 
         Args:
-            pixels: what the vision tower saw, (T, 3, s, s).
-            features: what it made of that, (T, P, V).
+            before: what `before` gives for the same frames, (T, P).
+            features: what the vision tower makes of them now, (T, P, V).
             masks: of the targets, bool (S, T, H, W).
         """
         logits = self.model.objectness(features)[..., 0]
-        with torch.no_grad():
-            states = self._tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-            before = self._objectness(self.model.features(states))[..., 0].sigmoid()
         centre = centres(masks, math.isqrt(logits.shape[1])).to(logits.device)
         p = logits.sigmoid()
         taught = -((1 - p) ** 2 * F.logsigmoid(logits))[centre].sum()

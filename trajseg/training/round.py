@@ -24,7 +24,7 @@ from trajseg.errors import InputError
 from trajseg.evaluation.paired import Measured, draw_differences, measure
 from trajseg.files import write_json
 from trajseg.training.finetune import FinetuneRecipe, finetune
-from trajseg.training.gate import GateDecision, GateRules, decide, too_few_videos
+from trajseg.training.gate import GateDecision, GateRules, ScoresByClip, decide, too_few_videos
 from trajseg.training.run import StepsDone, Stop
 
 DEFAULT_BASE_SET: Mapping[str, str] = {"trajseg-tiny": "shapes:val"}
@@ -114,7 +114,7 @@ def run_round(
     publish(_manifest(task, folder), adapter, target)
     engine = VideoSegmenter.from_pretrained(task.checkpoint, task.device, task.dtype or None, task.four_bit)
     both = {"served": None if task.served is None else Path(task.served), "candidate": target}
-    scores: dict[tuple[str, str], Mapping[str, float]] = {}
+    scores: dict[tuple[str, str], ScoresByClip] = {}
     done = steps
     measured: dict[str, Measured] = {}
     try:
@@ -131,8 +131,8 @@ def run_round(
                     scores[what, who] = json.loads(kept.read_text(encoding="utf-8"))
                 else:
                     answers = measure(engine.adapted(adapter_folder), dataset, asked, PER_CLIP[what])
-                    scores[what, who] = answers.scores
-                    write_json(kept, dict(answers.scores))
+                    scores[what, who] = answers.by_clip
+                    write_json(kept, dict(answers.by_clip))
                     if what == "project":
                         measured[who] = answers
                 done += len(dataset)
@@ -145,6 +145,7 @@ def run_round(
         scores["base", "candidate"],
         task.rules,
         task.served_version,
+        HELD_OUT_SHARE,
     )
     draw_differences(held_out, measured["served"], measured["candidate"], target / PICTURE)
     record_decision(target, decision.to_json())

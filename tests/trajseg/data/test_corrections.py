@@ -138,8 +138,32 @@ def test_a_rejected_track_is_a_sentence_without_an_object(folder: Path) -> None:
     clip = Corrections(folder, "train")[2]
     assert [thing.uid for thing in clip.objects] == ["t1"]
     said = {each.text: (each.targets, each.category) for each in clip.expressions}
-    # Nobody has vouched for the guess.
-    assert said == {"the red square": (("t1",), "referring"), "the blue square": ((), "none")}
+    # Nobody has vouched for the guess; the caption of the track that stands is an instruction, too.
+    assert said == {
+        "the red square": (("t1",), "referring"),
+        "the blue square": ((), "none"),
+        "a red square": (("t1",), "referring"),
+    }
+
+
+def test_a_caption_of_one_track_alone_is_an_instruction_where_a_person_vouched_for_it(
+    tiny_clip: Any, tmp_path: Path
+) -> None:
+    def asked(name: str, caption: Trust, blue_caption: str, side: str = "train") -> list[tuple[str, float]]:
+        other = blue(tiny_clip, [PAINTED] * FRAMES)
+        other = replace(other, track=replace(other.track, caption=blue_caption))
+        clip = labelled(
+            tiny_clip, "task-1", identities(side, 1)[0], [PAINTED] * FRAMES, caption=caption, tracks=(other,)
+        )
+        export([clip], Native, tmp_path / name)
+        return [(each.text, each.weight) for each in Corrections(tmp_path / name, side)[0].expressions]  # type: ignore[arg-type]
+
+    own = [("the red square", 1.0)]
+    assert asked("both", PAINTED, "a blue square") == [*own, ("a red square", 1.0), ("a blue square", 0.4)]
+    assert asked("held out", PAINTED, "a blue square", "held-out")[1:] == [("a red square", 1.0), ("a blue square", 0.4)]
+    assert asked("guessed", PREDICTED, "a blue square") == [*own, ("a blue square", 0.4)]
+    assert asked("alike", PAINTED, "A red square.") == own, "which one of two is meant?"
+    assert asked("asked", PREDICTED, "The red square.") == own, "it is asked already"
 
 
 def test_masks_and_captions_are_those_that_were_exported(folder: Path, tiny_clip: Any) -> None:
@@ -158,7 +182,7 @@ def test_a_track_that_is_only_predicted_on_a_frame_counts_for_nothing_there(tiny
     assert train.annotated is None
     assert [train.objects[1].weights[index] for index in (2, 3)] == [1.0, 0.0]
     assert held_out.annotated == (0, 1, 2)
-    both = train.expressions[-1]
+    (both,) = (each for each in train.expressions if each.text == "both")
     assert (both.text, both.category, both.weight) == ("both", "several", 0.4)
 
 

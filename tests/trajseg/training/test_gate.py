@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 
 from trajseg.errors import InputError
-from trajseg.training.gate import GateRules, bootstrap, decide, too_few_videos
+from trajseg.training.gate import GateRules, confidence_interval, decide, missing_clips, too_few_videos
 
-BASE = {f"base-{n}": 0.9 for n in range(12)}
+BASE = {f"base-{n}": [0.9] for n in range(12)}
 
 
-def scores(values: np.ndarray) -> dict[str, float]:
-    return {f"clip-{n}": float(value) for n, value in enumerate(values)}
+def scores(values: np.ndarray) -> dict[str, list[float]]:
+    """Of clips by their number: one score each, or [clips, expressions]."""
+    return {f"clip-{n}": np.atleast_1d(value).tolist() for n, value in enumerate(values)}
+
+
+def answers(rng: np.random.Generator, clips: int, better: float, worse: float, drift: float = 0.0) -> np.ndarray:
+    """Gains of 8 expressions a clip: some find the right object now, some no longer do, all masks drift a little."""
+    of_clip = rng.normal(0, 0.05, (clips, 1))
+    chance = rng.random((clips, 8))
+    flipped = np.where(chance < better + of_clip, 0.6, np.where(chance > 1 - worse + of_clip, -0.6, 0.0))
+    return flipped + rng.normal(drift, 0.05, (clips, 8))
 
 
 def quality(rng: np.random.Generator, count: int = 8) -> np.ndarray:
@@ -42,6 +51,42 @@ def test_a_neutral_candidate_is_hardly_ever_promoted(count):
         served = quality(rng, count)
         promoted += decide(scores(served), scores(served + rng.normal(0, 0.08, count)), BASE, BASE).promoted
     assert promoted <= 0.05 * 200
+
+
+@pytest.mark.parametrize("clips", [3, 5])
+def test_answers_that_change_by_chance_are_hardly_ever_promoted(clips):
+    """Several expressions a clip do not make a neutral candidate pass."""
+    rng, promoted, rules = np.random.default_rng(10 + clips), 0, GateRules(resamples=500)
+    served = np.full((clips, 8), 0.5)
+    for _ in range(200):
+        changed = served + answers(rng, clips, 0.12, 0.12)
+        promoted += decide(scores(served), scores(changed), BASE, BASE, rules).promoted
+    assert promoted <= 0.05 * 200
+
+
+def test_three_clips_of_eight_expressions_show_a_gain_that_three_numbers_do_not():
+    rng, promoted, by_means = np.random.default_rng(20), 0, 0
+    served = np.full((3, 8), 0.4)
+    for _ in range(100):
+        better = served + answers(rng, 3, 0.32, 0.04, 0.06)
+        promoted += decide(scores(served), scores(better), BASE, BASE, GateRules(resamples=500)).promoted
+        means = scores(served.mean(1)), scores(better.mean(1))
+        by_means += decide(*means, BASE, BASE, GateRules(resamples=500)).promoted
+    assert promoted > 45 > by_means
+
+
+def test_a_gain_that_may_be_chance_says_how_many_videos_would_show_it():
+    served = scores(np.full(3, 0.5))
+    decision = decide(served, scores(np.array([0.72, 0.61, 0.53])), BASE, BASE, share=0.3)
+    assert not decision.promoted
+    assert "the gain may be chance. A gain of this size needs about 7 more corrected videos to show." in decision.reason
+    assert decision.needs_videos == 7
+    assert missing_clips([[0.1], [0.11], [0.09]]) == 0
+    assert missing_clips([[-0.1], [-0.2]]) is None
+    assert missing_clips([[0.3], [-0.31], [0.02]]) is None, "beyond what can be extrapolated"
+    nothing = decide(served, scores(np.full(3, 0.4)), BASE, BASE)
+    assert nothing.needs_videos == 0
+    assert "needs" not in nothing.reason
 
 
 def test_a_clear_gain_is_promoted_and_says_so_in_numbers():
@@ -72,11 +117,11 @@ def test_labels_that_were_shuffled_gain_nothing_and_are_refused():
 
 def test_a_gain_that_costs_the_base_its_skills_is_refused():
     served = quality(np.random.default_rng(3))
-    forgotten = {clip: score - 0.05 for clip, score in BASE.items()}
+    forgotten = {clip: [0.85] for clip in BASE}
     decision = decide(scores(served), scores(served + 0.2), BASE, forgotten)
     assert not decision.promoted
     assert "-0.050 on 12 clips of the base set, and it must lose less than 0.02" in decision.reason
-    forgotten = {clip: score - 0.015 for clip, score in BASE.items()}
+    forgotten = {clip: [0.885] for clip in BASE}
     assert decide(scores(served), scores(served + 0.2), BASE, forgotten).promoted
 
 
@@ -92,17 +137,23 @@ def test_too_few_videos_are_no_answer_however_large_the_gain():
 
 def test_models_that_were_asked_about_different_clips_are_not_compared():
     with pytest.raises(InputError, match="clip-1 of the held-out videos was measured with one model only"):
-        decide({"clip-0": 0.5}, {"clip-0": 0.5, "clip-1": 0.9}, BASE, BASE)
+        decide({"clip-0": [0.5]}, {"clip-0": [0.5], "clip-1": [0.9]}, BASE, BASE)
+    with pytest.raises(InputError, match="clip-0 of the held-out videos was measured on 1 and 2 expressions"):
+        decide({"clip-0": [0.5]}, {"clip-0": [0.5, 0.6]}, BASE, BASE)
     with pytest.raises(InputError, match="base set of the gate is empty"):
         decide({}, {}, {}, {})
 
 
-def test_intervals_cover_the_true_mean_as_often_as_they_say():
-    rng = np.random.default_rng(5)
-    for count in (3, 5, 10, 30):
-        covered = 0
-        for _ in range(300):
-            interval = bootstrap(rng.normal(0.1, 0.2, count).tolist(), GateRules(resamples=1000))
-            covered += interval.low <= 0.1 <= interval.high
-        assert covered / 300 > 0.92, count
-    assert bootstrap([0.3]).low == -1.0, "one clip tells nothing"
+@pytest.mark.parametrize(("clips", "expressions"), [(3, 1), (5, 1), (30, 1), (3, 8), (5, 4)])
+@pytest.mark.parametrize("between", [0.0, 0.1])
+def test_intervals_cover_the_true_mean_as_often_as_they_say(clips, expressions, between):
+    rng, covered = np.random.default_rng(clips), 0
+    for _ in range(300):
+        gains = 0.1 + rng.normal(0, between, (clips, 1)) + rng.normal(0, 0.2, (clips, expressions))
+        interval = confidence_interval(gains.tolist(), GateRules(resamples=500))
+        covered += interval.low <= 0.1 <= interval.high
+    assert covered / 300 > 0.92
+
+
+def test_one_clip_tells_nothing():
+    assert confidence_interval([[0.3, 0.3]]).low == -1.0

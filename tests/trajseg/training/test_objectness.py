@@ -27,9 +27,10 @@ def test_nothing_is_lost_where_no_target_is_shown_and_the_tower_has_not_moved(mo
     pixels = torch.randn(2, 3, 256, 256)
     none = torch.zeros(0, 2, 96, 128, dtype=torch.bool)
     loss = ObjectnessLoss(model)
-    features = model.features(model.vision_states(pixels))
-    assert float(loss(pixels, features, none)) == pytest.approx(0.0, abs=1e-9)
-    assert float(loss(pixels, features + 0.5, none)) > 0
+    with torch.no_grad():
+        features, before = model.features(model.vision_states(pixels)), loss.before(pixels)
+        assert float(loss(before, features, none)) == pytest.approx(0.0, abs=1e-9)
+        assert float(loss(before, features + 0.5, none)) > 0
 
 
 def test_a_shown_centre_becomes_an_object_and_the_other_cells_stay(model):
@@ -45,7 +46,7 @@ def test_a_shown_centre_becomes_an_object_and_the_other_cells_stay(model):
     optimiser = torch.optim.Adam([learned], 0.05)
     for _ in range(60):
         optimiser.zero_grad()
-        loss(pixels, learned, masks).backward()
+        loss(before[None], learned, masks).backward()
         optimiser.step()
     after = model.objectness(learned.detach())[0, :, 0].sigmoid()
     assert before[cell].item() < 0.3 < 0.8 < after[cell].item()
