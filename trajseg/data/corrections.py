@@ -175,10 +175,7 @@ class Corrections(Dataset):
         return [
             Expression(thing.caption, (thing.uid,), weight=thing.caption_weight)
             for thing in objects
-            if thing.uid in vouched
-            and (text := plain_words(thing.caption))
-            and texts[text] == 1
-            and text not in taken
+            if thing.uid in vouched and (text := plain_words(thing.caption)) and texts[text] == 1 and text not in taken
         ]
 
     def _known(self, corrected: CorrectedClip) -> tuple[int, ...]:

@@ -160,7 +160,10 @@ def test_a_caption_of_one_track_alone_is_an_instruction_where_a_person_vouched_f
 
     own = [("the red square", 1.0)]
     assert asked("both", PAINTED, "a blue square") == [*own, ("a red square", 1.0), ("a blue square", 0.4)]
-    assert asked("held out", PAINTED, "a blue square", "held-out")[1:] == [("a red square", 1.0), ("a blue square", 0.4)]
+    assert asked("held out", PAINTED, "a blue square", "held-out")[1:] == [
+        ("a red square", 1.0),
+        ("a blue square", 0.4),
+    ]
     assert asked("guessed", PREDICTED, "a blue square") == [*own, ("a blue square", 0.4)]
     assert asked("alike", PAINTED, "A red square.") == own, "which one of two is meant?"
     assert asked("asked", PREDICTED, "The red square.") == own, "it is asked already"
