@@ -25,7 +25,7 @@ from scipy import stats
 from trajseg.errors import InputError
 
 ScoresByClip = Mapping[str, Sequence[float]]
-"""J&F of each expression of a clip, 0 to 1, by the clip's name. At least one each, in the same order for both models."""
+"""J&F of each expression of a clip, 0 to 1, by the clip's name; one at least, in the same order for both models."""
 MOST_CLIPS = 100
 """Held-out videos, at most, that a number of missing ones is extrapolated to."""
 
@@ -198,7 +198,7 @@ def confidence_interval(gains: Sequence[Sequence[float]], rules: GateRules = Gat
 def _resampled(gains: Sequence[Sequence[float]], rules: GateRules) -> np.ndarray:
     """Means of resampled clips and expressions, [resamples]."""
     rng, count = np.random.default_rng(rules.seed), len(gains)
-    # Of each clip, as many means over resampled expressions; a clip that is drawn gives one of them, [clips, resamples].
+    # Of each clip, so many means over resampled expressions; a clip that is drawn gives one. [clips, resamples]
     means = np.stack(
         [np.asarray(each, float)[rng.integers(0, len(each), (rules.resamples, len(each)))].mean(1) for each in gains]
     )
