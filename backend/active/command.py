@@ -29,7 +29,7 @@ POLL_SECONDS, LOOK_SECONDS = 5.0, 60.0
 @click.option("--strategy", default="doubt-and-difference", show_default=True, help="What chooses the tasks.")
 @click.option("--steps", type=click.IntRange(1), help="Of each training [by the base's size].")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--once", is_flag=True, help="Do what can be done now, say what is waited for, and end.")
+@click.option("--once", is_flag=True, help="Take the steps that are possible now, name what has to happen next, and exit.")
 @click.option("--poll", type=click.FloatRange(0.05), default=POLL_SECONDS, show_default=True, hidden=True)
 def active(
     project: int,
@@ -53,26 +53,26 @@ def active(
     plan = Plan(budget, batch or math.ceil(budget / 4), strategy, steps, seed)
     backend = compose()
     try:
-        found = backend.store.projects.of_label_studio(project)
-        show = _shown_in_label_studio(backend.settings, found)
-        learning = ActiveLearning(backend.store, backend.settings, backend.service.jobs, found, plan, show)
+        stored = backend.store.projects.of_label_studio(project)
+        show = _shown_in_label_studio(backend.settings, stored)
+        learning = ActiveLearning(backend.store, backend.settings, backend.service.jobs, stored, plan, show)
         _run(learning, once, poll)
     finally:
         backend.close()
 
 
 def _run(learning: ActiveLearning, once: bool, poll: float) -> None:
-    told, looked = "", time.monotonic()
+    reported, looked = "", time.monotonic()
     while not learning.finished:
-        said = learning.step()
-        for line in said:
+        lines = learning.step()
+        for line in lines:
             click.echo(line)
-        if said:
+        if lines:
             continue
         waiting = learning.waiting_for()
-        if waiting and waiting != told:
+        if waiting and waiting != reported:
             click.echo(f"Waiting for {waiting}.", err=True)
-            told = waiting
+            reported = waiting
         if once:
             break
         if time.monotonic() - looked > LOOK_SECONDS:
@@ -85,20 +85,20 @@ def _run(learning: ActiveLearning, once: bool, poll: float) -> None:
 
 
 def _shown_in_label_studio(settings: Settings, project: Project) -> Callable[[Round], Sequence[int]]:
-    """Writes round and rank of the chosen tasks into the Data Manager's columns; returns tasks that are gone."""
+    """Writes round and rank of the chosen tasks into the Data Manager's columns; returns tasks that were deleted."""
     from backend.label_studio.client import MissingError
     from backend.label_studio.outgoing.delivery import connected
 
-    def show(made: Round) -> Sequence[int]:
+    def show(chosen: Round) -> Sequence[int]:
         if not settings.label_studio_api_key.get_secret_value():
             click.echo("LABEL_STUDIO_API_KEY is not set: the tasks are not marked in the Data Manager.", err=True)
             return []
         gone = []
         client = connected(settings)
         try:
-            for rank, task in enumerate(made.tasks, 1):
+            for rank, task in enumerate(chosen.tasks, 1):
                 try:
-                    columns = {ROUND_KEY: made.number, RANK_KEY: rank}
+                    columns = {ROUND_KEY: chosen.number, RANK_KEY: rank}
                     client.update_task_data(project.label_studio_id, task, columns)
                 except MissingError:
                     gone.append(task)

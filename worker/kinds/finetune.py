@@ -1,8 +1,8 @@
-"""Fine-tune: train an adapter on a project's corrections, put it through the gate, and promote it or not.
+"""Fine-tune: train an adapter on a project's corrections, compare it with what serves, and promote it or not.
 
 The round runs in a child process (trajseg.training.child), so the resident model is not touched. As soon as another
-job waits, the child saves its state and ends, and this job goes back to its queue, which is emptied last: one worker
-on one GPU labels first and trains when nobody needs it. The next run goes on where the last one was.
+job waits, the child saves its state and exits, and this job returns to its queue, which has the lowest priority: one
+worker on one GPU labels first and trains when it is idle. The next run resumes from the saved state.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
     work = settings.data_dir / "training" / job.id
     corrections = work / "corrections"
     if not (corrections / "manifest.json").exists():
-        # What was exported once stays: a training that goes on must see the same data.
+        # Exported once: a training that resumes must see the same data.
         shutil.rmtree(work, ignore_errors=True)
         private_folder(work)
         export_corrections(context.store, settings, job.project_id, corrections, lambda _done, _all: context.alive())
@@ -113,15 +113,15 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
         try:
             while child.poll() is None:
                 time.sleep(POLL_SECONDS)
-                _tell(context, work)
-                # At once: a training has the time in which nobody needs the worker.
+                _report_progress(context, work)
+                # At once: training uses only the worker's idle time.
                 if context.preempted() and not (work / STOP).exists():
                     (work / STOP).touch()
                     _wait(child)
         finally:
             stop(child, 1.0)
     if child.returncode == STOPPED:
-        raise PreemptedError("The training makes way for other jobs.")
+        raise PreemptedError("The training yields to other jobs.")
     if child.returncode == FAILED:
         form = json.loads((work / ERROR).read_text(encoding="utf-8"))
         raise TrajSegError(form["error"], form["remedy"])
@@ -129,7 +129,7 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
         lines = (work / "child.log").read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         raise TrajSegError(
             f"The training ended with exit code {child.returncode}: {' | '.join(lines)}",
-            "A negative code is a signal; -9 often means too little memory. The job goes on where it was on a retry.",
+            "A negative code is a signal; -9 often means too little memory. A retry resumes from the last saved state.",
         )
 
 
@@ -137,13 +137,13 @@ def _wait(child: subprocess.Popen[bytes]) -> None:
     try:
         child.wait(SAVING_SECONDS)
     except subprocess.TimeoutExpired:
-        log.warning("the training did not stop within %.0f s; its last saved state counts", SAVING_SECONDS)
+        log.warning("the training did not stop within %.0f s; it resumes from its last saved state", SAVING_SECONDS)
         child.kill()
         child.wait()
         child.returncode = STOPPED
 
 
-def _tell(context: JobContext[FinetuneParams], work: Path) -> None:
+def _report_progress(context: JobContext[FinetuneParams], work: Path) -> None:
     try:
         form = json.loads((work / PROGRESS).read_text(encoding="utf-8"))
     except FileNotFoundError:
