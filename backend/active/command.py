@@ -29,7 +29,7 @@ POLL_SECONDS, LOOK_SECONDS = 5.0, 60.0
 @click.option("--strategy", default="doubt-and-difference", show_default=True, help="What chooses the tasks.")
 @click.option("--steps", type=click.IntRange(1), help="Of each training [by the base's size].")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--once", is_flag=True, help="Take the steps that are possible now, name what has to happen next, and exit.")
+@click.option("--once", is_flag=True, help="Take the steps that are possible now, name the next one, and exit.")
 @click.option("--poll", type=click.FloatRange(0.05), default=POLL_SECONDS, show_default=True, hidden=True)
 def active(
     project: int,
