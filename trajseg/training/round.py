@@ -191,8 +191,10 @@ def base_set_of(checkpoint: str) -> str:
 
 
 def _manifest(task: RoundTask, corrections: Path) -> AdapterManifest:
-    base = checkpoint_folder(task.checkpoint)
-    clips = []
+    base, clips = checkpoint_folder(task.checkpoint), []
+    recipe = json.loads((Path(task.work) / "recipe.json").read_text(encoding="utf-8"))
+    # What the loop itself does not know.
+    recipe |= {name: dataclasses.asdict(task.recipe)[name] for name in ("replay", "jitter", "blend")}
     for side in ("train", "held-out"):
         dataset = Corrections(corrections, side)
         for number in range(len(dataset)):
@@ -203,7 +205,7 @@ def _manifest(task: RoundTask, corrections: Path) -> AdapterManifest:
         base=str(checkpoint_config(base)["model_name"]),
         base_config=file_hash(base / "config.json"),
         data={"hash": file_hash(corrections / "manifest.json"), "clips": clips},
-        recipe=json.loads((Path(task.work) / "recipe.json").read_text(encoding="utf-8")),
+        recipe=recipe,
         seed=task.seed,
         code_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -217,9 +219,11 @@ def task_to_json(task: RoundTask) -> dict[str, Any]:
 
 def task_from_json(form: Mapping[str, Any]) -> RoundTask:
     """The task of `task_to_json`."""
+    from trajseg.data.jitter import Jitter
     from trajseg.data.samples import Mixture
     from trajseg.training.adapters import LoraSettings
 
     recipe = dict(form["recipe"])
     recipe |= {"mixture": Mixture(**recipe["mixture"]), "lora": LoraSettings(**recipe["lora"])}
+    recipe["jitter"] = None if recipe["jitter"] is None else Jitter(**recipe["jitter"])
     return RoundTask(**{**form, "recipe": FinetuneRecipe(**recipe), "rules": GateRules(**form["rules"])})

@@ -129,6 +129,10 @@ def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(fol
     manifest = read_manifest(Path(task.target))
     assert manifest.decision["reason"] == decision.reason
     assert [clip["side"] for clip in manifest.data["clips"]] == ["train", "train", "held-out"]
+    recipe = dataclasses.asdict(QUICK)
+    assert {name: manifest.recipe[name] for name in ("replay", "jitter", "blend")} == {
+        name: recipe[name] for name in ("replay", "jitter", "blend")
+    }
     differs = any(pair.gain for pair in decision.project)
     assert ((Path(task.target) / "differences.png").stat().st_size > 1000) == differs, "drawn where answers differ"
 
@@ -164,9 +168,9 @@ def test_the_recipe_of_a_small_base_moves_what_sees_and_its_norms_faster():
     rates = learning_rates(recipe, model, parts)
     encoder = model.visual_model.image_encoder
     assert rates[encoder.trunk.stages[0][0].weight] == 1.0
-    assert rates[encoder.trunk.stages[0][1].weight] == 10.0
+    assert rates[encoder.trunk.stages[0][1].weight] == 5.0
     decoder = {rates[parameter] for parameter in parts["mask decoder"]}
-    assert decoder == {0.5, 5.0}
+    assert decoder == {0.5, 2.5}
     assert not any(p.requires_grad for p in (*model.fusion_layers.parameters(), *model.text_hidden_fcs.parameters()))
     large = FULL_SIZE.joint()
     assert not {"vision tower", "mask encoder"} & set(large.whole)
