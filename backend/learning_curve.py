@@ -72,10 +72,12 @@ def curve(versions: Sequence[ModelVersion]) -> list[CurvePoint]:
         pairs, gain = decision.get("project") or (), decision.get("gain")
         if not pairs or not gain or not clips:
             continue
+        # Several tasks may be about one video.
+        videos = {clip.get("identity") or clip.get("name") for clip in clips}
         points.append(
             CurvePoint(
                 version.name,
-                len(clips),
+                len(videos),
                 len(pairs),
                 fmean(pair["served"] for pair in pairs),
                 fmean(pair["candidate"] for pair in pairs),

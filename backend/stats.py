@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
+
 from backend.effort import Effort, EffortReader, VersionEffort, by_version
 from backend.learning_curve import Advice, advice, curve
-from backend.store import Project, Store
+from backend.store import Job, Project, Store
 from backend.store.standing import Standing
 
 
@@ -54,10 +57,19 @@ class ProjectStats:
 
 def project_stats(store: Store, project: Project, reader: EffortReader | None = None) -> ProjectStats:
     """The statistics of a project as the store has it now."""
-    corrected = len(Standing(store).annotations(project.id))
+    corrected = {task for _, task in Standing(store).annotations(project.id)}
     tracks = (reader or EffortReader()).tracks(store, project.id)
     points = curve(store.versions.list(project.id))
-    return ProjectStats(project, by_version(tracks), corrected, advice(points, corrected))
+    videos = _videos(store, project, corrected)
+    return ProjectStats(project, by_version(tracks), len(corrected), advice(points, videos))
+
+
+def _videos(store: Store, project: Project, tasks: Set[int]) -> int:
+    """How many videos these tasks are about; several tasks may ask about one."""
+    query = select(Job.task_id, Job.video).where(Job.project_id == project.id, Job.kind == "prelabel")
+    with store.database.read() as session:
+        video_of = {task: video for task, video in session.execute(query) if task in tasks}
+    return len({video_of.get(task, task) for task in tasks})
 
 
 def _figures(effort: Effort) -> dict[str, Any]:

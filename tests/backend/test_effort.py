@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from backend.effort import EffortReader, by_version, total
 from backend.settings import Settings
+from backend.stats import project_stats
 from backend.store import Change, Job, JobRequest, ReadAnnotation, Store
 from trajseg.cli import main
 from trajseg.tracks import Result, rle
@@ -35,8 +36,9 @@ class World:
         self.store, self.result = store, result
         self.project = store.projects.upsert(7, "http://studio", "<View/>").id
 
-    def predicted(self, task: int, version: str) -> Job:
-        job, _ = self.store.jobs.add("prelabel", self.project, task, "v", "it", "prelabel", model_version=version)
+    def predicted(self, task: int, version: str, video: str = "") -> Job:
+        video = video or f"v{task}"
+        job, _ = self.store.jobs.add("prelabel", self.project, task, video, "it", "prelabel", model_version=version)
         return self.finished(job, version)
 
     def finished(self, job: Job, version: str) -> Job:
@@ -139,3 +141,10 @@ def test_the_page_and_the_command_say_the_same(
         for words in (BASE, FIRST, "2.0", "about 8 more corrected videos"):
             assert words in shown
     assert "9" in CliRunner().invoke(main, ["stats", "--project", "9"]).output
+
+
+def test_several_tasks_about_one_video_are_one_corrected_video(world: World) -> None:
+    for task, video in ((1, "same"), (2, "same"), (3, "other")):
+        world.annotate(world.predicted(task, BASE, video), 10 + task, task, "edited")
+    found = project_stats(world.store, world.store.projects.of_label_studio(7))
+    assert (found.corrected, found.advice.videos) == (3, 8)

@@ -59,7 +59,8 @@ def test_the_curve_is_read_from_what_the_gate_measured() -> None:
     base = {"b": [0.9]}
     measured = decide(served, candidate, base, base, served_version=BASE)
     assert isinstance(measured.project[0], ClipPair)
-    clips = [{"name": f"c{n}", "side": "train"} for n in range(8)]
+    clips = [{"name": f"c{n}", "identity": f"v{n}", "side": "train"} for n in range(8)]
+    clips.append({"name": "another task", "identity": "v7", "side": "train"})
     versions = [
         ModelVersion(
             number=2, name="v2", base=BASE, manifest={"decision": measured.to_json(), "data": {"clips": clips}}

@@ -97,8 +97,10 @@ def run_round(
         CheckpointError: the base or the served adapter cannot be used.
     """
     held_out, folder, work = _held_out(task), Path(task.corrections), Path(task.work)
-    if len(held_out) < task.rules.min_clips:
-        return too_few_videos(len(held_out), HELD_OUT_SHARE, task.rules, task.served_version)
+    videos = {} if held_out is None else videos_of(held_out)
+    count = len(set(videos.values()))
+    if held_out is None or count < task.rules.min_clips:
+        return too_few_videos(count, HELD_OUT_SHARE, task.rules, task.served_version)
     base_set = base_set or open_dataset(task.base_set or base_set_of(task.checkpoint), BASE_OPTIONS)
     steps, clips = task.recipe.steps, 2 * (len(held_out) + len(base_set))
 
@@ -131,8 +133,8 @@ def run_round(
                     scores[what, who] = json.loads(kept.read_text(encoding="utf-8"))
                 else:
                     answers = measure(engine.adapted(adapter_folder), dataset, asked, PER_CLIP[what])
-                    scores[what, who] = answers.by_clip
-                    write_json(kept, dict(answers.by_clip))
+                    scores[what, who] = answers.by_clip if what == "base" else by_video(answers.by_clip, videos)
+                    write_json(kept, dict(scores[what, who]))
                     if what == "project":
                         measured[who] = answers
                 done += len(dataset)
@@ -153,25 +155,29 @@ def run_round(
     return decision
 
 
-class _Nothing(Dataset):
-    """No clips."""
-
-    name = "nothing"
-
-    def __len__(self) -> int:
-        return 0
-
-    def __getitem__(self, number: int) -> Any:
-        raise IndexError(number)
-
-
-def _held_out(task: RoundTask) -> Dataset:
+def _held_out(task: RoundTask) -> Corrections | None:
+    """The project's held-out videos; None where there is none."""
     try:
         return Corrections(Path(task.corrections), "held-out")
     except InputError:
-        # Also of a folder that is no export at all; then the training's side says so.
+        # Also raised for a folder that is no export at all; then the training's side says so.
         Corrections(Path(task.corrections), "train")
-        return _Nothing()
+        return None
+
+
+def videos_of(corrections: Corrections) -> Mapping[str, str]:
+    """The video of each clip, by their names: a video that several tasks are about is named as its first clip is."""
+    first: dict[str, str] = {}
+    clips = [corrections.corrected(number) for number in range(len(corrections))]
+    return {clip.name: first.setdefault(clip.identity, clip.name) for clip in clips}
+
+
+def by_video(scores: ScoresByClip, videos: Mapping[str, str]) -> ScoresByClip:
+    """Scores by clip as scores by video: tasks about one video are no independent samples."""
+    joined: dict[str, list[float]] = {}
+    for clip, each in scores.items():
+        joined.setdefault(videos[clip], []).extend(each)
+    return joined
 
 
 def base_set_of(checkpoint: str) -> str:
