@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from trajseg.engines.base import (
     PLAIN,
@@ -21,6 +25,8 @@ from trajseg.engines.base import (
 from trajseg.engines.segmentation import Segmentation
 from trajseg.video import Clip, open_clip, write_video
 
+POSTGRES = "TRAJSEG_TEST_POSTGRES_URL"
+"""Names a PostgreSQL database that tests may empty; processes of one test run use databases of their own beside it."""
 TINY_WIDTH, TINY_HEIGHT, TINY_FRAMES, TINY_FPS = 96, 64, 12, 12.0
 
 
@@ -34,6 +40,36 @@ def clips() -> Path:
 def cases() -> Path:
     """The folder of small clips with one oddity each; its NOTICE says which."""
     return Path(__file__).parent / "data" / "cases"
+
+
+@pytest.fixture
+def postgres_url() -> str:
+    """An empty PostgreSQL database; the test is skipped where there is none."""
+    named = os.environ.get(POSTGRES, "")
+    if not named:
+        pytest.skip(f"{POSTGRES} names no PostgreSQL database that may be emptied")
+    url = make_url(named).set(drivername="postgresql")
+    process = os.environ.get("PYTEST_XDIST_WORKER")
+    if process:
+        own = f"{url.database}_{process}"
+        server = psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
+        with server, suppress(psycopg.errors.DuplicateDatabase):
+            server.execute(f'CREATE DATABASE "{own}"'.encode())
+        url = url.set(database=own)
+    text = url.render_as_string(hide_password=False)
+    with psycopg.connect(text, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return text
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind in turn."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    return f"sqlite:///{tmp_path / 'store.db'}"
 
 
 @dataclass(frozen=True)

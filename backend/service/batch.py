@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,6 +14,7 @@ from backend.service.requests import INSTRUCTION_KEY, prelabel_request, rejected
 from backend.store import Job, JobRequest, Project, Store
 from backend.store.models import now
 from backend.store.params import PrelabelParams
+from backend.store.tasks import TaskKey
 from label_config import LabelConfig
 from trajseg.errors import TrajSegError
 
@@ -32,8 +33,19 @@ class BatchLabelling:
         self.jobs = jobs
         self.retry_failed_seconds = retry_failed_seconds
 
-    def label(self, project: Project, engine: ChosenEngine, config: LabelConfig, tasks: Sequence[Task]) -> None:
-        """Store and queue the jobs of these tasks; those that lack something become rejected jobs."""
+    def label(
+        self,
+        project: Project,
+        engine: ChosenEngine,
+        config: LabelConfig,
+        tasks: Sequence[Task],
+        opened: Collection[TaskKey] = (),
+    ) -> None:
+        """Store and queue the jobs of these tasks; those that lack something become rejected jobs.
+
+        Args:
+            opened: those of them that somebody may have open.
+        """
         requests = []
         for task in tasks:
             try:
@@ -41,7 +53,7 @@ class BatchLabelling:
                 requests.append(_compared(request, engine.second) if engine.second else request)
             except TrajSegError as error:
                 requests.append(rejected_request(project, engine, task, error, config))
-        added = self.jobs.add(requests)
+        added = self.jobs.add(requests, opened)
         for (job, created), request, task in zip(added, requests, tasks, strict=True):
             if not created and not request.error:
                 try:

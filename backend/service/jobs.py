@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from itertools import islice
 
@@ -15,10 +15,12 @@ from backend.service.training import request_training
 from backend.store import Job, JobRequest, Project, Store
 from backend.store.params import FinetuneParams
 from backend.store.reports import Wanted
+from backend.store.tasks import TaskKey
 from trajseg.errors import QueueError, TaskError
 
 log = logging.getLogger("trajseg.backend")
 
+Batch = tuple[Sequence[JobRequest], Collection[TaskKey]]
 ENQUEUED_AT_ONCE = 25
 """More jobs than these are queued in a thread, while the answer is sent."""
 
@@ -32,18 +34,22 @@ class JobControl:
         self.engines = engines
         self._combined = Combiner(self._add_batches)
 
-    def add(self, requests: Sequence[JobRequest]) -> list[tuple[Job, bool]]:
+    def add(self, requests: Sequence[JobRequest], opened: Collection[TaskKey] = ()) -> list[tuple[Job, bool]]:
         """Store and queue one job for each request, in order, each with whether it is new.
 
         Requests that come at the same moment share a transaction.
-        """
-        return self._combined(requests)
 
-    def _add_batches(self, batches: Sequence[Sequence[JobRequest]]) -> list[list[tuple[Job, bool]]]:
-        added = self.store.jobs.add_all([request for batch in batches for request in batch])
+        Args:
+            opened: tasks that somebody has open now; noted in the same transaction.
+        """
+        return self._combined((requests, opened))
+
+    def _add_batches(self, batches: Sequence[Batch]) -> list[list[tuple[Job, bool]]]:
+        requests = [request for batch, _ in batches for request in batch]
+        added = self.store.jobs.add_all(requests, {key for _, opened in batches for key in opened})
         self.enqueue_many([job for job, created in added if created and job.state == "queued"], new=True)
         rest = iter(added)
-        return [list(islice(rest, len(batch))) for batch in batches]
+        return [list(islice(rest, len(batch))) for batch, _ in batches]
 
     def enqueue(self, jobs: Sequence[Job], new: bool = False) -> bool:
         """Queue jobs of the store; False when the queue is down, and the reconciler does it later."""

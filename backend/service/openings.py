@@ -8,14 +8,15 @@ from collections.abc import Sequence
 
 from backend.label_studio.incoming.payloads import Task
 from backend.store import Project, Store, UnknownJobError
+from backend.store.tasks import TaskKey
 from trajseg.errors import ServiceError
 
 log = logging.getLogger("trajseg.backend")
 
 NOTED_EVERY_SECONDS = 5.0
-"""A page asks for all its pictures at once; the task is noted once."""
-MOST_JOBS = 10_000
-"""Jobs kept in memory."""
+"""A page asks for all its pictures at once, and Label Studio repeats itself; the task is noted once."""
+MOST_KEPT = 10_000
+"""Jobs, and tasks, kept in memory."""
 
 
 class Openings:
@@ -23,22 +24,33 @@ class Openings:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._noted: dict[str, float] = {}
+        self._noted: dict[str | TaskKey, float] = {}
 
     def note(self, project: Project, tasks: Sequence[Task]) -> None:
         """Somebody has these tasks open: their pictures keep their places, and their predictions stay."""
-        for task in tasks:
-            if task.id is not None:
-                self._store.tasks.opened(project.id, task.id)
+        for project_id, task_id in self.due(project, tasks):
+            self._store.tasks.opened(project_id, task_id)
+            self.noted((project_id, task_id))
+
+    def due(self, project: Project, tasks: Sequence[Task]) -> list[TaskKey]:
+        """Those of these tasks, open now, whose opening has not been noted just now."""
+        keys = [(project.id, task.id) for task in tasks if task.id is not None]
+        return [key for key in keys if self._is_due(key)]
+
+    def noted(self, *keys: str | TaskKey) -> None:
+        """The openings of these jobs or tasks are in the store."""
+        if len(self._noted) >= MOST_KEPT:
+            self._noted.clear()
+        self._noted.update(dict.fromkeys(keys, time.monotonic()))
+
+    def _is_due(self, key: str | TaskKey) -> bool:
+        return time.monotonic() - self._noted.get(key, float("-inf")) >= NOTED_EVERY_SECONDS
 
     def seen(self, job_id: str) -> None:
         """Somebody looks at a picture of this job's. Never raises: the picture matters more."""
-        moment = time.monotonic()
-        if moment - self._noted.get(job_id, float("-inf")) < NOTED_EVERY_SECONDS:
+        if not self._is_due(job_id):
             return
-        if len(self._noted) >= MOST_JOBS:
-            self._noted.clear()
-        self._noted[job_id] = moment
+        self.noted(job_id)
         try:
             job = self._store.jobs.get(job_id)
             if job.project_id is not None and job.task_id is not None:

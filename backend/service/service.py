@@ -52,8 +52,7 @@ class Service:
         self.interactive = InteractiveLabelling(store, self.jobs, settings)
         self.webhooks = Webhooks(store, self.jobs, on_notice)
         self.openings = Openings(store)
-        self._noted = asked_once(self._note_project)
-        self._chosen = asked_once(self._choose_engine)
+        self._known = asked_once(self._look_up)
 
     def setup(self, request: SetupRequest) -> dict[str, Any]:
         """Note the project, and the engine that its connection names.
@@ -94,40 +93,51 @@ class Service:
             InputError: no project that can be known, or a labelling configuration that cannot be filled; the
                 tasks are kept as failed jobs all the same, where there is a project.
         """
-        project = self._project(request)
+        reference = ProjectReference.read(request.project)
+        asked = (reference.label_studio_id, reference.stamp, request.label_config, request.params.engine)
+        project, engine = self._known(asked)
         context = request.params.context
         if context is not None and not context.result:
             # What the page sends after each submit; nothing was asked.
             return _nothing(request.tasks)
-        engine = None
         try:
-            engine = self._chosen((project, request.params.engine))
+            if isinstance(engine, InputError):
+                raise engine
             config = parse(project.label_config)
         except InputError as error:
             if context is None:
-                self.batch.reject(project, engine, request.tasks, error)
+                chosen = engine if isinstance(engine, ChosenEngine) else None
+                self.batch.reject(project, chosen, request.tasks, error)
             raise
         if context is not None:
             self.openings.note(project, request.tasks)
             return self.interactive.answer(project, engine, config, request.tasks, context)
-        if len(request.tasks) == 1 and not request.tasks[0].predictions:
-            # Perhaps somebody has just opened it: that is how Label Studio asks then, too.
-            self.openings.note(project, request.tasks)
-        self.batch.label(project, engine, config, request.tasks)
+        # Perhaps somebody has just opened it: that is how Label Studio asks then, too.
+        alone = len(request.tasks) == 1 and not request.tasks[0].predictions
+        opened = self.openings.due(project, request.tasks) if alone else []
+        self.batch.label(project, engine, config, request.tasks, opened)
+        self.openings.noted(*opened)
         return []
 
-    def _project(self, request: PredictRequest) -> Project:
-        reference = ProjectReference.read(request.project)
-        return self._noted((reference.label_studio_id, reference.stamp, request.label_config))
+    def _look_up(self, asked: tuple[int, str, str, str]) -> tuple[Project, ChosenEngine | InputError]:
+        """The project of a request, and the engine that serves it or why there is none."""
+        number, stamp, label_config, engine = asked
+        with self.store.database.reads():
+            projects = self.store.projects
+            if label_config:
+                project = projects.known(number, label_config, stamp)
+            else:
+                project = projects.of_label_studio(number, stamp)
+            if project is not None:
+                return project, self._engine_of(project, engine)
+        project = self.store.projects.upsert(number, "", label_config, stamp=stamp)
+        return project, self._engine_of(project, engine)
 
-    def _note_project(self, noted: tuple[int, str, str]) -> Project:
-        number, stamp, label_config = noted
-        if label_config:
-            return self.store.projects.upsert(number, "", label_config, stamp=stamp)
-        return self.store.projects.of_label_studio(number, stamp)
-
-    def _choose_engine(self, wanted: tuple[Project, str]) -> ChosenEngine:
-        return self.engines.chosen(self.store, *wanted)
+    def _engine_of(self, project: Project, wanted: str) -> ChosenEngine | InputError:
+        try:
+            return self.engines.chosen(self.store, project, wanted)
+        except InputError as error:
+            return error
 
 
 def _nothing(tasks: Sequence[Task]) -> Answer:

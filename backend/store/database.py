@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy import URL, create_engine, event, make_url, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
@@ -22,6 +24,9 @@ from trajseg.errors import InputError, ServiceError, StoreError
 
 BUSY_SECONDS = 60
 """How long SQLite waits for another writer; a backup tool may hold the file for half a minute."""
+CONNECTIONS = 20
+"""Connections kept open: each thread that answers requests may need one, and to open one takes longer than a query."""
+MORE_CONNECTIONS = 20
 MIGRATION_LOCK = 0x7472616A
 """Key of the PostgreSQL lock that lets one process migrate at a time."""
 
@@ -51,15 +56,33 @@ class Database:
                 f"DATABASE_URL names {self.url.get_backend_name()!r}, which trajseg cannot use.",
                 "Use SQLite or PostgreSQL.",
             )
-        self.engine = _sqlite_engine(self.url) if self.is_sqlite else create_engine(self.url, pool_pre_ping=True)
-        self._reads = sessionmaker(self.engine, expire_on_commit=False)
+        self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
+        # A transaction for reading holds one state of the data in SQLite; in PostgreSQL each statement has its own
+        # anyway, and beginning and ending one would cost two round trips.
+        reads = self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reads = sessionmaker(reads, expire_on_commit=False)
         self._writes = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False)
+        self._shared = threading.local()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session for reading only."""
+        shared: Session | None = getattr(self._shared, "session", None)
+        if shared is not None:
+            yield shared
+            return
         with _reachable(self), self._reads() as session:
             yield session
+
+    @contextmanager
+    def reads(self) -> Iterator[None]:
+        """What this thread reads inside shares one session. Nothing is written inside."""
+        with self.read() as session:
+            before, self._shared.session = getattr(self._shared, "session", None), session
+            try:
+                yield
+            finally:
+                self._shared.session = before
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -102,6 +125,15 @@ def _reachable(database: Database) -> Iterator[None]:
             f"The store at {database.name} does not answer ({error.orig}).",
             "Check DATABASE_URL, that the server runs, and that the disk is writable and not full.",
         ) from error
+    except PoolTimeoutError as error:
+        raise StoreError(
+            f"The store at {database.name} is too busy: all its connections are in use.",
+            "Try again later; if it goes on, look for a lock that is held in the database.",
+        ) from error
+
+
+def _postgres_engine(url: URL) -> Engine:
+    return create_engine(url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=MORE_CONNECTIONS)
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -113,7 +145,12 @@ def _sqlite_engine(url: Any) -> Engine:
         raise InputError("DATABASE_URL names no SQLite file.", "Write sqlite:///path/to/file.db.")
     # SQLite gives its side files the mode of the file itself.
     private_file(Path(url.database).resolve())
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        pool_size=CONNECTIONS,
+        max_overflow=MORE_CONNECTIONS,
+    )
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, record: Any) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -15,11 +15,13 @@ from backend.store.models import Job, Track, now
 from backend.store.partial import drop_partial_frames
 from backend.store.request import JobRequest
 from backend.store.rows import UNFINISHED, get_job, restart
+from backend.store.tasks import TaskKey, Tasks
 from trajseg.errors import InputError
 
 if TYPE_CHECKING:
     from trajseg.tracks import Result
 
+Item = TypeVar("Item")
 ROWS_AT_ONCE = 500
 """Rows in one INSERT; SQLite takes 32,766 values in a statement."""
 
@@ -29,6 +31,7 @@ class JobStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._tasks = Tasks(database)
 
     def add(
         self,
@@ -54,23 +57,39 @@ class JobStore:
         )
         return self.add_all([request])[0]
 
-    def add_all(self, requests: Sequence[JobRequest]) -> list[tuple[Job, bool]]:
+    def add_all(self, requests: Sequence[JobRequest], opened: Collection[TaskKey] = ()) -> list[tuple[Job, bool]]:
         """`add` for many in one transaction; one pair for each request, in order.
 
-        Of equal requests in one batch the first is new, if any is.
+        Of equal requests in one batch the first is new, if any is. Where all are known, nothing is written.
+
+        Args:
+            opened: tasks that somebody has open now; see Tasks.opened.
         """
         rows = [request.row() for request in requests]
-        jobs: dict[str, Job] = {}
-        with self.database.write() as session:
-            for chunk in _chunks(rows, ROWS_AT_ONCE):
-                self._insert_unless_known(session, chunk)
-                jobs |= _jobs_by_key(session, chunk)
+        jobs = self._known([row["request_key"] for row in rows])
+        missing = list({row["request_key"]: row for row in reversed(rows) if row["request_key"] not in jobs}.values())
+        if missing or opened:
+            with self.database.write() as session:
+                self._tasks.note_opened(session, opened)
+                for chunk in _chunks(missing, ROWS_AT_ONCE):
+                    jobs |= self._inserted(session, chunk)
+                overtaken = [row["request_key"] for row in missing if row["request_key"] not in jobs]
+                jobs |= _jobs_by_key(session, overtaken)
         # A row keeps its own id only if it was inserted; where the key was known, the job has an older id.
         return [(jobs[row["request_key"]], jobs[row["request_key"]].id == row["id"]) for row in rows]
 
-    def _insert_unless_known(self, session: Session, rows: list[dict[str, Any]]) -> None:
+    def _known(self, keys: Sequence[str]) -> dict[str, Job]:
+        with self.database.read() as session:
+            return _jobs_by_key(session, keys)
+
+    def _inserted(self, session: Session, rows: Sequence[dict[str, Any]]) -> dict[str, Job]:
+        """Insert rows whose requests nobody else has brought meanwhile; the jobs that are new, by request."""
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
-        session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), rows)
+        table: Any = Job.__table__
+        new = insert(table).on_conflict_do_nothing(index_elements=["request_key"]).returning(table.c.request_key)
+        keys = set(session.execute(new, rows).scalars())
+        # Built from their rows: to read them back would cost another query.
+        return {row["request_key"]: Job(**row) for row in rows if row["request_key"] in keys}
 
     def get(self, job_id: str) -> Job:
         """Raises UnknownJobError."""
@@ -165,15 +184,18 @@ class JobStore:
         return result
 
 
-def _chunks(rows: list[dict[str, Any]], size: int) -> Iterable[list[dict[str, Any]]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+def _chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _jobs_by_key(session: Session, rows: list[dict[str, Any]]) -> dict[str, Job]:
-    """The jobs that the store holds for these rows' requests. New ones are built from their rows, not read back."""
-    keys = [row["request_key"] for row in rows]
-    stored = select(Job.request_key, Job.id).where(Job.request_key.in_(keys))
-    ids = {row.request_key: row.id for row in session.execute(stored)}
-    new = {row["request_key"]: Job(**row) for row in rows if ids[row["request_key"]] == row["id"]}
-    known = session.scalars(select(Job).where(Job.request_key.in_([key for key in keys if key not in new])))
-    return new | {job.request_key: job for job in known}
+def _jobs_by_key(session: Session, keys: Sequence[str]) -> dict[str, Job]:
+    """The jobs that the store holds for these requests."""
+    return {
+        job.request_key: job
+        for chunk in _chunks(keys, ROWS_AT_ONCE)
+        for job in session.scalars(_OF_KEYS, {"keys": list(chunk)})
+    }
+
+
+# Built once: each /predict runs it.
+_OF_KEYS = select(Job).where(Job.request_key.in_(bindparam("keys", expanding=True)))

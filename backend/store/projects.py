@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,7 +29,7 @@ class ProjectStore:
         new = {"hostname": hostname, "label_config": label_config, "title": title, "stamp": stamp}
         changes = {name: value for name, value in new.items() if value}
         with self.database.read() as session:
-            # Every /predict comes by here, and next to none brings a change: no writer waits for it.
+            # Label Studio repeats itself, and next to none of it brings a change: no writer waits for it.
             known = _find_project(session, label_studio_id, stamp)
             if known is not None and all(getattr(known, name) == value for name, value in changes.items()):
                 return known
@@ -48,6 +48,14 @@ class ProjectStore:
                 # Another process noted it between our look and our write: look again.
                 lost = error
         raise lost
+
+    def known(self, label_studio_id: int, label_config: str, stamp: str = "") -> Project | None:
+        """The project as it is; None where there is none, or where it has another configuration or stamp."""
+        with self.database.read() as session:
+            project = _find_project(session, label_studio_id, stamp)
+        if project is None or (project.label_config, project.stamp) != (label_config, stamp or project.stamp):
+            return None
+        return project
 
     def get(self, project_id: int) -> Project:
         """The project with the store's own id, which is what jobs carry. Raises UnknownProjectError."""
@@ -75,9 +83,13 @@ class ProjectStore:
 
 
 def _find_project(session: Session, label_studio_id: int, stamp: str) -> Project | None:
-    query = select(Project).where(Project.label_studio_id == label_studio_id).order_by(Project.id.desc())
     if stamp:
-        # The one with this stamp before one that has none yet.
-        query = query.where(Project.stamp.in_((stamp, ""))).order_by(None)
-        query = query.order_by(Project.stamp.desc())
-    return session.scalars(query.limit(1)).first()
+        return session.scalars(_OF_STAMP, {"number": label_studio_id, "stamp": stamp}).first()
+    return session.scalars(_NEWEST, {"number": label_studio_id}).first()
+
+
+# Built once: each /predict runs one of them.
+_OF_ID = select(Project).where(Project.label_studio_id == bindparam("number")).limit(1)
+_NEWEST = _OF_ID.order_by(Project.id.desc())
+# The one with this stamp before one that has none yet.
+_OF_STAMP = _OF_ID.where(Project.stamp.in_((bindparam("stamp"), ""))).order_by(Project.stamp.desc())

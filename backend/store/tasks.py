@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
 
 from backend.store.database import Database
 from backend.store.models import Delivery, Job, KnownTask, now
@@ -47,6 +48,10 @@ class Tasks:
     def opened(self, project_id: int, task_id: int) -> None:
         """Somebody has the task open now."""
         self._write([(project_id, task_id)], {"opened_at": now()})
+
+    def note_opened(self, session: Session, keys: Iterable[TaskKey]) -> None:
+        """`opened`, in the caller's transaction."""
+        self._upsert(session, sorted(set(keys)), {"opened_at": now()})
 
     def is_open(self, project_id: int, task_id: int, hours: float) -> bool:
         """Whether somebody opened the task in the last `hours`, and may have it open still."""
@@ -118,12 +123,15 @@ class Tasks:
         return wanted
 
     def _write(self, keys: Sequence[TaskKey], values: Mapping[str, Any]) -> None:
-        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
         for start in range(0, len(keys), AT_ONCE):
-            rows = [
-                {"project_id": project_id, "task_id": task_id, **values}
-                for project_id, task_id in keys[start : start + AT_ONCE]
-            ]
-            added = insert(KnownTask).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=dict(values))
             with self.database.write() as session:
-                session.execute(added, rows)
+                self._upsert(session, keys[start : start + AT_ONCE], values)
+
+    def _upsert(self, session: Session, keys: Sequence[TaskKey], values: Mapping[str, Any]) -> None:
+        if not keys:
+            return
+        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
+        rows = [{"project_id": project_id, "task_id": task_id, **values} for project_id, task_id in keys]
+        table: Any = KnownTask.__table__
+        added = insert(table).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=dict(values))
+        session.execute(added, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from backend.store.database import Database
@@ -130,12 +130,20 @@ class Versions:
 
 
 def _served(session: Session, project_id: int, base: str) -> ModelVersion | None:
-    query = (
-        select(ModelVersion)
-        .where(ModelVersion.project_id == project_id, ModelVersion.base == base, ModelVersion.state == PROMOTED)
-        .order_by(ModelVersion.decided_at.desc(), ModelVersion.number.desc())
+    return session.scalars(_SERVED, {"project": project_id, "base": base}).first()
+
+
+# Built once: each /predict runs it.
+_SERVED = (
+    select(ModelVersion)
+    .where(
+        ModelVersion.project_id == bindparam("project"),
+        ModelVersion.base == bindparam("base"),
+        ModelVersion.state == PROMOTED,
     )
-    return session.scalars(query.limit(1)).first()
+    .order_by(ModelVersion.decided_at.desc(), ModelVersion.number.desc())
+    .limit(1)
+)
 
 
 def _version(session: Session, project_id: int, number: int) -> ModelVersion:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 
@@ -10,26 +9,17 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
 
 from backend.store import JobRequest, StaleRunError, Store
 from backend.store.models import Base, Job, now
 from trajseg.errors import CancelledError
 from trajseg.tracks import MaskTrack, Result
 
-URL = os.environ.get("TRAJSEG_TEST_POSTGRES_URL", "")
-pytestmark = pytest.mark.skipif(
-    not URL, reason="TRAJSEG_TEST_POSTGRES_URL names no PostgreSQL database that may be emptied"
-)
-
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store(URL)
-    with store.database.engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    threads = [threading.Thread(target=Store(URL).migrate) for _ in range(3)]
+def store(postgres_url: str) -> Iterator[Store]:
+    store = Store(postgres_url)
+    threads = [threading.Thread(target=Store(postgres_url).migrate) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

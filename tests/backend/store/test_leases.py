@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 
 from backend.settings import load_settings
 from backend.store import Job, StaleRunError, Store, runs
@@ -21,19 +19,12 @@ from backend.store.models import PartialFrames
 from trajseg.errors import InputError
 from trajseg.tracks import Result
 
-POSTGRES = os.environ.get("TRAJSEG_TEST_POSTGRES_URL", "")
 FRAME = {"index": 0, "masks": {}}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "postgresql" and not POSTGRES:
-        pytest.skip("TRAJSEG_TEST_POSTGRES_URL names no PostgreSQL database that may be emptied")
-    opened = Store(POSTGRES if request.param == "postgresql" else f"sqlite:///{tmp_path / 'store.db'}")
-    if request.param == "postgresql":
-        with opened.database.engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    opened = Store(database_url)
     opened.migrate()
     yield opened
     opened.close()
