@@ -10,6 +10,7 @@ from backend.label_studio.outgoing.courier import Courier
 from backend.private import tighten_all
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
+from backend.retention import drop_finished_jobs
 from backend.service.service import Service
 from backend.service.training import due_trainings
 from backend.settings import Settings, load_settings
@@ -58,7 +59,12 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
     engines = OfferedEngines.from_settings(settings)
     due = due_trainings(store, engines, settings.finetune_after)
     reconciler = Reconciler(
-        store, queue, settings, deliver=Courier(store, settings).round, read=lambda: [*read(), *due()]
+        store,
+        queue,
+        settings,
+        deliver=Courier(store, settings).round,
+        read=lambda: [*read(), *due()],
+        retire=lambda: drop_finished_jobs(store, settings),
     )
 
     def noticed(project_id: int, configuration: bool) -> None:

@@ -25,6 +25,8 @@ GRACE_SECONDS = 10.0
 SETTLE_SECONDS = 0.2
 """A worker takes less from taking a job out of the queue to saying so in the store."""
 ROWS_AT_ONCE = 500
+RETENTION_SECONDS = 3600.0
+"""How often finished jobs that nobody needs are looked for."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,15 @@ def _enqueue(queue: JobQueue, job: Job) -> list[str]:
 
 
 class Reconciler:
-    """Three loops beside the backend that do not wait for each other, from `start` to `stop`.
+    """Loops beside the backend that do not wait for each other, from `start` to `stop`.
 
-    Lost and forgotten jobs go back into the queue; deliveries are made; annotations are read. A Label Studio that
-    hangs holds up the last two, and neither holds up the first.
+    Lost and forgotten jobs go back into the queue; deliveries are made; annotations are read; old jobs are deleted. A
+    Label Studio that hangs holds up deliveries and annotations, and neither holds up the jobs.
 
     Args:
         deliver: makes what deliveries are due; None leaves them alone.
         read: reads annotations and returns the jobs that they ask for; None leaves annotations alone.
+        retire: deletes finished jobs that nobody needs; None keeps them all.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class Reconciler:
         settings: Settings,
         deliver: Deliver | None = None,
         read: Read | None = None,
+        retire: Callable[[], object] | None = None,
     ) -> None:
         self._queue = queue
         self._read = read
@@ -148,6 +152,8 @@ class Reconciler:
         self._annotations: Loop | None = None
         if deliver is not None:
             self._loops.append(Loop("deliveries", deliver, min(settings.reconcile_seconds, 5.0)))
+        if retire is not None:
+            self._loops.append(Loop("retention", retire, RETENTION_SECONDS))
         if read is not None:
             self._annotations = Loop("annotations", self._read_annotations, settings.reconcile_seconds)
             self._loops.append(self._annotations)

@@ -280,6 +280,19 @@ class Settings(BaseSettings):
         description="Write refined tracks into the annotation that was corrected, as soon as they are there. Masks "
         "that somebody painted stay, and nothing is written over a draft; the job's page undoes it.",
     )
+    job_days: float = Field(
+        default=0.0,
+        ge=0,
+        description="Days after which failed and cancelled jobs are deleted, and all jobs of tasks that Label Studio "
+        "has no more and nobody annotated; 0: they stay. Never deleted: predictions of tasks that are there, "
+        "corrections, model versions, and jobs that these refer to.",
+    )
+    most_failed_jobs: int = Field(
+        default=100_000,
+        ge=0,
+        description="Failed and cancelled jobs that are kept; the oldest beyond that are deleted, whatever "
+        "TRAJSEG_JOB_DAYS says. 0: all.",
+    )
     superseded_hours: float = Field(
         default=12.0,
         gt=0,

@@ -18,6 +18,7 @@ from backend.store.partial import PartialFrameStore
 from backend.store.pictures import Pictures
 from backend.store.preemption import Preemption
 from backend.store.projects import ProjectStore
+from backend.store.retention import Retention
 from backend.store.runs import RunStore
 from backend.store.selection import Selections
 from backend.store.superseded import Superseded
@@ -47,6 +48,7 @@ class Store:
         adoptions: refined tracks that were written into annotations.
         corrections: what people changed.
         versions: model versions of projects.
+        retention: deletes finished jobs that nobody needs.
     """
 
     def __init__(self, database_url: str) -> None:
@@ -68,6 +70,7 @@ class Store:
         self.pictures = Pictures(self.database)
         self.adoptions = Adoptions(self.database)
         self.selections = Selections(self.database)
+        self.retention = Retention(self.database)
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version's form. Safe to call at every start."""

@@ -165,7 +165,8 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
             "Run `trajseg doctor --project N`: it names what the labelling configuration lacks.",
         )
     client.update_task_data(project_id, task.id, changes)
-    if config.frames_key and config.frames_key in changes:
+    if not config.frames_key or config.frames_key in changes:
+        # Noted in the box view too: a task that is deleted is found by this.
         store.pictures.note(job.project_id, task.id, next_renewal(settings))
     version = result.model_version
     named: dict[str, Any] = {"score": _score(job, result), "model_version": version}

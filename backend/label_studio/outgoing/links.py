@@ -8,11 +8,11 @@ opens. So half-way to their expiry the links are replaced in the task's data; no
 from __future__ import annotations
 
 import logging
-import shutil
 from datetime import datetime, timedelta
 
 from backend.http.media import renewed
 from backend.label_studio.client import LabelStudioClient, MissingError
+from backend.retention import drop_pictures
 from backend.settings import Settings
 from backend.store import Store, TaskPictures
 from backend.store.models import now
@@ -37,7 +37,8 @@ def next_renewal(settings: Settings) -> datetime:
 def renew_links(store: Store, client: LabelStudioClient, settings: Settings) -> int:
     """Sign the links of the tasks that are due again; returns how many tasks were changed.
 
-    A task that Label Studio has no more loses its pictures after `settings.deleted_task_days`. One task that makes
+    A task that Label Studio has no more loses its pictures after `settings.deleted_task_days`, and its jobs after
+    `settings.job_days`, where they are set and nobody annotated it. One task that makes
     trouble does not keep the others from it. Raises LabelStudioError when Label Studio cannot be reached.
     """
     configs: dict[int, LabelConfig | None] = {}
@@ -86,10 +87,12 @@ def _config(client: LabelStudioClient, project_id: int) -> LabelConfig | None:
 
 
 def _miss(store: Store, settings: Settings, row: TaskPictures) -> None:
-    since = store.pictures.miss(row, now() + LOOK_AGAIN)
-    if now() - since < timedelta(days=settings.deleted_task_days):
+    missing = now() - store.pictures.miss(row, now() + LOOK_AGAIN)
+    if missing < timedelta(days=settings.deleted_task_days):
         return
-    for job_id in store.pictures.jobs_of(row.project_id, row.task_id):
-        shutil.rmtree(settings.media_dir / job_id, ignore_errors=True)
+    drop_pictures(settings, store.pictures.jobs_of(row.project_id, row.task_id))
+    if settings.job_days and missing < timedelta(days=settings.job_days):
+        return
+    jobs = store.retention.drop_task(row.project_id, row.task_id) if settings.job_days else []
     store.pictures.drop(row)
-    log.info("task %d was deleted in Label Studio, and its pictures with it", row.task_id)
+    log.info("task %d was deleted in Label Studio, and its pictures and %d jobs with it", row.task_id, len(jobs))

@@ -165,6 +165,34 @@ def test_a_deleted_task_takes_its_pictures_with_it_after_a_week(
     assert store.jobs.get(gone.id).state == "done"
 
 
+def test_a_deleted_task_takes_its_jobs_with_it_where_jobs_have_a_limit(
+    store: Store, studio: Any, client: LabelStudioClient, settings: Settings, result: Result, months_later: Any
+) -> None:
+    limited = settings.model_copy(update={"job_days": 30.0})
+    gone = shown(store, studio, client, settings, result)
+    kept = shown(store, studio, client, settings, result)
+    del studio.tasks[gone.task_id]
+    for days, pictures, job in ((16, True, True), (8, False, True), (20, False, True), (20, False, False)):
+        months_later(days)
+        renew_links(store, client, limited)
+        assert (settings.media_dir / gone.id).exists() == pictures, days
+        assert (gone.id in {one.id for one in store.jobs.newest()}) == job, days
+    assert store.jobs.result(kept.id).tracks
+
+
+def test_a_deleted_project_takes_the_pictures_of_its_tasks_with_it(
+    store: Store, studio: Any, client: LabelStudioClient, settings: Settings, result: Result, months_later: Any
+) -> None:
+    job = shown(store, studio, client, settings, result)
+    project = studio.tasks.pop(job.task_id)["project"]
+    del studio.projects[project]
+    months_later(16)
+    renew_links(store, client, settings)
+    months_later(8)
+    renew_links(store, client, settings)
+    assert not (settings.media_dir / job.id).exists()
+
+
 def test_a_task_that_comes_back_within_the_week_keeps_its_pictures(
     store: Store, studio: Any, client: LabelStudioClient, settings: Settings, result: Result, months_later: Any
 ) -> None:
