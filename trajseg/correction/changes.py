@@ -7,7 +7,7 @@ still missing. So a mask that slides off the object while it is carried takes no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -84,17 +84,20 @@ class CarriedChange:
     added: Drawn | None
 
 
-def carry(clip: Clip, key: int, change: Change, carrier: Propagator) -> Iterator[CarriedChange]:
-    """The change of frame `key` in every frame of the clip, in time order.
+def carry(
+    clip: Clip, key: int, change: Change, carrier: Propagator, frames: Collection[int] | None = None
+) -> Iterator[CarriedChange]:
+    """The change of frame `key` in the frames wanted, in time order; in every frame of the clip when None.
 
     Raises:
         VideoError: the video can no longer be read.
     """
+    wanted = sorted(range(len(clip)) if frames is None else set(frames))
     passes = [
-        list(carrier.propagate(clip, {key: mask})) if needed or mask.any() else [None] * len(clip)
+        list(carrier.propagate(clip, {key: mask}, wanted)) if needed or mask.any() else [None] * len(wanted)
         for mask, needed in ((change.after, True), (change.erased, False), (change.added, False))
     ]
-    for index, (kept, erased, added) in enumerate(zip(*passes, strict=True)):
+    for index, kept, erased, added in zip(wanted, *passes, strict=True):
         assert kept is not None
         yield CarriedChange(index, kept, erased, added)
 
@@ -118,7 +121,12 @@ def changed_alike(mask: np.ndarray, change: Change, carried: CarriedChange, sure
     # Where a mask has been lost altogether it is not a part that is missing.
     if added is not None and added.score >= sure and (mask.any() or not change.before.any()):
         out |= _thick(added.mask & ~mask, side)
-    return mask if 1.0 - region_similarity(out, mask) > MOST_CHANGE * change.size + ROUNDING else out
+    return out if speaks_for(change.size, mask, out) else mask
+
+
+def speaks_for(size: float, before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a change of that size (1 - IoU) is large enough to change another frame, bool [H, W], so much."""
+    return 1.0 - region_similarity(before, after) <= MOST_CHANGE * size + ROUNDING
 
 
 def _blobs(mask: np.ndarray, erased: np.ndarray, kept: np.ndarray) -> np.ndarray:

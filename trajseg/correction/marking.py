@@ -17,6 +17,9 @@ from trajseg.video import Clip
 SAME_OBJECT = 0.5
 """IoU of a mask with the prediction inside a mark from which on both are of the same object."""
 
+SAME_SHAPE = 0.8
+"""The same for a mask by colours alone: an object of two colours is cut in half by them."""
+
 Draw = Callable[[Clip, Mark, Painted], np.ndarray]
 """An engine's way from a mark to a mask, bool [H, W], given masks that are known of the object in other frames."""
 
@@ -27,7 +30,8 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: S
     Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
 
     A box that the prediction fits is of the same object: a mask that has little in common with the prediction is then
-    of something else in the box, such as what hides the object, and the prediction within the box stands.
+    of something else in the box, such as what hides the object, and the prediction within the box stands. So it does
+    where colours alone draw another shape.
 
     Args:
         track: the track that is marked, as it was; it may be empty.
@@ -50,7 +54,7 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: S
             if fit(mask, mark) >= FITS and _same_object(mask, inside):
                 return mask
     mask = cut_out(clip, mark)
-    return mask if inside is None or _same_object(mask, inside) else inside
+    return mask if inside is None or region_similarity(mask, inside) >= SAME_SHAPE else inside
 
 
 def erased(mask: np.ndarray, mark: Mark) -> np.ndarray:

@@ -91,7 +91,7 @@ def _alike(
     for other in others if changed else ():
         for drawn in other.propagate(clip, {key: change.after}, sorted(changed)):
             before = track.mask(drawn.index, change.after.shape)
-            if drawn.index in changed and not _supported(changed[drawn.index], before, drawn):
+            if drawn.index in changed and not supported(changed[drawn.index], before, drawn):
                 del changed[drawn.index]
             report.step()
     frames = kept_frames(track)
@@ -101,7 +101,7 @@ def _alike(
     return frames
 
 
-def _supported(after: np.ndarray, before: np.ndarray, drawn: Drawn) -> bool:
+def supported(after: np.ndarray, before: np.ndarray, drawn: Drawn) -> bool:
     """Whether another propagator's mask is as near to the changed mask as to the one before, or nearer."""
     return region_similarity(after, drawn.mask) >= region_similarity(before, drawn.mask)
 

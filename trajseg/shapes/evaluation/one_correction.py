@@ -1,7 +1,7 @@
-"""What one correction does to the frames that nobody painted: a person changes one frame of a track on shapes clips.
+"""What one correction does to the frames that nobody painted: a person changes a frame or two of a track on shapes clips.
 
-Four kinds of correction, each on the frame of a clip that needs it most: a blob is erased, a missing part is added, the
-whole mask is redrawn, or, in the box view, one box is moved to the object. Where a prediction has no blob, or lacks no
+Four kinds of correction, each on the frames of a clip that need it most: a blob is erased, a missing part is added, the
+whole mask is redrawn, or, in the box view, a box is moved to the object. Where a prediction has no blob, or lacks no
 part, a stretch of it is given one, since larger models on real clips have them. J is measured frame by frame, before
 and after, on the frames that nobody painted.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import cv2
 import numpy as np
 
-from trajseg.correction import Propagator, refine
+from trajseg.correction import Painted, Propagator, refine
 from trajseg.correction.marking import Draw, mask_of
 from trajseg.engines.capabilities import marker
 from trajseg.evaluation.answers import masks_of
@@ -40,32 +40,33 @@ NOTICED = 0.08
 STRETCH = 0.5
 """Share of the clip's frames over which a prediction without such a fault is given one."""
 
+APART = 0.2
+"""Share of the clip's frames that two painted frames lie apart at least."""
+
 
 @dataclass(frozen=True)
 class Correction:
-    """One change by a person to one frame of a track.
+    """What a person changes in a track before it is submitted.
 
     Args:
         kind: what the person does.
         track: what is corrected; the prediction, or the prediction with a fault added to a stretch of frames.
-        index: the frame that is changed, 0-based.
-        mask: what stands there afterwards, bool [H, W].
+        painted: what stands afterwards on the frames that are changed.
     """
 
     kind: Kind
     track: MaskTrack
-    index: int
-    mask: np.ndarray
+    painted: Painted
 
 
 @dataclass(frozen=True)
 class CorrectionResult:
-    """What one correction did. J of each frame before and after; `index` is the frame that was changed."""
+    """What one correction did. J of each frame before and after; `painted` are the frames that were changed."""
 
     seed: int
     instruction: str
     kind: Kind
-    index: int
+    painted: list[int]
     before: list[float]
     after: list[float]
     sources: list[str]
@@ -73,7 +74,7 @@ class CorrectionResult:
     @property
     def change(self) -> float:
         """By how much the mean J of the frames that nobody painted rose."""
-        others = [i for i in range(len(self.before)) if i != self.index]
+        others = [i for i in range(len(self.before)) if i not in self.painted]
         return fmean(self.after[i] - self.before[i] for i in others) if others else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -81,56 +82,66 @@ class CorrectionResult:
         return asdict(self) | {"change": self.change}
 
 
-def corrections(start: Start, draws: Sequence[Draw]) -> Iterator[Correction]:
+def corrections(start: Start, draws: Sequence[Draw], frames: int = 1) -> Iterator[Correction]:
     """The corrections of one clip, one of each kind that can be made there.
 
     Args:
         draws: the ways from a mark to a mask; empty where the engine has none.
+        frames: how many frames are changed; a kind for which a clip has fewer is passed over.
     """
     predicted, truth = masks_of(start.track, start.truth.shape), start.truth
     if not truth.any():
         return
-    worst = _worst(predicted, truth)
-    blobs = _largest_part(predicted & ~truth, truth)
-    if blobs is None:
-        predicted_with = predicted | _blob(start)
-        blobs = _largest_part(predicted_with & ~truth, truth)
-    else:
-        predicted_with = predicted
-    if blobs is not None:
-        index, blob = blobs
-        yield Correction("erase", _with(start.track, predicted_with), index, predicted_with[index] & ~blob)
-    gaps = _largest_part(truth & ~predicted, truth, predicted)
+    worst = _spaced(_worst(predicted, truth), len(truth), frames)
     predicted_with = predicted
-    if gaps is None:
+    blobs = _parts(predicted & ~truth, truth)
+    if not blobs:
+        predicted_with = predicted | _blob(start)
+        blobs = _parts(predicted_with & ~truth, truth)
+    chosen = _spaced(list(blobs), len(truth), frames)
+    if len(chosen) == frames:
+        painted = {index: predicted_with[index] & ~blobs[index] for index in chosen}
+        yield Correction("erase", _with(start.track, predicted_with), painted)
+    predicted_with = predicted
+    gaps = _parts(truth & ~predicted, truth, predicted)
+    if not gaps:
         predicted_with = _cut(predicted)
-        gaps = _largest_part(truth & ~predicted_with, truth, predicted_with)
-    if gaps is not None:
-        index, gap = gaps
-        yield Correction("add", _with(start.track, predicted_with), index, predicted_with[index] | gap)
-    yield Correction("redraw", start.track, worst, truth[worst])
-    x, y, width, height = cv2.boundingRect(truth[worst].astype(np.uint8))
-    mark = Mark(worst, (float(x), float(y), float(width), float(height)))
-    yield Correction("box", start.track, worst, mask_of(mark, start.clip, start.track, {}, draws))
+        gaps = _parts(truth & ~predicted_with, truth, predicted_with)
+    chosen = _spaced(list(gaps), len(truth), frames)
+    if len(chosen) == frames:
+        painted = {index: predicted_with[index] | gaps[index] for index in chosen}
+        yield Correction("add", _with(start.track, predicted_with), painted)
+    if len(worst) < frames:
+        return
+    yield Correction("redraw", start.track, {index: truth[index] for index in worst})
+    boxes = {index: cv2.boundingRect(truth[index].astype(np.uint8)) for index in worst}
+    marks = [Mark(index, (float(x), float(y), float(w), float(h))) for index, (x, y, w, h) in boxes.items()]
+    yield Correction("box", start.track, {m.index: mask_of(m, start.clip, start.track, {}, draws) for m in marks})
 
 
-def _worst(predicted: np.ndarray, truth: np.ndarray) -> int:
-    """The frame with the lowest J of those that show the object; both masks bool [N, H, W]."""
-    figures = [region_similarity(p, t) if t.any() else 2.0 for p, t in zip(predicted, truth, strict=True)]
-    return int(np.argmin(figures))
+def _worst(predicted: np.ndarray, truth: np.ndarray) -> list[int]:
+    """The frames that show the object, the one with the lowest J first; both masks bool [N, H, W]."""
+    shown = [i for i, mask in enumerate(truth) if mask.any()]
+    return sorted(shown, key=lambda i: region_similarity(predicted[i], truth[i]))
 
 
-def _largest_part(
-    wrong: np.ndarray, truth: np.ndarray, beside: np.ndarray | None = None
-) -> tuple[int, np.ndarray] | None:
-    """The frame with the largest connected part of `wrong` that a person would notice, and that part.
+def _spaced(indices: Sequence[int], frames: int, most: int) -> list[int]:
+    """The first `most` of the indices that lie APART, in time order."""
+    chosen: list[int] = []
+    for index in indices:
+        if len(chosen) < most and all(abs(index - other) >= APART * frames for other in chosen):
+            chosen.append(index)
+    return sorted(chosen)
+
+
+def _parts(wrong: np.ndarray, truth: np.ndarray, beside: np.ndarray | None = None) -> dict[int, np.ndarray]:
+    """By frame, its largest connected part of `wrong` if a person would notice it; the largest of all comes first.
 
     Args:
         wrong, truth: bool [N, H, W].
         beside: only frames where this has a mask count, bool [N, H, W]; None for all.
     """
-    best: tuple[int, np.ndarray] | None = None
-    largest = 0
+    parts: list[tuple[int, int, np.ndarray]] = []
     for index, (mask, object_mask) in enumerate(zip(wrong, truth, strict=True)):
         if not object_mask.any() or (beside is not None and not beside[index].any()):
             continue
@@ -139,9 +150,9 @@ def _largest_part(
             continue
         part = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
         area = int(stats[part, cv2.CC_STAT_AREA])
-        if area > largest and area >= NOTICED * object_mask.sum():
-            best, largest = (index, labels == part), area
-    return best
+        if area >= NOTICED * object_mask.sum():
+            parts.append((area, index, labels == part))
+    return {index: part for _, index, part in sorted(parts, key=lambda found: (-found[0], found[1]))}
 
 
 def _stretch(frames: int, seed: int) -> slice:
@@ -189,15 +200,14 @@ def _with(track: MaskTrack, masks: np.ndarray) -> MaskTrack:
 
 def corrected(start: Start, correction: Correction, propagators: Sequence[Propagator]) -> CorrectionResult:
     """Make the correction, refine, and measure."""
-    marked = {correction.index} if correction.kind == "box" else set()
-    painted = {correction.index: correction.mask}
-    refined = refine(start.clip, correction.track, painted, propagators, marked=marked).track
+    marked = set(correction.painted) if correction.kind == "box" else set()
+    refined = refine(start.clip, correction.track, correction.painted, propagators, marked=marked).track
     before, after = (masks_of(track, start.truth.shape) for track in (correction.track, refined))
     return CorrectionResult(
         seed=start.scene.seed,
         instruction=start.instruction.text,
         kind=correction.kind,
-        index=correction.index,
+        painted=list(correction.painted),
         before=[region_similarity(b, t) for b, t in zip(before, start.truth, strict=True)],
         after=[region_similarity(a, t) for a, t in zip(after, start.truth, strict=True)],
         sources=[frame.provenance for frame in refined.frames],
@@ -212,6 +222,7 @@ def one_correction(
     count: int = 10,
     seed: int = 0,
     height: int = 160,
+    frames: Sequence[int] = (1,),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[CorrectionResult]:
     """Correct one track in each of `count` clips in every way, and yield what came of it.
@@ -222,6 +233,7 @@ def one_correction(
         split: of the shapes world.
         seed: of the first clip; clips without a referring instruction about one object are passed over.
         height: rows of the clips, in pixels.
+        frames: how many frames a correction changes; every number of them is tried in turn.
         progress: called with (clips done, clips in all).
     """
     done = 0
@@ -231,8 +243,9 @@ def one_correction(
             seed += 1
             if start is None:
                 continue
-            for correction in corrections(start, drawing(engine, start.instruction.text)):
-                yield corrected(start, correction, propagators)
+            for number in frames:
+                for correction in corrections(start, drawing(engine, start.instruction.text), number):
+                    yield corrected(start, correction, propagators)
             start.clip.path.unlink()
             done += 1
             if progress:

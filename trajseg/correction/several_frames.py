@@ -1,0 +1,252 @@
+"""What several painted frames change in the others: they bear witness to each other as well.
+
+Each painted frame is left out in turn and drawn from the others, which says how good the whole masks of each propagator
+are, and whether carrying the changes helps. A frame gets a whole mask where that is worth more than what stands there,
+and no more of it changes than the painted frames around it speak for. Where they were only touched up, what was erased
+and added there is carried as after one painted frame (see one_frame). In doubt the prediction stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from trajseg.correction.changes import Change, carry, changed_alike, speaks_for
+from trajseg.correction.joining import joined, kept_frames
+from trajseg.correction.one_frame import AGREEING, SURE, SURE_ALONE, SURE_MARKED, SURE_WHOLE, WRONG_THING, supported
+from trajseg.correction.propagator import Drawn, Painted, Propagator
+from trajseg.tracks import MaskTrack, TrackFrame, rle
+from trajseg.tracks.region_similarity import region_similarity
+from trajseg.video import Clip
+
+LEFT_OUT_MOST = 8
+"""Painted frames that are left out in turn, spread evenly; more would cost time and hardly change the choice."""
+
+FADING = 0.5
+"""J that a mask is taken to lose when it is carried over a whole clip, while nothing has been measured."""
+
+OPPOSITION = 0.5
+"""Share of its worth that a frame loses when what is carried there is sure and has nothing in common with it."""
+
+
+@dataclass(frozen=True)
+class Several:
+    """What several painted frames make of a track; the fields are those of a Refinement."""
+
+    frames: list[TrackFrame]
+    chosen: str
+    left_out: dict[str, dict[int, float]] = field(default_factory=dict)
+    agreement: dict[int, float] = field(default_factory=dict)
+
+
+def correct_between(
+    clip: Clip,
+    track: MaskTrack,
+    painted: Painted,
+    propagators: Sequence[Propagator],
+    marked: Collection[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> Several:
+    """The track's frames with the painted ones replaced, and the others changed as far as these speak for it.
+
+    Args:
+        painted: at least one mask; empty ones say where the object is not.
+        propagators: at least one; the first carries changes, and the one that draws left-out frames best whole masks.
+        marked: painted frames whose mask was drawn from a mark: it says where the object is, and not which pixels are
+            its, so that no whole mask is carried from one that only touches up the prediction.
+        progress: called with (frames done, frames in all) over all runs.
+    """
+    tested = _spread(sorted(painted), LEFT_OUT_MOST) if len(painted) > 1 else []
+    evidence = _Evidence(track, painted, marked)
+    carried = [key for key, change in evidence.changes.items() if evidence.touched_up(key) and change.size > 0]
+    total = len(tested) * len(propagators) + len(carried) + len(clip)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    left_out: dict[str, dict[int, float]] = {}
+    for propagator in propagators if tested else ():
+        for index in tested:
+            left_out.setdefault(propagator.name, {})[index] = left_out_similarity(clip, painted, propagator, index)
+            step()
+    worths = {p.name: carried_worth(p, painted, left_out.get(p.name, {}), len(clip)) for p in propagators}
+    best = max(propagators, key=lambda p: worths[p.name].mean()) if left_out else propagators[0]
+    others = [one for one in propagators if one is not best]
+    alike = _changed(clip, track, evidence, carried, propagators, step)
+    worth = evidence.worth(alike)
+
+    frames, kept = kept_frames(track), kept_frames(track)
+    drawn = {one.index: one for one in best.propagate(clip, painted)}
+    wanted = [i for i in drawn if i not in painted and evidence.asks_for_whole(i, drawn[i], worth, worths[best.name])]
+    unsure = [i for i in wanted if not evidence.sure(i, drawn[i])]
+    for other in others if unsure else ():
+        for one in other.propagate(clip, painted, unsure):
+            if region_similarity(one.mask, drawn[one.index].mask) >= AGREEING:
+                unsure.remove(one.index)
+    agreement: dict[int, float] = {}
+    for index, one in drawn.items():
+        if index in painted or index in set(wanted) - set(unsure):
+            code = rle.encode(one.mask) if one.mask.any() else None
+            frames[index] = TrackFrame(index, clip.frame_map.times[index], one.score, code, best.name)
+        step()
+    frames = joined(kept, frames, painted) if any(mask.any() for mask in painted.values()) else frames
+    changed = {i: mask for i, mask in alike.items() if i not in painted and frames[i] is kept[i]}
+    changed = {i: mask for i, mask in changed.items() if evidence.helps(i)}
+    for other in propagators[1:] if changed else ():
+        for one in other.propagate(clip, painted, sorted(changed)):
+            if one.index in changed and not supported(changed[one.index], evidence.mask(one.index), one):
+                del changed[one.index]
+    for index, mask in changed.items():
+        code = rle.encode(mask) if mask.any() else None
+        frames[index] = replace(frames[index], rle=code, provenance=propagators[0].name)
+    for index, frame in enumerate(frames):
+        if frame.provenance == best.name and drawn[index].agreement is not None:
+            agreement[index] = float(drawn[index].agreement or 0.0)
+    return Several(frames, best.name, left_out, agreement)
+
+
+class _Evidence:
+    """What the painted frames say of the prediction on the frames around them."""
+
+    def __init__(self, track: MaskTrack, painted: Painted, marked: Collection[int]) -> None:
+        self._track, self._marked = track, marked
+        self._size = next(iter(painted.values())).shape
+        self.keys = sorted(painted)
+        self.changes = {key: Change(self.mask(key), painted[key], key in marked) for key in self.keys}
+        self.gains = dict.fromkeys(self.keys, 0.0)
+        self.protected = bool(track.present)
+
+    def mask(self, index: int) -> np.ndarray:
+        """As predicted, bool [H, W]."""
+        return self._track.mask(index, self._size)
+
+    def touched_up(self, key: int) -> bool:
+        """Whether the prediction was of what was painted there."""
+        return self.changes[key].shared >= WRONG_THING
+
+    def around(self, index: int) -> list[int]:
+        """The painted frames next to a frame, at most one on either side; the nearer one first."""
+        before = [key for key in self.keys if key < index][-1:]
+        after = [key for key in self.keys if key > index][:1]
+        return sorted((*before, *after), key=lambda key: abs(key - index))
+
+    def worth(self, alike: dict[int, np.ndarray]) -> np.ndarray:
+        """J to be expected of each frame without whole masks, float64 [N]; interpolated between the painted ones.
+
+        On these it is what the prediction had, or what it would have had after the changes of the other painted frames.
+        """
+        for key in self.keys:
+            change = self.changes[key]
+            if key in alike and change.after.any():
+                self.gains[key] = region_similarity(alike[key], change.after) - (1.0 - change.size)
+        figures = [1.0 - self.changes[key].size + max(self.gains[key], 0.0) for key in self.keys]
+        return np.interp(np.arange(len(self._track)), self.keys, figures)
+
+    def helps(self, index: int) -> bool:
+        """Whether carrying the changes did no harm on the painted frames next to this one."""
+        return float(np.interp(index, self.keys, [self.gains[key] for key in self.keys])) >= 0.0
+
+    def asks_for_whole(self, index: int, drawn: Drawn, worth: np.ndarray, carried: np.ndarray) -> bool:
+        """Whether a whole mask may stand on a frame instead of what does, as far as the painted frames speak for it."""
+        mask, around = self.mask(index), self.around(index)
+        near = self.changes[around[0]]
+        touched = [self.touched_up(key) for key in around]
+        if self.protected and any(key in self._marked for key in around) and all(touched):
+            return False
+        if mask.any() and not near.before.any() and near.after.any():
+            # The object was missed where it was painted; of what was found elsewhere that says nothing.
+            return False
+        if mask.any() and not drawn.mask.any() and near.after.any():
+            # Losing the object is how carrying fails.
+            return False
+        # What the pictures say against a frame as it was counts even where the painted frames speak for it.
+        opposed = OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
+        if worth[index] * (1 - opposed) > carried[index]:
+            return False
+        if not all(touched):
+            return True
+        return speaks_for(max(self.changes[key].size for key in around), mask, drawn.mask)
+
+    def sure(self, index: int, drawn: Drawn) -> bool:
+        """Whether a whole mask needs no other propagator to agree with it."""
+        if not self.protected or drawn.score >= SURE_WHOLE or (drawn.agreement or 0.0) >= AGREEING:
+            return True
+        around = self.around(index)
+        return len(around) == 2 and all(self.changes[key].shared < WRONG_THING for key in around)
+
+
+def _changed(
+    clip: Clip,
+    track: MaskTrack,
+    evidence: _Evidence,
+    carried: Sequence[int],
+    propagators: Sequence[Propagator],
+    step: Callable[[], None],
+) -> dict[int, np.ndarray]:
+    """Frames changed as the persons changed the painted ones next to them, bool [H, W]; the nearer change first.
+
+    A painted frame is among them as it would be, had only its neighbours been painted.
+    """
+    changes: dict[int, list[tuple[int, np.ndarray]]] = {}
+    parts = {}
+    for key in carried:
+        at = evidence.keys.index(key)
+        low = evidence.keys[at - 1] if at else 0
+        high = evidence.keys[at + 1] if at + 1 < len(evidence.keys) else len(clip) - 1
+        for one in carry(clip, key, evidence.changes[key], propagators[0], range(low, high + 1)):
+            if one.index != key:
+                parts[key, one.index] = one
+        step()
+    for key, index in sorted(parts, key=lambda place: abs(place[0] - place[1])):
+        changes.setdefault(index, []).append((key, evidence.mask(index)))
+    alike = {}
+    for index, own in changes.items():
+        mask = before = evidence.mask(index)
+        for key, _ in own:
+            change = evidence.changes[key]
+            sure = SURE_MARKED if change.marked else SURE if len(propagators) > 1 else SURE_ALONE
+            mask = changed_alike(mask, change, parts[key, index], sure)
+        if not np.array_equal(mask, before) and speaks_for(
+            max(evidence.changes[key].size for key, _ in own), before, mask
+        ):
+            alike[index] = mask
+    return alike
+
+
+def carried_worth(propagator: Propagator, painted: Painted, left_out: dict[int, float], count: int) -> np.ndarray:
+    """J to be expected of each of `count` frames where the propagator draws it, float64 [N]; 1 on a painted frame.
+
+    What leaving painted frames out has shown is interpolated between them. A frame that is left out lies farther from
+    the others than any that is to be drawn, so that the error of a propagator that drifts is taken in proportion.
+    """
+    index, keys = np.arange(count), np.array(sorted(painted))
+    if not any(mask.any() for mask in painted.values()):
+        # It was said where the object is not, which says nothing of other frames.
+        return np.full(count, -1.0)
+    far = np.abs(index[:, None] - keys[None])
+    distance = far.min(axis=1)
+    if not left_out:
+        return np.maximum(1.0 - FADING / count * distance, 0.0)
+    measured = np.array(sorted(left_out))
+    lost = np.array([1.0 - left_out[key] for key in measured])
+    if propagator.drifts:
+        return np.maximum(1.0 - np.interp(index, measured, lost / np.sort(far[measured])[:, 1]) * distance, 0.0)
+    return 1.0 - np.interp(index, measured, lost) * (distance > 0)
+
+
+def left_out_similarity(clip: Clip, painted: Painted, propagator: Propagator, index: int) -> float:
+    """J of what a propagator draws in the painted frame `index` from the other painted frames."""
+    others = {other: mask for other, mask in painted.items() if other != index}
+    [drawn] = propagator.propagate(clip, others, frames=[index])
+    return region_similarity(drawn.mask, painted[index])
+
+
+def _spread(keys: list[int], most: int) -> list[int]:
+    """At most `most` of the keys, evenly chosen."""
+    return keys if len(keys) <= most else [keys[round(i)] for i in np.linspace(0, len(keys) - 1, most)]
