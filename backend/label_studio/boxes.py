@@ -7,7 +7,8 @@ own frame; after it the box is hidden until the next key frame that is enabled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,22 @@ Box = tuple[float, float, float, float]
 """x, y, width, height."""
 
 
-def to_sequence(boxes: Mapping[int, Box], last_frame: int, fps: float) -> list[dict[str, Any]]:
+def to_sequence(
+    boxes: Mapping[int, Box], last_frame: int, fps: float, fixed: Collection[int] = ()
+) -> list[dict[str, Any]]:
     """Key frames such that every box that Label Studio draws is within TOLERANCE of the one given.
 
     Args:
         boxes: percent box by editor frame (1-based); a frame that is not there has no box.
         last_frame: the clip's last editor frame.
         fps: the frame rate that the editor uses.
+        fixed: editor frames that are key frames in any case.
     """
     sequence: list[dict[str, Any]] = []
     for run in _runs(sorted(boxes)):
         values_FC = np.array([boxes[frame] for frame in run], np.float64)
-        for position in _kept(np.array(run, np.float64), values_FC):
+        needed = [position for position, frame in enumerate(run) if frame in fixed]
+        for position in _kept(np.array(run, np.float64), values_FC, needed):
             frame = run[position]
             ends = position == len(run) - 1 and frame < last_frame
             sequence.append(_key_frame(frame, values_FC[position], not ends, fps))
@@ -82,10 +87,10 @@ def _runs(frames: list[int]) -> list[list[int]]:
     return runs
 
 
-def _kept(frames_F: NDArray[np.float64], values_FC: NDArray[np.float64]) -> list[int]:
+def _kept(frames_F: NDArray[np.float64], values_FC: NDArray[np.float64], needed: Collection[int] = ()) -> list[int]:
     """Positions to keep so that straight lines between them stay within TOLERANCE (Douglas and Peucker)."""
-    kept = {0, len(frames_F) - 1}
-    spans = [(0, len(frames_F) - 1)]
+    kept = {0, len(frames_F) - 1, *needed}
+    spans = list(pairwise(sorted(kept)))
     while spans:
         start, end = spans.pop()
         if end - start < 2:

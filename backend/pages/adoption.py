@@ -13,14 +13,16 @@ from werkzeug.exceptions import NotFound
 
 from backend.label_studio.outgoing.adoption import annotation_of
 from backend.label_studio.outgoing.pictures import key_frame_path
-from backend.pages import guard
-from backend.pages.shown import JobView
+from backend.label_studio.boxes import Box
+from backend.pages import guard, videos
+from backend.pages.shown import JobView, in_frames
 from backend.service import adoption
 from backend.service.service import Service
 from backend.store.adoptions import FrameChange, before, changes_of, written
 from backend.store.models import Adoption
 from label_config import parse
 from trajseg.errors import TrajSegError
+from trajseg.video import FrameMap
 
 blueprint = Blueprint("adoption", __name__, url_prefix="/jobs/<job_id>/adoption")
 ADDED, REMOVED, KEPT = (60, 220, 130), (255, 70, 90), (255, 255, 255)
@@ -46,12 +48,15 @@ def page(job_id: str) -> ResponseReturnValue:
         except TrajSegError as error:
             problem = error
     view = JobView(job, service.settings, None, service.store.projects.get(job.project_id), held)
+    stills = videos.stills(job_id, (job.result or {}).get("frame_count", 0), service.settings)
     return render_template(
         "pages/adoption.html",
         view=view,
         annotation_id=annotation_id,
         tracks=_by_label(changes),
         in_words=_in_words,
+        # In the mask view every frame that changes has a picture; in the box view those that the job has left.
+        pictured=lambda changes: [one for one in changes if (held and held.frame_index) or one.index in stills],
         problem=problem,
         token=guard.new_token(service.settings),
     )
@@ -62,7 +67,7 @@ def adopt(job_id: str) -> ResponseReturnValue:
     """Write the tracks into the annotation."""
     _prove()
     held = adoption.adopt(_service(), job_id)
-    return _told(job_id, f"{len(held.changes)} masks of annotation {held.annotation_id} changed")
+    return _told(job_id, f"{in_frames(held)} of annotation {held.annotation_id} changed")
 
 
 @blueprint.post("/undo")
@@ -80,7 +85,7 @@ def picture(job_id: str, index: int, label: str) -> ResponseReturnValue:
     held = service.store.adoptions.of_job(job_id)
     if held is None or not any((one.label, one.index) == (label, index) for one in changes_of(held)):
         raise NotFound("Nothing was changed there.")
-    was, is_ = _masks(service, held, label, index)
+    was, is_ = _masks(service, held, label, index) if held.frame_index else _outlines(service, held, label, index)
     shape = next(mask.shape for mask in (was, is_) if mask is not None)
     none = np.zeros(shape, bool)
     was, is_ = none if was is None else was, none if is_ is None else is_
@@ -114,6 +119,34 @@ def _masks(
         said = from_annotation(mine, config, [index] * (max(indices, default=0) + 1))
         found.append(said.masks.get((label, index)))
     return found[0], found[1]
+
+
+def _outlines(
+    service: Service, held: Adoption, label: str, index: int
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
+    """The outlines of one track's box on one frame before and after; None where there is none."""
+    from backend.label_studio.incoming.annotation import from_annotation
+
+    config = parse(service.store.projects.get(held.project_id).label_config)
+    result = service.store.jobs.result(held.job_id)
+    frame_map = FrameMap(tuple(frame.time for frame in result.tracks[0].frames), result.fps)
+    rate = config.frame_rate or result.fps
+    found: list[NDArray[np.bool_] | None] = []
+    for results in (before(held), written(held)):
+        box = from_annotation(results, config, frame_map=frame_map, frame_rate=rate).boxes.get((label, index))
+        found.append(None if box is None else _outline(box, result.width, result.height))
+    return found[0], found[1]
+
+
+def _outline(box: Box, width: int, height: int) -> NDArray[np.bool_]:
+    """The edge of a percent box, bool [height, width]."""
+    mask = np.zeros((height, width), bool)
+    left, right = (min(max(round(side * width / 100), 0), width) for side in (box[0], box[0] + box[2]))
+    top, bottom = (min(max(round(side * height / 100), 0), height) for side in (box[1], box[1] + box[3]))
+    thick = max(2, round(min(width, height) / 120))
+    mask[top:bottom, left:right] = True
+    mask[top + thick : max(bottom - thick, top + thick), left + thick : max(right - thick, left + thick)] = False
+    return mask
 
 
 def _indices(held: Adoption, index: int) -> set[int]:

@@ -244,6 +244,11 @@ class JobView:
         return self.adoption is not None and self.adoption.undone_at is None
 
     @property
+    def adopted_frames(self) -> str:
+        """What the adoption changed, such as "12 masks" or "1 box"; empty where there is none."""
+        return in_frames(self.adoption) if self.adoption is not None else ""
+
+    @property
     def task_url(self) -> str:
         """The task's page in Label Studio; empty where that is not known."""
         if self.project is None or self.job.task_id is None:
@@ -255,6 +260,13 @@ class JobView:
         """Where a browser reaches Label Studio: what it calls itself, else where this backend reaches it."""
         named = self.project.hostname.rstrip("/") if self.project else ""
         return named if _is_link(named) else self.settings.label_studio_url
+
+
+def in_frames(adoption: Adoption) -> str:
+    """How much an adoption changed, such as "12 masks" or "1 box"."""
+    count = len(adoption.changes)
+    one, several = ("mask", "masks") if adoption.frame_index else ("box", "boxes")
+    return f"{count} {one if count == 1 else several}"
 
 
 def _is_link(address: str) -> bool:

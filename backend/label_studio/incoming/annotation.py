@@ -35,6 +35,7 @@ class Annotated:
         instruction: the newest sentence in the instruction's text area; empty when there is none.
         pixels: of all masks that were read.
         captions: caption by label; text that names no label is under "".
+        events: by label, the frames inside its ranges on the timeline; only in the box view.
     """
 
     masks: dict[tuple[str, int], NDArray[np.bool_]] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Annotated:
     instruction: str = ""
     pixels: int = 0
     captions: dict[str, str] = field(default_factory=dict)
+    events: dict[str, set[int]] = field(default_factory=dict)
 
 
 def from_annotation(
@@ -81,6 +83,8 @@ def from_annotation(
             _read_boxes(item, value, frame_map, said)
         elif item.get("type") == "brushlabels" and config.view == "mask" and item.get("to_name") == config.object_name:
             _read_mask(item, value, config, frame_index, said)
+        elif config.timeline is not None and name == config.timeline and config.view == "box":
+            _read_events(value, frame_map, said)
         elif config.instruction and name == config.instruction.name:
             said.instruction = _lines(value)[-1] if _lines(value) else said.instruction
         elif config.caption and name == config.caption.name:
@@ -177,6 +181,22 @@ def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: Fr
             # Label Studio leaves "prediction" on boxes that were dragged, so that alone proves nothing.
             if item.get("origin") != "prediction":
                 said.edited.add((str(label), index))
+
+
+def _read_events(value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated) -> None:
+    if frame_map is None:
+        # Boxes on frames that are not known are refused; ranges alone say nothing.
+        return
+    try:
+        ranges = [(int(one["start"]), int(one["end"])) for one in value.get("ranges") or []]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise TaskError(f"A range on the timeline cannot be read: {error!r}.", "Draw that range again.") from error
+    for label in value.get("timelinelabels") or []:
+        inside = said.events.setdefault(str(label), set())
+        for start, end in ranges:
+            start, end = max(start, 1), min(end, frame_map.editor_frames)
+            if start <= end:
+                inside |= {*range(frame_map.index_of_editor_frame(start), frame_map.index_of_editor_frame(end) + 1)}
 
 
 def _between(drawn: Mapping[int, box_keys.Box], frame_map: FrameMap, index: int) -> box_keys.Box | None:

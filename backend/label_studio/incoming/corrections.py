@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.label_studio.boxes import Box
 from backend.label_studio.incoming.annotation import Annotated
 from backend.store import Change, Correction
 from trajseg.tracks import rle as rle_codes
@@ -78,10 +79,28 @@ def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = No
     return sorted(found, key=lambda change: (change.label, change.frame_index))
 
 
+def cut_to_events(now: Annotated, before: Predicted) -> None:
+    """Take away the boxes of frames that a person has taken out of their track's ranges on the timeline.
+
+    A range that was made longer says nothing: it does not tell where the object is. Neither does a label without any
+    range: the timeline may have been cleared as a whole.
+    """
+    for label, inside in now.events.items():
+        gone = before.said.events.get(label, set()) - inside
+        if not gone or not inside:
+            continue
+        for index in gone:
+            now.boxes.pop((label, index), None)
+            now.keyed.discard((label, index))
+        # The frames beside those were looked at: the track goes as far as there.
+        beside = {index + step for index in gone for step in (-1, 1)} - gone
+        now.keyed |= {(label, index) for index in beside if (label, index) in now.boxes}
+
+
 def after_adoption(
     now: Annotated, before: Predicted, earlier: Annotated, given: Annotated, painted: Collection[tuple[str, int]]
 ) -> Predicted:
-    """What a person began with in an annotation that refined tracks were adopted into (mask view).
+    """What a person began with in an annotation that refined tracks were adopted into.
 
     What persons had painted is still compared with the first prediction, everything else with what was adopted. A page
     that was open meanwhile may have written back what was there earlier: that too is no correction.
@@ -100,7 +119,33 @@ def after_adoption(
         mask = was if _same(left, was) else given.masks.get(place)
         if mask is not None:
             masks[place] = mask
-    return Predicted(replace(before.said, masks=masks), dict(before.sources))
+    boxes = {place: box for place, box in before.said.boxes.items() if place in painted}
+    for place in {**now.boxes, **earlier.boxes, **given.boxes}:
+        if place in painted:
+            continue
+        box = earlier.boxes.get(place) if _alike(now, earlier, place) else given.boxes.get(place)
+        if box is not None:
+            boxes[place] = box
+    events = {
+        label: earlier.events.get(label, set())
+        if inside == earlier.events.get(label)
+        else given.events.get(label, set())
+        for label, inside in now.events.items()
+    }
+    return Predicted(replace(before.said, masks=masks, boxes=boxes, events=events), dict(before.sources))
+
+
+def _alike(now: Annotated, earlier: Annotated, place: tuple[str, int]) -> bool:
+    """Whether a box stands where it stood, or is as absent."""
+    left, was = now.boxes.get(place), earlier.boxes.get(place)
+    if left is None or was is None:
+        return left is was
+    return _moved(left, was) <= BOX_TOLERANCE
+
+
+def _moved(one: Box, other: Box) -> float:
+    """By how much the sides of two boxes differ at most."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def with_sources(made: Sequence[Change], painted: Mapping[tuple[str, int], Correction]) -> list[Change]:
@@ -167,8 +212,7 @@ def _box_changes(now: Annotated, before: Predicted, size: tuple[int, int]) -> It
             continue
         kind = _kind(left is not None, given is not None)
         if left is not None and given is not None:
-            moved = max(abs(a - b) for a, b in zip(left, given, strict=True))
-            kind = "edited" if moved > BOX_TOLERANCE else "unchanged"
+            kind = "edited" if _moved(left, given) > BOX_TOLERANCE else "unchanged"
         pixels = None
         if left is not None:
             x, y, width, height = (round(side * whole / 100, 2) for side, whole in zip(left, size * 2, strict=True))

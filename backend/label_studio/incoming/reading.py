@@ -302,6 +302,7 @@ class AnnotationReader:
         size = (shown.width, shown.height) if shown else None
         standing = adoptions.newest(adopted)
         if standing is None:
+            corrections.cut_to_events(left, before)
             return corrections.changes(left, before, size), captions
         painted = {
             (row.label, row.frame_index): row
@@ -309,9 +310,9 @@ class AnnotationReader:
             if row.kind in VOUCHED
         }
         earlier, given = adoptions.before(standing), adoptions.written(standing)
-        before = corrections.after_adoption(
-            left, before, from_annotation(earlier, config, indices), from_annotation(given, config, indices), painted
-        )
+        stood, adopted_tracks = (from_annotation(one, config, indices, frame_map, rate) for one in (earlier, given))
+        before = corrections.after_adoption(left, before, stood, adopted_tracks, painted)
+        corrections.cut_to_events(left, before)
         refined = [item for item in given if (item.get("meta") or {}).get("job_id") == standing.job_id]
         job = self._job(standing.job_id)
         before.sources |= corrections.sources(refined, config.control, job.model_version if job else "")

@@ -1,7 +1,7 @@
 """Adoption: refined tracks are written into the annotation whose corrections they carry on, and can be taken out again.
 
-Only masks change on which nobody has painted; what persons painted stays as it is, region by region. An annotation is
-written only in the very state in which it was read, and never while somebody has a draft of it.
+Only frames change that nobody has corrected; what persons painted, or the boxes that they set, stay as they are. An
+annotation is written only in the very state in which it was read, and never while somebody has a draft of it.
 """
 
 from __future__ import annotations
@@ -11,25 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from backend.label_studio.client import LabelStudioClient, MissingError
-from backend.label_studio.incoming.annotation import from_annotation
 from backend.label_studio.outgoing import views
+from backend.label_studio.outgoing.merging import merged_boxes, merged_masks
 from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.adoptions import FrameChange, before, results_digest
 from backend.store.models import Adoption
 from backend.store.params import RefineParams
-from label_config import LabelConfig, parse
+from label_config import parse
 from trajseg.errors import InputError, LabelStudioError, TrajSegError
-from trajseg.tracks.region_similarity import region_similarity
+from trajseg.video import FrameMap
 
 log = logging.getLogger("trajseg.delivery")
-
-Place = tuple[str, int]
-"""A track's label and a 0-based frame."""
 
 
 class AdoptionError(InputError):
@@ -44,7 +38,7 @@ class Plan:
         annotation_id: Label Studio's.
         before: the annotation's results now.
         written: its results afterwards.
-        frame_index: 0-based frames of the task's pictures.
+        frame_index: 0-based frames of the task's pictures; empty in the box view.
         changes: what differs.
     """
 
@@ -81,22 +75,24 @@ def plan(store: Store, client: LabelStudioClient, job: Job) -> Plan:
             f"Annotation {annotation_id} was corrected again since this job.", "Adopt the newest refinement."
         )
     config = parse(str(client.project(project.label_studio_id)["label_config"]))
-    if config.view != "mask":
-        raise AdoptionError(
-            "Refined tracks can be adopted in the mask view only.", "In the box view, duplicate the prediction."
-        )
     task = client.task(project.label_studio_id, job.task_id)
-    indices = task.data.get("frame_index")
-    indices = indices if isinstance(indices, list) else []
-    refined = views.to_results(store.jobs.result(job.id), "mask", config, indices, job_id=job.id, texts=False)
-    painted = {
-        (track.label, index)
-        for track in store.corrections.painted(project.id, annotation_id)
-        for index in (*track.masks, *track.boxes)
-    }
+    held = task.data.get("frame_index") if config.view == "mask" else None
+    indices = held if isinstance(held, list) else []
+    result, rate = store.jobs.result(job.id), config.rate_for(task.data)
+    refined = views.to_results(result, config.view, config, indices, frame_rate=rate, job_id=job.id, texts=False)
+    tracks = store.corrections.painted(project.id, annotation_id)
+    painted = {(track.label, index) for track in tracks for index in (*track.masks, *track.boxes)}
+    absent = {(track.label, index) for track in tracks for index, code in track.masks.items() if code is None}
     annotation = _unchanged(client, job.task_id, annotation_id, row.version)
     present = [dict(item) for item in annotation.get("result") or []]
-    written, changes = merged(present, refined, painted, config, indices)
+    if config.view == "mask":
+        written, changes = merged_masks(present, refined, painted, config, indices)
+    elif result.tracks:
+        times = tuple(frame.time for frame in result.tracks[0].frames)
+        frame_map = FrameMap(times, rate or result.fps)
+        written, changes = merged_boxes(present, refined, painted, absent, config, frame_map)
+    else:
+        written, changes = present, []
     return Plan(annotation_id, present, written, indices, changes)
 
 
@@ -126,7 +122,9 @@ def adopt(store: Store, client: LabelStudioClient, job: Job) -> Adoption:
     except LabelStudioError:
         store.adoptions.drop(adoption.id)
         raise
-    log.info("job %s: %d masks adopted into annotation %d", job.id, len(wanted.changes), wanted.annotation_id)
+    log.info(
+        "job %s: %d frames of tracks adopted into annotation %d", job.id, len(wanted.changes), wanted.annotation_id
+    )
     return adoption
 
 
@@ -164,48 +162,6 @@ def adopt_if_wanted(store: Store, client: LabelStudioClient, settings: Settings,
         log.info("job %s is not adopted: %s", job.id, error)
 
 
-def merged(
-    present: Sequence[Mapping[str, Any]],
-    refined: Sequence[Mapping[str, Any]],
-    painted: set[Place],
-    config: LabelConfig,
-    indices: Sequence[int],
-) -> tuple[list[dict[str, Any]], list[FrameChange]]:
-    """An annotation's results with the refined masks on frames that nobody painted; and what that changes.
-
-    Args:
-        present: the annotation's results.
-        refined: results of the refined tracks.
-        painted: where persons vouch for what is there, or for there being nothing.
-        indices: 0-based frame of each picture of the task.
-    """
-    now, then = (from_annotation(results, config, indices).masks for results in (present, refined))
-    # A region with several labels, or of another tag, is none that trajseg has made: it stays.
-    kept = {
-        place for item in present for place in _places(item, config, indices) if not _is_plain(item, config)
-    } | painted
-    changes = []
-    for label, index in sorted({*now, *then}):
-        if (label, index) in kept:
-            continue
-        was, is_ = _shown(now.get((label, index))), _shown(then.get((label, index)))
-        if was is None and is_ is None:
-            continue
-        if was is not None and is_ is not None and np.array_equal(was, is_):
-            continue
-        kind = "added" if was is None else "removed" if is_ is None else "changed"
-        j = float(region_similarity(was, is_)) if was is not None and is_ is not None else 0.0
-        changes.append(FrameChange(label, index, kind, round(j, 4)))
-    changed = {(change.label, change.index) for change in changes}
-
-    def concerned(item: Mapping[str, Any]) -> bool:
-        return any(place in changed for place in _places(item, config, indices))
-
-    written = [dict(item) for item in present if not concerned(item)]
-    written += [dict(item) for item in refined if concerned(item)]
-    return written, changes
-
-
 def _unchanged(client: LabelStudioClient, task_id: int, annotation_id: int, version: str = "") -> dict[str, Any]:
     """The annotation, if nobody has changed it since that version (where one is given) and nobody has a draft of it."""
     remedy = f"Open task {task_id} in Label Studio: press Update, or discard the changes."
@@ -226,21 +182,3 @@ def _unchanged(client: LabelStudioClient, task_id: int, annotation_id: int, vers
 def _write(store: Store, client: LabelStudioClient, adoption: Adoption, results: Sequence[Mapping[str, Any]]) -> None:
     annotation = client.update_annotation(adoption.annotation_id, results)
     store.corrections.seen(adoption.project_id, adoption.annotation_id, str(annotation.get("updated_at") or ""))
-
-
-def _places(item: Mapping[str, Any], config: LabelConfig, indices: Sequence[int]) -> list[Place]:
-    value, position = item.get("value") or {}, int(item.get("item_index") or 0)
-    if not 0 <= position < len(indices) or item.get("to_name") != config.object_name:
-        return []
-    labels = value.get(config.result_type) or value.get("brushlabels") or []
-    return [(str(label), int(indices[position])) for label in labels]
-
-
-def _is_plain(item: Mapping[str, Any], config: LabelConfig) -> bool:
-    labels = (item.get("value") or {}).get(config.result_type) or []
-    return item.get("from_name") == config.control and len(labels) == 1
-
-
-def _shown(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """The mask; None where it is empty."""
-    return mask if mask is not None and mask.any() else None
