@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from werkzeug.exceptions import NotFound
 
+from backend.label_studio.boxes import Box
 from backend.label_studio.outgoing.adoption import annotation_of
 from backend.label_studio.outgoing.pictures import key_frame_path
-from backend.label_studio.boxes import Box
 from backend.pages import guard, videos
 from backend.pages.shown import JobView, in_frames
 from backend.service import adoption

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from trajseg.correction.propagator import Drawn, Propagator
+from trajseg.tracks.mark import Mark, fit
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
@@ -31,6 +32,9 @@ WHOLE_PART = 0.5
 
 OBJECT_SHARE = 0.1
 """Share of a connected part that may belong to the object and the part still be a blob as a whole."""
+
+SAME_BOX = 0.8
+"""IoU of the boxes around prediction and mask from which on a mark says nothing against the prediction's outline."""
 
 MOST_CHANGE = 1.5
 """No frame changes (1 - IoU) by more than this multiple of what the person changed."""
@@ -51,6 +55,14 @@ class Change:
     before: np.ndarray
     after: np.ndarray
     marked: bool = False
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it may be looked for in other frames: a mark that the prediction fills tells no outline."""
+        if not self.marked or not self.after.any():
+            return True
+        x, y, width, height = cv2.boundingRect(self.after.astype(np.uint8))
+        return fit(self.before, Mark(0, (float(x), float(y), float(width), float(height)))) < SAME_BOX
 
     @property
     def erased(self) -> np.ndarray:

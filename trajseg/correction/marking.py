@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
+from trajseg.correction.changes import SAME_BOX
 from trajseg.correction.grabcut import cut_out
 from trajseg.correction.propagator import Painted
 from trajseg.tracks import MaskTrack
@@ -16,9 +17,6 @@ from trajseg.video import Clip
 
 SAME_OBJECT = 0.5
 """IoU of a mask with the prediction inside a mark from which on both are of the same object."""
-
-SAME_SHAPE = 0.8
-"""The same for a mask by colours alone: an object of two colours is cut in half by them."""
 
 Draw = Callable[[Clip, Mark, Painted], np.ndarray]
 """An engine's way from a mark to a mask, bool [H, W], given masks that are known of the object in other frames."""
@@ -31,7 +29,7 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: S
 
     A box that the prediction fits is of the same object: a mask that has little in common with the prediction is then
     of something else in the box, such as what hides the object, and the prediction within the box stands. So it does
-    where colours alone draw another shape.
+    where the box is the prediction's own, and there are only colours to draw with: they cut an object of two in half.
 
     Args:
         track: the track that is marked, as it was; it may be empty.
@@ -53,8 +51,10 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: S
             mask = draw(clip, mark, known)
             if fit(mask, mark) >= FITS and _same_object(mask, inside):
                 return mask
+    if inside is not None and fit(track.mask(mark.index, inside.shape), mark) >= SAME_BOX:
+        return inside
     mask = cut_out(clip, mark)
-    return mask if inside is None or region_similarity(mask, inside) >= SAME_SHAPE else inside
+    return mask if inside is None or _same_object(mask, inside) else inside
 
 
 def erased(mask: np.ndarray, mark: Mark) -> np.ndarray:

@@ -82,7 +82,7 @@ def _alike(
     carrier, *others = propagators
     sure = SURE_MARKED if change.marked else SURE if others else SURE_ALONE
     changed: dict[int, np.ndarray] = {}
-    for carried in carry(clip, key, change, carrier):
+    for carried in carry(clip, key, change, carrier) if change.speaks else ():
         before = track.mask(carried.index, change.after.shape)
         after = changed_alike(before, change, carried, sure)
         if carried.index != key and not np.array_equal(before, after):

@@ -30,6 +30,10 @@ FADING = 0.5
 OPPOSITION = 0.5
 """Share of its worth that a frame loses when what is carried there is sure and has nothing in common with it."""
 
+DRIFT = 0.5
+"""Power of the distance with which the errors of a propagator that drifts may grow, where a prediction is at stake:
+small ones add up as those of a random walk do."""
+
 
 @dataclass(frozen=True)
 class Several:
@@ -60,7 +64,7 @@ def correct_between(
     """
     tested = _spread(sorted(painted), LEFT_OUT_MOST) if len(painted) > 1 else []
     evidence = _Evidence(track, painted, marked)
-    carried = [key for key, change in evidence.changes.items() if evidence.touched_up(key) and change.size > 0]
+    carried = [key for key in evidence.keys if evidence.carries(key)]
     total = len(tested) * len(propagators) + len(carried) + len(clip)
     done = 0
 
@@ -78,12 +82,13 @@ def correct_between(
     worths = {p.name: carried_worth(p, painted, left_out.get(p.name, {}), len(clip)) for p in propagators}
     best = max(propagators, key=lambda p: worths[p.name].mean()) if left_out else propagators[0]
     others = [one for one in propagators if one is not best]
-    alike = _changed(clip, track, evidence, carried, propagators, step)
+    alike = _changed(clip, evidence, carried, propagators, step)
     worth = evidence.worth(alike)
+    expected = carried_worth(best, painted, left_out.get(best.name, {}), len(clip), DRIFT)
 
     frames, kept = kept_frames(track), kept_frames(track)
     drawn = {one.index: one for one in best.propagate(clip, painted)}
-    wanted = [i for i in drawn if i not in painted and evidence.asks_for_whole(i, drawn[i], worth, worths[best.name])]
+    wanted = [i for i in drawn if i not in painted and evidence.asks_for_whole(i, drawn[i], worth, expected)]
     unsure = [i for i in wanted if not evidence.sure(i, drawn[i])]
     for other in others if unsure else ():
         for one in other.propagate(clip, painted, unsure):
@@ -121,6 +126,7 @@ class _Evidence:
         self.changes = {key: Change(self.mask(key), painted[key], key in marked) for key in self.keys}
         self.gains = dict.fromkeys(self.keys, 0.0)
         self.protected = bool(track.present)
+        self.shown = any(mask.any() for mask in painted.values())
 
     def mask(self, index: int) -> np.ndarray:
         """As predicted, bool [H, W]."""
@@ -129,6 +135,28 @@ class _Evidence:
     def touched_up(self, key: int) -> bool:
         """Whether the prediction was of what was painted there."""
         return self.changes[key].shared >= WRONG_THING
+
+    def carries(self, key: int) -> bool:
+        """Whether what was changed there is looked for in other frames: a touch-up, or a mask that was taken away."""
+        change = self.changes[key]
+        taken_away = self.shown and change.before.any() and not change.after.any()
+        return bool(taken_away or (self.touched_up(key) and change.size > 0 and change.speaks))
+
+    def reaches(self, key: int, index: int) -> bool:
+        """Whether a change may be looked for in a frame.
+
+        Between a frame without the object and one with it propagators tell where it goes; a mask that was taken away is
+        looked for on the other side alone.
+        """
+        if self.changes[key].after.any() or index in self.changes:
+            return True
+        return not any(self.changes[other].after.any() for other in self.around(index))
+
+    def reach(self, key: int) -> range:
+        """The frames as far as the painted ones on either side, or beyond those that also say "not here"."""
+        more = [other for other in self.keys if self.changes[other].after.any() or self.changes[key].after.any()]
+        low = max((other for other in more if other < key), default=0)
+        return range(low, min((other for other in more if other > key), default=len(self._track) - 1) + 1)
 
     def around(self, index: int) -> list[int]:
         """The painted frames next to a frame, at most one on either side; the nearer one first."""
@@ -162,8 +190,8 @@ class _Evidence:
         if mask.any() and not near.before.any() and near.after.any():
             # The object was missed where it was painted; of what was found elsewhere that says nothing.
             return False
-        if mask.any() and not drawn.mask.any() and near.after.any():
-            # Losing the object is how carrying fails.
+        if mask.any() and not drawn.mask.any() and (near.after.any() or len(around) == 1):
+            # Losing the object is how carrying fails; and beyond the last frame without it, it may come back.
             return False
         # What the pictures say against a frame as it was counts even where the painted frames speak for it.
         opposed = OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
@@ -178,12 +206,13 @@ class _Evidence:
         if not self.protected or drawn.score >= SURE_WHOLE or (drawn.agreement or 0.0) >= AGREEING:
             return True
         around = self.around(index)
+        if not drawn.mask.any() and not self.changes[around[0]].after.any():
+            return True
         return len(around) == 2 and all(self.changes[key].shared < WRONG_THING for key in around)
 
 
 def _changed(
     clip: Clip,
-    track: MaskTrack,
     evidence: _Evidence,
     carried: Sequence[int],
     propagators: Sequence[Propagator],
@@ -193,37 +222,39 @@ def _changed(
 
     A painted frame is among them as it would be, had only its neighbours been painted.
     """
-    changes: dict[int, list[tuple[int, np.ndarray]]] = {}
+    by_frame: dict[int, list[int]] = {}
     parts = {}
     for key in carried:
-        at = evidence.keys.index(key)
-        low = evidence.keys[at - 1] if at else 0
-        high = evidence.keys[at + 1] if at + 1 < len(evidence.keys) else len(clip) - 1
-        for one in carry(clip, key, evidence.changes[key], propagators[0], range(low, high + 1)):
-            if one.index != key:
+        for one in carry(clip, key, evidence.changes[key], propagators[0], evidence.reach(key)):
+            if one.index != key and evidence.reaches(key, one.index):
                 parts[key, one.index] = one
         step()
     for key, index in sorted(parts, key=lambda place: abs(place[0] - place[1])):
-        changes.setdefault(index, []).append((key, evidence.mask(index)))
+        by_frame.setdefault(index, []).append(key)
     alike = {}
-    for index, own in changes.items():
+    for index, own in by_frame.items():
         mask = before = evidence.mask(index)
-        for key, _ in own:
+        for key in own:
             change = evidence.changes[key]
             sure = SURE_MARKED if change.marked else SURE if len(propagators) > 1 else SURE_ALONE
             mask = changed_alike(mask, change, parts[key, index], sure)
         if not np.array_equal(mask, before) and speaks_for(
-            max(evidence.changes[key].size for key, _ in own), before, mask
+            max(evidence.changes[key].size for key in own), before, mask
         ):
             alike[index] = mask
     return alike
 
 
-def carried_worth(propagator: Propagator, painted: Painted, left_out: dict[int, float], count: int) -> np.ndarray:
+def carried_worth(
+    propagator: Propagator, painted: Painted, left_out: dict[int, float], count: int, drift: float = 1.0
+) -> np.ndarray:
     """J to be expected of each of `count` frames where the propagator draws it, float64 [N]; 1 on a painted frame.
 
     What leaving painted frames out has shown is interpolated between them. A frame that is left out lies farther from
     the others than any that is to be drawn, so that the error of a propagator that drifts is taken in proportion.
+
+    Args:
+        drift: power of the distance with which such errors grow.
     """
     index, keys = np.arange(count), np.array(sorted(painted))
     if not any(mask.any() for mask in painted.values()):
@@ -236,7 +267,8 @@ def carried_worth(propagator: Propagator, painted: Painted, left_out: dict[int, 
     measured = np.array(sorted(left_out))
     lost = np.array([1.0 - left_out[key] for key in measured])
     if propagator.drifts:
-        return np.maximum(1.0 - np.interp(index, measured, lost / np.sort(far[measured])[:, 1]) * distance, 0.0)
+        at_one = lost / np.sort(far[measured])[:, 1] ** drift
+        return np.maximum(1.0 - np.interp(index, measured, at_one) * distance**drift, 0.0)
     return 1.0 - np.interp(index, measured, lost) * (distance > 0)
 
 

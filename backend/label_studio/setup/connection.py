@@ -15,7 +15,7 @@ from backend.label_studio.setup.check import Check, video_checks
 from backend.label_studio.setup.serving import version_of
 from backend.settings import Settings
 from backend.store.kinds import KINDS
-from label_config import LabelConfig, fill, parse
+from label_config import LabelConfig, fill, lacks, parse
 from trajseg.errors import LabelStudioError, TrajSegError
 
 TASKS_LOOKED_AT = 3
@@ -46,6 +46,8 @@ def project(client: LabelStudioClient, settings: Settings, project_id: int) -> I
         form = client.project(project_id)
         config = parse(str(form["label_config"]))
         yield Check(name, "ok", f"{form.get('title')!r}, view {config.view}, {len(config.labels)} labels")
+        for lack in lacks(str(form["label_config"])):
+            yield Check(name, "warn", lack.words, f"In the project's settings under Labeling Interface: {lack.remedy}")
         yield from _settings_of(client, settings, project_id, form)
         yield from version_of(settings, project_id)
         tasks = client.tasks(project_id)

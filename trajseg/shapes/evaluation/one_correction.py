@@ -1,4 +1,4 @@
-"""What one correction does to the frames that nobody painted: a person changes a frame or two of a track on shapes clips.
+"""What one correction does to the frames that nobody painted: a person changes a track's frame or two on shapes clips.
 
 Four kinds of correction, each on the frames of a clip that need it most: a blob is erased, a missing part is added, the
 whole mask is redrawn, or, in the box view, a box is moved to the object. Where a prediction has no blob, or lacks no
@@ -259,13 +259,14 @@ def drawing(engine: Engine, instruction: str) -> list[Draw]:
 
 
 def summary(results: Sequence[CorrectionResult]) -> dict[str, float]:
-    """The mean change in J, the worst one of any clip, and the mean by kind."""
-    figures = {
-        "worst_clip_change": min(one.change for one in results),
-        "mean_change": fmean(one.change for one in results),
-    }
-    for kind in KINDS:
-        own = [one.change for one in results if one.kind == kind]
-        if own:
-            figures[f"mean_change_{kind}"] = fmean(own)
+    """The mean change in J, the worst one of any clip, and the mean by kind; of several painted frames, "_of_2"."""
+    figures: dict[str, float] = {}
+    for count in sorted({len(one.painted) for one in results}):
+        own = [one for one in results if len(one.painted) == count]
+        of = "" if count == 1 else f"_of_{count}"
+        figures[f"worst_clip_change{of}"] = min(one.change for one in own)
+        figures[f"mean_change{of}"] = fmean(one.change for one in own)
+        for kind in KINDS:
+            if changes := [one.change for one in own if one.kind == kind]:
+                figures[f"mean_change{of}_{kind}"] = fmean(changes)
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
@@ -172,6 +173,21 @@ def test_a_rate_that_the_configuration_fixes_is_told_with_the_line_that_frees_it
     assert rate.state == "warn"
     assert '<Video name="video" value="$video" height="480" frameRate="$fps"/>' in rate.remedy
     assert "fps=12" in rate.remedy
+
+
+def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served, studio):
+    project = studio.add_project("mask")
+    assert not [check for check in found(served, f"Project {project}", project_id=project) if "`answer`" in check.words]
+    xml = studio.projects[project]["label_config"]
+    older = re.sub(r'<View className="trajseg-answer">.*?</View>', "", xml, flags=re.DOTALL)
+    studio.projects[project]["label_config"] = older.replace('width="calc(100% - 44px)" ', "")
+    told = {check.words: check for check in found(served, f"Project {project}", project_id=project)}
+    [answer] = [check for words, check in told.items() if "`answer`" in words]
+    [picture] = [check for words, check in told.items() if "cuts pictures off" in words]
+    assert (answer.state, picture.state) == ("warn", "warn")
+    assert '<TextArea name="answer" toName="image"' in answer.remedy
+    assert 'width="calc(100% - 44px)"' in picture.remedy
+    assert "Labeling Interface" in picture.remedy
 
 
 def test_a_connected_backend_that_is_not_interactive_is_told(served, studio, client):
