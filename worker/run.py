@@ -16,11 +16,11 @@ from rq.timeouts import JobTimeoutException
 
 from backend.addresses import shown_address
 from backend.fetch import BusyServerError, FetchPolicy, fetched
-from backend.label_studio.client import MissingError, retry_after
 from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.label_studio.outgoing.words import NOT_UNDERSTOOD
+from backend.label_studio.refusals import MissingError, retry_after
 from backend.logs import logged_job
 from backend.private import private_folder
 from backend.queue import JobQueue

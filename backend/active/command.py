@@ -86,8 +86,8 @@ def _run(learning: ActiveLearning, once: bool, poll: float) -> None:
 
 def _shown_in_label_studio(settings: Settings, project: Project) -> Callable[[Round], Sequence[int]]:
     """Writes round and rank of the chosen tasks into the Data Manager's columns; returns tasks that were deleted."""
-    from backend.label_studio.client import MissingError
     from backend.label_studio.outgoing.delivery import connected
+    from backend.label_studio.refusals import MissingError
 
     def show(chosen: Round) -> Sequence[int]:
         if not settings.label_studio_api_key.get_secret_value():

@@ -6,8 +6,6 @@ import json
 import mimetypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,10 +17,18 @@ from pydantic import ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from backend.addresses import served_path
+from backend.label_studio.refusals import (
+    NEW_TOKEN,
+    MissingError,
+    RefusedError,
+    UnavailableError,
+    refusal,
+    retry_after_seconds,
+)
 from backend.patience import DeadlineError, Patience, patient_transport
 from backend.tls import certificate_trouble, ssl_context
 from label_config.values import assigned, lookup
-from trajseg.errors import LabelStudioError, TrajSegError
+from trajseg.errors import LabelStudioError
 
 TESTED_VERSION = "1.23.2"
 """The Label Studio that trajseg is tested against; the editor behaves differently in others."""
@@ -30,39 +36,10 @@ TESTED_VERSION = "1.23.2"
 TASKS_A_PAGE = 200
 LONGEST_WISH_SECONDS = 8.0
 """A longer Retry-After is not waited for within a request."""
-LONGEST_RETRY_AFTER_SECONDS = 3600.0
 TokenKind = Literal["none", "legacy", "personal access", "access"]
 T = TypeVar("T")
 
 _START_LABEL_STUDIO = "Start Label Studio, or set LABEL_STUDIO_URL to where it is; `trajseg doctor` checks both."
-
-
-class RefusedError(LabelStudioError):
-    """Label Studio answered, and said no.
-
-    Args:
-        status: the HTTP status, 400 to 499.
-    """
-
-    def __init__(self, message: str, remedy: str = "", status: int = 400) -> None:
-        super().__init__(message, remedy)
-        self.status = status
-
-
-class UnavailableError(LabelStudioError):
-    """Label Studio, or the proxy in front of it, cannot answer now: 5xx, 429, or a web page where JSON belongs.
-
-    Args:
-        retry_after: seconds that it wants to be left alone (the header Retry-After); None where it does not say.
-    """
-
-    def __init__(self, message: str, remedy: str = "", retry_after: float | None = None) -> None:
-        super().__init__(message, remedy)
-        self.retry_after = retry_after
-
-
-class MissingError(RefusedError):
-    """Label Studio has no such task, project or prediction (404)."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +123,12 @@ class LabelStudioClient:
             timeout=timeout, follow_redirects=True, transport=patient_transport(ssl_context(), patience)
         )
         if self.token_kind == "none":
-            raise LabelStudioError("There is no Label Studio token.", _NEW_TOKEN)
+            raise LabelStudioError("There is no Label Studio token.", NEW_TOKEN)
         try:
             self._sdk = LabelStudio(base_url=self.url, api_key=api_key, httpx_client=self._http, max_retries=0)
         except ApiError as error:
             # The SDK looks at the expiry date of a personal access token before it asks anybody.
-            raise _refused(error, self.url) from error
+            raise refusal(error, self.url) from error
         # Without the slash the SDK drops the last part of the path, and a token is never exchanged below one.
         self._sdk._client_wrapper._tokens_client._base_url = f"{self.url}/"
 
@@ -529,7 +506,7 @@ class LabelStudioClient:
         try:
             return retrying(call)
         except ApiError as error:
-            raise _refused(error, self.url) from error
+            raise refusal(error, self.url) from error
         except DeadlineError as error:
             raise UnavailableError(
                 f"Label Studio at {self.url} did not answer in time.", "Look at Label Studio's log and its load."
@@ -537,7 +514,7 @@ class LabelStudioClient:
         except httpx.LocalProtocolError as error:
             # Its words quote the header, and with it the token.
             raise LabelStudioError(
-                f"The request to Label Studio at {self.url} cannot be sent: a header is invalid.", _NEW_TOKEN
+                f"The request to Label Studio at {self.url} cannot be sent: a header is invalid.", NEW_TOKEN
             ) from error
         except httpx.TransportError as error:
             raise LabelStudioError(
@@ -552,33 +529,6 @@ class LabelStudioClient:
             ) from error
 
 
-def is_transient(error: TrajSegError) -> bool:
-    """Whether a request may succeed later without anybody changing what it asks.
-
-    A refused token counts: it concerns all of Label Studio, and a person can renew it.
-    """
-    if isinstance(error, RefusedError):
-        return error.status == 401
-    return isinstance(error, LabelStudioError)
-
-
-def retry_after(error: TrajSegError) -> float | None:
-    """Seconds that Label Studio itself wants to be left alone; None where it does not say."""
-    return error.retry_after if isinstance(error, UnavailableError) else None
-
-
-def retry_after_seconds(headers: Mapping[str, str] | None) -> float | None:
-    """The header Retry-After in seconds: a number, or a date."""
-    text = httpx.Headers(dict(headers or {})).get("retry-after", "").strip()
-    if text.isdigit():
-        return min(float(text), LONGEST_RETRY_AFTER_SECONDS)
-    try:
-        seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):
-        return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
-
-
 def token_kind(api_key: str) -> TokenKind:
     """What kind of token this is; only what is not a JSON Web Token can be a legacy one."""
     import jwt
@@ -590,12 +540,6 @@ def token_kind(api_key: str) -> TokenKind:
     except jwt.InvalidTokenError:
         return "legacy"
     return "access" if claims.get("token_type") == "access" else "personal access"
-
-
-_NEW_TOKEN = (
-    "Make a personal access token in Label Studio (Account & Settings > Personal Access Token) "
-    "and set LABEL_STUDIO_API_KEY to it."
-)
 
 
 def _authentication(user: str, password: str) -> dict[str, Any]:
@@ -616,14 +560,6 @@ def _task(form: Mapping[str, Any], project_id: int) -> Task:
     )
 
 
-def _worth_another_try(error: BaseException) -> bool:
-    if isinstance(error, ApiError):
-        status = error.status_code or 0
-        # A long Retry-After is the caller's to wait for.
-        return (status >= 500 or status == 429) and (retry_after_seconds(error.headers) or 0.0) <= LONGEST_WISH_SECONDS
-    return isinstance(error, httpx.TransportError)
-
-
 def _body(answer: httpx.Response) -> Any:
     try:
         return answer.json()
@@ -631,57 +567,9 @@ def _body(answer: httpx.Response) -> Any:
         return answer.text
 
 
-def _refused(error: ApiError, url: str) -> LabelStudioError:
-    status = error.status_code or 0
-    said = _said(error.body)
-    wanted = retry_after_seconds(error.headers)
-    if status >= 500 or status == 0:
-        return UnavailableError(
-            f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log.", wanted
-        )
-    if status == 429:
-        return UnavailableError(f"Label Studio at {url} wants fewer requests: {said}", "", wanted)
-    if status != 401 and not isinstance(error.body, Mapping | list):
-        # Label Studio refuses in JSON: this is a proxy whose Label Studio is restarting.
-        return UnavailableError(
-            f"Not Label Studio but something in front of {url} answered ({status}): {said}",
-            "Check that LABEL_STUDIO_URL leads to Label Studio, and that it runs.",
-            wanted,
-        )
-    if status == 401 and "legacy token" in said:
-        return RefusedError(f"Label Studio refuses the token: {said}", _LEGACY_OFF, status)
-    if status == 401:
-        return RefusedError(f"Label Studio refuses the token: {said}", _NEW_TOKEN, status)
-    if status == 403 and "reserved network address" in said:
-        return RefusedError(f"Label Studio refuses an address in a private network: {said}", _SSRF, status)
-    if status == 404:
-        return MissingError(f"Label Studio has no such thing: {said}", "", status)
-    return RefusedError(f"Label Studio refused ({status}): {said}", "", status)
-
-
-_LEGACY_OFF = (
-    "Use a personal access token (Account & Settings > Personal Access Token), or start Label Studio with "
-    "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true."
-)
-_SSRF = (
-    "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false, or give the "
-    "backend a public address (TRAJSEG_PUBLIC_URL)."
-)
-
-
-def _said(body: Any) -> str:
-    """Label Studio's reason in one line."""
-    if isinstance(body, Mapping):
-        reasons = body.get("validation_errors") or body.get("detail") or body
-        if isinstance(reasons, Mapping):
-            reasons = "; ".join(
-                f"{key}: {_said(value)}" if key != "non_field_errors" else _said(value)
-                for key, value in reasons.items()
-            )
-        return _said(reasons)
-    if isinstance(body, list):
-        return "; ".join(_said(one) for one in body)
-    text = str(body)
-    if "<html" in text.lower():
-        return "a web page instead of an answer"
-    return " ".join(text.split())[:400]
+def _worth_another_try(error: BaseException) -> bool:
+    if isinstance(error, ApiError):
+        status = error.status_code or 0
+        # A long Retry-After is the caller's to wait for.
+        return (status >= 500 or status == 429) and (retry_after_seconds(error.headers) or 0.0) <= LONGEST_WISH_SECONDS
+    return isinstance(error, httpx.TransportError)

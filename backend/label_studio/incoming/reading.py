@@ -15,12 +15,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from backend.engines import OfferedEngines
-from backend.label_studio.client import LabelStudioClient, MissingError, Prediction, Task
+from backend.label_studio.client import LabelStudioClient, Prediction, Task
 from backend.label_studio.incoming import corrections
 from backend.label_studio.incoming.annotation import from_annotation
 from backend.label_studio.incoming.corrections import Predicted, Source
 from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
 from backend.label_studio.outgoing.superseding import current_version, meta_of, withdraw
+from backend.label_studio.refusals import MissingError
 from backend.settings import Settings
 from backend.store import (
     AnnotationHint,

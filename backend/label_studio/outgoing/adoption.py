@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.label_studio.client import LabelStudioClient, MissingError
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.outgoing import views
 from backend.label_studio.outgoing.merging import merged_boxes, merged_masks
+from backend.label_studio.refusals import MissingError
 from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.adoptions import FrameChange, before, results_digest

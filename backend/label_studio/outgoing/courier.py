@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from backend.label_studio.breaker import CircuitBreaker
-from backend.label_studio.client import is_transient, retry_after
 from backend.label_studio.outgoing.delivery import connected, deliver, put_off
 from backend.label_studio.outgoing.links import renew_links
 from backend.label_studio.outgoing.states import StateWriter
 from backend.label_studio.outgoing.superseding import delete_superseded
+from backend.label_studio.refusals import is_transient, retry_after
 from backend.settings import Settings
 from backend.store import Delivery, Store
 from trajseg.errors import LabelStudioError

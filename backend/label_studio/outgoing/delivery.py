@@ -14,15 +14,7 @@ from typing import Any
 
 from backend.addresses import video_name
 from backend.http.media import media_url
-from backend.label_studio.client import (
-    LabelStudioClient,
-    MissingError,
-    Prediction,
-    RefusedError,
-    Task,
-    is_transient,
-    retry_after,
-)
+from backend.label_studio.client import LabelStudioClient, Prediction, Task
 from backend.label_studio.outgoing import views, words
 from backend.label_studio.outgoing.adoption import adopt_if_wanted
 from backend.label_studio.outgoing.links import next_renewal
@@ -40,6 +32,7 @@ from backend.label_studio.outgoing.superseding import (
     supersede,
     takes_the_lead,
 )
+from backend.label_studio.refusals import MissingError, RefusedError, is_transient, retry_after
 from backend.label_studio.setup import checks
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store

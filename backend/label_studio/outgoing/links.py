@@ -11,7 +11,8 @@ import logging
 from datetime import datetime, timedelta
 
 from backend.http.media import renewed
-from backend.label_studio.client import LabelStudioClient, MissingError
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.refusals import MissingError
 from backend.retention import drop_pictures
 from backend.settings import Settings
 from backend.store import Store, TaskPictures

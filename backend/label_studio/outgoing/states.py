@@ -12,8 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from backend.label_studio.client import LabelStudioClient, RefusedError
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.outgoing.words import NOT_UNDERSTOOD
+from backend.label_studio.refusals import RefusedError
 from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.kinds import KINDS

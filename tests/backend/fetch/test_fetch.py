@@ -22,7 +22,7 @@ import pytest
 from backend.addresses import shown_address
 from backend.fetch import BusyServerError, FetchPolicy, evict, fetched, is_video
 from backend.fetch.policy import is_public
-from backend.label_studio.client import UnavailableError
+from backend.label_studio.refusals import UnavailableError
 from trajseg.errors import CancelledError, LabelStudioError, ServiceError, VideoError
 
 BODY = (Path(__file__).parents[2] / "clips" / "yellow_box.mp4").read_bytes()

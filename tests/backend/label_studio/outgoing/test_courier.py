@@ -13,9 +13,10 @@ import pytest
 
 from backend.label_studio import breaker as breakers
 from backend.label_studio.breaker import CircuitBreaker
-from backend.label_studio.client import LabelStudioClient, MissingError, UnavailableError
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.outgoing import courier as couriers
 from backend.label_studio.outgoing.courier import Courier, Hand
+from backend.label_studio.refusals import MissingError, UnavailableError
 from backend.settings import Settings
 from backend.store import Job, Store
 from trajseg.tracks import Result
