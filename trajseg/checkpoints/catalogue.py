@@ -15,8 +15,9 @@ from pathlib import Path
 from trajseg.checkpoints.places import MOBILE_SAM, MOBILE_SAM_FILES
 from trajseg.errors import InputError
 
-HUB_FILES = ("*.safetensors", "*.json", "*.txt")
-"""What is fetched of a repository: weights, configuration and tokenizer, nothing that holds code."""
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
+"""What is fetched of a repository: weights, configuration, tokenizer and chat template (which transformers renders in a
+sandbox), nothing that holds Python code."""
 PUBLISHED_MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM"
 FREE_ENGINE = "grounded"
 """The engine whose weights need nobody's permission."""
@@ -110,7 +111,9 @@ CATALOGUE: Mapping[str, Weights] = {
         _sam2("large", 0.9, 4.0),
         _apache("qwen3-vl-4b", "chooser", "Qwen/Qwen3-VL-4B-Instruct", 8.9, 9.0),
         _apache("qwen3-vl-8b", "chooser", "Qwen/Qwen3-VL-8B-Instruct", 17.5, 19.0),
-        _apache("molmo2-4b", "points", "allenai/Molmo2-4B", 9.7, 14.0),
+        # Published in float32, loaded in bfloat16.
+        _apache("molmo2-4b", "points", "allenai/Molmo2-4B", 19.4, 14.0),
+        _apache("molmo2-8b", "points", "allenai/Molmo2-8B", 34.6, 22.0),
         Weights(
             name="sam3",
             part="concepts",
@@ -158,9 +161,9 @@ ENGINES: Mapping[str, EngineNeeds] = {
         ),
         EngineNeeds(
             name="molmo2",
-            parts=(("", "molmo2-4b"), ("", "sam2.1-large")),
-            packages=("torch", "transformers", "sam2"),
-            understands="sentences, several objects, none; captions",
+            parts=(("TRAJSEG_MOLMO2_WEIGHTS", "molmo2-4b"), ("TRAJSEG_MOLMO2_TRACKER", "sam2.1-large")),
+            packages=("torch", "torchvision", "transformers", "sam2"),
+            understands="sentences, several objects, none; captions; marks",
         ),
     )
 }

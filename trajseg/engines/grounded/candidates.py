@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Protocol
 
+from trajseg.engines.base import FrameMasks, ObjectMask, TrackedObject
 from trajseg.progress import Progress
 from trajseg.tracks import rle
 from trajseg.tracks.rle import Box, Rle
@@ -69,6 +70,25 @@ class Candidate:
 
 
 _NOTHING: Rle = {"size": [1, 1], "counts": "1"}
+
+
+def frame_masks(
+    objects: Sequence[TrackedObject], candidates: Sequence[Candidate], weights: Sequence[float], done: Container[int]
+) -> Iterator[FrameMasks]:
+    """The masks of objects, each a candidate, in every frame that is not done, in order.
+
+    Args:
+        weights: what each object's scores are multiplied with, 0 to 1.
+        done: 0-based frames to leave out.
+    """
+    for index in range(len(candidates[0].frames) if candidates else 0):
+        if index not in done:
+            masks = {}
+            for thing, candidate, weight in zip(objects, candidates, weights, strict=True):
+                frame = candidate.frames[index]
+                score = min(1.0, max(0.0, frame.score * weight))
+                masks[thing.uid] = ObjectMask(frame.rle, score, frame.presence)
+            yield FrameMasks(index, masks)
 
 
 class CandidateMaker(Protocol):

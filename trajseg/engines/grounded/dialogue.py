@@ -83,7 +83,7 @@ def choose_question(prompts: Prompts, scene: Scene, instruction: str) -> Questio
 def caption_question(prompts: Prompts, scene: Scene, number: int) -> Question:
     """What a candidate is and does."""
     parts = [*scene_parts(prompts, scene), *prompts.parts("caption", {"number": str(number)})]
-    return Question(joined(parts), caption_grammar())
+    return Question(joined(parts), caption_grammar(), most_tokens=192)
 
 
 def boxes_question(prompts: Prompts, picture: np.ndarray, instruction: str, unit: str) -> Question:

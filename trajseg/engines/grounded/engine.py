@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -14,17 +14,16 @@ from trajseg.correction.memory import MemoryPropagator
 from trajseg.engines.base import (
     PLAIN,
     EngineSpec,
-    FrameMasks,
-    ObjectMask,
     RunContext,
     TrackedObject,
     check_instruction,
 )
-from trajseg.engines.grounded.candidates import Candidate, CandidateFrame, CandidateMaker
+from trajseg.engines.grounded.candidates import Candidate, CandidateMaker, frame_masks
+from trajseg.engines.grounded.captioning import track_captions
 from trajseg.engines.grounded.chooser import Chooser
 from trajseg.engines.grounded.choosing import Choice, choose
 from trajseg.engines.grounded.detector import Detector, spoken
-from trajseg.engines.grounded.dialogue import Scene, caption_question, concepts_question
+from trajseg.engines.grounded.dialogue import Scene, concepts_question
 from trajseg.engines.grounded.pointing import ChooserDetector, convention_of
 from trajseg.engines.grounded.prompts import Prompts
 from trajseg.engines.grounded.search import CandidateSearch, SearchSettings
@@ -32,7 +31,7 @@ from trajseg.engines.grounded.settings import GroundedSettings
 from trajseg.engines.grounded.viewing import ViewSettings, view
 from trajseg.engines.marked import MarkedObject
 from trajseg.engines.segmentation import Segmentation
-from trajseg.errors import CheckpointError, InputError, InstructionError
+from trajseg.errors import CheckpointError, InstructionError
 from trajseg.model.promptable import PromptableSam2
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, TrackFrame
@@ -188,7 +187,7 @@ class GroundedEngine:
             clip=clip,
             instruction=found.instruction,
             objects=objects,
-            frames=_frames(objects, chosen, list(weights.values()), {frame.index for frame in done}),
+            frames=frame_masks(objects, chosen, list(weights.values()), {frame.index for frame in done}),
             answer=found.answer(),
             done=done,
             timings=found.timings,
@@ -243,30 +242,12 @@ class GroundedEngine:
         self, clip: Clip | str | Path, tracks: Sequence[MaskTrack], progress: Progress | None = None
     ) -> list[str]:
         """A sentence on each track, in their order, whoever drew them; see Captioner."""
-        clip = open_clip(clip)
-        for track in tracks:
-            if len(track) != len(clip):
-                raise InputError(
-                    f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.",
-                    "Give the video that the track was made from.",
-                )
         if self.chooser is None:
             raise CheckpointError(
                 f"{self.spec.model_version} has no chooser, which puts tracks into words (`spec.captions` is False).",
                 "Set TRAJSEG_GROUNDED_CHOOSER to a vision language model.",
             )
-        candidates = [_of_track(track) for track in tracks]
-        scene = view(clip, candidates, self._view)
-        captions = []
-        for done, candidate in enumerate(candidates, 1):
-            text = ""
-            if candidate.shown:
-                answer = self.chooser.answer(caption_question(self.prompts, scene, done))
-                text = str(json.loads(answer)["caption"]).strip()
-            captions.append(text)
-            if progress:
-                progress(done, len(tracks))
-        return captions
+        return track_captions(self.chooser, self.prompts, open_clip(clip), tracks, self._view, progress)
 
     def mark(
         self, clip: Clip | str | Path, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
@@ -284,29 +265,3 @@ class GroundedEngine:
     @property
     def _view(self) -> ViewSettings:
         return ViewSettings(self.settings.frames, self.settings.longest, self.settings.portrait)
-
-
-def _frames(
-    objects: Sequence[TrackedObject], chosen: Sequence[Candidate], weights: Sequence[float], done: set[int]
-) -> Iterator[FrameMasks]:
-    """Every frame that is not done, in time order."""
-    count = len(chosen[0].frames) if chosen else 0
-    for index in range(count):
-        if index not in done:
-            yield FrameMasks(
-                index,
-                {
-                    thing.uid: _object_mask(candidate.frames[index], weight)
-                    for thing, candidate, weight in zip(objects, chosen, weights, strict=True)
-                },
-            )
-
-
-def _object_mask(frame: CandidateFrame, weight: float) -> ObjectMask:
-    return ObjectMask(frame.rle, min(1.0, max(0.0, frame.score * weight)), frame.presence)
-
-
-def _of_track(track: MaskTrack) -> Candidate:
-    """A track as a candidate that can be shown."""
-    frames = [CandidateFrame(frame.rle, frame.score) for frame in track.frames]
-    return Candidate("object", track.score, track.present[0] if track.present else 0, frames)

@@ -73,8 +73,11 @@ def weights_folder(name: str, files: Sequence[str] | None = None, engine: str = 
         ) from error
 
 
-def sam2_folder(name: str) -> Path:
+def sam2_folder(name: str, engine: str = "grounded") -> Path:
     """The folder or file of a SAM 2: a path, a checkpoint that ships, or a repository in the hub's cache.
+
+    Args:
+        engine: see `weights_folder`.
 
     Raises:
         CheckpointError: it is not on this machine.
@@ -84,7 +87,7 @@ def sam2_folder(name: str) -> Path:
     shipped = Path(__file__).parents[2] / "checkpoints" / name
     if (shipped / "config.json").is_file():
         return shipped
-    return Path(weights_folder(name, SAM2_FILES))
+    return Path(weights_folder(name, SAM2_FILES, engine))
 
 
 def _chooser(settings: GroundedSettings, device: torch.device | str, dtype: torch.dtype) -> Chooser | None:

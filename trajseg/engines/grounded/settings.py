@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trajseg.engines.base import EngineSpec
-from trajseg.errors import CheckpointError, InputError
+from trajseg.engines.settings import check_range, converted, given_settings
+from trajseg.errors import CheckpointError
 
 PREFIX = "TRAJSEG_GROUNDED_"
 FILE = "grounded.json"
@@ -79,9 +79,7 @@ class GroundedSettings:
             ("boxes", 0, 32),
             ("rounds", 1, 9),
         ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise InputError(f"{PREFIX}{name.upper()} is {value}.", f"Give a number from {least} to {most}.")
+            check_range(PREFIX, name, getattr(self, name), least, most)
 
     @classmethod
     def read(
@@ -93,20 +91,9 @@ class GroundedSettings:
             InputError: an unknown option, or a value that cannot be.
             CheckpointError: the checkpoint's folder or grounded.json cannot be read.
         """
-        environ = os.environ if environ is None else environ
-        given: dict[str, Any] = {}
-        for field in fields(cls):
-            if text := environ.get(PREFIX + field.name.upper(), ""):
-                given[field.name] = text
-        given |= options or {}
-        known = {field.name: type(field.default) for field in fields(cls)}
-        if unknown := set(given) - set(known):
-            raise InputError(
-                f"The engine grounded has no setting {sorted(unknown)[0]}.", f"Its settings: {', '.join(known)}."
-            )
-        values = {name: _converted(name, value, known[name]) for name, value in given.items()}
+        values = given_settings(cls, "grounded", PREFIX, options, environ)
         if checkpoint := values.get("checkpoint", ""):
-            values = _of_checkpoint(Path(checkpoint), known) | values
+            values = _of_checkpoint(Path(checkpoint)) | values
         return replace(cls(), **values)
 
     @property
@@ -141,7 +128,7 @@ class GroundedSettings:
         )
 
 
-def _of_checkpoint(folder: Path, known: Mapping[str, type]) -> dict[str, Any]:
+def _of_checkpoint(folder: Path) -> dict[str, Any]:
     """Settings that a checkpoint brings: the folders that it has, and its grounded.json."""
     if not folder.is_dir():
         raise CheckpointError(
@@ -157,19 +144,10 @@ def _of_checkpoint(folder: Path, known: Mapping[str, type]) -> dict[str, Any]:
         return values
     try:
         own = json.loads(path.read_text(encoding="utf-8"))
-        return values | {name: _converted(name, value, known[name]) for name, value in own.items()}
+        return values | {name: converted(GroundedSettings, PREFIX, name, value) for name, value in own.items()}
     except (ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {type(error).__name__} {error}", "Correct or delete it."
-        ) from error
-
-
-def _converted(name: str, value: Any, kind: type) -> Any:
-    try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{PREFIX}{name.upper()} is {value!r}.", f"Give {'a whole number' if kind is int else 'a number'}."
         ) from error
 
 

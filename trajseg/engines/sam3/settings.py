@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from trajseg.engines.base import EngineSpec
 from trajseg.engines.grounded.settings import short_name
+from trajseg.engines.settings import check_range, given_settings
 from trajseg.errors import InputError
 
 PREFIX = "TRAJSEG_SAM3_"
@@ -40,8 +40,7 @@ class Sam3Settings:
                 f"{PREFIX}THRESHOLD is {self.threshold}, {PREFIX}CERTAIN is {self.certain}.",
                 "Give two numbers from 0 to 1, the second not below the first.",
             )
-        if not 1 <= self.objects <= 200:
-            raise InputError(f"{PREFIX}OBJECTS is {self.objects}.", "Give a number from 1 to 200.")
+        check_range(PREFIX, "objects", self.objects, 1, 200)
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Sam3Settings:
@@ -50,18 +49,7 @@ class Sam3Settings:
         Raises:
             InputError: an unknown option, or a value that cannot be.
         """
-        environ = os.environ if environ is None else environ
-        kinds: dict[str, type] = {field.name: type(field.default) for field in fields(cls)}
-        given = {name: environ[PREFIX + name.upper()] for name in kinds if environ.get(PREFIX + name.upper())}
-        values: dict[str, Any] = {}
-        for name, value in {**given, **(options or {})}.items():
-            if name not in kinds:
-                raise InputError(f"The engine sam3 has no setting {name}.", f"Its settings: {', '.join(kinds)}.")
-            try:
-                values[name] = kinds[name](value)
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{PREFIX}{name.upper()} is {value!r}.", "Give a number.") from error
-        return cls(**values)
+        return cls(**given_settings(cls, "sam3", PREFIX, options, environ))
 
     @property
     def spec(self) -> EngineSpec:
