@@ -14,11 +14,11 @@ import numpy as np
 
 from trajseg.errors import VideoError
 from trajseg.video.decoding import (
-    BROWSER_CODECS,
     Damage,
     Orientation,
     cut_matroska,
     decoded_frames,
+    false_key_frames,
     missing_packets,
     opened,
     pixel_aspect,
@@ -26,8 +26,13 @@ from trajseg.video.decoding import (
 )
 from trajseg.video.frame_map import FALLBACK_FPS, SEEK_OFFSET, FrameMap
 from trajseg.video.frame_times import FrameTimes, repaired
-
-BROWSER_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
+from trajseg.video.playback import (
+    BROWSER_PIXEL_FORMATS,
+    container_family,
+    frames_overlap,
+    is_playable_codec,
+    is_switched_off,
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,14 @@ class Clip:
         duration: seconds from 0 to the end of the last frame.
         notes: sentences on what is odd about the file and how it was taken.
         container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2".
-        clock_start: seconds at which the file's own clock starts; the frame map's times are without it.
+        clock_start: seconds at which the file's own clock starts, below 0 where its first picture comes before 0; the
+            frame map's times are without it.
         damaged: whether something is missing or cannot be decoded.
         repaired_times: whether some frames had no usable time of their own.
         threads: whether frames may be decoded side by side; otherwise one thread reads them all, so that every
             machine finds the same ones.
-        oversized: whether the shape of its pixels would make the picture larger than browsers allow.
+        playback_fault: what browsers do that makes what they show differ from the file, such as "refuse pixels of this
+            shape"; empty where there is nothing.
     """
 
     path: Path
@@ -64,7 +71,7 @@ class Clip:
     damaged: bool = False
     repaired_times: bool = False
     threads: bool = True
-    oversized: bool = False
+    playback_fault: str = ""
 
     def __len__(self) -> int:
         return len(self.frame_map)
@@ -91,19 +98,20 @@ class Clip:
         Of a file whose clock starts late, Chromium shows its duration, but cannot get to its end. Of a damaged one it
         stops at the damage. Where times go back, what it shows depends on where it started to decode.
         """
-        name = "mov" if self.container.startswith("mov") else self.container
-        if self.codec not in BROWSER_CODECS.get(name, ()):
-            return f"cannot play {self.codec} in {name}"
+        if not is_playable_codec(self.codec, self.container):
+            return f"cannot play {self.codec} in {container_family(self.container)}"
         if self.pixel_format not in BROWSER_PIXEL_FORMATS:
             return f"cannot play {self.codec} with pixels of {self.pixel_format}"
-        if self.oversized:
-            return "refuse pixels of this shape"
+        if self.playback_fault:
+            return self.playback_fault
         if self.damaged:
             return "stop at the damage"
         if self.repaired_times:
             return "show frames whose times do not increase in no fixed order"
         if self.clock_start > SEEK_OFFSET:
             return "do not get to the end of a file whose clock starts late"
+        if self.clock_start < 0:
+            return "do not show the pictures before the start of a file's clock"
         return ""
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
@@ -215,12 +223,14 @@ class _Scan:
 
     clock_start: float
     stamps: list[float | None] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
     damage: Damage = field(default_factory=Damage)
     first: Any = None
-    last_duration: float = 0.0
     sizes: set[tuple[int, int]] = field(default_factory=set)
     missing: int = 0
     cut_off: bool = False
+    switched_off: bool = False
+    false_key_frames: int = 0
     aspect: Fraction = Fraction(1)
     container: str = ""
     codec: str = ""
@@ -236,10 +246,8 @@ class _Scan:
         self.first = self.first or frame
         self.sizes.add((frame.width, frame.height))
         time_base = frame.time_base or stream.time_base
-        # The microsecond to which the container's start is rounded must not shift a frame below 0.
-        stamp = None if frame.pts is None else max(0.0, float(frame.pts * time_base) - self.clock_start)
-        self.stamps.append(stamp)
-        self.last_duration = float(frame.duration * time_base) if frame.duration and time_base else 0.0
+        self.stamps.append(None if frame.pts is None else float(frame.pts * time_base))
+        self.durations.append(float(frame.duration * time_base) if frame.duration and time_base else 0.0)
 
     def finish(self, file: Path, container: Any, stream: Any) -> None:
         self.missing = missing_packets(file, container, stream, self.damage)
@@ -249,8 +257,15 @@ class _Scan:
         self.nominal = float(stream.average_rate or stream.guessed_rate or 0) or None
         self.step = 1 / float(stream.guessed_rate or stream.average_rate or FALLBACK_FPS)
         self.claimed = stream.frames
+        self.false_key_frames = false_key_frames(container, stream, self.damage)
+        self.switched_off = is_switched_off(container, stream)
         if container.format.name == "avi":
             self._take_decoding_times(float(stream.time_base))
+        # A first frame whose time is too late would else take the times of those after it.
+        first = min((stamp for stamp in self.stamps if stamp is not None), default=0.0)
+        self.clock_start = min(self.clock_start, first)
+        # The microsecond to which the container's start is rounded must not shift a frame below 0.
+        self.stamps = [None if stamp is None else max(0.0, stamp - self.clock_start) for stamp in self.stamps]
 
     def _take_decoding_times(self, tick: float) -> None:
         """AVI has no presentation times, and FFmpeg makes them up, later by what the decoder holds back.
@@ -259,15 +274,13 @@ class _Scan:
         the delay can be taken off.
         """
         if len(self.damage.decoding_times) == len(self.stamps):
-            self.stamps = [max(0.0, dts * tick - self.clock_start) for dts in sorted(self.damage.decoding_times)]
+            self.stamps = [dts * tick for dts in sorted(self.damage.decoding_times)]
         else:
             delay = self.damage.first_delay * tick
-            self.stamps = [None if stamp is None else max(0.0, stamp - delay) for stamp in self.stamps]
+            self.stamps = [None if stamp is None else stamp - delay for stamp in self.stamps]
 
     def clip(self, file: Path, damaged: bool, threads: bool) -> Clip:
-        family = "mov" if self.container.startswith("mov") else self.container
-        plays = self.codec in BROWSER_CODECS.get(family, ())
-        taken = repaired(self.stamps, self.step, close_jumps=not plays)
+        taken = repaired(self.stamps, self.step, close_jumps=not is_playable_codec(self.codec, self.container))
         frame_map = FrameMap.from_times(taken.times, self.nominal)
         stored = self.first.width, self.first.height
         square = square_size(*stored, self.aspect)
@@ -279,15 +292,32 @@ class _Scan:
             frame_map=frame_map,
             codec=self.codec,
             pixel_format=self.first.format.name,
-            duration=frame_map.times[-1] + (self.last_duration or self.step),
+            duration=frame_map.times[-1] + (self.durations[-1] or self.step),
             notes=tuple(self.notes(taken, damaged, square is None)),
             container=self.container,
             clock_start=self.clock_start,
             damaged=damaged,
             repaired_times=bool(taken.replaced or taken.restarts),
             threads=threads,
-            oversized=square is None,
+            playback_fault=self._playback_fault(square is None),
         )
+
+    def _playback_fault(self, oversized: bool) -> str:
+        if oversized:
+            return "refuse pixels of this shape"
+        if self.switched_off:
+            return "show nothing of a track that is switched off"
+        if len(self.sizes) > 1:
+            return "change the size of the picture on the way"
+        if not Orientation.of(self.first).exact:
+            return "turn pictures by exact quarter turns alone"
+        if self.damage.leading_pictures:
+            return "fail to seek where groups of pictures are open"
+        if self.false_key_frames and not self.damaged:
+            return "seek to frames that the file falsely calls key frames"
+        if frames_overlap(self.stamps, self.durations):
+            return "go on showing a frame that is said to last longer than until the next one"
+        return ""
 
     def notes(self, taken: FrameTimes, damaged: bool, oversized: bool) -> Iterator[str]:
         if self.claimed and self.claimed != len(self.stamps):
@@ -306,7 +336,7 @@ class _Scan:
             yield f"the file's time does not increase in {taken.restarts} places; frames go on evenly there"
         if taken.jumps:
             yield f"the file's clock jumps ahead in {taken.jumps} places; frames go on evenly there"
-        if self.clock_start > SEEK_OFFSET:
+        if self.clock_start > SEEK_OFFSET or self.clock_start < 0:
             yield f"the file's clock starts at {self.clock_start:.2f} s; times count from there"
         if taken.times[0] > SEEK_OFFSET:
             yield f"the first picture comes {taken.times[0]:.3f} s after the start"

@@ -18,6 +18,7 @@ import av.logging
 import numpy as np
 
 from trajseg.errors import VideoError
+from trajseg.video.playback import BROWSER_CODECS, container_family, is_cover_picture, is_enabled
 
 VIDEO_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,gif,apng,"
@@ -27,18 +28,15 @@ VIDEO_FORMATS = (
 or follow a playlist to other files and hosts."""
 OPEN_OPTIONS = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
 
-BROWSER_CODECS = {
-    "mov": {"h264", "av1", "vp9"},
-    "matroska,webm": {"vp8", "vp9", "av1"},
-}
-"""Codecs that current Chromium, Firefox and Safari all play, by `container_family`."""
-
 MAX_FRAME_PIXELS = 8192 * 4320
 """Pixels of the largest picture that is decoded (8K), unless TRAJSEG_MAX_FRAME_PIXELS says otherwise: a few kilobytes
 can claim a picture that takes gigabytes."""
 
 LONGEST_SIDE = 32767
 """Pixels to which Chromium stretches a picture; beyond that it refuses the file."""
+
+STILL_PICTURE_CODECS = {"mjpeg", "png", "bmp", "gif", "tiff", "webp"}
+"""Codecs of cover pictures; all but a few videos have another."""
 
 SEGMENT = bytes.fromhex("18538067")
 """The element of a Matroska file that holds all the rest."""
@@ -54,6 +52,8 @@ class Damage:
         frames: pictures that came out.
         first_delay: ticks of the stream's clock from decoding the first packet to showing it, where known.
         decoding_times: when each packet of a picture is decoded, in ticks of the stream's clock, where known.
+        leading_pictures: packets decoded after a key frame and shown before it, as an open group of pictures has them.
+        key_frames: pictures at which the decoder can start.
     """
 
     packets: int = 0
@@ -65,6 +65,25 @@ class Damage:
     cut_off: str = field(default="")
     first_delay: int = 0
     decoding_times: list[int] = field(default_factory=list)
+    leading_pictures: int = 0
+    key_frames: int = 0
+    _key_time: int | None = None
+
+    def count(self, packet: Any) -> None:
+        """Note a packet that the file gave."""
+        self.all_packets += 1
+        self.corrupt_packets += packet.is_corrupt
+        if self.all_packets == 1 and packet.pts is not None and packet.dts is not None:
+            self.first_delay = packet.pts - packet.dts
+        if packet.size and not packet.is_discard:
+            self.packets += 1
+            if packet.dts is not None:
+                self.decoding_times.append(packet.dts)
+        if packet.is_keyframe:
+            # Nothing is decoded before the first one.
+            self._key_time = packet.pts if self.all_packets > 1 else None
+        elif packet.pts is not None and self._key_time is not None and packet.pts < self._key_time:
+            self.leading_pictures += 1
 
     @property
     def found(self) -> bool:
@@ -90,12 +109,6 @@ def refuse_large_picture(width: int, height: int, name: str) -> None:
             f"{name} has pictures of {width} x {height} pixels; {limit / 1e6:.1f} million pixels are allowed.",
             "Scale it down, or raise TRAJSEG_MAX_FRAME_PIXELS where there is the memory for it.",
         )
-
-
-def container_family(container: Any) -> str:
-    """ "mov" for MP4 and its relatives, else FFmpeg's name of the format."""
-    name = str(container.format.name)
-    return "mov" if name.startswith("mov") else name
 
 
 @contextmanager
@@ -154,14 +167,7 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
             # What the decoder still holds back.
             packet = None
         if packet is not None and (packet.size or packet.dts is not None):
-            damage.all_packets += 1
-            if packet.size and not packet.is_discard:
-                damage.packets += 1
-                if packet.dts is not None:
-                    damage.decoding_times.append(packet.dts)
-            damage.corrupt_packets += packet.is_corrupt
-            if damage.all_packets == 1 and packet.pts is not None and packet.dts is not None:
-                damage.first_delay = packet.pts - packet.dts
+            damage.count(packet)
         if packet is not None and packet.size == 0 and packet.dts is not None:
             # A frame that AVI says is as the one before; to the decoder it would mean the end.
             continue
@@ -177,6 +183,7 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
             if frame.is_corrupt:
                 damage.corrupt_frames += 1
             damage.frames += 1
+            damage.key_frames += frame.key_frame
             yield frame
         if packet is None or packet.size == 0:
             return
@@ -191,7 +198,7 @@ def pixel_aspect(path: Path, container: Any, stream: Any) -> Fraction:
     aspect = stream.sample_aspect_ratio
     if not aspect or aspect <= 0 or aspect == 1:
         return Fraction(1)
-    if container_family(container) in BROWSER_CODECS:
+    if container_family(container.format.name) in BROWSER_CODECS:
         options = {**OPEN_OPTIONS, "codec_whitelist": "none"}
         with av.open(f"file:{os.fspath(path)}", options=options) as bare:
             aspect = bare.streams[stream.index].sample_aspect_ratio
@@ -215,11 +222,19 @@ def missing_packets(path: Path, container: Any, stream: Any, damage: Damage) -> 
 
     Packets, not pictures: an edit list lets some packets give none.
     """
-    if container_family(container) != "mov":
+    if container_family(container.format.name) != "mov":
         return 0
     size = path.stat().st_size
     beyond = sum(entry.pos + entry.size > size for entry in stream.index_entries)
     return max(beyond, len(stream.index_entries) - damage.all_packets, 0)
+
+
+def false_key_frames(container: Any, stream: Any, damage: Damage) -> int:
+    """How many pictures the index of an MP4 calls key frames that are none; 0 for other formats."""
+    if container_family(container.format.name) != "mov":
+        return 0
+    claimed = sum(entry.is_keyframe and not entry.is_discard for entry in stream.index_entries)
+    return max(claimed - damage.key_frames, 0)
 
 
 def cut_matroska(path: Path, container: Any) -> bool:
@@ -240,13 +255,21 @@ def cut_matroska(path: Path, container: Any) -> bool:
     return not unknown and begin + octets + length > path.stat().st_size
 
 
+ONE = 1 << 16
+"""1 in the fixed-point numbers of a display matrix."""
+
+
 @dataclass(frozen=True)
 class Orientation:
-    """How a decoded picture is turned for showing, from the file's display matrix."""
+    """How a decoded picture is turned for showing, from the file's display matrix.
+
+    `quarter`: whether the matrix is an exact quarter turn, mirrored or not; otherwise this is the nearest one.
+    """
 
     transpose: bool = False
     flip_columns: bool = False
     flip_rows: bool = False
+    quarter: bool = True
 
     @classmethod
     def of(cls, frame: Any) -> Orientation:
@@ -256,9 +279,15 @@ class Orientation:
             return cls()
         # FFmpeg's libavutil/display.h: x' = a x + c y, y' = b x + d y.
         a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side_data), np.int32)[:5])
+        quarter = sorted(map(abs, (a, b, c, d))) == [0, 0, ONE, ONE]
         if abs(a) < abs(b):
-            return cls(True, c < 0, b < 0)
-        return cls(False, a < 0, d < 0)
+            return cls(True, c < 0, b < 0, quarter)
+        return cls(False, a < 0, d < 0, quarter)
+
+    @property
+    def exact(self) -> bool:
+        """Whether browsers turn the picture likewise: they leave it as it is but for exact quarter turns."""
+        return self.quarter or not (self.transpose or self.flip_columns or self.flip_rows)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height in pixels after turning."""
@@ -316,26 +345,23 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
 def _shown_stream(container: Any, name: str) -> Any:
     """The video track that Chromium shows: one that it can play before others; in MP4, one that is enabled.
 
-    In Matroska the flag that names a default track makes no difference. Cover pictures are no video.
+    In Matroska the flag that names a default track makes no difference. Cover pictures are no video, and a track of
+    still pictures may be a cover without the flag.
     """
-    streams = [stream for stream in container.streams.video if not _is_cover_picture(stream)]
+    streams = [stream for stream in container.streams.video if not is_cover_picture(stream)]
     if not streams:
         raise VideoError(f"{name} has no pictures, only sound or data.", "Give a file with a video track.")
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
         raise VideoError(f"{name} holds video in a codec that cannot be decoded here.", "Convert it to H.264 first.")
     playable = set().union(*BROWSER_CODECS.values())
-    flags = container_family(container) == "mov"
+    flags = container_family(container.format.name) == "mov"
 
-    def rank(stream: Any) -> tuple[bool, bool]:
-        enabled = not flags or bool(stream.disposition & av.stream.Disposition.default)
-        return stream.codec_context.codec.canonical_name not in playable, not enabled
+    def rank(stream: Any) -> tuple[bool, bool, bool]:
+        codec = stream.codec_context.codec.canonical_name
+        return codec not in playable, codec in STILL_PICTURE_CODECS, flags and not is_enabled(stream)
 
     return min(decodable, key=rank)
-
-
-def _is_cover_picture(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _raise_if_memory(error: Exception) -> None:

@@ -24,8 +24,8 @@ SEEK_OFFSET = 0.002
 CLOCK_TICK = 0.001
 """Seconds to which Matroska and WebM round times."""
 
-BROWSER_CLOCK = 0.0000005
-"""Half of the microsecond to which browsers round times, in seconds."""
+MICROSECONDS = 1_000_000
+"""Browsers count whole microseconds: times of frames are rounded to them, and what a seek has beyond is cut off."""
 
 FALLBACK_FPS = 25.0
 """Frames per second of a clip too short to have a rate of its own."""
@@ -147,4 +147,5 @@ class FrameMap:
         return frame
 
     def _seek_time(self, frame: int) -> float:
-        return (frame - 1) / self.fps + SEEK_OFFSET + BROWSER_CLOCK
+        """The last time, in seconds, at which a frame may start to be shown for the number `frame`."""
+        return (math.floor(((frame - 1) / self.fps + SEEK_OFFSET) * MICROSECONDS) + 0.5) / MICROSECONDS

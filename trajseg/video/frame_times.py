@@ -66,7 +66,7 @@ def repaired(stamps: Sequence[float | None], step: float, close_jumps: bool) -> 
             wrong_before = sum(earlier >= time for _, earlier in kept[-LONGEST_ERROR - 1 :])
             if wrong_here <= min(LONGEST_ERROR, wrong_before):
                 continue
-            if wrong_before <= LONGEST_ERROR and wrong_before < len(kept):
+            if wrong_before <= LONGEST_ERROR and (wrong_before < len(kept) or wrong_here > wrong_before):
                 del kept[-wrong_before:]
             else:
                 restarts += 1
@@ -101,13 +101,15 @@ def _returns(stamps: Sequence[float | None], index: int, jumped: float, gap: flo
 
 def _filled(kept: list[tuple[int, float]], count: int, step: float) -> tuple[float, ...]:
     """Times of all `count` frames; those that are not kept are spread evenly between their neighbours."""
-    # Nothing can be put before a frame that is shown at 0.
-    while kept and kept[0][0] > 0 and kept[0][1] <= 0:
-        kept = kept[1:]
     if not kept:
         return tuple(index * step for index in range(count))
     times: list[float] = []
     first, start = kept[0]
+    # Where there is no room before the first frame that has a time, all frames are later.
+    room = first * step - start
+    if first and room > 0 and start < first * step / 2:
+        kept = [(index, time + room) for index, time in kept]
+        start += room
     early = min(step, start / first) if first else 0.0
     times += [start - early * (first - index) for index in range(first)]
     for (index, time), (following, end) in zip(kept, [*kept[1:], (count, 0.0)], strict=True):
