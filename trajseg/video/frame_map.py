@@ -16,13 +16,10 @@ from functools import cached_property
 from itertools import pairwise
 
 from trajseg.errors import VideoError
-from trajseg.video.frame_times import is_jump, usual_gap
+from trajseg.video.frame_times import CLOCK_TICK, is_jump, usual_gap
 
 SEEK_OFFSET = 0.002
 """Seconds that Label Studio adds when it seeks, so that rounding does not show the frame before."""
-
-CLOCK_TICK = 0.001
-"""Seconds to which Matroska and WebM round times."""
 
 MICROSECONDS = 1_000_000
 """Browsers count whole microseconds: times of frames are rounded to them, and what a seek has beyond is cut off."""

@@ -10,6 +10,12 @@ from statistics import median
 LONGEST_ERROR = 3
 """Frames in a row whose times may be wrong; where more contradict the others, the clock was reset there."""
 
+REORDERED = 16
+"""Frames by which decoding may come before showing."""
+
+CLOCK_TICK = 0.001
+"""Seconds to which Matroska and WebM round times."""
+
 JUMP_SECONDS, JUMP_GAPS = 10.0, 10.0
 """A gap of more seconds than this, and of more usual gaps than this, is a jump of the clock."""
 
@@ -55,32 +61,60 @@ def repaired(stamps: Sequence[float | None], step: float, close_jumps: bool) -> 
     """
     known = [stamp for stamp in stamps if stamp is not None]
     gap = usual_gap(known) or step
+    if (in_order := _in_order(stamps)) is not None:
+        return in_order
     kept: list[tuple[int, float]] = []
     offset, restarts, jumps = 0.0, 0, 0
+    earlier_offsets: list[float] = []
     for index, stamp in enumerate(stamps):
         if stamp is None:
             continue
         time = stamp + offset
-        if kept and time <= kept[-1][1]:
-            wrong_here = _below(stamps, index, kept[-1][1] - offset)
-            wrong_before = sum(earlier >= time for _, earlier in kept[-LONGEST_ERROR - 1 :])
-            if wrong_here <= min(LONGEST_ERROR, wrong_before):
+        last = kept[-1][1] if kept else -1.0
+        back = next((old for old in earlier_offsets if 0 < stamp + old - last <= 1.5 * gap), None)
+        if back is not None and not 0 < time - last <= 1.5 * gap:
+            # The clock is again what it was before it restarted.
+            offset, time = back, stamp + back
+        if kept and time <= last:
+            wrong_here = _below(stamps, index, last - offset)
+            wrong_before = sum(before > time for _, before in kept[-LONGEST_ERROR - 1 :])
+            if not wrong_before or wrong_here <= min(LONGEST_ERROR, wrong_before):
                 continue
             if wrong_before <= LONGEST_ERROR and (wrong_before < len(kept) or wrong_here > wrong_before):
                 del kept[-wrong_before:]
+                # A time that comes twice is the earlier frame's.
+                if kept and kept[-1][1] == time:
+                    continue
             else:
                 restarts += 1
-                offset += kept[-1][1] + step - time
+                earlier_offsets.append(offset)
+                offset += last + step - time
                 time = stamp + offset
-        elif close_jumps and kept and is_jump(time - kept[-1][1], gap):
+        elif close_jumps and kept and is_jump(time - last, gap):
             if _returns(stamps, index, time - offset, gap):
                 continue
             jumps += 1
-            offset -= time - kept[-1][1] - step
+            offset -= time - last - step
             time = stamp + offset
         kept.append((index, time))
     times = _filled(kept, len(stamps), step)
     return FrameTimes(times, len(stamps) - len(kept), restarts, jumps)
+
+
+def _in_order(stamps: Sequence[float | None]) -> FrameTimes | None:
+    """The timestamps sorted, where they are those of even frames in the order of decoding; None where they are not."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    order = sorted(range(len(known)), key=known.__getitem__)
+    if len(known) < len(stamps) or all(index == place for place, index in enumerate(order)):
+        return None
+    ordered = [known[index] for index in order]
+    gap = usual_gap(ordered)
+    uneven = max(gap / 10, CLOCK_TICK * 1.1)
+    if not all(abs(after - before - gap) <= uneven for before, after in pairwise(ordered)):
+        return None
+    if not all(abs(index - place) <= REORDERED for place, index in enumerate(order)):
+        return None
+    return FrameTimes(tuple(ordered), sum(index != place for place, index in enumerate(order)))
 
 
 def _below(stamps: Sequence[float | None], index: int, limit: float) -> int:

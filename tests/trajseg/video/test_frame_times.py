@@ -32,6 +32,13 @@ def expected(count: int) -> list[float]:
         {4: 1.0, 20: 0.2},
         {39: 0.3},
         {1: 0.0},
+        {10: 9 * STEP, 11: 9 * STEP, 12: 9 * STEP},
+        {10: 11 * STEP, 11: 10 * STEP},
+        {0: 0.5},
+        {0: 0.9, 1: 0.9, 2: 0.9},
+        {37: 0.66, 38: 0.66, 39: 0.66},
+        {index: (index + (1 if index % 2 == 0 else -1)) * STEP for index in range(10, 20)},
+        {index: 0.0 for index in range(1, 40)},
     ],
 )
 def test_wrong_times_shift_no_other_frame(wrong: dict[int, float | None]) -> None:
@@ -58,6 +65,24 @@ def test_joined_recordings_go_on_evenly(start: float) -> None:
     assert list(taken.times) == pytest.approx(expected(40))
     assert taken.replaced == 0
     assert taken.restarts + taken.jumps == 1
+
+
+@pytest.mark.parametrize("early", [-0.6, -0.3, -5.0])
+@pytest.mark.parametrize("count", [5, 6, 12])
+def test_a_clock_that_comes_back_leaves_no_gap(early: float, count: int) -> None:
+    stamps: list[float | None] = [5 + time for time in expected(40)]
+    stamps[20 : 20 + count] = [5 + index * STEP + early for index in range(20, 20 + count)]
+    times = repaired(stamps, STEP, close_jumps=False).times
+    assert [time - 5 for time in times] == pytest.approx(expected(40))
+
+
+@pytest.mark.parametrize("distance", [2, 3])
+def test_frames_in_the_order_of_decoding_get_their_times_in_order(distance: int) -> None:
+    """B-frames in a file that has lost its presentation times."""
+    stamps: list[float | None] = evenly(40)
+    for index in range(0, 39 - distance, distance + 1):
+        stamps[index : index + distance + 1] = stamps[index : index + distance + 1][::-1]
+    assert list(repaired(stamps, STEP, close_jumps=False).times) == pytest.approx(expected(40))
 
 
 def test_a_varying_rate_after_a_restart_is_kept() -> None:

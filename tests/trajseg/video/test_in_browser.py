@@ -135,6 +135,58 @@ def test_the_browser_shows_the_frame_that_the_map_says(page: Any, name: str) -> 
         assert expected == list(range(FRAMES))
 
 
+def fast_webm(path: Path) -> None:
+    """60 frames a second; the header says 25, so that each is said to last 0.04 s."""
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libvpx-vp9", rate=25, options={"lag-in-frames": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 60)
+        for index in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(numbered(index), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 60)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+def grouped(path: Path, kind: str) -> None:
+    groups = f"{kind}keyint=10:bframes=3:b-adapt=0:scenecut=0"
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=25, options={"x264-params": groups})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(FRAMES):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(index), format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+def all_keys(path: Path) -> None:
+    grouped(path, "")
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+
+
+FAULTY: dict[str, Callable[[Path], None]] = {
+    "fast.webm": fast_webm,
+    "all_keys.mp4": all_keys,
+    "open_groups.mp4": lambda path: grouped(path, "open-gop=1:"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_what_the_browser_shows_wrongly_gets_a_copy_that_it_shows_rightly(page: Any, name: str) -> None:
+    opened, folder = page
+    FAULTY[name](folder / name)
+    clip = open_clip(folder / name)
+    assert not clip.browser_playable
+    times = [(clip.frame_map.editor_frame(index) - 1) / clip.fps + 0.002 for index in range(FRAMES)]
+    # An answer that never comes is a failure, too: after an error no seek ends.
+    original = opened.evaluate(f"arguments => Promise.race([({SHOWN})(arguments), {TOO_LATE}])", [f"/{name}", times])
+    assert original != list(range(FRAMES))
+    copy = open_clip(playable_copy(clip, folder / f"{name}.mp4"))
+    times = [(copy.frame_map.editor_frame(index) - 1) / copy.fps + 0.002 for index in range(FRAMES)]
+    assert opened.evaluate(SHOWN, [f"/{name}.mp4", times]) == list(range(FRAMES))
+
+
+TOO_LATE = "new Promise(done => setTimeout(done, 20000, null))"
+
 SIZE = """async address => {
   const video = document.createElement("video");
   video.src = address;
