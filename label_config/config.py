@@ -58,9 +58,10 @@ class LabelConfig:
             where that is composed, such as `https://host/$name`.
         video_value: the same as the tag has it: `$video`.
         frames_key: key of the list of pictures in task data; empty in the box view.
-        fps_key: key of the frame rate in task data; empty when the configuration fixes the rate.
+        fps_key: key of the frame rate in task data; empty when the configuration fixes the rate, or composes it.
         frame_rate: the frame rate that the configuration fixes (frames per second, 24 where it names none); None
             when it comes from task data.
+        rate_value: the frame rate as the tag has it: `$fps`, `25.0`; empty where it names none.
         video_line: the <Video> tag as it should be, with its frame rate from task data; empty without a <Video>.
     """
 
@@ -81,6 +82,7 @@ class LabelConfig:
     frames_key: str = ""
     fps_key: str = ""
     frame_rate: float | None = None
+    rate_value: str = ""
     video_line: str = ""
 
     @property
@@ -106,7 +108,7 @@ class LabelConfig:
 
     def fps_of(self, data: Mapping[str, Any]) -> Any:
         """The frame rate in task data; None where there is none."""
-        return resolve(f"${self.fps_key}", data) if self.fps_key else None
+        return resolve(self.rate_value, data) if self.frame_rate is None else None
 
 
 def parse(xml: str) -> LabelConfig:
@@ -155,6 +157,7 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
         frames_key=_key(image, "valueList"),
         fps_key=_rate_key(video),
         frame_rate=_rate(video),
+        rate_value=_rate_attribute(video),
         video_line=_video_line(video),
     )
 
@@ -189,6 +192,7 @@ def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig
         video_value=_value(video),
         fps_key=_rate_key(video),
         frame_rate=_rate(video),
+        rate_value=_rate_attribute(video),
         video_line=_video_line(video),
     )
 
@@ -247,19 +251,21 @@ def _key(tag: Tag | None, attribute: str) -> str:
     return value[1:] if is_reference(value) else ""
 
 
-def _rate_attribute(video: Tag) -> str:
+def _rate_attribute(video: Tag | None) -> str:
     # Label Studio's editor reads the names of attributes in lower case; the last spelling counts.
-    values = [value for name, value in video.attrib.items() if name.lower() == _RATE_ATTRIBUTE]
+    attributes = video.attrib.items() if video is not None else ()
+    values = [value for name, value in attributes if name.lower() == _RATE_ATTRIBUTE]
     return values[-1] if values else ""
 
 
 def _rate_key(video: Tag | None) -> str:
-    value = _rate_attribute(video) if video is not None else ""
-    return value[1:] if value.startswith("$") else ""
+    # Blanks around it make no difference to a number.
+    value = _rate_attribute(video).strip()
+    return value[1:] if is_reference(value) else ""
 
 
 def _rate(video: Tag | None) -> float | None:
-    if video is None or _rate_key(video):
+    if video is None or paths(_rate_attribute(video)):
         return None
     return editor_rate(_rate_attribute(video))
 

@@ -8,20 +8,37 @@ import re
 DEFAULT_RATE = 24.0
 """Frames per second where the attribute is absent, empty, 0 or not a number."""
 
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE)
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_WITH_PREFIX = re.compile(r"0(x[0-9a-f]+|o[0-7]+|b[01]+)", re.ASCII | re.IGNORECASE)
+_BLANKS = " \t\n\v\f\r\u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What JavaScript takes off a text before it reads a number."""
 
 
 def editor_rate(value: object) -> float:
     """Frames per second that the editor counts for a value of the attribute or of the task's data.
 
-    As in the editor, a number may be written as text, what is no number above 0 counts as 24, and a number below 1
-    is the length of a frame in seconds: 0.04 is 25 frames a second.
+    As in the editor, which reads it by JavaScript's `Number`, a number may be written as text (`" 25 "`, `"0x19"`), a
+    list of one counts as what is in it, and true as 1. What is no number above 0 (`"30000/1001"`, `"25,0"`) counts as
+    24, and a number below 1 is the length of a frame in seconds: 0.04 is 25 frames a second.
     """
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return DEFAULT_RATE
-    rate = float(value)
+    rate = _number(value)
     if not math.isfinite(rate) or rate <= 0:
         return DEFAULT_RATE
     return 1 / rate if rate < 1 else rate
+
+
+def _number(value: object) -> float:
+    """JavaScript's `Number`; NaN for what is no number."""
+    while isinstance(value, list) and len(value) == 1 and not isinstance(value[0], bool):
+        value = value[0]
+    if isinstance(value, str):
+        text = value.strip(_BLANKS)
+        if _DECIMAL.fullmatch(text):
+            return float(text)
+        return float(int(text, 0)) if _WITH_PREFIX.fullmatch(text) else math.nan
+    if isinstance(value, int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    return math.nan

@@ -153,6 +153,16 @@ BOX = '<View><Labels name="l" toName="v"><Label value="x"/></Labels>{video}<Vide
         ('frameRate="0.04"', "", 25.0),
         ('frameRate="$fps"', "fps", None),
         ('framerate="$rate"', "rate", None),
+        ('framerate=" $rate "', "rate", None),
+        ('frameRate=" 25 "', "", 25.0),
+        ('frameRate="0x19"', "", 25.0),
+        ('frameRate="30000/1001"', "", 24.0),
+        ('frameRate="25,0"', "", 24.0),
+        ('frameRate="-5"', "", 24.0),
+        ('frameRate="\u0662\u0665"', "", 24.0),
+        ('frameRate="12" framerate="25"', "", 25.0),
+        ('framerate="$rate" frameRate="25"', "", 25.0),
+        ('frameRate="25" framerate="$rate"', "rate", None),
     ],
 )
 def test_the_frame_rate_is_the_one_that_the_editor_counts_by(attribute, key, rate):
@@ -173,9 +183,31 @@ def test_the_frame_rate_is_the_one_that_the_editor_counts_by(attribute, key, rat
         (-5, 24.0),
         ("", 24.0),
         (None, 24.0),
-        (True, 24.0),
+        (True, 1.0),
+        (False, 24.0),
         ("1_0", 24.0),
+        ("\u00a0\ufeff25\n", 25.0),
+        ("\x8525", 24.0),
+        ("\u0967\u0968", 24.0),
+        ("1e400", 24.0),
+        (10**400, 24.0),
+        ("0b11001", 25.0),
+        ("+0x19", 24.0),
+        ([], 24.0),
+        ([25], 25.0),
+        (["25"], 25.0),
+        ([25, 30], 24.0),
+        ({}, 24.0),
     ],
 )
 def test_a_frame_rate_in_task_data_counts_as_in_the_editor(value, rate):
     assert editor_rate(value) == rate
+
+
+def test_a_composed_frame_rate_is_read_and_not_written():
+    config = parse(BOX.format(video='<Video name="v" value="$video" frameRate="$whole.$part"/>'))
+    assert (config.fps_key, config.frame_rate) == ("", None)
+    assert config.rate_for({"whole.": 29}) == 24.0
+    config = parse(BOX.format(video='<Video name="v" value="$video" frameRate="2$digit"/>'))
+    assert config.rate_for({"digit": 5}) == 25.0
+    assert config.rate_for({}) == 24.0
