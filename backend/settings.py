@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import secrets
 import tempfile
@@ -324,8 +325,10 @@ class Settings(BaseSettings):
     @classmethod
     def _token(cls, value: SecretStr) -> SecretStr:
         token = value.get_secret_value().strip()
-        if not re.fullmatch(r"[!-~]*", token):
-            raise ValueError("it has a blank, a line break or a letter that no token has; copy it again")
+        if not re.fullmatch(r"[!-~]*", token) or re.search(r"[\"'`\\]", token):
+            raise ValueError(
+                "it has a blank, a quotation mark, a line break or a letter that no token has; copy it again"
+            )
         return SecretStr(token)
 
     @field_validator("label_studio_url", "public_url")
@@ -338,12 +341,18 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("it is not an http(s) address such as http://127.0.0.1:8080") from None
         if parts.username is not None:
-            raise ValueError("it must not hold a user name or password")
+            raise ValueError("it must not hold a user name or password; the token goes into LABEL_STUDIO_API_KEY")
         if value and (parts.scheme.lower() not in ("http", "https") or not parts.hostname):
             raise ValueError(f"{shown_address(value)!r} does not begin with http:// or https://, or names no host")
         if parts.query or parts.fragment:
             raise ValueError(f"{shown_address(value)!r} must not have a query or a fragment")
-        return value.rstrip("/")
+        if re.search(r"[\s\\<>\"'\u200b-\u200f\ufeff]", value):
+            raise ValueError(
+                f"{shown_address(value)!r} has a blank, a quotation mark or another letter that no address has"
+            )
+        # In a page `//labelstudio/data` would be another host.
+        path = posixpath.normpath(f"/{parts.path.strip('/')}") if parts.path.strip("/") else ""
+        return f"{parts.scheme.lower()}://{parts.netloc.rstrip(':')}{path}" if value else ""
 
     @field_validator("redis_url", "database_url")
     @classmethod

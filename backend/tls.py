@@ -10,8 +10,11 @@ import certifi
 
 from trajseg.errors import InputError
 
-SETTINGS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
-"""Environment variables that name a company's own authorities, as OpenSSL, httpx and requests spell them."""
+SETTINGS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Environment variables that name a company's own authorities, as OpenSSL, httpx, requests and curl spell them."""
+
+DER = b"\x30\x82"
+"""How a certificate in binary form begins."""
 
 
 def ssl_context() -> ssl.SSLContext:
@@ -19,16 +22,16 @@ def ssl_context() -> ssl.SSLContext:
 
     Raises InputError for a setting that names no certificates.
     """
-    named = {name: Path(os.environ[name]) for name in SETTINGS if os.environ.get(name)}
+    named = [(name, path) for name in SETTINGS for path in _paths(name)]
     if not named:
         return ssl.create_default_context(cafile=certifi.where())
     context = ssl.create_default_context()
-    for name, path in named.items():
+    for name, path in named:
         try:
             if path.is_dir():
                 _load_folder(context, path)
             else:
-                context.load_verify_locations(cafile=path)
+                _load_file(context, path)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{name} is {path}, which cannot be read as certificates: {getattr(error, 'strerror', error)}.",
@@ -52,9 +55,25 @@ def certificate_trouble(error: BaseException) -> str:
     )
 
 
+def _paths(name: str) -> list[Path]:
+    """What a setting names; SSL_CERT_DIR may name several folders, as OpenSSL reads it."""
+    value = os.environ.get(name, "")
+    parts = value.split(os.pathsep) if name == "SSL_CERT_DIR" else [value]
+    return [Path(part.strip()) for part in parts if part.strip()]
+
+
 def _load_folder(context: ssl.SSLContext, folder: Path) -> None:
-    # OpenSSL looks only for names that `c_rehash` made; people put plain PEM files there too.
+    # OpenSSL looks only for names that `c_rehash` made; people put plain files there too.
     context.load_verify_locations(capath=folder)
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (".pem", ".crt", ".cer"):
-            context.load_verify_locations(cafile=path)
+        if path.suffix.lower() in (".pem", ".crt", ".cer", ".der"):
+            _load_file(context, path)
+
+
+def _load_file(context: ssl.SSLContext, path: Path) -> None:
+    """Trust the certificates of a PEM file, or the one of a DER file, as Windows exports it."""
+    content = path.read_bytes()
+    if content.startswith(DER):
+        context.load_verify_locations(cadata=content)
+    else:
+        context.load_verify_locations(cafile=path)

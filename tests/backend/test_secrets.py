@@ -38,7 +38,7 @@ def test_so_may_the_other_secrets(monkeypatch: pytest.MonkeyPatch, name: str) ->
     assert Settings().database_url.endswith("x.db")
 
 
-@pytest.mark.parametrize("middle", ["\n", " ", "\x00", "é", "\x7f"])
+@pytest.mark.parametrize("middle", ["\n", " ", "\x00", "é", "\x7f", '"', "'", "\\n", "\ufeff"])
 def test_a_token_that_no_header_can_hold_is_refused_and_not_quoted(middle: str) -> None:
     with pytest.raises(InputError, match="LABEL_STUDIO_API_KEY") as caught:
         load_settings(label_studio_api_key=f"{TOKEN[:20]}{middle}{TOKEN[20:]}")
@@ -56,6 +56,14 @@ def test_a_token_that_no_header_can_hold_is_refused_and_not_quoted(middle: str) 
         ("http://[::1", "not an http"),
         ("https://me:swordfish@host", "user name or password"),
         ("https://host/?token=swordfish", "query"),
+        ("http:// host", "blank"),
+        ("http://my host:8080", "blank"),
+        ("http://host/a b", "blank"),
+        ("http://host\u200b:8080", "letter that no address has"),
+        ("http://host\\labelstudio", "letter that no address has"),
+        ('"http://host"', "http://"),
+        ("http:/host", "http://"),
+        ("ftp://host", "http://"),
     ],
 )
 def test_an_address_that_cannot_be_is_a_settings_error(monkeypatch: pytest.MonkeyPatch, url: str, words: str) -> None:
@@ -66,6 +74,23 @@ def test_an_address_that_cannot_be_is_a_settings_error(monkeypatch: pytest.Monke
     assert "swordfish" not in str(caught.value)
     ran = CliRunner().invoke(doctor, [])
     assert isinstance(ran.exception, TrajSegError)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (" http://host:8080/ \n", "http://host:8080"),
+        ("HTTP://Host/LabelStudio/", "http://Host/LabelStudio"),
+        ("http://host//labelstudio///", "http://host/labelstudio"),
+        ("http://host/labelstudio/", "http://host/labelstudio"),
+        ("http://host/./a/../labelstudio", "http://host/labelstudio"),
+        ("http://[::1]:8080/", "http://[::1]:8080"),
+        ("http://host:", "http://host"),
+    ],
+)
+def test_an_address_is_one_however_it_is_written(monkeypatch: pytest.MonkeyPatch, written: str, read: str) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_URL", written)
+    assert load_settings().label_studio_url == read
 
 
 def test_a_client_with_a_bad_token_does_not_quote_it() -> None:

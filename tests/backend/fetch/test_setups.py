@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import ssl
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.setup.doctor import label_studio
 from backend.label_studio.setup.videos import local_file
 from backend.settings import Settings
+from backend.tls import SETTINGS, ssl_context
 from trajseg.errors import InputError, LabelStudioError, VideoError
 
 VIDEO = (Path(__file__).parents[2] / "clips" / "variable_frame_rate.mp4").read_bytes()
@@ -69,7 +71,7 @@ def serving(certificate: trustme.LeafCert | None = None) -> Iterator[tuple[str, 
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+    for name in (*SETTINGS, "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 
@@ -125,7 +127,37 @@ def test_a_web_page_at_the_exchange_is_called_that(tmp_path: Path) -> None:
         client.close()
 
 
-@pytest.mark.parametrize("setting", ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"])
+@pytest.mark.parametrize("name", ["company.cer", "company.der", "company.crt", "company.pem"])
+def test_certificates_may_lie_in_several_folders_and_in_binary_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, name: str
+) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    pem = authority.cert_pem.bytes()
+    (tmp_path / "second" / name).write_bytes(
+        ssl.PEM_cert_to_DER_cert(pem.decode()) if name.endswith(("cer", "der")) else pem
+    )
+    monkeypatch.setenv("SSL_CERT_DIR", os.pathsep.join([str(tmp_path / "first"), str(tmp_path / "second"), ""]))
+    with serving(authority.issue_cert("localhost")) as (origin, _):
+        client = LabelStudioClient(f"{origin}/labelstudio", "c0ffee" * 6, attempts=1)
+        assert client.version() == "1.23.2"
+        client.close()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", b"\x30\x82\x00\x05half"])
+def test_a_setting_that_names_no_certificates_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "ca.pem").write_bytes(content)
+    monkeypatch.setenv(setting, str(tmp_path / "ca.pem"))
+    with pytest.raises(InputError, match=f"{setting} is .*ca.pem") as caught:
+        ssl_context()
+    assert "PEM" in caught.value.remedy
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_a_company_s_authority_is_trusted_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, setting: str
 ) -> None:
