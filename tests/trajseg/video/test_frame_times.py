@@ -38,7 +38,7 @@ def expected(count: int) -> list[float]:
         {0: 0.9, 1: 0.9, 2: 0.9},
         {37: 0.66, 38: 0.66, 39: 0.66},
         {index: (index + (1 if index % 2 == 0 else -1)) * STEP for index in range(10, 20)},
-        {index: 0.0 for index in range(1, 40)},
+        dict.fromkeys(range(1, 40), 0.0),
     ],
 )
 def test_wrong_times_shift_no_other_frame(wrong: dict[int, float | None]) -> None:

@@ -180,7 +180,14 @@ def with_cover(path: Path, cover: str, video: str, flag: bool = False) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "cover"),
-    [("a.mp4", "mjpeg"), ("a.mov", "mjpeg"), ("a.mkv", "mjpeg"), ("a.avi", "mjpeg"), ("a.mp4", "png"), ("a.mov", "png")],
+    [
+        ("a.mp4", "mjpeg"),
+        ("a.mov", "mjpeg"),
+        ("a.mkv", "mjpeg"),
+        ("a.avi", "mjpeg"),
+        ("a.mp4", "png"),
+        ("a.mov", "png"),
+    ],
 )
 @pytest.mark.parametrize("video", ["libx264", "mpeg4"])
 def test_a_cover_without_its_flag_is_no_video(tmp_path: Path, name: str, cover: str, video: str) -> None:
