@@ -198,7 +198,7 @@ class Soak:
         by_task: dict[int, list[str]] = {}
         for job in jobs:
             served = job.state == "done" and versions.get(job.task_id, Counter())[job.model_version] > 0
-            explained = job.state in ("failed", "cancelled") and (job.error or job.state == "cancelled")
+            explained = job.state in ("failed", "rejected", "cancelled") and (job.error or job.state == "cancelled")
             by_task.setdefault(job.task_id, []).append("served" if served else "explained" if explained else "open")
         lost = [task for task in self.taken - self.deleted if "open" in by_task.get(task, ["open"])]
         doubled = [task for task, held in versions.items() if max(held.values()) > 1]

@@ -1,4 +1,4 @@
-"""RQ's entry into the worker: begins a job, runs the work of its kind, and ends it as done, failed or cancelled."""
+"""RQ's entry into the worker: begins a job, runs the work of its kind, and ends it as done, failed, rejected or cancelled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from backend.fetch import BusyServerError, FetchPolicy, fetched
 from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
-from backend.label_studio.outgoing.words import NOT_UNDERSTOOD
 from backend.label_studio.refusals import MissingError, retry_after
 from backend.logs import logged_job
 from backend.private import private_folder
@@ -130,7 +129,7 @@ def keep(resident: Resident | None) -> None:
 
 
 def run(job_id: str) -> None:
-    """RQ's entry: begins the job, and ends it as done, failed or cancelled in the store.
+    """RQ's entry: begins the job, and ends it as done, failed, rejected or cancelled in the store.
 
     Nothing is raised for what the store can say. Where the store is gone a running job stays behind without
     heartbeat, and the reconciler puts it into the queue again.
@@ -171,7 +170,7 @@ def _run(resident: Resident, job_id: str) -> None:
         if resident.store.runs.make_way(job_id, token):
             resident.preempted.append(job_id)
     except InstructionError as error:
-        _fail(resident, job_id, token, f"{NOT_UNDERSTOOD}{error.message}", error.remedy)
+        _reject(resident, job_id, token, error)
     except TrajSegError as error:
         _fail(resident, job_id, token, error.message, error.remedy)
     except JobTimeoutException:
@@ -408,6 +407,14 @@ def _put_off(resident: Resident, job: Job, token: str, error: LabelStudioError |
         resident.store.runs.put_off(job.id, token, str(error), moment + timedelta(seconds=pause))
     except (CancelledError, StaleRunError) as late:
         log.info("job %s: %s", job.id, late.message)
+
+
+def _reject(resident: Resident, job_id: str, token: str, error: InstructionError) -> None:
+    log.warning("job %s is rejected: %s", job_id, error)
+    try:
+        resident.store.runs.reject(job_id, token, error.message, error.remedy)
+    except (CancelledError, StaleRunError) as late:
+        log.info("job %s: %s", job_id, late.message)
 
 
 def _fail(resident: Resident, job_id: str, token: str, error: str, remedy: str) -> None:

@@ -93,6 +93,7 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
         "eta_seconds": job.eta_seconds,
         "error": redact(job.error),
         "remedy": redact(job.remedy),
+        "rejection": job.rejection,
         "runs": job.runs,
         # A worker that was killed says nothing more: only its last heartbeat tells.
         "lost": job.state == "running" and job.heartbeat_at is not None and now() - job.heartbeat_at > stale,

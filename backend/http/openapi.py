@@ -6,14 +6,14 @@ The pages under /page are for people and not described. Bodies come from the pyd
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from flask import Blueprint, Response, jsonify
 
 from backend.http.exports import SKIPPED
 from backend.http.jobs import MOST_JOBS
 from backend.label_studio.incoming.payloads import MAX_ID, SetupRequest
-from backend.store.models import JOB_STATES
+from backend.store.models import JOB_STATES, Rejection
 from trajseg import __version__
 from trajseg.tracks.formats import format_names
 
@@ -198,6 +198,7 @@ def _schemas() -> Schema:
         eta_seconds=nullable_number,
         error=TEXT,
         remedy=TEXT,
+        rejection={"type": "string", "enum": ["", *get_args(Rejection)]},
         runs=WHOLE,
         lost={"type": "boolean"},
         tracks=nullable_whole,

@@ -8,20 +8,20 @@ from flask.typing import ResponseReturnValue
 from backend.pages import guard
 from backend.service.failures import retry_group
 from backend.service.service import Service
-from backend.store.failures import FailureGroup
+from backend.store.failures import FAILED, REJECTED, FailureGroup
+from backend.store.reports import Wanted
 
 blueprint = Blueprint("failures", __name__, url_prefix="/failures")
 MOST_REASONS = 12
 """Reasons shown; the list of jobs has the others."""
 
 
-def shown(service: Service, project_id: int | None) -> list[FailureGroup]:
-    """What the page shows of the failures.
-
-    Args:
-        project_id: the store's own id; None: all projects.
-    """
-    return service.store.failures.groups(project_id)[:MOST_REASONS]
+def shown(service: Service, wanted: Wanted) -> list[FailureGroup]:
+    """The reasons for the failed or the rejected jobs of a page; none on pages of other states."""
+    if wanted.state not in (FAILED, REJECTED):
+        return []
+    groups = service.store.failures.groups(wanted.project_id)
+    return [group for group in groups if (group.trouble == REJECTED) == (wanted.state == REJECTED)][:MOST_REASONS]
 
 
 @blueprint.post("/<key>/retry")

@@ -230,7 +230,7 @@ def _list() -> dict[str, Any]:
         "until": newest.isoformat() if newest else None,
         "kinds": _kinds(),
         "notices": _notices(service, counts),
-        "failures": failures.shown(service, wanted.project_id) if wanted.state == "failed" else [],
+        "failures": failures.shown(service, wanted),
     }
 
 

@@ -26,6 +26,7 @@ STATES = {
     "running": "Running",
     "done": "Done",
     "failed": "Failed",
+    "rejected": "Rejected",
     "cancelled": "Cancelled",
 }
 CODE = re.compile(r"`([^`\n]+)`")
@@ -216,17 +217,10 @@ class JobView:
         return self.settings.redact(self.job.waiting_for) if self.job.state == "queued" else ""
 
     @property
-    def rejected(self) -> bool:
-        """Whether it lacks something that only its task can give it."""
-        return self.job.asked.rejected
-
-    @property
     def actions(self) -> list[Action]:
         """What a person can do, the most likely first."""
         if self.job.state in UNFINISHED:
             return [Action("cancel", "Cancel")]
-        if self.rejected:
-            return []
         if self.job.state in ("failed", "cancelled"):
             return [Action("retry", "Retry", "strong")]
         if self.delivery is not None and self.delivery.state in ("failed", "dropped"):

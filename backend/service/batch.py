@@ -67,11 +67,12 @@ class BatchLabelling:
 
     def _repeat(self, job: Job, task: Task) -> None:
         """Label Studio requests a prediction that it does not have, though the job is known."""
-        if job.state == "failed":
+        if job.state in ("failed", "rejected"):
             ended = job.finished_at or job.created_at
             waited = now() - ended >= timedelta(seconds=self.retry_failed_seconds)
-            if waited or job.asked.rejected:
-                self.jobs.enqueue([self.store.jobs.retry(job.id, params={"rejected": False})])
+            # A task that lacked something has it now: its request was accepted.
+            if waited or job.rejection == "task":
+                self.jobs.enqueue([self.store.jobs.retry(job.id)])
         elif job.state == "done" and task.id is not None:
             if any(prediction.model_version == job.model_version for prediction in task.predictions):
                 return

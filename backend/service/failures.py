@@ -33,7 +33,7 @@ def retry_group(service: Service, key: str, project_id: int | None = None) -> tu
 
     Raises:
         InputError: nothing fails for that reason any more.
-        TaskError: the jobs were rejected; only their tasks can be changed.
+        TaskError: the jobs were rejected; their tasks or instructions have to change.
     """
     store = service.store
     group = store.failures.group(key, project_id)

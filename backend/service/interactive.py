@@ -14,7 +14,7 @@ from backend.label_studio.incoming.payloads import Context, Task
 from backend.label_studio.outgoing import views, words
 from backend.service import marks
 from backend.service.jobs import JobControl
-from backend.service.requests import INSTRUCTION_KEY, lacking, prelabel_request, rejected_request
+from backend.service.requests import INSTRUCTION_KEY, lacking, prelabel_request, rejected_request, rejection_of
 from backend.settings import Settings
 from backend.store import Job, JobRequest, Project, Store
 from backend.store.durations import typical_seconds
@@ -76,8 +76,8 @@ class InteractiveLabelling:
                 if config.answer is None:
                     raise
                 # Label Studio shows nobody an error.
-                told = f"{words.NOT_UNDERSTOOD}{error.message}"
-                return [_said(config, context, words.not_done(text, told, error.remedy)) for _ in tasks]
+                answer = words.not_done(text, error.message, error.remedy, rejection_of(error))
+                return [_said(config, context, answer) for _ in tasks]
         if not self.jobs.enqueue([job for job in jobs if job.state == "queued"]):
             # Nobody would begin them while the person waits.
             deadline = time.monotonic()
@@ -94,9 +94,9 @@ class InteractiveLabelling:
         """Why there is no result to show: the job waits, runs, has failed or was cancelled."""
         job = self.store.jobs.get(job.id)
         what = job.instruction if job.kind == "prelabel" else "your mark"
-        if job.state in ("failed", "cancelled"):
+        if job.state in ("failed", "rejected", "cancelled"):
             error = job.error or f"The job was {job.state}."
-            return _said(config, context, words.not_done(what, error, job.remedy), job)
+            return _said(config, context, words.not_done(what, error, job.remedy, job.rejection), job)
         usual = typical_seconds(self.store.database, job.project_id or 0, job.kind, job.model_version)
         ahead = Reports(self.store.database).ahead(job) if job.state == "queued" else 0
         return _said(config, context, words.running(what, job, ahead, usual), job)

@@ -105,10 +105,10 @@ class JobControl:
     def retry(self, job_id: str) -> Job:
         """Run a finished job again; of a done one whose delivery failed, only the delivery.
 
-        Raises UnknownJobError, and TaskError for a job that was rejected: its task has to change first.
+        Raises UnknownJobError, and TaskError for a rejected job: its task or instruction has to change.
         """
         job = self.store.jobs.get(job_id)
-        if job.asked.rejected:
+        if job.state == "rejected":
             raise TaskError(job.error, job.remedy)
         delivery = self.store.deliveries.of_job(job_id)
         if job.state == "done" and delivery is not None and delivery.state in ("failed", "dropped"):

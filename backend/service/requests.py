@@ -1,4 +1,4 @@
-"""Job requests made from Label Studio's tasks; one that cannot be done is written down as rejected."""
+"""Job requests made from Label Studio's tasks; one that cannot be done is stored as rejected."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from backend.engines import ChosenEngine
 from backend.label_studio.incoming.payloads import Task, storable
 from backend.store import JobRequest, Project
+from backend.store.models import Rejection
 from label_config import LabelConfig
 from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
 from trajseg.errors import InstructionError, TaskError, TrajSegError
@@ -90,11 +91,17 @@ def rejected_request(
         storable(video) if isinstance(video, str) else "",
         storable(instruction)[: MAX_INSTRUCTION_LENGTH + 1] if isinstance(instruction, str) else "",
         "prelabel",
-        {"rejected": True, "typed": typed is not None},
+        {"typed": typed is not None},
         engine.model_version if engine else "",
         error.message,
         error.remedy,
+        rejection_of(error),
     )
+
+
+def rejection_of(error: TrajSegError) -> Rejection:
+    """What has to change before a request that raised this error can be done."""
+    return "instruction" if isinstance(error, InstructionError) else "task"
 
 
 def lacking(config: LabelConfig, task: Task) -> str:

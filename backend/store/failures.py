@@ -17,7 +17,7 @@ from backend.store.models import Delivery, Job, now
 from backend.store.rows import restart
 
 REJECTED, FAILED, UNDELIVERED = "rejected", "failed", "undelivered"
-"""What is wrong with the jobs of a group: their task lacks something, they failed, their result cannot be delivered."""
+"""What is wrong with the jobs of a group: they were rejected, they failed, or their result cannot be delivered."""
 AT_ONCE = 500
 """Jobs in one transaction."""
 
@@ -53,7 +53,7 @@ class FailureGroup:
 
     @property
     def retryable(self) -> bool:
-        """A rejected job lacks something that only its task can give it."""
+        """A rejected job is rejected again until its task or its instruction changes."""
         return self.trouble != REJECTED
 
 
@@ -74,7 +74,9 @@ class Failures:
         Args:
             project_id: the store's own id; None: all projects.
         """
-        failed = select(Job.id, Job.error, Job.remedy, Job.finished_at, Job.params).where(Job.state == "failed")
+        failed = select(Job.state, Job.id, Job.error, Job.remedy, Job.finished_at).where(
+            Job.state.in_((FAILED, REJECTED))
+        )
         undelivered = (
             select(Job.id, Delivery.last_error, Delivery.next_attempt_at)
             .join(Delivery, Delivery.job_id == Job.id)
@@ -84,9 +86,8 @@ class Failures:
             failed, undelivered = (query.where(Job.project_id == project_id) for query in (failed, undelivered))
         found: list[tuple[str, str, str, str, datetime]] = []
         with self.database.read() as session:
-            for job_id, error, remedy, moment, params in session.execute(failed):
-                trouble = REJECTED if (params or {}).get("rejected") else FAILED
-                found.append((trouble, job_id, error, remedy, moment or now()))
+            for state, job_id, error, remedy, moment in session.execute(failed):
+                found.append((state, job_id, error, remedy, moment or now()))
             for job_id, error, moment in session.execute(undelivered):
                 found.append((UNDELIVERED, job_id, error, "", moment))
         return _grouped(found)

@@ -53,7 +53,17 @@ class JobStore:
         Equal requests give one job, whatever its state, also when two processes ask at the same moment.
         """
         request = JobRequest(
-            kind, project_id, task_id, video, instruction, queue, params or {}, model_version, error, remedy, subject
+            kind,
+            project_id,
+            task_id,
+            video,
+            instruction,
+            queue,
+            params or {},
+            model_version,
+            error,
+            remedy,
+            subject=subject,
         )
         return self.add_all([request])[0]
 

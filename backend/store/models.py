@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, Integer, LargeBinary, String, Text, UniqueConstraint
@@ -15,7 +15,9 @@ from backend.store.kinds import params_of
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
 
-JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
+JOB_STATES = ("queued", "running", "done", "failed", "rejected", "cancelled")
+Rejection = Literal["task", "instruction"]
+"""Why a job is rejected: its task lacks something, or the engine does not understand its instruction."""
 CORRECTION_KINDS = ("unchanged", "edited", "added", "removed")
 """What a person did with a track in one frame, against the prediction that the annotation came from."""
 
@@ -76,8 +78,10 @@ class Project(Base):
 
 
 class Job(Base):
-    """One piece of work for a worker: queued -> running -> done | failed | cancelled.
+    """One piece of work for a worker: queued -> running -> done | failed | rejected | cancelled.
 
+    A failed job may succeed when it is retried. A rejected one cannot, before its task or its instruction changes;
+    `rejection` says which, as Rejection, and is empty in every other state.
     `request_key` is what makes two equal requests one job. `runs` counts how often a worker began it.
     `frames_done` and `frames_total` count whatever the kind's progress counts: frames, or a training's steps.
     `result` is the JSON form of the result without the tracks' frames, which are in `tracks`.
@@ -104,6 +108,7 @@ class Job(Base):
     eta_seconds: Mapped[float | None] = mapped_column(Float)
     error: Mapped[str] = mapped_column(Text, default="")
     remedy: Mapped[str] = mapped_column(Text, default="")
+    rejection: Mapped[str] = mapped_column(String(20), default="", server_default="")
     runs: Mapped[int] = mapped_column(Integer, default=0)
     run_token: Mapped[str | None] = mapped_column(String(36))
     model_version: Mapped[str] = mapped_column(String(200), default="")
@@ -130,7 +135,8 @@ class Job(Base):
 
     def reset(self) -> None:
         """Queued now, as if nothing had been done; the caller deletes tracks and deliveries."""
-        self.state, self.error, self.remedy, self.created_at = "queued", "", "", now()
+        self.state, self.created_at = "queued", now()
+        self.error = self.remedy = self.rejection = ""
         self.runs = self.frames_done = self.frames_total = 0
         self.run_token = self.eta_seconds = self.result = None
         self.started_at = self.finished_at = self.heartbeat_at = None

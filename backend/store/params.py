@@ -19,14 +19,12 @@ class JobParams(BaseModel):
 
     Attributes:
         answer_until: a page waits for the answer until then; the result is not delivered before.
-        rejected: the task lacks something; the job is written down as failed for a person to see, and never runs.
         engine: one of the names that the worker offers (TRAJSEG_ENGINES); empty: TRAJSEG_MODEL.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     answer_until: datetime | None = None
-    rejected: bool = False
     engine: str = Field(default="", max_length=400)
 
     @property

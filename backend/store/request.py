@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.store.kinds import check_queue, job_kind
-from backend.store.models import new_id, now
+from backend.store.models import Rejection, new_id, now
 from backend.store.params import JobParams
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A request for a job. Two requests that differ in `queue`, `params`, `error` and `remedy` alone are one job.
+    """A request for a job. Two requests that differ in `queue`, `params`, `error`, `remedy` and `rejection` alone are one job.
 
     Raises InputError for a kind or queue that there is not, or params that the kind does not take.
 
@@ -27,7 +27,9 @@ class JobRequest:
         queue: one of QUEUES in backend.store.kinds.
         params: the kind's own params, or a mapping that they are read from.
         model_version: the requested version; a done job carries the one that did it.
-        error: why it cannot be done: the job is written down as failed, for a person to see.
+        error: why it cannot be done: the job is stored as rejected, for a person to see, and never runs.
+        remedy: what to do about it.
+        rejection: what has to change, where there is an error.
         subject: what it is about beyond the task, such as one state of one annotation.
     """
 
@@ -41,6 +43,7 @@ class JobRequest:
     model_version: str = ""
     error: str = ""
     remedy: str = ""
+    rejection: Rejection = "task"
     subject: str = ""
 
     def __post_init__(self) -> None:
@@ -72,7 +75,7 @@ class JobRequest:
             "id": new_id(),
             "request_key": self.key,
             "kind": self.kind,
-            "state": "failed" if self.error else "queued",
+            "state": "rejected" if self.error else "queued",
             "queue": self.queue,
             "project_id": self.project_id,
             "task_id": self.task_id,
@@ -82,6 +85,7 @@ class JobRequest:
             "model_version": self.model_version,
             "error": self.error,
             "remedy": self.remedy,
+            "rejection": self.rejection if self.error else "",
             "created_at": moment,
             "finished_at": moment if self.error else None,
             "frames_done": 0,

@@ -33,7 +33,7 @@ class RunStore:
         self.database = database
 
     def start(self, job_id: str) -> str | None:
-        """Begin a job and return its run token; None when it is cancelled, done, failed or unknown.
+        """Begin a job and return its run token; None when it has ended or is unknown.
 
         An older run of the same job, if one is still alive, gets StaleRunError at its next call.
         """
@@ -150,6 +150,14 @@ class RunStore:
             job = running_job(session, job_id, run_token)
             drop_partial_frames(session, job_id)
             job.state, job.error, job.remedy = "failed", error, remedy
+            job.finished_at, job.eta_seconds = now(), None
+
+    def reject(self, job_id: str, run_token: str, error: str, remedy: str = "") -> None:
+        """End a run whose instruction the engine does not understand. Raises as `progress`."""
+        with self.database.write() as session:
+            job = running_job(session, job_id, run_token)
+            drop_partial_frames(session, job_id)
+            job.state, job.rejection, job.error, job.remedy = "rejected", "instruction", error, remedy
             job.finished_at, job.eta_seconds = now(), None
 
     def put_off(self, job_id: str, run_token: str, waiting_for: str, until: datetime) -> Job:

@@ -42,15 +42,12 @@ class Selections:
         return cancelled
 
     def queue_again(self, wanted: Wanted, until: datetime) -> list[Job]:
-        """Queue the chosen jobs that failed or were cancelled as new; returns them, for the caller to queue.
-
-        Rejected ones are left alone: only their tasks can be changed.
-        """
+        """Queue the chosen jobs that failed or were cancelled as new; returns them, for the caller to queue."""
         queued: list[Job] = []
         for ids in self._parts(wanted, ("failed", "cancelled"), until):
             with self.database.write() as session:
                 found = select(Job).where(Job.id.in_(ids), Job.state.in_(("failed", "cancelled"))).with_for_update()
-                jobs = [job for job in session.scalars(found) if not job.asked.rejected]
+                jobs = list(session.scalars(found))
                 restart(session, jobs)
                 queued += jobs
         return queued

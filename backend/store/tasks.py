@@ -31,6 +31,7 @@ class JobSummary:
     frames_done: int
     frames_total: int
     error: str
+    rejection: str
     created_at: datetime
     finished_at: datetime | None
     visible: int | None
@@ -98,6 +99,7 @@ class Tasks:
             Job.frames_done,
             Job.frames_total,
             Job.error,
+            Job.rejection,
             Job.created_at,
             Job.finished_at,
             Job.result["visible"].as_integer(),

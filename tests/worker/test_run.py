@@ -260,15 +260,15 @@ def test_a_bad_video_fails_the_job_with_a_reason_and_a_remedy(
 
 
 @pytest.mark.parametrize("instruction", ["", "   ", "x" * 10_000])
-def test_a_bad_instruction_fails_the_job_with_a_reason_and_a_remedy(
+def test_a_bad_instruction_rejects_the_job_with_a_reason_and_a_remedy(
     instruction: str, resident: Resident, store: Store, ask: Ask
 ) -> None:
     job = ask(instruction=instruction)
     run(job.id)
-    failed = store.jobs.get(job.id)
-    assert failed.state == "failed"
-    assert "instruction" in failed.error
-    assert failed.remedy
+    job = store.jobs.get(job.id)
+    assert (job.state, job.rejection) == ("rejected", "instruction")
+    assert "instruction" in job.error
+    assert job.remedy
 
 
 def test_a_clip_with_too_many_frames_is_refused(resident: Resident, store: Store, ask: Ask) -> None:

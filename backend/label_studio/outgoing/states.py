@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.outgoing.words import NOT_UNDERSTOOD
+from backend.label_studio.outgoing.words import ended_badly
 from backend.label_studio.refusals import RefusedError
 from backend.settings import Settings
 from backend.store import Job, Store
@@ -73,10 +73,8 @@ def _activity(jobs: Sequence[JobSummary], known: KnownTask | None, moment: datet
 
 
 def _ending(job: JobSummary, known: KnownTask | None) -> str:
-    if job.state == "failed":
-        if job.error.startswith(NOT_UNDERSTOOD):
-            return _words(job, f"not understood: {_reason(job.error.removeprefix(NOT_UNDERSTOOD))}")
-        return _words(job, f"failed: {_reason(job.error)}")
+    if job.state in ("failed", "rejected"):
+        return _words(job, f"{ended_badly(job.rejection)}: {_reason(job.error)}")
     if job.state == "cancelled":
         return _words(job, "cancelled")
     if job.delivery_state == "failed":

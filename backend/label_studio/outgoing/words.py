@@ -5,8 +5,6 @@ from __future__ import annotations
 from backend.store import Job
 from trajseg.tracks import Result
 
-NOT_UNDERSTOOD = "Not understood: "
-"""Beginning of the error of a job whose instruction the engine refuses."""
 LONGEST_QUOTE = 80
 """Characters of a sentence that is quoted."""
 NEXT = "It goes on without this page: the result becomes a prediction of this task. Open the task again to see it."
@@ -51,11 +49,23 @@ def elsewhere(instruction: str, labels: list[str]) -> str:
     return f'Found "{quoted(instruction)}" ({", ".join(labels)}), but on none of these pictures. {NEXT}'
 
 
-def not_done(instruction: str, error: str, remedy: str) -> str:
-    """The answer to what cannot be done, or went wrong on the way, with the reason."""
-    understood = not error.startswith(NOT_UNDERSTOOD)
-    reason = " ".join(f"{error.removeprefix(NOT_UNDERSTOOD)} {remedy}".split())
-    return f'{"Failed: " if understood else NOT_UNDERSTOOD}"{quoted(instruction)}". {reason}'
+def not_done(instruction: str, error: str, remedy: str, rejection: str = "") -> str:
+    """The answer to what cannot be done, or went wrong on the way, with the reason.
+
+    Args:
+        rejection: of the job; empty where it is not rejected.
+    """
+    reason = " ".join(f"{error} {remedy}".split())
+    return f'{ended_badly(rejection).capitalize()}: "{quoted(instruction)}". {reason}'
+
+
+def ended_badly(rejection: str) -> str:
+    """How a job without a result ended, for a person who labels.
+
+    Args:
+        rejection: of the job; empty where it is not rejected.
+    """
+    return {"": "failed", "instruction": "not understood"}.get(rejection, "rejected")
 
 
 def refined_elsewhere(labels: list[str]) -> str:

@@ -95,12 +95,10 @@ def test_a_running_job_is_cancelled_too_and_one_that_nobody_has_seen_is_not(
 
 
 def test_a_done_or_a_rejected_job_is_left_alone(store: Store, project: int) -> None:
-    job, _ = store.jobs.add(
-        "prelabel", project, 1, "", "", "prelabel", {"rejected": True}, error="no video", remedy="add one"
-    )
+    job, _ = store.jobs.add("prelabel", project, 1, "", "", "prelabel", error="no video", remedy="add one")
     assert store.selections.cancel(Wanted(), now()) == []
     assert store.selections.queue_again(Wanted(), now()) == []
-    assert store.jobs.get(job.id).state == "failed"
+    assert store.jobs.get(job.id).state == "rejected"
 
 
 @pytest.mark.parametrize("query", ["until=nonsense", "until=2026-01-01T00:00:00&project=x", ""])

@@ -44,9 +44,9 @@ def test_a_bad_task_fails_alone(client: FlaskClient, store: Store, predict_body:
     answer = client.post("/predict", json=with_odd(predict_body(1, 2, 3), odd))
     assert (answer.status_code, answer.json) == (200, {"results": []})
     assert {job.task_id for job in store.jobs.newest(state="queued")} == {1, 2, 3}
-    (failed,) = store.jobs.newest(state="failed")
-    assert words in failed.error
-    assert failed.remedy
+    (rejected,) = store.jobs.newest(state="rejected")
+    assert words in rejected.error
+    assert rejected.remedy
     assert client.get("/jobs").status_code == client.get("/page/jobs").status_code == 200
 
 
@@ -99,4 +99,4 @@ def test_a_task_with_a_nested_video(client: FlaskClient, store: Store, predict_b
     body["tasks"].append({"id": 2, "data": {"instruction": "red", "media": {}}})
     assert client.post("/predict", json=body).status_code == 200
     assert [job.video for job in store.jobs.newest(state="queued")] == ["https://host/clip.mp4"]
-    assert "`media.name`" in store.jobs.newest(state="failed")[0].error
+    assert "`media.name`" in store.jobs.newest(state="rejected")[0].error

@@ -70,7 +70,7 @@ def test_an_engine_that_is_not_on_offer_is_refused_and_the_project_keeps_its_own
     body["params"]["engine"] = "os:system"
     assert client.post("/predict", json=body).status_code == 400
     (job,) = store.jobs.newest()
-    assert job.state == "failed"
+    assert job.state == "rejected"
     assert "os:system" in job.error
 
 

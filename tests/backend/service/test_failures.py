@@ -100,7 +100,7 @@ def test_a_rejected_job_is_not_retried_since_its_task_lacks_something(
     answer = client.post(f"/failures/{group['key']}/retry", headers=bearer)
     assert answer.status_code == 400
     assert "has no video" in answer.json["error"]
-    assert store.jobs.newest()[0].state == "failed"
+    assert (store.jobs.newest()[0].state, store.jobs.newest()[0].rejection) == ("rejected", "task")
 
 
 def test_the_page_of_failed_jobs_says_how_many_fail_for_which_reason_and_retries_them_after_a_question(

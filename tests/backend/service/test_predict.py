@@ -107,7 +107,7 @@ def test_tasks_that_lack_something_fail_visibly_and_do_not_hold_up_the_others(
     assert client.post("/predict", json=body).json == {"results": []}
     jobs = {job.task_id: job for job in store.jobs.newest()}
     assert jobs[1].state == "queued"
-    assert {jobs[task].state for task in (2, 3, 4)} == {"failed"}
+    assert {jobs[task].state for task in (2, 3, 4)} == {"rejected"}
     assert "lacks `instruction`" in jobs[2].error
     assert "lacks `video`" in jobs[3].error
     assert "9999 characters" in jobs[4].error
@@ -126,7 +126,7 @@ def test_an_unusable_label_config_is_refused_and_the_tasks_are_kept(
         assert answer.status_code == 400
         assert answer.json["error"]
         assert answer.json["remedy"]
-    assert [job.state for job in store.jobs.newest()] == ["failed", "failed"]
+    assert [job.state for job in store.jobs.newest()] == ["rejected", "rejected"]
     body["label_config"] = usable
     client.post("/predict", json=body)
     assert [job.state for job in store.jobs.newest()] == ["queued", "queued"]
@@ -319,9 +319,7 @@ def test_a_sentence_that_the_engine_refuses_is_said_to_be_not_understood(
         while not store.jobs.newest(state="queued"):
             time.sleep(0.02)
         (job,) = store.jobs.newest()
-        store.runs.fail(
-            job.id, store.runs.start(job.id) or "", "Not understood: 'the' names nothing.", "Name an object."
-        )
+        store.runs.reject(job.id, store.runs.start(job.id) or "", "'the' names nothing.", "Name an object.")
 
     thread = threading.Thread(target=refuse)
     thread.start()
@@ -361,7 +359,7 @@ def test_a_typed_instruction_too_long_is_refused_and_kept(client: FlaskClient, s
     assert words.startswith('Not understood: "xxxx')
     assert "10000 characters" in words
     (job,) = store.jobs.newest()
-    assert job.state == "failed"
+    assert (job.state, job.rejection) == ("rejected", "instruction")
     assert "10000 characters" in job.error
 
 

@@ -60,7 +60,7 @@ def put(store: Store) -> Put:
     ("kind", "row", "params"),
     [
         ("prelabel", {}, PrelabelParams()),
-        ("prelabel", {"rejected": True}, PrelabelParams(rejected=True)),
+        ("prelabel", {"rejected": True}, PrelabelParams()),
         ("prelabel", {"answer_until": None, "rejected": False}, PrelabelParams()),
         ("refine", {"annotation_id": 3, "base_job_id": None}, RefineParams(annotation_id=3)),
         (

@@ -22,7 +22,7 @@ from backend.store.tasks import JobSummary
 from trajseg.tracks import Result
 
 LATER = now() + timedelta(minutes=5)
-QUEUED = JobSummary("a", "prelabel", False, "queued", 0, 0, "", now(), None, None, None, None, None)
+QUEUED = JobSummary("a", "prelabel", False, "queued", 0, 0, "", "", now(), None, None, None, None, None)
 RUNNING = replace(QUEUED, state="running", frames_done=47, frames_total=100)
 ENDED = replace(QUEUED, state="done", finished_at=now(), visible=2, delivery_state="sent", sent_at=now())
 FAILED = replace(QUEUED, state="failed", finished_at=now(), error="The link  is dead.")
@@ -39,6 +39,8 @@ SETTLED = KnownTask(settled="prelabelled", settled_at=now() - timedelta(hours=1)
         ([replace(RUNNING, frames_total=0)], None, "running"),
         ([FAILED], None, "failed: The link is dead."),
         ([replace(FAILED, state="cancelled")], None, "cancelled"),
+        ([replace(FAILED, error="Not understood: x")], None, "failed: Not understood: x"),
+        ([replace(FAILED, state="rejected", rejection="task", error="no video")], None, "rejected: no video"),
         ([ENDED], SETTLED, "prelabelled"),
         ([ENDED], KnownTask(settled="found nothing"), "found nothing"),
         ([replace(ENDED, delivery_state="failed", delivery_error="no room")], None, "not delivered: no room"),
@@ -52,7 +54,7 @@ SETTLED = KnownTask(settled="prelabelled", settled_at=now() - timedelta(hours=1)
         ([ENDED, replace(ENDED, **TYPED)], SETTLED, "prelabelled; typed: ready, open the task again"),
         ([ENDED, replace(ENDED, **TYPED, sent_at=None)], SETTLED, "prelabelled"),
         (
-            [replace(FAILED, **TYPED, error="Not understood: 'x' names nothing.")],
+            [replace(FAILED, **TYPED, state="rejected", rejection="instruction", error="'x' names nothing.")],
             SETTLED,
             "prelabelled; typed: not understood: 'x' names nothing.",
         ),
