@@ -47,7 +47,7 @@ class InteractiveLabelling:
     def __init__(self, store: Store, jobs: JobControl, settings: Settings) -> None:
         self.store = store
         self.jobs = jobs
-        self.wait_seconds = settings.interactive_wait_seconds
+        self.settings = settings
         self.waiting = threading.BoundedSemaphore(max(settings.threads - SPARE_THREADS, 1))
 
     def answer(
@@ -88,7 +88,8 @@ class InteractiveLabelling:
     def _worthwhile_wait(self, project: Project, engine: ChosenEngine) -> float:
         """Seconds to wait for an answer: few where such jobs take longer than anybody would wait."""
         usual = typical_seconds(self.store.database, project.id, "prelabel", engine.model_version)
-        return min(self.wait_seconds, GLANCE_SECONDS) if usual and usual > self.wait_seconds else self.wait_seconds
+        wait = self.settings.interactive_wait_seconds
+        return min(wait, GLANCE_SECONDS) if usual and usual > wait else wait
 
     def _still_running(self, config: LabelConfig, context: Context, job: Job) -> dict[str, Any]:
         """Why there is no result to show: the job waits, runs, has failed or was cancelled."""
@@ -149,7 +150,7 @@ class InteractiveLabelling:
         job, created = self.store.jobs.add_all([request])[0]
         if not created and job.state in ("failed", "cancelled"):
             job = self.store.jobs.retry(job.id)
-        deadline = time.monotonic() + self.wait_seconds
+        deadline = time.monotonic() + self.settings.interactive_wait_seconds
         if job.state == "queued" and not self.jobs.enqueue([job]):
             return self._still_running(config, context, job)
         key_frames = _key_frames(config, task)

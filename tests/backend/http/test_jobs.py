@@ -99,7 +99,7 @@ def test_jobs_are_listed_and_chosen(client: FlaskClient, store: Store, predict_b
     listed = client.get("/jobs").json
     assert len(listed["jobs"]) == 3
     assert listed["queue"]["queued"] == 2
-    assert [job["task"] for job in client.get("/jobs?state=failed").json["jobs"]] == [3]
+    assert [job["task"] for job in client.get("/jobs?state=rejected").json["jobs"]] == [3]
     assert len(client.get("/jobs?task=2").json["jobs"]) == 1
     assert len(client.get("/jobs?project=7&limit=2").json["jobs"]) == 2
     assert client.get("/jobs?project=8").status_code == 404

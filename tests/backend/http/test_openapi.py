@@ -147,7 +147,7 @@ def fuzz(app: Flask, store: Store, token: str, cases: int) -> int:
 
 def every_page_answers(client: FlaskClient, store: Store) -> None:
     paths = ["/page/jobs", "/page/jobs.json", "/page/report", "/page/models/", "/jobs", "/failures", "/metrics"]
-    paths += [f"/page/jobs?state={state}" for state in ("queued", "running", "done", "failed", "cancelled")]
+    paths += [f"/page/jobs?state={state}" for state in ("queued", "running", "done", "failed", "rejected", "cancelled")]
     for job in store.jobs.newest(limit=30):
         paths += [f"/page/jobs/{job.id}", f"/page/jobs/{job.id}/news.json", f"/jobs/{job.id}"]
     for path in paths:

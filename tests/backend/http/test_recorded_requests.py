@@ -47,10 +47,10 @@ EXPECTED: dict[str, Any] = {
 }
 JOBS = {
     # Tasks without an instruction: one failed job each, which says so.
-    "04": [(9, "failed", "prelabel")],
-    "05": [(9, "failed", "prelabel"), (10, "failed", "prelabel")],
-    "11": [(10, "failed", "prelabel")],
-    "21": [(task, "failed", "prelabel") for task in (9, 10, 11, 12, 13)],
+    "04": [(9, "rejected", "prelabel")],
+    "05": [(9, "rejected", "prelabel"), (10, "failed", "prelabel")],
+    "11": [(10, "rejected", "prelabel")],
+    "21": [(task, "rejected", "prelabel") for task in (9, 10, 11, 12, 13)],
     # An instruction typed in the page.
     "17": [(12, "queued", "interactive")],
     "22": [(39, "queued", "interactive")],
@@ -90,7 +90,7 @@ def test_recorded_request(name: str, client: FlaskClient, store: Store) -> None:
         assert (answer.status_code, answer.json) == expected
     jobs = sorted((job.task_id, job.state, job.queue) for job in store.jobs.newest())
     assert jobs == JOBS.get(name[:2], [])
-    for job in store.jobs.newest(state="failed"):
+    for job in store.jobs.newest(state="rejected"):
         assert "instruction" in job.error
         assert job.remedy
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import jwt
@@ -55,7 +55,7 @@ class FakeLabelStudio:
         self._number = 0
         self._server = make_server("127.0.0.1", 0, self._app(), threaded=True)
         self.url = f"http://127.0.0.1:{self._server.port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
         """Goes down; connections are refused from then on."""
@@ -388,6 +388,12 @@ def _invalid(**reasons: list[str]) -> Response:
     answer = jsonify(status_code=400, version="1.23.2", detail="Validation error", validation_errors=reasons)
     answer.status_code = 400
     return answer
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients try again after 50 ms instead of seconds."""
+    monkeypatch.setitem(cast(Any, LabelStudioClient.__init__).__kwdefaults__, "wait", 0.05)
 
 
 @pytest.fixture

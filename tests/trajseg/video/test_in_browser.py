@@ -110,7 +110,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return Response("<!doctype html>") if name == "page" else send_from_directory(folder, name, conditional=True)
 
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         opened = browser.new_page()

@@ -20,7 +20,7 @@ from backend.settings import Settings
 def served(settings, app):
     """Settings whose public address is a real backend."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield settings.model_copy(update={"public_url": f"http://127.0.0.1:{server.port}"})
     server.shutdown()
 

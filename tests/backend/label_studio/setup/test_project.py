@@ -35,7 +35,7 @@ def serving(app):
     from werkzeug.serving import make_server
 
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://127.0.0.1:{server.port}"
     server.shutdown()
 
@@ -177,7 +177,7 @@ def test_a_link_stays_a_link_and_a_bucket_is_left_to_label_studio(run, studio, t
             """Says nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tiny_clip.path.parent)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     link = f"http://localhost:{server.server_port}/{tiny_clip.path.name}"
     done = run("create", "--title", "Links", "-i", "red", "--no-backend", link, "s3://bucket/clip.mp4")
     server.shutdown()
