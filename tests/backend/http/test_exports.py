@@ -127,8 +127,8 @@ def test_memory_does_not_grow_with_the_project(store: Store, project: int) -> No
         return found
 
     random = np.random.default_rng(0)
-    masks = [random.random((120, 160)) > 0.5 for _ in range(20)]
-    noise = MaskTrack.from_masks("t1", masks, range(20), [0.5] * 20)
-    large = Result("clip.mp4", 1.0, 160, 120, 20, "noise", "", "tiny", [noise])
-    few, many = peak(range(10, 14)), peak(range(14, 40))
+    masks = [random.random((120, 160)) > 0.5 for _ in range(10)]
+    noise = MaskTrack.from_masks("t1", masks, range(10), [0.5] * 10)
+    large = Result("clip.mp4", 1.0, 160, 120, 10, "noise", "", "tiny", [noise])
+    few, many = peak(range(10, 14)), peak(range(14, 30))
     assert many < 1.5 * few, (few, many)

@@ -50,7 +50,9 @@ def _draw(folder, dtype):
     return prompt.float(), torch.stack(logits)
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.03), (torch.float16, 0.01)])
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.bfloat16, 0.03), pytest.param(torch.float16, 0.01, marks=pytest.mark.slow)]
+)
 def test_half_precision_draws_the_same_masks(folder, dtype, most):
     prompt, logits = _draw(folder, torch.float32)
     half_prompt, half_logits = _draw(folder, dtype)

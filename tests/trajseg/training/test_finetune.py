@@ -54,6 +54,7 @@ def test_the_annotator_paints_some_frames_and_carries_them_to_the_others(folder)
     assert thing.caption
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_float_for_float(folder, tmp_path):
     corrections = Corrections(folder, "train")
     whole = finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "whole", REPLAY)
@@ -99,6 +100,7 @@ def test_what_to_replay_is_said_by_the_checkpoint(tmp_path):
     assert replay_data(str(tmp_path)) == "ref-youtube-vos:/d"
 
 
+@pytest.mark.slow
 def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(folder, tmp_path):
     task = RoundTask(
         "trajseg-tiny",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,18 +34,34 @@ from worker.run import Resident, keep, run
 
 BASE = "trajseg-tiny"
 ENGINES = OfferedEngines(BASE, {BASE: BASE})
-CLIP = Path(__file__).parents[2] / "clips" / "yellow_box.mp4"
+
+
+@pytest.fixture(scope="module")
+def corrected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A folder of corrections: one training video, and some held out. Each is made once; copy it."""
+
+    @cache
+    def made(held_out: int) -> Path:
+        posters = open_dataset("posters:train", DatasetOptions(count=60, height=64))
+        clips = by_side(posters, {"train": 1, "held-out": held_out})
+        return correct(clips, tmp_path_factory.mktemp("corrected") / "corrections", expressions=1)
+
+    return made
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[SimpleNamespace]:
+def world(tmp_path: Path, tiny_clip: Any, corrected: Callable[[int], Path]) -> Iterator[SimpleNamespace]:
     """A worker with the shipped model, and a project."""
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
-    settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(CLIP.parent),))
+    settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),))
     keep(Resident(settings, store, VideoSegmenter.from_pretrained(BASE, "cpu")))
     yield SimpleNamespace(
-        store=store, settings=settings, project=store.projects.upsert(12, "http://127.0.0.1:9", "<View/>")
+        store=store,
+        settings=settings,
+        project=store.projects.upsert(12, "http://127.0.0.1:9", "<View/>"),
+        video=str(tiny_clip.path),
+        corrected=corrected,
     )
     keep(None)
     store.close()
@@ -53,14 +71,12 @@ def training(world: SimpleNamespace, held_out: int = 1, params: FinetuneParams |
     """A training whose corrections are exported already: one training video, and some held out."""
     job, created = request_training(world.store, world.project, ENGINES, params)
     assert created
-    posters = open_dataset("posters:train", DatasetOptions(count=60, height=64))
-    clips = by_side(posters, {"train": 1, "held-out": held_out})
-    correct(clips, world.settings.data_dir / "training" / job.id / "corrections", expressions=1)
+    shutil.copytree(world.corrected(held_out), world.settings.data_dir / "training" / job.id / "corrections")
     return job
 
 
 def prelabelled(world: SimpleNamespace, task: int) -> Job:
-    job, _ = world.store.jobs.add("prelabel", world.project.id, task, str(CLIP), "the yellow box", "prelabel")
+    job, _ = world.store.jobs.add("prelabel", world.project.id, task, world.video, "the red square", "prelabel")
     run(job.id)
     done: Job = world.store.jobs.get(job.id)
     assert done.state == "done", done.error
@@ -100,6 +116,7 @@ def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world:
     assert not (world.settings.data_dir / "training" / job.id).exists()
 
 
+@pytest.mark.slow
 def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
     world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +131,7 @@ def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
         tell(context, folder)
         progress = folder / "progress.json"
         if not arrived and progress.exists() and json.loads(progress.read_text())["done"] >= 1:
-            world.store.jobs.add("prelabel", world.project.id, 1, str(CLIP), "it", "prelabel")
+            world.store.jobs.add("prelabel", world.project.id, 1, world.video, "it", "prelabel")
             arrived.append(time.monotonic())
 
     monkeypatch.setattr(finetune, "_tell", arrival)
@@ -189,7 +206,7 @@ def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
     assert (again.task_id, again.model_version) == (1, name), "what nobody has annotated is labelled again"
     assert prelabelled(world, 2).model_version == name
     other: Project = world.store.projects.upsert(13, "http://127.0.0.1:9", "<View/>")
-    held, _ = world.store.jobs.add("prelabel", other.id, 1, str(CLIP), "the yellow box", "prelabel")
+    held, _ = world.store.jobs.add("prelabel", other.id, 1, world.video, "the red square", "prelabel")
     run(held.id)
     assert world.store.jobs.get(held.id).model_version == BASE, "another project is served by the base"
     ours, theirs = (world.store.jobs.result(one).to_json()["tracks"] for one in (before.id, held.id))

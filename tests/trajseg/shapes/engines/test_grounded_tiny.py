@@ -13,6 +13,7 @@ from trajseg.engines.grounded.engine import GroundedEngine
 from trajseg.tracks import rle
 from trajseg.tracks.region_similarity import region_similarity
 
+pytestmark = pytest.mark.slow
 CHECKPOINT = Path(__file__).parents[4] / "trajseg" / "shapes" / "engines" / "grounded-tiny"
 
 

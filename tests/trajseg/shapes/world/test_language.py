@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -153,12 +154,13 @@ def test_a_second_reader_finds_exactly_the_objects_that_are_meant(split: str) ->
     assert min(kinds.values()) > 30
 
 
+@cache
+def asked_of(split: str, seed: int) -> list[language.Instruction]:
+    return instructions(sample_scene(seed, split), random.Random(seed))  # type: ignore[arg-type]
+
+
 def many(split: str, count: int) -> list[language.Instruction]:
-    found = []
-    for seed in range(count):
-        scene = sample_scene(seed, split)  # type: ignore[arg-type]
-        found += instructions(scene, random.Random(seed))
-    return found
+    return [asked for seed in range(count) for asked in asked_of(split, seed)]
 
 
 def frame_of(text: str) -> str:
