@@ -113,8 +113,8 @@ def run(folder: Path, log: Path) -> dict[str, str]:
         ask("POST", "/predict", content=b"{" + SECRETS["TRAJSEG_API_TOKEN"].encode())
         ask("GET", "/projects/6/export?format=coco-vid")
     found["stdout and stderr"] = log.read_text()
-    for path in (folder / "data").rglob("*.log"):
-        found[str(path)] = path.read_text(errors="replace")
+    for written in (folder / "data").rglob("*.log"):
+        found[str(written)] = written.read_text(errors="replace")
     return found
 
 

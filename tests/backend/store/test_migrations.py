@@ -14,10 +14,12 @@ from sqlalchemy import text
 import backend.store
 from backend.store import Store
 
-NOT_UNDERSTOOD = ("failed", "Not understood: 'the' names nothing.", {"typed": True})
-FAILED = ("failed", "The link is dead.", {})
-LACKING = ("failed", "Task 3 has no video.", {"rejected": True, "engine": "sam3"})
-DONE = ("done", "", {})
+Row = tuple[str, str, dict[str, Any]]
+"""State, error and params of a job."""
+NOT_UNDERSTOOD: Row = ("failed", "Not understood: 'the' names nothing.", {"typed": True})
+FAILED: Row = ("failed", "The link is dead.", {})
+LACKING: Row = ("failed", "Task 3 has no video.", {"rejected": True, "engine": "sam3"})
+DONE: Row = ("done", "", {})
 
 
 def to(store: Store, revision: str, down: bool = False) -> None:

@@ -195,7 +195,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_bytes(name.encode())
         hashes[name] = hashlib.sha256(name.encode()).hexdigest()
     known = replace(CATALOGUE["mobile-sam"], sha256=hashes)
-    monkeypatch.setitem(CATALOGUE, "mobile-sam", known)  # type: ignore[arg-type]
+    monkeypatch.setitem(CATALOGUE, "mobile-sam", known)
     return tmp_path / "package"
 
 
