@@ -30,6 +30,7 @@ import redis
 from rq import Queue, SimpleWorker
 from rq.exceptions import DeserializationError, StopRequested
 from rq.serializers import JSONSerializer
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from backend.queue import EntryJob, JobQueue
 from backend.settings import HEARTBEAT_SECONDS, Settings
@@ -262,15 +263,23 @@ def _connection(settings: Settings) -> redis.Redis:
     """A connection that answered once."""
     # redis-py gives up after 5 s by default: an idle worker would take that for a broken connection, and pause.
     connection = redis.Redis.from_url(settings.redis_url, socket_timeout=WORKER_TTL_SECONDS - 5)
-    deadline = time.monotonic() + FIRST_CONTACT_SECONDS
-    while True:
-        try:
-            connection.ping()
-            return connection
-        except redis.RedisError as error:
-            if time.monotonic() > deadline or isinstance(error, redis.AuthenticationError):
-                raise QueueError(
-                    f"Redis cannot be reached: {error}.", "Start Redis or Valkey, or fix REDIS_URL."
-                ) from error
-            log.warning("waiting for Redis: %s", error)
-        time.sleep(2.0)
+    again = Retrying(
+        retry=retry_if_exception(_is_no_answer),
+        stop=stop_after_delay(FIRST_CONTACT_SECONDS),
+        wait=wait_fixed(2.0),
+        before_sleep=_log_waiting,
+        reraise=True,
+    )
+    try:
+        again(connection.ping)
+    except redis.RedisError as error:
+        raise QueueError(f"Redis cannot be reached: {error}.", "Start Redis or Valkey, or fix REDIS_URL.") from error
+    return connection
+
+
+def _log_waiting(state: RetryCallState) -> None:
+    log.warning("waiting for Redis: %s", state.outcome.exception() if state.outcome else "no answer")
+
+
+def _is_no_answer(error: BaseException) -> bool:
+    return isinstance(error, redis.RedisError) and not isinstance(error, redis.AuthenticationError)

@@ -1,4 +1,4 @@
-"""RQ's entry into the worker: begins a job, runs the work of its kind, and ends it as done, failed, rejected or cancelled."""
+"""RQ's entry into the worker: starts a job, runs the work of its kind, and stores how it ended."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from rq.timeouts import JobTimeoutException
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from backend.addresses import shown_address
 from backend.fetch import BusyServerError, FetchPolicy, fetched
@@ -361,16 +362,16 @@ def _signals_wait() -> Iterator[None]:
 
 def _give_back_patiently(this: _Run) -> None:
     """Give a job back through a store that does not answer now; its lease ends where that takes too long."""
-    deadline = time.monotonic() + GIVE_BACK_SECONDS
-    while True:
-        try:
-            this.give_back()
-            return
-        except StoreError as error:
-            if time.monotonic() > deadline:
-                log.warning("job %s is left to the reconciler: %s", this.job.id, error)
-                return
-        time.sleep(0.5)
+    again = Retrying(
+        retry=retry_if_exception_type(StoreError),
+        stop=stop_after_delay(GIVE_BACK_SECONDS),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
+    try:
+        again(this.give_back)
+    except StoreError as error:
+        log.warning("job %s is left to the reconciler: %s", this.job.id, error)
 
 
 def _task_is_gone(resident: Resident, job: Job) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 import socket
 import subprocess
-import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import redis
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from backend.private import private_folder
 from trajseg.errors import QueueError
@@ -66,20 +66,21 @@ class EmbeddedValkey:
             written.replace(self.folder / "valkey.log.1")
         with written.open("ab") as log:
             self._child = spawn([_binary(), str(config), "--dir", str(self.folder)], output=log)
-        deadline = time.monotonic() + START_SECONDS
+        again = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, redis.RedisError) and self.running),
+            stop=stop_after_delay(START_SECONDS),
+            wait=wait_fixed(0.05),
+            reraise=True,
+        )
         with redis.Redis.from_url(self.url) as connection:
-            while True:
-                try:
-                    connection.ping()
-                    return
-                except redis.RedisError as error:
-                    if not self.running or time.monotonic() > deadline:
-                        self.stop()
-                        raise QueueError(
-                            f"The embedded Valkey does not start: {error}.",
-                            f"See {self.folder / 'valkey.log'}, or set REDIS_URL to a Redis of your own.",
-                        ) from error
-                time.sleep(0.05)
+            try:
+                again(connection.ping)
+            except redis.RedisError as error:
+                self.stop()
+                raise QueueError(
+                    f"The embedded Valkey does not start: {error}.",
+                    f"See {self.folder / 'valkey.log'}, or set REDIS_URL to a Redis of your own.",
+                ) from error
 
     def stop(self) -> None:
         if self._child is not None:
