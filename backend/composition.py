@@ -19,7 +19,7 @@ from backend.store import Store
 
 @dataclass(frozen=True)
 class Backend:
-    """The parts of one backend process; whoever hosts it (waitress, gunicorn, label-studio-ml) starts and closes it.
+    """The parts of one backend process; its host (waitress, gunicorn, label-studio-ml) starts and closes it.
 
     Attributes:
         service: what the HTTP routes and the label-studio-ml adapter call.

@@ -1,4 +1,4 @@
-"""Log lines, tracebacks and messages without secrets, whoever hosts the backend; as text, or as JSON by job."""
+"""Log lines, tracebacks and messages without secrets under every host of the backend; as text, or as JSON by job."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The queue: jobs handed to workers through RQ on Redis or Valkey. Transport only; the store is the truth.
 
-Whoever can write to Redis must not be able to run code in a worker or in the backend. So a job in Redis is JSON, and
-all it can ask for is that a worker runs one job of the store; see EntryJob.
+Write access to Redis must not be enough to run code in a worker or in the backend. So a job in Redis is JSON, and all
+it can do is make a worker run one job of the store; see EntryJob.
 """
 
 from __future__ import annotations
@@ -253,9 +253,9 @@ class JobQueue:
             names: Any = self.connection.zrangebyscore(WORKERS, moment[0] - 3 * HEARTBEAT_SECONDS, "+inf")
             held: Any = self.connection.mget([f"{GPU}:{name.decode()}" for name in names]) if names else []
         gpus = {}
-        for name, told in zip(names, held, strict=True):
+        for name, figures in zip(names, held, strict=True):
             with suppress(ValueError):
-                used, total = (told or b"").split()
+                used, total = (figures or b"").split()
                 gpus[name.decode()] = int(used), int(total)
         return gpus
 

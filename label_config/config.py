@@ -45,7 +45,7 @@ class LabelConfig:
         object_name: name of the Image or Video tag; `to_name` of a result.
         labels: what may stand as a track's label, in the order of the configuration.
         instructions: labels with an instruction of their own (`<Label value="car" instruction="the red car"/>`), in
-            order: what tasks without an instruction are asked for.
+            order; tasks without an instruction get all of them.
         timeline: name of a <TimelineLabels> on the Video of the box view, where there is one; it gets a range for each
             stretch in which a track shows.
         timeline_labels: its labels.
@@ -223,11 +223,11 @@ def _labels(tag: Tag) -> tuple[str, ...]:
 
 
 def _instructions(tag: Tag) -> tuple[tuple[str, str], ...]:
-    told = [
+    pairs = [
         (label.get("alias") or label.get("value") or "", (label.get("instruction") or "").strip())
         for label in tag.iter("Label")
     ]
-    return tuple((label, instruction) for label, instruction in told if label and instruction)
+    return tuple((label, instruction) for label, instruction in pairs if label and instruction)
 
 
 def _targets(tag: Tag) -> list[str]:

@@ -43,7 +43,7 @@ def fill(view: View, labels: Iterable[str] | None = None, instructions: Mapping[
     """The labelling configuration of a view, with these labels (default track-1 to track-8) in colour.
 
     Args:
-        instructions: by label, what tasks without an instruction of their own are asked for.
+        instructions: by label, for tasks without an instruction of their own.
 
     Labels are cleaned (clean_label) and doubled ones dropped. Raises LabelConfigError when none is left.
     """

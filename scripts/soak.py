@@ -3,8 +3,8 @@
     python scripts/soak.py --minutes 15 --seed 1 [--database postgresql://...]
 
 A backend, two workers, a Valkey and a store run as they do for a user; Label Studio is the fake of the tests behind
-real HTTP, and the engine only knows colours. Tasks are asked for all the time, while workers and backend are killed
-and stopped, Valkey is killed, emptied and paused, Label Studio is away, ill or hangs, the database is locked, clocks
+real HTTP, and the engine only knows colours. Predictions are requested all the time, while workers and backend are
+killed and stopped, Valkey is killed, emptied and paused, Label Studio is away, ill or hangs, the database is locked, clocks
 are wrong (where libfaketime is installed) and tasks are deleted. The same seed gives the same faults in the same order.
 The last line is JSON: {"jobs", "faults", "lost", "duplicated", "stuck"}; the exit code is 1 where one of the last three
 is not 0.
@@ -42,12 +42,12 @@ from label_config import fill
 from trajseg.video import write_video
 
 ASK_SECONDS = 0.8
-"""On average, from one task to the next."""
+"""Mean time between two requests."""
 FAULT_SECONDS = 4.0
 SETTLE_SECONDS = 240.0
-"""After the last fault, for all that is left to be done."""
+"""Time after the last fault for the remaining jobs."""
 REPEATED = 0.2
-"""Share of requests about a task that was asked for before, as when a person opens it again."""
+"""Share of requests for a task that had one before, as when a person opens it again."""
 COLOURS = ("red", "green", "blue", "red and blue")
 
 

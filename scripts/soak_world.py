@@ -132,7 +132,7 @@ class World:
         self.store.close()
 
     def look_after(self, choose: random.Random) -> None:
-        """Do what is due, and start again what has ended, after a pause, as whoever runs the service does."""
+        """Run due actions and restart processes that have ended, after a pause, as a supervisor does."""
         now = time.monotonic()
         due, self._later = (
             [what for at, what in self._later if at <= now],
@@ -180,7 +180,7 @@ class World:
     def stop_worker(self, choose: random.Random, kill_after: float | None = None) -> None:
         worker = choose.choice(self._workers)
         self._signal(worker, signal.SIGTERM)
-        # A worker ends after its job; whoever runs it loses patience some time.
+        # A worker ends after its job; `docker stop` kills it after a while.
         self._after(GRACE_SECONDS if kill_after is None else kill_after, lambda: self._signal(worker, signal.SIGKILL))
 
     def hang_worker(self, choose: random.Random, seconds: float) -> None:

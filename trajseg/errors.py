@@ -28,7 +28,7 @@ _redact: Callable[[str], str] | None = None
 
 
 def redact_with(redact: Callable[[str], str]) -> None:
-    """Have `shown` take secrets out of texts: for whoever has read settings that hold some."""
+    """Make `shown` remove secrets from texts; called once settings with secrets are loaded."""
     global _redact
     _redact = redact
 

@@ -108,7 +108,7 @@ class ResidentWorker(SimpleWorker):
         return [self._first[1], self._first[0], *self._first[2:]]
 
     def subscribe(self) -> None:
-        # Commands come by signals and through the store, never from whoever can write to Redis.
+        # Commands come by signals and through the store, never through Redis.
         pass
 
     def execute_job(self, job: EntryJob, queue: Queue) -> None:  # type: ignore[override]

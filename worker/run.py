@@ -225,7 +225,7 @@ class _Run(JobContext[JobParams]):
             if outcome.result is not None:
                 outcome.result.video = self.job.video
                 outcome.result.timings = {**self.timings, **outcome.result.timings}
-                # Before the store knows of the result: whoever delivers it must find the pictures.
+                # Before the result is stored: its delivery needs the pictures.
                 self._write_key_frames(outcome.result, outcome.notes)
         delivery = self.store.runs.finish(self.job.id, self.token, outcome.result, outcome.notes, outcome.report)
         if outcome.result is not None:

@@ -44,7 +44,7 @@ def create_app(backend: Backend) -> Flask:
 
 
 def error_answer(error: TrajSegError) -> tuple[Response, int]:
-    """The answer to a request that ended in one of our errors: 4xx for what was asked, 5xx for us."""
+    """The answer to a request that ended in one of our errors: 4xx where the request is wrong, 5xx where we are."""
     if isinstance(error, UnknownProjectError | UnknownJobError):
         status = 404
     elif isinstance(error, InputError):

@@ -165,9 +165,9 @@ def _in_words(changes: list[FrameChange]) -> list[str]:
                 stretches[-1].append(number)
             else:
                 stretches.append([number])
-        told = ", ".join(f"{one[0]} to {one[-1]}" if len(one) > 1 else str(one[0]) for one in stretches)
+        spans = ", ".join(f"{one[0]} to {one[-1]}" if len(one) > 1 else str(one[0]) for one in stretches)
         if numbers:
-            words.append(f"{kind} on frame{'s' if len(numbers) > 1 else ''} {told}")
+            words.append(f"{kind} on frame{'s' if len(numbers) > 1 else ''} {spans}")
     return words
 
 

@@ -14,8 +14,8 @@ Outcome = TypeVar("Outcome")
 class Combiner(Generic[Item, Outcome]):
     """Turns calls for one item each into calls for all that wait. Safe to share between threads.
 
-    While `work` is under way the others' items gather; whoever comes next does all of them. A call alone is done at
-    once. What is done began after the call, so nobody gets an answer older than the question.
+    While `work` runs, further items are collected, and the next call does all of them. A single call runs at once. The
+    work for an item always starts after its call, so no caller gets an answer older than its question.
 
     Args:
         work: gets a list of items and returns an outcome for each, in order. Where it raises for several items, each

@@ -83,7 +83,8 @@ class Failures:
             .where(Job.state == "done", Delivery.state == "failed")
         )
         if project_id is not None:
-            failed, undelivered = (query.where(Job.project_id == project_id) for query in (failed, undelivered))
+            failed = failed.where(Job.project_id == project_id)
+            undelivered = undelivered.where(Job.project_id == project_id)
         found: list[tuple[str, str, str, str, datetime]] = []
         with self.database.read() as session:
             for state, job_id, error, remedy, moment in session.execute(failed):

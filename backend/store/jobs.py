@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 500
 
 
 class JobStore:
-    """Reads and writes the table `jobs` for whoever requests jobs; each method is one transaction."""
+    """Reads and writes the table `jobs` for those who request jobs; each method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -156,7 +156,7 @@ class JobStore:
             return job
 
     def give_up(self, job_id: str, error: str, remedy: str = "") -> None:
-        """Fail an unfinished job that no worker gets done, whoever runs it."""
+        """Fail an unfinished job that no worker can complete, whichever run holds it."""
         with self.database.write() as session:
             job = get_job(session, job_id, lock=True)
             if job.state in UNFINISHED:

@@ -107,7 +107,7 @@ def planned(weights: Weights) -> Download:
 
 
 def fetch(download: Download) -> Path:
-    """Fetches what was planned into the hub's cache, checks it, and returns its folder; raises as `planned`."""
+    """Fetches the planned files into the hub's cache, checks it, and returns its folder; raises as `planned`."""
     from huggingface_hub import snapshot_download
 
     weights = download.weights

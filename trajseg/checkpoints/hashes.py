@@ -1,6 +1,6 @@
 """Noted hashes: the SHA-256 of every file of fetched weights, written down once and compared ever after.
 
-The catalogue cannot pin what nobody could look up; but what came here once can be told from what lies here now.
+The catalogue cannot pin hashes that nobody could look up; but later files can be compared with the first download.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def _whole(
             if protected and back.reached(max(region_similarity(before, one.mask) for one in drawn.values())):
                 break
             if before.any() and not change.before.any():
-                # The object was missed where the person painted it; of what was found elsewhere that says nothing.
+                # The object was missed on the painted frame, which says nothing about the other frames.
                 continue
             name = max(drawn, key=lambda name: drawn[name].score)
             best = drawn[name]

@@ -167,11 +167,11 @@ class Teacher(nn.Module):
         if len(where) and len(batch.ends):
             middle = F.rms_norm(out.hidden_states[COMPARED][where[:, 0], where[:, 1]], (vlm.WIDTH,))
             for column, part in enumerate(self.judged(middle).split(LOOKS, -1)):
-                told = batch.judged[real, column]
+                target = batch.judged[real, column]
                 part = without(part, self._barred(batch.judged[real], column))
-                loss = loss + 0.2 * F.cross_entropy(part, told, ignore_index=-1)
-                right_told = (part.argmax(-1) == told)[told >= 0].float()
-                figures["met"] = figures.get("met", 0.0) + float(right_told.mean()) / len(LOOKS)
+                loss = loss + 0.2 * F.cross_entropy(part, target, ignore_index=-1)
+                right = (part.argmax(-1) == target)[target >= 0].float()
+                figures["met"] = figures.get("met", 0.0) + float(right.mean()) / len(LOOKS)
         if len(batch.ends):
             rows, columns = batch.ends[:, 0], batch.ends[:, 1]
             middle = out.hidden_states[MIDDLE][rows, columns]
@@ -179,10 +179,10 @@ class Teacher(nn.Module):
             there = batch.looks[:, SIZE] >= 0
             names = ("colour", "shape", "size", "motion")
             for column, (name, part) in enumerate(zip(names, parts, strict=True)):
-                told = batch.looks[there, column]
+                target = batch.looks[there, column]
                 part = without(part[there], self._barred(batch.looks[there], column))
-                loss = loss + 0.08 * F.cross_entropy(part, told, ignore_index=-1)
-                figures[name] = float((part.argmax(-1) == told)[told >= 0].float().mean())
+                loss = loss + 0.08 * F.cross_entropy(part, target, ignore_index=-1)
+                figures[name] = float((part.argmax(-1) == target)[target >= 0].float().mean())
         return loss, figures
 
     def _barred(self, looks: Tensor, column: int) -> Tensor:
@@ -262,17 +262,17 @@ class Desk:
             read: list[int] = []
             for asked, answer in self.conversation(lesson):
                 question = self._ids(f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n")
-                told = self._ids(f"{answer}<|im_end|>")
+                said = self._ids(f"{answer}<|im_end|>")
                 after = self._ids("\n")
-                ids += [*question, *told, *after]
-                verdict = [token in (self.accept, self.reject) for token in told]
+                ids += [*question, *said, *after]
+                verdict = [token in (self.accept, self.reject) for token in said]
                 # What a candidate looks like cannot be known where it is not shown.
-                answered = [True] * len(told) if lesson.shown else verdict
-                heard = self._heard(told, answered, lesson) if lesson.unnamed else told
+                answered = [True] * len(said) if lesson.shown else verdict
+                heard = self._heard(said, answered, lesson) if lesson.unnamed else said
                 read += [*question, *heard, *after]
                 learned += [False] * len(question) + answered + [False] * len(after)
                 decided += [False] * len(question) + verdict + [False] * len(after)
-                begins += [False] * len(question) + self._begins(told, verdict) + [False] * len(after)
+                begins += [False] * len(question) + self._begins(said, verdict) + [False] * len(after)
             rows.append((ids, read, learned, decided, begins))
         length = max(len(ids) for ids, *_ in rows)
         shape = (len(rows), length)
@@ -324,13 +324,13 @@ class Desk:
         inputs = self.processor.image_processor(images=portraits, return_tensors="pt")
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
-    def _heard(self, told: list[int], answered: list[bool], lesson: Lesson) -> list[int]:
+    def _heard(self, said: list[int], answered: list[bool], lesson: Lesson) -> list[int]:
         """An answer as the model reads it while it writes: what has no name is read as some name, and is not learned.
 
         Nor is the verdict on such a candidate: whether a sentence means it cannot be known.
         """
-        heard = list(told)
-        begins = self._begins(told, [True])
+        heard = list(said)
+        begins = self._begins(said, [True])
         places = [at for at, begin in enumerate(begins) if begin]
         for unnamed, one, place in zip(lesson.unnamed, lesson.candidates, places, strict=True):
             if unnamed is None:
@@ -343,16 +343,16 @@ class Desk:
                 names = [name for name in COLOURS if (name, shape) not in HELD_OUT]
             heard[word] = self.words.convert_tokens_to_ids(f" {self.rng.choice(names)}")
             answered[word] = unnamed == MISREAD
-            verdict = next(at for at in range(place, len(told)) if told[at] in (self.accept, self.reject))
+            verdict = next(at for at in range(place, len(said)) if said[at] in (self.accept, self.reject))
             answered[verdict] = False
         return heard
 
-    def _begins(self, told: list[int], verdict: list[bool]) -> list[bool]:
+    def _begins(self, said: list[int], verdict: list[bool]) -> list[bool]:
         """Where in an answer the words on each candidate begin: at the quotation mark before them."""
-        begins = [False] * len(told)
+        begins = [False] * len(said)
         if any(verdict):
-            for place, token in enumerate(told):
-                begins[place] = token == self.mark and told[place - 1] == self.colon
+            for place, token in enumerate(said):
+                begins[place] = token == self.mark and said[place - 1] == self.colon
         return begins
 
     def _barred(self, labels: Tensor) -> Tensor:

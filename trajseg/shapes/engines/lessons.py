@@ -222,7 +222,7 @@ def _drawn(asked: list[Instruction], rng: random.Random, count: int) -> list[Ins
 def _absent(scene: Scene, concepts: list[str], rng: random.Random) -> list[Instruction]:
     """Sentences about a shape of another colour or size than any that is there.
 
-    Pairs that only the test split has are not asked for: they would only ever be met as something that is absent.
+    Pairs that only the test split has are left out: training would meet them only as absent objects.
     """
     found = []
     shapes = list(SHAPES) if concepts == ["object"] else [name for name in concepts if name in SHAPES]
@@ -265,8 +265,8 @@ def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Ran
     rng.shuffle(drawn)
     found: list[LessonCandidate] = []
     moments = bin_centres(scene.frame_count, MOMENTS)
-    for one, told in zip(drawn, scene_facts([each[2] for each in drawn], 1.0), strict=True):
-        found.append(_candidate(one, told, facts, moments, rng))
+    for one, track_facts in zip(drawn, scene_facts([each[2] for each in drawn], 1.0), strict=True):
+        found.append(_candidate(one, track_facts, facts, moments, rng))
     return found
 
 
@@ -274,13 +274,13 @@ _Drawn = tuple[int | None, str, list[Box | None], tuple[int, ...]]
 
 
 def _candidate(
-    drawn: _Drawn, told: TrackFacts, facts: Facts, moments: np.ndarray, rng: random.Random
+    drawn: _Drawn, track_facts: TrackFacts, facts: Facts, moments: np.ndarray, rng: random.Random
 ) -> LessonCandidate:
     """A candidate with its portrait from about the moment that shows it best."""
     k, phrase, boxes, looks = drawn
     shares = [1.0] * MOMENTS if k is None else facts.visible[k].tolist()
     _, best, box = max((shares[at] + rng.random() * 0.1, at, box) for at, box in enumerate(boxes) if box)
-    return LessonCandidate(k, phrase, told, int(moments[best]), box, looks)
+    return LessonCandidate(k, phrase, track_facts, int(moments[best]), box, looks)
 
 
 def _nothing(scene: Scene, rng: random.Random) -> list[Box | None]:

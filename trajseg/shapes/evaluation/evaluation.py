@@ -47,8 +47,8 @@ class ShapesAnswer(Answer):
 
 @dataclass
 class Evaluation(general.Evaluation):
-    """All answers of one run, what the engine said of each object when shown its true track, and, where that was
-    asked for, how it compares captions with instructions.
+    """All answers of one run, the engine's caption of each object given its true track, and, where requested, how it
+    compares captions with instructions.
 
     `height` are the rows of the clips; None where they differ.
     """

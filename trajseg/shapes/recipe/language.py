@@ -166,7 +166,7 @@ class LanguageTraining(nn.Module):
         """Cross entropy of the answers, from the hidden states after the last layer (B, L, D).
 
         What begins an answer (or follows a name that is left out) counts BEGINNING times: there it is decided whether
-        what is asked for is in the clip at all.
+        the object is in the clip at all.
         """
         answer = packed.labels[:, 1:] != IGNORED
         begins = answer & (packed.labels[:, :-1] == IGNORED)

@@ -132,7 +132,7 @@ def ambiguity(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table
     )
     for label, ambiguous in (("ambiguous", True), ("clear", False)):
         drawn.add(label, [_shares([one for one in group if one["ambiguous"] == ambiguous]) for group in groups])
-    told = Table(
+    separation = Table(
         "ambiguity_auc",
         "Telling ambiguous from clear: area under the ROC curve (0.5 is chance)",
         "by",
@@ -145,8 +145,8 @@ def ambiguity(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table
         ("low log-probability a token", "log_likelihood"),
         ("low log-probability of the least likely token", "least"),
     ):
-        told.add(label, [{"auc": _auc(group, key)} for group in groups])
-    return [drawn, told]
+        separation.add(label, [{"auc": _auc(group, key)} for group in groups])
+    return [drawn, separation]
 
 
 def _shares(asked: list[dict[str, Any]]) -> dict[str, float | None]:
