@@ -4,8 +4,8 @@
 
 A backend, two workers, a Valkey and a store run as they do for a user; Label Studio is the fake of the tests behind
 real HTTP, and the engine only knows colours. Predictions are requested all the time, while workers and backend are
-killed and stopped, Valkey is killed, emptied and paused, Label Studio is away, ill or hangs, the database is locked, clocks
-are wrong (where libfaketime is installed) and tasks are deleted. The same seed gives the same faults in the same order.
+killed and stopped, Valkey is killed, emptied and paused, Label Studio is away, ill or hangs, the database is locked,
+clocks are wrong (where libfaketime is installed) and tasks are deleted. A seed gives the same faults in the same order.
 The last line is JSON: {"jobs", "faults", "lost", "duplicated", "stuck"}; the exit code is 1 where one of the last three
 is not 0.
 

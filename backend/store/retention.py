@@ -30,7 +30,7 @@ from backend.store.models import (
 )
 from backend.store.rows import UNFINISHED
 
-OVER = ("failed", "cancelled")
+OVER = ("failed", "rejected", "cancelled")
 JOBS_AT_ONCE = 200
 """Jobs looked at in one transaction, so that nobody waits for it."""
 
