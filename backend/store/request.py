@@ -15,7 +15,7 @@ from backend.store.params import JobParams
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A request for a job. Requests that differ only in `queue`, `params`, `error`, `remedy` and `rejection` are one job.
+    """A request for a job. Requests that differ only in queue, params, error, remedy and rejection are one job.
 
     Raises InputError for a kind or queue that there is not, or params that the kind does not take.
 
