@@ -101,6 +101,11 @@ def test_a_rejected_job_is_not_retried_since_its_task_lacks_something(
     assert answer.status_code == 400
     assert "has no video" in answer.json["error"]
     assert (store.jobs.newest()[0].state, store.jobs.newest()[0].rejection) == ("rejected", "task")
+    page = client.get("/page/jobs?state=rejected").text
+    assert "Why they were rejected" in page
+    assert "Change the task in Label Studio." in page
+    assert "formaction" not in page
+    assert "has no video" not in client.get("/page/jobs?state=failed").text
 
 
 def test_the_page_of_failed_jobs_says_how_many_fail_for_which_reason_and_retries_them_after_a_question(
