@@ -30,6 +30,12 @@ POSTGRES = "TRAJSEG_TEST_POSTGRES_URL"
 TINY_WIDTH, TINY_HEIGHT, TINY_FRAMES, TINY_FPS = 96, 64, 12, 12.0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: started last, one of them would keep one of two processes waiting for the other."""
+    first = ("tests/integration/", "tests/worker/", "tests/trajseg/")
+    items.sort(key=lambda item: next((at for at, name in enumerate(first) if item.nodeid.startswith(name)), len(first)))
+
+
 @pytest.fixture(scope="session")
 def clips() -> Path:
     """The folder of real clips that stand in the repository."""

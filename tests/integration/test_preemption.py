@@ -74,6 +74,7 @@ def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(bench: Be
     assert np.mean(overlaps) > 0.98
 
 
+@pytest.mark.slow
 def test_a_prelabel_gets_done_although_corrections_keep_coming(bench: Bench, video: Path) -> None:
     bench.engine = "recording_engine:build"
     bench.valkey.start()

@@ -162,6 +162,7 @@ def test_a_job_whose_engine_this_worker_lacks_fails_and_says_what_to_set(residen
     assert "TRAJSEG_ENGINES" in failed.remedy
 
 
+@pytest.mark.slow
 def test_two_engines_on_one_task_say_where_they_disagree(resident: Resident, tiny_clip: Any) -> None:
     from trajseg.evaluation.comparison import compare
 
