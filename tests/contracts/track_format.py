@@ -76,7 +76,7 @@ class TrackFormatContract:
     """Whether a sentence can mean no object."""
 
     def masks(self, out: Path) -> Masks:
-        """What stands in the folder, read without the code that wrote it. Labels may be told by their order."""
+        """What stands in the folder, read without the code that wrote it. Labels may be given by their order."""
         raise NotImplementedError
 
     def words(self, out: Path) -> Words:

@@ -1,4 +1,4 @@
-"""Whoever can write to Redis cannot run code in a worker or in the backend; over a real Valkey."""
+"""Write access to Redis does not run code in a worker or in the backend; with a real Valkey."""
 
 from __future__ import annotations
 

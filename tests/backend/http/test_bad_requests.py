@@ -1,4 +1,4 @@
-"""What is wrong with a request is told in words, as JSON, and is never a crash."""
+"""Invalid requests get a JSON error with a reason, never a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signed links: a key frame is served to whoever holds its link, and nothing else is."""
+"""Signed links: a link opens its key frame, and nothing else."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_workers_tell_their_seconds_by_stage_and_their_gpus(client: FlaskClient,
     tally.put_back(taken)
     queue.beat("a", tally.take(), (3, 8))
     queue.beat("b")
-    # Whoever writes nonsense into Redis does not take the metrics away.
+    # Garbage in Redis does not break the metrics.
     queue.connection.hset("trajseg:figures", mapping={"odd": "1", "prelabel seconds draw": "much"})
     queue.connection.set("trajseg:gpu:b", "a lot")
     assert tally.take() == {}

@@ -1,4 +1,4 @@
-"""The jobs page: what is shown for each state of a job, who may do what, and what its scripts are told."""
+"""The jobs page: what it shows for each state of a job, its access rules, and the data for its scripts."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ def test_the_newest_annotation_decides_and_a_withdrawn_one_no_longer(world: Worl
     world.store.corrections.withdraw(world.project, 11)
     np.testing.assert_array_equal(world.only().track.mask(0), mask(5))
     world.store.corrections.withdraw(world.project, 12)
-    # Nor does what the withdrawn annotation asked for.
+    # Nor does the instruction of the withdrawn annotation.
     np.testing.assert_array_equal(world.only().track.mask(0), mask(2))
     assert world.only().verdict == "predicted"
 

@@ -1,4 +1,4 @@
-"""The store keeps what was asked for once, lets one run write, and loses nothing."""
+"""The store keeps equal requests once, lets one run write, and loses nothing."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_box_that_was_moved_is_segmented_anew(clip: Clip, tiny_clip: Any, scri
 
 
 class Marking:
-    """An engine that answers every hint with a mask, where its weights can, and keeps what it was told."""
+    """An engine that answers every hint with a mask, where its weights can, and records its arguments."""
 
     def __init__(self, marks: bool, mask: np.ndarray) -> None:
         self.spec, self.mask = EngineSpec(name="marking", model_version="marking", marks=marks), mask

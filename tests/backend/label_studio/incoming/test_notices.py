@@ -1,4 +1,4 @@
-"""Notices: whoever sends them, nothing is believed but what Label Studio itself says, and real ones do not wait."""
+"""Notices: only what Label Studio itself says is believed, and forged ones do not delay real ones."""
 
 from __future__ import annotations
 

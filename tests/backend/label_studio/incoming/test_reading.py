@@ -1,4 +1,4 @@
-"""Annotations become corrections, whether a webhook told of them or not, and each is carried on by one job."""
+"""Annotations become corrections, with or without a webhook, and one job propagates each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def prediction(studio: Any, task: int) -> dict[str, Any]:
 
 
 def painted(studio: Any, task: int, index: int = 1, left: int = 20) -> list[dict[str, Any]]:
-    """The prediction's regions as the page sends them back, with one frame painted anew."""
+    """The prediction's regions as the page sends them back, with one frame repainted."""
     results = copy.deepcopy(prediction(studio, task)["result"])
     mask = np.zeros((24, 32), bool)
     mask[10:20, left : left + 8] = True

@@ -1,4 +1,4 @@
-"""A result reaches Label Studio once, however often it is tried and whoever dies on the way."""
+"""A result reaches Label Studio exactly once, despite retries and crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trajseg doctor` says what is wrong and how to mend it, and that all is well where it is."""
+"""`trajseg doctor` reports each fault with its remedy, and reports no fault where there is none."""
 
 from __future__ import annotations
 

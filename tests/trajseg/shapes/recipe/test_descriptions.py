@@ -1,4 +1,4 @@
-"""What the mask side is asked for: objects by their names, and decoys that it is taught to deny."""
+"""Descriptions for mask training: objects by name, and decoys that it learns to deny."""
 
 from __future__ import annotations
 
