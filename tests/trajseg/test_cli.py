@@ -111,6 +111,54 @@ def test_model_and_device_reach_the_loader(run: Any, tiny_clip: Any, tmp_path: P
     assert run.loads == [("folder", "cpu")]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"video": 5}, '"video" must be text'),
+        ({"video": None}, '"video" must be text'),
+        ({"instruction": ["red"]}, '"instruction" must be text'),
+        ({"instruction": ""}, "instruction"),
+        ({"instruction": "x" * 2000}, "2000 characters"),
+        ({"video": "nosuch.mp4"}, "There is no file"),
+        ({"video": "a\0b"}, "There is no file"),
+        ({"video": "a" * 300}, "There is no file"),
+        ({"video": "\ud83d.mp4"}, "There is no file"),
+        ({"video": "."}, "."),
+        ({"video": ""}, "."),
+    ],
+)
+def test_whatever_is_wrong_with_a_line_stands_in_its_own_file(
+    run: Any, tiny_clip: Any, tmp_path: Path, wrong: dict[str, Any], words: str
+) -> None:
+    good = {"video": str(tiny_clip.path), "instruction": "the red square"}
+    missing = [{"id": "lacks", "video": str(tiny_clip.path)}]
+    jobs = jobs_file(tmp_path, {"id": "bad", **good, **wrong}, *missing, {"id": "good", **good})
+    outcome = run("segment", "--jobs", jobs, "--out", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "Traceback" not in outcome.stderr
+    assert "The line lacks instruction" in json.loads((tmp_path / "out" / "lacks.error.json").read_text())["error"]
+    assert words in json.loads((tmp_path / "out" / "bad.error.json").read_text())["error"]
+    assert (tmp_path / "out" / "good.json").exists()
+
+
+@pytest.mark.parametrize("between", ["\n", "\r\n", "\n\n", "\n \n", "\n\ufeff", "\n\0\n"])
+def test_lines_may_be_parted_as_editors_part_them(run: Any, tiny_clip: Any, tmp_path: Path, between: str) -> None:
+    good = {"video": str(tiny_clip.path), "instruction": "the\u2028red\x85square"}
+    lines = [json.dumps({"id": name, **good}, ensure_ascii=False) for name in ("a", "b", "c")]
+    (tmp_path / "jobs.jsonl").write_bytes(("\ufeff" + between.join(lines) + between.rstrip("\ufeff")).encode())
+    outcome = run("segment", "--jobs", tmp_path / "jobs.jsonl", "--out", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "b.json", "c.json"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_file_in_utf_16_is_called_that(run: Any, tmp_path: Path, encoding: str) -> None:
+    text = '\ufeff{"id": "a", "video": "a.mp4", "instruction": "x"}\n' * 2
+    (tmp_path / "jobs.jsonl").write_bytes(text.encode(encoding) if "-be" in encoding else text[1:].encode(encoding))
+    outcome = run("segment", "--jobs", tmp_path / "jobs.jsonl", "--out", tmp_path / "out")
+    assert (outcome.exit_code, "UTF-16" in outcome.stderr, "UTF-8" in outcome.stderr) == (2, True, True)
+
+
 @pytest.mark.parametrize("arguments", [["clip.mp4"], [], ["a.mp4", "red", "--jobs", "j.jsonl"]])
 def test_neither_video_nor_jobs_or_both_is_a_usage_error(run: Any, tmp_path: Path, arguments: list[str]) -> None:
     outcome = run("segment", *arguments, "--out", tmp_path)
@@ -160,7 +208,9 @@ def test_jobs_go_on_after_bad_lines_and_exit_with_2(run: Any, tiny_clip: Any, tm
         "out/_.._escape.json",
         "out/empty.error.json",
         "out/gone.error.json",
+        "out/lacks-instruction.error.json",
         "out/last.json",
+        "out/number.error.json",
     ]
     assert "/nowhere/x.mp4" in json.loads((tmp_path / "out" / "gone.error.json").read_text())["error"]
     assert Found.load(tmp_path / "out" / "Same.json").instruction == "red"

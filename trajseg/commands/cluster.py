@@ -17,7 +17,7 @@ from typing import Any
 
 from trajseg.commands.loading import EngineChoice
 from trajseg.commands.progress import bars
-from trajseg.commands.segment import BatchJob, job_lines, report_failure
+from trajseg.commands.segment import BatchJob, free_name, job_lines, parse_line, report_failure
 from trajseg.engines.base import check_instruction
 from trajseg.engines.registry import engine_spec
 from trajseg.errors import CheckpointError, InputError, ServiceError, TrajSegError
@@ -80,10 +80,11 @@ def segment_on_cluster(choice: EngineChoice, jobs: Path, out: Path, cluster: Clu
         for number, line in job_lines(jobs):
             name = f"line {number}"
             try:
-                job = BatchJob.parse(line, taken)
-                name = job.file_name
+                data = parse_line(line)
+                name = free_name(data, taken)
+                job = BatchJob.parse(name, data)
                 check_instruction(job.instruction)
-            except InputError as error:
+            except Exception as error:
                 failed += 1
                 report_failure(bar.console, out, name, error)
                 continue

@@ -121,8 +121,10 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
         for number, line in job_lines(jobs):
             name = f"line {number}"
             try:
-                job = BatchJob.parse(line, taken)
-                name = job.file_name
+                data = parse_line(line)
+                # Whatever else is wrong with the line is said under its name.
+                name = free_name(data, taken)
+                job = BatchJob.parse(name, data)
                 instruction = check_instruction(job.instruction)
                 clip = open_clip(job.video)
             except Exception as error:
@@ -159,30 +161,45 @@ class BatchJob:
     instruction: str
 
     @classmethod
-    def parse(cls, line: bytes, taken: set[str]) -> BatchJob:
-        """The job of a line; its file name is added to `taken`."""
-        try:
-            data = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise InputError(f"The line is not UTF-8: {error}.", "Save the file as UTF-8.") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"The line is not JSON: {error}.") from error
-        if not isinstance(data, dict):
-            raise InputError(
-                "The line is not a JSON object.", 'Write {"id": "1", "video": "clip.mp4", "instruction": "..."} on it.'
-            )
-        missing = [key for key in ("id", "video", "instruction") if key not in data]
+    def parse(cls, name: str, data: dict[str, Any]) -> BatchJob:
+        """The job of a line's object, under the file name that its id gave. Raises InputError."""
+        missing = [key for key in ("video", "instruction") if key not in data]
         if missing:
             raise InputError(f"The line lacks {', '.join(missing)}.", "Add the key with a text.")
         for key in ("video", "instruction"):
             if not isinstance(data[key], str):
                 raise InputError(f'"{key}" must be text, got {json.dumps(data[key])[:80]}.')
-        name = file_name(data["id"])
-        # Some file systems do not tell A from a.
-        if name.casefold() in taken:
-            raise InputError(f"An earlier line already writes {name}.json.", "Give every line its own id.")
-        taken.add(name.casefold())
         return cls(name, data["video"], data["instruction"])
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line. Raises InputError."""
+    try:
+        data = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"The line is not UTF-8: {error}.", "Save the file as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"The line is not JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise InputError(
+            "The line is not a JSON object.", 'Write {"id": "1", "video": "clip.mp4", "instruction": "..."} on it.'
+        )
+    return data
+
+
+def free_name(data: dict[str, Any], taken: set[str]) -> str:
+    """The file name that a line's id gives; it is added to `taken`.
+
+    Raises InputError where there is no id, it names no file, or an earlier line has that file.
+    """
+    if "id" not in data:
+        raise InputError("The line lacks id.", "Add the key with a text.")
+    name = file_name(data["id"])
+    # Some file systems do not tell A from a.
+    if name.casefold() in taken:
+        raise InputError(f"An earlier line already writes {name}.json.", "Give every line its own id.")
+    taken.add(name.casefold())
+    return name
 
 
 def file_name(job_id: Any) -> str:
@@ -253,8 +270,11 @@ def job_lines(jobs: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with jobs.open("rb") as file:
             for number, line in enumerate(file, 1):
-                content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if content.strip():
+                if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
+                    raise InputError(f"The jobs in {jobs} are in UTF-16.", "Save the file as UTF-8.")
+                # Joined files have it in the middle, too.
+                content = line.removeprefix(codecs.BOM_UTF8)
+                if content.strip(b" \t\r\n\v\f\0"):
                     yield number, content
     except OSError as error:
         raise InputError(f"The jobs in {jobs} cannot be read: {error}.", "Check the path given to --jobs.") from error
