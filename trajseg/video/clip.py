@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from trajseg.errors import VideoError
 from trajseg.video.decoding import (
+    BrowserDecoder,
     Damage,
     Orientation,
     cut_matroska,
@@ -22,6 +24,7 @@ from trajseg.video.decoding import (
     missing_packets,
     opened,
     pixel_aspect,
+    short_matroska,
     square_size,
 )
 from trajseg.video.frame_map import FALLBACK_FPS, SEEK_OFFSET, FrameMap
@@ -209,7 +212,7 @@ def _scan(file: Path, name: str, threads: bool, count: Callable[[int], None]) ->
     with opened(file, name, threads, strict=threads) as (container, stream):
         # A clock that starts below 0 is one whose first sound is thrown away; browsers count from 0 then.
         scan = _Scan(max(0.0, (container.start_time or 0) / av.time_base))
-        for frame in decoded_frames(container, stream, scan.damage):
+        for frame in decoded_frames(container, stream, scan.damage, BrowserDecoder(stream) if threads else None):
             scan.add(frame, stream)
             count(len(scan.stamps))
         if scan.first is not None:
@@ -251,7 +254,10 @@ class _Scan:
 
     def finish(self, file: Path, container: Any, stream: Any) -> None:
         self.missing = missing_packets(file, container, stream, self.damage)
-        self.cut_off = cut_matroska(file, container)
+        known = [stamp for stamp in self.stamps if stamp is not None]
+        gap = max((after - before for before, after in pairwise(known)), default=0.0)
+        end = max(known, default=0.0) + self.durations[-1]
+        self.cut_off = cut_matroska(file, container) or short_matroska(container, stream, end, gap)
         self.aspect = pixel_aspect(file, container, stream)
         self.container, self.codec = container.format.name, stream.codec_context.codec.canonical_name
         self.nominal = float(stream.average_rate or stream.guessed_rate or 0) or None

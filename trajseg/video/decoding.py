@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -50,6 +51,7 @@ class Damage:
         packets: packets of pictures that the decoder was given, without those that are only there to be skipped.
         all_packets: packets that the file gave.
         frames: pictures that came out.
+        refused_packets: packets that the decoder of browsers refuses, see `BrowserDecoder`.
         first_delay: ticks of the stream's clock from decoding the first packet to showing it, where known.
         decoding_times: when each packet of a picture is decoded, in ticks of the stream's clock, where known.
         leading_pictures: packets decoded after a key frame and shown before it, as an open group of pictures has them.
@@ -60,6 +62,7 @@ class Damage:
     all_packets: int = 0
     frames: int = 0
     unreadable_packets: int = 0
+    refused_packets: int = 0
     corrupt_packets: int = 0
     corrupt_frames: int = 0
     cut_off: str = field(default="")
@@ -88,7 +91,13 @@ class Damage:
     @property
     def found(self) -> bool:
         """Whether anything is damaged, as far as the decoder says."""
-        return bool(self.unreadable_packets or self.corrupt_packets or self.corrupt_frames or self.cut_off)
+        return bool(
+            self.unreadable_packets
+            or self.refused_packets
+            or self.corrupt_packets
+            or self.corrupt_frames
+            or self.cut_off
+        )
 
     @property
     def certain(self) -> bool:
@@ -156,8 +165,35 @@ def opened(path: Path, name: str = "", threads: bool = True, strict: bool = Fals
         yield container, stream
 
 
-def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
-    """Yield PyAV's frames in the order in which they are shown, going on after an unreadable packet."""
+class BrowserDecoder:
+    """The decoder that Chromium has for a codec whose own one here passes over damage without a word: VP9."""
+
+    def __init__(self, stream: Any) -> None:
+        self._context: Any = None
+        if stream.codec_context.codec.canonical_name == "vp9":
+            # A build of FFmpeg may lack it.
+            with suppress(av.codec.codec.UnknownCodecError):
+                self._context = av.CodecContext.create("libvpx-vp9", "r")
+                self._context.thread_count = 0
+
+    def refuses(self, packet: Any) -> bool:
+        """Whether it cannot decode the next packet; after a refusal no later packet is tried."""
+        if self._context is None or not packet.size:
+            return False
+        try:
+            self._context.decode(packet)
+        except av.error.FFmpegError as error:
+            _raise_if_memory(error)
+            self._context = None
+            return True
+        return False
+
+
+def decoded_frames(container: Any, stream: Any, damage: Damage, browser: BrowserDecoder | None = None) -> Iterator[Any]:
+    """Yield PyAV's frames in the order in which they are shown, going on after an unreadable packet.
+
+    `browser` is shown every packet, too.
+    """
     packets = container.demux(stream)
     while True:
         try:
@@ -168,6 +204,7 @@ def decoded_frames(container: Any, stream: Any, damage: Damage) -> Iterator[Any]
             packet = None
         if packet is not None and (packet.size or packet.dts is not None):
             damage.count(packet)
+            damage.refused_packets += browser is not None and browser.refuses(packet)
         if packet is not None and packet.size == 0 and packet.dts is not None:
             # A frame that AVI says is as the one before; to the decoder it would mean the end.
             continue
@@ -253,6 +290,23 @@ def cut_matroska(path: Path, container: Any) -> bool:
     length = int.from_bytes(start[begin : begin + octets], "big") & ((1 << 7 * octets) - 1)
     unknown = length == (1 << 7 * octets) - 1
     return not unknown and begin + octets + length > path.stat().st_size
+
+
+def short_matroska(container: Any, stream: Any, end: float, gap: float) -> bool:
+    """Whether a Matroska or WebM file says that its track is longer than it is.
+
+    Args:
+        end: seconds at which the last frame ends, by the file's clock.
+        gap: the longest one between frames, in seconds.
+    """
+    if "matroska" not in container.format.name:
+        return False
+    claimed = 0.0
+    if match := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
+        claimed = 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
+    elif len(container.streams) == 1:
+        claimed = (container.duration or 0) / av.time_base
+    return end + max(3 * gap, 0.1) < claimed
 
 
 ONE = 1 << 16

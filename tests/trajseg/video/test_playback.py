@@ -249,3 +249,62 @@ def test_a_clock_below_0_loses_no_frame(tmp_path: Path, name: str) -> None:
     assert clip.frame_map.times == pytest.approx([index / 25 for index in range(30)], abs=0.001)
     assert (clip.fps, clip.browser_playable) == (pytest.approx(25), False)
     assert all(after > before for before, after in pairwise(clip.frame_map.times))
+
+
+def noisy(path: Path, count: int = 16) -> bytes:
+    """A VP9 clip of noise: damage anywhere in it hits picture data."""
+    chance = np.random.default_rng(0)
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libvpx-vp9", rate=25, options={"lag-in-frames": "0", "deadline": "realtime"})
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 96, 64, "yuv420p", 400_000
+        for index in range(count):
+            rgb = chance.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert open_clip(path).browser_playable
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.webm", "a.mkv", "a.mp4"])
+def test_damage_in_vp9_needs_a_copy(tmp_path: Path, name: str) -> None:
+    """FFmpeg's own decoder passes over most of it; Chromium stops there with an error."""
+    data = noisy(tmp_path / name)
+    for place, dirt in ((3, bytes(40)), (5, np.random.default_rng(0).bytes(40))):
+        changed = bytearray(data)
+        start = place * len(data) // 7
+        changed[start : start + 40] = dirt
+        (tmp_path / f"bad{name}").write_bytes(changed)
+        clip = open_clip(tmp_path / f"bad{name}")
+        assert "damage" in clip.playback_problem
+        assert sum(1 for _ in clip.frames()) == len(clip)
+
+
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_webm_that_is_shorter_than_it_says_needs_a_copy(tmp_path: Path, sound: bool) -> None:
+    """What stands between two groups of pictures is lost, so the rest of the file is not found."""
+    with av.open(str(tmp_path / "a.webm"), "w") as out:
+        if sound:
+            track: Any = out.add_stream("libopus", rate=48000)
+        stream: Any = out.add_stream("libvpx-vp9", rate=25, options={"lag-in-frames": "0", "g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if sound:
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 96 * 960), np.float32), format="fltp", layout="mono")
+            silence.rate, silence.pts = 48000, 0
+            out.mux(track.encode(silence))
+        for index in range(40):
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+        if sound:
+            out.mux(track.encode(None))
+    data = bytearray((tmp_path / "a.webm").read_bytes())
+    assert open_clip(tmp_path / "a.webm").browser_playable
+    half = len(data) // 2
+    data[half : len(data) - 200] = bytes(len(data) - 200 - half)
+    (tmp_path / "b.webm").write_bytes(data)
+    clip = open_clip(tmp_path / "b.webm")
+    assert 0 < len(clip) < 40
+    assert not clip.browser_playable
