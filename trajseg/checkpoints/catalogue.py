@@ -8,7 +8,7 @@ ones. A revision or hash that is empty is not pinned yet: it could not be looked
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -172,8 +172,21 @@ ENGINES: Mapping[str, EngineNeeds] = {
 def weights_of(name: str) -> Weights:
     """The entry of that name; InputError where there is none."""
     if name not in CATALOGUE:
-        raise InputError(f"There are no weights {name!r} in the catalogue.", f"Name one of: {', '.join(CATALOGUE)}.")
+        raise InputError(
+            f"There are no weights {name!r} in the catalogue.",
+            f"Name an engine ({', '.join(ENGINES)}) or one of: {', '.join(CATALOGUE)}.",
+        )
     return CATALOGUE[name]
+
+
+def named_weights(names: Iterable[str]) -> list[Weights]:
+    """The weights of these names, each once; an engine's name stands for all that it needs, see `needed`.
+
+    Raises:
+        InputError: a name is neither of weights nor of an engine.
+    """
+    parts = [part for name in names for part in (needed(ENGINES[name]) if name in ENGINES else [weights_of(name)])]
+    return list({part.name: part for part in parts}.values())
 
 
 def needed(engine: EngineNeeds) -> list[Weights]:

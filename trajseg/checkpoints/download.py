@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -55,8 +56,23 @@ def location(weights: Weights) -> Path | None:
         )
     except (OSError, ValueError, HfHubHTTPError):
         return None
-    # A snapshot may hold nothing but a config.json that something else requested.
-    return folder if any(fnmatch(path.name, weights.files[0]) for path in folder.rglob("*")) else None
+    return folder if _is_whole(weights, folder) else None
+
+
+def _is_whole(weights: Weights, folder: Path) -> bool:
+    """Whether a snapshot has everything that its own index names, and a file of weights at all.
+
+    The hub's client makes a snapshot before its files: a download that was interrupted leaves some of them out.
+    """
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+        if not needed | {"config.json"} <= names:
+            return False
+    return any(fnmatch(name, weights.files[0]) for name in names)
 
 
 def problems(weights: Weights, folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trajseg.checkpoints.catalogue import ENGINES
 from trajseg.errors import CheckpointError
 
 SHIPPED = Path(__file__).parent
@@ -21,8 +22,8 @@ def checkpoint_folder(name: str | Path) -> Path:
     if not folder.is_dir():
         shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))) or "none"
         raise CheckpointError(
-            f"There is no checkpoint {name}.",
-            f"Name a folder, or one of those that ship with trajseg: {shipped}.",
+            f"There is no engine or checkpoint {name}.",
+            f"Name a folder, a checkpoint that ships ({shipped}) or an engine ({', '.join(ENGINES)}).",
         )
     return folder
 

@@ -71,7 +71,7 @@ def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
 
     They go into Hugging Face's cache (HF_HOME), where the engines look. HF_TOKEN is used where it is set.
     """
-    from trajseg.checkpoints.catalogue import ENGINES, needed, weights_of
+    from trajseg.checkpoints.catalogue import named_weights, weights_of
     from trajseg.checkpoints.download import fetch, install_marks, location, planned
     from trajseg.checkpoints.places import MOBILE_SAM
 
@@ -81,9 +81,8 @@ def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
         folder = install_marks(weights_of(MOBILE_SAM), source)
         click.echo(f"{MOBILE_SAM}: {folder}, hashes are right. Set TRAJSEG_MARKS_MODEL={MOBILE_SAM} to use it.")
         return
-    wanted = [part for name in names for part in (needed(ENGINES[name]) if name in ENGINES else [weights_of(name)])]
     downloads = []
-    for weights in {part.name: part for part in wanted}.values():
+    for weights in named_weights(names):
         if folder_here := location(weights):
             click.echo(f"{weights.name}: is here already, {folder_here}")
             continue
@@ -109,19 +108,21 @@ def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
 @click.argument("names", nargs=-1)
 @click.pass_context
 def check(context: click.Context, names: tuple[str, ...]) -> None:
-    """Read the weights NAMES (all that are here by default) and compare them with their hashes.
+    """Read the weights NAMES (by default all that are here) and compare them with their hashes.
+
+    An engine's name stands for all that it needs.
 
     The hashes are the catalogue's, or those that were noted when the weights were fetched. Weights that came here in
     another way have none: then they are noted now, for the next time.
 
     Exit code 1 when something is missing or damaged.
     """
-    from trajseg.checkpoints.catalogue import CATALOGUE, weights_of
+    from trajseg.checkpoints.catalogue import CATALOGUE, named_weights
     from trajseg.checkpoints.download import location, problems
     from trajseg.checkpoints.hashes import note, noted
 
     failed = False
-    chosen = [weights_of(name) for name in names] or [part for part in CATALOGUE.values() if location(part)]
+    chosen = named_weights(names) if names else [part for part in CATALOGUE.values() if location(part)]
     if not chosen:
         click.echo("No weights of the catalogue are on this machine. `trajseg weights list` shows what there is.")
     for weights in chosen:

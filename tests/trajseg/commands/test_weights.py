@@ -17,10 +17,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from huggingface_hub import constants
 
 from trajseg.checkpoints.catalogue import CATALOGUE, ENGINES, needed
+from trajseg.checkpoints.download import location
 from trajseg.cli import main
 
+INDEX = '{"weight_map": {"x.weight": "a.safetensors", "y.weight": "b.safetensors"}}'
 COMMIT = "a" * 40
 FILES = {
     "config.json": b"{}",
@@ -251,11 +254,47 @@ def test_the_list_says_what_each_engine_needs(run: Any, monkeypatch: pytest.Monk
     assert (tracker.name, tracker.revision, tracker.part) == ("somebody/else", COMMIT, "tracker")
 
 
-def test_unknown_weights_are_named(run: Any) -> None:
-    outcome = run("get", "gpt")
+@pytest.mark.parametrize("command", ["get", "check"])
+def test_unknown_weights_are_named(run: Any, command: str) -> None:
+    outcome = run(command, "gpt")
     assert outcome.exit_code == 2
     assert "no weights 'gpt'" in outcome.output
-    assert "llmdet-base" in outcome.output
+    assert "Name an engine (grounded, sam3, molmo2) or one of: llmdet-tiny" in " ".join(outcome.output.split())
+
+
+def test_an_engines_name_checks_all_that_it_needs(run: Any) -> None:
+    outcome = run("check", "molmo2", "sam2.1-large")
+    assert outcome.exit_code == 1
+    assert outcome.output.splitlines() == [
+        f"{name}: not here. trajseg weights get {name}" for name in ("molmo2-4b", "sam2.1-large")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "whole"),
+    [
+        ({"config.json": "{}"}, False),
+        ({"config.json": "{}", "model.safetensors": "x"}, True),
+        ({"config.json": "{}", "a.safetensors": "x", "model.safetensors.index.json": INDEX}, False),
+        ({"a.safetensors": "x", "b.safetensors": "x", "model.safetensors.index.json": INDEX}, False),
+        (
+            {"config.json": "{}", "a.safetensors": "x", "b.safetensors": "x", "model.safetensors.index.json": INDEX},
+            True,
+        ),
+        ({"config.json": "{}", "a.safetensors": "x", "model.safetensors.index.json": "{"}, False),
+    ],
+)
+def test_weights_whose_download_was_interrupted_are_not_here(
+    files: dict[str, str], whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--allenai--Molmo2-4B"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    (repository / "snapshots" / COMMIT).mkdir(parents=True)
+    for name, text in files.items():
+        (repository / "snapshots" / COMMIT / name).write_text(text)
+    assert (location(CATALOGUE["molmo2-4b"]) is not None) == whole
 
 
 def test_no_code_of_a_repository_is_ever_run() -> None:

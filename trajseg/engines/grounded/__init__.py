@@ -26,12 +26,12 @@ class GroundedFactory:
 
         Args:
             device: torch's name; empty: the first GPU, else the CPU.
-            options: as GroundedSettings has them; they go before the environment.
+            options: fields of GroundedSettings; they override the environment.
 
         Raises:
-            CheckpointError: weights cannot be had.
+            CheckpointError: weights are not on this machine or cannot be loaded.
             ImportError: a package is missing; load_engine names it.
-            InputError: a setting cannot be.
+            InputError: a setting is wrong.
         """
         settings = GroundedSettings.read(options)
         from trajseg.engines.grounded.loading import load

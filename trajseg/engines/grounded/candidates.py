@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Protocol
 
 from trajseg.engines.base import FrameMasks, ObjectMask, TrackedObject
@@ -16,7 +15,7 @@ from trajseg.video import Clip
 
 @dataclass
 class CandidateFrame:
-    """A candidate in one frame; see ObjectMask. `seen`: a detector saw it there."""
+    """A candidate in one frame; see ObjectMask. `seen`: the detector found it in this frame."""
 
     rle: Rle | None = None
     score: float = 0.0
@@ -26,7 +25,7 @@ class CandidateFrame:
 
 @dataclass
 class Candidate:
-    """One object over a clip, with a frame for each of the clip's.
+    """One object over a clip, with one CandidateFrame for each frame of the clip.
 
     Args:
         phrase: by which the detector found it.
@@ -52,7 +51,7 @@ class Candidate:
         return None if code is None else rle.box(code)
 
     def sight(self, score: float) -> None:
-        """Count one more frame on which a detector saw it."""
+        """Count one more frame in which the detector found it."""
         self.score = (self.score * self.sightings + score) / (self.sightings + 1)
         self.sightings += 1
 
@@ -62,11 +61,6 @@ class Candidate:
             self.shown,
             key=lambda index: -self.frames[index].score * rle.area(self.frames[index].rle or _NOTHING) ** 0.5,
         )
-
-    def mask_score(self) -> float:
-        """Mean score of the frames that show it; 0 where none does."""
-        shown = self.shown
-        return fmean(self.frames[index].score for index in shown) if shown else 0.0
 
 
 _NOTHING: Rle = {"size": [1, 1], "counts": "1"}

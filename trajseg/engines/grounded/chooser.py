@@ -38,7 +38,7 @@ class Chooser(Protocol):
         """An answer that the question's grammar has.
 
         Raises:
-            TrajSegError: none can be had.
+            TrajSegError: the model does not answer.
         """
 
 
@@ -63,7 +63,7 @@ class LocalChooser:
         """Loads a folder, or a repository of the hub at a revision.
 
         Raises:
-            CheckpointError: it cannot be had, or is no model of images and text.
+            CheckpointError: it cannot be loaded, or does not read images and text.
         """
         pinned = {"revision": revision} if revision else {}
         try:

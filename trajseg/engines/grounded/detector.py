@@ -65,7 +65,7 @@ class GroundingDetector:
         """Loads a folder, or a repository of the hub at a revision.
 
         Raises:
-            CheckpointError: it cannot be had, or is no such detector.
+            CheckpointError: it cannot be loaded, or is no such detector.
         """
         pinned = {"revision": revision} if revision else {}
         try:

@@ -1,7 +1,7 @@
-"""What can be said of a candidate's track: where it is at some moments, how large it is, how it moves.
+"""Facts about a candidate's track for the chooser's prompt: where it is at some moments, its size, how it moves.
 
-Lengths are in percent of the picture's height, in both directions, so that a way is as long across as down. Motion and
-order stand there in words as well: a language model reads them far better than it compares rows of numbers.
+Lengths are in percent of the picture's height, across as well as down. Motion and order are also given in words: a
+language model reads words far better than it compares rows of numbers.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from math import atan2, hypot, pi
 from trajseg.tracks.rle import Box
 
 MOMENTS = 8
-"""Times at which a candidate's place is told, at the middles of equal parts of the clip."""
+"""Times at which a candidate's place is given: the middles of equal parts of the clip."""
 STEP = 5
-"""Places are rounded to so many percent: finer ones say more than a track knows."""
+"""Places are rounded to this many percent; a track is not more precise."""
 STILL = 8.0
-"""A middle that spreads less than this many percent, or less than a quarter of the object, does not move."""
+"""An object does not move if its middle stays within this many percent, or within a quarter of its size."""
 STRAIGHT = 0.7
-"""From this share of its way on, the distance between its ends makes a way a straight one."""
+"""A path is straight if its ends are at least this share of its length apart."""
 ROUND = 1.25 * pi
-"""A way that turns so far around its own middle is a circle; a line turns by pi."""
+"""A path that turns at least this far around its own middle, in radians, is a circle; a line turns by pi."""
 
 Place = tuple[float, float]
 """x, y in percent of the picture's height."""
@@ -30,7 +30,7 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True)
 class TrackFacts:
-    """Words for one candidate, each ready to stand in a prompt.
+    """The facts about one candidate, each formatted for a prompt.
 
     Args:
         size: width and height where it is largest, "15 x 20".

@@ -1,8 +1,7 @@
-"""The words that go to a chooser: text files that one can read and change.
+"""The prompts of a chooser: text files that anyone can read and edit.
 
-A file holds one text; names in braces are filled in, and {clean}, {outlined}, {portrait} and {picture} stand for
-pictures. The
-package's own files are in trajseg/engines/grounded/prompts; a checkpoint, or the setting `prompts`, may bring others.
+A file holds one text. Names in braces are slots; {clean}, {outlined}, {portrait} and {picture} take pictures.
+The package's files are in trajseg/engines/grounded/prompts; a checkpoint or the setting `prompts` may replace them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SLOTS: dict[str, frozenset[str]] = {
     "caption": frozenset({"number"}),
     "boxes": frozenset({"picture", "instruction", "unit"}),
 }
-"""What may stand in braces in each file. Other braces are text: answers are JSON."""
+"""The slots that each file may have. Other braces are text: answers are JSON."""
 _SLOT = re.compile(r"\{([a-z]+)\}")
 
 Part = str | np.ndarray
@@ -36,16 +35,16 @@ Part = str | np.ndarray
 
 
 class Prompts:
-    """The texts of one folder; those that it lacks are the package's own.
+    """The texts of one folder; the package's own stand in for those that it lacks.
 
     Raises:
-        CheckpointError: there is no such folder, or a text has a slot that nothing fills in.
+        CheckpointError: the folder does not exist, or a text has an unknown slot.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         if folder is not None and not folder.is_dir():
             raise CheckpointError(
-                f"There is no folder of prompts {folder}.", "Name a folder with files such as choose.txt."
+                f"The prompts folder {folder} does not exist.", "Name a folder with files such as choose.txt."
             )
         self._texts: dict[str, str] = {}
         for name, slots in SLOTS.items():
@@ -54,8 +53,8 @@ class Prompts:
             self._texts[name] = path.read_text(encoding="utf-8")
             if unknown := set(_SLOT.findall(self._texts[name])) - slots:
                 raise CheckpointError(
-                    f"{path} has {{{sorted(unknown)[0]}}}, which nothing fills in.",
-                    f"It may have {', '.join(f'{{{slot}}}' for slot in sorted(slots))}.",
+                    f"{path} has the unknown slot {{{sorted(unknown)[0]}}}.",
+                    f"Its slots may be {', '.join(f'{{{slot}}}' for slot in sorted(slots))}.",
                 )
 
     def parts(self, name: str, values: Mapping[str, Part]) -> list[Part]:
@@ -68,10 +67,6 @@ class Prompts:
             parts += [before + value] if isinstance(value, str) else [before, value]
             end = slot.end()
         return joined([*parts, text[end:]])
-
-    def text(self, name: str, values: Mapping[str, str]) -> str:
-        """A text without pictures."""
-        return "".join(str(part) for part in self.parts(name, values))
 
 
 def joined(parts: list[Part]) -> list[Part]:

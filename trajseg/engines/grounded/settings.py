@@ -22,30 +22,30 @@ _NOT_IN_A_VERSION = re.compile(r"[^\w.+-]+")
 
 @dataclass(frozen=True)
 class GroundedSettings:
-    """Everything that one can set, each also by TRAJSEG_GROUNDED_ and its name in capitals.
+    """All settings, each also by TRAJSEG_GROUNDED_ and its name in capitals.
 
     Args:
-        checkpoint: a folder with the folders detector, tracker and chooser; what it has goes before the next three.
-        detector: folder, or repository of the hub (`name@revision` pins it), of a Grounding-DINO or MM-Grounding-DINO.
-        tracker: likewise of SAM 2.1 in Meta's own form, or the folder of a TrajSeg checkpoint.
-        chooser: likewise of a vision language model; with an address, the served model's name; "none" for none.
+        checkpoint: a folder whose subfolders detector, tracker and chooser are the defaults of the next three.
+        detector: folder or hub repository (`name@revision` pins it) of a Grounding-DINO or MM-Grounding-DINO.
+        tracker: folder or hub repository of SAM 2.1 in Meta's own form, or the folder of a TrajSeg checkpoint.
+        chooser: folder or hub repository of a vision language model; with `address`, the served model's name; "none"
+            runs without one.
         address: of an OpenAI-compatible server, up to /v1; frames of the video are sent there.
-        key: of that server.
+        key: the server's API key.
         prompts: a folder with texts that replace the package's own.
-        every: seconds from one look of the detector to the next.
-        looks: of the detector at a clip, at least.
-        threshold: score below which a detection does not count, 0 to 1.
-        certain: mean score from which on a track that was seen only once is a candidate; without a chooser, from which
-            on a candidate is an object.
-        candidates: at most so many.
+        every: seconds between frames that the detector sees.
+        looks: minimum number of frames that the detector sees in a clip.
+        threshold: minimum score of a detection, 0 to 1.
+        certain: minimum mean score of a candidate that was detected only once; without a chooser, of an object.
+        candidates: maximum number of candidates.
         frames: shown to the chooser, each with and without outlines.
-        longest: pixels of their longer side.
-        portrait: pixels of a side of a candidate's portrait.
-        boxes: frames on which a chooser is asked for boxes of its own where the detector finds nothing; 0: never.
-        rounds: how often the chooser is asked, on other frames; the majority decides.
+        longest: their longer side in pixels.
+        portrait: side of a candidate's portrait in pixels.
+        boxes: frames on which the chooser is asked for boxes if the detector finds nothing; 0: never.
+        rounds: how often the chooser is asked, on different frames; the majority decides.
 
     Raises:
-        InputError: a value that cannot be.
+        InputError: a value is out of range.
     """
 
     checkpoint: str = ""
@@ -85,10 +85,10 @@ class GroundedSettings:
     def read(
         cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
     ) -> GroundedSettings:
-        """Settings from, in rising order: the defaults, the checkpoint's grounded.json, the environment, `options`.
+        """Settings from the defaults, the checkpoint's grounded.json, the environment and `options`; later ones win.
 
         Raises:
-            InputError: an unknown option, or a value that cannot be.
+            InputError: an unknown option, or a value that is no number or out of range.
             CheckpointError: the checkpoint's folder or grounded.json cannot be read.
         """
         values = given_settings(cls, "grounded", PREFIX, options, environ)
@@ -98,7 +98,7 @@ class GroundedSettings:
 
     @property
     def has_chooser(self) -> bool:
-        """Whether a vision language model decides."""
+        """Whether a vision language model chooses among the candidates."""
         return self.chooser != NO_CHOOSER
 
     @property
@@ -129,10 +129,11 @@ class GroundedSettings:
 
 
 def _of_checkpoint(folder: Path) -> dict[str, Any]:
-    """Settings that a checkpoint brings: the folders that it has, and its grounded.json."""
+    """The settings of a checkpoint: its subfolders and its grounded.json."""
     if not folder.is_dir():
         raise CheckpointError(
-            f"There is no checkpoint {folder}.", "Name a folder with the folders detector, tracker and chooser."
+            f"TRAJSEG_GROUNDED_CHECKPOINT: there is no folder {folder}.",
+            "Name a folder with the subfolders detector, tracker and chooser.",
         )
     values: dict[str, Any] = {
         part: str(folder / part) for part in ("detector", "tracker", "chooser", "prompts") if (folder / part).is_dir()

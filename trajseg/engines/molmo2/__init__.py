@@ -26,7 +26,7 @@ class Molmo2Factory:
 
         Args:
             device: torch's name; empty: the first GPU, else the CPU.
-            options: as Molmo2Settings has them; they override the environment.
+            options: fields of Molmo2Settings; they override the environment.
 
         Raises:
             CheckpointError: the weights are not on this machine, or are not of a Molmo2.

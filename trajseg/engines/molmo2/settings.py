@@ -17,15 +17,15 @@ TRACKER = "facebook/sam2.1-hiera-large"
 
 @dataclass(frozen=True)
 class Molmo2Settings:
-    """Everything that can be set, each field also by TRAJSEG_MOLMO2_ and its name in capitals.
+    """All settings, each also by TRAJSEG_MOLMO2_ and its name in capitals.
 
     Args:
-        weights: folder, or repository of the hub (`name@revision` pins it), of a Molmo2 in transformers' form.
-        tracker: likewise of SAM 2.1 in Meta's own form, or the folder of a TrajSeg checkpoint.
+        weights: folder or hub repository (`name@revision` pins it) of a Molmo2 in transformers' form.
+        tracker: folder or hub repository of SAM 2.1 in Meta's own form, or the folder of a TrajSeg checkpoint.
         fps: frames a second that Molmo2 sees; its published tracking data has 2.
-        frames: that it sees at most; a longer clip is sampled more sparsely.
-        tokens: of its answer at most; about 8 an object and frame.
-        objects: at most so many, those with the most points.
+        frames: maximum number of frames that it sees; a longer clip is sampled more sparsely.
+        tokens: maximum length of its answer; about 8 per object and frame.
+        objects: maximum number of tracks; those with the most points stay.
 
     Raises:
         InputError: a value is out of range.
@@ -44,7 +44,7 @@ class Molmo2Settings:
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Molmo2Settings:
-        """Settings from, in rising order: the defaults, the environment, `options`.
+        """Settings from the defaults, the environment and `options`; later ones win.
 
         Raises:
             InputError: an unknown option, or a value that is no number or out of range.

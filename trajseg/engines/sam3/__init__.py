@@ -26,7 +26,7 @@ class Sam3Factory:
 
         Args:
             device: torch's name; empty: the first GPU, else the CPU.
-            options: as Sam3Settings has them; they go before the environment.
+            options: fields of Sam3Settings; they override the environment.
 
         Raises:
             CheckpointError: the weights are not on this machine.

@@ -80,7 +80,12 @@ class Sam3Search:
         for index, picture in clip.frames():
             outputs = self._step(session, index, picture)
             removed |= set(outputs.removed_obj_ids)
+            for number in tracks.keys() & removed:
+                # Each holds a frame for all of the clip: in a long clip many come and go.
+                del tracks[number], lost[number]
             for number, frame in self._drawn(session, outputs, clip).items():
+                if number in removed:
+                    continue
                 share = rle.area(frame.rle) / (clip.height * clip.width) if frame.rle else 0.0
                 if number not in tracks:
                     phrase = session.prompts[session.obj_id_to_prompt_id[number]]
@@ -96,7 +101,7 @@ class Sam3Search:
                 progress(index, len(clip))
         # What the model has removed was shown too long without a detection, or twice; it does not count from its
         # first frame on.
-        kept = merged([track for number, track in tracks.items() if number not in removed and track.shown])
+        kept = merged([track for track in tracks.values() if track.shown])
         best = sorted(kept, key=lambda one: -one.score * len(one.shown) ** 0.5)[: self.settings.objects]
         order = {phrase: place for place, phrase in enumerate(wanted)}
         return sorted(best, key=lambda one: (order[one.phrase], one.shown[0], (one.box(one.shown[0]) or (0.0,))[0]))

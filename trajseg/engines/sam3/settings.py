@@ -17,16 +17,16 @@ PUBLISHED = "facebook/sam3"
 
 @dataclass(frozen=True)
 class Sam3Settings:
-    """Everything that one can set, each also by TRAJSEG_SAM3_ and its name in capitals.
+    """All settings, each also by TRAJSEG_SAM3_ and its name in capitals.
 
     Args:
-        weights: folder, or repository of the hub (`name@revision` pins it), of a SAM 3 in transformers' form.
-        threshold: score from which on a detection can be of an object that is followed, 0 to 1.
-        certain: score from which on a detection starts a track, 0 to 1; not below `threshold`.
-        objects: at most so many, the best ones.
+        weights: folder or hub repository (`name@revision` pins it) of a SAM 3 in transformers' form.
+        threshold: minimum score of a detection that continues a track, 0 to 1.
+        certain: minimum score of a detection that starts a track, 0 to 1; at least `threshold`.
+        objects: maximum number of tracks; the best ones stay.
 
     Raises:
-        InputError: a value that cannot be.
+        InputError: a value is out of range.
     """
 
     weights: str = PUBLISHED
@@ -44,10 +44,10 @@ class Sam3Settings:
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Sam3Settings:
-        """Settings from, in rising order: the defaults, the environment, `options`.
+        """Settings from the defaults, the environment and `options`; later ones win.
 
         Raises:
-            InputError: an unknown option, or a value that cannot be.
+            InputError: an unknown option, or a value that is no number or out of range.
         """
         return cls(**given_settings(cls, "sam3", PREFIX, options, environ))
 

@@ -43,8 +43,8 @@ def test_a_caption_asks_for_one_object() -> None:
 def test_a_folder_replaces_some_of_the_texts(tmp_path: Path) -> None:
     (tmp_path / "choose.txt").write_text("Welches? {instruction}", encoding="utf-8")
     prompts = Prompts(tmp_path)
-    assert prompts.text("choose", {"instruction": "der {Hund}", "example": ""}) == "Welches? der {Hund}"
-    assert "noun phrases" in prompts.text("concepts", {"instruction": "x"})
+    assert prompts.parts("choose", {"instruction": "der {Hund}", "example": ""}) == ["Welches? der {Hund}"]
+    assert "noun phrases" in prompts.parts("concepts", {"instruction": "x"})[0]
 
 
 def test_a_slot_that_nothing_fills_in_is_named(tmp_path: Path) -> None:
@@ -54,5 +54,5 @@ def test_a_slot_that_nothing_fills_in_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no folder of prompts"):
+    with pytest.raises(CheckpointError, match="prompts folder"):
         Prompts(tmp_path / "none")

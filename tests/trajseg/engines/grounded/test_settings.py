@@ -65,7 +65,7 @@ def test_a_wrong_setting_is_named(options: dict[str, object], names: str) -> Non
 
 
 def test_a_checkpoint_that_is_not_there_or_damaged(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="there is no folder"):
         GroundedSettings.read({"checkpoint": str(tmp_path / "none")}, {})
     (tmp_path / "grounded.json").write_text('{"frames": 3, "unknown": 1}')
     with pytest.raises(CheckpointError, match=r"grounded\.json"):
