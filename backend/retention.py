@@ -15,12 +15,12 @@ log = logging.getLogger("trajseg.retention")
 
 
 def drop_finished_jobs(store: Store, settings: Settings) -> int:
-    """Delete failed and cancelled jobs as the settings say; returns how many. See backend.store.retention."""
+    """Delete failed, rejected and cancelled jobs as the settings say; returns how many. See backend.store.retention."""
     before = now() - timedelta(days=settings.job_days) if settings.job_days else None
     dropped = store.retention.drop_over(before, settings.most_failed_jobs)
     drop_pictures(settings, dropped)
     if dropped:
-        log.info("%d failed and cancelled jobs are deleted", len(dropped))
+        log.info("%d failed, rejected and cancelled jobs are deleted", len(dropped))
     return len(dropped)
 
 

@@ -284,14 +284,14 @@ class Settings(BaseSettings):
     job_days: float = Field(
         default=0.0,
         ge=0,
-        description="Days after which failed and cancelled jobs are deleted, and all jobs of tasks that Label Studio "
-        "has no more and nobody annotated; 0: they stay. Never deleted: predictions of tasks that are there, "
-        "corrections, model versions, and jobs that these refer to.",
+        description="Days after which failed, rejected and cancelled jobs are deleted, and all jobs of tasks that "
+        "Label Studio has no more and nobody annotated; 0: they stay. Never deleted: predictions of tasks that are "
+        "there, corrections, model versions, and jobs that these refer to.",
     )
     most_failed_jobs: int = Field(
         default=100_000,
         ge=0,
-        description="Failed and cancelled jobs that are kept; the oldest beyond that are deleted, whatever "
+        description="Failed, rejected and cancelled jobs that are kept; the oldest beyond that are deleted, whatever "
         "TRAJSEG_JOB_DAYS says. 0: all.",
     )
     superseded_hours: float = Field(

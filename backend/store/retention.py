@@ -1,8 +1,8 @@
 """Retention: which finished jobs are deleted, and which never are.
 
-Deleted are failed and cancelled jobs, and all jobs of tasks that Label Studio has no more. Kept are jobs that wait or
-run, done jobs of tasks that are there, since their predictions stand, and every job that something of a person's or a
-model version refers to: corrections, annotations, adopted tracks, versions, other jobs' params, deliveries.
+Deleted are failed, rejected and cancelled jobs, and all jobs of tasks that Label Studio has no more. Kept are jobs that
+wait or run, done jobs of tasks that are there, since their predictions stand, and every job that something of a person's
+or a model version refers to: corrections, annotations, adopted tracks, versions, other jobs' params, deliveries.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Retention:
         self.database = database
 
     def drop_over(self, before: datetime | None, most: int) -> list[str]:
-        """Delete failed and cancelled jobs that nothing refers to; returns their ids.
+        """Delete failed, rejected and cancelled jobs that nothing refers to; returns their ids.
 
         Args:
             before: those that ended earlier; None: age does not matter.

@@ -46,6 +46,11 @@ class Jobs:
         self.store.runs.fail(job.id, self.store.runs.start(job.id) or "", "The link is dead.")
         return self.aged(job.id, age)
 
+    def rejected(self, task: int) -> str:
+        job = self.add(task)
+        self.store.runs.reject(job.id, self.store.runs.start(job.id) or "", "'a' names nothing.")
+        return self.aged(job.id, YEAR)
+
     def cancelled(self, task: int, age: timedelta = YEAR) -> str:
         return self.aged(self.store.jobs.cancel(self.add(task).id).id, age)
 
@@ -99,11 +104,11 @@ def left(store: Store) -> set[str]:
 def test_failed_and_cancelled_jobs_go_after_their_days_with_their_pictures(
     store: Store, jobs: Jobs, keeping: Settings
 ) -> None:
-    old = [jobs.failed(1), jobs.cancelled(2)]
+    old = [jobs.failed(1), jobs.cancelled(2), jobs.rejected(5)]
     young = [jobs.failed(3, timedelta(days=29)), jobs.cancelled(4, timedelta(days=1))]
     for job_id in (*old, *young):
         (keeping.media_dir / job_id).mkdir(parents=True)
-    assert drop_finished_jobs(store, keeping) == 2
+    assert drop_finished_jobs(store, keeping) == 3
     assert left(store) == set(young)
     assert {path.name for path in keeping.media_dir.iterdir()} == set(young)
     with pytest.raises(UnknownJobError):
