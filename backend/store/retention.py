@@ -1,7 +1,7 @@
 """Retention: which finished jobs are deleted, and which never are.
 
 Deleted are failed, rejected and cancelled jobs, and all jobs of tasks that Label Studio has no more. Kept are jobs that
-wait or run, done jobs of tasks that are there, since their predictions stand, and every job that something of a person's
+wait or run, done jobs of tasks that are there, since their predictions stand, and every job that something of a person
 or a model version refers to: corrections, annotations, adopted tracks, versions, other jobs' params, deliveries.
 """
 
