@@ -15,7 +15,6 @@ from pathlib import Path
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
 from trajseg.data.dataset import Dataset
 from trajseg.data.dataset_samples import DatasetSamples
-from trajseg.data.jitter import Jitter
 from trajseg.data.registry import open_source
 from trajseg.data.samples import Direction, Mixture, Sample, Source, together
 from trajseg.errors import InputError
@@ -44,7 +43,6 @@ class FinetuneRecipe:
             motion off fewer frames, which is no part of the project.
         mask_frames: of these, as many as masks are drawn on; None: all.
         replay: share of clips that come from the base's own data, 0 to 1.
-        jitter: see trajseg.data.jitter; of corrected clips. None leaves them as they are.
         mixture: shares of kinds of samples, of corrections and of replay alike.
         parts: what is trained beside the adapters of the language model, and at which rate, in units of `lr`; see
             trajseg.training.adapters.
@@ -64,7 +62,6 @@ class FinetuneRecipe:
     frames: int = 8
     mask_frames: int | None = 2
     replay: float = 0.3
-    jitter: Jitter | None = dataclasses.field(default_factory=Jitter)
     mixture: Mixture = dataclasses.field(
         default_factory=lambda: Mixture(images=0.0, pseudo_videos=0.0, propagation=0.05, captioning=0.35)
     )
@@ -115,7 +112,6 @@ FULL_SIZE = FinetuneRecipe(
     asks=0,
     mask_frames=None,
     replay=0.5,
-    jitter=None,
     mixture=Mixture(images=0.1, pseudo_videos=0.15, propagation=0.1, captioning=0.25),
     parts=dict.fromkeys(HEADS, 1.0),
     norm_rate=1.0,
@@ -149,16 +145,15 @@ class Rehearsal:
         corrections: the corrected videos.
         base: the base's own data.
         share: of samples that come from `base`, 0 to 1.
-        jitter: of corrected clips.
 
     Raises:
         InputError: there is nothing in the corrections to train on.
     """
 
-    def __init__(self, corrections: Dataset, base: Source, share: float, jitter: Jitter | None = None) -> None:
+    def __init__(self, corrections: Dataset, base: Source, share: float) -> None:
         if not 0 <= share < 1:
             raise InputError(f"The share of replay is {share}.", "Choose at least 0 and less than 1.")
-        self.base, self.share, self.jitter = base, share, jitter
+        self.base, self.share = base, share
         self.corrections = DatasetSamples(corrections)
         self.directions = trainable_directions(corrections)
         if "grounding" not in self.directions:
@@ -169,28 +164,22 @@ class Rehearsal:
 
     def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
         """Frames of a corrected clip, or of one of the base's."""
-        if self._replayed(rng, direction):
-            return self.base.video(rng, frames, direction)
-        return self._jittered([self.corrections.video(rng, frames, direction)], rng)[0]
+        return self._source(rng, direction).video(rng, frames, direction)
 
     def image(self, rng: random.Random, direction: Direction) -> Sample:
         """One frame of a corrected clip, or of one of the base's."""
-        if self._replayed(rng, direction):
-            return self.base.image(rng, direction)
-        return self._jittered([self.corrections.image(rng, direction)], rng)[0]
+        return self._source(rng, direction).image(rng, direction)
 
     def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
         """Frames of a corrected clip, or of one of the base's, and several things about them."""
         if rng.random() < self.share:
             return together(self.base, rng, frames, directions)
         known: list[Direction] = [each if each in self.directions else "grounding" for each in directions]
-        return self._jittered(self.corrections.together(rng, frames, known), rng)
+        return self.corrections.together(rng, frames, known)
 
-    def _jittered(self, samples: list[Sample], rng: random.Random) -> list[Sample]:
-        return samples if self.jitter is None else self.jitter.apply(samples, rng)
-
-    def _replayed(self, rng: random.Random, direction: Direction) -> bool:
-        return rng.random() < self.share or direction not in self.directions
+    def _source(self, rng: random.Random, direction: Direction) -> Source:
+        replayed = rng.random() < self.share
+        return self.base if replayed or direction not in self.directions else self.corrections
 
 
 def trainable_directions(dataset: Dataset) -> set[Direction]:
@@ -256,7 +245,7 @@ def finetune(
     """
     if replay is None or isinstance(replay, str):
         replay = open_source(replay or replay_data(checkpoint))
-    source = Rehearsal(corrections, replay, recipe.replay, recipe.jitter)
+    source = Rehearsal(corrections, replay, recipe.replay)
     if checkpoint_config(checkpoint_folder(checkpoint)).get("trajectory_encoder") is None:
         # A base that cannot describe tracks is not given that part here: it would take more than corrections.
         recipe = dataclasses.replace(recipe, mixture=dataclasses.replace(recipe.mixture, captioning=0.0))

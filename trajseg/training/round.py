@@ -200,7 +200,7 @@ def _manifest(task: RoundTask, corrections: Path) -> AdapterManifest:
     base, clips = checkpoint_folder(task.checkpoint), []
     recipe = json.loads((Path(task.work) / "recipe.json").read_text(encoding="utf-8"))
     # What the loop itself does not know.
-    recipe |= {name: dataclasses.asdict(task.recipe)[name] for name in ("replay", "jitter", "blend")}
+    recipe |= {name: dataclasses.asdict(task.recipe)[name] for name in ("replay", "blend")}
     for side in ("train", "held-out"):
         dataset = Corrections(corrections, side)
         for number in range(len(dataset)):
@@ -225,11 +225,9 @@ def task_to_json(task: RoundTask) -> dict[str, Any]:
 
 def task_from_json(form: Mapping[str, Any]) -> RoundTask:
     """The task of `task_to_json`."""
-    from trajseg.data.jitter import Jitter
     from trajseg.data.samples import Mixture
     from trajseg.training.adapters import LoraSettings
 
     recipe = dict(form["recipe"])
     recipe |= {"mixture": Mixture(**recipe["mixture"]), "lora": LoraSettings(**recipe["lora"])}
-    recipe["jitter"] = None if recipe["jitter"] is None else Jitter(**recipe["jitter"])
     return RoundTask(**{**form, "recipe": FinetuneRecipe(**recipe), "rules": GateRules(**form["rules"])})

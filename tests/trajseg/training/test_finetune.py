@@ -131,10 +131,7 @@ def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(fol
     manifest = read_manifest(Path(task.target))
     assert manifest.decision["reason"] == decision.reason
     assert [clip["side"] for clip in manifest.data["clips"]] == ["train", "train", "held-out"]
-    recipe = dataclasses.asdict(QUICK)
-    assert {name: manifest.recipe[name] for name in ("replay", "jitter", "blend")} == {
-        name: recipe[name] for name in ("replay", "jitter", "blend")
-    }
+    assert (manifest.recipe["replay"], manifest.recipe["blend"]) == (QUICK.replay, QUICK.blend)
     differs = any(pair.gain for pair in decision.project)
     assert ((Path(task.target) / "differences.png").stat().st_size > 1000) == differs, "drawn where answers differ"
 
