@@ -124,17 +124,17 @@ def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
     work = world.settings.data_dir / "training" / job.id
     exported = (work / "corrections" / "manifest.json").stat().st_mtime_ns
     arrived: list[float] = []
-    tell = finetune._tell
+    report = finetune._report_progress
 
     def arrival(context: Any, folder: Path) -> None:
         """A job comes in once the training has done a step."""
-        tell(context, folder)
+        report(context, folder)
         progress = folder / "progress.json"
         if not arrived and progress.exists() and json.loads(progress.read_text())["done"] >= 1:
             world.store.jobs.add("prelabel", world.project.id, 1, world.video, "it", "prelabel")
             arrived.append(time.monotonic())
 
-    monkeypatch.setattr(finetune, "_tell", arrival)
+    monkeypatch.setattr(finetune, "_report_progress", arrival)
     run(job.id)
     assert arrived
     held = world.store.jobs.get(job.id)
