@@ -22,7 +22,7 @@ from trajseg.training.adapters import prepare
 from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe, Rehearsal, finetune, replay_data
 from trajseg.training.gate import GateRules
 from trajseg.training.recipes import learning_rates
-from trajseg.training.round import RoundTask, run_round, task_from_json, task_to_json
+from trajseg.training.round import PER_CLIP, RoundTask, run_round, task_from_json, task_to_json
 
 QUICK = FinetuneRecipe(
     steps=3, lr=3e-3, batch=2, micro=1, frames=2, warmup=1, mixture=Mixture(0.0, 0.0, 0.0, 0.3), save_minutes=0.0
@@ -101,7 +101,8 @@ def test_what_to_replay_is_said_by_the_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(folder, tmp_path):
+def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(PER_CLIP, "project", 2)
     task = RoundTask(
         "trajseg-tiny",
         str(folder),
