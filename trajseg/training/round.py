@@ -128,7 +128,7 @@ def run_round(
                     if stop():
                         raise StoppedError
 
-                kept = work / f"gate-{what}-{who}.json"
+                kept = work / f"scores-{what}-{who}.json"
                 if what == "base" and kept.exists():
                     scores[what, who] = json.loads(kept.read_text(encoding="utf-8"))
                 else:

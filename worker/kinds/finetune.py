@@ -53,7 +53,11 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
         private_folder(work)
         export_corrections(context.store, settings, job.project_id, corrections, lambda _done, _all: context.alive())
     target = Path("models") / f"project-{job.project_id}" / str(version.number)
-    write_json(work / "task.json", _task(context, version, corrections, work, settings.data_dir / target))
+    task = _task(context, version, corrections, work, settings.data_dir / target)
+    if _begun_with(work) not in (None, task["recipe"]):
+        log.warning("%s: its recipe has changed since the training began, which starts over", version.name)
+        shutil.rmtree(work / "run", ignore_errors=True)
+    write_json(work / "task.json", task)
     _run(context, work)
     decision = json.loads((work / DECISION).read_text(encoding="utf-8"))
     published = (settings.data_dir / target / MANIFEST).exists()
@@ -94,7 +98,17 @@ def _task(
         dtype=settings.dtype,
         four_bit=settings.four_bit,
     )
-    return task_to_json(task)
+    # As it is read back from the file, with lists for tuples.
+    form: dict[str, Any] = json.loads(json.dumps(task_to_json(task)))
+    return form
+
+
+def _begun_with(work: Path) -> Any:
+    """The recipe of an earlier run of this job, as its task has it; None before the first run."""
+    try:
+        return json.loads((work / "task.json").read_text(encoding="utf-8"))["recipe"]
+    except FileNotFoundError:
+        return None
 
 
 def _run(context: JobContext[FinetuneParams], work: Path) -> None:

@@ -30,6 +30,7 @@ from trajseg.training.adapters import HEADS, LoraSettings, prepare, save_adapter
 from trajseg.training.finetune import FinetuneRecipe
 from trajseg.training.round import RoundTask, task_from_json
 from worker.kinds import finetune
+from worker.kinds.base import PreemptedError
 from worker.run import Resident, keep, run
 
 BASE = "trajseg-tiny"
@@ -178,6 +179,32 @@ def test_the_settings_decide_on_the_training(world: SimpleNamespace, monkeypatch
         ("bfloat16", False, 7),
         ("bfloat16", False, 3),
     ]
+
+
+def test_a_training_starts_over_when_its_recipe_has_changed_since_it_began(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an update of trajseg: a training by two recipes would be refused as another one."""
+    job = training(world)
+    work = world.settings.data_dir / "training" / job.id
+    states: list[bool] = []
+
+    def child(context: Any, folder: Path) -> None:
+        """Stands for the child process: it is interrupted after it has saved its state."""
+        states.append((folder / "run" / "state.pt").exists())
+        (folder / "run").mkdir(exist_ok=True)
+        (folder / "run" / "state.pt").write_bytes(b"")
+        if len(states) < 4:
+            raise PreemptedError("The training yields to other jobs.")
+        (folder / "decision.json").write_text(json.dumps({"promoted": False, "reason": "Not promoted.", "gain": None}))
+
+    monkeypatch.setattr(finetune, "_run", child)
+    for steps in (5, 5, 6, 6):
+        world.settings.finetune_steps = steps
+        run(job.id)
+    assert states == [False, True, False, True]
+    assert world.store.jobs.get(job.id).state == "done"
+    assert not work.exists()
 
 
 def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
