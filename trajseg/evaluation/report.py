@@ -76,9 +76,10 @@ def answer_strip(answer: Answer, annotated: AnnotatedClip, title: str) -> Image.
     width = round(clip.width / clip.height * _FRAME_HEIGHT)
     strip = Image.new("RGB", (max(900, len(shown) * (width + 4)), _FRAME_HEIGHT + 58), _PAPER)
     pen = ImageDraw.Draw(strip)
-    pen.text((0, 0), f"{title}: J&F {answer.score.jf:.2f}", _INK, ImageFont.load_default(14))
+    font, heading = ImageFont.load_default(14), f"{title}: J&F {answer.score.jf:.2f}"
+    pen.text((0, 0), heading, _INK, font)
     words = f"{answer.asked.text}   ->   {answer.result.plain_answer}"
-    pen.text((220, 0), words, _FAINT, ImageFont.load_default(14))
+    pen.text((max(220, round(pen.textlength(heading, font)) + 16), 0), words, _FAINT, font)
     for column, (index, frame) in enumerate(clip.frames(shown)):
         picture = Image.fromarray(_marked(frame, truth[column], answer, index))
         strip.paste(picture.resize((width, _FRAME_HEIGHT), Image.Resampling.LANCZOS), (column * (width + 4), 22))
