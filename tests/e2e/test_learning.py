@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from prelabelled import Prelabelled, prelabelled
-from serving import TRAJSEG, MadeProject, Question, Trajseg, make_project, serving
-from studio import LabelStudio, Process, wait_until
+from serving import MadeProject, Question, Trajseg, make_project, serving
+from studio import LabelStudio, wait_until
 
 from trajseg.data.corrections import side_of
 from trajseg.shapes.dataset import write_scene
@@ -207,47 +207,3 @@ def test_the_report_counts_what_was_corrected(trained, learner, project, editor)
     editor.page.get_by_text("effort by model version").wait_for()
     editor.page.get_by_text("Until the next training:").scroll_into_view_if_needed()
     editor.screenshot("learning-7-report")
-
-
-def test_a_round_of_active_learning_names_tasks_waits_for_people_trains_and_reports(
-    trained, learner, project, corrected, studio, editor
-):
-    """`trajseg active` beside the running server; only the two last tasks are left to choose from."""
-    studio.retrieve_predictions(project.id, project.tasks[LATER : LATER + 1])
-    learner.job_of(project.tasks[LATER], project.questions[LATER].instruction)
-    command = [str(TRAJSEG), "active", "--project", str(project.id), "--budget", "1", "--steps", STEPS]
-    active = Process(command, learner.environment, learner.data_dir / "active.log")
-    try:
-        said = wait_until(
-            "tasks of the first round",
-            lambda: re.search(
-                r"Round 1: correct these tasks, the most useful first: (\d+)$", active.tail(), re.MULTILINE
-            ),
-            120,
-        )
-        chosen = int(said[1])
-        assert chosen in project.tasks[LEFT : LATER + 1]
-        [task] = [task for task in studio.tasks(project.id) if task["id"] == chosen]
-        assert (task["data"]["trajseg_round"], task["data"]["trajseg_rank"]) == (1, 1)
-        wait_until(
-            "word of what is waited for", lambda: "Waiting for people to correct 1 of 1 tasks" in active.tail(), 60
-        )
-        editor.open_task(project.id, chosen)
-        editor.screenshot("learning-8-chosen-task")
-        editor.submit()
-        status = wait_until(
-            "end of the rounds",
-            lambda: active.process.poll() is not None and [active.process.returncode],
-            TRAINING_SECONDS,
-            every=1,
-        )
-        assert status == [0], active.tail()
-    finally:
-        active.stop()
-    lines = active.log.read_text().splitlines()
-    report = json.loads(lines[-1])
-    [made] = report["rounds"]
-    assert (made["number"], made["tasks"], made["state"], report["left"]) == (1, [chosen], "done", 0)
-    assert made["version"] == f"{BASE}/project-{project.id}@2"
-    assert made["decision"] in active.log.read_text()
-    assert any(line.startswith("Round 1 is done: ") for line in lines)
