@@ -31,7 +31,7 @@ def lookup(data: Any, path: str) -> Any:
     for step in _STEP.findall(path):
         if isinstance(value, Mapping) and step in value:
             value = value[step]
-        elif isinstance(value, list) and re.fullmatch(r"[0-9]{1,9}", step) and int(step) < len(value):
+        elif isinstance(value, list) and re.fullmatch(r"0|[1-9][0-9]{0,8}", step) and int(step) < len(value):
             value = value[int(step)]
         else:
             return MISSING

@@ -29,6 +29,7 @@ from backend.patience import DeadlineError, Patience, patient_transport
 from backend.tls import certificate_trouble, ssl_context
 from label_config.values import assigned, lookup
 from trajseg.errors import LabelStudioError
+from trajseg.files import printable
 
 TESTED_VERSION = "1.23.2"
 """The Label Studio that trajseg is tested against; the editor behaves differently in others."""
@@ -164,7 +165,8 @@ class LabelStudioClient:
 
     def upload(self, project_id: int, path: Path, name: str | None = None) -> str:
         """Uploads a file without making a task of it, and returns its address for task data."""
-        name = name or path.name
+        # A name that is not UTF-8 cannot be sent.
+        name = printable(name or path.name).replace("\\", "_")
         media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
 
         def send() -> dict[str, Any]:

@@ -35,7 +35,9 @@ def prelabel_request(
     video = config.video_of(task.data)
     _check_text(name, config.video_key, video)
     _check_text(name, INSTRUCTION_KEY, instruction)
-    if not isinstance(video, str) or not video.strip():
+    if isinstance(video, str) and not video.strip():
+        raise TaskError(f"{name} has no video: its `{config.video_key}` is empty.", "Write the video's address there.")
+    if not isinstance(video, str):
         raise TaskError(
             f"{name} has no video: its data lacks {lacking(config, task)}.",
             f"Import tasks such as {{'{config.video_key}': 'https://.../clip.mp4', "

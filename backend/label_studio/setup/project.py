@@ -20,6 +20,7 @@ from label_config import LabelConfig, View, fill, parse
 from label_config.values import assigned, is_reference
 from trajseg.engines.base import check_instruction
 from trajseg.errors import InputError, LabelConfigError, LabelStudioError
+from trajseg.files import printable
 
 MOST_DOUBTFUL_FIRST = "Uncertainty sampling"
 """Label Studio's name for it."""
@@ -255,8 +256,9 @@ def add_tasks(
     placed: dict[str, Placed] = {}
     for number, video in enumerate(dict.fromkeys(task.video for task in tasks), 1):
         placed[video] = videos.place(client, project_id, video, config.view == "mask", max_bytes, say)
-        say(f"{shown_address(video)}: in the project ({number} of {len({task.video for task in tasks})}).")
-        _warn_of_rate(config, placed[video], shown_address(video), say)
+        shown = printable(shown_address(video))
+        say(f"{shown}: in the project ({number} of {len({task.video for task in tasks})}).")
+        _warn_of_rate(config, placed[video], shown, say)
     return client.add_tasks(project_id, [task_data(config, task, placed[task.video]) for task in tasks])
 
 

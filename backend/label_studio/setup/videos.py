@@ -90,7 +90,7 @@ def place(client: LabelStudioClient, project_id: int, video: str, pictures: bool
     A link stays a link, a local file is uploaded. What browsers cannot play is uploaded as an H.264 copy;
     `say` gets a line. Raises VideoError or LabelStudioError.
     """
-    shown = shown_address(video)
+    shown = printable(shown_address(video))
     if is_opaque(video, client.url):
         say(f"{shown}: left as it is; frame rate and pictures come with the first prediction.")
         return Placed(video, None)

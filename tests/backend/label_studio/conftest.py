@@ -212,7 +212,7 @@ class FakeLabelStudio:
         if request.files:
             upload = self._next()
             file = next(iter(request.files.values()))
-            if Path(file.filename or "").suffix not in (".mp4", ".webm", ".jpg"):
+            if Path(file.filename or "").suffix.lower() not in (".mp4", ".webm", ".jpg"):
                 return _refusal(400, f"{Path(file.filename or '').suffix} extension is not supported")
             self.uploads[upload] = (f"upload/{number}/{upload}-{file.filename}", file.read())
             assert request.args["commit_to_project"] == "false"

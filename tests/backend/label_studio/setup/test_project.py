@@ -223,7 +223,11 @@ def test_videos_without_instruction_and_nothing_at_all_are_refused():
 
 
 @pytest.mark.parametrize(
-    "name", ["cam1-2024:30.mp4", "a:b:c.mp4", "x" * 245 + ".mp4", "字" * 83 + ".mp4", "a b#c?d%20.mp4"]
+    "name",
+    [
+        *("cam1-2024:30.mp4", "a:b:c.mp4", "x" * 245 + ".mp4", "字" * 83 + ".mp4", "a b#c?d%20.mp4"),
+        *("\udcff\udcfe.mp4", "a\nb.mp4", 'a"b\\c.mp4', ".mp4", "CLIP.MP4", "a\u202eb.mp4", "http:clip.mp4", "clip"),
+    ],
 )
 @pytest.mark.parametrize("view", ["mask", "box"])
 def test_a_file_may_have_any_name(run, studio, tiny_clip, tmp_path, name, view):
