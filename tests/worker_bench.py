@@ -46,8 +46,8 @@ class Bench:
     def queue(self) -> JobQueue:
         return JobQueue(f"redis://127.0.0.1:{self.port}/0")
 
-    def ask(self, instruction: str, queue: str = "prelabel") -> Job:
-        job, _ = self.store.jobs.add("prelabel", None, None, str(self.video), instruction, queue)
+    def ask(self, instruction: str, queue: str = "prelabel", video: Path | None = None) -> Job:
+        job, _ = self.store.jobs.add("prelabel", None, None, str(video or self.video), instruction, queue)
         return job
 
     def pace(self, seconds: float) -> None:

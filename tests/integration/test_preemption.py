@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import open_clip, write_video
 
 pytestmark = pytest.mark.timeout(400)
-FRAMES = 36
+FRAMES = 60
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def drawn(bench: Bench, job_frames: int) -> int:
     return len(recording.read_text().splitlines())
 
 
-def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(bench: Bench, video: Path) -> None:
+def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(
+    bench: Bench, video: Path, tiny_clip: Any
+) -> None:
     bench.engine = "recording_engine:build"
     bench.valkey.start()
     bench.pace(0.25)
@@ -51,7 +54,7 @@ def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(bench: Be
         bench.wait_for(prelabel, "running")
         before = drawn(bench, 1)
         drawn(bench, before + 8)
-        asked = bench.ask(f"the blue square {time.monotonic()}", "interactive")
+        asked = bench.ask(f"the blue square {time.monotonic()}", "interactive", tiny_clip.path)
         bench.queue.enqueue(asked)
         bench.wait_for(asked, "running")
         held = bench.store.jobs.get(prelabel.id)
