@@ -206,6 +206,9 @@ class Settings(BaseSettings):
     )
     max_key_frames: int = Field(default=60, ge=2, le=300, description="Most frames of a clip shown for painting.")
     key_frame_quality: int = Field(default=90, ge=30, le=100, description="JPEG quality of key frames.")
+    key_frame_numbers: bool = Field(
+        default=True, description="Write each key frame's number into the lower left corner of its picture."
+    )
 
     media_hosts: CommaSeparated = Field(
         default=(),

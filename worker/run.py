@@ -41,6 +41,7 @@ from trajseg.errors import (
     StoreError,
     TrajSegError,
 )
+from trajseg.pictures.frame_number import numbered
 from trajseg.tracks import Result
 from trajseg.video import Clip, DecoderLimits, guarded_clip, save_frame
 from worker.engines import LoadedEngines
@@ -320,6 +321,8 @@ class _Run(JobContext[JobParams]):
         for index, rgb in self.clip.frames(indices):
             path = self.settings.media_dir / key_frame_path(self.job.id, index)
             private_folder(path.parent)
+            if self.settings.key_frame_numbers:
+                rgb = numbered(rgb, self.clip.frame_map.editor_frame(index))
             save_frame(path, rgb, self.settings.key_frame_quality)
             self.alive()
 

@@ -86,7 +86,8 @@ def correct_between(
     worth = evidence.worth(alike)
     expected = carried_worth(best, painted, left_out.get(best.name, {}), len(clip), DRIFT)
 
-    frames, kept = kept_frames(track), kept_frames(track)
+    kept = kept_frames(track)
+    frames = list(kept)
     drawn = {one.index: one for one in best.propagate(clip, painted)}
     wanted = [i for i in drawn if i not in painted and evidence.asks_for_whole(i, drawn[i], worth, expected)]
     unsure = [i for i in wanted if not evidence.sure(i, drawn[i])]
@@ -158,6 +159,14 @@ class _Evidence:
         low = max((other for other in more if other < key), default=0)
         return range(low, min((other for other in more if other > key), default=len(self._track) - 1) + 1)
 
+    def gone(self, index: int) -> bool:
+        """Whether painted frames bear out that the object has left: a frame on either side, or two in a row without it."""
+        before = [key for key in self.keys if key < index][-2:]
+        after = [key for key in self.keys if key > index][:2]
+        if before and after:
+            return True
+        return len(before + after) == 2 and not any(self.changes[key].after.any() for key in before + after)
+
     def around(self, index: int) -> list[int]:
         """The painted frames next to a frame, at most one on either side; the nearer one first."""
         before = [key for key in self.keys if key < index][-1:]
@@ -190,11 +199,12 @@ class _Evidence:
         if mask.any() and not near.before.any() and near.after.any():
             # The object was missed where it was painted; of what was found elsewhere that says nothing.
             return False
-        if mask.any() and not drawn.mask.any() and (near.after.any() or len(around) == 1):
-            # Losing the object is how carrying fails; and beyond the last frame without it, it may come back.
+        if mask.any() and not drawn.mask.any() and (near.after.any() or not self.gone(index)):
+            # Losing the object is how carrying fails; and beyond one frame without it, it may come back.
             return False
-        # What the pictures say against a frame as it was counts even where the painted frames speak for it.
-        opposed = OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
+        # What the pictures say against a frame as it was counts even where the painted frames speak for it; where these
+        # were only touched up it is of the right thing.
+        opposed = 0.0 if all(touched) else OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
         if worth[index] * (1 - opposed) > carried[index]:
             return False
         if not all(touched):

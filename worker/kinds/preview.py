@@ -22,6 +22,6 @@ def do(context: JobContext[PreviewParams]) -> JobOutcome:
             "speed": f"{seen.seconds_a_frame:.2f} s a frame on this worker",
             "estimate": f"about {duration(seen.estimate(params.videos))} for {whole} ({frames} frames), by one worker",
             "tracks": seen.sentences(),
-            "answer": seen.result.answer,
+            "answer": seen.result.plain_answer,
         }
     )

@@ -1,0 +1,34 @@
+"""The number of a frame in the corner of its picture."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from trajseg.pictures.drawing import BACKGROUND, TEXT, font_for
+
+LEAST_HEIGHT = 120
+"""Rows of a picture that is large enough for a number."""
+
+SHARE = 1 / 30
+"""Height of the figures as a share of the picture's, at least 9 pixels."""
+
+OPACITY = 0.65
+"""Of the tag: what lies behind it can still be made out."""
+
+
+def numbered(rgb: np.ndarray, number: int) -> np.ndarray:
+    """A picture uint8 [H, W, 3] with "frame N" in its lower left corner; unchanged where it is too small for that."""
+    height, width = rgb.shape[:2]
+    if height < LEAST_HEIGHT:
+        return rgb
+    text = f"frame {number}"
+    font = font_for(max(9, round(height * SHARE)))
+    left, top, right, bottom = font.getbbox(text)
+    across, down = min(round(right - left) + 6, width), round(bottom - top) + 6
+    tag = Image.new("RGB", (across, down), BACKGROUND)
+    ImageDraw.Draw(tag).text((3 - left, 3 - top), text, font=font, fill=TEXT)
+    out = rgb.copy()
+    corner = out[height - down :, :across]
+    corner[:] = np.round(corner * (1 - OPACITY) + np.asarray(tag) * OPACITY).astype(np.uint8)
+    return out
