@@ -51,7 +51,7 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: S
             mask = draw(clip, mark, known)
             if fit(mask, mark) >= FITS and _same_object(mask, inside):
                 return mask
-    if inside is not None and fit(track.mask(mark.index, inside.shape), mark) >= SAME_BOX:
+    if inside is not None and fit(inside, mark) >= SAME_BOX and inside.sum() >= SAME_BOX * track.mask(mark.index).sum():
         return inside
     mask = cut_out(clip, mark)
     return mask if inside is None or _same_object(mask, inside) else inside
@@ -81,11 +81,12 @@ def _same_object(mask: np.ndarray, inside: np.ndarray | None) -> bool:
 
 
 def _predicted_inside(mark: Mark, clip: Clip, track: MaskTrack) -> np.ndarray | None:
-    """The predicted mask within a box that it fits; None where it does not fit, or where the mark is a click."""
+    """The predicted mask within a box that it fits, but for specks; None where it does not, or the mark is a click."""
     predicted = track.mask(mark.index, (clip.height, clip.width))
-    if mark.point or fit(predicted, mark) < FITS:
+    if mark.point:
         return None
     left, top, right, bottom = mark.inside(clip.width, clip.height)
     inside = np.zeros_like(predicted)
     inside[top:bottom, left:right] = predicted[top:bottom, left:right]
-    return inside
+    mostly = inside.sum() >= SAME_OBJECT * predicted.sum()
+    return inside if fit(predicted, mark) >= FITS or (mostly and fit(inside, mark) >= FITS) else None

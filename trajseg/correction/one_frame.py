@@ -38,6 +38,9 @@ SURE_WHOLE = 0.6
 AGREEING = 0.5
 """IoU of two propagators' masks from which on they agree."""
 
+FEWEST_PIXELS = 16
+"""Pixels of a carried mask from which on it may take the place of a larger predicted one: of fewer no flow is sure."""
+
 DOUBTFUL_FRAMES = 3
 """Stop carrying whole masks after this many consecutive frames without a mask that counts."""
 
@@ -132,8 +135,7 @@ def _whole(
             others = [one for other, one in drawn.items() if other != name]
             agreed = any(region_similarity(best.mask, one.mask) >= AGREEING for one in others)
             # Losing the object is how carrying fails: an empty mask is no reason to take a predicted one away.
-            lost = before.any() and not best.mask.any()
-            if lost or (protected and best.score < SURE_WHOLE and not agreed):
+            if is_lost(best.mask, before) or (protected and best.score < SURE_WHOLE and not agreed):
                 doubtful += 1
                 if doubtful >= DOUBTFUL_FRAMES:
                     break
@@ -142,6 +144,11 @@ def _whole(
             code = rle.encode(best.mask) if best.mask.any() else None
             frames[index] = replace(frames[index], score=best.score, rle=code, provenance=name)
     return frames
+
+
+def is_lost(mask: np.ndarray, before: np.ndarray) -> bool:
+    """Whether a carried mask, bool [H, W], is hardly there where one was predicted."""
+    return int(mask.sum()) < min(FEWEST_PIXELS, int(before.sum()))
 
 
 def _counted(drawn: Iterator[Drawn], report: _Report) -> Iterator[Drawn]:

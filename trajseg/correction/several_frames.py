@@ -15,7 +15,16 @@ import numpy as np
 
 from trajseg.correction.changes import Change, carry, changed_alike, speaks_for
 from trajseg.correction.joining import joined, kept_frames
-from trajseg.correction.one_frame import AGREEING, SURE, SURE_ALONE, SURE_MARKED, SURE_WHOLE, WRONG_THING, supported
+from trajseg.correction.one_frame import (
+    AGREEING,
+    SURE,
+    SURE_ALONE,
+    SURE_MARKED,
+    SURE_WHOLE,
+    WRONG_THING,
+    is_lost,
+    supported,
+)
 from trajseg.correction.propagator import Drawn, Painted, Propagator
 from trajseg.tracks import MaskTrack, TrackFrame, rle
 from trajseg.tracks.region_similarity import region_similarity
@@ -160,7 +169,7 @@ class _Evidence:
         return range(low, min((other for other in more if other > key), default=len(self._track) - 1) + 1)
 
     def gone(self, index: int) -> bool:
-        """Whether painted frames bear out that the object has left: a frame on either side, or two in a row without it."""
+        """Whether painted frames bear out that the object has left: one on either side, or two in a row without it."""
         before = [key for key in self.keys if key < index][-2:]
         after = [key for key in self.keys if key > index][:2]
         if before and after:
@@ -199,7 +208,7 @@ class _Evidence:
         if mask.any() and not near.before.any() and near.after.any():
             # The object was missed where it was painted; of what was found elsewhere that says nothing.
             return False
-        if mask.any() and not drawn.mask.any() and (near.after.any() or not self.gone(index)):
+        if is_lost(drawn.mask, mask) and (near.after.any() or not self.gone(index)):
             # Losing the object is how carrying fails; and beyond one frame without it, it may come back.
             return False
         # What the pictures say against a frame as it was counts even where the painted frames speak for it; where these

@@ -107,6 +107,16 @@ def test_an_object_lost_on_the_way_is_no_reason_to_take_a_mask_away(clip: Clip, 
     assert all(np.array_equal(refined.mask(i), tiny_clip.blue[i]) for i in range(12) if i != 3)
 
 
+def test_a_speck_is_no_reason_to_take_a_mask_away(clip: Clip, tiny_clip: Any) -> None:
+    """Two pixels at the picture's edge were painted, and flow is as sure of them as of anything."""
+    speck = np.zeros_like(tiny_clip.red[0])
+    speck[20, :2] = True
+    track = track_of(clip, tiny_clip.blue)
+    refined = refine(clip, track, {3: speck}, [Scripted([speck] * 12)]).track
+    assert np.array_equal(refined.mask(3), speck)
+    assert all(np.array_equal(refined.mask(i), tiny_clip.blue[i]) for i in range(12) if i != 3)
+
+
 def test_a_wrong_object_is_replaced_until_the_prediction_is_right_again(clip: Clip, tiny_clip: Any) -> None:
     masks = [*tiny_clip.blue[:6], *tiny_clip.red[6:]]
     refined = refine(clip, track_of(clip, masks), {1: tiny_clip.red[1]}, [FlowPropagator()]).track
