@@ -139,7 +139,8 @@ def test_boxes_are_adopted_by_one_button_and_a_shorter_range_takes_the_track_awa
     )
     editor.page.evaluate(
         """([start, cut]) => Htx.annotationStore.selected.regions
-            .find(r => r.type === 'timelineregion' && r.ranges[0].start === start).setRange([start, cut], {mode: 'edit'})""",
+            .find(r => r.type === 'timelineregion' && r.ranges[0].start === start)
+            .setRange([start, cut], {mode: 'edit'})""",
         [start, cut],
     )
     editor.screenshot("box-range-shorter")
