@@ -142,6 +142,7 @@ class Refiner:
                 size = (self.clip.height, self.clip.width)
                 prompted[index] = erased(prompted.get(index, track.mask(index, size)), hint.prompt)
         anchors: Painted = {**prompted, **masks}
+        seen = self._beside_removed(track, painted, anchors)
         if not any(mask.any() for mask in anchors.values()):
             # Nothing to carry on: somebody said where the object is not, and no more.
             frames = without(track, set(anchors), painted.shown if painted else set(track.present) - set(anchors))
@@ -154,8 +155,11 @@ class Refiner:
 
             self._refine = refine
         self._propagators = self._propagators or propagators(self.engine)
+        anchors |= {index: track.mask(index) for index in seen}
         refinement = self._refine(self.clip, track, anchors, self._propagators, progress, marked=set(prompted))
         frames = list(refinement.track.frames)
+        for index in seen:
+            frames[index] = replace(track.frames[index], provenance=track.frames[index].provenance or track.provenance)
         for index, mask in masks.items():
             code = rle.encode(mask) if mask.any() else None
             frames[index] = replace(frames[index], rle=code, score=1.0, provenance="person")
@@ -179,6 +183,15 @@ class Refiner:
             )
         )
         return replace(refinement.track, frames=frames, score=score)
+
+    @staticmethod
+    def _beside_removed(track: MaskTrack, painted: PaintedTrack | None, anchors: Painted) -> list[int]:
+        """Frames beside those without the object at which a person has ended the track of a box, and left the box."""
+        if painted is None or not painted.boxes:
+            return []
+        removed = {index for index, code in painted.masks.items() if code is None}
+        beside = {index + step for index in removed for step in (-1, 1)} & painted.shown
+        return sorted(index for index in beside if index not in anchors and track.frames[index].rle is not None)
 
     def _draws(self) -> list[Draw]:
         """What draws the mask of a mark: the marks model, then the engine."""

@@ -384,3 +384,13 @@ def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
     assert told[1].caption.startswith("seen in")
     assert np.array_equal(told[1].mask(5), tiny_clip.blue[5])
     assert store.deliveries.of_job(asked.id) is not None
+
+
+def test_a_track_that_a_person_ended_goes_as_far_as_there(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    """A box was moved on frame 2, and the track ends with frame 6, whatever propagators make of the way there."""
+    track = track_of(clip, list(tiny_clip.red))
+    ended = painted(dict.fromkeys(range(7, 12)), {2, 6}, boxes={2: (26.0, 6.0, 20.0, 20.0)})
+    (made,) = Refiner(scripted_engine, clip, "x").run([track], [ended]).tracks
+    assert made.present == list(range(7))
+    assert np.array_equal(made.mask(6), tiny_clip.red[6])
+    assert made.frames[6].provenance == "model"
