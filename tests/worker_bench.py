@@ -56,7 +56,7 @@ class Bench:
     def worker(self, *options: str, **more: str) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
-            "PYTHONPATH": str(TESTS / "worker"),
+            "PYTHONPATH": os.pathsep.join([str(TESTS / "worker"), str(TESTS.parent)]),
             "REDIS_URL": f"redis://127.0.0.1:{self.port}/0",
             "DATABASE_URL": f"sqlite:///{self.folder / 'store.db'}",
             "SCRIPTED_PACE": str(self.folder / "pace"),

@@ -7,6 +7,7 @@ from alembic import context
 from backend.store.models import Base
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+# No batch mode: it makes a table again and drops the old one, and SQLite then deletes what refers to its rows.
+context.configure(connection=connection, target_metadata=Base.metadata)
 with context.begin_transaction():
     context.run_migrations()

@@ -71,5 +71,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("corrections", "annotations", "annotation_hints"):
         op.drop_table(table)
-    with op.batch_alter_table("projects") as projects:
-        projects.drop_column("swept_to")
+    op.drop_column("projects", "swept_to")

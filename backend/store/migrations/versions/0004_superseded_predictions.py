@@ -31,6 +31,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("superseded_predictions")
-    with op.batch_alter_table("jobs") as jobs:
-        for column in ("waiting_for", "waiting_since", "not_before"):
-            jobs.drop_column(column)
+    for column in ("waiting_for", "waiting_since", "not_before"):
+        op.drop_column("jobs", column)
