@@ -52,7 +52,7 @@ class Tasks:
 
     def note_opened(self, session: Session, keys: Iterable[TaskKey]) -> None:
         """`opened`, in the caller's transaction."""
-        self._upsert(session, sorted(set(keys)), {"opened_at": now()})
+        self._upsert(session, list(keys), {"opened_at": now()})
 
     def is_open(self, project_id: int, task_id: int, hours: float) -> bool:
         """Whether somebody opened the task in the last `hours`, and may have it open still."""
@@ -125,6 +125,7 @@ class Tasks:
         return wanted
 
     def _write(self, keys: Sequence[TaskKey], values: Mapping[str, Any]) -> None:
+        keys = sorted(set(keys))
         for start in range(0, len(keys), AT_ONCE):
             with self.database.write() as session:
                 self._upsert(session, keys[start : start + AT_ONCE], values)
@@ -133,7 +134,8 @@ class Tasks:
         if not keys:
             return
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
-        rows = [{"project_id": project_id, "task_id": task_id, **values} for project_id, task_id in keys]
+        # Always in the same order: two writers that lock each other's rows would wait for ever.
+        rows = [{"project_id": project_id, "task_id": task_id, **values} for project_id, task_id in sorted(set(keys))]
         table: Any = KnownTask.__table__
         added = insert(table).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=dict(values))
         session.execute(added, rows)

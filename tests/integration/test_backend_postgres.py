@@ -91,3 +91,28 @@ def test_a_run_from_begin_to_delivery(store: Store) -> None:
     store.jobs.cancel(job.id)
     with pytest.raises(CancelledError):
         store.runs.progress(job.id, token, 1, 2)
+
+
+def test_equal_batches_in_different_orders_do_not_lock_each_other_out(store: Store) -> None:
+    project = store.projects.upsert(7, "", "", stamp="17")
+    keys = [(project.id, task) for task in range(400)]
+    errors: list[Exception] = []
+    for turn in range(4):
+        batch = [JobRequest("prelabel", project.id, task, "/clip.mp4", f"{turn}", "prelabel") for task in range(400)]
+        barrier = threading.Barrier(4)
+
+        def add_all(order: int, batch: list[JobRequest] = batch, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            try:
+                store.jobs.add_all(batch[::order], keys[::order])
+                store.tasks.shown(keys[::order], "queued")
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=add_all, args=(order,)) for order in (1, -1, 1, -1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert len(store.jobs.newest(limit=5000)) == 1600
