@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -45,7 +46,7 @@ ASK_SECONDS = 0.8
 """Mean time between two requests."""
 FAULT_SECONDS = 4.0
 SETTLE_SECONDS = 240.0
-"""Time after the last fault for the remaining jobs."""
+"""Time for the remaining jobs after the last fault, or after the last one that was completed: slow is not stuck."""
 REPEATED = 0.2
 """Share of requests for a task that had one before, as when a person opens it again."""
 COLOURS = ("red", "green", "blue", "red and blue")
@@ -131,10 +132,13 @@ class Soak:
         """Let everything get done that can, and count what is wrong then."""
         self.world.heal()
         self._pool.shutdown()
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline, least = time.monotonic() + SETTLE_SECONDS, math.inf
         while True:
             figures = self._count()
-            if not (figures["lost"] or figures["stuck"]) or time.monotonic() > deadline:
+            left = figures["lost"] + figures["stuck"]
+            if left < least:
+                deadline, least = time.monotonic() + SETTLE_SECONDS, left
+            if not left or time.monotonic() > deadline:
                 break
             self.world.look_after(self.choose)
             time.sleep(1.0)
