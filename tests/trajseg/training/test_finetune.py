@@ -55,6 +55,7 @@ def test_the_annotator_paints_some_frames_and_carries_them_to_the_others(folder)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_training_that_was_stopped_goes_on_float_for_float(folder, tmp_path):
     corrections = Corrections(folder, "train")
     whole = finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "whole", REPLAY)
@@ -101,6 +102,7 @@ def test_what_to_replay_is_said_by_the_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(PER_CLIP, "project", 2)
     task = RoundTask(

@@ -118,6 +118,7 @@ def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
     world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
