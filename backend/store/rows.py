@@ -24,7 +24,8 @@ class StaleRunError(TrajSegError):
 
 def get_job(session: Session, job_id: str, lock: bool = False) -> Job:
     """Raises UnknownJobError."""
-    job = session.get(Job, job_id, with_for_update=lock)
+    # PostgreSQL takes no text with NUL, and no id has it.
+    job = session.get(Job, job_id, with_for_update=lock) if "\0" not in job_id else None
     if job is None:
         raise UnknownJobError(f"There is no job {job_id}.", "GET /jobs lists them.")
     return job
