@@ -46,9 +46,9 @@ EXPECTED: dict[str, Any] = {
     "23": NOTHING,
 }
 JOBS = {
-    # Tasks without an instruction: one failed job each, which says so.
+    # Tasks without an instruction: one rejected job each, which says so.
     "04": [(9, "rejected", "prelabel")],
-    "05": [(9, "rejected", "prelabel"), (10, "failed", "prelabel")],
+    "05": [(9, "rejected", "prelabel"), (10, "rejected", "prelabel")],
     "11": [(10, "rejected", "prelabel")],
     "21": [(task, "rejected", "prelabel") for task in (9, 10, 11, 12, 13)],
     # An instruction typed in the page.
