@@ -148,7 +148,7 @@ def test_a_training_gets_a_data_set_of_corrections(project: Project, tiny_clip: 
     clip = Corrections(tmp_path / "set", side_of(f"sha256:{content_hash(tiny_clip.path)}"))[0]
     assert clip.annotated == (0,)
     assert (clip.masks(["t1"], [0])[0, 0] == tiny_clip.blue[0]).all()
-    assert [said.text for said in clip.expressions] == ["the red square"]
+    assert [said.text for said in clip.expressions] == ["the red square", "a red square"], "the caption, too"
 
 
 @pytest.fixture

@@ -333,7 +333,8 @@ class FakeLabelStudio:
         if self.block_local_ip:
             return _refusal(403, PRIVATE)
         try:
-            httpx.get(f"{form['url']}/health", timeout=1)
+            # Label Studio itself waits 1 s; a machine that is busy with tests may take longer.
+            httpx.get(f"{form['url']}/health", timeout=10)
         except httpx.HTTPError as error:
             reason = f"Can't connect to ML backend {form['url']}, health check failed. Additional info: {error}"
             return _invalid(non_field_errors=[reason])
