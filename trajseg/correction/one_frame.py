@@ -35,6 +35,9 @@ SURE_MARKED = 0.8
 SURE_WHOLE = 0.6
 """Score from which on a carried whole mask counts, unless two propagators agree on it."""
 
+SURE_WHOLE_MARKED = 0.7
+"""The same where the mask was drawn from a mark, which is less exact than a painted one."""
+
 AGREEING = 0.5
 """IoU of two propagators' masks from which on they agree."""
 
@@ -120,6 +123,7 @@ def _whole(
     frames = kept_frames(track)
     # Where nothing was predicted at all there is nothing to protect: whatever is carried is better than nothing.
     protected = bool(track.present)
+    sure = SURE_WHOLE_MARKED if change.marked else SURE_WHOLE
     for way in outwards(key, len(clip)):
         back, doubtful = Return(change.size), 0
         for index in way:
@@ -135,7 +139,7 @@ def _whole(
             others = [one for other, one in drawn.items() if other != name]
             agreed = any(region_similarity(best.mask, one.mask) >= AGREEING for one in others)
             # Losing the object is how carrying fails: an empty mask is no reason to take a predicted one away.
-            if is_lost(best.mask, before) or (protected and best.score < SURE_WHOLE and not agreed):
+            if is_lost(best.mask, before) or (protected and best.score < sure and not agreed):
                 doubtful += 1
                 if doubtful >= DOUBTFUL_FRAMES:
                     break

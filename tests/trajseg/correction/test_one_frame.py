@@ -100,6 +100,17 @@ def test_what_was_missed_is_filled_in_and_what_was_found_elsewhere_stays(clip: C
     assert all(np.array_equal(refined.mask(i), ELSEWHERE) for i in range(6, 12))
 
 
+@pytest.mark.parametrize("marked", [set(), {3}])
+def test_what_was_missed_is_filled_in_from_a_mark_only_where_the_carried_mask_is_surer(
+    clip: Clip, tiny_clip: Any, marked: set[int]
+) -> None:
+    masks = [None if index < 6 else ELSEWHERE for index in range(12)]
+    for score, filled in ((0.65, not marked), (0.75, True)):
+        scripted = Scripted(tiny_clip.red, score)
+        refined = refine(clip, track_of(clip, masks), {3: tiny_clip.red[3]}, [scripted], marked=marked).track
+        assert {refined.mask(i, ELSEWHERE.shape).any() for i in (0, 1, 2, 4, 5)} == {filled}
+
+
 def test_an_object_lost_on_the_way_is_no_reason_to_take_a_mask_away(clip: Clip, tiny_clip: Any) -> None:
     nothing = [np.zeros_like(mask) for mask in tiny_clip.red]
     track = track_of(clip, tiny_clip.blue)
