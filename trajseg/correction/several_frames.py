@@ -39,6 +39,9 @@ FADING = 0.5
 OPPOSITION = 0.5
 """Share of its worth that a frame loses when what is carried there is sure and has nothing in common with it."""
 
+ENOUGH = 3
+"""Painted frames from which on leaving them out alone decides on whole masks; two say too little."""
+
 DRIFT = 0.5
 """Power of the distance with which the errors of a propagator that drifts may grow, where a prediction is at stake:
 small ones add up as those of a random walk do."""
@@ -93,7 +96,8 @@ def correct_between(
     others = [one for one in propagators if one is not best]
     alike = _changed(clip, evidence, carried, propagators, step)
     worth = evidence.worth(alike)
-    expected = carried_worth(best, painted, left_out.get(best.name, {}), len(clip), DRIFT)
+    drift = 1.0 if evidence.enough else DRIFT
+    expected = carried_worth(best, painted, left_out.get(best.name, {}), len(clip), drift)
 
     kept = kept_frames(track)
     frames = list(kept)
@@ -137,6 +141,7 @@ class _Evidence:
         self.gains = dict.fromkeys(self.keys, 0.0)
         self.protected = bool(track.present)
         self.shown = any(mask.any() for mask in painted.values())
+        self.enough = len(painted) >= ENOUGH
 
     def mask(self, index: int) -> np.ndarray:
         """As predicted, bool [H, W]."""
@@ -205,6 +210,9 @@ class _Evidence:
         touched = [self.touched_up(key) for key in around]
         if self.protected and any(key in self._marked for key in around) and all(touched):
             return False
+        if self.enough:
+            opposed = OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
+            return bool(worth[index] * (1 - opposed) <= carried[index])
         if mask.any() and not near.before.any() and near.after.any():
             # The object was missed where it was painted; of what was found elsewhere that says nothing.
             return False
@@ -222,7 +230,7 @@ class _Evidence:
 
     def sure(self, index: int, drawn: Drawn) -> bool:
         """Whether a whole mask needs no other propagator to agree with it."""
-        if not self.protected or drawn.score >= SURE_WHOLE or (drawn.agreement or 0.0) >= AGREEING:
+        if self.enough or not self.protected or drawn.score >= SURE_WHOLE or (drawn.agreement or 0.0) >= AGREEING:
             return True
         around = self.around(index)
         if not drawn.mask.any() and not self.changes[around[0]].after.any():

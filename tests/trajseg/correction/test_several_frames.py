@@ -88,3 +88,12 @@ def test_a_change_that_makes_a_painted_frame_worse_is_not_carried_to_its_side(cl
     painted = {2: tiny_clip.red[2], 8: kept}
     refined = refine(clip, track_of(clip, masks), painted, [FlowPropagator()]).track
     assert (refined.mask(7) & BLOB).sum() == BLOB.sum()
+
+
+def test_three_painted_frames_decide_on_whole_masks_by_themselves(clip: Clip, tiny_clip: Any) -> None:
+    """The prediction lies beside the object; what is carried is right, and was so on every frame that was left out."""
+    masks = [np.roll(mask, 9, axis=1) for mask in tiny_clip.red]
+    painted = {index: tiny_clip.red[index] for index in (1, 5, 9)}
+    unsure = Scripted([np.asarray(mask) for mask in tiny_clip.red], score=0.4)
+    refined = refine(clip, track_of(clip, masks), painted, [unsure]).track
+    assert min(similarity(refined, tiny_clip.red)) == 1.0
