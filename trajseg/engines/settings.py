@@ -1,13 +1,65 @@
-"""Settings of an engine: a frozen dataclass, each field also an environment variable and an option of `load_engine`."""
+"""Settings of an engine: a frozen dataclass, each field also an environment variable and an option of `load_engine`.
+
+`SettingsFactory` makes an engine's entry point of them.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, Protocol, Self
 
+from trajseg.engines.base import Engine, EngineSpec
 from trajseg.errors import InputError
+
+
+class EngineSettings(Protocol):
+    """What a class of settings has beside its fields."""
+
+    @classmethod
+    def read(cls, options: Mapping[str, Any] | None = None) -> Self:
+        """The settings in the environment, overridden by options. Raises InputError where one is wrong."""
+        ...
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What an engine with these settings can do."""
+        ...
+
+
+class SettingsFactory:
+    """Loads an engine by the settings in the environment; its spec is read without loading anything.
+
+    Args:
+        settings: the class of settings.
+        loader: "module:function" that makes the engine of settings and a device; imported when an engine is wanted.
+    """
+
+    def __init__(self, settings: type[EngineSettings], loader: str) -> None:
+        self._settings, self._loader = settings, loader
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What the engine will be able to do. Raises InputError or CheckpointError where a setting is wrong."""
+        return self._settings.read().spec
+
+    def __call__(self, device: str = "", **options: Any) -> Engine:
+        """The engine.
+
+        Args:
+            device: torch's name; empty: the first GPU, else the CPU.
+            options: fields of the settings; they override the environment.
+
+        Raises:
+            CheckpointError: the weights are not on this machine, or cannot be loaded.
+            ImportError: a package is missing; load_engine names it.
+            InputError: a setting is wrong.
+        """
+        settings = self._settings.read(options)
+        engine: Engine = resolve_name(self._loader)(settings, device)
+        return engine
 
 
 def given_settings(

@@ -25,7 +25,7 @@ SAM2_FILES = ("*.pt", "*.md")
 
 
 def load(settings: GroundedSettings, device: str = "") -> GroundedEngine:
-    """The engine that settings describe, on a device; see GroundedFactory."""
+    """The engine that settings describe, on a device; see SettingsFactory."""
     place = chosen(device or None)
     half = torch.bfloat16 if torch.device(place).type == "cuda" else torch.float32
     detector = _detector(settings, place)
