@@ -78,7 +78,7 @@ class JobStore:
         rows = [request.row() for request in requests]
         jobs = self._known([row["request_key"] for row in rows])
         unknown = {row["request_key"]: row for row in reversed(rows) if row["request_key"] not in jobs}
-        # Always in the same order: two batches that lock each other's rows would wait for ever.
+        # Always in the same order: batches that lock the same rows in different orders deadlock.
         missing = [unknown[key] for key in sorted(unknown)]
         if missing or opened:
             with self.database.write() as session:

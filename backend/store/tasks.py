@@ -134,7 +134,7 @@ class Tasks:
         if not keys:
             return
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
-        # Always in the same order: two writers that lock each other's rows would wait for ever.
+        # Always in the same order: writers that lock the same rows in different orders deadlock.
         rows = [{"project_id": project_id, "task_id": task_id, **values} for project_id, task_id in sorted(set(keys))]
         table: Any = KnownTask.__table__
         added = insert(table).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=dict(values))

@@ -62,6 +62,15 @@ def fresh_store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def store_on_either(database_url: str) -> Iterator[Store]:
+    """An empty store, on SQLite and on PostgreSQL in turn."""
+    store = Store(database_url)
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
 def store(settings: Settings, fresh_store_file: Path) -> Iterator[Store]:
     settings.data_dir.mkdir()
     shutil.copy(fresh_store_file, settings.data_dir / "trajseg.db")

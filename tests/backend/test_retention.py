@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,11 +18,8 @@ YEAR = timedelta(days=365)
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
-    store.migrate()
-    yield store
-    store.close()
+def store(store_on_either: Store) -> Store:
+    return store_on_either
 
 
 @pytest.fixture

@@ -210,23 +210,20 @@ class _Evidence:
         touched = [self.touched_up(key) for key in around]
         if self.protected and any(key in self._marked for key in around) and all(touched):
             return False
-        if self.enough:
-            opposed = OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
-            return bool(worth[index] * (1 - opposed) <= carried[index])
-        if mask.any() and not near.before.any() and near.after.any():
-            # The object was missed where it was painted; of what was found elsewhere that says nothing.
-            return False
-        if is_lost(drawn.mask, mask) and (near.after.any() or not self.gone(index)):
-            # Losing the object is how carrying fails; and beyond one frame without it, it may come back.
-            return False
-        # What the pictures say against a frame as it was counts even where the painted frames speak for it; where these
-        # were only touched up it is of the right thing.
-        opposed = 0.0 if all(touched) else OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
+        if not self.enough:
+            if mask.any() and not near.before.any() and near.after.any():
+                # The object was missed where it was painted; of what was found elsewhere that says nothing.
+                return False
+            if is_lost(drawn.mask, mask) and (near.after.any() or not self.gone(index)):
+                # Losing the object is how carrying fails; and beyond one frame without it, it may come back.
+                return False
+        bounded = all(touched) and not self.enough
+        # What the pictures say against a frame as it was counts even where the painted frames speak for it; where two
+        # of these were only touched up it is of the right thing.
+        opposed = 0.0 if bounded else OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
         if worth[index] * (1 - opposed) > carried[index]:
             return False
-        if not all(touched):
-            return True
-        return speaks_for(max(self.changes[key].size for key in around), mask, drawn.mask)
+        return not bounded or speaks_for(max(self.changes[key].size for key in around), mask, drawn.mask)
 
     def sure(self, index: int, drawn: Drawn) -> bool:
         """Whether a whole mask needs no other propagator to agree with it."""

@@ -27,11 +27,8 @@ class Cost:
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
-    store.migrate()
-    yield store
-    store.close()
+def store(store_on_either: Store) -> Store:
+    return store_on_either
 
 
 @pytest.fixture
