@@ -19,7 +19,9 @@ CHECKPOINT = Path(__file__).parents[4] / "trajseg" / "shapes" / "engines" / "gro
 
 @pytest.fixture(scope="module")
 def engine() -> GroundedEngine:
-    return factory(device="cpu", checkpoint=str(CHECKPOINT), chooser="none")
+    found = factory(device="cpu", checkpoint=str(CHECKPOINT), chooser="none")
+    assert isinstance(found, GroundedEngine)
+    return found
 
 
 def test_a_phrase_finds_its_object_first(engine: GroundedEngine, tmp_path: Path) -> None:
