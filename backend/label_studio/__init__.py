@@ -1,1 +1,1 @@
-"""Label Studio as trajseg meets it: views of tracks, its API, delivery, projects and the doctor."""
+"""The Label Studio side of trajseg: result formats, its API, delivery, project setup and the doctor."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE = 0.5
-"""How far, in percent of the picture's side, a drawn box may be from the true one between key frames."""
+"""Largest error between key frames: how far an interpolated box may be off, in percent of the picture's side."""
 
 Box = tuple[float, float, float, float]
 """x, y, width, height."""
@@ -24,13 +24,13 @@ Box = tuple[float, float, float, float]
 def to_sequence(
     boxes: Mapping[int, Box], last_frame: int, fps: float, fixed: Collection[int] = ()
 ) -> list[dict[str, Any]]:
-    """Key frames such that every box that Label Studio draws is within TOLERANCE of the one given.
+    """Key frames such that every box Label Studio interpolates is within TOLERANCE of the given one.
 
     Args:
-        boxes: percent box by editor frame (1-based); a frame that is not there has no box.
+        boxes: percent box by editor frame (1-based); frames without a box are absent.
         last_frame: the clip's last editor frame.
         fps: the frame rate that the editor uses.
-        fixed: editor frames that are key frames in any case.
+        fixed: editor frames that must be key frames.
     """
     sequence: list[dict[str, Any]] = []
     for run in _runs(sorted(boxes)):
@@ -53,7 +53,7 @@ def from_sequence(sequence: Sequence[Mapping[str, Any]], last_frame: int) -> dic
         start, here = int(key["frame"]), _values(key)
         if following is None or not key.get("enabled", True):
             end = last_frame if following is None and key.get("enabled", True) else start
-            # An annotation may name any frame; only those of the clip are drawn.
+            # An annotation may name any frame; only frames of the clip are drawn.
             boxes |= dict.fromkeys(range(max(start, 1), min(end, last_frame) + 1), here)
             continue
         end, there = int(following["frame"]), _values(following)

@@ -1,4 +1,4 @@
-"""Circuit breaker: while one Label Studio is unwell, only a probe now and then is sent to it."""
+"""Circuit breaker: while a Label Studio is failing, only occasional probes are sent to it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ log = logging.getLogger("trajseg.delivery")
 FIRST_PAUSE_SECONDS = 5.0
 """Pause after the first failure; it doubles with each failed probe."""
 LONGEST_PAUSE_SECONDS = 60.0
-"""So whatever waits is delivered a minute after Label Studio is back, however long it was away."""
+"""Longest pause, so everything pending is delivered within a minute of Label Studio's return."""
 
 
 class CircuitBreaker:
     """Closed while Label Studio answers, open from a transient failure to the next success. Safe between threads.
 
     Attributes:
-        reason: why it is open; empty while it is closed.
+        reason: why it is open; empty while closed.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class CircuitBreaker:
 
     @property
     def open(self) -> bool:
-        """Whether Label Studio failed last time."""
+        """Whether the last request to Label Studio failed."""
         return bool(self.reason)
 
     def allows(self) -> bool:
-        """Whether a request may be made now. While it is open one caller is let through after each pause."""
+        """Whether a request may be made now. While open, one caller is let through after each pause."""
         with self._lock:
             if not self.reason:
                 return True
@@ -43,20 +43,20 @@ class CircuitBreaker:
             return True
 
     def failed(self, reason: str, retry_after: float | None = None) -> None:
-        """A request failed for a reason that concerns Label Studio as a whole.
+        """A request failed for a reason that affects Label Studio as a whole.
 
         Args:
-            retry_after: seconds that Label Studio itself wants to be left alone.
+            retry_after: seconds Label Studio asked to wait.
         """
         with self._lock:
             if not self.reason:
-                log.warning("Label Studio is left alone for now: %s", reason)
+                log.warning("pausing requests to Label Studio: %s", reason)
             self._pause = min(max(self._pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
             self._probe_at = time.monotonic() + max(self._pause, retry_after or 0.0)
             self.reason = reason or "it failed"
 
     def succeeded(self) -> bool:
-        """A request was answered; True when the breaker was open, and whatever waits may go at once."""
+        """A request was answered. Returns True if the breaker was open, so pending work can be sent at once."""
         with self._lock:
             was_open, self.reason, self._pause = bool(self.reason), "", 0.0
         if was_open:

@@ -32,20 +32,20 @@ from trajseg.errors import LabelStudioError
 from trajseg.files import printable
 
 TESTED_VERSION = "1.23.2"
-"""The Label Studio that trajseg is tested against; the editor behaves differently in others."""
+"""The Label Studio version that trajseg is tested against; the editor behaves differently in others."""
 
 TASKS_A_PAGE = 200
 LONGEST_WISH_SECONDS = 8.0
-"""A longer Retry-After is not waited for within a request."""
+"""A longer Retry-After is left to the caller instead of being waited for here."""
 TokenKind = Literal["none", "legacy", "personal access", "access"]
 T = TypeVar("T")
 
-_START_LABEL_STUDIO = "Start Label Studio, or set LABEL_STUDIO_URL to where it is; `trajseg doctor` checks both."
+_START_LABEL_STUDIO = "Start Label Studio, or set LABEL_STUDIO_URL to its address; `trajseg doctor` checks both."
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction as Label Studio holds it."""
+    """A prediction as stored in Label Studio."""
 
     id: int
     model_version: str
@@ -55,13 +55,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Task:
-    """A task as Label Studio holds it.
+    """A task as stored in Label Studio.
 
     Attributes:
-        data: task data with storage addresses as they were written, not as a browser gets them.
+        data: task data with storage addresses as written, not as resolved for a browser.
         annotations: with their results.
-        has_draft: whether anybody has an unsubmitted draft on it.
-        drafts: those of them that Label Studio tells of, with their results.
+        has_draft: whether anyone has an unsubmitted draft on it.
+        drafts: the drafts that Label Studio returns, with their results.
     """
 
     id: int
@@ -77,8 +77,8 @@ class ChangedTask:
     """A task in which something has changed.
 
     Attributes:
-        updated_at: when, as Label Studio writes it (ISO 8601 in UTC, so that text sorts like time).
-        annotated: whether it has an annotation, a skipped one too.
+        updated_at: when, as Label Studio writes it (ISO 8601 in UTC, so text order is time order).
+        annotated: whether it has an annotation, including a skipped one.
     """
 
     id: int
@@ -89,18 +89,18 @@ class ChangedTask:
 class LabelStudioClient:
     """One Label Studio server with one token.
 
-    Reading and changing is tried again on connection errors and 5xx answers. Making something new is tried
-    again only where the request cannot have arrived, since it would be there twice.
+    Reads and updates are retried on connection errors and 5xx answers. Creating something is retried only if the
+    request cannot have arrived, since it would otherwise be created twice.
 
     Args:
-        url: where Label Studio is.
+        url: Label Studio's address.
         api_key: legacy token, or personal access token (exchanged and renewed by label-studio-sdk).
-        attempts: how often a request is tried in all.
-        wait: longest pause between two tries, seconds.
+        attempts: how often a request is sent at most.
+        wait: longest pause between two attempts, seconds.
         timeout: for one request, seconds.
-        deadline: seconds in which all requests together must be done, however slowly answers trickle in; None: any.
+        deadline: seconds for all requests together, however slowly answers arrive; None: no limit.
 
-    Raises LabelStudioError from every method: with what went wrong and what to do.
+    Every method raises LabelStudioError, which says what went wrong and what to do.
     """
 
     def __init__(
@@ -128,9 +128,9 @@ class LabelStudioClient:
         try:
             self._sdk = LabelStudio(base_url=self.url, api_key=api_key, httpx_client=self._http, max_retries=0)
         except ApiError as error:
-            # The SDK looks at the expiry date of a personal access token before it asks anybody.
+            # The SDK checks the expiry date of a personal access token before it sends anything.
             raise refusal(error, self.url) from error
-        # Without the slash the SDK drops the last part of the path, and a token is never exchanged below one.
+        # Without the slash the SDK drops the last part of the path, and token exchange fails below a path prefix.
         self._sdk._client_wrapper._tokens_client._base_url = f"{self.url}/"
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class LabelStudioClient:
         return self._again(lambda: self._sdk.projects.get(project_id, request_options=self._options)).dict()
 
     def create_project(self, title: str, label_config: str, **settings: Any) -> int:
-        """Makes a project and returns its id."""
+        """Creates a project and returns its id."""
         project = self._once(
             lambda: self._sdk.projects.create(
                 title=title, label_config=label_config, request_options=self._options, **settings
@@ -164,13 +164,13 @@ class LabelStudioClient:
         self._again(lambda: self._sdk.projects.update(project_id, request_options=self._options, **settings))
 
     def upload(self, project_id: int, path: Path, name: str | None = None) -> str:
-        """Uploads a file without making a task of it, and returns its address for task data."""
+        """Uploads a file without creating a task for it, and returns its address for task data."""
         # A name that is not UTF-8 cannot be sent.
         name = printable(name or path.name).replace("\\", "_")
         media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
 
         def send() -> dict[str, Any]:
-            # The SDK has no call for an upload that makes no task.
+            # The SDK has no call for an upload that creates no task.
             headers = self._sdk._client_wrapper.get_headers()
             with path.open("rb") as file:
                 answer = self._http.post(
@@ -189,7 +189,7 @@ class LabelStudioClient:
         return served_path(f"/data/{held.file}", self.url)
 
     def add_tasks(self, project_id: int, data: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Makes one task of each task data and returns their ids in the same order."""
+        """Creates one task per item of `data` and returns their ids in the same order."""
         answer = self._once(
             lambda: self._sdk.projects.import_tasks(
                 project_id,
@@ -201,7 +201,7 @@ class LabelStudioClient:
         ids = [int(task_id) for task_id in getattr(answer, "task_ids", None) or []]
         if len(ids) != len(data):
             raise LabelStudioError(
-                f"Label Studio made {len(ids)} tasks of {len(data)} that were sent.",
+                f"Label Studio created {len(ids)} of the {len(data)} tasks sent.",
                 "Look at the project's tasks in Label Studio, delete the incomplete import, and import again.",
             )
         return ids
@@ -211,24 +211,24 @@ class LabelStudioClient:
         return self._list_tasks(project_id, None)
 
     def task(self, project_id: int, task_id: int) -> Task:
-        """A task; raises MissingError when it was deleted.
+        """A task. Raises MissingError if it has been deleted.
 
-        Read as the Data Manager does: whenever a single task without a prediction is read, Label Studio asks
-        its ML backend for one and waits for it.
+        Read the way the Data Manager does: reading a single task without a prediction makes Label Studio ask its ML
+        backend for one and wait for it.
         """
         found = self._list_tasks(project_id, task_id)
         if not found:
             raise MissingError(
-                f"Label Studio's project {project_id} has no task {task_id}.",
-                "It was deleted there; nothing is left to do.",
+                f"Label Studio project {project_id} has no task {task_id}.",
+                "It has been deleted; there is nothing left to do.",
                 404,
             )
         return found[0]
 
     def changed_tasks(self, project_id: int, since: str = "") -> list[ChangedTask]:
-        """Tasks of a project that changed after `since`, the longest ago first; without it those with annotations.
+        """Tasks of a project that changed after `since`, oldest change first; without `since`, all annotated tasks.
 
-        Annotations that come, change or go change their task's time, and so do predictions and task data.
+        Creating, changing or deleting an annotation updates its task's time, and so do predictions and task data.
         """
         wanted = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since}
         if not since:
@@ -264,7 +264,7 @@ class LabelStudioClient:
         return self._again(read)
 
     def webhooks(self, project_id: int) -> list[dict[str, Any]]:
-        """The webhooks of a project; connecting an ML backend makes one for it."""
+        """The webhooks of a project; connecting an ML backend creates one for it."""
         held = self._again(lambda: self._sdk.webhooks.list(project=project_id, request_options=self._options))
         return [one.dict() for one in held]
 
@@ -289,11 +289,11 @@ class LabelStudioClient:
         return [one.dict() for one in held]
 
     def update_task_data(self, project_id: int, task_id: int, changes: Mapping[str, Any]) -> None:
-        """Sets some keys of task data and leaves the others; does nothing when they are as wanted.
+        """Sets some keys of task data and leaves the others; does nothing if they already have these values.
 
-        A key may be a path, such as `media.fps`, as labelling configurations write them.
+        A key may be a path such as `media.fps`, as in labelling configurations.
         """
-        # Label Studio replaces task data as a whole, so it is read just before.
+        # Label Studio replaces task data as a whole, so it is read immediately before.
         data = self.task(project_id, task_id).data
         if any(lookup(data, key) != value for key, value in changes.items()):
             try:
@@ -307,10 +307,10 @@ class LabelStudioClient:
             self._again(lambda: self._sdk.tasks.update(str(task_id), data=data, request_options=self._options))
 
     def set_task_key(self, project_id: int, task_ids: Sequence[int], key: str, text: str) -> None:
-        """Sets one key of the data of many tasks to a text, in one request; tasks that are gone are passed over.
+        """Sets one key in the data of many tasks to a text, in one request; deleted tasks are ignored.
 
-        It is the Data Manager's action "Add Or Modify Data Field": beside this key nothing is written, so that what
-        others change in the tasks at the same moment stays.
+        Uses the Data Manager's action "Add Or Modify Data Field", which writes this key alone: concurrent changes to
+        other keys are kept.
         """
 
         def write() -> None:
@@ -331,7 +331,7 @@ class LabelStudioClient:
         self._again(write)
 
     def predictions(self, task_id: int) -> list[Prediction]:
-        """A task's predictions, the oldest first."""
+        """A task's predictions, oldest first."""
         held = self._again(lambda: self._sdk.predictions.list(task=task_id, request_options=self._options))
         found = [
             Prediction(int(one.id), str(one.model_version or ""), list(one.result or []), one.score) for one in held
@@ -354,22 +354,22 @@ class LabelStudioClient:
         return int(made.id)
 
     def update_prediction(self, prediction_id: int, **changes: Any) -> None:
-        """Changes fields of a prediction (`result`, `score`, `model_version`); its id stays."""
+        """Changes fields of a prediction (`result`, `score`, `model_version`); its id is kept."""
         self._again(lambda: self._sdk.predictions.update(prediction_id, request_options=self._options, **changes))
 
     def delete_prediction(self, prediction_id: int) -> None:
-        """Deletes a prediction; one that is gone already is no error."""
+        """Deletes a prediction; one that is already gone is not an error."""
         try:
             self._again(lambda: self._sdk.predictions.delete(prediction_id, request_options=self._options))
         except MissingError:
             return
 
     def annotation(self, annotation_id: int) -> dict[str, Any]:
-        """An annotation's fields, its `result` among them; raises MissingError where it was deleted."""
+        """An annotation's fields, including `result`; raises MissingError if it has been deleted."""
         return self._get(f"/api/annotations/{annotation_id}/")
 
     def update_annotation(self, annotation_id: int, result: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Replaces the results of an annotation and returns it as it is then; its author stays."""
+        """Replaces the results of an annotation and returns the updated annotation; its author is kept."""
 
         def write() -> dict[str, Any]:
             answer = self._http.patch(
@@ -384,7 +384,7 @@ class LabelStudioClient:
         return self._again(write)
 
     def drafts(self, task_id: int) -> list[dict[str, Any]]:
-        """All drafts of a task, whoever's; `annotation` is the annotation that one changes, None for a new one."""
+        """All drafts of a task, of all users; `annotation` is the annotation a draft changes, None for a new one."""
         return list(self._get(f"/api/tasks/{task_id}/drafts"))
 
     def _get(self, path: str) -> Any:
@@ -397,7 +397,7 @@ class LabelStudioClient:
         return self._again(read)
 
     def ml_backends(self, project_id: int) -> list[dict[str, Any]]:
-        """The ML backends connected to a project; Label Studio calls each one's /health and /setup for it."""
+        """The ML backends connected to a project; Label Studio calls /health and /setup of each to answer this."""
         held = self._again(lambda: self._sdk.ml.list(project=project_id, request_options=self._options))
         return [one.dict() for one in held]
 
@@ -414,7 +414,7 @@ class LabelStudioClient:
         """Connects an ML backend for batch and interactive predictions, and returns its id.
 
         Args:
-            extra_params: what Label Studio sends to the backend's /setup, and shows in its settings.
+            extra_params: what Label Studio sends to the backend's /setup and shows in its settings.
         """
         more: dict[str, Any] = {"extra_params": dict(extra_params)} if extra_params else {}
         made = self._once(
@@ -443,7 +443,7 @@ class LabelStudioClient:
     ) -> None:
         """Changes a connected ML backend; Label Studio calls its /setup with the new `extra_params` first.
 
-        The title is what the project takes for its model version.
+        The project uses the title as its model version.
         """
         self._again(
             lambda: self._sdk.ml.update(
@@ -478,7 +478,7 @@ class LabelStudioClient:
                 resolve_uri=False,
                 request_options=self._options,
             )
-            # Asking on for a second page that is not there costs a request and a warning in the log.
+            # Requesting a second page that does not exist costs a request and a warning in the log.
             forms = pages if task_id is None else pages.items or []
             return [_task(one.dict(), project_id) for one in forms]
 
@@ -491,7 +491,7 @@ class LabelStudioClient:
         return self._call(call, lambda error: isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
 
     def _pause(self, state: RetryCallState) -> float:
-        """Seconds before the next try: what Retry-After says, else a growing back-off."""
+        """Seconds before the next attempt: Retry-After if present, else exponential back-off."""
         error = state.outcome.exception() if state.outcome else None
         wanted = retry_after_seconds(error.headers) if isinstance(error, ApiError) else None
         if wanted is not None:
@@ -514,7 +514,7 @@ class LabelStudioClient:
                 f"Label Studio at {self.url} did not answer in time.", "Look at Label Studio's log and its load."
             ) from error
         except httpx.LocalProtocolError as error:
-            # Its words quote the header, and with it the token.
+            # The exception's text quotes the header, and with it the token.
             raise LabelStudioError(
                 f"The request to Label Studio at {self.url} cannot be sent: a header is invalid.", NEW_TOKEN
             ) from error
@@ -524,15 +524,15 @@ class LabelStudioClient:
                 certificate_trouble(error) or _START_LABEL_STUDIO,
             ) from error
         except (httpx.HTTPError, ValueError) as error:
-            # Pydantic's words run over lines and quote the answer.
-            reason = "its answer has another form" if isinstance(error, ValidationError) else error
+            # Pydantic's message spans several lines and quotes the answer.
+            reason = "its answer has an unexpected form" if isinstance(error, ValidationError) else error
             raise LabelStudioError(
-                f"What answers at {self.url} is not Label Studio: {reason}.", _START_LABEL_STUDIO
+                f"The server at {self.url} is not Label Studio: {reason}.", _START_LABEL_STUDIO
             ) from error
 
 
 def token_kind(api_key: str) -> TokenKind:
-    """What kind of token this is; only what is not a JSON Web Token can be a legacy one."""
+    """The kind of a token; whatever is not a JSON Web Token can only be a legacy one."""
     import jwt
 
     if not api_key.strip():
@@ -572,6 +572,6 @@ def _body(answer: httpx.Response) -> Any:
 def _worth_another_try(error: BaseException) -> bool:
     if isinstance(error, ApiError):
         status = error.status_code or 0
-        # A long Retry-After is the caller's to wait for.
+        # A long Retry-After is for the caller to wait out.
         return (status >= 500 or status == 429) and (retry_after_seconds(error.headers) or 0.0) <= LONGEST_WISH_SECONDS
     return isinstance(error, httpx.TransportError)

@@ -18,11 +18,11 @@ _PREFIX = "data:image/png;base64,"
 
 
 def to_url(mask: NDArray[np.bool_], colour: str = "#000000") -> str:
-    """A data URL of an RGBA PNG that is opaque in `colour` where the mask is, and transparent elsewhere.
+    """A data URL of an RGBA PNG: opaque in `colour` inside the mask, transparent elsewhere.
 
     Args:
         mask: bool [H, W].
-        colour: "#rrggbb"; the editor paints over it in the label's colour.
+        colour: "#rrggbb"; the editor repaints it in the label's colour.
     """
     rgba_HWC = np.zeros((*mask.shape, 4), np.uint8)
     rgba_HWC[mask] = (*bytes.fromhex(colour.lstrip("#")), 255)
@@ -32,7 +32,7 @@ def to_url(mask: NDArray[np.bool_], colour: str = "#000000") -> str:
 
 
 def refuse_large(width: int, height: int) -> None:
-    """Raises TaskError for a mask of more pixels than a video's picture may have, before anything is decoded."""
+    """Raises TaskError for a mask with more pixels than a video frame may have, before decoding anything."""
     if not 0 < width * height <= (limit := frame_pixel_limit()):
         raise TaskError(
             f"A mask in the annotation has {width} x {height} pixels; {limit / 1e6:.1f} million pixels are allowed.",
@@ -41,7 +41,7 @@ def refuse_large(width: int, height: int) -> None:
 
 
 def size(url: str) -> tuple[int, int]:
-    """Width and height of a data URL that `to_url` made, pixels, without decoding the picture."""
+    """Width and height in pixels of a data URL made by `to_url`, without decoding the picture."""
     header = base64.b64decode(url[len(_PREFIX) : len(_PREFIX) + 32])
     return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
 
@@ -49,7 +49,7 @@ def size(url: str) -> tuple[int, int]:
 def from_url(url: str) -> NDArray[np.bool_]:
     """The mask of a data URL: bool [H, W], true where the picture is more than half opaque.
 
-    Raises TaskError when it is not a PNG data URL.
+    Raises TaskError if it is not a PNG data URL.
     """
     try:
         if not url.startswith(_PREFIX):

@@ -1,4 +1,4 @@
-"""What Label Studio's refusals mean: errors of ours with a remedy, and when a request is worth another try."""
+"""What Label Studio's error responses mean: our errors with a remedy, and which requests are worth retrying."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SSRF = (
 
 
 class RefusedError(LabelStudioError):
-    """Label Studio answered, and said no.
+    """Label Studio answered with a refusal.
 
     Args:
         status: the HTTP status, 400 to 499.
@@ -41,10 +41,10 @@ class RefusedError(LabelStudioError):
 
 
 class UnavailableError(LabelStudioError):
-    """Label Studio, or the proxy in front of it, cannot answer now: 5xx, 429, or a web page where JSON belongs.
+    """Label Studio, or the proxy in front of it, cannot answer now: 5xx, 429, or a web page instead of JSON.
 
     Args:
-        retry_after: seconds that it wants to be left alone (the header Retry-After); None where it does not say.
+        retry_after: seconds it asks to wait (the header Retry-After); None if it does not say.
     """
 
     def __init__(self, message: str, remedy: str = "", retry_after: float | None = None) -> None:
@@ -57,7 +57,7 @@ class MissingError(RefusedError):
 
 
 def refusal(error: ApiError, url: str) -> LabelStudioError:
-    """The error of ours that an answer of 4xx or 5xx means: what Label Studio said, and what to do."""
+    """Our error for a 4xx or 5xx answer: what Label Studio said, and what to do."""
     status = error.status_code or 0
     said = _said(error.body)
     wanted = retry_after_seconds(error.headers)
@@ -66,12 +66,12 @@ def refusal(error: ApiError, url: str) -> LabelStudioError:
             f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log.", wanted
         )
     if status == 429:
-        return UnavailableError(f"Label Studio at {url} wants fewer requests: {said}", "", wanted)
+        return UnavailableError(f"Label Studio at {url} is rate-limiting requests: {said}", "", wanted)
     if status != 401 and not isinstance(error.body, Mapping | list):
         # Label Studio refuses in JSON: this is a proxy whose Label Studio is restarting.
         return UnavailableError(
-            f"Not Label Studio but something in front of {url} answered ({status}): {said}",
-            "Check that LABEL_STUDIO_URL leads to Label Studio, and that it runs.",
+            f"A server other than Label Studio answered at {url} ({status}): {said}",
+            "Check that LABEL_STUDIO_URL points to Label Studio and that it is running.",
             wanted,
         )
     if status == 401 and "legacy token" in said:
@@ -81,7 +81,7 @@ def refusal(error: ApiError, url: str) -> LabelStudioError:
     if status == 403 and "reserved network address" in said:
         return RefusedError(f"Label Studio refuses an address in a private network: {said}", SSRF, status)
     if status == 404:
-        return MissingError(f"Label Studio has no such thing: {said}", "", status)
+        return MissingError(f"Label Studio has no such object: {said}", "", status)
     return RefusedError(f"Label Studio refused ({status}): {said}", "", status)
 
 
@@ -104,9 +104,9 @@ def _said(body: Any) -> str:
 
 
 def is_transient(error: TrajSegError) -> bool:
-    """Whether a request may succeed later without anybody changing what it asks.
+    """Whether the same request may succeed later.
 
-    A refused token counts: it concerns all of Label Studio, and a person can renew it.
+    A rejected token counts: it affects all of Label Studio, and a person can renew it.
     """
     if isinstance(error, RefusedError):
         return error.status == 401
@@ -114,7 +114,7 @@ def is_transient(error: TrajSegError) -> bool:
 
 
 def retry_after(error: TrajSegError) -> float | None:
-    """Seconds that Label Studio itself wants to be left alone; None where it does not say."""
+    """Seconds that Label Studio asked to wait; None if it did not say."""
     return error.retry_after if isinstance(error, UnavailableError) else None
 
 

@@ -161,7 +161,7 @@ def test_nothing_is_adopted_over_a_draft_and_an_undo_brings_back_what_was_there(
     ):
         editor.paint(free)
     page.goto(f"{trajseg.url}/page/jobs/{newest['id']}")
-    assert "not submitted yet" in told(page, "Adopt into annotation")
+    assert "unsubmitted changes" in told(page, "Adopt into annotation")
     page.screenshot(path=editor.pictures / "adoption-refused.png")
     assert masks(studio, task).keys() == held.keys()
     [draft] = studio.call("GET", f"/api/tasks/{task.id}/drafts")

@@ -17,25 +17,25 @@ from trajseg.video import FrameMap
 from trajseg.video.decoding import frame_pixel_limit
 
 MOST_MASKS = 100
-"""Masks of the largest size that one annotation may have; smaller ones are more."""
+"""Most masks of the largest size in one annotation; of smaller masks there may be more."""
 
 WARNING = "Warning: "
-"""Beginning of a line among the captions that is no caption."""
+"""Prefix of a line in the captions area that is not a caption."""
 
 
 @dataclass
 class Annotated:
-    """What an annotation or prediction says, by (label, 0-based frame index).
+    """The content of an annotation or prediction, by (label, 0-based frame index).
 
     Attributes:
-        masks: bool [H, W]; only in the mask view, and only frames on which something is painted.
+        masks: bool [H, W]; only in the mask view, and only for frames that have paint.
         boxes: x, y, width, height in percent of the picture, from its top left; only in the box view.
-        keyed: places of `boxes` that are key frames: the boxes between them are drawn by Label Studio.
-        edited: (label, index) pairs that Label Studio marks as changed or drawn by a person.
+        keyed: places of `boxes` that are key frames; Label Studio interpolates the boxes between them.
+        edited: (label, index) pairs that Label Studio marks as drawn or changed by a person.
         instruction: the newest sentence in the instruction's text area; empty when there is none.
-        pixels: of all masks that were read.
+        pixels: total over all masks read.
         captions: caption by label; text that names no label is under "".
-        events: by label, the frames inside its ranges on the timeline; only in the box view.
+        events: by label, the frames within its ranges on the timeline; only in the box view.
     """
 
     masks: dict[tuple[str, int], NDArray[np.bool_]] = field(default_factory=dict)
@@ -55,19 +55,19 @@ def from_annotation(
     frame_map: FrameMap | None = None,
     frame_rate: float | None = None,
 ) -> Annotated:
-    """What an annotation (or prediction, or draft, or bare list of results) says about each frame.
+    """What an annotation (or prediction, draft, or plain list of results) says about each frame.
 
     Args:
-        annotation: as Label Studio's API gives it.
+        annotation: as Label Studio's API returns it.
         config: of the project.
         frame_index: the task's `frame_index`: 0-based frame index of each picture in `frames` (mask view).
         frame_map: the clip's (box view).
-        frame_rate: frames per second that the editor counts (`config.rate_for(task.data)`). When not given, it is the
-            rate that the configuration fixes, or else the frame map's.
+        frame_rate: frames per second that the editor counts (`config.rate_for(task.data)`). Defaults to the rate
+            fixed by the configuration, else the frame map's.
 
-    Regions of one label on one picture are one mask.
+    Regions with the same label on the same picture are merged into one mask.
 
-    Raises TaskError when the annotation does not fit the task.
+    Raises TaskError if the annotation does not fit the task.
     """
     results = _result_list(annotation)
     said = Annotated()
@@ -108,7 +108,7 @@ def _read_mask(
     frame_index: Sequence[int],
     said: Annotated,
 ) -> None:
-    # Label Studio leaves item_index out where the task has one picture.
+    # Label Studio omits item_index if the task has one picture.
     position = int(item.get("item_index") or 0)
     if not value.get("imageDataURL") and not value.get("rle"):
         return
@@ -122,7 +122,7 @@ def _read_mask(
     said.pixels += mask.size
     if said.pixels > MOST_MASKS * frame_pixel_limit():
         raise TaskError(
-            f"The masks of the annotation have {said.pixels / 1e6:.0f} million pixels in all, which is too many.",
+            f"The masks of the annotation have {said.pixels / 1e6:.0f} million pixels in total, which is too many.",
             "Submit fewer pictures at a time.",
         )
     for label in labels:
@@ -136,15 +136,15 @@ def _read_mask(
 
 
 def _brush_mask(item: Mapping[str, Any], value: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """The mask of a BrushLabels region; its edges are smoothed where somebody has painted."""
+    """The mask of a BrushLabels region; its edges are antialiased where a person painted."""
     from label_studio_sdk.converter.brush import decode_rle
 
     try:
         size = int(item["original_height"]), int(item["original_width"])
         png.refuse_large(size[1], size[0])
-        # The code begins with the number of bytes that it unpacks to, and memory is taken for so many.
+        # The encoding starts with its unpacked size in bytes, and that much memory would be allocated.
         if int.from_bytes(bytes(value["rle"][:4]), "big") != size[0] * size[1] * 4:
-            raise ValueError("it has another size than its picture")
+            raise ValueError("its size differs from its picture's")
         mask: NDArray[np.bool_] = decode_rle(value["rle"]).reshape(*size, 4)[..., 3] > 127
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise TaskError(f"A brushed mask in the annotation cannot be read: {error}.", "Paint it again.") from error
@@ -154,8 +154,8 @@ def _brush_mask(item: Mapping[str, Any], value: Mapping[str, Any]) -> NDArray[np
 def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated) -> None:
     if frame_map is None:
         raise TaskError(
-            "The annotation has boxes, and the frame times of its clip are not known.",
-            "See that the worker can read the video: `trajseg doctor --project N` says why it cannot.",
+            "The annotation has boxes, but the frame times of its clip are not known.",
+            "Make sure the worker can read the video; `trajseg doctor --project N` says why it cannot.",
         )
     sequence = value.get("sequence") or []
     try:
@@ -169,7 +169,7 @@ def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: Fr
     for label in value.get("labels") or []:
         for index in range(len(frame_map)):
             shown_at = numbers.get(index, [])
-            # Where the editor counts faster than the clip, one frame has several numbers: a key frame was drawn on it.
+            # If the editor counts faster than the clip, one frame has several numbers: a key frame was drawn on it.
             keyed = [number for number in shown_at if number in keys and number in drawn]
             number = keyed[-1] if keyed else frame_map.editor_frame(index)
             box = drawn.get(number) if shown_at else _between(drawn, frame_map, index)
@@ -178,14 +178,14 @@ def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: Fr
             said.boxes[str(label), index] = box
             if keyed:
                 said.keyed.add((str(label), index))
-            # Label Studio leaves "prediction" on boxes that were dragged, so that alone proves nothing.
+            # Label Studio keeps "prediction" on boxes that were dragged, so the origin alone proves nothing.
             if item.get("origin") != "prediction":
                 said.edited.add((str(label), index))
 
 
 def _read_events(value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated) -> None:
     if frame_map is None:
-        # Boxes on frames that are not known are refused; ranges alone say nothing.
+        # Boxes on unknown frames are rejected; ranges alone say nothing.
         return
     try:
         ranges = [(int(one["start"]), int(one["end"])) for one in value.get("ranges") or []]
@@ -200,7 +200,7 @@ def _read_events(value: Mapping[str, Any], frame_map: FrameMap | None, said: Ann
 
 
 def _between(drawn: Mapping[int, box_keys.Box], frame_map: FrameMap, index: int) -> box_keys.Box | None:
-    """The box of a frame that no number shows, on the straight line between its neighbours that have one."""
+    """The box of a frame that no editor number shows, interpolated between its nearest neighbours."""
     number = frame_map.editor_frame(index)
     before = number if frame_map.index_of_editor_frame(number) < index else max(number - 1, 1)
     after = before + 1

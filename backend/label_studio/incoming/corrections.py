@@ -1,8 +1,8 @@
-"""What a person changed: an annotation against the prediction that it came from, frame by frame.
+"""Corrections: compares an annotation with the prediction it came from, frame by frame.
 
-Label Studio says little of this by itself: it calls a dragged video box "prediction" still, gives what is drawn
-anew neither our ids nor our meta, and takes a mask that is rubbed out away. So the content is compared: masks pixel
-by pixel, boxes by where they lie. A track is known by its label.
+Label Studio reports little of this itself. A dragged video box still counts as "prediction", new drawings carry
+neither our ids nor our meta, and a mask that is erased completely just disappears. So the content is compared:
+masks pixel by pixel, boxes by position. A track is identified by its label.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Source:
 
 @dataclass
 class Predicted:
-    """What a person began with.
+    """What a person started from.
 
     Attributes:
         said: masks or boxes by (label, 0-based frame).
-        sources: of each label that one of our jobs predicted.
+        sources: by label, for labels that one of our jobs predicted.
     """
 
     said: Annotated = field(default_factory=Annotated)
@@ -47,7 +47,7 @@ class Predicted:
 
 
 def sources(results: Sequence[Mapping[str, Any]], control: str, model_version: str = "") -> dict[str, Source]:
-    """By label, which job of ours the regions of a prediction (or of an annotation) say that they came from."""
+    """By label, the job of ours that the regions of a prediction (or annotation) name as their origin."""
     found: dict[str, Source] = {}
     for item in results:
         meta, value = item.get("meta"), item.get("value")
@@ -62,14 +62,14 @@ def sources(results: Sequence[Mapping[str, Any]], control: str, model_version: s
 
 
 def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = None) -> list[Change]:
-    """What was done with each track in each frame that one of the two shows, by label and frame.
+    """What changed in each track on each frame that either side shows, by label and frame.
 
-    Of boxes there are only key frames, and frames from which the box is gone: what Label Studio draws between two
-    key frames nobody has looked at.
+    Of boxes, only key frames count, and frames whose box was removed: nobody has looked at what Label Studio
+    interpolates between two key frames.
 
     Args:
-        now: what the person left.
-        before: what the person began with.
+        now: the person's result.
+        before: what the person started from.
         size: width and height of the video in pixels; needed where there are boxes.
     """
     found = [*_mask_changes(now, before)]
@@ -80,10 +80,10 @@ def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = No
 
 
 def cut_to_events(now: Annotated, before: Predicted) -> None:
-    """Take away the boxes of frames that a person has taken out of their track's ranges on the timeline.
+    """Removes the boxes of frames that a person has cut from their track's ranges on the timeline.
 
-    A range that was made longer says nothing: it does not tell where the object is. Neither does a label without any
-    range: the timeline may have been cleared as a whole.
+    A range that was extended says nothing about where the object is. Neither does a label without any range: the
+    whole timeline may have been cleared.
     """
     for label, inside in now.events.items():
         gone = before.said.events.get(label, set()) - inside
@@ -92,7 +92,7 @@ def cut_to_events(now: Annotated, before: Predicted) -> None:
         for index in gone:
             now.boxes.pop((label, index), None)
             now.keyed.discard((label, index))
-        # The frames beside those were looked at: the track goes as far as there.
+        # The frames next to those were looked at: the track extends as far as that.
         beside = {index + step for index in gone for step in (-1, 1)} - gone
         now.keyed |= {(label, index) for index in beside if (label, index) in now.boxes}
 
@@ -100,16 +100,16 @@ def cut_to_events(now: Annotated, before: Predicted) -> None:
 def after_adoption(
     now: Annotated, before: Predicted, earlier: Annotated, given: Annotated, painted: Collection[tuple[str, int]]
 ) -> Predicted:
-    """What a person began with in an annotation that refined tracks were adopted into.
+    """What a person started from in an annotation into which refined tracks were adopted.
 
-    What persons had painted is still compared with the first prediction, everything else with what was adopted. A page
-    that was open meanwhile may have written back what was there earlier: that too is no correction.
+    Painted frames are still compared with the first prediction, everything else with the adopted tracks. A page that
+    was open meanwhile may have written back the earlier content: that is not a correction either.
 
     Args:
-        now: what the person left.
-        before: what the person began with at first.
+        now: the person's result.
+        before: what the person originally started from.
         earlier, given: the annotation before and after the adoption.
-        painted: what persons had painted before it, by label and 0-based frame.
+        painted: what persons had painted before the adoption, by label and 0-based frame.
     """
     masks = {place: mask for place, mask in before.said.masks.items() if place in painted}
     for place in {**now.masks, **earlier.masks, **given.masks}:
@@ -136,7 +136,7 @@ def after_adoption(
 
 
 def _alike(now: Annotated, earlier: Annotated, place: tuple[str, int]) -> bool:
-    """Whether a box stands where it stood, or is as absent."""
+    """Whether a box is at the same position, or absent from both."""
     left, was = now.boxes.get(place), earlier.boxes.get(place)
     if left is None or was is None:
         return left is was
@@ -144,12 +144,12 @@ def _alike(now: Annotated, earlier: Annotated, place: tuple[str, int]) -> bool:
 
 
 def _moved(one: Box, other: Box) -> float:
-    """By how much the sides of two boxes differ at most."""
+    """Largest difference between corresponding sides of two boxes."""
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def with_sources(made: Sequence[Change], painted: Mapping[tuple[str, int], Correction]) -> list[Change]:
-    """The changes, each of which names the job that had predicted what the person changed there first."""
+    """The changes, each naming the job that originally predicted what the person changed."""
     held = ((one, painted.get((one.label, one.frame_index))) for one in made)
     return [
         one
@@ -168,7 +168,7 @@ def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 def caption_changes(now: Annotated, before: Predicted) -> dict[str, str]:
     """Captions that a person wrote, by label; an empty one was removed.
 
-    A sentence that names no label is that of the only track, where there is one.
+    A sentence that names no label belongs to the only track, if there is just one.
     """
     labels = {label for label, _ in (*now.masks, *now.boxes)}
 
@@ -181,7 +181,7 @@ def caption_changes(now: Annotated, before: Predicted) -> dict[str, str]:
 
 
 def digest(made: Iterable[Change]) -> str:
-    """What tells one set of vouched changes from another."""
+    """A digest that identifies a set of confirmed changes."""
     parts = [
         (one.label, one.frame_index, one.kind, one.rle["counts"] if one.rle else None, one.box)
         for one in made
@@ -193,7 +193,7 @@ def digest(made: Iterable[Change]) -> str:
 def _mask_changes(now: Annotated, before: Predicted) -> Iterator[Change]:
     for label, index in {**now.masks, **before.said.masks}:
         left, given = now.masks.get((label, index)), before.said.masks.get((label, index))
-        # A region may stay behind although the eraser has taken all of it.
+        # A region may remain although the eraser has removed all of it.
         left = left if left is not None and left.any() else None
         given = given if given is not None and given.any() else None
         if left is None and given is None:

@@ -1,4 +1,4 @@
-"""What Label Studio sends, as far as trajseg reads it; all other keys, access tokens too, are dropped."""
+"""Request bodies from Label Studio, reduced to what trajseg reads; other keys, including access tokens, are dropped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trajseg.files import printable
 
 LabelConfigText = Annotated[str, StringConstraints(max_length=2**20), AfterValidator(lambda text: storable(text))]
 MAX_TASKS = 20_000
-"""Tasks in one request; Label Studio sends all that are selected."""
+"""Most tasks in one request; Label Studio sends all selected tasks."""
 
 
 MAX_ID = 2**31 - 1
@@ -22,7 +22,7 @@ Id = Annotated[int, Field(ge=0, le=MAX_ID)]
 
 
 def storable(value: Any) -> Any:
-    """JSON with every text such that it can be encoded and stored: no lone surrogate, no NUL."""
+    """JSON whose text can be encoded and stored: no lone surrogates, no NUL."""
     if isinstance(value, str):
         return printable(value).replace("\0", "\\x00")
     if isinstance(value, list):
@@ -33,38 +33,38 @@ def storable(value: Any) -> Any:
 
 
 class Payload(BaseModel):
-    """Base: keys that trajseg does not read are dropped, so that they are neither kept nor logged."""
+    """Base class: keys that trajseg does not read are dropped, so they are neither stored nor logged."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class ProjectReference(Payload):
-    """ "6.1795422572": a project's id and the time of its creation, which tells it from an older one."""
+    """ "6.1795422572": a project's id and creation time, which distinguishes it from an older one."""
 
     label_studio_id: Id
     stamp: str = ""
 
     @classmethod
     def read(cls, text: str | int) -> ProjectReference:
-        """Raises InputError where there is no id."""
+        """Raises InputError if there is no id."""
         number, _, stamp = str(text).partition(".")
         if not re.fullmatch(r"[0-9]{1,15}", number) or int(number) > MAX_ID or not re.fullmatch(r"[0-9]{0,40}", stamp):
             raise InputError(
-                f"`project` is {printable(str(text)[:60])!r}, not the id of a project.",
+                f"`project` is {printable(str(text)[:60])!r}, not a project id.",
                 'Label Studio writes it as "6.1795422572".',
             )
         return cls(label_studio_id=int(number), stamp=stamp)
 
 
 class ExtraParams(Payload):
-    """What a person wrote into the extra params of the backend's connection in Label Studio."""
+    """What a person entered as extra params of the backend's connection in Label Studio."""
 
     engine: str = Field(default="", max_length=400)
     compare: str = Field(default="", max_length=400)
 
 
 class SetupRequest(Payload):
-    """POST /setup. The `access_token` in it is somebody's whole account: it is never read."""
+    """POST /setup. Its `access_token` gives access to a whole account, so it is never read."""
 
     project: str | int
     label_config: LabelConfigText = Field(alias="schema")
@@ -74,17 +74,17 @@ class SetupRequest(Payload):
     @field_validator("extra_params", mode="before")
     @classmethod
     def _read(cls, value: object) -> object:
-        """Label Studio sends what stands in the connection's extra params: JSON, or JSON in a text, or null."""
+        """Label Studio sends the connection's extra params as JSON, as JSON in a string, or as null."""
         if isinstance(value, str):
             try:
                 value = json.loads(value) if value.strip() else None
             except ValueError:
-                raise ValueError('it is no JSON object such as {"engine": "grounded"}') from None
+                raise ValueError('it is not a JSON object such as {"engine": "grounded"}') from None
         return storable(value) or {}
 
     @property
     def engine(self) -> str:
-        """The engine that the connection names; empty: the default one."""
+        """The engine that the connection names; empty: the default engine."""
         return self.extra_params.engine
 
     @property
@@ -96,7 +96,7 @@ class SetupRequest(Payload):
 class Held(Payload):
     """An annotation, draft or prediction that a task already has.
 
-    Whatever is odd in it is left out: it is context, and no reason to refuse the task.
+    Malformed parts are ignored: this is context, and no reason to reject the task.
     """
 
     id: int | None = None
@@ -119,7 +119,7 @@ class Held(Payload):
         return storable(_objects(value))
 
     def labels(self, apart_from_job: str) -> set[str]:
-        """Labels of the regions in it, but for those that came from this job."""
+        """Labels of its regions, except those that came from this job."""
         found: set[str] = set()
         for region in self.result:
             value, meta = region.get("value"), region.get("meta")
@@ -135,7 +135,7 @@ class Held(Payload):
 class Task(Payload):
     """A task to predict, with what it already has.
 
-    Each task is judged alone, so that a bad one does not lose the others: `problem` says what is wrong with this one.
+    Each task is validated on its own, so that a bad one does not affect the others; `problem` says what is wrong.
     """
 
     id: int | None = None
@@ -169,12 +169,12 @@ def _is_id(value: object) -> bool:
 
 
 def _objects(value: object) -> list[dict[str, Any]]:
-    """The JSON objects of a list; nothing where there is no list."""
+    """The JSON objects of a list; empty if there is no list."""
     return [member for member in value if isinstance(member, dict)] if isinstance(value, list) else []
 
 
 class ContextResult(Payload):
-    """Something that a person did in the page."""
+    """Something a person did on the page."""
 
     from_name: str = ""
     type: str = ""
@@ -191,7 +191,7 @@ def _lines(result: ContextResult) -> list[str]:
 
 
 class Context(Payload):
-    """What a person did in the page just now."""
+    """What a person just did on the page."""
 
     result: list[ContextResult] = Field(default_factory=list)
 
@@ -201,14 +201,14 @@ class Context(Payload):
         return storable(value) or []
 
     def typed_text(self, *other_than: str) -> str:
-        """What was typed last into a text area with none of these names; empty when nothing was."""
+        """The text last typed into a text area other than these; empty if there is none."""
         for result in reversed(self.result):
             if result.type == "textarea" and result.from_name not in other_than and (lines := _lines(result)):
                 return lines[-1]
         return ""
 
     def lines_of(self, name: str) -> list[str]:
-        """What stands in the text area of this name, the newest last; empty where it is not in the context."""
+        """The lines in the text area of this name, newest last; empty if it is not in the context."""
         return next((_lines(result) for result in self.result if result.from_name == name), [])
 
     def rectangles(self, from_name: str | None) -> list[ContextResult]:
@@ -224,9 +224,9 @@ class Context(Payload):
 
 
 class Params(Payload):
-    """Beside the tasks: what a person did, or null when tasks are to be labelled beforehand.
+    """Sent along with the tasks: what a person did, or null for batch predictions.
 
-    Label Studio never names an `engine` here; other callers may.
+    Label Studio never sends `engine` here; other callers may.
     """
 
     context: Context | None = None
@@ -235,7 +235,7 @@ class Params(Payload):
     @field_validator("context", mode="before")
     @classmethod
     def _null(cls, value: object) -> object:
-        # label-studio-ml 2.x makes {} of an absent context.
+        # label-studio-ml 2.x turns a missing context into {}.
         return value or None
 
 
@@ -254,13 +254,13 @@ class PredictRequest(Payload):
 
 
 class WebhookProject(Payload):
-    """The project of a webhook: an id to look up in Label Studio. What else its sender says of it is not read."""
+    """The project of a webhook: an id to look up in Label Studio. Nothing else that the sender claims is read."""
 
     id: Id
 
 
 class WebhookRequest(Payload):
-    """POST /webhook: that something has happened in a project, which may not be true."""
+    """POST /webhook: a claim, not to be trusted, that something has happened in a project."""
 
     action: str = Field(max_length=100)
     project: WebhookProject | None = None

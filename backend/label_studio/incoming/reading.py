@@ -1,8 +1,8 @@
-"""Reading annotations: what has changed in Label Studio becomes corrections and refine jobs.
+"""Reading annotations: changes in Label Studio become corrections and refine jobs.
 
-Webhooks are unsigned, wait one second and are never repeated, so they only say in which project to look, and when. What
-counts is what Label Studio's API says: a sweep gives the tasks that have changed since the last one. A project that a
-notice names is swept at once, all of them are every `annotation_sweep_seconds`.
+Webhooks are unsigned, time out after one second and are never repeated. They only say which project to look at, and
+when. Label Studio's API is the source of truth: a sweep lists the tasks that changed since the last sweep. A project
+named by a notice is swept at once, all projects every `annotation_sweep_seconds`.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ log = logging.getLogger("trajseg.annotations")
 
 INSTRUCTION_KEY = "instruction"
 NOTICE_SECONDS = 0.3
-"""Least pause between two rounds that notices ask for."""
+"""Shortest pause between two rounds triggered by notices."""
 
 
 class AnnotationReader:
-    """Sweeps over changed tasks, and reads their annotations.
+    """Sweeps changed tasks and reads their annotations.
 
-    Safe to run in several processes at once: a hint is claimed, and one state of an annotation is recorded once.
+    Safe to run in several processes: a hint is claimed, and each state of an annotation is recorded once.
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -64,19 +64,19 @@ class AnnotationReader:
         self._answered_at = 0.0
 
     def notice(self, project_id: int, configuration: bool = False) -> None:
-        """Somebody says that something has changed in a project: look at it in the next round, once.
+        """Records that something may have changed in a project: the next round looks at it once.
 
         Args:
-            project_id: the store's own id, of a project that is known: so there are never more of them.
-            configuration: whether it is said of the labelling configuration.
+            project_id: the store's id of a known project, which bounds the number of notices.
+            configuration: whether the notice is about the labelling configuration.
         """
         with self._lock:
             self._noticed[project_id] = self._noticed.get(project_id, False) or configuration
 
     def __call__(self) -> list[Job]:
-        """One round; returns the jobs that are to be queued. Does nothing as long as there is no token.
+        """One round; returns the jobs to queue. Does nothing without a token.
 
-        Does not raise where Label Studio cannot be reached: the hints say so and are followed later.
+        Does not raise if Label Studio cannot be reached: the hints are kept and followed later.
         """
         if not self.settings.label_studio_api_key.get_secret_value():
             return []
@@ -98,12 +98,12 @@ class AnnotationReader:
                     client = client or connected(self.settings)
                     jobs += self._follow(client, hint)
         except LabelStudioError as error:
-            log.warning("annotations are read later: %s", error)
+            log.warning("annotations will be read later: %s", error)
             for project_id, configuration in noticed.items():
                 self.notice(project_id, configuration)
         except Exception:
-            # Whatever it was, queue and deliveries must not wait for it.
-            log.exception("annotations are read later")
+            # Whatever went wrong, the queue and the deliveries must not be held up.
+            log.exception("annotations will be read later")
         finally:
             if client is not None:
                 client.close()
@@ -113,19 +113,19 @@ class AnnotationReader:
         with self._lock:
             noticed, self._noticed = self._noticed, {}
         if noticed:
-            # However many notices come, Label Studio is asked no more often for them.
+            # However many notices arrive, Label Studio is not asked more often than this.
             time.sleep(max(self._answered_at + NOTICE_SECONDS - time.monotonic(), 0.0))
             self._answered_at = time.monotonic()
         return noticed
 
     def _refresh(self, client: LabelStudioClient, project_id: int) -> None:
-        """Read a project's labelling configuration as it is in Label Studio; one that cannot be filled is left."""
+        """Reads a project's labelling configuration from Label Studio; one that cannot be used is ignored."""
         project = self.store.projects.get(project_id)
         try:
             xml = str(client.project(project.label_studio_id)["label_config"])
             parse(xml)
         except (MissingError, LabelConfigError) as error:
-            log.info("the labelling configuration of project %d is left: %s", project.label_studio_id, error)
+            log.info("the new labelling configuration of project %d is ignored: %s", project.label_studio_id, error)
             return
         self.store.projects.upsert(project.label_studio_id, "", xml, stamp=project.stamp)
 
@@ -136,7 +136,7 @@ class AnnotationReader:
         return waited
 
     def _sweep(self, client: LabelStudioClient, only: Container[int] | None = None) -> None:
-        """Note tasks that have changed in Label Studio and have, or had, annotations.
+        """Records tasks that changed in Label Studio and have, or had, annotations.
 
         Args:
             only: the store's ids of the projects to look at; None for all.
@@ -161,23 +161,23 @@ class AnnotationReader:
             if not isinstance(error, TrajSegError):
                 log.exception("the annotations of task %d cannot be read", hint.task_id)
             pause = min(FIRST_RETRY_SECONDS * 2 ** min(hint.attempts, 20), LONGEST_RETRY_SECONDS)
-            log.warning("the annotations of task %d are read later: %s", hint.task_id, error)
+            log.warning("the annotations of task %d will be read later: %s", hint.task_id, error)
             self.store.corrections.put_off_hint(hint, str(error), now() + timedelta(seconds=pause))
             return []
         self.store.corrections.drop_hint(hint)
         return jobs
 
     def read_task(self, client: LabelStudioClient, project: Project, task_id: int) -> list[Job]:
-        """Read all annotations of a task; returns the jobs that they ask for.
+        """Reads all annotations of a task; returns the jobs that follow from them.
 
-        Raises LabelStudioError, and LabelConfigError where the project's configuration cannot be read.
+        Raises LabelStudioError, or LabelConfigError if the project's configuration cannot be read.
         """
         try:
             task = client.task(project.label_studio_id, task_id)
         except MissingError:
             self._withdraw_all_but(project, task_id, ())
             return []
-        # What a person skipped says nothing on the tracks.
+        # A skipped annotation says nothing about the tracks.
         annotations = [one for one in task.annotations if not one.get("was_cancelled")]
         withdrawn = self._withdraw_all_but(project, task_id, [int(one["id"]) for one in annotations])
         if withdrawn:
@@ -191,7 +191,7 @@ class AnnotationReader:
             if row is not None and self.store.adoptions.is_ours(
                 project.id, row.annotation_id, annotation.get("result") or []
             ):
-                # trajseg's own writing is no correction.
+                # What trajseg itself wrote is not a correction.
                 self.store.corrections.seen(project.id, row.annotation_id, _version(annotation))
                 continue
             new.append(annotation)
@@ -203,7 +203,7 @@ class AnnotationReader:
         return [job for job in jobs if job is not None]
 
     def _withdraw_all_but(self, project: Project, task_id: int, there: Sequence[int]) -> list[str]:
-        """Withdraw the corrections of annotations that are gone; returns the jobs that carried them on."""
+        """Withdraws the corrections of deleted annotations; returns the jobs that propagated them."""
         refined = []
         for row in self.store.corrections.annotations(project.id, task_id):
             if row.annotation_id not in there and row.withdrawn_at is None:
@@ -230,7 +230,7 @@ class AnnotationReader:
             made, captions = self._changes(config, task, parent, base, annotation, adopted)
         except InputError as wrong:
             error = str(wrong)
-            log.warning("annotation %s cannot be understood: %s", annotation["id"], wrong)
+            log.warning("annotation %s cannot be read: %s", annotation["id"], wrong)
         read = ReadAnnotation(
             project_id=project.id,
             task_id=task.id,
@@ -243,19 +243,19 @@ class AnnotationReader:
             captions=captions,
             error=error,
         )
-        # Whoever corrects adopted tracks has corrected the refined ones.
+        # Corrections to adopted tracks are corrections to the refined tracks.
         standing = adoptions.newest(adopted)
         onto = (self._job(standing.job_id) if standing else None) or base
         request = self._request(config, task, onto, read, made)
         return self.store.corrections.record(read, made, request)
 
     def _job_of(self, parent: Prediction | None, annotation: Mapping[str, Any], config: LabelConfig) -> Job | None:
-        """The job whose prediction an annotation came from; its own regions tell it where that is deleted."""
+        """The job whose prediction an annotation came from; if that is deleted, its own regions name it."""
         for results in (parent.result if parent else [], annotation.get("result") or []):
             for source in corrections.sources(results, config.control).values():
                 if job := self._job(source.job_id):
                     return job
-        # A prediction that found nothing has no regions but its texts.
+        # A prediction that found nothing has only text regions.
         for item in parent.result if parent else []:
             if (job_id := meta_of(item).get("job_id")) and (job := self._job(str(job_id))):
                 return job
@@ -276,9 +276,9 @@ class AnnotationReader:
         annotation: Mapping[str, Any],
         adopted: Sequence[Adoption],
     ) -> tuple[list[Change], dict[str, str]]:
-        """What was done with the tracks, and captions that were changed, by label.
+        """Changes to the tracks, and changed captions by label.
 
-        Raises TaskError where the annotation does not fit the task.
+        Raises TaskError if the annotation does not fit the task.
         """
         indices = task.data.get("frame_index")
         indices = indices if isinstance(indices, list) else []
@@ -286,8 +286,8 @@ class AnnotationReader:
         frame_map = FrameMap(tuple(frame.time for frame in shown.tracks[0].frames), shown.fps) if shown else None
         if config.view == "box" and frame_map is None:
             raise TaskError(
-                "The annotation's boxes came from no prediction of trajseg's, so their frames are not known.",
-                "Ask for a prediction first, and correct that one.",
+                "The annotation's boxes do not come from a trajseg prediction, so their frames are not known.",
+                "Request a prediction first and correct that one.",
             )
         rate = config.rate_for(task.data)
         left = from_annotation(annotation, config, indices, frame_map, rate)
@@ -297,7 +297,7 @@ class AnnotationReader:
             before.sources = corrections.sources(parent.result, config.control, current_version(parent.model_version))
         else:
             before.said.captions = self._delivered_captions(base)
-        # An adoption writes no captions, so they are compared with those of the prediction in any case.
+        # An adoption writes no captions, so they are always compared with those of the prediction.
         captions = corrections.caption_changes(left, before)
         self._add_suggestions(before, annotation, config, indices, {one.job_id for one in adopted})
         size = (shown.width, shown.height) if shown else None
@@ -320,7 +320,7 @@ class AnnotationReader:
         return corrections.with_sources(corrections.changes(left, before, size), painted), captions
 
     def _delivered_captions(self, base: Job | None) -> dict[str, str]:
-        """By label, captions of a prediction that is gone: its job's, or those of a job that described its tracks."""
+        """By label, captions of a deleted prediction: from its job, or from a job that captioned its tracks."""
         if base is None:
             return {}
         described = [
@@ -339,10 +339,10 @@ class AnnotationReader:
         indices: Sequence[int],
         adopted: Collection[str],
     ) -> None:
-        """What was suggested in the page and accepted came from no stored prediction, but from a job all the same.
+        """Adds suggestions accepted on the page: they come from a job, but from no stored prediction.
 
         Args:
-            adopted: jobs whose tracks trajseg itself has written into the annotation.
+            adopted: jobs whose tracks trajseg itself wrote into the annotation.
         """
         if config.view == "box":
             return
@@ -359,7 +359,7 @@ class AnnotationReader:
                     before.said.masks[label, index] = track.mask(index)
 
     def _tracks(self, job: Job | None) -> Result | None:
-        """A job's result where it has tracks to look at."""
+        """A job's result if it has tracks to compare with."""
         if job is None or job.state != "done":
             return None
         result = self.store.jobs.result(job.id)
@@ -368,7 +368,7 @@ class AnnotationReader:
     def _request(
         self, config: LabelConfig, task: Task, base: Job | None, read: ReadAnnotation, made: Sequence[Change]
     ) -> JobRequest | None:
-        """The job that carries the changes to the other frames; None where nothing was changed."""
+        """The job that propagates the changes to the other frames; None if nothing changed."""
         if not any(change.vouched for change in made):
             return None
         video = config.video_of(task.data)
@@ -380,7 +380,7 @@ class AnnotationReader:
             task.id,
             base.video if base else str(video or ""),
             str(instruction or ""),
-            # Somebody waits for it, and it is short; behind a thousand prelabels it would come too late.
+            # A person is waiting for it, and it is short; behind a thousand prelabel jobs it would come too late.
             "interactive",
             {"annotation_id": read.annotation_id, "base_job_id": base.id if base else None, **engine.params},
             engine.model_version,
@@ -389,7 +389,7 @@ class AnnotationReader:
 
 
 def _version(annotation: Mapping[str, Any]) -> str:
-    """Label Studio writes a new time with every change."""
+    """Label Studio updates this time with every change."""
     return str(annotation.get("updated_at") or annotation.get("created_at") or "")[:64]
 
 
@@ -402,7 +402,7 @@ def _moment(text: object) -> datetime:
 
 
 def _who(annotation: Mapping[str, Any]) -> str:
-    """E-mail address where Label Studio tells it ("Ada a@b.org, 7"), else the user's number."""
+    """The e-mail address if Label Studio gives it ("Ada a@b.org, 7"), else the user's number."""
     for word in str(annotation.get("created_username") or "").replace(",", " ").split():
         if "@" in word:
             return word[:200]

@@ -1,1 +1,1 @@
-"""What Label Studio gets: predictions, pictures, views of tracks."""
+"""What is written to Label Studio: predictions, pictures, task states."""

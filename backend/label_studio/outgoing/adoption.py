@@ -1,7 +1,7 @@
-"""Adoption: refined tracks are written into the annotation whose corrections they carry on, and can be taken out again.
+"""Adoption: writes refined tracks into the annotation they were refined from, with undo.
 
-Only frames change that nobody has corrected; what persons painted, or the boxes that they set, stay as they are. An
-annotation is written only in the very state in which it was read, and never while somebody has a draft of it.
+Only frames that nobody has corrected change; painted masks and boxes set by a person are kept. An annotation is
+written only if it is unchanged since it was read, and never while someone has a draft of it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Plan:
 
 
 def annotation_of(job: Job) -> int | None:
-    """The annotation that a job's tracks can be adopted into; None for a job that refines none."""
+    """The annotation that a job's tracks can be adopted into; None if the job refines no annotation."""
     if job.kind != "refine" or job.state != "done" or not isinstance(job.asked, RefineParams):
         return None
     return job.asked.annotation_id
@@ -61,8 +61,8 @@ def plan(store: Store, client: LabelStudioClient, job: Job) -> Plan:
     """What adopting a refine job's tracks would change.
 
     Raises:
-        AdoptionError: the job refines no annotation, or the annotation has changed since, has a draft or is gone.
-        LabelStudioError: Label Studio cannot be asked.
+        AdoptionError: the job refines no annotation, or the annotation was changed or deleted, or has a draft.
+        LabelStudioError: Label Studio cannot be reached.
     """
     annotation_id = annotation_of(job)
     if annotation_id is None or job.project_id is None or job.task_id is None:
@@ -98,16 +98,16 @@ def plan(store: Store, client: LabelStudioClient, job: Job) -> Plan:
 
 
 def adopt(store: Store, client: LabelStudioClient, job: Job) -> Adoption:
-    """Write a refine job's tracks into its annotation.
+    """Writes a refine job's tracks into its annotation.
 
-    Raises as `plan`, and AdoptionError where nothing would change.
+    Raises as `plan` does, and AdoptionError if nothing would change.
     """
     wanted = plan(store, client, job)
     if not wanted.changes:
-        raise AdoptionError(f"Annotation {wanted.annotation_id} shows these tracks already.")
+        raise AdoptionError(f"Annotation {wanted.annotation_id} already shows these tracks.")
     assert job.project_id is not None
     assert job.task_id is not None
-    # Noted first: the webhook of our own writing may be there before the answer is.
+    # Recorded first: the webhook for this write may arrive before the response does.
     adoption = store.adoptions.begin(
         job.project_id,
         job.task_id,
@@ -130,28 +130,28 @@ def adopt(store: Store, client: LabelStudioClient, job: Job) -> Adoption:
 
 
 def undo(store: Store, client: LabelStudioClient, adoption: Adoption) -> None:
-    """Put back what stood in the annotation before.
+    """Restores what was in the annotation before the adoption.
 
     Raises:
-        AdoptionError: it was undone already, or somebody has changed the annotation since.
-        LabelStudioError: Label Studio cannot be asked.
+        AdoptionError: it was already undone, or the annotation has been changed since.
+        LabelStudioError: Label Studio cannot be reached.
     """
     standing = store.adoptions.standing(adoption.project_id, adoption.annotation_id)
     if standing is None or standing.id != adoption.id:
-        raise AdoptionError("This adoption does not stand any more.", "Undo the newest one.")
+        raise AdoptionError("This adoption is no longer the current one.", "Undo the newest one.")
     annotation = _unchanged(client, adoption.task_id, adoption.annotation_id)
     if results_digest(annotation.get("result") or []) != adoption.written_digest:
         raise AdoptionError(
-            f"Annotation {adoption.annotation_id} was changed since; undoing would lose that.",
+            f"Annotation {adoption.annotation_id} has been changed since; undoing would lose that change.",
             "Change it in Label Studio.",
         )
     store.adoptions.undone(adoption.id)
     _write(store, client, adoption, before(adoption))
-    log.info("what was adopted into annotation %d was undone", adoption.annotation_id)
+    log.info("the adoption into annotation %d was undone", adoption.annotation_id)
 
 
 def adopt_if_wanted(store: Store, client: LabelStudioClient, settings: Settings, job: Job) -> None:
-    """Adopt a delivered refinement where the settings say so, and nobody has undone that before; never raises."""
+    """Adopts a delivered refinement if the settings say so and nobody has undone it before; never raises."""
     if not settings.adopt_refined or annotation_of(job) is None:
         return
     earlier = store.adoptions.of_job(job.id)
@@ -164,17 +164,17 @@ def adopt_if_wanted(store: Store, client: LabelStudioClient, settings: Settings,
 
 
 def _unchanged(client: LabelStudioClient, task_id: int, annotation_id: int, version: str = "") -> dict[str, Any]:
-    """The annotation, if nobody has changed it since that version (where one is given) and nobody has a draft of it."""
+    """The annotation, if unchanged since that version (when given) and without a draft."""
     remedy = f"Open task {task_id} in Label Studio: press Update, or discard the changes."
     if any(draft.get("annotation") == annotation_id for draft in client.drafts(task_id)):
-        raise AdoptionError(f"Somebody has changes of annotation {annotation_id} that are not submitted yet.", remedy)
+        raise AdoptionError(f"Someone has unsubmitted changes to annotation {annotation_id}.", remedy)
     try:
         annotation = client.annotation(annotation_id)
     except MissingError as error:
         raise AdoptionError(f"Annotation {annotation_id} was deleted.", "Open the prediction instead.") from error
     if version and str(annotation.get("updated_at") or "") != version:
         raise AdoptionError(
-            f"Annotation {annotation_id} was changed since this job began.",
+            f"Annotation {annotation_id} has been changed since this job started.",
             "Wait a few seconds for its newest refinement, and adopt that.",
         )
     return annotation

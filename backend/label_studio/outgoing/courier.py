@@ -1,4 +1,4 @@
-"""The courier: brings due deliveries to Label Studio, and deletes superseded predictions, one at a time."""
+"""The courier: sends due deliveries to Label Studio and deletes superseded predictions, one at a time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from trajseg.errors import LabelStudioError
 log = logging.getLogger("trajseg.delivery")
 
 GRACE_SECONDS = 10.0
-"""Younger deliveries are left to the worker that has just made the result."""
+"""Younger deliveries are left to the worker that produced the result."""
 CLEANING_SECONDS = 600.0
-"""How often superseded predictions are looked at."""
+"""How often superseded predictions are checked."""
 DEADLINE_SECONDS = 60.0
-"""What one delivery may take in all, however often it is tried again and however slowly the answers arrive."""
+"""Time limit for one delivery, including all retries and slow answers."""
 
 STATES_SECONDS = 10.0
-"""What writing the states of tasks may take in one round."""
+"""Time limit for writing task states in one round."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Errands:
 
 
 class Courier:
-    """Makes deliveries through one circuit breaker; each delivery has a deadline of its own.
+    """Makes deliveries through one circuit breaker; each delivery has its own deadline.
 
-    A failure that concerns Label Studio as a whole (away, 5xx, 429, a refused token) opens the breaker: the other
-    deliveries wait untouched. When Label Studio is back all of them, and those that had failed, go at once.
+    A failure that affects Label Studio as a whole (down, 5xx, 429, a rejected token) opens the breaker, and the other
+    deliveries wait untouched. Once Label Studio is back, all of them are sent at once, including those that failed.
     """
 
     def __init__(self, store: Store, settings: Settings, breaker: CircuitBreaker | None = None) -> None:
@@ -58,7 +58,7 @@ class Courier:
         self._cleaned_at: float | None = None
 
     def round(self, grace_seconds: float = GRACE_SECONDS) -> Errands:
-        """Make the deliveries that are due; stops early while Label Studio is unwell."""
+        """Makes the deliveries that are due; stops early while Label Studio is failing."""
         delivered = failed = 0
         for delivery in self.store.deliveries.due(self.store.now() - timedelta(seconds=grace_seconds)):
             try:
@@ -66,15 +66,15 @@ class Courier:
                     delivered += 1
                     continue
             except Exception:
-                # One that cannot even be noted as failed must not keep the others.
-                log.exception("delivery of job %s is left for now", delivery.job_id)
+                # A delivery that cannot even be recorded as failed must not block the others.
+                log.exception("delivery of job %s is skipped for now", delivery.job_id)
             failed += 1
             if self.breaker.open:
                 break
         return Errands(delivered, failed, self._clean(), self._renew(), self._tell_states())
 
     def deliver(self, delivery: Delivery) -> bool:
-        """Claim and make one delivery; whether it has arrived. Not tried while the breaker is open."""
+        """Claims and makes one delivery; returns whether it arrived. Not attempted while the breaker is open."""
         if not self.breaker.allows() or not self.store.deliveries.claim(delivery.id, 2 * DEADLINE_SECONDS):
             return False
         try:
@@ -95,7 +95,7 @@ class Courier:
         return failure is None
 
     def _tell_states(self) -> int:
-        """Write the states of tasks that have changed. They are small comfort: nothing waits or is retried for them."""
+        """Writes the states of tasks that have changed. Best effort: nothing waits for them or retries them."""
         due = {} if self.breaker.open else self._states.due()
         if not due:
             return 0
@@ -106,7 +106,7 @@ class Courier:
         try:
             return self._states.write(client, due, time.monotonic() + STATES_SECONDS)
         except LabelStudioError as error:
-            log.info("the states of tasks are written later: %s", error)
+            log.info("task states will be written later: %s", error)
             if is_transient(error):
                 self.breaker.failed(str(error), retry_after(error))
             return 0
@@ -125,13 +125,13 @@ class Courier:
         try:
             return delete_superseded(self.store, client, self.settings)
         except LabelStudioError as error:
-            log.warning("superseded predictions are deleted later: %s", error)
+            log.warning("superseded predictions will be deleted later: %s", error)
             return 0
         finally:
             client.close()
 
     def _renew(self) -> int:
-        """Sign the links of some tasks again, where Label Studio is well."""
+        """Signs the links of some tasks again, if Label Studio is available."""
         if self.breaker.open or not self.settings.label_studio_api_key.get_secret_value():
             return 0
         if not self.store.pictures.due(1):
@@ -143,7 +143,7 @@ class Courier:
         try:
             return renew_links(self.store, client, self.settings)
         except LabelStudioError as error:
-            log.warning("links to pictures are signed again later: %s", error)
+            log.warning("links to pictures will be signed again later: %s", error)
             if is_transient(error):
                 self.breaker.failed(str(error), retry_after(error))
             return 0
@@ -152,9 +152,9 @@ class Courier:
 
 
 class Hand:
-    """Gives a worker's deliveries to a courier in a thread of its own: the next job does not wait for them.
+    """Runs a worker's deliveries in a background thread, so that the next job does not wait for them.
 
-    What has not arrived when the process ends is made by the backend.
+    Whatever has not arrived when the process ends is delivered by the backend.
     """
 
     def __init__(self, courier: Courier) -> None:
@@ -163,14 +163,14 @@ class Hand:
         self._thread: threading.Thread | None = None
 
     def give(self, delivery: Delivery) -> None:
-        """Have it delivered soon; returns at once."""
+        """Queues a delivery; returns at once."""
         self._waiting.put(delivery)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="deliveries", daemon=True)
             self._thread.start()
 
     def finish(self, seconds: float) -> bool:
-        """Wait until all has been tried, at most so many seconds; whether it has."""
+        """Waits up to `seconds` until everything has been attempted; returns whether it has."""
         deadline = time.monotonic() + seconds
         while self._waiting.unfinished_tasks:
             if time.monotonic() >= deadline:

@@ -1,8 +1,8 @@
-"""Delivery: a done job's result becomes one prediction in Label Studio, however often it is tried.
+"""Delivery: a finished job's result becomes exactly one prediction in Label Studio, however often it is retried.
 
-The order is: pictures and frame rate into the task, then the prediction, then the mark in the store. Each
-result carries the delivery's id, so whoever tries again after a crash finds what was posted. What becomes of the
-predictions that were there before is in superseding.py.
+The order is: pictures and frame rate into the task, then the prediction, then the record in the store. Each result
+carries the delivery's id, so a retry after a crash finds what was already posted. superseding.py handles the
+predictions that were there before.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ log = logging.getLogger("trajseg.delivery")
 FIRST_RETRY_SECONDS = 15.0
 """Pause after the first failure; it doubles with each further one."""
 LONGEST_RETRY_SECONDS = 900.0
-"""So a Label Studio that was down over night gets its predictions a quarter of an hour after it is back."""
+"""Longest pause: after a long outage, predictions arrive within a quarter of an hour of Label Studio's return."""
 
 REVIEW_KEY, DOUBT_KEY, WARNINGS_KEY = "trajseg_review", "trajseg_doubt", "trajseg_warnings"
 VIDEO_KEY, OPEN_KEY = "trajseg_video", "trajseg_open"
 """Keys of task data that trajseg writes for the Data Manager's columns."""
 LONGEST_COLUMN = 500
-"""Characters of one column's text."""
+"""Longest text in one column, characters."""
 MOST_MORE_PICTURES = 12
-"""Pictures of frames to be looked at next that a task gets although it has as many as it should."""
+"""Pictures of frames to review next that a task gets in addition to its usual number."""
 
 
 class TaskGoneError(MissingError):
-    """The task, or its whole project, was deleted in Label Studio."""
+    """The task, or its whole project, has been deleted in Label Studio."""
 
 
 def connected(settings: Settings, deadline: float | None = None) -> LabelStudioClient:
-    """The client that the settings describe. Raises LabelStudioError when there is no usable token.
+    """A client for the configured Label Studio. Raises LabelStudioError if there is no usable token.
 
     Args:
-        deadline: seconds from now on in which all that the client is used for must be done; None: no limit.
+        deadline: seconds from now within which all requests of the client must finish; None: no limit.
     """
     return LabelStudioClient(
         settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), deadline=deadline
@@ -72,10 +72,10 @@ def connected(settings: Settings, deadline: float | None = None) -> LabelStudioC
 
 
 def deliver(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> TrajSegError | None:
-    """Makes one delivery. Returns None when nothing is left to do, else why it has not arrived; the store says so too.
+    """Makes one delivery. Returns None if nothing is left to do, else the error, which is also recorded in the store.
 
-    The caller has claimed it (`store.deliveries.claim`). Label Studio being down, or refusing the token, leaves it
-    pending for as long as that lasts. One whose task was deleted there is dropped: nobody misses it.
+    The caller has claimed it (`store.deliveries.claim`). While Label Studio is down or rejects the token, it stays
+    pending. A delivery whose task has been deleted is dropped.
     """
     try:
         prediction_id = _post(store, client, settings, delivery)
@@ -98,11 +98,11 @@ def deliver(store: Store, client: LabelStudioClient, settings: Settings, deliver
 
 
 def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery: Delivery) -> int | None:
-    """The id of the prediction; None where none is needed."""
+    """The id of the prediction; None if none is needed."""
     job, result = store.jobs.get(delivery.job_id), store.jobs.result(delivery.job_id)
     if job.task_id is None or job.project_id is None:
         raise InputError(
-            f"Job {job.id} does not come from a Label Studio task, so its result is not delivered.",
+            f"Job {job.id} does not belong to a Label Studio task, so its result is not delivered.",
             "`trajseg export` or GET /jobs/ID/tracks gives the result.",
         )
     project_id = store.projects.get(job.project_id).label_studio_id
@@ -112,7 +112,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     except MissingError as error:
         raise TaskGoneError(error.message, error.remedy, error.status) from error
     if is_typed(job) and (not any(track.present for track in result.tracks) or _is_in_use(task, job)):
-        # The page that asked has it, or there is nothing but the state to tell.
+        # The page that requested it already has the result, or only the state needs writing.
         return None
     present = client.predictions(task.id)
     leads = takes_the_lead(store, job, result, present)
@@ -121,11 +121,11 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     posted = [one.id for one in present if _written_by(one, delivery, result)]
     alike = [one for one in superseded if has_tracks(one, digest)]
     if not posted and alike:
-        # Masks that somebody may be painting on stay as they are; only the words change.
+        # Masks that someone may be painting on are left alone; only the texts change.
         posted = [one.id for one in alike]
         standing = job_of(store, alike[0])
         if standing is not None and standing.asked.earlier_job_id == job.id:
-            # A later job has described these very tracks.
+            # A later job has captioned these same tracks.
             return posted[0]
     elif posted:
         _make_current(client, job, result, present, min(posted))
@@ -155,11 +155,11 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     if wrong:
         raise InputError(
             f"The prediction does not fit the project: {'; '.join(wrong[:5])}.",
-            "Run `trajseg doctor --project N`: it names what the labelling configuration lacks.",
+            "Run `trajseg doctor --project N`: it says what is missing from the labelling configuration.",
         )
     client.update_task_data(project_id, task.id, changes)
     if not config.frames_key or config.frames_key in changes:
-        # Noted in the box view too: a task that is deleted is found by this.
+        # Recorded in the box view too: this is how deleted tasks are found.
         store.pictures.note(job.project_id, task.id, next_renewal(settings))
     version = result.model_version
     named: dict[str, Any] = {"score": _score(job, result), "model_version": version}
@@ -170,7 +170,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         client.update_prediction(made, result=results, **named)
     else:
         made = client.create_prediction(task.id, results, **named)
-        # Of two that were posted at the same moment the later one goes, whoever looks; nobody can have it open.
+        # If two were posted at the same moment, the later one is deleted, whoever notices; nobody can have it open.
         made = _only_one(
             client, [one.id for one in client.predictions(task.id) if _written_by(one, delivery, result)] or [made]
         )
@@ -178,7 +178,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     if leads:
         gone = {made, *(one.id for one in superseded)}
         set_aside(store, client, [one for one in present if one.model_version == version and one.id not in gone])
-        # Written last, and what is there already once more: whoever wrote other keys meanwhile may have taken it away.
+        # Written last, repeating what is there: a concurrent writer of other keys may have overwritten it.
         client.update_task_data(project_id, task.id, {**changes, OPEN_KEY: f"#{made} ({kind})"})
         if state := changes.get(STATE_KEY):
             store.tasks.settle(job.project_id, task.id, state)
@@ -187,7 +187,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
 
 
 def _is_in_use(task: Task, job: Job) -> bool:
-    """Whether a draft or an annotation has regions of this job: its suggestions were accepted in the page."""
+    """Whether a draft or an annotation has regions of this job: its suggestions were accepted on the page."""
     return any(
         meta_of(item).get("job_id") == job.id
         for held in (*task.drafts, *task.annotations)
@@ -211,33 +211,33 @@ def _supersede_others(
 def _make_current(
     client: LabelStudioClient, job: Job, result: Result, present: Sequence[Prediction], prediction_id: int
 ) -> None:
-    """Let a superseded prediction that is delivered once more stand again, unless another one does."""
+    """Makes a superseded prediction that is delivered again current, unless another one is."""
     if not any(one.model_version == result.model_version for one in present):
         client.update_prediction(prediction_id, model_version=result.model_version, score=_score(job, result))
 
 
 def _rate_warnings(config: LabelConfig, result: Result) -> list[str]:
-    """What a person should know where the configuration fixes another frame rate than the video has."""
+    """Warns if the configuration fixes a frame rate other than the video's."""
     fixed, duration = config.frame_rate, result.frame_count / result.fps
     if config.view != "box" or fixed is None or abs(fixed - result.fps) * duration <= 0.5:
         return []
     return [
-        f"the editor counts {fixed:g} frames a second, the video has {result.fps:.6g}: numbers and frames differ. "
+        f"the editor counts {fixed:g} frames a second, but the video has {result.fps:.6g}: frame numbers differ. "
         f"Boxes are on the right frames. Use {config.video_line} in the labelling configuration."
     ]
 
 
 def _score(job: Job, result: Result) -> float:
-    """How sure the prediction is, 0 to 1: Label Studio's uncertainty sampling takes the lowest first."""
+    """The model's confidence in the prediction, 0 to 1; Label Studio's uncertainty sampling takes the lowest first."""
     doubt = job.notes.doubt
     return views.score(result) if doubt is None else 1.0 - doubt
 
 
 def _config_with_room(client: LabelStudioClient, project_id: int, result: Result) -> LabelConfig:
-    """The project's labelling configuration as it is now, with labels added when the tracks need more."""
+    """The project's current labelling configuration, with labels added if the tracks need more."""
     xml = str(client.project(project_id)["label_config"])
     config = parse(xml)
-    # A second object of a label that has an instruction of its own needs a label like it, not that of another one.
+    # A second object of a label with its own instruction needs a label like it, not one of another instruction.
     said = dict(config.instructions)
     more = [track.label for track in result.tracks if track.label.rpartition("-")[0] in said]
     labels = [*config.labels, *(label for label in dict.fromkeys(more) if label not in config.labels)]
@@ -262,7 +262,7 @@ def _task_data(
     predictions: Sequence[Prediction],
     opened: bool,
 ) -> dict[str, Any]:
-    """What the task's data must say for the results to be shown."""
+    """The task data that the results need in order to be displayed."""
     changes: dict[str, Any] = {} if task.data.get(VIDEO_KEY) else {VIDEO_KEY: video_name(job.video)}
     if config.fps_key:
         changes[config.fps_key] = round(result.fps, 6)
@@ -270,7 +270,7 @@ def _task_data(
         return changes
     frames, indices = _pictures(task.data, config)
     if not (opened or task.annotations or task.has_draft or any(one.result for one in predictions)):
-        # Nothing refers to the pictures that are there by position yet, and no open page will.
+        # Nothing refers to the existing pictures by position yet, and no open page will.
         frames, indices = [], []
     notes = job.notes
     wanted = [i for i in shown_frames(result, notes, settings.max_key_frames) if i not in indices]
@@ -278,7 +278,7 @@ def _task_data(
     others = [i for i in wanted if i not in first]
     room = max(settings.max_key_frames - len(frames) - len(first), 0)
     added = first + (others if len(others) <= room else [others[i * len(others) // room] for i in range(room)])
-    # New pictures are in the order of time where nothing refers to the old ones.
+    # Sort by time if nothing refers to the old pictures.
     added = added if frames else sorted(added)
     changes[config.frames_key] = frames + [media_url(settings, key_frame_path(job.id, index)) for index in added]
     changes["frame_index"] = indices + added
@@ -288,11 +288,11 @@ def _task_data(
 def _columns(
     job: Job, result: Result, task: Task, indices: Sequence[int], numbers: Callable[[int], int]
 ) -> dict[str, Any]:
-    """What the Data Manager's columns say of the task; see docs/correction-in-label-studio.md.
+    """The contents of the Data Manager's columns for the task; see docs/correction-in-label-studio.md.
 
     Args:
         indices: 0-based frames of the pictures; empty in the box view.
-        numbers: gives the number of a 0-based frame in Label Studio's video.
+        numbers: maps a 0-based frame to its number in Label Studio's video.
     """
     notes = job.notes
     columns: dict[str, Any] = {}
@@ -306,7 +306,7 @@ def _columns(
             for track in notes.review
             if track.frames
         )[:LONGEST_COLUMN]
-    # An empty text takes the place of an older warning, but makes no column of its own.
+    # An empty text clears an older warning, but is not written if there was none.
     warnings = " | ".join(notes.sentences(result))[:LONGEST_COLUMN]
     if warnings or WARNINGS_KEY in task.data:
         columns[WARNINGS_KEY] = warnings
@@ -314,7 +314,7 @@ def _columns(
 
 
 def _place(index: int, indices: Sequence[int], numbers: Callable[[int], int]) -> str:
-    """Where a person finds a frame: "picture 5 (frame 13)", or "frame 13" where no picture shows it."""
+    """How a person finds a frame: "picture 5 (frame 13)", or "frame 13" if no picture shows it."""
     frame = f"frame {numbers(index)}"
     return f"picture {list(indices).index(index) + 1} ({frame})" if index in indices else frame
 
@@ -333,7 +333,7 @@ def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], 
 
 def _written_by(prediction: Prediction, delivery: Delivery, result: Result) -> bool:
     if not prediction.result:
-        # Without tracks and without text areas there is nothing that could carry an id.
+        # Without tracks and text areas there is nothing to carry an id.
         return not result.tracks and current_version(prediction.model_version) == result.model_version
     return any(meta_of(item).get("delivery_id") == delivery.id for item in prediction.result)
 
@@ -350,7 +350,7 @@ def put_off(store: Store, settings: Settings, delivery: Delivery, error: TrajSeg
     pause = max(pause, retry_after(error) or 0.0)
     retry_at: datetime | None = store.now() + timedelta(seconds=pause)
     if isinstance(error, InputError) or (not is_transient(error) and tries >= settings.delivery_attempts):
-        # A dead letter: it waits for a person, or for Label Studio to have been away.
+        # A dead letter: retried by a person, or after an outage of Label Studio.
         retry_at = None
     log.warning("job %s was not delivered (try %d): %s", delivery.job_id, tries, error)
     store.deliveries.failed(delivery.id, str(error), retry_at)

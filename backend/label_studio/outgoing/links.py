@@ -1,8 +1,8 @@
-"""Links to key frames in tasks: signed again before they expire, and gone with the task.
+"""Links to shown frames in tasks: re-signed before they expire, and removed with the task.
 
-A task keeps the links that its delivery wrote, and may be opened months later, while a link that got into wrong hands
-should expire. Label Studio passes nothing on from another server, and no request tells which task a person
-opens. So half-way to their expiry the links are replaced in the task's data; nothing refers to them but by position.
+A task keeps the links that its delivery wrote and may be opened months later, yet a leaked link should expire. Label
+Studio does not proxy other servers, and no request reveals which task a person opens. So halfway to their expiry the
+links are replaced in the task's data; other data refers to them only by position.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from trajseg.errors import LabelConfigError, LabelStudioError
 log = logging.getLogger("trajseg.delivery")
 
 TASKS_AT_ONCE = 5
-"""Tasks in one round, so that deliveries do not wait for long: some 3000 in an hour."""
+"""Most tasks in one round, so that deliveries do not wait long: about 3000 an hour."""
 CLAIM_SECONDS = 600.0
-"""A task that could not be looked at comes up again after so long."""
+"""Retry interval for a task that could not be checked."""
 LOOK_AGAIN = timedelta(days=1)
-"""How often a task that is missing is looked for, before its pictures are deleted."""
+"""How often a missing task is looked up before its pictures are deleted."""
 
 
 def next_renewal(settings: Settings) -> datetime:
-    """When links that are signed now are to be signed again."""
+    """When links that are signed now have to be signed again."""
     return now() + timedelta(hours=settings.media_link_hours / 2)
 
 
 def renew_links(store: Store, client: LabelStudioClient, settings: Settings) -> int:
-    """Sign the links of the tasks that are due again; returns how many tasks were changed.
+    """Re-signs the links of the tasks that are due; returns how many tasks were changed.
 
-    A task that Label Studio has no more loses its pictures after `settings.deleted_task_days`, and its jobs after
-    `settings.job_days`, where they are set and nobody annotated it. One task that makes
-    trouble does not keep the others from it. Raises LabelStudioError when Label Studio cannot be reached.
+    A task deleted in Label Studio loses its pictures after `settings.deleted_task_days`, and its jobs after
+    `settings.job_days`, if those are set and nobody annotated it. A failing task does not block the others. Raises
+    LabelStudioError if Label Studio cannot be reached.
     """
     configs: dict[int, LabelConfig | None] = {}
     changed = 0
@@ -54,7 +54,7 @@ def renew_links(store: Store, client: LabelStudioClient, settings: Settings) -> 
         except LabelStudioError:
             raise
         except Exception:
-            log.exception("the links of task %d are left for now", row.task_id)
+            log.exception("the links of task %d are skipped for now", row.task_id)
     return changed
 
 
@@ -83,7 +83,7 @@ def _config(client: LabelStudioClient, project_id: int) -> LabelConfig | None:
     try:
         return parse(str(client.project(project_id)["label_config"]))
     except LabelConfigError:
-        # Changed into one that shows no pictures of ours.
+        # The new configuration shows none of our pictures.
         return None
 
 
@@ -96,4 +96,4 @@ def _miss(store: Store, settings: Settings, row: TaskPictures) -> None:
         return
     jobs = store.retention.drop_task(row.project_id, row.task_id) if settings.job_days else []
     store.pictures.drop(row)
-    log.info("task %d was deleted in Label Studio, and its pictures and %d jobs with it", row.task_id, len(jobs))
+    log.info("task %d was deleted in Label Studio; deleted its pictures and %d jobs", row.task_id, len(jobs))

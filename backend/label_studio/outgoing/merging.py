@@ -1,4 +1,4 @@
-"""An annotation's results with refined tracks in them: everything that a person painted or set stays as it is."""
+"""Merges refined tracks into an annotation's results; whatever a person painted or set is kept as it is."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Merged = tuple[list[dict[str, Any]], list[FrameChange]]
 def merged_masks(
     present: Results, refined: Results, painted: set[Place], config: LabelConfig, indices: Sequence[int]
 ) -> Merged:
-    """An annotation's results with the refined masks on frames that nobody painted; and what that changes.
+    """The annotation's results with the refined masks on frames that nobody painted, and the frames that change.
 
     Args:
         present: the annotation's results.
         refined: results of the refined tracks.
-        painted: where persons vouch for what is there, or for there being nothing.
+        painted: frames that persons vouch for, with or without a mask.
         indices: 0-based frame of each picture of the task.
     """
     now, then = (from_annotation(results, config, indices).masks for results in (present, refined))
-    # A region with several labels, or of another tag, is none that trajseg has made: it stays.
+    # A region with several labels, or of another tag, was not made by trajseg: keep it.
     kept = {
         place for item in present for place in _places(item, config, indices) if not _is_plain(item, config)
     } | painted
@@ -69,16 +69,16 @@ def merged_boxes(
     config: LabelConfig,
     frame_map: FrameMap,
 ) -> Merged:
-    """An annotation's results with the refined boxes on frames on which nobody set one; and what that changes.
+    """The annotation's results with the refined boxes on frames where nobody set one, and the frames that change.
 
-    A track is one region, so that its key frames are chosen again: those that persons set stay, to the last digit, and
-    straight lines between the others stay as close to the refined boxes as a prediction's do. The ranges of its label
-    on the timeline go with it.
+    A track is one region, so its key frames are chosen again. Key frames set by persons are kept exactly, and
+    interpolation between the others stays as close to the refined boxes as in a prediction. The label's ranges on
+    the timeline are updated too.
 
     Args:
-        present, refined: as for masks.
-        painted: where persons vouch for a box.
-        absent: where they vouch for there being none; a box may still be there that lies outside the track's ranges.
+        present, refined: as in `merged_masks`.
+        painted: frames with a box that persons vouch for.
+        absent: frames that persons vouch for as having no box, although one may lie outside the track's ranges.
         frame_map: the clip's, at the editor's rate.
     """
     now = from_annotation(present, config, frame_map=frame_map, frame_rate=frame_map.fps).boxes
@@ -90,12 +90,12 @@ def merged_boxes(
         [label] = region["value"]["labels"]
         mine = [item for item in present if label in _box_labels(item, config)]
         if len(mine) > 1 or any(not _is_plain(item, config) for item in mine):
-            # Drawn twice, or with several labels: nothing that trajseg has made.
+            # Drawn twice, or with several labels: not made by trajseg.
             continue
         fixed = {index for name, index in painted - absent if name == label}
         gone = {index for name, index in absent if name == label}
         with_fixed = _with_boxes(region, mine[0] if mine else None, fixed, gone, frame_map)
-        # A person may have left no box at all.
+        # A person may have removed all boxes.
         new = [with_fixed] if with_fixed else []
         then = from_annotation(new, config, frame_map=frame_map, frame_rate=frame_map.fps).boxes
         own = _box_changes(label, now, then, fixed)
@@ -111,9 +111,9 @@ def merged_boxes(
 def _with_boxes(
     region: Mapping[str, Any], present: Mapping[str, Any] | None, fixed: set[int], gone: set[int], frame_map: FrameMap
 ) -> dict[str, Any] | None:
-    """A refined region that shows on the fixed frames (0-based) what the present one does, and nothing on those gone.
+    """A refined region that matches the present one on the fixed frames (0-based), and has no box on removed frames.
 
-    None where no box is left.
+    None if no box is left.
     """
     last = frame_map.editor_frames
     sequence = (present or {}).get("value", {}).get("sequence") or []
@@ -163,7 +163,7 @@ def _box_labels(item: Mapping[str, Any], config: LabelConfig) -> list[str]:
 
 
 def _is_event(item: Mapping[str, Any], label: str, config: LabelConfig) -> bool:
-    """Whether a result is a range of this label alone on the timeline."""
+    """Whether a result is a range on the timeline with this label alone."""
     value = item.get("value") or {}
     return config.timeline is not None and (item.get("from_name"), value.get("timelinelabels")) == (
         config.timeline,
@@ -180,12 +180,12 @@ def _places(item: Mapping[str, Any], config: LabelConfig, indices: Sequence[int]
 
 
 def _is_plain(item: Mapping[str, Any], config: LabelConfig) -> bool:
-    """Whether a region is of the tag for tracks, and of one of them."""
+    """Whether a region belongs to the tag for tracks and has exactly one label."""
     value = item.get("value") or {}
     labels = value.get(config.result_type if config.view == "mask" else "labels") or []
     return item.get("from_name") == config.control and len(labels) == 1
 
 
 def _shown(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """The mask; None where it is empty."""
+    """The mask; None if it is empty."""
     return mask if mask is not None and mask.any() else None

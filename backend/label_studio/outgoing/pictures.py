@@ -1,4 +1,4 @@
-"""Which frames of a clip a task shows as pictures, and where these lie."""
+"""Which frames of a clip a task shows as pictures, and where their files are stored."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from trajseg.tracks import Result, key_frames
 
 
 def key_frame_path(job_id: str, index: int) -> str:
-    """Where a job's key frame `index` (0-based) lies below the media folder."""
+    """Path of a job's shown frame `index` (0-based), below the media folder."""
     return str(PurePosixPath(job_id) / f"{index:06d}.jpg")
 
 
 def preview_path(job_id: str) -> str:
-    """Where the picture of a preview lies below the media folder."""
+    """Path of a preview's picture, below the media folder."""
     return str(PurePosixPath(job_id) / "preview.png")
 
 
 def shown_frames(result: Result, notes: JobNotes, limit: int) -> list[int]:
-    """0-based indices of the frames to show, sorted: both ends, what to look at next, and as many key frames as fit.
+    """0-based indices of the frames to show, sorted: both ends, frames to review next, and as many others as fit.
 
-    limit: frames at most, at least 2.
+    limit: most frames, at least 2.
     """
     chosen = {0, result.frame_count - 1}
     for index in notes.first_frames():

@@ -1,8 +1,8 @@
-"""States: what the Data Manager's column `trajseg_state` says of each task, kept up to date without haste.
+"""Task states: keeps the Data Manager's column `trajseg_state` up to date, at low priority.
 
-A task's state is what it has (`prelabelled`, `refined`, `found nothing`), then what is going on or went wrong. Many
-tasks with one state are one request; a task's progress is written rarely, and nothing is written for a job that was
-requested a moment ago.
+A state is what the task has (`prelabelled`, `refined`, `found nothing`), followed by what is running or went wrong.
+Tasks that share a state are written in one request. Progress is written rarely, and a job requested a moment ago is not
+mentioned.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from trajseg.tracks import Result
 log = logging.getLogger("trajseg.delivery")
 
 STATE_KEY = "trajseg_state"
-"""Key of task data that says how far the task is."""
+"""Key of task data that holds the state."""
 FOUND_NOTHING = "found nothing"
 SETTLED = frozenset({FOUND_NOTHING, *(kind.task_state for kind in KINDS.values() if kind.task_state)})
-"""States of a task that has a prediction; what is going on may follow behind a semicolon."""
+"""States of a task that has a prediction; the current activity may follow after a semicolon."""
 PATIENCE_SECONDS = 3.0
-"""A job that waits for less long is not worth a word."""
+"""A job that has waited for less than this is not mentioned."""
 PROGRESS_SECONDS = 20.0
-"""A task's progress is written no more often."""
+"""Shortest interval between two progress updates of a task."""
 PROGRESS_STEP = 10
-"""Percent; finer steps would only make more requests."""
+"""Step of the progress, percent; finer steps would only cause more requests."""
 REQUESTS_A_ROUND = 8
 TASKS_A_REQUEST = 200
 LOOK_BACK_SECONDS = 600.0
-"""Jobs that ended earlier were looked at in earlier rounds, or when the process started."""
+"""Jobs that ended earlier were handled in earlier rounds, or when the process started."""
 LONGEST_REASON = 160
-"""Characters of an error in the column."""
+"""Longest error in the column, characters."""
 
 
 def state_of(jobs: Sequence[JobSummary], known: KnownTask | None, moment: datetime) -> str:
-    """What the column says of a task with these jobs.
+    """The column's text for a task with these jobs.
 
     Args:
-        jobs: the oldest first.
-        known: what is known of the task; None where nothing is.
+        jobs: oldest first.
+        known: the store's record of the task; None if there is none.
     """
     parts = [known.settled if known else "", _activity(jobs, known, moment)]
     return "; ".join(part for part in parts if part)
 
 
 def _activity(jobs: Sequence[JobSummary], known: KnownTask | None, moment: datetime) -> str:
-    """What is going on, or what went wrong last; empty where every request has its result."""
+    """What is running, or what went wrong last; empty if every request has its result."""
     mine = [job for job in jobs if job.kind != "caption"]
     for job in reversed(mine):
         if job.state == "running":
@@ -90,10 +90,10 @@ def _ending(job: JobSummary, known: KnownTask | None) -> str:
 
 
 def settled_state(job: Job, result: Result | None = None) -> str:
-    """What a task has once this job's result is there; empty where that changes nothing.
+    """The state of a task once this job's result is there; empty if the result changes nothing.
 
     Args:
-        result: of the job, where it is at hand; its notes are asked otherwise.
+        result: of the job, if at hand; otherwise the job's notes are used.
     """
     state = KINDS[job.kind].task_state if job.kind in KINDS else ""
     visible = job.notes.visible if result is None else sum(bool(track.present) for track in result.tracks)
@@ -101,7 +101,7 @@ def settled_state(job: Job, result: Result | None = None) -> str:
 
 
 def is_typed(job: Job) -> bool:
-    """Whether a person typed the sentence in the page."""
+    """Whether a person typed the instruction on the page."""
     asked = job.asked
     return isinstance(asked, PrelabelParams) and asked.typed
 
@@ -125,9 +125,9 @@ def _reason(error: str) -> str:
 
 
 class StateWriter:
-    """Brings the states of tasks to Label Studio, a few requests a round.
+    """Writes task states to Label Studio, a few requests a round.
 
-    Several processes may do so at once: they write the same.
+    Safe to run in several processes: they write the same values.
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -136,9 +136,9 @@ class StateWriter:
         self._since: datetime | None = None
 
     def due(self) -> dict[tuple[int, str], list[int]]:
-        """Tasks (Label Studio's ids) whose state Label Studio does not have, by project (the store's id) and state.
+        """Tasks (Label Studio's ids) whose state is out of date there, by project (the store's id) and new state.
 
-        The longest group first. A task whose result is being delivered is left out: the delivery says it.
+        The largest group first. Tasks whose result is being delivered are left out: the delivery writes their state.
         """
         moment = now()
         since = self._since or moment - timedelta(days=7)
@@ -156,13 +156,13 @@ class StateWriter:
         return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
     def write(self, client: LabelStudioClient, due: Mapping[tuple[int, str], Sequence[int]], deadline: float) -> int:
-        """Write what is due; returns how many tasks have a new state.
+        """Writes what is due; returns how many tasks have a new state.
 
         Args:
             due: see `due`.
-            deadline: by time.monotonic(); what is not written by then is due in the next round.
+            deadline: on the clock of time.monotonic(); what is not written by then is due in the next round.
 
-        Raises LabelStudioError when Label Studio does not answer.
+        Raises LabelStudioError if Label Studio does not answer.
         """
         written = requests = 0
         for (project_id, state), task_ids in due.items():
@@ -174,7 +174,7 @@ class StateWriter:
                 try:
                     client.set_task_key(self.store.projects.get(project_id).label_studio_id, some, STATE_KEY, state)
                 except (RefusedError, UnknownProjectError) as error:
-                    # The project is gone, or this token may not: trying again would change nothing.
+                    # The project was deleted, or this token has no access to it: retrying would change nothing.
                     log.info("the state of %d tasks is not shown: %s", len(some), error)
                 self.store.tasks.shown([(project_id, task_id) for task_id in some], state)
                 written += len(some)
@@ -182,7 +182,7 @@ class StateWriter:
 
 
 def _too_soon(state: str, row: KnownTask | None, moment: datetime) -> bool:
-    """Whether only the progress differs, and it was written a moment ago."""
+    """Whether only the progress differs and it was written a moment ago."""
     if row is None or row.shown_at is None:
         return False
     moving = _without_percent(state) == _without_percent(row.shown)

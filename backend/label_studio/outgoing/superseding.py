@@ -1,9 +1,9 @@
-"""Superseding: what becomes of a prediction once a newer one stands in its place.
+"""Superseding: what happens to a prediction once a newer one replaces it.
 
-Label Studio refuses an annotation whose parent prediction is gone, and the annotator's strokes with it. It does not
-say who has a task open. So a prediction keeps its id: what changes nothing but words is changed in place, and what
-has other masks is posted beside the older prediction. That one gets another model version, which the label stream
-passes over, and no score. It is deleted after `settings.superseded_hours`, unless something still refers to it.
+Label Studio rejects an annotation whose parent prediction has been deleted, and the annotator's strokes are lost. It
+does not say who has a task open. So a prediction keeps its id: if only texts change it is updated in place; if masks
+change, the new one is posted beside it. The older one gets another model version, which the label stream skips, and
+no score. It is deleted after `settings.superseded_hours`, unless something still refers to it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from trajseg.tracks import Result
 log = logging.getLogger("trajseg.delivery")
 
 EARLIER = ", earlier)"
-"""End of the model version of a superseded prediction, as in "trajseg-tiny (prelabel, earlier)"."""
+"""Suffix of the model version of a superseded prediction, as in "trajseg-tiny (prelabel, earlier)"."""
 TYPED = "typed"
-"""Word for a prediction whose sentence was typed in the page, beside the names of job kinds."""
+"""What a prediction whose instruction was typed on the page is called; others are named after their job kind."""
 _WORDS = {"refine": "refined", "caption": "refined"}
-"""By kind of job, what its predictions are called where that is not the kind's own name."""
+"""By job kind, what its predictions are called if not by the kind's own name."""
 _ASIDE = re.compile(rf" \((?:{'|'.join([*KINDS, *_WORDS.values(), TYPED, 'prediction'])})(?:, earlier)?\)$")
 
 
@@ -42,35 +42,35 @@ def earlier_version(model_version: str, kind: str) -> str:
 
 
 def aside_version(model_version: str, kind: str) -> str:
-    """The model version of a prediction that is not the one to open first, though nothing has replaced it."""
+    """The model version of a prediction that has not been superseded but is not the one to open first."""
     return f"{model_version} ({kind})"
 
 
 def current_version(model_version: str) -> str:
-    """The model version that made a prediction, whether it is superseded, set aside, or neither."""
+    """The model version that made a prediction, whether superseded, set aside or current."""
     return _ASIDE.sub("", model_version)
 
 
 def kind_of(job: Job | None) -> str:
-    """What a prediction is, in a word: "prelabel", "refined" or "typed"."""
+    """The kind of a prediction in one word: "prelabel", "refined" or "typed"."""
     if job is None:
         return "prediction"
     return TYPED if is_typed(job) else _WORDS.get(job.kind, job.kind)
 
 
 def meta_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The `meta` of one result; empty where there is none."""
+    """The `meta` of one result; empty if there is none."""
     meta = item.get("meta")
     return meta if isinstance(meta, Mapping) else {}
 
 
 def job_id_of(prediction: Prediction) -> str | None:
-    """The job that a prediction of ours comes from; None for anybody else's."""
+    """The job that a prediction of ours comes from; None for other predictions."""
     return next((str(meta_of(item)["job_id"]) for item in prediction.result if meta_of(item).get("job_id")), None)
 
 
 def job_of(store: Store, prediction: Prediction) -> Job | None:
-    """The job that a prediction of ours comes from, as far as the store still has it."""
+    """The job that a prediction of ours comes from, if the store still has it."""
     job_id = job_id_of(prediction)
     try:
         return store.jobs.get(job_id) if job_id else None
@@ -84,30 +84,30 @@ def has_tracks(prediction: Prediction, digest: str) -> bool:
 
 
 def is_superseded(store: Store, settings: Settings, job: Job, result: Result, older: Prediction) -> bool:
-    """Whether `result` takes the place of `older`: ours, of the same model version and the same instruction.
+    """Whether `result` replaces `older`: a prediction of ours with the same model version and instruction.
 
-    With TRAJSEG_OLDER_PREDICTIONS=replace, also one of another version of the same base that was made before.
+    With TRAJSEG_OLDER_PREDICTIONS=replace, also an earlier one by another version of the same base.
     """
     same = older.model_version == result.model_version
     before = job_of(store, older)
     if before is None or not (same or _replaced(settings, job, result, before, older)):
         return False
-    # A new guess does not take the place of what a person's work went into.
+    # A new guess does not replace a prediction that contains a person's work.
     return before.instruction == job.instruction and not (job.kind == "prelabel" and before.kind != "prelabel")
 
 
 def _replaced(settings: Settings, job: Job, result: Result, before: Job, older: Prediction) -> bool:
-    """Whether a project's new version takes the place of an earlier one's prediction."""
+    """Whether a project's new version replaces an earlier version's prediction."""
     if settings.older_predictions != "replace" or older.model_version.endswith(EARLIER):
         return False
-    # A job of an earlier version that arrives late replaces nothing newer.
+    # A job of an earlier version that finishes late replaces nothing newer.
     return base_of(older.model_version) == base_of(result.model_version) and before.created_at < job.created_at
 
 
 def takes_the_lead(store: Store, job: Job, result: Result, present: Sequence[Prediction]) -> bool:
-    """Whether this job's prediction is the one to open; else it is set aside, beside the one that is.
+    """Whether this job's prediction is the one to open; otherwise it is set aside next to the one that is.
 
-    What was typed answers a question, and a new guess is worth less than what a person's work went into.
+    An answer to a typed instruction does not take the lead, nor does a new guess over one with a person's work in it.
     """
     leading = [job_of(store, one) for one in present if one.model_version == result.model_version]
     others = [one for one in leading if one is not None and one.id != job.id]
@@ -117,7 +117,7 @@ def takes_the_lead(store: Store, job: Job, result: Result, present: Sequence[Pre
 
 
 def set_aside(store: Store, client: LabelStudioClient, others: Sequence[Prediction]) -> None:
-    """Name predictions by what they are, so that one alone leads the task; they lose their scores, and stay."""
+    """Renames predictions by kind so that only one leads the task; they lose their scores but stay."""
     for one in others:
         client.update_prediction(
             one.id, model_version=aside_version(one.model_version, kind_of(job_of(store, one))), score=None
@@ -132,12 +132,12 @@ def supersede(
     task: Task,
     older: Sequence[Prediction],
 ) -> None:
-    """Take predictions out of the label stream and out of the score's column; they go hours later.
+    """Takes predictions out of the label stream and the score column; they are deleted hours later.
 
     Args:
         project_id: the store's own id.
     """
-    # Noted first: whoever dies in between leaves a prediction that is renamed at the next delivery or deleted.
+    # Recorded first: after a crash in between, the prediction is renamed at the next delivery, or deleted.
     delete_at = now() + timedelta(hours=settings.superseded_hours)
     store.superseded.add(project_id, task.id, [one.id for one in older], delete_at)
     for one in older:
@@ -154,10 +154,10 @@ def withdraw(
     task: Task,
     refine_job_ids: Collection[str],
 ) -> None:
-    """Take back what withdrawn corrections made: their refined predictions are superseded, the one before stands again.
+    """Undoes withdrawn corrections: their refined predictions are superseded, and the one before is current again.
 
     Args:
-        refine_job_ids: the jobs that carried the withdrawn corrections to the other frames.
+        refine_job_ids: the jobs that propagated the withdrawn corrections.
     """
     present = client.predictions(task.id)
     jobs = {one.id: job for one in present if (job := job_of(store, one)) is not None}
@@ -186,10 +186,10 @@ def withdraw(
 
 
 def delete_superseded(store: Store, client: LabelStudioClient, settings: Settings) -> int:
-    """Delete the superseded predictions whose time has come and that nothing refers to. Returns how many.
+    """Deletes superseded predictions that are due and that nothing refers to. Returns how many.
 
-    One that is still in use is looked at again after as many hours. One that cannot be deleted does not keep the
-    others from it. Raises LabelStudioError when Label Studio cannot be reached.
+    One still in use is checked again after as many hours. One that cannot be deleted does not block the others.
+    Raises LabelStudioError if Label Studio cannot be reached.
     """
     deleted = 0
     for row in store.superseded.due():
@@ -200,10 +200,10 @@ def delete_superseded(store: Store, client: LabelStudioClient, settings: Setting
         except UnknownProjectError:
             store.superseded.drop(row)
         except LabelStudioError as error:
-            log.warning("superseded prediction %d is deleted later: %s", row.prediction_id, error)
+            log.warning("superseded prediction %d will be deleted later: %s", row.prediction_id, error)
             raise
         except Exception:
-            log.exception("superseded prediction %d is left for now", row.prediction_id)
+            log.exception("superseded prediction %d is skipped for now", row.prediction_id)
             _postpone(store, settings, row)
     return deleted
 
@@ -213,7 +213,7 @@ def _delete(store: Store, client: LabelStudioClient, settings: Settings, row: Su
     standing = {one.id: one for one in client.predictions(task.id)}
     prediction = standing.get(row.prediction_id)
     if prediction is None or not prediction.model_version.endswith(EARLIER):
-        # Deleted by somebody else, or current again.
+        # Already deleted elsewhere, or current again.
         store.superseded.drop(row)
         return 0
     opened = store.tasks.is_open(row.project_id, row.task_id, settings.superseded_hours)

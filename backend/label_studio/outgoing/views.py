@@ -1,8 +1,8 @@
 """Mask tracks as Label Studio results, in the mask view and in the box view.
 
-A result is one JSON object of Label Studio's `result` list. In the mask view there is one BitmaskLabels
-result for each track and key frame that shows it; in the box view one VideoRectangle result for each track.
-A track is known by its label: Label Studio keeps it, while it drops ids and meta from what is drawn again.
+A result is one JSON object of Label Studio's `result` list. The mask view has one BitmaskLabels result per track and
+shown frame on which the track is visible; the box view has one VideoRectangle result per track.
+A track is identified by its label: Label Studio keeps labels, but drops ids and meta from what is drawn again.
 """
 
 from __future__ import annotations
@@ -51,25 +51,25 @@ def to_results(
     warnings: Sequence[str] = (),
     about: str = "",
 ) -> list[LabelStudioResult]:
-    """The results that show `result` in a view of a project with this labelling configuration.
+    """The results that show `result` in a project with this labelling configuration.
 
     Args:
-        result: the tracks; none gives the texts alone.
+        result: the tracks; without tracks only the texts are returned.
         view: must be the view of `config`.
         key_frames: 0-based frame indices in the order of the task's `frames`; unused in the box view.
-        frame_map: the clip's; taken from the tracks' times when not given. Unused in the mask view.
-        frame_rate: frames per second that the editor counts (`config.rate_for(task.data)`). When not given, it is the
-            rate that the configuration fixes, or else the clip's.
-        job_id: written into every result's meta, so that a delivery can tell whether it was made before.
+        frame_map: the clip's; defaults to the tracks' times. Unused in the mask view.
+        frame_rate: frames per second that the editor counts (`config.rate_for(task.data)`). Defaults to the rate
+            fixed by the configuration, else the clip's.
+        job_id: written into every result's meta, so that a delivery can tell whether it was already made.
         delivery_id: the same.
-        digest: of the tracks (`tracks_digest`); written there too, for whoever compares predictions.
-        texts: whether to fill in the instruction's and the captions' text areas too; leave them out of an
-            answer to a request that was typed there: it would take the place of what stands in the page.
-        warnings: sentences that a person should read; they stand in the answer's text area, or below the captions
-            where there is none.
-        about: what the prediction is, for the answer's text area.
+        digest: of the tracks (`tracks_digest`); written to meta too, for comparing predictions.
+        texts: whether to fill in the text areas for instruction and captions too. Leave them out of an answer
+            to a request typed there: they would overwrite what is on the page.
+        warnings: sentences for the annotator, shown in the answer's text area, or below the captions if
+            there is none.
+        about: describes the prediction, for the answer's text area.
 
-    Raises LabelConfigError when the configuration has another view, or fewer labels than there are tracks.
+    Raises LabelConfigError if the configuration has another view, or fewer labels than there are tracks.
     """
     if view != config.view:
         raise LabelConfigError(
@@ -117,14 +117,14 @@ def to_results(
 
 
 def said(config: LabelConfig, text: str, job_id: str = "") -> list[LabelStudioResult]:
-    """A sentence for the answer's text area alone; nothing where the project has none."""
+    """A sentence for the answer's text area alone; empty if the project has none."""
     return _text_result(
         config.answer, [text], f"{job_id[:8] or 'trajseg'}-answer", {"job_id": job_id} if job_id else {}
     )
 
 
 def instructions(config: LabelConfig, lines: Sequence[str]) -> list[LabelStudioResult]:
-    """What is to stand in the instruction's text area, if only nothing."""
+    """The new content of the instruction's text area, possibly empty."""
     if config.instruction is None:
         return []
     [result] = _text_result(config.instruction, ["-"], "trajseg-instruction", {})
@@ -132,10 +132,10 @@ def instructions(config: LabelConfig, lines: Sequence[str]) -> list[LabelStudioR
 
 
 def frame_numbers(result: Result, frame_rate: float | None = None) -> Callable[[int], int]:
-    """What gives the number, from 1, by which Label Studio's video knows a 0-based frame.
+    """Maps a 0-based frame to its number in Label Studio's video, from 1.
 
     Args:
-        frame_rate: frames per second that the editor counts; the clip's by default.
+        frame_rate: frames per second that the editor counts; defaults to the clip's.
     """
     if not result.tracks:
         return lambda index: index + 1
@@ -144,13 +144,13 @@ def frame_numbers(result: Result, frame_rate: float | None = None) -> Callable[[
 
 
 def score(result: Result) -> float:
-    """The prediction's score: the mean of its tracks' scores, 0 when there is no track."""
+    """The prediction's score: the mean of its tracks' scores, 0 without tracks."""
     scores = [track.score for track in result.tracks]
     return sum(scores) / len(scores) if scores else 0.0
 
 
 def tracks_digest(result: Result) -> str:
-    """What two results share whose instruction, labels and masks are the same; captions may differ."""
+    """A digest of instruction, labels and masks; results that differ only in captions share it."""
     tracks = [[track.uid, track.label, [frame.rle for frame in track.frames]] for track in result.tracks]
     form = json.dumps([result.instruction, tracks], default=_text, sort_keys=True)
     return hashlib.sha256(form.encode()).hexdigest()[:32]
@@ -161,9 +161,9 @@ def _text(value: object) -> str:
 
 
 def assign_labels(tracks: Sequence[MaskTrack], config: LabelConfig) -> list[str]:
-    """One label for each track, none twice: the track's own where the project has it, else the next free one.
+    """One label per track, all different: the track's own if the project has it, else the next free one.
 
-    Raises LabelConfigError when there are more tracks than labels.
+    Raises LabelConfigError if there are more tracks than labels.
     """
     if len(tracks) > len(config.labels):
         raise LabelConfigError(
@@ -206,7 +206,7 @@ def _mask_results(
                 "original_width": result.width,
                 "original_height": result.height,
                 "image_rotation": 0,
-                # A person reads the text beside the region: the editor itself says only which picture this is.
+                # The text is shown beside the region: the editor itself shows only the picture's position.
                 "meta": {
                     **meta,
                     "frame": index,
@@ -260,7 +260,7 @@ def _box_result(
 def _events(
     track: MaskTrack, label: str, config: LabelConfig, frame_map: FrameMap, name: str, meta: dict[str, Any]
 ) -> list[LabelStudioResult]:
-    """A range of the timeline for each stretch of editor frames (from 1) in which a track shows."""
+    """A range on the timeline for each run of editor frames (from 1) in which a track is visible."""
     there = [
         frame
         for frame in range(1, frame_map.editor_frames + 1)

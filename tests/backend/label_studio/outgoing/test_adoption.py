@@ -138,7 +138,7 @@ def test_undo_puts_back_what_stood_there(scene: Any) -> None:
     undo(scene.store, scene.client, adoption)
     assert stored(scene)["result"] == before
     assert scene.read() == []
-    with pytest.raises(AdoptionError, match="does not stand"):
+    with pytest.raises(AdoptionError, match="no longer the current"):
         undo(scene.store, scene.client, adoption)
     assert len(adopt(scene.store, scene.client, scene.job).changes) == 3, "it can be adopted again"
 
