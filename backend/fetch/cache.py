@@ -22,7 +22,7 @@ import httpx
 from backend.addresses import shown_address, shown_text
 from backend.fetch.policy import FetchPolicy, Target
 from backend.fetch.transport import get
-from backend.label_studio.client import token_kind
+from backend.label_studio.api import token_kind
 from backend.label_studio.refusals import UnavailableError, retry_after_seconds
 from backend.patience import DeadlineError, Patience, Tick
 from backend.private import private_folder

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from backend.engines import OfferedEngines
-from backend.label_studio.client import LabelStudioClient, Prediction, Task
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.incoming import corrections
 from backend.label_studio.incoming.annotation import from_annotation
 from backend.label_studio.incoming.corrections import Predicted, Source

@@ -14,7 +14,8 @@ from typing import Any
 
 from backend.addresses import video_name
 from backend.http.media import media_url
-from backend.label_studio.client import LabelStudioClient, Prediction, Task
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.outgoing import views, words
 from backend.label_studio.outgoing.adoption import adopt_if_wanted
 from backend.label_studio.outgoing.links import next_renewal

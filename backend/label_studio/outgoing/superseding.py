@@ -14,7 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from backend.label_studio.client import LabelStudioClient, Prediction, Task
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.outgoing.states import STATE_KEY, is_typed, settled_state
 from backend.label_studio.refusals import MissingError
 from backend.settings import Settings

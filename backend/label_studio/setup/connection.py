@@ -7,7 +7,8 @@ from typing import Any
 
 from backend.engines import OfferedEngines
 from backend.fetch import FetchPolicy, fetched
-from backend.label_studio.client import LabelStudioClient, Task
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.forms import Task
 from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY
 from backend.label_studio.outgoing.states import SETTLED, STATE_KEY
 from backend.label_studio.setup import project as projects

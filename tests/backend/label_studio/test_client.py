@@ -7,7 +7,8 @@ import socket
 import jwt
 import pytest
 
-from backend.label_studio.client import LabelStudioClient, token_kind
+from backend.label_studio.api import token_kind
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.refusals import MissingError, RefusedError
 from trajseg.errors import LabelStudioError
 
