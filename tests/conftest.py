@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +11,9 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from trajseg.engines.base import (
-    PLAIN,
-    EngineSpec,
-    FrameMasks,
-    ObjectMask,
-    RunContext,
-    TrackedObject,
-    check_instruction,
-)
-from trajseg.engines.segmentation import Segmentation
-from trajseg.video import Clip, open_clip, write_video
+from tests.scripted import ScriptedEngine
+from tests.tiny_clip import TinyClip
+from trajseg.video import write_video
 
 POSTGRES = "TRAJSEG_TEST_POSTGRES_URL"
 """Names a PostgreSQL database that tests may empty; processes of one test run use databases of their own beside it."""
@@ -78,18 +68,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'store.db'}"
 
 
-@dataclass(frozen=True)
-class TinyClip:
-    """A clip of 12 frames, 96x64 pixels, 12 frames a second, H.264, and what is drawn in it.
-
-    A red square moves right all the time; a blue one moves left and is gone from frame 8 on.
-    """
-
-    path: Path
-    red: list[np.ndarray]
-    blue: list[np.ndarray]
-
-
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> TinyClip:
     """A tiny clip with known masks; read it, do not change it."""
@@ -107,37 +85,6 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> TinyClip:
         frames.append(picture)
     path = write_video(tmp_path_factory.mktemp("clips") / "tiny.mp4", frames, TINY_FPS, crf=10)
     return TinyClip(path, red, blue)
-
-
-class ScriptedEngine:
-    """An engine that finds saturated red, green and blue when the instruction says their names."""
-
-    spec = EngineSpec(name="scripted", model_version="scripted", several=True, none=True)
-
-    def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
-        """One object for each colour named; a red, green or blue pixel outshines its other channels by 80."""
-        clip, instruction = open_clip(clip), check_instruction(instruction)
-        colours = [name for name in ("red", "green", "blue") if name in instruction.lower()]
-        objects = TrackedObject.numbered([f"something {name}" for name in colours])
-        done = context.done_of(objects)
-        return Segmentation(
-            spec=self.spec,
-            clip=clip,
-            instruction=instruction,
-            objects=objects,
-            frames=self.frames(clip, colours, {frame.index for frame in done}),
-            answer=", ".join(colours) or "there is none",
-            done=done,
-        )
-
-    def frames(self, clip: Clip, colours: Sequence[str], done: set[int]) -> Iterator[FrameMasks]:
-        for index, rgb in clip.frames([index for index in range(len(clip)) if index not in done]):
-            masks = {}
-            for number, name in enumerate(colours, 1):
-                channel = ("red", "green", "blue").index(name)
-                others = np.delete(rgb, channel, axis=2).max(axis=2).astype(int)
-                masks[f"t{number}"] = ObjectMask.of(rgb[..., channel] - others > 80, 0.9)
-            yield FrameMasks(index, masks)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import json
 import os
-import runpy
 import sys
 import time
 import zipfile
@@ -28,11 +27,11 @@ from backend.label_studio import png
 from backend.label_studio.outgoing.courier import Courier
 from backend.settings import Settings
 from backend.store import Store
+from tests.backend.label_studio.conftest import LEGACY, FakeLabelStudio
 from trajseg.tracks import Result
 
 PAYLOADS = Path(__file__).parent.parent / "label_studio_payloads"
 REQUESTS = sorted(path.name for path in PAYLOADS.glob("[0-9]*.json"))
-FAKE: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "label_studio" / "conftest.py"))
 WHEEL = "TRAJSEG_LABEL_STUDIO_ML_WHEEL"
 ITS_OWN = {
     "09": "label-studio-ml 2.x passes its TRAIN_EVENTS only",
@@ -106,9 +105,9 @@ def hosted_store() -> Store:
 @pytest.fixture
 def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The Label Studio of the hosted backend: a fake that answers as the recorded one."""
-    studio = FAKE["FakeLabelStudio"]()
+    studio = FakeLabelStudio()
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", FAKE["LEGACY"])
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
     yield studio
     studio.stop()
 

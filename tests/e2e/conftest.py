@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# The helpers beside this file are modules of their own, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from serving import COLOUR_MODEL, MadeProject, Question, Trajseg, make_project, serving
-from studio import ROOT, LabelStudio, running_label_studio
+from tests.e2e.serving import COLOUR_MODEL, MadeProject, Question, Trajseg, make_project, serving
+from tests.e2e.studio import ROOT, LabelStudio, running_label_studio
 
 MODEL = os.environ.get("TRAJSEG_E2E_MODEL", "trajseg-tiny")
 SHAPES_SEED = 13  # an orange ring that circles, a blue square that bounces, a red ring that moves up
@@ -74,7 +70,7 @@ def tiny(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """The browser of all tests."""
-    from editor import running_chromium
+    from tests.e2e.editor import running_chromium
 
     with running_chromium() as browser:
         yield browser
@@ -83,7 +79,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def editor(chromium: Any, studio: LabelStudio, pictures: Path) -> Iterator[Any]:
     """A person logged in to that Label Studio, in Chromium."""
-    from editor import Editor, browser_page
+    from tests.e2e.editor import Editor, browser_page
 
     with browser_page(chromium) as page:
         yield Editor(page, studio, pictures)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
-from studio import PASSWORD, USERNAME, LabelStudio
+
+from tests.e2e.studio import PASSWORD, USERNAME, LabelStudio
 
 EXECUTABLE = os.environ.get("TRAJSEG_CHROMIUM", "/usr/bin/chromium")
 # Without the background flags Chromium asks the makers' hosts for updates at every start.

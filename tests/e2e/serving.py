@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from studio import TOKEN, LabelStudio, Process, free_port, wait_until
 
 from backend.store import Store
+from tests.e2e.studio import TOKEN, LabelStudio, Process, free_port, wait_until
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip
 
@@ -116,7 +116,7 @@ def serving(studio: LabelStudio, folder: Path, model: str, **more: str) -> Itera
         "TRAJSEG_DATA_DIR": str(folder / "data"),
         "TRAJSEG_MODEL": model,
         "TRAJSEG_INTERACTIVE_WAIT_SECONDS": "60",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH")])),
     }
     environment |= more
     process = Process([str(TRAJSEG), "serve"], environment, folder / "serve.log", cwd=folder)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from colour_engine import ColourEngine
-
+from tests.e2e.colour_engine import ColourEngine
 from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, RunContext
 from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import InstructionError

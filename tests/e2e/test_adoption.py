@@ -7,11 +7,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from editor import MINUTE, Editor, browser_page, mask_of
 from playwright.sync_api import Page
-from prelabelled import Prelabelled, prelabelled
-from serving import JOB_SECONDS, MadeProject, Question, Trajseg, make_project
-from studio import LabelStudio, wait_until
+
+from tests.e2e.editor import MINUTE, Editor, browser_page, mask_of
+from tests.e2e.prelabelled import Prelabelled, prelabelled
+from tests.e2e.serving import JOB_SECONDS, MadeProject, Question, Trajseg, make_project
+from tests.e2e.studio import LabelStudio, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 

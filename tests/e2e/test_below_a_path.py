@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from serving import COLOUR_MODEL, make_project, serving
-from studio import LabelStudio, copy_data, free_port, running_label_studio
+
+from tests.e2e.serving import COLOUR_MODEL, make_project, serving
+from tests.e2e.studio import LabelStudio, copy_data, free_port, running_label_studio
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 PREFIX = "/labelstudio"

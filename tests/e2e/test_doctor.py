@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from studio import copy_data, free_port, running_label_studio, wait_until
+
+from tests.e2e.studio import copy_data, free_port, running_label_studio, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 

@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from serving import COLOUR_MODEL, serving
-from studio import wait_until
+
+from tests.e2e.serving import COLOUR_MODEL, serving
+from tests.e2e.studio import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 

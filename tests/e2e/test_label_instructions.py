@@ -6,11 +6,11 @@ import re
 
 import httpx
 import pytest
-from editor import MINUTE, Editor
-from serving import JOB_SECONDS, Question, Trajseg
-from studio import LabelStudio, wait_until
 
 from label_config import parse
+from tests.e2e.editor import MINUTE, Editor
+from tests.e2e.serving import JOB_SECONDS, Question, Trajseg
+from tests.e2e.studio import LabelStudio, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 SAID = {"ring": "the red ring", "square": "the blue square"}

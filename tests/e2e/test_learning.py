@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-from prelabelled import Prelabelled, prelabelled
-from serving import MadeProject, Question, Trajseg, make_project, serving
-from studio import LabelStudio, wait_until
 
+from tests.e2e.prelabelled import Prelabelled, prelabelled
+from tests.e2e.serving import MadeProject, Question, Trajseg, make_project, serving
+from tests.e2e.studio import LabelStudio, wait_until
 from trajseg.data.corrections import side_of
 from trajseg.shapes.dataset import write_scene
 from trajseg.shapes.evaluation.annotator import identity_of

@@ -6,11 +6,11 @@ import io
 
 import numpy as np
 import pytest
-from editor import mask_of
 from PIL import Image
-from prelabelled import Prelabelled, prelabelled
 
 from backend.label_studio.outgoing.views import from_annotation
+from tests.e2e.editor import mask_of
+from tests.e2e.prelabelled import Prelabelled, prelabelled
 from trajseg.tracks import rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]

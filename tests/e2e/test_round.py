@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from editor import MINUTE, Editor
-from serving import JOB_SECONDS, MadeProject, Question, Trajseg, make_project, serving
-from studio import LabelStudio, wait_until
+
+from tests.e2e.editor import MINUTE, Editor
+from tests.e2e.serving import JOB_SECONDS, MadeProject, Question, Trajseg, make_project, serving
+from tests.e2e.studio import LabelStudio, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 

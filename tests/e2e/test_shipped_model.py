@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from editor import mask_of
-from prelabelled import Prelabelled, prelabelled
-from serving import Question, make_project
 
 from backend.label_studio.outgoing.views import from_annotation
+from tests.e2e.editor import mask_of
+from tests.e2e.prelabelled import Prelabelled, prelabelled
+from tests.e2e.serving import Question, make_project
 from trajseg.video import write_video
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]

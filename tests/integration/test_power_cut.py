@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
 import socket
 import sqlite3
@@ -25,10 +24,10 @@ from backend.queue import JobQueue
 from backend.reconcile import reconcile
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
+from tests.backend.label_studio.conftest import LEGACY, FakeLabelStudio
 from worker import run as worker_run
 from worker.run import Resident, keep
 
-PLAYED: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "backend/label_studio/conftest.py"))
 CUT, WHOLE = 9, 0
 """Exit codes of the process that does the job."""
 MOST_COMMITS = 60
@@ -101,7 +100,7 @@ class Bench:
 
 @pytest.fixture
 def bench(database_url: str, tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Bench]:
-    studio = PLAYED["FakeLabelStudio"]()
+    studio = FakeLabelStudio()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -111,7 +110,7 @@ def bench(database_url: str, tmp_path: Path, tiny_clip: Any, scripted_engine: An
     studio.uploads[1] = (f"upload/{project}/1-clip.mp4", tiny_clip.path.read_bytes())
     settings = Settings(
         label_studio_url=studio.url,
-        label_studio_api_key=PLAYED["LEGACY"],
+        label_studio_api_key=LEGACY,
         redis_url=f"redis://127.0.0.1:{port}/0",
         data_dir=tmp_path / "data",
         database_url=database_url,

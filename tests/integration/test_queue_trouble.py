@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from worker_bench import SECONDS, Bench
 
 from backend.reconcile import reconcile
 from backend.store import Job
+from tests.worker_bench import SECONDS, Bench
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -109,7 +109,7 @@ def start(folder: Path, clip: Path, *options: str) -> Served:
         kept.pop(name, None)
     environment = {
         **kept,
-        "PYTHONPATH": str(TESTS / "worker"),
+        "PYTHONPATH": os.pathsep.join([str(TESTS / "worker"), str(TESTS.parent)]),
         "SCRIPTED_PACE": str(folder / "pace"),
         "TRAJSEG_MODEL": "scripted_engine:build",
         "TRAJSEG_MEDIA_DIRS": str(folder),

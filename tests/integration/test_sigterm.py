@@ -6,9 +6,9 @@ import signal
 import time
 
 import pytest
-from worker_bench import SECONDS, Bench
 
 from backend.reconcile import reconcile
+from tests.worker_bench import SECONDS, Bench
 
 MOMENTS = (0.0, 0.02, 0.1, 0.25, 0.4, 0.6, 0.8, 1.1)
 """Seconds after the worker has taken the job; it takes about one."""

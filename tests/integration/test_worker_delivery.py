@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,13 +21,12 @@ from backend.reconcile import reconcile
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
 from backend.store.models import now
+from tests.backend.label_studio.conftest import PERSONAL, FakeLabelStudio
 from trajseg.engines.base import PLAIN, RunContext
 from trajseg.engines.segmentation import Segmentation
 from trajseg.video import Clip
 from worker import run as worker_run
 from worker.run import Resident, keep
-
-PLAYED: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "backend/label_studio/conftest.py"))
 
 
 def run(job_id: str) -> None:
@@ -66,12 +64,10 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Scene]:
-    studio = PLAYED["FakeLabelStudio"]()
+    studio = FakeLabelStudio()
     project = studio.add_project("mask", ["track-1", "track-2"])
     studio.uploads[1] = (f"upload/{project}/1-clip.mp4", tiny_clip.path.read_bytes())
-    settings = Settings(
-        label_studio_url=studio.url, label_studio_api_key=PLAYED["PERSONAL"], data_dir=tmp_path / "data"
-    )
+    settings = Settings(label_studio_url=studio.url, label_studio_api_key=PERSONAL, data_dir=tmp_path / "data")
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
     made = Scene(studio, project, settings, store, JobQueue("redis://127.0.0.1:9/0"))

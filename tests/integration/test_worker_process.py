@@ -6,7 +6,8 @@ import signal
 import time
 
 import pytest
-from worker_bench import SECONDS, Bench
+
+from tests.worker_bench import SECONDS, Bench
 
 pytestmark = pytest.mark.timeout(400)
 

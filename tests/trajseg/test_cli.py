@@ -314,8 +314,8 @@ def test_a_result_that_cannot_be_written_fails_its_line_only(run: Any, tiny_clip
 def test_a_file_name_that_is_not_utf_8(tiny_clip: Any, tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[1] / 'worker')!r})\n"
-        "from scripted_engine import ScriptedEngine\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from tests.scripted import ScriptedEngine\n"
         "from trajseg.cli import main\n"
         "main(obj=lambda model, device: ScriptedEngine())\n"
     )

@@ -6,18 +6,15 @@ A test steers it from outside: SCRIPTED_PACE names a file with the seconds that 
 from __future__ import annotations
 
 import os
-import runpy
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.scripted import ScriptedEngine
 from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, RunContext
 from trajseg.engines.segmentation import Segmentation
 from trajseg.video import Clip
-
-# By its path: tests/ on the import path would hide the packages that its folders are named after.
-ScriptedEngine: Any = runpy.run_path(str(Path(__file__).parents[1] / "conftest.py"))["ScriptedEngine"]
 
 
 class PacedEngine(ScriptedEngine):

@@ -8,9 +8,9 @@ import types
 from pathlib import Path
 
 import pytest
-from contracts.strategy import StrategyContract, moving_square
 
 import trajseg.correction.strategy as strategies
+from tests.contracts.strategy import StrategyContract, moving_square
 from trajseg.correction.strategy import STRATEGIES, Evidence, ReviewStrategy, load_strategy
 from trajseg.errors import InputError
 

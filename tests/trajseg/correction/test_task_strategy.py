@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contracts.task_strategy import TaskStrategyContract
 
+from tests.contracts.task_strategy import TaskStrategyContract
 from trajseg.correction.task_strategy import TaskFacts, TaskStrategy, load_task_strategy
 from trajseg.errors import InputError
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts.dataset import DatasetContract
 
+from tests.contracts.dataset import DatasetContract
 from trajseg.data import corrections
 from trajseg.data.corrections import Corrections, open_corrections, side_of
 from trajseg.data.dataset import Dataset

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts.dataset import DatasetContract
 
+from tests.contracts.dataset import DatasetContract
 from trajseg import VideoSegmenter
 from trajseg.data.corrections import side_of
 from trajseg.data.dataset import Dataset

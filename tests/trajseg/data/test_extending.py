@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-import runpy
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 import trajseg.data.registry as registry
+from tests.contracts.dataset import DatasetContract
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetEntry, DatasetOptions, open_dataset
 from trajseg.errors import InputError
 
 ROOT = Path(__file__).parents[3]
-DatasetContract: Any = runpy.run_path(str(ROOT / "tests" / "contracts" / "dataset.py"))["DatasetContract"]
 
 
 def blocks() -> list[str]:

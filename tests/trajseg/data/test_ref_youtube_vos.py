@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from contracts.dataset import DatasetContract
 from PIL import Image
 
+from tests.contracts.dataset import DatasetContract
 from trajseg.commands.evaluate import command
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 import sys
 import textwrap
 import types
@@ -14,8 +13,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from contracts.engine import EngineContract
 
+from tests.contracts.engine import EngineContract
+from tests.e2e.colour_engine import build
+from tests.scripted import ScriptedEngine
 from trajseg import VideoSegmenter
 from trajseg.cli import main
 from trajseg.engines.base import Engine, FrameMasks, RunContext
@@ -35,9 +36,8 @@ class TestTheScriptedEngine(EngineContract):
     resumed_iou = 1.0
 
     @pytest.fixture
-    def engine(self, scripted_engine: Any) -> Engine:
-        engine: Engine = scripted_engine
-        return engine
+    def engine(self, scripted_engine: ScriptedEngine) -> Engine:
+        return scripted_engine
 
 
 class TestTheColourEngine(EngineContract):
@@ -46,8 +46,7 @@ class TestTheColourEngine(EngineContract):
 
     @pytest.fixture
     def engine(self) -> Engine:
-        engine: Engine = runpy.run_path(str(ROOT / "tests" / "e2e" / "colour_engine.py"))["build"](device="")
-        return engine
+        return build(device="")
 
 
 @pytest.fixture(scope="session")

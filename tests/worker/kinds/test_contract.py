@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import re
-import runpy
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 import backend.store.kinds as kinds
 import backend.store.params as params
 from backend.store import Job, Store
+from tests.contracts.job_kind import JobKindContract
 from worker.run import run
 
 ROOT = Path(__file__).parents[3]
-if TYPE_CHECKING:
-    from tests.contracts.job_kind import JobKindContract
-else:
-    # By its path: tests/ on the import path would hide the packages that its folders are named after.
-    JobKindContract = runpy.run_path(str(ROOT / "tests" / "contracts" / "job_kind.py"))["JobKindContract"]
 
 
 class TestPrelabel(JobKindContract):

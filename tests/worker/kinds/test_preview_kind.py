@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,15 +12,11 @@ from PIL import Image
 from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.kinds import KINDS
+from tests.contracts.job_kind import JobKindContract
 from trajseg.engines.registry import load_engine
 from worker.run import Resident, keep, run
 
 ROOT = Path(__file__).parents[3]
-if TYPE_CHECKING:
-    from tests.contracts.job_kind import JobKindContract
-else:
-    # By its path: tests/ on the import path would hide the packages that its folders are named after.
-    JobKindContract = runpy.run_path(str(ROOT / "tests" / "contracts" / "job_kind.py"))["JobKindContract"]
 
 
 class TestPreview(JobKindContract):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts.engine import EngineContract
 
+from tests.contracts.engine import EngineContract
 from tests.trajseg.engines.grounded.checkpoints import save_sam2
 from tests.trajseg.engines.molmo2 import checkpoints
 from trajseg.engines.base import Engine, RunContext

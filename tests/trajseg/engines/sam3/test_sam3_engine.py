@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.engine import EngineContract
 from transformers import Sam3VideoConfig, Sam3VideoModel
 
+from tests.contracts.engine import EngineContract
 from tests.trajseg.engines.sam3 import checkpoints
 from trajseg.engines.base import Engine
 from trajseg.engines.registry import engine_spec, load_engine

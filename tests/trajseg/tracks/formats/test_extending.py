@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from contracts.track_format import labelled
 
+from tests.contracts.track_format import labelled
 from trajseg.tracks.formats import export, load_format
 from trajseg.tracks.formats.registry import FORMATS
 

@@ -11,11 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts.track_format import FRAMES, HEIGHT, WIDTH, Masks, TrackFormatContract, Words, labelled, masks, track
 from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
+from tests.contracts.track_format import (
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    Masks,
+    TrackFormatContract,
+    Words,
+    labelled,
+    masks,
+    track,
+)
 from trajseg.errors import InputError
 from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export, format_names, load_format
 from trajseg.tracks.formats.coco_vid import CocoVid
