@@ -140,7 +140,9 @@ def test_all_recorded_requests_one_after_the_other_get_the_same_answers_and_jobs
     assert len(own_store.jobs.newest()) == 7
 
 
-def test_tasks_with_an_instruction_become_the_same_jobs(own: FlaskClient, hosted: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_tasks_with_an_instruction_become_the_same_jobs(
+    own: FlaskClient, hosted: FlaskClient, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     for body in (
         predict_body(1, 2),
         predict_body(1, 2),
@@ -154,7 +156,9 @@ def test_tasks_with_an_instruction_become_the_same_jobs(own: FlaskClient, hosted
     assert len(own_store.jobs.newest()) == 4
 
 
-def test_jobs_and_key_frames_are_served_beside_the_routes_of_the_host(hosted: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_jobs_and_key_frames_are_served_beside_the_routes_of_the_host(
+    hosted: FlaskClient, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     hosted.post("/predict", json=predict_body(1))
     (job,) = hosted.get("/jobs").json["jobs"]
     assert hosted.get(f"/jobs/{job['id']}").json["state"] == "queued"
@@ -167,8 +171,8 @@ def test_jobs_and_key_frames_are_served_beside_the_routes_of_the_host(hosted: Fl
 
 
 def test_a_label_config_that_cannot_be_filled_is_refused_in_the_same_words(
-    own: FlaskClient, hosted: FlaskClient, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    own: FlaskClient, hosted: FlaskClient, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     body = {**predict_body(1), "label_config": "<View><Text name='t' value='$t'/></View>"}
     ours, theirs = own.post("/predict", json=body), hosted.post("/predict", json=body)
     assert (ours.status_code, theirs.status_code) == (400, 400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +27,7 @@ from trajseg.errors import InputError, QueueError
 from worker.resident import ResidentWorker
 
 
-def ask(client: FlaskClient, store: Store, predict_body, *tasks: int) -> list[Job]:  # type: ignore[no-untyped-def]
+def ask(client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], *tasks: int) -> list[Job]:
     client.post("/predict", json=predict_body(*tasks))
     return store.jobs.newest()
 
@@ -42,8 +43,8 @@ def silence(store: Store, job: Job, runs: int = 1) -> None:
 
 
 def test_a_wiped_queue_is_filled_again_from_the_store(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     jobs = ask(client, store, predict_body, 1, 2)
     queue.connection.flushall()
     assert queue.depths()["prelabel"] == 0
@@ -54,8 +55,8 @@ def test_a_wiped_queue_is_filled_again_from_the_store(
 
 
 def test_a_job_just_written_is_left_to_its_request(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     ask(client, store, predict_body, 1)
     queue.connection.flushall()
     assert reconcile(store, queue, settings).enqueued == 0
@@ -85,8 +86,8 @@ def test_an_idle_round_asks_no_more_questions_however_many_jobs_wait(
 
 
 def test_half_a_record_in_redis_does_not_keep_a_job_out_of_its_queue(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     """Found by the soak: a worker went on writing into a Redis that was emptied, and the job was never run again."""
     (job,) = ask(client, store, predict_body, 1)
     queue.connection.flushall()
@@ -96,8 +97,8 @@ def test_half_a_record_in_redis_does_not_keep_a_job_out_of_its_queue(
 
 
 def test_a_job_that_changed_its_queue_while_redis_was_away_moves(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     (job,) = ask(client, store, predict_body, 1)
     store.jobs.retry(job.id, queue="interactive")
     assert reconcile(store, queue, settings, grace_seconds=0).enqueued == 1
@@ -105,8 +106,8 @@ def test_a_job_that_changed_its_queue_while_redis_was_away_moves(
 
 
 def test_a_job_that_a_worker_has_just_taken_is_not_queued_a_second_time(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     (job,) = ask(client, store, predict_body, 1)
     queue.connection.lrem(f"rq:queue:{job.queue}", 1, job.id)
     start = threading.Timer(SETTLE_SECONDS / 2, store.runs.start, (job.id,))
@@ -116,8 +117,8 @@ def test_a_job_that_a_worker_has_just_taken_is_not_queued_a_second_time(
 
 
 def test_a_job_whose_worker_was_killed_is_queued_again(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     (job,) = ask(client, store, predict_body, 1)
     queue.connection.flushall()
     silence(store, job)
@@ -128,8 +129,8 @@ def test_a_job_whose_worker_was_killed_is_queued_again(
 
 
 def test_a_job_that_kills_its_workers_is_given_up_with_a_reason(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     (job,) = ask(client, store, predict_body, 1)
     silence(store, job, runs=settings.max_runs)
     assert reconcile(store, queue, settings).given_up == 1
@@ -140,8 +141,8 @@ def test_a_job_that_kills_its_workers_is_given_up_with_a_reason(
 
 
 def test_a_running_job_with_a_heartbeat_is_left_alone(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     (job,) = ask(client, store, predict_body, 1)
     token = store.runs.start(job.id) or ""
     queue.connection.flushall()
@@ -150,8 +151,13 @@ def test_a_running_job_with_a_heartbeat_is_left_alone(
 
 
 def test_one_expired_record_of_a_run_in_redis_stops_no_round(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, bearer, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    queue: JobQueue,
+    settings: Settings,
+    bearer: dict[str, str],
+    predict_body: Callable[..., dict[str, Any]],
+) -> None:
     """RQ: "ValueError: Execution ... not found in Redis", in 27 rounds one after another."""
     ask(client, store, predict_body, 1, 2)
     broken, sound = store.jobs.newest()
@@ -174,8 +180,13 @@ def test_one_expired_record_of_a_run_in_redis_stops_no_round(
 
 
 def test_one_job_that_makes_trouble_is_passed_over_and_counted(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body, monkeypatch
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    queue: JobQueue,
+    settings: Settings,
+    predict_body: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first, *_ = sorted(ask(client, store, predict_body, 1, 2, 3), key=lambda job: job.created_at)
     queue.connection.flushall()
     enqueue = queue.enqueue
@@ -191,8 +202,8 @@ def test_one_job_that_makes_trouble_is_passed_over_and_counted(
 
 
 def test_a_job_that_waits_for_label_studio_is_queued_when_its_time_has_come(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     (job,) = ask(client, store, predict_body, 1)
     queue.connection.flushall()
     store.runs.put_off(job.id, store.runs.start(job.id) or "", "Label Studio is away.", now() + timedelta(hours=1))
@@ -202,8 +213,8 @@ def test_a_job_that_waits_for_label_studio_is_queued_when_its_time_has_come(
 
 
 def test_a_hanging_label_studio_holds_up_neither_lost_jobs_nor_a_stop(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     (job,) = ask(client, store, predict_body, 1)
     queue.connection.flushall()
     released = threading.Event()
@@ -219,8 +230,8 @@ def test_a_hanging_label_studio_holds_up_neither_lost_jobs_nor_a_stop(
 
 
 def test_redis_down_at_predict_loses_nothing_and_answers_fast(
-    settings: Settings, store: Store, queue: JobQueue, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    settings: Settings, store: Store, queue: JobQueue, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     down = JobQueue("redis://127.0.0.1:1/0")
     client = create_app(compose(settings, store, down)).test_client()
     begun = time.monotonic()
@@ -236,8 +247,8 @@ def test_redis_down_at_predict_loses_nothing_and_answers_fast(
 
 
 def test_a_typed_instruction_does_not_wait_when_redis_is_down(
-    settings: Settings, store: Store, bearer, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    settings: Settings, store: Store, bearer: dict[str, str], predict_body: Callable[..., dict[str, Any]]
+) -> None:
     client = create_app(compose(settings, store, JobQueue("redis://127.0.0.1:1/0"))).test_client()
     body = predict_body(1, typed="the square", frames=["a.jpg"], frame_index=[0])
     begun = time.monotonic()
@@ -265,8 +276,13 @@ def test_a_url_that_is_not_redis_is_refused() -> None:
 
 
 def test_an_rq_worker_takes_interactive_jobs_first(
-    client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body, monkeypatch
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    queue: JobQueue,
+    settings: Settings,
+    predict_body: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("worker.run.run", str)
     settings.interactive_wait_seconds = 0
     client.post("/predict", json=predict_body(1, 2))
@@ -274,7 +290,7 @@ def test_an_rq_worker_takes_interactive_jobs_first(
     taken: list[str] = []
 
     class Noting(ResidentWorker):
-        def perform_job(self, job, queue, execution):  # type: ignore[no-untyped-def]
+        def perform_job(self, job, queue: JobQueue, execution):
             taken.append(queue.name)
             return super().perform_job(job, queue, execution)
 
@@ -286,8 +302,8 @@ def test_an_rq_worker_takes_interactive_jobs_first(
 
 
 def test_the_reconciler_goes_on_after_a_round_that_failed(
-    store: Store, queue: JobQueue, settings: Settings, monkeypatch
-) -> None:  # type: ignore[no-untyped-def]
+    store: Store, queue: JobQueue, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.reconcile_seconds = 0.05
     rounds: list[int] = []
 

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.serving import COLOUR_MODEL, make_project, serving
+from tests.e2e.serving import COLOUR_MODEL, Question, make_project, serving
 from tests.e2e.studio import LabelStudio, copy_data, free_port, running_label_studio
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -81,7 +82,9 @@ def failures(report: str) -> list[str]:
     return [line for line in report.splitlines() if line.startswith("FAIL") and "Model:" not in line]
 
 
-def test_uploads_tokens_and_deliveries_below_a_path(below, questions, tmp_path):
+def test_uploads_tokens_and_deliveries_below_a_path(
+    below: tuple[LabelStudio, list[str]], questions: list[Question], tmp_path: Path
+) -> None:
     studio, astray = below
     with serving(studio, tmp_path, COLOUR_MODEL, LABEL_STUDIO_API_KEY=personal_token(studio)) as trajseg:
         assert failures(trajseg.cli("doctor").stdout) == []

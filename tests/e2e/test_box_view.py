@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from backend.label_studio.boxes import TOLERANCE
 from backend.label_studio.outgoing.views import from_annotation
 from tests.e2e.prelabelled import Prelabelled, prelabelled
+from tests.e2e.serving import MadeProject, Trajseg
+from tests.e2e.studio import LabelStudio
 from trajseg.video import FrameMap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -15,14 +19,14 @@ SHAPES, VARYING = 0, 1
 
 
 @pytest.fixture(scope="module")
-def asked(studio, box_project):
+def asked(studio: LabelStudio, box_project: MadeProject):
     """The project after the Data Manager's action was called for all its tasks."""
     studio.retrieve_predictions(box_project.id, box_project.tasks)
     return box_project
 
 
 @pytest.fixture(scope="module")
-def shapes(asked, studio, trajseg) -> Prelabelled:
+def shapes(asked, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
     return prelabelled(studio, trajseg, asked, SHAPES)
 
 
@@ -38,7 +42,9 @@ def assert_same_boxes(drawn, expected) -> None:
         assert np.abs(np.subtract(drawn[place], box)).max() <= TOLERANCE + 0.01, place
 
 
-def test_boxes_in_the_page_follow_the_masks_of_the_store(shapes, asked, editor, frame_map):
+def test_boxes_in_the_page_follow_the_masks_of_the_store(
+    shapes: Prelabelled, asked, editor: Any, frame_map: FrameMap
+) -> None:
     editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
     drawn = {}
     for index in range(len(frame_map)):
@@ -48,7 +54,9 @@ def test_boxes_in_the_page_follow_the_masks_of_the_store(shapes, asked, editor, 
     assert_same_boxes(drawn, shapes.boxes())
 
 
-def test_the_video_plays_in_the_page_and_shows_the_box_on_its_frame(shapes, asked, editor, frame_map):
+def test_the_video_plays_in_the_page_and_shows_the_box_on_its_frame(
+    shapes: Prelabelled, asked, editor: Any, frame_map: FrameMap
+) -> None:
     editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
     index = len(frame_map) // 2
     editor.show_video_frame(frame_map.editor_frame(index))
@@ -58,7 +66,9 @@ def test_the_video_plays_in_the_page_and_shows_the_box_on_its_frame(shapes, aske
     assert shown == index, (editor.video_time(), times[index])
 
 
-def test_submitted_boxes_come_back_as_they_were(shapes, asked, editor, studio, frame_map):
+def test_submitted_boxes_come_back_as_they_were(
+    shapes: Prelabelled, asked, editor: Any, studio: LabelStudio, frame_map: FrameMap
+) -> None:
     editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
     editor.submit()
     [annotation] = studio.annotations(shapes.id)
@@ -67,7 +77,9 @@ def test_submitted_boxes_come_back_as_they_were(shapes, asked, editor, studio, f
     assert back.instruction == shapes.result.instruction
 
 
-def test_frame_numbers_meet_the_right_frames_of_a_clip_whose_rate_varies(asked, editor, studio, trajseg):
+def test_frame_numbers_meet_the_right_frames_of_a_clip_whose_rate_varies(
+    asked, editor: Any, studio: LabelStudio, trajseg: Trajseg
+) -> None:
     varying = prelabelled(studio, trajseg, asked, VARYING)
     frame_map = asked.questions[VARYING].clip.frame_map
     assert not frame_map.constant_rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from backend.label_studio.outgoing.views import from_annotation
 from tests.e2e.editor import MINUTE, mask_of
 from tests.e2e.prelabelled import Prelabelled, prelabelled
-from tests.e2e.serving import JOB_SECONDS, Question, make_project
-from tests.e2e.studio import wait_until
+from tests.e2e.serving import JOB_SECONDS, Question, Trajseg, make_project
+from tests.e2e.studio import LabelStudio, wait_until
 from trajseg.tracks import rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -19,7 +20,7 @@ PAINTED, HINTED, CLICKED = 0, 1, 2
 
 
 @pytest.fixture(scope="module")
-def project(trajseg, studio, questions):
+def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]):
     """The clip of the shapes world three times, in a project as `trajseg project create` makes it."""
     asked = [questions[0], *(Question(questions[0].video, text) for text in ("the blue square", "the blue one"))]
     made = make_project(trajseg, studio, "mask", "Correct", asked)
@@ -28,19 +29,19 @@ def project(trajseg, studio, questions):
 
 
 @pytest.fixture(scope="module")
-def shapes(project, studio, trajseg) -> Prelabelled:
+def shapes(project, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
     return prelabelled(studio, trajseg, project, PAINTED)
 
 
 @pytest.fixture(scope="module")
-def position(shapes) -> int:
+def position(shapes: Prelabelled) -> int:
     """A picture on which the object is, in the middle of the clip."""
     here = [index for label, index in shapes.masks() if label == shapes.labels[0]]
     return shapes.frame_index.index(here[len(here) // 2])
 
 
 @pytest.fixture(scope="module")
-def submitted(shapes, position, project, editor, studio):
+def submitted(shapes: Prelabelled, position: int, project, editor: Any, studio: LabelStudio):
     """The annotation after a stroke of the brush on that picture, and Submit."""
     editor.open_task(project.id, shapes.id, regions=len(shapes.masks()))
     editor.show_frame(position)
@@ -51,7 +52,7 @@ def submitted(shapes, position, project, editor, studio):
     return annotation
 
 
-def finished(trajseg, task_id: int, kind: str) -> dict:
+def finished(trajseg: Trajseg, task_id: int, kind: str) -> dict:
     """The job of a kind for a task once it is done and its prediction has arrived."""
 
     def over():
@@ -66,13 +67,13 @@ def finished(trajseg, task_id: int, kind: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def refined(submitted, shapes, trajseg):
+def refined(submitted, shapes: Prelabelled, trajseg: Trajseg):
     """The refine job and its tracks."""
     job = finished(trajseg, shapes.id, "refine")
     return job, trajseg.result(job["id"])
 
 
-def test_the_painted_frame_stays_as_it_was_painted(shapes, submitted, refined, position):
+def test_the_painted_frame_stays_as_it_was_painted(shapes: Prelabelled, submitted, refined, position: int) -> None:
     index, label = shapes.frame_index[position], shapes.labels[0]
     painted = from_annotation(submitted, shapes.config, shapes.frame_index).masks[label, index]
     _, result = refined
@@ -82,7 +83,7 @@ def test_the_painted_frame_stays_as_it_was_painted(shapes, submitted, refined, p
     assert track.frames[index].provenance == "person"
 
 
-def test_no_frame_around_the_stroke_loses_what_it_had(shapes, refined, position):
+def test_no_frame_around_the_stroke_loses_what_it_had(shapes: Prelabelled, refined, position: int) -> None:
     """The stroke lies beside the object, where the frames around have no such gap: they are left alone."""
     index = shapes.frame_index[position]
     before, after = shapes.result.tracks[0], refined[1].tracks[0]
@@ -90,7 +91,9 @@ def test_no_frame_around_the_stroke_loses_what_it_had(shapes, refined, position)
         assert not (before.mask(near) & ~after.mask(near)).any()
 
 
-def test_it_comes_back_once_and_the_annotation_is_left_alone(shapes, submitted, refined, studio, trajseg, project):
+def test_it_comes_back_once_and_the_annotation_is_left_alone(
+    shapes: Prelabelled, submitted, refined, studio: LabelStudio, trajseg: Trajseg, project
+) -> None:
     predictions = studio.predictions(shapes.id)
     assert len(predictions) == 2
     version = shapes.result.model_version
@@ -106,7 +109,9 @@ def test_it_comes_back_once_and_the_annotation_is_left_alone(shapes, submitted, 
     assert [job["kind"] for job in trajseg.jobs(shapes.id)] == ["refine", "prelabel"]
 
 
-def test_the_refined_track_is_there_when_the_task_is_opened_again(shapes, refined, studio, project, editor, position):
+def test_the_refined_track_is_there_when_the_task_is_opened_again(
+    shapes: Prelabelled, refined, studio: LabelStudio, project, editor: Any, position: int
+) -> None:
     _, result = refined
     newest = max(prediction["id"] for prediction in studio.predictions(shapes.id))
     editor.open_task(project.id, shapes.id)
@@ -138,7 +143,9 @@ def test_the_refined_track_is_there_when_the_task_is_opened_again(shapes, refine
     editor.screenshot("correction-refined")
 
 
-def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(shapes, refined, project, editor, studio):
+def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
+    shapes: Prelabelled, refined, project, editor: Any, studio: LabelStudio
+) -> None:
     views = studio.call("GET", "/api/dm/views/", params={"project": project.id})
     assert [view["data"]["title"] for view in views] == ["Default", "Most doubtful first"]
     editor.page.goto(f"{studio.url}/projects/{project.id}/data?tab={views[1]['id']}")
@@ -149,7 +156,9 @@ def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(shape
     assert doubts == sorted(doubts, reverse=True)
 
 
-def test_a_hint_makes_a_track_of_its_own(project, studio, trajseg, editor, questions):
+def test_a_hint_makes_a_track_of_its_own(
+    project, studio: LabelStudio, trajseg: Trajseg, editor: Any, questions: list[Question]
+) -> None:
     """A rectangle around an object that nobody asked for, on one picture."""
     task = prelabelled(studio, trajseg, project, HINTED)
     clip = questions[0].clip
@@ -195,7 +204,7 @@ def test_a_hint_makes_a_track_of_its_own(project, studio, trajseg, editor, quest
     assert len(hinted.present) > 5
 
 
-def smart_tool(editor, label: str, tool: str) -> None:
+def smart_tool(editor: Any, label: str, tool: str) -> None:
     """Auto-Annotation on, a label of a smart tag chosen, and its tool."""
     toggle = editor.page.locator("label", has_text="Auto-Annotation")
     if not toggle.locator("input").is_checked():
@@ -209,7 +218,7 @@ def smart_tool(editor, label: str, tool: str) -> None:
     )
 
 
-def sent(editor, x: float, y: float, to: tuple[float, float] | None = None) -> dict:
+def sent(editor: Any, x: float, y: float, to: tuple[float, float] | None = None) -> dict:
     """Click, or draw a rectangle, at shares of the picture; what Label Studio sends to the backend for it."""
     stage, mouse = editor._stage(), editor.page.mouse
     with editor.page.expect_request(lambda one: "interactive-annotating" in one.url, timeout=MINUTE) as asked:
@@ -223,8 +232,8 @@ def sent(editor, x: float, y: float, to: tuple[float, float] | None = None) -> d
 
 
 def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_box_takes_away(
-    project, studio, trajseg, editor, questions
-):
+    project, studio: LabelStudio, trajseg: Trajseg, editor: Any, questions: list[Question]
+) -> None:
     """A single click sends nothing with the rectangle's tool; with the point's it does."""
     task = prelabelled(studio, trajseg, project, CLICKED)
     clip, middle = questions[0].clip, len(task.frame_index) // 2

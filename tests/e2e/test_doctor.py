@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 
-from tests.e2e.studio import copy_data, free_port, running_label_studio, wait_until
+from tests.e2e.serving import Question, Trajseg
+from tests.e2e.studio import LabelStudio, copy_data, free_port, running_label_studio, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def guarded(studio, tmp_path_factory):
+def guarded(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory):
     """A Label Studio whose two guards against private addresses are as they are by default."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "media").mkdir()
@@ -20,7 +23,7 @@ def guarded(studio, tmp_path_factory):
         yield running
 
 
-def test_all_is_well_with_the_settings_that_the_readme_asks_for(tiny, pictures):
+def test_all_is_well_with_the_settings_that_the_readme_asks_for(tiny: Trajseg, pictures: Path) -> None:
     # `trajseg serve` answers while its worker still loads the model.
     wait_until("a worker", lambda: httpx.get(f"{tiny.url}/health").json().get("workers"), 60)
     done = tiny.cli("doctor")
@@ -28,7 +31,7 @@ def test_all_is_well_with_the_settings_that_the_readme_asks_for(tiny, pictures):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_names_the_two_settings_that_keep_a_private_backend_out(tiny, guarded, pictures):
+def test_it_names_the_two_settings_that_keep_a_private_backend_out(tiny: Trajseg, guarded, pictures: Path) -> None:
     done = tiny.cli("doctor", LABEL_STUDIO_URL=guarded.url)
     (pictures / "doctor-guarded.txt").write_text(done.stdout + done.stderr)
     assert done.returncode != 0
@@ -36,7 +39,9 @@ def test_it_names_the_two_settings_that_keep_a_private_backend_out(tiny, guarded
     assert "SSRF_PROTECTION_ENABLED=false" in done.stdout + done.stderr
 
 
-def test_creating_a_project_there_says_the_same_and_leaves_nothing_behind(tiny, guarded, questions):
+def test_creating_a_project_there_says_the_same_and_leaves_nothing_behind(
+    tiny: Trajseg, guarded, questions: list[Question]
+) -> None:
     before = guarded.call("GET", "/api/projects")["count"]
     done = tiny.cli(
         "project", "create", "--title", "Guarded", "--config", "mask",
@@ -47,13 +52,13 @@ def test_creating_a_project_there_says_the_same_and_leaves_nothing_behind(tiny, 
     assert guarded.call("GET", "/api/projects")["count"] == before
 
 
-def test_it_says_that_a_token_is_wrong(tiny):
+def test_it_says_that_a_token_is_wrong(tiny: Trajseg) -> None:
     done = tiny.cli("doctor", LABEL_STUDIO_API_KEY="0" * 40)
     assert done.returncode != 0
     assert "token" in (done.stdout + done.stderr).lower()
 
 
-def test_it_says_that_label_studio_is_not_there(tiny):
+def test_it_says_that_label_studio_is_not_there(tiny: Trajseg) -> None:
     done = tiny.cli("doctor", LABEL_STUDIO_URL=f"http://127.0.0.1:{free_port()}")
     assert done.returncode != 0
     assert "does not answer" in done.stdout + done.stderr

@@ -144,7 +144,9 @@ def start_training(editor: Any) -> None:
     assert answer.value.ok, answer.value.text()
 
 
-def test_a_short_training_is_refused_by_the_gate_in_words_and_numbers(trained, learner, project, corrected, editor):
+def test_a_short_training_is_refused_by_the_gate_in_words_and_numbers(
+    trained, learner: Any, project: MadeProject, corrected: list[Prelabelled], editor: Any
+) -> None:
     assert trained["state"] == "refused", trained["reason"]
     decision = trained["decision"]
     assert decision["reason"].startswith("Not promoted: ")
@@ -162,8 +164,8 @@ def test_a_short_training_is_refused_by_the_gate_in_words_and_numbers(trained, l
 
 
 def test_promoted_by_hand_it_labels_again_what_nobody_has_annotated(
-    trained, learner, project, corrected, studio, editor
-):
+    trained, learner: Any, project: MadeProject, corrected: list[Prelabelled], studio: LabelStudio, editor: Any
+) -> None:
     left = corrected[LEFT]
     done = learner.cli("models", "promote", "--project", str(project.id), "1")
     assert done.returncode == 0, done.stderr
@@ -184,8 +186,8 @@ def test_promoted_by_hand_it_labels_again_what_nobody_has_annotated(
 
 
 def test_a_rollback_on_the_page_takes_effect_with_the_next_prediction(
-    trained, learner, project, corrected, studio, editor
-):
+    trained, learner: Any, project: MadeProject, corrected: list[Prelabelled], studio: LabelStudio, editor: Any
+) -> None:
     editor.page.goto(f"{learner.url}/page/models/")
     editor.page.get_by_role("button", name="Roll back to the base").click()
     editor.page.get_by_text("Rolled back", exact=True).wait_for()
@@ -198,7 +200,7 @@ def test_a_rollback_on_the_page_takes_effect_with_the_next_prediction(
     assert httpx.get(f"{learner.url}/health", timeout=30).json()["status"] == "UP", "nothing was restarted"
 
 
-def test_the_report_counts_what_was_corrected(trained, learner, project, editor):
+def test_the_report_counts_what_was_corrected(trained, learner: Any, project: MadeProject, editor: Any) -> None:
     found = stats(learner, project)
     [base] = [version for version in found["versions"] if version["model_version"] == BASE]
     assert base["corrected_frames"] >= 1

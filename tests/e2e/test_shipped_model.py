@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from backend.label_studio.outgoing.views import from_annotation
 from tests.e2e.editor import mask_of
 from tests.e2e.prelabelled import Prelabelled, prelabelled
-from tests.e2e.serving import Question, make_project
+from tests.e2e.serving import Question, Trajseg, make_project
+from tests.e2e.studio import LabelStudio
 from trajseg.video import write_video
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -16,7 +19,7 @@ NAMES = ("shapes", "real")
 
 
 @pytest.fixture(scope="module")
-def asked(tiny, studio, questions, tmp_path_factory):
+def asked(tiny: Trajseg, studio: LabelStudio, questions: list[Question], tmp_path_factory: pytest.TempPathFactory):
     """A project with the rendered clip and the beginning of the real one after the Data Manager's action."""
     shapes, real = questions
     beginning = (rgb for _, rgb in real.clip.frames(range(24)))
@@ -27,18 +30,20 @@ def asked(tiny, studio, questions, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=range(len(NAMES)), ids=NAMES)
-def task(request, asked, studio, tiny) -> Prelabelled:
+def task(request: pytest.FixtureRequest, asked, studio: LabelStudio, tiny: Trajseg) -> Prelabelled:
     return prelabelled(studio, tiny, asked, request.param)
 
 
-def test_what_the_model_says_arrives_under_its_version(task, asked, studio):
+def test_what_the_model_says_arrives_under_its_version(task: Prelabelled, asked, studio: LabelStudio) -> None:
     backend = studio.call("GET", "/api/ml", params={"project": asked.id})[0]
     assert task.prediction["model_version"] == task.result.model_version == backend["model_version"]
     assert len(task.task["data"]["frames"]) == len(task.frame_index) > 0
     assert from_annotation(task.prediction, task.config, task.frame_index).instruction == task.result.instruction
 
 
-def test_the_page_shows_it_and_submit_gives_it_back_pixel_exact(task, asked, editor, studio):
+def test_the_page_shows_it_and_submit_gives_it_back_pixel_exact(
+    task: Prelabelled, asked, editor: Any, studio: LabelStudio
+) -> None:
     expected = task.masks()
     editor.open_task(asked.id, task.id, regions=len(expected))
     shown = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,7 +108,7 @@ def test_an_open_refined_prediction_can_be_submitted_after_its_captions_arrived(
 
 
 def test_two_annotators_the_second_one_submits_after_the_first_ones_correction_came_back(
-    project: MadeProject, captioning: Trajseg, studio: LabelStudio, chromium, pictures
+    project: MadeProject, captioning: Trajseg, studio: LabelStudio, chromium: Any, pictures: Path
 ) -> None:
     task = prelabelled(studio, captioning, project, 1)
     with browser_page(chromium) as page:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from backend.label_studio.outgoing.views import from_annotation
 from tests.e2e.prelabelled import Prelabelled, prelabelled
+from tests.e2e.serving import MadeProject, Trajseg
+from tests.e2e.studio import LabelStudio
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 TYPED = "the blue square"
 
 
 @pytest.fixture(scope="module")
-def shapes(typing_project, studio, trajseg) -> Prelabelled:
+def shapes(typing_project: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
     """The task with the prediction for its own sentence."""
     studio.retrieve_predictions(typing_project.id, typing_project.tasks)
     return prelabelled(studio, trajseg, typing_project, 0)
 
 
 @pytest.fixture(scope="module")
-def suggested(shapes, typing_project, studio, trajseg, editor):
+def suggested(shapes: Prelabelled, typing_project: MadeProject, studio: LabelStudio, trajseg: Trajseg, editor: Any):
     """The store's tracks for the typed sentence and what the page suggests, left open for accepting."""
     editor.open_task(typing_project.id, shapes.id, regions=len(shapes.masks()))
     editor.give_instruction(TYPED)
@@ -30,7 +34,7 @@ def suggested(shapes, typing_project, studio, trajseg, editor):
     return trajseg.result(job["id"]), suggestions
 
 
-def test_suggestions_stand_on_the_pictures_that_show_the_object(shapes, suggested):
+def test_suggestions_stand_on_the_pictures_that_show_the_object(shapes: Prelabelled, suggested) -> None:
     result, suggestions = suggested
     expected = {
         position
@@ -40,13 +44,15 @@ def test_suggestions_stand_on_the_pictures_that_show_the_object(shapes, suggeste
     assert {suggestion["frame"] for suggestion in suggestions} == expected
 
 
-def test_the_new_object_does_not_take_the_label_of_one_that_is_there(shapes, suggested):
+def test_the_new_object_does_not_take_the_label_of_one_that_is_there(shapes: Prelabelled, suggested) -> None:
     """A label is one object: two objects under one label would be merged when they are read back."""
     _, suggestions = suggested
     assert not {label for suggestion in suggestions for label in suggestion["labels"]} & set(shapes.labels)
 
 
-def test_accepted_and_submitted_suggestions_come_back_pixel_exact(shapes, suggested, editor, studio):
+def test_accepted_and_submitted_suggestions_come_back_pixel_exact(
+    shapes: Prelabelled, suggested, editor: Any, studio: LabelStudio
+) -> None:
     result, suggestions = suggested
     editor.accept_suggestions()
     editor.screenshot("typed-accepted")
@@ -66,10 +72,10 @@ def test_accepted_and_submitted_suggestions_come_back_pixel_exact(shapes, sugges
     assert back.instruction == TYPED
 
 
-def test_submitting_does_not_make_further_jobs(shapes, suggested, trajseg):
+def test_submitting_does_not_make_further_jobs(shapes: Prelabelled, suggested, trajseg: Trajseg) -> None:
     """Label Studio sends three requests with an empty context after each submit."""
     assert {job["instruction"] for job in trajseg.jobs(shapes.id)} == {shapes.result.instruction, TYPED}
 
 
-def test_an_answered_sentence_is_not_delivered_again(shapes, suggested, studio):
+def test_an_answered_sentence_is_not_delivered_again(shapes: Prelabelled, suggested, studio: LabelStudio) -> None:
     assert [prediction["id"] for prediction in studio.predictions(shapes.id)] == [shapes.prediction["id"]]

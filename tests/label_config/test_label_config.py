@@ -13,7 +13,7 @@ from trajseg.palette import PALETTE
 
 
 @pytest.mark.parametrize("view", ["mask", "box"])
-def test_the_shipped_configuration_has_eight_tracks_in_eight_colours(view):
+def test_the_shipped_configuration_has_eight_tracks_in_eight_colours(view: str) -> None:
     root = ElementTree.fromstring(fill(view))
     control = root.find("BitmaskLabels") if view == "mask" else root.find("Labels")
     assert control is not None
@@ -21,7 +21,7 @@ def test_the_shipped_configuration_has_eight_tracks_in_eight_colours(view):
     assert [label.get("background") for label in control] == list(PALETTE[:8])
 
 
-def test_masks_are_painted_on_pictures_and_asked_for_by_a_sentence():
+def test_masks_are_painted_on_pictures_and_asked_for_by_a_sentence() -> None:
     config = parse(fill("mask"))
     assert (config.view, config.control, config.object_name, config.hint) == ("mask", "mask", "image", "hint")
     assert config.point == "point"
@@ -33,7 +33,7 @@ def test_masks_are_painted_on_pictures_and_asked_for_by_a_sentence():
     assert config.result_type == "bitmasklabels"
 
 
-def test_boxes_are_drawn_on_the_video():
+def test_boxes_are_drawn_on_the_video() -> None:
     config = parse(fill("box", ["a", "b"]))
     assert (config.view, config.control, config.object_name) == ("box", "box", "video")
     assert config.labels == ("a", "b")
@@ -44,33 +44,33 @@ def test_boxes_are_drawn_on_the_video():
 @pytest.mark.parametrize(
     "label", ["a<b>&\"c'", "Größe 大きい 🚲", "tab\tand\nline", 'x" background="#000', "]]>", "<!-- -->"]
 )
-def test_any_label_survives_the_xml(view, label):
+def test_any_label_survives_the_xml(view: str, label: str) -> None:
     assert parse(fill(view, [label])).labels == (" ".join(label.split()),)
 
 
-def test_what_label_studio_would_misread_is_cleaned_away():
+def test_what_label_studio_would_misread_is_cleaned_away() -> None:
     assert clean_label("$price") == "price"
     assert clean_label("a\x00b\x1f") == "a b"
     assert len(clean_label("x" * 500)) == 80
 
 
 @pytest.mark.parametrize("label", ["", "  ", "\x01", "$", "\n"])
-def test_a_label_of_nothing_is_refused(label):
+def test_a_label_of_nothing_is_refused(label: str) -> None:
     with pytest.raises(LabelConfigError):
         fill("mask", [label])
 
 
-def test_no_labels_are_refused_and_doubled_ones_are_one():
+def test_no_labels_are_refused_and_doubled_ones_are_one() -> None:
     with pytest.raises(LabelConfigError):
         fill("mask", [])
     assert parse(fill("mask", ["a", "b", " a "])).labels == ("a", "b")
 
 
-def test_many_tracks_get_colours_again():
+def test_many_tracks_get_colours_again() -> None:
     assert len(parse(fill("mask", track_labels(40))).labels) == 40
 
 
-def test_added_labels_leave_a_persons_own_configuration_as_it_is():
+def test_added_labels_leave_a_persons_own_configuration_as_it_is() -> None:
     xml = (
         '<View><Image name="i" valueList="$pics"/><BitmaskLabels name="m" toName="i" smart="true">'
         '<Label value="car" background="#010203" hotkey="c"/></BitmaskLabels></View>'
@@ -101,19 +101,19 @@ BOXES = '<VideoRectangle name="b" toName="v"/>'
         (PICTURES + '<BitmaskLabels name="m" toName="i"/>', "no <Label"),
     ],
 )
-def test_a_configuration_without_a_usable_tag_is_refused_with_the_reason(tags, reason):
+def test_a_configuration_without_a_usable_tag_is_refused_with_the_reason(tags, reason: str) -> None:
     with pytest.raises(LabelConfigError) as refused:
         parse(f"<View>{tags}</View>")
     assert reason in refused.value.message
     assert refused.value.remedy
 
 
-def test_xml_that_declares_entities_is_refused_unread():
+def test_xml_that_declares_entities_is_refused_unread() -> None:
     with pytest.raises(LabelConfigError, match="entities"):
         parse('<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>')
 
 
-def test_a_recorded_configuration_with_other_names_is_understood():
+def test_a_recorded_configuration_with_other_names_is_understood() -> None:
     config = parse(
         '<View><Labels name="labels" toName="video"><Label value="target"/></Labels>'
         '<Video name="video" value="$video" frameRate="25"/>'
@@ -127,13 +127,13 @@ def test_a_recorded_configuration_with_other_names_is_understood():
     assert config.caption is None
 
 
-def test_the_second_of_two_controls_is_used_when_the_first_cannot_be():
+def test_the_second_of_two_controls_is_used_when_the_first_cannot_be() -> None:
     labels = '<Labels name="l" toName="v"><Label value="x" alias="y"/></Labels>'
     config = parse(f"<View>{PICTURE}{MASKS}{labels}{VIDEO}{BOXES}</View>")
     assert (config.view, config.control, config.labels) == ("box", "b", ("y",))
 
 
-def test_the_surface_is_what_it_says():
+def test_the_surface_is_what_it_says() -> None:
     assert all(hasattr(label_config, name) for name in label_config.__all__)
 
 
@@ -165,7 +165,7 @@ BOX = '<View><Labels name="l" toName="v"><Label value="x"/></Labels>{video}<Vide
         ('frameRate="25" framerate="$rate"', "rate", None),
     ],
 )
-def test_the_frame_rate_is_the_one_that_the_editor_counts_by(attribute, key, rate):
+def test_the_frame_rate_is_the_one_that_the_editor_counts_by(attribute: str, key: str, rate: float | None) -> None:
     config = parse(BOX.format(video=f'<Video name="v" value="$video" {attribute}/>'))
     assert (config.fps_key, config.frame_rate) == (key, rate)
     assert config.rate_for({"fps": 30, "rate": "12.5"}) == (rate or {"fps": 30.0, "rate": 12.5}[key])
@@ -200,11 +200,11 @@ def test_the_frame_rate_is_the_one_that_the_editor_counts_by(attribute, key, rat
         ({}, 24.0),
     ],
 )
-def test_a_frame_rate_in_task_data_counts_as_in_the_editor(value, rate):
+def test_a_frame_rate_in_task_data_counts_as_in_the_editor(value, rate: float) -> None:
     assert editor_rate(value) == rate
 
 
-def test_a_composed_frame_rate_is_read_and_not_written():
+def test_a_composed_frame_rate_is_read_and_not_written() -> None:
     config = parse(BOX.format(video='<Video name="v" value="$video" frameRate="$whole.$part"/>'))
     assert (config.fps_key, config.frame_rate) == ("", None)
     assert config.rate_for({"whole.": 29}) == 24.0

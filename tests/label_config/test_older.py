@@ -20,11 +20,11 @@ OLDER = """<View>
 
 
 @pytest.mark.parametrize("view", ["mask", "box"])
-def test_the_shipped_configurations_lack_nothing(view):
+def test_the_shipped_configurations_lack_nothing(view: str) -> None:
     assert lacks(fill(view)) == []
 
 
-def test_each_lack_of_an_older_configuration_is_named_with_its_line():
+def test_each_lack_of_an_older_configuration_is_named_with_its_line() -> None:
     found = lacks(OLDER)
     words = " | ".join(lack.words for lack in found)
     assert len(found) == 4
@@ -36,7 +36,7 @@ def test_each_lack_of_an_older_configuration_is_named_with_its_line():
     )
 
 
-def test_what_the_remedies_say_leaves_nothing_lacking():
+def test_what_the_remedies_say_leaves_nothing_lacking() -> None:
     lines = OLDER.splitlines()
     for lack in lacks(OLDER):
         xml = re.search(r"<.*>", lack.remedy)
@@ -58,7 +58,7 @@ def test_what_the_remedies_say_leaves_nothing_lacking():
 @pytest.mark.parametrize(
     ("width", "told"), [("95%", False), ("100%", True), ("96.5%", True), ("640px", False), ("", True)]
 )
-def test_a_picture_that_fills_its_panel_is_told(width, told):
+def test_a_picture_that_fills_its_panel_is_told(width: str, told: bool) -> None:
     xml = fill("mask").replace('width="calc(100% - 44px)"', f'width="{width}"')
     assert [lack.remedy for lack in lacks(xml) if "cuts pictures off" in lack.words] == (
         [f"Change line {line_of(xml)} to {image_of(fill('mask'))}"] if told else []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -32,13 +34,15 @@ def test_the_key_at_fault_is_named_and_its_value_is_not_repeated(client: FlaskCl
 
 
 @pytest.mark.parametrize("project", ["", "abc", "-1", ".5", "9" * 40, "6." + "1" * 99])
-def test_a_project_that_is_none_is_refused(project: str, client: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_a_project_that_is_none_is_refused(
+    project: str, client: FlaskClient, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     answer = client.post("/predict", json={**predict_body(1), "project": project})
     assert answer.status_code == 400
     assert "`project`" in answer.json["error"]
 
 
-def test_no_tasks_are_no_error(client: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_no_tasks_are_no_error(client: FlaskClient, predict_body: Callable[..., dict[str, Any]]) -> None:
     assert client.post("/predict", json={**predict_body(1), "tasks": []}).json == {"results": []}
 
 
@@ -63,7 +67,9 @@ def test_wrong_addresses_are_told_as_json(method: str, path: str, status: int, c
     assert answer.json["error"]
 
 
-def test_an_error_that_nobody_foresaw_hides_its_details(client: FlaskClient, monkeypatch, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_an_error_that_nobody_foresaw_hides_its_details(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     service = client.application.extensions["trajseg"]
 
     def broken(*_: object) -> None:
@@ -76,7 +82,9 @@ def test_an_error_that_nobody_foresaw_hides_its_details(client: FlaskClient, mon
     assert "1234" not in answer.text
 
 
-def test_a_store_that_is_gone_is_told_by_health_and_by_every_request(settings: Settings, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_a_store_that_is_gone_is_told_by_health_and_by_every_request(
+    settings: Settings, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     client = create_app(compose(settings, Store("postgresql://me:secret@127.0.0.1:1/none"))).test_client()
     health = client.get("/health")
     assert health.status_code == 503
@@ -92,8 +100,8 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 
 def test_basic_authentication_guards_all_but_health_and_signed_links(
-    settings: Settings, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    settings: Settings, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     guarded = Settings(
         data_dir=settings.data_dir,
         redis_url=settings.redis_url,
@@ -124,7 +132,9 @@ def test_half_of_basic_authentication_is_refused(half: dict[str, str], settings:
 @pytest.mark.parametrize(
     "hostname", ["http://[", "http://[::1", "javascript:alert(1)", "http://a b", "http://", "x" * 400]
 )
-def test_a_forged_host_name_breaks_no_page(hostname: str, client: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_a_forged_host_name_breaks_no_page(
+    hostname: str, client: FlaskClient, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     body = predict_body(1)
     client.post("/setup", json={"project": body["project"], "schema": body["label_config"], "hostname": hostname})
     assert client.post("/predict", json=body).status_code == 200

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from flask.testing import FlaskClient
 
@@ -12,12 +14,14 @@ from backend.store.models import Job, now
 from trajseg.tracks import Result
 
 
-def asked(client: FlaskClient, store: Store, predict_body) -> Job:  # type: ignore[no-untyped-def]
+def asked(client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]) -> Job:
     client.post("/predict", json=predict_body(1))
     return store.jobs.newest()[0]
 
 
-def test_a_job_tells_state_progress_and_eta(client: FlaskClient, store: Store, predict_body, result: Result) -> None:  # type: ignore[no-untyped-def]
+def test_a_job_tells_state_progress_and_eta(
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     job = asked(client, store, predict_body)
     assert client.get(f"/jobs/{job.id}").json["state"] == "queued"
     token = store.runs.start(job.id) or ""
@@ -35,7 +39,9 @@ def test_a_job_tells_state_progress_and_eta(client: FlaskClient, store: Store, p
     assert client.get(f"/jobs/{job.id}/result").json == result.to_json()
 
 
-def test_a_run_that_fell_silent_is_shown_as_lost(client: FlaskClient, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_that_fell_silent_is_shown_as_lost(
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     job = asked(client, store, predict_body)
     store.runs.start(job.id)
     with store.database.write() as session:
@@ -46,8 +52,12 @@ def test_a_run_that_fell_silent_is_shown_as_lost(client: FlaskClient, store: Sto
 
 
 def test_a_failure_is_shown_with_its_remedy_and_can_be_retried(
-    client: FlaskClient, store: Store, queue: JobQueue, bearer, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    queue: JobQueue,
+    bearer: dict[str, str],
+    predict_body: Callable[..., dict[str, Any]],
+) -> None:
     job = asked(client, store, predict_body)
     store.runs.fail(job.id, store.runs.start(job.id) or "", "The link is dead.", "Upload the video.")
     form = client.get(f"/jobs/{job.id}").json
@@ -62,8 +72,8 @@ def test_a_failure_is_shown_with_its_remedy_and_can_be_retried(
 
 
 def test_a_task_that_lacks_something_cannot_be_retried_into_a_worker(
-    client: FlaskClient, store: Store, bearer, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, bearer: dict[str, str], predict_body: Callable[..., dict[str, Any]]
+) -> None:
     client.post("/predict", json=predict_body(1, instruction=""))
     (job,) = store.jobs.newest()
     answer = client.post(f"/jobs/{job.id}/retry", headers=bearer)
@@ -72,8 +82,12 @@ def test_a_task_that_lacks_something_cannot_be_retried_into_a_worker(
 
 
 def test_cancel_takes_a_waiting_job_out_of_the_queue(
-    client: FlaskClient, store: Store, queue: JobQueue, bearer, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    queue: JobQueue,
+    bearer: dict[str, str],
+    predict_body: Callable[..., dict[str, Any]],
+) -> None:
     job = asked(client, store, predict_body)
     assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
     assert queue.depths()["prelabel"] == 0
@@ -82,8 +96,12 @@ def test_cancel_takes_a_waiting_job_out_of_the_queue(
 
 
 def test_retry_of_a_done_job_whose_delivery_failed_only_delivers_again(
-    client: FlaskClient, store: Store, bearer, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    bearer: dict[str, str],
+    predict_body: Callable[..., dict[str, Any]],
+    result: Result,
+) -> None:
     job = asked(client, store, predict_body)
     delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery
@@ -93,7 +111,9 @@ def test_retry_of_a_done_job_whose_delivery_failed_only_delivers_again(
     assert (form["state"], form["delivery"]["state"]) == ("done", "pending")
 
 
-def test_jobs_are_listed_and_chosen(client: FlaskClient, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_jobs_are_listed_and_chosen(
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     client.post("/predict", json=predict_body(1, 2))
     client.post("/predict", json=predict_body(3, instruction=""))
     listed = client.get("/jobs").json
@@ -107,7 +127,7 @@ def test_jobs_are_listed_and_chosen(client: FlaskClient, store: Store, predict_b
     assert client.get("/jobs?limit=x").status_code == 400
 
 
-def test_unknown_jobs_are_told(client: FlaskClient, bearer) -> None:
+def test_unknown_jobs_are_told(client: FlaskClient, bearer: dict[str, str]) -> None:
     for answer in (
         client.get("/jobs/x"),
         client.post("/jobs/x/cancel", headers=bearer),
@@ -117,7 +137,9 @@ def test_unknown_jobs_are_told(client: FlaskClient, bearer) -> None:
         assert "x" in answer.json["error"]
 
 
-def test_metrics_count_jobs_queues_and_answers(client: FlaskClient, store: Store, predict_body, result: Result) -> None:  # type: ignore[no-untyped-def]
+def test_metrics_count_jobs_queues_and_answers(
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     client.post("/predict", json=predict_body(1, 2))
     store.runs.finish(store.jobs.newest()[0].id, store.runs.start(store.jobs.newest()[0].id) or "", result)
     client.post("/webhook", json={"action": "START_TRAINING"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -93,8 +95,8 @@ def test_the_signing_key_is_made_once_and_kept_private(settings: Settings) -> No
     assert Settings(data_dir=settings.data_dir, secret_key="mine").signing_key() == "mine"
 
 
-def test_a_picture_that_is_looked_at_says_that_its_task_is_open(  # type: ignore[no-untyped-def]
-    client: FlaskClient, settings: Settings, store: Store, predict_body
+def test_a_picture_that_is_looked_at_says_that_its_task_is_open(
+    client: FlaskClient, settings: Settings, store: Store, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     client.post("/predict", json=predict_body(1, 2))
     job = next(job for job in store.jobs.newest() if job.task_id == 1)
@@ -110,8 +112,8 @@ def test_a_picture_that_is_looked_at_says_that_its_task_is_open(  # type: ignore
     assert not store.tasks.is_open(job.project_id, 1, hours=0)
 
 
-def test_a_task_that_is_asked_for_alone_may_be_open_in_a_page(  # type: ignore[no-untyped-def]
-    client: FlaskClient, store: Store, predict_body
+def test_a_task_that_is_asked_for_alone_may_be_open_in_a_page(
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     client.post("/predict", json=predict_body(3, 4))
     project = store.projects.of_label_studio(7).id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def test_the_documentation_lists_every_metric(client: FlaskClient) -> None:
     assert {name for name in listed if name not in exposed(client)} == set()
 
 
-def test_failed_and_waiting_jobs_are_counted_by_reason(client: FlaskClient, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_failed_and_waiting_jobs_are_counted_by_reason(
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     client.post("/predict", json=predict_body(1, 2, 3, 4))
     first, second, third, _ = store.jobs.newest()
     for job in (first, second):
@@ -81,8 +84,8 @@ def test_failed_and_waiting_jobs_are_counted_by_reason(client: FlaskClient, stor
 
 
 def test_ages_are_those_of_the_oldest_that_wait(
-    client: FlaskClient, store: Store, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     assert set(samples(client, "trajseg_queue_age_seconds").values()) == {0.0}
     client.post("/predict", json=predict_body(1, 2))
     old, done = store.jobs.newest()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
+from backend.settings import Settings
 from backend.store import Store
 
 PAYLOADS = Path(__file__).parents[2] / "label_studio_payloads"
@@ -63,7 +65,7 @@ def send(client: FlaskClient, recorded: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting(settings) -> None:  # type: ignore[no-untyped-def]
+def _no_waiting(settings: Settings) -> None:
     settings.interactive_wait_seconds = 0
 
 
@@ -104,7 +106,9 @@ def test_a_request_sent_twice_makes_no_second_job(name: str, client: FlaskClient
 
 
 @pytest.mark.parametrize("name", ANNOTATIONS)
-def test_recorded_annotations_pass_the_webhook(name: str, client: FlaskClient, payload) -> None:  # type: ignore[no-untyped-def]
+def test_recorded_annotations_pass_the_webhook(
+    name: str, client: FlaskClient, payload: Callable[[str], dict[str, Any]]
+) -> None:
     body = payload("07")
     (body["annotation"],) = json.loads((PAYLOADS / name).read_text())
     answer = client.post("/webhook", json=body)
@@ -112,8 +116,12 @@ def test_recorded_annotations_pass_the_webhook(name: str, client: FlaskClient, p
 
 
 def test_setup_notes_the_project_but_never_its_token(
-    client: FlaskClient, store: Store, payload, settings, caplog
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    payload: Callable[[str], dict[str, Any]],
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level("DEBUG")
     body = payload("02")
     client.post("/setup", json=body)
@@ -127,8 +135,8 @@ def test_setup_notes_the_project_but_never_its_token(
 
 
 def test_project_updated_is_noted_for_a_known_project_and_its_body_is_not_believed(
-    client: FlaskClient, store: Store, payload
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, payload: Callable[[str], dict[str, Any]]
+) -> None:
     body = payload("12")
     assert client.post("/webhook", json=body).json["result"]["noted"] is False
     client.post("/setup", json=payload("02"))

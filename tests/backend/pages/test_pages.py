@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ SCRIPT = {"Accept": "application/json"}
 
 
 @pytest.fixture
-def ask(client: FlaskClient, store: Store, predict_body) -> Any:  # type: ignore[no-untyped-def]
+def ask(client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]) -> Any:
     """Ask for a task's prediction and give its job."""
 
     def asked(task: int = 1, **data: Any) -> Job:

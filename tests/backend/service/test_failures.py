@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -19,7 +20,7 @@ Fail = Callable[..., Job]
 
 
 @pytest.fixture
-def fail(client: FlaskClient, store: Store, predict_body) -> Fail:  # type: ignore[no-untyped-def]
+def fail(client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]) -> Fail:
     """Ask for a task's prediction and have the job fail."""
 
     def failed(task: int, error: str, remedy: str = "Look there.") -> Job:
@@ -32,7 +33,7 @@ def fail(client: FlaskClient, store: Store, predict_body) -> Fail:  # type: igno
 
 
 @pytest.fixture
-def undelivered(client: FlaskClient, store: Store, predict_body, result: Result) -> Job:  # type: ignore[no-untyped-def]
+def undelivered(client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], result: Result) -> Job:
     """A done job whose delivery was given up."""
     client.post("/predict", json=predict_body(50))
     job = store.jobs.newest(task_id=50)[0]

@@ -6,6 +6,7 @@ import pytest
 
 from backend.label_studio.incoming.payloads import Task
 from backend.service.requests import prelabel_request
+from backend.store import Store
 from label_config import fill, parse
 from trajseg.errors import InstructionError, TaskError
 
@@ -20,7 +21,7 @@ class Engine:
 
 
 @pytest.fixture
-def project(store):
+def project(store: Store):
     return store.projects.upsert(1, "http://ls", XML)
 
 
@@ -30,7 +31,7 @@ def request(project, instruction: object, xml: str = XML):
 
 
 @pytest.mark.parametrize("instruction", [None, "", "  "])
-def test_a_task_without_an_instruction_is_asked_for_every_labels(project, instruction) -> None:
+def test_a_task_without_an_instruction_is_asked_for_every_labels(project, instruction: str | None) -> None:
     asked = request(project, instruction)
     assert asked.instruction == "car: the red car; dog: the dog that runs"
     assert asked.params.instructions == (("car", "the red car"), ("dog", "the dog that runs"))
@@ -53,7 +54,7 @@ def test_an_instruction_that_is_too_long_is_named_by_its_label(project) -> None:
 
 
 @pytest.mark.parametrize("view", ["mask", "box"])
-def test_both_views_keep_the_labels_instructions(view) -> None:
+def test_both_views_keep_the_labels_instructions(view: str) -> None:
     config = parse(fill(view, ["car", "dog"], {"dog": 'the "big" dog & cat'}))
     assert config.instructions == (("dog", 'the "big" dog & cat'),)
     assert config.labels == ("car", "dog")

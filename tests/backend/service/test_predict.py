@@ -14,6 +14,7 @@ from sqlalchemy import update
 
 from backend.queue import JobQueue
 from backend.service import interactive
+from backend.settings import Settings
 from backend.store import Store
 from backend.store.models import Job, now
 from trajseg.tracks import Result
@@ -57,8 +58,8 @@ def finish(store: Store, job: Job, result: Result) -> None:
 
 
 def test_a_batch_is_written_down_and_queued_and_answered_with_nothing(
-    client: FlaskClient, store: Store, queue: JobQueue, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     answer = client.post("/predict", json=predict_body(1, 2, 3))
     assert answer.json == {"results": []}
     jobs = store.jobs.newest(state="queued")
@@ -73,14 +74,14 @@ def test_a_batch_is_written_down_and_queued_and_answered_with_nothing(
     assert all(queue.holds(job.id) for job in jobs)
 
 
-def _setup(predict_body) -> dict[str, str]:  # type: ignore[no-untyped-def]
+def _setup(predict_body: Callable[..., dict[str, Any]]) -> dict[str, str]:
     body = predict_body()
     return {"project": body["project"], "schema": body["label_config"], "hostname": "", "access_token": "x"}
 
 
 def test_the_page_asking_twice_at_once_makes_one_job_queued_once(
-    client: FlaskClient, store: Store, queue: JobQueue, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     barrier = threading.Barrier(4)
     app = client.application
 
@@ -98,8 +99,8 @@ def test_the_page_asking_twice_at_once_makes_one_job_queued_once(
 
 
 def test_tasks_that_lack_something_fail_visibly_and_do_not_hold_up_the_others(
-    client: FlaskClient, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     body = predict_body(1, 2, 3, 4)
     body["tasks"][1]["data"] = {"video": "/clip.mp4"}
     body["tasks"][2]["data"] = {"instruction": "the red square"}
@@ -116,8 +117,8 @@ def test_tasks_that_lack_something_fail_visibly_and_do_not_hold_up_the_others(
 
 
 def test_an_unusable_label_config_is_refused_and_the_tasks_are_kept(
-    client: FlaskClient, store: Store, queue: JobQueue, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     body = predict_body(1, 2)
     usable = body["label_config"]
     for broken in ("<View/>", "<View", "<!DOCTYPE a><View/>"):
@@ -133,7 +134,9 @@ def test_an_unusable_label_config_is_refused_and_the_tasks_are_kept(
     assert queue.depths()["prelabel"] == 2
 
 
-def test_setup_with_an_unusable_label_config_says_so(client: FlaskClient, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_setup_with_an_unusable_label_config_says_so(
+    client: FlaskClient, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     answer = client.post("/setup", json={**_setup(predict_body), "schema": "<View/>"})
     assert answer.status_code == 400
     assert "BitmaskLabels" in answer.json["error"]
@@ -141,8 +144,8 @@ def test_setup_with_an_unusable_label_config_says_so(client: FlaskClient, predic
 
 
 def test_a_project_is_learnt_from_predict_and_unknown_without_a_label_config(
-    client: FlaskClient, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     body = predict_body(1)
     config = body.pop("label_config")
     answer = client.post("/predict", json=body)
@@ -155,16 +158,16 @@ def test_a_project_is_learnt_from_predict_and_unknown_without_a_label_config(
 
 
 def test_a_project_of_a_new_label_studio_with_the_same_ids_gets_its_own_jobs(
-    client: FlaskClient, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     client.post("/predict", json=predict_body(1))
     client.post("/predict", json={**predict_body(1), "project": "7.1800000000"})
     assert len(store.jobs.newest()) == 2
 
 
 def test_a_done_job_asked_for_again_is_delivered_again_but_not_run_again(
-    client: FlaskClient, store: Store, queue: JobQueue, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, queue: JobQueue, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     body = predict_body(1)
     client.post("/predict", json=body)
     (job,) = store.jobs.newest()
@@ -182,8 +185,12 @@ def test_a_done_job_asked_for_again_is_delivered_again_but_not_run_again(
 
 
 def test_a_failed_job_asked_for_again_is_run_again_after_a_while_but_a_cancelled_one_is_not(
-    client: FlaskClient, store: Store, queue: JobQueue, bearer, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    queue: JobQueue,
+    bearer: dict[str, str],
+    predict_body: Callable[..., dict[str, Any]],
+) -> None:
     body = predict_body(1, 2)
     client.post("/predict", json=body)
     failed, cancelled = sorted(store.jobs.newest(), key=lambda job: job.task_id or 0)
@@ -202,8 +209,12 @@ def test_a_failed_job_asked_for_again_is_run_again_after_a_while_but_a_cancelled
 
 @pytest.mark.parametrize("view", ["mask", "box"])
 def test_a_typed_instruction_is_answered_on_the_frames_that_the_page_shows(
-    view: str, client: FlaskClient, store: Store, predict_body, answering: Callable[[float], None]
-) -> None:  # type: ignore[no-untyped-def]
+    view: str,
+    client: FlaskClient,
+    store: Store,
+    predict_body: Callable[..., dict[str, Any]],
+    answering: Callable[[float], None],
+) -> None:
     answering(0.2)
     body = predict_body(1, view=view, typed="the square that moves right", **(FRAMES if view == "mask" else {}))
     (answer,) = client.post("/predict", json=body).json["results"]
@@ -228,8 +239,8 @@ def test_a_typed_instruction_is_answered_on_the_frames_that_the_page_shows(
 
 
 def test_a_typed_instruction_that_takes_too_long_is_delivered_later(
-    client: FlaskClient, store: Store, settings, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, settings: Settings, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     settings.interactive_wait_seconds = 0.3
     begun = time.monotonic()
     answer = client.post("/predict", json=predict_body(1, typed="the square", **FRAMES))
@@ -246,8 +257,8 @@ def test_a_typed_instruction_that_takes_too_long_is_delivered_later(
 
 
 def test_nobody_waits_where_the_page_has_no_key_frames_yet(
-    client: FlaskClient, store: Store, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     begun = time.monotonic()
     answer = client.post("/predict", json=predict_body(1, typed="the square"))
     assert time.monotonic() - begun < 2
@@ -258,8 +269,8 @@ def test_nobody_waits_where_the_page_has_no_key_frames_yet(
 
 
 def test_nobody_waits_for_a_job_that_fails_or_when_all_waiting_places_are_taken(
-    client: FlaskClient, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     service = client.application.extensions["trajseg"]
     places = 0
     while service.interactive.waiting.acquire(blocking=False):
@@ -284,8 +295,8 @@ def test_nobody_waits_for_a_job_that_fails_or_when_all_waiting_places_are_taken(
 
 
 def test_the_same_words_typed_again_are_answered_from_the_store(
-    client: FlaskClient, store: Store, settings, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, settings: Settings, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     settings.interactive_wait_seconds = 0
     body = predict_body(1, typed="the square", **FRAMES)
     client.post("/predict", json=body)
@@ -296,8 +307,8 @@ def test_the_same_words_typed_again_are_answered_from_the_store(
 
 
 def test_a_sentence_that_means_nothing_is_told_apart_from_one_that_is_not_understood(
-    client: FlaskClient, store: Store, settings, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, settings: Settings, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     settings.interactive_wait_seconds = 0
     body = predict_body(1, typed="the green square", **FRAMES)
     context = body["params"]["context"]["result"][0]
@@ -313,8 +324,8 @@ def test_a_sentence_that_means_nothing_is_told_apart_from_one_that_is_not_unders
 
 
 def test_a_sentence_that_the_engine_refuses_is_said_to_be_not_understood(
-    client: FlaskClient, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     def refuse() -> None:
         while not store.jobs.newest(state="queued"):
             time.sleep(0.02)
@@ -329,8 +340,13 @@ def test_a_sentence_that_the_engine_refuses_is_said_to_be_not_understood(
 
 
 def test_nobody_waits_long_where_such_sentences_take_longer_than_anybody_would(
-    client: FlaskClient, store: Store, settings, predict_body, result: Result, monkeypatch
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient,
+    store: Store,
+    settings: Settings,
+    predict_body: Callable[..., dict[str, Any]],
+    result: Result,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(interactive, "GLANCE_SECONDS", 0.2)
     settings.interactive_wait_seconds = 30
     client.post("/predict", json=predict_body(2))
@@ -344,8 +360,8 @@ def test_nobody_waits_long_where_such_sentences_take_longer_than_anybody_would(
 
 
 def test_typing_the_words_of_a_waiting_task_moves_it_to_the_front(
-    client: FlaskClient, store: Store, settings, queue: JobQueue, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, settings: Settings, queue: JobQueue, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     settings.interactive_wait_seconds = 0
     client.post("/predict", json=predict_body(1))
     client.post("/predict", json=predict_body(1, typed="the red square", **FRAMES))
@@ -353,7 +369,9 @@ def test_typing_the_words_of_a_waiting_task_moves_it_to_the_front(
     assert queue.depths() == {"interactive": 1, "prelabel": 0, "finetune": 0}
 
 
-def test_a_typed_instruction_too_long_is_refused_and_kept(client: FlaskClient, store: Store, predict_body) -> None:  # type: ignore[no-untyped-def]
+def test_a_typed_instruction_too_long_is_refused_and_kept(
+    client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     answer = client.post("/predict", json=predict_body(1, typed="x" * 10_000, **FRAMES))
     words = said(answer.json["results"][0])
     assert words.startswith('Not understood: "xxxx')
@@ -375,8 +393,8 @@ def test_a_typed_instruction_too_long_is_refused_and_kept(client: FlaskClient, s
     ],
 )
 def test_contexts_without_an_instruction_store_nothing(
-    context: dict[str, object], client: FlaskClient, store: Store, predict_body
-) -> None:  # type: ignore[no-untyped-def]
+    context: dict[str, object], client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
+) -> None:
     body = predict_body(1)
     body["params"]["context"] = context
     assert client.post("/predict", json=body).json == {"results": [{"result": []}]}
@@ -384,8 +402,8 @@ def test_contexts_without_an_instruction_store_nothing(
 
 
 def test_typed_objects_get_labels_that_nothing_in_the_task_has(
-    client: FlaskClient, store: Store, settings, predict_body, result: Result
-) -> None:  # type: ignore[no-untyped-def]
+    client: FlaskClient, store: Store, settings: Settings, predict_body: Callable[..., dict[str, Any]], result: Result
+) -> None:
     settings.interactive_wait_seconds = 0
     body = predict_body(1, typed="the square", **FRAMES)
     client.post("/predict", json=body)

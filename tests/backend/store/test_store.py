@@ -11,6 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from backend.settings import Settings
 from backend.store import JobRequest, StaleRunError, Store, UnknownJobError
 from backend.store.models import Base, Job, now
 from trajseg.errors import CancelledError, InputError, ServiceError, UnknownProjectError
@@ -47,7 +48,7 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
     assert Store(url).jobs.newest() == []
 
 
-def test_a_store_made_by_a_newer_version_is_refused_with_a_remedy(store: Store, settings) -> None:  # type: ignore[no-untyped-def]
+def test_a_store_made_by_a_newer_version_is_refused_with_a_remedy(store: Store, settings: Settings) -> None:
     file = settings.data_dir / "trajseg.db"
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -99,7 +100,7 @@ def test_a_project_takes_the_stamp_it_is_told_first_and_another_stamp_is_another
         store.projects.of_label_studio(99)
 
 
-def test_equal_requests_at_the_same_moment_are_one_job(settings) -> None:  # type: ignore[no-untyped-def]
+def test_equal_requests_at_the_same_moment_are_one_job(settings: Settings) -> None:
     stores = [Store(settings.store_url) for _ in range(4)]
     stores[0].migrate()
     project = stores[0].projects.upsert(7, "", "<View/>")

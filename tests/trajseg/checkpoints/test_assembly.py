@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.tiny_clip import TinyClip
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.assembly import assemble
 from trajseg.cli import main
@@ -79,7 +81,7 @@ def small_sam2(version: str = "2.1") -> Sam2Config:
     )
 
 
-def tokenizer(folder, more=()):
+def tokenizer(folder, more=()) -> None:
     """A byte-level BPE without merges: it can read any sentence."""
     specials = ["<unk>", "<s>", "</s>", *more]
     letters = ByteLevelSplit.alphabet()
@@ -90,7 +92,7 @@ def tokenizer(folder, more=()):
     PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
 
 
-def hugging_face(folder, sharded=False):
+def hugging_face(folder, sharded: bool = False):
     """A LLaVA as the llava-hf checkpoints are: language_model.model.…, vision_tower.vision_model.…"""
     torch.manual_seed(1)
     config = LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=LlamaConfig(**TEXT))
@@ -119,7 +121,9 @@ def _published(name: str) -> str:
     return name.replace("lm_head.", "language_model.lm_head.", 1)
 
 
-def authors(folder, parts=None, vocab_size=262, tokens=("<im_patch>", "<im_start>", "<im_end>")):
+def authors(
+    folder, parts=None, vocab_size: int = 262, tokens: tuple[str, str, str] = ("<im_patch>", "<im_start>", "<im_end>")
+):
     """A LLaVA in its authors' layout (of two .bin shards), with TrajSeg's parts in it where they are given."""
     torch.manual_seed(2)
     text = TEXT | {"vocab_size": vocab_size}
@@ -156,7 +160,7 @@ def clip(folder):
     return model
 
 
-def meta_file(file, version="2.1"):
+def meta_file(file, version: str = "2.1"):
     torch.manual_seed(4)
     sam2 = build_sam2(small_sam2(version))
     for name, parameter in sam2.named_parameters():
@@ -180,7 +184,7 @@ def trajseg_parts(sam2):
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory):
+def sources(tmp_path_factory: pytest.TempPathFactory):
     """A folder of published checkpoints, and what is in them."""
     folder = tmp_path_factory.mktemp("published")
     made = {
@@ -200,7 +204,7 @@ def put_together(folder, out, **kwargs):
     return assemble(folder, out, **options)
 
 
-def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(sources, tmp_path):
+def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(sources, tmp_path: Path) -> None:
     folder, made = sources
     out = tmp_path / "trajseg-small"
     report = put_together(folder / "llava", out, sam2=folder / "sam2.1.pt", dtype=torch.float32, shard_bytes=200_000)
@@ -216,7 +220,9 @@ def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(sources, tmp_p
     assert not any(tensor.isnan().any() for tensor in ours.values())
 
 
-def test_the_authors_llava_takes_its_vision_tower_from_a_clip_folder_and_grows_by_new_tokens(sources, tmp_path):
+def test_the_authors_llava_takes_its_vision_tower_from_a_clip_folder_and_grows_by_new_tokens(
+    sources, tmp_path: Path
+) -> None:
     folder, made = sources
     report = put_together(
         folder / "authors",
@@ -240,7 +246,7 @@ def test_the_authors_llava_takes_its_vision_tower_from_a_clip_folder_and_grows_b
     assert (head[262:] - before.mean(0)).abs().mean() < 0.2 * before.abs().mean()
 
 
-def test_an_assembled_checkpoint_answers_segments_and_captions(sources, tmp_path, tiny_clip):
+def test_an_assembled_checkpoint_answers_segments_and_captions(sources, tmp_path: Path, tiny_clip: TinyClip) -> None:
     folder, _ = sources
     put_together(folder / "llava", tmp_path / "out", sam2=folder / "sam2.1.pt")
     segmenter = VideoSegmenter.from_pretrained(tmp_path / "out")
@@ -253,7 +259,7 @@ def test_an_assembled_checkpoint_answers_segments_and_captions(sources, tmp_path
     assert segmenter.caption(tiny_clip.path, drawn) is not None
 
 
-def _always_seg(segmenter, times=2):
+def _always_seg(segmenter, times: int = 2) -> None:
     """Nothing is trained here, so the head is made to say [SEG] all the time."""
     model = segmenter.model
     head = torch.nn.Linear(48, model.config.llava_config.text_config.vocab_size).to(model.dtype)
@@ -264,7 +270,7 @@ def _always_seg(segmenter, times=2):
     model.config.max_new_tokens = times
 
 
-def test_a_checkpoint_of_the_authors_is_taken_over_whole(sources, tmp_path, tiny_clip):
+def test_a_checkpoint_of_the_authors_is_taken_over_whole(sources, tmp_path: Path, tiny_clip: TinyClip) -> None:
     folder, made = sources
     report = put_together(
         folder / "trajseg", tmp_path / "out", clip=folder / "clip", sam2_config=small_sam2("2.0"), dtype=torch.float32
@@ -287,8 +293,8 @@ def test_a_checkpoint_of_the_authors_is_taken_over_whole(sources, tmp_path, tiny
 
 @torch.inference_mode()
 def test_frame_0_of_the_authors_model_is_drawn_without_the_no_memory_embedding_and_remembered_from_its_mask(
-    sources, tmp_path, monkeypatch, tiny_clip
-):
+    sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: TinyClip
+) -> None:
     folder, _ = sources
     options = {"clip": folder / "clip", "sam2_config": small_sam2("2.0"), "dtype": torch.float32}
     put_together(folder / "trajseg", tmp_path / "out", **options)
@@ -311,7 +317,7 @@ def test_frame_0_of_the_authors_model_is_drawn_without_the_no_memory_embedding_a
     torch.testing.assert_close(first.logits, Tracker(sam2, 4).step(0, frame, prompt).logits)
 
 
-def test_the_middle_of_a_picture_is_seen_and_boxes_are_cut_with_it():
+def test_the_middle_of_a_picture_is_seen_and_boxes_are_cut_with_it() -> None:
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 255
     assert (middle(wide) == 255).all()
@@ -326,7 +332,7 @@ def test_the_middle_of_a_picture_is_seen_and_boxes_are_cut_with_it():
     assert target.sum() == 150
 
 
-def test_adapters_of_a_training_checkpoint_are_merged(sources, tmp_path):
+def test_adapters_of_a_training_checkpoint_are_merged(sources, tmp_path: Path) -> None:
     folder, made = sources
     plain = "base_model.model.model.layers.1.self_attn.q_proj"
     down, up = torch.randn(8, 48), torch.randn(48, 8)
@@ -344,7 +350,7 @@ def test_adapters_of_a_training_checkpoint_are_merged(sources, tmp_path):
     torch.testing.assert_close(ours["llava.model.language_model.layers.1.self_attn.q_proj.weight"], expected)
 
 
-def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(sources, tmp_path):
+def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(sources, tmp_path: Path) -> None:
     folder, made = sources
     lost = dict(made["sam2.0"]) | {
         name: torch.full_like(tensor, 1e-6) for name, tensor in made["sam2.0"].items() if name.endswith("gamma")
@@ -359,7 +365,7 @@ def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(sourc
     assert torch.equal(ours[f"visual_model.{name}"], made["sam2.0"][name])
 
 
-def test_what_does_not_fit_is_named_with_what_to_do(sources, tmp_path):
+def test_what_does_not_fit_is_named_with_what_to_do(sources, tmp_path: Path) -> None:
     folder, _ = sources
     with pytest.raises(CheckpointError, match=r"vision tower is a checkpoint of its own: openai/clip.*--clip"):
         put_together(folder / "authors", tmp_path / "out", sam2=folder / "sam2.1.pt")
@@ -380,7 +386,7 @@ def test_what_does_not_fit_is_named_with_what_to_do(sources, tmp_path):
     assert not (tmp_path / "out").exists(), "nothing is written before everything fits"
 
 
-def test_damaged_incomplete_and_dangerous_files_are_refused(sources, tmp_path):
+def test_damaged_incomplete_and_dangerous_files_are_refused(sources, tmp_path: Path) -> None:
     folder, _ = sources
     shards = tmp_path / "shards"
     shards.mkdir()
@@ -407,6 +413,6 @@ class _Payload:
         return print, ("this must not run",)
 
 
-def test_a_file_that_old_torch_wrote_is_read_as_well(tmp_path):
+def test_a_file_that_old_torch_wrote_is_read_as_well(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert torch.equal(Weights(tmp_path / "old.pt")["w"], torch.ones(2))

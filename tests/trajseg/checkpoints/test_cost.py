@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def full_size():
     return cost(trajseg_7b())
 
 
-def test_the_7b_model_costs_what_its_parts_are_known_to_cost(full_size):
+def test_the_7b_model_costs_what_its_parts_are_known_to_cost(full_size) -> None:
     parts = {part.name: part for part in full_size.parts}
     assert parts["trajectory encoder"].parameters == pytest.approx(299e6, rel=0.01)
     assert parts["language model"].parameters + parts["its head"].parameters == pytest.approx(6.738e9, rel=0.001)
@@ -33,13 +34,13 @@ def test_the_7b_model_costs_what_its_parts_are_known_to_cost(full_size):
     assert full_size.positions == 10 * 258 + 60
 
 
-def test_parts_add_up_to_the_model():
+def test_parts_add_up_to_the_model() -> None:
     config = TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)
     counted = cost(config, frames=12).total.parameters
     assert counted == sum(parameter.numel() for parameter in TrajSegModel.skeleton(config).parameters())
 
 
-def test_a_longer_clip_costs_more_in_the_masks_and_as_much_in_language():
+def test_a_longer_clip_costs_more_in_the_masks_and_as_much_in_language() -> None:
     config = TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)
     short, long = cost(config, frames=20), cost(config, frames=40)
     for one, other in zip(short.parts, long.parts, strict=True):
@@ -50,7 +51,7 @@ def test_a_longer_clip_costs_more_in_the_masks_and_as_much_in_language():
             assert growth < 1.13, one.name
 
 
-def test_the_command_prints_a_table_a_model():
+def test_the_command_prints_a_table_a_model() -> None:
     result = CliRunner().invoke(main, ["model", "table", "trajseg-tiny", "--frames", "10"])
     assert result.exit_code == 0, result.output
     assert "SAM 2 image encoder" in result.output
@@ -59,12 +60,12 @@ def test_the_command_prints_a_table_a_model():
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_four_bits_without_bitsandbytes_are_refused_with_what_to_install():
+def test_four_bits_without_bitsandbytes_are_refused_with_what_to_install() -> None:
     with pytest.raises(TrajSegError, match="pip install bitsandbytes"):
         four_bit_config(torch.bfloat16)
 
 
-def test_four_bits_pack_the_layers_of_the_language_model_only(tmp_path):
+def test_four_bits_pack_the_layers_of_the_language_model_only(tmp_path: Path) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     TrajSegModel(TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)).save_pretrained(tmp_path)
     model = TrajSegModel.from_pretrained(tmp_path, torch.bfloat16, four_bit=True)

@@ -54,16 +54,16 @@ QUICK = {"sam2_hiera_large", "llava-lightning-7b-v1-1"}
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in sorted(SCRIPT["LAYOUTS"])]
 )
-def test_the_committed_table_is_what_its_source_gives(name):
+def test_the_committed_table_is_what_its_source_gives(name) -> None:
     assert layout(name) == SCRIPT["LAYOUTS"][name]()
 
 
-def test_trajseg_7b_is_the_authors_merged_checkpoint_and_a_clip(full_size):
+def test_trajseg_7b_is_the_authors_merged_checkpoint_and_a_clip(full_size) -> None:
     expected = renamed(layout("trajseg-7b-merged")) | renamed(layout("clip-vit-large-patch14"))
     assert full_size == expected
 
 
-def test_the_llava_in_it_is_lightning_7b_v1_1_but_for_five_new_tokens(full_size):
+def test_the_llava_in_it_is_lightning_7b_v1_1_but_for_five_new_tokens(full_size) -> None:
     expected = renamed(layout("llava-lightning-7b-v1-1")) | renamed(layout("clip-vit-large-patch14"))
     ours = part(full_size, "llava.")
     words = {"llava.lm_head.weight", "llava.model.language_model.embed_tokens.weight"}
@@ -72,7 +72,7 @@ def test_the_llava_in_it_is_lightning_7b_v1_1_but_for_five_new_tokens(full_size)
     assert {ours[name][0] - expected[name][0] for name in words} == {5}
 
 
-def test_a_llava_in_hugging_face_s_form_fits_as_published():
+def test_a_llava_in_hugging_face_s_form_fits_as_published() -> None:
     llava = LlavaConfig(
         vision_config=CLIPVisionConfig(**SCRIPT["VISION_LARGE"], image_size=336),
         text_config=LlamaConfig(vocab_size=32064),
@@ -84,7 +84,7 @@ def test_a_llava_in_hugging_face_s_form_fits_as_published():
 @pytest.mark.parametrize(
     "size", ["large", "tiny", *(pytest.param(size, marks=pytest.mark.slow) for size in ("small", "base_plus"))]
 )
-def test_sam_2_1_fits_in_each_of_meta_s_sizes(size):
+def test_sam_2_1_fits_in_each_of_meta_s_sizes(size) -> None:
     table = layout(f"sam2.1_hiera_{size}")
     config = recognise_sam2(table)
     assert config.trunk_kwargs == HIERA[size]
@@ -93,7 +93,7 @@ def test_sam_2_1_fits_in_each_of_meta_s_sizes(size):
     assert part(shapes_of(model), "visual_model.") == renamed(table, our_sam2_name)
 
 
-def test_sam_2_0_fits_and_2_1_has_three_tensors_more(full_size):
+def test_sam_2_0_fits_and_2_1_has_three_tensors_more(full_size) -> None:
     older, newer = layout("sam2_hiera_large"), layout("sam2.1_hiera_large")
     assert part(full_size, "visual_model.") == renamed(older, our_sam2_name)
     assert newer.keys() - older.keys() == {"no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"}
@@ -110,12 +110,12 @@ def test_sam_2_0_fits_and_2_1_has_three_tensors_more(full_size):
         ("llava-1.5-7b-hf", 7063.4),
     ],
 )
-def test_tables_hold_as_many_parameters_as_their_publishers_say(name, millions):
+def test_tables_hold_as_many_parameters_as_their_publishers_say(name: str, millions: float) -> None:
     # Meta's README says so of SAM 2.1 (and counts no buffers), the model card of LLaVA 7.06 B.
     assert sum(map(prod, layout(name).values())) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-def test_names_of_a_training_checkpoint_and_of_old_constants():
+def test_names_of_a_training_checkpoint_and_of_old_constants() -> None:
     name = "base_model.model.model.layers.3.self_attn.q_proj.base_layer.weight"
     assert our_name(without_training_prefix(name)) == "llava.model.language_model.layers.3.self_attn.q_proj.weight"
     assert our_name("model.layers.0.self_attn.rotary_emb.inv_freq") is None
@@ -126,7 +126,7 @@ def test_names_of_a_training_checkpoint_and_of_old_constants():
     assert our_name("something.else") == "something.else", "to be reported as unexpected"
 
 
-def test_our_sam2_has_meta_s_settings():
+def test_our_sam2_has_meta_s_settings() -> None:
     """What a table of shapes cannot show: every plain setting of Meta's own model, but for dropout and multimask."""
     from importlib.resources import files
 

@@ -39,7 +39,7 @@ class Blank:
         return blank(direction, 1)
 
 
-def test_kinds_are_mixed_as_in_the_papers_second_stage():
+def test_kinds_are_mixed_as_in_the_papers_second_stage() -> None:
     drawn = Samples(Blank(), Mixture(pseudo_videos=0.0), frames=3, batch=4000)(0)
     count = Counter("image" if len(sample.frames) == 1 else sample.direction for sample in drawn)
     shares = {kind: number / len(drawn) for kind, number in count.items()}
@@ -47,7 +47,7 @@ def test_kinds_are_mixed_as_in_the_papers_second_stage():
     assert shares == pytest.approx(expected, abs=0.03)
 
 
-def test_a_sample_depends_on_its_number_alone():
+def test_a_sample_depends_on_its_number_alone() -> None:
     samples = Samples(SMALL, Mixture(), frames=3, batch=2, seed=5)
     later, again = samples(3), Samples(SMALL, Mixture(), frames=3, batch=2, seed=5)(3)
     for one, other in zip(later, again, strict=True):
@@ -58,7 +58,7 @@ def test_a_sample_depends_on_its_number_alone():
 
 
 @pytest.mark.parametrize("direction", ["grounding", "captioning", "propagation"])
-def test_clips_of_the_shapes_world_come_with_true_masks_and_boxes(direction):
+def test_clips_of_the_shapes_world_come_with_true_masks_and_boxes(direction: str) -> None:
     rng = random.Random(0)
     for _ in range(6):
         sample = SMALL.video(rng, 4, direction)
@@ -76,7 +76,7 @@ def test_clips_of_the_shapes_world_come_with_true_masks_and_boxes(direction):
             assert not np.delete(mask, np.s_[x1:x2], axis=1).any()
 
 
-def test_still_images_are_not_described_by_their_motion():
+def test_still_images_are_not_described_by_their_motion() -> None:
     rng = random.Random(1)
     for _ in range(8):
         sample = SMALL.image(rng, "grounding")
@@ -86,7 +86,7 @@ def test_still_images_are_not_described_by_their_motion():
         assert "moving" not in sample.instruction
 
 
-def test_pseudo_videos_move_picture_and_mask_alike():
+def test_pseudo_videos_move_picture_and_mask_alike() -> None:
     picture = np.full((60, 90, 3), 40, np.uint8)
     masks = np.zeros((2, 60, 90), bool)
     masks[0, 20:40, 15:40] = masks[1, 10:30, 60:75] = True
@@ -104,7 +104,7 @@ def test_pseudo_videos_move_picture_and_mask_alike():
     assert np.array_equal(again, frames)
 
 
-def test_frames_for_masks_alone_are_near_and_far_and_in_order():
+def test_frames_for_masks_alone_are_near_and_far_and_in_order() -> None:
     rng = random.Random(0)
     for count in (8, 12, 64):
         for _ in range(30):
@@ -115,7 +115,7 @@ def test_frames_for_masks_alone_are_near_and_far_and_in_order():
             assert min(b - a for a, b in pairwise(times)) <= 3
 
 
-def test_written_clips_give_the_pictures_of_the_file_with_the_renderers_masks(tmp_path):
+def test_written_clips_give_the_pictures_of_the_file_with_the_renderers_masks(tmp_path: Path) -> None:
     for seed in (3, 4):
         write_clip(sample_scene(seed, "train"), tmp_path / f"train-{seed:06d}.mp4", 96)
     (tmp_path / "clips.jsonl").write_text("".join(f'{{"video": "train-{s:06d}.mp4"}}\n' for s in (3, 4)))
@@ -146,7 +146,7 @@ class Corrected(Dataset):
         return (self.only,)[number]
 
 
-def test_what_a_data_set_trusts_less_counts_less(tmp_path):
+def test_what_a_data_set_trusts_less_counts_less(tmp_path: Path) -> None:
     source = DatasetSamples(Corrected(tmp_path))
     grounding = source.video(random.Random(0), 3, "grounding")
     assert grounding.weight == 0.25
@@ -163,7 +163,7 @@ def test_what_a_data_set_trusts_less_counts_less(tmp_path):
     assert pseudo.weight == 0.25
 
 
-def test_a_sample_whose_parts_do_not_fit_is_refused():
+def test_a_sample_whose_parts_do_not_fit_is_refused() -> None:
     frames, masks = np.zeros((2, 4, 6, 3), np.uint8), np.zeros((1, 2, 4, 6), bool)
     with pytest.raises(InputError, match=r"not have one \[SEG\] for each of 1 masks"):
         Sample("grounding", frames, "it", "there is no such object .", masks)
@@ -177,7 +177,7 @@ def test_a_sample_whose_parts_do_not_fit_is_refused():
         Sample("propagation", frames, "it", "it [SEG] .", masks)
 
 
-def test_a_part_of_clip_samples_is_several_questions_about_the_same_frames():
+def test_a_part_of_clip_samples_is_several_questions_about_the_same_frames() -> None:
     mixture = Mixture(images=0.0, pseudo_videos=0.0, propagation=0.0, captioning=0.5)
     samples = ClipSamples(ShapesSamples(size=64), mixture, 3, 5, seed=1)
     part, again = samples(7), samples(7)
@@ -194,7 +194,7 @@ def test_a_part_of_clip_samples_is_several_questions_about_the_same_frames():
     assert apart[0].frames is not apart[1].frames
 
 
-def test_jittered_frames_come_from_every_bin():
+def test_jittered_frames_come_from_every_bin() -> None:
     rng = random.Random(0)
     drawn = [jittered_frames(40, 4, rng) for _ in range(200)]
     assert all(10 * place <= frame < 10 * (place + 1) for row in drawn for place, frame in enumerate(row))

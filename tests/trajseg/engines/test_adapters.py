@@ -48,7 +48,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_adapters_take_turns_and_leave_nothing_behind(base, tmp_path):
+def test_adapters_take_turns_and_leave_nothing_behind(base: VideoSegmenter, tmp_path: Path) -> None:
     model = copy.deepcopy(base.model)
     before = tensors(model)
     first, second = (Adapter.load(published(model, seed, tmp_path)) for seed in (1, 2))
@@ -64,7 +64,7 @@ def test_adapters_take_turns_and_leave_nothing_behind(base, tmp_path):
     assert same(tensors(model), before)
 
 
-def test_an_adapter_in_place_is_the_merged_checkpoint(base, tmp_path):
+def test_an_adapter_in_place_is_the_merged_checkpoint(base: VideoSegmenter, tmp_path: Path) -> None:
     model = copy.deepcopy(base.model)
     folder = published(model, 3, tmp_path)
     host = AdaptedModel(model, "tiny")
@@ -74,7 +74,7 @@ def test_an_adapter_in_place_is_the_merged_checkpoint(base, tmp_path):
         torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
 
 
-def test_a_blended_adapter_lies_on_the_line_from_the_base(base, tmp_path):
+def test_a_blended_adapter_lies_on_the_line_from_the_base(base: VideoSegmenter, tmp_path: Path) -> None:
     folder = published(base.model, 9, tmp_path)
     trained = merge_adapter(copy.deepcopy(base.model), folder).state_dict()
     before = tensors(base.model)
@@ -88,7 +88,7 @@ def test_a_blended_adapter_lies_on_the_line_from_the_base(base, tmp_path):
     assert moved > 100
 
 
-def test_over_packed_weights_lora_runs_beside_the_layer(tmp_path):
+def test_over_packed_weights_lora_runs_beside_the_layer(tmp_path: Path) -> None:
     class Packed(nn.Linear):
         """Stands for a 4-bit layer: its weight cannot be added to."""
 
@@ -110,7 +110,7 @@ def test_over_packed_weights_lora_runs_beside_the_layer(tmp_path):
     assert torch.equal(model["q"](given), plain)
 
 
-def test_swapping_costs_nothing_to_speak_of(base, tmp_path):
+def test_swapping_costs_nothing_to_speak_of(base: VideoSegmenter, tmp_path: Path) -> None:
     model = copy.deepcopy(base.model)
     adapters = [Adapter.load(published(model, seed, tmp_path)) for seed in (4, 5)]
     host = AdaptedModel(model, "tiny")
@@ -120,7 +120,7 @@ def test_swapping_costs_nothing_to_speak_of(base, tmp_path):
     assert (time.perf_counter() - started) / 10 < 0.1
 
 
-def test_what_does_not_fit_leaves_the_base_in_place(base, tmp_path):
+def test_what_does_not_fit_leaves_the_base_in_place(base: VideoSegmenter, tmp_path: Path) -> None:
     model = copy.deepcopy(base.model)
     before = tensors(model)
     folder = published(model, 6, tmp_path)
@@ -135,7 +135,7 @@ def test_what_does_not_fit_leaves_the_base_in_place(base, tmp_path):
     assert host.current is None
 
 
-def test_a_changed_or_missing_file_is_refused_at_load(base, tmp_path):
+def test_a_changed_or_missing_file_is_refused_at_load(base: VideoSegmenter, tmp_path: Path) -> None:
     folder = published(base.model, 7, tmp_path)
     assert read_manifest(folder).model_version == "trajseg-tiny/project-1@7"
     weights = folder / "adapter_model.safetensors"
@@ -151,7 +151,7 @@ def test_a_changed_or_missing_file_is_refused_at_load(base, tmp_path):
         Adapter.load(folder)
 
 
-def test_a_version_that_is_published_again_replaces_the_older_files(base, tmp_path):
+def test_a_version_that_is_published_again_replaces_the_older_files(base: VideoSegmenter, tmp_path: Path) -> None:
     folder = published(base.model, 8, tmp_path)
     before = read_manifest(folder)
     (tmp_path / "work-8" / "config.json").write_text("{}")

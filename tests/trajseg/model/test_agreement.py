@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.scripted import ScriptedEngine
+from tests.tiny_clip import TinyClip
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InstructionError
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -25,7 +27,7 @@ def segmenter() -> VideoSegmenter:
 
 
 @torch.inference_mode()
-def test_a_likelihood_is_the_product_of_word_after_word(segmenter):
+def test_a_likelihood_is_the_product_of_word_after_word(segmenter: VideoSegmenter) -> None:
     model = segmenter.model
     prompt = torch.randn(7, 128, generator=torch.Generator().manual_seed(1))
     texts = [[5, 9, 4, 30], [17], [8, 8]] * LIKELIHOODS_AT_ONCE
@@ -38,12 +40,14 @@ def test_a_likelihood_is_the_product_of_word_after_word(segmenter):
             inputs = torch.cat([inputs, model.embed_words(torch.tensor([token]))])
 
 
-def says(segmenter, text: str, monkeypatch) -> None:
+def says(segmenter: VideoSegmenter, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = segmenter.processor.ids(text)
     monkeypatch.setattr(segmenter.model, "answer", lambda prompt, end_id: Answer(ids, torch.zeros(0, 128)))
 
 
-def test_what_the_model_says_itself_agrees_wholly(segmenter, tiny_clip, monkeypatch):
+def test_what_the_model_says_itself_agrees_wholly(
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     says(segmenter, f"{RED} [SEG] ; {BLUE} [SEG] .", monkeypatch)
     values = segmenter.agreement(tiny_clip.path, "everything that moves", [BLUE, RED, ""])
     assert values[0] >= -1e-4
@@ -51,7 +55,9 @@ def test_what_the_model_says_itself_agrees_wholly(segmenter, tiny_clip, monkeypa
     assert values[2] == 0.0
 
 
-def test_agreement_is_the_likelihood_ratio_with_the_answer(segmenter, tiny_clip, monkeypatch):
+def test_agreement_is_the_likelihood_ratio_with_the_answer(
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, processor = segmenter.model, segmenter.processor
     prompts = []
     likelihoods = model.log_likelihoods
@@ -65,12 +71,16 @@ def test_agreement_is_the_likelihood_ratio_with_the_answer(segmenter, tiny_clip,
         assert found == pytest.approx(float(first.sum() - second.sum()), abs=1e-3)
 
 
-def test_a_contradiction_is_an_agreement_below_the_threshold(segmenter, tiny_clip, monkeypatch):
+def test_a_contradiction_is_an_agreement_below_the_threshold(
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(segmenter, "agreement", lambda *_: [CONTRADICTION - 0.1, CONTRADICTION + 0.1])
     assert segmenter.contradictions(tiny_clip.path, "the red square", [BLUE, RED]) == [True, False]
 
 
-def test_the_segmenter_compares_and_refuses_an_empty_instruction(segmenter, scripted_engine, tiny_clip):
+def test_the_segmenter_compares_and_refuses_an_empty_instruction(
+    segmenter: VideoSegmenter, scripted_engine: ScriptedEngine, tiny_clip: TinyClip
+) -> None:
     assert segmenter.spec.compares
     assert not scripted_engine.spec.compares
     with pytest.raises(InstructionError):

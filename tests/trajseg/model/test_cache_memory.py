@@ -8,7 +8,7 @@ from trajseg.model import TrajSegConfig
 from trajseg.model.cache_memory import answers_at_once, cache_bytes, free_bytes
 
 
-def test_a_full_size_cache_is_as_large_as_it_was_measured():
+def test_a_full_size_cache_is_as_large_as_it_was_measured() -> None:
     """Eight captions of a 7B model over ten frames took 11 GB of cache in bf16: about 2,600 tokens each."""
     text = TrajSegConfig.full_size().llava_config.text_config
     row = cache_bytes(text, 2600, torch.bfloat16)
@@ -18,7 +18,7 @@ def test_a_full_size_cache_is_as_large_as_it_was_measured():
     assert answers_at_once(row, 1 << 20, most=8) == 1
 
 
-def test_grouped_heads_count_and_a_machine_says_what_is_free():
+def test_grouped_heads_count_and_a_machine_says_what_is_free() -> None:
     text = TrajSegConfig.tiny(vocab_size=8, seg_token_id=4).llava_config.text_config
     whole = cache_bytes(text, 100, torch.float32)
     assert whole == 2 * 6 * 128 * 100 * 4

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.scripted import ScriptedEngine
+from tests.tiny_clip import TinyClip
 from trajseg.engines.trajseg import VideoSegmenter, trajectory
 from trajseg.errors import CancelledError, CheckpointError, InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -26,7 +28,7 @@ def segmenter() -> VideoSegmenter:
 
 
 @pytest.fixture(scope="module")
-def clip(tiny_clip):
+def clip(tiny_clip: TinyClip):
     return open_clip(tiny_clip.path)
 
 
@@ -34,14 +36,14 @@ def track(masks: list[np.ndarray], uid: str = "t1") -> MaskTrack:
     return MaskTrack.from_masks(uid, masks, [index / 12 for index in range(len(masks))], [1.0] * len(masks))
 
 
-def test_a_trajectory_is_the_boxes_in_units_of_the_longer_side(tiny_clip, clip):
+def test_a_trajectory_is_the_boxes_in_units_of_the_longer_side(tiny_clip: TinyClip, clip) -> None:
     boxes = trajectory(track(tiny_clip.blue), clip, [0, 3, 8])
     # The blue square starts at x = 64, y = 36, 20 pixels a side, of 96 x 64, and is gone from frame 8 on.
     expected = torch.tensor([[64, 36, 84, 56], [46, 36, 66, 56], [0, 0, 0, 0]]) / 96
     torch.testing.assert_close(boxes, expected)
 
 
-def test_every_track_is_described_as_if_it_were_alone(segmenter, tiny_clip, clip):
+def test_every_track_is_described_as_if_it_were_alone(segmenter: VideoSegmenter, tiny_clip: TinyClip, clip) -> None:
     nothing = [np.zeros((64, 96), bool)] * 12
     tracks = [track(tiny_clip.red, "a"), track(nothing, "b"), track(tiny_clip.blue, "c")]
     steps: list[tuple[int, int]] = []
@@ -54,7 +56,9 @@ def test_every_track_is_described_as_if_it_were_alone(segmenter, tiny_clip, clip
 
 
 @torch.inference_mode()
-def test_the_prompt_is_the_clip_then_the_trajectory_then_the_request(segmenter, tiny_clip, clip, monkeypatch):
+def test_the_prompt_is_the_clip_then_the_trajectory_then_the_request(
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Written out token by token."""
     model, processor = segmenter.model, segmenter.processor
     answers, prompts = model.answers, []
@@ -80,7 +84,7 @@ def test_the_prompt_is_the_clip_then_the_trajectory_then_the_request(segmenter, 
 
 
 @torch.inference_mode()
-def test_prompts_answered_together_get_the_answers_that_they_get_alone(segmenter):
+def test_prompts_answered_together_get_the_answers_that_they_get_alone(segmenter: VideoSegmenter) -> None:
     model, ends = segmenter.model, set()
     prompts = torch.randn(4, 9, 128, generator=torch.Generator().manual_seed(1))
     loud = model.answers(prompts, end_id=-1)
@@ -103,11 +107,13 @@ def test_prompts_answered_together_get_the_answers_that_they_get_alone(segmenter
         ("", ""),
     ],
 )
-def test_a_caption_is_what_stands_before_seg(answer, caption):
+def test_a_caption_is_what_stands_before_seg(answer: str, caption: str) -> None:
     assert caption_of(answer) == caption
 
 
-def test_what_cannot_be_described_is_refused_before_anything_is_read(segmenter, tiny_clip, clip):
+def test_what_cannot_be_described_is_refused_before_anything_is_read(
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, clip
+) -> None:
     with pytest.raises(InputError, match="t1 has 5 frames"):
         segmenter.caption(clip, [track(tiny_clip.red[:5])])
     config = TrajSegConfig.tiny(60, 4)
@@ -117,7 +123,7 @@ def test_what_cannot_be_described_is_refused_before_anything_is_read(segmenter, 
         plain.caption(clip, [track(tiny_clip.red)])
 
 
-def test_a_cancelled_caption_stops(segmenter, tiny_clip, clip):
+def test_a_cancelled_caption_stops(segmenter: VideoSegmenter, tiny_clip: TinyClip, clip) -> None:
     def cancel(done: int, total: int) -> None:
         raise CancelledError("cancelled")
 
@@ -125,6 +131,8 @@ def test_a_cancelled_caption_stops(segmenter, tiny_clip, clip):
         segmenter.caption(clip, [track(tiny_clip.red)], cancel)
 
 
-def test_the_segmenter_is_a_captioner_and_an_engine_without_captions_is_not(segmenter, scripted_engine):
+def test_the_segmenter_is_a_captioner_and_an_engine_without_captions_is_not(
+    segmenter: VideoSegmenter, scripted_engine: ScriptedEngine
+) -> None:
     assert segmenter.spec.captions
     assert not scripted_engine.spec.captions

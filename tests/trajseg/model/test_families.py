@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.tiny_clip import TinyClip
 from trajseg import VideoSegmenter
 from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegConfig, TrajSegModel, TrajSegProcessor
@@ -30,7 +31,7 @@ def small_qwen(family):
 
 
 @pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
-def segmenter(request, tmp_path_factory):
+def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     torch.manual_seed(0)
     config = TrajSegConfig(
         llava_config=small_qwen(request.param),
@@ -45,7 +46,7 @@ def segmenter(request, tmp_path_factory):
     return VideoSegmenter.from_pretrained(folder)
 
 
-def test_it_answers_and_segments(segmenter, tiny_clip):
+def test_it_answers_and_segments(segmenter, tiny_clip: TinyClip) -> None:
     model = segmenter.model
     assert "llava.model.visual.patch_embed.proj.weight" in model.state_dict()
     with torch.inference_mode():
@@ -64,7 +65,7 @@ def test_it_answers_and_segments(segmenter, tiny_clip):
 
 
 @torch.inference_mode()
-def test_other_pictures_give_other_tokens(segmenter):
+def test_other_pictures_give_other_tokens(segmenter) -> None:
     model = segmenter.model
     one, other = (model.vision_states(torch.full((1, 3, SIDE, SIDE), value))[0] for value in (-1.0, 1.0))
     assert one.shape == (1, 16, 48)
@@ -72,7 +73,7 @@ def test_other_pictures_give_other_tokens(segmenter):
 
 
 @torch.inference_mode()
-def test_patches_are_those_of_the_family_s_own_image_processor():
+def test_patches_are_those_of_the_family_s_own_image_processor() -> None:
     picture = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
     plain = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
     theirs = Qwen2VLImageProcessorPil(**plain)(images=[picture.numpy()], return_tensors="pt")
@@ -81,6 +82,6 @@ def test_patches_are_those_of_the_family_s_own_image_processor():
     assert torch.equal(ours, theirs["pixel_values"].float())
 
 
-def test_what_only_clip_can_give_is_refused():
+def test_what_only_clip_can_give_is_refused() -> None:
     with pytest.raises(CheckpointError, match="vision tower of its own"):
         TrajSegModel.skeleton(TrajSegConfig(llava_config=small_qwen("qwen2_5_vl"), trajectory_encoder={}))

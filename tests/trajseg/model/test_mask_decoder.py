@@ -8,6 +8,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.tiny_clip import TinyClip
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
@@ -138,7 +139,7 @@ def answering(model: TrajSegModel, processor: TrajSegProcessor, text: str, monke
 
 
 def test_objects_of_an_answer_share_the_features_of_every_frame(
-    model: TrajSegModel, processor: TrajSegProcessor, tiny_clip, monkeypatch: pytest.MonkeyPatch
+    model: TrajSegModel, processor: TrajSegProcessor, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter = VideoSegmenter(model, processor, "random")
     encode, frames = model.encode_frames, []
@@ -159,7 +160,7 @@ def test_objects_of_an_answer_share_the_features_of_every_frame(
 
 
 def test_where_nothing_is_meant_no_mask_is_made_and_no_frame_encoded(
-    model: TrajSegModel, processor: TrajSegProcessor, tiny_clip, monkeypatch: pytest.MonkeyPatch
+    model: TrajSegModel, processor: TrajSegProcessor, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(model, processor, "there is no such object .", monkeypatch)
     monkeypatch.delattr(TrajSegModel, "encode_frames")

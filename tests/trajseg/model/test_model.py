@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def pixels() -> torch.Tensor:
 
 
 @pytest.fixture
-def object_score(model) -> Iterator[Callable[[float], None]]:
+def object_score(model: TrajSegModel) -> Iterator[Callable[[float], None]]:
     """Sets what the decoder says of every object, whatever it sees."""
     head = model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1]
     kept = copy.deepcopy(head.state_dict())
@@ -42,7 +43,7 @@ def object_score(model) -> Iterator[Callable[[float], None]]:
     head.load_state_dict(kept)
 
 
-def test_content_integration_equals_plain_multi_head_attention():
+def test_content_integration_equals_plain_multi_head_attention() -> None:
     torch.manual_seed(0)
     integration = ContentIntegration(dim=32, layers=3, heads=4).eval()
     for layer in integration.layers:  # biases start at zero, which would hide a mistake in them
@@ -62,7 +63,7 @@ def test_content_integration_equals_plain_multi_head_attention():
 
 
 @torch.inference_mode()
-def test_every_object_asks_every_key_frame_by_itself(model, pixels):
+def test_every_object_asks_every_key_frame_by_itself(model: TrajSegModel, pixels: torch.Tensor) -> None:
     features = model.encode_frames(pixels[:2])
     tokens = torch.randn(3, 128, generator=torch.Generator().manual_seed(2))
     prompts = model.prompts(tokens, features)
@@ -75,7 +76,9 @@ def test_every_object_asks_every_key_frame_by_itself(model, pixels):
 
 
 @torch.inference_mode()
-def test_several_objects_decoded_as_one_batch_are_those_decoded_alone(model, pixels):
+def test_several_objects_decoded_as_one_batch_are_those_decoded_alone(
+    model: TrajSegModel, pixels: torch.Tensor
+) -> None:
     features = model.encode_frames(pixels)
     prompts = model.prompts(torch.randn(3, 128), features[:2])
 
@@ -92,7 +95,7 @@ def test_several_objects_decoded_as_one_batch_are_those_decoded_alone(model, pix
 
 
 @torch.inference_mode()
-def test_key_frames_do_not_read_memory_and_other_frames_do(model, pixels):
+def test_key_frames_do_not_read_memory_and_other_frames_do(model: TrajSegModel, pixels: torch.Tensor) -> None:
     features = model.encode_frames(pixels)
     row = torch.zeros(1, dtype=torch.long)
     prompt = torch.randn(1, 128)
@@ -107,7 +110,9 @@ def test_key_frames_do_not_read_memory_and_other_frames_do(model, pixels):
 
 
 @torch.inference_mode()
-def test_a_prompted_frame_that_is_no_key_frame_reads_memory_and_its_prompt(model, pixels):
+def test_a_prompted_frame_that_is_no_key_frame_reads_memory_and_its_prompt(
+    model: TrajSegModel, pixels: torch.Tensor
+) -> None:
     features = model.encode_frames(pixels)
     row = torch.zeros(1, dtype=torch.long)
     prompts = torch.randn(2, 1, 128, generator=torch.Generator().manual_seed(6))
@@ -124,7 +129,7 @@ def test_a_prompted_frame_that_is_no_key_frame_reads_memory_and_its_prompt(model
 
 
 @torch.inference_mode()
-def test_key_frames_read_memory_where_the_model_says_so(model, pixels):
+def test_key_frames_read_memory_where_the_model_says_so(model: TrajSegModel, pixels: torch.Tensor) -> None:
     features = model.encode_frames(pixels)
     row, prompt = torch.zeros(1, dtype=torch.long), torch.randn(1, 128)
 
@@ -137,7 +142,9 @@ def test_key_frames_read_memory_where_the_model_says_so(model, pixels):
 
 
 @torch.inference_mode()
-def test_an_absent_object_has_no_pixel_and_the_fixed_pointer(model, pixels, object_score):
+def test_an_absent_object_has_no_pixel_and_the_fixed_pointer(
+    model: TrajSegModel, pixels: torch.Tensor, object_score: Callable[[float], None]
+) -> None:
     features = model.encode_frames(pixels[:1])
     object_score(-1.0)
     decoded = Tracker(model.visual_model, 1).step(0, features, torch.randn(1, 128))
@@ -147,7 +154,9 @@ def test_an_absent_object_has_no_pixel_and_the_fixed_pointer(model, pixels, obje
 
 
 @torch.inference_mode()
-def test_memory_believes_an_object_above_the_start_score_and_then_above_0(model, pixels, object_score):
+def test_memory_believes_an_object_above_the_start_score_and_then_above_0(
+    model: TrajSegModel, pixels: torch.Tensor, object_score: Callable[[float], None]
+) -> None:
     features = model.encode_frames(pixels[:1])
 
     def believed(start: float) -> list[bool]:
@@ -168,7 +177,7 @@ def test_memory_believes_an_object_above_the_start_score_and_then_above_0(model,
 
 
 @torch.inference_mode()
-def test_old_memories_are_dropped_and_conditioning_ones_kept(model, pixels):
+def test_old_memories_are_dropped_and_conditioning_ones_kept(model: TrajSegModel, pixels: torch.Tensor) -> None:
     features = model.encode_frames(pixels[:1])
     tracker = Tracker(model.visual_model, frame_count=22)
     for index in range(22):
@@ -178,7 +187,7 @@ def test_old_memories_are_dropped_and_conditioning_ones_kept(model, pixels):
 
 
 @torch.inference_mode()
-def test_generation_with_a_cache_equals_generation_without(model):
+def test_generation_with_a_cache_equals_generation_without(model: TrajSegModel) -> None:
     prompt = torch.randn(12, 128, generator=torch.Generator().manual_seed(3))
     answer = model.answer(prompt, end_id=2)
 
@@ -199,7 +208,7 @@ def test_generation_with_a_cache_equals_generation_without(model):
         torch.testing.assert_close(answer.trajectories, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_gradients_reach_every_part_that_an_answer_uses(model, pixels):
+def test_gradients_reach_every_part_that_an_answer_uses(model: TrajSegModel, pixels: torch.Tensor) -> None:
     features = model.encode_frames(pixels[:2])
     tokens = model.trajectory_tokens(torch.randn(2, 128))
     prompts = model.prompts(tokens, features[:1])
@@ -214,7 +223,7 @@ def test_gradients_reach_every_part_that_an_answer_uses(model, pixels):
     model.zero_grad(set_to_none=True)
 
 
-def test_object_centres_are_local_peaks_and_never_none():
+def test_object_centres_are_local_peaks_and_never_none() -> None:
     logits = torch.full((2, 256), -6.0)
     logits[0, 20], logits[0, 21], logits[0, 200] = 3.0, 2.0, 1.0
     keep = object_centres(logits, most=10)
@@ -223,7 +232,7 @@ def test_object_centres_are_local_peaks_and_never_none():
     assert object_centres(logits, most=1)[0].nonzero().flatten().tolist() == [20]
 
 
-def test_a_checkpoint_comes_back_as_it_was_saved(model, tmp_path):
+def test_a_checkpoint_comes_back_as_it_was_saved(model: TrajSegModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = TrajSegModel.from_pretrained(tmp_path)
     assert not loaded.training
@@ -231,7 +240,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(model, tmp_path):
         assert torch.equal(saved, back), name
 
 
-def test_a_checkpoint_in_half_precision_loads_as_single(model, tmp_path):
+def test_a_checkpoint_in_half_precision_loads_as_single(model: TrajSegModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "whole")
     model.save_pretrained(tmp_path / "half", dtype=torch.float16)
     whole, half = (tmp_path / name / "model.safetensors" for name in ("whole", "half"))
@@ -242,7 +251,7 @@ def test_a_checkpoint_in_half_precision_loads_as_single(model, tmp_path):
         torch.testing.assert_close(tensor, model.state_dict()[name], atol=1e-3, rtol=1e-3)
 
 
-def test_a_folder_that_is_no_checkpoint_or_does_not_fit_is_refused(model, tmp_path):
+def test_a_folder_that_is_no_checkpoint_or_does_not_fit_is_refused(model: TrajSegModel, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
         TrajSegModel.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
@@ -251,7 +260,7 @@ def test_a_folder_that_is_no_checkpoint_or_does_not_fit_is_refused(model, tmp_pa
         TrajSegModel.from_pretrained(tmp_path)
 
 
-def test_the_vision_pretraining_path_is_the_model_s_own(model, pixels):
+def test_the_vision_pretraining_path_is_the_model_s_own(model: TrajSegModel, pixels: torch.Tensor) -> None:
     from trajseg.shapes.recipe.vision import VisionPretraining
 
     torch.manual_seed(0)

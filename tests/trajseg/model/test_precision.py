@@ -10,7 +10,7 @@ from trajseg.model.mask_decoder import Tracker
 
 
 @pytest.fixture(scope="module", params=["conv", "hiera"])
-def folder(request, tmp_path_factory):
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     torch.manual_seed(0)
     config = TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)
     # With random weights, whether a cell is an object's centre would be a matter of rounding.
@@ -53,7 +53,7 @@ def _draw(folder, dtype):
 @pytest.mark.parametrize(
     ("dtype", "most"), [(torch.bfloat16, 0.03), pytest.param(torch.float16, 0.01, marks=pytest.mark.slow)]
 )
-def test_half_precision_draws_the_same_masks(folder, dtype, most):
+def test_half_precision_draws_the_same_masks(folder, dtype, most: float) -> None:
     prompt, logits = _draw(folder, torch.float32)
     half_prompt, half_logits = _draw(folder, dtype)
     assert (half_prompt - prompt).abs().mean() < 0.02 * prompt.abs().mean() + 0.01
@@ -62,7 +62,7 @@ def test_half_precision_draws_the_same_masks(folder, dtype, most):
     assert (logits > 0).float().mean() > 0.02, "masks that are empty would compare equal"
 
 
-def test_frequencies_stay_in_single_precision(folder):
+def test_frequencies_stay_in_single_precision(folder) -> None:
     model = TrajSegModel.from_pretrained(folder, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     buffers = {name: buffer.dtype for name, buffer in model.named_buffers() if buffer.is_floating_point()}

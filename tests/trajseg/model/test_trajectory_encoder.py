@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,7 +128,9 @@ def slow_token(encoder: TrajectoryEncoder, levels: list[Tensor], box: Tensor) ->
 
 
 @torch.no_grad()
-def test_tokens_equal_the_paper_s_steps_in_loops(encoder, levels, boxes):
+def test_tokens_equal_the_paper_s_steps_in_loops(
+    encoder: TrajectoryEncoder, levels: list[Tensor], boxes: Tensor
+) -> None:
     tokens = encoder(encoder.pyramid(levels), boxes)
     assert tokens.shape == (2, FRAMES, LANGUAGE)
     for k in range(2):
@@ -137,14 +140,16 @@ def test_tokens_equal_the_paper_s_steps_in_loops(encoder, levels, boxes):
 
 
 @torch.no_grad()
-def test_trajectories_of_one_clip_do_not_see_each_other(encoder, levels, boxes):
+def test_trajectories_of_one_clip_do_not_see_each_other(
+    encoder: TrajectoryEncoder, levels: list[Tensor], boxes: Tensor
+) -> None:
     pyramid = encoder.pyramid(levels)
     together = encoder(pyramid, boxes)
     for k in range(2):
         torch.testing.assert_close(encoder(pyramid, boxes[k : k + 1])[0], together[k])
 
 
-def test_the_full_size_encoder_has_the_paper_s_parameters_under_their_published_names():
+def test_the_full_size_encoder_has_the_paper_s_parameters_under_their_published_names() -> None:
     config = TrajSegConfig.full_size()
     shape = TrajectoryEncoderShape(**config.trajectory_encoder)
     with torch.device("meta"):
@@ -164,7 +169,7 @@ def test_the_full_size_encoder_has_the_paper_s_parameters_under_their_published_
 
 
 @torch.no_grad()
-def test_the_model_reads_its_vision_tower_for_one_trajectory_or_many(boxes):
+def test_the_model_reads_its_vision_tower_for_one_trajectory_or_many(boxes: Tensor) -> None:
     torch.manual_seed(0)
     config = TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)
     model = TrajSegModel(config).eval()
@@ -176,7 +181,7 @@ def test_the_model_reads_its_vision_tower_for_one_trajectory_or_many(boxes):
     torch.testing.assert_close(one, many[1], atol=1e-5, rtol=1e-4)
 
 
-def test_a_checkpoint_without_the_encoder_loads_and_says_that_it_cannot(tmp_path, boxes):
+def test_a_checkpoint_without_the_encoder_loads_and_says_that_it_cannot(tmp_path: Path, boxes: Tensor) -> None:
     config = TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)
     config.trajectory_encoder = None
     TrajSegModel(config).save_pretrained(tmp_path)
@@ -189,7 +194,7 @@ def test_a_checkpoint_without_the_encoder_loads_and_says_that_it_cannot(tmp_path
         model.trajectory_embeddings([], boxes)
 
 
-def test_a_configuration_keeps_the_encoder_s_shape(tmp_path):
+def test_a_configuration_keeps_the_encoder_s_shape(tmp_path: Path) -> None:
     for config in (TrajSegConfig.full_size(), TrajSegConfig.tiny(60, 4)):
         config.save_pretrained(tmp_path)
         assert TrajSegConfig.from_pretrained(tmp_path).trajectory_encoder == config.trajectory_encoder

@@ -32,7 +32,7 @@ REPLAY = ShapesSamples(size=64)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two training videos and one held-out one, corrected."""
     posters = open_dataset("posters:train", DatasetOptions(count=30, height=64))
     clips = by_side(posters, {"train": 2, "held-out": 1})
@@ -45,7 +45,7 @@ def weights(adapter: Path) -> dict[str, torch.Tensor]:
     return load_file(adapter / "adapter_model.safetensors")
 
 
-def test_the_annotator_paints_some_frames_and_carries_them_to_the_others(folder):
+def test_the_annotator_paints_some_frames_and_carries_them_to_the_others(folder: Path) -> None:
     held_out, train = Corrections(folder, "held-out"), Corrections(folder, "train")
     assert (len(held_out), len(train)) == (1, 2)
     assert held_out[0].annotated is not None, "only painted frames are scored"
@@ -56,7 +56,7 @@ def test_the_annotator_paints_some_frames_and_carries_them_to_the_others(folder)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_training_that_was_stopped_goes_on_float_for_float(folder, tmp_path):
+def test_a_training_that_was_stopped_goes_on_float_for_float(folder: Path, tmp_path: Path) -> None:
     corrections = Corrections(folder, "train")
     whole = finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "whole", REPLAY)
     steps: list[int] = []
@@ -81,7 +81,7 @@ def test_a_training_that_was_stopped_goes_on_float_for_float(folder, tmp_path):
         finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "cut", REPLAY, seed=1)
 
 
-def test_corrections_are_mixed_with_what_the_base_learned_from(folder):
+def test_corrections_are_mixed_with_what_the_base_learned_from(folder: Path) -> None:
     corrections = Corrections(folder, "train")
     source, rng = Rehearsal(corrections, REPLAY, 0.5), random.Random(0)
     heights = [source.image(rng, "grounding").frames.shape[1:3] for _ in range(40)]
@@ -92,7 +92,7 @@ def test_corrections_are_mixed_with_what_the_base_learned_from(folder):
         Rehearsal(corrections, REPLAY, 1.0)
 
 
-def test_what_to_replay_is_said_by_the_checkpoint(tmp_path):
+def test_what_to_replay_is_said_by_the_checkpoint(tmp_path: Path) -> None:
     assert replay_data("trajseg-tiny") == "shapes:train"
     (tmp_path / "config.json").write_text(json.dumps({"model_name": "ours"}))
     with pytest.raises(InputError, match="does not say what it was trained on"):
@@ -103,7 +103,9 @@ def test_what_to_replay_is_said_by_the_checkpoint(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(folder, tmp_path, monkeypatch):
+def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(PER_CLIP, "project", 2)
     task = RoundTask(
         "trajseg-tiny",
@@ -152,7 +154,7 @@ def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(fol
         engine.adapted(tmp_path / "nowhere")
 
 
-def test_too_few_held_out_videos_train_nothing(folder, tmp_path):
+def test_too_few_held_out_videos_train_nothing(folder: Path, tmp_path: Path) -> None:
     task = RoundTask("trajseg-tiny", str(folder), str(tmp_path / "work"), str(tmp_path / "1"), "v", device="cpu")
     decision = run_round(dataclasses.replace(task, rules=GateRules(min_clips=3)))
     assert decision is not None
@@ -162,7 +164,7 @@ def test_too_few_held_out_videos_train_nothing(folder, tmp_path):
         run_round(dataclasses.replace(task, corrections=str(tmp_path)))
 
 
-def test_the_recipe_of_a_small_base_moves_what_sees_and_its_norms_faster():
+def test_the_recipe_of_a_small_base_moves_what_sees_and_its_norms_faster() -> None:
     model = VideoSegmenter.from_pretrained("trajseg-tiny", "cpu").model
     recipe = FinetuneRecipe().joint()
     parts = prepare(model, recipe.lora, recipe.whole)

@@ -31,7 +31,7 @@ def quality(rng: np.random.Generator, count: int = 8) -> np.ndarray:
     return rng.uniform(0.2, 0.95, count)
 
 
-def test_the_same_model_twice_is_never_promoted():
+def test_the_same_model_twice_is_never_promoted() -> None:
     rng = np.random.default_rng(0)
     measured = quality(rng, 40)
     for _ in range(100):
@@ -44,7 +44,7 @@ def test_the_same_model_twice_is_never_promoted():
 
 
 @pytest.mark.parametrize("count", [3, 5, 8, 20])
-def test_a_neutral_candidate_is_hardly_ever_promoted(count):
+def test_a_neutral_candidate_is_hardly_ever_promoted(count: int) -> None:
     """A candidate that differs by chance alone, clip by clip; the interval's own error is 2.5 % on this side."""
     rng, promoted = np.random.default_rng(count), 0
     for _ in range(200):
@@ -54,7 +54,7 @@ def test_a_neutral_candidate_is_hardly_ever_promoted(count):
 
 
 @pytest.mark.parametrize("clips", [3, 5])
-def test_answers_that_change_by_chance_are_hardly_ever_promoted(clips):
+def test_answers_that_change_by_chance_are_hardly_ever_promoted(clips: int) -> None:
     """Several expressions a clip do not make a neutral candidate pass."""
     rng, promoted, rules = np.random.default_rng(10 + clips), 0, GateRules(resamples=500)
     served = np.full((clips, 8), 0.5)
@@ -64,7 +64,7 @@ def test_answers_that_change_by_chance_are_hardly_ever_promoted(clips):
     assert promoted <= 0.05 * 200
 
 
-def test_three_clips_of_eight_expressions_show_a_gain_that_three_numbers_do_not():
+def test_three_clips_of_eight_expressions_show_a_gain_that_three_numbers_do_not() -> None:
     rng, promoted, by_means = np.random.default_rng(20), 0, 0
     served = np.full((3, 8), 0.4)
     for _ in range(100):
@@ -75,7 +75,7 @@ def test_three_clips_of_eight_expressions_show_a_gain_that_three_numbers_do_not(
     assert promoted > 45 > by_means
 
 
-def test_a_gain_that_may_be_chance_says_how_many_videos_would_show_it():
+def test_a_gain_that_may_be_chance_says_how_many_videos_would_show_it() -> None:
     served = scores(np.full(3, 0.5))
     decision = decide(served, scores(np.array([0.72, 0.61, 0.53])), BASE, BASE, share=0.3)
     assert not decision.promoted
@@ -89,7 +89,7 @@ def test_a_gain_that_may_be_chance_says_how_many_videos_would_show_it():
     assert "needs" not in nothing.reason
 
 
-def test_a_clear_gain_is_promoted_and_says_so_in_numbers():
+def test_a_clear_gain_is_promoted_and_says_so_in_numbers() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
         served = quality(rng)
@@ -107,7 +107,7 @@ def test_a_clear_gain_is_promoted_and_says_so_in_numbers():
     assert len(form["base"]) == 12
 
 
-def test_labels_that_were_shuffled_gain_nothing_and_are_refused():
+def test_labels_that_were_shuffled_gain_nothing_and_are_refused() -> None:
     """What a model makes of shuffled labels fits some clips by luck and loses on the rest."""
     rng = np.random.default_rng(2)
     for _ in range(50):
@@ -115,7 +115,7 @@ def test_labels_that_were_shuffled_gain_nothing_and_are_refused():
         assert not decide(scores(served), scores(rng.permutation(served) * 0.8), BASE, BASE).promoted
 
 
-def test_a_gain_that_costs_the_base_its_skills_is_refused():
+def test_a_gain_that_costs_the_base_its_skills_is_refused() -> None:
     served = quality(np.random.default_rng(3))
     forgotten = {clip: [0.85] for clip in BASE}
     decision = decide(scores(served), scores(served + 0.2), BASE, forgotten)
@@ -125,7 +125,7 @@ def test_a_gain_that_costs_the_base_its_skills_is_refused():
     assert decide(scores(served), scores(served + 0.2), BASE, forgotten).promoted
 
 
-def test_too_few_videos_are_no_answer_however_large_the_gain():
+def test_too_few_videos_are_no_answer_however_large_the_gain() -> None:
     served = quality(np.random.default_rng(4), 2)
     decision = decide(scores(served), scores(served + 0.3), BASE, BASE)
     assert not decision.promoted
@@ -135,7 +135,7 @@ def test_too_few_videos_are_no_answer_however_large_the_gain():
     assert too_few_videos(1, 0.3, GateRules()).needs_videos == 7, "of ten corrected videos three are held out"
 
 
-def test_models_that_were_asked_about_different_clips_are_not_compared():
+def test_models_that_were_asked_about_different_clips_are_not_compared() -> None:
     with pytest.raises(InputError, match="clip-1 of the held-out videos was measured with one model only"):
         decide({"clip-0": [0.5]}, {"clip-0": [0.5], "clip-1": [0.9]}, BASE, BASE)
     with pytest.raises(InputError, match="clip-0 of the held-out videos was measured on 1 and 2 expressions"):
@@ -146,7 +146,7 @@ def test_models_that_were_asked_about_different_clips_are_not_compared():
 
 @pytest.mark.parametrize(("clips", "expressions"), [(3, 1), (5, 1), (30, 1), (3, 8), (5, 4)])
 @pytest.mark.parametrize("between", [0.0, 0.1])
-def test_intervals_cover_the_true_mean_as_often_as_they_say(clips, expressions, between):
+def test_intervals_cover_the_true_mean_as_often_as_they_say(clips: int, expressions: int, between: float) -> None:
     rng, covered = np.random.default_rng(clips), 0
     for _ in range(300):
         gains = 0.1 + rng.normal(0, between, (clips, 1)) + rng.normal(0, 0.2, (clips, expressions))
@@ -155,5 +155,5 @@ def test_intervals_cover_the_true_mean_as_often_as_they_say(clips, expressions, 
     assert covered / 300 > 0.92
 
 
-def test_one_clip_tells_nothing():
+def test_one_clip_tells_nothing() -> None:
     assert confidence_interval([[0.3, 0.3]]).low == -1.0

@@ -89,7 +89,7 @@ def kept_bytes(joint: JointTraining, sample) -> int:
     return sum(kept.values())
 
 
-def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint):
+def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint) -> None:
     rng, parts = random.Random(0), set(joint.learning_parts())
     grounding = next(s for s in iter(lambda: SOURCE.video(rng, 2, "grounding"), None) if len(s.masks))
     learned = {part for part, norm in norms(joint, grounding).items() if norm > 0}
@@ -109,7 +109,7 @@ def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint):
     assert len(adapted) == layers * 2 * 2, "A and B of q and v in every layer of the language model, nowhere else"
 
 
-def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped, tmp_path):
+def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped, tmp_path: Path) -> None:
     """As `trajseg model assemble` writes it: its config.json asks for bf16, the recipe for float32."""
     shipped.model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
     shipped.processor.save_pretrained(tmp_path / "half")
@@ -121,7 +121,7 @@ def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped, tm
     assert (adapter / "adapter_model.safetensors").exists()
 
 
-def test_mask_losses_alone_reach_the_language_model(joint):
+def test_mask_losses_alone_reach_the_language_model(joint) -> None:
     """Through the decoder, content integration and the head of the trajectory tokens; a shut gate changes nothing."""
     nn.init.constant_(joint.model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, -50.0)
     joint.weights = LossWeights(text=0.0, score=0.0)
@@ -131,7 +131,7 @@ def test_mask_losses_alone_reach_the_language_model(joint):
     assert all(norm > 0 for norm in reached.values())
 
 
-def test_losses_are_those_of_the_paper():
+def test_losses_are_those_of_the_paper() -> None:
     """Against loops over targets and frames, at the picture's own size; the second target is absent in one frame."""
     rng = np.random.default_rng(0)
     masks = torch.from_numpy(rng.random((2, 3, 12, 16)) > 0.6)
@@ -160,7 +160,7 @@ def test_losses_are_those_of_the_paper():
 
 
 @torch.no_grad()
-def test_weights_scale_the_losses_of_their_frames_and_words(joint):
+def test_weights_scale_the_losses_of_their_frames_and_words(joint) -> None:
     sample = SOURCE.video(random.Random(2), 2, "captioning")
     shape = sample.masks.shape[:2]
 
@@ -181,7 +181,7 @@ def test_weights_scale_the_losses_of_their_frames_and_words(joint):
 
 
 @torch.no_grad()
-def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint):
+def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint) -> None:
     sample = SOURCE.video(random.Random(3), 3, "captioning")
     features = joint._features(sample.frames)
     token = torch.randn(2, joint.model.config.sam2_config.d_model)
@@ -192,7 +192,7 @@ def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint):
 
 
 @torch.no_grad()
-def test_samples_of_the_same_frames_look_once_and_cost_the_same(joint, monkeypatch):
+def test_samples_of_the_same_frames_look_once_and_cost_the_same(joint, monkeypatch: pytest.MonkeyPatch) -> None:
     together = SOURCE.together(random.Random(3), 2, ["grounding", "captioning", "grounding"])
     assert all(sample.frames is together[0].frames for sample in together)
     apart = [dataclasses.replace(sample, frames=sample.frames.copy()) for sample in together]
@@ -208,7 +208,7 @@ def test_samples_of_the_same_frames_look_once_and_cost_the_same(joint, monkeypat
     assert looks == [2] * (1 + len([sample for sample in apart if len(sample.masks)]))
 
 
-def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped):
+def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped) -> None:
     model = copy.deepcopy(shipped.model)
     assert not {"vision tower", "mask encoder"} & prepare(model, STILL).keys()
     assert not any(p.requires_grad for p in model.vision_tower.parameters())
@@ -216,7 +216,7 @@ def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped):
     assert {"vision tower", "mask encoder"} <= parts.keys()
 
 
-def test_a_batch_costs_the_same_however_it_is_cut(joint):
+def test_a_batch_costs_the_same_however_it_is_cut(joint) -> None:
     joint.samples = Samples(SOURCE, Mixture(), 2, batch=2)
     whole, figures = joint.loss(Part(3))
     joint.samples = Samples(SOURCE, Mixture(), 2, batch=1)
@@ -227,7 +227,7 @@ def test_a_batch_costs_the_same_however_it_is_cut(joint):
 
 
 @pytest.mark.parametrize("direction", ["image", "grounding", "captioning", "propagation"])
-def test_recomputing_changes_no_gradient_and_keeps_less(joint, direction):
+def test_recomputing_changes_no_gradient_and_keeps_less(joint, direction: str) -> None:
     rng = random.Random(4)
     sample = SOURCE.image(rng, "grounding") if direction == "image" else SOURCE.video(rng, 4, direction)
     plain, kept = norms(joint, sample), kept_bytes(joint, sample)
@@ -238,7 +238,7 @@ def test_recomputing_changes_no_gradient_and_keeps_less(joint, direction):
 
 
 @torch.no_grad()
-def test_a_merged_adapter_is_the_trained_model_and_any_peft_can_load_it(joint, shipped, tmp_path):
+def test_a_merged_adapter_is_the_trained_model_and_any_peft_can_load_it(joint, shipped, tmp_path: Path) -> None:
     joint.model.eval()
     nn.init.normal_(joint.model.text_hidden_fcs[0][0].bias)
     save_adapter(joint.model, STILL, "trajseg-tiny", tmp_path)
@@ -259,7 +259,7 @@ def test_a_merged_adapter_is_the_trained_model_and_any_peft_can_load_it(joint, s
         merge_adapter(merged, tmp_path / "nowhere")
 
 
-def test_the_7b_model_trains_the_papers_parameters():
+def test_the_7b_model_trains_the_papers_parameters() -> None:
     model = TrajSegModel.skeleton(TrajSegConfig.full_size())
     count = {part: sum(p.numel() for p in parameters) for part, parameters in prepare(model, LoraSettings()).items()}
     assert count["adapters of the language model"] == 64 * 8 * (4096 + 4096), "q and v of 32 layers, 4.19 M"
@@ -268,7 +268,7 @@ def test_the_7b_model_trains_the_papers_parameters():
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(count.values())
 
 
-def test_frozen_weights_in_half_precision_give_nearly_the_same_losses(joint, shipped):
+def test_frozen_weights_in_half_precision_give_nearly_the_same_losses(joint, shipped) -> None:
     sample = SOURCE.video(random.Random(6), 2, "captioning")
     with torch.no_grad():
         exact = joint.eval().terms(sample).total(joint.weights)
@@ -295,7 +295,7 @@ TWO_A_STEP = JointRecipe(Mixture(), Schedule(steps=3, lr=1e-3, warmup=1, log_eve
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_that_takes_both_samples(tmp_path):
+def test_two_processes_train_as_one_that_takes_both_samples(tmp_path: Path) -> None:
     """Among the samples are some that touch only the mask decoder."""
     train_jointly(TWO_A_STEP, "trajseg-tiny", tmp_path / "alone", SOURCE)
     debug_launcher(_half_of_a_batch, args=(tmp_path / "two",), num_processes=2)
@@ -307,7 +307,7 @@ def test_two_processes_train_as_one_that_takes_both_samples(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_few_steps_lower_the_loss_on_a_fixed_batch(joint, tmp_path):
+def test_a_few_steps_lower_the_loss_on_a_fixed_batch(joint, tmp_path: Path) -> None:
     fixed = Samples(SOURCE, Mixture(), 2, batch=2, seed=1)(0)
     joint.samples = lambda _: fixed
     assert train(tmp_path, joint, joint.loss, Schedule(steps=6, lr=5e-4, warmup=1, log_every=1), whole=False)
@@ -328,7 +328,7 @@ class FailsOnce(ShapesSamples):
 
 
 @pytest.mark.slow
-def test_a_joint_training_that_broke_down_goes_on_exactly(tmp_path):
+def test_a_joint_training_that_broke_down_goes_on_exactly(tmp_path: Path) -> None:
     """With the dropout of the adapters and of content integration."""
     schedule = Schedule(steps=3, lr=1e-3, warmup=1, save_every=1)
     recipe = JointRecipe(Mixture(images=0.0, pseudo_videos=0.0), schedule, batch=2, micro=1, frames=2)
@@ -347,7 +347,7 @@ def test_a_joint_training_that_broke_down_goes_on_exactly(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_commands_train_go_on_refuse_and_merge(tmp_path):
+def test_the_commands_train_go_on_refuse_and_merge(tmp_path: Path) -> None:
     run, out = CliRunner(), str(tmp_path / "run")
     begun = ["train", "joint", "--stage", "2", "--batch", "1", "--frames", "2", "--steps", "2", "--workers", "0"]
     for more, said in ((["--minutes", "0"], "goes on from there"), ([], "Adapter:")):
@@ -364,7 +364,7 @@ def test_the_commands_train_go_on_refuse_and_merge(tmp_path):
     assert merged.model.config.trajectory_encoder is not None
 
 
-def test_a_batch_that_cannot_be_cut_evenly_is_refused(tmp_path):
+def test_a_batch_that_cannot_be_cut_evenly_is_refused(tmp_path: Path) -> None:
     uneven = JointRecipe(Mixture(), Schedule(steps=1), batch=3, micro=2, frames=2)
     with pytest.raises(InputError, match="cannot be cut into 1 x 2"):
         train_jointly(uneven, "trajseg-tiny", tmp_path, SOURCE)

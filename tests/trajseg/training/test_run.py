@@ -60,7 +60,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "state.pt", weights_only=True)["module"]
 
 
-def test_a_killed_run_goes_on_float_for_float_as_one_that_was_not(tmp_path):
+def test_a_killed_run_goes_on_float_for_float_as_one_that_was_not(tmp_path: Path) -> None:
     whole = Toy()
     train(tmp_path / "whole", whole, whole.loss, SIX)
 
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_float_for_float_as_one_that_was_not(tmp_path):
         assert torch.equal(weights(tmp_path / "cut")[name], tensor)
 
 
-def test_minutes_end_a_run_and_steps_decide_on_the_rate():
+def test_minutes_end_a_run_and_steps_decide_on_the_rate() -> None:
     schedule = Schedule(minutes=1, steps=100, lr=1.0, warmup=10, decay="linear")
     assert schedule.over(0, 60.0)
     assert schedule.over(100, 1.0)
@@ -94,7 +94,7 @@ def test_minutes_end_a_run_and_steps_decide_on_the_rate():
     assert Schedule(steps=100, lr=1.0, warmup=1).rate(100) == pytest.approx(0.05)
 
 
-def test_a_figure_that_a_step_does_not_have_is_left_out_of_its_mean(tmp_path):
+def test_a_figure_that_a_step_does_not_have_is_left_out_of_its_mean(tmp_path: Path) -> None:
     toy = Toy()
 
     def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
@@ -105,7 +105,7 @@ def test_a_figure_that_a_step_does_not_have_is_left_out_of_its_mean(tmp_path):
     assert [line.get("seldom") for line in log(tmp_path)] == [6.0, None]
 
 
-def test_a_command_that_gets_sigterm_finishes_its_step_and_saves(tmp_path):
+def test_a_command_that_gets_sigterm_finishes_its_step_and_saves(tmp_path: Path) -> None:
     toy = Toy()
 
     def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
@@ -120,7 +120,7 @@ def test_a_command_that_gets_sigterm_finishes_its_step_and_saves(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_training_leaves_the_signals_to_its_host(tmp_path):
+def test_training_leaves_the_signals_to_its_host(tmp_path: Path) -> None:
     """A worker's first SIGTERM must reach the worker, so it is not the training that handles it."""
     toy, received = Toy(), []
 
@@ -138,7 +138,7 @@ def test_training_leaves_the_signals_to_its_host(tmp_path):
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
 
 
-def test_progress_counts_steps_and_can_end_the_run(tmp_path):
+def test_progress_counts_steps_and_can_end_the_run(tmp_path: Path) -> None:
     toy, seen = Toy(), []
     train(tmp_path / "whole", toy, toy.loss, SIX, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(step, 6) for step in range(7)]
@@ -152,7 +152,7 @@ def test_progress_counts_steps_and_can_end_the_run(tmp_path):
     assert torch.load(tmp_path / "cut" / "state.pt", weights_only=True)["step"] == 3
 
 
-def test_the_state_is_saved_by_the_clock_as_well(tmp_path):
+def test_the_state_is_saved_by_the_clock_as_well(tmp_path: Path) -> None:
     toy = Toy()
     seldom = dataclasses.replace(SIX, save_every=1000, save_minutes=0.0)
 
@@ -166,7 +166,7 @@ def test_the_state_is_saved_by_the_clock_as_well(tmp_path):
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 4
 
 
-def test_scaled_gradients_are_unscaled_once(tmp_path, monkeypatch):
+def test_scaled_gradients_are_unscaled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16's gradient scaler, which needs no GPU by itself: torch refuses to unscale a second time."""
     toy, run = Toy().eval(), accelerator(cpu=True)
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -179,7 +179,7 @@ def test_scaled_gradients_are_unscaled_once(tmp_path, monkeypatch):
     assert losses(tmp_path / "scaled") == pytest.approx(losses(tmp_path / "plain"), abs=0.02), "fp16 rounds, no more"
 
 
-def test_parts_of_a_step_add_up_to_the_whole(tmp_path):
+def test_parts_of_a_step_add_up_to_the_whole(tmp_path: Path) -> None:
     """Dropout off: its draws depend on the part."""
     one, four = Toy().eval(), Toy().eval()
     train(tmp_path / "one", one, one.loss, SIX)
@@ -197,7 +197,7 @@ def _one_of_two(folder: Path) -> None:
     train(folder, toy, toy.loss, SIX)
 
 
-def test_two_processes_learn_as_one_that_takes_both_parts(tmp_path):
+def test_two_processes_learn_as_one_that_takes_both_parts(tmp_path: Path) -> None:
     toy = Toy()
     train(tmp_path / "alone", toy, toy.loss, SIX, micro_batches=2)
     debug_launcher(_one_of_two, args=(tmp_path / "two",), num_processes=2)
@@ -206,14 +206,14 @@ def test_two_processes_learn_as_one_that_takes_both_parts(tmp_path):
         torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=1e-5, rtol=1e-5)
 
 
-def test_the_state_of_another_training_is_refused(tmp_path):
+def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
     toy = Toy()
     train(tmp_path, toy, toy.loss, Schedule(steps=1))
     with pytest.raises(CheckpointError, match="another training"):
         train(tmp_path, nn.Linear(2, 2), lambda _: (torch.zeros(()), {}), Schedule(steps=1))
 
 
-def test_only_what_is_trained_is_kept_when_the_rest_is_frozen(tmp_path):
+def test_only_what_is_trained_is_kept_when_the_rest_is_frozen(tmp_path: Path) -> None:
     toy = Toy()
     toy.body.requires_grad_(False)
     train(tmp_path, toy, toy.loss, Schedule(steps=2, save_every=1), whole=False)
@@ -221,7 +221,7 @@ def test_only_what_is_trained_is_kept_when_the_rest_is_frozen(tmp_path):
     assert train(tmp_path, toy, toy.loss, Schedule(steps=3), whole=False)
 
 
-def test_curves_are_written_for_tensorboard(tmp_path):
+def test_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     toy = Toy()
     train(tmp_path, toy, toy.loss, SIX)
@@ -230,7 +230,7 @@ def test_curves_are_written_for_tensorboard(tmp_path):
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses(tmp_path), abs=1e-3)
 
 
-def test_a_gate_that_is_shut_is_told_of_before_the_training_is_over(tmp_path):
+def test_a_gate_that_is_shut_is_told_of_before_the_training_is_over(tmp_path: Path) -> None:
     """SAM 2 with the mask loss on gated logits: the score's bias decides whether anything learns."""
     torch.manual_seed(0)
     config = TrajSegConfig.tiny(10, 4).sam2_config
@@ -253,7 +253,7 @@ def test_a_gate_that_is_shut_is_told_of_before_the_training_is_over(tmp_path):
     assert all("object gate" in text and "+2" in text for text in warnings)
 
 
-def test_a_part_without_gradient_is_named_and_a_part_used_now_and_then_is_not():
+def test_a_part_without_gradient_is_named_and_a_part_used_now_and_then_is_not() -> None:
     toy, health = Toy(), Health()
     parts = {"body": list(toy.body.parameters()), "seldom": list(toy.seldom.parameters())}
     said: list[str] = []
@@ -273,7 +273,7 @@ def test_a_part_without_gradient_is_named_and_a_part_used_now_and_then_is_not():
     assert "pred_obj_score_head" in told[0]
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(tmp_path):
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
     toy = Toy()
 
     def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
@@ -300,7 +300,7 @@ def fresh(number: int) -> int:
     return first(partial(Numbers, 10), 3, number)
 
 
-def test_an_item_of_a_feed_depends_on_its_number_alone():
+def test_an_item_of_a_feed_depends_on_its_number_alone() -> None:
     alone = [Feed(fresh).at(number) for number in range(6)]
     assert len(set(alone)) > 1
     feed = Feed(fresh, workers=1, stride=2)
@@ -309,7 +309,7 @@ def test_an_item_of_a_feed_depends_on_its_number_alone():
     assert torch.equal(torch.get_rng_state(), state), "the training's own random numbers are not touched"
 
 
-def test_all_tensors_of_an_item_are_moved_and_the_rest_is_kept():
+def test_all_tensors_of_an_item_are_moved_and_the_rest_is_kept() -> None:
     part = Part(3)
     stage = Stage("vision", (), "", Schedule(steps=1), batch=1, frames=2)
     item = [Seen(*torch.ones(4, 2)), (torch.ones(1), "word", part), stage]
@@ -324,7 +324,7 @@ def layered() -> nn.Sequential:
     return nn.Sequential(nn.Embedding(5, 8), nn.ModuleList([nn.Linear(8, 8)]), nn.Linear(8, 3))
 
 
-def test_muon_takes_the_matrices_of_layers_and_adamw_the_rest():
+def test_muon_takes_the_matrices_of_layers_and_adamw_the_rest() -> None:
     module = layered()
     optimiser = optimiser_of(module, 2.0, (0.9, 0.98), 0.0)
     by_muon, by_adamw = optimiser.param_groups
@@ -340,7 +340,7 @@ def test_muon_takes_the_matrices_of_layers_and_adamw_the_rest():
     assert float(moved.min()) > 0.4 * float(moved.max()), "every direction moves about as far"
 
 
-def test_a_killed_run_with_muon_goes_on_float_for_float(tmp_path):
+def test_a_killed_run_with_muon_goes_on_float_for_float(tmp_path: Path) -> None:
     schedule = dataclasses.replace(SIX, muon=2.0)
 
     def run(folder: Path, kill_at: int = -1) -> dict[str, Tensor]:

@@ -14,13 +14,16 @@ from backend.composition import compose
 from backend.engines import OfferedEngines
 from backend.http.app import create_app
 from backend.label_studio import png
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.incoming.reading import AnnotationReader
 from backend.label_studio.outgoing.delivery import deliver
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.service.service import Service
+from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.standing import Standing
+from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.tracks import Result, rle
 from trajseg.tracks.trust import Trust
 
@@ -89,8 +92,15 @@ def webhook(read: AnnotationReader, studio: Any, task: int, annotation: int, act
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_a_painted_frame_becomes_a_correction_and_a_job(
-    heard: bool, studio, store, settings, task, project, predicted, read
-):
+    heard: bool,
+    studio: FakeLabelStudio,
+    store: Store,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+) -> None:
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     if heard:
         read._swept_at = float("inf")
@@ -107,7 +117,15 @@ def test_a_painted_frame_becomes_a_correction_and_a_job(
     assert read() == []
 
 
-def test_the_webhook_is_only_a_hint(studio, store, settings, task, project, predicted, read):
+def test_the_webhook_is_only_a_hint(
+    studio: FakeLabelStudio,
+    store: Store,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+) -> None:
     """Nothing of what an unsigned request says of an annotation is believed."""
     webhook(read, studio, task, 4711, "ANNOTATION_CREATED")
     assert read() == []
@@ -115,14 +133,24 @@ def test_the_webhook_is_only_a_hint(studio, store, settings, task, project, pred
     assert store.corrections.due_hints() == []
 
 
-def test_what_nobody_changed_makes_no_job(studio, store, task, project, predicted, read):
+def test_what_nobody_changed_makes_no_job(
+    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+) -> None:
     results = copy.deepcopy(prediction(studio, task)["result"])
     annotation = studio.annotate(task, results, prediction(studio, task)["id"])
     assert read() == []
     assert set(told(store, project, annotation).values()) == {"unchanged"}
 
 
-def test_the_same_state_read_twice_changes_nothing(studio, store, settings, task, project, predicted, read):
+def test_the_same_state_read_twice_changes_nothing(
+    studio: FakeLabelStudio,
+    store: Store,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+) -> None:
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     (job,) = read()
     before = [one.id for one in store.corrections.of_task(project, task)]
@@ -132,7 +160,15 @@ def test_the_same_state_read_twice_changes_nothing(studio, store, settings, task
     assert [one.id for one in store.jobs.newest() if one.kind == "refine"] == [job.id]
 
 
-def test_an_update_supersedes_and_cancels_the_older_job(studio, store, settings, task, project, predicted, read):
+def test_an_update_supersedes_and_cancels_the_older_job(
+    studio: FakeLabelStudio,
+    store: Store,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+) -> None:
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     (older,) = read()
     studio.reannotate(task, annotation, painted(studio, task, index=2))
@@ -148,7 +184,15 @@ def test_an_update_supersedes_and_cancels_the_older_job(studio, store, settings,
     assert store.jobs.get(older.id).state == "queued"
 
 
-def test_submitting_the_same_again_makes_no_second_job(studio, store, settings, task, project, predicted, read):
+def test_submitting_the_same_again_makes_no_second_job(
+    studio: FakeLabelStudio,
+    store: Store,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+) -> None:
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     (job,) = read()
     store.runs.start(job.id)
@@ -160,8 +204,15 @@ def test_submitting_the_same_again_makes_no_second_job(studio, store, settings, 
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_deleting_an_annotation_withdraws_its_corrections(
-    heard: bool, studio, store, settings, task, project, predicted, read
-):
+    heard: bool,
+    studio: FakeLabelStudio,
+    store: Store,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+) -> None:
     annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     (job,) = read()
     studio.reannotate(task, annotation, None)
@@ -176,8 +227,16 @@ def test_deleting_an_annotation_withdraws_its_corrections(
 
 
 def test_what_a_withdrawn_correction_made_is_withdrawn(
-    studio, store, client, settings, task, project, predicted, read, result
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+    result: Result,
+) -> None:
     """Everything was erased by mistake: without the annotation the next person starts from the prelabel again."""
     first = prediction(studio, task)["id"]
     annotation = studio.annotate(task, painted(studio, task), first)
@@ -201,13 +260,17 @@ def test_what_a_withdrawn_correction_made_is_withdrawn(
     assert studio.tasks[task]["data"]["trajseg_state"] == "prelabelled"
 
 
-def test_a_skipped_task_says_nothing_on_its_tracks(studio, store, task, project, predicted, read):
+def test_a_skipped_task_says_nothing_on_its_tracks(
+    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+) -> None:
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"], was_cancelled=True)
     assert read() == []
     assert store.corrections.of_task(project, task) == []
 
 
-def test_a_track_that_a_person_drew_is_added(studio, store, task, project, predicted, read):
+def test_a_track_that_a_person_drew_is_added(
+    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+) -> None:
     results = copy.deepcopy(prediction(studio, task)["result"])
     drawn = copy.deepcopy(results[0])
     drawn.update(id="new", origin="manual", item_index=3)
@@ -221,7 +284,15 @@ def test_a_track_that_a_person_drew_is_added(studio, store, task, project, predi
     assert tracks["track-2"].masks.keys() == {3}
 
 
-def test_a_correction_of_a_refined_track_stands_on_the_first_one(studio, store, task, project, predicted, read, result):
+def test_a_correction_of_a_refined_track_stands_on_the_first_one(
+    studio: FakeLabelStudio,
+    store: Store,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+    result: Result,
+) -> None:
     """What was painted before is not painted again, and must not be lost."""
     first = studio.annotate(task, painted(studio, task, index=1), prediction(studio, task)["id"])
     (refined,) = read()
@@ -243,8 +314,8 @@ def test_a_correction_of_a_refined_track_stands_on_the_first_one(studio, store, 
 
 
 def test_an_annotation_that_does_not_fit_its_task_is_kept_with_the_reason(
-    studio, store, task, project, predicted, read
-):
+    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+) -> None:
     results = painted(studio, task)
     results[0]["item_index"] = 99
     annotation = studio.annotate(task, results, prediction(studio, task)["id"])
@@ -254,7 +325,15 @@ def test_an_annotation_that_does_not_fit_its_task_is_kept_with_the_reason(
     assert "picture 100" in row.error
 
 
-def test_label_studio_being_down_puts_the_hint_off(studio, store, settings, task, project, predicted, read):
+def test_label_studio_being_down_puts_the_hint_off(
+    studio: FakeLabelStudio,
+    store: Store,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+) -> None:
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     read._swept_at = float("inf")
     store.corrections.note(project, [task])
@@ -266,7 +345,9 @@ def test_label_studio_being_down_puts_the_hint_off(studio, store, settings, task
     assert len(read()) == 1
 
 
-def test_a_task_that_is_gone_is_forgotten(studio, store, task, project, predicted, read):
+def test_a_task_that_is_gone_is_forgotten(
+    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+) -> None:
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     read()
     store.corrections.note(project, [task])
@@ -276,7 +357,9 @@ def test_a_task_that_is_gone_is_forgotten(studio, store, task, project, predicte
     assert store.corrections.due_hints() == []
 
 
-def test_a_hint_wakes_the_reconciler(studio, store, settings, task, project, predicted):
+def test_a_hint_wakes_the_reconciler(
+    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, project: int, predicted: Job
+) -> None:
     """A person who has submitted does not wait for the next round."""
     settings.reconcile_seconds = settings.annotation_sweep_seconds = 60
     backend = compose(settings, store, JobQueue("redis://127.0.0.1:9/0"))
@@ -297,14 +380,22 @@ def test_a_hint_wakes_the_reconciler(studio, store, settings, task, project, pre
     assert store.corrections.of_annotation(project, fresh)
 
 
-def wait_for(probe):
+def wait_for(probe) -> None:
     deadline = time.monotonic() + 10
     while not probe():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_a_queue_that_is_down_keeps_the_job_for_later(studio, store, settings, task, project, predicted, read):
+def test_a_queue_that_is_down_keeps_the_job_for_later(
+    studio: FakeLabelStudio,
+    store: Store,
+    settings: Settings,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
+) -> None:
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     reconciler = Reconciler(store, JobQueue("redis://127.0.0.1:9/0"), settings, read=read)
     reconciler.start()
@@ -326,7 +417,9 @@ def captions_of(store: Store, project: int, task: int) -> dict[str, str]:
     return row.captions
 
 
-def test_a_caption_that_a_person_rewrote_is_kept_and_makes_no_job(studio, store, task, project, predicted, read):
+def test_a_caption_that_a_person_rewrote_is_kept_and_makes_no_job(
+    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+) -> None:
     results = copy.deepcopy(prediction(studio, task)["result"])
     shown = [item for item in results if item["from_name"] == "caption"]
     assert shown[0]["value"]["text"] == ["track-1: a red square"]
@@ -345,14 +438,18 @@ def test_a_caption_that_a_person_rewrote_is_kept_and_makes_no_job(studio, store,
         ([], {"track-1": ""}),
     ],
 )
-def test_what_counts_as_a_changed_caption(lines, kept, studio, store, task, project, predicted, read):
+def test_what_counts_as_a_changed_caption(
+    lines, kept, studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+) -> None:
     results = write(copy.deepcopy(prediction(studio, task)["result"]), *lines)
     studio.annotate(task, results, prediction(studio, task)["id"])
     read()
     assert captions_of(store, project, task) == kept
 
 
-def test_captions_of_a_deleted_prediction_are_not_taken_for_a_persons(studio, store, task, project, predicted, read):
+def test_captions_of_a_deleted_prediction_are_not_taken_for_a_persons(
+    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+) -> None:
     results = copy.deepcopy(prediction(studio, task)["result"])
     studio.predictions.clear()
     studio.annotate(task, results, None)
@@ -360,7 +457,16 @@ def test_captions_of_a_deleted_prediction_are_not_taken_for_a_persons(studio, st
     assert captions_of(store, project, task) == {}
 
 
-def test_no_object_submitted_unchanged_is_an_answer(studio, store, client, settings, task, project, read, result):
+def test_no_object_submitted_unchanged_is_an_answer(
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    project: int,
+    read: AnnotationReader,
+    result: Result,
+) -> None:
     job, _ = store.jobs.add("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
     delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", replace(result, tracks=[]))
     assert deliver(store, client, settings, delivery) is None

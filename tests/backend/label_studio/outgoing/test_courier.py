@@ -19,6 +19,7 @@ from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.refusals import MissingError, UnavailableError
 from backend.settings import Settings
 from backend.store import Job, Store
+from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.tracks import Result
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -81,7 +82,7 @@ def silent() -> Iterator[str]:
         stopped.set()
 
 
-def test_due_deliveries_are_made_once(studio, store, settings, done):
+def test_due_deliveries_are_made_once(studio: FakeLabelStudio, store: Store, settings: Settings, done: Any) -> None:
     jobs = done(2)
     courier = Courier(store, settings)
     assert courier.round().delivered == 0
@@ -90,7 +91,9 @@ def test_due_deliveries_are_made_once(studio, store, settings, done):
     assert states(store, jobs) == [("sent", 1)] * 2
 
 
-def test_a_label_studio_that_is_away_is_probed_with_one_delivery_and_the_others_wait(studio, store, settings, done):
+def test_a_label_studio_that_is_away_is_probed_with_one_delivery_and_the_others_wait(
+    studio: FakeLabelStudio, store: Store, settings: Settings, done: Any
+) -> None:
     jobs = done(5)
     studio.failures = 1_000
     courier = Courier(store, settings)
@@ -102,7 +105,9 @@ def test_a_label_studio_that_is_away_is_probed_with_one_delivery_and_the_others_
     assert courier.breaker.open
 
 
-def test_everything_goes_at_once_when_label_studio_is_back_dead_letters_too(studio, store, settings, done):
+def test_everything_goes_at_once_when_label_studio_is_back_dead_letters_too(
+    studio: FakeLabelStudio, store: Store, settings: Settings, done: Any
+) -> None:
     jobs = done(4)
     dead = store.deliveries.of_job(jobs[3].id)
     store.deliveries.failed(dead.id, "refused", None)
@@ -116,7 +121,9 @@ def test_everything_goes_at_once_when_label_studio_is_back_dead_letters_too(stud
     assert states(store, jobs) == [("sent", 1)] * 4
 
 
-def test_one_delivery_that_is_refused_does_not_open_the_breaker(studio, store, settings, done):
+def test_one_delivery_that_is_refused_does_not_open_the_breaker(
+    studio: FakeLabelStudio, store: Store, settings: Settings, done: Any
+) -> None:
     jobs = done(2)
     store_of = store.jobs.result
 
@@ -132,7 +139,9 @@ def test_one_delivery_that_is_refused_does_not_open_the_breaker(studio, store, s
     assert not courier.breaker.open
 
 
-def test_a_label_studio_that_hangs_costs_no_more_than_the_deadline(store, settings, done, silent, monkeypatch):
+def test_a_label_studio_that_hangs_costs_no_more_than_the_deadline(
+    store: Store, settings: Settings, done: Any, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(couriers, "DEADLINE_SECONDS", 1.0)
     jobs = done(1)
     hanging = settings.model_copy(update={"label_studio_url": silent})
@@ -143,7 +152,9 @@ def test_a_label_studio_that_hangs_costs_no_more_than_the_deadline(store, settin
     assert "in time" in store.deliveries.of_job(jobs[0].id).last_error
 
 
-def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(store, settings, done, silent, monkeypatch):
+def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(
+    store: Store, settings: Settings, done: Any, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(couriers, "DEADLINE_SECONDS", 1.0)
     (job,) = done(1)
     hand = Hand(Courier(store, settings.model_copy(update={"label_studio_url": silent})))
@@ -177,7 +188,9 @@ def proxy(status: int, body: bytes = b"<html>nginx</html>", **headers: str) -> t
 
 
 @pytest.mark.parametrize("status", [404, 403, 502, 503, 429])
-def test_a_proxys_answer_while_label_studio_restarts_is_not_final(store, settings: Settings, done, status):
+def test_a_proxys_answer_while_label_studio_restarts_is_not_final(
+    store: Store, settings: Settings, done: Any, status: int
+) -> None:
     jobs = done(1)
     url, listener = proxy(status)
     with listener:
@@ -187,7 +200,7 @@ def test_a_proxys_answer_while_label_studio_restarts_is_not_final(store, setting
     assert courier.breaker.open
 
 
-def test_retry_after_is_honoured(store, settings, done):
+def test_retry_after_is_honoured(store: Store, settings: Settings, done: Any) -> None:
     jobs = done(1)
     url, listener = proxy(503, Retry_After="120")
     with listener:
@@ -200,14 +213,14 @@ def test_retry_after_is_honoured(store, settings, done):
     assert not courier.breaker.allows()
 
 
-def test_what_label_studio_itself_does_not_have_is_missing(studio):
+def test_what_label_studio_itself_does_not_have_is_missing(studio: FakeLabelStudio) -> None:
     client = LabelStudioClient(studio.url, LEGACY, attempts=1)
     with pytest.raises(MissingError):
         client.project(999)
     client.close()
 
 
-def test_retry_after_as_a_date_is_read():
+def test_retry_after_as_a_date_is_read() -> None:
     url, listener = proxy(503, Retry_After="Wed, 21 Oct 2099 07:28:00 GMT")
     client = LabelStudioClient(url, LEGACY, attempts=1)
     with listener, pytest.raises(UnavailableError) as caught:
@@ -216,7 +229,7 @@ def test_retry_after_as_a_date_is_read():
     assert caught.value.retry_after == 3600
 
 
-def test_the_breaker_lets_one_probe_through_after_each_growing_pause():
+def test_the_breaker_lets_one_probe_through_after_each_growing_pause() -> None:
     breaker = CircuitBreaker()
     assert breaker.allows()
     breaker.failed("away")

@@ -13,9 +13,11 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.outgoing import delivery as delivery_module
 from backend.label_studio.outgoing import views
 from backend.label_studio.outgoing.courier import Courier
+from backend.settings import Settings
 from backend.store import Delivery, Job, Store
 from backend.store.models import now
 from label_config import parse
+from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.tracks import Result
 
 
@@ -56,7 +58,9 @@ def state(store: Store, job: Job) -> Delivery:
     return delivery
 
 
-def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(studio, store, client, settings, task, delivered_to):
+def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     _, delivery = delivered_to(task)
     assert deliver(store, client, settings, delivery)
     data = studio.tasks[task]["data"]
@@ -69,7 +73,15 @@ def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(studio, store,
     assert data["frames"][2].endswith("/000002.jpg")
 
 
-def test_the_prediction_says_what_the_result_says(studio, store, client, settings, task, delivered_to, result):
+def test_the_prediction_says_what_the_result_says(
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to,
+    result: Result,
+) -> None:
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
     (prediction,) = studio.of_task(task)
@@ -87,14 +99,16 @@ def test_the_prediction_says_what_the_result_says(studio, store, client, setting
 
 
 def test_reading_a_task_does_not_make_label_studio_ask_for_a_prediction(
-    studio, store, client, settings, task, delivered_to
-):
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     _, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
     assert ("GET", f"/api/tasks/{task}") not in studio.requests
 
 
-def test_delivering_again_posts_nothing_new(studio, store, client, settings, task, delivered_to):
+def test_delivering_again_posts_nothing_new(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
     store.deliveries.send_again(job.id)
@@ -103,8 +117,8 @@ def test_delivering_again_posts_nothing_new(studio, store, client, settings, tas
 
 
 def test_a_worker_that_died_between_posting_and_marking_is_made_good(
-    studio, store, client, settings, task, delivered_to
-):
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     job, delivery = delivered_to(task)
     studio.lose_answer = True
     assert not deliver(store, client, settings, delivery)
@@ -114,7 +128,9 @@ def test_a_worker_that_died_between_posting_and_marking_is_made_good(
     assert [one["id"] for one in studio.of_task(task)] == [state(store, job).prediction_id]
 
 
-def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(studio, store, settings, task, delivered_to):
+def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(
+    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to
+) -> None:
     job, delivery = delivered_to(task)
     studio.slow_posts = threading.Barrier(2)
 
@@ -132,7 +148,9 @@ def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(studio
     assert [one["id"] for one in studio.of_task(task)] == [state(store, job).prediction_id]
 
 
-def test_label_studio_being_down_leaves_it_pending_with_the_reason(studio, store, settings, task, delivered_to):
+def test_label_studio_being_down_leaves_it_pending_with_the_reason(
+    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to
+) -> None:
     job, _ = delivered_to(task)
     studio.stop()
     client = LabelStudioClient(studio.url, "0" * 40, attempts=2, wait=0.01)
@@ -144,7 +162,9 @@ def test_label_studio_being_down_leaves_it_pending_with_the_reason(studio, store
     assert now() < waiting.next_attempt_at < now() + timedelta(minutes=16)
 
 
-def test_the_pause_between_tries_grows(studio, store, client, settings, task, delivered_to):
+def test_the_pause_between_tries_grows(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     job, _ = delivered_to(task)
     pauses = []
     for _ in range(4):
@@ -154,13 +174,17 @@ def test_the_pause_between_tries_grows(studio, store, client, settings, task, de
     assert pauses == pytest.approx([15, 30, 60, 120], abs=2)
 
 
-def test_a_short_illness_of_label_studio_is_waited_out(studio, store, client, settings, task, delivered_to):
+def test_a_short_illness_of_label_studio_is_waited_out(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     _, delivery = delivered_to(task)
     studio.failures = 2
     assert deliver(store, client, settings, delivery)
 
 
-def test_a_delivery_to_a_deleted_task_is_dropped_without_a_failure(studio, store, client, settings, task, delivered_to):
+def test_a_delivery_to_a_deleted_task_is_dropped_without_a_failure(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     job, delivery = delivered_to(task)
     del studio.tasks[task]
     assert deliver(store, client, settings, delivery)
@@ -169,7 +193,9 @@ def test_a_delivery_to_a_deleted_task_is_dropped_without_a_failure(studio, store
     assert studio.predictions == {}
 
 
-def test_a_delivery_to_a_deleted_project_is_dropped(studio, store, client, settings, task, delivered_to):
+def test_a_delivery_to_a_deleted_project_is_dropped(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     job, delivery = delivered_to(task)
     del studio.projects[studio.tasks[task]["project"]]
     assert deliver(store, client, settings, delivery)
@@ -177,8 +203,8 @@ def test_a_delivery_to_a_deleted_project_is_dropped(studio, store, client, setti
 
 
 def test_a_refused_token_keeps_deliveries_waiting_until_it_is_renewed(
-    studio, store, client, settings, task, delivered_to
-):
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     job, _ = delivered_to(task)
     studio.legacy_tokens = False
     for _ in range(settings.delivery_attempts + 1):
@@ -187,7 +213,9 @@ def test_a_refused_token_keeps_deliveries_waiting_until_it_is_renewed(
     assert "personal access token" in state(store, job).last_error
 
 
-def test_without_a_token_it_waits_and_says_so(studio, store, settings, task, delivered_to):
+def test_without_a_token_it_waits_and_says_so(
+    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to
+) -> None:
     job, delivery = delivered_to(task)
     bare = settings.model_copy(update={"label_studio_api_key": type(settings.label_studio_api_key)("")})
     assert not Courier(store, bare).deliver(delivery)
@@ -196,8 +224,8 @@ def test_without_a_token_it_waits_and_says_so(studio, store, settings, task, del
 
 
 def test_a_configuration_without_a_usable_tag_fails_it_with_the_reason(
-    studio, store, client, settings, task, delivered_to
-):
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     job, delivery = delivered_to(task)
     project = studio.projects[studio.tasks[task]["project"]]
     project["label_config"] = '<View><Video name="v" value="$video"/></View>'
@@ -206,7 +234,9 @@ def test_a_configuration_without_a_usable_tag_fails_it_with_the_reason(
     assert "BitmaskLabels" in state(store, job).last_error
 
 
-def test_more_tracks_than_labels_add_labels_to_the_project(studio, store, client, settings, delivered_to, result):
+def test_more_tracks_than_labels_add_labels_to_the_project(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to, result: Result
+) -> None:
     project = studio.add_project("mask", ["car", "track-2"])
     task = studio.add_task(project, video="v", instruction="all")
     many = copy.deepcopy(result)
@@ -223,7 +253,15 @@ def test_more_tracks_than_labels_add_labels_to_the_project(studio, store, client
     assert {label for label, _ in said.masks} == set(config.labels)
 
 
-def test_no_such_object_is_a_prediction_that_says_so(studio, store, client, settings, task, delivered_to, result):
+def test_no_such_object_is_a_prediction_that_says_so(
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to,
+    result: Result,
+) -> None:
     none = copy.deepcopy(result)
     none.tracks, none.answer = [], "There is no yellow star [SEG] ."
     job, delivery = delivered_to(task, "the yellow star", none)
@@ -238,8 +276,8 @@ def test_no_such_object_is_a_prediction_that_says_so(studio, store, client, sett
 
 
 def test_a_newer_run_of_the_same_question_replaces_the_older_prediction(
-    studio, store, client, settings, task, delivered_to
-):
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
     store.jobs.retry(job.id)
@@ -250,8 +288,8 @@ def test_a_newer_run_of_the_same_question_replaces_the_older_prediction(
 
 
 def test_another_instruction_keeps_the_older_prediction_and_its_pictures_in_place(
-    studio, store, client, settings, task, delivered_to
-):
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+) -> None:
     _, first = delivered_to(task)
     deliver(store, client, settings, first)
     before = list(studio.tasks[task]["data"]["frames"])
@@ -261,7 +299,9 @@ def test_another_instruction_keeps_the_older_prediction_and_its_pictures_in_plac
     assert studio.tasks[task]["data"]["frames"][: len(before)] == before
 
 
-def test_pictures_that_an_annotation_refers_to_stay_where_they_are(studio, store, client, settings, delivered_to):
+def test_pictures_that_an_annotation_refers_to_stay_where_they_are(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to
+) -> None:
     project = studio.add_project("mask")
     task = studio.add_task(project, video="v", instruction="i", frames=["/f2.jpg", "/f0.jpg"], frame_index=[2, 0])
     studio.tasks[task]["annotations"] = [{"id": 1, "result": [], "parent_prediction": None}]
@@ -272,7 +312,9 @@ def test_pictures_that_an_annotation_refers_to_stay_where_they_are(studio, store
     assert data["frames"][:2] == ["/f2.jpg", "/f0.jpg"]
 
 
-def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(studio, store, client, settings, delivered_to):
+def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to
+) -> None:
     project = studio.add_project("mask")
     task = studio.add_task(project, video="v", instruction="i", frames=["/f0.jpg", "/f3.jpg"], frame_index=[0, 3])
     _, delivery = delivered_to(task)
@@ -280,7 +322,9 @@ def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(studio, s
     assert studio.tasks[task]["data"]["frame_index"] == [0, 1, 2, 3]
 
 
-def test_the_box_view_gets_a_frame_rate_and_no_pictures(studio, store, client, settings, delivered_to):
+def test_the_box_view_gets_a_frame_rate_and_no_pictures(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to
+) -> None:
     project = studio.add_project("box")
     task = studio.add_task(project, video="v", instruction="i")
     _, delivery = delivered_to(task)
@@ -299,8 +343,14 @@ def test_the_box_view_gets_a_frame_rate_and_no_pictures(studio, store, client, s
 
 @pytest.mark.parametrize(("rate", "warned"), [("25.0", True), ("10", False)])
 def test_a_configuration_that_fixes_another_rate_is_warned_of(
-    studio, store, client, settings, delivered_to, rate, warned
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    delivered_to,
+    rate: str,
+    warned: bool,
+) -> None:
     project = studio.add_project("box")
     xml = studio.projects[project]["label_config"].replace('frameRate="$fps"', f'framerate="{rate}"')
     studio.projects[project]["label_config"] = xml

@@ -14,6 +14,7 @@ from backend.label_studio.outgoing.superseding import delete_superseded
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
 from backend.store.models import now
+from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.errors import LabelStudioError
 from trajseg.tracks import Result
 
@@ -86,7 +87,9 @@ def hours_later(store: Store) -> None:
             row.delete_at = now() - timedelta(seconds=1)
 
 
-def test_captions_are_added_to_the_prediction_that_is_there(studio, task, arrive, result):
+def test_captions_are_added_to_the_prediction_that_is_there(
+    studio: FakeLabelStudio, task: int, arrive: Any, result: Result
+) -> None:
     silent = copy.deepcopy(result)
     for track in silent.tracks:
         track.caption = ""
@@ -103,7 +106,15 @@ def test_captions_are_added_to_the_prediction_that_is_there(studio, task, arrive
     assert ["track-1: a red square"] in [item["value"].get("text") for item in after["result"]]
 
 
-def test_captions_that_arrived_first_are_not_taken_away_again(studio, store, client, settings, task, arrive, result):
+def test_captions_that_arrived_first_are_not_taken_away_again(
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+) -> None:
     silent = copy.deepcopy(result)
     silent.tracks[0].caption = ""
     refine = arrive(silent, "refine")
@@ -114,7 +125,9 @@ def test_captions_that_arrived_first_are_not_taken_away_again(studio, store, cli
     assert studio.of_task(task) == [before]
 
 
-def test_other_masks_leave_the_older_prediction_with_its_id(studio, task, arrive, result, smaller):
+def test_other_masks_leave_the_older_prediction_with_its_id(
+    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+) -> None:
     arrive(result)
     (older,) = [one["id"] for one in studio.of_task(task)]
     arrive(smaller, "refine")
@@ -126,8 +139,15 @@ def test_other_masks_leave_the_older_prediction_with_its_id(studio, task, arrive
 
 
 def test_a_superseded_prediction_stays_for_hours_and_then_goes(
-    studio, store, client, settings, task, arrive, result, smaller
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+    smaller: Result,
+) -> None:
     arrive(result)
     arrive(smaller, "refine")
     assert delete_superseded(store, client, settings) == 0
@@ -140,8 +160,16 @@ def test_a_superseded_prediction_stays_for_hours_and_then_goes(
 
 @pytest.mark.parametrize("why", ["draft", "annotation"])
 def test_a_superseded_prediction_that_something_refers_to_stays(
-    studio, store, client, settings, task, arrive, result, smaller, why
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+    smaller: Result,
+    why: str,
+) -> None:
     arrive(result)
     (parent,) = [one["id"] for one in studio.of_task(task)]
     arrive(smaller, "refine")
@@ -157,8 +185,15 @@ def test_a_superseded_prediction_that_something_refers_to_stays(
 
 
 def test_a_task_that_is_opened_keeps_its_superseded_predictions_for_hours_more(
-    studio, store, client, settings, task, arrive, result, smaller
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+    smaller: Result,
+) -> None:
     arrive(result)
     job = arrive(smaller, "refine")
     hours_later(store)
@@ -168,8 +203,15 @@ def test_a_task_that_is_opened_keeps_its_superseded_predictions_for_hours_more(
 
 
 def test_a_deleted_task_or_prediction_does_not_keep_the_others_from_going(
-    studio, store, client, settings, task, arrive, result, smaller
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+    smaller: Result,
+) -> None:
     other = studio.add_task(studio.tasks[task]["project"], video="v", instruction="the red square")
     for number in (task, other):
         for shown, kind in ((result, "prelabel"), (smaller, "refine")):
@@ -182,7 +224,9 @@ def test_a_deleted_task_or_prediction_does_not_keep_the_others_from_going(
     assert store.superseded.due() == []
 
 
-def test_label_studio_away_leaves_superseded_predictions_for_later(studio, store, settings, arrive, result, smaller):
+def test_label_studio_away_leaves_superseded_predictions_for_later(
+    studio: FakeLabelStudio, store: Store, settings: Settings, arrive: Any, result: Result, smaller: Result
+) -> None:
     arrive(result)
     arrive(smaller, "refine")
     hours_later(store)
@@ -194,7 +238,9 @@ def test_label_studio_away_leaves_superseded_predictions_for_later(studio, store
     assert len(store.superseded.due()) == 1
 
 
-def test_a_new_guess_does_not_supersede_what_a_person_corrected(studio, task, arrive, result, smaller):
+def test_a_new_guess_does_not_supersede_what_a_person_corrected(
+    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+) -> None:
     arrive(smaller, "refine")
     arrive(result)
     assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", "trajseg-tiny (prelabel)"]
@@ -202,7 +248,9 @@ def test_a_new_guess_does_not_supersede_what_a_person_corrected(studio, task, ar
     assert studio.tasks[task]["data"]["trajseg_state"] == "refined"
 
 
-def test_what_was_typed_stands_beside_the_prediction_to_open(studio, task, arrive, result, smaller):
+def test_what_was_typed_stands_beside_the_prediction_to_open(
+    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+) -> None:
     first = arrive(result)
     arrive(smaller, typed=True)
     older, typed = studio.of_task(task)
@@ -216,7 +264,9 @@ def test_what_was_typed_stands_beside_the_prediction_to_open(studio, task, arriv
     assert listed == ["trajseg-tiny (prelabel, earlier)", "trajseg-tiny (typed)", "trajseg-tiny"]
 
 
-def test_a_typed_prediction_leads_until_there_is_another(studio, task, arrive, result, smaller):
+def test_a_typed_prediction_leads_until_there_is_another(
+    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+) -> None:
     arrive(smaller, typed=True)
     assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny"]
     arrive(result)
@@ -226,8 +276,15 @@ def test_a_typed_prediction_leads_until_there_is_another(studio, task, arrive, r
 
 
 def test_suggestions_that_were_accepted_in_the_page_are_not_delivered(
-    studio, store, client, settings, task, arrive, result, smaller
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+    smaller: Result,
+) -> None:
     arrive(result)
     job = finish(store, studio, task, smaller, typed=True)
     region = {"from_name": "mask", "type": "bitmasklabels", "meta": {"job_id": job.id}, "value": {}}
@@ -237,7 +294,15 @@ def test_suggestions_that_were_accepted_in_the_page_are_not_delivered(
     assert (delivery_of(store, job).state, delivery_of(store, job).prediction_id) == ("sent", None)
 
 
-def test_a_typed_sentence_that_means_nothing_makes_no_prediction(studio, store, client, settings, task, arrive, result):
+def test_a_typed_sentence_that_means_nothing_makes_no_prediction(
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+) -> None:
     arrive(result)
     none = copy.deepcopy(result)
     none.tracks = []
@@ -247,7 +312,9 @@ def test_a_typed_sentence_that_means_nothing_makes_no_prediction(studio, store, 
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_pictures_of_an_open_task_keep_their_places(studio, store, client, settings, result, opened):
+def test_pictures_of_an_open_task_keep_their_places(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, result: Result, opened: bool
+) -> None:
     """The page that is open says "picture 2", whatever the task's data says by now."""
     project = studio.add_project("mask")
     task = studio.add_task(project, video="v", instruction="the red square", frames=["/a", "/b"], frame_index=[0, 3])
@@ -261,8 +328,15 @@ def test_pictures_of_an_open_task_keep_their_places(studio, store, client, setti
 
 
 def test_a_superseded_prediction_of_a_task_that_was_opened_lately_stays(
-    studio, store, client, settings, task, arrive, result, smaller
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+    smaller: Result,
+) -> None:
     first = arrive(result)
     arrive(smaller, "refine")
     hours_later(store)
@@ -272,7 +346,9 @@ def test_a_superseded_prediction_of_a_task_that_was_opened_lately_stays(
     assert store.superseded.due() == []
 
 
-def test_pictures_keep_their_places_when_a_prediction_is_superseded(studio, task, arrive, result, smaller):
+def test_pictures_keep_their_places_when_a_prediction_is_superseded(
+    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+) -> None:
     arrive(result)
     before = studio.tasks[task]["data"]["frame_index"]
     arrive(smaller, "refine")
@@ -282,13 +358,17 @@ def test_pictures_keep_their_places_when_a_prediction_is_superseded(studio, task
 NEWER = "trajseg-tiny/project-1@1"
 
 
-def test_a_new_versions_prediction_stands_beside_the_older_ones(studio, task, arrive, result, smaller):
+def test_a_new_versions_prediction_stands_beside_the_older_ones(
+    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+) -> None:
     arrive(result)
     arrive(smaller, model_version=NEWER)
     assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", NEWER]
 
 
-def test_by_setting_a_new_version_replaces_what_earlier_ones_predicted(studio, task, arrive, settings, result, smaller):
+def test_by_setting_a_new_version_replaces_what_earlier_ones_predicted(
+    studio: FakeLabelStudio, task: int, arrive: Any, settings: Settings, result: Result, smaller: Result
+) -> None:
     settings.older_predictions = "replace"
     arrive(result)
     arrive(result, model_version="another-engine")
@@ -301,8 +381,15 @@ def test_by_setting_a_new_version_replaces_what_earlier_ones_predicted(studio, t
 
 
 def test_an_older_versions_job_that_arrives_late_replaces_nothing(
-    studio, store, client, settings, task, arrive, result, smaller
-):
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    arrive: Any,
+    result: Result,
+    smaller: Result,
+) -> None:
     settings.older_predictions = "replace"
     late = finish(store, studio, task, result)
     arrive(smaller, model_version=NEWER)
@@ -310,7 +397,9 @@ def test_an_older_versions_job_that_arrives_late_replaces_nothing(
     assert [one["model_version"] for one in studio.of_task(task)] == [NEWER, "trajseg-tiny"]
 
 
-def test_by_setting_a_new_version_leaves_what_a_person_corrected(studio, task, arrive, settings, result, smaller):
+def test_by_setting_a_new_version_leaves_what_a_person_corrected(
+    studio: FakeLabelStudio, task: int, arrive: Any, settings: Settings, result: Result, smaller: Result
+) -> None:
     settings.older_predictions = "replace"
     arrive(result, kind="refine", annotation_id=1)
     arrive(smaller, model_version=NEWER)

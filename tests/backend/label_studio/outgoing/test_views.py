@@ -52,7 +52,7 @@ def blobs(count: int, shape: tuple[int, int], seed: int = 0) -> list[np.ndarray]
 
 
 @pytest.mark.parametrize("shape", [(24, 32), (35, 51), (1, 7), (63, 1)])
-def test_masks_of_any_size_come_back_pixel_for_pixel(shape):
+def test_masks_of_any_size_come_back_pixel_for_pixel(shape: tuple[int, int]) -> None:
     masks: list[np.ndarray | None] = [*blobs(5, shape), None, *blobs(2, shape, 1)]
     result = make_result([masks, masks[::-1]])
     config = parse(fill("mask"))
@@ -73,7 +73,7 @@ def test_masks_of_any_size_come_back_pixel_for_pixel(shape):
     assert said.captions == {"track-1": "object 1", "track-2": "object 2"}
 
 
-def test_thirty_tracks_keep_apart():
+def test_thirty_tracks_keep_apart() -> None:
     masks = [[blobs(1, (16, 16), n)[0], np.eye(16, dtype=bool)] for n in range(30)]
     config = parse(fill("mask", track_labels(30)))
     results = views.to_results(make_result(masks), "mask", config, [0, 1])
@@ -82,7 +82,7 @@ def test_thirty_tracks_keep_apart():
     assert len({item["id"] for item in results}) == len(results)
 
 
-def test_a_mask_is_transparent_outside():
+def test_a_mask_is_transparent_outside() -> None:
     mask = np.zeros((4, 5), bool)
     mask[1, 2] = True
     data = base64.b64decode(png.to_url(mask, "#ff3366").partition(",")[2])
@@ -93,17 +93,17 @@ def test_a_mask_is_transparent_outside():
 
 
 @pytest.mark.parametrize("url", ["", "data:image/png;base64,%%%", "data:image/png;base64,aGVsbG8=", "http://x/y.png"])
-def test_what_is_no_mask_is_refused(url):
+def test_what_is_no_mask_is_refused(url: str) -> None:
     with pytest.raises(TaskError):
         png.from_url(url)
 
 
-def test_an_answer_to_a_typed_instruction_has_no_texts():
+def test_an_answer_to_a_typed_instruction_has_no_texts() -> None:
     results = views.to_results(make_result([[blobs(1, (4, 4))[0]]]), "mask", parse(fill("mask")), [0], texts=False)
     assert [item["type"] for item in results] == ["bitmasklabels"]
 
 
-def test_a_track_keeps_its_label_where_the_project_has_it_and_takes_a_free_one_else():
+def test_a_track_keeps_its_label_where_the_project_has_it_and_takes_a_free_one_else() -> None:
     result = make_result([[blobs(1, (4, 4))[0]]] * 3)
     for track, label in zip(result.tracks, ("person", "car", "car"), strict=True):
         track.label = label
@@ -112,12 +112,12 @@ def test_a_track_keeps_its_label_where_the_project_has_it_and_takes_a_free_one_e
         views.assign_labels(result.tracks, parse(fill("mask", ["car", "bus"])))
 
 
-def test_the_other_view_is_refused():
+def test_the_other_view_is_refused() -> None:
     with pytest.raises(LabelConfigError):
         views.to_results(make_result([[blobs(1, (4, 4))[0]]]), "box", parse(fill("mask")), [0])
 
 
-def test_a_recorded_annotation_of_masks_is_read_with_what_a_person_changed():
+def test_a_recorded_annotation_of_masks_is_read_with_what_a_person_changed() -> None:
     annotation = json.loads((RECORDED / "roundtrip_B2_bitmask_annotation.json").read_text())[0]
     said = views.from_annotation(annotation, parse(fill("mask")), list(range(0, 60, 5)))
     assert set(said.masks) == {("track-1", 0), ("track-1", 15)}
@@ -126,7 +126,7 @@ def test_a_recorded_annotation_of_masks_is_read_with_what_a_person_changed():
     assert int(said.masks["track-1", 0].sum()) == 8471
 
 
-def test_a_recorded_annotation_of_boxes_is_read_with_its_gap():
+def test_a_recorded_annotation_of_boxes_is_read_with_its_gap() -> None:
     annotation = json.loads((RECORDED / "roundtrip_A_videorectangle_annotation.json").read_text())[0]
     config = parse(
         '<View><Labels name="labels" toName="video"><Label value="target"/></Labels><Video name="video" '
@@ -139,13 +139,13 @@ def test_a_recorded_annotation_of_boxes_is_read_with_its_gap():
     assert said.boxes[label, 0] == pytest.approx((7.0312, 25, 11.0938, 50.2778))
 
 
-def test_a_mask_on_a_picture_that_the_task_does_not_have_is_refused():
+def test_a_mask_on_a_picture_that_the_task_does_not_have_is_refused() -> None:
     annotation = json.loads((RECORDED / "roundtrip_B2_bitmask_annotation.json").read_text())[0]
     with pytest.raises(TaskError, match="picture 4"):
         views.from_annotation(annotation, parse(fill("mask")), [0, 5])
 
 
-def test_two_regions_of_one_label_on_one_picture_are_one_mask():
+def test_two_regions_of_one_label_on_one_picture_are_one_mask() -> None:
     config = parse(fill("mask"))
     left, right = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
     left[:, 0], right[:, 5] = True, True
@@ -176,7 +176,7 @@ def drawn_boxes(result: Result, frame_map: FrameMap) -> tuple[list[dict], dict]:
     return results, views.from_annotation(results, config, frame_map=frame_map).boxes
 
 
-def test_boxes_stay_within_the_tolerance_with_far_fewer_key_frames():
+def test_boxes_stay_within_the_tolerance_with_far_fewer_key_frames() -> None:
     result = make_result([moving(48)], fps=25.0)
     frame_map = FrameMap(tuple(index / 25 for index in range(48)), 25.0)
     results, drawn = drawn_boxes(result, frame_map)
@@ -187,7 +187,7 @@ def test_boxes_stay_within_the_tolerance_with_far_fewer_key_frames():
         assert drawn["track-1", index] == pytest.approx(wanted, abs=boxes.TOLERANCE + 0.001)
 
 
-def test_a_box_is_hidden_exactly_where_the_object_is():
+def test_a_box_is_hidden_exactly_where_the_object_is() -> None:
     gaps = (0, 1, 10, 20, 21, 22, 47)
     result = make_result([moving(48, gaps)], fps=25.0)
     frame_map = FrameMap(tuple(index / 25 for index in range(48)), 25.0)
@@ -198,19 +198,19 @@ def test_a_box_is_hidden_exactly_where_the_object_is():
     assert [key["frame"] for key in sequence if not key["enabled"]] == [10, 20, 47]
 
 
-def test_an_object_in_a_single_frame_is_shown_there_alone():
+def test_an_object_in_a_single_frame_is_shown_there_alone() -> None:
     masks = moving(10, tuple(i for i in range(10) if i != 4))
     _, drawn = drawn_boxes(make_result([masks]), FrameMap(tuple(i / 10 for i in range(10)), 10.0))
     assert [index for _, index in drawn] == [4]
 
 
-def test_a_track_that_is_never_seen_has_no_box():
+def test_a_track_that_is_never_seen_has_no_box() -> None:
     shown = make_result([[np.ones((4, 4), bool)] * 3, [None] * 3])
     results = views.to_results(shown, "box", parse(fill("box")), [], texts=False)
     assert [item["value"]["labels"] for item in results] == [["track-1"]]
 
 
-def test_boxes_of_a_clip_with_a_varying_rate_are_on_the_frames_that_the_editor_shows(clips):
+def test_boxes_of_a_clip_with_a_varying_rate_are_on_the_frames_that_the_editor_shows(clips: Path) -> None:
     frame_map = open_clip(clips / "variable_frame_rate.mp4").frame_map
     masks = moving(len(frame_map))
     result = make_result([masks], fps=frame_map.fps, times=frame_map.times)
@@ -232,7 +232,9 @@ STOCK = (
 @pytest.mark.parametrize(
     ("attribute", "rate"), [('framerate="25.0"', 25.0), ('frameRate="50"', 50.0), ("", 24.0), ('frameRate="$r"', 7.5)]
 )
-def test_boxes_lie_on_the_frames_that_an_editor_with_another_rate_shows(fps, attribute, rate):
+def test_boxes_lie_on_the_frames_that_an_editor_with_another_rate_shows(
+    fps: float, attribute: str, rate: float
+) -> None:
     config = parse(STOCK.format(attribute))
     masks = moving(60, gaps=(7, 30, 31, 32))
     result = make_result([masks], fps=fps)
@@ -252,7 +254,7 @@ def test_boxes_lie_on_the_frames_that_an_editor_with_another_rate_shows(fps, att
 
 
 @pytest.mark.parametrize(("fps", "rate"), [(30.0, 24.0), (30.0, 25.0), (12.0, 24.0), (25.0, 60.0)])
-def test_boxes_are_read_back_at_the_editors_rate(fps, rate):
+def test_boxes_are_read_back_at_the_editors_rate(fps: float, rate: float) -> None:
     config = parse(STOCK.format(f'frameRate="{rate}"'))
     result = make_result([moving(60)], fps=fps)
     clip_map = FrameMap(tuple(index / fps for index in range(60)), fps)
@@ -266,7 +268,7 @@ def test_boxes_are_read_back_at_the_editors_rate(fps, rate):
         assert said.boxes["track-1", index] == pytest.approx((x / 2, y, width / 2, height), abs=1.5 * boxes.TOLERANCE)
 
 
-def test_a_box_drawn_at_a_number_is_on_the_frame_that_the_editor_showed():
+def test_a_box_drawn_at_a_number_is_on_the_frame_that_the_editor_showed() -> None:
     config = parse(STOCK.format('framerate="24"'))
     clip_map = FrameMap(tuple(index / 12 for index in range(30)), 12.0)
     key = {"enabled": False, "rotation": 0, "x": 10, "y": 20, "width": 30, "height": 40}
@@ -293,14 +295,14 @@ def test_a_box_drawn_at_a_number_is_on_the_frame_that_the_editor_showed():
         ),
     ],
 )
-def test_what_label_studio_would_take_and_not_show_is_found(change, complaint):
+def test_what_label_studio_would_take_and_not_show_is_found(change, complaint: str) -> None:
     config = parse(fill("mask"))
     results = views.to_results(make_result([[blobs(1, (4, 4))[0]]]), "mask", config, [0])
     results[0] |= change
     assert any(complaint in problem for problem in checks.problems(results, config, 1, (4, 4)))
 
 
-def test_label_studios_own_validator_has_no_objection(result):
+def test_label_studios_own_validator_has_no_objection(result: Result) -> None:
     from label_studio_sdk.label_interface import LabelInterface
 
     for view in ("mask", "box"):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from flask import Flask
 from pydantic import SecretStr
 from werkzeug.serving import make_server
 
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.setup import doctor as checks
 from backend.label_studio.setup.check import Check
 from backend.label_studio.setup.commands import doctor
 from backend.settings import Settings
+from tests.backend.label_studio.conftest import FakeLabelStudio
+from tests.tiny_clip import TinyClip
 
 
 @pytest.fixture
-def served(settings, app):
+def served(settings: Settings, app: Flask):
     """Settings whose public address is a real backend."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -29,7 +34,7 @@ def found(settings: Settings, name: str, **options: object) -> list[Check]:
     return [check for check in checks.checks(settings, **options) if check.name == name]  # type: ignore[arg-type]
 
 
-def test_a_set_up_that_works_is_well(served, studio):
+def test_a_set_up_that_works_is_well(served, studio: FakeLabelStudio) -> None:
     told = {check.name: check for check in checks.checks(served)}
     well = ("Packages", "Queue", "Store", "Backend", "Public URL", "Label Studio", "Token", "Connection")
     assert {name: told[name].state for name in well} == dict.fromkeys(well, "ok")
@@ -41,7 +46,7 @@ def test_a_set_up_that_works_is_well(served, studio):
     ("setting", "named"),
     [("block_local_ip", "ML_BLOCK_LOCAL_IP is on"), ("ssrf_protection", "SSRF_PROTECTION_ENABLED is on")],
 )
-def test_each_of_the_two_guards_is_told_by_its_name(served, studio, setting, named):
+def test_each_of_the_two_guards_is_told_by_its_name(served, studio: FakeLabelStudio, setting: str, named: str) -> None:
     setattr(studio, setting, True)
     (connection,) = found(served, "Connection")
     assert connection.state == "fail"
@@ -50,25 +55,25 @@ def test_each_of_the_two_guards_is_told_by_its_name(served, studio, setting, nam
     assert studio.projects == {}
 
 
-def test_read_only_makes_nothing_in_label_studio(served, studio):
+def test_read_only_makes_nothing_in_label_studio(served, studio: FakeLabelStudio) -> None:
     assert found(served, "Connection", read_only=True) == []
     assert {method for method, _ in studio.requests} == {"GET"}
 
 
-def test_a_disabled_legacy_token_is_told(served, studio):
+def test_a_disabled_legacy_token_is_told(served, studio: FakeLabelStudio) -> None:
     studio.legacy_tokens = False
     (token,) = found(served, "Token")
     assert token.state == "fail"
     assert "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN" in token.remedy
 
 
-def test_a_backend_that_does_not_answer_is_told(settings):
+def test_a_backend_that_does_not_answer_is_told(settings: Settings) -> None:
     (backend,) = found(settings.model_copy(update={"public_url": "http://127.0.0.1:9"}), "Backend")
     assert backend.state == "fail"
     assert "trajseg serve" in backend.remedy
 
 
-def test_what_is_no_backend_is_told(settings, studio):
+def test_what_is_no_backend_is_told(settings: Settings, studio: FakeLabelStudio) -> None:
     (backend,) = found(settings.model_copy(update={"public_url": studio.url}), "Backend")
     assert backend.state == "fail"
     assert "not trajseg" in backend.words
@@ -84,18 +89,20 @@ def test_what_is_no_backend_is_told(settings, studio):
         ("https://192.0.2.8", "https://192.0.2.7", "ok"),
     ],
 )
-def test_an_address_that_browsers_cannot_use_is_told(settings, public, studio_url, state):
+def test_an_address_that_browsers_cannot_use_is_told(
+    settings: Settings, public: str, studio_url: str, state: str
+) -> None:
     told = settings.model_copy(update={"public_url": public, "label_studio_url": studio_url})
     assert checks.public_url(told).state == state
 
 
-def test_a_queue_that_does_not_answer_is_told(valkey_url):
+def test_a_queue_that_does_not_answer_is_told(valkey_url: str) -> None:
     assert checks.redis(Settings(redis_url=valkey_url)).state == "ok"
     assert checks.redis(Settings(redis_url="redis://127.0.0.1:9/0")).state == "fail"
     assert "trajseg serve" in checks.redis(Settings()).words
 
 
-def test_a_database_that_does_not_answer_is_told(tmp_path):
+def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:
     assert "will be made" in checks.database(Settings(data_dir=tmp_path / "new" / "data")).words
     assert not (tmp_path / "new").exists()
     assert checks.database(Settings(database_url="postgresql://u:secret@127.0.0.1:9/x")).state == "fail"
@@ -103,7 +110,7 @@ def test_a_database_that_does_not_answer_is_told(tmp_path):
     assert checks.database(Settings(database_url="nonsense")).state == "fail"
 
 
-def test_a_checkpoint_that_is_not_there_is_told(tmp_path):
+def test_a_checkpoint_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert checks.model(Settings(model=str(tmp_path))).state == "fail"
     (tmp_path / "config.json").write_text("{}")
     assert "weights" in checks.model(Settings(model=str(tmp_path))).words
@@ -111,7 +118,7 @@ def test_a_checkpoint_that_is_not_there_is_told(tmp_path):
     assert checks.model(Settings(model=str(tmp_path))).state == "ok"
 
 
-def test_an_engine_of_somebody_else_is_read_and_not_loaded(tmp_path, monkeypatch):
+def test_an_engine_of_somebody_else_is_read_and_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_engine.py").write_text(
         "from trajseg.engines.base import EngineSpec\n"
         "class Found:\n"
@@ -133,7 +140,7 @@ def test_an_engine_of_somebody_else_is_read_and_not_loaded(tmp_path, monkeypatch
         assert words in check.words
 
 
-def test_a_video_that_browsers_cannot_play_is_told(settings, clips):
+def test_a_video_that_browsers_cannot_play_is_told(settings: Settings, clips: Path) -> None:
     (video,) = found(settings, "Video", video=str(clips / "broken_frame_count.avi"))
     assert video.state == "fail"
     assert "H.264" in video.remedy
@@ -144,7 +151,9 @@ def test_a_video_that_browsers_cannot_play_is_told(settings, clips):
     assert video.state == "fail"
 
 
-def test_a_project_is_looked_at_with_its_tasks(served, studio, client, tiny_clip):
+def test_a_project_is_looked_at_with_its_tasks(
+    served, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip
+) -> None:
     project = studio.add_project("mask")
     address = client.upload(project, tiny_clip.path)
     good = studio.add_task(project, video=address, instruction="red", fps=12.0)
@@ -162,8 +171,8 @@ def test_a_project_is_looked_at_with_its_tasks(served, studio, client, tiny_clip
 
 @pytest.mark.parametrize("attribute", ['framerate="25.0"', "", 'frameRate="0.05"'])
 def test_a_rate_that_the_configuration_fixes_is_told_with_the_line_that_frees_it(
-    served, studio, client, tiny_clip, attribute
-):
+    served, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip, attribute: str
+) -> None:
     project = studio.add_project("box")
     xml = studio.projects[project]["label_config"]
     assert 'frameRate="$fps"' in xml
@@ -175,7 +184,7 @@ def test_a_rate_that_the_configuration_fixes_is_told_with_the_line_that_frees_it
     assert "fps=12" in rate.remedy
 
 
-def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served, studio):
+def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served, studio: FakeLabelStudio) -> None:
     project = studio.add_project("mask")
     assert not [check for check in found(served, f"Project {project}", project_id=project) if "`answer`" in check.words]
     xml = studio.projects[project]["label_config"]
@@ -190,7 +199,9 @@ def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served, stu
     assert "Labeling Interface" in picture.remedy
 
 
-def test_a_connected_backend_that_is_not_interactive_is_told(served, studio, client):
+def test_a_connected_backend_that_is_not_interactive_is_told(
+    served, studio: FakeLabelStudio, client: LabelStudioClient
+) -> None:
     project = studio.add_project("mask")
     client.connect_backend(project, served.external_url, title="t")
     assert any("connected and interactive" in c.words for c in found(served, f"Project {project}", project_id=project))
@@ -199,7 +210,7 @@ def test_a_connected_backend_that_is_not_interactive_is_told(served, studio, cli
     assert any(check.state == "warn" and "typed in the page does nothing" in check.words for check in told)
 
 
-def test_a_webhook_that_tells_nothing_is_told(served, studio, client):
+def test_a_webhook_that_tells_nothing_is_told(served, studio: FakeLabelStudio, client: LabelStudioClient) -> None:
     project = studio.add_project("mask")
     client.connect_backend(project, served.external_url, title="t")
     (webhook,) = studio.webhooks.values()
@@ -224,7 +235,9 @@ def test_a_webhook_that_tells_nothing_is_told(served, studio, client):
     assert "found within 60 s all the same" in words()
 
 
-def test_tasks_that_do_not_say_where_to_look_are_told(served, studio, client):
+def test_tasks_that_do_not_say_where_to_look_are_told(
+    served, studio: FakeLabelStudio, client: LabelStudioClient
+) -> None:
     project = studio.add_project("mask")
     studio.add_task(project, video="/nowhere", instruction="x", trajseg_state="refined", trajseg_doubt=0.2)
     told = "\n".join(check.words for check in found(served, f"Project {project}", project_id=project))
@@ -234,7 +247,9 @@ def test_tasks_that_do_not_say_where_to_look_are_told(served, studio, client):
     assert f"tasks {without} have a prediction but no `trajseg_doubt`" in told
 
 
-def test_the_command_exits_with_1_when_something_fails(studio, monkeypatch, tmp_path):
+def test_the_command_exits_with_1_when_something_fails(
+    studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "f" * 40)
     monkeypatch.setenv("TRAJSEG_DATA_DIR", str(tmp_path))

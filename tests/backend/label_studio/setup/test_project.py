@@ -8,16 +8,22 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Ran
+from flask import Flask
 
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.setup.commands import project
 from backend.label_studio.setup.project import wanted
+from backend.settings import Settings
+from backend.store import Store
 from label_config import parse
+from tests.backend.label_studio.conftest import FakeLabelStudio
+from tests.tiny_clip import TinyClip
 from trajseg.errors import InputError, InstructionError, LabelStudioError, VideoError
 from trajseg.video import open_clip
 
 
 @pytest.fixture
-def run(settings, studio, monkeypatch):
+def run(settings: Settings, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", settings.label_studio_api_key.get_secret_value())
 
@@ -28,7 +34,7 @@ def run(settings, studio, monkeypatch):
 
 
 @pytest.fixture
-def serving(app):
+def serving(app: Flask):
     """The real backend on a free port; its address."""
     import threading
 
@@ -40,7 +46,9 @@ def serving(app):
     server.shutdown()
 
 
-def test_a_project_of_masks_with_a_task_for_each_video_and_instruction(run, studio, serving, tiny_clip):
+def test_a_project_of_masks_with_a_task_for_each_video_and_instruction(
+    run, studio: FakeLabelStudio, serving, tiny_clip: TinyClip
+) -> None:
     done = run(
         "create", "--title", "Squares", "--config", "mask", "-i", "the red one", "-i", "the blue one",
         "--backend-url", serving, tiny_clip.path,
@@ -63,13 +71,15 @@ def test_a_project_of_masks_with_a_task_for_each_video_and_instruction(run, stud
     assert all(address.startswith("/data/upload/") for address in data["frames"])
 
 
-def uploaded(studio, address: str) -> bytes:
+def uploaded(studio: FakeLabelStudio, address: str) -> bytes:
     """The file that Label Studio holds at an address of task data."""
     (body,) = [data for file, data in studio.uploads.values() if address == f"/data/{file}"]
     return body
 
 
-def test_the_first_pictures_are_the_frames_that_they_say(run, studio, client, tiny_clip, tmp_path):
+def test_the_first_pictures_are_the_frames_that_they_say(
+    run, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip, tmp_path: Path
+) -> None:
     import numpy as np
     from PIL import Image
 
@@ -82,14 +92,16 @@ def test_the_first_pictures_are_the_frames_that_they_say(run, studio, client, ti
     assert (red & tiny_clip.red[5]).sum() / (red | tiny_clip.red[5]).sum() > 0.8
 
 
-def test_a_project_of_boxes_needs_no_pictures(run, studio, tiny_clip):
+def test_a_project_of_boxes_needs_no_pictures(run, studio: FakeLabelStudio, tiny_clip: TinyClip) -> None:
     done = run("create", "--title", "Boxes", "--config", "box", "-i", "red", "--no-backend", tiny_clip.path)
     assert done.exit_code == 0, done.output
     assert set(next(iter(studio.tasks.values()))["data"]) == {"video", "instruction", "fps"}
     assert studio.backends == {}
 
 
-def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(run, studio, client, clips, tmp_path):
+def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(
+    run, studio: FakeLabelStudio, client: LabelStudioClient, clips: Path, tmp_path: Path
+) -> None:
     source = clips / "broken_frame_count.avi"
     done = run("create", "--title", "Copy", "-i", "the pointer", "--no-backend", source)
     assert done.exit_code == 0, done.output
@@ -103,7 +115,9 @@ def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(run,
     assert len(copy) == len(open_clip(source)) == 68
 
 
-def test_basic_authentication_goes_with_the_connection(run, studio, serving, tiny_clip, monkeypatch):
+def test_basic_authentication_goes_with_the_connection(
+    run, studio: FakeLabelStudio, serving, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRAJSEG_BASIC_AUTH_USER", "u")
     monkeypatch.setenv("TRAJSEG_BASIC_AUTH_PASSWORD", "p")
     monkeypatch.setenv("TRAJSEG_WEBHOOK_SECRET", "open sesame")
@@ -120,7 +134,7 @@ def test_basic_authentication_goes_with_the_connection(run, studio, serving, tin
     assert webhook["headers"] == {"Authorization": "Basic dTpw", "X-Trajseg-Secret": "open sesame"}
 
 
-def test_the_most_doubtful_task_comes_first(run, studio, serving, tiny_clip):
+def test_the_most_doubtful_task_comes_first(run, studio: FakeLabelStudio, serving, tiny_clip: TinyClip) -> None:
     """By uncertainty sampling, which goes by the backend's title, and in a tab of the Data Manager."""
     run("create", "--title", "Doubt", "-i", "red", "--backend-url", serving, tiny_clip.path)
     (project,) = studio.projects.values()
@@ -134,7 +148,9 @@ def test_the_most_doubtful_task_comes_first(run, studio, serving, tiny_clip):
     assert {"tasks:data.frames", "tasks:data.frame_index"} <= set(first["hiddenColumns"]["explore"])
 
 
-def test_a_backend_that_is_not_there_leaves_no_project_behind(run, studio, tiny_clip):
+def test_a_backend_that_is_not_there_leaves_no_project_behind(
+    run, studio: FakeLabelStudio, tiny_clip: TinyClip
+) -> None:
     done = run("create", "--title", "None", "-i", "red", "--backend-url", "http://127.0.0.1:9", tiny_clip.path)
     assert isinstance(done.exception, LabelStudioError)
     assert "trajseg serve" in done.exception.remedy
@@ -142,7 +158,9 @@ def test_a_backend_that_is_not_there_leaves_no_project_behind(run, studio, tiny_
 
 
 @pytest.mark.parametrize("setting", ["block_local_ip", "ssrf_protection"])
-def test_either_guard_against_private_addresses_is_told_with_both_settings(run, studio, serving, tiny_clip, setting):
+def test_either_guard_against_private_addresses_is_told_with_both_settings(
+    run, studio: FakeLabelStudio, serving, tiny_clip: TinyClip, setting: str
+) -> None:
     setattr(studio, setting, True)
     done = run("create", "--title", "Guarded", "-i", "red", "--backend-url", serving, tiny_clip.path)
     assert isinstance(done.exception, LabelStudioError)
@@ -151,7 +169,9 @@ def test_either_guard_against_private_addresses_is_told_with_both_settings(run, 
     assert studio.projects == {}
 
 
-def test_a_bad_video_is_told_before_anything_is_made(run, studio, tmp_path, tiny_clip):
+def test_a_bad_video_is_told_before_anything_is_made(
+    run, studio: FakeLabelStudio, tmp_path: Path, tiny_clip: TinyClip
+) -> None:
     (tmp_path / "no.mp4").write_bytes(b"no video")
     for bad in (tmp_path / "no.mp4", tmp_path / "missing.mp4"):
         done = run("create", "--title", "Bad", "-i", "red", "--no-backend", tiny_clip.path, bad)
@@ -159,7 +179,7 @@ def test_a_bad_video_is_told_before_anything_is_made(run, studio, tmp_path, tiny
     assert studio.requests == []
 
 
-def test_a_dead_link_is_told_and_leaves_no_project_behind(run, studio):
+def test_a_dead_link_is_told_and_leaves_no_project_behind(run, studio: FakeLabelStudio) -> None:
     link = f"{studio.url}/data/upload/9/gone.mp4"
     done = run("create", "--title", "Link", "-i", "red", "--no-backend", link)
     assert isinstance(done.exception, VideoError)
@@ -167,7 +187,9 @@ def test_a_dead_link_is_told_and_leaves_no_project_behind(run, studio):
     assert studio.projects == {}
 
 
-def test_a_link_stays_a_link_and_a_bucket_is_left_to_label_studio(run, studio, tiny_clip):
+def test_a_link_stays_a_link_and_a_bucket_is_left_to_label_studio(
+    run, studio: FakeLabelStudio, tiny_clip: TinyClip
+) -> None:
     import threading
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -188,7 +210,7 @@ def test_a_link_stays_a_link_and_a_bucket_is_left_to_label_studio(run, studio, t
     assert second == {"video": "s3://bucket/clip.mp4", "instruction": "red"}
 
 
-def test_tasks_are_read_from_lines(run, studio, tiny_clip, tmp_path):
+def test_tasks_are_read_from_lines(run, studio: FakeLabelStudio, tiny_clip: TinyClip, tmp_path: Path) -> None:
     lines = [{"video": tiny_clip.path.name, "instruction": text} for text in ("red", "blue", "red")]
     file = tiny_clip.path.parent / "tasks.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
@@ -197,7 +219,7 @@ def test_tasks_are_read_from_lines(run, studio, tiny_clip, tmp_path):
     assert [task["data"]["instruction"] for task in studio.tasks.values()] == ["red", "blue"]
 
 
-def test_tasks_are_added_to_a_project_that_is_there(run, studio, tiny_clip):
+def test_tasks_are_added_to_a_project_that_is_there(run, studio: FakeLabelStudio, tiny_clip: TinyClip) -> None:
     number = studio.add_project("box")
     done = run("add", number, "-i", "red", tiny_clip.path)
     assert done.exit_code == 0, done.output
@@ -205,14 +227,14 @@ def test_tasks_are_added_to_a_project_that_is_there(run, studio, tiny_clip):
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"video": "a.mp4"}', '{"video": 1, "instruction": "x"}', "3"])
-def test_a_line_that_is_no_task_is_told_with_its_number(tmp_path, line):
+def test_a_line_that_is_no_task_is_told_with_its_number(tmp_path: Path, line: str) -> None:
     file = tmp_path / "tasks.jsonl"
     file.write_text(f'{{"video": "a.mp4", "instruction": "x"}}\n{line}\n')
     with pytest.raises(InputError, match="Line 2"):
         wanted([], [], file)
 
 
-def test_videos_without_instruction_and_nothing_at_all_are_refused():
+def test_videos_without_instruction_and_nothing_at_all_are_refused() -> None:
     with pytest.raises(InputError):
         wanted(["a.mp4"], [])
     with pytest.raises(InputError):
@@ -230,7 +252,9 @@ def test_videos_without_instruction_and_nothing_at_all_are_refused():
     ],
 )
 @pytest.mark.parametrize("view", ["mask", "box"])
-def test_a_file_may_have_any_name(run, studio, tiny_clip, tmp_path, name, view):
+def test_a_file_may_have_any_name(
+    run, studio: FakeLabelStudio, tiny_clip: TinyClip, tmp_path: Path, name, view: str
+) -> None:
     (tmp_path / name).write_bytes(tiny_clip.path.read_bytes())
     done = run("create", "--title", "Names", "--config", view, "-i", "red", "--no-backend", tmp_path / name)
     assert done.exit_code == 0, done.output
@@ -239,20 +263,20 @@ def test_a_file_may_have_any_name(run, studio, tiny_clip, tmp_path, name, view):
 
 
 @pytest.mark.parametrize("name", ["x" * 245 + ".avi", "字" * 83 + ".avi"])
-def test_so_may_one_that_is_copied(run, studio, clips, tmp_path, name):
+def test_so_may_one_that_is_copied(run, studio: FakeLabelStudio, clips: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((clips / "broken_frame_count.avi").read_bytes())
     done = run("create", "--title", "Names", "--config", "box", "-i", "red", "--no-backend", tmp_path / name)
     assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("name", ["nosuch:30.mp4", "/data/clips/nosuch.mp4", "file:///nosuch.mp4", "x" * 300])
-def test_a_missing_file_is_no_address(run, studio, name):
+def test_a_missing_file_is_no_address(run, studio: FakeLabelStudio, name: str) -> None:
     done = run("create", "--title", "Names", "-i", "red", "--no-backend", name)
     assert isinstance(done.exception, VideoError)
     assert studio.projects == {}
 
 
-def test_tasks_with_a_byte_order_mark_and_odd_separators(tmp_path):
+def test_tasks_with_a_byte_order_mark_and_odd_separators(tmp_path: Path) -> None:
     texts = ["the red\u2028one", "the blue\u0085one", "a\u2029b"]
     lines = [json.dumps({"video": "https://h/v.mp4", "instruction": text}, ensure_ascii=False) for text in texts]
     (tmp_path / "t.jsonl").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8", newline="")
@@ -260,8 +284,8 @@ def test_tasks_with_a_byte_order_mark_and_odd_separators(tmp_path):
 
 
 def test_a_projects_engine_stands_in_the_connection_and_can_be_changed(
-    run, studio, serving, store, tiny_clip, monkeypatch
-):
+    run, studio: FakeLabelStudio, serving, store: Store, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRAJSEG_ENGINES", "grounded")
     monkeypatch.setenv("TRAJSEG_GROUNDED_CHOOSER", "none")
     version = "grounded/llmdet_base+sam2.1-hiera-large+none"

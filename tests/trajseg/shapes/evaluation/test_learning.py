@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def result(kind: str, promoted: bool, fresh: float = 0.0, test: float = 0.0, vid
     return LearningResult(LearningRun(kind, videos, 0), {"promoted": promoted, "reason": ""}, scores, 1.0)
 
 
-def test_a_refused_candidate_gains_and_loses_nothing():
+def test_a_refused_candidate_gains_and_loses_nothing() -> None:
     line = summary(
         [
             result("gain", True, 0.2, -0.004),
@@ -59,11 +60,11 @@ def test_a_refused_candidate_gains_and_loses_nothing():
 
 
 @pytest.mark.parametrize(("videos", "held_out"), [(5, 3), (10, 3), (20, 6), (40, 12)])
-def test_a_project_holds_out_its_usual_share_and_as_many_as_the_gate_needs(videos, held_out):
+def test_a_project_holds_out_its_usual_share_and_as_many_as_the_gate_needs(videos: int, held_out: int) -> None:
     assert LearningRun("gain", videos, 0).held_out == held_out
 
 
-def test_a_finished_run_is_not_run_again(tmp_path):
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     run = LearningRun("harmful", 10, 1)
     assert share_done(run, tmp_path) == 0.0
     (tmp_path / run.name).mkdir()
@@ -75,14 +76,14 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert share_done(run, tmp_path) == 1.0
 
 
-def test_runs_of_one_folder_share_their_settings(tmp_path):
+def test_runs_of_one_folder_share_their_settings(tmp_path: Path) -> None:
     keep_settings(LearningSettings(fresh=3), tmp_path / "out")
     keep_settings(LearningSettings(fresh=3), tmp_path / "out")
     with pytest.raises(InputError, match="holds runs with another fresh, steps"):
         keep_settings(LearningSettings(fresh=4, steps=7), tmp_path / "out")
 
 
-def test_harmful_labels_are_those_of_another_video(tmp_path):
+def test_harmful_labels_are_those_of_another_video(tmp_path: Path) -> None:
     posters = open_dataset("posters:train", DatasetOptions(count=30, height=64))
     clips = by_side(posters, {"train": 2, "held-out": 1})
     folder = correct(clips, tmp_path / "wrong", expressions=2, shuffled=random.Random(0))
@@ -102,7 +103,7 @@ def test_harmful_labels_are_those_of_another_video(tmp_path):
         assert said <= {asked.text for asked in source.expressions} | {thing.caption for thing in source.objects}
 
 
-def test_every_corrected_video_that_is_held_out_can_be_scored(tmp_path):
+def test_every_corrected_video_that_is_held_out_can_be_scored(tmp_path: Path) -> None:
     posters = open_dataset("posters:train", DatasetOptions(count=60, height=64))
     folder = correct(by_side(posters, {"train": 0, "held-out": 4}), tmp_path / "corrections", expressions=1)
     held_out = Corrections(folder, "held-out")
@@ -111,7 +112,7 @@ def test_every_corrected_video_that_is_held_out_can_be_scored(tmp_path):
         assert len(held_out[number].scored) >= 5, "frames that are painted in every track"
 
 
-def test_labels_of_another_video_fit_the_frames_that_they_are_put_on():
+def test_labels_of_another_video_fit_the_frames_that_they_are_put_on() -> None:
     clips = open_dataset("posters:train", DatasetOptions(count=2, height=64))
     one, other = clips[0], clips[1]
     assert relabelled(one, one) is one

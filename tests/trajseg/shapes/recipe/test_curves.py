@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import pytest
@@ -16,7 +17,7 @@ def log(folder, stage: str, lines: list[dict]) -> None:
     (folder / stage / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_a_curve_goes_where_the_log_says(tmp_path):
+def test_a_curve_goes_where_the_log_says(tmp_path: Path) -> None:
     """The same training, drawn with and without a second kind of instruction."""
     lines = [{"step": step, "minutes": step / 10, "right_attribute": step / 100} for step in (10, 50, 90)]
     log(tmp_path, "language", [*lines, {"step": 90, "warning": "the loss is flat"}])
@@ -34,6 +35,6 @@ def test_a_curve_goes_where_the_log_says(tmp_path):
     assert blue.sum() > 100
 
 
-def test_a_folder_without_logs_is_named(tmp_path):
+def test_a_folder_without_logs_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no log of a training"):
         draw(tmp_path, tmp_path / "curves.png")

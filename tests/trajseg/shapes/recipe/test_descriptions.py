@@ -28,7 +28,7 @@ def fits(attributes: list[int], named: list[bool], shown: Pictures, k: int) -> b
     return colour and all(not named[kind] or attributes[kind] == own[kind] for kind in (1, 2))
 
 
-def test_a_description_without_a_name_fits_no_other_object():
+def test_a_description_without_a_name_fits_no_other_object() -> None:
     short = objects = 0
     for seed in range(60):
         shown = clip(seed, 0.2)
@@ -45,7 +45,7 @@ def test_a_description_without_a_name_fits_no_other_object():
     assert 0 < short < UNSAID * objects
 
 
-def test_decoys_are_near_to_an_object_and_fit_none():
+def test_decoys_are_near_to_an_object_and_fit_none() -> None:
     drawn = short = 0
     for seed in range(60):
         shown = clip(seed, 0.2)
@@ -64,7 +64,7 @@ def test_decoys_are_near_to_an_object_and_fit_none():
     assert short > 10
 
 
-def test_decoys_of_a_clip_without_named_colours_differ_in_shape_or_size():
+def test_decoys_of_a_clip_without_named_colours_differ_in_shape_or_size() -> None:
     shown = clip(3)
     shown.look[:, : len(COLOURS)] = 0
     asked = decoys_of(shown, random.Random(0), 2)
@@ -73,7 +73,7 @@ def test_decoys_of_a_clip_without_named_colours_differ_in_shape_or_size():
     assert all((wanted[1:] != shown.attributes[:, 1:]).any(1).all() for wanted in asked.attributes)
 
 
-def test_every_pair_that_training_may_have_comes_up_as_a_decoy():
+def test_every_pair_that_training_may_have_comes_up_as_a_decoy() -> None:
     found, clips = set(), [clip(seed) for seed in range(40)]
     for seed in range(1500):
         asked = decoys_of(clips[seed % 40], random.Random(seed), 4)
@@ -82,7 +82,7 @@ def test_every_pair_that_training_may_have_comes_up_as_a_decoy():
     assert found == {(c, s) for c in COLOURS for s in SHAPES} - HELD_OUT
 
 
-def test_decoys_are_rows_behind_the_objects_and_on_no_frame():
+def test_decoys_are_rows_behind_the_objects_and_on_no_frame() -> None:
     clips = [pictures(sample_scene(seed), [0, 5], 256) for seed in (1, 2)]
     rows = Rows.of(clips, random.Random(0), 2)
     objects, extra = sum(rows.counts), len(rows.truth) - sum(rows.counts)
@@ -93,7 +93,7 @@ def test_decoys_are_rows_behind_the_objects_and_on_no_frame():
     assert not rows.truth[objects:].any()
 
 
-def test_a_token_says_what_is_named_alone():
+def test_a_token_says_what_is_named_alone() -> None:
     table = TokenTable(8)
     attributes = torch.tensor([[0, 1, 0], [3, 1, 0]])
     one, other = table(attributes, torch.tensor([[False, True, True], [False, True, True]]))
@@ -102,7 +102,7 @@ def test_a_token_says_what_is_named_alone():
     torch.testing.assert_close(table(attributes), table(attributes, torch.ones(2, 3, dtype=torch.bool)))
 
 
-def test_the_gate_is_taught_to_deny_decoys_of():
+def test_the_gate_is_taught_to_deny_decoys_of() -> None:
     torch.manual_seed(0)
     module = MaskTraining(TrajSegModel(TrajSegConfig.tiny(300, 259)).eval())
     score_bias = module.sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
@@ -118,7 +118,7 @@ def test_the_gate_is_taught_to_deny_decoys_of():
     assert pulls[0] > 0 > pulls[1]
 
 
-def test_figures_leave_out_decoys_and_what_there_is_none_of():
+def test_figures_leave_out_decoys_and_what_there_is_none_of() -> None:
     target = torch.zeros(3, 4, 4)
     target[0, :2], target[1, 2:] = 1, 1
     logits = torch.where(target > 0, 5.0, -5.0)

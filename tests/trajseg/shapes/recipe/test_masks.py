@@ -15,7 +15,7 @@ from trajseg.shapes.recipe.masks import MaskTraining, frame_roles
 from trajseg.shapes.world.scenes import sample_scene
 
 
-def test_a_clip_begins_with_a_key_frame_and_half_of_the_clips_have_prompts_throughout():
+def test_a_clip_begins_with_a_key_frame_and_half_of_the_clips_have_prompts_throughout() -> None:
     rng = random.Random(0)
     drawn = [frame_roles(rng, 4) for _ in range(400)]
     assert all(roles[0] == "key" and len(roles) == 4 for roles in drawn)
@@ -26,7 +26,9 @@ def test_a_clip_begins_with_a_key_frame_and_half_of_the_clips_have_prompts_throu
 
 
 @pytest.mark.parametrize("last", ["carried", "prompted"])
-def test_memory_believes_the_object_scores_where_the_next_prompt_can_put_them_right(monkeypatch, last):
+def test_memory_believes_the_object_scores_where_the_next_prompt_can_put_them_right(
+    monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
     torch.manual_seed(0)
     training = MaskTraining(TrajSegModel(TrajSegConfig.tiny(300, 259)).eval())
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,7 +46,7 @@ from trajseg.training.run import Schedule, train
 
 
 @pytest.fixture(autouse=True)
-def float32(monkeypatch):
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compared here is compared to the last digits."""
     monkeypatch.setattr(precision, "FAST_BFLOAT16", False)
 
@@ -70,7 +71,7 @@ def clip(processor, seed: int, limit: int = 4):
 
 
 @torch.no_grad()
-def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, language):
+def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, language) -> None:
     """The block mask and restarting positions change nothing but the cost."""
     clips = [clip(processor, seed)[1:] for seed in (1, 2)]
     packed = pack(clips, processor, 8)
@@ -86,7 +87,7 @@ def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, la
 
 
 @torch.no_grad()
-def test_packed_attention_is_attention_under_the_mask(processor, language):
+def test_packed_attention_is_attention_under_the_mask(processor, language) -> None:
     packed = pack([clip(processor, seed, limit=seed)[1:] for seed in (1, 2, 9)], processor, 8)
     inputs = language.inputs(packed, *language.symbols(packed))
     layer = language.language_model.layers[0]
@@ -100,7 +101,7 @@ def test_packed_attention_is_attention_under_the_mask(processor, language):
 
 
 @torch.no_grad()
-def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(processor, language):
+def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(processor, language) -> None:
     packed = pack([clip(processor, seed, limit=20)[1:] for seed in range(6)], processor, 8)
     spoken = F.pad(packed.labels.clamp(min=0)[:, 1:], (0, 1))
 
@@ -126,14 +127,14 @@ def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(processo
 
 
 @torch.no_grad()
-def test_watching_reads_the_same_states_as_answering(processor, language):
+def test_watching_reads_the_same_states_as_answering(processor, language) -> None:
     packed = pack([clip(processor, seed)[1:] for seed in (4, 5)], processor, 8)
     tokens, _ = language.symbols(packed)
     early = language.hidden(packed, tokens).early
     torch.testing.assert_close(language.early_hidden(packed, tokens), early, atol=1e-5, rtol=1e-4)
 
 
-def test_states_look_at_the_object_that_the_answer_has_come_to(processor):
+def test_states_look_at_the_object_that_the_answer_has_come_to(processor) -> None:
     """Before each [SEG] at its own object's tokens, after the last one, and where there is none, at the first token."""
     packed = pack([clip(processor, seed, limit=30)[1:] for seed in range(8)], processor, 8)
     at = gaze(packed, processor.seg_id)
@@ -161,7 +162,7 @@ def test_states_look_at_the_object_that_the_answer_has_come_to(processor):
     assert {0, 1, 2} <= counts
 
 
-def test_the_guided_share_is_that_of_the_models_own_attention(processor, language):
+def test_the_guided_share_is_that_of_the_models_own_attention(processor, language) -> None:
     packed = pack([clip(processor, seed)[1:] for seed in (1, 2)], processor, 8)
     hidden = language.hidden(packed, *language.symbols(packed))
     kept = []
@@ -185,7 +186,7 @@ def test_the_guided_share_is_that_of_the_models_own_attention(processor, languag
     assert mean == pytest.approx(float(share.detach().mean()), rel=1e-4)
 
 
-def test_presence_tells_who_enters_and_who_leaves():
+def test_presence_tells_who_enters_and_who_leaves() -> None:
     for seed in range(20):
         scene = sample_scene(seed)
         seen = seen_objects(scene, trajectories(scene, 8))
@@ -196,7 +197,7 @@ def test_presence_tells_who_enters_and_who_leaves():
             assert told[rows].unique(dim=0).tolist() == [[int(0 in frames), int(7 in frames)]]
 
 
-def test_a_disguised_clip_moves_as_its_label_says():
+def test_a_disguised_clip_moves_as_its_label_says() -> None:
     """Of objects that move straight on, wholly in the picture, centres go where the disguised motion says."""
     rng, checked = random.Random(0), 0
     for seed in range(60):
@@ -223,7 +224,7 @@ def test_a_disguised_clip_moves_as_its_label_says():
     assert checked > 30
 
 
-def test_a_disguised_clip_has_no_pair_that_only_the_test_split_has():
+def test_a_disguised_clip_has_no_pair_that_only_the_test_split_has() -> None:
     rng = random.Random(0)
     for seed in range(150):
         scene = sample_scene(seed)
@@ -232,7 +233,7 @@ def test_a_disguised_clip_has_no_pair_that_only_the_test_split_has():
         assert not unseen(disguised(seen, (scene.aspect / longest, 1 / longest), 8, rng).attributes)
 
 
-def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing():
+def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing() -> None:
     rng, beside = random.Random(0), torch.zeros(len(COLOURS), len(SHAPES))
     for seed in range(600):
         called = attributes(sample_scene(seed))
@@ -248,7 +249,7 @@ def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing():
     assert (beside > 0).all()
 
 
-def test_nothing_is_said_of_names_that_an_object_has_not(processor):
+def test_nothing_is_said_of_names_that_an_object_has_not(processor) -> None:
     asked_of_nameless = 0
     for seed in range(60):
         scene, rng = sample_scene(seed), random.Random(seed)
@@ -280,7 +281,7 @@ def test_nothing_is_said_of_names_that_an_object_has_not(processor):
     assert asked_of_nameless > 50
 
 
-def test_mixed_colours_are_painted_as_their_weights_tell():
+def test_mixed_colours_are_painted_as_their_weights_tell() -> None:
     rng, unnamed = random.Random(0), 0
     for seed in range(100):
         scene = sample_scene(seed)
@@ -298,7 +299,7 @@ def test_mixed_colours_are_painted_as_their_weights_tell():
     assert unnamed > 50
 
 
-def test_strange_shapes_are_drawn_and_have_no_name():
+def test_strange_shapes_are_drawn_and_have_no_name() -> None:
     clips = list(itertools.islice(ClipStream(0, 2, 64, unshaped=0.25), 60))
     shapes = torch.cat([clip.attributes[:, 1] for clip in clips])
     weights = torch.cat([clip.look[:, len(COLOURS) : len(COLOURS) + len(SHAPES)] for clip in clips])
@@ -309,7 +310,7 @@ def test_strange_shapes_are_drawn_and_have_no_name():
     assert sum(drawn) > 0.7 * len(drawn), "most are in the picture at one of two times"
 
 
-def test_colours_are_learned_from_strange_shapes_and_shapes_from_colours_without_a_name():
+def test_colours_are_learned_from_strange_shapes_and_shapes_from_colours_without_a_name() -> None:
     clips = list(itertools.islice(ClipStream(1, 1, 64, unnamed=0.5, unshaped=0.4), 60))
     look = torch.cat([clip.look for clip in clips])[:, :NAMES]
     colour, shape, size = attribute_weights(look)
@@ -323,7 +324,7 @@ def test_colours_are_learned_from_strange_shapes_and_shapes_from_colours_without
     assert min(float((colour * has_colour).sum()), float((shape * has_shape).sum())) > 0.15 * len(look)
 
 
-def test_wide_clips_are_wider_than_usual_and_hold_smaller_objects():
+def test_wide_clips_are_wider_than_usual_and_hold_smaller_objects() -> None:
     def sizes(wide: float) -> tuple[float, float]:
         clips = list(itertools.islice(ClipStream(2, 1, 64, wide=wide), 60))
         heights = [float(clip.pixels[0, 0].std(1).gt(0).float().mean()) for clip in clips]
@@ -335,7 +336,7 @@ def test_wide_clips_are_wider_than_usual_and_hold_smaller_objects():
     assert small < 0.6 * usual
 
 
-def test_an_object_turns_up_or_away_where_the_pictures_show_it():
+def test_an_object_turns_up_or_away_where_the_pictures_show_it() -> None:
     for seed in range(6):
         scene = sample_scene(seed)
         _, ids = render(scene, 96)
@@ -346,7 +347,7 @@ def test_an_object_turns_up_or_away_where_the_pictures_show_it():
         assert all((found - at).abs().min() <= 3 for at in changed), "a twentieth of it is a few frames"
 
 
-def test_filmed_clips_are_taken_where_objects_come_and_go(monkeypatch):
+def test_filmed_clips_are_taken_where_objects_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     def turning(share: float) -> float:
         monkeypatch.setattr(clips, "TURNS", share)
         shown = [clip.planes.amax((2, 3)) for clip in itertools.islice(ClipStream(0, 4, 64, stride=4), 60)]
@@ -355,7 +356,7 @@ def test_filmed_clips_are_taken_where_objects_come_and_go(monkeypatch):
     assert turning(1) > turning(0) + 0.2
 
 
-def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair(processor):
+def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair(processor) -> None:
     rng, shapes, colours, rows = random.Random(0), 0, 0, 0
     starts = (0, len(COLOURS), len(COLOURS) + len(SHAPES))
     for seed in range(80):
@@ -374,13 +375,13 @@ def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair
     assert 0 < colours < shapes
 
 
-def test_a_language_model_is_asked_the_same_of_misread_symbols(processor):
+def test_a_language_model_is_asked_the_same_of_misread_symbols(processor) -> None:
     plain, read = (next(iter(QuestionStream(processor, 3, 1, 8, read=reading))) for reading in (None, misread))
     assert [question.answer for question in plain.questions] == [question.answer for question in read.questions]
     assert not torch.equal(plain.seen[0].look, read.seen[0].look)
 
 
-def test_a_kind_of_name_that_no_object_has_is_not_told_of():
+def test_a_kind_of_name_that_no_object_has_is_not_told_of() -> None:
     look = torch.zeros(2, NAMES)
     look[:, len(COLOURS)] = look[:, -1] = 1
     figures: dict[str, float] = {}
@@ -388,7 +389,7 @@ def test_a_kind_of_name_that_no_object_has_is_not_told_of():
     assert set(figures) == {"token_shape", "token_size"}
 
 
-def test_a_misheard_answer_differs_in_names_only(processor):
+def test_a_misheard_answer_differs_in_names_only(processor) -> None:
     differing = 0
     for seed in range(30):
         for question in clip(processor, seed)[2]:
@@ -401,7 +402,7 @@ def test_a_misheard_answer_differs_in_names_only(processor):
     assert differing > 20
 
 
-def test_only_answers_are_learned(processor):
+def test_only_answers_are_learned(processor) -> None:
     _, seen, asked = clip(processor, 3)
     packed = pack([(seen, asked)], processor, 8)
     learned = packed.labels[0][packed.labels[0] != IGNORED].tolist()
@@ -409,7 +410,7 @@ def test_only_answers_are_learned(processor):
     assert learned.count(processor.end_id) == len(asked)
 
 
-def test_answers_name_the_targets_and_end_each_with_seg(processor):
+def test_answers_name_the_targets_and_end_each_with_seg(processor) -> None:
     for seed in range(20):
         _, _, asked = clip(processor, seed, limit=20)
         for question in asked:
@@ -421,7 +422,7 @@ def test_answers_name_the_targets_and_end_each_with_seg(processor):
                 assert f"{SIZES[size]} {COLOURS[colour]} {SHAPES[shape]}" in text
 
 
-def test_dense_targets_tell_the_object_in_each_cell():
+def test_dense_targets_tell_the_object_in_each_cell() -> None:
     scene = sample_scene(5)
     drawn = pictures(scene, [0, scene.frame_count // 2], 256)
     dense = dense_targets(drawn, 16)
@@ -436,7 +437,7 @@ def test_dense_targets_tell_the_object_in_each_cell():
         assert dense.heat[frame, row, column] == 1
 
 
-def test_the_mask_loss_is_least_for_the_truth_and_ignores_masks_of_absent_objects():
+def test_the_mask_loss_is_least_for_the_truth_and_ignores_masks_of_absent_objects() -> None:
     from trajseg.model.mask_decoder import DecodedMask
 
     target = torch.zeros(2, LOSS_SIDE, LOSS_SIDE)
@@ -455,7 +456,7 @@ def test_the_mask_loss_is_least_for_the_truth_and_ignores_masks_of_absent_object
     assert loss(truth, -score) > 5
 
 
-def test_guidance_is_nothing_when_all_attention_lies_on_the_object():
+def test_guidance_is_nothing_when_all_attention_lies_on_the_object() -> None:
     target = torch.zeros(1, 128, 128)
     target[0, :64, :64] = 1
     inside = torch.zeros(1, 2, 16, 16)
@@ -466,7 +467,7 @@ def test_guidance_is_nothing_when_all_attention_lies_on_the_object():
     assert float(guidance_loss(outside.flatten(2), target, present)) > 5
 
 
-def test_pairwise_iou_equals_counting():
+def test_pairwise_iou_equals_counting() -> None:
     a, b = torch.rand(3, 9, 9) > 0.5, torch.rand(4, 9, 9) > 0.5
     table = pairwise_iou(a, b)
     for i in range(3):
@@ -474,7 +475,7 @@ def test_pairwise_iou_equals_counting():
             assert table[i, j] == pytest.approx(float((a[i] & b[j]).sum() / (a[i] | b[j]).sum()))
 
 
-def test_a_stopped_stage_goes_on_with_its_weights_and_its_steps(tmp_path):
+def test_a_stopped_stage_goes_on_with_its_weights_and_its_steps(tmp_path: Path) -> None:
     def stage() -> tuple[nn.Linear, object]:
         torch.manual_seed(0)
         module = nn.Linear(3, 1)
@@ -497,7 +498,7 @@ def test_a_stopped_stage_goes_on_with_its_weights_and_its_steps(tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path: Path) -> None:
     module = nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match="lower the rate"):
         train(
@@ -508,7 +509,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
         )
 
 
-def test_a_clearly_unnamed_colour_is_far_from_every_name():
+def test_a_clearly_unnamed_colour_is_far_from_every_name() -> None:
     rng, unnamed = random.Random(0), 0
     for seed in range(40):
         scene = sample_scene(seed)
@@ -527,7 +528,7 @@ def test_a_clearly_unnamed_colour_is_far_from_every_name():
     assert unnamed > 30
 
 
-def test_clips_are_filmed_in_other_light_and_objects_stay_where_they_are():
+def test_clips_are_filmed_in_other_light_and_objects_stay_where_they_are() -> None:
     scene, rng = sample_scene(3), random.Random(0)
     plain = pictures(scene, [0, 5], 128)
     differ = []
@@ -543,7 +544,7 @@ def test_clips_are_filmed_in_other_light_and_objects_stay_where_they_are():
     assert max(means) > 150
 
 
-def test_a_faded_clip_has_lost_its_colours_and_their_names():
+def test_a_faded_clip_has_lost_its_colours_and_their_names() -> None:
     pixels = torch.randn(2, 3, 8, 8)
     for seed in range(20):
         left = faded(pixels, random.Random(seed))

@@ -27,7 +27,7 @@ def outcome(module: nn.Module, *batch: object) -> tuple[float, torch.Tensor]:
 
 
 @pytest.mark.parametrize("training", [VisionPretraining, MaskTraining])
-def test_a_step_has_the_loss_and_the_gradient_that_it_has_in_float32(monkeypatch, training):
+def test_a_step_has_the_loss_and_the_gradient_that_it_has_in_float32(monkeypatch: pytest.MonkeyPatch, training) -> None:
     torch.manual_seed(0)
     module = training(TrajSegModel(TrajSegConfig.tiny(300, 259)).eval())
     clips = [pictures(sample_scene(5), [0, 2, 4, 6], 256, light=random.Random(0))]
@@ -42,7 +42,7 @@ def test_a_step_has_the_loss_and_the_gradient_that_it_has_in_float32(monkeypatch
     assert float(F.cosine_similarity(gradient, direction, dim=0)) > 0.99
 
 
-def test_quick_attention_is_attention(monkeypatch):
+def test_quick_attention_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "FAST_BFLOAT16", True)
     query, key, value = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
     exact = F.scaled_dot_product_attention(query, key, value, scale=0.5)
@@ -58,7 +58,7 @@ def test_quick_attention_is_attention(monkeypatch):
     torch.testing.assert_close(precision.plain_attention(query, key, value, barred), exact)
 
 
-def test_a_cpu_without_fast_bfloat16_computes_in_float32(monkeypatch):
+def test_a_cpu_without_fast_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "FAST_BFLOAT16", False)
     with quick():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
+from tests.tiny_clip import TinyClip
 from trajseg.shapes.recipe import pixels
 from trajseg.shapes.recipe.command import command
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_every_stage_runs_and_the_checkpoint_answers(tmp_path, tiny_clip, monkeypatch):
+def test_every_stage_runs_and_the_checkpoint_answers(
+    tmp_path: Path, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pixels, "FITTED_CLIPS", 10)
     monkeypatch.setattr(pixels, "FITTED_BATCHES", 1)
     monkeypatch.setattr(pixels, "FITTING_STEPS", 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from trajseg.training.run import Part, Schedule
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory):
+def training(tmp_path_factory: pytest.TempPathFactory):
     return TinyTraining(tmp_path_factory.mktemp("tiny"), seed=0, workers=0)
 
 
@@ -35,7 +36,9 @@ def training(tmp_path_factory):
         "boxes",
     ],
 )
-def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(training, name, monkeypatch):
+def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(
+    training, name, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stages, "WATCHED", 2)
     monkeypatch.setattr(stages, "SYMBOLIC", 2)
     for fitting in ("FITTED_CLIPS", "FITTED_BATCHES", "FITTING_STEPS"):
@@ -48,7 +51,7 @@ def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(training, name, 
     assert values[0] == values[2] != values[1]
 
 
-def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(training):
+def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(training) -> None:
     """Each watcher keeps what the decoder gives until a loss takes it: one that nobody asks keeps it for ever."""
     for name in ("masks", "memory", "tracking", "masks"):
         training.module(name)
@@ -56,7 +59,7 @@ def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(
 
 
 @pytest.mark.slow
-def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_path):
+def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     arguments = ["train", "--stage", "masks", "--steps", "2", "--workers", "0", "--threads", "1"]
     for name in ("whole", "cut"):
         vision = Stage("vision", (), "", Schedule(steps=1), 1, 1)
@@ -72,20 +75,20 @@ def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_pa
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there_is_named(tmp_path, device):
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str) -> None:
     done = CliRunner().invoke(main, ["train", "--out", str(tmp_path / "run"), "--device", device])
     assert f"There is no device {device} here" in done.output
     assert "Name cpu, or one of the GPUs" in done.output
     assert not (tmp_path / "run").exists()
 
 
-def test_every_stage_has_a_command_and_builds_on_earlier_ones():
+def test_every_stage_has_a_command_and_builds_on_earlier_ones() -> None:
     assert tuple(stage.name for stage in TINY) == STAGES
     for number, stage in enumerate(TINY):
         assert set(stage.needs) <= set(STAGES[:number])
 
 
-def test_the_language_sides_tower_learns_on_apart_from_sam2s_encoder(tmp_path):
+def test_the_language_sides_tower_learns_on_apart_from_sam2s_encoder(tmp_path: Path) -> None:
     vision = Stage("vision", (), "", Schedule(steps=1), 1, 1)
     tower = Stage("tower", ("vision",), "", Schedule(steps=2, lr=1e-2), 1, 1)
     for stage in (vision, tower):
@@ -109,7 +112,7 @@ def test_the_language_sides_tower_learns_on_apart_from_sam2s_encoder(tmp_path):
     assert sum(moved) > 0.8 * len(moved)
 
 
-def test_the_projector_is_fitted_to_nothing_of_pairs_and_then_stays(training, monkeypatch):
+def test_the_projector_is_fitted_to_nothing_of_pairs_and_then_stays(training, monkeypatch: pytest.MonkeyPatch) -> None:
     """A colour is wanted of strange shapes alone, a shape of colours without a name, and of a named pair neither."""
     fitted = []
     monkeypatch.setattr(pixels, "FITTED_CLIPS", 40)
@@ -128,7 +131,7 @@ def test_the_projector_is_fitted_to_nothing_of_pairs_and_then_stays(training, mo
     assert not any(p.requires_grad for p in module.projector.parameters())
 
 
-def test_what_is_no_error_is_left_to_a_fitted_module(monkeypatch):
+def test_what_is_no_error_is_left_to_a_fitted_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "FITTING_STEPS", 400)
     torch.manual_seed(0)
     word, read = torch.tensor([[3.0, 4.0, 0.0]]), torch.randn(200, 2)

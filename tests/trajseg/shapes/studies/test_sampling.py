@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.tiny_clip import TinyClip
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -23,7 +24,7 @@ def segmenter() -> VideoSegmenter:
 
 
 @pytest.fixture
-def answering(segmenter, monkeypatch):
+def answering(segmenter: VideoSegmenter, monkeypatch: pytest.MonkeyPatch):
     """The model says that there is one object, whatever it sees."""
     token = torch.randn(1, 128, generator=torch.Generator().manual_seed(5))
     said = Answer(segmenter.processor.ids("a red square [SEG] ."), token)
@@ -31,7 +32,7 @@ def answering(segmenter, monkeypatch):
     return segmenter
 
 
-def test_key_frames_begin_with_the_first_and_are_spread_over_those_that_are_seen():
+def test_key_frames_begin_with_the_first_and_are_spread_over_those_that_are_seen() -> None:
     seen = Sampling().seen(64, own=8)
     assert seen == [4, 12, 20, 28, 36, 44, 52, 60]
     assert Sampling().keys(seen) == [0, *seen]
@@ -42,7 +43,7 @@ def test_key_frames_begin_with_the_first_and_are_spread_over_those_that_are_seen
     assert Sampling(key_frames=8).keys([0, 1, 2]) == [0, 1, 2]
 
 
-def test_fewer_frames_are_known_by_the_numbers_of_their_moments():
+def test_fewer_frames_are_known_by_the_numbers_of_their_moments() -> None:
     assert Sampling().numbers(8, own=8) == Sampling(llm_frames=8).numbers(8, own=8) == list(range(8))
     assert Sampling().numbers(3, own=8) == [0, 1, 2], "a clip shorter than the model's frames stays as it was"
     assert Sampling(llm_frames=4).numbers(4, own=8) == [1, 3, 5, 7]
@@ -50,7 +51,7 @@ def test_fewer_frames_are_known_by_the_numbers_of_their_moments():
     assert Sampling(llm_frames=12).numbers(12, own=8) == list(range(12))
 
 
-def test_what_cannot_be_looked_at_is_refused(segmenter):
+def test_what_cannot_be_looked_at_is_refused(segmenter: VideoSegmenter) -> None:
     with pytest.raises(InputError, match="knows 8"):
         segmenter.sampled(Sampling(llm_frames=9))
     with pytest.raises(InputError, match="key_frames is 0"):
@@ -58,8 +59,8 @@ def test_what_cannot_be_looked_at_is_refused(segmenter):
 
 
 def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_frames(
-    answering, tiny_clip, monkeypatch
-):
+    answering, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompted: list[int] = []
     looked: list[int] = []
     step, see = Tracker.step, answering.model.vision_states
@@ -85,14 +86,18 @@ def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_f
             assert [frame.index for frame in frames] == list(range(12))
 
 
-def test_the_checkpoints_own_frames_asked_for_by_number_change_nothing(answering, tiny_clip, monkeypatch):
+def test_the_checkpoints_own_frames_asked_for_by_number_change_nothing(
+    answering, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(answering.model.config, "prompt_every_frame", False)
     own = list(answering.segment(tiny_clip.path, "the red square"))
     assert list(answering.sampled(Sampling(8, 9)).segment(tiny_clip.path, "the red square")) == own
 
 
 @torch.inference_mode()
-def test_how_sure_an_answer_is_comes_from_each_of_its_words_and_its_end(segmenter, tiny_clip, monkeypatch):
+def test_how_sure_an_answer_is_comes_from_each_of_its_words_and_its_end(
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, processor = segmenter.model, segmenter.processor
     monkeypatch.setattr(model.config, "max_new_tokens", 3)
     prompts: list[torch.Tensor] = []
@@ -111,7 +116,9 @@ def test_how_sure_an_answer_is_comes_from_each_of_its_words_and_its_end(segmente
     assert said.log_likelihoods == pytest.approx(logs, abs=1e-4)
 
 
-def test_a_run_of_frames_that_is_nowhere_sure_is_not_drawn(answering, tiny_clip, monkeypatch):
+def test_a_run_of_frames_that_is_nowhere_sure_is_not_drawn(
+    answering, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores = iter((0.5, 0.9, -1, 0.5, 2, 0.5, -1, -1, 1.5, -1, 0.9, 0.5) * 2)
 
     def step(self, index, frame, prompt, key):

@@ -80,7 +80,7 @@ class Stub:
 
 
 @pytest.fixture
-def plan(tmp_path) -> Plan:
+def plan(tmp_path: Path) -> Plan:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"weights")
     return Plan(model=str(tmp_path / "checkpoint"), seeds=(0, 1), clips=1, height=HEIGHT)
@@ -92,7 +92,7 @@ def truth(scene: Scene) -> np.ndarray:
     return np.pad(ids, ((0, 0), (0, ids.shape[1] % 2), (0, ids.shape[2] % 2)), mode="edge")
 
 
-def test_a_cell_is_measured_once_and_again_only_under_other_settings(tmp_path):
+def test_a_cell_is_measured_once_and_again_only_under_other_settings(tmp_path: Path) -> None:
     told: list[str] = []
     measured: list[int] = []
 
@@ -106,7 +106,7 @@ def test_a_cell_is_measured_once_and_again_only_under_other_settings(tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
 
 
-def test_a_cell_that_is_broken_off_leaves_nothing_behind(tmp_path):
+def test_a_cell_that_is_broken_off_leaves_nothing_behind(tmp_path: Path) -> None:
     def broken() -> dict:
         raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_a_cell_that_is_broken_off_leaves_nothing_behind(tmp_path):
     assert Cells(tmp_path).measured("jf", {}, lambda: {"jf": 1.0}) == {"jf": 1.0}
 
 
-def test_other_weights_have_another_fingerprint(tmp_path):
+def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"one")
     one = fingerprint(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"two")
@@ -123,7 +123,7 @@ def test_other_weights_have_another_fingerprint(tmp_path):
     assert len(one) == 12
 
 
-def test_figures_have_the_mean_and_the_sample_deviation_of_their_seeds():
+def test_figures_have_the_mean_and_the_sample_deviation_of_their_seeds() -> None:
     assert Spread.of([0.5, 0.7, None, 0.6]) == Spread(pytest.approx(0.6), pytest.approx(0.1), (0.5, 0.7, 0.6))
     assert str(Spread.of([0.5, 0.7, 0.6])) == "0.600 ± 0.100"
     assert str(Spread.of([90.0])) == "90.0"
@@ -132,7 +132,9 @@ def test_figures_have_the_mean_and_the_sample_deviation_of_their_seeds():
     assert mean([]) is None
 
 
-def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_once(plan, tmp_path, monkeypatch):
+def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_once(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stub = Stub(lambda index, sampling: ())
     cells = Cells(tmp_path / "cells")
     [keys] = key_frames(plan, stub, cells)
@@ -153,7 +155,9 @@ def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_o
     assert list(without.rows)[-1] == "0 and all 8"
 
 
-def test_drift_shows_where_in_a_clip_masks_fail_and_only_of_objects_that_were_identified(plan, tmp_path, monkeypatch):
+def test_drift_shows_where_in_a_clip_masks_fail_and_only_of_objects_that_were_identified(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(drift_study, "FRAMES", 40)
     found = [s for s in range(12) if _asks_about(sample_scene(s, "test", frame_count=40), 0)]
     scene = sample_scene(found[0], "test", frame_count=40)
@@ -177,7 +181,7 @@ def _asks_about(scene: Scene, k: int) -> bool:
     return bool(shown) and any(i.targets == (k,) for i in instructions(scene, random.Random(scene.seed)))
 
 
-def test_an_object_is_identified_by_its_looks_alone_and_only_if_no_other_is_named():
+def test_an_object_is_identified_by_its_looks_alone_and_only_if_no_other_is_named() -> None:
     scene = sample_scene(3, "test")
     captions = [short_caption(o) for o in scene.objects]
     assert identifies(scene, 0, f"{captions[0]} [SEG] .")
@@ -187,7 +191,7 @@ def test_an_object_is_identified_by_its_looks_alone_and_only_if_no_other_is_name
     assert not identifies(scene, 0, "there is no such object .")
 
 
-def test_ambiguous_instructions_fit_several_objects_and_clear_ones_one():
+def test_ambiguous_instructions_fit_several_objects_and_clear_ones_one() -> None:
     kinds = (SIZES, COLOURS, SHAPES)
     pairs = same_form = 0
     for seed in range(30):
@@ -206,7 +210,7 @@ def test_ambiguous_instructions_fit_several_objects_and_clear_ones_one():
     assert same_form > pairs / 2, "clear controls have the form of the ambiguous ones where they can"
 
 
-def test_what_was_drawn_is_told_by_the_objects_it_covers(tmp_path):
+def test_what_was_drawn_is_told_by_the_objects_it_covers(tmp_path: Path) -> None:
     scene = next(s for s in (sample_scene(n, "val") for n in range(50)) if len(s.objects) >= 3)
     ids = render(scene, HEIGHT)[1]
     present = [k for k in range(len(scene.objects)) if (ids == k + 1).any()]
@@ -227,7 +231,7 @@ def test_what_was_drawn_is_told_by_the_objects_it_covers(tmp_path):
     assert drawn() == "nothing"
 
 
-def test_an_ambiguous_question_is_asked_through_a_file_and_its_answer_kept(monkeypatch):
+def test_an_ambiguous_question_is_asked_through_a_file_and_its_answer_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = next(
         s for s in (sample_scene(n, "val") for n in range(50)) if ambiguous_and_clear(s, random.Random(s.seed))
     )
@@ -241,7 +245,7 @@ def test_an_ambiguous_question_is_asked_through_a_file_and_its_answer_kept(monke
     assert (found[0]["log_likelihood"], found[0]["least"]) == (-0.25, -0.4)
 
 
-def test_the_area_under_the_curve_counts_pairs():
+def test_the_area_under_the_curve_counts_pairs() -> None:
     assert area_under_curve([0.1, 0.2], [0.8, 0.9]) == 1.0
     assert area_under_curve([0.8, 0.9], [0.1, 0.2]) == 0.0
     assert area_under_curve([0.5], [0.5, 0.5]) == 0.5
@@ -259,7 +263,9 @@ def table() -> Table:
     return made
 
 
-def test_tables_are_printed_with_their_spread_and_drawn(table, tmp_path, capsys):
+def test_tables_are_printed_with_their_spread_and_drawn(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     print_tables([table], seeds=2)
     shown = capsys.readouterr().out
     assert "0.600 ± 0.141" in shown
@@ -270,7 +276,7 @@ def test_tables_are_printed_with_their_spread_and_drawn(table, tmp_path, capsys)
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
 
 
-def test_results_of_one_study_leave_those_of_others_alone(table, plan, tmp_path):
+def test_results_of_one_study_leave_those_of_others_alone(table: Table, plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "out" / "results.json"
     keep([table], "one", plan, path)
     keep([table, table], "two", plan, path)
@@ -280,6 +286,6 @@ def test_results_of_one_study_leave_those_of_others_alone(table, plan, tmp_path)
     assert results["two"]["measured"]["seeds"] == [0, 1]
 
 
-def test_a_checkpoint_that_is_not_there_is_named():
+def test_a_checkpoint_that_is_not_there_is_named() -> None:
     with pytest.raises(CheckpointError, match="no-such"):
         Plan(model=str(Path("no-such"))).segmenter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,7 @@ SOURCE = ShapesSamples(size=64)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory):
     """An untrained tiny model that has learned nothing, as a folder."""
     torch.manual_seed(3)
     processor = shapes_processor(256)
@@ -44,7 +45,7 @@ def samples():
 
 
 @pytest.fixture(scope="module")
-def starts(checkpoint, samples, tmp_path_factory):
+def starts(checkpoint, samples, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("starts")
     for name, seed, integration in (("with", 0, True), ("without", 0, False), ("other", 1, True)):
         fresh_start(checkpoint, folder / name, seed, integration, samples)
@@ -53,7 +54,7 @@ def starts(checkpoint, samples, tmp_path_factory):
     }
 
 
-def test_a_start_keeps_all_but_the_last_layer_of_the_head_and_content_integration(checkpoint, starts):
+def test_a_start_keeps_all_but_the_last_layer_of_the_head_and_content_integration(checkpoint, starts) -> None:
     old, new = TrajSegModel.from_pretrained(checkpoint).state_dict(), starts["with"].state_dict()
     assert set(old) == set(new)
     changed = {name for name in old if not torch.equal(old[name], new[name])}
@@ -64,7 +65,7 @@ def test_a_start_keeps_all_but_the_last_layer_of_the_head_and_content_integratio
     assert any(name.startswith("fusion_layers.") for name in changed)
 
 
-def test_starts_differ_in_content_integration_alone_which_the_seed_draws(starts):
+def test_starts_differ_in_content_integration_alone_which_the_seed_draws(starts) -> None:
     whole, smaller, other = (starts[name].state_dict() for name in ("with", "without", "other"))
     drawn = {name for name in whole if name.startswith("fusion_layers.")}
     assert set(whole) - set(smaller) == drawn
@@ -75,7 +76,7 @@ def test_starts_differ_in_content_integration_alone_which_the_seed_draws(starts)
 
 
 @torch.inference_mode()
-def test_without_content_integration_the_token_itself_is_the_prompt_of_every_frame(starts):
+def test_without_content_integration_the_token_itself_is_the_prompt_of_every_frame(starts) -> None:
     features = starts["without"].encode_frames(torch.randn(2, 3, 256, 256))
     tokens = torch.randn(3, 128)
     prompts = starts["without"].prompts(tokens, features)
@@ -84,7 +85,7 @@ def test_without_content_integration_the_token_itself_is_the_prompt_of_every_fra
 
 
 @torch.no_grad()
-def test_the_head_is_fitted_to_what_content_integration_made_of_its_tokens(checkpoint):
+def test_the_head_is_fitted_to_what_content_integration_made_of_its_tokens(checkpoint) -> None:
     model = TrajSegModel.from_pretrained(checkpoint)
     generator = torch.Generator().manual_seed(0)
     # Twelve directions, as if of colours and shapes.
@@ -97,7 +98,7 @@ def test_the_head_is_fitted_to_what_content_integration_made_of_its_tokens(check
 
 
 @torch.no_grad()
-def test_prompts_are_averaged_over_the_frames_that_show_their_object(checkpoint, samples):
+def test_prompts_are_averaged_over_the_frames_that_show_their_object(checkpoint, samples) -> None:
     loaded = VideoSegmenter.from_pretrained(checkpoint)
     sample = dataclasses.replace(samples[0], masks=samples[0].masks.copy())
     sample.masks[:, 0], sample.masks[:, 1] = False, True
@@ -106,12 +107,12 @@ def test_prompts_are_averaged_over_the_frames_that_show_their_object(checkpoint,
     torch.testing.assert_close(prompts, loaded.model.prompts(tokens, second)[:, 0], atol=1e-4, rtol=1e-3)
 
 
-def test_a_checkpoint_without_content_integration_cannot_be_started_from(starts, samples, tmp_path):
+def test_a_checkpoint_without_content_integration_cannot_be_started_from(starts, samples, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no content integration"):
         fresh_start(starts["folder"] / "without", tmp_path, 0, True, samples)
 
 
-def test_without_alignment_captions_become_instructions_and_all_else_stays():
+def test_without_alignment_captions_become_instructions_and_all_else_stays() -> None:
     recipes = {there: recipe_of(Arm(there, True, 0), None) for there in (True, False)}
     assert dataclasses.replace(recipes[False], mixture=SMALL.mixture) == recipes[True]
     both = {there: Samples(SOURCE, r.mixture, 2, 1) for there, r in recipes.items()}
@@ -122,7 +123,7 @@ def test_without_alignment_captions_become_instructions_and_all_else_stays():
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch: pytest.MonkeyPatch):
     """Two steps of one clip of two frames."""
     schedule = Schedule(steps=2, lr=1e-3, warmup=1, log_every=1, save_every=1, decay="linear")
     mixture = dataclasses.replace(SMALL.mixture, images=0.0, propagation=0.0, captioning=1.0)
@@ -134,8 +135,8 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize("integration", [True, False])
 def test_an_arm_is_trained_into_a_checkpoint_of_its_own_and_goes_on_after_a_stop(
-    small, integration, checkpoint, tmp_path, monkeypatch
-):
+    small, integration: bool, checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arm, plan = Arm(True, integration, 0), Plan(model=str(checkpoint), device="cpu")
     stopped = dataclasses.replace(small, schedule=dataclasses.replace(small.schedule, minutes=1e-9))
     with pytest.raises(KeyboardInterrupt):
@@ -151,7 +152,9 @@ def test_an_arm_is_trained_into_a_checkpoint_of_its_own_and_goes_on_after_a_stop
     assert moved == (expected | {"fusion_layers"} if integration else expected)
 
 
-def test_the_study_compares_the_four_arms_and_tells_what_each_part_brings(checkpoint, tmp_path, monkeypatch):
+def test_the_study_compares_the_four_arms_and_tells_what_each_part_brings(
+    checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learned: list[Arm] = []
     worth = {(False, False): 0.3, (True, False): 0.4, (False, True): 0.5, (True, True): 0.7}
 

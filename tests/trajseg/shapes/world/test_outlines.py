@@ -30,7 +30,7 @@ def plane(shape: str, turn: float = 0.0) -> np.ndarray:
     return cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), points, 1).astype(bool)
 
 
-def test_a_strange_shape_is_always_the_same_and_no_other(drawn):
+def test_a_strange_shape_is_always_the_same_and_no_other(drawn: list[str]) -> None:
     assert all(is_strange(shape) for shape in drawn)
     assert not any(is_strange(shape) for shape in SHAPES)
     assert len({plane(shape).tobytes() for shape in drawn}) == len(drawn)
@@ -39,7 +39,7 @@ def test_a_strange_shape_is_always_the_same_and_no_other(drawn):
         assert farthest == pytest.approx(REACH)
 
 
-def test_no_strange_shape_is_one_that_has_a_name(drawn):
+def test_no_strange_shape_is_one_that_has_a_name(drawn: list[str]) -> None:
     turns = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     named = np.stack([plane(shape, turn) for shape in SHAPES for turn in turns]).reshape(-1, SIDE * SIDE).astype(float)
     ones = np.stack([plane(shape) for shape in drawn]).reshape(-1, SIDE * SIDE).astype(float)

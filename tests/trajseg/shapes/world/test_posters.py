@@ -14,7 +14,7 @@ from trajseg.shapes.world.render import frames_and_ids
 from trajseg.shapes.world.scenes import SHAPES, sample_scene
 
 
-def test_objects_are_where_the_renderer_draws_them_and_backgrounds_are_not():
+def test_objects_are_where_the_renderer_draws_them_and_backgrounds_are_not() -> None:
     compared = set()
     for seed in range(12):
         scene = sample_scene(seed, "train")
@@ -37,7 +37,7 @@ def test_objects_are_where_the_renderer_draws_them_and_backgrounds_are_not():
     assert compared == set(SHAPES)
 
 
-def test_the_data_set_is_read_by_split_and_is_the_same_each_time():
+def test_the_data_set_is_read_by_split_and_is_the_same_each_time() -> None:
     dataset = open_dataset("posters:val", DatasetOptions(count=2, height=64))
     assert dataset.name == "posters:val"
     one, again = dataset[1], dataset[1]
