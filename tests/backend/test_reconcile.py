@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
+from rq import Queue
 from rq.executions import Execution
+from rq.job import Job as RqJob
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 from sqlalchemy import event
@@ -290,7 +292,7 @@ def test_an_rq_worker_takes_interactive_jobs_first(
     taken: list[str] = []
 
     class Noting(ResidentWorker):
-        def perform_job(self, job, queue: JobQueue, execution):
+        def perform_job(self, job: RqJob, queue: Queue, execution: Execution) -> bool:
             taken.append(queue.name)
             return super().perform_job(job, queue, execution)
 

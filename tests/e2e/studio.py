@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +161,9 @@ def _environment(data_dir: Path, media: Path, guarded: bool) -> dict[str, str]:
 
 
 @contextmanager
-def running_label_studio(data_dir: Path, media: Path, *, guarded: bool = False, host: str = "", seconds: float = 600):
+def running_label_studio(
+    data_dir: Path, media: Path, *, guarded: bool = False, host: str = "", seconds: float = 600
+) -> Iterator[LabelStudio]:
     """Start Label Studio over `data_dir` and stop it at the end.
 
     `guarded` leaves its two protections against private addresses as they are by default: on. `host` is the address

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from backend.label_studio.boxes import TOLERANCE
 from backend.label_studio.outgoing.views import from_annotation
+from tests.e2e.editor import Editor
 from tests.e2e.prelabelled import Prelabelled, prelabelled
 from tests.e2e.serving import MadeProject, Trajseg
 from tests.e2e.studio import LabelStudio
 from trajseg.video import FrameMap
+
+Boxes = dict[tuple[str, int], tuple[float, float, float, float]]
+"""Boxes by label and frame."""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 SHAPES, VARYING = 0, 1
 
 
 @pytest.fixture(scope="module")
-def asked(studio: LabelStudio, box_project: MadeProject):
+def asked(studio: LabelStudio, box_project: MadeProject) -> MadeProject:
     """The project after the Data Manager's action was called for all its tasks."""
     studio.retrieve_predictions(box_project.id, box_project.tasks)
     return box_project
 
 
 @pytest.fixture(scope="module")
-def shapes(asked, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
+def shapes(asked: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
     return prelabelled(studio, trajseg, asked, SHAPES)
 
 
 @pytest.fixture(scope="module")
-def frame_map(asked) -> FrameMap:
+def frame_map(asked: MadeProject) -> FrameMap:
     return asked.questions[SHAPES].clip.frame_map
 
 
-def assert_same_boxes(drawn, expected) -> None:
+def assert_same_boxes(drawn: Boxes, expected: Boxes) -> None:
     """Boxes on the same (label, frame) pairs, none farther off than what thinning key frames out allows."""
     assert drawn.keys() == expected.keys()
     for place, box in expected.items():
@@ -43,7 +45,7 @@ def assert_same_boxes(drawn, expected) -> None:
 
 
 def test_boxes_in_the_page_follow_the_masks_of_the_store(
-    shapes: Prelabelled, asked, editor: Any, frame_map: FrameMap
+    shapes: Prelabelled, asked: MadeProject, editor: Editor, frame_map: FrameMap
 ) -> None:
     editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
     drawn = {}
@@ -55,7 +57,7 @@ def test_boxes_in_the_page_follow_the_masks_of_the_store(
 
 
 def test_the_video_plays_in_the_page_and_shows_the_box_on_its_frame(
-    shapes: Prelabelled, asked, editor: Any, frame_map: FrameMap
+    shapes: Prelabelled, asked: MadeProject, editor: Editor, frame_map: FrameMap
 ) -> None:
     editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
     index = len(frame_map) // 2
@@ -67,7 +69,7 @@ def test_the_video_plays_in_the_page_and_shows_the_box_on_its_frame(
 
 
 def test_submitted_boxes_come_back_as_they_were(
-    shapes: Prelabelled, asked, editor: Any, studio: LabelStudio, frame_map: FrameMap
+    shapes: Prelabelled, asked: MadeProject, editor: Editor, studio: LabelStudio, frame_map: FrameMap
 ) -> None:
     editor.open_task(asked.id, shapes.id, regions=len(shapes.result.tracks))
     editor.submit()
@@ -78,7 +80,7 @@ def test_submitted_boxes_come_back_as_they_were(
 
 
 def test_frame_numbers_meet_the_right_frames_of_a_clip_whose_rate_varies(
-    asked, editor: Any, studio: LabelStudio, trajseg: Trajseg
+    asked: MadeProject, editor: Editor, studio: LabelStudio, trajseg: Trajseg
 ) -> None:
     varying = prelabelled(studio, trajseg, asked, VARYING)
     frame_map = asked.questions[VARYING].clip.frame_map

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from backend.label_studio.outgoing.views import from_annotation
-from tests.e2e.editor import MINUTE, mask_of
+from tests.e2e.editor import MINUTE, Editor, mask_of
 from tests.e2e.prelabelled import Prelabelled, prelabelled
-from tests.e2e.serving import JOB_SECONDS, Question, Trajseg, make_project
+from tests.e2e.serving import JOB_SECONDS, MadeProject, Question, Trajseg, make_project
 from tests.e2e.studio import LabelStudio, wait_until
-from trajseg.tracks import rle
+from trajseg.tracks import Result, rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 PAINTED, HINTED, CLICKED = 0, 1, 2
 
 
 @pytest.fixture(scope="module")
-def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]):
+def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]) -> MadeProject:
     """The clip of the shapes world three times, in a project as `trajseg project create` makes it."""
     asked = [questions[0], *(Question(questions[0].video, text) for text in ("the blue square", "the blue one"))]
     made = make_project(trajseg, studio, "mask", "Correct", asked)
@@ -29,7 +29,7 @@ def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]):
 
 
 @pytest.fixture(scope="module")
-def shapes(project, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
+def shapes(project: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
     return prelabelled(studio, trajseg, project, PAINTED)
 
 
@@ -41,7 +41,9 @@ def position(shapes: Prelabelled) -> int:
 
 
 @pytest.fixture(scope="module")
-def submitted(shapes: Prelabelled, position: int, project, editor: Any, studio: LabelStudio):
+def submitted(
+    shapes: Prelabelled, position: int, project: MadeProject, editor: Editor, studio: LabelStudio
+) -> dict[str, Any]:
     """The annotation after a stroke of the brush on that picture, and Submit."""
     editor.open_task(project.id, shapes.id, regions=len(shapes.masks()))
     editor.show_frame(position)
@@ -55,7 +57,7 @@ def submitted(shapes: Prelabelled, position: int, project, editor: Any, studio: 
 def finished(trajseg: Trajseg, task_id: int, kind: str) -> dict:
     """The job of a kind for a task once it is done and its prediction has arrived."""
 
-    def over():
+    def over() -> dict[str, Any] | None:
         for job in trajseg.jobs(task_id):
             if job["kind"] == kind:
                 assert job["state"] not in ("failed", "cancelled"), f"{job['error']} {job['remedy']}"
@@ -67,13 +69,15 @@ def finished(trajseg: Trajseg, task_id: int, kind: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def refined(submitted, shapes: Prelabelled, trajseg: Trajseg):
+def refined(submitted: dict[str, Any], shapes: Prelabelled, trajseg: Trajseg) -> tuple[dict[str, Any], Result]:
     """The refine job and its tracks."""
     job = finished(trajseg, shapes.id, "refine")
     return job, trajseg.result(job["id"])
 
 
-def test_the_painted_frame_stays_as_it_was_painted(shapes: Prelabelled, submitted, refined, position: int) -> None:
+def test_the_painted_frame_stays_as_it_was_painted(
+    shapes: Prelabelled, submitted: dict[str, Any], refined: tuple[dict[str, Any], Result], position: int
+) -> None:
     index, label = shapes.frame_index[position], shapes.labels[0]
     painted = from_annotation(submitted, shapes.config, shapes.frame_index).masks[label, index]
     _, result = refined
@@ -83,7 +87,9 @@ def test_the_painted_frame_stays_as_it_was_painted(shapes: Prelabelled, submitte
     assert track.frames[index].provenance == "person"
 
 
-def test_no_frame_around_the_stroke_loses_what_it_had(shapes: Prelabelled, refined, position: int) -> None:
+def test_no_frame_around_the_stroke_loses_what_it_had(
+    shapes: Prelabelled, refined: tuple[dict[str, Any], Result], position: int
+) -> None:
     """The stroke lies beside the object, where the frames around have no such gap: they are left alone."""
     index = shapes.frame_index[position]
     before, after = shapes.result.tracks[0], refined[1].tracks[0]
@@ -92,7 +98,12 @@ def test_no_frame_around_the_stroke_loses_what_it_had(shapes: Prelabelled, refin
 
 
 def test_it_comes_back_once_and_the_annotation_is_left_alone(
-    shapes: Prelabelled, submitted, refined, studio: LabelStudio, trajseg: Trajseg, project
+    shapes: Prelabelled,
+    submitted: dict[str, Any],
+    refined: tuple[dict[str, Any], Result],
+    studio: LabelStudio,
+    trajseg: Trajseg,
+    project: MadeProject,
 ) -> None:
     predictions = studio.predictions(shapes.id)
     assert len(predictions) == 2
@@ -110,7 +121,12 @@ def test_it_comes_back_once_and_the_annotation_is_left_alone(
 
 
 def test_the_refined_track_is_there_when_the_task_is_opened_again(
-    shapes: Prelabelled, refined, studio: LabelStudio, project, editor: Any, position: int
+    shapes: Prelabelled,
+    refined: tuple[dict[str, Any], Result],
+    studio: LabelStudio,
+    project: MadeProject,
+    editor: Editor,
+    position: int,
 ) -> None:
     _, result = refined
     newest = max(prediction["id"] for prediction in studio.predictions(shapes.id))
@@ -144,7 +160,11 @@ def test_the_refined_track_is_there_when_the_task_is_opened_again(
 
 
 def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
-    shapes: Prelabelled, refined, project, editor: Any, studio: LabelStudio
+    shapes: Prelabelled,
+    refined: tuple[dict[str, Any], Result],
+    project: MadeProject,
+    editor: Editor,
+    studio: LabelStudio,
 ) -> None:
     views = studio.call("GET", "/api/dm/views/", params={"project": project.id})
     assert [view["data"]["title"] for view in views] == ["Default", "Most doubtful first"]
@@ -157,7 +177,7 @@ def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
 
 
 def test_a_hint_makes_a_track_of_its_own(
-    project, studio: LabelStudio, trajseg: Trajseg, editor: Any, questions: list[Question]
+    project: MadeProject, studio: LabelStudio, trajseg: Trajseg, editor: Editor, questions: list[Question]
 ) -> None:
     """A rectangle around an object that nobody asked for, on one picture."""
     task = prelabelled(studio, trajseg, project, HINTED)
@@ -204,7 +224,7 @@ def test_a_hint_makes_a_track_of_its_own(
     assert len(hinted.present) > 5
 
 
-def smart_tool(editor: Any, label: str, tool: str) -> None:
+def smart_tool(editor: Editor, label: str, tool: str) -> None:
     """Auto-Annotation on, a label of a smart tag chosen, and its tool."""
     toggle = editor.page.locator("label", has_text="Auto-Annotation")
     if not toggle.locator("input").is_checked():
@@ -218,7 +238,7 @@ def smart_tool(editor: Any, label: str, tool: str) -> None:
     )
 
 
-def sent(editor: Any, x: float, y: float, to: tuple[float, float] | None = None) -> dict:
+def sent(editor: Editor, x: float, y: float, to: tuple[float, float] | None = None) -> dict:
     """Click, or draw a rectangle, at shares of the picture; what Label Studio sends to the backend for it."""
     stage, mouse = editor._stage(), editor.page.mouse
     with editor.page.expect_request(lambda one: "interactive-annotating" in one.url, timeout=MINUTE) as asked:
@@ -232,7 +252,7 @@ def sent(editor: Any, x: float, y: float, to: tuple[float, float] | None = None)
 
 
 def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_box_takes_away(
-    project, studio: LabelStudio, trajseg: Trajseg, editor: Any, questions: list[Question]
+    project: MadeProject, studio: LabelStudio, trajseg: Trajseg, editor: Editor, questions: list[Question]
 ) -> None:
     """A single click sends nothing with the rectangle's tool; with the point's it does."""
     task = prelabelled(studio, trajseg, project, CLICKED)
@@ -250,7 +270,7 @@ def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_box_takes_away(
     assert (result["type"], result["item_index"]) == ("keypointlabels", middle)
     editor.screenshot("correction-point")
 
-    def over():
+    def over() -> dict[str, Any] | None:
         fresh = [job for job in trajseg.jobs(task.id) if job["id"] not in before and job["kind"] == "refine"]
         return next((job for job in fresh if job["state"] == "done" and trajseg.delivered(job["id"])), None)
 

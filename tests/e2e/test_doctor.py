@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def guarded(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory):
+def guarded(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
     """A Label Studio whose two guards against private addresses are as they are by default."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "media").mkdir()
@@ -31,7 +32,9 @@ def test_all_is_well_with_the_settings_that_the_readme_asks_for(tiny: Trajseg, p
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_names_the_two_settings_that_keep_a_private_backend_out(tiny: Trajseg, guarded, pictures: Path) -> None:
+def test_it_names_the_two_settings_that_keep_a_private_backend_out(
+    tiny: Trajseg, guarded: LabelStudio, pictures: Path
+) -> None:
     done = tiny.cli("doctor", LABEL_STUDIO_URL=guarded.url)
     (pictures / "doctor-guarded.txt").write_text(done.stdout + done.stderr)
     assert done.returncode != 0
@@ -40,7 +43,7 @@ def test_it_names_the_two_settings_that_keep_a_private_backend_out(tiny: Trajseg
 
 
 def test_creating_a_project_there_says_the_same_and_leaves_nothing_behind(
-    tiny: Trajseg, guarded, questions: list[Question]
+    tiny: Trajseg, guarded: LabelStudio, questions: list[Question]
 ) -> None:
     before = guarded.call("GET", "/api/projects")["count"]
     done = tiny.cli(

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.editor import Editor
 from tests.e2e.prelabelled import Prelabelled, prelabelled
 from tests.e2e.serving import MadeProject, Question, Trajseg, make_project, serving
 from tests.e2e.studio import LabelStudio, wait_until
@@ -87,7 +88,7 @@ def project(learner: Trajseg, studio: LabelStudio, clips: list[Question]) -> Mad
 
 
 @pytest.fixture(scope="module")
-def corrected(project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Any) -> list[Prelabelled]:
+def corrected(project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Editor) -> list[Prelabelled]:
     """A person paints in the first task and submits the others as they are; the last ones nobody annotates."""
     tasks = [prelabelled(studio, learner, project, number) for number in range(LEFT + 1)]
     assert {task.prediction["model_version"] for task in tasks} == {BASE}
@@ -116,7 +117,9 @@ def stats(learner: Trajseg, project: MadeProject) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(corrected: list[Prelabelled], project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Any):
+def trained(
+    corrected: list[Prelabelled], project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Editor
+) -> dict[str, Any]:
     """The version that Start Training in Label Studio has led to, as `trajseg models show` has it."""
     editor.page.goto(f"{studio.url}/projects/{project.id}/settings/ml")
     editor.page.get_by_role("button", name="Machine learning model options").wait_for()
@@ -134,7 +137,7 @@ def trained(corrected: list[Prelabelled], project: MadeProject, learner: Trajseg
     return wait_until("decision of the gate", over, TRAINING_SECONDS, every=2)
 
 
-def start_training(editor: Any) -> None:
+def start_training(editor: Editor) -> None:
     """Settings > Model, the connection's menu, Start Training; waits until Label Studio has passed it on."""
     page = editor.page
     page.get_by_role("button", name="Machine learning model options").click()
@@ -145,7 +148,7 @@ def start_training(editor: Any) -> None:
 
 
 def test_a_short_training_is_refused_by_the_gate_in_words_and_numbers(
-    trained, learner: Any, project: MadeProject, corrected: list[Prelabelled], editor: Any
+    trained: dict[str, Any], learner: Any, project: MadeProject, corrected: list[Prelabelled], editor: Editor
 ) -> None:
     assert trained["state"] == "refused", trained["reason"]
     decision = trained["decision"]
@@ -164,7 +167,12 @@ def test_a_short_training_is_refused_by_the_gate_in_words_and_numbers(
 
 
 def test_promoted_by_hand_it_labels_again_what_nobody_has_annotated(
-    trained, learner: Any, project: MadeProject, corrected: list[Prelabelled], studio: LabelStudio, editor: Any
+    trained: dict[str, Any],
+    learner: Any,
+    project: MadeProject,
+    corrected: list[Prelabelled],
+    studio: LabelStudio,
+    editor: Editor,
 ) -> None:
     left = corrected[LEFT]
     done = learner.cli("models", "promote", "--project", str(project.id), "1")
@@ -186,7 +194,12 @@ def test_promoted_by_hand_it_labels_again_what_nobody_has_annotated(
 
 
 def test_a_rollback_on_the_page_takes_effect_with_the_next_prediction(
-    trained, learner: Any, project: MadeProject, corrected: list[Prelabelled], studio: LabelStudio, editor: Any
+    trained: dict[str, Any],
+    learner: Any,
+    project: MadeProject,
+    corrected: list[Prelabelled],
+    studio: LabelStudio,
+    editor: Editor,
 ) -> None:
     editor.page.goto(f"{learner.url}/page/models/")
     editor.page.get_by_role("button", name="Roll back to the base").click()
@@ -200,7 +213,9 @@ def test_a_rollback_on_the_page_takes_effect_with_the_next_prediction(
     assert httpx.get(f"{learner.url}/health", timeout=30).json()["status"] == "UP", "nothing was restarted"
 
 
-def test_the_report_counts_what_was_corrected(trained, learner: Any, project: MadeProject, editor: Any) -> None:
+def test_the_report_counts_what_was_corrected(
+    trained: dict[str, Any], learner: Any, project: MadeProject, editor: Editor
+) -> None:
     found = stats(learner, project)
     [base] = [version for version in found["versions"] if version["model_version"] == BASE]
     assert base["corrected_frames"] >= 1

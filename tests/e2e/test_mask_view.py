@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from backend.label_studio.outgoing.views import from_annotation
-from tests.e2e.editor import mask_of
+from tests.e2e.editor import Editor, mask_of
 from tests.e2e.prelabelled import Prelabelled, prelabelled
 from tests.e2e.serving import MadeProject, Trajseg
 from tests.e2e.studio import LabelStudio
@@ -26,24 +26,24 @@ PICTURE_AND_FRAME = """() => {
 
 
 @pytest.fixture(scope="module")
-def asked(editor: Any, mask_project: MadeProject):
+def asked(editor: Editor, mask_project: MadeProject) -> MadeProject:
     """The project after a person has ticked all its tasks and chosen "Retrieve Predictions"."""
     editor.retrieve_predictions(mask_project.id)
     return mask_project
 
 
 @pytest.fixture(scope="module")
-def shapes(asked, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
+def shapes(asked: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
     return prelabelled(studio, trajseg, asked, SHAPES)
 
 
 @pytest.fixture(scope="module")
-def real(asked, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
+def real(asked: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
     return prelabelled(studio, trajseg, asked, REAL)
 
 
 @pytest.fixture(scope="module")
-def submitted(shapes: Prelabelled, asked, editor: Any, studio: LabelStudio):
+def submitted(shapes: Prelabelled, asked: MadeProject, editor: Editor, studio: LabelStudio) -> dict[str, Any]:
     """The annotation that stands in Label Studio after the page was opened and Submit was pressed."""
     editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
     editor.submit()
@@ -52,14 +52,14 @@ def submitted(shapes: Prelabelled, asked, editor: Any, studio: LabelStudio):
 
 
 def test_asking_twice_gives_one_job_and_one_prediction(
-    shapes: Prelabelled, asked, studio: LabelStudio, trajseg: Trajseg
+    shapes: Prelabelled, asked: MadeProject, studio: LabelStudio, trajseg: Trajseg
 ) -> None:
     studio.retrieve_predictions(asked.id, asked.tasks)
     assert len(trajseg.jobs(shapes.id)) == 1
     assert len(studio.predictions(shapes.id)) == 1
 
 
-def test_the_label_stream_shows_the_prediction(shapes: Prelabelled, asked, studio: LabelStudio) -> None:
+def test_the_label_stream_shows_the_prediction(shapes: Prelabelled, asked: MadeProject, studio: LabelStudio) -> None:
     """It shows only predictions of the version that /setup answers at that moment."""
     backend = studio.call("GET", "/api/ml", params={"project": asked.id})[0]
     assert shapes.prediction["model_version"] == backend["model_version"] == shapes.result.model_version
@@ -67,7 +67,9 @@ def test_the_label_stream_shows_the_prediction(shapes: Prelabelled, asked, studi
     assert following["predictions"]
 
 
-def test_each_picture_is_the_frame_that_frame_index_names(shapes: Prelabelled, asked, studio: LabelStudio) -> None:
+def test_each_picture_is_the_frame_that_frame_index_names(
+    shapes: Prelabelled, asked: MadeProject, studio: LabelStudio
+) -> None:
     decoded = dict(asked.questions[SHAPES].clip.frames())
     assert len(shapes.task["data"]["frames"]) == len(shapes.frame_index)
     for url, index in zip(shapes.task["data"]["frames"], shapes.frame_index, strict=True):
@@ -77,7 +79,7 @@ def test_each_picture_is_the_frame_that_frame_index_names(shapes: Prelabelled, a
 
 
 def test_regions_in_the_page_are_on_the_right_frames_with_the_right_labels(
-    shapes: Prelabelled, asked, editor: Any
+    shapes: Prelabelled, asked: MadeProject, editor: Editor
 ) -> None:
     editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
     editor.screenshot("mask-opened")
@@ -94,7 +96,7 @@ def test_regions_in_the_page_are_on_the_right_frames_with_the_right_labels(
 
 @pytest.mark.parametrize("width", [1280, 1440, 1920])
 def test_the_whole_of_each_picture_is_seen_at_every_width_of_the_window(
-    width: int, shapes: Prelabelled, asked, editor: Any
+    width: int, shapes: Prelabelled, asked: MadeProject, editor: Editor
 ) -> None:
     """Label Studio gives pictures 2 to n the width of the whole column and forgets the bar beside them."""
     editor.page.set_viewport_size({"width": width, "height": 1000})
@@ -112,7 +114,9 @@ def test_the_whole_of_each_picture_is_seen_at_every_width_of_the_window(
         editor.page.set_viewport_size({"width": 1440, "height": 1000})
 
 
-def test_masks_are_painted_on_the_screen_where_the_store_has_them(shapes: Prelabelled, asked, editor: Any) -> None:
+def test_masks_are_painted_on_the_screen_where_the_store_has_them(
+    shapes: Prelabelled, asked: MadeProject, editor: Editor
+) -> None:
     editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
     count = len(shapes.frame_index)
     for position in sorted({0, count // 2, count - 1}):
@@ -129,7 +133,7 @@ def test_masks_are_painted_on_the_screen_where_the_store_has_them(shapes: Prelab
             assert not painted.any(), index
 
 
-def test_submitted_masks_come_back_pixel_exact(shapes: Prelabelled, submitted) -> None:
+def test_submitted_masks_come_back_pixel_exact(shapes: Prelabelled, submitted: dict[str, Any]) -> None:
     back = from_annotation(submitted, shapes.config, shapes.frame_index)
     expected = shapes.masks()
     assert back.masks.keys() == expected.keys()
@@ -141,7 +145,7 @@ def test_submitted_masks_come_back_pixel_exact(shapes: Prelabelled, submitted) -
 
 
 def test_painting_one_frame_changes_that_frame_alone(
-    shapes: Prelabelled, submitted, asked, editor: Any, studio: LabelStudio
+    shapes: Prelabelled, submitted: dict[str, Any], asked: MadeProject, editor: Editor, studio: LabelStudio
 ) -> None:
     position = len(shapes.frame_index) // 2
     label, index = shapes.labels[0], shapes.frame_index[position]
@@ -161,7 +165,7 @@ def test_painting_one_frame_changes_that_frame_alone(
 
 
 def test_a_real_clip_of_more_frames_than_pictures_shows_masks_on_those_that_were_chosen(
-    real: Prelabelled, asked, editor: Any
+    real: Prelabelled, asked: MadeProject, editor: Editor
 ) -> None:
     editor.open_task(asked.id, real.id, regions=len(real.masks()))
     for position in (0, len(real.frame_index) // 2):
@@ -173,5 +177,5 @@ def test_a_real_clip_of_more_frames_than_pictures_shows_masks_on_those_that_were
     }
 
 
-def test_the_pages_asked_for_nothing_from_elsewhere(submitted, editor: Any) -> None:
+def test_the_pages_asked_for_nothing_from_elsewhere(submitted: dict[str, Any], editor: Editor) -> None:
     assert editor.foreign == []

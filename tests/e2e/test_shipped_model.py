@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from backend.label_studio.outgoing.views import from_annotation
-from tests.e2e.editor import mask_of
+from tests.e2e.editor import Editor, mask_of
 from tests.e2e.prelabelled import Prelabelled, prelabelled
-from tests.e2e.serving import Question, Trajseg, make_project
+from tests.e2e.serving import MadeProject, Question, Trajseg, make_project
 from tests.e2e.studio import LabelStudio
 from trajseg.video import write_video
 
@@ -19,7 +17,9 @@ NAMES = ("shapes", "real")
 
 
 @pytest.fixture(scope="module")
-def asked(tiny: Trajseg, studio: LabelStudio, questions: list[Question], tmp_path_factory: pytest.TempPathFactory):
+def asked(
+    tiny: Trajseg, studio: LabelStudio, questions: list[Question], tmp_path_factory: pytest.TempPathFactory
+) -> MadeProject:
     """A project with the rendered clip and the beginning of the real one after the Data Manager's action."""
     shapes, real = questions
     beginning = (rgb for _, rgb in real.clip.frames(range(24)))
@@ -30,11 +30,13 @@ def asked(tiny: Trajseg, studio: LabelStudio, questions: list[Question], tmp_pat
 
 
 @pytest.fixture(scope="module", params=range(len(NAMES)), ids=NAMES)
-def task(request: pytest.FixtureRequest, asked, studio: LabelStudio, tiny: Trajseg) -> Prelabelled:
+def task(request: pytest.FixtureRequest, asked: MadeProject, studio: LabelStudio, tiny: Trajseg) -> Prelabelled:
     return prelabelled(studio, tiny, asked, request.param)
 
 
-def test_what_the_model_says_arrives_under_its_version(task: Prelabelled, asked, studio: LabelStudio) -> None:
+def test_what_the_model_says_arrives_under_its_version(
+    task: Prelabelled, asked: MadeProject, studio: LabelStudio
+) -> None:
     backend = studio.call("GET", "/api/ml", params={"project": asked.id})[0]
     assert task.prediction["model_version"] == task.result.model_version == backend["model_version"]
     assert len(task.task["data"]["frames"]) == len(task.frame_index) > 0
@@ -42,7 +44,7 @@ def test_what_the_model_says_arrives_under_its_version(task: Prelabelled, asked,
 
 
 def test_the_page_shows_it_and_submit_gives_it_back_pixel_exact(
-    task: Prelabelled, asked, editor: Any, studio: LabelStudio
+    task: Prelabelled, asked: MadeProject, editor: Editor, studio: LabelStudio
 ) -> None:
     expected = task.masks()
     editor.open_task(asked.id, task.id, regions=len(expected))

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from backend.label_studio.outgoing.views import from_annotation
+from tests.e2e.editor import Editor
 from tests.e2e.prelabelled import Prelabelled, prelabelled
 from tests.e2e.serving import MadeProject, Trajseg
 from tests.e2e.studio import LabelStudio
+from trajseg.tracks import Result
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 TYPED = "the blue square"
@@ -24,7 +26,9 @@ def shapes(typing_project: MadeProject, studio: LabelStudio, trajseg: Trajseg) -
 
 
 @pytest.fixture(scope="module")
-def suggested(shapes: Prelabelled, typing_project: MadeProject, studio: LabelStudio, trajseg: Trajseg, editor: Any):
+def suggested(
+    shapes: Prelabelled, typing_project: MadeProject, studio: LabelStudio, trajseg: Trajseg, editor: Editor
+) -> tuple[Result, list[dict[str, Any]]]:
     """The store's tracks for the typed sentence and what the page suggests, left open for accepting."""
     editor.open_task(typing_project.id, shapes.id, regions=len(shapes.masks()))
     editor.give_instruction(TYPED)
@@ -34,7 +38,9 @@ def suggested(shapes: Prelabelled, typing_project: MadeProject, studio: LabelStu
     return trajseg.result(job["id"]), suggestions
 
 
-def test_suggestions_stand_on_the_pictures_that_show_the_object(shapes: Prelabelled, suggested) -> None:
+def test_suggestions_stand_on_the_pictures_that_show_the_object(
+    shapes: Prelabelled, suggested: tuple[Result, list[dict[str, Any]]]
+) -> None:
     result, suggestions = suggested
     expected = {
         position
@@ -44,14 +50,16 @@ def test_suggestions_stand_on_the_pictures_that_show_the_object(shapes: Prelabel
     assert {suggestion["frame"] for suggestion in suggestions} == expected
 
 
-def test_the_new_object_does_not_take_the_label_of_one_that_is_there(shapes: Prelabelled, suggested) -> None:
+def test_the_new_object_does_not_take_the_label_of_one_that_is_there(
+    shapes: Prelabelled, suggested: tuple[Result, list[dict[str, Any]]]
+) -> None:
     """A label is one object: two objects under one label would be merged when they are read back."""
     _, suggestions = suggested
     assert not {label for suggestion in suggestions for label in suggestion["labels"]} & set(shapes.labels)
 
 
 def test_accepted_and_submitted_suggestions_come_back_pixel_exact(
-    shapes: Prelabelled, suggested, editor: Any, studio: LabelStudio
+    shapes: Prelabelled, suggested: tuple[Result, list[dict[str, Any]]], editor: Editor, studio: LabelStudio
 ) -> None:
     result, suggestions = suggested
     editor.accept_suggestions()
@@ -72,10 +80,14 @@ def test_accepted_and_submitted_suggestions_come_back_pixel_exact(
     assert back.instruction == TYPED
 
 
-def test_submitting_does_not_make_further_jobs(shapes: Prelabelled, suggested, trajseg: Trajseg) -> None:
+def test_submitting_does_not_make_further_jobs(
+    shapes: Prelabelled, suggested: tuple[Result, list[dict[str, Any]]], trajseg: Trajseg
+) -> None:
     """Label Studio sends three requests with an empty context after each submit."""
     assert {job["instruction"] for job in trajseg.jobs(shapes.id)} == {shapes.result.instruction, TYPED}
 
 
-def test_an_answered_sentence_is_not_delivered_again(shapes: Prelabelled, suggested, studio: LabelStudio) -> None:
+def test_an_answered_sentence_is_not_delivered_again(
+    shapes: Prelabelled, suggested: tuple[Result, list[dict[str, Any]]], studio: LabelStudio
+) -> None:
     assert [prediction["id"] for prediction in studio.predictions(shapes.id)] == [shapes.prediction["id"]]

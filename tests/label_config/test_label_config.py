@@ -101,7 +101,7 @@ BOXES = '<VideoRectangle name="b" toName="v"/>'
         (PICTURES + '<BitmaskLabels name="m" toName="i"/>', "no <Label"),
     ],
 )
-def test_a_configuration_without_a_usable_tag_is_refused_with_the_reason(tags, reason: str) -> None:
+def test_a_configuration_without_a_usable_tag_is_refused_with_the_reason(tags: str, reason: str) -> None:
     with pytest.raises(LabelConfigError) as refused:
         parse(f"<View>{tags}</View>")
     assert reason in refused.value.message
@@ -200,7 +200,7 @@ def test_the_frame_rate_is_the_one_that_the_editor_counts_by(attribute: str, key
         ({}, 24.0),
     ],
 )
-def test_a_frame_rate_in_task_data_counts_as_in_the_editor(value, rate: float) -> None:
+def test_a_frame_rate_in_task_data_counts_as_in_the_editor(value: object, rate: float) -> None:
     assert editor_rate(value) == rate
 
 

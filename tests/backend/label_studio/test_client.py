@@ -47,7 +47,7 @@ def test_a_wrong_token_says_where_to_get_one(studio: FakeLabelStudio) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "  ", jwt.encode({"token_type": "refresh", "exp": 1}, "k" * 32)])
-def test_no_token_and_an_expired_one_are_told_before_anything_is_asked(studio: FakeLabelStudio, token) -> None:
+def test_no_token_and_an_expired_one_are_told_before_anything_is_asked(studio: FakeLabelStudio, token: str) -> None:
     with pytest.raises(LabelStudioError) as refused:
         LabelStudioClient(studio.url, token)
     assert "LABEL_STUDIO_API_KEY" in refused.value.remedy

@@ -7,6 +7,8 @@ import pytest
 from backend.label_studio.incoming.payloads import Task
 from backend.service.requests import prelabel_request
 from backend.store import Store
+from backend.store.models import Project
+from backend.store.request import JobRequest
 from label_config import fill, parse
 from trajseg.errors import InstructionError, TaskError
 
@@ -21,34 +23,34 @@ class Engine:
 
 
 @pytest.fixture
-def project(store: Store):
+def project(store: Store) -> Project:
     return store.projects.upsert(1, "http://ls", XML)
 
 
-def request(project, instruction: object, xml: str = XML):
+def request(project: Project, instruction: object, xml: str = XML) -> JobRequest:
     task = Task(id=5, data={"video": "a.mp4", "instruction": instruction})
     return prelabel_request(project, Engine(), parse(xml), task, instruction)
 
 
 @pytest.mark.parametrize("instruction", [None, "", "  "])
-def test_a_task_without_an_instruction_is_asked_for_every_labels(project, instruction: str | None) -> None:
+def test_a_task_without_an_instruction_is_asked_for_every_labels(project: Project, instruction: str | None) -> None:
     asked = request(project, instruction)
     assert asked.instruction == "car: the red car; dog: the dog that runs"
     assert asked.params.instructions == (("car", "the red car"), ("dog", "the dog that runs"))
 
 
-def test_a_tasks_own_instruction_goes_first(project) -> None:
+def test_a_tasks_own_instruction_goes_first(project: Project) -> None:
     asked = request(project, "the blue bus")
     assert (asked.instruction, asked.params.instructions) == ("the blue bus", ())
 
 
-def test_without_either_it_says_where_one_may_stand(project) -> None:
+def test_without_either_it_says_where_one_may_stand(project: Project) -> None:
     with pytest.raises(TaskError) as caught:
         request(project, "", fill("mask", ["car"]))
     assert 'instruction="the red car"' in caught.value.remedy
 
 
-def test_an_instruction_that_is_too_long_is_named_by_its_label(project) -> None:
+def test_an_instruction_that_is_too_long_is_named_by_its_label(project: Project) -> None:
     with pytest.raises(InstructionError, match="label 'car' has 1001 characters"):
         request(project, "", fill("mask", ["car"], {"car": "x" * 1001}))
 

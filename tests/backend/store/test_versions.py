@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ BASE = "trajseg-tiny"
 
 
 @pytest.fixture
-def store(tmp_path: Path):
+def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store(f"sqlite:///{tmp_path / 'trajseg.db'}")
     opened.migrate()
     yield opened
@@ -22,7 +23,7 @@ def store(tmp_path: Path):
 
 
 @pytest.fixture
-def project_id(store: Store):
+def project_id(store: Store) -> int:
     return store.projects.upsert(12, "http://ls", "<View/>").id
 
 
@@ -31,7 +32,9 @@ def trained(store: Store, project_id: int, job: str, promoted: bool = True) -> i
     return store.versions.decide(version.id, promoted, "measured", f"models/{version.number}", {"seed": 0}).number
 
 
-def test_the_version_promoted_last_serves_and_a_rollback_brings_back_the_one_before(store: Store, project_id) -> None:
+def test_the_version_promoted_last_serves_and_a_rollback_brings_back_the_one_before(
+    store: Store, project_id: int
+) -> None:
     versions = store.versions
     assert versions.served_name(project_id, BASE) == BASE
     for job in ("a", "b"):
@@ -49,7 +52,7 @@ def test_the_version_promoted_last_serves_and_a_rollback_brings_back_the_one_bef
     assert [(one.number, one.state) for one in versions.list()] == [(2, "promoted"), (1, "rolled back")]
 
 
-def test_a_refused_candidate_and_one_in_training_do_not_serve(store: Store, project_id) -> None:
+def test_a_refused_candidate_and_one_in_training_do_not_serve(store: Store, project_id: int) -> None:
     assert trained(store, project_id, "a", promoted=False) == 1
     again = store.versions.of_job(project_id, BASE, "b")
     assert store.versions.of_job(project_id, BASE, "b").number == again.number == 2, "a job that runs again"
@@ -61,7 +64,7 @@ def test_a_refused_candidate_and_one_in_training_do_not_serve(store: Store, proj
     assert store.versions.version(project_id, 1).state == "refused"
 
 
-def test_versions_of_another_base_or_project_do_not_serve(store: Store, project_id) -> None:
+def test_versions_of_another_base_or_project_do_not_serve(store: Store, project_id: int) -> None:
     trained(store, project_id, "a")
     other = store.projects.upsert(13, "http://ls", "<View/>").id
     assert store.versions.served(other, BASE) is None
@@ -70,7 +73,7 @@ def test_versions_of_another_base_or_project_do_not_serve(store: Store, project_
     assert trained(store, other, "b") == 1, "numbers count from 1 in each project"
 
 
-def test_a_job_that_makes_way_keeps_its_place_and_its_tries(store: Store, project_id) -> None:
+def test_a_job_that_makes_way_keeps_its_place_and_its_tries(store: Store, project_id: int) -> None:
     job, _ = store.jobs.add("prelabel", project_id, 1, "a.mp4", "it", "finetune")
     token = store.runs.start(job.id)
     assert store.runs.make_way(job.id, token)

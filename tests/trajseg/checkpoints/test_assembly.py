@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +83,7 @@ def small_sam2(version: str = "2.1") -> Sam2Config:
     )
 
 
-def tokenizer(folder, more=()) -> None:
+def tokenizer(folder: Path, more: Sequence[str] = ()) -> None:
     """A byte-level BPE without merges: it can read any sentence."""
     specials = ["<unk>", "<s>", "</s>", *more]
     letters = ByteLevelSplit.alphabet()
@@ -92,7 +94,7 @@ def tokenizer(folder, more=()) -> None:
     PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
 
 
-def hugging_face(folder, sharded: bool = False):
+def hugging_face(folder: Path, sharded: bool = False) -> LlavaForConditionalGeneration:
     """A LLaVA as the llava-hf checkpoints are: language_model.model.…, vision_tower.vision_model.…"""
     torch.manual_seed(1)
     config = LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=LlamaConfig(**TEXT))
@@ -122,8 +124,11 @@ def _published(name: str) -> str:
 
 
 def authors(
-    folder, parts=None, vocab_size: int = 262, tokens: tuple[str, str, str] = ("<im_patch>", "<im_start>", "<im_end>")
-):
+    folder: Path,
+    parts: Weights | None = None,
+    vocab_size: int = 262,
+    tokens: tuple[str, ...] = ("<im_patch>", "<im_start>", "<im_end>"),
+) -> Weights:
     """A LLaVA in its authors' layout (of two .bin shards), with TrajSeg's parts in it where they are given."""
     torch.manual_seed(2)
     text = TEXT | {"vocab_size": vocab_size}
@@ -150,7 +155,7 @@ def authors(
     return weights
 
 
-def clip(folder):
+def clip(folder: Path) -> CLIPModel:
     torch.manual_seed(3)
     text = CLIPTextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=VISION))
@@ -160,7 +165,7 @@ def clip(folder):
     return model
 
 
-def meta_file(file, version: str = "2.1"):
+def meta_file(file: Path, version: str = "2.1") -> Weights:
     torch.manual_seed(4)
     sam2 = build_sam2(small_sam2(version))
     for name, parameter in sam2.named_parameters():
@@ -170,7 +175,7 @@ def meta_file(file, version: str = "2.1"):
     return sam2.state_dict()
 
 
-def trajseg_parts(sam2):
+def trajseg_parts(sam2: Weights) -> Weights:
     """What TrajSeg's authors add to a LLaVA, under their names."""
     torch.manual_seed(5)
     shapes = {f"text_hidden_fcs.0.{name}": shape for name, shape in HEAD.items()}
@@ -184,7 +189,7 @@ def trajseg_parts(sam2):
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory):
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Weights]]:
     """A folder of published checkpoints, and what is in them."""
     folder = tmp_path_factory.mktemp("published")
     made = {
@@ -199,12 +204,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory):
     return folder, made
 
 
-def put_together(folder, out, **kwargs):
+def put_together(folder: Path, out: Path, **kwargs: Any) -> TrajSegModel:
     options = {"sam2_config": small_sam2(), "trajectory_encoder": TRAJECTORY} | kwargs
     return assemble(folder, out, **options)
 
 
-def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(sources, tmp_path: Path) -> None:
+def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(
+    sources: tuple[Path, dict[str, Weights]], tmp_path: Path
+) -> None:
     folder, made = sources
     out = tmp_path / "trajseg-small"
     report = put_together(folder / "llava", out, sam2=folder / "sam2.1.pt", dtype=torch.float32, shard_bytes=200_000)
@@ -221,7 +228,7 @@ def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(sources, tmp_p
 
 
 def test_the_authors_llava_takes_its_vision_tower_from_a_clip_folder_and_grows_by_new_tokens(
-    sources, tmp_path: Path
+    sources: tuple[Path, dict[str, Weights]], tmp_path: Path
 ) -> None:
     folder, made = sources
     report = put_together(
@@ -246,7 +253,9 @@ def test_the_authors_llava_takes_its_vision_tower_from_a_clip_folder_and_grows_b
     assert (head[262:] - before.mean(0)).abs().mean() < 0.2 * before.abs().mean()
 
 
-def test_an_assembled_checkpoint_answers_segments_and_captions(sources, tmp_path: Path, tiny_clip: TinyClip) -> None:
+def test_an_assembled_checkpoint_answers_segments_and_captions(
+    sources: tuple[Path, dict[str, Weights]], tmp_path: Path, tiny_clip: TinyClip
+) -> None:
     folder, _ = sources
     put_together(folder / "llava", tmp_path / "out", sam2=folder / "sam2.1.pt")
     segmenter = VideoSegmenter.from_pretrained(tmp_path / "out")
@@ -259,7 +268,7 @@ def test_an_assembled_checkpoint_answers_segments_and_captions(sources, tmp_path
     assert segmenter.caption(tiny_clip.path, drawn) is not None
 
 
-def _always_seg(segmenter, times: int = 2) -> None:
+def _always_seg(segmenter: VideoSegmenter, times: int = 2) -> None:
     """Nothing is trained here, so the head is made to say [SEG] all the time."""
     model = segmenter.model
     head = torch.nn.Linear(48, model.config.llava_config.text_config.vocab_size).to(model.dtype)
@@ -270,7 +279,9 @@ def _always_seg(segmenter, times: int = 2) -> None:
     model.config.max_new_tokens = times
 
 
-def test_a_checkpoint_of_the_authors_is_taken_over_whole(sources, tmp_path: Path, tiny_clip: TinyClip) -> None:
+def test_a_checkpoint_of_the_authors_is_taken_over_whole(
+    sources: tuple[Path, dict[str, Weights]], tmp_path: Path, tiny_clip: TinyClip
+) -> None:
     folder, made = sources
     report = put_together(
         folder / "trajseg", tmp_path / "out", clip=folder / "clip", sam2_config=small_sam2("2.0"), dtype=torch.float32
@@ -293,7 +304,7 @@ def test_a_checkpoint_of_the_authors_is_taken_over_whole(sources, tmp_path: Path
 
 @torch.inference_mode()
 def test_frame_0_of_the_authors_model_is_drawn_without_the_no_memory_embedding_and_remembered_from_its_mask(
-    sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: TinyClip
+    sources: tuple[Path, dict[str, Weights]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: TinyClip
 ) -> None:
     folder, _ = sources
     options = {"clip": folder / "clip", "sam2_config": small_sam2("2.0"), "dtype": torch.float32}
@@ -332,7 +343,7 @@ def test_the_middle_of_a_picture_is_seen_and_boxes_are_cut_with_it() -> None:
     assert target.sum() == 150
 
 
-def test_adapters_of_a_training_checkpoint_are_merged(sources, tmp_path: Path) -> None:
+def test_adapters_of_a_training_checkpoint_are_merged(sources: tuple[Path, dict[str, Weights]], tmp_path: Path) -> None:
     folder, made = sources
     plain = "base_model.model.model.layers.1.self_attn.q_proj"
     down, up = torch.randn(8, 48), torch.randn(48, 8)
@@ -350,7 +361,9 @@ def test_adapters_of_a_training_checkpoint_are_merged(sources, tmp_path: Path) -
     torch.testing.assert_close(ours["llava.model.language_model.layers.1.self_attn.q_proj.weight"], expected)
 
 
-def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(sources, tmp_path: Path) -> None:
+def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(
+    sources: tuple[Path, dict[str, Weights]], tmp_path: Path
+) -> None:
     folder, made = sources
     lost = dict(made["sam2.0"]) | {
         name: torch.full_like(tensor, 1e-6) for name, tensor in made["sam2.0"].items() if name.endswith("gamma")
@@ -365,7 +378,7 @@ def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(sourc
     assert torch.equal(ours[f"visual_model.{name}"], made["sam2.0"][name])
 
 
-def test_what_does_not_fit_is_named_with_what_to_do(sources, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named_with_what_to_do(sources: tuple[Path, dict[str, Weights]], tmp_path: Path) -> None:
     folder, _ = sources
     with pytest.raises(CheckpointError, match=r"vision tower is a checkpoint of its own: openai/clip.*--clip"):
         put_together(folder / "authors", tmp_path / "out", sam2=folder / "sam2.1.pt")
@@ -386,7 +399,9 @@ def test_what_does_not_fit_is_named_with_what_to_do(sources, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists(), "nothing is written before everything fits"
 
 
-def test_damaged_incomplete_and_dangerous_files_are_refused(sources, tmp_path: Path) -> None:
+def test_damaged_incomplete_and_dangerous_files_are_refused(
+    sources: tuple[Path, dict[str, Weights]], tmp_path: Path
+) -> None:
     folder, _ = sources
     shards = tmp_path / "shards"
     shards.mkdir()
@@ -409,7 +424,7 @@ def test_damaged_incomplete_and_dangerous_files_are_refused(sources, tmp_path: P
 
 
 class _Payload:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return print, ("this must not run",)
 
 

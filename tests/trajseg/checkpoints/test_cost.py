@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from trajseg.checkpoints.cost import cost
+from trajseg.checkpoints.cost import Cost, cost
 from trajseg.checkpoints.published import trajseg_7b
 from trajseg.cli import main
 from trajseg.errors import TrajSegError
@@ -18,11 +18,11 @@ from trajseg.model.quantization import four_bit_config
 
 
 @pytest.fixture(scope="module")
-def full_size():
+def full_size() -> Cost:
     return cost(trajseg_7b())
 
 
-def test_the_7b_model_costs_what_its_parts_are_known_to_cost(full_size) -> None:
+def test_the_7b_model_costs_what_its_parts_are_known_to_cost(full_size: Cost) -> None:
     parts = {part.name: part for part in full_size.parts}
     assert parts["trajectory encoder"].parameters == pytest.approx(299e6, rel=0.01)
     assert parts["language model"].parameters + parts["its head"].parameters == pytest.approx(6.738e9, rel=0.001)

@@ -6,10 +6,13 @@ The tables in tests/trajseg/checkpoints/layouts were derived without our code (s
 from __future__ import annotations
 
 import runpy
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from trajseg.checkpoints.published import (
@@ -24,27 +27,30 @@ from trajseg.checkpoints.published import (
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.weights import shapes_of
 
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
+
 ROOT = Path(__file__).parents[3]
 SCRIPT = runpy.run_path(str(ROOT / "scripts/write_layouts.py"))
 
 
-def layout(name):
+def layout(name: str) -> Shapes:
     return SCRIPT["read"]((ROOT / f"tests/trajseg/checkpoints/layouts/{name}.txt").read_text())
 
 
-def renamed(table, rename=our_name):
+def renamed(table: Shapes, rename: Callable[[str], str | None] = our_name) -> Shapes:
     return {ours: shape for name, shape in table.items() if (ours := rename(name)) is not None}
 
 
 @pytest.fixture(scope="module")
-def full_size():
+def full_size() -> Shapes:
     """Names and shapes of trajseg-7b with SAM 2.0, as in the paper."""
     model = TrajSegModel.skeleton(trajseg_7b("2.0"))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     return shapes_of(model)
 
 
-def part(shapes, *prefixes):
+def part(shapes: Shapes, *prefixes: str) -> Shapes:
     return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
 
 
@@ -54,16 +60,16 @@ QUICK = {"sam2_hiera_large", "llava-lightning-7b-v1-1"}
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in sorted(SCRIPT["LAYOUTS"])]
 )
-def test_the_committed_table_is_what_its_source_gives(name) -> None:
+def test_the_committed_table_is_what_its_source_gives(name: str) -> None:
     assert layout(name) == SCRIPT["LAYOUTS"][name]()
 
 
-def test_trajseg_7b_is_the_authors_merged_checkpoint_and_a_clip(full_size) -> None:
+def test_trajseg_7b_is_the_authors_merged_checkpoint_and_a_clip(full_size: Shapes) -> None:
     expected = renamed(layout("trajseg-7b-merged")) | renamed(layout("clip-vit-large-patch14"))
     assert full_size == expected
 
 
-def test_the_llava_in_it_is_lightning_7b_v1_1_but_for_five_new_tokens(full_size) -> None:
+def test_the_llava_in_it_is_lightning_7b_v1_1_but_for_five_new_tokens(full_size: Shapes) -> None:
     expected = renamed(layout("llava-lightning-7b-v1-1")) | renamed(layout("clip-vit-large-patch14"))
     ours = part(full_size, "llava.")
     words = {"llava.lm_head.weight", "llava.model.language_model.embed_tokens.weight"}
@@ -84,7 +90,7 @@ def test_a_llava_in_hugging_face_s_form_fits_as_published() -> None:
 @pytest.mark.parametrize(
     "size", ["large", "tiny", *(pytest.param(size, marks=pytest.mark.slow) for size in ("small", "base_plus"))]
 )
-def test_sam_2_1_fits_in_each_of_meta_s_sizes(size) -> None:
+def test_sam_2_1_fits_in_each_of_meta_s_sizes(size: str) -> None:
     table = layout(f"sam2.1_hiera_{size}")
     config = recognise_sam2(table)
     assert config.trunk_kwargs == HIERA[size]
@@ -93,7 +99,7 @@ def test_sam_2_1_fits_in_each_of_meta_s_sizes(size) -> None:
     assert part(shapes_of(model), "visual_model.") == renamed(table, our_sam2_name)
 
 
-def test_sam_2_0_fits_and_2_1_has_three_tensors_more(full_size) -> None:
+def test_sam_2_0_fits_and_2_1_has_three_tensors_more(full_size: Shapes) -> None:
     older, newer = layout("sam2_hiera_large"), layout("sam2.1_hiera_large")
     assert part(full_size, "visual_model.") == renamed(older, our_sam2_name)
     assert newer.keys() - older.keys() == {"no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"}
@@ -145,7 +151,7 @@ def test_our_sam2_has_meta_s_settings() -> None:
             assert _settings(one) == _settings(other), path
 
 
-def _settings(module):
+def _settings(module: nn.Module) -> dict[str, Any]:
     plain = (int, float, str, bool, tuple, list, type(None))
     left_out = {"dropout_p", "p", "training"}
     settings = {key: value for key, value in vars(module).items() if isinstance(value, plain)}

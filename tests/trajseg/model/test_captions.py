@@ -14,7 +14,7 @@ from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.dialogue import CAPTION_REQUEST, caption_of
 from trajseg.shapes.recipe.texts import shapes_processor
 from trajseg.tracks import MaskTrack
-from trajseg.video import open_clip
+from trajseg.video import Clip, open_clip
 from trajseg.video.spacing import sampled_frames
 
 
@@ -28,7 +28,7 @@ def segmenter() -> VideoSegmenter:
 
 
 @pytest.fixture(scope="module")
-def clip(tiny_clip: TinyClip):
+def clip(tiny_clip: TinyClip) -> Clip:
     return open_clip(tiny_clip.path)
 
 
@@ -36,14 +36,16 @@ def track(masks: list[np.ndarray], uid: str = "t1") -> MaskTrack:
     return MaskTrack.from_masks(uid, masks, [index / 12 for index in range(len(masks))], [1.0] * len(masks))
 
 
-def test_a_trajectory_is_the_boxes_in_units_of_the_longer_side(tiny_clip: TinyClip, clip) -> None:
+def test_a_trajectory_is_the_boxes_in_units_of_the_longer_side(tiny_clip: TinyClip, clip: Clip) -> None:
     boxes = trajectory(track(tiny_clip.blue), clip, [0, 3, 8])
     # The blue square starts at x = 64, y = 36, 20 pixels a side, of 96 x 64, and is gone from frame 8 on.
     expected = torch.tensor([[64, 36, 84, 56], [46, 36, 66, 56], [0, 0, 0, 0]]) / 96
     torch.testing.assert_close(boxes, expected)
 
 
-def test_every_track_is_described_as_if_it_were_alone(segmenter: VideoSegmenter, tiny_clip: TinyClip, clip) -> None:
+def test_every_track_is_described_as_if_it_were_alone(
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, clip: Clip
+) -> None:
     nothing = [np.zeros((64, 96), bool)] * 12
     tracks = [track(tiny_clip.red, "a"), track(nothing, "b"), track(tiny_clip.blue, "c")]
     steps: list[tuple[int, int]] = []
@@ -57,7 +59,7 @@ def test_every_track_is_described_as_if_it_were_alone(segmenter: VideoSegmenter,
 
 @torch.inference_mode()
 def test_the_prompt_is_the_clip_then_the_trajectory_then_the_request(
-    segmenter: VideoSegmenter, tiny_clip: TinyClip, clip, monkeypatch: pytest.MonkeyPatch
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Written out token by token."""
     model, processor = segmenter.model, segmenter.processor
@@ -112,7 +114,7 @@ def test_a_caption_is_what_stands_before_seg(answer: str, caption: str) -> None:
 
 
 def test_what_cannot_be_described_is_refused_before_anything_is_read(
-    segmenter: VideoSegmenter, tiny_clip: TinyClip, clip
+    segmenter: VideoSegmenter, tiny_clip: TinyClip, clip: Clip
 ) -> None:
     with pytest.raises(InputError, match="t1 has 5 frames"):
         segmenter.caption(clip, [track(tiny_clip.red[:5])])
@@ -123,7 +125,7 @@ def test_what_cannot_be_described_is_refused_before_anything_is_read(
         plain.caption(clip, [track(tiny_clip.red)])
 
 
-def test_a_cancelled_caption_stops(segmenter: VideoSegmenter, tiny_clip: TinyClip, clip) -> None:
+def test_a_cancelled_caption_stops(segmenter: VideoSegmenter, tiny_clip: TinyClip, clip: Clip) -> None:
     def cancel(done: int, total: int) -> None:
         raise CancelledError("cancelled")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tests.tiny_clip import TinyClip
@@ -17,7 +17,7 @@ from trajseg.model.qwen import as_patches
 SIDE = 112
 
 
-def small_qwen(family):
+def small_qwen(family: str) -> PretrainedConfig:
     vision = {"depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
     if family == "qwen2_vl":
         vision |= {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}
@@ -31,7 +31,7 @@ def small_qwen(family):
 
 
 @pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
-def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VideoSegmenter:
     torch.manual_seed(0)
     config = TrajSegConfig(
         llava_config=small_qwen(request.param),
@@ -46,7 +46,7 @@ def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return VideoSegmenter.from_pretrained(folder)
 
 
-def test_it_answers_and_segments(segmenter, tiny_clip: TinyClip) -> None:
+def test_it_answers_and_segments(segmenter: VideoSegmenter, tiny_clip: TinyClip) -> None:
     model = segmenter.model
     assert "llava.model.visual.patch_embed.proj.weight" in model.state_dict()
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_it_answers_and_segments(segmenter, tiny_clip: TinyClip) -> None:
 
 
 @torch.inference_mode()
-def test_other_pictures_give_other_tokens(segmenter) -> None:
+def test_other_pictures_give_other_tokens(segmenter: VideoSegmenter) -> None:
     model = segmenter.model
     one, other = (model.vision_states(torch.full((1, 3, SIDE, SIDE), value))[0] for value in (-1.0, 1.0))
     assert one.shape == (1, 16, 48)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from trajseg.model.mask_decoder import Tracker
 
 
 @pytest.fixture(scope="module", params=["conv", "hiera"])
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)
     # With random weights, whether a cell is an object's centre would be a matter of rounding.
@@ -29,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def _draw(folder, dtype):
+def _draw(folder: Path, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts, masks of a key frame and of three frames from memory, and a caption's tokens."""
     model = TrajSegModel.from_pretrained(folder, dtype)
     generator = torch.Generator().manual_seed(1)
@@ -53,7 +55,7 @@ def _draw(folder, dtype):
 @pytest.mark.parametrize(
     ("dtype", "most"), [(torch.bfloat16, 0.03), pytest.param(torch.float16, 0.01, marks=pytest.mark.slow)]
 )
-def test_half_precision_draws_the_same_masks(folder, dtype, most: float) -> None:
+def test_half_precision_draws_the_same_masks(folder: Path, dtype: torch.dtype, most: float) -> None:
     prompt, logits = _draw(folder, torch.float32)
     half_prompt, half_logits = _draw(folder, dtype)
     assert (half_prompt - prompt).abs().mean() < 0.02 * prompt.abs().mean() + 0.01
@@ -62,7 +64,7 @@ def test_half_precision_draws_the_same_masks(folder, dtype, most: float) -> None
     assert (logits > 0).float().mean() > 0.02, "masks that are empty would compare equal"
 
 
-def test_frequencies_stay_in_single_precision(folder) -> None:
+def test_frequencies_stay_in_single_precision(folder: Path) -> None:
     model = TrajSegModel.from_pretrained(folder, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     buffers = {name: buffer.dtype for name, buffer in model.named_buffers() if buffer.is_floating_point()}

@@ -66,14 +66,14 @@ def test_unknown_words_do_not_break_a_sentence(processor: TrajSegProcessor) -> N
 
 
 @pytest.mark.parametrize("captions", [[], ["a red circle"], ["a red circle", "a blue circle"]])
-def test_captions_survive_the_way_through_an_answer(processor: TrajSegProcessor, captions) -> None:
+def test_captions_survive_the_way_through_an_answer(processor: TrajSegProcessor, captions: list[str]) -> None:
     answer = processor.text(processor.ids(grounding_answer(captions)))
     assert captions_of(answer) == [" ".join(processor.text(processor.ids(c)).split()) for c in captions]
     assert (answer == NO_OBJECT) == (not captions)
 
 
 @pytest.mark.parametrize(("frame_count", "expected"), [(3, [0, 1, 2]), (8, [*range(8)]), (16, [*range(1, 16, 2)])])
-def test_the_language_model_sees_the_centres_of_equal_bins(frame_count: int, expected) -> None:
+def test_the_language_model_sees_the_centres_of_equal_bins(frame_count: int, expected: list[int]) -> None:
     assert sampled_frames(frame_count, 8) == expected
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from trajseg import VideoSegmenter
 from trajseg.cli import main
-from trajseg.data.samples import Mixture, Samples
+from trajseg.data.samples import Mixture, Sample, Samples
 from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.mask_decoder import FrameFeatures
@@ -47,7 +47,7 @@ STILL = LoraSettings(dropout=0.0)
 
 
 @pytest.fixture(scope="module")
-def shipped():
+def shipped() -> VideoSegmenter:
     loaded = VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu")
     torch.manual_seed(0)
     add_trajectory_encoder(loaded.model)
@@ -55,7 +55,7 @@ def shipped():
 
 
 @pytest.fixture
-def joint(shipped):
+def joint(shipped: VideoSegmenter) -> JointTraining:
     """The shipped model under joint training, with adapters that already do something and without dropout."""
     model = copy.deepcopy(shipped.model)
     torch.manual_seed(1)
@@ -68,13 +68,13 @@ def joint(shipped):
     return JointTraining(model, shipped.processor, parts, Samples(SOURCE, Mixture(), 2, 2))
 
 
-def norms(joint: JointTraining, sample) -> dict[str, float]:
+def norms(joint: JointTraining, sample: Sample) -> dict[str, float]:
     joint.zero_grad()
     joint.terms(sample).total(joint.weights).backward()
     return gradient_norms(joint.learning_parts())
 
 
-def kept_bytes(joint: JointTraining, sample) -> int:
+def kept_bytes(joint: JointTraining, sample: Sample) -> int:
     """What is kept for the backward pass, without what goes into recomputed parts."""
     kept: dict[int, int] = {}
 
@@ -89,7 +89,7 @@ def kept_bytes(joint: JointTraining, sample) -> int:
     return sum(kept.values())
 
 
-def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint) -> None:
+def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint: JointTraining) -> None:
     rng, parts = random.Random(0), set(joint.learning_parts())
     grounding = next(s for s in iter(lambda: SOURCE.video(rng, 2, "grounding"), None) if len(s.masks))
     learned = {part for part, norm in norms(joint, grounding).items() if norm > 0}
@@ -109,7 +109,7 @@ def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint) -> N
     assert len(adapted) == layers * 2 * 2, "A and B of q and v in every layer of the language model, nowhere else"
 
 
-def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped, tmp_path: Path) -> None:
+def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped: VideoSegmenter, tmp_path: Path) -> None:
     """As `trajseg model assemble` writes it: its config.json asks for bf16, the recipe for float32."""
     shipped.model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
     shipped.processor.save_pretrained(tmp_path / "half")
@@ -121,7 +121,7 @@ def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped, tm
     assert (adapter / "adapter_model.safetensors").exists()
 
 
-def test_mask_losses_alone_reach_the_language_model(joint) -> None:
+def test_mask_losses_alone_reach_the_language_model(joint: JointTraining) -> None:
     """Through the decoder, content integration and the head of the trajectory tokens; a shut gate changes nothing."""
     nn.init.constant_(joint.model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, -50.0)
     joint.weights = LossWeights(text=0.0, score=0.0)
@@ -160,7 +160,7 @@ def test_losses_are_those_of_the_paper() -> None:
 
 
 @torch.no_grad()
-def test_weights_scale_the_losses_of_their_frames_and_words(joint) -> None:
+def test_weights_scale_the_losses_of_their_frames_and_words(joint: JointTraining) -> None:
     sample = SOURCE.video(random.Random(2), 2, "captioning")
     shape = sample.masks.shape[:2]
 
@@ -181,7 +181,7 @@ def test_weights_scale_the_losses_of_their_frames_and_words(joint) -> None:
 
 
 @torch.no_grad()
-def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint) -> None:
+def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint: JointTraining) -> None:
     sample = SOURCE.video(random.Random(3), 3, "captioning")
     features = joint._features(sample.frames)
     token = torch.randn(2, joint.model.config.sam2_config.d_model)
@@ -192,7 +192,9 @@ def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint) -> None:
 
 
 @torch.no_grad()
-def test_samples_of_the_same_frames_look_once_and_cost_the_same(joint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_of_the_same_frames_look_once_and_cost_the_same(
+    joint: JointTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
     together = SOURCE.together(random.Random(3), 2, ["grounding", "captioning", "grounding"])
     assert all(sample.frames is together[0].frames for sample in together)
     apart = [dataclasses.replace(sample, frames=sample.frames.copy()) for sample in together]
@@ -208,7 +210,7 @@ def test_samples_of_the_same_frames_look_once_and_cost_the_same(joint, monkeypat
     assert looks == [2] * (1 + len([sample for sample in apart if len(sample.masks)]))
 
 
-def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped) -> None:
+def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped: VideoSegmenter) -> None:
     model = copy.deepcopy(shipped.model)
     assert not {"vision tower", "mask encoder"} & prepare(model, STILL).keys()
     assert not any(p.requires_grad for p in model.vision_tower.parameters())
@@ -216,7 +218,7 @@ def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped) -> None:
     assert {"vision tower", "mask encoder"} <= parts.keys()
 
 
-def test_a_batch_costs_the_same_however_it_is_cut(joint) -> None:
+def test_a_batch_costs_the_same_however_it_is_cut(joint: JointTraining) -> None:
     joint.samples = Samples(SOURCE, Mixture(), 2, batch=2)
     whole, figures = joint.loss(Part(3))
     joint.samples = Samples(SOURCE, Mixture(), 2, batch=1)
@@ -227,7 +229,7 @@ def test_a_batch_costs_the_same_however_it_is_cut(joint) -> None:
 
 
 @pytest.mark.parametrize("direction", ["image", "grounding", "captioning", "propagation"])
-def test_recomputing_changes_no_gradient_and_keeps_less(joint, direction: str) -> None:
+def test_recomputing_changes_no_gradient_and_keeps_less(joint: JointTraining, direction: str) -> None:
     rng = random.Random(4)
     sample = SOURCE.image(rng, "grounding") if direction == "image" else SOURCE.video(rng, 4, direction)
     plain, kept = norms(joint, sample), kept_bytes(joint, sample)
@@ -238,14 +240,16 @@ def test_recomputing_changes_no_gradient_and_keeps_less(joint, direction: str) -
 
 
 @torch.no_grad()
-def test_a_merged_adapter_is_the_trained_model_and_any_peft_can_load_it(joint, shipped, tmp_path: Path) -> None:
+def test_a_merged_adapter_is_the_trained_model_and_any_peft_can_load_it(
+    joint: JointTraining, shipped: VideoSegmenter, tmp_path: Path
+) -> None:
     joint.model.eval()
     nn.init.normal_(joint.model.text_hidden_fcs[0][0].bias)
     save_adapter(joint.model, STILL, "trajseg-tiny", tmp_path)
     sample = SOURCE.video(random.Random(5), 2, "captioning")
     text, token = joint.read(sample)
 
-    def read(model) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(model: TrajSegModel) -> tuple[torch.Tensor, torch.Tensor]:
         return JointTraining(model, shipped.processor, {}, joint.samples).read(sample)
 
     before, _ = read(shipped.model)
@@ -268,7 +272,9 @@ def test_the_7b_model_trains_the_papers_parameters() -> None:
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(count.values())
 
 
-def test_frozen_weights_in_half_precision_give_nearly_the_same_losses(joint, shipped) -> None:
+def test_frozen_weights_in_half_precision_give_nearly_the_same_losses(
+    joint: JointTraining, shipped: VideoSegmenter
+) -> None:
     sample = SOURCE.video(random.Random(6), 2, "captioning")
     with torch.no_grad():
         exact = joint.eval().terms(sample).total(joint.weights)
@@ -307,7 +313,7 @@ def test_two_processes_train_as_one_that_takes_both_samples(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_few_steps_lower_the_loss_on_a_fixed_batch(joint, tmp_path: Path) -> None:
+def test_a_few_steps_lower_the_loss_on_a_fixed_batch(joint: JointTraining, tmp_path: Path) -> None:
     fixed = Samples(SOURCE, Mixture(), 2, batch=2, seed=1)(0)
     joint.samples = lambda _: fixed
     assert train(tmp_path, joint, joint.loss, Schedule(steps=6, lr=5e-4, warmup=1, log_every=1), whole=False)
@@ -320,7 +326,7 @@ class FailsOnce(ShapesSamples):
 
     calls = 0
 
-    def video(self, rng, frames, direction):
+    def video(self, rng: random.Random, frames: int, direction: str) -> Sample | None:
         FailsOnce.calls += 1
         if FailsOnce.calls == 5:
             raise OSError("the disk is gone")

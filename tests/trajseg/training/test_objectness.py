@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from trajseg import VideoSegmenter
+from trajseg.model import TrajSegModel
 from trajseg.training.objectness import ObjectnessLoss, centres
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> TrajSegModel:
     return VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").model
 
 
@@ -23,7 +24,7 @@ def test_the_cell_of_a_box_centre_is_taught_where_enough_of_the_target_is_seen()
     assert cells.nonzero().tolist() == [[0, 4 * 16 + 8], [2, 8 * 16 + 15]]
 
 
-def test_nothing_is_lost_where_no_target_is_shown_and_the_tower_has_not_moved(model) -> None:
+def test_nothing_is_lost_where_no_target_is_shown_and_the_tower_has_not_moved(model: TrajSegModel) -> None:
     pixels = torch.randn(2, 3, 256, 256)
     none = torch.zeros(0, 2, 96, 128, dtype=torch.bool)
     loss = ObjectnessLoss(model)
@@ -33,7 +34,7 @@ def test_nothing_is_lost_where_no_target_is_shown_and_the_tower_has_not_moved(mo
         assert float(loss(before, features + 0.5, none)) > 0
 
 
-def test_a_shown_centre_becomes_an_object_and_the_other_cells_stay(model) -> None:
+def test_a_shown_centre_becomes_an_object_and_the_other_cells_stay(model: TrajSegModel) -> None:
     torch.manual_seed(0)
     pixels = torch.randn(1, 3, 256, 256)
     masks = torch.zeros(1, 1, 128, 128, dtype=torch.bool)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -292,7 +293,7 @@ class Numbers(torch.utils.data.IterableDataset):
     def __init__(self, offset: int, seed: int) -> None:
         self.values = torch.randint(1000, (5,), generator=torch.Generator().manual_seed(seed)) + offset
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[float]:
         return iter(self.values.tolist())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -380,7 +381,7 @@ def test_a_hint_wakes_the_reconciler(
     assert store.corrections.of_annotation(project, fresh)
 
 
-def wait_for(probe) -> None:
+def wait_for(probe: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
     while not probe():
         assert time.monotonic() < deadline
@@ -439,7 +440,14 @@ def test_a_caption_that_a_person_rewrote_is_kept_and_makes_no_job(
     ],
 )
 def test_what_counts_as_a_changed_caption(
-    lines, kept, studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+    lines: list[str],
+    kept: dict[str, str],
+    studio: FakeLabelStudio,
+    store: Store,
+    task: int,
+    project: int,
+    predicted: Job,
+    read: AnnotationReader,
 ) -> None:
     results = write(copy.deepcopy(prediction(studio, task)["result"]), *lines)
     studio.annotate(task, results, prediction(studio, task)["id"])

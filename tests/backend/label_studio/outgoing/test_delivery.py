@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,8 @@ from label_config import parse
 from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.tracks import Result
 
+MakeDelivered = Callable[..., tuple[Job, Delivery]]
+
 
 def deliver(*parts: Any) -> bool:
     """Whether a delivery arrives."""
@@ -27,7 +30,7 @@ def deliver(*parts: Any) -> bool:
 
 
 @pytest.fixture
-def delivered_to(studio: Any, store: Store, result: Result):
+def delivered_to(studio: FakeLabelStudio, store: Store, result: Result) -> MakeDelivered:
     """Makes a project, a task and a done job for it; returns the job and its delivery."""
 
     def make(task: int, instruction: str = "the red square", shown: Result = result) -> tuple[Job, Delivery]:
@@ -59,7 +62,12 @@ def state(store: Store, job: Job) -> Delivery:
 
 
 def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     _, delivery = delivered_to(task)
     assert deliver(store, client, settings, delivery)
@@ -79,7 +87,7 @@ def test_the_prediction_says_what_the_result_says(
     client: LabelStudioClient,
     settings: Settings,
     task: int,
-    delivered_to,
+    delivered_to: MakeDelivered,
     result: Result,
 ) -> None:
     job, delivery = delivered_to(task)
@@ -99,7 +107,12 @@ def test_the_prediction_says_what_the_result_says(
 
 
 def test_reading_a_task_does_not_make_label_studio_ask_for_a_prediction(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     _, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
@@ -107,7 +120,12 @@ def test_reading_a_task_does_not_make_label_studio_ask_for_a_prediction(
 
 
 def test_delivering_again_posts_nothing_new(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
@@ -117,7 +135,12 @@ def test_delivering_again_posts_nothing_new(
 
 
 def test_a_worker_that_died_between_posting_and_marking_is_made_good(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     job, delivery = delivered_to(task)
     studio.lose_answer = True
@@ -129,7 +152,7 @@ def test_a_worker_that_died_between_posting_and_marking_is_made_good(
 
 
 def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(
-    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to: MakeDelivered
 ) -> None:
     job, delivery = delivered_to(task)
     studio.slow_posts = threading.Barrier(2)
@@ -149,7 +172,7 @@ def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(
 
 
 def test_label_studio_being_down_leaves_it_pending_with_the_reason(
-    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to: MakeDelivered
 ) -> None:
     job, _ = delivered_to(task)
     studio.stop()
@@ -163,7 +186,12 @@ def test_label_studio_being_down_leaves_it_pending_with_the_reason(
 
 
 def test_the_pause_between_tries_grows(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     job, _ = delivered_to(task)
     pauses = []
@@ -175,7 +203,12 @@ def test_the_pause_between_tries_grows(
 
 
 def test_a_short_illness_of_label_studio_is_waited_out(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     _, delivery = delivered_to(task)
     studio.failures = 2
@@ -183,7 +216,12 @@ def test_a_short_illness_of_label_studio_is_waited_out(
 
 
 def test_a_delivery_to_a_deleted_task_is_dropped_without_a_failure(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     job, delivery = delivered_to(task)
     del studio.tasks[task]
@@ -194,7 +232,12 @@ def test_a_delivery_to_a_deleted_task_is_dropped_without_a_failure(
 
 
 def test_a_delivery_to_a_deleted_project_is_dropped(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     job, delivery = delivered_to(task)
     del studio.projects[studio.tasks[task]["project"]]
@@ -203,7 +246,12 @@ def test_a_delivery_to_a_deleted_project_is_dropped(
 
 
 def test_a_refused_token_keeps_deliveries_waiting_until_it_is_renewed(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     job, _ = delivered_to(task)
     studio.legacy_tokens = False
@@ -214,7 +262,7 @@ def test_a_refused_token_keeps_deliveries_waiting_until_it_is_renewed(
 
 
 def test_without_a_token_it_waits_and_says_so(
-    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to: MakeDelivered
 ) -> None:
     job, delivery = delivered_to(task)
     bare = settings.model_copy(update={"label_studio_api_key": type(settings.label_studio_api_key)("")})
@@ -224,7 +272,12 @@ def test_without_a_token_it_waits_and_says_so(
 
 
 def test_a_configuration_without_a_usable_tag_fails_it_with_the_reason(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     job, delivery = delivered_to(task)
     project = studio.projects[studio.tasks[task]["project"]]
@@ -235,7 +288,12 @@ def test_a_configuration_without_a_usable_tag_fails_it_with_the_reason(
 
 
 def test_more_tracks_than_labels_add_labels_to_the_project(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to, result: Result
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    delivered_to: MakeDelivered,
+    result: Result,
 ) -> None:
     project = studio.add_project("mask", ["car", "track-2"])
     task = studio.add_task(project, video="v", instruction="all")
@@ -259,7 +317,7 @@ def test_no_such_object_is_a_prediction_that_says_so(
     client: LabelStudioClient,
     settings: Settings,
     task: int,
-    delivered_to,
+    delivered_to: MakeDelivered,
     result: Result,
 ) -> None:
     none = copy.deepcopy(result)
@@ -276,7 +334,12 @@ def test_no_such_object_is_a_prediction_that_says_so(
 
 
 def test_a_newer_run_of_the_same_question_replaces_the_older_prediction(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     job, delivery = delivered_to(task)
     deliver(store, client, settings, delivery)
@@ -288,7 +351,12 @@ def test_a_newer_run_of_the_same_question_replaces_the_older_prediction(
 
 
 def test_another_instruction_keeps_the_older_prediction_and_its_pictures_in_place(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, task: int, delivered_to
+    studio: FakeLabelStudio,
+    store: Store,
+    client: LabelStudioClient,
+    settings: Settings,
+    task: int,
+    delivered_to: MakeDelivered,
 ) -> None:
     _, first = delivered_to(task)
     deliver(store, client, settings, first)
@@ -300,7 +368,7 @@ def test_another_instruction_keeps_the_older_prediction_and_its_pictures_in_plac
 
 
 def test_pictures_that_an_annotation_refers_to_stay_where_they_are(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to: MakeDelivered
 ) -> None:
     project = studio.add_project("mask")
     task = studio.add_task(project, video="v", instruction="i", frames=["/f2.jpg", "/f0.jpg"], frame_index=[2, 0])
@@ -313,7 +381,7 @@ def test_pictures_that_an_annotation_refers_to_stay_where_they_are(
 
 
 def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to: MakeDelivered
 ) -> None:
     project = studio.add_project("mask")
     task = studio.add_task(project, video="v", instruction="i", frames=["/f0.jpg", "/f3.jpg"], frame_index=[0, 3])
@@ -323,7 +391,7 @@ def test_first_pictures_that_nobody_worked_on_make_room_for_key_frames(
 
 
 def test_the_box_view_gets_a_frame_rate_and_no_pictures(
-    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, delivered_to: MakeDelivered
 ) -> None:
     project = studio.add_project("box")
     task = studio.add_task(project, video="v", instruction="i")
@@ -347,7 +415,7 @@ def test_a_configuration_that_fixes_another_rate_is_warned_of(
     store: Store,
     client: LabelStudioClient,
     settings: Settings,
-    delivered_to,
+    delivered_to: MakeDelivered,
     rate: str,
     warned: bool,
 ) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ from trajseg.video import FrameMap, open_clip
 RECORDED = Path(__file__).parents[3] / "label_studio_payloads"
 
 
-def make_result(tracks: list[list[np.ndarray | None]], fps: float = 10.0, times=None) -> Result:
+def make_result(
+    tracks: list[list[np.ndarray | None]], fps: float = 10.0, times: Sequence[float] | None = None
+) -> Result:
     shape = next(mask.shape for masks in tracks for mask in masks if mask is not None)
     times = times or tuple(index / fps for index in range(len(tracks[0])))
     made = [
@@ -295,7 +299,7 @@ def test_a_box_drawn_at_a_number_is_on_the_frame_that_the_editor_showed() -> Non
         ),
     ],
 )
-def test_what_label_studio_would_take_and_not_show_is_found(change, complaint: str) -> None:
+def test_what_label_studio_would_take_and_not_show_is_found(change: dict[str, Any], complaint: str) -> None:
     config = parse(fill("mask"))
     results = views.to_results(make_result([[blobs(1, (4, 4))[0]]]), "mask", config, [0])
     results[0] |= change

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.tiny_clip import TinyClip
 
 
 @pytest.fixture
-def served(settings: Settings, app: Flask):
+def served(settings: Settings, app: Flask) -> Iterator[Settings]:
     """Settings whose public address is a real backend."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -34,7 +35,7 @@ def found(settings: Settings, name: str, **options: object) -> list[Check]:
     return [check for check in checks.checks(settings, **options) if check.name == name]  # type: ignore[arg-type]
 
 
-def test_a_set_up_that_works_is_well(served, studio: FakeLabelStudio) -> None:
+def test_a_set_up_that_works_is_well(served: Settings, studio: FakeLabelStudio) -> None:
     told = {check.name: check for check in checks.checks(served)}
     well = ("Packages", "Queue", "Store", "Backend", "Public URL", "Label Studio", "Token", "Connection")
     assert {name: told[name].state for name in well} == dict.fromkeys(well, "ok")
@@ -46,7 +47,9 @@ def test_a_set_up_that_works_is_well(served, studio: FakeLabelStudio) -> None:
     ("setting", "named"),
     [("block_local_ip", "ML_BLOCK_LOCAL_IP is on"), ("ssrf_protection", "SSRF_PROTECTION_ENABLED is on")],
 )
-def test_each_of_the_two_guards_is_told_by_its_name(served, studio: FakeLabelStudio, setting: str, named: str) -> None:
+def test_each_of_the_two_guards_is_told_by_its_name(
+    served: Settings, studio: FakeLabelStudio, setting: str, named: str
+) -> None:
     setattr(studio, setting, True)
     (connection,) = found(served, "Connection")
     assert connection.state == "fail"
@@ -55,12 +58,12 @@ def test_each_of_the_two_guards_is_told_by_its_name(served, studio: FakeLabelStu
     assert studio.projects == {}
 
 
-def test_read_only_makes_nothing_in_label_studio(served, studio: FakeLabelStudio) -> None:
+def test_read_only_makes_nothing_in_label_studio(served: Settings, studio: FakeLabelStudio) -> None:
     assert found(served, "Connection", read_only=True) == []
     assert {method for method, _ in studio.requests} == {"GET"}
 
 
-def test_a_disabled_legacy_token_is_told(served, studio: FakeLabelStudio) -> None:
+def test_a_disabled_legacy_token_is_told(served: Settings, studio: FakeLabelStudio) -> None:
     studio.legacy_tokens = False
     (token,) = found(served, "Token")
     assert token.state == "fail"
@@ -152,7 +155,7 @@ def test_a_video_that_browsers_cannot_play_is_told(settings: Settings, clips: Pa
 
 
 def test_a_project_is_looked_at_with_its_tasks(
-    served, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip
+    served: Settings, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip
 ) -> None:
     project = studio.add_project("mask")
     address = client.upload(project, tiny_clip.path)
@@ -171,7 +174,7 @@ def test_a_project_is_looked_at_with_its_tasks(
 
 @pytest.mark.parametrize("attribute", ['framerate="25.0"', "", 'frameRate="0.05"'])
 def test_a_rate_that_the_configuration_fixes_is_told_with_the_line_that_frees_it(
-    served, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip, attribute: str
+    served: Settings, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip, attribute: str
 ) -> None:
     project = studio.add_project("box")
     xml = studio.projects[project]["label_config"]
@@ -184,7 +187,7 @@ def test_a_rate_that_the_configuration_fixes_is_told_with_the_line_that_frees_it
     assert "fps=12" in rate.remedy
 
 
-def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served, studio: FakeLabelStudio) -> None:
+def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served: Settings, studio: FakeLabelStudio) -> None:
     project = studio.add_project("mask")
     assert not [check for check in found(served, f"Project {project}", project_id=project) if "`answer`" in check.words]
     xml = studio.projects[project]["label_config"]
@@ -200,7 +203,7 @@ def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served, stu
 
 
 def test_a_connected_backend_that_is_not_interactive_is_told(
-    served, studio: FakeLabelStudio, client: LabelStudioClient
+    served: Settings, studio: FakeLabelStudio, client: LabelStudioClient
 ) -> None:
     project = studio.add_project("mask")
     client.connect_backend(project, served.external_url, title="t")
@@ -210,7 +213,9 @@ def test_a_connected_backend_that_is_not_interactive_is_told(
     assert any(check.state == "warn" and "typed in the page does nothing" in check.words for check in told)
 
 
-def test_a_webhook_that_tells_nothing_is_told(served, studio: FakeLabelStudio, client: LabelStudioClient) -> None:
+def test_a_webhook_that_tells_nothing_is_told(
+    served: Settings, studio: FakeLabelStudio, client: LabelStudioClient
+) -> None:
     project = studio.add_project("mask")
     client.connect_backend(project, served.external_url, title="t")
     (webhook,) = studio.webhooks.values()
@@ -236,7 +241,7 @@ def test_a_webhook_that_tells_nothing_is_told(served, studio: FakeLabelStudio, c
 
 
 def test_tasks_that_do_not_say_where_to_look_are_told(
-    served, studio: FakeLabelStudio, client: LabelStudioClient
+    served: Settings, studio: FakeLabelStudio, client: LabelStudioClient
 ) -> None:
     project = studio.add_project("mask")
     studio.add_task(project, video="/nowhere", instruction="x", trajseg_state="refined", trajseg_doubt=0.2)

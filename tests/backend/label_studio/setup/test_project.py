@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ from tests.tiny_clip import TinyClip
 from trajseg.errors import InputError, InstructionError, LabelStudioError, VideoError
 from trajseg.video import open_clip
 
+Run = Callable[..., Ran]
+
 
 @pytest.fixture
-def run(settings: Settings, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch):
+def run(settings: Settings, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", settings.label_studio_api_key.get_secret_value())
 
@@ -34,7 +37,7 @@ def run(settings: Settings, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def serving(app: Flask):
+def serving(app: Flask) -> Iterator[str]:
     """The real backend on a free port; its address."""
     import threading
 
@@ -47,7 +50,7 @@ def serving(app: Flask):
 
 
 def test_a_project_of_masks_with_a_task_for_each_video_and_instruction(
-    run, studio: FakeLabelStudio, serving, tiny_clip: TinyClip
+    run: Run, studio: FakeLabelStudio, serving: str, tiny_clip: TinyClip
 ) -> None:
     done = run(
         "create", "--title", "Squares", "--config", "mask", "-i", "the red one", "-i", "the blue one",
@@ -78,7 +81,7 @@ def uploaded(studio: FakeLabelStudio, address: str) -> bytes:
 
 
 def test_the_first_pictures_are_the_frames_that_they_say(
-    run, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip, tmp_path: Path
+    run: Run, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip, tmp_path: Path
 ) -> None:
     import numpy as np
     from PIL import Image
@@ -92,7 +95,7 @@ def test_the_first_pictures_are_the_frames_that_they_say(
     assert (red & tiny_clip.red[5]).sum() / (red | tiny_clip.red[5]).sum() > 0.8
 
 
-def test_a_project_of_boxes_needs_no_pictures(run, studio: FakeLabelStudio, tiny_clip: TinyClip) -> None:
+def test_a_project_of_boxes_needs_no_pictures(run: Run, studio: FakeLabelStudio, tiny_clip: TinyClip) -> None:
     done = run("create", "--title", "Boxes", "--config", "box", "-i", "red", "--no-backend", tiny_clip.path)
     assert done.exit_code == 0, done.output
     assert set(next(iter(studio.tasks.values()))["data"]) == {"video", "instruction", "fps"}
@@ -100,7 +103,7 @@ def test_a_project_of_boxes_needs_no_pictures(run, studio: FakeLabelStudio, tiny
 
 
 def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(
-    run, studio: FakeLabelStudio, client: LabelStudioClient, clips: Path, tmp_path: Path
+    run: Run, studio: FakeLabelStudio, client: LabelStudioClient, clips: Path, tmp_path: Path
 ) -> None:
     source = clips / "broken_frame_count.avi"
     done = run("create", "--title", "Copy", "-i", "the pointer", "--no-backend", source)
@@ -116,7 +119,7 @@ def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(
 
 
 def test_basic_authentication_goes_with_the_connection(
-    run, studio: FakeLabelStudio, serving, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+    run: Run, studio: FakeLabelStudio, serving: str, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAJSEG_BASIC_AUTH_USER", "u")
     monkeypatch.setenv("TRAJSEG_BASIC_AUTH_PASSWORD", "p")
@@ -134,7 +137,9 @@ def test_basic_authentication_goes_with_the_connection(
     assert webhook["headers"] == {"Authorization": "Basic dTpw", "X-Trajseg-Secret": "open sesame"}
 
 
-def test_the_most_doubtful_task_comes_first(run, studio: FakeLabelStudio, serving, tiny_clip: TinyClip) -> None:
+def test_the_most_doubtful_task_comes_first(
+    run: Run, studio: FakeLabelStudio, serving: str, tiny_clip: TinyClip
+) -> None:
     """By uncertainty sampling, which goes by the backend's title, and in a tab of the Data Manager."""
     run("create", "--title", "Doubt", "-i", "red", "--backend-url", serving, tiny_clip.path)
     (project,) = studio.projects.values()
@@ -149,7 +154,7 @@ def test_the_most_doubtful_task_comes_first(run, studio: FakeLabelStudio, servin
 
 
 def test_a_backend_that_is_not_there_leaves_no_project_behind(
-    run, studio: FakeLabelStudio, tiny_clip: TinyClip
+    run: Run, studio: FakeLabelStudio, tiny_clip: TinyClip
 ) -> None:
     done = run("create", "--title", "None", "-i", "red", "--backend-url", "http://127.0.0.1:9", tiny_clip.path)
     assert isinstance(done.exception, LabelStudioError)
@@ -159,7 +164,7 @@ def test_a_backend_that_is_not_there_leaves_no_project_behind(
 
 @pytest.mark.parametrize("setting", ["block_local_ip", "ssrf_protection"])
 def test_either_guard_against_private_addresses_is_told_with_both_settings(
-    run, studio: FakeLabelStudio, serving, tiny_clip: TinyClip, setting: str
+    run: Run, studio: FakeLabelStudio, serving: str, tiny_clip: TinyClip, setting: str
 ) -> None:
     setattr(studio, setting, True)
     done = run("create", "--title", "Guarded", "-i", "red", "--backend-url", serving, tiny_clip.path)
@@ -170,7 +175,7 @@ def test_either_guard_against_private_addresses_is_told_with_both_settings(
 
 
 def test_a_bad_video_is_told_before_anything_is_made(
-    run, studio: FakeLabelStudio, tmp_path: Path, tiny_clip: TinyClip
+    run: Run, studio: FakeLabelStudio, tmp_path: Path, tiny_clip: TinyClip
 ) -> None:
     (tmp_path / "no.mp4").write_bytes(b"no video")
     for bad in (tmp_path / "no.mp4", tmp_path / "missing.mp4"):
@@ -179,7 +184,7 @@ def test_a_bad_video_is_told_before_anything_is_made(
     assert studio.requests == []
 
 
-def test_a_dead_link_is_told_and_leaves_no_project_behind(run, studio: FakeLabelStudio) -> None:
+def test_a_dead_link_is_told_and_leaves_no_project_behind(run: Run, studio: FakeLabelStudio) -> None:
     link = f"{studio.url}/data/upload/9/gone.mp4"
     done = run("create", "--title", "Link", "-i", "red", "--no-backend", link)
     assert isinstance(done.exception, VideoError)
@@ -188,7 +193,7 @@ def test_a_dead_link_is_told_and_leaves_no_project_behind(run, studio: FakeLabel
 
 
 def test_a_link_stays_a_link_and_a_bucket_is_left_to_label_studio(
-    run, studio: FakeLabelStudio, tiny_clip: TinyClip
+    run: Run, studio: FakeLabelStudio, tiny_clip: TinyClip
 ) -> None:
     import threading
     from functools import partial
@@ -210,7 +215,7 @@ def test_a_link_stays_a_link_and_a_bucket_is_left_to_label_studio(
     assert second == {"video": "s3://bucket/clip.mp4", "instruction": "red"}
 
 
-def test_tasks_are_read_from_lines(run, studio: FakeLabelStudio, tiny_clip: TinyClip, tmp_path: Path) -> None:
+def test_tasks_are_read_from_lines(run: Run, studio: FakeLabelStudio, tiny_clip: TinyClip, tmp_path: Path) -> None:
     lines = [{"video": tiny_clip.path.name, "instruction": text} for text in ("red", "blue", "red")]
     file = tiny_clip.path.parent / "tasks.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
@@ -219,7 +224,7 @@ def test_tasks_are_read_from_lines(run, studio: FakeLabelStudio, tiny_clip: Tiny
     assert [task["data"]["instruction"] for task in studio.tasks.values()] == ["red", "blue"]
 
 
-def test_tasks_are_added_to_a_project_that_is_there(run, studio: FakeLabelStudio, tiny_clip: TinyClip) -> None:
+def test_tasks_are_added_to_a_project_that_is_there(run: Run, studio: FakeLabelStudio, tiny_clip: TinyClip) -> None:
     number = studio.add_project("box")
     done = run("add", number, "-i", "red", tiny_clip.path)
     assert done.exit_code == 0, done.output
@@ -253,7 +258,7 @@ def test_videos_without_instruction_and_nothing_at_all_are_refused() -> None:
 )
 @pytest.mark.parametrize("view", ["mask", "box"])
 def test_a_file_may_have_any_name(
-    run, studio: FakeLabelStudio, tiny_clip: TinyClip, tmp_path: Path, name, view: str
+    run: Run, studio: FakeLabelStudio, tiny_clip: TinyClip, tmp_path: Path, name: str, view: str
 ) -> None:
     (tmp_path / name).write_bytes(tiny_clip.path.read_bytes())
     done = run("create", "--title", "Names", "--config", view, "-i", "red", "--no-backend", tmp_path / name)
@@ -263,14 +268,14 @@ def test_a_file_may_have_any_name(
 
 
 @pytest.mark.parametrize("name", ["x" * 245 + ".avi", "字" * 83 + ".avi"])
-def test_so_may_one_that_is_copied(run, studio: FakeLabelStudio, clips: Path, tmp_path: Path, name: str) -> None:
+def test_so_may_one_that_is_copied(run: Run, studio: FakeLabelStudio, clips: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((clips / "broken_frame_count.avi").read_bytes())
     done = run("create", "--title", "Names", "--config", "box", "-i", "red", "--no-backend", tmp_path / name)
     assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("name", ["nosuch:30.mp4", "/data/clips/nosuch.mp4", "file:///nosuch.mp4", "x" * 300])
-def test_a_missing_file_is_no_address(run, studio: FakeLabelStudio, name: str) -> None:
+def test_a_missing_file_is_no_address(run: Run, studio: FakeLabelStudio, name: str) -> None:
     done = run("create", "--title", "Names", "-i", "red", "--no-backend", name)
     assert isinstance(done.exception, VideoError)
     assert studio.projects == {}
@@ -284,7 +289,7 @@ def test_tasks_with_a_byte_order_mark_and_odd_separators(tmp_path: Path) -> None
 
 
 def test_a_projects_engine_stands_in_the_connection_and_can_be_changed(
-    run, studio: FakeLabelStudio, serving, store: Store, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+    run: Run, studio: FakeLabelStudio, serving: str, store: Store, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAJSEG_ENGINES", "grounded")
     monkeypatch.setenv("TRAJSEG_GROUNDED_CHOOSER", "none")

@@ -12,7 +12,7 @@ from trajseg.errors import InputError
 from trajseg.shapes.recipe.curves import draw
 
 
-def log(folder, stage: str, lines: list[dict]) -> None:
+def log(folder: Path, stage: str, lines: list[dict]) -> None:
     (folder / stage).mkdir()
     (folder / stage / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 

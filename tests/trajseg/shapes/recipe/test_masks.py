@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 
 from trajseg.model import TrajSegConfig, TrajSegModel
-from trajseg.model.mask_decoder import Tracker
+from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
 from trajseg.shapes.recipe.clips import pictures
 from trajseg.shapes.recipe.masks import MaskTraining, frame_roles
 from trajseg.shapes.world.scenes import sample_scene
@@ -34,7 +35,15 @@ def test_memory_believes_the_object_scores_where_the_next_prompt_can_put_them_ri
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     step = Tracker.step
 
-    def watched(self, index, frame, prompt, present=None, *rest, **named):
+    def watched(
+        self: Tracker,
+        index: int,
+        frame: FrameFeatures,
+        prompt: torch.Tensor | None,
+        present: torch.Tensor | None = None,
+        *rest: Any,
+        **named: Any,
+    ) -> DecodedMask:
         decoded = step(self, index, frame, prompt, present, *rest, **named)
         kept.append((decoded.score, self.key_memories[0]["obj_ptr"]))
         return decoded

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajseg.model import TrajSegConfig, TrajSegModel
+from trajseg.model.processor import TrajSegProcessor
 from trajseg.shapes.recipe import clips, precision
 from trajseg.shapes.recipe.clips import ClipStream, faded, pictures, relit, turns
 from trajseg.shapes.recipe.language import GUIDED_LAYER, LanguageTraining
@@ -26,7 +27,9 @@ from trajseg.shapes.recipe.packed_attention import NAME, Layout, packed_attentio
 from trajseg.shapes.recipe.texts import (
     IGNORED,
     SLOT,
+    Question,
     QuestionStream,
+    Seen,
     captions,
     gaze,
     names,
@@ -41,7 +44,7 @@ from trajseg.shapes.recipe.vision import _attribute_loss, attribute_weights, den
 from trajseg.shapes.recipe.watching import disguised
 from trajseg.shapes.world.phrases import PLURALS
 from trajseg.shapes.world.render import render
-from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, sample_scene
+from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, Scene, sample_scene
 from trajseg.training.run import Schedule, train
 
 
@@ -52,18 +55,18 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def processor():
+def processor() -> TrajSegProcessor:
     return shapes_processor(256)
 
 
 @pytest.fixture(scope="module")
-def language(processor):
+def language(processor: TrajSegProcessor) -> LanguageTraining:
     torch.manual_seed(0)
     model = TrajSegModel(TrajSegConfig.tiny(len(processor.tokenizer), processor.seg_id)).eval()
     return LanguageTraining(model, processor).eval()
 
 
-def clip(processor, seed: int, limit: int = 4):
+def clip(processor: TrajSegProcessor, seed: int, limit: int = 4) -> tuple[Scene, Seen, list[Question]]:
     scene, rng = sample_scene(seed), random.Random(seed)
     asked = questions(scene, processor, rng, limit)
     asked += captions(scene, trajectories(scene, 8), None, processor, rng)
@@ -71,7 +74,9 @@ def clip(processor, seed: int, limit: int = 4):
 
 
 @torch.no_grad()
-def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, language) -> None:
+def test_packed_questions_are_answered_as_if_each_were_asked_alone(
+    processor: TrajSegProcessor, language: LanguageTraining
+) -> None:
     """The block mask and restarting positions change nothing but the cost."""
     clips = [clip(processor, seed)[1:] for seed in (1, 2)]
     packed = pack(clips, processor, 8)
@@ -87,7 +92,7 @@ def test_packed_questions_are_answered_as_if_each_were_asked_alone(processor, la
 
 
 @torch.no_grad()
-def test_packed_attention_is_attention_under_the_mask(processor, language) -> None:
+def test_packed_attention_is_attention_under_the_mask(processor: TrajSegProcessor, language: LanguageTraining) -> None:
     packed = pack([clip(processor, seed, limit=seed)[1:] for seed in (1, 2, 9)], processor, 8)
     inputs = language.inputs(packed, *language.symbols(packed))
     layer = language.language_model.layers[0]
@@ -101,7 +106,9 @@ def test_packed_attention_is_attention_under_the_mask(processor, language) -> No
 
 
 @torch.no_grad()
-def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(processor, language) -> None:
+def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(
+    processor: TrajSegProcessor, language: LanguageTraining
+) -> None:
     packed = pack([clip(processor, seed, limit=20)[1:] for seed in range(6)], processor, 8)
     spoken = F.pad(packed.labels.clamp(min=0)[:, 1:], (0, 1))
 
@@ -127,14 +134,14 @@ def test_an_answer_counts_as_right_only_when_it_means_the_right_objects(processo
 
 
 @torch.no_grad()
-def test_watching_reads_the_same_states_as_answering(processor, language) -> None:
+def test_watching_reads_the_same_states_as_answering(processor: TrajSegProcessor, language: LanguageTraining) -> None:
     packed = pack([clip(processor, seed)[1:] for seed in (4, 5)], processor, 8)
     tokens, _ = language.symbols(packed)
     early = language.hidden(packed, tokens).early
     torch.testing.assert_close(language.early_hidden(packed, tokens), early, atol=1e-5, rtol=1e-4)
 
 
-def test_states_look_at_the_object_that_the_answer_has_come_to(processor) -> None:
+def test_states_look_at_the_object_that_the_answer_has_come_to(processor: TrajSegProcessor) -> None:
     """Before each [SEG] at its own object's tokens, after the last one, and where there is none, at the first token."""
     packed = pack([clip(processor, seed, limit=30)[1:] for seed in range(8)], processor, 8)
     at = gaze(packed, processor.seg_id)
@@ -162,7 +169,9 @@ def test_states_look_at_the_object_that_the_answer_has_come_to(processor) -> Non
     assert {0, 1, 2} <= counts
 
 
-def test_the_guided_share_is_that_of_the_models_own_attention(processor, language) -> None:
+def test_the_guided_share_is_that_of_the_models_own_attention(
+    processor: TrajSegProcessor, language: LanguageTraining
+) -> None:
     packed = pack([clip(processor, seed)[1:] for seed in (1, 2)], processor, 8)
     hidden = language.hidden(packed, *language.symbols(packed))
     kept = []
@@ -249,7 +258,7 @@ def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing() -> None:
     assert (beside > 0).all()
 
 
-def test_nothing_is_said_of_names_that_an_object_has_not(processor) -> None:
+def test_nothing_is_said_of_names_that_an_object_has_not(processor: TrajSegProcessor) -> None:
     asked_of_nameless = 0
     for seed in range(60):
         scene, rng = sample_scene(seed), random.Random(seed)
@@ -356,7 +365,7 @@ def test_filmed_clips_are_taken_where_objects_come_and_go(monkeypatch: pytest.Mo
     assert turning(1) > turning(0) + 0.2
 
 
-def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair(processor) -> None:
+def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair(processor: TrajSegProcessor) -> None:
     rng, shapes, colours, rows = random.Random(0), 0, 0, 0
     starts = (0, len(COLOURS), len(COLOURS) + len(SHAPES))
     for seed in range(80):
@@ -375,7 +384,7 @@ def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair
     assert 0 < colours < shapes
 
 
-def test_a_language_model_is_asked_the_same_of_misread_symbols(processor) -> None:
+def test_a_language_model_is_asked_the_same_of_misread_symbols(processor: TrajSegProcessor) -> None:
     plain, read = (next(iter(QuestionStream(processor, 3, 1, 8, read=reading))) for reading in (None, misread))
     assert [question.answer for question in plain.questions] == [question.answer for question in read.questions]
     assert not torch.equal(plain.seen[0].look, read.seen[0].look)
@@ -389,7 +398,7 @@ def test_a_kind_of_name_that_no_object_has_is_not_told_of() -> None:
     assert set(figures) == {"token_shape", "token_size"}
 
 
-def test_a_misheard_answer_differs_in_names_only(processor) -> None:
+def test_a_misheard_answer_differs_in_names_only(processor: TrajSegProcessor) -> None:
     differing = 0
     for seed in range(30):
         for question in clip(processor, seed)[2]:
@@ -402,7 +411,7 @@ def test_a_misheard_answer_differs_in_names_only(processor) -> None:
     assert differing > 20
 
 
-def test_only_answers_are_learned(processor) -> None:
+def test_only_answers_are_learned(processor: TrajSegProcessor) -> None:
     _, seen, asked = clip(processor, 3)
     packed = pack([(seen, asked)], processor, 8)
     learned = packed.labels[0][packed.labels[0] != IGNORED].tolist()
@@ -410,7 +419,7 @@ def test_only_answers_are_learned(processor) -> None:
     assert learned.count(processor.end_id) == len(asked)
 
 
-def test_answers_name_the_targets_and_end_each_with_seg(processor) -> None:
+def test_answers_name_the_targets_and_end_each_with_seg(processor: TrajSegProcessor) -> None:
     for seed in range(20):
         _, _, asked = clip(processor, seed, limit=20)
         for question in asked:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +29,9 @@ def outcome(module: nn.Module, *batch: object) -> tuple[float, torch.Tensor]:
 
 
 @pytest.mark.parametrize("training", [VisionPretraining, MaskTraining])
-def test_a_step_has_the_loss_and_the_gradient_that_it_has_in_float32(monkeypatch: pytest.MonkeyPatch, training) -> None:
+def test_a_step_has_the_loss_and_the_gradient_that_it_has_in_float32(
+    monkeypatch: pytest.MonkeyPatch, training: Callable[[TrajSegModel], Any]
+) -> None:
     torch.manual_seed(0)
     module = training(TrajSegModel(TrajSegConfig.tiny(300, 259)).eval())
     clips = [pictures(sample_scene(5), [0, 2, 4, 6], 256, light=random.Random(0))]

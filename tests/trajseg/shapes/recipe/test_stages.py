@@ -19,7 +19,7 @@ from trajseg.training.run import Part, Schedule
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory):
+def training(tmp_path_factory: pytest.TempPathFactory) -> TinyTraining:
     return TinyTraining(tmp_path_factory.mktemp("tiny"), seed=0, workers=0)
 
 
@@ -37,7 +37,7 @@ def training(tmp_path_factory: pytest.TempPathFactory):
     ],
 )
 def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(
-    training, name, monkeypatch: pytest.MonkeyPatch
+    training: TinyTraining, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "WATCHED", 2)
     monkeypatch.setattr(stages, "SYMBOLIC", 2)
@@ -51,7 +51,7 @@ def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(
     assert values[0] == values[2] != values[1]
 
 
-def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(training) -> None:
+def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(training: TinyTraining) -> None:
     """Each watcher keeps what the decoder gives until a loss takes it: one that nobody asks keeps it for ever."""
     for name in ("masks", "memory", "tracking", "masks"):
         training.module(name)
@@ -112,7 +112,9 @@ def test_the_language_sides_tower_learns_on_apart_from_sam2s_encoder(tmp_path: P
     assert sum(moved) > 0.8 * len(moved)
 
 
-def test_the_projector_is_fitted_to_nothing_of_pairs_and_then_stays(training, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_projector_is_fitted_to_nothing_of_pairs_and_then_stays(
+    training: TinyTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A colour is wanted of strange shapes alone, a shape of colours without a name, and of a named pair neither."""
     fitted = []
     monkeypatch.setattr(pixels, "FITTED_CLIPS", 40)

@@ -9,7 +9,7 @@ from tests.tiny_clip import TinyClip
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
-from trajseg.model.mask_decoder import DecodedMask, Tracker
+from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
 from trajseg.model.modeling import Answer
 from trajseg.model.sampling import Sampling
 from trajseg.shapes.recipe.texts import shapes_processor
@@ -24,7 +24,7 @@ def segmenter() -> VideoSegmenter:
 
 
 @pytest.fixture
-def answering(segmenter: VideoSegmenter, monkeypatch: pytest.MonkeyPatch):
+def answering(segmenter: VideoSegmenter, monkeypatch: pytest.MonkeyPatch) -> VideoSegmenter:
     """The model says that there is one object, whatever it sees."""
     token = torch.randn(1, 128, generator=torch.Generator().manual_seed(5))
     said = Answer(segmenter.processor.ids("a red square [SEG] ."), token)
@@ -59,13 +59,13 @@ def test_what_cannot_be_looked_at_is_refused(segmenter: VideoSegmenter) -> None:
 
 
 def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_frames(
-    answering, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+    answering: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompted: list[int] = []
     looked: list[int] = []
     step, see = Tracker.step, answering.model.vision_states
 
-    def watched(self, index, frame, prompt, key):
+    def watched(self: Tracker, index: int, frame: FrameFeatures, prompt: torch.Tensor | None, key: bool) -> DecodedMask:
         prompted.extend([index] if prompt is not None else [])
         assert key == (index in keys)
         return step(self, index, frame, prompt, key=key)
@@ -87,7 +87,7 @@ def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_f
 
 
 def test_the_checkpoints_own_frames_asked_for_by_number_change_nothing(
-    answering, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+    answering: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answering.model.config, "prompt_every_frame", False)
     own = list(answering.segment(tiny_clip.path, "the red square"))
@@ -117,11 +117,11 @@ def test_how_sure_an_answer_is_comes_from_each_of_its_words_and_its_end(
 
 
 def test_a_run_of_frames_that_is_nowhere_sure_is_not_drawn(
-    answering, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+    answering: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter((0.5, 0.9, -1, 0.5, 2, 0.5, -1, -1, 1.5, -1, 0.9, 0.5) * 2)
 
-    def step(self, index, frame, prompt, key):
+    def step(self: Tracker, index: int, frame: FrameFeatures, prompt: torch.Tensor | None, key: bool) -> DecodedMask:
         return DecodedMask(torch.ones(1, 64, 64), torch.tensor([float(next(scores))]), torch.zeros(1, 128))
 
     monkeypatch.setattr(Tracker, "step", step)

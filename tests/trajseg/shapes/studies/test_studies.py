@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +31,10 @@ from trajseg.shapes.world.language import instructions, short_caption, words
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import COLOURS, SHAPES, SIZES, Scene, sample_scene
 from trajseg.tracks import MaskTrack, Result, rle
+from trajseg.video import Clip
+
+Choice = Callable[[int, Sampling], Iterable[int]]
+"""Objects of the scene that are drawn in a frame."""
 
 HEIGHT = 64
 
@@ -44,7 +48,7 @@ class Stub:
     spec = EngineSpec(name="stub", model_version="stub")
     model = SimpleNamespace(config=SimpleNamespace(llm_frames=8, prompt_every_frame=True))
 
-    def __init__(self, choose, said: str = "", sampling: Sampling | None = None) -> None:
+    def __init__(self, choose: Choice, said: str = "", sampling: Sampling | None = None) -> None:
         self.choose, self.said, self.sampling = choose, said, sampling or Sampling()
         self.asked: list[Sampling] = []
 
@@ -53,10 +57,10 @@ class Stub:
         other.asked = self.asked
         return other
 
-    def answer(self, clip, instruction: str) -> Said:
+    def answer(self, clip: Clip, instruction: str) -> Said:
         return Said(self.said, (-0.1, -0.4))
 
-    def segment(self, clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         self.asked.append(self.sampling)
         drawn = [self.choose(index, self.sampling) for index in range(len(clip))]
         objects = sorted({k for chosen in drawn for k in chosen})

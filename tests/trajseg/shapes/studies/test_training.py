@@ -6,11 +6,12 @@ import dataclasses
 import random
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from trajseg.data.samples import Samples
+from trajseg.data.samples import Sample, Samples
 from trajseg.engines.base import EngineSpec
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import CheckpointError
@@ -22,13 +23,14 @@ from trajseg.shapes.studies.cells import Cells
 from trajseg.shapes.studies.fresh import fit_head, fresh_start, tokens_and_prompts
 from trajseg.shapes.studies.plan import Plan
 from trajseg.shapes.studies.training import ARMS, SMALL, Arm, learn, recipe_of, training
+from trajseg.training.recipes import JointRecipe
 from trajseg.training.run import Schedule
 
 SOURCE = ShapesSamples(size=64)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained tiny model that has learned nothing, as a folder."""
     torch.manual_seed(3)
     processor = shapes_processor(256)
@@ -39,13 +41,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def samples():
+def samples() -> list[Sample]:
     rng = random.Random(0)
     return [next(s for s in iter(lambda: SOURCE.video(rng, 2, "grounding"), None) if len(s.masks)) for _ in range(2)]
 
 
 @pytest.fixture(scope="module")
-def starts(checkpoint, samples, tmp_path_factory: pytest.TempPathFactory):
+def starts(checkpoint: Path, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("starts")
     for name, seed, integration in (("with", 0, True), ("without", 0, False), ("other", 1, True)):
         fresh_start(checkpoint, folder / name, seed, integration, samples)
@@ -54,7 +56,9 @@ def starts(checkpoint, samples, tmp_path_factory: pytest.TempPathFactory):
     }
 
 
-def test_a_start_keeps_all_but_the_last_layer_of_the_head_and_content_integration(checkpoint, starts) -> None:
+def test_a_start_keeps_all_but_the_last_layer_of_the_head_and_content_integration(
+    checkpoint: Path, starts: dict[str, Any]
+) -> None:
     old, new = TrajSegModel.from_pretrained(checkpoint).state_dict(), starts["with"].state_dict()
     assert set(old) == set(new)
     changed = {name for name in old if not torch.equal(old[name], new[name])}
@@ -65,7 +69,7 @@ def test_a_start_keeps_all_but_the_last_layer_of_the_head_and_content_integratio
     assert any(name.startswith("fusion_layers.") for name in changed)
 
 
-def test_starts_differ_in_content_integration_alone_which_the_seed_draws(starts) -> None:
+def test_starts_differ_in_content_integration_alone_which_the_seed_draws(starts: dict[str, Any]) -> None:
     whole, smaller, other = (starts[name].state_dict() for name in ("with", "without", "other"))
     drawn = {name for name in whole if name.startswith("fusion_layers.")}
     assert set(whole) - set(smaller) == drawn
@@ -76,7 +80,7 @@ def test_starts_differ_in_content_integration_alone_which_the_seed_draws(starts)
 
 
 @torch.inference_mode()
-def test_without_content_integration_the_token_itself_is_the_prompt_of_every_frame(starts) -> None:
+def test_without_content_integration_the_token_itself_is_the_prompt_of_every_frame(starts: dict[str, Any]) -> None:
     features = starts["without"].encode_frames(torch.randn(2, 3, 256, 256))
     tokens = torch.randn(3, 128)
     prompts = starts["without"].prompts(tokens, features)
@@ -85,7 +89,7 @@ def test_without_content_integration_the_token_itself_is_the_prompt_of_every_fra
 
 
 @torch.no_grad()
-def test_the_head_is_fitted_to_what_content_integration_made_of_its_tokens(checkpoint) -> None:
+def test_the_head_is_fitted_to_what_content_integration_made_of_its_tokens(checkpoint: Path) -> None:
     model = TrajSegModel.from_pretrained(checkpoint)
     generator = torch.Generator().manual_seed(0)
     # Twelve directions, as if of colours and shapes.
@@ -98,7 +102,7 @@ def test_the_head_is_fitted_to_what_content_integration_made_of_its_tokens(check
 
 
 @torch.no_grad()
-def test_prompts_are_averaged_over_the_frames_that_show_their_object(checkpoint, samples) -> None:
+def test_prompts_are_averaged_over_the_frames_that_show_their_object(checkpoint: Path, samples: list[Sample]) -> None:
     loaded = VideoSegmenter.from_pretrained(checkpoint)
     sample = dataclasses.replace(samples[0], masks=samples[0].masks.copy())
     sample.masks[:, 0], sample.masks[:, 1] = False, True
@@ -107,7 +111,9 @@ def test_prompts_are_averaged_over_the_frames_that_show_their_object(checkpoint,
     torch.testing.assert_close(prompts, loaded.model.prompts(tokens, second)[:, 0], atol=1e-4, rtol=1e-3)
 
 
-def test_a_checkpoint_without_content_integration_cannot_be_started_from(starts, samples, tmp_path: Path) -> None:
+def test_a_checkpoint_without_content_integration_cannot_be_started_from(
+    starts: dict[str, Any], samples: list[Sample], tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match="no content integration"):
         fresh_start(starts["folder"] / "without", tmp_path, 0, True, samples)
 
@@ -123,7 +129,7 @@ def test_without_alignment_captions_become_instructions_and_all_else_stays() -> 
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch):
+def small(monkeypatch: pytest.MonkeyPatch) -> JointRecipe:
     """Two steps of one clip of two frames."""
     schedule = Schedule(steps=2, lr=1e-3, warmup=1, log_every=1, save_every=1, decay="linear")
     mixture = dataclasses.replace(SMALL.mixture, images=0.0, propagation=0.0, captioning=1.0)
@@ -135,7 +141,7 @@ def small(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("integration", [True, False])
 def test_an_arm_is_trained_into_a_checkpoint_of_its_own_and_goes_on_after_a_stop(
-    small, integration: bool, checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: JointRecipe, integration: bool, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arm, plan = Arm(True, integration, 0), Plan(model=str(checkpoint), device="cpu")
     stopped = dataclasses.replace(small, schedule=dataclasses.replace(small.schedule, minutes=1e-9))
@@ -153,17 +159,17 @@ def test_an_arm_is_trained_into_a_checkpoint_of_its_own_and_goes_on_after_a_stop
 
 
 def test_the_study_compares_the_four_arms_and_tells_what_each_part_brings(
-    checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned: list[Arm] = []
     worth = {(False, False): 0.3, (True, False): 0.4, (False, True): 0.5, (True, True): 0.7}
 
-    def learn(recipe, arm, plan, folder):
+    def learn(recipe: JointRecipe, arm: Arm, plan: Plan, folder: Path) -> list[float]:
         learned.append(arm)
         return [1.0, 0.5]
 
     class Found:
-        def headline(self):
+        def headline(self) -> dict[str, float | None]:
             arm = learned[-1]
             return {"referring_jf": worth[arm.alignment, arm.integration] + 0.1 * arm.seed, "reasoning_jf": None}
 
