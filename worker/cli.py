@@ -26,11 +26,13 @@ def worker(burst: bool, **given: Any) -> None:
     SIGTERM finishes the job at hand first. Ctrl-C, or SIGTERM twice, gives it back to the queue at once; the next run
     goes on after the frames that are drawn.
     """
+    from backend.variables import log_unknown_variables
     from trajseg.leaving import leave
     from worker.resident import work
 
     settings = _settings(given)
     _log(settings)
+    log_unknown_variables(logging.getLogger("trajseg.worker"))
     try:
         stopped = work(settings, burst=burst)
     except SystemExit:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -34,11 +35,18 @@ class SettingsFactory:
 
     Args:
         settings: the class of settings.
+        prefix: of the environment variables, such as TRAJSEG_SAM3_.
         loader: "module:function" that makes the engine of settings and a device; imported when an engine is wanted.
     """
 
-    def __init__(self, settings: type[EngineSettings], loader: str) -> None:
-        self._settings, self._loader = settings, loader
+    def __init__(self, settings: type[EngineSettings], prefix: str, loader: str) -> None:
+        self._settings, self._prefix, self._loader = settings, prefix, loader
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that the engine reads."""
+        names = inspect.signature(self._settings).parameters
+        return tuple(f"{self._prefix}{name.upper()}" for name in names)
 
     @property
     def spec(self) -> EngineSpec:

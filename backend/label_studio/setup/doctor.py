@@ -24,6 +24,7 @@ from backend.label_studio.setup.engines import engine_checks
 from backend.label_studio.setup.serving import disk, serving_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
+from backend.variables import unknown_variables
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.places import MOBILE_SAM_FILES, marks_folder
 from trajseg.engines.registry import engine_factory, engine_spec
@@ -55,6 +56,7 @@ def checks(
         read_only: leave out the check that makes (and deletes) a project in Label Studio.
     """
     yield packages()
+    yield from variables()
     yield model(settings)
     yield torch()
     yield from engine_checks()
@@ -85,6 +87,12 @@ def packages() -> Check:
     if missing:
         return Check("Packages", "fail", f"{words}; missing: {', '.join(missing)}", "pip install trajseg")
     return Check("Packages", "ok", words)
+
+
+def variables() -> Iterator[Check]:
+    """A warning for each environment variable that looks like a setting and is none."""
+    for variable in unknown_variables():
+        yield Check("Settings", "warn", variable.words, variable.remedy)
 
 
 def model(settings: Settings) -> Check:

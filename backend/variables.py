@@ -1,0 +1,101 @@
+"""Environment variables that look like settings of trajseg and are none: a mistyped one would be ignored in silence."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+
+from backend.settings import Settings
+from trajseg.engines.registry import GROUP, engine_factory
+from trajseg.engines.settings import SettingsFactory
+from trajseg.errors import TrajSegError
+
+PREFIX = "TRAJSEG_"
+OTHERS = (
+    # Read outside of Settings, because trajseg's own commands need them without the service.
+    "TRAJSEG_OFFLINE",
+    "TRAJSEG_WEIGHTS_DIR",
+    # Of compose.yaml alone, which hands them on under other names.
+    "TRAJSEG_USER",
+    "TRAJSEG_PASSWORD",
+    "TRAJSEG_BIND",
+)
+INSTEAD = {"TRAJSEG_ENGINE": "TRAJSEG_MODEL", "TRAJSEG_CHOOSER": "TRAJSEG_GROUNDED_CHOOSER"}
+"""Names that people expect, and what is meant by them."""
+CLOSE = 0.75
+"""How alike a name has to be to be proposed, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class UnknownVariable:
+    """A variable that nothing reads.
+
+    Attributes:
+        meant: known variables with nearly that name, the nearest first; at most two.
+    """
+
+    name: str
+    meant: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """What is wrong; the value is left out, as it may be a secret."""
+        return f"{self.name} is set, but trajseg has no such setting and ignores it"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        if self.meant:
+            return f"Did you mean {' or '.join(self.meant)}?"
+        return "docs/settings.md and docs/engines.md list all settings."
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[UnknownVariable]:
+    """The variables that begin with TRAJSEG_ and that neither the service nor an installed engine reads, by name.
+
+    Those of a third-party engine are let be if they begin with TRAJSEG_ and the name of its entry point.
+    """
+    environ = os.environ if environ is None else environ
+    suspects = sorted(name for name, value in environ.items() if name.upper().startswith(PREFIX) and value)
+    service = {str(field.validation_alias or f"{PREFIX}{name.upper()}") for name, field in Settings.model_fields.items()}
+    suspects = [name for name in suspects if name.upper() not in service and name not in OTHERS]
+    if not suspects:
+        return []
+    engines, foreign = _engine_variables()
+    known = [*service, *OTHERS, *engines, *INSTEAD]
+    return [
+        UnknownVariable(name, _nearest(name, known))
+        for name in suspects
+        if name not in engines and not name.startswith(foreign)
+    ]
+
+
+def log_unknown_variables(log: logging.Logger) -> None:
+    """Warns of each of them."""
+    for variable in unknown_variables():
+        log.warning("%s. %s", variable.words, variable.remedy)
+
+
+def _nearest(name: str, known: list[str]) -> tuple[str, ...]:
+    near = get_close_matches(name.upper(), known, n=2, cutoff=CLOSE)
+    return tuple(dict.fromkeys(INSTEAD.get(one, one) for one in near))
+
+
+def _engine_variables() -> tuple[set[str], tuple[str, ...]]:
+    """The variables of engines that list them, and the prefixes of the others."""
+    listed: set[str] = set()
+    prefixes: list[str] = []
+    for name in {point.name for point in entry_points(group=GROUP)}:
+        try:
+            factory = engine_factory(name)
+        except TrajSegError:
+            factory = None
+        if isinstance(factory, SettingsFactory):
+            listed |= set(factory.variables)
+        else:
+            prefixes.append(f"{PREFIX}{name.upper().replace('-', '_')}_")
+    return listed, tuple(prefixes)

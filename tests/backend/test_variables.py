@@ -1,0 +1,78 @@
+"""A mistyped environment variable is named, with what was probably meant; legitimate ones pass in silence."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+import backend.variables
+from backend.composition import compose
+from backend.label_studio.setup.doctor import variables
+from backend.settings import Settings
+from backend.variables import unknown_variables
+from trajseg.engines.grounded import GroundedSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TRAJSEG_ENGNE", "TRAJSEG_MODEL"),
+        ("TRAJSEG_ENGINE", "TRAJSEG_MODEL"),
+        ("TRAJSEG_MODLE", "TRAJSEG_MODEL"),
+        ("TRAJSEG_GROUNDED_CHOSER", "TRAJSEG_GROUNDED_CHOOSER"),
+        ("TRAJSEG_WEIGHT_DIR", "TRAJSEG_WEIGHTS_DIR"),
+        ("TRAJSEG_LABEL_STUDIO_URL", "LABEL_STUDIO_URL"),
+        ("trajseg_prot", "TRAJSEG_PORT"),
+    ],
+)
+def test_a_mistyped_variable_is_named_with_the_nearest_setting(name: str, meant: str) -> None:
+    (found,) = unknown_variables({name: "secret-value"})
+    assert found.name == name
+    assert found.meant[0] == meant
+    assert meant in found.remedy
+    assert "secret-value" not in found.words + found.remedy
+
+
+def test_a_variable_like_no_setting_is_named_too() -> None:
+    (found,) = unknown_variables({"TRAJSEG_ZZZ": "1"})
+    assert found.meant == ()
+    assert "docs/settings.md" in found.remedy
+
+
+def test_every_setting_passes_however_it_is_spelled_and_whoever_reads_it() -> None:
+    names = [str(field.validation_alias or f"TRAJSEG_{name}") for name, field in Settings.model_fields.items()]
+    names += [f"TRAJSEG_GROUNDED_{field.name.upper()}" for field in fields(GroundedSettings)]
+    names += ["TRAJSEG_MOLMO2_WEIGHTS", "TRAJSEG_SAM3_THRESHOLD", "TRAJSEG_OFFLINE", "TRAJSEG_WEIGHTS_DIR"]
+    assert unknown_variables(dict.fromkeys(names, "1")) == []
+
+
+def test_what_compose_reads_and_what_is_empty_passes() -> None:
+    compose_file = Path(__file__).parents[2] / "compose.yaml"
+    names = {word.split("${")[-1] for word in compose_file.read_text().replace(":", " ").split() if "${TRAJSEG_" in word}
+    assert len(names) >= 4
+    assert unknown_variables(dict.fromkeys(names, "1") | {"TRAJSEG_ENGNE": ""}) == []
+
+
+def test_variables_of_a_third_party_engine_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = EntryPoint("my-engine", "backend.composition:compose", "trajseg.engines")
+    monkeypatch.setattr(backend.variables, "entry_points", lambda group: [theirs])
+    monkeypatch.setattr(backend.variables, "engine_factory", lambda name: theirs.load())
+    assert unknown_variables({"TRAJSEG_MY_ENGINE_ADDRESS": "1"}) == []
+    assert len(unknown_variables({"TRAJSEG_MYENGINE_ADDRESS": "1"})) == 1
+
+
+def test_doctor_and_a_starting_backend_warn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert [check.words for check in variables() if "TRAJSEG_MODLE" in check.words] == []
+    monkeypatch.setenv("TRAJSEG_MODLE", "grounded")
+    (check,) = [check for check in variables() if "TRAJSEG_MODLE" in check.words]
+    assert check.state == "warn"
+    assert "Did you mean TRAJSEG_MODEL" in check.remedy
+    with caplog.at_level(logging.WARNING, "trajseg.backend"):
+        compose(Settings(data_dir=tmp_path)).close()
+    assert [line for line in caplog.messages if "TRAJSEG_MODLE" in line and "TRAJSEG_MODEL" in line]
