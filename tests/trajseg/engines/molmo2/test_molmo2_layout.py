@@ -1,7 +1,9 @@
-"""The published configurations of Molmo2 build the real class at its published size, on the meta device.
+"""The published Molmo2 loads into the real class: every name and every shape, on the meta device.
 
-The numbers are those of the config.json of allenai/Molmo2-4B and -8B, with the keys as they stand there. Names of
-tensors could not be compared: no index of the published files could be read where this was written.
+The numbers are those of the config.json of allenai/Molmo2-4B and -8B, with the keys as they stand there. The names of
+the tensors are those by which other readers of the published files look them up (OLMo-core's loader of Molmo2,
+Tenstorrent's tt-metal), not transformers' own; the number of tensors is that of model.safetensors.index.json of the 8B,
+whose lines are 8 more than its entries. The index itself could not be read where this was written.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from transformers import Molmo2Config, Molmo2ForConditionalGeneration
 
+from tests.trajseg.engines.grounded.test_layouts import Layout, named, published_names, square, under
 from trajseg.model.weights import empty_weights
 
 SIZES = {"4B": (2560, 9728, 4.8e9), "8B": (4096, 12288, 8.7e9)}
@@ -67,3 +70,48 @@ def test_the_published_configuration_builds_the_published_size(size: str) -> Non
     assert model.config.adapter_config.vision_feature_layer == [24, 18]
     assert shapes["lm_head.weight"] == (151936, width)
     assert shapes["model.language_model.embed_tokens.weight"] == (151936 + 128, width)
+
+
+def molmo2(width: int, inner: int) -> Layout:
+    """The published files: 36 layers of words, the 25 layers of vision that are read, and what is between them."""
+    heads, keys, head, seen, seen_inner = 32, 8, 128, 1152, 4304
+    words: Layout = {"wte.embedding": (151936, width), "wte.new_embedding": (128, width), "ln_f.weight": (width,)}
+    for number in range(36):
+        here = f"blocks.{number}"
+        words |= {f"{here}.attn_norm.weight": (width,), f"{here}.ff_norm.weight": (width,)}
+        words |= {f"{here}.self_attn.{name}.weight": (head,) for name in ("q_norm", "k_norm")}
+        words[f"{here}.self_attn.att_proj.weight"] = ((heads + 2 * keys) * head, width)
+        words[f"{here}.self_attn.attn_out.weight"] = (width, heads * head)
+        words[f"{here}.mlp.ff_proj.weight"] = (2 * inner, width)
+        words[f"{here}.mlp.ff_out.weight"] = (width, inner)
+    vision = named("patch_embedding", seen, 3 * 14 * 14) | {"positional_embedding": (729, seen)}
+    for number in range(25):
+        here = f"transformer.resblocks.{number}"
+        vision |= named(f"{here}.attention_norm", seen) | named(f"{here}.ffn_norm", seen)
+        vision |= square(f"{here}.attention", "wq", "wk", "wv", "wo", width=seen)
+        vision |= named(f"{here}.feed_forward.w1", seen_inner, seen)
+        vision |= named(f"{here}.feed_forward.w2", seen, seen_inner)
+    between = named("image_pooling_2d.wo", seen, seen)
+    for name in ("wq", "wk", "wv"):
+        between |= named(f"image_pooling_2d.{name}", seen, 2 * seen)
+    between |= {f"image_projector.{name}.weight": (inner, seen) for name in ("w1", "w3")}
+    between["image_projector.w2.weight"] = (width, inner)
+    backbone = under("image_vit", vision) | between
+    return (
+        {"lm_head.weight": (151936, width)}
+        | under("model.transformer", words)
+        | under("model.vision_backbone", backbone)
+    )
+
+
+@pytest.mark.parametrize("size", ["4B", pytest.param("8B", marks=pytest.mark.slow)])
+def test_it_loads_what_was_published(size: str) -> None:
+    width, inner, _ = SIZES[size]
+    with empty_weights():
+        model = Molmo2ForConditionalGeneration(Molmo2Config(**published(width, inner)))
+    ours, theirs = published_names(model), molmo2(width, inner)
+    assert len(theirs) == 706
+    # The two tables of embeddings are joined while they are loaded; turned back, they are cut in halves.
+    tables = ("model.transformer.wte.embedding", "model.transformer.wte.new_embedding")
+    assert sum(ours.pop(name)[0] for name in tables) == sum(theirs.pop(name)[0] for name in tables)
+    assert ours == theirs
