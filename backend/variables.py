@@ -61,7 +61,9 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[UnknownV
     """
     environ = os.environ if environ is None else environ
     suspects = sorted(name for name, value in environ.items() if name.upper().startswith(PREFIX) and value)
-    service = {str(field.validation_alias or f"{PREFIX}{name.upper()}") for name, field in Settings.model_fields.items()}
+    service = {
+        str(field.validation_alias or f"{PREFIX}{name.upper()}") for name, field in Settings.model_fields.items()
+    }
     suspects = [name for name in suspects if name.upper() not in service and name not in OTHERS]
     if not suspects:
         return []

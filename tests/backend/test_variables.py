@@ -52,7 +52,9 @@ def test_every_setting_passes_however_it_is_spelled_and_whoever_reads_it() -> No
 
 def test_what_compose_reads_and_what_is_empty_passes() -> None:
     compose_file = Path(__file__).parents[2] / "compose.yaml"
-    names = {word.split("${")[-1] for word in compose_file.read_text().replace(":", " ").split() if "${TRAJSEG_" in word}
+    names = {
+        word.split("${")[-1] for word in compose_file.read_text().replace(":", " ").split() if "${TRAJSEG_" in word
+    }
     assert len(names) >= 4
     assert unknown_variables(dict.fromkeys(names, "1") | {"TRAJSEG_ENGNE": ""}) == []
 
