@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +28,7 @@ from rich.table import Table
 from trajseg import VideoSegmenter
 from trajseg.commands.progress import progress_bar
 from trajseg.correction import FlowPropagator, Painted, Propagator
+from trajseg.files import write_json
 from trajseg.shapes.evaluation import one_correction as single
 from trajseg.shapes.evaluation.one_correction import CorrectionResult, one_correction
 from trajseg.shapes.evaluation.review import Reviewed, review, summary
@@ -31,8 +36,12 @@ from trajseg.tracks import rle
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, open_clip
 
+Measured = TypeVar("Measured", Reviewed, CorrectionResult)
+
 GOAL = 0.95
 MOST = 20
+SETTINGS = ("painted", "seed", "split", "height", "model", "propagators")
+"""What two runs must have in common for one to go on with the results of the other."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -48,58 +57,83 @@ def main() -> None:
     parser.add_argument("--model", default="trajseg-tiny", help="draws the tracks to be corrected (trajseg-tiny)")
     parser.add_argument("--propagators", default="flow,memory", help="the preferred one first (flow,memory)")
     parser.add_argument("--json", type=Path, help="write every track's figures here")
+    parser.add_argument("--resume", action="store_true", help="go on with what that file holds")
     given = parser.parse_args()
+    if given.resume and not given.json:
+        parser.error("--resume goes on with the file of --json: name it")
+    settings = {name: getattr(given, name) for name in SETTINGS}
     segmenter = VideoSegmenter.from_pretrained(given.model)
     known: dict[str, Propagator] = {"flow": FlowPropagator(), "memory": segmenter.propagator()}
     propagators = [known[name] for name in given.propagators.split(",")]
     with progress_bar("real clips") as progress:
         real = real_figures(known["flow"], progress)
-    found: list[Reviewed] = []
-    with progress_bar(f"{given.clips} shapes clips") as progress:
-        for one in review(
-            segmenter,
-            propagators,
-            split=given.split,
-            count=given.clips,
-            seed=given.seed,
-            height=given.height,
-            goal=GOAL,
-            most=MOST,
-            progress=progress,
-        ):
-            found.append(one)
-            if given.json:
-                save(given.json, found, real)
-    corrected: list[CorrectionResult] = []
-    with progress_bar(f"{given.corrections} shapes clips, one correction each") as progress:
-        for result in one_correction(
-            segmenter,
-            propagators,
-            split=given.split,
-            count=given.corrections,
-            seed=given.seed,
-            height=given.height,
-            frames=[int(number) for number in given.painted.split(",")],
-            progress=progress,
-        ):
-            corrected.append(result)
-            if given.json:
-                save(given.json, found, real, corrected)
+    found, corrected = earlier(given.json, settings) if given.resume else ([], [])
+    reviews = partial(review, segmenter, propagators, split=given.split, height=given.height, goal=GOAL, most=MOST)
+    frames = [int(number) for number in given.painted.split(",")]
+    changes = partial(one_correction, segmenter, propagators, split=given.split, height=given.height, frames=frames)
+
+    def keep() -> None:
+        if given.json:
+            save(given.json, settings, found, real, corrected)
+
+    measure(f"{given.clips} shapes clips", reviews, found, given.clips, given.seed, keep)
+    measure(f"{given.corrections} clips, one correction each", changes, corrected, given.corrections, given.seed, keep)
     if found:
         print_tables(found, real)
     print_corrections(corrected)
     print(json.dumps(last_line(found, real, corrected)))
 
 
+def measure(
+    title: str,
+    results_of: Callable[..., Iterator[Measured]],
+    results: list[Measured],
+    clips: int,
+    seed: int,
+    keep: Callable[[], None],
+) -> None:
+    """Add the results of the clips that are still to be measured, and keep the file up to date.
+
+    Args:
+        results_of: called with count, seed and progress.
+        results: of the clips that were measured before, in the order of their seeds.
+        clips: how many are to be measured in all.
+        seed: of the first clip.
+    """
+    known = {result.seed for result in results}
+    with progress_bar(title) as progress:
+        for result in results_of(count=clips - len(known), seed=max(known, default=seed - 1) + 1, progress=progress):
+            results.append(result)
+            keep()
+
+
+def earlier(path: Path, settings: dict[str, Any]) -> tuple[list[Reviewed], list[CorrectionResult]]:
+    """What the file of an earlier run holds; without the last clip that was corrected, which may not be complete."""
+    if not path.exists():
+        return [], []
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if held.get("settings") != settings:
+        sys.exit(f"{path} holds another measurement: {held.get('settings')}. Name another file, or leave out --resume.")
+    found = [_from_json(Reviewed, one) for one in held["tracks"]]
+    corrected = [_from_json(CorrectionResult, one) for one in held["corrections"]]
+    return found, [one for one in corrected if one.seed != corrected[-1].seed]
+
+
+def _from_json(kind: type[Measured], form: dict[str, Any]) -> Measured:
+    """A result from its `to_json`, which says more than the fields."""
+    return kind(**{field.name: form[field.name] for field in fields(kind)})
+
+
 def save(
     path: Path,
+    settings: dict[str, Any],
     found: Sequence[Reviewed],
     real: dict[str, dict[str, float]],
-    corrected: Sequence[CorrectionResult] = (),
+    corrected: Sequence[CorrectionResult],
 ) -> None:
     """Everything measured so far, as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     figures = {
+        "settings": settings,
         **last_line(found, real, corrected),
         **(summary(found) if found else {}),
         **(single.summary(corrected) if corrected else {}),
@@ -107,7 +141,7 @@ def save(
         "tracks": [one.to_json() for one in found],
         "corrections": [one.to_json() for one in corrected],
     }
-    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_json(path, figures)
 
 
 def last_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from backend.settings import Settings
 from backend.store import Delivery, Job, Project
 from backend.store.kinds import title_of
 from backend.store.models import Adoption, now
-from backend.store.notes import TrackRefinement, TrackWarning
+from backend.store.notes import TrackRefinement, TrackWarning, frames_in_words
 from backend.store.rows import UNFINISHED
 from trajseg.tracks import plain
 
@@ -280,11 +281,15 @@ def with_code(text: str) -> Markup:
 
 def _refined(note: TrackRefinement) -> str:
     figures = list(note.left_out.get(note.chosen, {}).values())
-    painted = len(note.painted)
-    words = f"Carried on by {note.chosen} from {painted} painted frame{'s' if painted != 1 else ''}"
-    if not figures:
-        return f"{words}."
-    return f"{words}; painted frames that were withheld came out with J {sum(figures) / len(figures):.2f}."
+    painted, words = len(note.painted), ""
+    if painted or note.hinted or not note.extended + note.missing:
+        words = f"Carried on by {note.chosen} from {painted} painted frame{'s' if painted != 1 else ''}"
+        words += f"; painted frames that were withheld came out with J {fmean(figures):.2f}. " if figures else ". "
+    if note.extended:
+        words += f"A longer range was filled in on {frames_in_words(note.extended)}. "
+    if note.missing:
+        words += f"The object was not found on {frames_in_words(note.missing)} of that range."
+    return words.strip()
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,8 @@ from trajseg.tracks.rle import Rle
 
 VOUCHED = ("edited", "added", "removed")
 """Kinds of correction that a person vouches for; what is unchanged may never have been looked at."""
+EXTENDED = "extended"
+"""Kind of correction by which a person says that the object is there, and not where: a longer range on the timeline."""
 LONGEST_LINEAGE = 100
 """Annotations that came from one another; a longer chain is read no further back."""
 
@@ -42,6 +44,11 @@ class Change:
     def vouched(self) -> bool:
         """Whether a person has put something there, or taken it away."""
         return self.kind in VOUCHED
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether it changes other frames than those that it is about, or asks for a mask."""
+        return self.vouched or self.kind == EXTENDED
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class PaintedTrack:
         masks: by 0-based frame: the mask left there, or None where it was removed.
         boxes: by 0-based frame: x, y, width, height in pixels, where only a box is known (box view).
         shown: frames in which something of it stands in the newest annotation.
+        extended: frames without mask or box on which it is to be seen, by a range of the timeline.
     """
 
     label: str
@@ -78,10 +86,11 @@ class PaintedTrack:
     masks: dict[int, Rle | None] = field(default_factory=dict)
     boxes: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
     shown: set[int] = field(default_factory=set)
+    extended: set[int] = field(default_factory=set)
 
     @property
     def vouched(self) -> bool:
-        """Whether a person has changed anything in it."""
+        """Whether a person has painted, set or removed anything in it."""
         return bool(self.masks or self.boxes)
 
     @property
@@ -286,10 +295,10 @@ class Corrections:
             track = tracks.setdefault(
                 correction.label, PaintedTrack(correction.label, correction.track_uid, correction.job_id)
             )
-            if correction.kind != "removed":
+            if correction.kind not in ("removed", EXTENDED):
                 track.shown.add(correction.frame_index)
         for correction in (one for standing in rows for one in standing):
-            if correction.kind in VOUCHED and correction.label in tracks:
+            if correction.kind in (*VOUCHED, EXTENDED) and correction.label in tracks:
                 _put(tracks[correction.label], correction)
         return list(tracks.values())
 
@@ -302,6 +311,9 @@ class Corrections:
         versions: dict[str, str] = {}
         for row in rows:
             versions.setdefault(row.label, row.model_version)
+            if row.kind == EXTENDED:
+                # It says nothing of a mask or a box.
+                continue
             known = newest.get((row.label, row.frame_index))
             if known is None or row.kind in VOUCHED or known.kind not in VOUCHED:
                 newest[row.label, row.frame_index] = row
@@ -418,7 +430,10 @@ def _put(track: PaintedTrack, correction: Correction) -> None:
     """What is changed later takes the place of what was there."""
     track.masks.pop(correction.frame_index, None)
     track.boxes.pop(correction.frame_index, None)
-    if correction.box is not None:
+    track.extended.discard(correction.frame_index)
+    if correction.kind == EXTENDED:
+        track.extended.add(correction.frame_index)
+    elif correction.box is not None:
         x, y, width, height = correction.box
         track.boxes[correction.frame_index] = (x, y, width, height)
     else:

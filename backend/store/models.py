@@ -18,7 +18,7 @@ from backend.store.params import JobParams
 JOB_STATES = ("queued", "running", "done", "failed", "rejected", "cancelled")
 Rejection = Literal["task", "instruction"]
 """Why a job is rejected: its task lacks something, or the engine does not understand its instruction."""
-CORRECTION_KINDS = ("unchanged", "edited", "added", "removed")
+CORRECTION_KINDS = ("unchanged", "edited", "added", "removed", "extended")
 """What a person did with a track in one frame, against the prediction that the annotation came from."""
 
 
@@ -320,7 +320,8 @@ class Correction(Base):
     `annotation_id` and `task_id` are Label Studio's ids, `project_id` is the store's own. `job_id` and
     `model_version` name what predicted the track (none for a track that a person drew). `rle` is the mask that
     the person left there (COCO), `box` the box (x, y, width, height in pixels); both are none where it was
-    removed. A row is withdrawn when the annotation is deleted, or changed once more.
+    removed, or where a longer range on the timeline says no more than that it is there ("extended"). A row is
+    withdrawn when the annotation is deleted, or changed once more.
     """
 
     __tablename__ = "corrections"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -41,6 +41,8 @@ class TrackRefinement(Note):
         left_out: by propagator and painted frame: J of what it draws there when that frame is withheld.
         painted, hinted: 0-based frames that a person painted, or marked.
         carried: frames that the chosen propagator drew.
+        extended: 0-based frames that got a mask because a person made the track's range on the timeline longer.
+        missing: frames of that range on which the object was not found.
     """
 
     track: str
@@ -50,6 +52,8 @@ class TrackRefinement(Note):
     painted: tuple[int, ...] = ()
     hinted: tuple[int, ...] = ()
     carried: int = 0
+    extended: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
 
 
 class TrackWarning(Note):
@@ -97,10 +101,41 @@ class JobNotes(Note):
         frames = [(bool(track.track), -frame.doubt, frame.index) for track in self.review for frame in track.frames]
         return list(dict.fromkeys(index for *_, index in sorted(frames, key=lambda frame: frame[:2])))
 
-    def sentences(self, result: Result) -> list[str]:
-        """The warnings for people, each beginning with the label of the track that it is about."""
+    def sentences(self, result: Result, number_of: Callable[[int], int] | None = None) -> list[str]:
+        """The warnings for people, each beginning with the label of the track that it is about.
+
+        Args:
+            number_of: gives the number by which the page knows a 0-based frame; by default they count from 1.
+        """
         labels = {track.uid: track.label for track in result.tracks}
-        return [f"{labels[one.track]}: {one.text}" if one.track in labels else one.text for one in self.warnings]
+        told = [f"{labels[one.track]}: {one.text}" if one.track in labels else one.text for one in self.warnings]
+        return told + [
+            f"{one.label}: the range was made longer, but the object was not found on "
+            f"{frames_in_words(one.missing, number_of)}. Draw a box on one of them."
+            for one in self.refinement
+            if one.missing
+        ]
+
+    def filled_in(self, number_of: Callable[[int], int] | None = None) -> list[str]:
+        """What became of ranges that a person made longer, a sentence a track."""
+        return [
+            f"{one.label}: the longer range was filled in on {frames_in_words(one.extended, number_of)}."
+            for one in self.refinement
+            if one.extended
+        ]
+
+
+def frames_in_words(indices: Sequence[int], number_of: Callable[[int], int] | None = None) -> str:
+    """ "frame 3", or "frames 3 to 7, 9": 0-based frames by the numbers that a person knows them by."""
+    number_of = number_of or (lambda index: index + 1)
+    stretches: list[list[int]] = []
+    for number in sorted({number_of(index) for index in indices}):
+        if stretches and stretches[-1][1] == number - 1:
+            stretches[-1][1] = number
+        else:
+            stretches.append([number, number])
+    words = ", ".join(f"{start} to {end}" if end > start else f"{start}" for start, end in stretches)
+    return f"frame{'s' if len(set(indices)) > 1 else ''} {words}"
 
 
 def _warning(warning: Any, uids: Mapping[str, str]) -> Any:

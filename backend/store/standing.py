@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select
 
+from backend.store.corrections import EXTENDED
 from backend.store.kinds import KINDS
 from backend.store.models import Annotation, Correction, Job
 from trajseg.errors import InputError
@@ -320,6 +321,7 @@ class _Seen:
 
     @classmethod
     def of(cls, corrections: Sequence[Correction]) -> _Seen:
+        corrections = [row for row in corrections if row.kind != EXTENDED]
         unchanged = frozenset((row.label, row.frame_index) for row in corrections if row.kind == "unchanged")
         # In the box view a frame is a key frame of one track alone.
         pictures = frozenset(row.frame_index for row in corrections if row.box is None)

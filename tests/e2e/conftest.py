@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.prelabelled import Prelabelled, prelabelled
 from tests.e2e.serving import COLOUR_MODEL, MadeProject, Question, Trajseg, make_project, serving
 from tests.e2e.studio import ROOT, LabelStudio, running_label_studio
 
@@ -83,6 +84,21 @@ def editor(chromium: Any, studio: LabelStudio, pictures: Path) -> Iterator[Any]:
 
     with browser_page(chromium) as page:
         yield Editor(page, studio, pictures)
+
+
+@pytest.fixture(scope="module")
+def page(chromium: Any) -> Iterator[Any]:
+    """A page for trajseg's own pages."""
+    from tests.e2e.editor import browser_page
+
+    with browser_page(chromium) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def task(project: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
+    """The first task of the module's project with its prediction."""
+    return prelabelled(studio, trajseg, project, 0)
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,13 @@ def browser_page(browser: Browser) -> Iterator[Page]:
         page.close()
 
 
+def pressed(page: Page, button: str) -> str:
+    """Press a button of trajseg's pages; what the page says then."""
+    page.get_by_role("button", name=button).first.click()
+    page.wait_for_function("() => document.getElementById('said').classList.contains('is-shown')")
+    return page.locator("#said").inner_text()
+
+
 class Editor:
     """One person at Label Studio: opens tasks, looks at them, corrects and submits them."""
 
@@ -107,6 +114,13 @@ class Editor:
         self.page.goto(f"{self.studio.url}/projects/{project_id}/data?task={task_id}")
         self.page.wait_for_function(f"() => {SELECTED} && ({REGIONS})().length >= {regions}", timeout=2 * MINUTE)
         self.page.wait_for_load_state("networkidle")
+
+    def show_prediction(self, prediction_id: int) -> None:
+        """Select one of the open task's predictions."""
+        there = "id => Htx.annotationStore.predictions.find(p => String(p.pk) === String(id))"
+        self.page.wait_for_function(f"id => Boolean(({there})(id))", arg=prediction_id, timeout=2 * MINUTE)
+        self.page.evaluate(f"id => Htx.annotationStore.selectPrediction(({there})(id).id)", prediction_id)
+        self._settle()
 
     def regions(self) -> list[dict[str, Any]]:
         """Masks and boxes of the annotation that is open."""

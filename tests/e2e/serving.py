@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import httpx
 from backend.store import Store
 from tests.e2e.studio import TOKEN, LabelStudio, Process, free_port, wait_until
 from trajseg.tracks import Result
+from trajseg.tracks.formats import format_names
 from trajseg.video import Clip, open_clip
 
 HERE = Path(__file__).resolve().parent
@@ -79,6 +82,28 @@ class Trajseg:
             return None
 
         return wait_until(f"finished job of task {task_id} ({instruction!r})", over, JOB_SECONDS, every=1)
+
+    def refinements(self, task_id: int, count: int) -> list[dict[str, Any]]:
+        """The refine jobs of a task, the newest first, once there are so many and all are delivered."""
+
+        def over() -> list[dict[str, Any]] | None:
+            jobs = [job for job in self.jobs(task_id) if job["kind"] == "refine"]
+            assert not [job for job in jobs if job["state"] == "failed"], jobs
+            done = [job for job in jobs if job["state"] == "done" and self.delivered(job["id"])]
+            return jobs if len(done) == count else None
+
+        return wait_until(f"{count} refine jobs of task {task_id}", over, JOB_SECONDS, every=0.5)
+
+    def exported(self, project_id: int) -> dict[str, str]:
+        """All text that the project's exports hold, by the format's name."""
+        found = {}
+        for name in format_names():
+            address = f"{self.url}/projects/{project_id}/export"
+            answer = httpx.get(address, params={"format": name}, timeout=60).raise_for_status()
+            with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+                texts = [archive.read(one) for one in archive.namelist() if not one.endswith(".png")]
+            found[name] = b"\n".join(texts).decode()
+        return found
 
     def delivered(self, job_id: str) -> bool:
         """Whether a job's prediction has arrived in Label Studio."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Page
 
-from tests.e2e.editor import MINUTE, Editor, browser_page, mask_of
-from tests.e2e.prelabelled import Prelabelled, prelabelled
-from tests.e2e.serving import JOB_SECONDS, MadeProject, Question, Trajseg, make_project
+from tests.e2e.editor import MINUTE, Editor, mask_of, pressed
+from tests.e2e.prelabelled import Prelabelled
+from tests.e2e.serving import MadeProject, Question, Trajseg, make_project
 from tests.e2e.studio import LabelStudio, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -25,32 +23,9 @@ def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]) ->
 
 
 @pytest.fixture(scope="module")
-def task(project: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
-    return prelabelled(studio, trajseg, project, 0)
-
-
-@pytest.fixture(scope="module")
 def free(task: Prelabelled) -> str:
     """A label that no track has."""
     return next(label for label in task.config.labels if label not in task.labels)
-
-
-@pytest.fixture(scope="module")
-def page(chromium: Any) -> Any:
-    with browser_page(chromium) as opened:
-        yield opened
-
-
-def refinements(trajseg: Trajseg, task: Prelabelled, count: int) -> list[dict[str, Any]]:
-    """The refine jobs of the task, the newest first, once there are so many and all are delivered."""
-
-    def over() -> list[dict[str, Any]] | None:
-        jobs = [job for job in trajseg.jobs(task.id) if job["kind"] == "refine"]
-        assert not [job for job in jobs if job["state"] == "failed"], jobs
-        done = [job for job in jobs if job["state"] == "done" and trajseg.delivered(job["id"])]
-        return jobs if len(done) == count else None
-
-    return wait_until(f"{count} refine jobs of task {task.id}", over, JOB_SECONDS, every=0.5)
 
 
 def masks(studio: LabelStudio, task: Prelabelled) -> dict[tuple[str, int], np.ndarray]:
@@ -61,13 +36,6 @@ def masks(studio: LabelStudio, task: Prelabelled) -> dict[tuple[str, int], np.nd
         for item in annotation["result"]
         if item["type"] == "bitmasklabels"
     }
-
-
-def told(page: Page, button: str) -> str:
-    """What the page says once a button of it was pressed."""
-    page.get_by_role("button", name=button).first.click()
-    page.wait_for_function("() => document.getElementById('said').classList.contains('is-shown')")
-    return page.locator("#said").inner_text()
 
 
 def test_the_round_without_a_second_annotation(
@@ -84,7 +52,7 @@ def test_the_round_without_a_second_annotation(
     editor.show_frame(middle)
     editor.paint(free)
     editor.submit()
-    [job] = refinements(trajseg, task, 1)
+    [job] = trajseg.refinements(task.id, 1)
     before = masks(studio, task)
     painted = before[free, middle]
     [annotation] = studio.annotations(task.id)
@@ -94,7 +62,7 @@ def test_the_round_without_a_second_annotation(
     page.get_by_role("link", name="See what would change").click()
     page.screenshot(path=editor.pictures / "adoption-planned.png", full_page=True)
     page.go_back()
-    said = told(page, f"Adopt into annotation {annotation['id']}")
+    said = pressed(page, f"Adopt into annotation {annotation['id']}")
     after = masks(studio, task)
     result = trajseg.result(job["id"])
     refined = next(track for track in result.tracks if track.label == free)
@@ -124,12 +92,12 @@ def test_the_round_without_a_second_annotation(
 
     # Our own writing is nobody's correction: its webhook has long been followed.
     editor.page.wait_for_timeout(8000)
-    refinements(trajseg, task, 1)
+    trajseg.refinements(task.id, 1)
 
     editor.show_frame(0)
     editor.paint(free)
     editor.update()
-    newest = refinements(trajseg, task, 2)[0]
+    newest = trajseg.refinements(task.id, 2)[0]
     result = trajseg.result(newest["id"])
     refined = next(track for track in result.tracks if track.label == free)
     assert [frame.index for frame in refined.frames if frame.provenance == "person"] == [
@@ -140,7 +108,7 @@ def test_the_round_without_a_second_annotation(
     assert len(studio.annotations(task.id)) == 1
 
     page.goto(f"{trajseg.url}/page/jobs/{job['id']}")
-    assert "changed since" in told(page, "Undo"), "a person has painted on it"
+    assert "changed since" in pressed(page, "Undo"), "a person has painted on it"
 
 
 def test_nothing_is_adopted_over_a_draft_and_an_undo_brings_back_what_was_there(
@@ -152,7 +120,7 @@ def test_nothing_is_adopted_over_a_draft_and_an_undo_brings_back_what_was_there(
     editor: Editor,
     page: Page,
 ) -> None:
-    newest = refinements(trajseg, task, 2)[0]
+    newest = trajseg.refinements(task.id, 2)[0]
     [annotation] = studio.annotations(task.id)
     held = masks(studio, task)
     editor.open_task(project.id, task.id, regions=len(held))
@@ -162,14 +130,14 @@ def test_nothing_is_adopted_over_a_draft_and_an_undo_brings_back_what_was_there(
     ):
         editor.paint(free)
     page.goto(f"{trajseg.url}/page/jobs/{newest['id']}")
-    assert "unsubmitted changes" in told(page, "Adopt into annotation")
+    assert "unsubmitted changes" in pressed(page, "Adopt into annotation")
     page.screenshot(path=editor.pictures / "adoption-refused.png")
     assert masks(studio, task).keys() == held.keys()
     [draft] = studio.call("GET", f"/api/tasks/{task.id}/drafts")
     studio.call("DELETE", f"/api/drafts/{draft['id']}/")
 
     page.reload()
-    assert "changed" in told(page, f"Adopt into annotation {annotation['id']}")
+    assert "changed" in pressed(page, f"Adopt into annotation {annotation['id']}")
     adopted = masks(studio, task)
     assert any(not np.array_equal(mask, held.get(place, ~mask)) for place, mask in adopted.items())
     page.goto(f"{trajseg.url}/page/jobs/{newest['id']}/adoption")
@@ -182,3 +150,22 @@ def test_nothing_is_adopted_over_a_draft_and_an_undo_brings_back_what_was_there(
         assert np.array_equal(again[place], mask), place
     answer = httpx.get(f"{trajseg.url}/page/jobs/{newest['id']}", timeout=30)
     assert "Adopt into annotation" in answer.text
+
+
+def test_what_a_deleted_annotation_made_no_longer_stands(
+    project: MadeProject, task: Prelabelled, trajseg: Trajseg, studio: LabelStudio
+) -> None:
+    """Whoever opens the task next starts from the first prediction again."""
+    version = task.result.model_version
+    [annotation] = studio.annotations(task.id)
+    first = task.prediction["id"]
+    assert {one["id"]: one["model_version"] for one in studio.predictions(task.id)}[first] != version
+    studio.call("DELETE", f"/api/annotations/{annotation['id']}/")
+
+    def standing() -> bool:
+        return [one["id"] for one in studio.predictions(task.id) if one["model_version"] == version] == [first]
+
+    wait_until("the first prediction to stand again", standing, MINUTE / 1000)
+    [data] = [one["data"] for one in studio.tasks(project.id) if one["id"] == task.id]
+    assert data["trajseg_state"] == "prelabelled"
+    assert data["trajseg_open"] == f"#{first} (prelabel)"

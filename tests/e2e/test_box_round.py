@@ -1,4 +1,4 @@
-"""The round in the box view: a box that a person set, refined tracks adopted by one button, a range made shorter."""
+"""The round in the box view: a box that a person set, tracks adopted by one button, ranges made shorter and longer."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import pytest
 from playwright.sync_api import Page
 
 from backend.label_studio.boxes import from_sequence
-from tests.e2e.editor import MINUTE, Editor, browser_page
-from tests.e2e.prelabelled import Prelabelled, prelabelled
-from tests.e2e.serving import JOB_SECONDS, MadeProject, Question, Trajseg, make_project
-from tests.e2e.studio import LabelStudio, wait_until
+from tests.e2e.editor import MINUTE, Editor, pressed
+from tests.e2e.prelabelled import Prelabelled
+from tests.e2e.serving import MadeProject, Question, Trajseg, make_project
+from tests.e2e.studio import LabelStudio
+from trajseg.tracks import rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 BY = 6.0
 """Percent by which the person moves the box to the right."""
+MORE = 3
+"""Frames by which the person makes a range longer."""
 
 
 @pytest.fixture(scope="module")
 def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]) -> MadeProject:
-    made = make_project(trajseg, studio, "box", "Box round", questions[:1])
+    square = Question(questions[0].video, "the blue square")
+    made = make_project(trajseg, studio, "box", "Box round", [square])
     xml = studio.project(made.id)["label_config"]
     tag = (
         '<TimelineLabels name="events" toName="video"><Label value="track-1"/><Label value="track-2"/></TimelineLabels>'
@@ -30,30 +34,6 @@ def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]) ->
     studio.call("PATCH", f"/api/projects/{made.id}/", json={"label_config": changed})
     studio.retrieve_predictions(made.id, made.tasks)
     return made
-
-
-@pytest.fixture(scope="module")
-def task(project: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
-    return prelabelled(studio, trajseg, project, 0)
-
-
-@pytest.fixture(scope="module")
-def page(chromium: Any) -> Any:
-    with browser_page(chromium) as opened:
-        yield opened
-
-
-def refined(trajseg: Trajseg, task: Prelabelled, count: int) -> dict[str, Any]:
-    """The newest refine job of the task once there are so many and all are delivered."""
-
-    def over() -> dict[str, Any] | None:
-        jobs = [job for job in trajseg.jobs(task.id) if job["kind"] == "refine"]
-        assert not [job for job in jobs if job["state"] == "failed"], jobs
-        done = [job for job in jobs if job["state"] == "done" and trajseg.delivered(job["id"])]
-        return jobs[0] if len(done) == count else None
-
-    found: dict[str, Any] = wait_until(f"{count} refine jobs of task {task.id}", over, JOB_SECONDS, every=0.5)
-    return found
 
 
 def results(studio: LabelStudio, task: Prelabelled) -> list[dict[str, Any]]:
@@ -73,14 +53,26 @@ def ranges(items: list[dict[str, Any]], label: str) -> list[tuple[int, int]]:
     return sorted((span["start"], span["end"]) for one in found for span in one["value"]["ranges"])
 
 
-def said(page: Page, button: str) -> str:
-    """What the page says once a button of it was pressed."""
-    page.get_by_role("button", name=button).first.click()
-    page.wait_for_function("() => document.getElementById('said').classList.contains('is-shown')")
-    return page.locator("#said").inner_text()
+def set_range(editor: Editor, start: int, end: int) -> None:
+    """Drag the end of the timeline's range that begins there, as the editor's own handle does."""
+    editor.page.wait_for_function(
+        "() => Htx.annotationStore.selected.regions.some(r => r.type === 'timelineregion')", timeout=MINUTE
+    )
+    editor.page.evaluate(
+        """([start, end]) => Htx.annotationStore.selected.regions
+            .find(r => r.type === 'timelineregion' && r.ranges[0].start === start)
+            .setRange([start, end], {mode: 'edit'})""",
+        [start, end],
+    )
 
 
-def test_boxes_are_adopted_by_one_button_and_a_shorter_range_takes_the_track_away(
+def newest(studio: LabelStudio, task: Prelabelled) -> dict[str, Any]:
+    """The prediction to be opened: it alone has a score."""
+    [prediction] = [one for one in studio.predictions(task.id) if one["score"] is not None]
+    return prediction
+
+
+def test_boxes_are_adopted_by_one_button_and_ranges_end_the_track_or_carry_it_on(
     project: MadeProject, task: Prelabelled, trajseg: Trajseg, studio: LabelStudio, editor: Editor, page: Page
 ) -> None:
     [label] = task.labels
@@ -100,7 +92,7 @@ def test_boxes_are_adopted_by_one_button_and_a_shorter_range_takes_the_track_awa
         [middle, BY],
     )
     editor.submit()
-    job = refined(trajseg, task, 1)
+    job = trajseg.refinements(task.id, 1)[0]
     before = results(studio, task)
     moved = boxes(before, label, last)[middle]
 
@@ -108,7 +100,7 @@ def test_boxes_are_adopted_by_one_button_and_a_shorter_range_takes_the_track_awa
     page.get_by_role("link", name="See what would change").click()
     page.screenshot(path=editor.pictures / "adoption-box-planned.png", full_page=True)
     page.go_back()
-    assert "boxes" in said(page, "Adopt into annotation") or "box of" in page.locator("#said").inner_text()
+    assert "boxes" in pressed(page, "Adopt into annotation") or "box of" in page.locator("#said").inner_text()
     after = results(studio, task)
     assert boxes(after, label, last)[middle] == pytest.approx(moved, abs=0.001), "the box that the person set"
     track = next(one for one in trajseg.result(job["id"]).tracks if one.label == label)
@@ -130,29 +122,44 @@ def test_boxes_are_adopted_by_one_button_and_a_shorter_range_takes_the_track_awa
     editor.screenshot("adoption-box-in-label-studio")
     # Our own writing is nobody's correction: its webhook has long been followed.
     editor.page.wait_for_timeout(8000)
-    refined(trajseg, task, 1)
+    trajseg.refinements(task.id, 1)
 
     start, end = ranges(results(studio, task), label)[-1]
-    cut = (start + end) // 2
-    editor.page.wait_for_function(
-        "() => Htx.annotationStore.selected.regions.some(r => r.type === 'timelineregion')", timeout=MINUTE
-    )
-    editor.page.evaluate(
-        """([start, cut]) => Htx.annotationStore.selected.regions
-            .find(r => r.type === 'timelineregion' && r.ranges[0].start === start)
-            .setRange([start, cut], {mode: 'edit'})""",
-        [start, cut],
-    )
+    cut = end - 2 * MORE
+    set_range(editor, start, cut)
     editor.screenshot("box-range-shorter")
     editor.update()
     assert ranges(results(studio, task), label)[-1] == (start, cut), "Label Studio keeps the shorter range"
-    job = refined(trajseg, task, 2)
+    job = trajseg.refinements(task.id, 2)[0]
     track = next(one for one in trajseg.result(job["id"]).tracks if one.label == label)
     assert track.present[-1] == cut - 1, "frames taken out of the range show no object"
     page.goto(f"{trajseg.url}/page/jobs/{job['id']}")
-    said(page, "Adopt into annotation")
+    pressed(page, "Adopt into annotation")
     assert max(boxes(results(studio, task), label, last)) == cut
     assert ranges(results(studio, task), label)[-1][1] == cut
+
+    # The object is still there: a longer range has the track carried on.
+    editor.open_task(project.id, task.id, regions=1)
+    set_range(editor, start, cut + MORE)
+    editor.update()
+    assert ranges(results(studio, task), label)[-1] == (start, cut + MORE), "Label Studio keeps the longer range"
+    job = trajseg.refinements(task.id, 3)[0]
+    track = next(one for one in trajseg.result(job["id"]).tracks if one.label == label)
+    assert track.present[-1] == cut + MORE - 1
+    whole = next(one for one in task.result.tracks if one.label == label)
+    for index in range(cut, cut + MORE):
+        assert rle.iou(track.frames[index].rle, whole.frames[index].rle) > 0.6, index
+    prediction = newest(studio, task)
+    [answer] = [item["value"]["text"] for item in prediction["result"] if item["from_name"] == "answer"]
+    assert answer[0].endswith(f"{label}: the longer range was filled in on frames {cut + 1} to {cut + MORE}.")
+    editor.open_task(project.id, task.id)
+    editor.show_prediction(prediction["id"])
+    editor.page.locator(".trajseg-answer").scroll_into_view_if_needed()
+    editor.screenshot("box-range-longer")
     page.goto(f"{trajseg.url}/page/jobs/{job['id']}")
-    said(page, "Undo")
-    assert max(boxes(results(studio, task), label, last)) == end
+    page.screenshot(path=editor.pictures / "box-range-longer-job.png", full_page=True)
+    pressed(page, "Adopt into annotation")
+    assert max(boxes(results(studio, task), label, last)) == cut + MORE
+    page.goto(f"{trajseg.url}/page/jobs/{job['id']}")
+    pressed(page, "Undo")
+    assert max(boxes(results(studio, task), label, last)) == cut

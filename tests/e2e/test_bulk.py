@@ -38,7 +38,9 @@ def page(chromium: Browser) -> Iterator[Page]:
         yield opened
 
 
-def test_what_a_search_found_is_cancelled_after_a_question(backend: Any, page: Page, pictures: Path) -> None:
+def test_what_a_search_found_is_cancelled_and_retried_after_a_question(
+    backend: Any, page: Page, pictures: Path
+) -> None:
     page.goto(f"{backend.url}/page/jobs")
     page.fill("input[name=q]", "clip-1")
     page.keyboard.press("Enter")
@@ -52,3 +54,10 @@ def test_what_a_search_found_is_cancelled_after_a_question(backend: Any, page: P
     page.wait_for_function("() => document.getElementById('said').textContent.includes('13 jobs are cancelled')")
     page.wait_for_function("() => !document.querySelector('#part-bulk button')")
     assert backend.store.jobs.count() == {("prelabel", "cancelled"): 13, ("prelabel", "queued"): 27}
+
+    page.goto(f"{backend.url}/page/jobs?state=cancelled&q=clip-1")
+    page.locator("#part-bulk summary").click()
+    page.screenshot(path=pictures / "jobs-bulk-retry.png")
+    page.get_by_role("button", name="Yes, retry 13 jobs").click()
+    page.wait_for_function("() => document.getElementById('said').textContent.includes('13 jobs are queued')")
+    assert backend.store.jobs.count() == {("prelabel", "queued"): 40}

@@ -16,13 +16,14 @@ from tests.e2e.studio import LabelStudio, wait_until
 from trajseg.tracks import Result, rle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
-PAINTED, HINTED, CLICKED = 0, 1, 2
+PAINTED, HINTED, CLICKED, NOTHING = 0, 1, 2, 3
 
 
 @pytest.fixture(scope="module")
 def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]) -> MadeProject:
-    """The clip of the shapes world three times, in a project as `trajseg project create` makes it."""
-    asked = [questions[0], *(Question(questions[0].video, text) for text in ("the blue square", "the blue one"))]
+    """The clip of the shapes world four times, in a project as `trajseg project create` makes it."""
+    more = ("the blue square", "the blue one", "the green one")
+    asked = [questions[0], *(Question(questions[0].video, text) for text in more)]
     made = make_project(trajseg, studio, "mask", "Correct", asked)
     studio.retrieve_predictions(made.id, made.tasks)
     return made
@@ -131,13 +132,7 @@ def test_the_refined_track_is_there_when_the_task_is_opened_again(
     _, result = refined
     newest = max(prediction["id"] for prediction in studio.predictions(shapes.id))
     editor.open_task(project.id, shapes.id)
-    editor.page.wait_for_function("() => Htx.annotationStore.predictions.length >= 2", timeout=2 * MINUTE)
-    editor.page.evaluate(
-        """id => { const store = Htx.annotationStore;
-            const one = store.predictions.find(p => String(p.pk) === String(id));
-            store.selectPrediction(one.id) }""",
-        newest,
-    )
+    editor.show_prediction(newest)
     expected = {
         (track.label, index): track.mask(index)
         for track in result.tracks
@@ -165,7 +160,10 @@ def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
     project: MadeProject,
     editor: Editor,
     studio: LabelStudio,
+    trajseg: Trajseg,
 ) -> None:
+    """A task in which nothing was found comes before what only may be wrong, and says so."""
+    trajseg.job_of(project.tasks[NOTHING], project.questions[NOTHING].instruction)
     views = studio.call("GET", "/api/dm/views/", params={"project": project.id})
     assert [view["data"]["title"] for view in views] == ["Default", "Most doubtful first"]
     editor.page.goto(f"{studio.url}/projects/{project.id}/data?tab={views[1]['id']}")
@@ -174,6 +172,9 @@ def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
     listed = studio.call("GET", "/api/tasks", params={"view": views[1]["id"]})["tasks"]
     doubts = [task["data"]["trajseg_doubt"] for task in listed]
     assert doubts == sorted(doubts, reverse=True)
+    assert (listed[0]["id"], listed[0]["data"]["trajseg_state"]) == (project.tasks[NOTHING], "found nothing")
+    [prediction] = studio.predictions(project.tasks[NOTHING])
+    assert prediction["score"] == 0.5
 
 
 def test_a_hint_makes_a_track_of_its_own(

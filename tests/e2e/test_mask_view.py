@@ -76,6 +76,8 @@ def test_each_picture_is_the_frame_that_frame_index_names(
         picture = np.asarray(Image.open(io.BytesIO(studio.fetch(url))).convert("RGB")).astype(int)
         away = {other: np.abs(picture - frame).mean() for other, frame in decoded.items()}
         assert min(away, key=away.get) == index
+        corner, rest = np.abs(picture - decoded[index])[-16:, :40].mean(), np.abs(picture - decoded[index])[:-20].mean()
+        assert corner > 5 * rest, "the frame's number stands in the corner"
 
 
 def test_regions_in_the_page_are_on_the_right_frames_with_the_right_labels(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,21 @@ def test_the_page_shows_it_and_submit_gives_it_back_pixel_exact(
         assert np.array_equal(shown[place], mask), place
         assert np.array_equal(back.masks[place], mask), place
     assert back.edited == set()
+
+
+def test_exports_have_the_models_words_without_its_tokens(
+    task: Prelabelled, asked: MadeProject, studio: LabelStudio, tiny: Trajseg
+) -> None:
+    [exported] = [
+        one
+        for one in studio.call("GET", f"/api/projects/{asked.id}/export", params={"exportType": "JSON"})
+        if one["id"] == task.id
+    ]
+    texts = json.dumps([item for item in exported["annotations"][0]["result"] if item["type"] == "textarea"])
+    captions = [track.caption for track in task.result.tracks if track.present]
+    assert all(f"{label}: {caption}" in texts for label, caption in zip(task.labels, captions, strict=False))
+    formats = tiny.exported(asked.id)
+    for caption in captions:
+        assert json.dumps(caption) in formats["trajseg"]
+    for name, text in {"label studio": json.dumps(exported["annotations"]), **formats}.items():
+        assert "[SEG]" not in text, name

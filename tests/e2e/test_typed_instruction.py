@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,36 @@ def test_accepted_and_submitted_suggestions_come_back_pixel_exact(
     for place, mask in expected.items():
         assert np.array_equal(back.masks[place], mask), place
     assert back.instruction == TYPED
+
+
+def test_exported_text_has_the_accepted_tracks_captions_and_nothing_that_only_a_model_understands(
+    shapes: Prelabelled,
+    suggested: tuple[Result, list[dict[str, Any]]],
+    typing_project: MadeProject,
+    studio: LabelStudio,
+    trajseg: Trajseg,
+) -> None:
+    """In Label Studio's own export, and in every format of ours."""
+    _, suggestions = suggested
+    [label] = {label for suggestion in suggestions for label in suggestion["labels"]}
+    [exported] = studio.call("GET", f"/api/projects/{typing_project.id}/export", params={"exportType": "JSON"})
+    results = exported["annotations"][0]["result"]
+    texts = {
+        item["meta"]["text"][0]
+        for item in results
+        if item["type"] == "bitmasklabels" and item["value"]["bitmasklabels"] == [label]
+    }
+    assert texts
+    assert {text.partition(": ")[2] for text in texts} == {"something blue"}
+    assert {text.partition(":")[0] for text in texts} == {
+        f"Frame {shapes.frame_index[suggestion['frame']] + 1}" for suggestion in suggestions
+    }
+    formats = trajseg.exported(typing_project.id)
+    assert "something blue" in formats["trajseg"]
+    assert TYPED in formats["mevis"]
+    for name, text in {"label studio": json.dumps(results), **formats}.items():
+        assert "[SEG]" not in text, name
+        assert "no such object" not in text, name
 
 
 def test_submitting_does_not_make_further_jobs(

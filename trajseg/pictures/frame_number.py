@@ -7,11 +7,14 @@ from PIL import Image, ImageDraw
 
 from trajseg.pictures.drawing import BACKGROUND, TEXT, font_for
 
-LEAST_HEIGHT = 120
-"""Rows of a picture that is large enough for a number."""
+LEAST_HEIGHT = 240
+"""Rows of a picture that is large enough for a number; of a smaller one a number would hide too much."""
 
 SHARE = 1 / 30
-"""Height of the figures as a share of the picture's, at least 9 pixels."""
+"""Height of the figures as a share of the picture's."""
+
+LEAST_SIZE = 12
+"""Height of the figures in pixels at least: smaller ones are hard to read once Label Studio has enlarged them."""
 
 OPACITY = 0.65
 """Of the tag: what lies behind it can still be made out."""
@@ -23,7 +26,7 @@ def numbered(rgb: np.ndarray, number: int) -> np.ndarray:
     if height < LEAST_HEIGHT:
         return rgb
     text = f"frame {number}"
-    font = font_for(max(9, round(height * SHARE)))
+    font = font_for(max(LEAST_SIZE, round(height * SHARE)))
     left, top, right, bottom = font.getbbox(text)
     across, down = min(round(right - left) + 6, width), round(bottom - top) + 6
     tag = Image.new("RGB", (across, down), BACKGROUND)

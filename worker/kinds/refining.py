@@ -6,6 +6,7 @@ was painted, whatever the propagators say.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from backend.store import PaintedTrack
 from backend.store.notes import TrackRefinement
+from trajseg.correction.filling import filled_in
 from trajseg.correction.joining import without
 from trajseg.correction.marking import Draw, erased, mask_of
 from trajseg.correction.strategy import Evidence
@@ -103,7 +105,9 @@ class Refiner:
         rejected = {one.label for one in painted if one.rejected and one.label not in of_label}
         known = {track.label: track for track in tracks}
         uids = {track.uid for track in tracks}
-        touched = [one.label for one in painted if one.vouched] + list(of_label)
+        # Without a track there is nothing that could be carried into a longer range.
+        touched = [one.label for one in painted if one.vouched or (one.extended and one.label in known)]
+        touched += of_label
         wanted = [label for label in dict.fromkeys(touched) if label not in rejected]
         for label in wanted:
             if label not in known:
@@ -122,6 +126,21 @@ class Refiner:
         return made
 
     def _track(
+        self,
+        track: MaskTrack,
+        painted: PaintedTrack | None,
+        hints: Sequence[Hint],
+        made: Refined,
+        progress: Progress | None,
+    ) -> MaskTrack:
+        if hints or (painted and painted.vouched):
+            track = self._corrected(track, painted, hints, made, progress)
+            progress = None
+        if painted and painted.extended:
+            track = self._filled_in(track, painted.extended, made, progress)
+        return track
+
+    def _corrected(
         self,
         track: MaskTrack,
         painted: PaintedTrack | None,
@@ -154,7 +173,7 @@ class Refiner:
             from trajseg.correction import refine
 
             self._refine = refine
-        self._propagators = self._propagators or propagators(self.engine)
+        self._load_propagators()
         anchors |= {index: track.mask(index) for index in seen}
         refinement = self._refine(self.clip, track, anchors, self._propagators, progress, marked=set(prompted))
         frames = list(refinement.track.frames)
@@ -183,6 +202,29 @@ class Refiner:
             )
         )
         return replace(refinement.track, frames=frames, score=score)
+
+    def _filled_in(
+        self, track: MaskTrack, extended: Collection[int], made: Refined, progress: Progress | None
+    ) -> MaskTrack:
+        """The track with masks on frames that a person has put inside a range of the timeline; the note says which."""
+        filled = filled_in(self.clip, track, extended, self._load_propagators(), progress)
+        there = {index for index in extended if index < len(self.clip)}
+        missing = sorted(index for index in there if filled.frames[index].rle is None)
+        new = sorted(index for index in there - set(missing) if track.frames[index].rle is None)
+        note = next((one for one in made.notes if one.track == track.uid), None)
+        if note is None:
+            names = Counter(filled.frames[index].provenance for index in new)
+            chosen = names.most_common(1)[0][0] if names else self._propagators[0].name
+            note = TrackRefinement(track=track.uid, label=track.label, chosen=chosen)
+            made.notes.append(note)
+        made.notes[made.notes.index(note)] = note.model_copy(
+            update={"extended": tuple(new), "missing": tuple(missing), "carried": note.carried + len(new)}
+        )
+        return filled
+
+    def _load_propagators(self) -> list[Propagator]:
+        self._propagators = self._propagators or propagators(self.engine)
+        return self._propagators
 
     @staticmethod
     def _beside_removed(track: MaskTrack, painted: PaintedTrack | None, anchors: Painted) -> list[int]:

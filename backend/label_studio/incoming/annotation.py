@@ -36,6 +36,7 @@ class Annotated:
         pixels: total over all masks read.
         captions: caption by label; text that names no label is under "".
         events: by label, the frames within its ranges on the timeline; only in the box view.
+        extended: places without a box that a person has put within a range; see `corrections.apply_events`.
     """
 
     masks: dict[tuple[str, int], NDArray[np.bool_]] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Annotated:
     pixels: int = 0
     captions: dict[str, str] = field(default_factory=dict)
     events: dict[str, set[int]] = field(default_factory=dict)
+    extended: set[tuple[str, int]] = field(default_factory=set)
 
 
 def from_annotation(

@@ -18,6 +18,7 @@ import numpy as np
 from backend.label_studio.boxes import Box
 from backend.label_studio.incoming.annotation import Annotated
 from backend.store import Change, Correction
+from backend.store.corrections import EXTENDED
 from trajseg.tracks import rle as rle_codes
 
 BOX_TOLERANCE = 0.1
@@ -79,14 +80,23 @@ def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = No
     return sorted(found, key=lambda change: (change.label, change.frame_index))
 
 
-def cut_to_events(now: Annotated, before: Predicted) -> None:
-    """Removes the boxes of frames that a person has cut from their track's ranges on the timeline.
+def apply_events(now: Annotated, before: Predicted) -> None:
+    """Removes the boxes of frames that a person has cut from their track's ranges on the timeline, and notes frames
+    without a box that a person has added to a range.
 
-    A range that was extended says nothing about where the object is. Neither does a label without any range: the
-    whole timeline may have been cleared.
+    A label without any range says nothing: the whole timeline may have been cleared. Neither does a range of a label
+    without any box: timelines have labels for other events, too.
     """
+    tracks = {label for label, _ in (*now.boxes, *before.said.boxes)}
     for label, inside in now.events.items():
-        gone = before.said.events.get(label, set()) - inside
+        given = before.said.events.get(label, set())
+        gone, more = given - inside, inside - given
+        if label in tracks:
+            extended = {(label, index) for index in more} - now.boxes.keys()
+            now.extended |= extended
+            for place in extended:
+                # A box that is gone from there was not taken away.
+                before.said.boxes.pop(place, None)
         if not gone or not inside:
             continue
         for index in gone:
@@ -181,11 +191,11 @@ def caption_changes(now: Annotated, before: Predicted) -> dict[str, str]:
 
 
 def digest(made: Iterable[Change]) -> str:
-    """A digest that identifies a set of confirmed changes."""
+    """A digest that identifies a set of changes to be propagated."""
     parts = [
         (one.label, one.frame_index, one.kind, one.rle["counts"] if one.rle else None, one.box)
         for one in made
-        if one.vouched
+        if one.is_carried
     ]
     return hashlib.sha256(json.dumps(sorted(parts, key=str)).encode()).hexdigest()[:32]
 
@@ -206,6 +216,7 @@ def _mask_changes(now: Annotated, before: Predicted) -> Iterator[Change]:
 
 
 def _box_changes(now: Annotated, before: Predicted, size: tuple[int, int]) -> Iterator[Change]:
+    changed = set()
     for label, index in {**now.boxes, **before.said.boxes}:
         left, given = now.boxes.get((label, index)), before.said.boxes.get((label, index))
         if left is not None and (label, index) not in now.keyed:
@@ -217,7 +228,11 @@ def _box_changes(now: Annotated, before: Predicted, size: tuple[int, int]) -> It
         if left is not None:
             x, y, width, height = (round(side * whole / 100, 2) for side, whole in zip(left, size * 2, strict=True))
             pixels = (x, y, width, height)
+        if kind != "unchanged":
+            changed.add((label, index))
         yield _change(before, label, index, kind, box=pixels)
+    for label, index in now.extended - changed:
+        yield _change(before, label, index, EXTENDED)
 
 
 def _kind(left: bool, given: bool) -> str:

@@ -35,7 +35,7 @@ from backend.store import (
     UnknownJobError,
     adoptions,
 )
-from backend.store.corrections import VOUCHED
+from backend.store.corrections import EXTENDED, VOUCHED
 from backend.store.models import Adoption, now
 from label_config import LabelConfig, parse
 from trajseg.errors import InputError, LabelConfigError, LabelStudioError, TaskError, TrajSegError
@@ -304,17 +304,17 @@ class AnnotationReader:
         size = (shown.width, shown.height) if shown else None
         standing = adoptions.newest(adopted)
         if standing is None:
-            corrections.cut_to_events(left, before)
+            corrections.apply_events(left, before)
             return corrections.changes(left, before, size), captions
-        painted = {
-            (row.label, row.frame_index): row
-            for row in self.store.corrections.of_annotation(standing.project_id, standing.annotation_id)
-            if row.kind in VOUCHED
-        }
+        rows = self.store.corrections.of_annotation(standing.project_id, standing.annotation_id)
+        painted = {(row.label, row.frame_index): row for row in rows if row.kind in VOUCHED}
         earlier, given = adoptions.before(standing), adoptions.written(standing)
         stood, adopted_tracks = (from_annotation(one, config, indices, frame_map, rate) for one in (earlier, given))
         before = corrections.after_adoption(left, before, stood, adopted_tracks, painted)
-        corrections.cut_to_events(left, before)
+        corrections.apply_events(left, before)
+        # What was adopted has filled in frames that a person had put inside a range: that still stands.
+        extended = [row for row in rows if row.kind == EXTENDED and row.frame_index in left.events.get(row.label, ())]
+        left.extended |= {(row.label, row.frame_index) for row in extended}
         refined = [item for item in given if (item.get("meta") or {}).get("job_id") == standing.job_id]
         job = self._job(standing.job_id)
         before.sources |= corrections.sources(refined, config.control, job.model_version if job else "")
@@ -370,7 +370,7 @@ class AnnotationReader:
         self, config: LabelConfig, task: Task, base: Job | None, read: ReadAnnotation, made: Sequence[Change]
     ) -> JobRequest | None:
         """The job that propagates the changes to the other frames; None if nothing changed."""
-        if not any(change.vouched for change in made):
+        if not any(change.is_carried for change in made):
             return None
         video = config.video_of(task.data)
         instruction = base.instruction if base else task.data.get(INSTRUCTION_KEY)

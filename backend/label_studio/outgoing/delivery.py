@@ -8,7 +8,7 @@ predictions that were there before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,9 +18,10 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.outgoing import views, words
 from backend.label_studio.outgoing.adoption import adopt_if_wanted
+from backend.label_studio.outgoing.columns import OPEN_KEY, VIDEO_KEY, columns_of, opened_words
 from backend.label_studio.outgoing.links import next_renewal
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
-from backend.label_studio.outgoing.states import STATE_KEY, is_typed, settled_state
+from backend.label_studio.outgoing.states import STATE_KEY, is_typed
 from backend.label_studio.outgoing.superseding import (
     aside_version,
     current_version,
@@ -48,11 +49,6 @@ FIRST_RETRY_SECONDS = 15.0
 LONGEST_RETRY_SECONDS = 900.0
 """Longest pause: after a long outage, predictions arrive within a quarter of an hour of Label Studio's return."""
 
-REVIEW_KEY, DOUBT_KEY, WARNINGS_KEY = "trajseg_review", "trajseg_doubt", "trajseg_warnings"
-VIDEO_KEY, OPEN_KEY = "trajseg_video", "trajseg_open"
-"""Keys of task data that trajseg writes for the Data Manager's columns."""
-LONGEST_COLUMN = 500
-"""Longest text in one column, characters."""
 MOST_MORE_PICTURES = 12
 """Pictures of frames to review next that a task gets in addition to its usual number."""
 
@@ -137,9 +133,9 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
     indices = changes.get("frame_index", task.data.get("frame_index", []) if config.view == "mask" else [])
     rate = config.rate_for({**task.data, **changes})
     numbers, kind = views.frame_numbers(result, rate), kind_of(job)
-    warnings = [*job.notes.sentences(result), *_rate_warnings(config, result)]
+    warnings = [*job.notes.sentences(result, numbers), *_rate_warnings(config, result)]
     if leads:
-        changes |= _columns(job, result, task, indices, numbers)
+        changes |= columns_of(job, result, task, indices, numbers)
     results = views.to_results(
         result,
         config.view,
@@ -150,7 +146,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         delivery_id=delivery.id,
         digest=digest,
         warnings=warnings,
-        about=words.about(kind, result),
+        about=" ".join([words.about(kind, result), *job.notes.filled_in(numbers)]),
     )
     wrong = checks.problems(results, config, len(indices), (result.width, result.height))
     if wrong:
@@ -180,7 +176,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         gone = {made, *(one.id for one in superseded)}
         set_aside(store, client, [one for one in present if one.model_version == version and one.id not in gone])
         # Written last, repeating what is there: a concurrent writer of other keys may have overwritten it.
-        client.update_task_data(project_id, task.id, {**changes, OPEN_KEY: f"#{made} ({kind})"})
+        client.update_task_data(project_id, task.id, {**changes, OPEN_KEY: opened_words(made, kind)})
         if state := changes.get(STATE_KEY):
             store.tasks.settle(job.project_id, task.id, state)
             store.tasks.shown([(job.project_id, task.id)], state)
@@ -284,40 +280,6 @@ def _task_data(
     changes[config.frames_key] = frames + [media_url(settings, key_frame_path(job.id, index)) for index in added]
     changes["frame_index"] = indices + added
     return changes
-
-
-def _columns(
-    job: Job, result: Result, task: Task, indices: Sequence[int], numbers: Callable[[int], int]
-) -> dict[str, Any]:
-    """The contents of the Data Manager's columns for the task; see docs/correction-in-label-studio.md.
-
-    Args:
-        indices: 0-based frames of the pictures; empty in the box view.
-        numbers: maps a 0-based frame to its number in Label Studio's video.
-    """
-    notes = job.notes
-    columns: dict[str, Any] = {}
-    if state := settled_state(job, result):
-        columns[STATE_KEY] = state
-    if notes.doubt is not None:
-        columns[DOUBT_KEY] = round(notes.doubt, 3)
-        columns[REVIEW_KEY] = " | ".join(
-            f"{track.label}: "
-            + "; ".join(f"{_place(frame.index, indices, numbers)} {frame.reason}" for frame in track.frames)
-            for track in notes.review
-            if track.frames
-        )[:LONGEST_COLUMN]
-    # An empty text clears an older warning, but is not written if there was none.
-    warnings = " | ".join(notes.sentences(result))[:LONGEST_COLUMN]
-    if warnings or WARNINGS_KEY in task.data:
-        columns[WARNINGS_KEY] = warnings
-    return columns
-
-
-def _place(index: int, indices: Sequence[int], numbers: Callable[[int], int]) -> str:
-    """How a person finds a frame: "picture 5 (frame 13)", or "frame 13" if no picture shows it."""
-    frame = f"frame {numbers(index)}"
-    return f"picture {list(indices).index(index) + 1} ({frame})" if index in indices else frame
 
 
 def _pictures(data: Mapping[str, Any], config: LabelConfig) -> tuple[list[str], list[int]]:

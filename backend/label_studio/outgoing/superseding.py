@@ -16,13 +16,16 @@ from typing import Any
 
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.forms import Prediction, Task
-from backend.label_studio.outgoing.states import STATE_KEY, is_typed, settled_state
+from backend.label_studio.outgoing.columns import OPEN_KEY, columns_of, opened_words
+from backend.label_studio.outgoing.states import STATE_KEY, is_typed
+from backend.label_studio.outgoing.views import frame_numbers
 from backend.label_studio.refusals import MissingError
 from backend.settings import Settings
 from backend.store import Job, Project, Store, UnknownJobError
 from backend.store.kinds import KINDS
 from backend.store.models import SupersededPrediction, now
 from backend.store.versions import base_of
+from label_config import parse
 from trajseg.errors import LabelStudioError, UnknownProjectError
 from trajseg.tracks import Result
 
@@ -159,6 +162,8 @@ def withdraw(
 
     Args:
         refine_job_ids: the jobs that propagated the withdrawn corrections.
+
+    Raises LabelStudioError, and LabelConfigError if the project's configuration cannot be read.
     """
     present = client.predictions(task.id)
     jobs = {one.id: job for one in present if (job := job_of(store, one)) is not None}
@@ -180,9 +185,15 @@ def withdraw(
         job = jobs[before[-1].id]
         score = None if job.notes.doubt is None else 1.0 - job.notes.doubt
         client.update_prediction(before[-1].id, model_version=version, score=score)
-        if state := settled_state(job):
+        result, config = store.jobs.result(job.id), parse(str(client.project(project.label_studio_id)["label_config"]))
+        indices = task.data.get("frame_index") if config.view == "mask" else None
+        numbers = frame_numbers(result, config.rate_for(task.data))
+        columns = columns_of(job, result, task, indices if isinstance(indices, list) else [], numbers)
+        columns[OPEN_KEY] = opened_words(before[-1].id, kind_of(job))
+        if state := columns.get(STATE_KEY):
             store.tasks.settle(project.id, task.id, state)
-            client.update_task_data(project.label_studio_id, task.id, {STATE_KEY: state})
+        client.update_task_data(project.label_studio_id, task.id, columns)
+        if state:
             store.tasks.shown([(project.id, task.id)], state)
 
 

@@ -9,7 +9,7 @@ from backend.engines import OfferedEngines
 from backend.fetch import FetchPolicy, fetched
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.forms import Task
-from backend.label_studio.outgoing.delivery import DOUBT_KEY, REVIEW_KEY
+from backend.label_studio.outgoing.columns import DOUBT_KEY, REVIEW_KEY
 from backend.label_studio.outgoing.states import SETTLED, STATE_KEY
 from backend.label_studio.setup import project as projects
 from backend.label_studio.setup.check import Check, video_checks

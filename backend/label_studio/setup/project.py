@@ -13,7 +13,7 @@ from typing import Any
 from backend.addresses import has_scheme, is_own_path, shown_address
 from backend.http.auth import SECRET_HEADER
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.outgoing.delivery import DOUBT_KEY
+from backend.label_studio.outgoing.columns import DOUBT_KEY
 from backend.label_studio.setup import videos
 from backend.label_studio.setup.videos import Placed, Say
 from label_config import LabelConfig, View, fill, parse

@@ -12,7 +12,7 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 120, np.uint8)
 
 
-@pytest.mark.parametrize(("height", "width"), [(120, 160), (360, 640), (1080, 1920)])
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (360, 640), (1080, 1920)])
 def test_the_number_stands_in_the_lower_left_corner_and_little_is_covered(height: int, width: int) -> None:
     plain = picture(height, width)
     out = numbered(plain, 1024)
@@ -29,5 +29,5 @@ def test_two_numbers_look_different() -> None:
 
 
 def test_a_picture_too_small_for_a_number_is_left() -> None:
-    plain = picture(64, 96)
+    plain = picture(160, 240)
     assert numbered(plain, 3) is plain

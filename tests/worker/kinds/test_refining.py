@@ -100,6 +100,36 @@ def test_where_it_was_only_removed_nothing_else_is_lost(clip: Clip, tiny_clip: A
     assert refined.evidence["t1"].painted == [8, 11]
 
 
+def test_a_longer_range_is_filled_in_and_what_was_not_found_is_noted(
+    clip: Clip, tiny_clip: Any, scripted_engine: Any
+) -> None:
+    track = track_of(clip, [mask if index <= 6 else None for index, mask in enumerate(tiny_clip.red)])
+    longer = PaintedTrack("track-1", "t1", "job", shown=set(range(7)), extended={7, 8})
+    unknown = PaintedTrack("track-5", "drawn-track-5", extended={7, 8})
+    refined = Refiner(scripted_engine, clip, "x").run([track], [longer, unknown])
+    (made,) = refined.tracks
+    assert made.present == list(range(9))
+    assert iou(made, 8, tiny_clip.red[8]) > 0.75
+    (note,) = refined.notes
+    assert (note.extended, note.missing, note.carried, note.painted) == ((7, 8), (), 2, ())
+
+    empty = track_of(clip, [None] * 12)
+    refined = Refiner(scripted_engine, clip, "x").run([empty], [longer])
+    assert (refined.notes[0].extended, refined.notes[0].missing) == ((), (7, 8))
+
+
+def test_a_longer_range_follows_what_was_corrected_with_it(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+    """The prediction is beside the object; a person puts it right on the last frame that has it."""
+    masks = [np.roll(mask, 24, axis=0) if index <= 6 else None for index, mask in enumerate(tiny_clip.red)]
+    corrected = painted({6: tiny_clip.red[6], 2: tiny_clip.red[2]}, set(range(7)), extended={9, 10})
+    refined = Refiner(scripted_engine, clip, "x").run([track_of(clip, masks)], [corrected])
+    (made,) = refined.tracks
+    (note,) = refined.notes
+    assert (note.painted, note.missing) == ((2, 6), ())
+    for index in (9, 10):
+        assert iou(made, index, tiny_clip.red[index]) > 0.75
+
+
 def test_a_rectangle_makes_a_track(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
     blue = track_of(clip, list(tiny_clip.blue), "track-2", "t2")
     hint = Hint("track-1", Mark(3, (20.0, 6.0, 20.0, 20.0)))

@@ -23,6 +23,7 @@ from backend.reconcile import Reconciler
 from backend.service.service import Service
 from backend.settings import Settings
 from backend.store import Job, Store
+from backend.store.notes import JobNotes, TrackWarning
 from backend.store.standing import Standing
 from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.tracks import Result, rle
@@ -245,7 +246,8 @@ def test_what_a_withdrawn_correction_made_is_withdrawn(
     erased = copy.deepcopy(result)
     for frame in erased.tracks[0].frames:
         frame.rle = None
-    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", erased)
+    notes = JobNotes(warnings=(TrackWarning(text="nothing was found: no frame has a mask."),))
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", erased, notes)
     assert deliver(store, client, settings, delivery) is None
     assert studio.tasks[task]["data"]["trajseg_state"] == "found nothing"
     assert [one["model_version"] for one in studio.of_task(task)] == [
@@ -258,7 +260,9 @@ def test_what_a_withdrawn_correction_made_is_withdrawn(
     standing = {one["id"]: one["model_version"] for one in studio.of_task(task)}
     assert standing.pop(first) == "trajseg-tiny"
     assert list(standing.values()) == ["trajseg-tiny (refined, earlier)"]
-    assert studio.tasks[task]["data"]["trajseg_state"] == "prelabelled"
+    data = studio.tasks[task]["data"]
+    assert (data["trajseg_state"], data["trajseg_open"]) == ("prelabelled", f"#{first} (prelabel)")
+    assert data["trajseg_warnings"] == "", "the warning was of the refined track"
 
 
 def test_a_skipped_task_says_nothing_on_its_tracks(

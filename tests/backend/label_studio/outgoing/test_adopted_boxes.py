@@ -14,8 +14,11 @@ from backend.label_studio.incoming.reading import AnnotationReader
 from backend.label_studio.outgoing.adoption import adopt, plan, undo
 from backend.label_studio.outgoing.delivery import deliver
 from backend.store import Job, Store
+from backend.store.notes import JobNotes, TrackRefinement
+from backend.store.standing import Standing
 from label_config import fill
 from trajseg.tracks import MaskTrack, Result
+from trajseg.tracks.trust import Trust
 
 FRAMES, WIDTH, HEIGHT = 12, 32, 24
 TIMELINE = '<TimelineLabels name="events" toName="video"><Label value="track-1"/></TimelineLabels></View>'
@@ -36,14 +39,16 @@ def made(masks: list[np.ndarray | None]) -> Result:
 
 
 @pytest.fixture
-def scene(studio: Any, store: Store, client: Any, settings: Any) -> SimpleNamespace:
-    """A prediction that stands still in all 12 frames, in a project with a timeline."""
+def scene(studio: Any, store: Store, client: Any, settings: Any, request: Any) -> SimpleNamespace:
+    """A prediction that stands still, in a project with a timeline: in all 12 frames, or the first so many of them."""
+    shown = getattr(request, "param", FRAMES)
     number = studio.add_project("box")
     studio.projects[number]["label_config"] = fill("box", ["track-1"]).strip().removesuffix("</View>") + TIMELINE
     task = studio.add_task(number, video="/data/upload/1/a.mp4", instruction="the red square")
     project = store.projects.upsert(number, studio.url, "", stamp="1").id
     job, _ = store.jobs.add("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
-    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", made([square(4)] * FRAMES))
+    masks = [square(4)] * shown + [None] * (FRAMES - shown)
+    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", made(masks))
     assert delivery
     assert deliver(store, client, settings, delivery) is None
     [prediction] = studio.of_task(task)
@@ -53,8 +58,8 @@ def scene(studio: Any, store: Store, client: Any, settings: Any) -> SimpleNamesp
         store.corrections.note(project, [task])
         return reader()
 
-    def refine(job: Job, masks: list[np.ndarray | None]) -> Job:
-        delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", made(masks))
+    def refine(job: Job, masks: list[np.ndarray | None], notes: JobNotes | None = None) -> Job:
+        delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", made(masks), notes)
         assert delivery
         assert deliver(store, client, settings, delivery) is None
         done: Job = store.jobs.get(job.id)
@@ -184,10 +189,55 @@ def test_frames_that_a_person_takes_out_of_a_range_are_removed_from_the_track(sc
     assert told(scene) == dict.fromkeys((0, 1, 7, 8, 9, 10, 11), "removed")
 
 
-@pytest.mark.parametrize("change", ["longer", "cleared", "untouched"])
-def test_a_range_that_tells_nothing_of_places_changes_nothing(scene: Any, change: str) -> None:
+@pytest.mark.parametrize("scene", [8], indirect=True)
+def test_a_longer_range_asks_for_the_track_there_and_the_answer_says_what_came_of_it(scene: Any) -> None:
+    assert ranges(scene.first) == [(1, 8)]
+    annotation = scene.studio.annotate(scene.task, cut(scene.first, 1, 11), parent=scene.prediction["id"])
+    [job] = scene.read()
+    assert told(scene) == dict.fromkeys((8, 9, 10), "extended")
+    [track] = scene.store.corrections.painted(scene.project, annotation)
+    assert (track.extended, track.vouched, track.shown & {8, 9, 10}) == ({8, 9, 10}, False, set())
+    compared = scene.store.corrections.compared(scene.project, annotation).corrections
+    assert {row.kind for row in compared} == {"unchanged"}, "nobody has looked at these frames"
+    [standing] = Standing(scene.store).task(scene.project, scene.task).tracks
+    assert set(standing.trust[8:]) == {Trust.PREDICTED}
+
+    note = TrackRefinement(track="t1", label="track-1", chosen="flow", extended=(8, 9), missing=(10,))
+    job = scene.refine(job, [square(4)] * 10 + [None, None], JobNotes(refinement=(note,)))
+    [text] = [item["value"]["text"] for item in scene.studio.of_task(scene.task)[-1]["result"]
+              if item["from_name"] == "answer"]  # fmt: skip
+    lost = "track-1: the range was made longer, but the object was not found on frame 11. Draw a box on one of them."
+    assert text[0].endswith("track-1: the longer range was filled in on frames 9 to 10.")
+    assert text[1] == f"Warning: {lost}"
+    assert scene.studio.tasks[scene.task]["data"]["trajseg_warnings"] == lost
+
+    adopt(scene.store, scene.client, job)
+    assert sorted(boxes(stored(scene))) == list(range(1, 11))
+    assert ranges(stored(scene)) == [(1, 10)]
+    assert scene.read() == []
+    scene.studio.reannotate(scene.task, annotation, with_box_at_6(stored(scene)))
+    [again] = scene.read()
+    assert told(scene) == {5: "edited", 8: "extended", 9: "extended"}
+    assert again.asked.base_job_id == job.id
+
+
+@pytest.mark.parametrize("scene", [8], indirect=True)
+def test_a_box_that_a_person_set_there_says_more_than_the_range(scene: Any) -> None:
+    results = cut(scene.first, 1, 10)
+    [region] = [item for item in results if item["type"] == "videorectangle"]
+    region["value"]["sequence"].append({**region["value"]["sequence"][-1], "frame": 10, "enabled": False})
+    scene.studio.annotate(scene.task, results, parent=scene.prediction["id"])
+    scene.read()
+    assert told(scene) == {8: "extended", 9: "added"}
+
+
+@pytest.mark.parametrize("change", ["beyond the clip", "another event", "cleared", "untouched"])
+def test_a_range_that_tells_nothing_of_the_track_changes_nothing(scene: Any, change: str) -> None:
+    [event] = [copy.deepcopy(item) for item in scene.first if item["type"] == "timelinelabels"]
+    event |= {"id": "e9", "value": {"ranges": [{"start": 2, "end": 5}], "timelinelabels": ["goal"]}}
     results = {
-        "longer": cut(scene.first, 1, 40),
+        "beyond the clip": cut(scene.first, 1, 40),
+        "another event": [*scene.first, event],
         "cleared": [item for item in scene.first if item["type"] != "timelinelabels"],
         "untouched": scene.first,
     }[change]
