@@ -18,6 +18,7 @@ from backend.store.notes import JobNotes
 from backend.store.standing import Standing
 from trajseg.correction.task_strategy import TaskFacts
 from trajseg.tracks import rle
+from trajseg.video.spacing import end_to_end
 
 WORD_BINS, HUE_BINS = 12, 8
 LOOKS = 3
@@ -149,8 +150,7 @@ def _filled(table: np.ndarray) -> np.ndarray:
 
 def _some(things: Sequence[Any]) -> list[Any]:
     """At most LOOKS of them, evenly spread."""
-    places = np.linspace(0, len(things) - 1, min(LOOKS, len(things))).round().astype(int)
-    return [things[place] for place in places]
+    return [things[place] for place in end_to_end(len(things), LOOKS)]
 
 
 def _chunks(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:

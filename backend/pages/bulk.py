@@ -67,7 +67,7 @@ def _asked(service: Service) -> tuple[Wanted, datetime]:
     guard.check_token(service.settings, request.form.get(guard.TOKEN_FIELD, ""))
     project = request.args.get("project", "")
     if project and (not project.isdecimal() or len(project) > 9):
-        raise InputError(f"`project` is {project[:40]!r}, not a number.")
+        raise InputError(f"`project` is {project[:40]!r}, not a number.", "Load the page again.")
     moment = request.args.get("until", "")
     try:
         until = datetime.fromisoformat(moment)

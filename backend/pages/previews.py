@@ -48,7 +48,7 @@ def _number(name: str, otherwise: int) -> int:
     if not text:
         return otherwise
     if not text.isdecimal() or len(text) > 9:
-        raise InputError(f"`{name}` is {text[:40]!r}, not a number.")
+        raise InputError(f"`{name}` is {text[:40]!r}, not a number.", "Write a whole number.")
     return int(text)
 
 

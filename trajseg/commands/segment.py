@@ -168,7 +168,9 @@ class BatchJob:
             raise InputError(f"The line lacks {', '.join(missing)}.", "Add the key with a text.")
         for key in ("video", "instruction"):
             if not isinstance(data[key], str):
-                raise InputError(f'"{key}" must be text, got {json.dumps(data[key])[:80]}.')
+                raise InputError(
+                    f'"{key}" must be text, got {json.dumps(data[key])[:80]}.', "Put it in quotation marks."
+                )
         return cls(name, data["video"], data["instruction"])
 
 
@@ -179,7 +181,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"The line is not UTF-8: {error}.", "Save the file as UTF-8.") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"The line is not JSON: {error}.") from error
+        raise InputError(f"The line is not JSON: {error}.", "Write one JSON object a line.") from error
     if not isinstance(data, dict):
         raise InputError(
             "The line is not a JSON object.", 'Write {"id": "1", "video": "clip.mp4", "instruction": "..."} on it.'

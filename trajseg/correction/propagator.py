@@ -175,5 +175,6 @@ def check_painted(clip: Clip, painted: Painted) -> None:
         if mask.shape != (clip.height, clip.width) or mask.dtype != np.bool_:
             raise InputError(
                 f"The mask of frame {index} is {mask.dtype} {list(mask.shape)}, "
-                f"the clip needs bool [{clip.height}, {clip.width}]."
+                f"the clip needs bool [{clip.height}, {clip.width}].",
+                "Give one boolean mask of the clip's size a frame.",
             )

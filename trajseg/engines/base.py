@@ -133,7 +133,10 @@ class FrameMasks:
                 )
             masks = {str(uid): _object_mask(mask, height, width) for uid, mask in data["masks"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"A frame's masks cannot be read: {type(error).__name__} {error}.") from error
+            raise InputError(
+                f"A frame's masks cannot be read: {type(error).__name__} {error}.",
+                'A frame is {"index": 0, "masks": {"t1": {"score": 0.9, "rle": ...}}}.',
+            ) from error
         return cls(index, masks)
 
 

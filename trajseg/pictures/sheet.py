@@ -26,6 +26,7 @@ from trajseg.pictures.drawing import (
 from trajseg.pictures.overlay import frame_masks, track_areas
 from trajseg.tracks.track import MaskTrack
 from trajseg.video import Clip
+from trajseg.video.spacing import end_to_end
 
 CELL_WIDTH, CELL_HEIGHT = 312, 240
 """Pixels that a frame may take at most."""
@@ -52,7 +53,7 @@ def contact_sheet(
     the tracks that it does not show. A clip of fewer frames gives fewer pictures. Where the clip is a few frames of
     another one, `frames` has their 0-based indices in that one, which are written instead.
     """
-    indices = sorted({round(float(i)) for i in np.linspace(0, len(clip) - 1, min(count, len(clip)))})
+    indices = end_to_end(len(clip), count)
     sheet = _Sheet(clip, tracks, indices, min(columns, len(indices)), title, frames)
     for position, (index, picture) in enumerate(clip.frames(indices)):
         sheet.add(position, index, picture)

@@ -125,5 +125,7 @@ class Result:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as a result: {error}") from error
+            raise InputError(
+                f"{path} cannot be read as a result: {error}.", "Give the tracks.json that `trajseg segment` writes."
+            ) from error
         return cls.from_json(data)

@@ -85,7 +85,7 @@ def checked(value: Any, height: int, width: int) -> Rle:
         InputError: it is not one, or its runs do not fill the picture exactly.
     """
     if not isinstance(value, dict) or not isinstance(value.get("counts"), str):
-        raise InputError('a mask must be {"size": [height, width], "counts": "..."}')
+        raise InputError('A mask must be {"size": [height, width], "counts": "..."}.', REWRITE)
     if list(value.get("size") or ()) != [height, width]:
         raise InputError(f"A mask is of size {value.get('size')}, the video of [{height}, {width}].", REWRITE)
     if sum(_runs(value["counts"])) != height * width:

@@ -158,7 +158,7 @@ class MaskTrack:
         except InputError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"a track cannot be read: {type(error).__name__} {error}") from error
+            raise InputError(f"A track cannot be read: {type(error).__name__} {error}.", REWRITE) from error
         if [frame.index for frame in frames] != list(range(len(frames))):
             raise InputError(f"The frames of track {track.uid} are not numbered 0, 1, 2, ... in order.", REWRITE)
         return track

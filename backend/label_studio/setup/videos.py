@@ -14,6 +14,7 @@ from backend.fetch import FetchPolicy, fetched
 from backend.label_studio.client import LabelStudioClient
 from trajseg.files import printable
 from trajseg.video import Clip, open_clip, playable_copy, save_frame
+from trajseg.video.spacing import end_to_end
 
 FIRST_FRAMES = 12
 """Pictures that a task starts with, evenly spread; the first prediction brings the key frames."""
@@ -114,9 +115,7 @@ def place(client: LabelStudioClient, project_id: int, video: str, pictures: bool
 def _first_pictures(
     client: LabelStudioClient, project_id: int, clip: Clip, folder: Path
 ) -> tuple[list[str], list[int]]:
-    last = len(clip) - 1
-    count = min(FIRST_FRAMES, len(clip))
-    indices = sorted({round(number * last / max(count - 1, 1)) for number in range(count)})
+    indices = end_to_end(len(clip), FIRST_FRAMES)
     frames = []
     for index, rgb in clip.frames(indices):
         picture = save_frame(folder / f"{file_stem(clip.path.stem)}-{index:06d}.jpg", rgb, 90)

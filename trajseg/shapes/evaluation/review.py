@@ -34,7 +34,7 @@ from trajseg.shapes.world.language import Instruction, instructions
 from trajseg.shapes.world.scenes import Scene, Split, sample_scene
 from trajseg.tracks import MaskTrack
 from trajseg.video import Clip
-from trajseg.video.spacing import bin_centres
+from trajseg.video.spacing import bin_centres, end_to_end
 
 if TYPE_CHECKING:
     from trajseg.engines.base import Engine
@@ -164,7 +164,7 @@ def uniform_boxes_needed(truth: np.ndarray, goal: float) -> int:
     """
     frames = len(truth)
     for count in range(1, frames):
-        ends = np.linspace(0, frames - 1, count).round().astype(int).tolist() if count > 1 else [frames // 2]
+        ends = end_to_end(frames, count) if count > 1 else [frames // 2]
         if score(interpolated(truth, ends), truth).jf >= goal:
             return count
     return frames
