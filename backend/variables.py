@@ -26,8 +26,8 @@ OTHERS = (
 )
 INSTEAD = {"TRAJSEG_ENGINE": "TRAJSEG_MODEL", "TRAJSEG_CHOOSER": "TRAJSEG_GROUNDED_CHOOSER"}
 """Names that people expect, and what is meant by them."""
-CLOSE = 0.75
-"""How alike a name has to be to be proposed, from 0 to 1."""
+CLOSE = 0.65
+"""How alike a name has to be to be proposed, from 0 to 1, without the prefix that they all share."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def log_unknown_variables(log: logging.Logger) -> None:
 
 
 def _nearest(name: str, known: list[str]) -> tuple[str, ...]:
-    near = get_close_matches(name.upper(), known, n=2, cutoff=CLOSE)
+    by_end = {one.removeprefix(PREFIX): one for one in known}
+    near = [by_end[end] for end in get_close_matches(name.upper().removeprefix(PREFIX), by_end, n=2, cutoff=CLOSE)]
     return tuple(dict.fromkeys(INSTEAD.get(one, one) for one in near))
 
 

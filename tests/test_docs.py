@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from trajseg.checkpoints.catalogue import ENGINES
+from trajseg.engines.registry import engine_factory
+from trajseg.engines.settings import SettingsFactory
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -40,3 +44,14 @@ def test_the_generated_pages_are_up_to_date() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == written["cli"](), remedy
     assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == written["api"](), remedy
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written["documentation"](), remedy
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_page_on_engines_has_every_engine_and_each_of_its_settings(engine: str) -> None:
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| `{engine}` \|", page, re.MULTILINE)
+    factory = engine_factory(engine)
+    assert isinstance(factory, SettingsFactory)
+    names = {variable.removeprefix(f"TRAJSEG_{engine.upper()}_").lower() for variable in factory.variables}
+    cells = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+    assert names - {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set()

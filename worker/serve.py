@@ -77,7 +77,8 @@ class Serve:
             self._start_worker()
             self._wait_for_backend()
             self._wait_for_worker()
-            self._tell()
+            if not self.stopping.is_set():
+                self._tell()
             while not self.stopping.wait(WATCH_SECONDS):
                 self._watch()
             self.say("Stopping ...")

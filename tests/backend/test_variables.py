@@ -37,6 +37,10 @@ def test_a_mistyped_variable_is_named_with_the_nearest_setting(name: str, meant:
     assert "secret-value" not in found.words + found.remedy
 
 
+def test_what_shares_the_prefix_alone_is_not_proposed() -> None:
+    assert unknown_variables({"TRAJSEG_MODLE": "1"})[0].meant == ("TRAJSEG_MODEL",)
+
+
 def test_a_variable_like_no_setting_is_named_too() -> None:
     (found,) = unknown_variables({"TRAJSEG_ZZZ": "1"})
     assert found.meant == ()

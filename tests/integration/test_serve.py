@@ -293,6 +293,16 @@ def test_a_killed_serve_leaves_no_process_and_the_next_one_goes_on(tmp_path: Pat
     until(lambda: not left_over(tmp_path))
 
 
+def test_what_is_stopped_while_it_loads_does_not_call_itself_ready(tmp_path: Path) -> None:
+    lines: list[str] = []
+    service = Serve(Settings(data_dir=tmp_path, port=0), lines.append)
+    service.stopping.set()
+    service.run()
+    assert lines[0] == "Loading trajseg-tiny ..."
+    assert not [line for line in lines if "ready" in line]
+    assert lines[-1] == "Stopped."
+
+
 def test_a_model_that_cannot_be_loaded_ends_serve_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no_such_module"):
         Serve(Settings(data_dir=tmp_path, port=0, model="no_such_module:build"), print).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,12 +14,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import constants
 
+from trajseg.checkpoints import download
 from trajseg.checkpoints.catalogue import CATALOGUE, ENGINES, needed
 from trajseg.checkpoints.download import location
 from trajseg.cli import main
@@ -162,6 +165,17 @@ def test_a_refusal_says_what_it_means_and_which_engine_is_free(hub: Any) -> None
 
 
 @pytest.mark.parametrize("variable", ["TRAJSEG_OFFLINE", "HF_HUB_OFFLINE"])
+def test_too_small_a_disk_is_named_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "location", lambda weights: None)
+    monkeypatch.setattr(download, "planned", lambda weights: download.Download(weights, COMMIT, {"a": 20 * 10**9}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    refused = CliRunner().invoke(main, ["weights", "get", "llmdet-tiny", "--yes"])
+    assert refused.exit_code == 2
+    assert "20.00 GB are needed in" in refused.output
+    assert "1.00 GB are free" in refused.output
+    assert "set HF_HOME to a larger disk" in refused.output
+
+
 def test_offline_mode_asks_nobody(hub: Any, variable: str) -> None:
     outcome = hub("get", "llmdet-base", "--yes", **{variable: "1"})
     assert outcome.returncode == 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from trajseg.checkpoints.places import offline
 from trajseg.engines.grounded.candidates import CandidateMaker
 from trajseg.engines.grounded.chooser import Chooser, LocalChooser
 from trajseg.engines.grounded.detector import Detector, GroundingDetector
@@ -20,6 +22,8 @@ from trajseg.model.device import chosen
 
 SAM3 = "sam3_video"
 """What a SAM 3's config.json calls it."""
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""The owner and the name of a repository on the hub."""
 SAM2_FILES = ("*.pt", "*.md")
 """Of a repository of SAM 2: Meta's own file; the same weights in transformers' form are not needed."""
 
@@ -57,18 +61,25 @@ def weights_folder(name: str, files: Sequence[str] | None = None, engine: str = 
     Raises:
         CheckpointError: they are not on this machine.
     """
-    if Path(name).exists():
-        return name
+    if (path := Path(name).expanduser()).exists():
+        return str(path)
+    repository, _, revision = name.partition("@")
+    if not REPOSITORY.fullmatch(repository):
+        raise CheckpointError(
+            f"There is no file or folder of weights {name}.",
+            f"Correct the setting of {engine}: a folder that is here, or a repository as owner/name.",
+        )
     from huggingface_hub import snapshot_download
 
-    repository, _, revision = name.partition("@")
     patterns = list(files) if files else None
     try:
         return snapshot_download(repository, revision=revision or None, allow_patterns=patterns, local_files_only=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"The weights {name} are not on this machine.",
-            f"Run `trajseg weights get {engine}`: it shows the size and asks first. "
+            "Offline mode is on: copy them here and name their folder; docs/engines.md has the settings."
+            if offline()
+            else f"Run `trajseg weights get {engine}`: it shows the size and asks first. "
             "Or name a folder: docs/engines.md has the settings.",
         ) from error
 
@@ -82,8 +93,8 @@ def sam2_folder(name: str, engine: str = "grounded") -> Path:
     Raises:
         CheckpointError: it is not on this machine.
     """
-    if Path(name).exists():
-        return Path(name)
+    if (path := Path(name).expanduser()).exists():
+        return path
     shipped = Path(__file__).parents[2] / "checkpoints" / name
     if (shipped / "config.json").is_file():
         return shipped
