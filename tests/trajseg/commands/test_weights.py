@@ -164,7 +164,6 @@ def test_a_refusal_says_what_it_means_and_which_engine_is_free(hub: Any) -> None
     assert "The engine grounded needs no permission" in outcome.stderr
 
 
-@pytest.mark.parametrize("variable", ["TRAJSEG_OFFLINE", "HF_HUB_OFFLINE"])
 def test_too_small_a_disk_is_named_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "location", lambda weights: None)
     monkeypatch.setattr(download, "planned", lambda weights: download.Download(weights, COMMIT, {"a": 20 * 10**9}))
@@ -176,6 +175,7 @@ def test_too_small_a_disk_is_named_before_anything_is_fetched(monkeypatch: pytes
     assert "set HF_HOME to a larger disk" in refused.output
 
 
+@pytest.mark.parametrize("variable", ["TRAJSEG_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_mode_asks_nobody(hub: Any, variable: str) -> None:
     outcome = hub("get", "llmdet-base", "--yes", **{variable: "1"})
     assert outcome.returncode == 2

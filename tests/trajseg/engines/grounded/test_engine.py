@@ -236,7 +236,7 @@ def test_weights_that_are_not_here_are_named_and_never_downloaded(
         load_engine("trajseg.engines.grounded:factory", "cpu", detector="nobody/no-such-detector", chooser="none")
     assert "trajseg weights get grounded" in caught.value.remedy
     monkeypatch.setenv("TRAJSEG_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match="nobody/no-such-detector are not on this machine") as caught:
+    with pytest.raises(CheckpointError, match="nobody/no-such-detector@main are not on this machine") as caught:
         weights_folder("nobody/no-such-detector@main")
     assert "weights get" not in caught.value.remedy
     assert "Offline mode is on: copy them here" in caught.value.remedy
