@@ -6,7 +6,7 @@ language model reads words far better than it compares rows of numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import atan2, hypot, pi
@@ -23,6 +23,7 @@ STRAIGHT = 0.7
 """A path is straight if its ends are at least this share of its length apart."""
 ROUND = 1.25 * pi
 """A path that turns at least this far around its own middle, in radians, is a circle; a line turns by pi."""
+_ENDS = {"left": (0, 0), "right": (0, -1), "top": (1, 0), "bottom": (1, -1)}
 
 Place = tuple[float, float]
 """x, y in percent of the picture's height."""
@@ -42,6 +43,8 @@ class TrackFacts:
         seen: when: "there from start to end", "not there at the start", "gone at the end".
         left, right, top, bottom: its rank from each side among the candidates that are there at the first moment, from
             1; "-" where it is not.
+        outermost: the sides that it is the first from among those that are there at one of the first two moments:
+            "leftmost topmost"; "-" for none of them, or where it is alone or not there.
     """
 
     size: str
@@ -55,17 +58,40 @@ class TrackFacts:
     right: str = "-"
     top: str = "-"
     bottom: str = "-"
+    outermost: str = "-"
 
 
 def scene_facts(tracks: Sequence[Sequence[Box | None]], height: float) -> list[TrackFacts]:
-    """The facts of the tracks that are shown together, in their order; see `track_facts`."""
-    there = [(number, boxes[0]) for number, boxes in enumerate(tracks) if boxes and boxes[0] is not None]
-    ranks: dict[int, dict[str, str]] = {number: {} for number, _ in there}
-    for axis, (near, far) in enumerate((("left", "right"), ("top", "bottom"))):
-        order = sorted(there, key=lambda one: _middle(one[1], 1.0)[axis])
-        for place, (number, _) in enumerate(order):
-            ranks[number] |= {near: str(place + 1), far: str(len(order) - place)}
-    return [replace(track_facts(boxes, height), **ranks.get(number, {})) for number, boxes in enumerate(tracks)]
+    """The facts of the tracks that are shown together, numbered from 1 in their order; see `track_facts`."""
+    there = {number: boxes[0] for number, boxes in enumerate(tracks, 1) if boxes and boxes[0] is not None}
+    early = {number: box for number, boxes in enumerate(tracks, 1) if (box := _early(boxes)) is not None}
+    facts = []
+    for number, boxes in enumerate(tracks, 1):
+        places = {"outermost": _outermost(number, early)}
+        for axis, (near, far) in enumerate((("left", "right"), ("top", "bottom"))):
+            if number in there:
+                rank = _order(there, axis).index(number)
+                places |= {near: str(rank + 1), far: str(len(there) - rank)}
+        facts.append(replace(track_facts(boxes, height), **places))
+    return facts
+
+
+def _early(boxes: Sequence[Box | None]) -> Box | None:
+    """Where a track begins if it is there at one of the first two moments; one that is missed once is there."""
+    return next((box for box in boxes[:2] if box is not None), None)
+
+
+def _order(boxes: Mapping[int, Box], axis: int) -> list[int]:
+    """The keys of boxes from left to right (axis 0) or from top to bottom (1)."""
+    return sorted(boxes, key=lambda number: _middle(boxes[number], 1.0)[axis])
+
+
+def _outermost(number: int, boxes: Mapping[int, Box]) -> str:
+    """The sides that one of these boxes is the first from."""
+    if number not in boxes or len(boxes) == 1:
+        return "-"
+    ends = {side: _order(boxes, axis)[end] for side, (axis, end) in _ENDS.items()}
+    return " ".join(f"{side}most" for side, first in ends.items() if first == number) or "-"
 
 
 def track_facts(boxes: Sequence[Box | None], height: float) -> TrackFacts:

@@ -21,7 +21,7 @@ SLOTS: dict[str, frozenset[str]] = {
     "frame": frozenset({"time", "clean", "outlined"}),
     "candidate": frozenset(
         {"number", "phrase", "portrait", "size", "path", "moved", "way", "reach", "course", "seen"}
-        | {"left", "right", "top", "bottom"}
+        | {"left", "right", "top", "bottom", "outermost"}
     ),
     "choose": frozenset({"instruction", "example"}),
     "caption": frozenset({"number"}),

@@ -27,7 +27,7 @@ from trajseg.engines.grounded.dialogue import ShownCandidate, choose_parts, scen
 from trajseg.engines.grounded.pictures import portrait
 from trajseg.engines.grounded.prompts import Part, Prompts, joined
 from trajseg.shapes.engines import vlm
-from trajseg.shapes.engines.lessons import MISREAD, Lesson, asked_looks, draw_lesson, draw_matching
+from trajseg.shapes.engines.lessons import MISREAD, SIDES, Lesson, asked_looks, draw_lesson, draw_matching
 from trajseg.shapes.engines.pictures import PictureStream, Recolouring
 from trajseg.shapes.engines.teaching import Stage, Step
 from trajseg.shapes.recipe.clips import relit
@@ -38,7 +38,7 @@ from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, SIZE
 PROMPTS = Path(__file__).parent / "prompts"
 """Short ones: a model of this size needs no explanations, and each word costs training time."""
 LOOKS = (len(COLOURS), len(SHAPES), len(SIZES), len(MOTIONS))
-ASKED = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1, len(MOTIONS) + 1)
+ASKED = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1, len(MOTIONS) + 1, len(SIDES) + 1)
 """What a sentence says of what it means, or that it does not say."""
 COMPARED = 5
 """The layer after which the place of a verdict has to know what the sentence says and what the candidate is."""
@@ -86,8 +86,10 @@ class Teacher(nn.Module):
         self.looks = nn.Linear(vlm.WIDTH, sum(LOOKS))
         self.asked = nn.Linear(vlm.WIDTH, sum(ASKED))
         self.judged = nn.Linear(vlm.WIDTH, sum(LOOKS))
-        self.colours = nn.Buffer(torch.randn(len(COLOURS), vlm.WIDTH) * 0.04)
-        self.shapes = nn.Buffer(torch.randn(len(SHAPES), vlm.WIDTH) * 0.04)
+        # Of their own seed: heads of another size must not change the codes that a tower has learned.
+        coded = torch.Generator().manual_seed(0)
+        self.colours = nn.Buffer(torch.randn(len(COLOURS), vlm.WIDTH, generator=coded) * 0.04)
+        self.shapes = nn.Buffer(torch.randn(len(SHAPES), vlm.WIDTH, generator=coded) * 0.04)
 
     def eyes_loss(self, pixels: Tensor, grid: Tensor, looks: Tensor) -> tuple[Tensor, dict[str, float]]:
         """looks (n, 2): colour, -1 where it has no name, and shape."""
@@ -200,7 +202,7 @@ class Batch:
 
     ids, mask, kinds (1: a visual token), labels (-100: not to be learned) and barred (a token that a label must not
     teach against, or -1) int64 [B, L]; verdicts and openings (where
-    the words on a candidate begin) bool [B, L]; asked [V, 4] and judged [V, 4]: for each verdict what the sentence
+    the words on a candidate begin) bool [B, L]; asked [V, 5] and judged [V, 4]: for each verdict what the sentence
     says, and the candidate's looks; ends [n, 2] row and column of each candidate's last number; looks [n, 4], -1 for
     false alarms; grid [n, 3] as the processor has it; accept: the token of "accept".
     """
@@ -499,10 +501,10 @@ def _step(
         cut, looks = next(singles)
         return teacher.eyes_loss(*desk.pixels(cut), looks)
     lessons = next(drawn)
-    batch = desk.batch(lessons)
     if stage == "words":
         batch = desk.batch([nameless(lesson, rng) for lesson in lessons])
         return teacher.answer_loss(batch, teacher.codes(batch))
+    batch = desk.batch(lessons)
     cut = [
         each for lesson in lessons for each in (portraits_of(lesson, rng) if lesson.shown and lesson.candidates else [])
     ]

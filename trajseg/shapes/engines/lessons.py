@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,14 +30,24 @@ from trajseg.tracks.rle import Box
 SINGULAR = {**{shape: shape for shape in SHAPES}, **{plural: shape for shape, plural in PLURALS.items()}}
 OPEN = ("object", "objects", "one", "ones", "everything", "those")
 """Words that may mean any shape."""
-CONCEPTS = 0.12
+CONCEPTS = 0.06
 """Share of lessons that ask for the nouns of sentences; they are short."""
 MISREAD = -1
+SIDES = ("left", "right", "above", "below", "leftmost", "rightmost", "topmost", "bottommost")
+"""What a sentence may say of a place: seen from another object, or among all of them."""
+SAID_OUTERMOST = {
+    "leftmost": "leftmost|furthest (to the )?left",
+    "rightmost": "rightmost|furthest (to the )?right",
+    "topmost": "topmost|highest",
+    "bottommost": "bottommost|lowest",
+}
 NOTHING = "nothing"
 """What is said of a false alarm."""
-WEIGHTS = {"none": 4.0, "attribute": 3.0, "motion": 3.0, "place": 0.3, "knowledge": 1.0, "event": 1.0, "several": 0.5}
+WEIGHTS = {"none": 4.0, "attribute": 4.0, "motion": 3.0, "place": 20.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
 """How often kinds are asked; the others OTHERWISE: the proof asks what refers to an object, and what means none."""
 OTHERWISE = 0.15
+OUTERMOST = 0.4
+"""Share of the sentences about the first object from a side that are kept: each scene has up to four of them."""
 REQUESTED, CHATTY = 0.3, 0.5
 """Shares of sentences that stand in a request, and that have words in them that change nothing."""
 CHAFF = [
@@ -117,8 +128,28 @@ def concepts_of(text: str) -> list[str]:
     return ["object"] if open_too or not shapes or len(shapes) > 3 else shapes
 
 
-def asked_looks(text: str) -> tuple[int, int, int, int]:
-    """Colour, shape, size and motion that a sentence says of what it means, as indices into the world's tuples.
+def asked_outermost(text: str) -> str | None:
+    """The side that a sentence means the first object from, as one of SIDES; None where it means none."""
+    return next((side for side, said in SAID_OUTERMOST.items() if re.search(rf"\b({said})\b", text)), None)
+
+
+def asked_side(text: str) -> int:
+    """Which of SIDES a sentence speaks of, however it is put; one past the end where it speaks of none."""
+    if side := asked_outermost(text):
+        return SIDES.index(side)
+    said = re.search(r"\b(left|right)( \w+){0,2} of\b|\b(above|below)\b", text)
+    return SIDES.index(said[1] or said[3]) if said else len(SIDES)
+
+
+def place_words(facts: TrackFacts, side: str) -> str:
+    """What an answer says of a candidate's place across or down, as its facts have it: "leftmost", or "other"."""
+    axis = SIDES[4:6] if side in SIDES[4:6] else SIDES[6:]
+    return next((each for each in axis if each in facts.outermost.split()), "other")
+
+
+def asked_looks(text: str) -> tuple[int, int, int, int, int]:
+    """Colour, shape, size, motion and side that a sentence says of what it means, as indices into the world's tuples
+    and SIDES.
 
     One past the end where it does not say. What stands behind the first noun is of another object, but for a colour
     after its noun and the motion.
@@ -135,6 +166,7 @@ def asked_looks(text: str) -> tuple[int, int, int, int]:
         next((SHAPES.index(SINGULAR[word]) for word in head if word in SINGULAR), len(SHAPES)),
         next((SIZES.index(word) for word in head if word in SIZES), len(SIZES)),
         MOTIONS.index(motions[0]) if len(motions) == 1 else len(MOTIONS),
+        asked_side(text),
     )
 
 
@@ -167,11 +199,12 @@ def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
     numbers = {one.k: place for place, one in enumerate(candidates, 1) if one.k is not None}
     lesson: list[tuple[str, str, str]] = []
     if candidates:
+        asked = [one for one in asked if _place_shows(one, candidates, numbers, rng)]
         for one in _drawn(asked, rng, turns):
             # An object that no candidate stands for cannot be chosen.
             verdicts = {
                 place: (
-                    NOTHING if each.k is None else short_caption(scene.objects[each.k]),
+                    described(scene, each, asked_outermost(one.text)),
                     "accept" if each.k is not None and each.k in one.targets else "reject",
                 )
                 for place, each in enumerate(candidates, 1)
@@ -189,13 +222,36 @@ def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
     return Lesson(scene, round(100 * scene.aspect), candidates, lesson)
 
 
+def described(scene: Scene, candidate: LessonCandidate, side: str | None) -> str:
+    """What an answer says of a candidate before its verdict: "a small red circle moving left".
+
+    Args:
+        side: that the sentence means the first one from; then the candidate's place follows: ", topmost".
+    """
+    if candidate.k is None:
+        return NOTHING
+    text = short_caption(scene.objects[candidate.k])
+    return text if side is None else f"{text}, {place_words(candidate.facts, side)}"
+
+
+def _place_shows(
+    one: Instruction, candidates: Sequence[LessonCandidate], numbers: dict[int, int], rng: random.Random
+) -> bool:
+    """Whether the candidates' facts bear out a sentence about the first object from a side, and it is kept."""
+    side = asked_outermost(one.text)
+    if one.kind != "place" or side is None:
+        return True
+    meant = [candidates[numbers[k] - 1].facts for k in one.targets if k in numbers]
+    return rng.random() < OUTERMOST and all(place_words(facts, side) == side for facts in meant)
+
+
 def draw_matching(rng: random.Random) -> Lesson | None:
     """A short lesson on matching words: one candidate that is described, not shown, and one sentence."""
     lesson = draw_lesson(rng)
     if lesson is None:
         return None
     able = [place for place, (kind, _, _) in enumerate(lesson.turns) if kind == "choose"]
-    able = [place for place in able if _by_looks(lesson.turns[place][1])]
+    able = [place for place in able if _by_words(lesson.turns[place][1])]
     if not able:
         return None
     kind, said, answer = lesson.turns[rng.choice(able)]
@@ -206,9 +262,9 @@ def draw_matching(rng: random.Random) -> Lesson | None:
     return Lesson(lesson.scene, lesson.width, [lesson.candidates[number - 1]], [(kind, said, only)], shown=False)
 
 
-def _by_looks(text: str) -> bool:
-    """Whether a sentence can be judged by what one candidate is called."""
-    return not any(
+def _by_words(text: str) -> bool:
+    """Whether a sentence can be judged by what an answer says of one candidate."""
+    return asked_side(text) < len(SIDES) or not any(
         word in text for word in ("start", "than", "est", "enter", "leav", "hidden", "behind", "late", "first")
     )
 

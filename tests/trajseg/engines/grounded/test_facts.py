@@ -76,3 +76,10 @@ def test_candidates_are_ranked_from_each_side_where_they_are_first_shown() -> No
     assert [one.right for one in facts] == ["2", "3", "-", "1"]
     assert [one.top for one in facts] == ["1", "3", "-", "2"]
     assert [one.bottom for one in facts] == ["3", "1", "-", "2"]
+
+
+def test_the_outermost_candidates_are_named_and_one_that_is_missed_at_first_counts() -> None:
+    tracks = [at((50, 20), (50, 20)), at(None, (10, 70)), at(None, None, (1, 1)), at((40, 40), (99, 99))]
+    facts = scene_facts(tracks, height=100)
+    assert [one.outermost for one in facts] == ["rightmost topmost", "leftmost bottommost", "-", "-"]
+    assert scene_facts([at((50, 20))], height=100)[0].outermost == "-"

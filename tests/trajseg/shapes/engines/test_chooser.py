@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from trajseg.engines.grounded.grammar import caption_grammar, phrases_grammar, verdict_grammar
+from trajseg.engines.grounded.grammar import caption_grammar, phrases_grammar, read_verdicts, verdict_grammar
 from trajseg.shapes.engines import vlm
 from trajseg.shapes.engines.chooser import Desk, Teacher, nameless, portraits_of, single_portraits, without
-from trajseg.shapes.engines.lessons import CHAFF, Lesson, concepts_of, draw_lesson, put
+from trajseg.shapes.engines.lessons import (
+    CHAFF,
+    SIDES,
+    Lesson,
+    asked_outermost,
+    asked_side,
+    concepts_of,
+    draw_lesson,
+    put,
+)
 from trajseg.shapes.engines.pictures import Recolouring
 from trajseg.shapes.world.language import Instruction, words
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, RGB, SHAPES
@@ -37,6 +46,35 @@ def test_answers_are_within_the_grammar_and_true() -> None:
                 assert json.loads(answer)["caption"].startswith(f"a {o.size} {o.colour} {o.shape}")
             else:
                 assert verdict_grammar(numbers).is_whole(answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "side"),
+    [
+        ("the leftmost object at the start", "leftmost"),
+        ("the object furthest to the right at the start", "rightmost"),
+        ("the one that starts highest", "topmost"),
+        ("the lowest object at the start", "bottommost"),
+        ("the ring to the left of the blue star at the start", "left"),
+        ("the red object that starts below the large blue circle", "below"),
+        ("the red circle moving left", None),
+    ],
+)
+def test_the_side_that_a_sentence_speaks_of(text: str, side: str | None) -> None:
+    assert asked_side(text) == (len(SIDES) if side is None else SIDES.index(side))
+
+
+def test_an_answer_on_the_first_object_from_a_side_says_where_each_candidate_is() -> None:
+    met = 0
+    for lesson in lessons(120):
+        for kind, said, answer in lesson.turns:
+            if kind != "choose" or asked_outermost(said) is None:
+                continue
+            for words, verdict in read_verdicts(answer).values():
+                if verdict == "accept":
+                    met += 1
+                    assert words.endswith(f", {asked_outermost(said)}")
+    assert met
 
 
 def test_a_false_alarm_is_never_accepted() -> None:
