@@ -70,10 +70,10 @@ def test_an_answer_on_the_first_object_from_a_side_says_where_each_candidate_is(
         for kind, said, answer in lesson.turns:
             if kind != "choose" or asked_outermost(said) is None:
                 continue
-            for words, verdict in read_verdicts(answer).values():
+            for description, verdict in read_verdicts(answer).values():
                 if verdict == "accept":
                     met += 1
-                    assert words.endswith(f", {asked_outermost(said)}")
+                    assert description.endswith(f", {asked_outermost(said)}")
     assert met
 
 
