@@ -43,9 +43,11 @@ SAID_OUTERMOST = {
 }
 NOTHING = "nothing"
 """What is said of a false alarm."""
-WEIGHTS = {"none": 4.0, "attribute": 4.0, "motion": 3.0, "place": 20.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
+WEIGHTS = {"none": 8.0, "attribute": 4.0, "motion": 3.0, "place": 12.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
 """How often kinds are asked; the others OTHERWISE: the proof asks what refers to an object, and what means none."""
 OTHERWISE = 0.15
+MISTAKEN = 0.5
+"""Share of the objects of other shapes that a detector takes for what it looks for: its threshold is low."""
 OUTERMOST = 0.4
 """Share of the sentences about the first object from a side that are kept: each scene has up to four of them."""
 REQUESTED, CHATTY = 0.3, 0.5
@@ -297,7 +299,8 @@ def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Ran
     drawn: list[_Drawn] = []
     least = rng.uniform(0.05, 0.25)
     for k, o in enumerate(scene.objects):
-        if concepts != ["object"] and o.shape not in concepts:
+        named = concepts == ["object"] or o.shape in concepts
+        if not named and rng.random() >= MISTAKEN:
             continue
         if rng.random() < 0.02:
             continue
@@ -314,7 +317,8 @@ def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Ran
             SIZES.index(o.size),
             MOTIONS.index(o.motion),
         )
-        drawn.append((k, "object" if concepts == ["object"] else o.shape, boxes, looks))
+        phrase = "object" if concepts == ["object"] else o.shape if named else rng.choice(concepts)
+        drawn.append((k, phrase, boxes, looks))
     if rng.random() < 0.08:
         drawn.append((None, rng.choice(concepts), _nothing(scene, rng), ()))
     drawn = [one for one in drawn if any(one[2])]

@@ -77,6 +77,18 @@ def test_an_answer_on_the_first_object_from_a_side_says_where_each_candidate_is(
     assert met
 
 
+def test_a_detector_s_mistakes_are_described_as_what_they_are() -> None:
+    mistaken = 0
+    for lesson in lessons(120, seed=5):
+        for kind, _, answer in lesson.turns:
+            for number, one in enumerate(lesson.candidates, 1):
+                if kind != "choose" or one.k is None or one.phrase in ("object", lesson.scene.objects[one.k].shape):
+                    continue
+                mistaken += 1
+                assert f" {lesson.scene.objects[one.k].shape} " in read_verdicts(answer)[number][0]
+    assert mistaken
+
+
 def test_a_false_alarm_is_never_accepted() -> None:
     for lesson in lessons(150, seed=1):
         false = [str(number) for number, one in enumerate(lesson.candidates, 1) if one.k is None]
