@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import socket
 import time
@@ -34,6 +35,7 @@ class DeadlineChannel(HTTPChannel):  # type: ignore[misc]
     begun: float | None = None
     """When the first byte of the request under way came."""
     cut = False
+    """Whether it has been cut off, perhaps while the server goes through its connections."""
 
     def received(self, data: bytes) -> Any:
         """Note when a request begins and ends."""
@@ -63,16 +65,23 @@ class DeadlineChannel(HTTPChannel):  # type: ignore[misc]
             return None
         return self.begun or self.last_activity
 
-    def readable(self) -> bool:
-        return not self.cut and bool(super().readable())
-
-    def writable(self) -> bool:
-        return not self.cut and bool(super().writable())
-
     def cut_off(self) -> None:
         """Close it at once, whatever it has not sent or not read."""
         self.cut = self.will_close = True
+        # The server asks every connection before every wait: a method of ours for it would cost more than it tells.
+        self.readable = self.writable = _never
         self.handle_close()
+
+
+def _never() -> bool:
+    return False
+
+
+class QuietDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Threads that answer requests. waitress warns of each request that has to wait, which takes longer than the rest."""
+
+    queue_logger = logging.getLogger("trajseg.waiting")
+    queue_logger.setLevel(logging.ERROR)
 
 
 class DeadlineServer(TcpWSGIServer):  # type: ignore[misc]
@@ -115,7 +124,7 @@ def create_server(app: Any, sockets: Sequence[socket.socket], threads: int, max_
         # select() knows no file descriptor above 1023.
         asyncore_use_poll=True,
     )
-    dispatcher = ThreadedTaskDispatcher()
+    dispatcher = QuietDispatcher()
     dispatcher.set_thread_count(settings.threads)
     shared: dict[int, Any] = {}
     servers = [

@@ -87,6 +87,14 @@ class Settings(BaseSettings):
         description="The worker keeps the language model's layers in 4 bits; needs bitsandbytes.",
     )
 
+    worker_nice: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="Added to the worker's nice value: an answer of the backend takes milliseconds and a job minutes, so "
+        "on a machine that both share the backend goes first. 0: both are equal.",
+    )
+
     host: str = Field(
         default="127.0.0.1",
         description="Address that the backend listens on. Any but this machine's own needs Basic authentication.",

@@ -17,6 +17,8 @@ from trajseg.video import write_video
 
 POSTGRES = "TRAJSEG_TEST_POSTGRES_URL"
 """Names a PostgreSQL database that tests may empty; processes of one test run use databases of their own beside it."""
+# Several test processes keep all cores busy: a worker that gives way to them would make its own test wait.
+os.environ.setdefault("TRAJSEG_WORKER_NICE", "0")
 TINY_WIDTH, TINY_HEIGHT, TINY_FRAMES, TINY_FPS = 96, 64, 12, 12.0
 
 

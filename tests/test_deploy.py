@@ -174,6 +174,12 @@ def test_the_containers_of_compose_cannot_write_to_themselves(service: str) -> N
     assert [place.split(":")[0] for place in made["tmpfs"]] == ["/tmp"]
 
 
+def test_the_worker_of_compose_leaves_the_processor_to_those_who_answer() -> None:
+    """Nice values count within one container only."""
+    assert SERVICES["worker"]["cpu_shares"] < 1024
+    assert not any("cpu_shares" in service for name, service in SERVICES.items() if name != "worker")
+
+
 def test_compose_builds_targets_that_the_dockerfile_has() -> None:
     assert {SERVICES[name]["build"]["target"] for name in OURS} == set(stages())
 

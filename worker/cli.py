@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ def worker(burst: bool, **given: Any) -> None:
     settings = _settings(given)
     _log(settings)
     log_unknown_variables(logging.getLogger("trajseg.worker"))
+    # Its child processes, such as decoders, inherit it.
+    os.nice(settings.worker_nice)
     try:
         stopped = work(settings, burst=burst)
     except SystemExit:

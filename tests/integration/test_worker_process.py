@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from tests.worker_bench import SECONDS, Bench
@@ -41,6 +43,14 @@ def test_a_worker_waits_for_redis_and_finishes_its_job_before_it_stops(bench: Be
     assert bench.store.jobs.get(at_hand.id).state == "done"
     assert bench.store.jobs.get(waiting.id).state == "queued"
     assert "Traceback" not in bench.output()
+
+
+def test_a_worker_leaves_the_processor_to_the_backend_beside_it(bench: Bench) -> None:
+    process = psutil.Process(bench.worker(TRAJSEG_WORKER_NICE="7").pid)
+    deadline = time.monotonic() + SECONDS
+    while process.nice() != min(19, os.nice(0) + 7):
+        assert time.monotonic() < deadline, bench.output()
+        time.sleep(0.05)
 
 
 def test_a_worker_without_redis_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
