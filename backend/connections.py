@@ -78,7 +78,10 @@ def _never() -> bool:
 
 
 class QuietDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """Threads that answer requests. waitress warns of each request that has to wait, which takes longer than the rest."""
+    """Threads that answer requests, without waitress's warning of each request that has to wait.
+
+    Where many wait, those warnings keep them waiting.
+    """
 
     queue_logger = logging.getLogger("trajseg.waiting")
     queue_logger.setLevel(logging.ERROR)

@@ -91,8 +91,8 @@ class Settings(BaseSettings):
         default=10,
         ge=0,
         le=19,
-        description="Added to the worker's nice value: an answer of the backend takes milliseconds and a job minutes, so "
-        "on a machine that both share the backend goes first. 0: both are equal.",
+        description="Added to the worker's nice value: an answer of the backend takes milliseconds and a job minutes, "
+        "so on a machine that both share the backend goes first. 0: both are equal.",
     )
 
     host: str = Field(
