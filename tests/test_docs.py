@@ -29,6 +29,24 @@ def test_no_line_of_the_readme_is_longer_than_120_characters() -> None:
     assert [line for line in lines if len(line) > 120] == []
 
 
+@pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
+def test_every_test_that_proves_a_sentence_is_there(page: str) -> None:
+    """Named as `file`, `file::test`, or `::test` of the file before; a file by its path, or by a name that it alone has."""
+    missing, file = [], Path()
+    named = re.findall(r"`([\w/]*(?:\.py)?)(?:::(\w+))?`", (ROOT / page).read_text(encoding="utf-8"))
+    for name, test in named:
+        if name.endswith(".py") and "test_" in name:
+            places = [ROOT / name] if "/" in name else sorted((ROOT / "tests").rglob(name))
+            if len(places) != 1 or not places[0].is_file():
+                missing.append(name)
+                continue
+            file = places[0]
+        if test and f"def {test}(" not in file.read_text(encoding="utf-8"):
+            missing.append(f"{file.name}::{test}")
+    assert missing == []
+    assert len(named) > 15
+
+
 def test_every_page_is_reachable_from_an_index() -> None:
     indexed = "".join(
         (ROOT / "docs" / name).read_text(encoding="utf-8")

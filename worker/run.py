@@ -38,6 +38,7 @@ from trajseg.errors import (
     InstructionError,
     LabelStudioError,
     QueueError,
+    ServiceError,
     StoreError,
     TrajSegError,
 )
@@ -165,7 +166,7 @@ def _run(resident: Resident, job_id: str) -> None:
     except StoreError as error:
         log.warning("job %s goes back to the queue: %s", job_id, error)
         _give_back_patiently(this)
-    except (LabelStudioError, BusyServerError) as error:
+    except ServiceError as error:
         _put_off(resident, job, token, error)
     except PreemptedError as error:
         log.info("job %s: %s", job_id, error.message)
@@ -320,10 +321,16 @@ class _Run(JobContext[JobParams]):
         indices = shown_frames(result, notes, self.settings.max_key_frames)
         for index, rgb in self.clip.frames(indices):
             path = self.settings.media_dir / key_frame_path(self.job.id, index)
-            private_folder(path.parent)
             if self.settings.key_frame_numbers:
                 rgb = numbered(rgb, self.clip.frame_map.editor_frame(index))
-            save_frame(path, rgb, self.settings.key_frame_quality)
+            try:
+                private_folder(path.parent)
+                save_frame(path, rgb, self.settings.key_frame_quality)
+            except OSError as error:
+                raise ServiceError(
+                    f"The key frames of job {self.job.id} cannot be kept in {path.parent}: {error.strerror}.",
+                    "Free some disk, or move TRAJSEG_DATA_DIR.",
+                ) from error
             self.alive()
 
     @contextmanager
@@ -396,15 +403,17 @@ def _task_is_gone(resident: Resident, job: Job) -> bool:
     return False
 
 
-def _put_off(resident: Resident, job: Job, token: str, error: LabelStudioError | BusyServerError) -> None:
-    """Let a job wait for its video's server; it fails only where that takes longer than anybody would wait."""
+def _put_off(resident: Resident, job: Job, token: str, error: ServiceError) -> None:
+    """Let a job wait for what does not answer, its video's server or a full disk; it fails where nobody would wait."""
     moment = resident.store.now()
     waited = (moment - (job.waiting_since or moment)).total_seconds()
     if waited > resident.settings.fetch_patience_hours * 3600:
         _fail(resident, job.id, token, error.message, error.remedy)
         return
     pause = min(max(waited / 2, FIRST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
-    wish = error.retry_after if isinstance(error, BusyServerError) else retry_after(error)
+    wish = error.retry_after if isinstance(error, BusyServerError) else None
+    if isinstance(error, LabelStudioError):
+        wish = retry_after(error)
     pause = max(pause, wish or 0.0)
     log.warning("job %s waits %.0f s: %s", job.id, pause, error)
     try:

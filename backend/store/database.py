@@ -14,7 +14,14 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, create_engine, event, make_url, text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
@@ -120,10 +127,14 @@ class Database:
 def _reachable(database: Database) -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
+    except (IntegrityError, DataError, ProgrammingError):
+        # Our own mistakes; what is left is the database's state: away, read-only after a failover, a damaged file.
+        raise
+    except (DatabaseError, InterfaceError) as error:
         raise StoreError(
             f"The store at {database.name} does not answer ({error.orig}).",
-            "Check DATABASE_URL, that the server runs, and that the disk is writable and not full.",
+            "Check DATABASE_URL, that the server runs and is no standby, that the disk is writable and not full, and "
+            "that the file is not damaged.",
         ) from error
     except PoolTimeoutError as error:
         raise StoreError(

@@ -321,3 +321,4 @@ def test_the_reconciler_goes_on_after_a_round_that_failed(
         time.sleep(0.02)
     reconciler.stop()
     assert len(rounds) >= 3
+    assert reconciler.problems["reconciler"] == len(rounds)

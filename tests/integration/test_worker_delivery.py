@@ -171,6 +171,22 @@ def test_a_job_waits_as_long_as_a_busy_label_studio_wants_before_its_video_is_fe
     assert scene.delivery(job).state == "sent"
 
 
+@pytest.mark.parametrize("folder", ["media", "downloads"])
+def test_a_job_whose_folder_cannot_be_written_waits_and_is_done_when_it_can(scene: Scene, folder: str) -> None:
+    """A full disk: the job failed, with an error that nobody knew."""
+    place = scene.settings.data_dir / folder
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("in the way")
+    job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
+    run(job.id)
+    waiting = scene.store.jobs.get(job.id)
+    assert (waiting.state, waiting.runs, waiting.error) == ("queued", 0, "")
+    assert f"cannot be kept in {place}" in waiting.waiting_for
+    place.unlink()
+    run(job.id)
+    assert scene.delivery(job).state == "sent"
+
+
 def test_a_job_that_label_studio_kept_waiting_for_longer_than_anybody_waits_fails(scene: Scene) -> None:
     job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
     scene.studio.failures = 1_000

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ class KeptFrames:
                 raise InputError(
                     "A frame is kept twice, or is not in the clip.", "The job starts at the first frame again."
                 )
-        except InputError as error:
+        except (InputError, ValueError, zlib.error) as error:
+            # Also what another version of trajseg wrote, or a damaged row: it is no more than a head start.
             log.warning("job %s starts over: %s", job.id, error)
             self.clear()
             return []

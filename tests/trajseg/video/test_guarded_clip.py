@@ -144,6 +144,25 @@ def test_a_cancel_reaches_a_decoder_that_never_returns(tiny_clip: Any, decoders:
     assert not decoders[0].alive
 
 
+def test_a_time_limit_reaches_a_decoder_that_never_returns(tiny_clip: Any, decoders: list[Decoder]) -> None:
+    """A job's time limit is an alarm whose handler raises, as here."""
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeoutError("the job's time is over")
+
+    join = when_started(decoders, signal.SIGSTOP)
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 2.0)
+    try:
+        with pytest.raises(TimeoutError), guarded_clip(tiny_clip.path, "tiny", LIMITS):
+            pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    join()
+    assert not decoders[0].alive
+
+
 def test_a_decoder_that_crashes_costs_the_video_and_not_the_worker(tiny_clip: Any, decoders: list[Decoder]) -> None:
     join = when_started(decoders, signal.SIGSEGV)
     with pytest.raises(VideoError, match=r"crashed on tiny \(SIGSEGV\)"), guarded_clip(tiny_clip.path, "tiny", LIMITS):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from backend.settings import Settings
 from backend.store import Job, Store
+from backend.store.models import PartialFrames
 from trajseg.tracks import rle
 from worker.run import Resident, keep, run
 
@@ -93,3 +96,23 @@ def test_a_run_that_was_preempted_goes_on_in_the_part_where_it_was(
     assert store.jobs.get(job.id).state == "done"
     assert len(drawn) == 24, "no frame is drawn twice; the last label means nothing"
     assert [track.label for track in store.jobs.result(job.id).tracks] == ["ball", "box", "box-2"]
+
+
+def test_kept_frames_that_cannot_be_read_are_dropped_and_the_job_starts_over(
+    resident: Resident, store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged row, or the form of another version: the job failed at each run."""
+    from worker.turn import Turn
+
+    for data in (b"no zlib", zlib.compress(b"no JSON"), zlib.compress(b'[{"index": 0}]')):
+        store.jobs.retry(job.id)
+        monkeypatch.setattr(Turn, "is_over", lambda self, done, total: done == 4)
+        run(job.id)
+        with store.database.write() as session:
+            damaged: Any = session.execute(update(PartialFrames).values(data=data))
+        assert damaged.rowcount > 0
+        monkeypatch.setattr(Turn, "is_over", lambda self, done, total: False)
+        run(job.id)
+        done = store.jobs.get(job.id)
+        assert (done.state, done.error) == ("done", "")
+        assert len(store.jobs.result(job.id).tracks) == 3

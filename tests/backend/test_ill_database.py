@@ -1,0 +1,66 @@
+"""The database answers, but not well: a standby after a failover, a damaged file. Nothing is half done or forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from flask.testing import FlaskClient
+from sqlalchemy import make_url
+
+from backend.composition import compose
+from backend.http.app import create_app
+from backend.queue import JobQueue
+from backend.settings import Settings
+from backend.store import Store
+
+
+@contextmanager
+def standby(url: str) -> Iterator[None]:
+    """New connections to this database cannot write, as on a standby."""
+    setting = f'ALTER DATABASE "{make_url(url).database}" SET default_transaction_read_only ='
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"{setting} on".encode())
+        try:
+            yield
+        finally:
+            connection.execute(b"SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
+            connection.execute(f"{setting} off".encode())
+
+
+def test_a_standby_takes_no_request_and_says_why(
+    postgres_url: str, settings: Settings, queue: JobQueue, predict_body: Callable[..., Any]
+) -> None:
+    store = Store(postgres_url)
+    store.migrate()
+    client = create_app(compose(settings, store, queue)).test_client()
+    store.close()
+    with standby(postgres_url):
+        refused = client.post("/predict", json=predict_body(1))
+        assert refused.status_code == 503
+        assert "read-only" in refused.json["error"]
+        assert "standby" in refused.json["remedy"]
+        assert client.get("/page/jobs").status_code == 200
+    store.close()
+    assert client.post("/predict", json=predict_body(1)).status_code == 200
+    assert len(store.jobs.newest()) == 1
+    store.close()
+
+
+def test_a_damaged_file_is_no_surprise(client: FlaskClient, store: Store, predict_body: Callable[..., Any]) -> None:
+    assert client.post("/predict", json=predict_body(1)).status_code == 200
+    store.close()
+    file = Path(str(store.database.url.database))
+    whole = file.read_bytes()
+    file.write_bytes(b"not a database at all " * (len(whole) // 22))
+    refused = client.post("/predict", json=predict_body(2))
+    assert refused.status_code == 503
+    assert "damaged" in refused.json["remedy"]
+    assert client.get("/health").status_code == 503
+    store.close()
+    file.write_bytes(whole)
+    assert client.post("/predict", json=predict_body(2)).status_code == 200
+    assert len(store.jobs.newest()) == 2
