@@ -31,7 +31,7 @@ def test_no_line_of_the_readme_is_longer_than_120_characters() -> None:
 
 @pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
 def test_every_test_that_proves_a_sentence_is_there(page: str) -> None:
-    """Named as `file`, `file::test`, or `::test` of the file before; a file by its path, or by a name that it alone has."""
+    """A file stands there by its path, or by its name where that is enough; a test after it or after the one before."""
     missing, file = [], Path()
     named = re.findall(r"`([\w/]*(?:\.py)?)(?:::(\w+))?`", (ROOT / page).read_text(encoding="utf-8"))
     for name, test in named:

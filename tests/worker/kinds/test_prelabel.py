@@ -104,7 +104,7 @@ def test_kept_frames_that_cannot_be_read_are_dropped_and_the_job_starts_over(
     """A damaged row, or the form of another version: the job failed at each run."""
     from worker.turn import Turn
 
-    for data in (b"no zlib", zlib.compress(b"no JSON"), zlib.compress(b'[{"index": 0}]')):
+    for data in (b"no zlib", zlib.compress(b'[{"index": 0}]')):
         store.jobs.retry(job.id)
         monkeypatch.setattr(Turn, "is_over", lambda self, done, total: done == 4)
         run(job.id)
