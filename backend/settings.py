@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     replay_data: str = Field(
         default="",
         description="Data set that fine-tuning mixes with corrections, as `--data` names it. Unset: what the "
-        "checkpoint names (`shapes:train` for trajseg-tiny).",
+        "checkpoint names (`shapes:turned` for trajseg-tiny).",
     )
     base_data: str = Field(
         default="",

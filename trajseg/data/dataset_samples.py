@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from trajseg.data.sentences import CAPTION_REQUEST, grounding_answer, plain_word
 from trajseg.errors import InputError
 from trajseg.video.spacing import jittered_frames, sampled_frames
 
+MOST_OBJECTS = 255
+"""Objects of a clip, at most, that a sample tells apart."""
 TRIES = 100
 """Draws after which a data set is taken to have nothing of a kind."""
 
@@ -73,7 +76,7 @@ class DatasetSamples:
         for _ in range(TRIES):
             annotated = self._clip(rng)
             times = [annotated.scored[place] for place in jittered_frames(len(annotated.scored), frames, rng)]
-            pictures = _frames(annotated, times)
+            pictures = _pictures(annotated, times)
             drawn = (self._sample(annotated, times, direction, rng, pictures) for direction in directions)
             if samples := [sample for sample in drawn if sample is not None]:
                 return samples
@@ -88,7 +91,7 @@ class DatasetSamples:
         times: Sequence[int],
         direction: Direction,
         rng: random.Random,
-        pictures: np.ndarray | None = None,
+        pictures: _Pictures | None = None,
     ) -> Sample | None:
         """A sample of these frames, whose pictures may be known; None where they show nothing to ask about."""
         if direction == "grounding":
@@ -104,19 +107,21 @@ class DatasetSamples:
         thing = rng.choice(able)
         masks = annotated.masks([thing.uid], times)
         answer = grounding_answer([plain_words(thing.caption)])
+        pictures = pictures or _pictures(annotated, times)
         return Sample(
             direction,
-            _frames(annotated, times) if pictures is None else pictures,
+            pictures.frames,
             CAPTION_REQUEST,
             answer,
             masks,
             boxes_of(masks[0]),
             weight=thing.caption_weight,
             mask_weights=_weights([thing], times),
+            objects=pictures.objects,
         )
 
     def _grounding(
-        self, annotated: AnnotatedClip, times: Sequence[int], rng: random.Random, pictures: np.ndarray | None = None
+        self, annotated: AnnotatedClip, times: Sequence[int], rng: random.Random, pictures: _Pictures | None = None
     ) -> Sample | None:
         things = {thing.uid: thing for thing in annotated.objects}
         able = [
@@ -129,14 +134,16 @@ class DatasetSamples:
         asked = rng.choice(able)
         names = [_name(things[uid], asked.text) for uid in asked.targets]
         masks = annotated.masks(asked.targets, times)
+        pictures = pictures or _pictures(annotated, times)
         return Sample(
             "grounding",
-            _frames(annotated, times) if pictures is None else pictures,
+            pictures.frames,
             asked.text,
             grounding_answer(names),
             masks,
             weight=asked.weight,
             mask_weights=_weights([things[uid] for uid in asked.targets], times),
+            objects=pictures.objects,
         )
 
     def _nothing_for(self, direction: Direction) -> InputError:
@@ -162,7 +169,17 @@ def _weights(things: Sequence[AnnotatedObject], times: Sequence[int]) -> np.ndar
     return np.array([[thing.weights.get(t, 1.0) for t in times] for thing in things], np.float32)
 
 
-def _frames(annotated: AnnotatedClip, times: Sequence[int]) -> np.ndarray:
-    """uint8 [T, H, W, 3]; a time may come twice."""
+class _Pictures(NamedTuple):
+    """Frames uint8 [T, H, W, 3] and objects uint8 [T, H, W] of a clip; see Sample."""
+
+    frames: np.ndarray
+    objects: np.ndarray
+
+
+def _pictures(annotated: AnnotatedClip, times: Sequence[int]) -> _Pictures:
+    """A time may come twice."""
     frames = dict(annotated.clip.frames(times))
-    return np.stack([frames[t] for t in times])
+    objects = np.zeros((len(times), annotated.clip.height, annotated.clip.width), np.uint8)
+    for number, thing in enumerate(annotated.objects[:MOST_OBJECTS]):
+        objects[annotated.masks([thing.uid], times)[0]] = number + 1
+    return _Pictures(np.stack([frames[t] for t in times]), objects)

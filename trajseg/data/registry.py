@@ -65,7 +65,7 @@ PLAIN = DatasetOptions()
 DATASETS: Mapping[str, DatasetEntry] = {
     "shapes": DatasetEntry(
         "trajseg.shapes.dataset:open_shapes",
-        "shapes:test, shapes:val, shapes:train, or shapes:FOLDER of written clips",
+        "shapes:test, shapes:val, shapes:train, or shapes:FOLDER of written clips; shapes:turned, to train on",
         source="trajseg.shapes.samples:open_source",
     ),
     "posters": DatasetEntry("trajseg.shapes.dataset:open_posters", "posters:test, posters:val, posters:train"),

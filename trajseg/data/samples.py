@@ -34,6 +34,8 @@ class Sample:
         template: the request around an expression.
         weight: of the answer's words in the loss, 0 to 1.
         mask_weights: float32 [S, T], of each target's mask and presence in each frame; None: 1 everywhere.
+        objects: uint8 [T, H, W], of all objects that are known, targets or not: k + 1 where the k-th is seen, 0 where
+            there is none; None: only the targets are known.
 
     Raises:
         InputError: the parts do not fit together.
@@ -48,6 +50,7 @@ class Sample:
     template: str = REQUEST
     weight: float = 1.0
     mask_weights: np.ndarray | None = None
+    objects: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count, size = len(self.frames), self.frames.shape[:3]
@@ -65,6 +68,10 @@ class Sample:
             raise InputError(
                 f"Weights of masks {self.masks.shape[:2]} must be [S, T], not {self.mask_weights.shape}.",
                 "Give one weight for each object and frame.",
+            )
+        if self.objects is not None and self.objects.shape != size:
+            raise InputError(
+                f"The objects of frames {size} must be [T, H, W], not {self.objects.shape}.", "Give a plane a frame."
             )
         if self.direction == "captioning" and (self.boxes is None or self.boxes.shape != (count, 4)):
             raise InputError(
@@ -161,7 +168,13 @@ class Mixture:
             if direction == "grounding" or masks.any():
                 weights = None if image.mask_weights is None else np.repeat(image.mask_weights, frames, axis=1)
                 return replace(
-                    image, direction=direction, frames=pictures, masks=masks, boxes=boxes, mask_weights=weights
+                    image,
+                    direction=direction,
+                    frames=pictures,
+                    masks=masks,
+                    boxes=boxes,
+                    mask_weights=weights,
+                    objects=None,
                 )
 
 

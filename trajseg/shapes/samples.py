@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from trajseg.shapes.world.scenes import Scene, Split, sample_scene
 from trajseg.video import even_size, open_clip
 from trajseg.video.spacing import sampled_frames
 
+TURNED = 0.6
+"""Share of the scenes of "shapes:turned" whose objects are turned."""
+
 
 @dataclass(frozen=True)
 class ShapesSamples:
@@ -38,11 +42,13 @@ class ShapesSamples:
         size: pixels of the longer side of drawn frames.
         folder: clips that `trajseg data shapes --write` wrote; then frames are read from these files, with what the
             codec does to them. None draws scenes without end.
+        turned: share of drawn scenes whose objects are turned by any angle; the others are upright, or nearly so.
     """
 
     split: Split = "train"
     size: int = 256
     folder: Path | None = None
+    turned: float = 0.0
 
     def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
         """Frames at the centres of equal bins, as inference takes them: what is said is true of these.
@@ -115,7 +121,7 @@ class ShapesSamples:
         masks = np.array([ids == k + 1 for k in asked.targets], bool).reshape(-1, *ids.shape)
         answer = grounding_answer([_caption(scene, k, still) for k in asked.targets])
         template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
-        return Sample("grounding", frames, asked.text, answer, masks, template=template)
+        return Sample("grounding", frames, asked.text, answer, masks, template=template, objects=ids)
 
     def _of_one(
         self,
@@ -129,11 +135,13 @@ class ShapesSamples:
         frames, ids = drawn
         masks = (ids == k + 1)[None]
         answer = grounding_answer([_caption(scene, k, still)])
-        return Sample(direction, frames, rng.choice(caption_requests(self.split)), answer, masks, boxes_of(masks[0]))
+        request = rng.choice(caption_requests(self.split))
+        return Sample(direction, frames, request, answer, masks, boxes_of(masks[0]), objects=ids)
 
     def _scene(self, rng: random.Random) -> tuple[Scene, Path | None]:
         if self.folder is None:
-            return sample_scene(rng.getrandbits(40), self.split), None
+            scene = sample_scene(rng.getrandbits(40), self.split)
+            return _turned(scene, rng) if rng.random() < self.turned else scene, None
         path = rng.choice(self._clips)
         split, seed = path.stem.rsplit("-", 1)
         return sample_scene(int(seed), split), path  # type: ignore[arg-type]
@@ -159,10 +167,20 @@ class ShapesSamples:
 
 
 def open_source(argument: str) -> ShapesSamples:
-    """The samples of "shapes" or "shapes:SPLIT", drawn without end, or of "shapes:FOLDER" of written clips."""
+    """The samples of "shapes" or "shapes:SPLIT", drawn without end, or of "shapes:FOLDER" of written clips.
+
+    "shapes:turned" are those of "shapes:train", but most scenes have turned objects.
+    """
+    if argument == "turned":
+        return ShapesSamples(turned=TURNED)
     if argument in SPLITS:
         return ShapesSamples(split=argument)
     return ShapesSamples(folder=Path(argument) if argument else None)
+
+
+def _turned(scene: Scene, rng: random.Random) -> Scene:
+    objects = [replace(thing, angle=rng.uniform(0, 2 * math.pi)) for thing in scene.objects]
+    return replace(scene, objects=objects)
 
 
 def _caption(scene: Scene, k: int, still: bool) -> str:

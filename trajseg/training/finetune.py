@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
+from trajseg.data.appearance import Appearance
+from trajseg.data.borrowed_look import BorrowedLook
 from trajseg.data.dataset import Dataset
 from trajseg.data.dataset_samples import DatasetSamples
+from trajseg.data.jitter import Jitter
 from trajseg.data.registry import open_source
 from trajseg.data.samples import Direction, Mixture, Sample, Source, together
 from trajseg.errors import InputError
@@ -23,12 +26,33 @@ from trajseg.training.adapters import ADAPTERS, HEADS, LoraSettings, blend_adapt
 from trajseg.training.recipes import JointRecipe, Precision, train_jointly
 from trajseg.training.run import Schedule, StepsDone, Stop
 
-DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:train"}
+DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:turned"}
 """Replay data of the checkpoints that ship, by model name; others name theirs in config.json, as `replay_data`."""
 
 
 FEW: Mapping[str, float] = {"vision tower": 1.0, "mask encoder": 1.0, "mask decoder": 0.5, ADAPTERS: 1.0}
 """What a small base learns a new look by, and how fast. The way from the answer to the masks stays as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variety:
+    """Shares of clips that are varied, each 0 to 1. What is said of a background, a material or the light may then be
+    untrue; what is said of shape, colour, place and motion stays true.
+
+    Args:
+        jittered: of all clips, those that are turned, scaled and shifted a little; see Jitter.
+        restyled: of corrected clips, those with another appearance by lot; see Appearance.
+        borrowed: of clips of the base's own data, those in the look of a corrected clip; see BorrowedLook.
+        replay_restyled: of clips of the base's own data, those with another appearance by lot.
+    """
+
+    jittered: float = 0.85
+    restyled: float = 0.4
+    borrowed: float = 0.6
+    replay_restyled: float = 0.2
+
+
+UNVARIED = Variety(0.0, 0.0, 0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +67,7 @@ class FinetuneRecipe:
             motion off fewer frames, which is no part of the project.
         mask_frames: of these, as many as masks are drawn on; None: all.
         replay: share of clips that come from the base's own data, 0 to 1.
+        variety: how clips are varied; see Rehearsal.
         mixture: shares of kinds of samples, of corrections and of replay alike.
         parts: what is trained beside the adapters of the language model, and at which rate, in units of `lr`; see
             trajseg.training.adapters.
@@ -53,15 +78,16 @@ class FinetuneRecipe:
         save_minutes: between two checkpoints.
     """
 
-    steps: int = 100
-    lr: float = 2e-4
+    steps: int = 200
+    lr: float = 3e-4
     warmup: int = 5
     batch: int = 4
     asks: int = 4
     micro: int = 1
     frames: int = 8
     mask_frames: int | None = 2
-    replay: float = 0.3
+    replay: float = 0.65
+    variety: Variety = dataclasses.field(default_factory=Variety)
     mixture: Mixture = dataclasses.field(
         default_factory=lambda: Mixture(images=0.0, pseudo_videos=0.0, propagation=0.05, captioning=0.35)
     )
@@ -112,6 +138,7 @@ FULL_SIZE = FinetuneRecipe(
     asks=0,
     mask_frames=None,
     replay=0.5,
+    variety=UNVARIED,
     mixture=Mixture(images=0.1, pseudo_videos=0.15, propagation=0.1, captioning=0.25),
     parts=dict.fromkeys(HEADS, 1.0),
     norm_rate=1.0,
@@ -121,6 +148,8 @@ FULL_SIZE = FinetuneRecipe(
     recompute=True,
 )
 """For a 7B model on a 24 GB card."""
+LOOK_FRAMES = 4
+"""Frames of a corrected clip that its look is read from."""
 LARGE = 2048
 """Width of a language model from which on FULL_SIZE is the recipe."""
 
@@ -145,15 +174,17 @@ class Rehearsal:
         corrections: the corrected videos.
         base: the base's own data.
         share: of samples that come from `base`, 0 to 1.
+        variety: how clips of both are varied.
 
     Raises:
         InputError: there is nothing in the corrections to train on.
     """
 
-    def __init__(self, corrections: Dataset, base: Source, share: float) -> None:
+    def __init__(self, corrections: Dataset, base: Source, share: float, variety: Variety = UNVARIED) -> None:
         if not 0 <= share < 1:
             raise InputError(f"The share of replay is {share}.", "Choose at least 0 and less than 1.")
         self.base, self.share = base, share
+        self.variety = variety
         self.corrections = DatasetSamples(corrections)
         self.directions = trainable_directions(corrections)
         if "grounding" not in self.directions:
@@ -164,22 +195,50 @@ class Rehearsal:
 
     def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
         """Frames of a corrected clip, or of one of the base's."""
-        return self._source(rng, direction).video(rng, frames, direction)
+        source = self._source(rng, direction)
+        return self._varied([source.video(rng, frames, direction)], rng, source is self.base)[0]
 
     def image(self, rng: random.Random, direction: Direction) -> Sample:
         """One frame of a corrected clip, or of one of the base's."""
-        return self._source(rng, direction).image(rng, direction)
+        source = self._source(rng, direction)
+        return self._varied([source.image(rng, direction)], rng, source is self.base)[0]
 
     def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
         """Frames of a corrected clip, or of one of the base's, and several things about them."""
         if rng.random() < self.share:
-            return together(self.base, rng, frames, directions)
+            return self._varied(together(self.base, rng, frames, directions), rng, replayed=True)
         known: list[Direction] = [each if each in self.directions else "grounding" for each in directions]
-        return self.corrections.together(rng, frames, known)
+        return self._varied(self.corrections.together(rng, frames, known), rng, replayed=False)
 
     def _source(self, rng: random.Random, direction: Direction) -> Source:
         replayed = rng.random() < self.share
         return self.base if replayed or direction not in self.directions else self.corrections
+
+    def _varied(self, samples: list[Sample], rng: random.Random, replayed: bool) -> list[Sample]:
+        """Samples of one clip, varied alike."""
+        if any(sample.frames is not samples[0].frames for sample in samples):
+            return [each for sample in samples for each in self._changed([sample], rng, replayed)]
+        return self._changed(samples, rng, replayed)
+
+    def _changed(self, samples: list[Sample], rng: random.Random, replayed: bool) -> list[Sample]:
+        """Samples over the same frames, changed alike."""
+        if rng.random() < self.variety.jittered:
+            samples = Jitter().apply(samples, rng)
+        lot = rng.random()
+        if not replayed:
+            # Not all of its objects may be known, so its background must stay.
+            return Appearance().apply(samples, rng) if lot < self.variety.restyled else samples
+        if lot < self.variety.borrowed:
+            look = self._look(rng)
+            return samples if look is None else look.apply(samples, rng)
+        if lot < self.variety.borrowed + self.variety.replay_restyled:
+            return Appearance(swap=True).apply(samples, rng)
+        return samples
+
+    def _look(self, rng: random.Random) -> BorrowedLook | None:
+        """The look of a corrected clip; None where it shows no object well enough."""
+        sample = self.corrections.together(rng, LOOK_FRAMES, ["grounding"])[0]
+        return None if sample.objects is None else BorrowedLook.of(sample.frames, sample.objects, rng)
 
 
 def trainable_directions(dataset: Dataset) -> set[Direction]:
@@ -245,7 +304,7 @@ def finetune(
     """
     if replay is None or isinstance(replay, str):
         replay = open_source(replay or replay_data(checkpoint))
-    source = Rehearsal(corrections, replay, recipe.replay)
+    source = Rehearsal(corrections, replay, recipe.replay, recipe.variety)
     if checkpoint_config(checkpoint_folder(checkpoint)).get("trajectory_encoder") is None:
         # A base that cannot describe tracks is not given that part here: it would take more than corrections.
         recipe = dataclasses.replace(recipe, mixture=dataclasses.replace(recipe.mixture, captioning=0.0))

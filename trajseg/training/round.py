@@ -200,7 +200,7 @@ def _manifest(task: RoundTask, corrections: Path) -> AdapterManifest:
     base, clips = checkpoint_folder(task.checkpoint), []
     recipe = json.loads((Path(task.work) / "recipe.json").read_text(encoding="utf-8"))
     # What the loop itself does not know.
-    recipe |= {name: dataclasses.asdict(task.recipe)[name] for name in ("replay", "blend")}
+    recipe |= {name: dataclasses.asdict(task.recipe)[name] for name in ("replay", "variety", "blend")}
     for side in ("train", "held-out"):
         dataset = Corrections(corrections, side)
         for number in range(len(dataset)):
@@ -227,7 +227,9 @@ def task_from_json(form: Mapping[str, Any]) -> RoundTask:
     """The task of `task_to_json`."""
     from trajseg.data.samples import Mixture
     from trajseg.training.adapters import LoraSettings
+    from trajseg.training.finetune import Variety
 
     recipe = dict(form["recipe"])
     recipe |= {"mixture": Mixture(**recipe["mixture"]), "lora": LoraSettings(**recipe["lora"])}
+    recipe |= {"variety": Variety(**recipe["variety"])}
     return RoundTask(**{**form, "recipe": FinetuneRecipe(**recipe), "rules": GateRules(**form["rules"])})

@@ -173,6 +173,8 @@ def test_a_sample_whose_parts_do_not_fit_is_refused() -> None:
         Sample("captioning", frames, "it", "it [SEG] .", masks)
     with pytest.raises(InputError, match="Weights of masks"):
         Sample("grounding", frames, "it", "it [SEG] .", masks, mask_weights=np.ones((2, 1), np.float32))
+    with pytest.raises(InputError, match="objects of frames"):
+        Sample("grounding", frames, "it", "it [SEG] .", masks, objects=np.zeros((4, 6), np.uint8))
     with pytest.raises(InputError, match="no frame shows"):
         Sample("propagation", frames, "it", "it [SEG] .", masks)
 

@@ -57,6 +57,29 @@ def test_every_track_is_described_as_if_it_were_alone(
     assert segmenter.caption(clip, []) == []
 
 
+@pytest.mark.parametrize(("free", "together"), [(1 << 40, [3]), (0, [1, 1, 1])])
+def test_as_many_tracks_are_described_at_once_as_memory_allows(
+    segmenter: VideoSegmenter,
+    tiny_clip: TinyClip,
+    clip: Clip,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    together: list[int],
+) -> None:
+    model, tracks = segmenter.model, [track(tiny_clip.red, uid) for uid in "abc"]
+    alone = segmenter.caption(clip, tracks[:1])
+    answers, sizes = model.answers, []
+
+    def counted(prompts: torch.Tensor, end_id: int) -> object:
+        sizes.append(len(prompts))
+        return answers(prompts, end_id)
+
+    monkeypatch.setattr(model, "answers", counted)
+    monkeypatch.setattr("trajseg.engines.trajseg.free_bytes", lambda _device: free)
+    assert segmenter.caption(clip, tracks) == alone * 3
+    assert sizes == together
+
+
 @torch.inference_mode()
 def test_the_prompt_is_the_clip_then_the_trajectory_then_the_request(
     segmenter: VideoSegmenter, tiny_clip: TinyClip, clip: Clip, monkeypatch: pytest.MonkeyPatch

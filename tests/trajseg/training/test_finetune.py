@@ -6,20 +6,22 @@ import dataclasses
 import json
 import random
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.manifest import read_manifest
 from trajseg.data.corrections import Corrections
-from trajseg.data.registry import DatasetOptions, open_dataset
-from trajseg.data.samples import Mixture
+from trajseg.data.registry import DatasetOptions, open_dataset, open_source
+from trajseg.data.samples import Mixture, Sample
 from trajseg.errors import CheckpointError, InputError
 from trajseg.shapes.evaluation.annotator import by_side, correct
-from trajseg.shapes.samples import ShapesSamples
+from trajseg.shapes.samples import TURNED, ShapesSamples
 from trajseg.training.adapters import prepare
-from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe, Rehearsal, finetune, replay_data
+from trajseg.training.finetune import FULL_SIZE, UNVARIED, FinetuneRecipe, Rehearsal, Variety, finetune, replay_data
 from trajseg.training.gate import GateRules
 from trajseg.training.recipes import learning_rates
 from trajseg.training.round import PER_CLIP, RoundTask, run_round, task_from_json, task_to_json
@@ -92,8 +94,35 @@ def test_corrections_are_mixed_with_what_the_base_learned_from(folder: Path) -> 
         Rehearsal(corrections, REPLAY, 1.0)
 
 
+def test_clips_are_varied_and_those_of_the_base_borrow_the_look_of_corrected_ones(folder: Path) -> None:
+    corrections = Corrections(folder, "train")
+
+    def first(seed: int, share: float, variety: Variety) -> Sample:
+        source = Rehearsal(corrections, REPLAY, share, variety)
+        return source.together(random.Random(seed), 2, ["grounding", "captioning"])[0]
+
+    def saturation(sample: Sample) -> float:
+        assert sample.objects is not None
+        return float(np.ptp(sample.frames[sample.objects == 0].astype(float), axis=1).mean())
+
+    always, replay = Variety(1.0, 1.0, 1.0, 0.0), 1 - 1e-9
+    plain = [first(seed, 0.0, UNVARIED) for seed in range(4)]
+    varied = [first(seed, 0.0, always) for seed in range(4)]
+    assert [a.instruction for a in plain] == [b.instruction for b in varied], "the same is asked"
+    assert not any(np.array_equal(a.frames, b.frames) for a, b in zip(plain, varied, strict=True))
+    assert any(not np.array_equal(a.masks, b.masks) for a, b in zip(plain, varied, strict=True))
+    muted = fmean(saturation(first(seed, replay, UNVARIED)) for seed in range(8))
+    borrowed = fmean(saturation(first(seed, replay, always)) for seed in range(8))
+    assert muted < 40 < 80 < borrowed, "backgrounds of posters are saturated"
+    assert FULL_SIZE.variety == UNVARIED, "what is said of real videos is about light, material and background, too"
+    alone = [first(seed, 0.5, Variety()) for seed in range(6)]
+    again = [first(seed, 0.5, Variety()) for seed in range(6)]
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(alone, again, strict=True))
+
+
 def test_what_to_replay_is_said_by_the_checkpoint(tmp_path: Path) -> None:
-    assert replay_data("trajseg-tiny") == "shapes:train"
+    assert replay_data("trajseg-tiny") == "shapes:turned"
+    assert open_source(replay_data("trajseg-tiny")) == ShapesSamples(turned=TURNED)
     (tmp_path / "config.json").write_text(json.dumps({"model_name": "ours"}))
     with pytest.raises(InputError, match="does not say what it was trained on"):
         replay_data(str(tmp_path))

@@ -1,0 +1,161 @@
+"""Appearance of a clip, drawn by lot: the same objects in the same places under another light, ink and background.
+
+A model that has seen one look only learns to read shapes in others from this: shape, place, motion and the name of a
+colour stay what they were, so masks and words about the clip stay true, while shading, edges, texture, sharpness and
+background become those of any style. All frames of a clip are changed alike.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from trajseg.data.samples import Sample
+
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+"""Shares of red, green and blue in the brightness of a pixel."""
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How often a clip is changed in each way, 0 to 1.
+
+    Args:
+        objects: its objects are lit, shaded, edged and textured in another way.
+        background: what is no object is recoloured, or replaced where `swap` allows that.
+        whole: brightness, contrast and sharpness of the picture.
+        swap: the background may be replaced. Only for clips all of whose objects are known, and about whose
+            background nothing is said.
+    """
+
+    objects: float = 0.8
+    background: float = 0.8
+    whole: float = 0.6
+    swap: bool = False
+
+    def apply(self, samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
+        """Samples that share one array of frames, changed alike; they share one again."""
+        frames, objects = samples[0].frames, samples[0].objects
+        levels = frames.astype(np.float32) / 255
+        if objects is not None:
+            draw = np.random.default_rng(rng.getrandbits(64))
+            if draw.random() < self.background:
+                _change_background(levels, objects, draw, self.swap)
+            if draw.random() < self.objects:
+                _change_objects(levels, objects, draw)
+            if draw.random() < self.whole:
+                levels = _changed_whole(levels, draw)
+        changed = (np.clip(levels, 0, 1) * 255).round().astype(np.uint8)
+        return [replace(sample, frames=changed) for sample in samples]
+
+
+def _change_objects(levels: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> None:
+    """Gives all objects of a clip one style, in place."""
+    light = rng.uniform(0, 2 * math.pi)
+    depth = rng.uniform(0, 0.6) * (rng.random() < 0.7)
+    gain, saturation = rng.uniform(0.7, 1.15), rng.uniform(0.7, 1.5)
+    edge = rng.uniform(-0.9, 0.95) * (rng.random() < 0.7)
+    place, width = rng.uniform(0, 0.3), math.exp(rng.uniform(math.log(0.05), math.log(0.3)))
+    grain = rng.uniform(0, 0.3) * (rng.random() < 0.4)
+    cells = rng.integers(3, 10)
+    for k in np.unique(objects[objects > 0]).tolist():
+        shown = objects == k
+        radius = max(2.0, math.sqrt(np.count_nonzero(shown, axis=(1, 2)).max() / math.pi))
+        noise = rng.standard_normal((cells, cells)).astype(np.float32)
+        own = gain * rng.uniform(0.9, 1.1)
+        for picture, mask in zip(levels, shown, strict=True):
+            if not mask.any():
+                continue
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            area = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            inside = mask[area]
+            inner = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1] / radius
+            y, x = np.mgrid[: inside.shape[0], : inside.shape[1]].astype(np.float32)
+            y, x = (y - y[inside].mean()) / radius, (x - x[inside].mean()) / radius
+            shade = own * (1 - depth * np.clip(0.5 + (x * math.cos(light) + y * math.sin(light)) / 2, 0, 1))
+            if grain:
+                cloth = cv2.resize(noise, inside.shape[::-1], interpolation=cv2.INTER_CUBIC)
+                shade = shade * (1 + grain * np.tanh(cloth))
+            colour = picture[area]
+            grey = (colour @ GREY)[..., None]
+            colour = (grey + saturation * (colour - grey)) * shade[..., None]
+            rim = abs(edge) * np.exp(-np.square((inner - place) / width))[..., None]
+            colour = colour + ((1.0 if edge > 0 else 0.0) - colour) * rim
+            picture[area][inside] = np.clip(colour, 0, 1)[inside]
+
+
+def _change_background(levels: np.ndarray, objects: np.ndarray, rng: np.random.Generator, swap: bool) -> None:
+    """Recolours what is no object, or paints something else in its place, in place."""
+    there = objects == 0
+    height, width = there.shape[1:]
+    if swap and rng.random() < 0.7:
+        backdrop = _backdrop(height, width, rng)
+        share = 1.0 if rng.random() < 0.5 else rng.uniform(0.4, 1.0)
+        start, end = rng.uniform(0, 0.12 * height, (2, 2))
+        for number, (picture, outside) in enumerate(zip(levels, there, strict=True)):
+            y, x = np.round(start + (end - start) * number / max(1, len(levels) - 1)).astype(int)
+            new = backdrop[y : y + height, x : x + width]
+            picture[outside] += share * (new - picture)[outside]
+        return
+    saturation, contrast = rng.uniform(0.5, 3.0), rng.uniform(0.5, 1.6)
+    tint, brightness = rng.uniform(-0.2, 0.2, 3).astype(np.float32), rng.uniform(0.6, 1.5)
+    inverted = rng.random() < 0.2
+    middle = levels[there].mean(axis=0)
+    for picture, outside in zip(levels, there, strict=True):
+        colour = picture[outside]
+        grey = (colour @ GREY)[..., None]
+        colour = grey + saturation * (colour - grey)
+        colour = (middle + contrast * (colour - middle)) * brightness + tint
+        picture[outside] = np.clip(1 - colour if inverted else colour, 0, 1)
+
+
+def _backdrop(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A background float32 [1.13 H, W + 0.13 H, 3], 0 to 1: patches of colours, from muted to saturated, from sharp to
+    blurred."""
+    rows, columns = round(1.13 * height) + 1, width + round(0.13 * height) + 1
+    high = int(rng.integers(1, 8))
+    wide = max(1, round(high * width / height))
+    hue, spread = rng.random(), rng.uniform(0, 0.5)
+    saturated, bright = rng.uniform(0, 1), rng.uniform(0.15, 0.8)
+    cells = np.array(
+        [
+            colorsys.hsv_to_rgb(
+                (hue + rng.normal(0, spread)) % 1,
+                float(np.clip(saturated + rng.normal(0, 0.2), 0, 1)),
+                float(np.clip(bright + rng.normal(0, 0.2), 0, 1)),
+            )
+            for _ in range(high * wide)
+        ],
+        np.float32,
+    ).reshape(high, wide, 3)
+    how = cv2.INTER_NEAREST if rng.random() < 0.6 else cv2.INTER_CUBIC
+    backdrop: np.ndarray = cv2.resize(cells, (columns, rows), interpolation=how)
+    if rng.random() < 0.8:
+        backdrop = cv2.GaussianBlur(backdrop, (0, 0), height * math.exp(rng.uniform(math.log(0.005), math.log(0.1))))
+    if rng.random() < 0.3:
+        backdrop = backdrop + rng.uniform(0.01, 0.08) * rng.standard_normal(backdrop.shape).astype(np.float32)
+    return np.clip(backdrop, 0, 1)
+
+
+def _changed_whole(levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness and contrast of all, and how sharp it is."""
+    levels = np.clip(levels, 0, 1) ** math.exp(rng.uniform(-0.35, 0.35))
+    how = rng.random()
+    if how < 0.4:
+        blur = rng.uniform(0.4, 1.2)
+        levels = np.stack([cv2.GaussianBlur(picture, (0, 0), blur) for picture in levels])
+    elif how < 0.7:
+        spread, amount = rng.uniform(0.7, 3.0), rng.uniform(0.3, 1.5)
+        levels = np.stack([p + amount * (p - cv2.GaussianBlur(p, (0, 0), spread)) for p in levels])
+    elif how < 0.9:
+        kernel = rng.normal(0, 0.12, (3, 3)).astype(np.float32)
+        kernel[1, 1] += 1
+        kernel /= max(0.5, kernel.sum())
+        levels = np.stack([cv2.filter2D(picture, -1, kernel) for picture in levels])
+    return levels
