@@ -118,6 +118,7 @@ def create(
             labels=[name.strip() for name, _, _ in pairs],
             instructions=said,
             max_bytes=settings.download_max_bytes,
+            numbers=settings.key_frame_numbers,
             say=click.echo,
         )
     finally:
@@ -144,7 +145,8 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
     _tell_of_foreign_links(settings, [task.video for task in tasks])
     client = connected(settings)
     try:
-        ids = projects.add_tasks(client, project_id, tasks, max_bytes=settings.download_max_bytes, say=click.echo)
+        limit, numbers = settings.download_max_bytes, settings.key_frame_numbers
+        ids = projects.add_tasks(client, project_id, tasks, max_bytes=limit, numbers=numbers, say=click.echo)
     finally:
         client.close()
     click.echo(f"{len(ids)} tasks added: {client.url}/projects/{project_id}/data")

@@ -125,6 +125,7 @@ def create_project(
     labels: Sequence[str] = (),
     instructions: Mapping[str, str] | None = None,
     max_bytes: int = 4 * 2**30,
+    numbers: bool = True,
     say: Say = print,
 ) -> Created:
     """Makes the project, connects the backend, and adds the tasks.
@@ -149,7 +150,7 @@ def create_project(
     try:
         backend_id = connect(client, project_id, backend) if backend else None
         add_views(client, project_id, xml)
-        task_ids = add_tasks(client, project_id, tasks, max_bytes=max_bytes, say=say)
+        task_ids = add_tasks(client, project_id, tasks, max_bytes=max_bytes, numbers=numbers, say=say)
     except BaseException:
         client.delete_project(project_id)
         raise
@@ -246,6 +247,7 @@ def add_tasks(
     tasks: Sequence[Wanted],
     *,
     max_bytes: int = 4 * 2**30,
+    numbers: bool = True,
     say: Say = print,
 ) -> list[int]:
     """Adds tasks to a project of trajseg's and returns their ids; a video of several tasks is uploaded once.
@@ -255,7 +257,7 @@ def add_tasks(
     config = parse(str(client.project(project_id)["label_config"]))
     placed: dict[str, Placed] = {}
     for number, video in enumerate(dict.fromkeys(task.video for task in tasks), 1):
-        placed[video] = videos.place(client, project_id, video, config.view == "mask", max_bytes, say)
+        placed[video] = videos.place(client, project_id, video, config.view == "mask", max_bytes, say, numbers)
         shown = printable(shown_address(video))
         say(f"{shown}: in the project ({number} of {len({task.video for task in tasks})}).")
         _warn_of_rate(config, placed[video], shown, say)

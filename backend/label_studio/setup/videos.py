@@ -13,6 +13,7 @@ from backend.addresses import has_scheme, is_link, is_own_path, shown_address, s
 from backend.fetch import FetchPolicy, fetched
 from backend.label_studio.client import LabelStudioClient
 from trajseg.files import printable
+from trajseg.pictures.frame_number import numbered
 from trajseg.video import Clip, open_clip, playable_copy, save_frame
 from trajseg.video.spacing import end_to_end
 
@@ -85,11 +86,18 @@ def check(video: str, max_bytes: int, label_studio_url: str = "") -> None:
             open_clip(path)
 
 
-def place(client: LabelStudioClient, project_id: int, video: str, pictures: bool, max_bytes: int, say: Say) -> Placed:
+def place(
+    client: LabelStudioClient, project_id: int, video: str, pictures: bool, max_bytes: int, say: Say, numbers: bool
+) -> Placed:
     """Uploads or links one video, and uploads pictures of it where the view needs them.
 
     A link stays a link, a local file is uploaded. What browsers cannot play is uploaded as an H.264 copy;
-    `say` gets a line. Raises VideoError or LabelStudioError.
+    `say` gets a line.
+
+    Args:
+        numbers: whether the pictures say which frame they are, as key frames do.
+
+    Raises VideoError or LabelStudioError.
     """
     shown = printable(shown_address(video))
     if is_opaque(video, client.url):
@@ -108,16 +116,21 @@ def place(client: LabelStudioClient, project_id: int, video: str, pictures: bool
         if not clip.constant_rate:
             say(f"{shown}: its frame rate varies; frames are matched by their times.")
         address = address or client.upload(project_id, path)
-        frames, indices = _first_pictures(client, project_id, clip, Path(folder)) if pictures else ([], [])
+        frames: list[str] = []
+        indices: list[int] = []
+        if pictures:
+            frames, indices = _first_pictures(client, project_id, clip, Path(folder), numbers)
         return Placed(address, round(clip.frame_map.fps, 6), tuple(frames), tuple(indices))
 
 
 def _first_pictures(
-    client: LabelStudioClient, project_id: int, clip: Clip, folder: Path
+    client: LabelStudioClient, project_id: int, clip: Clip, folder: Path, numbers: bool
 ) -> tuple[list[str], list[int]]:
     indices = end_to_end(len(clip), FIRST_FRAMES)
     frames = []
     for index, rgb in clip.frames(indices):
+        if numbers:
+            rgb = numbered(rgb, clip.frame_map.editor_frame(index))
         picture = save_frame(folder / f"{file_stem(clip.path.stem)}-{index:06d}.jpg", rgb, 90)
         frames.append(client.upload(project_id, picture))
     return frames, indices

@@ -95,6 +95,30 @@ def test_the_first_pictures_are_the_frames_that_they_say(
     assert (red & tiny_clip.red[5]).sum() / (red | tiny_clip.red[5]).sum() > 0.8
 
 
+@pytest.mark.parametrize("numbers", [True, False])
+def test_the_first_pictures_say_which_frame_they_are_as_key_frames_do(
+    numbers: bool, run: Run, studio: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from trajseg.video import write_video
+
+    monkeypatch.setenv("TRAJSEG_KEY_FRAME_NUMBERS", str(numbers))
+    grey = np.full((240, 320, 3), 120, np.uint8)
+    video = write_video(tmp_path / "grey.mp4", [grey, grey], 10)
+    done = run("create", "--title", "Grey", "-i", "red", "--no-backend", video)
+    assert done.exit_code == 0, done.output
+    frames = next(iter(studio.tasks.values()))["data"]["frames"]
+    pictures = []
+    for address in frames:
+        (tmp_path / "one.jpg").write_bytes(uploaded(studio, address))
+        pictures.append(np.asarray(Image.open(tmp_path / "one.jpg")).astype(int))
+    corners = [np.abs(picture - 120)[-16:, :50].mean() > 20 for picture in pictures]
+    assert corners == [numbers, numbers]
+    assert (np.abs(pictures[0] - pictures[1])[-16:, :50].max() > 40) == numbers, "1 and 2 look different"
+
+
 def test_a_project_of_boxes_needs_no_pictures(run: Run, studio: FakeLabelStudio, tiny_clip: TinyClip) -> None:
     done = run("create", "--title", "Boxes", "--config", "box", "-i", "red", "--no-backend", tiny_clip.path)
     assert done.exit_code == 0, done.output
