@@ -121,7 +121,8 @@ def _whole(
         for propagator in propagators
     }
     frames = kept_frames(track)
-    # Where nothing was predicted at all there is nothing to protect: whatever is carried is better than nothing.
+    # Where nothing was predicted at all there is nothing to protect: what is carried is better than nothing, but for
+    # remnants of an object that is not there.
     protected = bool(track.present)
     sure = SURE_WHOLE_MARKED if change.marked else SURE_WHOLE
     for way in outwards(key, len(clip)):
@@ -138,6 +139,8 @@ def _whole(
             best = drawn[name]
             others = [one for other, one in drawn.items() if other != name]
             agreed = any(region_similarity(best.mask, one.mask) >= AGREEING for one in others)
+            if not protected and not agreed and best.score < sure and is_leaving(best.mask, change.after):
+                continue
             # Losing the object is how carrying fails: an empty mask is no reason to take a predicted one away.
             if is_lost(best.mask, before) or (protected and best.score < sure and not agreed):
                 doubtful += 1
@@ -153,6 +156,16 @@ def _whole(
 def is_lost(mask: np.ndarray, before: np.ndarray) -> bool:
     """Whether a carried mask, bool [H, W], is hardly there where one was predicted."""
     return int(mask.sum()) < min(FEWEST_PIXELS, int(before.sum()))
+
+
+def is_leaving(mask: np.ndarray, painted: np.ndarray) -> bool:
+    """Whether a carried mask, bool [H, W], is what is left of an object at the edge of the picture.
+
+    There flow keeps a remnant of an object that has left, or has not come yet.
+    """
+    rows, columns = mask.any(axis=1), mask.any(axis=0)
+    at_edge = bool(rows[0] or rows[-1] or columns[0] or columns[-1])
+    return at_edge and int(mask.sum()) < int(painted.sum())
 
 
 def _counted(drawn: Iterator[Drawn], report: _Report) -> Iterator[Drawn]:

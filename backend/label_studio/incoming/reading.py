@@ -203,15 +203,15 @@ class AnnotationReader:
         jobs = [self._read(project, config, task, predictions, annotation) for annotation in new]
         return [job for job in jobs if job is not None]
 
-    def _withdraw_all_but(self, project: Project, task_id: int, there: Sequence[int]) -> list[str]:
-        """Withdraws the corrections of deleted annotations; returns the jobs that propagated them."""
-        refined = []
+    def _withdraw_all_but(self, project: Project, task_id: int, there: Sequence[int]) -> set[int]:
+        """Withdraws the corrections of deleted annotations; returns the ids of these annotations."""
+        gone = set()
         for row in self.store.corrections.annotations(project.id, task_id):
             if row.annotation_id not in there and row.withdrawn_at is None:
                 cancelled = self.store.corrections.withdraw(project.id, row.annotation_id)
                 log.info("annotation %d is gone; cancelled for it: %s", row.annotation_id, cancelled or "nothing")
-                refined += [row.refine_job_id] if row.refine_job_id else []
-        return refined
+                gone.add(row.annotation_id)
+        return gone
 
     def _read(
         self,

@@ -156,12 +156,13 @@ def withdraw(
     settings: Settings,
     project: Project,
     task: Task,
-    refine_job_ids: Collection[str],
+    annotation_ids: Collection[int],
 ) -> None:
     """Undoes withdrawn corrections: their refined predictions are superseded, and the one before is current again.
 
     Args:
-        refine_job_ids: the jobs that propagated the withdrawn corrections.
+        annotation_ids: Label Studio's ids of the annotations that were deleted. What was refined from one of them in
+            several rounds is all superseded.
 
     Raises LabelStudioError, and LabelConfigError if the project's configuration cannot be read.
     """
@@ -170,7 +171,7 @@ def withdraw(
     withdrawn = [
         one
         for one in present
-        if one.id in jobs and {jobs[one.id].id, jobs[one.id].asked.earlier_job_id or ""} & set(refine_job_ids)
+        if one.id in jobs and store.corrections.annotation_behind(jobs[one.id].id) in annotation_ids
     ]
     current = [one for one in withdrawn if not one.model_version.endswith(EARLIER)]
     if not current:

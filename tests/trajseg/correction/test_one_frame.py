@@ -111,6 +111,20 @@ def test_what_was_missed_is_filled_in_from_a_mark_only_where_the_carried_mask_is
         assert {refined.mask(i, ELSEWHERE.shape).any() for i in (0, 1, 2, 4, 5)} == {filled}
 
 
+@pytest.mark.parametrize(("row", "filled"), [(0, False), (20, True)])
+def test_what_is_left_of_an_object_at_the_edge_fills_no_frame_unless_it_is_sure(
+    row: int, filled: bool, clip: Clip, tiny_clip: Any
+) -> None:
+    """Flow keeps a remnant at the picture's edge although the object has left; elsewhere a small mask may be right."""
+    remnant = np.zeros((64, 96), bool)
+    remnant[row : row + 4, 40:48] = True
+    track = track_of(clip, [None] * 12)
+    refined = refine(clip, track, {5: tiny_clip.red[5]}, [Scripted([remnant] * 12, score=0.4)]).track
+    assert refined.present == (list(range(12)) if filled else [5])
+    refined = refine(clip, track, {5: tiny_clip.red[5]}, [Scripted([remnant] * 12, score=0.9)]).track
+    assert refined.present == list(range(12))
+
+
 def test_an_object_lost_on_the_way_is_no_reason_to_take_a_mask_away(clip: Clip, tiny_clip: Any) -> None:
     nothing = [np.zeros_like(mask) for mask in tiny_clip.red]
     track = track_of(clip, tiny_clip.blue)
