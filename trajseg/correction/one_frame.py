@@ -163,9 +163,8 @@ def is_leaving(mask: np.ndarray, painted: np.ndarray) -> bool:
 
     There flow keeps a remnant of an object that has left, or has not come yet.
     """
-    rows, columns = mask.any(axis=1), mask.any(axis=0)
-    at_edge = bool(rows[0] or rows[-1] or columns[0] or columns[-1])
-    return at_edge and int(mask.sum()) < int(painted.sum())
+    edges = mask[0], mask[-1], mask[:, 0], mask[:, -1]
+    return any(edge.any() for edge in edges) and int(mask.sum()) < int(painted.sum())
 
 
 def _counted(drawn: Iterator[Drawn], report: _Report) -> Iterator[Drawn]:
