@@ -12,7 +12,7 @@ __all__ = ["compose", "create_app"]
 
 
 def __getattr__(name: str) -> object:
-    # Loaded on first use: the worker imports the store without Flask.
+    # Loaded on first use, so that the worker can import the store without Flask.
     if name == "compose":
         from backend.composition import compose
 

@@ -1,4 +1,4 @@
-"""Addresses of videos in task data: which are Label Studio's own, where they lead, and how they are shown."""
+"""Addresses of videos in task data: which belong to Label Studio, what they point to, and how to display them."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def is_link(address: str) -> bool:
 
 
 def is_own_path(address: str, base: str) -> bool:
-    """Whether Label Studio at `base` serves this path, with or without the path of `base` before it."""
+    """Whether Label Studio at `base` serves this path, with or without the path prefix of `base`."""
     return _OWN_PATH.match(_below(address, base)) is not None
 
 
 def absolute(address: str, base: str) -> str:
-    """The http address of a path that Label Studio at `base` serves; any other address unchanged."""
+    """The http address of a path that Label Studio at `base` serves; other addresses are unchanged."""
     return base.rstrip("/") + _below(address, base) if is_own_path(address, base) else address
 
 
 def served_path(path: str, base: str) -> str:
-    """A path below Label Studio's own root as its pages need it in task data: with the path of `base` before it."""
+    """A path below Label Studio's root as its pages need it in task data: prefixed with the path of `base`."""
     return split(base).path.rstrip("/") + path
 
 
 def belongs_to(url: str, base: str) -> bool:
-    """Whether an address lies at or below `base`: same scheme, host and port, and below its path."""
+    """Whether an address is at or below `base`: same scheme, host and port, and below its path."""
     if not base or origin(url) != origin(base):
         return False
     prefix = split(base).path.rstrip("/")
@@ -48,7 +48,7 @@ def belongs_to(url: str, base: str) -> bool:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an address; empty where it has none."""
+    """Scheme, host and port of an address; empty if it has none."""
     try:
         parts = urlsplit(url)
         scheme = parts.scheme.lower()
@@ -58,7 +58,7 @@ def origin(url: str) -> tuple[str, str, int]:
 
 
 def shown_address(address: str) -> str:
-    """An address fit for messages, pages and logs: no user, no password, no signature in the query."""
+    """An address for messages, pages and logs: without user, password or signature."""
     parts = split(address)
     if not parts.scheme and not parts.netloc and not address.startswith("/"):
         return address
@@ -67,14 +67,14 @@ def shown_address(address: str) -> str:
 
 
 def shown_text(text: str) -> str:
-    """A text with every address in it as `shown_address` gives it."""
+    """A text with every address in it shown as by `shown_address`."""
     return _URL_IN_TEXT.sub(lambda match: shown_address(match[0]), text)
 
 
 def video_name(address: str) -> str:
-    """What a person calls a video: the last part of its path, or of the file that its address names.
+    """A short name for a video: the last part of its path, or of the file that its address names.
 
-    What Label Studio puts before the name of an uploaded file is left out.
+    The prefix that Label Studio adds to uploaded files is left out.
     """
     parts = split(address)
     path = parts.query.removeprefix("d=") if parts.query.startswith("d=") else parts.path
@@ -85,7 +85,7 @@ def video_name(address: str) -> str:
 
 
 def split(address: str) -> SplitResult:
-    """`urlsplit` that takes what is no address for a path."""
+    """`urlsplit` that treats anything but an address as a path."""
     try:
         return urlsplit(address)
     except ValueError:
@@ -97,6 +97,6 @@ def split(address: str) -> SplitResult:
 
 
 def _below(address: str, base: str) -> str:
-    """A path of this server without the path of `base`."""
+    """A path on this server without the path prefix of `base`."""
     prefix = split(base).path.rstrip("/")
     return address.removeprefix(prefix) if prefix and address.startswith(f"{prefix}/") else address

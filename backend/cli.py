@@ -1,4 +1,4 @@
-"""Commands of the backend: `trajseg backend`, `trajseg export`, and Label Studio's `project` and `doctor`."""
+"""The backend's commands: `trajseg backend`, `trajseg export`, and Label Studio's `project` and `doctor`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backend.stats_command import stats
 @click.option("--host", help="Address to listen on (TRAJSEG_HOST).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (TRAJSEG_PORT).")
 def backend(host: str | None, port: int | None) -> None:
-    """Answer Label Studio, and keep the queue and the deliveries going. Workers are started apart."""
+    """Answer Label Studio, and keep the queue and the deliveries going. Start workers separately."""
     from backend.logs import log_to_stderr
     from backend.private import private_umask
     from backend.server import BackendServer
@@ -29,7 +29,7 @@ def backend(host: str | None, port: int | None) -> None:
     private_umask()
     log_to_stderr(settings, "%(asctime)s %(levelname)s %(name)s: %(message)s", logging.INFO)
     server = BackendServer(settings)
-    click.echo(f"The backend answers at {server.url} (model {settings.model_version()}).")
+    click.echo(f"The backend is listening at {server.url} (model {settings.model_version()}).")
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(0)
@@ -43,10 +43,10 @@ def backend(host: str | None, port: int | None) -> None:
 
 @click.command()
 def token() -> None:
-    """Print the token with which programs cancel and retry jobs.
+    """Print the token that lets programs cancel and retry jobs.
 
-    It goes into the header `Authorization: Bearer TOKEN`, and opens /jobs, /projects/<id>/export and /metrics
-    without a password. It is made on first use and kept in the data folder.
+    Send it in the header `Authorization: Bearer TOKEN`. It also opens /jobs, /projects/<id>/export and /metrics
+    without a password. It is created on first use and stored in the data folder.
     """
     from backend.settings import load_settings
 

@@ -1,4 +1,4 @@
-"""The composition root: settings in, store, queue, service and reconciler out, wired in this one place."""
+"""The composition root: turns settings into store, queue, service and reconciler, wired in this one place."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ log = logging.getLogger("trajseg.backend")
 
 @dataclass(frozen=True)
 class Backend:
-    """The parts of one backend process; its host (waitress, gunicorn, label-studio-ml) starts and closes it.
+    """The parts of a backend process; its host (waitress, gunicorn, label-studio-ml) starts and closes it.
 
     Attributes:
-        service: what the HTTP routes and the label-studio-ml adapter call.
-        reconciler: reads annotations, requeues lost jobs and makes deliveries, from `start` on.
+        service: called by the HTTP routes and the label-studio-ml adapter.
+        reconciler: reads annotations, requeues lost jobs and makes deliveries once started.
     """
 
     settings: Settings
@@ -37,20 +37,20 @@ class Backend:
     reconciler: Reconciler
 
     def close(self) -> None:
-        """Stop the reconciler and close all connections."""
+        """Stops the reconciler and closes all connections."""
         self.reconciler.stop()
         self.queue.close()
         self.store.close()
 
 
 def compose(settings: Settings | None = None, store: Store | None = None, queue: JobQueue | None = None) -> Backend:
-    """A backend whose reconciler is not started yet. Neither the queue nor Label Studio needs to be up.
+    """A backend whose reconciler has not been started. Neither the queue nor Label Studio needs to be up.
 
     Args:
-        settings: read from the environment by default.
-        store, queue: made from the settings by default; a store that is passed in is not migrated.
+        settings: defaults to those of the environment.
+        store, queue: default to ones made from the settings; a store that is passed in is not migrated.
 
-    Raises InputError for invalid settings, ServiceError when the store does not answer.
+    Raises InputError for invalid settings, ServiceError if the store does not answer.
     """
     settings = settings or load_settings()
     log_unknown_variables(log)
@@ -60,7 +60,7 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
         store.migrate()
     queue = queue or JobQueue(settings.redis_url, settings.job_timeout_seconds)
     read = AnnotationReader(store, settings)
-    # Read once: the worker too keeps the engines that it was started with.
+    # Read once: the worker also keeps the engines that it was started with.
     engines = OfferedEngines.from_settings(settings)
     due = due_trainings(store, engines, settings.finetune_after)
     reconciler = Reconciler(
@@ -73,7 +73,7 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
     )
 
     def noticed(project_id: int, configuration: bool) -> None:
-        # A webhook only says that something may have changed: it is looked at at once instead of in the next round.
+        # A webhook only says that something may have changed: look now instead of in the next round.
         read.notice(project_id, configuration)
         reconciler.wake()
 

@@ -1,4 +1,4 @@
-"""Connections: waitress with deadlines, so that slow or silent clients cannot keep others out."""
+"""Connections: waitress with deadlines, so that slow or silent clients cannot lock others out."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from waitress.server import MultiSocketServer, TcpWSGIServer  # type: ignore[imp
 from waitress.task import ThreadedTaskDispatcher  # type: ignore[import-untyped]
 
 HEADER_SECONDS = 10.0
-"""From the first byte of a request to the end of its headers."""
+"""Limit from the first byte of a request to the end of its headers, seconds."""
 BODY_SECONDS = 30.0
-"""So long a body may take however little of it comes; after that LEAST_BYTES_PER_SECOND must have come on average."""
+"""Grace period for a body, seconds; after that it must have averaged LEAST_BYTES_PER_SECOND."""
 LEAST_BYTES_PER_SECOND = 16 * 1024
 UNREAD_SECONDS = 60.0
-"""A client that takes nothing of its answer for so long is cut off; its answer may hold a thread."""
+"""A client that reads nothing of its answer for this long is disconnected; its answer may be holding a thread."""
 IDLE_SECONDS = 30
-"""A connection without a request stays open for so long."""
+"""How long a connection without a request stays open, seconds."""
 MOST_CONNECTIONS = 1000
-"""Beyond that the one that has waited longest for the rest of its request gives way."""
+"""Above this many connections, the one that has waited longest for the rest of its request is closed."""
 SPARE_FILES = 200
-"""File descriptors for everything but connections."""
+"""File descriptors reserved for everything but connections."""
 
 
 class DeadlineChannel(HTTPChannel):  # type: ignore[misc]
-    """A connection that is cut off when it is too slow."""
+    """A connection that is closed when it is too slow."""
 
     begun: float | None = None
-    """When the first byte of the request under way came."""
+    """When the first byte of the current request arrived."""
     cut = False
     """Whether it has been cut off, perhaps while the server goes through its connections."""
 
     def received(self, data: bytes) -> Any:
-        """Note when a request begins and ends."""
+        """Tracks when a request begins and ends."""
         if self.request is None:
             self.begun = time.time()
         try:
@@ -48,7 +48,7 @@ class DeadlineChannel(HTTPChannel):  # type: ignore[misc]
                 self.begun = None
 
     def overdue(self, moment: float) -> bool:
-        """Whether it has been too slow."""
+        """Whether it has exceeded a deadline."""
         if self.total_outbufs_len and moment - self.last_activity > UNREAD_SECONDS:
             return True
         request, begun = self.request, self.begun
@@ -60,13 +60,13 @@ class DeadlineChannel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def waits_since(self) -> float | None:
-        """Since when it waits for (the rest of) a request; None while it is answered."""
+        """Since when it has been waiting for (the rest of) a request; None while it is being answered."""
         if self.requests or self.total_outbufs_len:
             return None
         return self.begun or self.last_activity
 
     def cut_off(self) -> None:
-        """Close it at once, whatever it has not sent or not read."""
+        """Closes it at once, discarding unsent and unread data."""
         self.cut = self.will_close = True
         # The server asks every connection before every wait: a method of ours for it would cost more than it tells.
         self.readable = self.writable = _never
@@ -93,7 +93,7 @@ class DeadlineServer(TcpWSGIServer):  # type: ignore[misc]
     channel_class = DeadlineChannel
 
     def maintenance(self, now: float) -> None:
-        """Cut off what is overdue; waitress calls it about once a second."""
+        """Closes overdue connections; waitress calls it about once a second."""
         super().maintenance(now)
         for channel in list(self.active_channels.values()):
             if channel.overdue(now):
@@ -101,7 +101,7 @@ class DeadlineServer(TcpWSGIServer):  # type: ignore[misc]
 
     def handle_accept(self) -> None:
         waiting = [(since, channel) for channel in self._channels() if (since := channel.waits_since) is not None]
-        # Two file descriptors of the map are no connection: the socket and its trigger.
+        # Two file descriptors in the map are not connections: the socket and its trigger.
         if len(self._map) >= self.adj.connection_limit - 2 and waiting:
             min(waiting, key=lambda one: one[0])[1].cut_off()
         super().handle_accept()
@@ -113,7 +113,7 @@ class DeadlineServer(TcpWSGIServer):  # type: ignore[misc]
 
 
 def create_server(app: Any, sockets: Sequence[socket.socket], threads: int, max_body_bytes: int) -> MultiSocketServer:
-    """A server of `app` on bound sockets; `run` answers, `close` ends it."""
+    """A server for `app` on bound sockets; `run` serves, `close` ends it."""
     limit = min(MOST_CONNECTIONS, max(_most_files() - SPARE_FILES, 50))
     settings = Adjustments(
         sockets=list(sockets),
@@ -124,7 +124,7 @@ def create_server(app: Any, sockets: Sequence[socket.socket], threads: int, max_
         backlog=limit,
         channel_timeout=IDLE_SECONDS,
         cleanup_interval=1,
-        # select() knows no file descriptor above 1023.
+        # select() cannot handle file descriptors above 1023.
         asyncore_use_poll=True,
     )
     dispatcher = QuietDispatcher()
@@ -148,7 +148,7 @@ def create_server(app: Any, sockets: Sequence[socket.socket], threads: int, max_
 
 
 def _most_files() -> int:
-    """How many files this process may open; the soft limit is raised as far as it may be and is of use."""
+    """How many files this process may open; raises the soft limit as far as allowed and useful."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:

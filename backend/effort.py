@@ -1,14 +1,14 @@
-"""Effort: what people's corrections cost, track by track, and how that changes from model version to version.
+"""Effort: what people's corrections cost per track, and how that changes between model versions.
 
-What counts is the annotation that stands for a task (backend.store.standing), and of it only frames that a person
-vouched for: submitted unchanged, edited, added or removed. Frames between the pictures that were shown count nothing.
+Only a task's deciding annotation counts (backend.store.standing), and in it only frames that a person vouched for:
+submitted unchanged, edited, added or removed. Frames between the shown pictures do not count.
 
     by hand   = DRAW_SECONDS * masks + BOX_SECONDS * boxes
     with it   = LOOK_SECONDS * frames + DRAW_SECONDS * (sum of edit distances of masks) + BOX_SECONDS * boxes moved
     saved     = by hand - with it
 
-`masks` and `boxes` are frames that hold one in the end. The edit distance of a mask is 1 - IoU of what the model
-predicted and what the person left: 0 for one that was left as it was, 1 for one that was drawn where there was none.
+`masks` and `boxes` count frames that hold one in the end. The edit distance of a mask is 1 - IoU between the predicted
+and the final mask: 0 for a mask left unchanged, 1 for one drawn where there was none.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from backend.store.standing import Standing
 from trajseg.tracks import Rle, rle
 
 DRAW_SECONDS = 37.8
-"""A mask by hand: what SAM 2's authors measured a frame with brush, eraser and SAM's clicks, without tracking
-(Ravi et al. 2024, "SAM 2: Segment Anything in Images and Videos", table 1, phase 1). Without SAM it is rather 80 s
-(COCO: 22 hours for 1000 masks), so this is on the careful side."""
+"""A mask by hand: the time per frame that SAM 2's authors measured with brush, eraser and SAM's clicks, no tracking
+(Ravi et al. 2024, "SAM 2: Segment Anything in Images and Videos", table 1, phase 1). Without SAM about 80 s is typical
+(COCO: 22 hours for 1000 masks), so this estimate is conservative."""
 BOX_SECONDS = 7.0
-"""A box by hand, the fastest that was published (Papadopoulos et al. 2017, "Extreme clicking")."""
+"""A box by hand, the fastest published time (Papadopoulos et al. 2017, "Extreme clicking")."""
 LOOK_SECONDS = 2.0
-"""To look at a frame and go on, or to click away what is wrong. Our own guess: nobody has measured it here."""
+"""To check a frame and move on, or to delete a wrong mask. Our own estimate, not measured."""
 TASKS_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What people did with some tracks, in frames that they vouched for.
+    """What people did with some tracks, on frames that they vouched for.
 
     Args:
-        tracks: of how many tracks; a track is a label in a task.
+        tracks: number of tracks; a track is a label in a task.
         kinds: frames by kind of correction: unchanged, edited, added, removed.
         masks, boxes: frames that hold a mask or a box in the end.
         boxes_moved: boxes that were moved or added.
-        edit_distance: of the masks that were edited or added, summed up.
+        edit_distance: total over the masks that were edited or added.
     """
 
     tracks: int = 0
@@ -57,12 +57,12 @@ class Effort:
 
     @property
     def frames(self) -> int:
-        """That people vouched for."""
+        """Frames that people vouched for."""
         return sum(self.kinds.values())
 
     @property
     def changed(self) -> int:
-        """Of these, frames that people changed."""
+        """Frames among them that people changed."""
         return self.frames - self.kinds.get("unchanged", 0)
 
     @property
@@ -72,23 +72,23 @@ class Effort:
 
     @property
     def spent_minutes(self) -> float:
-        """What they cost, by the same measure."""
+        """What they did cost, by the same measure."""
         drawn = DRAW_SECONDS * self.edit_distance + BOX_SECONDS * self.boxes_moved
         return (LOOK_SECONDS * self.frames + drawn) / 60
 
     @property
     def saved_minutes(self) -> float:
-        """Below 0 where predictions were so bad that looking at them cost more than they spared."""
+        """Negative if the predictions were so bad that checking them cost more than it saved."""
         return self.by_hand_minutes - self.spent_minutes
 
     @property
     def changed_per_track(self) -> float:
-        """Frames that people changed a track; 0 without tracks."""
+        """Changed frames per track; 0 without tracks."""
         return self.changed / self.tracks if self.tracks else 0.0
 
     @property
     def minutes_per_track(self) -> float:
-        """Minutes that a track cost; 0 without tracks."""
+        """Minutes per track; 0 without tracks."""
         return self.spent_minutes / self.tracks if self.tracks else 0.0
 
 
@@ -98,7 +98,7 @@ class TrackEffort:
 
     Args:
         project_id: the store's own.
-        model_version: that predicted what people began with; empty where none did.
+        model_version: that predicted what people started from; empty if there was no prediction.
         when: of the annotation.
     """
 
@@ -112,10 +112,10 @@ class TrackEffort:
 
 @dataclass(frozen=True)
 class VersionEffort:
-    """What tracks cost that one model version had predicted.
+    """The cost of tracks predicted by one model version.
 
     Args:
-        weeks: by the Monday of each week in which they were annotated.
+        weeks: by the Monday of the week of annotation.
     """
 
     model_version: str
@@ -127,14 +127,14 @@ class VersionEffort:
 
 
 class EffortReader:
-    """Reads the effort of a store's tracks. What was compared once is kept; safe to share between threads."""
+    """Reads the effort of a store's tracks. Comparisons are cached; safe to share between threads."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], list[TrackEffort]] = {}
         self._lock = threading.Lock()
 
     def tracks(self, store: Store, project_id: int | None = None) -> list[TrackEffort]:
-        """Of one project (the store's id), or of all; by project, task and label."""
+        """Of one project (the store's id) or of all; by project, task and label."""
         standing = Standing(store).annotations(project_id)
         with self._lock:
             new = [row for row in standing.values() if (row.id, row.version) not in self._known]
@@ -160,7 +160,7 @@ class EffortReader:
             groups: dict[str, list[Correction]] = {}
             for correction in compared.corrections:
                 groups.setdefault(correction.label, []).append(correction)
-            # A track that the model missed is on its account, too.
+            # A track that the model missed counts against it, too.
             version = next((compared.versions[label] for label in groups if compared.versions.get(label)), "")
             self._known[row.id, row.version] = [
                 TrackEffort(
@@ -176,19 +176,19 @@ class EffortReader:
 
 
 def distance(edit: Edit) -> float:
-    """0 for the same mask, 1 for one that has nothing in common with the predicted one, or where that is lost."""
+    """0 for the same mask, 1 for one with no overlap with the predicted one, or if that is no longer stored."""
     if edit.predicted is None or edit.predicted["size"] != edit.left["size"]:
         return 1.0
     return 1.0 - rle.iou(_rle(edit.predicted), _rle(edit.left))
 
 
 def total(tracks: Iterable[TrackEffort]) -> Effort:
-    """All of them together."""
+    """The sum over all of them."""
     return _sum(track.effort for track in tracks)
 
 
 def by_version(tracks: Iterable[TrackEffort]) -> list[VersionEffort]:
-    """What tracks cost, by the version that predicted them, the one that came first in front."""
+    """The cost of tracks by the version that predicted them, earliest version first."""
     groups: dict[str, list[TrackEffort]] = {}
     for track in tracks:
         if track.model_version:

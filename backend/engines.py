@@ -1,4 +1,4 @@
-"""Offered engines: TRAJSEG_MODEL and those of TRAJSEG_ENGINES; a project or a request chooses among them alone."""
+"""Offered engines: TRAJSEG_MODEL and TRAJSEG_ENGINES; projects and requests can choose only from these."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ChosenEngine:
     """The engine of a job: its name (empty: TRAJSEG_MODEL), and the model version that its predictions carry.
 
     Args:
-        second: the name of the engine to compare it with when tasks are pre-labelled; empty: none.
+        second: the name of the engine to compare with when pre-labelling; empty: none.
     """
 
     name: str
@@ -25,15 +25,15 @@ class ChosenEngine:
 
     @property
     def params(self) -> dict[str, Any]:
-        """What a job's params say of it."""
+        """The corresponding job params."""
         return {"engine": self.name} if self.name else {}
 
 
 @dataclass(frozen=True)
 class OfferedEngines:
-    """Model versions of the engines on offer by name, the default one first.
+    """Model versions of the offered engines by name, the default one first.
 
-    A request never names anything to be imported or read from disk that the operator has not listed.
+    A request can never cause an import or a file read that the operator has not listed.
     """
 
     default: str
@@ -41,7 +41,7 @@ class OfferedEngines:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> OfferedEngines:
-        """Raises CheckpointError where an engine cannot be imported, InputError where two have one model version."""
+        """Raises CheckpointError if an engine cannot be imported, InputError if two share a model version."""
         names = dict.fromkeys((settings.model, *settings.engines))
         versions = {name: model_version_of(name) for name in names}
         for name, version in versions.items():
@@ -49,28 +49,28 @@ class OfferedEngines:
             if twin != name:
                 raise InputError(
                     f"The engines {twin} and {name} both have the model version {version}.",
-                    "Take one of them out of TRAJSEG_ENGINES: their predictions could not be told apart.",
+                    "Remove one of them from TRAJSEG_ENGINES: their predictions would be indistinguishable.",
                 )
         return cls(settings.model, versions)
 
     def checked(self, name: str) -> str:
-        """The name, empty for the default engine; InputError where it is not on offer."""
+        """The name, empty for the default engine; raises InputError if it is not offered."""
         name = name.strip()
         if name and name not in self.versions:
             raise InputError(
-                f"There is no engine {name[:100]!r} on offer; there are {', '.join(self.versions)}.",
+                f"The engine {name[:100]!r} is not offered here; available: {', '.join(self.versions)}.",
                 "Choose one of them, or add it to TRAJSEG_ENGINES of backend and workers.",
             )
         return "" if name == self.default else name
 
     def base(self, name: str) -> str:
-        """The model version of an engine without any project's adapter; raises as `checked`."""
+        """The model version of an engine without a project's adapter; raises as `checked` does."""
         return self.versions[self.checked(name) or self.default]
 
     def chosen(self, store: Store, project: Project | None, name: str = "") -> ChosenEngine:
-        """The engine for a job: the requested one, else the project's, else the default; raises as `checked`.
+        """The engine for a job: the requested one, else the project's, else the default; raises as `checked` does.
 
-        Its model version has the adapter that serves the project now.
+        Its model version includes the adapter that serves the project now.
         """
         second = project.second_engine if project and not name else ""
         name = self.checked(name or (project.engine if project else ""))
@@ -78,16 +78,16 @@ class OfferedEngines:
         return ChosenEngine(name, served, self.second(name, second))
 
     def second(self, name: str, second: str) -> str:
-        """The full name of the engine to compare another one with, empty for none.
+        """The full name of the engine to compare another one with; empty for none.
 
         Raises:
-            InputError: it is not on offer, or is the same.
+            InputError: it is not offered, or it is the same engine.
         """
         if not second:
             return ""
         full = self.checked(second) or self.default
         if full == (name or self.default):
             raise InputError(
-                f"The engine {full} would be compared with itself.", "Name another one of those on offer to compare."
+                f"The engine {full} would be compared with itself.", "Choose another offered engine to compare with."
             )
         return full

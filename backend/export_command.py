@@ -1,6 +1,6 @@
-"""The command `trajseg export`: a project's tracks, or those of one result, in the form of a data set.
+"""The command `trajseg export`: writes a project's tracks, or those of one result, in a data set format.
 
-It stands in the backend, since a project is read through the store and its videos through the backend's fetcher.
+It lives in the backend because a project is read through the store and its videos through the backend's fetcher.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @click.option("--project", type=click.IntRange(1), help="Label Studio's id of a project to export.")
 @click.option("--format", "name", help="See docs/export.md; --list names all.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write to; new or empty.")
-@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Write the videos' frames, too.")
+@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Also write the videos' frames.")
 @click.option("--annotated-only", is_flag=True, help="Only tasks that a person has annotated.")
-@click.option("--video", type=click.Path(dir_okay=False, path_type=Path), help="Of RESULT, where it has moved.")
-@click.option("--list", "listed", is_flag=True, help="List the formats and end.")
+@click.option("--video", type=click.Path(dir_okay=False, path_type=Path), help="RESULT's video, if it has moved.")
+@click.option("--list", "listed", is_flag=True, help="List the formats and exit.")
 @click.option("--adapter", hidden=True)
 @click.option("--checkpoint", hidden=True)
 @click.option("--half", is_flag=True, hidden=True)
@@ -41,10 +41,10 @@ def export(
     checkpoint: str | None,
     half: bool,
 ) -> None:
-    """Write mask tracks in the form of a data set: those of a project, or those of RESULT, a tracks.json.
+    """Write mask tracks in a data set format: those of a project, or those of RESULT, a tracks.json.
 
-    A project's tracks are what stands after persons have corrected them. Videos that cannot be fetched are named and
-    left out, and the exit code is 1 then.
+    A project's tracks include people's corrections. Videos that cannot be fetched are listed and left out, and the
+    exit code is then 1.
     """
     from trajseg.tracks.formats import format_names, load_format
 
@@ -61,7 +61,7 @@ def export(
     kind = load_format(name)
     if project is not None:
         if video is not None:
-            raise click.UsageError("--video goes with RESULT; a project's videos are those of its tasks.")
+            raise click.UsageError("--video requires RESULT; a project's videos are those of its tasks.")
         report = _project(project, kind, out, pictures, annotated_only)
         _say(report, out)
     elif result is not None:

@@ -1,4 +1,4 @@
-"""Export of a project: what stands in the store, task by task, through an export format."""
+"""Export of a project: writes the current tracks of each task in an export format."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from trajseg.tracks.formats.native import Native
 from trajseg.video import Clip, open_clip
 
 Videos = Callable[[str], AbstractContextManager[Path]]
-"""Gives the video of a task, by its address, as a file; raises InputError or ServiceError where it cannot."""
+"""Opens a task's video, by its address, as a file; raises InputError or ServiceError if that fails."""
 HASHED_BYTES = 1 << 20
 
 
 @dataclass
 class ExportReport:
-    """What an export has written and what it could not.
+    """What an export wrote and what it left out.
 
     Attributes:
-        clips: written.
-        skipped: (task or video, reason) of each that was left out.
-        verdicts: written tracks by what persons made of them; see StandingTrack.verdict.
+        clips: number written.
+        skipped: (task or video, reason) for each one left out.
+        verdicts: written tracks by what people made of them; see StandingTrack.verdict.
     """
 
     clips: int = 0
@@ -38,16 +38,16 @@ class ExportReport:
     verdicts: Counter[str] = field(default_factory=Counter)
 
     def skipped_text(self) -> str:
-        """A line for each that was left out."""
+        """One line for each that was left out."""
         return "".join(f"{name}: {reason}\n" for name, reason in self.skipped)
 
 
 class ProjectExport:
-    """Writes the tasks of one project, one at a time.
+    """Exports the tasks of one project, one at a time.
 
     Args:
         project_id: the store's own.
-        videos: where the format writes pictures; without it only masks are exported.
+        videos: needed if the format writes pictures; without it only masks are exported.
         annotated_only: leave out tasks that nobody has annotated.
     """
 
@@ -59,11 +59,11 @@ class ProjectExport:
         self.report = ExportReport()
 
     def __len__(self) -> int:
-        """Tasks to look at."""
+        """Number of tasks to export."""
         return len(self.standing.task_ids(self.project_id))
 
     def write(self, writer: TrackFormat) -> Iterator[int]:
-        """Write all tasks; yields after each how many were looked at. Call `writer.finish` after it.
+        """Writes all tasks; yields the number processed after each. Call `writer.finish` afterwards.
 
         Raises:
             InputError: the format cannot write one of the clips.
@@ -97,7 +97,7 @@ class ProjectExport:
 
 
 def fetched_videos(settings: Settings) -> Videos:
-    """Videos by the backend's fetcher, under the policy of the settings."""
+    """Videos from the backend's fetcher, under the policy in the settings."""
     policy, cache = FetchPolicy.from_settings(settings), settings.data_dir / "downloads"
     return lambda address: fetched(address, cache, policy)
 
@@ -105,12 +105,12 @@ def fetched_videos(settings: Settings) -> Videos:
 def export_corrections(
     store: Store, settings: Settings, project_id: int, out: Path, looked_at: Callable[[int, int], None] | None = None
 ) -> ExportReport:
-    """Write a project's annotated tasks as `corrections:OUT`, for a training.
+    """Writes a project's annotated tasks as `corrections:OUT`, for training.
 
     Args:
         project_id: the store's own.
         out: new or empty.
-        looked_at: called with (tasks looked at, tasks in all); what it raises ends the export.
+        looked_at: called with (tasks processed, tasks in total); an exception from it ends the export.
 
     Raises:
         InputError: the folder is not empty.
@@ -125,7 +125,7 @@ def export_corrections(
 
 
 def labelled_clip(task: StandingTask, clip: Clip | None, identity: str) -> LabelledClip:
-    """A task as the formats take it.
+    """A task in the form that export formats take.
 
     Raises:
         InputError: the video is not the one that was labelled.

@@ -1,9 +1,8 @@
-"""The learning curve of a project: how good its versions became with how many corrections, and what more would bring.
+"""A project's learning curve: how J&F grew with the number of corrections, and what more of them would bring.
 
-J&F on the held-out videos is taken to grow with the logarithm of the number of corrected videos: a line is fitted
-through what the base reached without any and what each training reached. A training is worth it when the gain that
-the line promises is larger than what chance can make of it: the confidence interval that was measured last, which
-narrows with the square root of the number of held-out videos.
+J&F on the held-out videos is modelled as linear in the logarithm of the number of corrected videos, fitted to the
+base's score and that of each training. A training is worthwhile if the predicted gain exceeds the noise: the most
+recent confidence interval, which narrows with the square root of the number of held-out videos.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from backend.store.models import ModelVersion
 from trajseg.data.corrections import HELD_OUT_SHARE
 
 MIN_HELD_OUT = 3
-"""Held-out videos without which the gate gives no answer, as trajseg.training.gate has it."""
+"""Fewest held-out videos with which the gate decides; the same as in trajseg.training.gate."""
 FARTHEST = 10
-"""So many times the corrected videos of the last training a line is trusted to reach."""
+"""How far the line is extrapolated, as a multiple of the last training's number of corrected videos."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One training that the gate has measured.
+    """One training measured by the gate.
 
     Args:
-        videos: corrected videos that it had, held-out ones among them.
-        held_out: of these.
+        videos: corrected videos that it used, held-out ones included.
+        held_out: those of them that were held out.
         served, candidate: mean J&F on them, 0 to 1, of the version that served and of the new one.
         from_base: the base served.
         gain: candidate - served.
-        reach: how far the lower end of the gain's confidence interval lies below it.
+        reach: distance from the gain to the lower end of its confidence interval.
         promoted: by the gate.
     """
 
@@ -55,7 +54,7 @@ class Advice:
     """How many more videos to correct before the next training.
 
     Args:
-        videos: 0: train now; None: nothing that has been measured says so.
+        videos: 0: train now; None: no estimate is possible from the measurements.
         words: for people.
     """
 
@@ -64,7 +63,7 @@ class Advice:
 
 
 def curve(versions: Sequence[ModelVersion]) -> list[CurvePoint]:
-    """The trainings of one project that were measured, the oldest first."""
+    """The measured trainings of one project, oldest first."""
     points = []
     for version in sorted(versions, key=lambda version: version.number):
         decision: Mapping[str, Any] = version.manifest.get("decision") or {}
@@ -72,7 +71,7 @@ def curve(versions: Sequence[ModelVersion]) -> list[CurvePoint]:
         pairs, gain = decision.get("project") or (), decision.get("gain")
         if not pairs or not gain or not clips:
             continue
-        # Several tasks may be about one video.
+        # Several tasks may be about the same video.
         videos = {clip.get("identity") or clip.get("name") for clip in clips}
         points.append(
             CurvePoint(
@@ -91,19 +90,19 @@ def curve(versions: Sequence[ModelVersion]) -> list[CurvePoint]:
 
 
 def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
-    """How many more videos of a project should be corrected before it is worth training.
+    """How many more videos of a project should be corrected before the next training is worthwhile.
 
     Args:
-        points: of its curve.
-        corrected: videos that people have corrected up to now.
+        points: of the project's curve.
+        corrected: videos that people have corrected so far.
     """
     if not points:
         missing = max(0, math.ceil(MIN_HELD_OUT / HELD_OUT_SHARE) - corrected)
         if missing:
             return Advice(
                 missing,
-                f"about {missing} more corrected {_videos(missing)}: {corrected} of about {missing + corrected} that "
-                "a first comparison needs.",
+                f"about {missing} more corrected {_videos(missing)}: {corrected} of about {missing + corrected} needed "
+                "for a first comparison.",
             )
         return Advice(0, f"worth a first training: {corrected} videos are corrected.")
     last = points[-1]
@@ -111,7 +110,7 @@ def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
     now = max(corrected, 1)
     shown = f"the last training, on {last.videos} videos, brought {last.gain:+.3f} J&F"
     if slope <= 0:
-        return Advice(None, f"the curve so far gives no number: {shown}, and it does not rise with more corrections.")
+        return Advice(None, f"no estimate is possible: {shown}, and the curve does not rise with more corrections.")
     standing = last.candidate if last.promoted else last.served
     for videos in range(now, FARTHEST * max(last.videos, now) + 1):
         gain = start + slope * math.log1p(videos) - standing
@@ -119,18 +118,18 @@ def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
             more = videos - corrected
             if more <= 0:
                 return Advice(
-                    0, f"worth training now: {shown}, and the curve promises {gain:+.3f} with {corrected} videos."
+                    0, f"worth training now: {shown}, and the curve predicts {gain:+.3f} with {corrected} videos."
                 )
             return Advice(
-                more, f"about {more} more corrected {_videos(more)}: {shown}; with {videos} it promises {gain:+.3f}."
+                more, f"about {more} more corrected {_videos(more)}: {shown}; with {videos} it predicts {gain:+.3f}."
             )
     return Advice(
-        None, f"not with {FARTHEST} times as many corrections, as far as the curve tells: {shown}. Try another base."
+        None, f"not even with {FARTHEST} times as many corrections, according to the curve: {shown}. Try another base."
     )
 
 
 def _line(points: Sequence[CurvePoint]) -> tuple[float, float]:
-    """Slope and start of J&F over log(1 + videos)."""
+    """Slope and intercept of J&F over log(1 + videos)."""
     base = [(0, point.served) for point in points if point.from_base][:1]
     known = [*base, *((point.videos, point.candidate) for point in points)]
     places = np.log1p([videos for videos, _ in known])

@@ -1,4 +1,4 @@
-"""Log lines, tracebacks and messages without secrets under every host of the backend; as text, or as JSON by job."""
+"""Log lines, tracebacks and messages without secrets, under every host of the backend; as text, or as JSON with job."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from types import TracebackType
 from backend.settings import Settings
 
 HOSTS = ("", "gunicorn.error", "gunicorn.access", "waitress", "werkzeug", "rq.worker", "label_studio_ml")
-"""Loggers that a host may have given handlers of their own; the first is the root."""
+"""Loggers to which a host may have added handlers; the first is the root."""
 _NAMED_JOB = re.compile(r"\bjob ([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\b")
 _job: ContextVar[str] = ContextVar("job", default="")
 
 
 @contextmanager
 def logged_job(job_id: str) -> Iterator[None]:
-    """What this thread logs meanwhile is about this job."""
+    """Everything that this thread logs inside is attributed to this job."""
     token = _job.set(job_id)
     try:
         yield
@@ -33,10 +33,10 @@ def logged_job(job_id: str) -> Iterator[None]:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record, its traceback too, and takes the secrets of the settings out of it.
+    """Formats a record with its traceback, and removes the secrets of the settings.
 
     Args:
-        inner: writes the line; by default one of `form` and `date_form`.
+        inner: formats the line; built from `form` and `date_form` by default.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class JsonFormatter(logging.Formatter):
         self._settings = settings
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; `job` is the one that the message names, else the one at hand; left out where there is none."""
+        """The line; `job` is the job named in the message, else the current one; omitted if there is none."""
         message = record.getMessage()
-        # Deliveries are made in a thread of their own, and name their job.
+        # Deliveries run in a thread of their own, and name their job.
         named = _NAMED_JOB.search(message)
         form = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -79,9 +79,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(settings: Settings, form: str, level: int, date_form: str | None = None) -> None:
-    """Send the log of this process to stderr, once, as JSON where the settings say so, else in this form.
+    """Sends this process's log to stderr, once: as JSON if the settings say so, else in this format.
 
-    What ends the process is redacted too; see `redact_logs`.
+    A fatal error is redacted too; see `redact_logs`.
     """
     handler = logging.StreamHandler()
     json_lines = settings.log_format == "json"
@@ -91,9 +91,9 @@ def log_to_stderr(settings: Settings, form: str, level: int, date_form: str | No
 
 
 def redact_logs(settings: Settings) -> None:
-    """Take secrets out of whatever this process logs, by handlers of its host as well, and of unforeseen errors.
+    """Removes secrets from everything this process logs, including through its host's handlers, and from fatal errors.
 
-    Where no handler is there, warnings go to stderr by logging's last resort, which is covered too.
+    Without any handler, warnings go to stderr through logging's last resort, which is covered too.
     """
     handlers = {handler for name in HOSTS for handler in logging.getLogger(name).handlers}
     if logging.lastResort is not None:

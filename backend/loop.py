@@ -1,4 +1,4 @@
-"""A loop: something that is done again and again in a thread of its own, whatever happens."""
+"""A loop: calls a function periodically in its own thread, whatever happens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ log = logging.getLogger("trajseg.loop")
 
 
 class Loop:
-    """Calls `turn` every so many seconds, from `start` to `stop`; what it raises is logged.
+    """Calls `turn` every `seconds` from `start` to `stop`; exceptions are logged.
 
     Attributes:
-        failures: turns that raised.
+        failures: calls that raised.
     """
 
     def __init__(self, name: str, turn: Callable[[], object], seconds: float) -> None:
@@ -26,15 +26,15 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin, with a first turn at once."""
+        """Starts, with a first call at once."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Have the next turn at once."""
+        """Triggers the next call at once."""
         self._woken.set()
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End after the turn that is under way, or leave it to itself after so many seconds."""
+        """Stops after the current call, or abandons it after `seconds`."""
         self._stopped.set()
         self._woken.set()
         if self._thread.is_alive():
@@ -46,7 +46,7 @@ class Loop:
             try:
                 self._turn()
             except Exception:
-                # Whatever it was, the next turn must come.
+                # Whatever went wrong, the loop must continue.
                 self.failures += 1
                 log.exception("%s: a turn failed", self.name)
             self._woken.wait(self._seconds)

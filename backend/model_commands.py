@@ -1,4 +1,4 @@
-"""The commands `trajseg finetune` and `trajseg models`: train a project's model, look at its versions, choose one."""
+"""The commands `trajseg finetune` and `trajseg models`: train a project's model, list its versions, choose one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PROJECT = click.option("--project", type=click.IntRange(1), required=True, help=
 
 @click.command()
 @PROJECT
-@click.option("--steps", type=click.IntRange(1), help="Of the training [by the base's size].")
+@click.option("--steps", type=click.IntRange(1), help="Training steps [by the base's size].")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def finetune(project: int, steps: int | None, seed: int) -> None:
-    """Have a project's model trained on its corrections, as Start Training in Label Studio does.
+    """Train a project's model on its corrections, as Start Training in Label Studio does.
 
-    A worker does it when no other job waits. The version is promoted only if it is better on videos that were held
-    out of the training.
+    A worker runs it when no other job is waiting. The version is promoted only if it is better on videos held out from
+    the training.
     """
     from backend.store.params import FinetuneParams
 
@@ -35,13 +35,13 @@ def finetune(project: int, steps: int | None, seed: int) -> None:
 
 @click.group()
 def models() -> None:
-    """Versions of projects' models: list them, look at one, promote one, roll back."""
+    """Versions of projects' models: list, show, promote, roll back."""
 
 
 @models.command("list")
 @click.option("--project", type=click.IntRange(1), help="Label Studio's id of a project [all].")
 def list_(project: int | None) -> None:
-    """List versions, the newest first; `*` marks the one that serves."""
+    """List versions, newest first; `*` marks the one that serves."""
     from rich.console import Console
     from rich.table import Table
 
@@ -55,14 +55,14 @@ def list_(project: int | None) -> None:
         if versions:
             Console(soft_wrap=True).print(table)
         else:
-            click.echo(f"Nothing has been trained; {backend.service.model_version} serves.")
+            click.echo(f"No version has been trained; {backend.service.model_version} serves.")
 
 
 @models.command()
 @PROJECT
 @click.argument("number", type=click.IntRange(1))
 def show(project: int, number: int) -> None:
-    """Print all that is known of version NUMBER as JSON: data, recipe, figures, decision."""
+    """Print everything known about version NUMBER as JSON: data, recipe, figures, decision."""
     with _backend(project) as (backend, found):
         version = backend.store.versions.version(found.id, number)
         form = {
@@ -80,18 +80,18 @@ def show(project: int, number: int) -> None:
 @PROJECT
 @click.argument("number", type=click.IntRange(1))
 def promote(project: int, number: int) -> None:
-    """Have version NUMBER serve from the next job on, whatever the gate said of it."""
+    """Make version NUMBER serve from the next job on, whatever the gate decided."""
     with _backend(project) as (backend, found):
         version, again = backend.service.models.promote(found.id, number)
         click.echo(f"{version.name} is {version.state} and serves from the next job on.")
         if again:
-            click.echo(f"It labels {len(again)} tasks again that nobody has annotated.")
+            click.echo(f"It relabels {len(again)} unannotated tasks.")
 
 
 @models.command()
 @PROJECT
 def rollback(project: int) -> None:
-    """Take the version that serves out; the one before it serves from the next job on."""
+    """Take the serving version out of service; the one before it serves from the next job on."""
     with _backend(project) as (backend, found):
         out, serving = backend.service.models.rollback(found.id)
         click.echo(f"{out.name} is rolled back; {serving.name if serving else out.base} serves from the next job on.")

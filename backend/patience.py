@@ -1,4 +1,4 @@
-"""Patience: a deadline for requests as a whole, whatever trickles in; httpx limits each read alone."""
+"""Patience: a total deadline for requests, however slowly data arrives; httpx only limits single reads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ SILENCE_SECONDS = 30.0
 TICK_SECONDS = 1.0
 
 Tick = Callable[[], None]
-"""Called about once a second while a video is downloaded; what it raises ends the download."""
+"""Called about once a second during a download; an exception from it ends the download."""
 
 
 class DeadlineError(Exception):
-    """The requests as a whole took too long, however busily it went on."""
+    """The requests took too long in total, even though data kept arriving."""
 
 
 class Patience:
-    """How long a download, or other requests, may still take in all.
+    """The time left for a download or other requests.
 
     Args:
-        seconds: in all, from now on.
-        tick: called about once a second, also while nothing arrives.
+        seconds: total, from now on.
+        tick: called about once a second, even while nothing arrives.
     """
 
     def __init__(self, seconds: float, tick: Tick = lambda: None) -> None:
@@ -36,7 +36,7 @@ class Patience:
         self._ticked = time.monotonic()
 
     def left(self) -> float:
-        """Seconds that are left. Raises DeadlineError when there are none, and whatever `tick` raises."""
+        """Seconds left. Raises DeadlineError if there are none, and anything that `tick` raises."""
         now = time.monotonic()
         if now - self._ticked >= TICK_SECONDS:
             self._ticked = now
@@ -47,7 +47,7 @@ class Patience:
 
 
 class PatientStream(httpcore.NetworkStream):
-    """A connection whose every read and write keeps to the download's deadline, headers and TLS too."""
+    """A connection whose reads and writes all respect the deadline, including headers and TLS."""
 
     def __init__(self, stream: httpcore.NetworkStream, patience: Patience) -> None:
         self._stream = stream
@@ -80,7 +80,7 @@ class PatientStream(httpcore.NetworkStream):
 
 
 class _PatientNetwork(httpcore.SyncBackend):
-    """Connects as usual; every read and write keeps to one deadline."""
+    """Connects as usual; all reads and writes respect one deadline."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -102,6 +102,6 @@ def patient_transport(context: ssl.SSLContext, patience: Patience | None) -> htt
     """httpx's own transport, whose requests all end at the deadline of `patience` with DeadlineError."""
     transport = httpx.HTTPTransport(verify=context)
     if patience is not None:
-        # httpx has no total time limit, and hides the pool that could be given one.
+        # httpx has no total timeout, and hides the pool on which one could be set.
         transport._pool = httpcore.ConnectionPool(ssl_context=context, network_backend=_PatientNetwork(patience))
     return transport

@@ -1,4 +1,4 @@
-"""Files and folders that only their owner may read: the store, key frames, downloads, secrets."""
+"""Files and folders that only their owner may read: the store, shown frames, downloads, secrets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 KEPT = ("media", "downloads", "training", "models", "valkey", "secret_key", "api_token", "trajseg.db")
-"""What lies in a data folder, as far as it is nobody else's business."""
+"""Contents of a data folder that must be private."""
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder, missing parents too, that only its owner may enter; one that is there keeps its mode."""
+    """Creates a folder, with missing parents, that only its owner may enter; an existing one keeps its mode."""
     if not path.is_dir():
         private_folder(path.parent)
         path.mkdir(exist_ok=True, mode=FOLDER_MODE)
@@ -21,7 +21,7 @@ def private_folder(path: Path) -> Path:
 
 
 def private_file(path: Path) -> Path:
-    """Make an empty file that only its owner may read, where there is none; then as `tighten`."""
+    """Creates an empty file that only its owner may read, if there is none; then `tighten`s it."""
     private_folder(path.parent)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
@@ -30,9 +30,9 @@ def private_file(path: Path) -> Path:
 
 
 def tighten(path: Path) -> None:
-    """Take a file or folder of ours from group and others, where an earlier version left it open to them.
+    """Removes group and other access to a file or folder of ours that an earlier version left open.
 
-    Nothing happens where it is not there, or belongs to somebody else.
+    Does nothing if it does not exist or belongs to another user.
     """
     with suppress(OSError):
         mode = path.stat().st_mode
@@ -41,7 +41,7 @@ def tighten(path: Path) -> None:
 
 
 def tighten_all(data_dir: Path) -> None:
-    """`tighten` everything in a data folder that an earlier version made."""
+    """`tighten`s everything that an earlier version created in a data folder."""
     for name in KEPT:
         tighten(data_dir / name)
     for side_file in data_dir.glob("trajseg.db-*"):
@@ -49,5 +49,5 @@ def tighten_all(data_dir: Path) -> None:
 
 
 def private_umask() -> None:
-    """Whatever this process makes from now on is its owner's alone."""
+    """Everything this process creates from now on is private to its owner."""
     os.umask(0o077)

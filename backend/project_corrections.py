@@ -1,6 +1,6 @@
-"""A project's corrections as a folder, for `corrections:PROJECT` where a data set is named by number.
+"""A project's corrections as a folder, for data sets named `corrections:NUMBER`.
 
-trajseg finds `corrections_folder` by the entry point group `trajseg.corrections`: it does not know the backend.
+trajseg finds `corrections_folder` through the entry point group `trajseg.corrections`: it does not import the backend.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from backend.store.standing import Standing
 from trajseg.errors import InputError
 
 KEPT_DAYS = 7.0
-"""An export that nobody has opened for so long is deleted when another one is written."""
+"""An export unused for this long is deleted when another one is written."""
 
 
 def corrections_folder(number: int) -> Path:
-    """The corrections of Label Studio's project `number` as they stand, in the form of `trajseg export`.
+    """The current corrections of Label Studio project `number`, in the format of `trajseg export`.
 
-    The same folder as before where nothing has changed since. Tasks whose videos cannot be had are named on stderr.
+    The same folder as before if nothing has changed. Tasks whose videos are unavailable are listed on stderr.
 
     Raises:
         InputError: the project is not connected, or nobody has annotated any of its tasks.
@@ -44,7 +44,7 @@ def _exported(store: Store, settings: Settings, project_id: int, number: int) ->
     state = _state(store, project_id)
     if not state:
         raise InputError(
-            f"Nobody has annotated a task of project {number}, so there are no corrections.",
+            f"No task of project {number} has been annotated, so there are no corrections.",
             "Submit some tasks in Label Studio first.",
         )
     root = settings.data_dir / "datasets"
@@ -60,7 +60,7 @@ def _exported(store: Store, settings: Settings, project_id: int, number: int) ->
     for name, reason in report.skipped:
         click.echo(f"left out: {name}: {reason}", err=True)
     if report.skipped:
-        # What is missing today may be there tomorrow: not kept under the name of the whole.
+        # What is missing today may be available tomorrow, so this is not kept as the complete export.
         folder = folder.with_name(f"{folder.name}-{int(time.time())}")
     try:
         os.rename(partial, folder)
@@ -71,7 +71,7 @@ def _exported(store: Store, settings: Settings, project_id: int, number: int) ->
 
 
 def _state(store: Store, project_id: int) -> str:
-    """What changes with the project's standing tracks; empty where nobody has annotated."""
+    """Changes whenever the project's standing tracks do; empty if nothing is annotated."""
     rows = []
     for (_, task), annotation in sorted(Standing(store).annotations(project_id).items()):
         job_id = annotation.refine_job_id

@@ -1,7 +1,7 @@
 """The queue: jobs handed to workers through RQ on Redis or Valkey. Transport only; the store is the truth.
 
-Write access to Redis must not be enough to run code in a worker or in the backend. So a job in Redis is JSON, and all
-it can do is make a worker run one job of the store; see EntryJob.
+Write access to Redis must not be enough to run code in a worker or in the backend. So a job in Redis is JSON and can
+only make a worker run one job of the store; see EntryJob.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ from trajseg.errors import InputError, QueueError
 log = logging.getLogger("trajseg.queue")
 
 RUN = "worker.run.run"
-"""What a worker calls with the job's id, and nothing else; by name, since the backend never imports the worker."""
+"""The only function a worker calls, with the job's id; a name, since the backend never imports the worker."""
 CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
 QUIET_SECONDS = 3.0
-"""After a failure nothing is asked of Redis for so long, so that requests do not wait for it one by one."""
+"""After a failure, Redis is not asked for this long, so that requests do not each wait for it."""
 WORKERS = "trajseg:workers"
-"""Sorted set of the workers' names by their last heartbeat."""
+"""Sorted set of worker names by last heartbeat."""
 FIGURES = "trajseg:figures"
-"""Hash of what workers count."""
+"""Hash of the workers' counters."""
 GPU = "trajseg:gpu"
-"""Begins the key of a worker's GPU memory."""
+"""Prefix of the key of a worker's GPU memory."""
 FORGOTTEN_SECONDS = 3600
-"""A worker without a heartbeat for so long is taken out of the set."""
+"""A worker without a heartbeat for this long is removed from the set."""
 KEPT_SECONDS = 3600
-"""How long Redis remembers a run that crashed."""
+"""How long Redis remembers a crashed run."""
 
 
 class RefusedJobError(DeserializationError):
-    """A job in Redis that asks for something else than one run of a job of the store."""
+    """A job in Redis that asks for something other than one run of a job of the store."""
 
 
 class EntryJob(RqJob):
-    """An RQ job that can only ask for `RUN(job_id)`. Backend and workers read all jobs as this class.
+    """An RQ job that can only call `RUN(job_id)`. Backend and workers read all jobs as this class.
 
-    RQ by itself unpickles a job's data, and imports and calls whatever function and callbacks it names.
+    Plain RQ unpickles a job's data, and imports and calls whatever function and callbacks it names.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Some of RQ's own calls leave the serializer out, and its default is pickle.
+        # Some of RQ's own calls omit the serializer, and its default is pickle.
         self.serializer = JSONSerializer
 
     def restore(self, raw_data: Any) -> None:
@@ -72,7 +72,7 @@ class EntryJob(RqJob):
         except NoSuchJobError:
             raise
         except Exception as error:
-            # RQ's worker passes over a job that is not there, but ends at any other error.
+            # RQ's worker skips a missing job, but exits on any other error.
             log.error("job %s in Redis is refused: its record cannot be read (%s)", self.id, error)
             raise NoSuchJobError(f"Job {self.id} cannot be read.") from error
         self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
@@ -82,7 +82,7 @@ class EntryJob(RqJob):
         try:
             super().cleanup(*args, **kwargs)
         except InvalidJobOperation:
-            # RQ would take this for a failure of the job, whose result is in the store.
+            # RQ would treat this as a failure of the job, although its result is in the store.
             log.info("Redis was emptied while job %s ran", self.id)
 
     def _deserialize_data(self) -> None:
@@ -98,9 +98,9 @@ class JobQueue:
 
     Args:
         redis_url: `redis://`, `rediss://` or `unix://`.
-        job_timeout_seconds: RQ ends a longer run.
+        job_timeout_seconds: RQ ends longer runs.
 
-    All methods raise QueueError, quickly, when Redis does not answer. Safe to share between threads.
+    All methods raise QueueError, quickly, if Redis does not answer. Safe to share between threads.
     """
 
     def __init__(self, redis_url: str, job_timeout_seconds: int = 4 * 3600) -> None:
@@ -112,7 +112,7 @@ class JobQueue:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            # The words of the error may quote the password.
+            # The error's text may quote the password.
             raise InputError(
                 "REDIS_URL is not a Redis URL.",
                 "Write redis://host:6379/0, with special letters of a password percent-encoded.",
@@ -125,10 +125,10 @@ class JobQueue:
         self._quiet_until = 0.0
 
     def enqueue(self, job: Job, at_front: bool = False) -> None:
-        """Queue a job unless it is queued already; one that waits in another queue moves.
+        """Queues a job unless it is already queued; one waiting in another queue is moved.
 
         Args:
-            at_front: before the others in its queue; for a job that has begun already and was preempted.
+            at_front: ahead of the others in its queue; for a job that was started and preempted.
         """
         with self._asking():
             held = self._held(job.id)
@@ -139,16 +139,17 @@ class JobQueue:
                     return
                 _delete(held)
             else:
-                # A worker whose Redis was emptied during a job leaves half a record, which RQ takes for a queued job.
+                # A worker whose Redis was emptied during a job leaves a partial record, which RQ takes for a queued
+                # job.
                 self.connection.delete(EntryJob.key_for(job.id))
             try:
                 self._queues[job.queue].enqueue_call(RUN, **self._terms(job), unique=True, at_front=at_front)
             except DuplicateJobError:
-                # Somebody else queued it between our look and our write.
+                # Another process queued it between our read and our write.
                 return
 
     def enqueue_new(self, jobs: Sequence[Job]) -> None:
-        """Queue jobs that were never queued before, all in one round trip a queue."""
+        """Queues jobs that were never queued before, in one round trip per queue."""
         with self._asking():
             for name, queue in self._queues.items():
                 mine = [job for job in jobs if job.queue == name]
@@ -156,7 +157,7 @@ class JobQueue:
                     queue.enqueue_many(Queue.prepare_data(RUN, **self._terms(job)) for job in mine)
 
     def _terms(self, job: Job) -> dict[str, Any]:
-        """How RQ is to keep and run a job."""
+        """How RQ should store and run a job."""
         return {
             "args": (job.id,),
             "timeout": self.job_timeout_seconds,
@@ -167,7 +168,7 @@ class JobQueue:
         }
 
     def waiting(self) -> dict[str, set[str]]:
-        """The ids of the jobs that wait, by queue; one round trip, however many there are."""
+        """The ids of the waiting jobs, by queue; one round trip, however many there are."""
         with self._asking(), self.connection.pipeline(transaction=False) as pipeline:
             for queue in self._queues.values():
                 pipeline.lrange(queue.key, 0, -1)
@@ -175,7 +176,7 @@ class JobQueue:
         return {name: {job_id.decode() for job_id in ids} for name, ids in zip(self._queues, lists, strict=True)}
 
     def holds(self, job_id: str) -> bool:
-        """Whether a job waits in a queue, or is held by a live worker."""
+        """Whether a job is waiting in a queue or held by a live worker."""
         with self._asking():
             held = self._held(job_id)
             if held is None:
@@ -192,14 +193,14 @@ class JobQueue:
             return held is not None and self._is_started(held)
 
     def remove(self, job_id: str) -> None:
-        """Take a waiting job out; a running one learns it from the store."""
+        """Removes a waiting job; a running one sees the cancellation in the store."""
         with self._asking():
             held = self._held(job_id)
             if held is not None and held.get_status(refresh=False) != JobStatus.STARTED:
                 _delete(held)
 
     def clean(self) -> None:
-        """Let RQ notice runs whose worker died; an idle worker does not do so by itself."""
+        """Makes RQ notice runs whose worker died; an idle worker does not do so itself."""
         with self._asking():
             for name in QUEUES:
                 try:
@@ -207,22 +208,22 @@ class JobQueue:
                 except RedisError:
                     raise
                 except Exception:
-                    # RQ trips over one record that has expired; the store finds the lost jobs all the same.
+                    # RQ fails on a single expired record; the store finds the lost jobs anyway.
                     log.warning("RQ cannot clean the queue %s", name, exc_info=True)
 
     def depths(self) -> dict[str, int]:
-        """How many jobs wait in each queue."""
+        """The number of waiting jobs in each queue."""
         with self._asking():
             return {name: queue.count for name, queue in self._queues.items()}
 
     def beat(
         self, name: str, figures: Mapping[str, float] = MappingProxyType({}), gpu: tuple[int, int] | None = None
     ) -> None:
-        """Note that the worker of this name is alive, by Redis's clock.
+        """Records a worker's heartbeat, on Redis's clock.
 
         Args:
-            figures: what is to be added to the figures of all workers, see `figures`.
-            gpu: bytes of its GPU's memory that are used, and that there are.
+            figures: added to the figures of all workers, see `figures`.
+            gpu: bytes of its GPU's memory in use, and in total.
         """
         with self._asking():
             moment: Any = self.connection.time()
@@ -236,7 +237,7 @@ class JobQueue:
                 pipeline.execute()
 
     def figures(self) -> dict[tuple[str, str, str], float]:
-        """What workers have counted since Redis was emptied, by (kind, "seconds" or "runs", stage)."""
+        """The workers' counters since Redis was emptied, by (kind, "seconds" or "runs", stage)."""
         with self._asking():
             held: Any = self.connection.hgetall(FIGURES)
         figures = {}
@@ -247,7 +248,7 @@ class JobQueue:
         return figures
 
     def gpus(self) -> dict[str, tuple[int, int]]:
-        """Bytes of GPU memory that are used, and that there are, by the name of each worker with a GPU."""
+        """Bytes of GPU memory in use and in total, by the name of each worker with a GPU."""
         with self._asking():
             moment: Any = self.connection.time()
             names: Any = self.connection.zrangebyscore(WORKERS, moment[0] - 3 * HEARTBEAT_SECONDS, "+inf")
@@ -265,7 +266,7 @@ class JobQueue:
             self.connection.zrem(WORKERS, name)
 
     def workers(self) -> int:
-        """How many workers are alive: have sent a heartbeat within three periods. Killed ones drop out."""
+        """The number of live workers: those with a heartbeat within three periods. Killed ones drop out."""
         with self._asking():
             moment: Any = self.connection.time()
             return int(self.connection.zcount(WORKERS, moment[0] - 3 * HEARTBEAT_SECONDS, "+inf"))
@@ -276,7 +277,7 @@ class JobQueue:
             self.connection.ping()
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Closes all connections."""
         self.connection.close()
 
     def _held(self, job_id: str) -> EntryJob | None:
@@ -306,10 +307,10 @@ class JobQueue:
 
 
 def _delete(held: EntryJob) -> None:
-    """Delete a job's record in Redis, also where RQ cannot find the record of one of its runs any more."""
+    """Deletes a job's record in Redis, even if RQ can no longer find the record of one of its runs."""
     try:
         held.delete()
     except ValueError as error:
-        log.warning("job %s in Redis: %s; what is left of its runs is deleted", held.id, error)
+        log.warning("job %s in Redis: %s; the rest of its runs is deleted", held.id, error)
         held.connection.delete(ExecutionRegistry(job_id=held.id, connection=held.connection).key)
         held.delete()

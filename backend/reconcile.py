@@ -1,4 +1,4 @@
-"""The reconciler: what the store says is unfinished gets done, whatever became of the queue."""
+"""The reconciler: makes sure that unfinished work in the store gets done, whatever happened to the queue."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ log = logging.getLogger("trajseg.reconcile")
 Deliver = Callable[[], object]
 Read = Callable[[], Sequence[Job]]
 GRACE_SECONDS = 10.0
-"""What is younger is left to the request that enqueues it."""
+"""Younger jobs are left to the request that enqueues them."""
 SETTLE_SECONDS = 0.2
-"""A worker takes less from taking a job out of the queue to saying so in the store."""
+"""More than a worker needs between taking a job from the queue and recording that in the store."""
 ROWS_AT_ONCE = 500
 RETENTION_SECONDS = 3600.0
-"""How often finished jobs that nobody needs are looked for."""
+"""Interval between searches for finished jobs that can be deleted."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Reconciled:
     """What one round did.
 
     Attributes:
-        troubled: jobs that something unforeseen happened to; the round went on without them.
+        troubled: jobs for which an unexpected error occurred; the round continued without them.
     """
 
     enqueued: int = 0
@@ -44,11 +44,11 @@ class Reconciled:
 
 
 def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: float = GRACE_SECONDS) -> Reconciled:
-    """One round: lost runs are queued again, and what waits in the store alone is enqueued.
+    """One round: queues lost runs again, and enqueues jobs that are only in the store.
 
-    A job whose worker died `settings.max_runs` times is failed, since the next one would die of it too. Each job is
-    handled by itself: one that makes trouble is logged, counted and passed over. Safe to run in several processes
-    at once.
+    A job whose worker died `settings.max_runs` times is failed, since it would kill the next worker too. Jobs are
+    handled
+    one by one: an error in one is logged and counted, and the job is skipped. Safe to run in several processes.
 
     Args:
         grace_seconds: younger jobs are left alone.
@@ -61,7 +61,7 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
         except QueueError:
             raise
         except Exception:
-            log.exception("job %s is passed over in this round", job.id)
+            log.exception("job %s is skipped in this round", job.id)
             did["troubled"] += 1
 
     try:
@@ -80,7 +80,7 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
 
 
 def _recover(store: Store, queue: JobQueue, settings: Settings, job: Job) -> list[str]:
-    """A running job without heartbeat goes back into the queue, or fails where its worker has died too often."""
+    """Queues a running job without a heartbeat again, or fails it if its worker died too often."""
     if not store.runs.is_lost(job.id, job.run_token, settings.stale_after_seconds):
         return []
     if job.runs >= settings.max_runs:
@@ -97,10 +97,10 @@ def _recover(store: Store, queue: JobQueue, settings: Settings, job: Job) -> lis
 
 
 def _missing(store: Store, queue: JobQueue, grace_seconds: float) -> Iterator[Job]:
-    """Queued jobs of the store that do not wait in their queue.
+    """Queued jobs of the store that are missing from their queue.
 
-    Only ids are compared in every round, so that a long queue costs next to nothing. The store is asked first: a job
-    that begins between the two looks is missing for a moment, which is why the missing ones are looked at twice.
+    Each round compares ids only, so a long queue costs almost nothing. The store is read first: a job that starts
+    between the two reads looks missing for a moment, so missing jobs are checked twice.
     """
     if not _not_waiting(store, queue, grace_seconds):
         return
@@ -124,15 +124,15 @@ def _enqueue(queue: JobQueue, job: Job) -> list[str]:
 
 
 class Reconciler:
-    """Loops beside the backend that do not wait for each other, from `start` to `stop`.
+    """Background loops of the backend that do not wait for each other, from `start` to `stop`.
 
-    Lost and forgotten jobs go back into the queue; deliveries are made; annotations are read; old jobs are deleted. A
-    Label Studio that hangs holds up deliveries and annotations, and neither holds up the jobs.
+    They requeue lost and forgotten jobs, make deliveries, read annotations and delete old jobs. If Label Studio hangs,
+    deliveries and annotations wait, but the jobs do not.
 
     Args:
-        deliver: makes what deliveries are due; None leaves them alone.
-        read: reads annotations and returns the jobs that they ask for; None leaves annotations alone.
-        retire: deletes finished jobs that nobody needs; None keeps them all.
+        deliver: makes the deliveries that are due; None: no deliveries.
+        read: reads annotations and returns the jobs that follow; None: annotations are not read.
+        retire: deletes finished jobs that are no longer needed; None: keeps them all.
     """
 
     def __init__(
@@ -160,21 +160,21 @@ class Reconciler:
 
     @property
     def problems(self) -> dict[str, int]:
-        """By loop, how many turns failed; "jobs" counts jobs that a round had to pass over."""
+        """Failed rounds by loop; "jobs" counts jobs that a round had to skip."""
         return {"jobs": self.troubled, **{loop.name: loop.failures for loop in self._loops}}
 
     def start(self) -> None:
-        """Begin, with a first round at once."""
+        """Starts, with a first round at once."""
         for loop in self._loops:
             loop.start()
 
     def wake(self) -> None:
-        """Read annotations at once."""
+        """Reads annotations at once."""
         if self._annotations is not None:
             self._annotations.wake()
 
     def stop(self) -> None:
-        """End after the rounds that are under way."""
+        """Stops after the current rounds."""
         for loop in self._loops:
             loop.stop(0.0)
         for loop in self._loops:

@@ -1,4 +1,4 @@
-"""The backend as a server: waitress in front of the application, and the reconciler beside it."""
+"""The backend as a server: waitress in front of the application, and the reconciler in the background."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _NOT_ON_THIS_MACHINE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class BackendServer:
-    """Bound to its port once constructed; answers from `start` or `run` to `stop`.
+    """Bound to its port once constructed; serves from `start` or `run` until `stop`.
 
     Args:
         settings: `host`, `port` (0: any free one) and `threads` say how to listen.
 
     Raises:
-        InputError: an address that others reach, and no password.
+        InputError: the address is reachable by others and no password is set.
         ServiceError: the port is taken, or the store does not answer.
     """
 
     def __init__(self, settings: Settings) -> None:
         sockets = _listen(settings.host, settings.port)
         try:
-            # Bound, but nobody is listened to yet.
+            # Bound, but not accepting connections yet.
             auth.require_password(settings, [bound.getsockname()[0] for bound in sockets])
-            # Links to key frames carry the port, so it is known before anything is wired.
+            # Links to shown frames contain the port, so it must be known before anything is wired.
             port = sockets[0].getsockname()[1]
             self.settings = settings.model_copy(update={"port": port})
             self.backend = compose(self.settings)
@@ -47,21 +47,21 @@ class BackendServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, with the port in use."""
+        """The URL it listens on, with the actual port."""
         return f"http://{self.settings.host}:{self.settings.port}"
 
     def start(self) -> None:
-        """Answer from a thread."""
+        """Serves from a background thread."""
         self.backend.reconciler.start()
         self._thread.start()
 
     def run(self) -> None:
-        """Answer from this thread until `stop`, SIGINT or SIGTERM."""
+        """Serves from this thread until `stop`, SIGINT or SIGTERM."""
         self.backend.reconciler.start()
         self._server.run()
 
     def stop(self) -> None:
-        """Stop answering; requests under way get a few seconds."""
+        """Stops serving; requests in progress get a few seconds."""
         self._server.close()
         self._server.task_dispatcher.shutdown(timeout=5)
         self.backend.reconciler.stop()

@@ -1,4 +1,4 @@
-"""Every setting of the service, read from the environment; docs/settings.md is made from this class."""
+"""Every setting of the service, read from the environment; docs/settings.md is generated from this class."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from trajseg.video.decoding import MAX_FRAME_PIXELS
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 HEARTBEAT_SECONDS = 5.0
-"""How often a run says that it is alive, whatever its engine does meanwhile."""
+"""Interval of a run's heartbeats, whatever its engine is doing meanwhile."""
 SHORTEST_SECRET = 6
-"""Characters of the shortest secret that is blotted out of texts."""
+"""Shortest secret that is redacted, characters."""
 
 
 class Settings(BaseSettings):
-    """What can be set, by environment variable or keyword.
+    """All settings, from environment variables or keywords.
 
-    Variables have the prefix TRAJSEG_, but for the four that everybody spells the same way. Durations are
-    seconds, sizes are bytes. A list is written with commas between its members.
+    Variables have the prefix TRAJSEG_, except for four with conventional names. Durations are in seconds, sizes in
+    bytes. Lists are comma-separated.
     """
 
     model_config = SettingsConfigDict(
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     label_studio_url: str = Field(
         default="http://127.0.0.1:8080",
         validation_alias="LABEL_STUDIO_URL",
-        description="Where the backend and the worker reach Label Studio.",
+        description="Label Studio's address as seen from the backend and the worker.",
     )
     label_studio_api_key: SecretStr = Field(
         default=SecretStr(""),
@@ -64,27 +64,27 @@ class Settings(BaseSettings):
     model: str = Field(default="trajseg-tiny", description="Name of a shipped model, or a checkpoint folder.")
     engines: CommaSeparated = Field(
         default=(),
-        description="Further engines, named as TRAJSEG_MODEL is, that a project or a request may choose; "
-        "the same for backend and workers.",
+        description="Further engines, named as TRAJSEG_MODEL is, that a project or request may choose; "
+        "set the same for backend and workers.",
     )
     engine_memory_gb: float = Field(
         default=0.0,
         ge=0,
-        description="GB of memory for the engines that a worker holds at once: where they do not fit, the one not used "
-        "for longest leaves. 0: 0.9 of the GPU's memory, or half of the machine's where there is none.",
+        description="GB of memory for the engines that a worker keeps loaded. If they do not fit, the least recently "
+        "used one is unloaded. 0: 0.9 of the GPU's memory, or half of the machine's without a GPU.",
     )
     marks_model: str = Field(
         default="",
-        description="Draws what a box or a click marks: `mobile-sam`, or a folder with its encoder.onnx and sam.onnx. "
-        "Unset: the engine draws it, or colours where it cannot.",
+        description="Segments boxed or clicked objects: `mobile-sam`, or a folder with its encoder.onnx and sam.onnx. "
+        "Unset: the engine does, or colour segmentation if it cannot.",
     )
-    device: str = Field(default="", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU where there is one.")
+    device: str = Field(default="", description="`cpu`, `cuda`, `cuda:1` ...; unset: a GPU if there is one.")
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
         default="", description="Number format of the worker's weights; unset: the checkpoint's own."
     )
     four_bit: bool = Field(
         default=False,
-        description="The worker keeps the language model's layers in 4 bits; needs bitsandbytes.",
+        description="Load the language model's layers in 4 bits; needs bitsandbytes.",
     )
 
     worker_nice: int = Field(
@@ -97,80 +97,80 @@ class Settings(BaseSettings):
 
     host: str = Field(
         default="127.0.0.1",
-        description="Address that the backend listens on. Any but this machine's own needs Basic authentication.",
+        description="Address that the backend listens on. Any but a loopback address needs Basic authentication.",
     )
     port: int = Field(default=9090, ge=0, le=65535, description="Port that the backend listens on.")
     threads: int = Field(
         default=16,
         ge=2,
         le=256,
-        description="Threads that answer requests; an interactive request holds one.",
+        description="Threads that answer requests; an interactive request occupies one.",
     )
     public_url: str = Field(
         default="",
-        description="URL under which browsers and Label Studio reach the backend, written into links to key "
-        "frames. Unset: http://127.0.0.1 and the port.",
+        description="URL under which browsers and Label Studio reach the backend, written into links to "
+        "shown frames. Unset: http://127.0.0.1 and the port.",
     )
     allowed_hosts: CommaSeparated = Field(
         default=(),
-        description="Host names, beside those of TRAJSEG_PUBLIC_URL and LABEL_STUDIO_URL, under which the backend is "
-        "reached, such as its service name in Docker; `*.example.com` allowed. IP addresses always are.",
+        description="Host names, besides those of TRAJSEG_PUBLIC_URL and LABEL_STUDIO_URL, under which the backend is "
+        "reached, such as its service name in Docker; `*.example.com` allowed. IP addresses are always allowed.",
     )
     proxies: int = Field(
         default=0,
         ge=0,
         le=10,
-        description="Reverse proxies in front of the backend: so many entries of X-Forwarded-For are believed, and "
-        "wrong passwords are counted by the client's address.",
+        description="Reverse proxies in front of the backend: that many X-Forwarded-For entries are trusted, and "
+        "wrong passwords are counted per client address.",
     )
     basic_auth_user: str = Field(
-        default="", description="User name for Basic authentication; unset: no password is needed."
+        default="", description="User name for Basic authentication; unset: no password is required."
     )
     basic_auth_password: SecretStr = Field(default=SecretStr(""), description="Password for Basic authentication.")
     api_token: SecretStr = Field(
         default=SecretStr(""),
-        description="Token with which programs cancel and retry jobs (`Authorization: Bearer`). Unset: made once and "
+        description="Token that lets programs cancel and retry jobs (`Authorization: Bearer`). Unset: created once and "
         "kept in the data folder; `trajseg token` prints it.",
     )
     webhook_secret: SecretStr = Field(
         default=SecretStr(""),
-        description="Notices of Label Studio must carry it in the header X-Trajseg-Secret; `trajseg project create` "
-        "sets that up. Unset: none is needed, and notices are looked up in Label Studio all the same.",
+        description="Webhooks from Label Studio must carry it in the header X-Trajseg-Secret; `trajseg project create` "
+        "sets that up. Unset: not required; every notice is verified in Label Studio in any case.",
     )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Signs the links to key frames. Unset: made once and kept in the data folder; to be set "
-        "where backend and worker do not share that folder.",
+        description="Signs the links to shown frames. Unset: created once and kept in the data folder. Set it "
+        "if backend and worker do not share that folder.",
     )
     data_dir: Path = Field(
-        default=Path(".trajseg"), description="Folder for the store's file, key frames and downloads."
+        default=Path(".trajseg"), description="Folder for the store's file, shown frames and downloads."
     )
     max_request_bytes: int = Field(
         default=128 * 2**20,
         ge=2**16,
-        description="A larger request is refused. Label Studio sends all that a task has, masks too.",
+        description="Largest accepted request. Label Studio sends a task's whole content, including masks.",
     )
 
     interactive_wait_seconds: float = Field(
         default=20.0,
         ge=0,
         le=90,
-        description="How long a request typed in the page waits for its result before it is delivered as a "
+        description="How long an instruction typed on the page waits for its result before it is delivered as a "
         "prediction instead. Label Studio gives up after 100.",
     )
     media_link_hours: float = Field(
         default=24 * 30,
         gt=0,
-        description="Hours that a link to a key frame stays valid. Links in tasks are signed again after half of it, "
-        "as long as Label Studio has the task.",
+        description="Hours that a link to a shown frame stays valid. Links in tasks are re-signed after half of it, "
+        "as long as the task exists.",
     )
     deleted_task_days: float = Field(
         default=7.0,
         gt=0,
-        description="Days after which a task that Label Studio has no more loses its key frames here.",
+        description="Days after which the shown frames of a task deleted in Label Studio are deleted here.",
     )
     cors_origins: str = Field(
-        default="*", description="Access-Control-Allow-Origin on key frames; Label Studio's address, or `*`."
+        default="*", description="Access-Control-Allow-Origin on shown frames; Label Studio's address, or `*`."
     )
 
     replay_data: str = Field(
@@ -180,136 +180,133 @@ class Settings(BaseSettings):
     )
     base_data: str = Field(
         default="",
-        description="Data set on which a fine-tuned version must not get worse, as `--data` names it. Unset: what "
+        description="Data set on which a fine-tuned version must not get worse, as in `--data`. Unset: the one that "
         "the checkpoint names (`shapes:val` for trajseg-tiny).",
     )
     finetune_steps: int = Field(
-        default=0, ge=0, description="Steps of a training that names no number itself; 0: by the size of the base."
+        default=0, ge=0, description="Default number of training steps; 0: by the size of the base."
     )
     finetune_after: int = Field(
         default=0,
         ge=0,
-        description="A project is trained when so many tracks have been corrected since its last training; 0: only "
-        "when somebody asks.",
+        description="Train a project once this many tracks have been corrected since its last training; 0: only "
+        "on request.",
     )
     relabel_after_promotion: bool = Field(
         default=True,
-        description="Tasks that nobody has annotated are pre-labelled again by a promoted version, the most doubtful "
-        "first.",
+        description="Have a promoted version pre-label the unannotated tasks again, the most doubtful first.",
     )
 
     older_predictions: Literal["keep", "replace"] = Field(
         default="keep",
-        description="Predictions of a project's earlier model version, once a newer one has labelled the task again: "
-        "`keep` them beside it, or `replace` them: they are deleted after TRAJSEG_SUPERSEDED_HOURS.",
+        description="What happens to an earlier version's predictions once a newer one has relabelled the task: "
+        "`keep` them alongside, or `replace` them, which deletes them after TRAJSEG_SUPERSEDED_HOURS.",
     )
 
     view: Literal["mask", "box"] = Field(
         default="mask",
-        description="View for projects that trajseg creates; otherwise the label configuration tells.",
+        description="View for projects that trajseg creates; otherwise determined by the labelling configuration.",
     )
     review_strategy: str = Field(
         default="doubt",
-        description="What chooses the frames to look at: `doubt`, `even`, or an entry point of `trajseg.strategies`.",
+        description="Strategy for frames to review: `doubt`, `even`, or an entry point of `trajseg.strategies`.",
     )
     max_key_frames: int = Field(default=60, ge=2, le=300, description="Most frames of a clip shown for painting.")
-    key_frame_quality: int = Field(default=90, ge=30, le=100, description="JPEG quality of key frames.")
+    key_frame_quality: int = Field(default=90, ge=30, le=100, description="JPEG quality of shown frames.")
     key_frame_numbers: bool = Field(
-        default=True, description="Write each key frame's number into the lower left corner of its picture."
+        default=True, description="Draw each shown frame's number into the lower left corner of its picture."
     )
 
     media_hosts: CommaSeparated = Field(
         default=(),
-        description="Hosts, beside Label Studio, that videos may be fetched from; `*.example.com` allowed.",
+        description="Hosts, besides Label Studio, that videos may be fetched from; `*.example.com` allowed.",
     )
     media_dirs: CommaSeparated = Field(
-        default=(), description="Folders that a task's video may be a local path in; unset: no local paths."
+        default=(), description="Folders in which a task's video may be a local path; unset: no local paths."
     )
-    download_max_bytes: int = Field(default=4 * 2**30, gt=0, description="A larger video is refused.")
+    download_max_bytes: int = Field(default=4 * 2**30, gt=0, description="Largest accepted video.")
     download_days: float = Field(
         default=30.0,
         gt=0,
-        description="Days after which a fetched video that no job has used is deleted; it is fetched again when it is "
-        "needed. All of them together take at most five times TRAJSEG_DOWNLOAD_MAX_BYTES.",
+        description="Days after which an unused fetched video is deleted; it is fetched again when "
+        "needed. All fetched videos together take at most five times TRAJSEG_DOWNLOAD_MAX_BYTES.",
     )
-    download_timeout_seconds: float = Field(default=600.0, gt=0, description="A slower download is given up.")
+    download_timeout_seconds: float = Field(default=600.0, gt=0, description="Time limit for one download.")
     max_frame_pixels: int = Field(
         default=MAX_FRAME_PIXELS,
         gt=0,
-        description="A video whose pictures have more pixels is refused before they are decoded; so are larger masks. "
-        "Read from the environment alone.",
+        description="Most pixels in a frame: larger videos are rejected before decoding, and so are larger masks. "
+        "Read from the environment only.",
     )
-    max_frames: int = Field(default=20_000, gt=0, description="A clip of more frames is refused while it is scanned.")
+    max_frames: int = Field(default=20_000, gt=0, description="Longest accepted clip, in frames.")
     log_format: Literal["text", "json"] = Field(
         default="text",
-        description="`json`: each line of the log is one object with time, level, logger, message and job.",
+        description="`json`: each log line is one object with time, level, logger, message and job.",
     )
-    decoder_memory_bytes: int = Field(
-        default=4 * 2**30, ge=2**26, description="A video that takes more memory to decode is refused."
-    )
+    decoder_memory_bytes: int = Field(default=4 * 2**30, ge=2**26, description="Memory limit for decoding a video.")
     decoder_silence_seconds: float = Field(
-        default=60.0, ge=1.0, description="A decoder that gives no frame for so long is stopped, and the job fails."
+        default=60.0, ge=1.0, description="A decoder that returns no frame for this long is stopped, and the job fails."
     )
 
     job_timeout_seconds: int = Field(default=4 * 3600, gt=0, description="A longer run is stopped and fails.")
     stale_after_seconds: float = Field(
         default=15.0,
         ge=2 * HEARTBEAT_SECONDS,
-        description="A running job without a heartbeat for so long is lost: another worker goes on with it. "
+        description="A running job without a heartbeat for this long is lost: another worker resumes it. "
         f"At least {2 * HEARTBEAT_SECONDS:g}, since workers send a heartbeat every {HEARTBEAT_SECONDS:g} s.",
     )
     reconcile_seconds: float = Field(
         default=10.0,
         gt=0,
-        description="How often the store is compared with the queue, and due deliveries are made.",
+        description="How often the store is compared with the queue, and due deliveries are sent.",
     )
     annotation_sweep_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="How often Label Studio's annotations are read in search of those that no webhook announced.",
+        description="How often Label Studio is searched for annotations that no webhook announced.",
     )
     retry_failed_seconds: float = Field(
         default=30.0,
         ge=0,
-        description="A failed job is run again when Label Studio asks again, but not sooner than this.",
+        description="A failed job is retried when Label Studio requests it again, but no sooner than this.",
     )
-    max_runs: int = Field(default=3, ge=1, description="A job whose worker died so many times is failed.")
+    max_runs: int = Field(default=3, ge=1, description="A job whose worker has died this many times is failed.")
     delivery_attempts: int = Field(
         default=12,
         ge=1,
-        description="A delivery that Label Studio refuses after so many tries is a dead letter: it waits for a person "
-        "(`/jobs/<id>/retry`). While Label Studio is away deliveries wait without limit; when it is back all go, "
-        "dead letters too.",
+        description="After this many refused attempts a delivery becomes a dead letter, to be retried by a person "
+        "(`/jobs/<id>/retry`). While Label Studio is down, deliveries wait without limit; then all are sent, "
+        "including dead letters.",
     )
 
     fetch_patience_hours: float = Field(
         default=24.0,
         gt=0,
-        description="Hours that a job waits for a Label Studio that does not serve its video, before it fails.",
+        description="Hours that a job waits if Label Studio does not serve its video, before it fails.",
     )
     adopt_refined: bool = Field(
         default=False,
-        description="Write refined tracks into the annotation that was corrected, as soon as they are there. Masks "
-        "that somebody painted stay, and nothing is written over a draft; the job's page undoes it.",
+        description="Write refined tracks into the corrected annotation as soon as they are ready. Masks "
+        "painted by a person are kept, and drafts are never overwritten; the job's page has an undo.",
     )
     job_days: float = Field(
         default=0.0,
         ge=0,
         description="Days after which failed, rejected and cancelled jobs are deleted, and all jobs of tasks that "
-        "Label Studio has no more and nobody annotated; 0: they stay. Never deleted: predictions of tasks that are "
-        "there, corrections, model versions, and jobs that these refer to.",
+        "were deleted in Label Studio without annotations; 0: never. Always kept: predictions of existing "
+        "tasks, corrections, model versions, and jobs that these refer to.",
     )
     most_failed_jobs: int = Field(
         default=100_000,
         ge=0,
-        description="Failed, rejected and cancelled jobs that are kept; the oldest beyond that are deleted, whatever "
+        description="Most failed, rejected and cancelled jobs kept; beyond that the oldest are deleted, whatever "
         "TRAJSEG_JOB_DAYS says. 0: all.",
     )
     superseded_hours: float = Field(
         default=12.0,
         gt=0,
-        description="Hours that a prediction stays in Label Studio once a newer one has replaced it: somebody may "
-        "have it open, and their annotation is refused when it is gone.",
+        description="Hours that a prediction stays in Label Studio after a newer one has replaced it: someone may "
+        "have it open, and their annotation would be rejected if it were gone.",
     )
 
     _kept_secrets: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -329,7 +326,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _without_line_ends(cls, value: object) -> object:
-        # A secret read from a file ends in a line break, which no header may hold.
+        # A secret read from a file ends in a line break, which no header may contain.
         return value.strip("\r\n") if isinstance(value, str) else value
 
     @field_validator("label_studio_api_key")
@@ -338,7 +335,7 @@ class Settings(BaseSettings):
         token = value.get_secret_value().strip()
         if not re.fullmatch(r"[!-~]*", token) or re.search(r"[\"'`\\]", token):
             raise ValueError(
-                "it has a blank, a quotation mark, a line break or a letter that no token has; copy it again"
+                "it contains a blank, a quotation mark, a line break or another invalid character; copy it again"
             )
         return SecretStr(token)
 
@@ -352,16 +349,16 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("it is not an http(s) address such as http://127.0.0.1:8080") from None
         if parts.username is not None:
-            raise ValueError("it must not hold a user name or password; the token goes into LABEL_STUDIO_API_KEY")
+            raise ValueError("it must not contain a user name or password; the token belongs in LABEL_STUDIO_API_KEY")
         if value and (parts.scheme.lower() not in ("http", "https") or not parts.hostname):
-            raise ValueError(f"{shown_address(value)!r} does not begin with http:// or https://, or names no host")
+            raise ValueError(f"{shown_address(value)!r} does not start with http:// or https://, or has no host")
         if parts.query or parts.fragment:
             raise ValueError(f"{shown_address(value)!r} must not have a query or a fragment")
         if re.search(r"[\s\\<>\"'\u200b-\u200f\ufeff]", value):
             raise ValueError(
-                f"{shown_address(value)!r} has a blank, a quotation mark or another letter that no address has"
+                f"{shown_address(value)!r} contains a blank, a quotation mark or another invalid character"
             )
-        # In a page `//labelstudio/data` would be another host.
+        # On a page, `//labelstudio/data` would name another host.
         path = posixpath.normpath(f"/{parts.path.strip('/')}") if parts.path.strip("/") else ""
         return f"{parts.scheme.lower()}://{parts.netloc.rstrip(':')}{path}" if value else ""
 
@@ -372,7 +369,7 @@ class Settings(BaseSettings):
 
     @property
     def external_url(self) -> str:
-        """The backend's URL for browsers, without a slash at the end."""
+        """The backend's URL for browsers, without a trailing slash."""
         return self.public_url or f"http://127.0.0.1:{self.port}"
 
     @property
@@ -386,17 +383,17 @@ class Settings(BaseSettings):
         return self.data_dir / "media"
 
     def model_version(self) -> str:
-        """What /setup answers and predictions carry, read without loading the model."""
+        """The version that /setup answers and predictions carry, determined without loading the model."""
         return model_version_of(self.model)
 
     def redact(self, text: str) -> str:
-        """A text fit to be shown or logged: without these settings' secrets, and addresses without credentials."""
+        """A text that is safe to show or log: without these settings' secrets, addresses without credentials."""
         for secret in self._secrets():
             text = text.replace(secret, "***")
         return shown_text(text)
 
     def _secrets(self) -> list[str]:
-        """Every secret, the longest first; one of a few letters would blot out words."""
+        """Every secret, longest first; very short ones are skipped, since they would redact ordinary words."""
         secrets_ = {
             self.label_studio_api_key.get_secret_value(),
             self.basic_auth_password.get_secret_value(),
@@ -406,7 +403,7 @@ class Settings(BaseSettings):
             *self._kept_secrets.values(),
         }
         for url in (self.redis_url, self.database_url):
-            # Not by a parser of URLs, so that one that cannot be parsed is covered too.
+            # Not with a URL parser, so that an unparsable address is covered too.
             match = re.match(r"[^:/]+://[^:/@]*:(.*)@", url)
             secrets_ |= {match[1], unquote(match[1])} if match else set()
             named = re.search(r"[?&]password=([^&]+)", url)
@@ -414,20 +411,20 @@ class Settings(BaseSettings):
         return sorted((secret for secret in secrets_ if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
 
     def signing_key(self) -> str:
-        """The secret that signs links, made on first use and then kept in `data_dir/secret_key`."""
+        """The secret that signs links, created on first use and stored in `data_dir/secret_key`."""
         return self.secret_key.get_secret_value() or self._kept_secret("secret_key")
 
     def job_token(self) -> str:
-        """The token of the job API, made on first use and then kept in `data_dir/api_token`."""
+        """The token of the job API, created on first use and stored in `data_dir/api_token`."""
         return self.api_token.get_secret_value() or self._kept_secret("api_token")
 
     def _kept_secret(self, name: str) -> str:
-        """A secret that lies in a file of the data folder, which only its owner may read."""
+        """A secret stored in a file of the data folder that only its owner may read."""
         if name not in self._kept_secrets:
             path = self.data_dir / name
             if not path.exists():
                 private_folder(self.data_dir)
-                # Written beside and linked, so that two processes starting together agree on one secret.
+                # Written to a temporary file and linked, so that two processes starting together agree on one secret.
                 handle, temporary = tempfile.mkstemp(dir=self.data_dir, prefix=f".{name}")
                 with os.fdopen(handle, "w") as file:
                     file.write(secrets.token_urlsafe(48))
@@ -442,7 +439,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """The settings of the environment, with what the caller gives. Raises InputError for an invalid one."""
+    """The settings from the environment, overridden by the caller's. Raises InputError for an invalid one."""
     try:
         settings = Settings(**given)
         redact_with(settings.redact)
@@ -458,13 +455,13 @@ def load_settings(**given: Any) -> Settings:
 
 
 def model_version_of(model: str) -> str:
-    """Model version of an engine, without loading it; see trajseg.engines.registry.
+    """The model version of an engine, without loading it; see trajseg.engines.registry.
 
-    Where this machine lacks a checkpoint that its workers have, it is the name of the checkpoint's folder.
+    If this machine lacks a checkpoint that its workers have, it is the name of the checkpoint's folder.
 
     Raises:
         CheckpointError: an engine's factory cannot be imported here, or has no spec.
-        InputError: the name cannot be a model version.
+        InputError: the name is not a valid model version.
     """
     try:
         return engine_spec(model).model_version

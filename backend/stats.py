@@ -16,12 +16,12 @@ from backend.store.standing import Standing
 
 @dataclass(frozen=True)
 class ProjectStats:
-    """What the report's page and `trajseg stats` say of one project.
+    """The statistics of one project, for the report's page and `trajseg stats`.
 
     Args:
-        versions: model versions that people corrected, the one that came first in front.
+        versions: model versions that people corrected, earliest first.
         corrected: tasks that people have annotated.
-        advice: whether it is worth training.
+        advice: whether another training is worthwhile.
     """
 
     project: Project
@@ -31,7 +31,7 @@ class ProjectStats:
 
     @property
     def most_minutes(self) -> float:
-        """A track of the costliest version."""
+        """Minutes per track of the costliest version."""
         return max((version.effort.minutes_per_track for version in self.versions), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class ProjectStats:
 
 
 def project_stats(store: Store, project: Project, reader: EffortReader | None = None) -> ProjectStats:
-    """The statistics of a project as the store has it now."""
+    """The current statistics of a project."""
     corrected = {task for _, task in Standing(store).annotations(project.id)}
     tracks = (reader or EffortReader()).tracks(store, project.id)
     points = curve(store.versions.list(project.id))
@@ -65,7 +65,7 @@ def project_stats(store: Store, project: Project, reader: EffortReader | None = 
 
 
 def _videos(store: Store, project: Project, tasks: Set[int]) -> int:
-    """How many videos these tasks are about; several tasks may ask about one."""
+    """How many videos these tasks are about; several tasks may share one."""
     query = select(Job.task_id, Job.video).where(Job.project_id == project.id, Job.kind == "prelabel")
     with store.database.read() as session:
         video_of = {task: video for task, video in session.execute(query) if task in tasks}

@@ -1,4 +1,4 @@
-"""The command `trajseg stats`: what corrections cost, by model version, and whether it is worth training."""
+"""The command `trajseg stats`: what corrections cost, by model version, and whether another training is worthwhile."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--project", type=click.IntRange(1), help="Label Studio's id of a project [all that have annotations].")
-@click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects, one a project, with weeks.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list with one object per project, including weeks.")
 def stats(project: int | None, as_json: bool) -> None:
-    """Corrected frames and estimated minutes a track by model version, and how many more corrections until training.
+    """Corrected frames and estimated minutes per track by model version, and how many more corrections until training.
 
     Only frames that a person vouched for count: those shown in the newest annotation of each task.
     """

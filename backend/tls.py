@@ -1,4 +1,4 @@
-"""Which certificate authorities are trusted: the same for Label Studio's API, the doctor and downloads."""
+"""Trusted certificate authorities: the same for Label Studio's API, the doctor and downloads."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import certifi
 from trajseg.errors import InputError
 
 SETTINGS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Environment variables that name a company's own authorities, as OpenSSL, httpx, requests and curl spell them."""
+"""Environment variables for private authorities, as named by OpenSSL, httpx, requests and curl."""
 
 DER = b"\x30\x82"
-"""How a certificate in binary form begins."""
+"""First bytes of a certificate in binary form."""
 
 
 def ssl_context() -> ssl.SSLContext:
-    """A context that trusts all authorities that SETTINGS name, or certifi's where none is set.
+    """A context that trusts all authorities that SETTINGS name, or certifi's if none is set.
 
-    Raises InputError for a setting that names no certificates.
+    Raises InputError for a setting without valid certificates.
     """
     named = [(name, path) for name in SETTINGS for path in _paths(name)]
     if not named:
@@ -41,7 +41,7 @@ def ssl_context() -> ssl.SSLContext:
 
 
 def certificate_trouble(error: BaseException) -> str:
-    """What to do about a certificate that was not trusted; empty where something else is the trouble."""
+    """What to do about an untrusted certificate; empty if the error has another cause."""
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" not in text:
         return ""
@@ -56,14 +56,14 @@ def certificate_trouble(error: BaseException) -> str:
 
 
 def _paths(name: str) -> list[Path]:
-    """What a setting names; SSL_CERT_DIR may name several folders, as OpenSSL reads it."""
+    """The paths in a setting; SSL_CERT_DIR may name several folders, as in OpenSSL."""
     value = os.environ.get(name, "")
     parts = value.split(os.pathsep) if name == "SSL_CERT_DIR" else [value]
     return [Path(part.strip()) for part in parts if part.strip()]
 
 
 def _load_folder(context: ssl.SSLContext, folder: Path) -> None:
-    # OpenSSL looks only for names that `c_rehash` made; people put plain files there too.
+    # OpenSSL only looks for names created by `c_rehash`; people also put plain files there.
     context.load_verify_locations(capath=folder)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in (".pem", ".crt", ".cer", ".der"):

@@ -51,7 +51,7 @@ class UnknownVariable:
         """What to do about it."""
         if self.meant:
             return f"Did you mean {' or '.join(self.meant)}?"
-        return "docs/settings.md and docs/engines.md list all settings."
+        return "docs/settings.md, docs/engines.md and docs/sam3-and-molmo2.md list all settings."
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[UnknownVariable]:

@@ -1,4 +1,4 @@
-"""The application for gunicorn, with the reconciler beside it: `gunicorn --threads 16 backend.wsgi:app`."""
+"""The application for gunicorn, with the reconciler in the background: `gunicorn --threads 16 backend.wsgi:app`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label Studio labelling configurations for tracks: the XML, what fills it in, and what reads it back."""
+"""Label Studio labelling configurations for tracks: the XML templates, and a parser for existing projects."""
 
 from label_config.config import NEGATIVE, LabelConfig, TextTag, View, parse
 from label_config.frame_rate import DEFAULT_RATE, editor_rate

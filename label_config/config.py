@@ -1,4 +1,4 @@
-"""What trajseg reads from a project's labelling configuration: the tags it can fill, their labels, the frame rate."""
+"""What trajseg reads from a project's labelling configuration: usable tags, their labels, the frame rate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class TextTag:
-    """A <TextArea>: its name, and the tag that it belongs to."""
+    """A <TextArea>: its name, and the tag it belongs to."""
 
     name: str
     to_name: str
@@ -37,32 +37,32 @@ class TextTag:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The tags that trajseg fills in one labelling configuration.
+    """The tags of a labelling configuration that trajseg fills in.
 
     Attributes:
         view: "mask" (BitmaskLabels on a multi-image Image) or "box" (VideoRectangle on a Video).
         control: name of the BitmaskLabels or VideoRectangle tag; `from_name` of a result.
         object_name: name of the Image or Video tag; `to_name` of a result.
-        labels: what may stand as a track's label, in the order of the configuration.
-        instructions: labels with an instruction of their own (`<Label value="car" instruction="the red car"/>`), in
-            order; tasks without an instruction get all of them.
-        timeline: name of a <TimelineLabels> on the Video of the box view, where there is one; it gets a range for each
-            stretch in which a track shows.
+        labels: the possible labels of tracks, in the order of the configuration.
+        instructions: labels with their own instruction (`<Label value="car" instruction="the red car"/>`), in
+        order; tasks without an instruction use all of them.
+        timeline: name of a <TimelineLabels> on the Video of the box view, if any; it gets a range for each run of
+        frames in which a track is visible.
         timeline_labels: its labels.
-        hint: name of the smart rectangle on the Image, where there is one.
-        point: name of the smart key point on the Image, where there is one.
-        instruction: the text area that holds the sentence, where there is one.
-        caption: the text area that holds the captions, where there is one.
-        answer: the text area in which trajseg says what came of a request, where there is one.
-        video_key: path of the video in task data, such as `video` or `media.clip`; the whole value of the attribute
-            where that is composed, such as `https://host/$name`.
-        video_value: the same as the tag has it: `$video`.
+        hint: name of the smart rectangle on the Image, if any.
+        point: name of the smart key point on the Image, if any.
+        instruction: the text area for the instruction, if any.
+        caption: the text area for the captions, if any.
+        answer: the text area in which trajseg reports the outcome of a request, if any.
+        video_key: path of the video in task data, such as `video` or `media.clip`; the attribute's whole value if it
+        is composed, such as `https://host/$name`.
+        video_value: the same as in the tag: `$video`.
         frames_key: key of the list of pictures in task data; empty in the box view.
         fps_key: key of the frame rate in task data; empty when the configuration fixes the rate, or composes it.
-        frame_rate: the frame rate that the configuration fixes (frames per second, 24 where it names none); None
-            when it comes from task data.
-        rate_value: the frame rate as the tag has it: `$fps`, `25.0`; empty where it names none.
-        video_line: the <Video> tag as it should be, with its frame rate from task data; empty without a <Video>.
+        frame_rate: the frame rate fixed by the configuration (frames per second, 24 if none is given); None if it
+        comes from task data.
+        rate_value: the frame rate as in the tag: `$fps`, `25.0`; empty if none is given.
+        video_line: the recommended <Video> tag, with its frame rate from task data; empty without a <Video>.
     """
 
     view: View
@@ -87,34 +87,34 @@ class LabelConfig:
 
     @property
     def result_type(self) -> str:
-        """`type` of a result of this view, as Label Studio spells it."""
+        """The `type` of a result in this view, as Label Studio spells it."""
         return "bitmasklabels" if self.view == "mask" else "videorectangle"
 
     def rate_for(self, data: Mapping[str, Any]) -> float:
-        """Frames per second that the editor counts on the video of a task with this data."""
+        """Frames per second that the editor uses for the video of a task with this data."""
         return self.frame_rate if self.frame_rate is not None else editor_rate(self.fps_of(data))
 
     def video_of(self, data: Mapping[str, Any]) -> Any:
-        """The video that the editor opens for this task data; None where the data lacks it."""
+        """The video that the editor opens for this task data; None if it is missing."""
         return resolve(self.video_value, data)
 
     def lacking(self, data: Mapping[str, Any]) -> list[str]:
-        """Paths that the video refers to and the task data lacks."""
+        """Paths that the video refers to but the task data lacks."""
         return [path for path in paths(self.video_value) if lookup(data, path) in (MISSING, None)]
 
     def frames_of(self, data: Mapping[str, Any]) -> Any:
-        """The list of pictures in task data; None where there is none."""
+        """The list of pictures in task data; None if it is missing."""
         return resolve(f"${self.frames_key}", data) if self.frames_key else None
 
     def fps_of(self, data: Mapping[str, Any]) -> Any:
-        """The frame rate in task data; None where there is none."""
+        """The frame rate in task data; None if it is missing."""
         return resolve(self.rate_value, data) if self.frame_rate is None else None
 
 
 def parse(xml: str) -> LabelConfig:
-    """Reads a labelling configuration; masks win where it can hold both masks and boxes.
+    """Parses a labelling configuration; if it has both masks and boxes, masks take precedence.
 
-    Raises LabelConfigError when it is not XML, or has no tag that trajseg can fill.
+    Raises LabelConfigError if it is not XML or has no tag that trajseg can fill in.
     """
     return _remembered(xml) if len(xml) <= LONGEST_REMEMBERED else _read(xml)
 
@@ -130,11 +130,11 @@ def _read(xml: str) -> LabelConfig:
             except LabelConfigError as error:
                 problems.append(error.message)
     reason = "; ".join(problems) or f"there is neither a <{_MASK_TAG}> nor a <{_BOX_TAG}> tag"
-    raise LabelConfigError(f"trajseg cannot fill this labelling configuration: {reason}.", _REMEDY)
+    raise LabelConfigError(f"trajseg cannot use this labelling configuration: {reason}.", _REMEDY)
 
 
 _remembered = lru_cache(maxsize=64)(_read)
-"""Every /predict brings its project's configuration."""
+"""Size of the cache; every /predict carries its project's configuration."""
 
 
 def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfig:
@@ -163,7 +163,7 @@ def _mask_config(control: Tag, image: Tag | None, tags: list[Tag]) -> LabelConfi
 
 
 def _smart(tags: list[Tag], image: Tag, names: tuple[str, ...]) -> str | None:
-    """The name of the first smart tag of this kind on the image; None where there is none."""
+    """The name of the first smart tag of this kind on the image; None if there is none."""
     found = [tag for tag in tags if tag.tag in names and image.get("name") in _targets(tag)]
     return next((tag.get("name") for tag in found if tag.get("smart") == "true"), None)
 
@@ -198,7 +198,7 @@ def _box_config(control: Tag, video: Tag | None, tags: list[Tag]) -> LabelConfig
 
 
 def _tree(xml: str) -> Tag:
-    # Entities have no place in a labelling configuration, and expanding them is an old way to eat memory.
+    # Labelling configurations need no entities, and expanding them could exhaust memory ("billion laughs").
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise LabelConfigError("The labelling configuration declares XML entities.", _REMEDY)
     try:
@@ -215,7 +215,7 @@ def _name(tag: Tag) -> str:
 
 
 def _labels(tag: Tag) -> tuple[str, ...]:
-    # Label Studio writes the alias into results where a label has one.
+    # If a label has an alias, Label Studio writes that into results.
     labels = tuple(label.get("alias") or label.get("value") or "" for label in tag.iter("Label"))
     if not any(labels):
         raise LabelConfigError(f'<{tag.tag} name="{tag.get("name")}"> has no <Label value="...">', _REMEDY)
@@ -246,13 +246,13 @@ def _value(video: Tag | None) -> str:
 
 
 def _key(tag: Tag | None, attribute: str) -> str:
-    """The path of an attribute that is one reference into task data; empty where it is none."""
+    """The path, if the attribute is a single reference into task data; otherwise empty."""
     value = (tag.get(attribute) or "") if tag is not None else ""
     return value[1:] if is_reference(value) else ""
 
 
 def _rate_attribute(video: Tag | None) -> str:
-    # Label Studio's editor reads the names of attributes in lower case; the last spelling counts.
+    # Label Studio's editor lower-cases attribute names; the last spelling wins.
     attributes = video.attrib.items() if video is not None else ()
     values = [value for name, value in attributes if name.lower() == _RATE_ATTRIBUTE]
     return values[-1] if values else ""

@@ -1,4 +1,4 @@
-"""The frame rate that Label Studio's editor counts by: `frameRate` of a <Video>, read as the editor reads it."""
+"""The frame rate used by Label Studio's editor: `frameRate` of a <Video>, parsed as the editor does."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import math
 import re
 
 DEFAULT_RATE = 24.0
-"""Frames per second where the attribute is absent, empty, 0 or not a number."""
+"""Frames per second if the attribute is absent, empty, 0 or not a number."""
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _WITH_PREFIX = re.compile(r"0(x[0-9a-f]+|o[0-7]+|b[01]+)", re.ASCII | re.IGNORECASE)
 _BLANKS = " \t\n\v\f\r\u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x200B)))
-"""What JavaScript takes off a text before it reads a number."""
+"""Characters that JavaScript strips before parsing a number."""
 
 
 def editor_rate(value: object) -> float:
-    """Frames per second that the editor counts for a value of the attribute or of the task's data.
+    """Frames per second that the editor uses for a value of the attribute or of the task's data.
 
-    As in the editor, which reads it by JavaScript's `Number`, a number may be written as text (`" 25 "`, `"0x19"`), a
-    list of one counts as what is in it, and true as 1. What is no number above 0 (`"30000/1001"`, `"25,0"`) counts as
-    24, and a number below 1 is the length of a frame in seconds: 0.04 is 25 frames a second.
+    The editor uses JavaScript's `Number`: a number may be a string (`" 25 "`, `"0x19"`), a list of one counts as its
+    item, and true as 1. Anything but a number above 0 (`"30000/1001"`, `"25,0"`) counts as 24. A number below 1 is the
+    length of
+    a frame in seconds: 0.04 means 25 frames a second.
     """
     rate = _number(value)
     if not math.isfinite(rate) or rate <= 0:
@@ -28,7 +29,7 @@ def editor_rate(value: object) -> float:
 
 
 def _number(value: object) -> float:
-    """JavaScript's `Number`; NaN for what is no number."""
+    """JavaScript's `Number`; NaN if it is not a number."""
     while isinstance(value, list) and len(value) == 1 and not isinstance(value[0], bool):
         value = value[0]
     if isinstance(value, str):

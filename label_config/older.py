@@ -1,4 +1,4 @@
-"""What an older project's labelling configuration lacks, and the line of XML that adds or changes it."""
+"""What is missing from an older project's labelling configuration, and the XML line that adds or changes it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from label_config.config import NEGATIVE, LabelConfig, parse
 from label_config.templates import fill
 
 WIDEST_PERCENT = 95.0
-"""Percent of the panel that a picture may be wide before Label Studio cuts it off at the right and bottom."""
+"""Widest picture, in percent of the panel, that Label Studio does not crop at the right and bottom."""
 
 _IMAGE = re.compile(r"<Image\b[^>]*?>", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Lack:
-    """One thing that a labelling configuration lacks.
+    """One thing missing from a labelling configuration.
 
     Attributes:
-        words: what does not work for that.
+        words: what does not work because of it.
         remedy: what to add or change under Settings > Labeling Interface, with the lines themselves.
     """
 
@@ -29,9 +29,9 @@ class Lack:
 
 
 def lacks(xml: str) -> list[Lack]:
-    """What trajseg has in its own configuration of the same view and this one has not.
+    """What trajseg's own configuration of the same view has and this one lacks.
 
-    Raises LabelConfigError when trajseg cannot fill the configuration at all.
+    Raises LabelConfigError if trajseg cannot use the configuration at all.
     """
     config = parse(xml)
     shipped = ElementTree.fromstring(fill(config.view))
@@ -39,8 +39,8 @@ def lacks(xml: str) -> list[Lack]:
     if config.answer is None:
         found.append(
             Lack(
-                "there is no text area `answer`: a typed sentence without a result gets no answer in the page, and "
-                "warnings stand among the captions",
+                "there is no text area `answer`: an instruction without a result gets no answer on the page, and "
+                "warnings appear among the captions",
                 _add(_answer_lines(shipped, config)),
             )
         )
@@ -58,7 +58,7 @@ def _picture(xml: str, shipped: ElementTree.Element) -> list[Lack]:
     line = _line(ElementTree.Element("Image", {**image.attrib, "width": wanted.get("width") or ""}))
     start = next((one.start() for one in _IMAGE.finditer(xml) if "valueList" in one[0]), 0)
     number = xml.count("\n", 0, start) + 1
-    words = f"line {number}: the <Image> fills its panel, and Label Studio cuts pictures off at the right and bottom"
+    words = f"line {number}: the <Image> fills its panel, so Label Studio crops pictures at the right and bottom"
     return [Lack(words, f"Change line {number} to {line}")]
 
 
@@ -67,18 +67,18 @@ def _marks(xml: str, config: LabelConfig, shipped: ElementTree.Element) -> list[
     if config.point is None:
         [point] = shipped.iter("KeyPointLabels")
         point.set("toName", config.object_name)
-        words = "there is no smart key point: a click on a picture marks nothing"
+        words = "there is no smart key point: clicks on a picture have no effect"
         found.append(Lack(words, _add(_line(point))))
     if config.hint is None:
         [hint] = shipped.iter("RectangleLabels")
         hint.set("toName", config.object_name)
-        words = "there is no smart rectangle: boxes cannot say where an object is, or what does not belong to it"
+        words = "there is no smart rectangle: boxes cannot mark an object, or parts that do not belong to it"
         found.append(Lack(words, _add(_line(hint))))
     else:
         tags = [tag for tag in ElementTree.fromstring(xml.strip()).iter() if tag.get("name") == config.hint]
         labels = {str(label.get("value")).lower() for tag in tags for label in tag.iter("Label")}
         if labels and not labels & {*NEGATIVE}:
-            words = f"the smart rectangle {config.hint!r} has no label {NEGATIVE[0]!r}: no box can take away"
+            words = f"the smart rectangle {config.hint!r} has no label {NEGATIVE[0]!r}: boxes cannot remove anything"
             line = f'<Label value="{NEGATIVE[0]}" background="#5f6368"/>'
             found.append(Lack(words, f"Add to it {line}"))
     return found

@@ -1,4 +1,4 @@
-"""Fills the shipped labelling configurations with labels and their colours."""
+"""Fills the built-in labelling configurations with labels and their colours."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trajseg.errors import LabelConfigError
 from trajseg.palette import colour
 
 DEFAULT_LABELS = 8
-"""Tracks a project starts with; more labels are added when a video has more objects."""
+"""Tracks in a new project; more labels are added if a video has more objects."""
 
 MAX_LABEL_LENGTH = 80
-"""Characters; what fits beside a colour in the editor."""
+"""Longest label, characters, that fits beside a colour in the editor."""
 
 _LABEL_TAGS: dict[View, str] = {"mask": "BitmaskLabels", "box": "Labels"}
-# What XML 1.0 cannot hold, not even escaped.
+# Characters that XML 1.0 cannot contain, not even escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -29,9 +29,9 @@ def track_labels(count: int = DEFAULT_LABELS) -> list[str]:
 
 
 def clean_label(label: str) -> str:
-    """A label as Label Studio can hold it: one line, nothing that XML forbids, no leading `$`.
+    """A label in the form that Label Studio can store: one line, only XML characters, no leading `$`.
 
-    Label Studio reads a leading `$` as a key of task data. Raises LabelConfigError when nothing is left.
+    Label Studio treats a leading `$` as a key of task data. Raises LabelConfigError if nothing is left.
     """
     text = " ".join(_FORBIDDEN.sub(" ", label).split()).lstrip("$ ")[:MAX_LABEL_LENGTH].strip()
     if not text:
@@ -40,12 +40,12 @@ def clean_label(label: str) -> str:
 
 
 def fill(view: View, labels: Iterable[str] | None = None, instructions: Mapping[str, str] | None = None) -> str:
-    """The labelling configuration of a view, with these labels (default track-1 to track-8) in colour.
+    """The labelling configuration of a view, with coloured labels (default track-1 to track-8).
 
     Args:
         instructions: by label, for tasks without an instruction of their own.
 
-    Labels are cleaned (clean_label) and doubled ones dropped. Raises LabelConfigError when none is left.
+    Labels are cleaned (clean_label) and duplicates dropped. Raises LabelConfigError if none is left.
     """
     xml = with_labels(_template(view), view, track_labels() if labels is None else labels)
     if not instructions:
@@ -59,9 +59,9 @@ def fill(view: View, labels: Iterable[str] | None = None, instructions: Mapping[
 
 
 def with_labels(xml: str, view: View, labels: Iterable[str]) -> str:
-    """The same configuration with these labels; a label that is there already keeps its tag and colour.
+    """The same configuration with these labels; existing labels keep their tag and colour.
 
-    Labels that the configuration has and `labels` has not are dropped.
+    Labels of the configuration that are not in `labels` are dropped.
     """
     root = ElementTree.fromstring(xml.strip())
     control = next(root.iter(_LABEL_TAGS[view]))

@@ -1,4 +1,4 @@
-"""What an attribute of a tag refers to in task data, resolved as Label Studio's editor does (its `parseValue`)."""
+"""Resolves attributes that refer to task data, like Label Studio's editor (its `parseValue`)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 _REFERENCE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 _STEP = re.compile(r"[^.\[\]]+")
 MISSING = object()
-"""What `lookup` gives for a path that leads nowhere."""
+"""Returned by `lookup` for a path that does not exist."""
 
 
 def is_reference(value: str) -> bool:
-    """Whether the attribute is one reference and nothing else, such as `$video` or `$clips[0].url`."""
+    """Whether the attribute is exactly one reference, such as `$video` or `$clips[0].url`."""
     return _REFERENCE.fullmatch(value) is not None
 
 
 def paths(value: str) -> list[str]:
-    """The paths that an attribute refers to: `media.clip` of `$media.clip`, `name` of `https://host/$name`."""
+    """The paths an attribute refers to: `media.clip` for `$media.clip`, `name` for `https://host/$name`."""
     return [reference[1:] for reference in _REFERENCE.findall(value)]
 
 
 def lookup(data: Any, path: str) -> Any:
-    """The value at a path (`clip`, `media.clip`, `clips[0]`), or MISSING; a key that is the whole path wins."""
+    """The value at a path (`clip`, `media.clip`, `clips[0]`), or MISSING; a key equal to the whole path wins."""
     if isinstance(data, Mapping) and path in data:
         return data[path]
     value = data
@@ -39,10 +39,10 @@ def lookup(data: Any, path: str) -> Any:
 
 
 def resolve(value: str, data: Mapping[str, Any]) -> Any:
-    """What an attribute means for a task; None where task data lacks a part of it.
+    """The attribute's value for a task; None if task data lacks a part of it.
 
-    One reference gives what stands there, of whatever type. References within a text are put in as text: a list or an
-    object cannot be.
+    A single reference returns the value with its type. References within a text are inserted as text, which is not
+    possible for a list or an object.
     """
     if is_reference(value):
         found = lookup(data, value[1:])
@@ -54,9 +54,9 @@ def resolve(value: str, data: Mapping[str, Any]) -> Any:
 
 
 def assigned(data: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """Task data with a value at a path; objects on the way are made where they are missing.
+    """Task data with a value at a path; missing objects on the way are created.
 
-    Raises KeyError for a path that leads through a list's end or through something that is neither list nor object.
+    Raises KeyError for a path beyond a list's end or through something that is neither list nor object.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(data))
     steps = [path] if path in changed else _STEP.findall(path)

@@ -1,7 +1,7 @@
-"""Becomes another program that ends with its parent: `python -m worker.child PARENT_PID PROGRAM ARGUMENT...`.
+"""Runs a program that ends with its parent: `python -m worker.child PARENT_PID PROGRAM ARGUMENT...`.
 
-`spawn` starts such a program in a session of its own, so that a Ctrl-C in the terminal reaches only the
-parent, which then stops its children in order. A parent that is killed takes its children along (on Linux).
+`spawn` starts such a program in its own session, so that a Ctrl-C in the terminal reaches only the parent, which then
+stops its children in order. If the parent is killed, its children are too (on Linux).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PR_SET_PDEATHSIG = 1
 def spawn(
     command: Sequence[str], environment: Mapping[str, str] | None = None, output: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts `command` as a child that gets SIGTERM when this process dies, however it dies.
+    """Starts `command` as a child that gets SIGTERM when this process ends for any reason.
 
-    To be called from the main thread: Linux takes the end of the calling thread for the end of the parent.
+    Call it from the main thread: Linux treats the end of the calling thread as the end of the parent.
     """
     return subprocess.Popen(
-        # -P: a folder called `worker` where a person happens to be must not be taken for this package.
+        # -P: a folder called `worker` in the current directory must not be taken for this package.
         [sys.executable, "-P", "-m", "worker.child", str(os.getpid()), *command],
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -36,7 +36,7 @@ def spawn(
 
 
 def stop(child: subprocess.Popen[bytes], *patience: float) -> None:
-    """Sends a child SIGTERM once for each of `patience`, the seconds that it then has to end; kills it after that."""
+    """Sends a child SIGTERM once per entry of `patience` (seconds to wait each time), then kills it."""
     for seconds in patience:
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     parent, command = int(arguments[0]), list(arguments[1:])
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    # The parent may have died before the line above.
+    # The parent may have died before this line.
     if os.getppid() != parent:
         sys.exit(1)
     os.execv(command[0], command)

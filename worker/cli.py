@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--burst", is_flag=True, help="End when the queues are empty.")
+@click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @DEVICE
 @DTYPE
 @FOUR_BIT
 def worker(burst: bool, **given: Any) -> None:
-    """Do jobs: load the model once, then empty the queues.
+    """Run jobs: load the model once, then empty the queues.
 
-    SIGTERM finishes the job at hand first. Ctrl-C, or SIGTERM twice, gives it back to the queue at once; the next run
-    goes on after the frames that are drawn.
+    SIGTERM finishes the current job first. Ctrl-C, or a second SIGTERM, returns it to the queue at once; the next run
+    resumes after the finished frames.
     """
     from backend.variables import log_unknown_variables
     from trajseg.leaving import leave
@@ -47,7 +47,7 @@ def worker(burst: bool, **given: Any) -> None:
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for a free one.  [default: 9090]")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for everything kept.")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for all stored data.")
 @click.option("--model", help="A shipped model, a checkpoint folder, or package.module:factory.")
 @DEVICE
 @DTYPE
@@ -68,7 +68,7 @@ def serve(**given: Any) -> None:
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """The environment's settings, with what the command line gives: a flag that is not there gives nothing."""
+    """The environment's settings, overridden by the command line; flags that are not given change nothing."""
     from backend.settings import load_settings
 
     return load_settings(**{name: value for name, value in given.items() if value is not None and value is not False})
@@ -82,7 +82,7 @@ def _log(settings: Settings) -> None:
     log_to_stderr(settings, "%(asctime)s %(name)s: %(message)s", logging.WARNING, "%H:%M:%S")
     logging.getLogger("trajseg").setLevel(logging.INFO)
     if not settings.label_studio_api_key.get_secret_value():
-        # Said once at the start, and with every job over HTTP: no need to repeat it at every try.
+        # Reported once at the start, and with every job over HTTP: no need to repeat it on every attempt.
         logging.getLogger("trajseg.delivery").setLevel(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""Loaded engines: a worker keeps those that its jobs use, as far as they fit its memory budget."""
+"""Loaded engines: a worker keeps the engines that its jobs use loaded, within its memory budget."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from trajseg.machine import GB, memory_gb
 log = logging.getLogger("trajseg.worker")
 
 GPU_SHARE, MACHINE_SHARE = 0.9, 0.5
-"""Of the memory of a GPU, or of the machine without one, that engines may take unless a setting says otherwise."""
+"""Default share of the memory of a GPU, or of the machine without one, that engines may use."""
 DEPTH = 4
-"""How deep an engine's attributes are searched for its modules."""
+"""How deep an engine's attributes are searched for torch modules."""
 
 
 class LoadedEngines:
-    """Engines by name; where memory is short, the one that was not used for longest leaves first.
+    """Engines by name; when memory is short, the least recently used one is unloaded first.
 
     Args:
-        default: the engine of jobs that name none.
-        others: further names that a job may give.
-        device: torch's name; empty lets the engine choose.
-        budget_gb: of memory for all engines together; 0 takes most of what the device has. An engine that alone is
-            larger is loaded all the same, by itself.
-        options: of load_engine, for checkpoints and for the default engine.
-        load: stands in for trajseg.load_engine in tests.
+        default: the engine for jobs that name none.
+        others: further names that a job may use.
+        device: torch's name; empty: the engine chooses.
+        budget_gb: memory for all engines together; 0 uses most of the device's. An engine larger than the budget is
+        still loaded, on its own.
+        options: for load_engine, for checkpoints and the default engine.
+        load: replaces trajseg.load_engine in tests.
     """
 
     def __init__(
@@ -53,20 +53,20 @@ class LoadedEngines:
         self._sizes: dict[str, float] = {}
 
     def get(self, name: str = "", in_use: Sequence[str] = ()) -> Engine:
-        """The engine of a name, loaded if it is not; empty is the default one.
+        """The engine with this name, loaded if necessary; empty: the default engine.
 
         Args:
-            in_use: names of engines that must stay in memory.
+            in_use: names of engines that must stay loaded.
 
         Raises:
-            InputError: it is not among the names of this worker.
+            InputError: this worker does not offer it.
             CheckpointError: it cannot be loaded.
         """
         name = name or self.default
         if name not in self.names:
             raise InputError(
                 f"This worker does not offer the engine {name[:100]!r}; it has {', '.join(self.names)}.",
-                "Add it to TRAJSEG_ENGINES where the worker runs, and start the worker again.",
+                "Add it to TRAJSEG_ENGINES where the worker runs, and restart the worker.",
             )
         if name not in self._engines:
             self._make_room(_declared_gb(name), in_use)
@@ -78,40 +78,40 @@ class LoadedEngines:
         return self._engines[name]
 
     def put(self, name: str, engine: Engine) -> None:
-        """Keep an engine that is loaded already."""
+        """Adds an engine that is already loaded."""
         self._engines[name or self.default] = engine
         self._sizes[name or self.default] = max(engine.spec.memory_gb, parameter_bytes(engine) / GB)
 
     def _options_of(self, name: str) -> dict[str, Any]:
-        # An engine of another make chooses its number formats by itself, and would refuse the options.
+        # An engine of another kind chooses its number formats itself, and would reject the options.
         return self._options if name == self.default or engine_factory(name) is None else {}
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Names of the engines in memory, the least recently used first."""
+        """Names of the loaded engines, least recently used first."""
         return tuple(self._engines)
 
     @property
     def budget_gb(self) -> float:
-        """GB for all engines together; infinite where the memory is unknown and nothing is set."""
+        """GB for all engines together; infinite if the memory size is unknown and nothing is set."""
         if not self._budget:
             memory, place = memory_gb(self._device)
             self._budget = memory * (GPU_SHARE if place == "the GPU" else MACHINE_SHARE) or float("inf")
         return self._budget
 
     def _make_room(self, wanted_gb: float, in_use: Sequence[str]) -> None:
-        """Drops engines until `wanted_gb` more fit into the budget, or none is left to drop."""
+        """Unloads engines until `wanted_gb` more fit into the budget, or none is left to unload."""
         kept = {name or self.default for name in in_use}
         for name in [name for name in self._engines if name not in kept]:
             if sum(self._sizes[held] for held in self._engines) + wanted_gb <= self.budget_gb:
                 return
-            log.info("%s leaves memory (%.1f GB)", name, self._sizes.pop(name))
+            log.info("%s is unloaded (%.1f GB)", name, self._sizes.pop(name))
             del self._engines[name]
             _free()
 
 
 def parameter_bytes(engine: object) -> int:
-    """Bytes of the parameters and buffers of all torch modules that an engine holds, each tensor once."""
+    """Bytes of the parameters and buffers of all torch modules in an engine, each tensor counted once."""
     torch = sys.modules.get("torch")
     if torch is None:
         return 0
@@ -141,12 +141,12 @@ def _declared_gb(name: str) -> float:
     try:
         return engine_spec(name).memory_gb
     except CheckpointError:
-        # Loading it says what is wrong.
+        # Loading it will report what is wrong.
         return 0.0
 
 
 def _free() -> None:
-    """Gives what an engine held back to the device."""
+    """Returns the memory of unloaded engines to the device."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

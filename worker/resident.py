@@ -1,15 +1,15 @@
-"""The resident worker: one process that loads the engine once and then does one job after another.
+"""The resident worker: one process that loads the engine once and then runs one job after another.
 
 Signals:
 
-* SIGTERM: warm shutdown. An idle worker ends at once; a busy one finishes its job first.
-* SIGTERM again, a second or more later, or SIGINT (Ctrl-C): cold shutdown. The job is given back to the queue at once,
-  and the frames that it has drawn are kept for its next run.
-* SIGKILL: the job stays "running" in the store without heartbeat, and the reconciler queues it again.
+* SIGTERM: warm shutdown. An idle worker exits at once; a busy one finishes its job first.
+* A second SIGTERM, a second or more later, or SIGINT (Ctrl-C): cold shutdown. The job returns to the queue at once, and
+its finished frames are kept for the next run.
+* SIGKILL: the job stays "running" in the store without a heartbeat, and the reconciler queues it again.
 
 A run that was asked to stop does not count as a death of its worker, even if it is killed afterwards.
 
-A queue server that is away, hangs, restarts or is emptied does not end the worker: it goes on when the server is back.
+The worker survives a queue server that is down, hangs, restarts or is emptied, and continues when it is back.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ from worker.figures import StageTally, gpu_memory
 log = logging.getLogger("trajseg.worker")
 
 DELIVERY_SECONDS = 5.0
-"""How long a stopping worker waits for the deliveries of the jobs it has just done."""
+"""How long a stopping worker waits for the deliveries of its last jobs."""
 HASTE_SECONDS = 0.5
-"""The same where a signal has stopped it: the backend makes what is left."""
+"""The same after a signal: the backend makes the remaining deliveries."""
 STEADY_SECONDS = 60.0
-"""After so long without trouble the pauses begin again with the shortest."""
+"""After this long without errors, back-off starts again with the shortest pause."""
 FIRST_CONTACT_SECONDS = 60.0
-"""How long a starting worker waits for Redis, which may be starting beside it."""
+"""How long a starting worker waits for Redis, which may still be starting."""
 
 
 QUEUE_WAIT_SECONDS = 5.0
-"""The longest pause before Redis is tried again."""
+"""Longest pause before Redis is tried again."""
 SHARE_SECONDS = 60.0
-"""So long people may keep a worker busy before a prelabel has a turn."""
+"""How long interactive jobs may keep a worker busy before a prelabel job gets a turn."""
 WORKER_TTL_SECONDS = 30
-"""RQ waits 15 s less for a job, and 10 s more than that for an answer: so long a Redis that hangs is waited for."""
+"""RQ waits 15 s less than this for a job, and 10 s longer than that for an answer from a hanging Redis."""
 
 
 class ResidentWorker(SimpleWorker):
-    """RQ's worker without a process for each job, so that the engine stays loaded.
+    """RQ's worker without a process per job, so that the engine stays loaded.
 
     Attributes:
-        stopping: set by the first signal that asks the worker to end.
-        queue_again: called after each job, to queue those that made way.
-        emptied: the queues were empty, so a burst is over; RQ ends its loop for errors in the same way.
+        stopping: set by the first signal that asks the worker to exit.
+        queue_again: called after each job, to queue preempted jobs again.
+        emptied: the queues were empty, so a burst is over; RQ ends its loop in the same way on errors.
     """
 
     max_connection_wait_time = QUEUE_WAIT_SECONDS
@@ -98,10 +98,10 @@ class ResidentWorker(SimpleWorker):
         return found
 
     def _order(self) -> list[Queue]:
-        """The queues in the order in which they are looked at for the next job.
+        """The queues in the order in which they are searched for the next job.
 
-        The first one goes first; after SHARE_SECONDS of its jobs the second one has a turn, or nothing in it would
-        ever get done while people keep the first one full.
+        The first queue has priority. After SHARE_SECONDS of its jobs the second one gets a turn; otherwise it would
+        starve while people keep the first one full.
         """
         if self._busy < SHARE_SECONDS:
             return self._first
@@ -115,7 +115,7 @@ class ResidentWorker(SimpleWorker):
         try:
             _ = job.func_name
         except DeserializationError as error:
-            # RQ files it under the failed jobs; it is never called.
+            # RQ records it as a failed job; it is never executed.
             log.error("job %s in the queue %s is refused: %s", job.id, queue.name, error or "it is not JSON")
         started = time.monotonic()
         self._at_work = True
@@ -128,7 +128,7 @@ class ResidentWorker(SimpleWorker):
         self.queue_again()
 
     def set_shutdown_requested_date(self) -> None:
-        # Runs inside a signal handler, in the middle of a job: it must not fail because Redis is gone.
+        # Runs inside a signal handler, in the middle of a job: it must not fail because Redis is down.
         with contextlib.suppress(redis.RedisError):
             super().set_shutdown_requested_date()
 
@@ -142,7 +142,7 @@ def resident_worker(
     stopping: threading.Event | None = None,
     queue_again: Callable[[], None] = lambda: None,
 ) -> ResidentWorker:
-    """A worker on all queues that runs nothing but jobs of the store."""
+    """A worker on all queues that only runs jobs of the store."""
     return ResidentWorker(
         list(QUEUES),
         connection=connection,
@@ -155,11 +155,11 @@ def resident_worker(
 
 
 def work(settings: Settings, burst: bool = False) -> bool:
-    """Loads the engine, then does jobs until a signal ends it; with `burst` until the queues are empty.
+    """Loads the engine, then runs jobs until a signal ends it; with `burst`, until the queues are empty.
 
-    Returns whether a signal has ended it; SystemExit comes through where that was in the middle of a job.
+    Returns whether a signal ended it; SystemExit propagates if that happened in the middle of a job.
 
-    Raises CheckpointError when the engine cannot be loaded, QueueError when Redis cannot be reached.
+    Raises CheckpointError if the engine cannot be loaded, QueueError if Redis cannot be reached.
     """
     connection = _connection(settings)
     started = time.monotonic()
@@ -186,12 +186,12 @@ def work(settings: Settings, burst: bool = False) -> bool:
 
 
 def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool) -> None:
-    """Does jobs until a signal comes, or with `burst` until there are none; whatever happens to Redis meanwhile."""
+    """Runs jobs until a signal arrives, or with `burst` until there are none, whatever happens to Redis meanwhile."""
     pause = 0.5
     while not resident.stopping.is_set():
         started, emptied = time.monotonic(), False
         try:
-            # RQ asks Redis for the worker's own address already here.
+            # Even this constructor asks Redis for the worker's own address.
             worker = resident_worker(connection, resident.stopping, lambda: _queue_again(resident))
             worker.work(burst=burst, logging_level="WARNING")
             emptied = worker.emptied
@@ -202,7 +202,7 @@ def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool)
         if resident.stopping.is_set() or (burst and emptied):
             return
         pause = 0.5 if time.monotonic() - started > STEADY_SECONDS else min(pause * 2, QUEUE_WAIT_SECONDS)
-        log.warning("Redis went away, or lost what it held; the worker goes on in %.0f s", pause)
+        log.warning("Redis went down or lost its data; the worker continues in %.0f s", pause)
         try:
             resident.stopping.wait(pause)
         except StopRequested:
@@ -210,7 +210,7 @@ def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool)
 
 
 def _queue_again(resident: jobs.Resident) -> None:
-    """Put jobs that made way to the front of their queues; where that fails the reconciler queues them."""
+    """Puts preempted jobs at the front of their queues; if that fails, the reconciler queues them."""
     if not resident.preempted:
         return
     queue = JobQueue(resident.settings.redis_url, resident.settings.job_timeout_seconds)
@@ -220,14 +220,14 @@ def _queue_again(resident: jobs.Resident) -> None:
             if job.state == "queued":
                 queue.enqueue(job, at_front=True)
     except TrajSegError as error:
-        log.info("a job that made way is queued later: %s", error)
+        log.info("a preempted job will be queued later: %s", error)
     finally:
         resident.preempted.clear()
         queue.close()
 
 
 class Pulse:
-    """Tells Redis every few seconds that this worker is alive and has its engine loaded; see JobQueue.workers."""
+    """Tells Redis every few seconds that this worker is alive with its engine loaded; see JobQueue.workers."""
 
     def __init__(self, settings: Settings, tally: StageTally) -> None:
         self._queue = JobQueue(settings.redis_url)
@@ -237,11 +237,11 @@ class Pulse:
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
     def start(self) -> None:
-        """Begin, with a first beat at once."""
+        """Starts, with a first heartbeat at once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and say so."""
+        """Stops, and deregisters the worker."""
         self._over.set()
         self._thread.join()
         with contextlib.suppress(QueueError):
@@ -254,14 +254,14 @@ class Pulse:
             try:
                 self._queue.beat(self._name, taken, gpu_memory())
             except QueueError:
-                # The worker itself says that Redis is away.
+                # The worker itself reports that Redis is down.
                 self._tally.put_back(taken)
             self._over.wait(HEARTBEAT_SECONDS)
 
 
 def _connection(settings: Settings) -> redis.Redis:
-    """A connection that answered once."""
-    # redis-py gives up after 5 s by default: an idle worker would take that for a broken connection, and pause.
+    """A connection that has answered once."""
+    # redis-py times out after 5 s by default: an idle worker would treat that as a broken connection, and pause.
     connection = redis.Redis.from_url(settings.redis_url, socket_timeout=WORKER_TTL_SECONDS - 5)
     again = Retrying(
         retry=retry_if_exception(_is_no_answer),

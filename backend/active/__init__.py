@@ -1,1 +1,1 @@
-"""Active learning: rounds of choosing tasks, waiting for corrections, training and labelling again."""
+"""Active learning: rounds of choosing tasks, waiting for corrections, training and relabelling."""

@@ -1,4 +1,4 @@
-"""The command `trajseg active`: rounds of active learning, each reported, until the budget is used up."""
+"""The command `trajseg active`: runs rounds of active learning, with a report on each, until the budget is spent."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from backend.store import Project
 
 ROUND_KEY, RANK_KEY = "trajseg_round", "trajseg_rank"
-"""Columns of the Data Manager: in which round a task was chosen, and its place in it (1: the most useful)."""
+"""Columns of the Data Manager: the round in which a task was chosen, and its rank there (1: most useful)."""
 POLL_SECONDS, LOOK_SECONDS = 5.0, 60.0
-"""How often the store is looked at; how often Label Studio is asked whether the chosen tasks are still there."""
+"""Poll intervals, seconds: for the store; for asking Label Studio whether the chosen tasks still exist."""
 
 
 @click.command()
 @click.option("--project", type=click.IntRange(1), required=True, help="Label Studio's id of the project.")
-@click.option("--budget", type=click.IntRange(1), required=True, help="Tasks that people correct, in all rounds.")
-@click.option("--batch", type=click.IntRange(1), help="Of these in a round [a quarter of the budget].")
-@click.option("--strategy", default="doubt-and-difference", show_default=True, help="What chooses the tasks.")
-@click.option("--steps", type=click.IntRange(1), help="Of each training [by the base's size].")
+@click.option("--budget", type=click.IntRange(1), required=True, help="Tasks for people to correct, over all rounds.")
+@click.option("--batch", type=click.IntRange(1), help="Tasks per round [a quarter of the budget].")
+@click.option("--strategy", default="doubt-and-difference", show_default=True, help="How tasks are chosen.")
+@click.option("--steps", type=click.IntRange(1), help="Steps per training [by the base's size].")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--once", is_flag=True, help="Take the steps that are possible now, name the next one, and exit.")
+@click.option("--once", is_flag=True, help="Do what can be done now, print what comes next, and exit.")
 @click.option("--poll", type=click.FloatRange(0.05), default=POLL_SECONDS, show_default=True, hidden=True)
 def active(
     project: int,
@@ -41,11 +41,10 @@ def active(
     once: bool,
     poll: float,
 ) -> None:
-    """Run rounds of active learning: choose tasks, wait for their corrections, train, label the rest again.
+    """Run rounds of active learning: choose tasks, wait for corrections, train, label the rest again.
 
-    Backend and worker run beside it. The Data Manager's columns trajseg_round and trajseg_rank name the tasks to
-    correct. Stopped with Ctrl-C and started again, it goes on where it was. The last line printed is one JSON object
-    with all rounds.
+    Needs a running backend and worker. The Data Manager's columns trajseg_round and trajseg_rank show which tasks to
+    correct. After Ctrl-C, run the same command to continue. The last line printed is one JSON object with all rounds.
     """
     from backend.active.rounds import ActiveLearning, Plan
     from backend.composition import compose
@@ -80,7 +79,7 @@ def _run(learning: ActiveLearning, once: bool, poll: float) -> None:
             learning.look_again()
         time.sleep(poll)
     if learning.finished and learning.left > 0:
-        click.echo(f"No task is left to correct; {learning.left} of the budget are not used.")
+        click.echo(f"No task is left to correct; {learning.left} of the budget remain.")
     click.echo(json.dumps({"rounds": [asdict(each) for each in learning.rounds], "left": max(learning.left, 0)}))
 
 

@@ -1,4 +1,4 @@
-"""The pool of tasks that people can correct: how doubtful each prediction is, and what the task looks like."""
+"""The pool of tasks that people can correct: how doubtful each prediction is, and the task's features."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from trajseg.video.spacing import end_to_end
 
 WORD_BINS, HUE_BINS = 12, 8
 LOOKS = 3
-"""Key frames of a task that are looked at, and frames of a track."""
+"""Most pictures per task, and frames per track, that are examined."""
 UNKNOWN_DOUBT = 0.5
-"""Of a prediction whose doubt nobody has measured."""
+"""The doubt of a prediction for which none was measured."""
 JOBS_AT_ONCE = 50
 
 
 class TaskPool:
-    """Facts of a project's predicted tasks. What a job's tracks look like is read once and kept.
+    """Facts about a project's predicted tasks. The features of a job's tracks are computed once and kept.
 
-    Features are what its key frames look like (where this machine has them), where its tracks lie and how they move,
+    Features are the appearance of its pictures (if stored on this machine), where its tracks are and how they move,
     and the words of its instruction.
     """
 
@@ -40,7 +40,7 @@ class TaskPool:
         self._looks: dict[str, np.ndarray] = {}
 
     def tasks(self) -> tuple[list[TaskFacts], list[TaskFacts]]:
-        """(tasks that nobody has annotated, annotated ones), by task."""
+        """(unannotated tasks, annotated tasks), by task."""
         annotated = {task for _, task in Standing(self.store).annotations(self.project_id)}
         newest = self._newest()
         for chunk in _chunks([job for jobs in newest.values() for job in jobs if job.id not in self._looks]):
@@ -86,10 +86,10 @@ def _doubt(job: Job) -> float:
 
 
 def _colours(pictures: Sequence[Path]) -> np.ndarray:
-    """Colour and texture of some pictures, [6 + HUE_BINS + 1]; NaN where there is none."""
+    """Colour and texture of some pictures, [6 + HUE_BINS + 1]; NaN without pictures."""
     found = []
     for path in _some(pictures):
-        # By NumPy, since OpenCV does not open every path.
+        # Read with NumPy, since OpenCV cannot open every path.
         picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_REDUCED_COLOR_4)
         if picture is None:
             continue
@@ -102,7 +102,7 @@ def _colours(pictures: Sequence[Path]) -> np.ndarray:
 
 
 def _motion(tracks: Sequence[Track]) -> np.ndarray:
-    """How many tracks, how long they show, how large they are, where they lie and how far they move, [7]."""
+    """Number, duration, size, position and displacement of the tracks, [7]."""
     found = []
     for track in tracks:
         shown = [frame["rle"] for frame in track.frames if frame["rle"]]
@@ -116,7 +116,7 @@ def _motion(tracks: Sequence[Track]) -> np.ndarray:
 
 
 def _box(code: Mapping[str, Any]) -> tuple[float, float, float] | None:
-    """Centre and area of a mask, in shares of the picture's sides and of its area."""
+    """Centre and area of a mask, as fractions of the picture's sides and area."""
     height, width = code["size"]
     checked = rle.checked(code, height, width)
     box = rle.box(checked)
@@ -127,13 +127,13 @@ def _box(code: Mapping[str, Any]) -> tuple[float, float, float] | None:
 
 
 def _words(instruction: str) -> np.ndarray:
-    """Which words the instruction has, [WORD_BINS]: their hashes, counted."""
+    """The words of the instruction, hashed and counted, [WORD_BINS]."""
     words = re.findall(r"\w+", instruction.casefold())
     return np.bincount([crc32(word.encode()) % WORD_BINS for word in words], minlength=WORD_BINS) / max(len(words), 1)
 
 
 def _mean(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Column by column of what is known."""
+    """The column means over the known values."""
     table = np.stack(rows)
     known = ~np.isnan(table)
     sums = np.where(known, table, 0).sum(axis=0)
@@ -141,7 +141,7 @@ def _mean(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _filled(table: np.ndarray) -> np.ndarray:
-    """What is not known of a task is taken as in the others; where it is known of none, it is 0."""
+    """Fills unknown values with the mean over the other tasks, or 0 if none has a value."""
     known = ~np.isnan(table)
     means = np.where(known, table, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     filled: np.ndarray = np.where(known, table, means)

@@ -1,10 +1,10 @@
-"""Rounds of active learning: choose tasks, wait until people have corrected them, train, and label again.
+"""Rounds of active learning: choose tasks, wait until people have corrected them, train, and relabel.
 
-A round is in one of these states. A file in the data folder says which, so that a command that was stopped goes on:
+A round has one of these states, stored in a file in the data folder so that a stopped command can continue:
 
-* correcting: people are correcting the chosen tasks, or what they painted is being carried to other frames;
-* training: the training is queued or runs; the gate decides at its end;
-* labelling: a promoted version labels the tasks again that nobody has annotated;
+* correcting: people are correcting the chosen tasks, or their corrections are being propagated;
+* training: the training is queued or running; the gate decides at its end;
+* labelling: a promoted version is relabelling the unannotated tasks;
 * done.
 """
 
@@ -40,10 +40,10 @@ class Round:
 
     Attributes:
         number: 1-based.
-        tasks: Label Studio's ids, the one most worth correcting first.
-        gone: of these, tasks that were deleted in Label Studio.
+        tasks: Label Studio's ids, most useful first.
+        gone: those of them that were deleted in Label Studio.
         job_id: of the training.
-        version, decision, promoted, gain: of the gate; `gain` in J&F, None where nothing was measured.
+        version, decision, promoted, gain: from the gate; `gain` in J&F, None if it was not measured.
         changed_per_track, minutes_per_track: what people did with the tasks' tracks; see backend.effort.
     """
 
@@ -64,14 +64,14 @@ class Round:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The plan for all rounds.
 
     Args:
-        budget: tasks that people correct, in all rounds together.
-        batch: of these in a round.
-        strategy: chooses them; see trajseg.correction.task_strategy.
-        steps: of each training; None: the recipe's.
-        seed: of strategy and training.
+        budget: tasks for people to correct, over all rounds.
+        batch: tasks per round.
+        strategy: chooses the tasks; see trajseg.correction.task_strategy.
+        steps: per training; None: the recipe's.
+        seed: for the strategy and the trainings.
     """
 
     budget: int
@@ -82,14 +82,14 @@ class Plan:
 
 
 class ActiveLearning:
-    """A project's rounds. `step` does whatever can be done now and never waits.
+    """A project's rounds. `step` does whatever is possible now and never waits.
 
     Args:
-        jobs: asks for trainings.
-        show: called with a round when its tasks were chosen; returns those that are not in Label Studio any more.
+        jobs: requests trainings.
+        show: called with a round once its tasks are chosen; returns those no longer in Label Studio.
 
     Raises:
-        InputError: the file of the rounds cannot be read, or there is no such strategy.
+        InputError: the file of the rounds cannot be read, or the strategy is unknown.
     """
 
     def __init__(
@@ -109,19 +109,19 @@ class ActiveLearning:
 
     @property
     def left(self) -> int:
-        """Of the budget."""
+        """What is left of the budget."""
         return self.plan.budget - sum(len(each.tasks) - len(each.gone) for each in self.rounds)
 
     @property
     def current(self) -> Round | None:
-        """The round that is not done."""
+        """The round in progress."""
         return self.rounds[-1] if self.rounds and self.rounds[-1].state != "done" else None
 
     def step(self) -> list[str]:
-        """What was done, in words for people; nothing where others have to do something first.
+        """What was done, in words; empty if people or jobs have to finish something first.
 
         Raises:
-            TrajSegError: the training failed. The next step asks for another one.
+            TrajSegError: the training failed. The next step requests another one.
         """
         current = self.current
         if current is None:
@@ -133,7 +133,7 @@ class ActiveLearning:
         return said
 
     def look_again(self) -> None:
-        """Show the tasks to correct once more; those that were deleted meanwhile are no longer waited for."""
+        """Shows the tasks to correct again; tasks deleted meanwhile are no longer waited for."""
         current = self.current
         if current is not None and current.state == "correcting":
             gone = [task for task in self.show(current) if task not in current.gone]
@@ -143,11 +143,11 @@ class ActiveLearning:
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to be done: the budget is used up, or no task is left that can be corrected."""
+        """Whether nothing is left to do: the budget is spent, or no task can be corrected."""
         return self.current is None and (self.left <= 0 or not self._pool.tasks()[0])
 
     def waiting_for(self) -> str:
-        """What has to happen before the next step, in words for people; empty where nothing has."""
+        """What has to happen before the next step, in words; empty if nothing."""
         current = self.current
         if current is None:
             return ""
@@ -156,7 +156,7 @@ class ActiveLearning:
             if missing:
                 shown = ", ".join(str(task) for task in missing)
                 return f"people to correct {len(missing)} of {len(current.tasks) - len(current.gone)} tasks: {shown}"
-            return f"{self._unfinished('refine', 'caption', 'finetune')} jobs that carry corrections on or train"
+            return f"{self._unfinished('refine', 'caption', 'finetune')} jobs that propagate corrections or train"
         if current.state == "training":
             job = self.store.jobs.get(current.job_id)
             done = f", {job.frames_done} of {job.frames_total} steps and clips" if job.frames_total else ""
@@ -179,7 +179,7 @@ class ActiveLearning:
         return [f"Round {number}: correct these tasks, the most useful first: {', '.join(map(str, chosen))}"]
 
     def _correct(self, current: Round) -> list[str]:
-        # Another training that is under way has not seen these corrections.
+        # A training that is already running has not seen these corrections.
         if self._missing(current) or self._unfinished("refine", "caption", "finetune"):
             return []
         if len(current.gone) == len(current.tasks):
@@ -192,7 +192,7 @@ class ActiveLearning:
         current.state, current.job_id = "training", job.id
         return [
             f"Round {current.number}: corrected, {effort.changed_per_track:.1f} frames and about "
-            f"{effort.minutes_per_track:.1f} minutes a track; training is queued (job {job.id})."
+            f"{effort.minutes_per_track:.1f} minutes per track; training is queued (job {job.id})."
         ]
 
     def _train(self, current: Round) -> list[str]:
@@ -204,7 +204,7 @@ class ActiveLearning:
             self._save()
             raise TrajSegError(
                 f"The training of round {current.number} was {job.state}: {job.error or job.id}",
-                f"{job.remedy or 'Look at the jobs page.'} The same command then goes on with this round.",
+                f"{job.remedy or 'Look at the jobs page.'} Then run the same command to continue this round.",
             )
         report = (job.result or {}).get("report") or {}
         decision = report.get("decision") or {}
@@ -219,12 +219,12 @@ class ActiveLearning:
             return []
         current.state, current.ended = "done", _now()
         word = (
-            f"{current.version} has labelled the rest again" if current.promoted else "the version before it serves on"
+            f"{current.version} has relabelled the rest" if current.promoted else "the previous version keeps serving"
         )
         return [f"Round {current.number} is done: {word}. {max(self.left, 0)} of {self.plan.budget} tasks are left."]
 
     def _missing(self, current: Round) -> list[int]:
-        """Tasks of the round that nobody has annotated."""
+        """Unannotated tasks of the round."""
         annotated = {task for _, task in Standing(self.store).annotations(self.project.id)}
         return [task for task in current.tasks if task not in annotated and task not in current.gone]
 
@@ -249,7 +249,7 @@ def _read(path: Path) -> list[Round]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"The rounds in {path} cannot be read ({type(error).__name__}: {error}).",
-            "Delete the file to begin again with round 1; corrections and versions stay.",
+            "Delete the file to start again with round 1; corrections and versions are kept.",
         ) from error
 
 

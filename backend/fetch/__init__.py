@@ -1,7 +1,7 @@
-"""Fetches a task's video safely. It lives here and not in `worker`, since the doctor fetches too: one policy for all.
+"""Fetches a task's video safely. Part of the backend because the doctor fetches too, under the same policy.
 
-Annotators control the text of a task, so the address of a video is not to be trusted. `policy` says what may be
-asked, `transport` connects to the address that was checked, `cache` keeps what is a video.
+Annotators control the content of tasks, so a video's address is untrusted. `policy` says which addresses are
+allowed, `transport` connects to the address that was checked, `cache` keeps the file if it is a video.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cache of fetched videos: streamed to disk, capped, looked into, and never half a video."""
+"""The cache of fetched videos: streamed to disk, limited in size, validated, and never a partial file."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 TOKEN_SECONDS = 10.0
 LATER = (429, 503)
-"""Answers that mean: not now, but later."""
+"""Status codes that mean "try again later"."""
 PART = "part-"
 OLD_PART_SECONDS = 24 * 3600.0
-"""A part this old was left behind by a worker that was killed."""
+"""A partial file this old was left behind by a killed worker."""
 
 
 class BusyServerError(ServiceError):
-    """A video's server wants to be asked later.
+    """A video's server asks to be tried again later.
 
     Args:
-        retry_after: seconds that it wants to be left alone; None where it does not say.
+        retry_after: seconds it asks to wait; None if it does not say.
     """
 
     def __init__(self, message: str, retry_after: float | None) -> None:
-        super().__init__(message, "The job waits for it.")
+        super().__init__(message, "The job will be retried later.")
         self.retry_after = retry_after
 
 
 @contextmanager
 def fetched(video: str, cache: Path, policy: FetchPolicy, tick: Tick | None = None) -> Iterator[Path]:
-    """The video as a file on this machine, for as long as the context lasts.
+    """The video as a local file while the context lasts.
 
-    A downloaded file is locked against eviction while the context lasts.
+    A downloaded file is locked against eviction meanwhile.
 
     Raises:
-        VideoError: the address is refused or dead, or what it leads to is not a video.
-        LabelStudioError: Label Studio does not answer, refuses the token, or wants to be asked later.
-        BusyServerError: another server wants to be asked later.
+        VideoError: the address is refused or dead, or does not point to a video.
+        LabelStudioError: Label Studio does not answer, rejects the token, or asks to be tried later.
+        BusyServerError: another server asks to be tried later.
         ServiceError: the cache cannot be written.
-        Exception: whatever `tick` raises.
+        Exception: anything that `tick` raises.
     """
     local = policy.local_path(video)
     if local is not None:
@@ -75,7 +75,7 @@ def fetched(video: str, cache: Path, policy: FetchPolicy, tick: Tick | None = No
 
 
 def cached_file(video: str, cache: Path, policy: FetchPolicy) -> Path | None:
-    """The file of a video where it is on this machine already, in an allowed folder or the cache; None otherwise."""
+    """The local file of a video, in an allowed folder or the cache; None if it is not on this machine."""
     try:
         local = policy.local_path(video)
         if local is not None:
@@ -87,7 +87,7 @@ def cached_file(video: str, cache: Path, policy: FetchPolicy) -> Path | None:
 
 
 def is_video(path: Path) -> bool:
-    """Whether the content of a file, not its name, is a video that trajseg reads."""
+    """Whether a file is, by content rather than name, a video that trajseg can read."""
     try:
         stat = path.stat()
     except OSError:
@@ -105,9 +105,9 @@ def _has_pictures(path: Path, modified: int, size: int) -> bool:
 
 
 def evict(cache: Path, max_bytes: int, max_seconds: float = math.inf) -> list[Path]:
-    """Delete videos that nobody has used for so long, then the least recently used ones until the cache is small.
+    """Deletes videos unused for `max_seconds`, then the least recently used ones until the cache is small enough.
 
-    One that is in use stays. Returns what was deleted.
+    Videos in use are kept. Returns the deleted ones.
     """
     for part in cache.glob(f"*/{PART}*"):
         with suppress(OSError):
@@ -134,7 +134,7 @@ def evict(cache: Path, max_bytes: int, max_seconds: float = math.inf) -> list[Pa
 
 @contextmanager
 def _locked(video: str, cache: Path, policy: FetchPolicy, tick: Tick) -> Iterator[Path]:
-    """The downloaded video, locked; one that another worker evicts before the lock is fetched again."""
+    """The downloaded video, locked; if another worker evicts it before the lock, it is fetched again."""
     while True:
         path = _Download(video, cache, policy, tick).path()
         try:
@@ -155,7 +155,7 @@ class _Download:
         self._name = shown_address(video)
         self._policy = policy
         self._url = policy.absolute_url(video)
-        # Before anything else reads it: it may not even be an address.
+        # Before anything else parses it: it may not even be an address.
         policy.target(self._url)
         self._folder = download_folder(cache, self._url)
         self._path = self._folder / f"video{_suffix(self._url)}"
@@ -163,11 +163,11 @@ class _Download:
         self._left_label_studio = False
 
     def path(self) -> Path:
-        """Where the video is in the cache: downloaded now, or unchanged since the last time."""
+        """The cached file: downloaded now, or unchanged since the last time."""
         url = self._url
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                # Checked before anything is asked, and again for every hop.
+                # Checked before any request, and again at every redirect.
                 target = self._policy.target(url)
                 with self._answer(target) as (answer, headers):
                     if answer.status in REDIRECTS and "location" in headers:
@@ -181,18 +181,18 @@ class _Download:
                     return self._path
         except DeadlineError as error:
             raise VideoError(
-                f"The video {self._name} was not there after {self._policy.max_seconds:.0f} s.",
+                f"The video {self._name} was not downloaded within {self._policy.max_seconds:.0f} s.",
                 "Raise TRAJSEG_DOWNLOAD_TIMEOUT_SECONDS, or move the video to a faster server.",
             ) from error
         raise VideoError(
-            f"The video {self._name} cannot be fetched: its server redirects without end.",
+            f"The video {self._name} cannot be fetched: its server redirects endlessly.",
             "Put the final address into the task's `video`.",
         )
 
     @contextmanager
     def _answer(self, target: Target) -> Iterator[tuple[httpcore.Response, httpx.Headers]]:
         headers = self._validators()
-        # A token that is sent after a redirect from elsewhere goes where another server wants it.
+        # Only a direct request gets the token; after a redirect another server would choose where it goes.
         self._left_label_studio |= not target.takes_token
         if target.takes_token and not self._left_label_studio and self._policy.label_studio_token:
             headers["Authorization"] = self._authorization()
@@ -230,7 +230,7 @@ class _Download:
             raise self._policy.label_studio_down(_why(error), certificate_trouble(error)) from error
         if answer.status_code in LATER:
             raise UnavailableError(
-                f"Label Studio is busy: it answered {answer.status_code} to the token.",
+                f"Label Studio is busy: it answered {answer.status_code} to the token exchange.",
                 "",
                 retry_after_seconds(answer.headers),
             )
@@ -239,22 +239,22 @@ class _Download:
         if answer.status_code != 200:
             raise LabelStudioError(
                 f"Label Studio does not accept the personal access token: it answered {answer.status_code}.",
-                "Make a new one under Account & Settings and put it into LABEL_STUDIO_API_KEY.",
+                "Create a new one under Account & Settings and set LABEL_STUDIO_API_KEY to it.",
             )
         try:
             return f"Bearer {answer.json()['access']}"
         except (ValueError, KeyError, TypeError) as error:
             raise LabelStudioError(
-                f"What answers the exchange of the token at {shown_address(url)} is not Label Studio: "
-                f"{'a web page' if _is_web_page(answer.content) else 'it gives no access token'}.",
-                "A proxy or a login page may be in between: set LABEL_STUDIO_URL to an address that leads to "
-                "Label Studio without it.",
+                f"The token exchange at {shown_address(url)} was not answered by Label Studio: "
+                f"{'a web page' if _is_web_page(answer.content) else 'no access token'}.",
+                "A proxy or a login page may be in between: set LABEL_STUDIO_URL to an address that reaches "
+                "Label Studio directly.",
             ) from error
 
     def _refuse_bad_status(self, target: Target, status: int, headers: httpx.Headers) -> None:
         if status in LATER:
             wish = retry_after_seconds(headers)
-            why = "wants fewer requests" if status == 429 else "is busy"
+            why = "is rate-limiting requests" if status == 429 else "is busy"
             if target.is_label_studio:
                 raise UnavailableError(f"Label Studio {why}: it answered {status} for {self._name}.", "", wish)
             raise BusyServerError(f"The server of the video {self._name} {why}: it answered {status}.", wish)
@@ -273,10 +273,10 @@ class _Download:
             )
 
     def _store(self, answer: httpcore.Response, headers: httpx.Headers) -> None:
-        """Stream the body to a file beside the video and rename it once it is known to be a video."""
+        """Streams the body to a temporary file beside the video, renamed once it is known to be a video."""
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            # Nothing was said to be accepted; what it unpacks to has no limit.
+            # We accepted no encoding, and the unpacked size would be unlimited.
             raise VideoError(
                 f"The server of the video {self._name} sends it compressed ({encoding[:40]}).",
                 "Have the server send the file as it is, without Content-Encoding.",
@@ -299,8 +299,8 @@ class _Download:
             (self._folder / "validators.json").write_text(json.dumps(kept))
         except OSError as error:
             raise ServiceError(
-                f"The video {self._name} cannot be kept in {self._folder}: {error.strerror}.",
-                "Free some disk, or move TRAJSEG_DATA_DIR.",
+                f"The video {self._name} cannot be stored in {self._folder}: {error.strerror}.",
+                "Free disk space, or move TRAJSEG_DATA_DIR.",
             ) from error
 
     def _write(self, answer: httpcore.Response, part: tempfile._TemporaryFileWrapper[bytes]) -> None:
@@ -308,7 +308,7 @@ class _Download:
         for chunk in answer.iter_stream():
             if size == 0 and _is_web_page(chunk):
                 raise VideoError(
-                    f"The address {self._name} leads to a web page, not a video.",
+                    f"The address {self._name} points to a web page, not a video.",
                     "Put the address of the video file itself into the task's `video`.",
                 )
             size += len(chunk)
@@ -324,7 +324,7 @@ class _Download:
         )
 
     def _validators(self) -> dict[str, str]:
-        """The headers that ask for the video only if it has changed; none where there is no copy."""
+        """Headers that request the video only if it has changed; empty without a cached copy."""
         if not self._path.exists():
             return {}
         try:
@@ -339,12 +339,12 @@ class _Download:
 
 
 def download_folder(cache: Path, url: str) -> Path:
-    """The folder of `cache` for an absolute address: it holds the file `video` and its suffix."""
+    """The folder of `cache` for an absolute address: it holds the file `video` with its suffix."""
     return cache / hashlib.sha256(url.encode()).hexdigest()[:32]
 
 
 def _suffix(url: str) -> str:
-    """The file ending that the address suggests, which tells PyAV and people what it is."""
+    """The file suffix suggested by the address, used by PyAV and by people."""
     parts = urlsplit(url)
     name = parts.query.partition("d=")[2] if "/local-files/" in parts.path else parts.path
     suffix = Path(unquote(name)).suffix.lower()
@@ -357,6 +357,6 @@ def _is_web_page(start: bytes) -> bool:
 
 def _why(error: Exception) -> str:
     if isinstance(error, httpx.LocalProtocolError | httpcore.LocalProtocolError):
-        # Its text quotes the header, and with it the token.
-        return "the request cannot be sent, a header is invalid"
+        # The exception's text quotes the header, and with it the token.
+        return "the request cannot be sent because a header is invalid"
     return shown_text(str(error)) or type(error).__name__

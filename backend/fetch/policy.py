@@ -1,10 +1,10 @@
-"""The fetch policy: which files and addresses a task may name, and which of them may see Label Studio's token.
+"""The fetch policy: which files and addresses a task may name, and which of them receive Label Studio's token.
 
 * Label Studio's own addresses (`/data/upload/...`, `/data/local-files/?d=...`, `/storage-data/...`,
   `/tasks/N/resolve/...`, or absolute ones with its origin) are resolved against LABEL_STUDIO_URL. Only these paths
-  get the token; its API never does.
-* Any other http(s) host must be allowed by name. A host that only the wildcard `*` allows must have public addresses.
-* A path on this machine must lie, symbolic links followed, below an allowed folder.
+  receive the token; its API never does.
+* Any other http(s) host must be allowed by name. A host allowed only by the wildcard `*` must have public addresses.
+* A local path must be below an allowed folder after symbolic links are resolved.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from trajseg.errors import LabelStudioError, VideoError
 MEDIA_PATH = re.compile(
     r"/(data/(upload/.+|local-files/?)|storage-data/.+|static/samples/.+|(tasks|projects)/\d+/(resolve|presign)/?)"
 )
-"""What Label Studio 1.23 serves files under; everything else on its host is its pages and its API."""
+"""The paths under which Label Studio 1.23 serves files; everything else on its host is pages and API."""
 SAMPLE_PATH = re.compile(r".*/static/samples/")
-"""Label Studio gives its own examples to everybody: no token is needed."""
+"""Label Studio's own examples are public: no token is needed."""
 MOST_DECODINGS = 4
-"""Percent-encoding deeper than this is an attempt to hide something."""
+"""Deeper percent-encoding is treated as an attempt to hide something."""
 HIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 DISGUISES = tuple(
     ipaddress.IPv6Network(network)
     for network in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "fec0::/10")
 )
-"""IPv4-compatible, NAT64, 6to4 and Teredo lead to an IPv4 address, possibly a private one; site-local is private."""
+"""IPv4-compatible, NAT64, 6to4 and Teredo map to IPv4 addresses, possibly private ones; site-local is private."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """An http(s) address that may be asked.
+    """An http(s) address that may be requested.
 
     Attributes:
         url: absolute, without user, password and fragment.
-        trusted: the operator named the host, so that it may have a private address.
+        trusted: the operator named the host, so it may have a private address.
         is_label_studio: has Label Studio's origin.
-        takes_token: a path of Label Studio under which people's files are.
+        takes_token: a Label Studio path that serves users' files.
     """
 
     url: str
@@ -58,12 +58,12 @@ class Target:
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """What may be fetched, from where, and how much of it.
+    """What may be fetched, from where, and how much.
 
     Attributes:
-        label_studio_token: a legacy token, or a personal access token (a JWT that is exchanged for a short one).
+        label_studio_token: a legacy token, or a personal access token (a JWT exchanged for a short-lived one).
         hosts: `name`, `name:port`, `*.name`, or `*` for every host with a public address.
-        folders: what local paths must lie below.
+        folders: local paths must be below one of these.
     """
 
     label_studio_url: str = ""
@@ -85,23 +85,23 @@ class FetchPolicy:
             folders=tuple(Path(folder) for folder in settings.media_dirs),
             max_bytes=settings.download_max_bytes,
             max_seconds=settings.download_timeout_seconds,
-            # Room for a few of the largest videos that are allowed.
+            # Room for a few videos of the maximum size.
             cache_bytes=5 * settings.download_max_bytes,
             cache_seconds=settings.download_days * 86400,
         )
 
     def naming(self, url: str) -> FetchPolicy:
-        """The same policy with the host of `url` allowed: for an address that the operator typed, not a task."""
+        """The same policy with the host of `url` allowed: for an address typed by the operator, not from a task."""
         _, host, port = origin(url)
         return replace(self, hosts=(*self.hosts, f"[{host}]:{port}")) if host else self
 
     def local_path(self, video: str) -> Path | None:
-        """The file on this machine that `video` names; None where it is an address.
+        """The local file that `video` names; None if it is an address.
 
-        Raises VideoError for a path that is not allowed or not there.
+        Raises VideoError for a path that is not allowed or does not exist.
         """
         if not video.strip():
-            raise VideoError("The task names no video.", "Put the video's address into the task's `video`.")
+            raise VideoError("The task names no video.", "Set the task's `video` to its address.")
         if video[:5].lower() == "file:":
             path = Path(unquote(split(video).path))
         elif has_scheme(video) or is_own_path(video, self.label_studio_url):
@@ -111,7 +111,7 @@ class FetchPolicy:
         try:
             return self._allowed_file(video, path)
         except (OSError, ValueError, RuntimeError) as error:
-            # A NUL, a name of more than 255 bytes, links in a circle.
+            # A NUL, a name of more than 255 bytes, or a link loop.
             raise VideoError(
                 f"The video {video[:200]!r} is not a usable path ({error}).", "Fix the path in the task's `video`."
             ) from error
@@ -132,11 +132,11 @@ class FetchPolicy:
             )
         raise VideoError(
             f"The video {video} is a path on this machine outside the allowed folders.",
-            "Add its folder to TRAJSEG_MEDIA_DIRS, or put an http address into the task.",
+            "Add its folder to TRAJSEG_MEDIA_DIRS, or use an http address in the task.",
         )
 
     def absolute_url(self, video: str) -> str:
-        """The address of a video with a host. Raises VideoError where Label Studio's is needed and not known."""
+        """The video's address with a host. Raises VideoError if Label Studio's address is needed and not set."""
         if not video.startswith("/"):
             return video
         if not self.label_studio_url:
@@ -147,7 +147,7 @@ class FetchPolicy:
         return absolute(video, self.label_studio_url)
 
     def target(self, url: str) -> Target:
-        """The address, checked; its name is not resolved yet. Raises VideoError when it may not be asked."""
+        """The validated target; its name is not resolved yet. Raises VideoError if it may not be requested."""
         scheme, host, port = origin(url)
         if scheme not in ("http", "https") or not host or HIDDEN.search(url):
             raise VideoError(
@@ -172,7 +172,7 @@ class FetchPolicy:
         return Target(plain, host, port, named or is_file, label_studio, is_file and not SAMPLE_PATH.match(parts.path))
 
     def addresses(self, target: Target) -> list[str]:
-        """The IP addresses of a target's host, resolved once. Raises VideoError for a private one of a public host."""
+        """The IP addresses of a target's host, resolved once. Raises VideoError if a `*` host has a private one."""
         try:
             entries = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -186,7 +186,7 @@ class FetchPolicy:
         if not target.trusted and not all(map(is_public, addresses)):
             raise VideoError(
                 f"The video {shown_address(target.url)} is on {target.host}, which has a private address.",
-                f"If that host is meant, add {target.host} to TRAJSEG_MEDIA_HOSTS.",
+                f"If you trust that host, add {target.host} to TRAJSEG_MEDIA_HOSTS.",
             )
         return addresses
 
@@ -199,11 +199,11 @@ class FetchPolicy:
 
     @property
     def _prefix(self) -> str:
-        """The path below which Label Studio is served; empty for the root."""
+        """The path prefix under which Label Studio is served; empty for the root."""
         return urlsplit(self.label_studio_url).path.rstrip("/")
 
     def _is_media(self, url: str, path: str) -> bool:
-        """Whether Label Studio serves a file under this path. Raises VideoError for a path in disguise."""
+        """Whether Label Studio serves a file under this path. Raises VideoError for an obfuscated path."""
         decoded, once = path, unquote(path)
         for _ in range(MOST_DECODINGS):
             segments = [segment.partition(";")[0] for segment in decoded.split("/")]
@@ -214,12 +214,12 @@ class FetchPolicy:
                     MEDIA_PATH.fullmatch(once.removeprefix(self._prefix))
                 )
         raise VideoError(
-            f"The video address {shown_address(url)} hides where it leads (`..`, backslashes or repeated encoding).",
-            "Put the address as Label Studio writes it into the task's `video`.",
+            f"The video address {shown_address(url)} is obfuscated (`..`, backslashes or repeated encoding).",
+            "Use the address as Label Studio writes it in the task's `video`.",
         )
 
     def _named(self, host: str, port: int) -> bool:
-        """Whether the operator named this host; `*` names nobody."""
+        """Whether the operator named this host; `*` does not count."""
         for pattern in self.hosts:
             # [IPv6]:port, name:port, or a name or a bare IPv6 address without a port.
             parts = re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]+):(\d+)|(.+)", pattern.lower())
@@ -234,7 +234,7 @@ class FetchPolicy:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, also one that IPv6 wraps, is reached over the internet."""
+    """Whether an IP address, including one embedded in IPv6, is on the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:

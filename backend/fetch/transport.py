@@ -1,4 +1,4 @@
-"""The transport: one GET to the addresses that were checked, with an end to waiting, and without decompression."""
+"""The transport: one GET to the addresses that were checked, with a total deadline and without decompression."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backend.tls import ssl_context
 
 
 class PinnedNetwork(httpcore.NetworkBackend):
-    """Connects to the addresses that the policy checked and asks no name server: its answer may change in between."""
+    """Connects to the addresses that the policy checked, without another DNS lookup: the answer could have changed."""
 
     def __init__(self, addresses: Sequence[str], patience: Patience) -> None:
         self._addresses = addresses
@@ -46,9 +46,9 @@ class PinnedNetwork(httpcore.NetworkBackend):
 def get(
     target: Target, addresses: Sequence[str], headers: dict[str, str], patience: Patience
 ) -> Iterator[tuple[httpcore.Response, httpx.Headers]]:
-    """The answer to one GET, its body not read yet; redirects are not followed, proxies not used.
+    """The answer to one GET, body not read yet; follows no redirects, uses no proxies.
 
-    Raises DeadlineError, httpcore's exceptions, and whatever the patience's `tick` raises.
+    Raises DeadlineError, httpcore's exceptions, and anything that the patience's `tick` raises.
     """
     url = httpx.URL(target.url)
     sent = {"Accept-Encoding": "identity", "User-Agent": "trajseg", **headers}

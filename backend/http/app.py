@@ -1,4 +1,4 @@
-"""create_app: the Flask application that Label Studio, people and Prometheus talk to."""
+"""create_app: the Flask application that serves Label Studio, people and Prometheus."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REMEDIES = {
 def create_app(backend: Backend) -> Flask:
     """The application of a backend; see `backend.composition.compose`.
 
-    Raises InputError when only one half of the Basic authentication is set.
+    Raises InputError if only one of the Basic authentication's settings is set.
     """
     settings, service = backend.settings, backend.service
     app = Flask("backend")
@@ -44,7 +44,7 @@ def create_app(backend: Backend) -> Flask:
 
 
 def error_answer(error: TrajSegError) -> tuple[Response, int]:
-    """The answer to a request that ended in one of our errors: 4xx where the request is wrong, 5xx where we are."""
+    """The HTTP answer for one of our errors: 4xx if the request is at fault, 5xx if we are."""
     if isinstance(error, UnknownProjectError | UnknownJobError):
         status = 404
     elif isinstance(error, InputError):
@@ -64,9 +64,9 @@ def _http(error: HTTPException) -> tuple[Response, int]:
 
 
 def _unforeseen(error: Exception) -> tuple[Response, int]:
-    log.exception("an error that was not foreseen")
+    log.exception("unexpected error")
     answer = jsonify(
-        error=f"The backend met an error that it does not know ({type(error).__name__}).",
-        remedy="Its log has the details.",
+        error=f"The backend failed with an unexpected error ({type(error).__name__}).",
+        remedy="See its log for details.",
     )
     return answer, 500

@@ -1,4 +1,4 @@
-"""Who may ask: Host header, Basic authentication (all that Label Studio can send), and the token of the job API."""
+"""Access control: Host header, Basic authentication (all that Label Studio can send), and the job API's token."""
 
 from __future__ import annotations
 
@@ -19,41 +19,39 @@ from trajseg.errors import InputError
 OPEN_ENDPOINTS = frozenset(
     {"service.health", "service.ready", "health", "media.file", "media.preflight", "pages.video"}
 )
-"""Health (also as label-studio-ml names it) is asked by everything that watches; links to files are signed."""
+"""Open paths: health (also under label-studio-ml's name) for monitoring; links to files are signed."""
 TOKEN_BLUEPRINTS = frozenset({"jobs", "failures", "exports", "metrics", "openapi"})
-"""What programs use: the token opens these without a password."""
+"""Paths for programs: the token opens these without a password."""
 SECRET_HEADER = "X-Trajseg-Secret"
 LARGEST_TRAINING_REQUEST = 2**21
-"""Bytes; it holds the project with its labelling configuration."""
+"""Bytes; large enough for a project with its labelling configuration."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-WAIT = "Too many wrong passwords or tokens came from this address: wait {seconds} s."
-WAIT_REMEDY = (
-    "Behind a proxy all clients have the proxy's address: set TRAJSEG_PROXIES, so that each one is counted by itself."
-)
+WAIT = "Too many wrong passwords or tokens from this address: wait {seconds} s."
+WAIT_REMEDY = "Behind a proxy all clients have the proxy's address: set TRAJSEG_PROXIES to count clients separately."
 NO_PASSWORD = "Set TRAJSEG_BASIC_AUTH_USER and TRAJSEG_BASIC_AUTH_PASSWORD, and give Label Studio the same."
 
 
 def require_password(settings: Settings, addresses: list[str]) -> None:
-    """Raises InputError where the backend is to listen on one of these IP addresses without a password.
+    """Raises InputError if the backend would listen on one of these IP addresses without a password.
 
-    Without one it answers this machine alone.
+    Without a password it serves this machine only.
     """
     if settings.basic_auth_user:
         return
     exposed = [address for address in addresses if not is_loopback(address)]
     if exposed:
         raise InputError(
-            f"The backend would listen on {exposed[0]} without a password, for everybody who reaches that address.",
-            f"{NO_PASSWORD} Or listen on this machine alone: TRAJSEG_HOST=127.0.0.1.",
+            f"The backend would listen on {exposed[0]} without a password, open to anyone who can reach that address.",
+            f"{NO_PASSWORD} Or listen on this machine only: TRAJSEG_HOST=127.0.0.1.",
         )
 
 
 def protect(app: Flask, settings: Settings) -> None:
-    """Refuse other host names, and ask for the user name and password of the settings.
+    """Rejects other host names, and requires the user name and password of the settings.
 
-    Without a password only this machine is answered, whichever server hosts the application.
+    Without a password only this machine is served, whichever server hosts the application.
 
-    Raises InputError when only one of user name and password is set: a service that looks protected must be.
+    Raises InputError if only one of user name and password is set: the service must not merely look protected.
     """
     user, password = settings.basic_auth_user, settings.basic_auth_password.get_secret_value()
     if bool(user) != bool(password):
@@ -68,13 +66,13 @@ def protect(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def check() -> Response | None:
-        # A browser always names a host; an old client that does not is no browser.
+        # A browser always sends a host; a client that does not is not a browser.
         named = request.environ.get("HTTP_HOST")
         if named is not None and not hosts.allows(named):
             return _answer(
                 400,
-                f"The host name {named[:100]!r} is none of this backend's.",
-                "Add it to TRAJSEG_ALLOWED_HOSTS, or set TRAJSEG_PUBLIC_URL to the address that is used.",
+                f"The host name {named[:100]!r} does not belong to this backend.",
+                "Add it to TRAJSEG_ALLOWED_HOSTS, or set TRAJSEG_PUBLIC_URL to the address in use.",
             )
         if request.endpoint in OPEN_ENDPOINTS:
             return None
@@ -89,15 +87,15 @@ def protect(app: Flask, settings: Settings) -> None:
             return None if is_loopback(_peer()) else _answer(403, "This backend has no password.", NO_PASSWORD)
         if given is None or given.type != "basic":
             return _unauthorized()
-        # Both are compared, whatever the first one gives.
+        # Both are always compared, so that timing reveals nothing.
         return _guess(limiter, lambda: bool(_same(given.username or "", user) & _same(given.password or "", password)))
 
 
 def refuse_without_token() -> Response | None:
-    """The answer to a request that changes something without the token of the job API; None where it may go on.
+    """The refusal for a changing request without the job API's token; None if it may proceed.
 
-    A browser adds a person's password to what a stranger's page sends. So a password proves nothing here, except
-    where the browser itself says that one of this backend's own pages asks (Fetch Metadata, Sec-Fetch-Site).
+    A browser adds a person's password even to requests made by another site's page, so a password proves nothing here
+    unless the browser says that the request comes from one of this backend's own pages (Sec-Fetch-Site).
     """
     if request.method in SAFE_METHODS or g.get("token_is_right"):
         return None
@@ -111,9 +109,9 @@ def refuse_without_token() -> Response | None:
 
 
 def _without_secret(limiter: GuessLimiter, secret: str, has_password: bool) -> Response | None:
-    """The answer to a notice without the secret; None for one that has it.
+    """The refusal for a notice without the secret; None if it has the secret.
 
-    Label Studio's button Start Training comes here too, with the password, but never with a webhook's headers.
+    Label Studio's button Start Training uses this route too, with the password but without a webhook's headers.
     """
     given = request.headers.get(SECRET_HEADER)
     if given is not None:
@@ -126,12 +124,12 @@ def _without_secret(limiter: GuessLimiter, secret: str, has_password: bool) -> R
         403,
         f"This notice lacks the header {SECRET_HEADER}.",
         "Add it to the project's webhook in Label Studio, with the value of TRAJSEG_WEBHOOK_SECRET; "
-        "`trajseg doctor --project N` says whether it is there.",
+        "`trajseg doctor --project N` checks this.",
     )
 
 
 def _guess(limiter: GuessLimiter, right: Callable[[], bool]) -> Response | None:
-    """None where the guess is right, else the answer to it."""
+    """None if the guess is right, else the answer to it."""
     attempt = limiter.attempt(request.remote_addr or "", right)
     if attempt.right:
         return None
@@ -160,12 +158,12 @@ def _answer(status: int, error: str, remedy: str) -> Response:
 
 
 def _peer() -> str:
-    """The address at the other end of the connection, whatever a proxy says of its client."""
+    """The address at the other end of the connection, ignoring what a proxy says about its client."""
     before: dict[str, Any] = request.environ.get("werkzeug.proxy_fix.orig") or request.environ
     return str(before.get("REMOTE_ADDR") or "")
 
 
 def _same(given: str, wanted: str) -> bool:
-    """Whether two secrets are equal; digests, so that the time tells nothing, not even a length."""
+    """Whether two secrets are equal; compares digests, so that timing does not even reveal the length."""
     digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in (given, wanted)]
     return hmac.compare_digest(*digests)

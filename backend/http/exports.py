@@ -1,4 +1,4 @@
-"""A project's export over HTTP: a zip that is sent while it is written, one clip at a time."""
+"""A project's export over HTTP: a zip that is streamed while it is written, one clip at a time."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from trajseg.tracks.formats import TrackFormat, format_names, load_format
 
 blueprint = Blueprint("exports", __name__)
 STORED = frozenset({".jpg", ".png", ".mp4", ".webm", ".mkv", ".mov", ".avi"})
-"""What a zip cannot make smaller."""
+"""Formats that a zip cannot compress further."""
 CHUNK_BYTES = 1 << 18
 SKIPPED = "skipped.txt"
-"""In the zip, where something was left out: a line for each, with the reason."""
+"""In the zip if something was left out: one line for each, with the reason."""
 
 
 @blueprint.get(f"/projects/<int(max={MAX_ID}):project>/export")
 def export(project: int) -> Response:
     """A zip of a project (Label Studio's id): `?format=`, `&pictures=1` for frames, `&annotated=1`.
 
-    Pictures come of videos that lie on this machine: in an allowed folder, or where a worker has fetched them. Others
-    are left out and named in skipped.txt.
+    Pictures are included for videos on this machine: in an allowed folder, or fetched by a worker. Others are left
+    out and listed in skipped.txt.
     """
-    # A stranger's page could not read the answer, but keep the backend busy with it.
+    # Another site's page could not read the answer, but could keep the backend busy.
     guard.refuse_strangers("POST", request.headers.get("Sec-Fetch-Site"))
     service: Service = current_app.extensions["trajseg"]
     name, pictures = request.args.get("format", ""), _flag("pictures")
     if name not in format_names():
-        # Only names: a module's path would be imported.
+        # Only built-in names: a module's path would be imported.
         raise InputError(f"There is no export format {name[:40]!r}.", f"Use one of {', '.join(format_names())}.")
     project_id = service.store.projects.of_label_studio(project).id
     exported = ProjectExport(
@@ -53,14 +53,14 @@ def export(project: int) -> Response:
 
 
 def local_videos(settings: Settings) -> Videos:
-    """Videos as far as they lie on this machine: the backend fetches nothing."""
+    """Videos that are on this machine: the backend fetches nothing."""
 
     @contextmanager
     def opened(video: str) -> Iterator[Path]:
         path = local_file(video, settings)
         if path is None:
             raise VideoError(
-                "the video does not lie on this machine.",
+                "the video is not on this machine.",
                 "Export with `trajseg export --project` on a worker's machine, which fetches it.",
             )
         yield path
@@ -69,7 +69,7 @@ def local_videos(settings: Settings) -> Videos:
 
 
 def zipped(exported: ProjectExport, kind: type[TrackFormat], pictures: bool) -> Iterator[bytes]:
-    """The export as pieces of a zip. On disk lie the files of one clip at a time, in memory less than a megabyte."""
+    """The export as chunks of a zip. The disk holds one clip's files at a time, memory less than a megabyte."""
     sink = _Sink()
     with tempfile.TemporaryDirectory(prefix="trajseg-export-") as folder, zipfile.ZipFile(sink, "w") as archive:
         out = Path(folder) / "export"
@@ -85,7 +85,7 @@ def zipped(exported: ProjectExport, kind: type[TrackFormat], pictures: bool) -> 
 
 
 def _moved(out: Path, archive: zipfile.ZipFile, sink: _Sink) -> Iterator[bytes]:
-    """Move all files of a folder into the archive."""
+    """Moves all files of a folder into the archive."""
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = path.relative_to(out).as_posix()
         info = zipfile.ZipInfo.from_file(path, name, strict_timestamps=False)
@@ -101,7 +101,7 @@ def _moved(out: Path, archive: zipfile.ZipFile, sink: _Sink) -> Iterator[bytes]:
 
 
 class _Sink(io.RawIOBase):
-    """What ZipFile writes to: keeps it until it is taken. It cannot seek, so sizes follow each file."""
+    """The buffer that ZipFile writes to, emptied by `taken`. It cannot seek, so sizes follow each file."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -114,7 +114,7 @@ class _Sink(io.RawIOBase):
         return len(data)
 
     def taken(self) -> bytes:
-        """What was written since the last time."""
+        """What was written since the last call."""
         piece = b"".join(self._parts)
         self._parts.clear()
         return piece

@@ -1,4 +1,4 @@
-"""Failures over HTTP: what failed and why, by reason, and how to retry all that failed for one reason."""
+"""Failures over HTTP: what failed, grouped by reason, and how to retry a whole group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ blueprint.before_request(auth.refuse_without_token)
 
 @blueprint.get("/failures")
 def failures() -> Response:
-    """All failures by reason, the largest group first; `?project=` (Label Studio's id) chooses."""
+    """All failures by reason, largest group first; `?project=` (Label Studio's id) filters."""
     service = _service()
     groups = service.store.failures.groups(_project_id(service))
     return jsonify(failures=[_form(service, group) for group in groups])
@@ -26,7 +26,7 @@ def failures() -> Response:
 
 @blueprint.post("/failures/<key>/retry")
 def retry(key: str) -> Response:
-    """Retry all that failed for one reason: jobs are queued again, deliveries made again; `?project=` as above."""
+    """Retries everything that failed for one reason: jobs are queued, results delivered again; `?project=` as above."""
     service = _service()
     group, did = retry_group(service, key, _project_id(service))
     return jsonify(key=group.key, jobs=did.jobs, deliveries=did.deliveries)

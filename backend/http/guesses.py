@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 FREE_GUESSES = 5
-"""Wrong guesses of one address without a pause: people mistype."""
+"""Wrong guesses per address without a delay, since people mistype."""
 FIRST_PAUSE_SECONDS = 1.0
-"""Pause after the first guess beyond FREE_GUESSES; it doubles with each further one."""
+"""Delay after the first guess beyond FREE_GUESSES; it doubles with each further one."""
 LONGEST_PAUSE_SECONDS = 300.0
-"""So one address makes about 300 guesses a day."""
+"""Longest delay, which allows about 300 guesses per day and address."""
 FORGOTTEN_SECONDS = 3600.0
-"""After so long without a wrong guess an address is as good as new."""
+"""An address without a wrong guess for this long starts afresh."""
 MOST_ADDRESSES = 4096
-"""Addresses that are remembered; beyond that the one with the oldest guess is forgotten."""
+"""Most addresses remembered; beyond that, the one with the oldest guess is forgotten."""
 
 
 @dataclass
@@ -34,10 +34,10 @@ class _Guesses:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of a guess.
+    """The outcome of a guess.
 
     Attributes:
-        wait_seconds: above 0 where it was not even compared, because its address has to wait for so long.
+        wait_seconds: above 0 if the guess was not even compared, because its address has to wait this long.
     """
 
     right: bool
@@ -45,10 +45,10 @@ class Attempt:
 
 
 class GuessLimiter:
-    """Counts wrong guesses by address, in this process. Safe to share between threads.
+    """Counts wrong guesses per address, in this process. Safe to share between threads.
 
-    A right guess does not clear the count: else somebody behind the same proxy as Label Studio could guess as fast
-    as Label Studio asks.
+    A right guess does not reset the count: otherwise someone behind the same proxy as Label Studio could guess as
+    often as Label Studio makes requests.
 
     Args:
         clock: seconds, monotonic.
@@ -60,10 +60,10 @@ class GuessLimiter:
         self._addresses: OrderedDict[str, _Guesses] = OrderedDict()
 
     def attempt(self, address: str, right: Callable[[], bool]) -> Attempt:
-        """Compare, unless the address has to wait. One at a time, so that parallel guesses gain nothing.
+        """Compares, unless the address has to wait. One at a time, so that parallel guesses gain nothing.
 
         Args:
-            address: of the client; all of an IPv6 network of 64 bits count as one.
+            address: of the client; an IPv6 /64 network counts as one address.
             right: compares the guess, in constant time.
         """
         key, moment = _network(address), self._clock()

@@ -1,7 +1,7 @@
-"""Host names: which ones a request may be addressed to, and which addresses are this machine's own.
+"""Host names: which names a request may be addressed to, and which addresses are this machine's own.
 
-A page of a stranger can have its own name lead to this machine (DNS rebinding). The browser then takes the backend
-for a part of that page; only the Host header tells. It still has the stranger's name, never an address.
+A malicious page can make its own name resolve to this machine (DNS rebinding). The browser then treats the backend as
+part of that page. Only the Host header reveals it: it holds the page's name, never an IP address.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HOST_HEADER = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]@/\s]+)
 
 
 class AllowedHosts:
-    """Names that this backend goes by.
+    """The names of this backend.
 
     IP addresses, `localhost`, the hosts of TRAJSEG_PUBLIC_URL, LABEL_STUDIO_URL and TRAJSEG_HOST, and what
     TRAJSEG_ALLOWED_HOSTS adds: `name`, `*.name`, or `*` for every name.
@@ -41,7 +41,7 @@ class AllowedHosts:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an IP address; an empty one is that of a Unix socket."""
+    """Whether an IP address can be reached only from this machine; an empty one is that of a Unix socket."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: what they do, how far they are, why they failed, and how to cancel or retry them."""
+"""Jobs over HTTP: what they do, their progress, why they failed, and how to cancel or retry them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_JOBS = 1000
 
 @blueprint.get("/jobs")
 def jobs() -> Response:
-    """The newest jobs; `?state=`, `?project=` (Label Studio's id), `?task=` and `?limit=` choose."""
+    """The newest jobs; `?state=`, `?project=` (Label Studio's id), `?task=` and `?limit=` filter."""
     service = _service()
     state = request.args.get("state")
     if state is not None and state not in JOB_STATES:
@@ -55,22 +55,22 @@ def result(job_id: str) -> Response:
 
 @blueprint.post("/jobs/<job_id>/cancel")
 def cancel(job_id: str) -> Response:
-    """Cancel a job that is not finished; another one is answered as it is."""
+    """Cancels a job that is not finished; a finished one is returned as it is."""
     service = _service()
     return jsonify(job_form(service, service.jobs.cancel(job_id)))
 
 
 @blueprint.post("/jobs/<job_id>/retry")
 def retry(job_id: str) -> Response:
-    """Do a finished job again, or make its failed delivery again."""
+    """Retries a finished job, or its failed delivery."""
     service = _service()
     return jsonify(job_form(service, service.jobs.retry(job_id), service.store.deliveries.of_job(job_id)))
 
 
 def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> dict[str, Any]:
-    """A job as people and programs read it; times in ISO 8601, durations in seconds."""
+    """A job for people and programs; times in ISO 8601, durations in seconds."""
     redact = service.settings.redact
-    # One row that another version or somebody's hand has written must not hide all the others.
+    # One row written by another version, or edited by hand, must not hide all the others.
     params = job.params if isinstance(job.params, dict) else {}
     result = job.result if isinstance(job.result, dict) else {}
     tracks, timings = result.get("tracks", []), result.get("timings", {})
@@ -95,7 +95,7 @@ def job_form(service: Service, job: Job, delivery: Delivery | None = None) -> di
         "remedy": redact(job.remedy),
         "rejection": job.rejection,
         "runs": job.runs,
-        # A worker that was killed says nothing more: only its last heartbeat tells.
+        # A killed worker reports nothing more: only its last heartbeat shows.
         "lost": job.state == "running" and job.heartbeat_at is not None and now() - job.heartbeat_at > stale,
         "tracks": len(tracks) if result and isinstance(tracks, list) else None,
         "timings": timings if isinstance(timings, dict) else {},
@@ -120,7 +120,7 @@ def _queue_form(service: Service) -> dict[str, Any]:
 
 
 def number_argument(name: str) -> int | None:
-    """A number of the query string; None where it is absent. Raises InputError."""
+    """A number from the query string; None if absent. Raises InputError."""
     text = request.args.get(name)
     if text is None:
         return None

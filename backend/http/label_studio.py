@@ -15,7 +15,7 @@ from trajseg.errors import InputError, ServiceError
 blueprint = Blueprint("service", __name__)
 MODEL_CLASS = "TrajSeg"
 MAX_CONTAINERS = 2_000_000
-"""Lists and objects in a body: the largest that is allowed, full of regions with small masks, has half of that."""
+"""Most lists and objects in a body; the largest allowed body, full of small masks, has half as many."""
 MAX_VALUES = 20_000_000
 AnyPayload = TypeVar("AnyPayload", bound=Payload)
 
@@ -23,9 +23,9 @@ AnyPayload = TypeVar("AnyPayload", bound=Payload)
 @blueprint.get("/health")
 @blueprint.get("/", endpoint="root")
 def health() -> tuple[Response, int]:
-    """Whether the backend is alive, which it is without the queue, but not without the store.
+    """Whether the backend is alive: it can be without the queue, but not without the store.
 
-    `ready` says whether jobs get done as well; see `ready`.
+    `ready` says whether jobs are also being processed; see `ready`.
     """
     form = _health()
     return jsonify(form), 200 if form["status"] == "UP" else 503
@@ -33,7 +33,7 @@ def health() -> tuple[Response, int]:
 
 @blueprint.get("/ready")
 def ready() -> tuple[Response, int]:
-    """As /health, but 503 unless jobs get done: store and queue answer, and a living worker has its engine loaded."""
+    """Like /health, but 503 unless jobs are processed: store and queue answer, a live worker has its engine loaded."""
     form = _health()
     return jsonify(form), 200 if form["ready"] else 503
 
@@ -61,25 +61,25 @@ def _health() -> dict[str, Any]:
 
 @blueprint.post("/setup")
 def setup() -> Response:
-    """Label Studio connects, or looks whether the backend is still the same."""
+    """Label Studio connects, or checks whether the backend is still the same."""
     return jsonify(_service().setup(read(SetupRequest, _body())))
 
 
 @blueprint.get("/versions")
 def versions() -> Response:
-    """The model versions of all engines on offer, the default one first."""
+    """The model versions of all offered engines, the default one first."""
     return jsonify(versions=list(_service().engines.versions.values()))
 
 
 @blueprint.post("/predict")
 def predict() -> Response:
-    """Label Studio asks for predictions, or a person typed an instruction."""
+    """Label Studio requests predictions, or a person typed an instruction."""
     return jsonify(results=_service().predict(read(PredictRequest, _body())))
 
 
 @blueprint.post("/webhook")
 def webhook() -> tuple[Response, int]:
-    """Something has happened in a project."""
+    """Something happened in a project."""
     answer = _service().webhooks.receive(read(WebhookRequest, _body()))
     if answer is None:
         return jsonify(status="Unknown event"), 200
@@ -87,7 +87,7 @@ def webhook() -> tuple[Response, int]:
 
 
 def read(form: type[AnyPayload], body: object) -> AnyPayload:
-    """A request's body, checked. Raises InputError that names what is wrong, without the values."""
+    """A request's body, validated. Raises InputError naming what is invalid, without the values."""
     if not isinstance(body, dict):
         raise InputError("The body is not a JSON object.", "Send what Label Studio 1.23 sends.")
     try:
@@ -99,7 +99,7 @@ def read(form: type[AnyPayload], body: object) -> AnyPayload:
 
 
 def _body() -> object:
-    # A megabyte of brackets takes fifty in memory, and longer than Label Studio waits.
+    # A megabyte of brackets takes fifty in memory, and longer to parse than Label Studio waits.
     raw = request.get_data()
     if raw.count(b"[") + raw.count(b"{") > MAX_CONTAINERS or raw.count(b",") > MAX_VALUES:
         raise InputError("The body has too many values.", "Send fewer tasks at once: select fewer in the Data Manager.")

@@ -1,4 +1,4 @@
-"""Key frames for the browser: signed links to files of the media folder, readable across origins."""
+"""Shown frames for the browser: signed links to files of the media folder, readable across origins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def media_url(settings: Settings, relative_path: str) -> str:
     Args:
         relative_path: of a file below `settings.media_dir`, such as "<job id>/000015.jpg".
 
-    Raises InputError for a path that leaves that folder.
+    Raises InputError for a path outside that folder.
     """
     path = PurePosixPath(relative_path)
     if path.is_absolute() or ".." in path.parts or not path.name:
@@ -40,7 +40,7 @@ def media_url(settings: Settings, relative_path: str) -> str:
 
 
 def renewed(settings: Settings, url: str) -> str | None:
-    """The same link signed now; None for an address that this backend's key has not signed."""
+    """The same link, signed now; None for an address not signed with this backend's key."""
     match = LINK.search(url)
     if match is None:
         return None
@@ -53,7 +53,7 @@ def renewed(settings: Settings, url: str) -> str | None:
 
 @blueprint.route("/media/<token>/<name>", provide_automatic_options=False)
 def file(token: str, name: str) -> Response:
-    """The file that the token names; ranges and conditional requests are answered."""
+    """The file that the token names; supports ranges and conditional requests."""
     service: Service = current_app.extensions["trajseg"]
     settings = service.settings
     try:
@@ -61,15 +61,15 @@ def file(token: str, name: str) -> Response:
     except SignatureExpired as error:
         job_id = PurePosixPath(str(_serializer(settings).loads(token))).parts[0]
         service.store.pictures.hurry(job_id=job_id)
-        raise Gone("This link has expired. Its task gets new ones: open the task again in a minute.") from error
+        raise Gone("This link has expired. Its task gets a new one: open the task again in a minute.") from error
     except BadSignature as error:
         raise Forbidden("This link was not signed by this backend.") from error
     if PurePosixPath(path).name != name:
         raise NotFound("There is no such file.")
     answer = send_from_directory(settings.media_dir.resolve(), path, conditional=True)
-    # Asked for at each opening of a page, and answered with 304: that is how an opening shows.
+    # Revalidated (304) each time a page is opened: this is how an opening is noticed.
     answer.headers["Cache-Control"] = "private, no-cache"
-    # label-studio-ml, where it is the host, reads every answer; a picture is small enough for that.
+    # label-studio-ml as a host buffers every answer; a picture is small enough for that.
     answer.direct_passthrough = False
     current_app.extensions["trajseg"].openings.seen(PurePosixPath(path).parts[0])
     return _shared(answer, settings)
@@ -77,7 +77,7 @@ def file(token: str, name: str) -> Response:
 
 @blueprint.route("/media/<token>/<name>", methods=["OPTIONS"])
 def preflight(token: str, name: str) -> Response:
-    """What a browser asks before it reads a file across origins."""
+    """Answers a browser's preflight request before it reads a file across origins."""
     answer = _shared(Response(status=204), current_app.extensions["trajseg"].settings)
     answer.headers["Access-Control-Allow-Methods"] = "GET, HEAD, OPTIONS"
     answer.headers["Access-Control-Allow-Headers"] = "Range"

@@ -18,7 +18,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 100)
 
 
 class ServiceCollector(Collector):
-    """Reads the store and the queue when it is asked."""
+    """Reads the store and the queue on each scrape."""
 
     def __init__(self, service: Service, problems: Callable[[], Mapping[str, int]]) -> None:
         self.service = service
@@ -40,7 +40,7 @@ class ServiceCollector(Collector):
         yield from (jobs, deliveries, webhooks)
         yield from self._figures()
         problems = CounterMetricFamily(
-            "trajseg_problems", "Turns of a loop beside the backend that failed, or jobs passed over", labels=["loop"]
+            "trajseg_problems", "Failed rounds of a background loop, or jobs skipped", labels=["loop"]
         )
         for loop, count in self.problems().items():
             problems.add_metric([loop], count)
@@ -67,10 +67,10 @@ class ServiceCollector(Collector):
 
     def _figures(self) -> Iterable[Metric]:
         figures = self.service.store.figures
-        failed = GaugeMetricFamily("trajseg_jobs_failed", "Failed jobs by what their errors share", labels=["reason"])
+        failed = GaugeMetricFamily("trajseg_jobs_failed", "Failed jobs by error pattern", labels=["reason"])
         for reason, count in figures.failed_by_reason().items():
             failed.add_metric([reason], count)
-        held = GaugeMetricFamily("trajseg_jobs_held", "Queued jobs that wait for more than a worker", labels=["reason"])
+        held = GaugeMetricFamily("trajseg_jobs_held", "Queued jobs not waiting for a worker", labels=["reason"])
         for reason, count in figures.held_by_reason().items():
             held.add_metric([reason], count)
         ages = GaugeMetricFamily("trajseg_queue_age_seconds", "Age of the oldest job that may start", labels=["queue"])
@@ -82,10 +82,10 @@ class ServiceCollector(Collector):
 
 
 def measure(app: Flask, service: Service, problems: Callable[[], Mapping[str, int]]) -> None:
-    """Add GET /metrics to the app, and time its requests.
+    """Adds GET /metrics to the app, and times its requests.
 
     Args:
-        problems: gives how often each loop of the reconciler failed.
+        problems: returns how often each loop of the reconciler failed.
     """
     registry = CollectorRegistry()
     seconds = Histogram(

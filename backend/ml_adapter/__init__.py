@@ -1,1 +1,1 @@
-"""For people who host their models in label-studio-ml 2.x: TrajSeg as one of them. Needs that package."""
+"""TrajSeg as a model in label-studio-ml 2.x, for those who host their models there. Needs that package."""

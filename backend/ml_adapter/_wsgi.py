@@ -1,6 +1,6 @@
-"""The application that label-studio-ml's users start: `gunicorn --threads 16 backend.ml_adapter._wsgi:app`.
+"""The application for label-studio-ml: `gunicorn --threads 16 backend.ml_adapter._wsgi:app`.
 
-The host has the routes /health, /setup, /predict and /webhook. Added are /versions, /jobs, and the key frames
+The host provides /health, /setup, /predict and /webhook. This adds /versions, /jobs, and the shown frames
 under /media, which browsers request without credentials.
 """
 
@@ -11,7 +11,7 @@ import os
 
 from backend.settings import load_settings
 
-# The host keeps a cache file where it is imported; ours belongs with the other data.
+# The host creates a cache file on import; keep it with the other data.
 os.environ.setdefault("MODEL_DIR", str(load_settings().data_dir / "label-studio-ml"))
 
 from label_studio_ml.api import init_app

@@ -1,4 +1,4 @@
-"""TrajSeg as a LabelStudioMLBase of label-studio-ml 2.x, doing what the backend's own routes do."""
+"""TrajSeg as a LabelStudioMLBase of label-studio-ml 2.x, equivalent to the backend's own routes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def shared_backend() -> Backend:
 
 
 class TrajSeg(LabelStudioMLBase):  # type: ignore[misc]
-    """The model that label-studio-ml constructs for each request; the backend behind it is shared.
+    """The model that label-studio-ml constructs for each request; all share one backend.
 
-    That host withholds two things: the time that Label Studio adds to a project's id, and all webhooks but its
-    own TRAIN_EVENTS. Jobs, results, deliveries and corrections are the same; a worker must run as usual.
+    The host withholds two things: the creation time that Label Studio appends to a project's id, and all webhooks but
+    its own TRAIN_EVENTS. Jobs, results, deliveries and corrections are the same; a worker must run as usual.
     """
 
     def setup(self) -> None:
@@ -38,12 +38,12 @@ class TrajSeg(LabelStudioMLBase):  # type: ignore[misc]
             service.store.projects.upsert(reference.label_studio_id, "", config)
 
     def set_extra_params(self, extra_params: object) -> None:
-        """Dropped: trajseg has none, and the host's cache cannot hold what Label Studio sends."""
+        """Ignored: trajseg has none, and the host's cache cannot hold what Label Studio sends."""
 
     def predict(
         self, tasks: list[dict[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        """One answer a task for an interactive request, none for a batch: those results are delivered later."""
+        """One answer per task for an interactive request; none for a batch, whose results are delivered later."""
         body = {
             "tasks": tasks,
             "project": self.project_id,
@@ -57,5 +57,5 @@ class TrajSeg(LabelStudioMLBase):  # type: ignore[misc]
             raise AnswerException(400, error.message, form) from error
 
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any] | None:
-        """Handle an event as the route /webhook does."""
+        """Handles an event as the route /webhook does."""
         return shared_backend().service.webhooks.receive(read(WebhookRequest, {**data, "action": event}))

@@ -1,4 +1,4 @@
-"""The jobs page: what people see of the store in a browser, and what they can do there."""
+"""The jobs page: shows the store in a browser, with actions on jobs."""
 
 from backend.pages.routes import blueprint
 

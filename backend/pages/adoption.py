@@ -1,4 +1,4 @@
-"""The page of an adoption: what it changes in the annotation, frame by frame, with pictures, a button and its undo."""
+"""The page of an adoption: its changes to the annotation, frame by frame, with pictures, a button and undo."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from trajseg.video import FrameMap
 
 blueprint = Blueprint("adoption", __name__, url_prefix="/jobs/<job_id>/adoption")
 ADDED, REMOVED, KEPT = (60, 220, 130), (255, 70, 90), (255, 255, 255)
-"""Colours of what was added, what was taken away, and what both have."""
+"""Colours of added, removed and unchanged parts."""
 
 
 @blueprint.get("")
 def page(job_id: str) -> ResponseReturnValue:
-    """What the adoption of a job's tracks has changed, or would change."""
+    """The changes that adopting a job's tracks has made or would make."""
     service = _service()
     job = service.store.jobs.get(job_id)
     annotation_id = annotation_of(job)
@@ -55,7 +55,7 @@ def page(job_id: str) -> ResponseReturnValue:
         annotation_id=annotation_id,
         tracks=_by_label(changes),
         in_words=_in_words,
-        # In the mask view every frame that changes has a picture; in the box view those that the job has left.
+        # In the mask view every changed frame has a picture; in the box view those that the job's task shows.
         pictured=lambda changes: [one for one in changes if (held and held.frame_index) or one.index in stills],
         problem=problem,
         token=guard.new_token(service.settings),
@@ -64,7 +64,7 @@ def page(job_id: str) -> ResponseReturnValue:
 
 @blueprint.post("")
 def adopt(job_id: str) -> ResponseReturnValue:
-    """Write the tracks into the annotation."""
+    """Writes the tracks into the annotation."""
     _prove()
     held = adoption.adopt(_service(), job_id)
     return _told(job_id, f"{in_frames(held)} of annotation {held.annotation_id} changed")
@@ -72,15 +72,15 @@ def adopt(job_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/undo")
 def undo(job_id: str) -> ResponseReturnValue:
-    """Put back what stood there before."""
+    """Restores the earlier content."""
     _prove()
     held = adoption.undo(_service(), job_id)
-    return _told(job_id, f"annotation {held.annotation_id} is as it was before")
+    return _told(job_id, f"annotation {held.annotation_id} is restored")
 
 
 @blueprint.get("/picture/<int:index>/<path:label>.jpg")
 def picture(job_id: str, index: int, label: str) -> ResponseReturnValue:
-    """A frame with what an adoption has changed of one track: added green, removed red, the rest white."""
+    """A frame with what an adoption changed in one track: added green, removed red, the rest white."""
     service = _service()
     held = service.store.adoptions.of_job(job_id)
     if held is None or not any((one.label, one.index) == (label, index) for one in changes_of(held)):
@@ -106,12 +106,12 @@ def picture(job_id: str, index: int, label: str) -> ResponseReturnValue:
 def _masks(
     service: Service, held: Adoption, label: str, index: int
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
-    """The mask of one track on one frame before and after; None where there is none."""
+    """The mask of one track on one frame before and after; None if there is none."""
     from backend.label_studio.incoming.annotation import from_annotation
 
     project = service.store.projects.get(held.project_id)
     config = parse(project.label_config)
-    # The results of one frame alone are read: each PNG takes its time.
+    # Read only the results of this one frame, since each PNG takes time to decode.
     indices = _indices(held, index)
     found = []
     for results in (before(held), written(held)):
@@ -124,7 +124,7 @@ def _masks(
 def _outlines(
     service: Service, held: Adoption, label: str, index: int
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
-    """The outlines of one track's box on one frame before and after; None where there is none."""
+    """The outlines of one track's box on one frame before and after; None if there is none."""
     from backend.label_studio.incoming.annotation import from_annotation
 
     config = parse(service.store.projects.get(held.project_id).label_config)
@@ -155,7 +155,7 @@ def _indices(held: Adoption, index: int) -> set[int]:
 
 
 def _in_words(changes: list[FrameChange]) -> list[str]:
-    """What happens on which frames, counted from 1, such as "added on frames 1 to 4, 7"."""
+    """The changes by kind and frame (1-based), such as "added on frames 1 to 4, 7"."""
     words = []
     for kind in ("added", "changed", "removed"):
         numbers = sorted(change.index + 1 for change in changes if change.kind == kind)

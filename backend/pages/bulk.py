@@ -1,4 +1,4 @@
-"""What one button of the jobs page does to all jobs that are chosen there: cancel them, or retry them."""
+"""Bulk buttons of the jobs page: cancel or retry all selected jobs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ blueprint = Blueprint("bulk", __name__, url_prefix="/chosen")
 
 @dataclass(frozen=True)
 class BulkAction:
-    """A button that acts on all chosen jobs.
+    """A button that acts on all selected jobs.
 
     Attributes:
         name: of the route.
-        verb: on the button.
-        count: how many jobs it is about.
+        verb: the button's text.
+        count: number of jobs affected.
     """
 
     name: str
@@ -34,7 +34,7 @@ class BulkAction:
 
 
 def actions(wanted: Wanted, counts: dict[str, int]) -> list[BulkAction]:
-    """What can be done with the chosen jobs. Failed ones are retried by reason, or as a search finds them.
+    """The actions available for the selected jobs. Failed jobs are retried by reason, or as a search finds them.
 
     Args:
         counts: how many there are in each state.
@@ -49,7 +49,7 @@ def actions(wanted: Wanted, counts: dict[str, int]) -> list[BulkAction]:
 
 @blueprint.post("/cancel")
 def cancel() -> ResponseReturnValue:
-    """Cancel all chosen jobs that are not finished and were there when the page was loaded."""
+    """Cancels all selected unfinished jobs that existed when the page was loaded."""
     service = _service()
     wanted, until = _asked(service)
     return _told(wanted, len(service.jobs.cancel_all(wanted, until)), "cancelled")
@@ -57,7 +57,7 @@ def cancel() -> ResponseReturnValue:
 
 @blueprint.post("/retry")
 def retry() -> ResponseReturnValue:
-    """Retry all chosen jobs that failed or were cancelled."""
+    """Retries all selected jobs that failed or were cancelled."""
     service = _service()
     wanted, until = _asked(service)
     return _told(wanted, len(service.jobs.retry_all(wanted, until)), "queued")
@@ -72,7 +72,7 @@ def _asked(service: Service) -> tuple[Wanted, datetime]:
     try:
         until = datetime.fromisoformat(moment)
     except ValueError as error:
-        raise InputError(f"`until` is {moment[:40]!r}, not a time.", "Load the page again.") from error
+        raise InputError(f"`until` is {moment[:40]!r}, not a time.", "Reload the page.") from error
     wanted = Wanted(
         request.args.get("state", ""),
         request.args.get("kind", ""),

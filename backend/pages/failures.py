@@ -1,4 +1,4 @@
-"""The failures in the jobs page: each reason with its count, and one button that retries all of it."""
+"""Failures on the jobs page: each reason with its count, and one button that retries the whole group."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from backend.store.reports import Wanted
 
 blueprint = Blueprint("failures", __name__, url_prefix="/failures")
 MOST_REASONS = 12
-"""Reasons shown; the list of jobs has the others."""
+"""Most reasons shown; the list of jobs contains the others."""
 
 
 def shown(service: Service, wanted: Wanted) -> list[FailureGroup]:
-    """The reasons for the failed or the rejected jobs of a page; none on pages of other states."""
+    """The reasons for the failed or rejected jobs on a page; empty on pages of other states."""
     if wanted.state not in (FAILED, REJECTED):
         return []
     groups = service.store.failures.groups(wanted.project_id)
@@ -26,7 +26,7 @@ def shown(service: Service, wanted: Wanted) -> list[FailureGroup]:
 
 @blueprint.post("/<key>/retry")
 def retry(key: str) -> ResponseReturnValue:
-    """Retry all that failed for one reason; the form names the project (the store's id) where one is chosen."""
+    """Retries everything that failed for one reason; the form names the project (the store's id) if one is selected."""
     service: Service = current_app.extensions["trajseg"]
     guard.check_token(service.settings, request.form.get(guard.TOKEN_FIELD, ""))
     project = request.args.get("project", "")

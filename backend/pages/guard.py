@@ -1,7 +1,7 @@
-"""What keeps the pages to themselves: the headers of every answer, and proof that a POST comes from a page of ours.
+"""Protection of the pages: security headers on every answer, and proof that a POST comes from one of our pages.
 
-A browser sends the password of Basic authentication with every request to this host, also with one that a
-stranger's page makes. So what changes something needs a token that only our own pages can read.
+A browser sends the Basic authentication password with every request to this host, even one made by another site's
+page. So every change requires a token that only our own pages can read.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from backend.settings import Settings
 TOKEN_FIELD = "token"
 """The form field that carries the token."""
 TOKEN_SECONDS = 7 * 24 * 3600
-"""A page that was open for longer must be loaded again before it can change anything."""
+"""A page that was open for longer must be reloaded before it can change anything."""
 SALT = "trajseg page"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 STRANGERS = frozenset({"cross-site", "same-site"})
-"""What a browser says of a request that another host's page made (Fetch Metadata, Sec-Fetch-Site)."""
+"""Values of Sec-Fetch-Site (Fetch Metadata) for a request made by another host's page."""
 
 
 def new_token(settings: Settings) -> str:
-    """What a form of ours carries."""
+    """The token for our forms."""
     return _serializer(settings).dumps("form")
 
 
 def check_token(settings: Settings, token: str) -> None:
-    """Raises Forbidden for a form that does not come from a page of ours."""
+    """Raises Forbidden for a form that does not come from one of our pages."""
     try:
         _serializer(settings).loads(token, max_age=TOKEN_SECONDS)
     except SignatureExpired as error:
-        raise Forbidden("This page was open for too long. Load it again.") from error
+        raise Forbidden("This page has been open for too long. Reload it.") from error
     except BadSignature as error:
-        raise Forbidden("This request does not come from a page of this backend. Load the page again.") from error
+        raise Forbidden("This request does not come from a page of this backend. Reload the page.") from error
 
 
 def refuse_strangers(method: str, fetch_site: str | None) -> None:
-    """Raises Forbidden where the browser itself says that another site's page wants to change something.
+    """Raises Forbidden if the browser says that another site's page wants to change something.
 
     Args:
-        fetch_site: the header Sec-Fetch-Site; browsers leave it out where there is no TLS, and programs always.
+        fetch_site: the header Sec-Fetch-Site; browsers omit it without TLS, and programs always do.
     """
     if method not in SAFE_METHODS and fetch_site in STRANGERS:
         raise Forbidden("This request was made by a page of another site.")
 
 
 def seal(answer: Response, media_origin: str = "") -> Response:
-    """Everything comes from here, no script stands in the page, and nobody may frame it.
+    """Sets the policy: all content from this host, no inline scripts, no framing.
 
     Args:
-        media_origin: scheme and host that the page's video is played from, where that is not this backend.
+        media_origin: scheme and host of the page's video, if that is not this backend.
     """
     media = f"'self' {media_origin}".strip()
     policy = (

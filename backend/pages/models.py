@@ -1,4 +1,4 @@
-"""The page of model versions: what was trained for each project, what the gate made of it, and what serves."""
+"""The page of model versions: what was trained for each project, the gate's decision, and which version serves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backend.store.models import ModelVersion
 from backend.store.reports import Reports
 
 PICTURE = "differences.png"
-"""Beside an adapter: the clips whose answers changed most, drawn by the training."""
+"""Stored beside an adapter: the clips whose answers changed most, drawn by the training."""
 SHOWN_CLIPS = 12
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
@@ -37,11 +37,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class VersionView:
-    """One version in the words of the page.
+    """One version as shown on the page.
 
     Args:
-        serves: jobs of its project are done with it from now on.
-        picture: whether PICTURE lies on this machine.
+        serves: whether it serves its project's next jobs.
+        picture: whether PICTURE is on this machine.
     """
 
     version: ModelVersion
@@ -50,14 +50,14 @@ class VersionView:
 
     @property
     def badge(self) -> str:
-        """State and look: the style of the job state that stands for it."""
+        """The badge's style, which is that of a job state."""
         if self.serves:
             return "done"
         return {"candidate": "running", "refused": "cancelled"}.get(self.version.state, "queued")
 
     @property
     def state(self) -> str:
-        """In words; a promoted version that another one has replaced does not serve."""
+        """The state in words; a promoted version that has been replaced does not serve."""
         words = {"candidate": "In training", "refused": "Not promoted", "rolled back": "Rolled back"}
         return "Serves" if self.serves else words.get(self.version.state, "Promoted earlier")
 
@@ -68,12 +68,12 @@ class VersionView:
 
     @property
     def verdict(self) -> str:
-        """What the gate said."""
+        """The gate's decision."""
         return str(self.decision.get("reason") or self.version.reason)
 
     @property
     def by_hand(self) -> str:
-        """What a person decided after the gate; empty where nobody did."""
+        """What a person decided after the gate; empty if nobody did."""
         return self.version.reason if self.version.reason != self.verdict else ""
 
     @property
@@ -88,13 +88,13 @@ class VersionView:
 
     @property
     def clips(self) -> list[tuple[str, float, float]]:
-        """(name, J&F of the served version, of this one) of held-out videos, the greatest gain first."""
+        """(name, J&F of the served version, J&F of this one) of held-out videos, largest gain first."""
         pairs = self.decision.get("project") or ()
         return [(str(pair["clip"]), pair["served"], pair["candidate"]) for pair in pairs]
 
     @property
     def trained_on(self) -> str:
-        """On how much it was trained, where that is known."""
+        """How much it was trained on, if known."""
         sides = [clip.get("side") for clip in (self.version.manifest.get("data") or {}).get("clips", ())]
         count = sides.count("train")
         videos = f"{count} video{'s' if count != 1 else ''}"
@@ -102,13 +102,13 @@ class VersionView:
 
     @property
     def can_be_promoted(self) -> bool:
-        """There is an adapter, and it does not serve."""
+        """Whether it has an adapter and does not serve already."""
         return bool(self.version.folder) and not self.serves
 
 
 @dataclass(frozen=True)
 class ProjectModels:
-    """A project with its versions, the newest first."""
+    """A project with its versions, newest first."""
 
     project: Project
     serving: str
@@ -117,7 +117,7 @@ class ProjectModels:
 
     @property
     def before(self) -> str:
-        """What serves after a rollback."""
+        """What would serve after a rollback."""
         serving = next((view.version for view in self.versions if view.serves), None)
         others = [view.version for view in self.versions if not view.serves and view.version.state == "promoted"]
         promoted = [version for version in others if serving is not None and version.base == serving.base]
@@ -127,7 +127,7 @@ class ProjectModels:
 
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
-    """All projects that something was trained for."""
+    """All projects with trainings."""
     service = _service()
     projects = {project.id: project for project in Reports(service.store.database).projects()}
     versions = service.store.versions.list()
@@ -156,7 +156,7 @@ def picture(project_id: int, number: int) -> ResponseReturnValue:
 
 @blueprint.post("/<int:project_id>/<int:number>/promote")
 def promote(project_id: int, number: int) -> ResponseReturnValue:
-    """Have a version serve from the next job on, whatever the gate said of it."""
+    """Makes a version serve from the next job on, whatever the gate decided."""
     service = _proved()
     service.models.promote(project_id, number)
     return redirect(url_for("pages.models.index"), 303)
@@ -164,7 +164,7 @@ def promote(project_id: int, number: int) -> ResponseReturnValue:
 
 @blueprint.post("/<int:project_id>/rollback")
 def rollback(project_id: int) -> ResponseReturnValue:
-    """Take the version that serves out; the one before it serves from the next job on."""
+    """Takes the serving version out of service; the one before it serves from the next job on."""
     service = _proved()
     service.models.rollback(project_id)
     return redirect(url_for("pages.models.index"), 303)
@@ -181,14 +181,14 @@ def _project(service: Service, project: Project, versions: list[ModelVersion]) -
 
 
 def _picture(service: Service, version: ModelVersion) -> Path | None:
-    """The file, where it lies in this machine's data folder."""
+    """The file, if it is in this machine's data folder."""
     root = service.settings.data_dir.resolve()
     path = (root / version.folder / PICTURE).resolve() if version.folder else root
     return path if path.is_relative_to(root) and path.is_file() else None
 
 
 def _proved() -> Service:
-    """The service, once the form's token has proved that one of our own pages posts it."""
+    """The service, once the form's token has proved that one of our own pages posted it."""
     service = _service()
     guard.check_token(service.settings, request.form.get(guard.TOKEN_FIELD, ""))
     return service

@@ -1,4 +1,4 @@
-"""Previews on the jobs page: the form that asks for one, and its picture."""
+"""Previews on the jobs page: the request form and the picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ blueprint = Blueprint("previews", __name__, url_prefix="/previews")
 
 @blueprint.post("/")
 def ask() -> ResponseReturnValue:
-    """Ask for a preview, and go to its job."""
+    """Requests a preview and redirects to its job."""
     service = _service()
     guard.check_token(service.settings, request.form.get(guard.TOKEN_FIELD, ""))
     number = _number("project", 0)
@@ -35,7 +35,7 @@ def ask() -> ResponseReturnValue:
 
 @blueprint.get("/<job_id>.png")
 def picture(job_id: str) -> ResponseReturnValue:
-    """The frames with all candidates, as the worker has drawn them."""
+    """The frames with all candidates, as drawn by the worker."""
     service = _service()
     path = service.settings.media_dir.resolve() / preview_path(service.store.jobs.get(job_id).id)
     if not path.is_file():

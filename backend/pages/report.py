@@ -1,4 +1,4 @@
-"""The report for a lead: tasks a day, how much people correct, what time that spares them, and whether it gets less.
+"""The report for a team lead: tasks per day, how much people correct, the time saved, and the trend.
 
 backend.effort measures what corrections cost, backend.learning_curve what more of them would bring.
 """
@@ -31,9 +31,9 @@ class Report:
     """What the report's page shows.
 
     Attributes:
-        effort: over all corrections that stand.
-        annotations: that stand.
-        lead_seconds: the time that Label Studio measured for them, where it measured any.
+        effort: over all current corrections.
+        annotations: number of current annotations.
+        lead_seconds: the time that Label Studio measured for them, if any.
     """
 
     days: list[Day]
@@ -57,7 +57,7 @@ class Report:
 
 
 def read(store: Store, reader: EffortReader) -> Report:
-    """The report as the store has it now."""
+    """The current report."""
     reports = Reports(store.database)
     predicted, annotated = reports.tasks_per_day(DAYS), reports.annotated_per_day(DAYS)
     days = [Day(day, tasks, annotated.get(day, 0)) for day, tasks in predicted.items()]

@@ -1,4 +1,4 @@
-"""The pages' routes: the list of jobs, one job with its track viewer, the report, and what their scripts ask for."""
+"""The pages' routes: the list of jobs, a job with its track viewer, the report, and the data for their scripts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ blueprint.register_blueprint(previews.blueprint)
 JOBS_A_PAGE = 25
 LONGEST_SEARCH = 200
 MARK_LENGTH = 10
-"""Characters that tell one form of a part of the page from another."""
+"""Length of the marks that identify the versions of a page's parts."""
 
 
 EFFORT = "trajseg.effort"
@@ -53,13 +53,13 @@ EFFORT = "trajseg.effort"
 
 @blueprint.record
 def prepare(state: BlueprintSetupState) -> None:
-    """What the report has compared is kept with the application."""
+    """Caches the report's comparisons with the application."""
     state.app.extensions[EFFORT] = effort.EffortReader()
 
 
 @blueprint.before_app_request
 def lead_in() -> ResponseReturnValue | None:
-    """The backend's address opened in a browser leads to the jobs; a client that takes JSON gets its health."""
+    """Opened in a browser, the backend's address leads to the jobs page; clients that accept JSON get its health."""
     guard.refuse_strangers(request.method, request.headers.get("Sec-Fetch-Site"))
     wants_page = "text/html" in request.accept_mimetypes.values()
     if request.endpoint == "service.root" and request.method == "GET" and wants_page:
@@ -69,7 +69,7 @@ def lead_in() -> ResponseReturnValue | None:
 
 @blueprint.after_request
 def sealed(answer: Response) -> Response:
-    """The pages' headers on everything that the pages answer."""
+    """Adds the pages' headers to every answer."""
     return guard.seal(answer)
 
 
@@ -81,13 +81,13 @@ def root() -> ResponseReturnValue:
 
 @blueprint.get("/jobs")
 def jobs() -> ResponseReturnValue:
-    """The list of jobs; `?state=`, `?kind=`, `?project=` (the store's id), `?q=` and `?page=` choose."""
+    """The list of jobs; `?state=`, `?kind=`, `?project=` (the store's id), `?q=` and `?page=` filter."""
     return render_template("pages/jobs.html", **_list(), token=guard.new_token(_service().settings))
 
 
 @blueprint.get("/jobs.json")
 def jobs_news() -> ResponseReturnValue:
-    """The parts of the list that differ from those whose marks stand in `?have=`; 304 where nothing does."""
+    """The parts of the list that differ from those with the marks in `?have=`; 304 if none do."""
     shown = _list()
     parts = {
         name: render_template(f"pages/parts/{name}.html", **shown)
@@ -98,7 +98,7 @@ def jobs_news() -> ResponseReturnValue:
 
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> ResponseReturnValue:
-    """One job: where it stands, its tracks, and the viewer."""
+    """One job: its state, its tracks, and the viewer."""
     service, view = _service(), _view(job_id)
     source = videos.source(view.job, service.settings, view.label_studio)
     held = _reports().tracks(job_id)
@@ -116,7 +116,7 @@ def job(job_id: str) -> ResponseReturnValue:
 
 @blueprint.get("/jobs/<job_id>/news.json")
 def job_news(job_id: str) -> ResponseReturnValue:
-    """As `jobs_news`, for the parts of a job's page that change."""
+    """Like `jobs_news`, for the parts of a job's page that change."""
     view = _view(job_id)
     parts = {
         name: render_template(f"pages/parts/{name}.html", view=view, ahead=_ahead(view.job))
@@ -137,34 +137,34 @@ def job_tracks(job_id: str) -> ResponseReturnValue:
 
 @blueprint.get("/jobs/<job_id>/masks.json")
 def job_masks(job_id: str) -> ResponseReturnValue:
-    """The masks of a stretch of frames from `?start=` (0-based): see `tracks.masks`."""
+    """The masks of a range of frames from `?start=` (0-based): see `tracks.masks`."""
     return jsonify(tracks.masks(_reports().tracks(job_id), _number("start", 0)))
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
 def cancel(job_id: str) -> ResponseReturnValue:
-    """Cancel a job, as `POST /jobs/<id>/cancel` does for programs."""
+    """Cancels a job, like `POST /jobs/<id>/cancel` for programs."""
     _prove()
     return _acted(_service().jobs.cancel(job_id))
 
 
 @blueprint.post("/jobs/<job_id>/retry")
 def retry(job_id: str) -> ResponseReturnValue:
-    """Do a job again or deliver it again, as `POST /jobs/<id>/retry` does for programs."""
+    """Retries or redelivers a job, like `POST /jobs/<id>/retry` for programs."""
     _prove()
     return _acted(_service().jobs.retry(job_id))
 
 
 @blueprint.get("/video/<token>/<name>")
 def video(token: str, name: str) -> ResponseReturnValue:
-    """The video of a job by signed link, so that a player without credentials gets it."""
+    """The video of a job by signed link, so that a player without credentials can load it."""
     service = _service()
     return videos.send(service.store.jobs.get(videos.job_of(token, service.settings)), service.settings)
 
 
 @blueprint.get("/report")
 def lead_report() -> ResponseReturnValue:
-    """For a lead: tasks per day, corrections per track, minutes saved."""
+    """For a team lead: tasks per day, corrections per track, minutes saved."""
     return render_template(
         "pages/report.html", report=report.read(_service().store, current_app.extensions[EFFORT]), figures=effort
     )
@@ -178,14 +178,14 @@ def unknown(rest: str) -> NoReturn:
 
 @blueprint.errorhandler(TrajSegError)
 def error_page(error: TrajSegError) -> ResponseReturnValue:
-    """One of our errors, as a page for a person or as JSON for a script."""
+    """One of our errors, as a page for people or as JSON for scripts."""
     status = 404 if isinstance(error, UnknownJobError) else 400 if isinstance(error, InputError) else 503
     return _failed(error.message, error.remedy, status)
 
 
 @blueprint.errorhandler(HTTPException)
 def refused(error: HTTPException) -> ResponseReturnValue:
-    """What HTTP refuses."""
+    """HTTP errors."""
     return _failed(error.description or error.name, "", error.code or 500)
 
 
@@ -198,7 +198,7 @@ def _failed(message: str, remedy: str, status: int) -> ResponseReturnValue:
 
 
 def _list() -> dict[str, Any]:
-    """What the list of jobs shows, by the names that its templates use."""
+    """The list of jobs, as variables for its templates."""
     service, reports = _service(), _reports()
     text = request.args.get("q", "").strip()[:LONGEST_SEARCH]
     wanted = Wanted(_one_of("state", STATES), _one_of("kind", _kinds()), _number("project", None), text)
@@ -235,7 +235,7 @@ def _list() -> dict[str, Any]:
 
 
 def _rendered(view: JobView, template: str, **more: Any) -> str:
-    """A job's page. Raises InputError where the store has something in its row that cannot be read."""
+    """A job's page. Raises InputError if its row in the store cannot be read."""
     try:
         return render_template(template, view=view, **more)
     except TrajSegError:
@@ -243,12 +243,12 @@ def _rendered(view: JobView, template: str, **more: Any) -> str:
     except Exception as error:
         log.exception("job %s cannot be shown", view.job.id)
         raise InputError(
-            f"Job {view.job.id} cannot be shown: its row in the store cannot be read.", "The backend's log has more."
+            f"Job {view.job.id} cannot be shown: its row in the store cannot be read.", "See the backend's log."
         ) from error
 
 
 def _row(view: JobView) -> Markup:
-    """A job in the list. One that cannot be shown says so, and the others are shown all the same."""
+    """A job in the list. A job that cannot be shown says so, without affecting the others."""
     try:
         return Markup(render_template("pages/parts/row.html", view=view))
     except Exception:
@@ -261,7 +261,7 @@ def _kinds() -> dict[str, str]:
 
 
 def _notices(service: Service, counts: dict[str, int]) -> list[tuple[str, str]]:
-    """What keeps jobs from being done: what is wrong, and what to do."""
+    """What prevents jobs from being processed, each with a remedy."""
     try:
         workers = service.queue.workers()
     except ServiceError as error:
@@ -284,7 +284,7 @@ def _ahead(held: Job) -> int:
 
 
 def _news(parts: dict[str, str], rows: dict[str, str], **more: Any) -> ResponseReturnValue:
-    # With the name: two parts may be alike, such as empty, and a page has only one of them.
+    # Marks include the name: two parts may be equal, such as empty, but a page has only one of them.
     marks = {name: _mark(f"{name} {html}") for name, html in {**parts, **rows}.items()}
     have = set(request.args.get("have", "").split("."))
     form = {
@@ -324,7 +324,7 @@ def _one_of(name: str, known: dict[str, str]) -> str:
 
 
 def _number(name: str, otherwise: Any) -> Any:
-    """A number of the query string, 0 or more; Label Studio's and ours are all below 10^9."""
+    """A number from the query string, 0 or more; Label Studio's ids and ours are all below 10^9."""
     text = request.args.get(name, "")
     if not text:
         return otherwise

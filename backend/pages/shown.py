@@ -1,4 +1,4 @@
-"""A job in the words of the page: what it is called, how far it is, what went wrong and what a person can do."""
+"""A job as shown on pages: its title, its progress, what went wrong and which actions are possible."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 
 @dataclass(frozen=True)
 class Action:
-    """A button: where it posts to, what it says, and how much it stands out."""
+    """A button: the route it posts to, its text and its style."""
 
     name: str
     text: str
@@ -43,19 +43,19 @@ class Action:
 
 
 PLOT_WIDTH, PLOT_HEIGHT = 600, 80
-"""Of the line of agreement over time, in its own units."""
+"""Size of the plot of agreement over time, in its own units."""
 
 
 @dataclass(frozen=True)
 class ComparisonView:
-    """How two engines agree over a clip; `form` is what trajseg.evaluation.comparison.Comparison.to_json wrote."""
+    """The agreement of two engines over a clip; `form` comes from trajseg.evaluation.comparison.Comparison.to_json."""
 
     form: dict[str, Any]
 
     @property
     def sentence(self) -> str:
         first, second = self.form["engines"]
-        return f"{first} and {second} agree with an IoU of {self.form['mean_agreement']:.2f} on average."
+        return f"{first} and {second} agree with a mean IoU of {self.form['mean_agreement']:.2f}."
 
     @property
     def points(self) -> str:
@@ -66,13 +66,13 @@ class ComparisonView:
 
     @property
     def worst(self) -> list[tuple[int, float]]:
-        """1-based frames of least agreement, and the agreement."""
+        """The 1-based frames with the lowest agreement, and their values."""
         return [(index + 1, self.form["agreement"][index]) for index in self.form["disagreement_first"][:5]]
 
 
 @dataclass(frozen=True)
 class JobView:
-    """One job with what belongs to it, for the templates."""
+    """One job with everything that belongs to it, for the templates."""
 
     job: Job
     settings: Settings
@@ -82,7 +82,7 @@ class JobView:
 
     @property
     def title(self) -> str:
-        """The instruction, or what stands for it."""
+        """The instruction, or a substitute for it."""
         return self.job.instruction.strip() or ("" if self.job.kind == "prelabel" else title_of(self.job.kind))
 
     @property
@@ -103,13 +103,13 @@ class JobView:
 
     @property
     def percent(self) -> int | None:
-        """How much of the frames is done; None before they are counted."""
+        """Percentage of frames done; None before they are counted."""
         job = self.job
         return min(100 * job.frames_done // job.frames_total, 100) if job.frames_total else None
 
     @property
     def remaining(self) -> str:
-        """How long it still takes, roughly; empty where that is not known."""
+        """Rough time left; empty if unknown."""
         seconds = self.job.eta_seconds
         if self.job.state != "running" or seconds is None or self.lost:
             return ""
@@ -117,7 +117,7 @@ class JobView:
 
     @property
     def lost(self) -> bool:
-        """Whether its worker has said nothing for too long."""
+        """Whether its worker has sent no heartbeat for too long."""
         beat = self.job.heartbeat_at
         stale = timedelta(seconds=self.settings.stale_after_seconds)
         return self.job.state == "running" and beat is not None and now() - beat > stale
@@ -131,7 +131,7 @@ class JobView:
 
     @property
     def moment(self) -> datetime:
-        """When it last got into its state, as far as the store tells."""
+        """When it entered its current state, as far as the store knows."""
         if self.job.state == "running":
             return self.job.started_at or self.job.created_at
         return self.job.finished_at or self.job.created_at
@@ -142,12 +142,12 @@ class JobView:
 
     @property
     def has_tracks(self) -> bool:
-        """Whether it is done and of a kind that makes tracks, if only an empty list of them."""
+        """Whether it is done and of a kind that produces tracks, even if none were found."""
         return self.job.state == "done" and "frame_count" in (self.job.result or {})
 
     @property
     def answer(self) -> str:
-        """What the model said."""
+        """The model's answer."""
         return plain(str(self.job.result.get("answer", ""))) if self.job.result else ""
 
     @property
@@ -158,12 +158,12 @@ class JobView:
 
     @property
     def warnings(self) -> tuple[TrackWarning, ...]:
-        """What the result warns of."""
+        """The warnings in the result."""
         return self.job.notes.warnings
 
     @property
     def report(self) -> list[tuple[str, str]]:
-        """What a kind of job without tracks leaves behind, by name; a training's decision is shown by itself."""
+        """The output of a job kind without tracks, by name; a training's decision is shown separately."""
         if self.preview:
             return []
         shown = {name: value for name, value in self._report.items() if name not in ("decision", "comparison")}
@@ -171,18 +171,18 @@ class JobView:
 
     @property
     def comparison(self) -> ComparisonView | None:
-        """How two engines agree; None where only one did the job."""
+        """The agreement of two engines; None if only one did the job."""
         form = self._report.get("comparison")
         return ComparisonView(form) if isinstance(form, dict) else None
 
     @property
     def preview(self) -> dict[str, object]:
-        """What a preview found; empty for other kinds and where it is not done."""
+        """The result of a preview; empty for other kinds and until it is done."""
         return self._report if self.job.kind == "preview" and self.job.state == "done" else {}
 
     @property
     def decision(self) -> str:
-        """What the gate said of a training's version; empty for other jobs."""
+        """The gate's decision on a training's version; empty for other jobs."""
         decision = self._report.get("decision")
         return str(decision.get("reason", "")) if isinstance(decision, dict) else ""
 
@@ -192,34 +192,34 @@ class JobView:
 
     @property
     def refined(self) -> dict[str, str]:
-        """By uid of a refined track, in words, how it was carried on."""
+        """By uid of a refined track, a sentence on how it was propagated."""
         return {note.track: _refined(note) for note in self.job.notes.refinement}
 
     @property
     def earlier(self) -> str:
-        """The job whose tracks this one carries on or describes; empty where there is none."""
+        """The job whose tracks this one refines or captions; empty if there is none."""
         return self.job.asked.earlier_job_id or ""
 
     @property
     def doubt(self) -> float | None:
-        """How doubtful the result is, 0 to 1; None where that is not known."""
+        """How doubtful the result is, 0 to 1; None if unknown."""
         return self.job.notes.doubt
 
     @property
     def delivery_problem(self) -> str:
-        """Why the result has not reached Label Studio, where that was tried."""
+        """Why the result has not reached Label Studio, if delivery was attempted."""
         if self.delivery is None or self.delivery.state == "sent":
             return ""
         return self.settings.redact(self.delivery.last_error)
 
     @property
     def waiting_for(self) -> str:
-        """What a queued job waits for beside its turn; empty where it only waits for a worker."""
+        """What a queued job is waiting for besides its turn; empty if it only waits for a worker."""
         return self.settings.redact(self.job.waiting_for) if self.job.state == "queued" else ""
 
     @property
     def actions(self) -> list[Action]:
-        """What a person can do, the most likely first."""
+        """The possible actions, most likely first."""
         if self.job.state in UNFINISHED:
             return [Action("cancel", "Cancel")]
         if self.job.state in ("failed", "cancelled"):
@@ -230,42 +230,42 @@ class JobView:
 
     @property
     def annotation_id(self) -> int | None:
-        """The annotation that its tracks can be adopted into; None where there is none."""
+        """The annotation into which its tracks can be adopted; None if there is none."""
         return annotation_of(self.job)
 
     @property
     def adopted(self) -> bool:
-        """Whether its tracks stand in the annotation, as far as trajseg has written them there."""
+        """Whether its tracks are in the annotation, as far as trajseg wrote them there."""
         return self.adoption is not None and self.adoption.undone_at is None
 
     @property
     def adopted_frames(self) -> str:
-        """What the adoption changed, such as "12 masks" or "1 box"; empty where there is none."""
+        """The size of the adoption, such as "12 masks" or "1 box"; empty if there is none."""
         return in_frames(self.adoption) if self.adoption is not None else ""
 
     @property
     def task_url(self) -> str:
-        """The task's page in Label Studio; empty where that is not known."""
+        """The task's page in Label Studio; empty if unknown."""
         if self.project is None or self.job.task_id is None:
             return ""
         return f"{self.label_studio}/projects/{self.project.label_studio_id}/data?task={self.job.task_id}"
 
     @property
     def label_studio(self) -> str:
-        """Where a browser reaches Label Studio: what it calls itself, else where this backend reaches it."""
+        """Label Studio's address for a browser: the one it reports, else the one this backend uses."""
         named = self.project.hostname.rstrip("/") if self.project else ""
         return named if _is_link(named) else self.settings.label_studio_url
 
 
 def in_frames(adoption: Adoption) -> str:
-    """How much an adoption changed, such as "12 masks" or "1 box"."""
+    """The size of an adoption, such as "12 masks" or "1 box"."""
     count = len(adoption.changes)
     one, several = ("mask", "masks") if adoption.frame_index else ("box", "boxes")
     return f"{count} {one if count == 1 else several}"
 
 
 def _is_link(address: str) -> bool:
-    """Whether a browser can follow it. /setup's host name is whatever its sender wrote."""
+    """Whether a browser can follow it. The host name from /setup is whatever its sender wrote."""
     try:
         parts = urlsplit(address)
         return parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -274,7 +274,7 @@ def _is_link(address: str) -> bool:
 
 
 def with_code(text: str) -> Markup:
-    """A sentence of ours for HTML, without secrets: what stands between backticks becomes code."""
+    """One of our sentences as HTML, redacted; text between backticks becomes code."""
     settings: Settings = current_app.extensions["trajseg"].settings
     return Markup(CODE.sub(r"<code>\1</code>", str(escape(settings.redact(str(text))))))
 
@@ -293,7 +293,7 @@ def _refined(note: TrackRefinement) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A measured time, such as "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    """A measured duration, such as "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -306,7 +306,7 @@ def duration(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """A time to come, no finer than it can be known: "5 s", "40 s", "3 min", "2 h"."""
+    """An estimated duration, rounded to its precision: "5 s", "40 s", "3 min", "2 h"."""
     if seconds < 10:
         return f"{max(round(seconds), 1)} s"
     if seconds < 55:

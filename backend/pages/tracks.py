@@ -1,4 +1,4 @@
-"""What the track viewer in the browser asks for: scores and frames to look at at once, masks a stretch at a time."""
+"""Data for the track viewer in the browser: scores and frames to review at once, masks in chunks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from backend.store import Job, Track
 from trajseg.palette import palette
 
 MASKS_AT_ONCE = 240
-"""Frames in one answer: about ten seconds of video, and some hundred kilobytes a track."""
+"""Frames per answer: about ten seconds of video, and a few hundred kilobytes per track."""
 
 
 def outline(job: Job, tracks: Sequence[Track]) -> dict[str, Any]:
-    """Everything of a done job's tracks but the masks; frames are 0-based, times are seconds.
+    """Everything about a done job's tracks except the masks; frames are 0-based, times in seconds.
 
-    Of each track: `scores` has null where the object is absent, `painted` are the frames that a person painted, and
-    `doubts` those to look at next, in order, with the reason (`review` in docs/backend.md).
+    For each track: `scores` is null where the object is absent, `painted` lists the frames that a person painted, and
+    `doubts` those to review next, in order, with the reason (`review` in docs/requests.md).
     """
     result = job.result or {}
     review = {track.track: track.frames for track in job.notes.review}
-    # What is doubtful of the whole result is marked in the first track's line.
+    # Doubtful frames of the whole result are marked on the first track's line.
     whole = review.get("", ())
     return {
         "width": result.get("width", 0),
@@ -49,7 +49,7 @@ def outline(job: Job, tracks: Sequence[Track]) -> dict[str, Any]:
 
 
 def masks(tracks: Sequence[Track], start: int) -> dict[str, Any]:
-    """The masks of MASKS_AT_ONCE frames from `start` (0-based): a track's counts, or null, a frame."""
+    """The masks of MASKS_AT_ONCE frames from `start` (0-based): per track and frame the counts, or null."""
     stretch = slice(start, start + MASKS_AT_ONCE)
     return {
         "start": start,

@@ -1,4 +1,4 @@
-"""Where a browser gets a job's video: from this backend when the file lies here, else from its own address."""
+"""A job's video for the browser: from this backend if the file is on this machine, else from its own address."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from backend.store import Job
 
 SALT = "trajseg video"
 LINK_SECONDS = 12 * 3600
-"""A video may be played for so long after its page was opened."""
+"""How long a video can be played after its page was opened."""
 HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9A-Fa-f:]+\](:\d+)?")
-"""What may stand in the page's policy as a host; an address comes from a task, and so from anybody."""
+"""Host names allowed in the page's policy; an address comes from a task, so it is untrusted."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Source:
     """A video for the browser.
 
     Attributes:
-        url: what the player opens; empty where the browser can get at nothing.
+        url: opened by the player; empty if the browser cannot reach any copy.
         origin: scheme and host that the page must allow; empty for this backend.
     """
 
@@ -41,10 +41,10 @@ class Source:
 
 
 def source(job: Job, settings: Settings, label_studio: str) -> Source:
-    """The video of a job: its file by a signed link where it lies here, else the address that the task names.
+    """A signed link to the job's video if its file is on this machine, else the address that the task names.
 
     Args:
-        label_studio: where a browser reaches Label Studio, for videos that it keeps.
+        label_studio: Label Studio's address for a browser, for videos stored there.
     """
     if local_file(job.video, settings) is not None:
         return Source(url_for("pages.video", token=_serializer(settings).dumps(job.id), name=video_name(job.video)))
@@ -57,7 +57,7 @@ def source(job: Job, settings: Settings, label_studio: str) -> Source:
     if is_own_path(job.video, label_studio):
         return Source(address, allowed)
     if parts.query:
-        # The query may be a signature, which is not for the page's text: a signed link leads on to it.
+        # The query may be a signature, which must not appear in the page: a signed link redirects to it.
         token = _serializer(settings).dumps(job.id)
         return Source(url_for("pages.video", token=token, name=video_name(job.video)), allowed)
     return Source(shown_address(address), allowed)
@@ -68,13 +68,13 @@ def job_of(token: str, settings: Settings) -> str:
     try:
         return str(_serializer(settings).loads(token, max_age=LINK_SECONDS))
     except BadSignature as error:
-        raise Forbidden("This link has expired, or was not signed by this backend. Load the page again.") from error
+        raise Forbidden("This link has expired, or was not signed by this backend. Reload the page.") from error
 
 
 def send(job: Job, settings: Settings) -> BaseResponse:
     """The file of a job's video, with ranges, or a redirect to its address.
 
-    Raises NotFound where the file is gone or is not a video.
+    Raises NotFound if the file is missing or is not a video.
     """
     path = local_file(job.video, settings)
     if path is None and is_link(job.video):
@@ -83,7 +83,7 @@ def send(job: Job, settings: Settings) -> BaseResponse:
         answer.headers["Referrer-Policy"] = "no-referrer"
         answer.headers["Cache-Control"] = "no-store"
         return answer
-    # A task may name any file of an allowed folder: by its content it is a video, or it is not served.
+    # A task may name any file in an allowed folder: it is served only if its content is a video.
     if path is None or not is_video(path):
         raise NotFound("The video is not on this machine.")
     kind = mimetypes.guess_type(path.name)[0] or ""
@@ -93,12 +93,12 @@ def send(job: Job, settings: Settings) -> BaseResponse:
 
 
 def local_file(video: str, settings: Settings) -> Path | None:
-    """The file of a video on this machine: in an allowed folder, or as a worker has fetched it; None where none is."""
+    """The local file of a video, in an allowed folder or fetched by a worker; None if there is none."""
     return cached_file(video, settings.data_dir.resolve() / "downloads", FetchPolicy.from_settings(settings))
 
 
 def stills(job_id: str, frame_count: int, settings: Settings) -> dict[int, str]:
-    """Links to a job's key frames by 0-based index: what there is to see where no video can be played."""
+    """Links to a job's shown frames by 0-based index, for when no video can be played."""
     found = {}
     for path in sorted((settings.media_dir / job_id).glob("*.jpg")):
         if path.stem.isdecimal() and int(path.stem) < frame_count:

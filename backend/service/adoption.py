@@ -1,4 +1,4 @@
-"""Adopting refined tracks into the annotation that was corrected, and undoing it: what pages and routes call."""
+"""Adopting refined tracks into the corrected annotation, and undoing it; called by pages and routes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from backend.service.service import Service
 
 PATIENCE_SECONDS = 30.0
-"""How long Label Studio may take, while a person waits in front of the page."""
+"""Timeout for Label Studio while a person is waiting for the page."""
 
 
 def plan(service: Service, job_id: str) -> Plan:
-    """What adopting a job's tracks would change; raises as `adopt`."""
+    """What adopting a job's tracks would change; raises as `adopt` does."""
     with _client(service) as client:
         return adoption.plan(service.store, client, service.store.jobs.get(job_id))
 
 
 def adopt(service: Service, job_id: str) -> Adoption:
-    """Write the tracks of a refine job into its annotation.
+    """Writes the tracks of a refine job into its annotation.
 
     Raises:
         UnknownJobError: there is no such job.
         AdoptionError: the annotation is not in the state that the tracks belong to; nothing was written.
-        LabelStudioError: Label Studio cannot be asked.
+        LabelStudioError: Label Studio cannot be reached.
     """
     with _client(service) as client:
         return adoption.adopt(service.store, client, service.store.jobs.get(job_id))
 
 
 def undo(service: Service, job_id: str) -> Adoption:
-    """Put back what stood in the annotation before a job's tracks were adopted; raises as `adopt`."""
+    """Restores the annotation as it was before a job's tracks were adopted; raises as `adopt` does."""
     held = service.store.adoptions.of_job(service.store.jobs.get(job_id).id)
     if held is None or held.undone_at is not None:
         raise AdoptionError(f"The tracks of job {job_id} are not adopted.", "There is nothing to undo.")

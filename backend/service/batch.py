@@ -1,4 +1,4 @@
-"""Batches: tasks that are labelled beforehand; the results are delivered later."""
+"""Batch labelling: tasks that are pre-labelled; the results are delivered later."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger("trajseg.backend")
 
 
 class BatchLabelling:
-    """Makes one job for each task of a batch. Each task is judged alone.
+    """Creates one job for each task of a batch. Each task is validated on its own.
 
     Args:
-        retry_failed_seconds: a failed job runs again when its task comes once more after so long.
+        retry_failed_seconds: a failed job runs again if its task is requested again after this long.
     """
 
     def __init__(self, store: Store, jobs: JobControl, retry_failed_seconds: float) -> None:
@@ -41,10 +41,10 @@ class BatchLabelling:
         tasks: Sequence[Task],
         opened: Collection[TaskKey] = (),
     ) -> None:
-        """Store and queue the jobs of these tasks; those that lack something become rejected jobs.
+        """Stores and queues the jobs of these tasks; tasks that lack something become rejected jobs.
 
         Args:
-            opened: those of them that somebody may have open.
+            opened: tasks that someone may have open.
         """
         requests = []
         for task in tasks:
@@ -59,18 +59,18 @@ class BatchLabelling:
                 try:
                     self._repeat(job, task)
                 except TrajSegError as error:
-                    log.warning("job %s of task %s is not run again: %s", job.id, task.id, error)
+                    log.warning("job %s of task %s is not retried: %s", job.id, task.id, error)
 
     def reject(self, project: Project, engine: ChosenEngine | None, tasks: Sequence[Task], error: TrajSegError) -> None:
-        """Store each task as a rejected job, with the same reason."""
+        """Stores each task as a rejected job with the same reason."""
         self.store.jobs.add_all([rejected_request(project, engine, task, error) for task in tasks])
 
     def _repeat(self, job: Job, task: Task) -> None:
-        """Label Studio requests a prediction that it does not have, though the job is known."""
+        """Label Studio requests a prediction that it lacks, although the job is known."""
         if job.state in ("failed", "rejected"):
             ended = job.finished_at or job.created_at
             waited = now() - ended >= timedelta(seconds=self.retry_failed_seconds)
-            # A task that lacked something has it now: its request was accepted.
+            # A task that lacked something is complete now: its request was accepted.
             if waited or job.rejection == "task":
                 self.jobs.enqueue([self.store.jobs.retry(job.id)])
         elif job.state == "done" and task.id is not None:
@@ -78,11 +78,11 @@ class BatchLabelling:
                 return
             delivery = self.store.deliveries.of_job(job.id)
             if delivery is not None and (delivery.state != "pending" or delivery.attempts):
-                # It was deleted there, or has not arrived yet: somebody waits for it now.
+                # It was deleted there, or has not arrived yet: someone is waiting for it now.
                 self.store.deliveries.send_again(job.id)
 
 
 def _compared(request: JobRequest, second: str) -> JobRequest:
-    """The same request, done by a second engine too: another job than without it."""
+    """The same request, run by a second engine too; a different job from the one without it."""
     params = PrelabelParams.model_validate({**dict(request.params), "second": second})
     return replace(request, params=params, subject=f"compared with {second}")

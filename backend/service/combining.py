@@ -1,4 +1,4 @@
-"""Combining: what many threads ask for at the same moment is done in one go, as databases commit in groups."""
+"""Combining: requests that arrive at the same moment share one operation, like a database's group commit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Outcome = TypeVar("Outcome")
 
 
 class Combiner(Generic[Item, Outcome]):
-    """Turns calls for one item each into calls for all that wait. Safe to share between threads.
+    """Turns calls for single items into calls for batches of waiting items. Safe to share between threads.
 
-    While `work` runs, further items are collected, and the next call does all of them. A single call runs at once. The
-    work for an item always starts after its call, so no caller gets an answer older than its question.
+    While `work` runs, further items are collected; the next call handles all of them. A single call runs at once. Work
+    on an item always starts after its call, so no caller gets an answer older than its question.
 
     Args:
-        work: gets a list of items and returns an outcome for each, in order. Where it raises for several items, each
-            is done by itself, so that one item's error reaches only the caller who brought it.
-        most: items that are done in one go.
+        work: takes a list of items and returns an outcome for each, in order. If it raises for several items, each is
+        retried alone, so that an item's error reaches only its own caller.
+        most: largest batch.
     """
 
     def __init__(self, work: Callable[[Sequence[Item]], Sequence[Outcome]], most: int = 100) -> None:
@@ -59,7 +59,7 @@ class Combiner(Generic[Item, Outcome]):
 
 
 def asked_once(look: Callable[[Item], Outcome]) -> Combiner[Item, Outcome]:
-    """A combiner for which equal questions (hashable) of the same moment are one."""
+    """A combiner that merges equal questions (hashable) asked at the same moment."""
 
     def work(questions: Sequence[Item]) -> list[Outcome]:
         answers = {question: look(question) for question in dict.fromkeys(questions)}

@@ -1,4 +1,4 @@
-"""Bulk retry: everything that failed for one reason is done again, or delivered again."""
+"""Bulk retry: all jobs or deliveries that failed for the same reason are retried together."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class BulkRetry:
     """What a bulk retry did.
 
     Attributes:
-        jobs: that are queued again.
-        deliveries: that are due again.
+        jobs: queued again.
+        deliveries: due again.
     """
 
     jobs: int = 0
@@ -26,20 +26,20 @@ class BulkRetry:
 
 
 def retry_group(service: Service, key: str, project_id: int | None = None) -> tuple[FailureGroup, BulkRetry]:
-    """Retry all failures of one reason (see `Failures.groups`); returns what they were, and what was done.
+    """Retries all failures with one reason (see `Failures.groups`); returns the group and what was done.
 
     Args:
-        project_id: the store's own id; None: of all projects.
+        project_id: the store's own id; None: all projects.
 
     Raises:
         InputError: nothing fails for that reason any more.
-        TaskError: the jobs were rejected; their tasks or instructions have to change.
+        TaskError: the jobs were rejected; their tasks or instructions have to change first.
     """
     store = service.store
     group = store.failures.group(key, project_id)
     if group is None:
         raise InputError(
-            "No job fails for this reason any more.", "They were retried already; load the list of failures again."
+            "No job fails for this reason any more.", "They have already been retried; reload the list of failures."
         )
     if group.trouble == REJECTED:
         raise TaskError(group.error, group.remedy)

@@ -1,4 +1,4 @@
-"""Interactive requests: a sentence typed, or a mark drawn, by a person who waits in front of the page."""
+"""Interactive requests: an instruction typed, or a mark drawn, by a person waiting at the page."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ POLL_SECONDS = 0.1
 ANSWER_MARGIN_SECONDS = 3.0
 """Time for an answer to reach the page before its result is delivered as a prediction."""
 ACCEPT_SECONDS = 60.0
-"""After so long a suggestion that nobody has accepted becomes a prediction: the page may have been left."""
+"""A suggestion not accepted within this time becomes a prediction, since the page may have been left."""
 GLANCE_SECONDS = 2.0
-"""How long a page waits where jobs take longer than it would wait anyhow."""
+"""Wait at the page if jobs are expected to take longer than the configured wait anyway."""
 SPARE_THREADS = 4
-"""Threads that are never taken by waiting, so that /health and batch requests are answered."""
+"""Threads reserved for /health and batch requests, so that waiting pages cannot take them all."""
 
 Answer = list[dict[str, Any]]
 
 
 class InteractiveLabelling:
-    """Waits for interactive jobs as long as a person does, and shows their results in the page."""
+    """Waits for interactive jobs up to the configured time, and shows their results on the page."""
 
     def __init__(self, store: Store, jobs: JobControl, settings: Settings) -> None:
         self.store = store
@@ -53,10 +53,10 @@ class InteractiveLabelling:
     def answer(
         self, project: Project, engine: ChosenEngine, config: LabelConfig, tasks: Sequence[Task], context: Context
     ) -> Answer:
-        """Answer an instruction typed in the page, or a mark, within the set time; else it is delivered later.
+        """Answers an instruction typed on the page, or a mark, within the time limit; else delivers the result later.
 
-        Anything else that a person does there (a label changed) is answered with nothing.
-        Raises TaskError or InstructionError where the task lacks something.
+        Anything else that a person does there (such as changing a label) gets an empty answer.
+        Raises TaskError or InstructionError if the task lacks something.
         """
         others = [tag.name for tag in (config.caption, config.answer) if tag]
         text = context.typed_text(*others)
@@ -67,7 +67,7 @@ class InteractiveLabelling:
         until = (now() + timedelta(seconds=wait + ANSWER_MARGIN_SECONDS)).isoformat()
         jobs = []
         for task in tasks:
-            # Where the page has no key frames yet there is nothing to wait for: the delivery brings them.
+            # If the page has no pictures yet there is nothing to wait for: the delivery adds them.
             params: dict[str, Any] = {"answer_until": until if _key_frames(config, task) is not None else None}
             params["typed"] = text != str(task.data.get(INSTRUCTION_KEY) or "").strip()
             try:
@@ -75,24 +75,24 @@ class InteractiveLabelling:
             except (TaskError, InstructionError) as error:
                 if config.answer is None:
                     raise
-                # Label Studio shows nobody an error.
+                # Label Studio does not show errors to annotators.
                 answer = words.not_done(text, error.message, error.remedy, rejection_of(error))
                 return [_said(config, context, answer) for _ in tasks]
         if not self.jobs.enqueue([job for job in jobs if job.state == "queued"]):
-            # Nobody would begin them while the person waits.
+            # No worker would start them while the person waits.
             deadline = time.monotonic()
         return [
             self._answer_in_time(job, config, task, deadline, context) for job, task in zip(jobs, tasks, strict=True)
         ]
 
     def _worthwhile_wait(self, project: Project, engine: ChosenEngine) -> float:
-        """Seconds to wait for an answer: few where such jobs take longer than anybody would wait."""
+        """Seconds to wait for an answer; short if such jobs take longer than the limit anyway."""
         usual = typical_seconds(self.store.database, project.id, "prelabel", engine.model_version)
         wait = self.settings.interactive_wait_seconds
         return min(wait, GLANCE_SECONDS) if usual and usual > wait else wait
 
     def _still_running(self, config: LabelConfig, context: Context, job: Job) -> dict[str, Any]:
-        """Why there is no result to show: the job waits, runs, has failed or was cancelled."""
+        """Why there is no result to show: the job is waiting, running, failed or cancelled."""
         job = self.store.jobs.get(job.id)
         what = job.instruction if job.kind == "prelabel" else "your mark"
         if job.state in ("failed", "rejected", "cancelled"):
@@ -115,9 +115,9 @@ class InteractiveLabelling:
     def _mark(
         self, project: Project, engine: ChosenEngine, config: LabelConfig, task: Task, context: Context
     ) -> dict[str, Any]:
-        """Segment what a smart rectangle or point marks, and carry it through the clip.
+        """Segments the object under a smart rectangle or point, and propagates it through the clip.
 
-        The answer has the track where the page shows nothing of it yet; all of it is delivered as a prediction.
+        The answer holds the track on pictures that do not show it yet; the whole track is delivered as a prediction.
         """
         found = marks.drawn(context, config, task)
         if not found:
@@ -167,7 +167,7 @@ class InteractiveLabelling:
         return {"result": shown, "score": views.score(result), "model_version": result.model_version}
 
     def _known(self, job_id: str | None) -> tuple[Job | None, Result | None]:
-        """A done job of the store and its tracks, where there is such a one."""
+        """A done job of the store and its tracks, if there is one."""
         try:
             job = self.store.jobs.get(job_id) if job_id else None
             return job, self.store.jobs.result(job.id) if job else None
@@ -201,7 +201,7 @@ class InteractiveLabelling:
             return self._still_running(config, context, job)
         result = self.store.jobs.result(job.id)
         if any(index >= result.frame_count for index in key_frames):
-            log.warning("task %s has key frames beyond the end of its video", task.id)
+            log.warning("task %s has pictures from beyond the end of its video", task.id)
             return {"result": []}
         if config.answer and not any(track.present for track in result.tracks):
             return _said(config, context, words.nothing_there(job.instruction, result), job)
@@ -219,7 +219,7 @@ class InteractiveLabelling:
             return _said(config, context, words.elsewhere(job.instruction, labels), job)
         delivery = self.store.deliveries.of_job(job.id)
         if delivery is not None and delivery.state == "pending":
-            # Whether the page was still there nobody can tell: what is not accepted becomes a prediction.
+            # There is no telling whether the page was still open: what is not accepted becomes a prediction.
             self.store.deliveries.look_later(delivery.id, now() + timedelta(seconds=ACCEPT_SECONDS))
         results += views.said(config, words.found(job.instruction, result, labels), job.id)
         return {"result": results, "score": views.score(result), "model_version": result.model_version}
@@ -227,7 +227,7 @@ class InteractiveLabelling:
     def _wait(self, job: Job, deadline: float) -> bool:
         """Whether the job is done before the deadline."""
         if not self.waiting.acquire(blocking=False):
-            log.warning("job %s is not waited for: too many requests wait already", job.id)
+            log.warning("job %s will be delivered later: too many requests are waiting", job.id)
             return False
         try:
             while True:
@@ -242,7 +242,7 @@ class InteractiveLabelling:
 
 
 def _said(config: LabelConfig, context: Context, text: str, job: Job | None = None) -> dict[str, Any]:
-    """An answer in words alone; the sentence that was typed does not stay in the page's instructions."""
+    """An answer in words only; the typed instruction is removed from the page's instructions."""
     result = views.said(config, text, job.id if job else "")
     if config.instruction and result:
         lines = context.lines_of(config.instruction.name)
@@ -251,9 +251,9 @@ def _said(config: LabelConfig, context: Context, text: str, job: Job | None = No
 
 
 def _relabel(result: Result, config: LabelConfig, task: Task, job_id: str) -> None:
-    """Give the tracks labels that nothing in the task has: two objects under one label would become one.
+    """Gives the tracks labels that are free in the task: two objects under one label would be merged.
 
-    What is only predicted gives way where there are too few labels.
+    Predicted regions give up their labels if there are too few.
     """
     drawn = [held.labels(job_id) for held in (*task.annotations, *task.drafts)]
     predicted = [held.labels(job_id) for held in task.predictions]
@@ -266,7 +266,7 @@ def _relabel(result: Result, config: LabelConfig, task: Task, job_id: str) -> No
 
 
 def _key_frames(config: LabelConfig, task: Task) -> list[int] | None:
-    """0-based indices of the frames on the task's page; none in the box view, None where not known."""
+    """0-based indices of the frames on the task's page; empty in the box view, None if unknown."""
     if config.view == "box":
         return []
     frames, indices = config.frames_of(task.data), task.data.get("frame_index")

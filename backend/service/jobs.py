@@ -1,4 +1,4 @@
-"""What a person or a request may do with jobs: queue, cancel, retry, train."""
+"""Operations on jobs by persons or requests: queue, cancel, retry, train."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("trajseg.backend")
 
 Batch = tuple[Sequence[JobRequest], Collection[TaskKey]]
 ENQUEUED_AT_ONCE = 25
-"""More jobs than these are queued in a thread, while the answer is sent."""
+"""Above this number, jobs are queued in a thread while the answer is sent."""
 
 
 class JobControl:
@@ -35,12 +35,12 @@ class JobControl:
         self._combined = Combiner(self._add_batches)
 
     def add(self, requests: Sequence[JobRequest], opened: Collection[TaskKey] = ()) -> list[tuple[Job, bool]]:
-        """Store and queue one job for each request, in order, each with whether it is new.
+        """Stores and queues one job per request, in order; returns each job and whether it is new.
 
-        Requests that come at the same moment share a transaction.
+        Requests that arrive at the same moment share a transaction.
 
         Args:
-            opened: tasks that somebody has open now; noted in the same transaction.
+            opened: tasks that someone has open now; recorded in the same transaction.
         """
         return self._combined((requests, opened))
 
@@ -52,7 +52,7 @@ class JobControl:
         return [list(islice(rest, len(batch))) for batch, _ in batches]
 
     def enqueue(self, jobs: Sequence[Job], new: bool = False) -> bool:
-        """Queue jobs of the store; False when the queue is down, and the reconciler does it later."""
+        """Queues jobs of the store; False if the queue is down, in which case the reconciler does it later."""
         try:
             if new:
                 self.queue.enqueue_new(jobs)
@@ -65,24 +65,24 @@ class JobControl:
         return True
 
     def enqueue_many(self, jobs: Sequence[Job], new: bool = False) -> None:
-        """As `enqueue`, but does not wait for it where there are many jobs."""
+        """Like `enqueue`, but in the background if there are many jobs."""
         if len(jobs) > ENQUEUED_AT_ONCE:
             threading.Thread(target=self.enqueue, args=(jobs, new), name="enqueue", daemon=True).start()
         elif jobs:
             self.enqueue(jobs, new)
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job: a waiting one leaves the queue, a running one stops at its next frame."""
+        """Cancels a job: a waiting one leaves the queue, a running one stops at its next frame."""
         job = self.store.jobs.cancel(job_id)
         try:
             self.queue.remove(job_id)
         except QueueError as error:
-            # The worker asks the store before it begins.
+            # Workers check the store before they start a job.
             log.warning("job %s stays in the queue: %s", job_id, error)
         return job
 
     def cancel_all(self, wanted: Wanted, until: datetime) -> list[str]:
-        """Cancel all chosen jobs that are not finished and were created by then; returns their ids."""
+        """Cancels all selected unfinished jobs created by then; returns their ids."""
         ids = self.store.selections.cancel(wanted, until)
         if ids:
             threading.Thread(target=self._remove, args=(ids,), name="remove", daemon=True).start()
@@ -93,19 +93,19 @@ class JobControl:
             for job_id in job_ids:
                 self.queue.remove(job_id)
         except QueueError as error:
-            # Workers ask the store before they begin.
+            # Workers check the store before they start a job.
             log.warning("cancelled jobs stay in the queue: %s", error)
 
     def retry_all(self, wanted: Wanted, until: datetime) -> list[Job]:
-        """Run all chosen jobs again that failed or were cancelled and were created by then; returns them."""
+        """Retries all selected jobs that failed or were cancelled and were created by then; returns them."""
         jobs = self.store.selections.queue_again(wanted, until)
         self.enqueue_many(jobs)
         return jobs
 
     def retry(self, job_id: str) -> Job:
-        """Run a finished job again; of a done one whose delivery failed, only the delivery.
+        """Retries a finished job; if only the delivery of a done job failed, retries only the delivery.
 
-        Raises UnknownJobError, and TaskError for a rejected job: its task or instruction has to change.
+        Raises UnknownJobError, or TaskError for a rejected job: its task or instruction has to change.
         """
         job = self.store.jobs.get(job_id)
         if job.state == "rejected":
@@ -119,7 +119,7 @@ class JobControl:
         return job
 
     def train(self, project: Project, params: FinetuneParams | None = None) -> tuple[Job, bool]:
-        """The training of a project that waits or runs, or a new one; and whether it is new."""
+        """The project's queued or running training, or else a new one; also returns whether it is new."""
         job, created = request_training(self.store, project, self.engines, params)
         if created:
             self.enqueue([job], new=True)

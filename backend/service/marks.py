@@ -1,6 +1,4 @@
-"""Marks: a smart rectangle or point on a picture says where an object is, or is not; which track it belongs to is
-decided here.
-"""
+"""Marks: a smart rectangle or point says where an object is, or is not; decides which track it belongs to."""
 
 from __future__ import annotations
 
@@ -16,16 +14,16 @@ from trajseg.errors import TaskError
 from trajseg.tracks import Box, Result
 
 CLICK_PIXELS = 6.0
-"""A rectangle with no side longer than this, or than CLICK_SHARE of the picture's side, is meant as a point."""
+"""A rectangle with no side longer than this, or than CLICK_SHARE of the picture's side, counts as a point."""
 CLICK_SHARE = 0.012
 OVERLAP = 0.2
-"""A rectangle belongs to the track that it lies on, from this IoU of their boxes on."""
+"""Smallest IoU with a track's box at which a rectangle is assigned to that track."""
 
 
 def drawn(context: Context, config: LabelConfig, task: Task) -> list[dict[str, Any]]:
-    """What was marked, as the `marks` of RefineParams, without labels yet.
+    """The marks in the form of RefineParams' `marks`, without labels yet.
 
-    Marks on pictures whose frame is not known are left out.
+    Marks on pictures whose frame is unknown are left out.
     """
     indices = task.data.get("frame_index")
     if not isinstance(indices, list):
@@ -45,11 +43,11 @@ def with_labels(
 ) -> list[dict[str, Any]]:
     """The marks, each with the label of the track that it belongs to.
 
-    In this order: the track that its own label names; one that lies under it on that frame; the only one that is
-    not in that frame although it is in others; a new one under a label that nothing has yet. A negative mark belongs
-    to the track whose mask fits it best; where nothing is inside it says nothing, and is left out.
+    Tried in this order: the track that its own label names; a track that lies under it on that frame; the only track
+    that is missing from that frame but present in others; a new track under a free label. A negative mark belongs to
+    the track whose mask fits it best; one with nothing inside is left out.
 
-    Raises TaskError where no label is left for a new track.
+    Raises TaskError if no label is left for a new track.
     """
     taken = set().union(*(held.labels("") for held in (*task.annotations, *task.drafts, *task.predictions)))
     taken |= {track.label for track in result.tracks} if result else set()
@@ -64,7 +62,7 @@ def with_labels(
             label = next((one for one in config.labels if one not in taken), "")
         if not label:
             raise TaskError(
-                f"All {len(config.labels)} labels of the project are taken in task {task.id}.",
+                f"All {len(config.labels)} labels of the project are in use in task {task.id}.",
                 "Add labels (track-9, ...) to the project's labelling configuration.",
             )
         taken.add(label)
@@ -73,12 +71,12 @@ def with_labels(
 
 
 def digest(labelled: Sequence[dict[str, Any]], base_job_id: str | None) -> str:
-    """A digest of a set of marks, and of the job that they correct."""
+    """A digest of a set of marks and of the job that they correct."""
     return hashlib.sha256(json.dumps([list(labelled), base_job_id]).encode()).hexdigest()[:32]
 
 
 def base_job(task: Task, model_version: str) -> str | None:
-    """The job of the newest prediction of ours that the task has, of this model version before others."""
+    """The job of the task's newest prediction of ours; predictions of this model version come first."""
     ours = [
         (held.model_version == model_version, held.id or 0, job) for held in task.predictions for job in _jobs(held)
     ]
@@ -86,9 +84,9 @@ def base_job(task: Task, model_version: str) -> str | None:
 
 
 def empty_places(results: Sequence[dict[str, Any]], task: Task, config: LabelConfig) -> list[dict[str, Any]]:
-    """Those of the results on whose picture the page has no region of their label yet.
+    """The results on pictures where the page has no region with their label yet.
 
-    A second region of one label would be added to the first: the corrected track comes as a prediction.
+    A second region with the same label would be merged into the first, so the corrected track comes as a prediction.
     """
     drawn = [held.result for held in task.drafts[-1:] or task.annotations[-1:] or task.predictions[-1:]]
     places = {place for held in drawn for item in held for place in _places(item, config)}
@@ -133,7 +131,7 @@ def _is_negative(one: ContextResult) -> bool:
 
 
 def _frame(one: ContextResult, indices: Sequence[Any]) -> int | None:
-    # Label Studio leaves item_index out where the task has one picture.
+    # Label Studio omits item_index if the task has one picture.
     position = one.item_index or 0
     index = indices[position] if 0 <= position < len(indices) else None
     return index if isinstance(index, int) and index >= 0 else None
@@ -167,7 +165,7 @@ def _is_click(one: ContextResult, box: Box) -> bool:
 
 
 def _covered(mark: dict[str, Any], result: Result | None) -> str:
-    """The label of the track whose mask fits a negative mark best; empty where none shows anything inside."""
+    """The label of the track whose mask fits a negative mark best; empty if no track has anything inside it."""
     if result is None or not 0 <= mark["index"] < result.frame_count:
         return ""
     x, y, width, height = mark["box"]
@@ -178,7 +176,7 @@ def _covered(mark: dict[str, Any], result: Result | None) -> str:
         if track.frames[mark["index"]].rle is not None:
             mask = track.mask(mark["index"])
             inside = int(mask[top:bottom, left:right].sum())
-            # IoU: a large mask that happens to reach into the box is not what is meant.
+            # IoU, so that a large mask that merely extends into the box is not chosen.
             fits.append((inside / ((right - left) * (bottom - top) + int(mask.sum()) - inside), track.label))
     fit, label = max(fits, default=(0.0, ""))
     return label if fit else ""
@@ -197,7 +195,7 @@ def _meant(mark: dict[str, Any], result: Result | None) -> str:
 
 
 def _overlap(box: Sequence[float], other: Box | None, point: bool) -> float:
-    """IoU of two boxes; of a point, whether it lies in the other one."""
+    """IoU of two boxes; for a point, whether it lies inside the other box."""
     if other is None:
         return 0.0
     left, top = max(box[0], other[0]), max(box[1], other[1])

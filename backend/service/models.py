@@ -1,4 +1,4 @@
-"""What a person may do with model versions: promote one, roll back."""
+"""Operations on model versions: promote one, roll back."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ class ModelControl:
     """Chooses which version serves a project, from the next job on.
 
     Args:
-        relabel: whether a promoted version labels the tasks again that nobody has annotated.
+        relabel: whether a promoted version pre-labels the unannotated tasks again.
     """
 
     def __init__(self, store: Store, jobs: JobControl, engines: OfferedEngines, relabel: bool) -> None:
         self.store, self.jobs, self.engines, self.relabel = store, jobs, engines, relabel
 
     def promote(self, project_id: int, number: int) -> tuple[ModelVersion, list[Job]]:
-        """Have a version serve, whatever the gate said of it; with the jobs that label tasks again.
+        """Makes a version serve, whatever the gate decided; also returns the jobs that relabel tasks.
 
         Args:
             project_id: the store's own.
 
         Raises:
-            UnknownVersionError: there is none of that number.
-            InputError: it has not been trained to the end.
+            UnknownVersionError: there is no version with that number.
+            InputError: its training has not finished.
         """
         version = self.store.versions.promote(project_id, number, "Promoted by hand.")
         project = self.store.projects.get(project_id)
         if not self.relabel or self.engines.versions.get(project.engine or self.engines.default) != version.base:
-            # Of an engine that does not serve the project now.
+            # It belongs to an engine that does not serve the project now.
             return version, []
         added = self.jobs.add(relabelling(self.store, project_id, version.name, project.engine))
         return version, [job for job, created in added if created]
 
     def rollback(self, project_id: int) -> tuple[ModelVersion, ModelVersion | None]:
-        """Take the version that serves out. Returns it, and the one that serves now (None: the base).
+        """Takes the serving version out of service. Returns it and the one that serves now (None: the base).
 
-        Predictions stay as they are: those of the version that serves again are there already.
+        Predictions are kept: those of the version that serves again are still there.
 
         Raises:
-            InputError: the base serves already.
+            InputError: the base already serves.
         """
         project = self.store.projects.get(project_id)
         base = self.engines.versions.get(project.engine or self.engines.default, self.engines.base(""))

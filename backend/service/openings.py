@@ -1,4 +1,4 @@
-"""Openings: Label Studio does not say who has a task open, so what its page asks of us is noted."""
+"""Openings: Label Studio does not say who has a task open, so this is inferred from requests by its page."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from trajseg.errors import ServiceError
 log = logging.getLogger("trajseg.backend")
 
 NOTED_EVERY_SECONDS = 5.0
-"""A page asks for all its pictures at once, and Label Studio repeats itself; the task is noted once."""
+"""A page requests all its pictures at once, and Label Studio repeats requests; record a task once in this time."""
 MOST_KEPT = 10_000
-"""Jobs, and tasks, kept in memory."""
+"""Most jobs, and most tasks, kept in memory."""
 
 
 class Openings:
-    """Notes that a task is open. Safe to share between threads: at worst something is noted twice."""
+    """Records that a task is open. Safe to share between threads: at worst something is recorded twice."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._noted: dict[str | TaskKey, float] = {}
 
     def note(self, project: Project, tasks: Sequence[Task]) -> None:
-        """Somebody has these tasks open: their pictures keep their places, and their predictions stay."""
+        """Someone has these tasks open: their pictures keep their places, and their predictions stay."""
         for project_id, task_id in self.due(project, tasks):
             self._store.tasks.opened(project_id, task_id)
             self.noted((project_id, task_id))
 
     def due(self, project: Project, tasks: Sequence[Task]) -> list[TaskKey]:
-        """Those of these tasks, open now, whose opening has not been noted just now."""
+        """Those of these open tasks whose opening was not recorded a moment ago."""
         keys = [(project.id, task.id) for task in tasks if task.id is not None]
         return [key for key in keys if self._is_due(key)]
 
     def noted(self, *keys: str | TaskKey) -> None:
-        """The openings of these jobs or tasks are in the store."""
+        """The openings of these jobs or tasks have been stored."""
         if len(self._noted) >= MOST_KEPT:
             self._noted.clear()
         self._noted.update(dict.fromkeys(keys, time.monotonic()))
@@ -47,7 +47,7 @@ class Openings:
         return time.monotonic() - self._noted.get(key, float("-inf")) >= NOTED_EVERY_SECONDS
 
     def seen(self, job_id: str) -> None:
-        """Somebody looks at a picture of this job's. Never raises: the picture matters more."""
+        """Someone is looking at a picture of this job. Never raises: serving the picture matters more."""
         if not self._is_due(job_id):
             return
         self.noted(job_id)
@@ -58,4 +58,4 @@ class Openings:
         except UnknownJobError:
             return
         except ServiceError as error:
-            log.info("an opening is not noted: %s", error)
+            log.info("an opening was not recorded: %s", error)

@@ -1,4 +1,4 @@
-"""Requests for previews: an engine on a few frames of a video, before whole videos are queued."""
+"""Preview requests: run an engine on a few frames of a video before queueing whole videos."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from trajseg.errors import InputError
 def request_preview(
     service: Service, project: Project | None, video: str, instruction: str, engine: str = "", videos: int = 1
 ) -> Job:
-    """The job that previews an instruction; an equal request is answered with its result, and retried if it failed.
+    """The job that previews an instruction; an equal request returns the existing job, retried if it failed.
 
     Args:
-        video: as a task has it; workers fetch it under the same rules.
-        engine: one of those on offer; empty: the project's.
-        videos: like this one, for the estimate.
+        video: as in a task; workers fetch it under the same rules.
+        engine: one of the offered engines; empty: the project's.
+        videos: number of similar videos, for the estimate.
 
     Raises:
-        InputError: no video, or an engine that is not on offer, or a number that cannot be.
+        InputError: there is no video, the engine is not offered, or a number is out of range.
         InstructionError: the instruction cannot be used.
     """
     video, instruction = video.strip(), check_instruction(instruction)
     if not video:
-        raise InputError("There is no video to preview.", "Give its address as a task has it.")
+        raise InputError("There is no video to preview.", "Give its address, as in a task.")
     chosen = service.engines.chosen(service.store, project, engine)
     params = PreviewParams.read({"videos": videos, **chosen.params})
     request = JobRequest(

@@ -1,4 +1,4 @@
-"""Job requests made from Label Studio's tasks; one that cannot be done is stored as rejected."""
+"""Job requests from Label Studio's tasks; an invalid one is stored as a rejected job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
 from trajseg.errors import InstructionError, TaskError, TrajSegError
 
 INSTRUCTION_KEY = "instruction"
-"""Key of the sentence in a task's data."""
+"""Key of the instruction in a task's data."""
 
 
 def prelabel_request(
@@ -25,9 +25,9 @@ def prelabel_request(
     queue: str = "prelabel",
     params: dict[str, Any] | None = None,
 ) -> JobRequest:
-    """The request for one task and one sentence; without a sentence, for the instructions of the project's labels.
+    """The request for one task and instruction; without an instruction, for those of the project's labels.
 
-    Raises TaskError or InstructionError where the task lacks something.
+    Raises TaskError or InstructionError if the task lacks something.
     """
     name = f"Task {task.id}"
     if task.problem:
@@ -36,7 +36,7 @@ def prelabel_request(
     _check_text(name, config.video_key, video)
     _check_text(name, INSTRUCTION_KEY, instruction)
     if isinstance(video, str) and not video.strip():
-        raise TaskError(f"{name} has no video: its `{config.video_key}` is empty.", "Write the video's address there.")
+        raise TaskError(f"{name} has no video: its `{config.video_key}` is empty.", "Set it to the video's address.")
     if not isinstance(video, str):
         raise TaskError(
             f"{name} has no video: its data lacks {lacking(config, task)}.",
@@ -54,7 +54,7 @@ def prelabel_request(
     if not isinstance(instruction, str) or not instruction.strip():
         raise TaskError(
             f"{name} has no instruction: its data lacks `{INSTRUCTION_KEY}`.",
-            f"Add `{INSTRUCTION_KEY}` to the task's data, type the sentence in the task's page, or give the project's "
+            f"Add `{INSTRUCTION_KEY}` to the task's data, type it on the task's page, or give the project's "
             'labels instructions: <Label value="car" instruction="the red car"/>.',
         )
     return JobRequest(
@@ -77,12 +77,12 @@ def rejected_request(
     config: LabelConfig | None = None,
     typed: str | None = None,
 ) -> JobRequest:
-    """A job that cannot be done, with the reason; it is kept so that a person sees it.
+    """A rejected job with its reason, stored for people to see.
 
     Args:
-        engine: None where the one that was chosen is not on offer.
-        config: finds the video; without one it is looked for under `video`.
-        typed: the sentence where it was typed in the page; else that of the task's data.
+        engine: None if the chosen one is not offered.
+        config: locates the video; without a configuration, the key `video` is used.
+        typed: the instruction, if it was typed on the page; else the task data's is used.
     """
     video = config.video_of(task.data) if config else task.data.get("video")
     instruction = typed or task.data.get(INSTRUCTION_KEY)
@@ -102,12 +102,12 @@ def rejected_request(
 
 
 def rejection_of(error: TrajSegError) -> Rejection:
-    """What has to change before a request that raised this error can be done."""
+    """What has to change before a request that raised this error can succeed."""
     return "instruction" if isinstance(error, InstructionError) else "task"
 
 
 def lacking(config: LabelConfig, task: Task) -> str:
-    """The keys of the task's data that would lead to a video and are missing, for a message."""
+    """The missing keys of the task's data that could hold a video, for a message."""
     return ", ".join(f"`{path}`" for path in config.lacking(task.data) or [config.video_key])
 
 
@@ -119,12 +119,12 @@ def _check_length(name: str, instruction: str) -> None:
 
 
 def _check_text(name: str, key: str, value: object) -> None:
-    """Raises TaskError for a value of task data that is there but is not text, or not valid text."""
+    """Raises TaskError for a value of task data that is present but not text, or not valid text."""
     if value is not None and not isinstance(value, str):
         kind = {list: "a list", dict: "an object", bool: "true or false"}.get(type(value), "a number")
-        raise TaskError(f"{name}: its `{key}` is {kind}, not text.", f"Write one text into `{key}` of the task's data.")
+        raise TaskError(f"{name}: its `{key}` is {kind}, not text.", f"Set `{key}` in the task's data to a string.")
     if isinstance(value, str) and storable(value) != value:
         raise TaskError(
-            f"{name}: its `{key}` has half of a character (a lone surrogate) or a NUL: {storable(value)[:80]!r}.",
-            f"Write `{key}` of the task's data again: an emoji may have been cut in two.",
+            f"{name}: its `{key}` contains a lone surrogate or a NUL: {storable(value)[:80]!r}.",
+            f"Set `{key}` in the task's data again: an emoji may have been cut in half.",
         )

@@ -1,4 +1,4 @@
-"""What the backend does with Label Studio's requests; the routes and the label-studio-ml adapter call it."""
+"""Handles Label Studio's requests; called by the routes and by the label-studio-ml adapter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Service:
         on_notice: see Webhooks.
 
     Attributes:
-        engines: those on offer; `version_of` a project is what /setup answers and predictions carry.
+        engines: the offered engines; `version_of` a project is what /setup answers and predictions carry.
         jobs: queues, cancels and retries jobs, and starts trainings.
         models: promotes versions of projects' models and rolls them back.
         webhooks: receives Label Studio's events.
@@ -55,11 +55,11 @@ class Service:
         self._known = asked_once(self._look_up)
 
     def setup(self, request: SetupRequest) -> dict[str, Any]:
-        """Note the project, and the engine that its connection names.
+        """Records the project and the engine that its connection names.
 
         Raises:
-            LabelConfigError: trajseg cannot fill its configuration.
-            InputError: there is no such engine on offer; the project keeps the one that it has.
+            LabelConfigError: trajseg cannot use its configuration.
+            InputError: the engine is not offered; the project keeps its current one.
         """
         reference = ProjectReference.read(request.project)
         project = self.store.projects.upsert(
@@ -72,33 +72,33 @@ class Service:
 
     @property
     def model_version(self) -> str:
-        """Of the default engine, without any project's adapter."""
+        """The default engine's, without a project's adapter."""
         return self.engines.base("")
 
     def base_of(self, project: Project) -> str:
-        """Of a project's engine, without an adapter; of the default one where its engine is no longer on offer."""
+        """The version of a project's engine without an adapter; of the default engine if it is no longer offered."""
         return self.engines.versions.get(project.engine, self.model_version)
 
     def version_of(self, project: Project) -> str:
-        """The model version that serves a project now. Raises InputError where its engine is no longer on offer."""
+        """The model version that serves a project now. Raises InputError if its engine is no longer offered."""
         return self.engines.chosen(self.store, project).model_version
 
     def predict(self, request: PredictRequest) -> Answer:
-        """Store and queue a job for each task, and answer what Label Studio takes for "not yet".
+        """Stores and queues a job for each task, and returns what Label Studio takes as "not yet".
 
-        Without a context the tasks are to be labelled beforehand: the answer is empty and the results are
-        delivered later. With one, a person waits in front of the page: see InteractiveLabelling.
+        Without a context this is a batch request: the answer is empty and the results are delivered later. With a
+        context a person is waiting at the page: see InteractiveLabelling.
 
         Raises:
-            InputError: no project that can be known, or a labelling configuration that cannot be filled; the
-                tasks are kept as failed jobs all the same, where there is a project.
+            InputError: the project cannot be identified, or its labelling configuration cannot be used; if there is a
+            project, the tasks are still stored as rejected jobs.
         """
         reference = ProjectReference.read(request.project)
         asked = (reference.label_studio_id, reference.stamp, request.label_config, request.params.engine)
         project, engine = self._known(asked)
         context = request.params.context
         if context is not None and not context.result:
-            # What the page sends after each submit; nothing was asked.
+            # The page sends this after each submit; nothing is requested.
             return _nothing(request.tasks)
         try:
             if isinstance(engine, InputError):
@@ -112,7 +112,7 @@ class Service:
         if context is not None:
             self.openings.note(project, request.tasks)
             return self.interactive.answer(project, engine, config, request.tasks, context)
-        # Perhaps somebody has just opened it: that is how Label Studio asks then, too.
+        # Someone may have just opened it: Label Studio sends the same request in that case.
         alone = len(request.tasks) == 1 and not request.tasks[0].predictions
         opened = self.openings.due(project, request.tasks) if alone else []
         self.batch.label(project, engine, config, request.tasks, opened)
@@ -120,7 +120,7 @@ class Service:
         return []
 
     def _look_up(self, asked: tuple[int, str, str, str]) -> tuple[Project, ChosenEngine | InputError]:
-        """The project of a request, and the engine that serves it or why there is none."""
+        """The project of a request, and the engine that serves it, or the reason why there is none."""
         number, stamp, label_config, engine = asked
         with self.store.database.reads():
             projects = self.store.projects
@@ -141,5 +141,5 @@ class Service:
 
 
 def _nothing(tasks: Sequence[Task]) -> Answer:
-    # An empty list of results makes the page show an error where a person waits.
+    # An empty list of results makes the page show an error to a waiting person.
     return [{"result": []} for _ in tasks]

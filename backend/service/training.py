@@ -1,4 +1,4 @@
-"""Requests for trainings, one a project at a time, and what follows a promotion: tasks are pre-labelled again."""
+"""Training requests, one per project at a time; after a promotion, tasks are pre-labelled again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TASKS_AT_ONCE = 100_000
 def request_training(
     store: Store, project: Project, engines: OfferedEngines, params: FinetuneParams | None = None
 ) -> tuple[Job, bool]:
-    """The training of a project that waits or runs; else a new one, of its engine. Also says whether it is new.
+    """The project's queued or running training, or else a new one; also returns whether it is new.
 
-    Raises InputError where the project's engine is no longer on offer.
+    Raises InputError if the project's engine is no longer offered.
     """
     engine = engines.checked(project.engine)
     with store.database.read() as session:
@@ -28,7 +28,7 @@ def request_training(
     for job in trainings:
         if job.state in UNFINISHED:
             return job, False
-    # Two requests at the same moment, after the same trainings, are one.
+    # Two requests at the same moment, after the same trainings, count as one.
     subject = f"training {len(trainings) + 1}"
     asked = (params or FinetuneParams()).model_copy(update={"engine": engine})
     request = JobRequest("finetune", project.id, None, "", "", "finetune", asked, engines.base(engine), subject=subject)
@@ -36,7 +36,7 @@ def request_training(
 
 
 def corrected_tracks_since_training(store: Store, project_id: int) -> int:
-    """Tracks that persons have changed since the project's last training was requested."""
+    """Tracks that persons have corrected since the project's last training was requested."""
     last = select(func.max(Job.created_at)).where(Job.project_id == project_id, Job.kind == "finetune")
     with store.database.read() as session:
         since = session.scalar(last)
@@ -49,7 +49,7 @@ def corrected_tracks_since_training(store: Store, project_id: int) -> int:
 
 
 def due_trainings(store: Store, engines: OfferedEngines, after: int) -> Callable[[], list[Job]]:
-    """For the reconciler: asks for the trainings of projects with `after` newly corrected tracks; 0 asks for none."""
+    """For the reconciler: requests training for projects with `after` newly corrected tracks; 0 switches this off."""
 
     def request() -> list[Job]:
         if not after:
@@ -64,10 +64,10 @@ def due_trainings(store: Store, engines: OfferedEngines, after: int) -> Callable
 
 
 def relabelling(store: Store, project_id: int, version: str, engine: str = "") -> tuple[JobRequest, ...]:
-    """Prelabel requests for the tasks that nobody has annotated, by a new version; the most doubtful first.
+    """Prelabel requests by a new version for the unannotated tasks, the most doubtful first.
 
     Args:
-        engine: whose version it is, as job params name it.
+        engine: the engine of that version, as named in job params.
     """
     with store.database.read() as session:
         annotated = set(

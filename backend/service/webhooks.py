@@ -17,7 +17,7 @@ log = logging.getLogger("trajseg.backend")
 TRAINING_ACTIONS = ("START_TRAINING",)
 CORRECTION_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 UNREAD_ACTIONS = ("TASKS_CREATED", "TASKS_DELETED")
-"""Known, but nothing follows from them."""
+"""Known events that need no action."""
 PROJECT_ACTIONS = (*UNREAD_ACTIONS, "PROJECT_UPDATED")
 
 OnNotice = Callable[[int, bool], None]
@@ -27,11 +27,11 @@ class Webhooks:
     """Receives events.
 
     Args:
-        on_notice: called when an event has said that something has changed in a project (the store's id), and whether
-            that is its labelling configuration.
+        on_notice: called when an event says that something changed in a project (the store's id), and whether that is
+        its labelling configuration.
 
     Attributes:
-        counts: events received, by action; those that trajseg does not know under "other".
+        counts: events received, by action; unknown ones under "other".
     """
 
     def __init__(self, store: Store, jobs: JobControl, on_notice: OnNotice = lambda *_: None) -> None:
@@ -41,10 +41,10 @@ class Webhooks:
         self._on_notice = on_notice
 
     def receive(self, request: WebhookRequest) -> dict[str, Any] | None:
-        """Act on an event; None for one that trajseg does not know.
+        """Acts on an event; returns None for an unknown one.
 
-        Anybody may have written it, so it changes nothing by itself: a project that is known is looked at in Label
-        Studio, at once and however many events name it. Only Start Training is done, and once at a time.
+        Events are unauthenticated claims, so they change nothing by themselves: a known project is looked up in Label
+        Studio, once however many events name it. Only Start Training is acted on directly, one training at a time.
         """
         action = request.action
         if action not in TRAINING_ACTIONS + CORRECTION_ACTIONS + PROJECT_ACTIONS:
@@ -59,7 +59,7 @@ class Webhooks:
         return answer
 
     def _train(self, request: WebhookRequest) -> dict[str, Any]:
-        """Train the project: Label Studio's button Start Training. A training under way is not started twice."""
+        """Trains the project (Label Studio's button Start Training). A running training is not started twice."""
         if request.project is None:
             return {"note": "The request names no project."}
         try:
@@ -71,7 +71,7 @@ class Webhooks:
         return {"job": job.id, "created": created}
 
     def _note(self, request: WebhookRequest) -> bool:
-        """Have a project looked at; the sweep finds changes that no event names."""
+        """Schedules a look at the project; the sweep finds changes that no event names."""
         if request.project is None or request.action in UNREAD_ACTIONS:
             return False
         try:

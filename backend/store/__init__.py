@@ -1,4 +1,4 @@
-"""The store: requests, results, corrections, and what still has to reach Label Studio."""
+"""The store: requests, results, corrections, and the outbox for Label Studio."""
 
 from backend.store.corrections import Change, Corrections, PaintedTrack, ReadAnnotation
 from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, TaskPictures, Track

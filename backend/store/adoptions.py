@@ -1,4 +1,4 @@
-"""Adoptions: refined tracks that were written into a person's annotation, with what stood there before."""
+"""Adoptions: refined tracks written into a person's annotation, together with its previous content."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Results = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class FrameChange:
-    """What an adoption changes of one track in one frame.
+    """What an adoption changes in one track on one frame.
 
     Attributes:
         label: the track's.
         index: 0-based frame.
-        kind: "added" where the annotation showed nothing, "removed" where it shows nothing any more, or "changed".
-        j: J of the mask before and the mask after.
+        kind: "added" if the annotation showed nothing before, "removed" if it shows nothing now, else "changed".
+        j: J between the masks before and after.
     """
 
     label: str
@@ -51,12 +51,12 @@ class Adoptions:
         frame_index: Sequence[int],
         changes: Sequence[FrameChange],
     ) -> Adoption:
-        """Note what is about to be written, so that the annotation's reader knows it again at once.
+        """Records what is about to be written, so that the annotation's reader recognises it.
 
         Args:
             project_id: the store's own id; `task_id` and `annotation_id` are Label Studio's.
-            before: the annotation's results as they are, kept for undo.
-            written: its results as they will be.
+            before: the annotation's current results, kept for undo.
+            written: its future results.
             frame_index: 0-based frames of the task's pictures.
         """
         adoption = Adoption(
@@ -82,55 +82,55 @@ class Adoptions:
             session.execute(delete(Adoption).where(Adoption.id == adoption_id))
 
     def undone(self, adoption_id: str) -> None:
-        """What stood before stands again."""
+        """The earlier content has been restored."""
         with self.database.write() as session:
             session.execute(update(Adoption).where(Adoption.id == adoption_id).values(undone_at=now()))
 
     def of_annotation(self, project_id: int, annotation_id: int) -> list[Adoption]:
-        """All adoptions into an annotation, the newest first."""
+        """All adoptions into an annotation, newest first."""
         query = select(Adoption).where(Adoption.project_id == project_id, Adoption.annotation_id == annotation_id)
         with self.database.read() as session:
             return list(session.scalars(query.order_by(Adoption.made_at.desc())))
 
     def standing(self, project_id: int, annotation_id: int) -> Adoption | None:
-        """The newest adoption into an annotation that is not undone."""
+        """The newest adoption into an annotation that has not been undone."""
         return newest(self.of_annotation(project_id, annotation_id))
 
     def of_job(self, job_id: str) -> Adoption | None:
-        """The newest adoption of a job's tracks, an undone one too."""
+        """The newest adoption of a job's tracks, including undone ones."""
         query = select(Adoption).where(Adoption.job_id == job_id).order_by(Adoption.made_at.desc()).limit(1)
         with self.database.read() as session:
             return session.scalars(query).first()
 
     def is_ours(self, project_id: int, annotation_id: int, results: Results) -> bool:
-        """Whether trajseg itself has written these very results into the annotation, by adopting or by undoing."""
+        """Whether trajseg itself wrote exactly these results into the annotation, by adopting or undoing."""
         held = self.of_annotation(project_id, annotation_id)
         digest = results_digest(results) if held else ""
         return any(digest == (one.written_digest if one.undone_at is None else one.before_digest) for one in held)
 
 
 def newest(adoptions: Sequence[Adoption]) -> Adoption | None:
-    """The first one that is not undone; None where all are."""
+    """The first one that has not been undone; None if all have."""
     return next((one for one in adoptions if one.undone_at is None), None)
 
 
 def before(adoption: Adoption) -> list[dict[str, Any]]:
-    """The annotation's results as they were before."""
+    """The annotation's results before the adoption."""
     return _unpacked(adoption.before)
 
 
 def written(adoption: Adoption) -> list[dict[str, Any]]:
-    """The annotation's results as they were written."""
+    """The annotation's results as written."""
     return _unpacked(adoption.written)
 
 
 def changes_of(adoption: Adoption) -> list[FrameChange]:
-    """What it changed, by label and frame."""
+    """The changes, by label and frame."""
     return [FrameChange(**change) for change in adoption.changes]
 
 
 def results_digest(results: Results) -> str:
-    """What two lists of results share that say the same; Label Studio may change ids and order."""
+    """A digest shared by lists of results with the same content; Label Studio may change ids and order."""
     said = [[item.get(key) for key in ("from_name", "item_index", "type", "value")] for item in results]
     texts = sorted(json.dumps(one, sort_keys=True) for one in said)
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

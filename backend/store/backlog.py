@@ -1,4 +1,4 @@
-"""Backlog: the jobs that belong in the queue, as the store says, whatever became of the queue."""
+"""Backlog: the jobs that should be in the queue according to the store, whatever happened to the queue."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from backend.store.models import Job
 
 
 class Backlog:
-    """Reads queued and lost jobs; what is looked at in every round is only their ids."""
+    """Reads queued and lost jobs; the periodic query returns only ids."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def queued(self, created_before: datetime) -> list[tuple[str, str]]:
-        """(id, queue) of the queued jobs that may start now and were created before this moment."""
+        """(id, queue) of queued jobs that may start now and were created before `created_before`."""
         with self.database.read() as session:
             due = or_(Job.not_before.is_(None), Job.not_before <= database_now(session))
             query = select(Job.id, Job.queue).where(Job.state == "queued", Job.created_at < created_before, due)
             return [(row[0], row[1]) for row in session.execute(query)]
 
     def still_queued(self, job_ids: Sequence[str]) -> list[Job]:
-        """Those of these jobs that are queued at this moment; the oldest first."""
+        """Those of these jobs that are queued now, oldest first."""
         query = select(Job).where(Job.id.in_(job_ids), Job.state == "queued").order_by(Job.created_at, Job.id)
         with self.database.read() as session:
             return list(session.scalars(query))
 
     def lost(self, stale_after_seconds: float) -> list[Job]:
-        """Running jobs without a heartbeat for so long; the oldest first."""
+        """Running jobs without a heartbeat for this long, oldest first."""
         with self.database.read() as session:
             stale = database_now(session) - timedelta(seconds=stale_after_seconds)
             query = select(Job).where(Job.state == "running", Job.heartbeat_at < stale).order_by(Job.created_at)

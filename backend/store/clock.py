@@ -1,4 +1,4 @@
-"""The database's clock, by which leases are measured: one for all workers and backends."""
+"""The database's clock, shared by all workers and backends; leases are measured by it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.store.models import UtcDateTime
 
 
 class DatabaseNow(FunctionElement[datetime]):
-    """The present time by the database's clock, in UTC."""
+    """The current time on the database's clock, in UTC."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -27,10 +27,10 @@ def _sqlite_now(element: Any, compiler: Any, **kw: Any) -> str:
 
 @compiles(DatabaseNow, "postgresql")
 def _postgresql_now(element: Any, compiler: Any, **kw: Any) -> str:
-    # now() would be the beginning of the transaction.
+    # now() would be the start of the transaction.
     return "clock_timestamp()"
 
 
 def database_now(session: Session) -> datetime:
-    """The database's present time: one clock for all workers and backends, whatever their own clocks say."""
+    """The database's current time: one clock for all workers and backends."""
     return session.execute(select(DatabaseNow())).scalar_one()

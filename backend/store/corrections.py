@@ -1,4 +1,4 @@
-"""The store's part on corrections: notices, annotations as they were read, and what persons changed in them."""
+"""The store's corrections: notices, annotations as read, and what persons changed in them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ VOUCHED = ("edited", "added", "removed")
 EXTENDED = "extended"
 """Kind of correction by which a person says that the object is there, and not where: a longer range on the timeline."""
 LONGEST_LINEAGE = 100
-"""Annotations that came from one another; a longer chain is read no further back."""
+"""Longest chain of annotations derived from one another that is followed."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a person did with one track in one frame; see the table Correction for the fields."""
+    """What a person did to one track on one frame; see the table Correction for the fields."""
 
     label: str
     frame_index: int
@@ -42,7 +42,7 @@ class Change:
 
     @property
     def vouched(self) -> bool:
-        """Whether a person has put something there, or taken it away."""
+        """Whether a person added, changed or removed something there."""
         return self.kind in VOUCHED
 
     @property
@@ -53,7 +53,7 @@ class Change:
 
 @dataclass(frozen=True)
 class ReadAnnotation:
-    """One state of one annotation, as Label Studio gave it; see the table Annotation for the fields."""
+    """One state of an annotation, as read from Label Studio; see the table Annotation for the fields."""
 
     project_id: int
     task_id: int
@@ -69,7 +69,7 @@ class ReadAnnotation:
 
 @dataclass
 class PaintedTrack:
-    """What persons vouch for in one track, over the annotation and those that it came from.
+    """What persons vouch for in one track, across an annotation and its ancestors.
 
     Attributes:
         label: what the track is known by.
@@ -95,17 +95,17 @@ class PaintedTrack:
 
     @property
     def rejected(self) -> bool:
-        """Whether a person has removed all of it that was to be seen."""
+        """Whether a person removed every visible part of the track."""
         return not self.shown and self.vouched
 
 
 @dataclass(frozen=True)
 class ComparedFrames:
-    """What people did with each frame that they vouched for, over an annotation and those that it came from.
+    """What people did with each frame they vouched for, across an annotation and its ancestors.
 
     Args:
-        corrections: one for each label and frame: the newest that changed it, else that it was left as it was.
-        versions: by label, the model version whose prediction people began with; empty where there was none.
+        corrections: one per label and frame: the newest change, or that it was left unchanged.
+        versions: by label, the model version whose prediction people started from; empty if there was none.
     """
 
     corrections: tuple[Correction, ...]
@@ -113,7 +113,7 @@ class ComparedFrames:
 
 
 class Corrections:
-    """Reads and writes what belongs to corrections; each method is one transaction."""
+    """Reads and writes everything about corrections; each method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -121,7 +121,7 @@ class Corrections:
     # Hints
 
     def note(self, project_id: int, task_ids: Iterable[int]) -> None:
-        """Note that the annotations of these tasks have to be read, now; noted twice is noted once."""
+        """Records that the annotations of these tasks have to be read now; repeats are merged."""
         insert: Any = sqlite.insert if self.database.is_sqlite else postgresql.insert
         moment = now()
         fresh = {"noted_at": moment, "due_at": moment, "attempts": 0, "last_error": ""}
@@ -133,13 +133,13 @@ class Corrections:
             session.execute(again, rows)
 
     def due_hints(self, limit: int = 100) -> list[AnnotationHint]:
-        """Hints whose time has come, the oldest first."""
+        """Hints that are due, oldest first."""
         query = select(AnnotationHint).where(AnnotationHint.due_at <= now()).order_by(AnnotationHint.due_at)
         with self.database.read() as session:
             return list(session.scalars(query.limit(limit)))
 
     def claim_hint(self, hint: AnnotationHint, seconds: float = 120.0) -> bool:
-        """Take a due hint, so that nobody else follows it for so many seconds; False when somebody was faster."""
+        """Claims a due hint for `seconds`, so that nobody else follows it; False if another process was faster."""
         moment = now()
         claim = (
             update(AnnotationHint)
@@ -151,13 +151,13 @@ class Corrections:
             return bool(claimed.rowcount)
 
     def drop_hint(self, hint: AnnotationHint) -> None:
-        """It was followed; one that was noted again meanwhile stays."""
+        """The hint has been followed; it is kept if it was renewed meanwhile."""
         followed = delete(AnnotationHint).where(AnnotationHint.id == hint.id, AnnotationHint.noted_at == hint.noted_at)
         with self.database.write() as session:
             session.execute(followed)
 
     def put_off_hint(self, hint: AnnotationHint, error: str, until: datetime) -> None:
-        """It could not be followed; try again at `until`."""
+        """The hint could not be followed; try again at `until`."""
         later = (
             update(AnnotationHint)
             .where(AnnotationHint.id == hint.id, AnnotationHint.noted_at == hint.noted_at)
@@ -167,7 +167,7 @@ class Corrections:
             session.execute(later)
 
     def tasks_of(self, project_id: int, annotation_ids: Collection[int]) -> list[int]:
-        """Tasks of annotations that were read before."""
+        """Tasks of annotations that have been read before."""
         query = select(Annotation.task_id).where(
             Annotation.project_id == project_id, Annotation.annotation_id.in_(annotation_ids)
         )
@@ -175,7 +175,7 @@ class Corrections:
             return list(dict.fromkeys(session.scalars(query)))
 
     def annotated_tasks(self, project_id: int, task_ids: Collection[int]) -> set[int]:
-        """Those of the tasks that have an annotation here that is not withdrawn."""
+        """Those of the tasks that have an annotation that has not been withdrawn."""
         query = select(Annotation.task_id).where(
             Annotation.project_id == project_id,
             Annotation.task_id.in_(task_ids),
@@ -190,16 +190,16 @@ class Corrections:
             return list(session.scalars(select(Project).order_by(Project.id)))
 
     def swept(self, project_id: int, to: str) -> None:
-        """Note up to which of Label Studio's times a project's changes have been seen."""
+        """Records the Label Studio time up to which a project's changes have been seen."""
         with self.database.write() as session:
-            # The column alone: the project's own time of change is not touched.
+            # Only this column: the project's own modification time stays the same.
             values = {"swept_to": to, "updated_at": Project.updated_at}
             session.execute(update(Project).where(Project.id == project_id).values(**values))
 
     # Annotations and corrections
 
     def annotations(self, project_id: int, task_id: int) -> list[Annotation]:
-        """What was read of a task's annotations, withdrawn ones too."""
+        """The stored annotations of a task, including withdrawn ones."""
         query = select(Annotation).where(Annotation.project_id == project_id, Annotation.task_id == task_id)
         with self.database.read() as session:
             return list(session.scalars(query.order_by(Annotation.annotation_id)))
@@ -207,13 +207,13 @@ class Corrections:
     def record(
         self, annotation: ReadAnnotation, changes: Sequence[Change], request: JobRequest | None = None
     ) -> Job | None:
-        """Write down one state of an annotation, in place of an older one, and the job that carries it on.
+        """Records one state of an annotation, replacing an older state, and the job that propagates it.
 
-        The same state a second time changes nothing. A job that an older state requested, and that is not
-        finished, is cancelled: it would carry on what no longer stands.
+        Recording the same state again changes nothing. An unfinished job requested for an older state is cancelled,
+        since it would propagate outdated corrections.
 
         Returns:
-            The new job; None where there is none to be done, or it was requested before.
+            The new job; None if none is needed or it was already requested.
         """
         with self.database.write() as session:
             row = _find(session, annotation.project_id, annotation.annotation_id, lock=True)
@@ -236,19 +236,19 @@ class Corrections:
             return job if job is not None and job.state == "queued" else None
 
     def annotation(self, project_id: int, annotation_id: int) -> Annotation | None:
-        """What was read of an annotation; None where it is not known, or was withdrawn."""
+        """The stored annotation; None if it is unknown or withdrawn."""
         with self.database.read() as session:
             row = _find(session, project_id, annotation_id)
         return row if row is not None and row.withdrawn_at is None else None
 
     def seen(self, project_id: int, annotation_id: int, version: str) -> None:
-        """This version of an annotation is known, and says nothing of what a person did: trajseg wrote it."""
+        """This version of an annotation was written by trajseg, so it says nothing about what a person did."""
         known = (Annotation.project_id == project_id) & (Annotation.annotation_id == annotation_id)
         with self.database.write() as session:
             session.execute(update(Annotation).where(known).values(version=version[:64]))
 
     def withdraw(self, project_id: int, annotation_id: int) -> list[str]:
-        """The annotation was deleted: its corrections stand no longer; returns jobs that were cancelled for it."""
+        """The annotation was deleted, and its corrections with it; returns the jobs cancelled for it."""
         with self.database.write() as session:
             row = _find(session, project_id, annotation_id, lock=True)
             if row is None or row.withdrawn_at is not None:
@@ -258,12 +258,12 @@ class Corrections:
             return _cancel(session, row.refine_job_id)
 
     def of_annotation(self, project_id: int, annotation_id: int) -> list[Correction]:
-        """The corrections of an annotation that stand, by label and frame."""
+        """The current corrections of an annotation, by label and frame."""
         with self.database.read() as session:
             return _standing(session, project_id, annotation_id)
 
     def of_task(self, project_id: int, task_id: int) -> list[Correction]:
-        """All corrections of a task's annotations that stand, by annotation, label and frame."""
+        """The current corrections of all annotations of a task, by annotation, label and frame."""
         query = (
             select(Correction)
             .where(
@@ -277,15 +277,15 @@ class Corrections:
             return list(session.scalars(query))
 
     def annotation_behind(self, job_id: str) -> int | None:
-        """Label Studio's id of the annotation whose corrections a job's tracks stand on; None where there is none."""
+        """Label Studio's id of the annotation whose corrections a job's tracks are based on; None if there is none."""
         with self.database.read() as session:
             return _annotation_behind(session, job_id)
 
     def painted(self, project_id: int, annotation_id: int) -> list[PaintedTrack]:
         """What persons vouch for in each track of an annotation, by label.
 
-        An annotation that came from a refined prediction stands on the corrections of the one that was refined:
-        these count too, but for frames that were changed once more.
+        An annotation made from a refined prediction inherits the corrections of the refined annotation, except on
+        frames that were changed again.
         """
         with self.database.read() as session:
             lineage = _lineage(session, project_id, annotation_id)
@@ -303,7 +303,7 @@ class Corrections:
         return list(tracks.values())
 
     def compared(self, project_id: int, annotation_id: int) -> ComparedFrames:
-        """What people did in an annotation and those that it came from; tracks that are gone from it, too."""
+        """What people did in an annotation and its ancestors, including tracks that are gone from it."""
         with self.database.read() as session:
             lineage = _lineage(session, project_id, annotation_id)
             rows = [one for number in lineage for one in _standing(session, project_id, number)]
@@ -320,19 +320,19 @@ class Corrections:
         return ComparedFrames(tuple(newest.values()), versions)
 
     def captions(self, project_id: int, annotation_id: int) -> dict[str, str]:
-        """Captions that persons wrote, by label, in an annotation and those that it came from; empty ones: removed."""
+        """Captions that persons wrote, by label, in an annotation and its ancestors; an empty one was removed."""
         with self.database.read() as session:
             rows = [_find(session, project_id, one) for one in _lineage(session, project_id, annotation_id)]
         return {label: text for row in rows if row is not None for label, text in row.captions.items()}
 
     def count(self) -> dict[str, int]:
-        """How many corrections stand, by kind."""
+        """The number of current corrections, by kind."""
         query = select(Correction.kind, func.count()).where(Correction.withdrawn_at.is_(None)).group_by(Correction.kind)
         with self.database.read() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
     def _job(self, session: Session, request: JobRequest) -> Job:
-        """The job of a request; one that was cancelled or has failed is queued, one that is done delivered again."""
+        """The job of a request; a cancelled or failed one is queued again, a done one is delivered again."""
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
         row = request.row()
         session.execute(insert(Job).on_conflict_do_nothing(index_elements=["request_key"]), [row])
@@ -402,7 +402,7 @@ def _standing(session: Session, project_id: int, annotation_id: int) -> list[Cor
 
 
 def _lineage(session: Session, project_id: int, annotation_id: int) -> list[int]:
-    """The annotation, and before it those whose refined predictions it came from; the oldest first."""
+    """The annotation and its ancestors (those whose refined predictions it came from), oldest first."""
     found = [annotation_id]
     while len(found) < LONGEST_LINEAGE:
         row = _find(session, project_id, found[-1])
@@ -414,7 +414,7 @@ def _lineage(session: Session, project_id: int, annotation_id: int) -> list[int]
 
 
 def _annotation_behind(session: Session, job_id: str | None) -> int | None:
-    """The annotation that a job refined; of one that only described tracks, or added marks, that of the job before."""
+    """The annotation that a job refined; for a job that only added captions or marks, that of the job before it."""
     for _ in range(LONGEST_LINEAGE):
         job = session.get(Job, job_id) if job_id else None
         if job is None:
@@ -427,7 +427,7 @@ def _annotation_behind(session: Session, job_id: str | None) -> int | None:
 
 
 def _put(track: PaintedTrack, correction: Correction) -> None:
-    """What is changed later takes the place of what was there."""
+    """A later change replaces an earlier one."""
     track.masks.pop(correction.frame_index, None)
     track.boxes.pop(correction.frame_index, None)
     track.extended.discard(correction.frame_index)

@@ -1,4 +1,4 @@
-"""The store's connection: SQLite in WAL mode or PostgreSQL, and the migrations that make its tables."""
+"""The store's connection: SQLite in WAL mode or PostgreSQL, and the migrations that create its tables."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from backend.private import private_file
 from trajseg.errors import InputError, ServiceError, StoreError
 
 BUSY_SECONDS = 60
-"""How long SQLite waits for another writer; a backup tool may hold the file for half a minute."""
+"""How long SQLite waits for another writer; a backup tool may lock the file for half a minute."""
 CONNECTIONS = 20
-"""Connections kept open: each thread that answers requests may need one, and to open one takes longer than a query."""
+"""Connections kept open: each request thread may need one, and opening one takes longer than a query."""
 MORE_CONNECTIONS = 20
 MIGRATION_LOCK = 0x7472616A
-"""Key of the PostgreSQL lock that lets one process migrate at a time."""
+"""Key of the PostgreSQL advisory lock that lets only one process migrate at a time."""
 
 
 class Database:
@@ -44,7 +44,7 @@ class Database:
     Args:
         url: an SQLAlchemy URL of SQLite or PostgreSQL; `postgres://` and `postgresql://` mean psycopg 3.
 
-    Raises InputError for another URL; the methods raise ServiceError when it does not answer.
+    Raises InputError for any other URL; methods raise ServiceError if the database does not answer.
     """
 
     def __init__(self, url: str) -> None:
@@ -64,8 +64,8 @@ class Database:
                 "Use SQLite or PostgreSQL.",
             )
         self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
-        # A transaction for reading holds one state of the data in SQLite; in PostgreSQL each statement has its own
-        # anyway, and beginning and ending one would cost two round trips.
+        # In SQLite a read transaction sees one state of the data. In PostgreSQL each statement has its own snapshot
+        # anyway, and a transaction would cost two round trips.
         reads = self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reads = sessionmaker(reads, expire_on_commit=False)
         self._writes = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False)
@@ -73,7 +73,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session for reading only."""
+        """A read-only session."""
         shared: Session | None = getattr(self._shared, "session", None)
         if shared is not None:
             yield shared
@@ -83,7 +83,7 @@ class Database:
 
     @contextmanager
     def reads(self) -> Iterator[None]:
-        """What this thread reads inside shares one session. Nothing is written inside."""
+        """All reads of this thread inside the block share one session. Nothing is written inside."""
         with self.read() as session:
             before, self._shared.session = getattr(self._shared, "session", None), session
             try:
@@ -93,12 +93,12 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction, committed at the end and rolled back by an exception."""
+        """One transaction, committed at the end, rolled back on an exception."""
         with _reachable(self), self._writes.begin() as session:
             yield session
 
     def migrate(self) -> None:
-        """Bring the tables to this version's form; several processes may call it at once."""
+        """Upgrades the tables to this version; several processes may call it at once."""
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         with _reachable(self), self.engine.execution_options(writes=True).begin() as connection:
@@ -109,8 +109,8 @@ class Database:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise ServiceError(
-                    f"The store at {self.name} was made by another version of trajseg ({error}).",
-                    "Install the newer trajseg, or point DATABASE_URL at another database.",
+                    f"The store at {self.name} was created by a newer version of trajseg ({error}).",
+                    "Upgrade trajseg, or point DATABASE_URL at another database.",
                 ) from error
 
     @property
@@ -119,7 +119,7 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Closes all connections."""
         self.engine.dispose()
 
 
@@ -139,7 +139,7 @@ def _reachable(database: Database) -> Iterator[None]:
     except PoolTimeoutError as error:
         raise StoreError(
             f"The store at {database.name} is too busy: all its connections are in use.",
-            "Try again later; if it goes on, look for a lock that is held in the database.",
+            "Try again later; if this persists, look for a lock held in the database.",
         ) from error
 
 
@@ -153,8 +153,8 @@ def _is_busy(error: BaseException) -> bool:
 
 def _sqlite_engine(url: Any) -> Engine:
     if not url.database or url.database == ":memory:":
-        raise InputError("DATABASE_URL names no SQLite file.", "Write sqlite:///path/to/file.db.")
-    # SQLite gives its side files the mode of the file itself.
+        raise InputError("DATABASE_URL does not name an SQLite file.", "Write sqlite:///path/to/file.db.")
+    # SQLite gives its side files the same mode as the main file.
     private_file(Path(url.database).resolve())
     engine = create_engine(
         url,
@@ -165,10 +165,10 @@ def _sqlite_engine(url: Any) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, record: Any) -> None:
-        # The driver must not begin transactions by itself: `_begin` does, and knows which ones write.
+        # The driver must not begin transactions itself: `_begin` does, and knows which ones write.
         connection.isolation_level = None
         cursor = connection.cursor()
-        # A new file's change to WAL fails at once, busy timeout or not, while another process is at it.
+        # Switching a new file to WAL fails at once, despite the busy timeout, if another process is doing the same.
         waiting = Retrying(
             retry=retry_if_exception(_is_busy),
             wait=wait_random(0.01, 0.1),
@@ -181,8 +181,8 @@ def _sqlite_engine(url: Any) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A transaction that reads before it writes would fail at once, busy timeout or not, when another
-        # writer came between; taking the write lock at the beginning makes it wait instead.
+        # A transaction that reads before it writes would fail at once, despite the busy timeout, if another writer came
+        # in between. Taking the write lock at the start makes it wait instead.
         writes = connection.get_execution_options().get("writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

@@ -21,24 +21,24 @@ class DeliveryStore:
         self.database = database
 
     def of_job(self, job_id: str) -> Delivery | None:
-        """The delivery of a job, if it has one."""
+        """The delivery of a job, if any."""
         with self.database.read() as session:
             return session.scalars(select(Delivery).where(Delivery.job_id == job_id)).one_or_none()
 
     def due(self, moment: datetime | None = None, limit: int = 100) -> list[Delivery]:
-        """Pending deliveries whose time has come, the longest due first."""
+        """Pending deliveries that are due, longest due first."""
         with self.database.read() as session:
             due = Delivery.next_attempt_at <= (moment or database_now(session))
             query = select(Delivery).where(Delivery.state == "pending", due).order_by(Delivery.next_attempt_at)
             return list(session.scalars(query.limit(limit)))
 
     def claim(self, delivery_id: str, seconds: float = 120.0) -> bool:
-        """Take a pending delivery that is due, so that nobody else makes it for so many seconds.
+        """Claims a pending, due delivery for `seconds`, so that nobody else makes it.
 
-        False when somebody else was faster, or it is no longer due.
+        False if another process was faster, or it is no longer due.
         """
         with self.database.write() as session:
-            # By the database's clock, as leases are: with their own, two workers would claim one delivery, or none.
+            # On the database's clock, like leases: with local clocks two workers could claim one delivery, or none.
             moment = database_now(session)
             due = (Delivery.id == delivery_id) & (Delivery.state == "pending") & (Delivery.next_attempt_at <= moment)
             claim = update(Delivery).where(due).values(next_attempt_at=moment + timedelta(seconds=seconds))
@@ -46,7 +46,7 @@ class DeliveryStore:
             return bool(claimed.rowcount)
 
     def sent(self, delivery_id: str, prediction_id: int | None) -> None:
-        """It has arrived; `prediction_id` is Label Studio's, or None when the page was answered directly."""
+        """It arrived; `prediction_id` is Label Studio's, or None if the page was answered directly."""
         with self.database.write() as session:
             delivery = _get_delivery(session, delivery_id)
             delivery.state, delivery.prediction_id, delivery.last_error = "sent", prediction_id, ""
@@ -54,7 +54,7 @@ class DeliveryStore:
             delivery.sent_at = now()
 
     def failed(self, delivery_id: str, error: str, retry_at: datetime | None) -> None:
-        """It has not arrived; try again at `retry_at`, or never when that is None."""
+        """It did not arrive; try again at `retry_at`, or never if that is None."""
         with self.database.write() as session:
             delivery = _get_delivery(session, delivery_id)
             delivery.state = "pending" if retry_at else "failed"
@@ -64,33 +64,33 @@ class DeliveryStore:
                 delivery.next_attempt_at = retry_at
 
     def look_later(self, delivery_id: str, until: datetime) -> None:
-        """The page that asked has the result already: look again at `until` whether that was enough."""
+        """The requesting page already has the result: check again at `until` whether that was enough."""
         later = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == "pending")
         with self.database.write() as session:
             session.execute(later.values(next_attempt_at=until))
 
     def dropped(self, delivery_id: str, reason: str) -> None:
-        """It is not needed any more: its task was deleted."""
+        """It is no longer needed: its task was deleted."""
         with self.database.write() as session:
             delivery = _get_delivery(session, delivery_id)
             delivery.state, delivery.last_error = "dropped", reason
 
     def release_all(self) -> None:
-        """Label Studio is back: what waits for its next try is due now, and what was given up is tried again."""
+        """Label Studio is back: everything waiting for a retry is due now, and dead letters are tried again."""
         waiting = update(Delivery).where(Delivery.attempts > 0, Delivery.state.in_(("pending", "failed")))
         with self.database.write() as session:
-            # In the past: these are not left to the worker that made the result.
+            # In the past, so that these are not left to the worker that produced the result.
             due = database_now(session) - timedelta(minutes=1)
             session.execute(waiting.values(state="pending", attempts=0, next_attempt_at=due))
 
     def send_again(self, job_id: str) -> None:
-        """Make a job's delivery due now, also when it was sent or has failed before."""
+        """Makes a job's delivery due now, even if it was already sent or had failed."""
         again = update(Delivery).where(Delivery.job_id == job_id)
         with self.database.write() as session:
             session.execute(again.values(state="pending", attempts=0, next_attempt_at=database_now(session)))
 
     def count(self) -> dict[str, int]:
-        """How many deliveries there are by state."""
+        """The number of deliveries by state."""
         query = select(Delivery.state, func.count()).group_by(Delivery.state)
         with self.database.read() as session:
             return {row[0]: row[1] for row in session.execute(query)}

@@ -1,4 +1,4 @@
-"""How long jobs take by experience."""
+"""Typical job durations, measured from done jobs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from backend.store.database import Database
 from backend.store.models import Job
 
 RECENT = 7
-"""Jobs that are looked at."""
+"""Number of recent jobs considered."""
 
 
 def typical_seconds(database: Database, project_id: int, kind: str, model_version: str) -> float | None:
-    """The median time of a project's last done jobs of a kind by one model version, in seconds; None without any.
+    """Median duration in seconds of a project's recent jobs of one kind and model version; None without any.
 
     Args:
         project_id: the store's own id.

@@ -1,4 +1,4 @@
-"""Project engines: which engine each project has chosen."""
+"""Project engines: the engine chosen for each project."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class ProjectEngines:
         self.database = database
 
     def choose(self, project_id: int, engine: str, second: str = "") -> Project:
-        """Have a project's next jobs done by this engine; empty: by the default one. Raises UnknownProjectError.
+        """Sets the engine for a project's next jobs; empty: the default engine. Raises UnknownProjectError.
 
         Args:
             project_id: the store's own.
-            engine: a name that backend.engines.OfferedEngines has checked.
-            second: likewise, of the engine to compare it with; empty: none.
+            engine: a name validated by backend.engines.OfferedEngines.
+            second: likewise, the engine to compare with; empty: none.
         """
         with self.database.write() as session:
             project = session.get(Project, project_id)

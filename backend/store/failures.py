@@ -1,4 +1,4 @@
-"""Failures: failed jobs and undeliverable results, grouped by reason, to be looked at and retried together."""
+"""Failures: failed jobs and undeliverable results grouped by reason, to be inspected and retried together."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from backend.store.models import Delivery, Job, now
 from backend.store.rows import restart
 
 REJECTED, FAILED, UNDELIVERED = "rejected", "failed", "undelivered"
-"""What is wrong with the jobs of a group: they were rejected, they failed, or their result cannot be delivered."""
+"""What is wrong with the jobs of a group: rejected, failed, or the result cannot be delivered."""
 AT_ONCE = 500
-"""Jobs in one transaction."""
+"""Jobs per transaction."""
 
 _VARIABLE = re.compile(
-    r"https?://\S+|[\"'`][^\"'`]{1,400}[\"'`]"  # addresses and what is quoted
+    r"https?://\S+|[\"'`][^\"'`]{1,400}[\"'`]"  # addresses and quoted text
     r"|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}"  # ids
     r"|(?:\S*/)+\S*|\S+\.(?:mp4|webm|mkv|mov|avi|jpg|png)\b"  # files
     r"|\d+(?:\.\d+)?",
@@ -32,15 +32,15 @@ _VARIABLE = re.compile(
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Failures with one reason.
+    """Failures with the same reason.
 
     Attributes:
-        key: names the group; failures of the same reason get the same key later, too.
+        key: identifies the group; stays the same for later failures with this reason.
         trouble: REJECTED, FAILED or UNDELIVERED.
         error, remedy: of the newest failure.
-        same_words: all have just this error; otherwise numbers, names or addresses in it differ.
-        job_ids: the newest failure first.
-        newest: when the newest one failed.
+        same_words: all have exactly this error; otherwise they differ in numbers, names or addresses.
+        job_ids: newest failure first.
+        newest: time of the newest failure.
     """
 
     key: str
@@ -53,23 +53,23 @@ class FailureGroup:
 
     @property
     def retryable(self) -> bool:
-        """A rejected job is rejected again until its task or its instruction changes."""
+        """A rejected job would be rejected again until its task or instruction changes."""
         return self.trouble != REJECTED
 
 
 def pattern(error: str) -> str:
-    """What errors with the same reason share: the words without numbers, names, files and addresses."""
+    """The error without numbers, names, files and addresses: equal for errors with the same reason."""
     return " ".join(_VARIABLE.sub("…", error).split())
 
 
 class Failures:
-    """Reads and retries what failed; safe to share between threads."""
+    """Reads and retries failures; safe to share between threads."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def groups(self, project_id: int | None = None) -> list[FailureGroup]:
-        """All failures by reason, the largest group first.
+        """All failures by reason, largest group first.
 
         Args:
             project_id: the store's own id; None: all projects.
@@ -94,11 +94,11 @@ class Failures:
         return _grouped(found)
 
     def group(self, key: str, project_id: int | None = None) -> FailureGroup | None:
-        """One group; None where nothing fails for that reason any more."""
+        """One group; None if nothing fails for that reason any more."""
         return next((group for group in self.groups(project_id) if group.key == key), None)
 
     def queue_again(self, job_ids: Sequence[str]) -> list[Job]:
-        """Queue those of the jobs that are failed still, as new; returns them. The caller puts them into the queue."""
+        """Queues those of the jobs that are still failed, as new; returns them. The caller puts them into the queue."""
         queued: list[Job] = []
         for ids in _parts(job_ids):
             with self.database.write() as session:
@@ -110,7 +110,7 @@ class Failures:
         return queued
 
     def deliver_again(self, job_ids: Sequence[str]) -> int:
-        """Make the deliveries of these jobs that were given up due now; returns how many."""
+        """Makes the abandoned deliveries of these jobs due now; returns how many."""
         count = 0
         for ids in _parts(job_ids):
             again = update(Delivery).where(Delivery.job_id.in_(ids), Delivery.state == "failed")

@@ -1,4 +1,4 @@
-"""Figures of the store for /metrics: failed and waiting jobs by reason, and how old what waits is."""
+"""Figures for /metrics: failed and waiting jobs by reason, and ages of the oldest waiting items."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from backend.store.failures import pattern
 from backend.store.models import Delivery, Job
 
 MOST_TEXTS = 500
-"""Different texts that are looked at; the rarer ones count as OTHER."""
+"""Most different texts considered; rarer ones count as OTHER."""
 MOST_REASONS = 20
 LONGEST_REASON = 120
 OTHER = "other"
 
 
 class Figures:
-    """Counts over the tables, each by one query."""
+    """Counts over the tables, one query each."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def failed_by_reason(self) -> dict[str, int]:
-        """How many jobs failed, by what their errors share (see backend.store.failures)."""
+        """The number of failed jobs, grouped by error pattern (see backend.store.failures)."""
         return self._by_reason(Job.error, Job.state == "failed")
 
     def held_by_reason(self) -> dict[str, int]:
-        """How many queued jobs wait for something else than a worker, by what that is."""
+        """The number of queued jobs that wait for something other than a worker, by what they wait for."""
         return self._by_reason(Job.waiting_for, (Job.state == "queued") & (Job.waiting_for != ""))
 
     def queue_ages(self) -> dict[str, float]:
-        """Seconds since the oldest job that may start was requested, by queue."""
+        """Seconds since the oldest startable job was requested, by queue."""
         with self.database.read() as session:
             present = database_now(session)
             due = or_(Job.not_before.is_(None), Job.not_before <= present)
@@ -43,7 +43,7 @@ class Figures:
             return {name: _age(present, oldest) for name, oldest in session.execute(query)}
 
     def delivery_age(self) -> float:
-        """Seconds since the oldest delivery that has not arrived was made; 0 where all have."""
+        """Seconds since the oldest undelivered delivery was created; 0 if there is none."""
         with self.database.read() as session:
             oldest = session.scalar(select(func.min(Delivery.created_at)).where(Delivery.state == "pending"))
             return _age(database_now(session), oldest) if oldest is not None else 0.0

@@ -1,4 +1,4 @@
-"""Jobs: what was requested, in which state it is, and its result. What a run writes is in runs.py."""
+"""Jobs: requests, states and results. What a run writes is in runs.py."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 ROWS_AT_ONCE = 500
-"""Rows in one INSERT; SQLite takes 32,766 values in a statement."""
+"""Rows per INSERT; SQLite allows 32,766 values in a statement."""
 
 
 class JobStore:
-    """Reads and writes the table `jobs` for those who request jobs; each method is one transaction."""
+    """Reads and writes the table `jobs` on behalf of those who request jobs; each method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -48,9 +48,9 @@ class JobStore:
         remedy: str = "",
         subject: str = "",
     ) -> tuple[Job, bool]:
-        """Write down one request (see JobRequest), once; returns the job, and whether it is new.
+        """Records a request (see JobRequest) once; returns the job and whether it is new.
 
-        Equal requests give one job, whatever its state, also when two processes ask at the same moment.
+        Equal requests give one job, whatever its state, even if two processes ask at the same moment.
         """
         request = JobRequest(
             kind,
@@ -68,17 +68,17 @@ class JobStore:
         return self.add_all([request])[0]
 
     def add_all(self, requests: Sequence[JobRequest], opened: Collection[TaskKey] = ()) -> list[tuple[Job, bool]]:
-        """`add` for many in one transaction; one pair for each request, in order.
+        """Like `add` for many requests in one transaction; one pair per request, in order.
 
-        Of equal requests in one batch the first is new, if any is. Where all are known, nothing is written.
+        Of equal requests in one batch the first is new, if any is. If all are known, nothing is written.
 
         Args:
-            opened: tasks that somebody has open now; see Tasks.opened.
+            opened: tasks that someone has open now; see Tasks.opened.
         """
         rows = [request.row() for request in requests]
         jobs = self._known([row["request_key"] for row in rows])
         unknown = {row["request_key"]: row for row in reversed(rows) if row["request_key"] not in jobs}
-        # Always in the same order: batches that lock the same rows in different orders deadlock.
+        # Always in the same order: batches that lock the same rows in different orders would deadlock.
         missing = [unknown[key] for key in sorted(unknown)]
         if missing or opened:
             with self.database.write() as session:
@@ -87,7 +87,7 @@ class JobStore:
                     jobs |= self._inserted(session, chunk)
                 overtaken = [row["request_key"] for row in missing if row["request_key"] not in jobs]
                 jobs |= _jobs_by_key(session, overtaken)
-        # A row keeps its own id only if it was inserted; where the key was known, the job has an older id.
+        # A row keeps its own id only if it was inserted; if the key was known, the job has an older id.
         return [(jobs[row["request_key"]], jobs[row["request_key"]].id == row["id"]) for row in rows]
 
     def _known(self, keys: Sequence[str]) -> dict[str, Job]:
@@ -95,12 +95,12 @@ class JobStore:
             return _jobs_by_key(session, keys)
 
     def _inserted(self, session: Session, rows: Sequence[dict[str, Any]]) -> dict[str, Job]:
-        """Insert rows whose requests nobody else has brought meanwhile; the jobs that are new, by request."""
+        """Inserts rows whose requests nobody else has added meanwhile; returns the new jobs by request."""
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
         table: Any = Job.__table__
         new = insert(table).on_conflict_do_nothing(index_elements=["request_key"]).returning(table.c.request_key)
         keys = set(session.execute(new, rows).scalars())
-        # Built from their rows: to read them back would cost another query.
+        # Built from their rows, which saves a query to read them back.
         return {row["request_key"]: Job(**row) for row in rows if row["request_key"] in keys}
 
     def get(self, job_id: str) -> Job:
@@ -115,7 +115,7 @@ class JobStore:
         limit: int = 100,
         task_id: int | None = None,
     ) -> list[Job]:
-        """The newest jobs first."""
+        """Jobs, newest first."""
         query = select(Job).order_by(Job.created_at.desc(), Job.id).limit(limit)
         for column, value in ((Job.state, state), (Job.project_id, project_id), (Job.task_id, task_id)):
             if value is not None:
@@ -124,13 +124,13 @@ class JobStore:
             return list(session.scalars(query))
 
     def count(self) -> dict[tuple[str, str], int]:
-        """How many jobs there are by (kind, state)."""
+        """The number of jobs by (kind, state)."""
         query = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state)
         with self.database.read() as session:
             return {(kind, state): count for kind, state, count in session.execute(query)}
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job that is not finished; a finished one stays as it is.
+        """Cancels a job that is not finished; a finished one is left as it is.
 
         A running one stops at its next frame.
         """
@@ -144,10 +144,10 @@ class JobStore:
             return job
 
     def retry(self, job_id: str, queue: str | None = None, params: Mapping[str, Any] | None = None) -> Job:
-        """Queue a finished job again (its old result is dropped); an unfinished one only changes its queue.
+        """Queues a finished job again (its old result is dropped); for an unfinished one, only the queue changes.
 
         Args:
-            params: replaces those of the job's.
+            params: replaces the job's params.
         """
         with self.database.write() as session:
             job = get_job(session, job_id, lock=True)
@@ -158,7 +158,7 @@ class JobStore:
             return job
 
     def give_up(self, job_id: str, error: str, remedy: str = "") -> None:
-        """Fail an unfinished job that no worker can complete, whichever run holds it."""
+        """Fails an unfinished job that no worker can complete, whichever run holds it."""
         with self.database.write() as session:
             job = get_job(session, job_id, lock=True)
             if job.state in UNFINISHED:
@@ -167,14 +167,14 @@ class JobStore:
                 job.finished_at, job.eta_seconds = now(), None
 
     def release_put_off(self) -> int:
-        """What jobs wait for is back: those that were put off may start now. Returns how many."""
+        """What postponed jobs were waiting for is available again: they may start now. Returns how many."""
         now_ = update(Job).where(Job.state == "queued", Job.not_before.is_not(None)).values(not_before=None)
         with self.database.write() as session:
             changed: Any = session.execute(now_)
             return int(changed.rowcount)
 
     def result(self, job_id: str) -> Result:
-        """The whole result of a done job. Raises UnknownJobError, and InputError where it is not done."""
+        """The full result of a done job. Raises UnknownJobError, or InputError if it is not done."""
         from trajseg.tracks import Result
 
         with self.database.read() as session:
@@ -183,7 +183,7 @@ class JobStore:
                 raise InputError(f"Job {job_id} has no result: it is {job.state}.", job.remedy)
             if "frame_count" not in job.result:
                 raise InputError(
-                    f"Job {job_id} has no tracks: it is of the kind {job.kind}.", "GET /jobs/ID shows its report."
+                    f"Job {job_id} has no tracks: it is a {job.kind} job.", "GET /jobs/ID shows its report."
                 )
             rows = session.scalars(select(Track).where(Track.job_id == job_id).order_by(Track.position)).all()
         form = dict(job.result)
@@ -201,7 +201,7 @@ def _chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
 
 
 def _jobs_by_key(session: Session, keys: Sequence[str]) -> dict[str, Job]:
-    """The jobs that the store holds for these requests."""
+    """The store's jobs for these requests."""
     return {
         job.request_key: job
         for chunk in _chunks(keys, ROWS_AT_ONCE)
@@ -209,5 +209,5 @@ def _jobs_by_key(session: Session, keys: Sequence[str]) -> dict[str, Job]:
     }
 
 
-# Built once: each /predict runs it.
+# Built once, since each /predict runs it.
 _OF_KEYS = select(Job).where(Job.request_key.in_(bindparam("keys", expanding=True)))

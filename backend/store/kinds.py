@@ -1,4 +1,4 @@
-"""Job kinds: the registry of what the backend knows of each kind of job. What a kind does is in worker/kinds/."""
+"""Job kinds: the registry of what the backend knows of each kind of job. The work itself is in worker/kinds/."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ QUEUES = ("interactive", "prelabel", "finetune")
 
 
 def check_queue(name: str) -> None:
-    """Raises InputError where there is no such queue."""
+    """Raises InputError if there is no such queue."""
     if name not in QUEUES:
         raise InputError(f"There is no queue {name[:40]!r}.", f"Use one of {', '.join(QUEUES)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobKind:
-    """One kind of job. Its work is the function `do` of the module `worker.kinds.NAME`.
+    """One kind of job. Its work is done by the function `do` in the module `worker.kinds.NAME`.
 
     Args:
-        name: as the database, the API and the metrics write it; at most 20 characters.
-        title: as pages show it.
+        name: as in the database, API and metrics; at most 20 characters.
+        title: as shown on pages.
         queue: where its jobs wait unless a request names another queue; one of QUEUES.
-        params: validates what a job of this kind takes, when it is created and when it runs.
-        delivers: its result becomes a prediction in Label Studio.
-        needs_clip: the worker fetches and opens the job's video when `do` asks for the clip.
-        adapted: its engine has the adapter that serves the job's project.
-        task_state: what the Data Manager's column `trajseg_state` says after the delivery; empty leaves it.
+        params: validates the params of a job of this kind, on creation and when it runs.
+        delivers: whether its result becomes a prediction in Label Studio.
+        needs_clip: whether the worker fetches and opens the job's video when `do` asks for the clip.
+        adapted: whether its engine uses the adapter that serves the job's project.
+        task_state: the value of the column `trajseg_state` after delivery; empty leaves it unchanged.
 
     Raises:
-        InputError: the name is no Python name of at most 20 characters, or there is no such queue.
+        InputError: the name is not a Python identifier of at most 20 characters, or there is no such queue.
     """
 
     name: str
@@ -56,7 +56,7 @@ class JobKind:
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or len(self.name) > 20:
             raise InputError(
-                f"A job kind cannot be called {self.name!r}.", "Use letters, digits and _, at most 20 characters."
+                f"{self.name!r} is not a valid job kind name.", "Use letters, digits and _, at most 20 characters."
             )
         check_queue(self.queue)
 
@@ -72,7 +72,7 @@ KINDS = {
             delivers=True,
             task_state="prelabelled",
         ),
-        # Somebody waits for these, and they are short; behind a thousand prelabels they would come too late.
+        # Someone is waiting for these, and they are short; behind a thousand prelabel jobs they would come too late.
         JobKind(
             name="refine",
             title="Refine",
@@ -83,7 +83,7 @@ KINDS = {
         ),
         JobKind(name="caption", title="Caption", queue="interactive", params=CaptionParams, delivers=True),
         JobKind(name="preview", title="Preview", queue="interactive", params=PreviewParams),
-        # A training begins at the base: what serves must not keep it from being replaced.
+        # Training starts from the base: a broken serving version must not prevent its own replacement.
         JobKind(
             name="finetune",
             title="Fine-tune",
@@ -94,22 +94,22 @@ KINDS = {
         ),
     )
 }
-"""All kinds of job, by name. A new one is an entry here and a module in worker/kinds/; see docs/extending.md."""
+"""All job kinds, by name. A new kind is an entry here and a module in worker/kinds/; see docs/extending.md."""
 
 
 def job_kind(name: str) -> JobKind:
-    """The kind of this name. Raises InputError, which lists those that there are."""
+    """The kind of this name. Raises InputError, which lists the known kinds."""
     kind = KINDS.get(name)
     if kind is None:
-        raise InputError(f"There is no kind of job {name[:40]!r}.", f"Use one of {', '.join(KINDS)}.")
+        raise InputError(f"There is no job kind {name[:40]!r}.", f"Use one of {', '.join(KINDS)}.")
     return kind
 
 
 def title_of(name: str) -> str:
-    """How pages call a kind; a job that another version of trajseg created may be of a kind unknown here."""
+    """The title that pages show for a kind; jobs of another trajseg version may have a kind unknown here."""
     return KINDS[name].title if name in KINDS else name
 
 
 def params_of(name: str, form: Mapping[str, Any]) -> JobParams:
-    """The params of a job of the kind `name`, as far as this version knows the kind. Raises InputError."""
+    """The params of a job of kind `name`, as far as this version knows the kind. Raises InputError."""
     return (KINDS[name].params if name in KINDS else JobParams).read(form)

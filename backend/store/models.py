@@ -23,7 +23,7 @@ CORRECTION_KINDS = ("unchanged", "edited", "added", "removed", "extended")
 
 
 def now() -> datetime:
-    """The present time, aware, in UTC."""
+    """The current time, timezone-aware, in UTC."""
     return datetime.now(UTC)
 
 
@@ -33,7 +33,7 @@ def new_id() -> str:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time; SQLite keeps none of the zone, so it is put back on reading."""
+    """A timezone-aware UTC time; SQLite drops the zone, so it is restored on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -48,14 +48,14 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """Base of the tables."""
+    """Base class of the tables."""
 
 
 class Project(Base):
     """A Label Studio project that trajseg knows.
 
-    `stamp` is the creation time that Label Studio adds to a project's id ("6.1795422572"): it tells a
-    project apart from another one that got the same id in a Label Studio that was set up again.
+    `stamp` is the creation time that Label Studio appends to a project's id ("6.1795422572"). It distinguishes projects
+    that got the same id because Label Studio was reinstalled.
     """
 
     __tablename__ = "projects"
@@ -70,20 +70,20 @@ class Project(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, onupdate=now)
     swept_to: Mapped[str] = mapped_column(String(40), default="")
-    """Label Studio's own time of the newest change that a sweep has seen, as it writes it."""
+    """Label Studio's time of the newest change seen by a sweep, as it writes it."""
     engine: Mapped[str] = mapped_column(String(400), default="", server_default="")
-    """The engine that its jobs run on; empty: TRAJSEG_MODEL."""
+    """The engine for its jobs; empty: TRAJSEG_MODEL."""
     second_engine: Mapped[str] = mapped_column(String(400), default="", server_default="")
-    """An engine that pre-labels its tasks too, to be compared with the first; empty: none."""
+    """A second engine that also pre-labels its tasks, for comparison; empty: none."""
 
 
 class Job(Base):
     """One piece of work for a worker: queued -> running -> done | failed | rejected | cancelled.
 
-    A failed job may succeed when it is retried. A rejected one cannot, before its task or its instruction changes;
-    `rejection` says which, as Rejection, and is empty in every other state.
-    `request_key` is what makes two equal requests one job. `runs` counts how often a worker began it.
-    `frames_done` and `frames_total` count whatever the kind's progress counts: frames, or a training's steps.
+    A failed job may succeed on retry. A rejected one cannot, until its task or instruction changes;
+    `rejection` says which, as Rejection, and is empty in all other states.
+    `request_key` is shared by equal requests, so they become one job. `runs` counts how often a worker started it.
+    `frames_done` and `frames_total` count the progress in the kind's own unit: frames, or training steps.
     `result` is the JSON form of the result without the tracks' frames, which are in `tracks`.
     """
 
@@ -118,23 +118,23 @@ class Job(Base):
     heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     waiting_for: Mapped[str] = mapped_column(Text, default="", server_default="")
-    """What a queued job waits for that is not in our hands, such as Label Studio's answer; empty: its turn."""
+    """What a queued job is waiting for beyond its turn, such as Label Studio's answer; empty: nothing else."""
     waiting_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    """A queued job is not started before."""
+    """A queued job is not started before this time."""
 
     @property
     def asked(self) -> JobParams:
-        """`params` as its kind declares them. Raises InputError where the row has something else."""
+        """`params` parsed as its kind declares them. Raises InputError if the row does not fit."""
         return params_of(self.kind, self.params)
 
     @property
     def notes(self) -> JobNotes:
-        """What `result` says beside the tracks; empty notes where the job is not done."""
+        """What `result` says besides the tracks; empty notes if the job is not done."""
         return JobNotes.of(self.result)
 
     def reset(self) -> None:
-        """Queued now, as if nothing had been done; the caller deletes tracks and deliveries."""
+        """Queues the job as new; the caller deletes its tracks and deliveries."""
         self.state, self.created_at = "queued", now()
         self.error = self.remedy = self.rejection = ""
         self.runs = self.frames_done = self.frames_total = 0
@@ -165,7 +165,7 @@ class Track(Base):
 
 
 class PartialFrames(Base):
-    """Frames that an unfinished job has drawn, a chunk a row: JSON, compressed by zlib. See backend.store.partial."""
+    """Frames of an unfinished job, one chunk per row: JSON, compressed with zlib. See backend.store.partial."""
 
     __tablename__ = "partial_frames"
 
@@ -176,7 +176,7 @@ class PartialFrames(Base):
 
 
 class Delivery(Base):
-    """A prediction that has to reach Label Studio: pending until it is sent, or failed for good."""
+    """A prediction that has to reach Label Studio: pending until it is sent or has failed permanently."""
 
     __tablename__ = "deliveries"
     __table_args__ = (Index("deliveries_due", "state", "next_attempt_at"),)
@@ -193,10 +193,10 @@ class Delivery(Base):
 
 
 class SupersededPrediction(Base):
-    """A prediction in Label Studio that a newer one has replaced, and that somebody may still have open.
+    """A prediction in Label Studio that a newer one has replaced, and that someone may still have open.
 
-    Label Studio refuses an annotation whose parent prediction is gone, so it is deleted only at `delete_at`, and
-    only where nothing refers to it. `prediction_id` and `task_id` are Label Studio's.
+    Label Studio rejects an annotation whose parent prediction is gone, so it is deleted only at `delete_at`, and
+    only if nothing refers to it. `prediction_id` and `task_id` are Label Studio's.
     """
 
     __tablename__ = "superseded_predictions"
@@ -210,10 +210,10 @@ class SupersededPrediction(Base):
 
 
 class KnownTask(Base):
-    """What is known of a task in Label Studio beside its jobs. `task_id` is Label Studio's.
+    """What is known about a Label Studio task besides its jobs. `task_id` is Label Studio's.
 
-    `opened_at` is when somebody last had it open, as far as that shows. `settled` is its state while no job is at
-    work: "prelabelled", "refined", "found nothing". `shown` is the whole state as Label Studio has it.
+    `opened_at`: when someone last had it open, as far as that can be seen. `settled`: its state while no job is active:
+    "prelabelled", "refined", "found nothing". `shown`: the full state as Label Studio has it.
     """
 
     __tablename__ = "tasks"
@@ -230,9 +230,9 @@ class KnownTask(Base):
 
 
 class TaskPictures(Base):
-    """A task of Label Studio whose data holds links to key frames; `task_id` is Label Studio's.
+    """A Label Studio task whose data holds links to shown frames; `task_id` is Label Studio's.
 
-    At `due_at` the links are signed again, before they expire. `missing_since`: Label Studio has no such task.
+    At `due_at` the links are re-signed before they expire. `missing_since`: Label Studio has no such task.
     """
 
     __tablename__ = "task_pictures"
@@ -246,7 +246,7 @@ class TaskPictures(Base):
 
 
 class AnnotationHint(Base):
-    """A task whose annotations have to be read, since something may have changed in them."""
+    """A task whose annotations have to be read because something may have changed in them."""
 
     __tablename__ = "annotation_hints"
     __table_args__ = (UniqueConstraint("project_id", "task_id", name="one_hint"),)
@@ -261,12 +261,12 @@ class AnnotationHint(Base):
 
 
 class Annotation(Base):
-    """An annotation of Label Studio's, as it was when trajseg last read it.
+    """A Label Studio annotation as trajseg last read it.
 
-    `version` is what tells one state of it from the next, `when` the time that Label Studio gives for it.
-    `job_id` is the job whose prediction it came from, `refine_job_id` the job that carries its corrections on.
-    `captions` are those that a person changed, by label; an empty one was removed. `error` says why the annotation
-    could not be understood.
+    `version` distinguishes one state of it from the next; `when` is the time Label Studio gives for it.
+    `job_id` is the job whose prediction it came from, `refine_job_id` the job that propagates its corrections.
+    `captions` holds the captions that a person changed, by label; an empty one was removed. `error` says why the
+    annotation could not be read.
     """
 
     __tablename__ = "annotations"
@@ -289,11 +289,11 @@ class Annotation(Base):
 
 
 class Adoption(Base):
-    """Refined tracks that were written into a person's annotation; see backend.store.adoptions.
+    """Refined tracks written into a person's annotation; see backend.store.adoptions.
 
-    `job_id` is the job that refined them. `before` and `written` are the annotation's results, JSON compressed by zlib;
-    their digests tell trajseg's own writing from a person's. `frame_index` has the 0-based frames of the task's
-    pictures, `changes` what differs, as FrameChange.
+    `job_id` is the job that refined them. `before` and `written` are the annotation's results, JSON compressed with
+    zlib; their digests distinguish trajseg's own writes from a person's. `frame_index` holds the 0-based frames of the
+    task's pictures, `changes` the differences, as FrameChange.
     """
 
     __tablename__ = "adoptions"
@@ -315,7 +315,7 @@ class Adoption(Base):
 
 
 class Correction(Base):
-    """What a person did with one track in one frame.
+    """What a person did to one track on one frame.
 
     `annotation_id` and `task_id` are Label Studio's ids, `project_id` is the store's own. `job_id` and
     `model_version` name what predicted the track (none for a track that a person drew). `rle` is the mask that
@@ -348,11 +348,11 @@ class Correction(Base):
 
 
 class ModelVersion(Base):
-    """A version of a project's model: a base with an adapter that was trained on the project's corrections.
+    """A version of a project's model: a base with an adapter trained on the project's corrections.
 
-    `number` counts from 1 in each project; `name` is what predictions carry ("trajseg-tiny/project-12@3", with Label
-    Studio's id of the project). `state` is candidate (in training), promoted, refused (by the gate) or rolled back.
-    `folder` is the adapter's, relative to TRAJSEG_DATA_DIR; empty while it is trained. `manifest` is the folder's own.
+    `number` counts from 1 in each project; `name` is carried by predictions ("trajseg-tiny/project-12@3", with Label
+    Studio's project id). `state` is candidate (in training), promoted, refused (by the gate) or rolled back. `folder`
+    is the adapter's, relative to TRAJSEG_DATA_DIR; empty during training. `manifest` is the one in that folder.
     """
 
     __tablename__ = "model_versions"

@@ -1,4 +1,4 @@
-"""Job notes: what a done job says beside its tracks: doubt, frames to look at, how it refined, warnings."""
+"""Job notes: what a done job says besides its tracks: doubt, frames to review, refinement, warnings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from trajseg.tracks import Result
 
 
 class Note(BaseModel):
-    """Base of the notes. Unknown keys are ignored: rows written by another version can still be read."""
+    """Base of the notes. Unknown keys are ignored, so rows written by another version can still be read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class DoubtfulFrame(Note):
-    """A frame to look at next: its 0-based index, why, and how doubtful it is (0 to 1)."""
+    """A frame to review next: its 0-based index, the reason, and how doubtful it is (0 to 1)."""
 
     index: int
     reason: str
@@ -25,7 +25,7 @@ class DoubtfulFrame(Note):
 
 
 class TrackReview(Note):
-    """The frames of one track to look at next. `track` is the track's uid; empty for the whole result."""
+    """The frames of one track to review next. `track` is the track's uid; empty for the whole result."""
 
     track: str
     label: str
@@ -57,17 +57,17 @@ class TrackRefinement(Note):
 
 
 class TrackWarning(Note):
-    """Something a person should look at. `track` is a track's uid; empty for the whole result."""
+    """Something a person should check. `track` is a track's uid; empty for the whole result."""
 
     text: str
     track: str = ""
 
 
 class JobNotes(Note):
-    """What a done job's result says beside its tracks.
+    """What a done job's result says besides its tracks.
 
     Attributes:
-        doubt: 0 to 1, the mean doubt of the least sure track's frames; None where nobody measured it.
+        doubt: 0 to 1, the mean doubt over the frames of the least certain track; None if it was not measured.
         visible: tracks that have a mask in some frame; None in rows of earlier versions.
     """
 
@@ -79,13 +79,13 @@ class JobNotes(Note):
 
     @classmethod
     def of(cls, result: Mapping[str, Any] | None) -> Self:
-        """The notes in the database's JSON of a result; empty ones where there is none."""
+        """The notes in a result's database JSON; empty notes if there is none."""
         return cls.model_validate(dict(result or {}))
 
     @model_validator(mode="before")
     @classmethod
     def _read_older_rows(cls, form: dict[str, Any]) -> dict[str, Any]:
-        """Earlier versions wrote a warning as one sentence, "label: text", and null for what is empty."""
+        """Earlier versions wrote a warning as one sentence, "label: text", and null for empty values."""
         form = {name: value for name, value in form.items() if value is not None}
         if any(isinstance(warning, str) for warning in form.get("warnings", ())):
             uids = {track["label"]: track["uid"] for track in form.get("tracks", ())}
@@ -93,11 +93,11 @@ class JobNotes(Note):
         return form
 
     def to_json(self) -> dict[str, Any]:
-        """The form that the database keeps."""
+        """The form stored in the database."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def first_frames(self) -> list[int]:
-        """0-based frames to look at next: those of the whole result first, then the most doubtful of the tracks."""
+        """0-based frames to review next: those of the whole result first, then the most doubtful of each track."""
         frames = [(bool(track.track), -frame.doubt, frame.index) for track in self.review for frame in track.frames]
         return list(dict.fromkeys(index for *_, index in sorted(frames, key=lambda frame: frame[:2])))
 

@@ -1,4 +1,4 @@
-"""Job params: what a job of each kind is asked to do, beyond its video and its instruction."""
+"""Job params: what a job of each kind takes besides its video and instruction."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trajseg.tracks.mark import Mark
 
 
 class JobParams(BaseModel):
-    """What every kind of job takes. A kind that needs more declares a subclass; see backend.store.kinds.
+    """Params that every job kind takes. A kind that needs more declares a subclass; see backend.store.kinds.
 
-    Unknown keys are ignored, so that rows written by another version can still be read.
+    Unknown keys are ignored, so rows written by another version can still be read.
 
     Attributes:
-        answer_until: a page waits for the answer until then; the result is not delivered before.
-        engine: one of the names that the worker offers (TRAJSEG_ENGINES); empty: TRAJSEG_MODEL.
+        answer_until: the page waits for the answer until then; the result is not delivered earlier.
+        engine: one of the names the worker offers (TRAJSEG_ENGINES); empty: TRAJSEG_MODEL.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -29,33 +29,32 @@ class JobParams(BaseModel):
 
     @property
     def earlier_job_id(self) -> str | None:
-        """The job whose tracks this one starts from; None where there is none."""
+        """The job whose tracks this one starts from; None if there is none."""
         return None
 
     @classmethod
     def read(cls, form: Mapping[str, Any]) -> Self:
-        """The params of a database row or a caller. Raises InputError, which names every field that is wrong."""
+        """Parses the params of a database row or a caller. Raises InputError, which names every invalid field."""
         try:
             return cls.model_validate(dict(form))
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors()[:5])
-            raise InputError(
-                f"Invalid {cls.__name__}: {wrong}.", "Fix the params that the job is created with."
-            ) from error
+            raise InputError(f"Invalid {cls.__name__}: {wrong}.", "Fix the params passed for this job.") from error
 
     def to_json(self) -> dict[str, Any]:
-        """The form that the database keeps: only what differs from the defaults."""
+        """The form stored in the database: only what differs from the defaults."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class PrelabelParams(JobParams):
-    """Find what the instruction means in the whole clip.
+    """Segment what the instruction refers to, in the whole clip.
 
     Attributes:
-        second: the name of an engine that does it too, to be compared; empty: none.
-        typed: a person typed the instruction in the task's page, and it is not the task's own.
-        instructions: label and instruction, in order, where each label of a project has its own; the job's instruction
-            then names them all, for people, and there is no comparison.
+        second: the name of a second engine to run for comparison; empty: none.
+        typed: a person typed the instruction on the task's page; it is not the task's own.
+        instructions: label and instruction, in order, if each label of a project has its own. The job's instruction
+            then
+        joins them for display, and there is no comparison.
     """
 
     second: str = Field(default="", max_length=400)
@@ -64,14 +63,14 @@ class PrelabelParams(JobParams):
 
 
 class TrackMark(BaseModel):
-    """A box or a point that a person marked on one frame, and the track it is about.
+    """A box or a point that a person marked on one frame, and the track it refers to.
 
     Attributes:
         label: of the track.
         index: 0-based frame.
         box: x, y, width, height in pixels.
         point: the box is a click: only its centre counts.
-        negative: the object is not there: what the track shows inside the box, or the piece under the click, goes.
+        negative: the object is not there: remove what the track shows inside the box, or the piece under the click.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -84,17 +83,17 @@ class TrackMark(BaseModel):
 
     @property
     def mark(self) -> Mark:
-        """What an engine is given."""
+        """The mark in the form that engines take."""
         return Mark(self.index, self.box, self.point)
 
 
 class RefineParams(JobParams):
-    """Carry what a person painted or marked to the other frames of a job's tracks.
+    """Propagate what a person painted or marked to the other frames of a job's tracks.
 
     Attributes:
         annotation_id: Label Studio's id of the annotation that was painted; None for marks alone.
-        base_job_id: the job whose tracks are refined; None where a person began with nothing.
-        marks: earlier versions wrote them as "hints".
+        base_job_id: the job whose tracks are refined; None if the person started from nothing.
+        marks: earlier versions stored them as "hints".
     """
 
     annotation_id: int | None = None
@@ -110,7 +109,7 @@ class FinetuneParams(JobParams):
     """Train an adapter on a project's corrections.
 
     Attributes:
-        steps: of the training; None takes the recipe's.
+        steps: of the training; None: the recipe's.
         seed: of the training.
     """
 
@@ -122,8 +121,8 @@ class PreviewParams(JobParams):
     """Try an instruction on a few frames of a video.
 
     Attributes:
-        frames: evenly spread over the video.
-        videos: like this one, for which the time is estimated.
+        frames: how many, evenly spaced over the video.
+        videos: number of similar videos for which the time is estimated.
     """
 
     frames: int = Field(default=5, ge=2, le=30)
@@ -131,7 +130,7 @@ class PreviewParams(JobParams):
 
 
 class CaptionParams(JobParams):
-    """Describe the tracks of another job, `job_id`, that have no caption."""
+    """Caption the tracks of another job, `job_id`, that have no caption."""
 
     job_id: str
 

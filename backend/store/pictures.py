@@ -1,4 +1,4 @@
-"""Pictures of tasks: which tasks of Label Studio hold links to key frames, and when they are to be looked at."""
+"""Pictures of tasks: which Label Studio tasks hold links to shown frames, and when to check them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pictures:
         self.database = database
 
     def note(self, project_id: int, task_id: int, due_at: datetime) -> None:
-        """A task has links to key frames; they are looked at when `due_at` has come.
+        """A task has links to shown frames; they will be checked at `due_at`.
 
         Args:
             project_id: the store's own id.
@@ -38,7 +38,7 @@ class Pictures:
             )
 
     def hurry(self, project_id: int | None = None, task_id: int | None = None, job_id: str | None = None) -> int:
-        """Have tasks looked at now: one, all of a project, or that of a job. Returns how many."""
+        """Makes tasks due now: one task, all of a project, or that of a job. Returns how many."""
         moment = now()
         query = update(TaskPictures).where(TaskPictures.due_at > moment).values(due_at=moment)
         if project_id is not None:
@@ -53,7 +53,7 @@ class Pictures:
             return int(changed.rowcount)
 
     def due(self, limit: int) -> list[TaskPictures]:
-        """Those whose time has come and that nothing is about to change, the longest due first."""
+        """Tasks that are due and that nothing is about to change, longest due first."""
         same = (Job.project_id == TaskPictures.project_id) & (Job.task_id == TaskPictures.task_id)
         waiting = exists().where(Delivery.job_id == Job.id, Delivery.state == "pending")
         busy = exists().where(same, or_(Job.state.in_(UNFINISHED), waiting))
@@ -62,7 +62,7 @@ class Pictures:
             return list(session.scalars(query.limit(limit)))
 
     def claim(self, row: TaskPictures, seconds: float) -> bool:
-        """Take one that is due, so that nobody else looks at it for so many seconds; False when somebody was faster."""
+        """Claims a due task for `seconds`, so that nobody else checks it; False if another process was faster."""
         same = (TaskPictures.id == row.id) & (TaskPictures.due_at == row.due_at)
         taken = update(TaskPictures).where(same).values(due_at=now() + timedelta(seconds=seconds))
         with self.database.write() as session:
@@ -70,7 +70,7 @@ class Pictures:
             return bool(changed.rowcount)
 
     def miss(self, row: TaskPictures, due_at: datetime) -> datetime:
-        """Label Studio has no such task; returns since when, and has it looked at again at `due_at`."""
+        """Label Studio has no such task; returns since when, and schedules another check at `due_at`."""
         since = row.missing_since or now()
         with self.database.write() as session:
             session.execute(
@@ -79,12 +79,12 @@ class Pictures:
         return since
 
     def drop(self, row: TaskPictures) -> None:
-        """The task is gone, and its pictures too."""
+        """The task is gone, and so are its pictures."""
         with self.database.write() as session:
             session.execute(delete(TaskPictures).where(TaskPictures.id == row.id))
 
     def jobs_of(self, project_id: int, task_id: int) -> Sequence[str]:
-        """The jobs of a task: its pictures lie in folders of these names."""
+        """The jobs of a task; its pictures are in folders named after them."""
         query = select(Job.id).where(Job.project_id == project_id, Job.task_id == task_id)
         with self.database.read() as session:
             return session.scalars(query).all()

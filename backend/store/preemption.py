@@ -1,4 +1,4 @@
-"""Preemption: which running jobs make way for jobs that wait in a queue that goes first."""
+"""Preemption: which running jobs yield to jobs waiting in a queue with higher priority."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from backend.store.kinds import QUEUES
 from backend.store.models import Job
 
 IDLE_SECONDS = 0.5
-"""A job that waits for a shorter time may be about to be taken by a worker that has nothing to do."""
+"""A job that has waited for less than this may be about to be taken by an idle worker."""
 
 
 class Preemption:
-    """Tells a running job whether it is its turn to make way. Safe to share between threads."""
+    """Decides whether a running job should yield. Safe to share between threads."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def due(self, job: Job, stale_after_seconds: float) -> bool:
-        """Whether the run of this job should make way now.
+        """Whether the run of this job should yield now.
 
-        Jobs count as waiting that are queued in a queue before the job's own and may start. One run makes way for
-        each: of several workers those whose jobs of the same kind and queue began first.
+        Waiting jobs are those in a queue with higher priority than the job's own that may start. One run yields for
+        each of them; of several workers, those whose job of the same kind and queue started first.
 
         Args:
-            stale_after_seconds: runs without a heartbeat for so long are not there to make way.
+            stale_after_seconds: runs without a heartbeat for this long are not counted.
         """
         first = QUEUES[: QUEUES.index(job.queue)] if job.queue in QUEUES else ()
         if not first:

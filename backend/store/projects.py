@@ -20,16 +20,17 @@ class ProjectStore:
     def upsert(
         self, label_studio_id: int, hostname: str, label_config: str, title: str = "", stamp: str = ""
     ) -> Project:
-        """Note a Label Studio project, or what has changed in it; empty values leave the old ones.
+        """Records a Label Studio project, or changes to it; empty values keep the stored ones.
 
         Args:
-            stamp: what Label Studio adds to the id ("6.1795422572" has "1795422572"). A project noted
-                without one takes the first that comes; another one makes another project.
+            stamp: what Label Studio appends to the id ("6.1795422572" has "1795422572"). A project recorded without a
+                stamp
+            takes the first one that arrives; a different stamp creates another project.
         """
         new = {"hostname": hostname, "label_config": label_config, "title": title, "stamp": stamp}
         changes = {name: value for name, value in new.items() if value}
         with self.database.read() as session:
-            # Label Studio repeats itself, and next to none of it brings a change: no writer waits for it.
+            # Label Studio repeats itself, and almost no request brings a change: avoid waiting for writers.
             known = _find_project(session, label_studio_id, stamp)
             if known is not None and all(getattr(known, name) == value for name, value in changes.items()):
                 return known
@@ -45,12 +46,12 @@ class ProjectStore:
                             setattr(project, name, value)
                     return project
             except IntegrityError as error:
-                # Another process noted it between our look and our write: look again.
+                # Another process recorded it between our read and our write: read again.
                 lost = error
         raise lost
 
     def known(self, label_studio_id: int, label_config: str, stamp: str = "") -> Project | None:
-        """The project as it is; None where there is none, or where it has another configuration or stamp."""
+        """The stored project; None if there is none, or if it has another configuration or stamp."""
         with self.database.read() as session:
             project = _find_project(session, label_studio_id, stamp)
         if project is None or (project.label_config, project.stamp) != (label_config, stamp or project.stamp):
@@ -58,7 +59,7 @@ class ProjectStore:
         return project
 
     def get(self, project_id: int) -> Project:
-        """The project with the store's own id, which is what jobs carry. Raises UnknownProjectError."""
+        """The project with the store's own id, which jobs refer to. Raises UnknownProjectError."""
         with self.database.read() as session:
             project = session.get(Project, project_id)
         if project is None:
@@ -68,7 +69,7 @@ class ProjectStore:
         return project
 
     def of_label_studio(self, label_studio_id: int, stamp: str = "") -> Project:
-        """The project with Label Studio's id; the newest one where no stamp is given.
+        """The project with Label Studio's id; the newest one if no stamp is given.
 
         Raises UnknownProjectError.
         """
@@ -88,8 +89,8 @@ def _find_project(session: Session, label_studio_id: int, stamp: str) -> Project
     return session.scalars(_NEWEST, {"number": label_studio_id}).first()
 
 
-# Built once: each /predict runs one of them.
+# Built once, since each /predict runs one of them.
 _OF_ID = select(Project).where(Project.label_studio_id == bindparam("number")).limit(1)
 _NEWEST = _OF_ID.order_by(Project.id.desc())
-# The one with this stamp before one that has none yet.
+# A project with this stamp before one without a stamp.
 _OF_STAMP = _OF_ID.where(Project.stamp.in_((bindparam("stamp"), ""))).order_by(Project.stamp.desc())

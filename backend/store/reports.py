@@ -1,4 +1,4 @@
-"""Reports: what the jobs page reads of the store, and nothing that it writes."""
+"""Reports: the read-only queries of the jobs page."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from backend.store.models import Annotation, Correction, Delivery, Job, Project,
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which jobs are wanted; None or empty does not restrict.
+    """A filter for jobs; None or empty does not restrict.
 
     Args:
         state: one of JOB_STATES.
         kind: the name of a kind in backend.store.kinds.
         project_id: the store's own id.
-        text: a part of the instruction, the video's address or the error, in either case; or a task's or job's id.
+        text: part of the instruction, the video's address or the error, ignoring case; or a task's or job's id.
     """
 
     state: str = ""
@@ -33,7 +33,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Edit:
-    """A mask that a person changed, and the mask that it was; `predicted` is None where that is not kept any more."""
+    """A mask that a person changed, and the original; `predicted` is None if that is no longer stored."""
 
     correction_id: int
     left: dict[str, Any]
@@ -47,8 +47,8 @@ class Reports:
         self.database = database
 
     def jobs(self, wanted: Wanted, limit: int, offset: int = 0) -> list[Job]:
-        """One page of jobs: running ones, then the newest; where only queued ones are wanted, the next first."""
-        # The rows' order first, by themselves: to sort whole jobs, results and all, takes ten times as long.
+        """One page of jobs: running ones, then the newest; if only queued ones are wanted, the next to run first."""
+        # Order by id first: sorting whole jobs, results included, takes ten times as long.
         query = chosen(select(Job.id), wanted)
         if wanted.state == "queued":
             turn = case({name: place for place, name in enumerate(QUEUES)}, value=Job.queue, else_=len(QUEUES))
@@ -61,18 +61,18 @@ class Reports:
         return [found[job_id] for job_id in ids]
 
     def count_by_state(self, wanted: Wanted) -> dict[str, int]:
-        """How many jobs there are in each state that has any; `wanted.state` does not choose here."""
+        """The number of jobs in each state that occurs; `wanted.state` is ignored."""
         query = chosen(select(Job.state, func.count()), replace(wanted, state=""))
         with self.database.read() as session:
             return {row[0]: row[1] for row in session.execute(query.group_by(Job.state))}
 
     def newest(self, wanted: Wanted) -> datetime | None:
-        """When the newest of the jobs was created; None where there are none."""
+        """When the newest of the jobs was created; None if there are none."""
         with self.database.read() as session:
             return session.scalar(chosen(select(func.max(Job.created_at)), wanted))
 
     def ahead(self, job: Job) -> int:
-        """How many queued jobs workers take before this queued one."""
+        """The number of queued jobs that workers will take before this queued one."""
         sooner = QUEUES[: QUEUES.index(job.queue)]
         first = and_(Job.queue == job.queue, Job.created_at < job.created_at)
         query = select(func.count()).where(Job.state == "queued", or_(Job.queue.in_(sooner), first))
@@ -91,29 +91,29 @@ class Reports:
             return {delivery.job_id: delivery for delivery in session.scalars(query)}
 
     def tracks(self, job_id: str) -> list[Track]:
-        """The tracks of a job in order, as they were written; none where it is not done."""
+        """The tracks of a job, in the order written; empty if it is not done."""
         query = select(Track).where(Track.job_id == job_id).order_by(Track.position)
         with self.database.read() as session:
             return list(session.scalars(query))
 
     def tasks_per_day(self, days: int, until: date | None = None) -> dict[date, int]:
-        """How many tasks got a result on each of the last `days` days (UTC), today last; none is 0.
+        """The number of tasks that got a result on each of the last `days` days (UTC), ending today (0 if none).
 
-        A task that got several on one day counts once.
+        A task with several results on one day counts once.
         """
         last = until or now().date()
         dates = [last - timedelta(days=back) for back in range(days - 1, -1, -1)]
         return self._per_day(dates, Job.finished_at, (Job.project_id, Job.task_id), Job.state == "done")
 
     def annotated_per_day(self, days: int, until: date | None = None) -> dict[date, int]:
-        """As `tasks_per_day`, for tasks whose annotation a person saved; deleted ones do not count."""
+        """Like `tasks_per_day`, for tasks whose annotation a person saved; deleted ones do not count."""
         last = until or now().date()
         dates = [last - timedelta(days=back) for back in range(days - 1, -1, -1)]
         unit = (Annotation.project_id, Annotation.task_id)
         return self._per_day(dates, Annotation.when, unit, Annotation.withdrawn_at.is_(None))
 
     def edits(self, correction_ids: Sequence[int]) -> list[Edit]:
-        """These corrections with the masks that they changed. All their tracks are read: ask for some hundred."""
+        """These corrections with the masks that they changed. Reads all their tracks: pass at most a few hundred."""
         here = and_(Track.job_id == Correction.job_id, Track.uid == Correction.track_uid)
         query = select(Correction, Track).outerjoin(Track, here).where(Correction.id.in_(correction_ids))
         found = []
@@ -128,7 +128,7 @@ class Reports:
 
     def _per_day(self, dates: Sequence[date], moment: Any, unit: tuple[Any, ...], condition: Any) -> dict[date, int]:
         """Distinct `unit`s by the day of `moment`."""
-        # Days by comparing: SQLite and PostgreSQL do not take a day out of a time in the same way.
+        # Days are compared as ranges: SQLite and PostgreSQL extract a day from a time differently.
         starts = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in dates]
         day = case(
             *((moment < start + timedelta(days=1), number) for number, start in enumerate(starts)), else_=len(dates)
@@ -142,7 +142,7 @@ class Reports:
 
 
 def chosen(query: Any, wanted: Wanted) -> Any:
-    """A query of jobs, cut down to those that are wanted."""
+    """A query for jobs, restricted by the filter."""
     if wanted.state:
         query = query.where(Job.state == wanted.state)
     if wanted.kind:

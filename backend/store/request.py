@@ -1,4 +1,4 @@
-"""A request for a job, and what makes two of them one."""
+"""A request for a job, and the key that merges equal requests."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from backend.store.params import JobParams
 class JobRequest:
     """A request for a job. Requests that differ only in queue, params, error, remedy and rejection are one job.
 
-    Raises InputError for a kind or queue that there is not, or params that the kind does not take.
+    Raises InputError for an unknown kind or queue, or params that the kind does not take.
 
     Args:
         kind: the name of a kind in backend.store.kinds.
         project_id: the store's own id of the project.
-        task_id: Label Studio's id of the task; None for a job that is not from Label Studio.
-        video: as the task has it: a URL or a path.
+        task_id: Label Studio's id of the task; None for a job that does not come from Label Studio.
+        video: as in the task: a URL or a path.
         queue: one of QUEUES in backend.store.kinds.
-        params: the kind's own params, or a mapping that they are read from.
-        model_version: the requested version; a done job carries the one that did it.
-        error: why it cannot be done: the job is stored as rejected, for a person to see, and never runs.
+        params: the kind's own params, or a mapping to parse them from.
+        model_version: the requested version; a done job carries the version that did it.
+        error: why the request is invalid: the job is stored as rejected, for a person to see, and never runs.
         remedy: what to do about it.
-        rejection: what has to change, where there is an error.
-        subject: what it is about beyond the task, such as one state of one annotation.
+        rejection: what has to change, if there is an error.
+        subject: what the request is about beyond the task, such as one state of an annotation.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class JobRequest:
 
     @property
     def key(self) -> str:
-        """What equal requests share."""
+        """The key shared by equal requests."""
         parts: list[object] = [
             self.project_id,
             self.task_id,
@@ -64,12 +64,12 @@ class JobRequest:
             self.instruction,
             self.model_version,
         ]
-        # Left out where there is none, so that jobs of earlier versions keep their keys.
+        # Omitted if empty, so that jobs of earlier versions keep their keys.
         parts += [self.subject] if self.subject else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def row(self) -> dict[str, Any]:
-        """The columns of the job that it makes."""
+        """The columns of the new job."""
         moment = now()
         return {
             "id": new_id(),

@@ -1,8 +1,8 @@
-"""Retention: which finished jobs are deleted, and which never are.
+"""Retention: which finished jobs are deleted, and which are always kept.
 
-Deleted are failed, rejected and cancelled jobs, and all jobs of tasks that Label Studio has no more. Kept are jobs that
-wait or run, done jobs of tasks that are there, since their predictions stand, and every job that something of a person
-or a model version refers to: corrections, annotations, adopted tracks, versions, other jobs' params, deliveries.
+Deleted: failed, rejected and cancelled jobs, and all jobs of tasks that no longer exist in Label Studio. Kept: jobs
+that wait or run, done jobs of existing tasks, since their predictions are in use, and every job that a person's
+work or a model version refers to: corrections, annotations, adopted tracks, versions, other jobs' params, deliveries.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from backend.store.rows import UNFINISHED
 
 OVER = ("failed", "rejected", "cancelled")
 JOBS_AT_ONCE = 200
-"""Jobs looked at in one transaction, so that nobody waits for it."""
+"""Jobs per transaction, small enough that nobody waits for it."""
 
 
 class Retention:
@@ -42,11 +42,11 @@ class Retention:
         self.database = database
 
     def drop_over(self, before: datetime | None, most: int) -> list[str]:
-        """Delete failed, rejected and cancelled jobs that nothing refers to; returns their ids.
+        """Deletes failed, rejected and cancelled jobs that nothing refers to; returns their ids.
 
         Args:
-            before: those that ended earlier; None: age does not matter.
-            most: beyond so many of them the oldest go, whatever their age; 0: however many.
+            before: delete those that ended earlier; None: age does not matter.
+            most: keep at most this many, deleting the oldest beyond it whatever their age; 0: no limit.
         """
         dropped: list[str] = []
         after: tuple[datetime, str] | None = None
@@ -73,14 +73,14 @@ class Retention:
             return before
         query = select(Job.finished_at).where(Job.state.in_(OVER), Job.finished_at.is_not(None))
         with self.database.read() as session:
-            # The newest of those that are too many goes as well.
+            # The newest of the surplus jobs is deleted as well.
             edge = session.scalar(query.order_by(Job.finished_at.desc()).offset(most - 1).limit(1))
         return max((moment for moment in (before, edge) if moment is not None), default=None)
 
     def drop_task(self, project_id: int, task_id: int) -> list[str]:
-        """Delete all of a task that Label Studio has no more; returns the ids of its jobs.
+        """Deletes everything about a task that no longer exists in Label Studio; returns the ids of its jobs.
 
-        Nothing is deleted where a person annotated it or a job of it is under way, or where a version came from it.
+        Deletes nothing if a person annotated it, one of its jobs is still active, or a model version came from it.
 
         Args:
             project_id: the store's own id.
@@ -112,7 +112,7 @@ def _is_referred_to() -> ColumnElement[bool]:
 
 
 def _named_by_others(session: Session, jobs: Sequence[Job]) -> set[str]:
-    """Which of these jobs other jobs of their tasks build on."""
+    """Those of these jobs that other jobs of their tasks build on."""
     tasks = {job.task_id for job in jobs if job.task_id is not None}
     params: Any = select(Job.params).where(Job.task_id.in_(tasks), Job.kind != "prelabel")
     return {str(value) for held in session.scalars(params) for key, value in held.items() if key.endswith("job_id")}

@@ -1,4 +1,4 @@
-"""Rows of jobs: for anyone, and for the run that holds the newest token."""
+"""Access to job rows: for anyone, and for the run that holds the newest token."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from backend.store.models import Delivery, Job, PartialFrames, Track
 from trajseg.errors import CancelledError, InputError, TrajSegError
 
 UNFINISHED = ("queued", "running")
-"""States of jobs that still have something to do."""
+"""States of unfinished jobs."""
 
 
 class UnknownJobError(InputError):
-    """A job that the store does not hold."""
+    """A job that is not in the store."""
 
 
 class StaleRunError(TrajSegError):
-    """Another worker has restarted this job; what the older run wants to write is refused."""
+    """Another worker has restarted this job; writes by the older run are rejected."""
 
 
 def get_job(session: Session, job_id: str, lock: bool = False) -> Job:
     """Raises UnknownJobError."""
-    # PostgreSQL takes no text with NUL, and no id has it.
+    # PostgreSQL rejects text with NUL, and no id contains it.
     job = session.get(Job, job_id, with_for_update=lock) if "\0" not in job_id else None
     if job is None:
         raise UnknownJobError(f"There is no job {job_id}.", "GET /jobs lists them.")
@@ -32,7 +32,7 @@ def get_job(session: Session, job_id: str, lock: bool = False) -> Job:
 
 
 def running_job(session: Session, job_id: str, run_token: str) -> Job:
-    """The job, locked, for its newest run. Raises CancelledError, or StaleRunError for another run."""
+    """The job, locked, for its newest run. Raises CancelledError, or StaleRunError for an older run."""
     job = get_job(session, job_id, lock=True)
     if job.state == "cancelled":
         raise CancelledError(f"Job {job_id} was cancelled.")
@@ -42,7 +42,7 @@ def running_job(session: Session, job_id: str, run_token: str) -> Job:
 
 
 def restart(session: Session, jobs: Sequence[Job]) -> None:
-    """Queue jobs as new, with nothing left of what they made; the caller puts them into the queue."""
+    """Queues jobs as new, without anything they produced; the caller puts them into the queue."""
     for table in (Track, Delivery, PartialFrames):
         session.execute(delete(table).where(table.job_id.in_([job.id for job in jobs])))
     for job in jobs:

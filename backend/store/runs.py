@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from trajseg.tracks import Result
 
 LONGEST_ANSWER = timedelta(seconds=100)
-"""Label Studio waits no longer for the answer to a person in front of the page."""
+"""Label Studio no longer waits for the answer after this time."""
 LOCKED_SECONDS = 1.0
-"""Who waits longer than this for the database assumes that others had to wait, too."""
+"""Whoever waits longer than this for the database assumes that others had to wait, too."""
 
 
 class RunStore:
-    """Writes the progress and the end of runs, and finds lost ones; each method is one transaction."""
+    """Writes the progress and the end of runs, and finds lost runs; each method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def start(self, job_id: str) -> str | None:
-        """Begin a job and return its run token; None when it has ended or is unknown.
+        """Starts a job and returns its run token; None if it is finished or unknown.
 
-        An older run of the same job, if one is still alive, gets StaleRunError at its next call.
+        An older run of the same job that is still alive gets StaleRunError at its next call.
         """
         token = new_id()
         begin = (
@@ -59,9 +59,9 @@ class RunStore:
             return token if begun.rowcount else None
 
     def progress(self, job_id: str, run_token: str, done: int, total: int) -> None:
-        """Note how far a run is, and that it lives. Call it once a frame.
+        """Records a run's progress and heartbeat. Call it once per frame.
 
-        Raises CancelledError when a person cancelled, StaleRunError when another run has begun.
+        Raises CancelledError if a person cancelled the job, StaleRunError if another run has started.
         """
         with self.database.write() as session:
             job = running_job(session, job_id, run_token)
@@ -72,7 +72,7 @@ class RunStore:
                 job.eta_seconds = round(elapsed / done * max(total - done, 0), 1)
 
     def heartbeat(self, job_id: str, run_token: str) -> None:
-        """Note that a run lives while there are no frames to count. Raises as `progress`."""
+        """Records a heartbeat while there are no frames to count. Raises as `progress` does."""
         with self.database.write() as session:
             job = running_job(session, job_id, run_token)
             job.heartbeat_at = database_now(session)
@@ -85,18 +85,18 @@ class RunStore:
         notes: JobNotes | None = None,
         report: Mapping[str, Any] | None = None,
     ) -> Delivery | None:
-        """Write the result, and the delivery that it needs, in one transaction.
+        """Writes the result, and the delivery it needs, in one transaction.
 
         Args:
-            result: the tracks; None for a kind of job that makes none.
-            notes: what the result says beside the tracks.
-            report: what else the kind of job leaves behind, as JSON.
+            result: the tracks; None for a kind of job without tracks.
+            notes: what the result says besides the tracks.
+            report: further output of this kind of job, as JSON.
 
         Returns:
-            The delivery; None when the job is not from a Label Studio task, or its kind delivers nothing. It
-            is not due before `answer_until` of the job's params: until then the page may still get the answer.
+            The delivery; None if the job does not come from a Label Studio task or its kind delivers nothing. It is not
+            due before `answer_until` of the job's params: until then the page may still get the answer.
 
-        Raises as `progress`.
+        Raises as `progress` does.
         """
         form = result.to_json() if result is not None else {}
         tracks = form.pop("tracks", [])
@@ -145,7 +145,7 @@ class RunStore:
         return delivery
 
     def fail(self, job_id: str, run_token: str, error: str, remedy: str = "") -> None:
-        """End a run that cannot succeed, with the reason and what to do. Raises as `progress`."""
+        """Ends a run that cannot succeed, with the reason and the remedy. Raises as `progress` does."""
         with self.database.write() as session:
             job = running_job(session, job_id, run_token)
             drop_partial_frames(session, job_id)
@@ -153,7 +153,7 @@ class RunStore:
             job.finished_at, job.eta_seconds = now(), None
 
     def reject(self, job_id: str, run_token: str, error: str, remedy: str = "") -> None:
-        """End a run whose instruction the engine does not understand. Raises as `progress`."""
+        """Ends a run whose instruction the engine does not understand. Raises as `progress` does."""
         with self.database.write() as session:
             job = running_job(session, job_id, run_token)
             drop_partial_frames(session, job_id)
@@ -161,14 +161,14 @@ class RunStore:
             job.finished_at, job.eta_seconds = now(), None
 
     def put_off(self, job_id: str, run_token: str, waiting_for: str, until: datetime) -> Job:
-        """Give a run back that cannot go on now, through no fault of its own: it is not counted as a run.
+        """Postpones a run that cannot continue now through no fault of its own; it does not count as a run.
 
         Args:
-            waiting_for: what it waits for, for a person to read.
+            waiting_for: what it is waiting for, in words.
             until: it is not started before.
 
         Returns:
-            The job, queued; `waiting_since` says since when it has been put off. Raises as `progress`.
+            The job, queued; `waiting_since` says since when it has been postponed. Raises as `progress` does.
         """
         with self.database.write() as session:
             job = running_job(session, job_id, run_token)
@@ -179,9 +179,9 @@ class RunStore:
             return job
 
     def make_way(self, job_id: str, run_token: str) -> bool:
-        """Put a running job back into its queue, because it makes way for others; such a run counts as none.
+        """Puts a running job back into its queue to yield to others; such a run does not count.
 
-        True when this run was still the newest. The reconciler queues the job again.
+        True if this run was still the newest. The reconciler queues the job again.
         """
         back = (
             update(Job)
@@ -193,16 +193,16 @@ class RunStore:
             return bool(changed.rowcount)
 
     def excuse(self, job_id: str, run_token: str) -> bool:
-        """Do not count a run that was asked to stop, should its worker die now; True when it was still the newest."""
+        """Does not count a run that was asked to stop, in case its worker dies now; True if it was still the newest."""
         newest = (Job.id == job_id) & (Job.state == "running") & (Job.run_token == run_token)
         with self.database.write() as session:
             changed: Any = session.execute(update(Job).where(newest).values(runs=Job.runs - 1))
             return bool(changed.rowcount)
 
     def requeue_lost(self, job_id: str, run_token: str | None) -> bool:
-        """Put a running job back to queued when this run is still its newest; True when that was so.
+        """Queues a running job again if this run is still its newest; True if so.
 
-        The run, should it wake up after all, gets StaleRunError.
+        The run gets StaleRunError if it wakes up after all.
         """
         lost = (
             update(Job)
@@ -214,9 +214,9 @@ class RunStore:
             return bool(changed.rowcount)
 
     def is_lost(self, job_id: str, run_token: str | None, stale_after_seconds: float) -> bool:
-        """Whether this run is the newest and has still no heartbeat for so long.
+        """Whether this run is the newest and still has had no heartbeat for this long.
 
-        False also when another process held the database: runs could send no heartbeat meanwhile.
+        Also False if another process locked the database, since runs could not send heartbeats meanwhile.
         """
         asked = time.monotonic()
         with self.database.write() as session:
@@ -228,9 +228,9 @@ class RunStore:
             return session.scalar(select(Job.id).where(newest, Job.heartbeat_at < stale)) is not None
 
     def renew_future_leases(self) -> int:
-        """Give heartbeats that lie ahead of the database's clock its present time; returns how many there were.
+        """Resets heartbeats that lie in the future of the database's clock to its current time; returns how many.
 
-        They are there after that clock was set back. A lost run would be hidden for as long; a live one beats again.
+        They occur after that clock was set back and would hide a lost run; a live run sends its next heartbeat anyway.
         """
 
         def ahead(present: datetime) -> Any:

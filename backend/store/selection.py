@@ -1,4 +1,4 @@
-"""Selections: all jobs that a person has chosen on the jobs page, to be cancelled or queued again together."""
+"""Selections: all jobs selected on the jobs page, to be cancelled or queued again together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.store.reports import Wanted, chosen
 from backend.store.rows import UNFINISHED, restart
 
 AT_ONCE = 500
-"""Jobs in one transaction."""
+"""Jobs per transaction."""
 
 
 class Selections:
@@ -24,12 +24,12 @@ class Selections:
         self.database = database
 
     def cancel(self, wanted: Wanted, until: datetime) -> list[str]:
-        """Cancel the chosen jobs that are not finished; returns their ids, for the caller to take out of the queue.
+        """Cancels the selected unfinished jobs; returns their ids, for the caller to remove from the queue.
 
         Running ones stop at their next frame.
 
         Args:
-            until: jobs that were created later are left alone: nobody has seen them.
+            until: jobs created later are left alone, since nobody has seen them.
         """
         cancelled: list[str] = []
         for ids in self._parts(wanted, UNFINISHED, until):
@@ -42,7 +42,7 @@ class Selections:
         return cancelled
 
     def queue_again(self, wanted: Wanted, until: datetime) -> list[Job]:
-        """Queue the chosen jobs that failed or were cancelled as new; returns them, for the caller to queue."""
+        """Queues the selected failed or cancelled jobs as new; returns them, for the caller to queue."""
         queued: list[Job] = []
         for ids in self._parts(wanted, ("failed", "cancelled"), until):
             with self.database.write() as session:

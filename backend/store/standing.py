@@ -1,18 +1,18 @@
-"""Standing tracks: which tracks a task has in the end, after predictions, refinements and what persons did with them.
+"""Standing tracks: the current tracks of a task, after predictions, refinements and corrections.
 
 A task's newest annotation decides. Its tracks are those of the job that refined it, once that job is done, else those
-that it began with, with what was painted put over them. A task without an annotation has the newest prediction for each
-of its instructions. Everything that asks "what is on this video?" asks here: export, statistics and training.
+it started from, with the painted masks applied. A task without an annotation has the newest prediction for each of its
+instructions. Export, statistics and training all read the state of a video from here.
 
-What a frame is worth (trajseg.tracks.trust):
+Trust of a frame (trajseg.tracks.trust):
 
-* painted: a person painted this mask, or removed it, in the annotation or in one that it came from;
-* confirmed: a person saw a propagated frame in a later annotation and submitted it as it was;
-* propagated: a propagator carried a painted frame, a mark or a removal here;
-* accepted: a person saw the frame and submitted it as it was;
-* predicted: nobody has seen it, also between two frames that somebody has seen.
+* painted: a person painted this mask, or removed it, in the annotation or one of its ancestors;
+* confirmed: a person saw a propagated frame in a later annotation and submitted it unchanged;
+* propagated: a propagator carried a painted frame, a mark or a removal to this frame;
+* accepted: a person saw the frame and submitted it unchanged;
+* predicted: nobody has seen it, including frames between two that were seen.
 
-A track of which a person removed all that was shown is rejected: it shows nothing, and an instruction with only such
+If a person removed everything shown of a track, it is rejected: it shows nothing, and an instruction with only such
 tracks means no object.
 """
 
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     from backend.store.corrections import PaintedTrack
     from backend.store.store import Store
 
-# Only what is delivered gets before a person's eyes.
+# Only delivered results are seen by a person.
 _SHOWN = (Job.state == "done", Job.kind.in_([kind.name for kind in KINDS.values() if kind.delivers]))
 
 
 @dataclass(frozen=True)
 class StandingTrack:
-    """A track of a task, as it stands.
+    """The current state of one track of a task.
 
     Args:
-        track: its uid is unique in the task; the label is what persons know it by.
-        trust: one for each frame.
-        rejected: a person removed all of it that was shown.
-        caption_trust: painted where a person wrote the caption, accepted where one submitted it unchanged.
-        job_id, track_uid: of the prediction that it came from; `job_id` is None for one that a person drew.
+        track: its uid is unique in the task; persons know it by its label.
+        trust: one per frame.
+        rejected: a person removed everything shown of it.
+        caption_trust: painted if a person wrote the caption, accepted if someone submitted it unchanged.
+        job_id, track_uid: of the prediction it came from; `job_id` is None for a track drawn by a person.
     """
 
     track: MaskTrack
@@ -62,7 +62,7 @@ class StandingTrack:
 
     @property
     def verdict(self) -> str:
-        """What persons made of it: rejected, drawn, corrected, accepted, or predicted where none has seen it."""
+        """What persons made of it: rejected, drawn, corrected, accepted, or predicted if nobody has seen it."""
         if self.rejected:
             return "rejected"
         if any(trust >= Trust.PROPAGATED for trust in self.trust):
@@ -72,15 +72,15 @@ class StandingTrack:
 
 @dataclass(frozen=True)
 class StandingTask:
-    """What a task has in the end.
+    """The current state of a task.
 
     Args:
-        video: the address or path as the task has it.
-        annotation_id: Label Studio's id of the annotation that decides; None where nobody has annotated.
+        video: the address or path, as in the task.
+        annotation_id: Label Studio's id of the deciding annotation; None if nobody has annotated it.
         when, who: of that annotation, else when the prediction was done.
-        model_version: that predicted what the person began with.
-        tracks: rejected ones among them.
-        expressions: the instructions and what they mean.
+        model_version: that predicted what the person started from.
+        tracks: including rejected ones.
+        expressions: the instructions and the tracks they refer to.
     """
 
     project_id: int
@@ -99,7 +99,7 @@ class StandingTask:
 
 
 class Standing:
-    """Reads what stands for the tasks of a store."""
+    """Reads the current state of the tasks of a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -121,7 +121,7 @@ class Standing:
         return sorted(task_id for task_id in found if task_id is not None)
 
     def tasks(self, project_id: int) -> Iterator[StandingTask | InputError]:
-        """One task after the other; an error in place of one that cannot be read. Holds one in memory at a time."""
+        """One task after the other; an error in place of an unreadable one. Holds one in memory at a time."""
         for task_id in self.task_ids(project_id):
             try:
                 task = self.task(project_id, task_id)
@@ -132,10 +132,10 @@ class Standing:
                 yield task
 
     def task(self, project_id: int, task_id: int) -> StandingTask | None:
-        """What stands for a task; None where nothing does.
+        """The current state of a task; None if it has none.
 
         Raises:
-            InputError: an annotation does not fit its video, or waits for its refinement.
+            InputError: an annotation does not fit its video, or its refinement is not done.
         """
         jobs = self._jobs(project_id, task_id)
         annotation = self.annotations(project_id, task_id).get((project_id, task_id))
@@ -152,11 +152,11 @@ class Standing:
     def annotations(
         self, project_id: int | None = None, task_id: int | None = None
     ) -> dict[tuple[int, int], Annotation]:
-        """The annotation that decides on each task, by (store's id of the project, task): the newest that says
-        something on tracks that people have seen.
+        """The deciding annotation of each task, by (store's id of the project, task): the newest that says something
+        about tracks that people have seen.
 
         Args:
-            project_id, task_id: choose; None: all.
+            project_id, task_id: select; None: all.
         """
         corrected = select(Correction.id).where(
             Correction.project_id == Annotation.project_id,
@@ -182,14 +182,14 @@ class Standing:
             return {(row.project_id, row.task_id): row for row in session.scalars(query)}
 
     def _jobs(self, project_id: int, task_id: int) -> dict[str, Job]:
-        """Done jobs of a task with tracks, the oldest first."""
+        """Done jobs of a task that have tracks, oldest first."""
         query = select(Job).where(Job.project_id == project_id, Job.task_id == task_id, *_SHOWN)
         with self.store.database.read() as session:
             jobs = list(session.scalars(query.order_by(Job.finished_at, Job.id)))
         return {job.id: job for job in jobs}
 
     def _result(self, job: Job, jobs: Mapping[str, Job]) -> Result:
-        """A job's tracks, with the captions of the newest job that described them."""
+        """A job's tracks, with the captions of the newest job that captioned them."""
         result = self.store.jobs.result(job.id)
         describing = [held for held in jobs.values() if held.kind == "caption" and held.asked.earlier_job_id == job.id]
         if describing:
@@ -208,7 +208,7 @@ class Standing:
         newest: dict[str, Job] = {}
         for job in jobs.values():
             refined = self.store.corrections.annotation_behind(job.id)
-            # The request of a withdrawn annotation stands no longer.
+            # The request of a withdrawn annotation no longer counts.
             if refined is None or refined in annotations:
                 newest[job.instruction] = job
         if not newest:
@@ -219,7 +219,7 @@ class Standing:
         expressions = []
         for job, result in results:
             if (result.width, result.height, result.frame_count) != (base.width, base.height, base.frame_count):
-                # The task's video was replaced; what was found in the older one is about something else.
+                # The task's video was replaced; results for the old one are about something else.
                 continue
             uids = []
             for track in result.tracks:
@@ -256,8 +256,8 @@ class Standing:
         source = refine_job or base_job
         if result is None or source is None:
             raise InputError(
-                f"annotation {annotation.annotation_id} began with no prediction and is not refined yet.",
-                "Wait for its refine job, or retry that job where it failed.",
+                f"annotation {annotation.annotation_id} started without a prediction and is not refined yet.",
+                "Wait for its refine job, or retry that job if it failed.",
             )
         painted = self.store.corrections.painted(annotation.project_id, annotation.annotation_id)
         by_label = {held.label: held for held in painted}
@@ -294,14 +294,14 @@ class Standing:
     def _began_with(
         self, base: Result | None, base_job: Job | None, painted: Sequence[PaintedTrack], jobs: Mapping[str, Job]
     ) -> dict[str, MaskTrack]:
-        """The tracks that the person began with, by the label that they knew them by."""
+        """The tracks that the person started from, by the label that they had."""
         labels = {(held.job_id, held.track_uid): held.label for held in painted}
         found: dict[str, MaskTrack] = {}
         for track in base.tracks if base else []:
             label = labels.get((base_job.id if base_job else None, track.uid), track.label)
             found[label] = replace(track, label=label)
         for held in painted:
-            # A suggestion that was accepted came from another job.
+            # An accepted suggestion came from another job.
             job = jobs.get(held.job_id or "")
             if held.label in found or job is None:
                 continue
@@ -323,7 +323,7 @@ class _Seen:
     def of(cls, corrections: Sequence[Correction]) -> _Seen:
         corrections = [row for row in corrections if row.kind != EXTENDED]
         unchanged = frozenset((row.label, row.frame_index) for row in corrections if row.kind == "unchanged")
-        # In the box view a frame is a key frame of one track alone.
+        # In the box view a frame is a key frame of one track only.
         pictures = frozenset(row.frame_index for row in corrections if row.box is None)
         return cls(unchanged, pictures if all(row.box is None for row in corrections) else frozenset())
 
@@ -336,7 +336,7 @@ def _track(
     rejected: bool,
     size: tuple[int, int],
 ) -> StandingTrack:
-    """A track of an annotated task with what was painted put over it."""
+    """A track of an annotated task with the painted masks applied."""
     frames, trust = list(track.frames), []
     masks = painted.masks if painted else {}
     boxes = painted.boxes if painted else {}
@@ -344,10 +344,10 @@ def _track(
     if outside:
         raise InputError(
             f"track {track.label} is painted on frame {outside[0]}, but its video has {len(frames)} frames.",
-            "The task's video has changed: ask for a new prediction.",
+            "The task's video has changed: request a new prediction.",
         )
     for index, frame in enumerate(track.frames):
-        # A rejected track is one decision on all frames.
+        # A rejected track is one decision for all frames.
         level = max(_provenance_trust(frame), Trust.PROPAGATED if rejected else Trust.UNKNOWN)
         if index in masks:
             code = masks[index]
@@ -359,7 +359,7 @@ def _track(
             # Changed since a person saw it.
             level = max(level, Trust.PROPAGATED)
         elif index in boxes and level < Trust.PROPAGATED:
-            # The box was moved, and the mask has not been drawn again yet.
+            # The box was moved, and the mask has not been recomputed yet.
             level = Trust.UNKNOWN
         elif (track.label, index) in seen.unchanged or (frame.rle is None and index in seen.pictures):
             level = Trust.CONFIRMED if level >= Trust.PROPAGATED else max(level, Trust.ACCEPTED)
@@ -376,7 +376,7 @@ def _track(
 
 
 def _captioned(standing: StandingTrack, before: MaskTrack | None, written: str | None) -> StandingTrack:
-    """The same track with the caption that a person wrote, where one did ("" removed it)."""
+    """The same track with the caption that a person wrote, if any ("" removed it)."""
     if written is not None:
         return replace(standing, track=replace(standing.track, caption=written), caption_trust=Trust.PAINTED)
     seen = before is not None and before.caption and before.caption == standing.track.caption
@@ -384,7 +384,7 @@ def _captioned(standing: StandingTrack, before: MaskTrack | None, written: str |
 
 
 def _expressions(tracks: Sequence[StandingTrack], instruction: str) -> tuple[Expression, ...]:
-    """Instructions with the tracks that they mean; a person has seen them all."""
+    """Instructions with the tracks they refer to; a person has seen them all."""
     meant: dict[str, list[StandingTrack]] = {instruction: []} if instruction else {}
     for held in tracks:
         if held.track.instruction:

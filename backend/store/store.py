@@ -1,4 +1,4 @@
-"""Store: everything that trajseg must not lose, in parts by noun."""
+"""Store: all persistent data of the service, in parts by noun."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from backend.store.versions import Versions
 
 
 class Store:
-    """One database. Safe to share between threads; the objects that its parts return are copies.
+    """One database. Safe to share between threads; returned objects are copies.
 
     Args:
         database_url: `sqlite:///file` or `postgresql://...`; see Database.
@@ -35,20 +35,20 @@ class Store:
     Attributes:
         projects: Label Studio's projects.
         jobs: requests and results.
-        runs: what workers write while they do a job.
+        runs: what workers write while they run a job.
         backlog: queued jobs and lost runs, for the reconciler.
-        preemption: which jobs make way for which.
+        preemption: which jobs yield to which.
         failures: failed jobs by reason.
         figures: counts and ages for /metrics.
-        engines: the engine that each project has chosen.
-        partial: frames of jobs that are not finished.
+        engines: the engine chosen for each project.
+        partial: frames of unfinished jobs.
         deliveries: the outbox of predictions.
         superseded: predictions to be deleted in Label Studio.
         selections: jobs that are cancelled or queued again together.
-        adoptions: refined tracks that were written into annotations.
+        adoptions: refined tracks written into annotations.
         corrections: what people changed.
         versions: model versions of projects.
-        retention: deletes finished jobs that nobody needs.
+        retention: deletes finished jobs that are no longer needed.
     """
 
     def __init__(self, database_url: str) -> None:
@@ -73,14 +73,14 @@ class Store:
         self.retention = Retention(self.database)
 
     def migrate(self) -> None:
-        """Make the tables, or bring them to this version's form. Safe to call at every start."""
+        """Creates the tables, or upgrades them to this version. Safe to call on every start."""
         self.database.migrate()
 
     def now(self) -> datetime:
-        """The database's present time: the one clock for what several processes measure against."""
+        """The database's current time: the one clock for whatever several processes compare."""
         with self.database.read() as session:
             return database_now(session)
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Closes all connections."""
         self.database.close()

@@ -19,7 +19,7 @@ class Superseded:
         self.database = database
 
     def add(self, project_id: int, task_id: int, prediction_ids: Sequence[int], delete_at: datetime) -> None:
-        """Note predictions of a task as superseded; one that is noted already keeps its time.
+        """Records predictions of a task as superseded; one already recorded keeps its time.
 
         Args:
             project_id: the store's own id.
@@ -37,7 +37,7 @@ class Superseded:
             session.execute(added, rows)
 
     def due(self, limit: int = 100) -> list[SupersededPrediction]:
-        """Those whose time has come, the longest due first."""
+        """Superseded predictions that are due, longest due first."""
         query = (
             select(SupersededPrediction)
             .where(SupersededPrediction.delete_at <= now())
@@ -48,7 +48,7 @@ class Superseded:
             return list(session.scalars(query))
 
     def of_task(self, project_id: int, task_id: int) -> list[SupersededPrediction]:
-        """Those of one task, by id."""
+        """The superseded predictions of one task, by id."""
         query = select(SupersededPrediction).where(
             SupersededPrediction.project_id == project_id, SupersededPrediction.task_id == task_id
         )
@@ -56,7 +56,7 @@ class Superseded:
             return list(session.scalars(query.order_by(SupersededPrediction.prediction_id)))
 
     def postpone(self, project_id: int, task_id: int, until: datetime) -> None:
-        """Somebody has opened the task, or something still refers to its predictions: none goes before `until`."""
+        """Someone opened the task, or something still refers to its predictions: delete none before `until`."""
         later = (
             update(SupersededPrediction)
             .where(
@@ -70,6 +70,6 @@ class Superseded:
             session.execute(later)
 
     def drop(self, row: SupersededPrediction) -> None:
-        """It is deleted in Label Studio, or is in use again."""
+        """It has been deleted in Label Studio, or is in use again."""
         with self.database.write() as session:
             session.execute(delete(SupersededPrediction).where(SupersededPrediction.id == row.id))

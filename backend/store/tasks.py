@@ -1,4 +1,4 @@
-"""Tasks of Label Studio: who may have them open, and which state their columns show."""
+"""Label Studio tasks: which may be open, and which state their columns show."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from backend.store.models import Delivery, Job, KnownTask, now
 from backend.store.rows import UNFINISHED
 
 TaskKey = tuple[int, int]
-"""The store's own id of the project, and Label Studio's of the task."""
+"""The store's own project id, and Label Studio's task id."""
 AT_ONCE = 500
 
 
 @dataclass(frozen=True)
 class JobSummary:
-    """What a task's state depends on in one of its jobs; of a delivery, `sent_at` only where it is a prediction."""
+    """What a task's state depends on in one of its jobs; `sent_at` of a delivery only if it is a prediction."""
 
     id: str
     kind: str
@@ -47,7 +47,7 @@ class Tasks:
         self.database = database
 
     def opened(self, project_id: int, task_id: int) -> None:
-        """Somebody has the task open now."""
+        """Someone has the task open now."""
         self._write([(project_id, task_id)], {"opened_at": now()})
 
     def note_opened(self, session: Session, keys: Iterable[TaskKey]) -> None:
@@ -55,20 +55,20 @@ class Tasks:
         self._upsert(session, list(keys), {"opened_at": now()})
 
     def is_open(self, project_id: int, task_id: int, hours: float) -> bool:
-        """Whether somebody opened the task in the last `hours`, and may have it open still."""
+        """Whether someone opened the task in the last `hours` and may still have it open."""
         known = self.known([(project_id, task_id)]).get((project_id, task_id))
         return bool(known and known.opened_at and known.opened_at > now() - timedelta(hours=hours))
 
     def settle(self, project_id: int, task_id: int, state: str) -> None:
-        """Note the state that the task has whenever no job is at work on it."""
+        """Records the state of the task while no job is active on it."""
         self._write([(project_id, task_id)], {"settled": state, "settled_at": now()})
 
     def shown(self, keys: Iterable[TaskKey], state: str) -> None:
-        """Label Studio has this state of these tasks now."""
+        """Label Studio now shows this state for these tasks."""
         self._write(list(keys), {"shown": state, "shown_at": now()})
 
     def known(self, keys: Sequence[TaskKey]) -> dict[TaskKey, KnownTask]:
-        """What is known of these tasks; those of which nothing is are left out."""
+        """What is known about these tasks; unknown ones are left out."""
         wanted = set(keys)
         found: dict[TaskKey, KnownTask] = {}
         ids = sorted({task_id for _, task_id in wanted})
@@ -79,14 +79,14 @@ class Tasks:
         return {key: row for key, row in found.items() if key in wanted}
 
     def active(self, since: datetime) -> list[TaskKey]:
-        """Tasks with a job that waits or runs, or has ended since then."""
+        """Tasks with a queued or running job, or one that ended since then."""
         busy = Job.state.in_(UNFINISHED) | (Job.finished_at >= since)
         query = select(Job.project_id, Job.task_id).where(busy, Job.project_id.is_not(None), Job.task_id.is_not(None))
         with self.database.read() as session:
             return [(int(row[0] or 0), int(row[1] or 0)) for row in session.execute(query.distinct())]
 
     def jobs(self, keys: Sequence[TaskKey]) -> dict[TaskKey, list[JobSummary]]:
-        """The jobs of these tasks, the oldest first."""
+        """The jobs of these tasks, oldest first."""
         wanted: dict[TaskKey, list[JobSummary]] = {key: [] for key in keys}
         ids = sorted({task_id for _, task_id in wanted})
         columns = (
@@ -134,7 +134,7 @@ class Tasks:
         if not keys:
             return
         insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
-        # Always in the same order: writers that lock the same rows in different orders deadlock.
+        # Always in the same order: writers that lock the same rows in different orders would deadlock.
         rows = [{"project_id": project_id, "task_id": task_id, **values} for project_id, task_id in sorted(set(keys))]
         table: Any = KnownTask.__table__
         added = insert(table).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=dict(values))

@@ -1,4 +1,4 @@
-"""Model versions: what was trained for each project, which version serves it, and how that changed."""
+"""Model versions: which were trained for each project, which one serves, and the history of both."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from trajseg.errors import InputError
 CANDIDATE, PROMOTED, REFUSED, ROLLED_BACK = "candidate", "promoted", "refused", "rolled back"
 
 OF_PROJECT = "/project-"
-"""In a version's name, between the base and the project."""
+"""Separates base and project in a version's name."""
 
 
 def base_of(model_version: str) -> str:
-    """The base of a version, by its name; of a base itself that."""
+    """The base of a version, from its name; a base is its own base."""
     return model_version.partition(OF_PROJECT)[0]
 
 
 class UnknownVersionError(InputError):
-    """A model version that the store does not hold."""
+    """A model version that is not in the store."""
 
 
 class Versions:
     """Versions of projects' models. Each method is one transaction.
 
-    Of a project's promoted versions of one base, the one promoted last is served. Rolling back takes it out, and the
-    one before it serves again; where there is none, the base does.
+    Of a project's promoted versions of one base, the one promoted last serves. Rolling back takes it out of service,
+    and the one before it serves again; if there is none, the base does.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def of_job(self, project_id: int, base: str, job_id: str) -> ModelVersion:
-        """The version that a job trains: made at the first call, the same one after that."""
+        """The version that a job trains: created on the first call, the same one after that."""
         with self.database.write() as session:
             known = session.scalar(select(ModelVersion).where(ModelVersion.job_id == job_id))
             if known is not None:
@@ -62,11 +62,11 @@ class Versions:
     def decide(
         self, version_id: int, promoted: bool, reason: str, folder: str, manifest: Mapping[str, Any]
     ) -> ModelVersion:
-        """Write down what the gate said of a candidate; a promoted one serves from now on.
+        """Records the gate's decision on a candidate; a promoted one serves from now on.
 
         Args:
             folder: of the adapter, relative to TRAJSEG_DATA_DIR.
-            manifest: of the adapter, decision included.
+            manifest: of the adapter, including the decision.
         """
         with self.database.write() as session:
             version = session.get_one(ModelVersion, version_id)
@@ -75,19 +75,19 @@ class Versions:
             return version
 
     def served(self, project_id: int | None, base: str) -> ModelVersion | None:
-        """The version that serves a project on this base; None where the base itself does."""
+        """The version that serves a project on this base; None if the base itself does."""
         if project_id is None:
             return None
         with self.database.read() as session:
             return _served(session, project_id, base)
 
     def served_name(self, project_id: int | None, base: str) -> str:
-        """What /setup answers and predictions carry."""
+        """The name that /setup answers and predictions carry."""
         version = self.served(project_id, base)
         return base if version is None else version.name
 
     def list(self, project_id: int | None = None) -> list[ModelVersion]:
-        """The newest first; of all projects by default."""
+        """Newest first; of all projects by default."""
         query = select(ModelVersion).order_by(ModelVersion.project_id, ModelVersion.number.desc())
         if project_id is not None:
             query = query.where(ModelVersion.project_id == project_id)
@@ -100,11 +100,11 @@ class Versions:
             return _version(session, project_id, number)
 
     def promote(self, project_id: int, number: int, reason: str = "") -> ModelVersion:
-        """Have a version serve from the next job on, whatever the gate said of it.
+        """Makes a version serve from the next job on, whatever the gate decided.
 
         Raises:
-            UnknownVersionError: there is none of that number.
-            InputError: it has not been trained to the end.
+            UnknownVersionError: there is no version with that number.
+            InputError: its training has not finished.
         """
         with self.database.write() as session:
             version = _version(session, project_id, number)
@@ -115,15 +115,15 @@ class Versions:
             return version
 
     def rollback(self, project_id: int, base: str) -> tuple[ModelVersion, ModelVersion | None]:
-        """Take the served version out, from the next job on. Returns it, and the one that serves now (None: the base).
+        """Takes the serving version out of service, from the next job on. Returns it and the new one (None: the base).
 
         Raises:
-            InputError: the base serves already.
+            InputError: the base already serves.
         """
         with self.database.write() as session:
             version = _served(session, project_id, base)
             if version is None:
-                raise InputError(f"The project is served by the base {base} already.", "There is nothing to roll back.")
+                raise InputError(f"The project is already served by the base {base}.", "There is nothing to roll back.")
             _set(version, ROLLED_BACK)
             session.flush()
             return version, _served(session, project_id, base)
@@ -133,7 +133,7 @@ def _served(session: Session, project_id: int, base: str) -> ModelVersion | None
     return session.scalars(_SERVED, {"project": project_id, "base": base}).first()
 
 
-# Built once: each /predict runs it.
+# Built once, since each /predict runs it.
 _SERVED = (
     select(ModelVersion)
     .where(
@@ -150,9 +150,7 @@ def _version(session: Session, project_id: int, number: int) -> ModelVersion:
     query = select(ModelVersion).where(ModelVersion.project_id == project_id, ModelVersion.number == number)
     version = session.scalar(query)
     if version is None:
-        raise UnknownVersionError(
-            f"The project has no model version {number}.", "`trajseg models list` names those that there are."
-        )
+        raise UnknownVersionError(f"The project has no model version {number}.", "`trajseg models list` lists them.")
     return version
 
 

@@ -82,7 +82,7 @@ def world(store: Store, result: Result) -> World:
     return World(store, result)
 
 
-def test_effort_is_told_by_the_version_that_predicted_and_by_week(world: World) -> None:
+def test_effort_is_reported_by_the_version_that_predicted_and_by_week(world: World) -> None:
     for task, version, kinds, days in (
         (1, BASE, ("edited", "edited", "unchanged"), 0),
         (2, BASE, ("edited", "unchanged", "unchanged"), 8),

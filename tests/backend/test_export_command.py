@@ -63,7 +63,7 @@ def project(tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     store.close()
 
 
-def test_a_projects_standing_tracks_are_written_and_what_is_left_out_is_named(
+def test_a_projects_standing_tracks_are_written_and_skipped_ones_are_named(
     project: Project, tiny_clip: Any, tmp_path: Path
 ) -> None:
     done = run("--project", "7", "--format", "youtube-vis", "--out", tmp_path / "out")
@@ -181,7 +181,7 @@ def test_a_project_is_a_data_set_by_its_number_and_is_exported_again_when_it_has
 @pytest.mark.usefixtures("by_number")
 def test_a_project_without_corrections_and_an_unknown_one_say_so(project: Project) -> None:
     project.store.projects.upsert(8, "http://studio", "<View/>")
-    with pytest.raises(InputError, match="Nobody has annotated a task of project 8"):
+    with pytest.raises(InputError, match="No task of project 8 has been annotated"):
         open_dataset("corrections:8")
     with pytest.raises(InputError, match="9"):
         open_dataset("corrections:9")

@@ -303,7 +303,7 @@ def test_an_rq_worker_takes_interactive_jobs_first(
     assert not any(queue.holds(job.id) for job in store.jobs.newest())
 
 
-def test_the_reconciler_goes_on_after_a_round_that_failed(
+def test_the_reconciler_continues_after_a_failed_round(
     store: Store, queue: JobQueue, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.reconcile_seconds = 0.05

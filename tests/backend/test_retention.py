@@ -119,7 +119,7 @@ def test_by_default_no_job_goes_because_of_its_age(store: Store, jobs: Jobs, tmp
     assert left(store) == kept
 
 
-def test_what_stands_waits_or_runs_is_never_deleted(
+def test_current_waiting_and_running_jobs_are_never_deleted(
     store: Store, jobs: Jobs, keeping: Settings, result: Result
 ) -> None:
     kept = {jobs.done(1, result), jobs.done(1, result, "b")}

@@ -82,7 +82,7 @@ class EngineContract:
         assert FrameMasks.from_json(frame.to_json(), height=clip.height, width=clip.width) == frame
 
     @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-    def test_a_run_goes_on_where_an_earlier_one_ended(self, engine: Engine, clip: Clip, share: float) -> None:
+    def test_a_run_resumes_where_an_earlier_one_ended(self, engine: Engine, clip: Clip, share: float) -> None:
         whole = engine.segment(clip, self.meant)
         frames = list(whole)
         done = frames[: round(share * len(frames))]

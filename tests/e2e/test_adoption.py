@@ -152,7 +152,7 @@ def test_nothing_is_adopted_over_a_draft_and_an_undo_brings_back_what_was_there(
     assert "Adopt into annotation" in answer.text
 
 
-def test_what_a_deleted_annotation_made_no_longer_stands(
+def test_the_results_of_a_deleted_annotation_are_withdrawn(
     project: MadeProject, task: Prelabelled, trajseg: Trajseg, studio: LabelStudio
 ) -> None:
     """Whoever opens the task next starts from the first prediction again."""

@@ -347,7 +347,7 @@ def test_where_the_browser_cannot_play_the_video_its_key_frames_are_shown(page: 
     job = site.work(site.ask(clips / "broken_frame_count.avi", "green"), CornerEngine())
     result = site.store.jobs.result(job.id)
     page.goto(site.url(f"/page/jobs/{job.id}"))
-    expect(page.get_by_text("its key frames are shown")).to_be_visible()
+    expect(page.get_by_text("its stored frames are shown")).to_be_visible()
     page.keyboard.press("End")
     at_frame(page, result.frame_count - 1)
     expect(page.locator("#still")).to_be_visible()

@@ -177,7 +177,7 @@ def test_promoted_by_hand_it_labels_again_what_nobody_has_annotated(
     left = corrected[LEFT]
     done = learner.cli("models", "promote", "--project", str(project.id), "1")
     assert done.returncode == 0, done.stderr
-    assert "It labels 1 tasks again" in done.stdout
+    assert "It relabels 1 unannotated tasks" in done.stdout
     version = trained["version"]
     assert version == f"{BASE}/project-{project.id}@1"
 

@@ -179,5 +179,5 @@ def test_a_real_clip_of_more_frames_than_pictures_shows_masks_on_those_that_were
     }
 
 
-def test_the_pages_asked_for_nothing_from_elsewhere(submitted: dict[str, Any], editor: Editor) -> None:
+def test_the_pages_requested_nothing_from_elsewhere(submitted: dict[str, Any], editor: Editor) -> None:
     assert editor.foreign == []

@@ -123,7 +123,7 @@ def test_a_sentence_that_takes_longer_than_the_page_waits_comes_as_a_prediction_
     wait_until("state of the opened task", lambda: state_of(studio, prelabelled, FIRST) == "prelabelled", 60)
 
 
-def test_nothing_there_and_not_understood_are_told_apart(
+def test_nothing_there_and_not_understood_are_distinguished(
     prelabelled: MadeProject, studio: LabelStudio, slow: Trajseg, editor: Editor
 ) -> None:
     task = prelabelled.tasks[SECOND]

@@ -183,7 +183,7 @@ def test_health_is_answered_while_every_waiting_place_is_taken(server: BackendSe
     assert not any(region["type"] == "brushlabels" for answer in answers for region in answer)
 
 
-def test_jobs_asked_for_while_valkey_is_down_are_queued_when_it_is_back(
+def test_jobs_requested_while_valkey_is_down_are_queued_when_it_is_back(
     http: httpx.Client, server: BackendServer, valkey: Valkey
 ) -> None:
     assert http.post("/predict", json=predict(1)).json() == {"results": []}
@@ -233,7 +233,7 @@ def test_a_request_too_large_is_refused_by_the_server(settings: Settings) -> Non
         server.stop()
 
 
-def test_a_port_that_is_taken_is_told(server: BackendServer, settings: Settings) -> None:
+def test_a_port_that_is_taken_is_reported(server: BackendServer, settings: Settings) -> None:
     taken = settings.model_copy(update={"port": server.settings.port})
     with pytest.raises(ServiceError, match=str(server.settings.port)):
         BackendServer(taken)

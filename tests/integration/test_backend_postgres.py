@@ -59,7 +59,7 @@ def test_equal_requests_at_the_same_moment_are_one_job_of_one_project(store: Sto
     assert {job.project_id for job, _ in found} == {store.projects.of_label_studio(7).id}
 
 
-def test_many_requests_are_written_at_once(store: Store) -> None:
+def test_many_requests_share_one_write(store: Store) -> None:
     requests = [JobRequest("prelabel", None, number, "/clip.mp4", "a", "prelabel") for number in range(700)]
     assert sum(created for _, created in store.jobs.add_all(requests)) == 700
     assert sum(created for _, created in store.jobs.add_all(requests)) == 0

@@ -31,7 +31,7 @@ def video(bench: Bench) -> Path:
     return bench.video
 
 
-def test_a_job_whose_worker_was_killed_goes_on_within_30_s_where_it_was(bench: Bench, video: Path) -> None:
+def test_a_job_whose_worker_was_killed_resumes_within_30_s_where_it_was(bench: Bench, video: Path) -> None:
     bench.engine = "recording_engine:build"
     recording = bench.folder / "frames.txt"
     bench.valkey.start()
@@ -64,7 +64,7 @@ def test_a_job_whose_worker_was_killed_goes_on_within_30_s_where_it_was(bench: B
     again = len(drawn) - len(set(drawn))
     assert set(drawn) == set(range(FRAMES))
     assert again <= 8, "at 0.2 s a frame, 1 s and the frame at hand may be lost"
-    assert "goes on after" in bench.output()
+    assert "resumes after" in bench.output()
     assert not bench.store.partial.any(job.id)
     undisturbed = load_engine("trajseg-tiny").segment(open_clip(video), "the red square").result()
     resumed = bench.store.jobs.result(job.id)

@@ -40,9 +40,7 @@ def drawn(bench: Bench, job_frames: int) -> int:
     return len(recording.read_text().splitlines())
 
 
-def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(
-    bench: Bench, video: Path, tiny_clip: Any
-) -> None:
+def test_a_prelabel_yields_to_corrections_and_resumes_where_it_was(bench: Bench, video: Path, tiny_clip: Any) -> None:
     bench.engine = "recording_engine:build"
     bench.valkey.start()
     bench.pace(0.25)
@@ -65,8 +63,8 @@ def test_a_prelabel_makes_way_for_corrections_and_goes_on_where_it_was(
         bench.pace(0.25)
     bench.pace(0)
     bench.wait_for(prelabel, "done")
-    assert bench.output().count("makes way after") == 2
-    assert bench.output().count("goes on after") == 2
+    assert bench.output().count("yields after") == 2
+    assert bench.output().count("resumes after") == 2
     assert not bench.store.partial.any(prelabel.id)
     undisturbed = load_engine("trajseg-tiny").segment(open_clip(video), "the red square").result()
     resumed = bench.store.jobs.result(prelabel.id)

@@ -277,7 +277,7 @@ def test_ctrl_c_gives_a_long_job_back_and_leaves_no_process(served: Served) -> N
         assert store.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone() == ("queued",)
 
 
-def test_a_killed_serve_leaves_no_process_and_the_next_one_goes_on(tmp_path: Path, tiny_clip: Any) -> None:
+def test_a_killed_serve_leaves_no_process_and_the_next_one_resumes(tmp_path: Path, tiny_clip: Any) -> None:
     first = ready(start(tmp_path, tiny_clip.path))
     first.pace(0.3)
     job_id = first.ask("red, and everything dies")

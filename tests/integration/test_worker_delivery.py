@@ -125,7 +125,7 @@ def test_a_prediction_waits_while_label_studio_is_down_and_is_sent_once(
     assert len(scene.studio.of_task(job.task_id)) == 1
 
 
-def test_a_video_that_is_not_there_fails_and_can_be_asked_for_again(scene: Scene) -> None:
+def test_a_video_that_is_not_there_fails_and_can_be_requested_again(scene: Scene) -> None:
     job = scene.ask(f"/data/upload/{scene.project}/2-gone.mp4")
     run(job.id)
     failed = scene.store.jobs.get(job.id)

@@ -21,7 +21,7 @@ def test_the_shipped_configuration_has_eight_tracks_in_eight_colours(view: str) 
     assert [label.get("background") for label in control] == list(PALETTE[:8])
 
 
-def test_masks_are_painted_on_pictures_and_asked_for_by_a_sentence() -> None:
+def test_masks_are_painted_on_pictures_and_requested_by_a_sentence() -> None:
     config = parse(fill("mask"))
     assert (config.view, config.control, config.object_name, config.hint) == ("mask", "mask", "image", "hint")
     assert config.point == "point"

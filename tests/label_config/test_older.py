@@ -36,7 +36,7 @@ def test_each_lack_of_an_older_configuration_is_named_with_its_line() -> None:
     )
 
 
-def test_what_the_remedies_say_leaves_nothing_lacking() -> None:
+def test_following_the_remedies_leaves_nothing_missing() -> None:
     lines = OLDER.splitlines()
     for lack in lacks(OLDER):
         xml = re.search(r"<.*>", lack.remedy)
@@ -58,9 +58,9 @@ def test_what_the_remedies_say_leaves_nothing_lacking() -> None:
 @pytest.mark.parametrize(
     ("width", "told"), [("95%", False), ("100%", True), ("96.5%", True), ("640px", False), ("", True)]
 )
-def test_a_picture_that_fills_its_panel_is_told(width: str, told: bool) -> None:
+def test_a_picture_that_fills_its_panel_is_reported(width: str, told: bool) -> None:
     xml = fill("mask").replace('width="calc(100% - 44px)"', f'width="{width}"')
-    assert [lack.remedy for lack in lacks(xml) if "cuts pictures off" in lack.words] == (
+    assert [lack.remedy for lack in lacks(xml) if "crops pictures" in lack.words] == (
         [f"Change line {line_of(xml)} to {image_of(fill('mask'))}"] if told else []
     )
 

@@ -70,7 +70,7 @@ def test_a_video_is_what_the_editor_opens(value: str, expected: object) -> None:
     assert parse(box(value)).video_of(DATA) == expected
 
 
-def test_what_is_lacking_is_named() -> None:
+def test_missing_parts_are_named() -> None:
     assert parse(box("https://host/$name/$gone.x/$clips[9]")).lacking(DATA) == ["gone.x", "clips[9]"]
 
 

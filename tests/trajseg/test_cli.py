@@ -61,7 +61,7 @@ def test_segment_writes_tracks_overlay_and_sheet_and_prints_a_table(run: Any, ti
 def test_no_object_is_said_in_words_and_written_as_no_tracks(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
     outcome = run("segment", tiny_clip.path, "the yellow star", "--out", tmp_path)
     assert outcome.exit_code == 0
-    assert "No object is meant" in outcome.stdout
+    assert "No such object" in outcome.stdout
     assert json.loads((tmp_path / "tracks.json").read_text())["tracks"] == []
     assert (tmp_path / "overlay.mp4").exists()
 
@@ -127,7 +127,7 @@ def test_model_and_device_reach_the_loader(run: Any, tiny_clip: Any, tmp_path: P
         ({"video": ""}, "."),
     ],
 )
-def test_whatever_is_wrong_with_a_line_stands_in_its_own_file(
+def test_an_error_in_a_line_is_written_to_its_own_file(
     run: Any, tiny_clip: Any, tmp_path: Path, wrong: dict[str, Any], words: str
 ) -> None:
     good = {"video": str(tiny_clip.path), "instruction": "the red square"}
@@ -181,7 +181,7 @@ def test_jobs_load_the_model_once_and_write_a_file_each(run: Any, tiny_clip: Any
     assert Found.load(tmp_path / "out" / "2.json").tracks[0].caption == "something blue"
 
 
-def test_jobs_go_on_after_bad_lines_and_exit_with_2(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
+def test_jobs_continue_after_bad_lines_and_exit_with_2(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
     video = str(tiny_clip.path)
     jobs = jobs_file(
         tmp_path,

@@ -118,7 +118,7 @@ def test_the_prediction_waits_plainly_when_no_label_studio_is_configured(store: 
     assert "token" in delivery.last_error
 
 
-def test_progress_is_told_once_a_frame(
+def test_progress_is_reported_once_per_frame(
     resident: Resident, store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[int, int]] = []
@@ -184,7 +184,7 @@ def test_a_stale_run_that_fails_does_not_fail_the_newer_one(resident: Resident, 
     assert store.jobs.get(job.id).state == "running"
 
 
-def test_a_run_that_is_told_to_stop_gives_its_job_back(resident: Resident, store: Store, ask: Ask) -> None:
+def test_a_run_that_is_asked_to_stop_returns_its_job(resident: Resident, store: Store, ask: Ask) -> None:
     job = ask()
 
     def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
@@ -307,7 +307,7 @@ def test_an_error_inside_the_engine_fails_the_job_and_spares_the_worker(
 
 
 @pytest.mark.usefixtures("resident")
-def test_a_kind_of_job_that_this_version_does_not_know_is_told(store: Store, ask: Ask) -> None:
+def test_a_kind_of_job_that_this_version_does_not_know_is_reported(store: Store, ask: Ask) -> None:
     job = ask()
     with store.database.write() as session:
         session.execute(update(Job).values(kind="somersault"))

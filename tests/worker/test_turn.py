@@ -44,7 +44,7 @@ def test_a_run_that_is_nearly_done_ends_first(clock: SimpleNamespace) -> None:
         assert run.is_over(done, 1000) == (988 <= done < 992)
 
 
-def test_a_run_that_counts_nothing_makes_way_at_once(clock: SimpleNamespace) -> None:
+def test_a_run_that_counts_nothing_yields_at_once(clock: SimpleNamespace) -> None:
     assert Turn(with_somebody_waiting(), SimpleNamespace(), 15.0).is_over()  # type: ignore[arg-type]
 
 

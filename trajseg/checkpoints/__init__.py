@@ -1,1 +1,1 @@
-"""Checkpoints: what ships, what is published, and what it costs."""
+"""Checkpoints: the built-in and published ones, and what models cost."""

@@ -1,6 +1,6 @@
-"""Makes a TrajSeg checkpoint out of published ones: a LLaVA and a SAM 2, or a TrajSeg in its authors' layout.
+"""Assembles a TrajSeg checkpoint from published ones: a LLaVA and a SAM 2, or a TrajSeg in its authors' layout.
 
-Tensors go from the published files to the new folder one by one; what is held is one shard of the output.
+Tensors are copied to the new folder one by one; only one shard of the output is held in memory.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ OURS = ("text_hidden_fcs", "fusion_layers", "spi_module")
 """The parts that neither LLaVA nor SAM 2 has."""
 VOCABULARY = ("llava.model.language_model.embed_tokens.weight", "llava.lm_head.weight")
 GAMMA_AT_FIRST = 1e-6
-"""What SAM 2's layer scale starts from; trained ones are far from it."""
+"""Initial value of SAM 2's layer scale; trained ones are far from it."""
 LORA_SCALE = 2.0
 """alpha / r of the authors' adapters: 16 / 8."""
 NOTE = "assembled.json"
-"""Says in the new folder where its parts come from, and which of them nobody has trained."""
+"""File in the new folder that names the sources of its parts, and the untrained parts."""
 
 
 @dataclass
 class Assembled:
-    """What was written: its configuration, the parts that are fresh, added tokens, and bytes."""
+    """What was written: configuration, freshly initialised parts, added tokens, and size in bytes."""
 
     folder: Path
     config: TrajSegConfig
@@ -58,7 +58,7 @@ class Assembled:
 
 @dataclass
 class _Plan:
-    """Where each tensor of the new checkpoint comes from."""
+    """The source of each tensor of the new checkpoint."""
 
     shapes: dict[str, Shape] = field(default_factory=dict)
     readers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
@@ -79,28 +79,28 @@ def assemble(
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
 ) -> Assembled:
-    """Writes a TrajSeg checkpoint folder out of published checkpoints.
+    """Writes a TrajSeg checkpoint folder from published checkpoints.
 
     From a LLaVA, the trajectory head, the content integration and the trajectory encoder are freshly initialised, and
-    so are the rows of new tokens (the mean of the others, and a little noise): the folder says so in `assembled.json`,
-    and its masks mean nothing before training. From a checkpoint of TrajSeg's authors (merged, or of training with
-    adapters, which are merged here) everything is taken over, and the model behaves as theirs does on frame 0 and
-    sees pictures cut to their centre, as theirs does.
+    so are the rows of new tokens (the mean of the others, plus a little noise): the folder says so in `assembled.json`,
+    and its masks are meaningless before training. From a checkpoint of TrajSeg's authors (merged, or from training with
+    adapters, which are merged here) everything is used, and the model treats frame 0 and crops pictures to their centre
+    as theirs does.
 
     Args:
         llava: folder of a LLaVA in Hugging Face's form or its authors', or of TrajSeg in its authors' layout.
-        out: folder to write; must not hold a checkpoint.
-        sam2: Meta's .pt file of SAM 2 or 2.1; not needed where the folder has one (then it only restores a layer
-            scale that an older release of transformers failed to save).
-        clip: folder of the CLIP, where the LLaVA only names its vision tower.
+        out: folder to write; must not contain a checkpoint.
+        sam2: Meta's .pt file of SAM 2 or 2.1; not needed if the folder has one (then it only restores a layer
+        scale that an older release of transformers failed to save).
+        clip: folder of the CLIP, if the LLaVA only names its vision tower.
         sam2_config: of a SAM 2 that is not one of Meta's sizes.
         trajectory_encoder: what differs from the paper's (see TrajSegConfig).
         dtype: of the weights in the new folder.
-        seed: of what is fresh.
-        shard_bytes: most bytes a file.
+        seed: for the freshly initialised parts.
+        shard_bytes: largest file, bytes.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or a tensor is missing, unexpected or of another shape.
+        CheckpointError: a file is missing or damaged, or a tensor is missing, unexpected or of the wrong shape.
     """
     llava, out = Path(llava), Path(out)
     if (out / "config.json").exists():
@@ -126,7 +126,7 @@ def assemble(
         sam2_config=sam2_config,
         trajectory_encoder=trajectory_encoder or {},
         released_behaviour=authors_own,
-        # The authors trained SAM 2's decoder on, without any box.
+        # The authors trained SAM 2's decoder further, without any boxes.
         prompted_by_boxes=not authors_own,
         model_name=out.name,
     )
@@ -140,7 +140,7 @@ def assemble(
             _lengthen(plan, name, text.vocab_size, seed)
     model = TrajSegModel.skeleton(config)
     fresh = _add_fresh(plan, model, seed)
-    remedy = "Name checkpoints that belong together; the parts are listed in docs/model.md, Full size."
+    remedy = "Use checkpoints that belong together; the parts are listed in docs/model.md, Full size."
     check(shapes_of(model), plan.shapes, " + ".join(sources.values()), remedy)
 
     size = write(out, _tensors(plan, dtype), shard_bytes)
@@ -159,7 +159,7 @@ def _take(plan: _Plan, weights: Weights, rename: Callable[[str], str | None]) ->
 
 
 def _take_llava(plan: _Plan, weights: Weights) -> int:
-    """Takes a LLaVA over, or a TrajSeg; merges adapters and says how many there were."""
+    """Adds a LLaVA, or a TrajSeg; merges adapters and returns how many there were."""
     adapted = adapted_weights(weights)
     hidden = {name for names in adapted.values() for name in names}
     _take(plan, weights, lambda name: None if name in hidden else our_name(without_training_prefix(name)))
@@ -184,8 +184,8 @@ def _look_at_gammas(plan: _Plan) -> None:
     for name, reader in plan.readers.items():
         if name.endswith(".gamma") and bool((reader().float() - GAMMA_AT_FIRST).abs().max() < GAMMA_AT_FIRST / 100):
             raise CheckpointError(
-                f"{name} is as it was before training: older releases of transformers lose it on loading.",
-                "Give Meta's .pt file of SAM 2 as well (--sam2); it is taken from there.",
+                f"{name} is untrained: older releases of transformers lose it on loading.",
+                "Also give Meta's .pt file of SAM 2 (--sam2), which contains it.",
             )
 
 
@@ -201,7 +201,7 @@ def _read_config(llava: Path, clip: str | Path | None) -> LlavaConfig:
 
 
 def _tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, list[str]]:
-    """The folder's tokenizer with TrajSeg's tokens, and those of them that it lacked, in the order of their ids."""
+    """The folder's tokenizer with TrajSeg's tokens, and those of them that were missing, in the order of their ids."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError) as error:
@@ -214,7 +214,7 @@ def _tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, list[str]]:
 
 
 def _lengthen(plan: _Plan, name: str, rows: int, seed: int) -> None:
-    """Rows of tokens that are new: the mean of the others, and noise that tells them apart."""
+    """Rows for new tokens: the mean of the others, plus noise to distinguish them."""
     reader, (before, width) = plan.readers[name], plan.shapes[name]
 
     def lengthened() -> Tensor:
@@ -227,7 +227,7 @@ def _lengthen(plan: _Plan, name: str, rows: int, seed: int) -> None:
 
 
 def _add_fresh(plan: _Plan, model: TrajSegModel, seed: int) -> list[str]:
-    """Initialises those of our own parts of which the sources have nothing."""
+    """Initialises those of our own parts that are missing from the sources."""
     fresh = []
     for part in OURS:
         module = getattr(model, part)
@@ -240,7 +240,7 @@ def _add_fresh(plan: _Plan, model: TrajSegModel, seed: int) -> list[str]:
     held: dict[str, dict[str, Tensor]] = {}
 
     def initial(part: str) -> dict[str, Tensor]:
-        # One part is held at a time: the trajectory encoder alone has 300 M parameters.
+        # One part is in memory at a time: the trajectory encoder alone has 300 M parameters.
         if part not in held:
             held.clear()
             held[part] = _initialised(copy.deepcopy(getattr(model, part)), seed).state_dict()
@@ -250,7 +250,7 @@ def _add_fresh(plan: _Plan, model: TrajSegModel, seed: int) -> list[str]:
 
 
 def _initialised(module: nn.Module, seed: int) -> nn.Module:
-    """Real memory for a module of the meta device, and the random numbers that its layers' constructors draw."""
+    """Allocates a module from the meta device, with the random numbers of its layers' constructors."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = module.to_empty(device="cpu")
@@ -268,7 +268,7 @@ def _initialised(module: nn.Module, seed: int) -> nn.Module:
 def _tensors(plan: _Plan, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     for name, reader in plan.readers.items():
         tensor = reader()
-        # SAM 2's random frequencies are a buffer and keep their precision, as `weights.fill` does.
+        # SAM 2's random frequencies are a buffer and keep their precision, as in `weights.fill`.
         keep = not tensor.is_floating_point() or name.endswith("gaussian_matrix")
         yield name, tensor if keep else tensor.to(dtype)
 

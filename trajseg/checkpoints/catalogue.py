@@ -1,8 +1,9 @@
-"""The catalogue of public weights: what each engine needs, how large it is, and on which terms it can be had.
+"""The catalogue of public weights: what each engine needs, sizes, and terms of use.
 
 Loads no torch. Every entry loads without code from its repository (`trust_remote_code` is never set). Sizes are
-arithmetic over parameter counts and dtypes, to be read as "about"; `trajseg weights get` asks the hub for the exact
-ones. A revision or hash that is empty is not pinned yet: it could not be looked up where this release was made.
+computed from parameter counts and dtypes, and approximate; `trajseg weights get` asks the hub for exact ones. An empty
+revision
+or hash is not pinned yet: it could not be looked up when this release was made.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from trajseg.checkpoints.places import MOBILE_SAM, MOBILE_SAM_FILES
 from trajseg.errors import InputError
 
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
-"""What is fetched of a repository: weights, configuration, tokenizer and chat template (which transformers renders in a
-sandbox), nothing that holds Python code."""
+"""Files downloaded from a repository: weights, configuration, tokenizer and chat template (which transformers renders
+in a sandbox), but nothing that contains Python code."""
 PUBLISHED_MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM"
 FREE_ENGINE = "grounded"
-"""The engine whose weights need nobody's permission."""
+"""The engine whose weights need no permission."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +29,16 @@ class Weights:
     """One set of public weights.
 
     Args:
-        name: how `trajseg weights` calls it.
-        part: what it does: detector, tracker, chooser, points, concepts or marks.
-        repository: owner/name on Hugging Face's hub; empty where it is published elsewhere.
-        revision: commit of the repository; empty where not pinned yet.
-        licence: as SPDX writes it where it can.
-        disk_gb, memory_gb: about; memory is that of a GPU in bfloat16 while it runs.
-        gated: whether its owner has to grant access.
-        files: patterns of the files that are needed.
-        sha256: by file, where known.
-        card: what to read before use.
+        name: its name in `trajseg weights`.
+        part: its role: detector, tracker, chooser, points, concepts or marks.
+        repository: owner/name on Hugging Face's hub; empty if it is published elsewhere.
+        revision: commit of the repository; empty if not pinned yet.
+        licence: as an SPDX identifier if there is one.
+        disk_gb, memory_gb: approximate; memory is that of a GPU in bfloat16 while it runs.
+        gated: whether the owner has to grant access.
+        files: patterns of the required files.
+        sha256: by file, if known.
+        card: the page to read before use.
     """
 
     name: str
@@ -58,8 +59,8 @@ class EngineNeeds:
     """What an engine needs to run.
 
     Args:
-        parts: a variable that overrides it, or empty -> name of the weights.
-        packages: as Python imports them.
+        parts: name of the weights by the variable that overrides them, or by an empty string.
+        packages: by their import names.
         understands: in words.
     """
 
@@ -83,7 +84,7 @@ def _apache(name: str, part: str, repository: str, disk_gb: float, memory_gb: fl
 
 
 def _sam2(size: str, disk_gb: float, memory_gb: float) -> Weights:
-    """SAM 2.1 in Meta's own form: a .pt file, which is read with weights_only=True and so runs no code."""
+    """SAM 2.1 in Meta's own form: a .pt file, read with weights_only=True, so it runs no code."""
     repository = f"facebook/sam2.1-hiera-{size}"
     return Weights(
         name=f"sam2.1-{size}",
@@ -170,7 +171,7 @@ ENGINES: Mapping[str, EngineNeeds] = {
 
 
 def weights_of(name: str) -> Weights:
-    """The entry of that name; InputError where there is none."""
+    """The entry with this name; InputError if there is none."""
     if name not in CATALOGUE:
         raise InputError(
             f"There are no weights {name!r} in the catalogue.",
@@ -180,19 +181,19 @@ def weights_of(name: str) -> Weights:
 
 
 def named_weights(names: Iterable[str]) -> list[Weights]:
-    """The weights of these names, each once; an engine's name stands for all that it needs, see `needed`.
+    """The weights with these names, each once; an engine's name stands for everything it needs, see `needed`.
 
     Raises:
-        InputError: a name is neither of weights nor of an engine.
+        InputError: a name is neither that of weights nor of an engine.
     """
     parts = [part for name in names for part in (needed(ENGINES[name]) if name in ENGINES else [weights_of(name)])]
     return list({part.name: part for part in parts}.values())
 
 
 def needed(engine: EngineNeeds) -> list[Weights]:
-    """What an engine downloads as it is set here; what is set to a folder, or served elsewhere, is left out.
+    """What an engine downloads with the current settings; parts set to a folder, or served elsewhere, are left out.
 
-    A repository that is not in the catalogue comes as an entry without sizes.
+    A repository that is not in the catalogue is returned without sizes.
     """
     weights = []
     for variable, name in engine.parts:
@@ -209,7 +210,7 @@ def needed(engine: EngineNeeds) -> list[Weights]:
 
 
 def _of_repository(value: str, default: Weights) -> Weights:
-    """The entry of "owner/name@revision", from the catalogue where it is there."""
+    """The entry for "owner/name@revision", from the catalogue if it is there."""
     repository, _, revision = value.partition("@")
     for known in CATALOGUE.values():
         if known.repository == repository:

@@ -1,7 +1,7 @@
-"""What a model costs: parameters, memory and floating-point operations of each part, counted on the meta device.
+"""The cost of a model: parameters, memory and floating-point operations of each part, counted on the meta device.
 
-Nothing is computed and no weights are needed: operations are counted by torch's own counter from the shapes alone
-(a multiplication and an addition are two; attention counts in full, also where a causal mask hides half of it).
+Nothing is computed and no weights are needed: torch's own counter counts operations from the shapes alone (a
+multiply-add is two operations; attention counts in full, even where a causal mask hides half of it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trajseg.model.quantization import BITS_PER_WEIGHT
 from trajseg.video.spacing import sampled_frames
 
 TEXT_TOKENS = 60
-"""Of the instruction and of what stands around it, in the counted clip."""
+"""Tokens of the instruction and its surroundings in the counted clip."""
 ANSWER_TOKENS = 20
 
 
@@ -28,8 +28,8 @@ ANSWER_TOKENS = 20
 class Part:
     """A part of the model.
 
-    `four_bit` is how many of its parameters 4-bit loading packs. `flops` are those of segmenting one object in one
-    clip; of the trajectory encoder, those of describing one.
+    `four_bit` is the number of its parameters packed by 4-bit loading. `flops` are for segmenting one object in one
+    clip; for the trajectory encoder, for captioning one.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Part:
     flops: int
 
     def bytes(self, bits: float) -> float:
-        """Memory of the weights in `bits` bits each; in 4 bits, what is not packed has 16."""
+        """Memory of the weights with `bits` bits each; with 4 bits, unpacked ones have 16."""
         if bits >= 16:
             return self.parameters * bits / 8
         return (self.four_bit * BITS_PER_WEIGHT + (self.parameters - self.four_bit) * 16) / 8
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """A model's parts, and what was counted: frames of the clip, frames and positions the language model reads."""
+    """A model's parts, and the counted setting: frames of the clip, frames and positions the language model reads."""
 
     name: str
     parts: list[Part]
@@ -57,7 +57,7 @@ class Cost:
 
     @property
     def total(self) -> Part:
-        """All parts together; the operations are those of segmenting, without the trajectory encoder's."""
+        """All parts together; the operations are for segmenting, without the trajectory encoder's."""
         return Part(
             "all",
             sum(part.parameters for part in self.parts),
@@ -144,7 +144,7 @@ def cost(config: TrajSegConfig, frames: int = 60) -> Cost:
 
 
 def _language_flops(model: TrajSegModel, prompt: Tensor) -> tuple[int, int]:
-    """Operations of reading a prompt and writing the answer; bytes that its keys and values take in 16 bits."""
+    """Operations for reading a prompt and writing the answer; bytes of its keys and values in 16 bits."""
     language = model.language_model
     kept: list[Any] = []
     reading = _count(lambda: kept.append(language(inputs_embeds=prompt, use_cache=True).cache))
@@ -156,7 +156,7 @@ def _language_flops(model: TrajSegModel, prompt: Tensor) -> tuple[int, int]:
 
 
 def _reading_flops(model: TrajSegModel, frames: int, keys: list[int], grid: int) -> int:
-    """Operations of memory attention over a clip: a fixed part a frame, and one for each token of memory."""
+    """Operations of memory attention over a clip: a fixed part per frame, plus one per token of memory."""
     sam2: Any = model.visual_model
     dim, memory = sam2.hidden_dim, sam2.mem_dim
 

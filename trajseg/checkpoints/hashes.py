@@ -1,6 +1,6 @@
-"""Noted hashes: the SHA-256 of every file of fetched weights, written down once and compared ever after.
+"""Recorded hashes: the SHA-256 of every downloaded file, recorded once and compared from then on.
 
-The catalogue cannot pin hashes that nobody could look up; but later files can be compared with the first download.
+The catalogue cannot pin hashes that could not be looked up, but later files can be compared with the first download.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from trajseg.files import write_json
 
 
 def noted(weights: Weights, folder: Path) -> dict[str, str]:
-    """SHA-256 by file, as they were noted of this commit of the weights; empty where nothing was noted.
+    """The recorded SHA-256 by file for this commit of the weights; empty if nothing was recorded.
 
     Raises:
-        CheckpointError: the note cannot be read.
+        CheckpointError: the record cannot be read.
     """
     path = place(weights, folder)
     if not path.is_file():
@@ -33,7 +33,7 @@ def noted(weights: Weights, folder: Path) -> dict[str, str]:
 
 
 def note(weights: Weights, folder: Path) -> Path:
-    """Write down the hashes of all files of a folder; reads all of them. Returns the note."""
+    """Records the hashes of all files in a folder, reading all of them. Returns the record's path."""
     files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     path = place(weights, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def note(weights: Weights, folder: Path) -> Path:
 
 
 def place(weights: Weights, folder: Path) -> Path:
-    """Where the note lies: the hub's cache names a folder by its commit."""
+    """The path of the record: the hub's cache names a folder by its commit."""
     name = (weights.repository or weights.name).replace("/", "--")
     return weights_home() / "hashes" / f"{name}@{folder.name}.json"
 

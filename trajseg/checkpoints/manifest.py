@@ -1,4 +1,4 @@
-"""The manifest of an adapter: what it was made from, how, how good it is, and hashes of its files. Loads no torch."""
+"""The manifest of an adapter: its sources, recipe, quality, and file hashes. Loads no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trajseg.files import write_json
 
 NAME = "manifest.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors", "config.json")
-"""The files of a PEFT folder; the manifest has the hash of each."""
+"""The files of a PEFT folder; the manifest contains the hash of each."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class AdapterManifest:
 
     Args:
         model_version: engine, base and adapter: "trajseg-tiny/project-12@3".
-        base: model version of the checkpoint that was adapted.
-        base_config: hash of its config.json: an adapter fits only the base that it was trained on.
-        data: "hash" of the corrections, and "clips", a list of {name, identity, side} that went into them.
-        recipe: as the training kept it.
+        base: model version of the adapted checkpoint.
+        base_config: hash of its config.json: an adapter fits only the base it was trained on.
+        data: "hash" of the corrections, and "clips", a list of {name, identity, side}.
+        recipe: as stored by the training.
         seed: of the training.
         code_version: of trajseg.
-        decision: of the gate; empty where there was none.
+        decision: of the gate; empty if there was none.
         files: SHA-256 of each file, by name.
         created: when, as ISO 8601.
     """
@@ -48,14 +48,14 @@ class AdapterManifest:
     created: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As the file has it."""
+        """The content of the file."""
         return asdict(self)
 
 
 def publish(manifest: AdapterManifest, adapter: Path, target: Path) -> AdapterManifest:
-    """Copies a PEFT folder to `target` with its manifest; the folder appears whole or not at all.
+    """Copies a PEFT folder to `target` with its manifest; the folder appears complete or not at all.
 
-    A folder that is there already is replaced: a job that ran twice leaves the newer one.
+    An existing folder is replaced: if a job ran twice, the newer result wins.
     """
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -76,12 +76,12 @@ def publish(manifest: AdapterManifest, adapter: Path, target: Path) -> AdapterMa
 
 
 def record_decision(folder: Path, decision: Mapping[str, Any]) -> None:
-    """Writes the gate's decision into the manifest of a published adapter."""
+    """Adds the gate's decision to the manifest of a published adapter."""
     write_json(folder / NAME, replace(read_manifest(folder), decision=decision).to_json())
 
 
 def read_manifest(folder: Path) -> AdapterManifest:
-    """The manifest of an adapter's folder, without a look at the other files.
+    """The manifest of an adapter's folder, without checking the other files.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
@@ -93,12 +93,12 @@ def read_manifest(folder: Path) -> AdapterManifest:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder / NAME} cannot be read ({type(error).__name__}: {error}).",
-            "The folder is no model version of a project, or was not copied whole. Promote another version.",
+            "The folder is not a project's model version, or was copied incompletely. Promote another version.",
         ) from error
 
 
 def checked_manifest(folder: Path) -> AdapterManifest:
-    """As `read_manifest`, once every file has been compared with its hash.
+    """Like `read_manifest`, after checking every file against its hash.
 
     Raises:
         CheckpointError: a file is missing or has changed.
@@ -113,7 +113,7 @@ def checked_manifest(folder: Path) -> AdapterManifest:
             )
         if manifest.files.get(name) != found:
             raise CheckpointError(
-                f"{folder / name} is not the file that was trained: its hash has changed.",
+                f"{folder / name} is not the trained file: its hash has changed.",
                 "Copy the folder again, or promote another version.",
             )
     return manifest

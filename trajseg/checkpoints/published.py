@@ -1,13 +1,13 @@
-"""Published checkpoints: how big they are and what their tensors are called, in our names.
+"""Published checkpoints: their sizes, and the mapping of their tensor names to ours.
 
 - LLaVA in Hugging Face's form, as published: language_model.model.layers.0.…, language_model.lm_head.…,
   vision_tower.vision_model.…, multi_modal_projector.…
 - the same, written by transformers since 4.52: model.language_model.layers.0.…, lm_head.…, model.vision_tower.…
 - LLaVA in its authors' form: model.layers.0.…, lm_head.…, model.mm_projector.…; the vision tower in a folder of its own
-- CLIP: vision_model.…, beside a text model that is not needed
+- CLIP: vision_model.…, plus a text model that is not needed
 - TrajSeg in its authors' form, merged: as LLaVA's authors, and
   model.{text_hidden_fcs,fusion_layers,spi_module,visual_model}.…
-- the same while training with LoRA: base_model.model. before it, and lora_A and lora_B beside adapted weights
+- the same while training with LoRA: with the prefix base_model.model., and lora_A and lora_B beside adapted weights
 - SAM 2 and 2.1, Meta's .pt: image_encoder.…, memory_attention.…, sam_mask_decoder.…
 """
 
@@ -72,7 +72,7 @@ HIERA: dict[str, dict[str, Any]] = {
         "window_spec": [8, 4, 16, 8],
     },
 }
-"""Trunks of Meta's four sizes, as its YAML files have them; what is left out there is Hiera's default."""
+"""Trunks of Meta's four sizes, as in its YAML files; missing values are Hiera's defaults."""
 
 
 LLAMA_KEYS = (
@@ -89,13 +89,13 @@ LLAMA_KEYS = (
     "eos_token_id",
     "pad_token_id",
 )
-"""What the authors' config.json says of the language model."""
+"""The language model in the authors' config.json."""
 
 
 def our_name(name: str) -> str | None:
-    """What a tensor of any layout but SAM 2's is called in TrajSegModel; None when it is not needed.
+    """The name in TrajSegModel of a tensor in any layout but SAM 2's; None if it is not needed.
 
-    A name that no layout has comes back as it is, so that strict loading reports it.
+    An unknown name is returned unchanged, so that strict loading reports it.
     """
     if NOT_NEEDED.search(name):
         return None
@@ -106,7 +106,7 @@ def our_name(name: str) -> str | None:
 
 
 def our_sam2_name(name: str) -> str:
-    """What a tensor of Meta's SAM 2 file is called in TrajSegModel."""
+    """The name in TrajSegModel of a tensor in Meta's SAM 2 file."""
     return f"visual_model.{name}"
 
 
@@ -128,10 +128,10 @@ def trajseg_7b(sam2_version: str = "2.1") -> TrajSegConfig:
 
 
 def recognise_sam2(shapes: dict[str, Shape]) -> Sam2Config:
-    """Which of Meta's SAM 2 a file holds, by the shapes in it.
+    """Which of Meta's SAM 2 models a file contains, from its shapes.
 
     Raises:
-        CheckpointError: none of them.
+        CheckpointError: it is none of them.
     """
     patches = shapes.get("image_encoder.trunk.patch_embed.proj.weight", (0,))
     blocks = len({match[1] for name in shapes if (match := re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", name))})
@@ -140,8 +140,8 @@ def recognise_sam2(shapes: dict[str, Shape]) -> Sam2Config:
         if (patches[0], blocks) == (trunk["embed_dim"], sum(trunk["stages"])):
             return sam2_config(size, version)
     raise CheckpointError(
-        f"This is none of Meta's SAM 2: its trunk has {blocks} blocks and starts with {patches[0]} channels.",
-        f"Take the .pt file of SAM 2 or 2.1 ({', '.join(HIERA)}).",
+        f"This is not one of Meta's SAM 2 models: its trunk has {blocks} blocks and starts with {patches[0]} channels.",
+        f"Use the .pt file of SAM 2 or 2.1 ({', '.join(HIERA)}).",
     )
 
 
@@ -150,35 +150,35 @@ def llava_config(config: dict[str, Any], vision: dict[str, Any] | None = None) -
 
     Args:
         config: the content of config.json.
-        vision: that of the CLIP that goes with it, where the authors' form only names it.
+        vision: that of the CLIP belonging to it, if the authors' form only names it.
 
     Raises:
-        CheckpointError: it is no LLaVA, or its vision tower's configuration is missing.
+        CheckpointError: it is not a LLaVA's, or its vision tower's configuration is missing.
     """
     if "vision_config" in config and "text_config" in config:
         return LlavaConfig.from_dict(config)
     if "mm_vision_tower" not in config:
         raise CheckpointError(
-            "This config.json is no LLaVA's: it has neither vision_config and text_config nor mm_vision_tower.",
+            "This config.json is not a LLaVA's: it has neither vision_config and text_config nor mm_vision_tower.",
             "Name the folder of a LLaVA, in Hugging Face's form or in that of its authors.",
         )
     if vision is None:
         raise CheckpointError(
-            f"This LLaVA's vision tower is a checkpoint of its own: {config['mm_vision_tower']}.",
-            "Give that one's folder with --clip.",
+            f"This LLaVA's vision tower is a separate checkpoint: {config['mm_vision_tower']}.",
+            "Pass its folder with --clip.",
         )
     layer = config.get("mm_vision_select_layer", -2)
     return LlavaConfig(  # type: ignore[call-arg]
         vision_config=CLIPVisionConfig(**vision.get("vision_config", vision)),
         text_config=LlamaConfig(**{key: config[key] for key in LLAMA_KEYS if key in config}),
-        # TrajSeg's authors list the levels that their trajectory encoder reads; the last is the language model's.
+        # TrajSeg's authors list the levels read by their trajectory encoder; the last is the language model's.
         vision_feature_layer=layer[-1] if isinstance(layer, list) else layer,
         mm_projector_type=config.get("mm_projector_type", "linear"),
     )
 
 
 def without_training_prefix(name: str) -> str:
-    """A tensor's name without what peft puts before it while training."""
+    """A tensor's name without the prefix that peft adds during training."""
     return name.removeprefix(TRAINING_PREFIX).replace(".base_layer.", ".")
 
 
@@ -196,6 +196,6 @@ def adapted_weights(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
         plain = f"{stem}.base_layer.weight" if f"{stem}.base_layer.weight" in known else f"{stem}.weight"
         up = f"{stem}.lora_B.{rest}"
         if gone := {plain, up} - known:
-            raise CheckpointError(f"{name} stands without {', '.join(sorted(gone))}.", "Copy the whole checkpoint.")
+            raise CheckpointError(f"{name} is present without {', '.join(sorted(gone))}.", "Copy the whole checkpoint.")
         adapted[f"{without_training_prefix(stem)}.weight"] = (plain, name, up)
     return adapted

@@ -1,4 +1,4 @@
-"""`trajseg caption`: the tracks of a result get sentences from the engine."""
+"""`trajseg caption`: captions the tracks of a result."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from trajseg.video import Clip, open_clip
 
 
 def caption_result(load: Callable[[], Engine], video: Path, tracks: Path, out: Path) -> Result:
-    """Describe every track of a file that `trajseg segment` wrote; write it to `out` and print the sentences.
+    """Captions every track of a file written by `trajseg segment`; writes it to `out` and prints the captions.
 
-    The arguments are checked before the model is loaded. A track of which nothing can be said keeps the sentence
-    that it has.
+    The arguments are checked before the model is loaded. A track for which the engine has nothing to say keeps its
+    caption.
 
     Raises:
-        InputError: the tracks cannot be read, or are not of this video.
-        CheckpointError: the engine cannot describe tracks.
+        InputError: the tracks cannot be read, or do not belong to this video.
+        CheckpointError: the engine cannot caption tracks.
     """
     result, clip = Result.load(tracks), open_clip(video)
     _check_same_clip(result, clip, video, tracks)
@@ -38,7 +38,7 @@ def caption_result(load: Callable[[], Engine], video: Path, tracks: Path, out: P
         describing = captioner(engine)
         if describing is None:
             raise CheckpointError(
-                f"{engine.spec.model_version} cannot describe tracks.", "Name another one with --model."
+                f"{engine.spec.model_version} cannot caption tracks.", "Choose another engine with --model."
             )
         task = bar.add_task("describing", total=len(result.tracks))
         captions = describing.caption(
@@ -51,7 +51,7 @@ def caption_result(load: Callable[[], Engine], video: Path, tracks: Path, out: P
         track.caption = caption or track.caption
     result.save(out)
     console = Console()
-    console.print(table if result.tracks else "There are no tracks to describe.")
+    console.print(table if result.tracks else "There are no tracks to caption.")
     console.print(escape(str(out)), soft_wrap=True)
     return result
 
@@ -61,18 +61,18 @@ def _check_same_clip(result: Result, clip: Clip, video: Path, tracks: Path) -> N
     found = f"{len(clip)} frames of {clip.width}x{clip.height}"
     if described != found:
         raise InputError(
-            f"{tracks} is of {described} pixels, {video} has {found}.", "Give the video that the tracks were made from."
+            f"{tracks} is for {described} pixels, {video} has {found}.", "Use the video that the tracks belong to."
         )
 
 
 @click.command("caption")
 @click.argument("video", type=click.Path(path_type=Path))
-@click.option("--tracks", required=True, type=click.Path(path_type=Path), help="What `trajseg segment` wrote.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write; --tracks if not given.")
+@click.option("--tracks", required=True, type=click.Path(path_type=Path), help="File written by `trajseg segment`.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [the file of --tracks].")
 @engine_options
 def command(engine: EngineChoice, video: Path, tracks: Path, out: Path | None) -> None:
-    """Describe each track of VIDEO in a sentence.
+    """Caption each track of VIDEO with a sentence.
 
-    Reads a tracks.json, also one in which a person has drawn, and writes it back with the model's sentences.
+    Reads a tracks.json, possibly edited by a person, and writes it back with the model's captions.
     """
     caption_result(engine.load, video, tracks, out or tracks)

@@ -1,7 +1,7 @@
-"""Batches over a Ray cluster: one engine an actor, one job at a time each, results written where the command runs.
+"""Batches on a Ray cluster: one engine and one job at a time per actor; results are written where the command runs.
 
-Ray carries paths, sentences and tracks, never frames: every machine must see the videos under the same paths, and have
-trajseg and the engine's weights installed. RQ and the store stay the way for Label Studio's jobs.
+Ray carries paths, instructions and tracks, never frames: every machine must see the videos under the same paths, and
+have trajseg and the engine's weights installed. Label Studio's jobs continue to use RQ and the store.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from trajseg.tracks import Result
 from trajseg.video import open_clip
 
 LOCAL = "local"
-"""The address that starts a cluster of this machine alone, for as long as the command runs."""
+"""The address that starts a cluster on this machine only, for the duration of the command."""
 CONNECT_SECONDS = 10.0
 ATTEMPTS = 3
-"""Of one job, where the machine that does it dies."""
+"""Attempts per job if the machine running it dies."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Cluster:
 
     Args:
         address: Ray's: "local", "auto", "ray://host:10001" or "host:6379".
-        workers: actors, each with an engine of its own; 0: one a GPU of the cluster, or one where it has none.
+        workers: actors, each with its own engine; 0: one per GPU of the cluster, or one if it has none.
     """
 
     address: str
@@ -46,7 +46,7 @@ class Cluster:
 
 
 class EngineActor:
-    """An engine on some machine of the cluster; `load_engine` runs there."""
+    """An engine on one of the cluster's machines; `load_engine` runs there."""
 
     def __init__(self, model: str, device: str | None, options: dict[str, Any]) -> None:
         from trajseg.engines.registry import load_engine
@@ -54,7 +54,7 @@ class EngineActor:
         self._engine = load_engine(model, device, **options)
 
     def segment(self, video: str, instruction: str) -> dict[str, Any]:
-        """{"result", "seconds"}, or {"error", "remedy"} where the job itself cannot be done."""
+        """{"result", "seconds"}, or {"error", "remedy"} if the job itself cannot be done."""
         try:
             result = self._engine.segment(open_clip(Path(video)), instruction).result()
         except TrajSegError as error:
@@ -65,10 +65,10 @@ class EngineActor:
 
 
 def segment_on_cluster(choice: EngineChoice, jobs: Path, out: Path, cluster: Cluster) -> None:
-    """As `segment_jobs`, on many machines; what an earlier run of the same engine has written is not done again.
+    """Like `segment_jobs`, on many machines; results written by an earlier run of the same engine are kept.
 
     Raises:
-        InputError: the file cannot be read, or, at the end, some lines failed.
+        InputError: the file cannot be read or, at the end, some lines have failed.
         CheckpointError: Ray is not installed, or no machine can load the engine.
         ServiceError: the cluster cannot be reached.
     """
@@ -93,9 +93,9 @@ def segment_on_cluster(choice: EngineChoice, jobs: Path, out: Path, cluster: Clu
             else:
                 waiting.append(job)
         if kept:
-            bar.console.print(f"{kept} jobs are done already and stay.")
+            bar.console.print(f"{kept} jobs are already done and kept.")
         task = bar.add_task("jobs", total=len(waiting))
-        # Starting or reaching a cluster takes half a minute; with nothing to do it is not needed.
+        # Starting or reaching a cluster takes half a minute, so it is skipped if there is nothing to do.
         with _connected(cluster.address) if waiting else nullcontext():
             for job, answer in _answers(choice, waiting, cluster):
                 if "error" in answer:
@@ -114,7 +114,7 @@ def segment_on_cluster(choice: EngineChoice, jobs: Path, out: Path, cluster: Clu
 
 
 def _answers(choice: EngineChoice, jobs: list[BatchJob], cluster: Cluster) -> Iterator[tuple[BatchJob, dict[str, Any]]]:
-    """Each job's answer as it comes; a job whose actor dies goes to another one."""
+    """Each job's answer as it arrives; a job whose actor dies is given to another one."""
     import ray
     from ray.exceptions import ActorDiedError, RayActorError, RayError
 
@@ -135,7 +135,7 @@ def _answers(choice: EngineChoice, jobs: list[BatchJob], cluster: Cluster) -> It
         try:
             answer = ray.get(ready)
         except ActorDiedError as error:
-            # Its constructor failed: no machine could do any better.
+            # Its constructor failed: other machines would fail too.
             raise CheckpointError(
                 f"{choice.model} cannot be loaded in the cluster: {_cause(error)}",
                 "Install trajseg and the engine's weights on every machine of the cluster.",
@@ -155,7 +155,7 @@ def _answers(choice: EngineChoice, jobs: list[BatchJob], cluster: Cluster) -> It
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    # Ray would otherwise report each run to its makers.
+    # Otherwise Ray would send usage reports.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -168,7 +168,7 @@ def _connected(address: str) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ServiceError(
             f"The Ray cluster at {address} cannot be reached: {_cause(error)}",
-            "Start it (`ray start --head`), correct the address, or use --ray local.",
+            "Start it (`ray start --head`), fix the address, or use --ray local.",
         ) from error
     try:
         yield
@@ -177,7 +177,7 @@ def _connected(address: str) -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """Raises ServiceError where nothing answers at host:port; Ray itself would try for minutes, and end the process."""
+    """Raises ServiceError if nothing answers at host:port; Ray itself would retry for minutes, then end the process."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return
@@ -186,12 +186,12 @@ def _reach(address: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         raise ServiceError(
             f"The Ray cluster at {address} cannot be reached: {error}.",
-            "Start it (`ray start --head`), correct the address, or use --ray local.",
+            "Start it (`ray start --head`), fix the address, or use --ray local.",
         ) from error
 
 
 def _is_done(job: BatchJob, out: Path, version: str) -> bool:
-    """Whether an earlier run has written this job's result with the same engine."""
+    """Whether an earlier run wrote this job's result with the same engine."""
     try:
         form = json.loads((out / f"{job.file_name}.json").read_text(encoding="utf-8"))
         return [form["video"], form["instruction"], form["model_version"]] == [
@@ -204,6 +204,6 @@ def _is_done(job: BatchJob, out: Path, version: str) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of an error of Ray's, which has the whole trace of another machine."""
+    """The last line of one of Ray's errors, which contain the full trace from another machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""`trajseg compare`: two engines on one video, and where they differ."""
+"""`trajseg compare`: runs two engines on one video and shows where they differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 6
 @click.command()
 @click.argument("video", type=click.Path(path_type=Path))
 @click.argument("instruction")
-@click.option("--engines", required=True, help="Two names with a comma between them; each as --model of segment.")
+@click.option("--engines", required=True, help="Two engines, separated by a comma; names as for --model.")
 @DEVICE
 @DTYPE
 @FOUR_BIT
@@ -42,18 +42,18 @@ def command(
 ) -> None:
     """Run two engines on VIDEO with one INSTRUCTION and show where they differ.
 
-    Writes into the folder --out: tracks-1.json and tracks-2.json, comparison.json (agreement by frame, the frames of
-    least agreement first) and comparison.png. The engines run one after the other.
+    Writes into the folder --out: tracks-1.json and tracks-2.json, comparison.json (agreement by frame, lowest first)
+    and comparison.png. The engines run one after the other.
     """
     names = [name.strip() for name in engines.split(",")]
     if len(names) != 2 or not all(names):
-        raise click.BadParameter(f"{engines!r} must be two names with a comma between them.", param_hint="--engines")
+        raise click.BadParameter(f"{engines!r} must be two names separated by a comma.", param_hint="--engines")
     options = loading_options(dtype, four_bit)
     run([EngineChoice(loader, name, device, options) for name in names], video, instruction, show, out)
 
 
 def run(engines: list[EngineChoice], video: Path, instruction: str, show: int, out: Path) -> Comparison:
-    """Do it.
+    """Runs the comparison.
 
     Raises:
         InputError: the video or the instruction cannot be used.
@@ -81,7 +81,7 @@ def run(engines: list[EngineChoice], video: Path, instruction: str, show: int, o
 
 
 def _segmented(choice: EngineChoice, clip: Clip, instruction: str) -> Result:
-    """What one engine makes of it; the engine is gone again when this returns, so the next one has the memory."""
+    """One engine's result; the engine is released when this returns, so the next one has the memory."""
     from trajseg.commands.progress import bars
     from trajseg.engines.base import RunContext
 
@@ -106,10 +106,10 @@ def _print(comparison: Comparison, frames: list[int], clip: Clip, out: Path) -> 
     table = Table(*(escape(name) for name in comparison.names), "IoU")
     for pair in comparison.pairs:
         table.add_row(pair.first or "-", pair.second or "-", f"{pair.iou:.2f}")
-    console.print(table if comparison.pairs else "Both say that there is no such object.")
+    console.print(table if comparison.pairs else "Neither engine found such an object.")
     console.print(f"Agreement over {len(clip)} frames: {comparison.mean:.3f}", highlight=False)
     if frames:
         shown = ", ".join(f"{index + 1} ({comparison.agreement[index]:.2f})" for index in frames)
-        console.print(f"Least agreement in frames: {shown}", highlight=False, soft_wrap=True)
+        console.print(f"Lowest agreement on frames: {shown}", highlight=False, soft_wrap=True)
     files = "tracks-1.json, tracks-2.json, comparison.json, comparison.png"
     console.print(f"{escape(str(out))}: {files}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""`trajseg evaluate`: an engine on any data set."""
+"""`trajseg evaluate`: scores an engine on any data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABORATORY = {
     "review": "trajseg.shapes.evaluation.review:report",
     "conditions": "trajseg.shapes.evaluation.conditions:report",
 }
-"""Studies of the shapes world by option; named by string, for they are imported only where they are wanted."""
+"""Studies of the shapes world by option; named by string, so that they are imported only when used."""
 
 
 @click.command("evaluate")
@@ -24,22 +24,22 @@ LABORATORY = {
     "--data",
     default="shapes:test",
     show_default=True,
-    help="The data set: shapes:test, ref-youtube-vos:FOLDER ...; a wrong name lists all.",
+    help="The data set: shapes:test, ref-youtube-vos:FOLDER ...; an unknown name lists all.",
 )
-@click.option("--count", type=click.IntRange(1), help="Clips at most [all; of shapes 50].")
+@click.option("--count", type=click.IntRange(1), help="Maximum number of clips [all; 50 for shapes].")
 @click.option("--seed", type=int, help="Shapes: seed of the first clip [0].")
-@click.option("--height", type=click.IntRange(64, 2160), help="Shapes: rows of the clips [240].")
-@click.option("--per-kind", type=click.IntRange(1), help="Shapes: instructions a kind and clip [1].")
+@click.option("--height", type=click.IntRange(64, 2160), help="Shapes: height of the clips [240].")
+@click.option("--per-kind", type=click.IntRange(1), help="Shapes: instructions per kind and clip [1].")
 @click.option("--contradictions", is_flag=True, help="Shapes: also compare captions with instructions.")
-@click.option("--review", is_flag=True, help="Shapes: measure what correcting suggested frames gains, and only that.")
+@click.option("--review", is_flag=True, help="Shapes: only measure what correcting the suggested frames gains.")
 @click.option(
     "--conditions",
     is_flag=False,
     flag_value="all",
     metavar="[NAME,NAME...]",
-    help="Shapes: ask the same under other conditions (sizes, noise, codecs, speeds, another painter), and only that.",
+    help="Shapes: only measure other conditions (sizes, noise, codecs, speeds, another renderer).",
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all results.")
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw best, median and worst, or each condition."
 )
@@ -57,11 +57,11 @@ def command(
     json_path: Path | None,
     picture: Path | None,
 ) -> None:
-    """Measure an engine on clips whose masks are known.
+    """Measure an engine on clips with known masks.
 
-    The last line printed is one JSON object with the figures that stand for the whole: means over frames, then over
-    instructions. Clips of the shapes world are written to mp4 files and read back; there, caption_accuracy is a mean
-    over objects, and null where the engine cannot describe tracks.
+    The last line printed is one JSON object with the overall results: means over frames, then over instructions. Clips
+    of the shapes world are written to mp4 files and read back; for them caption_accuracy is a mean over objects, and
+    null if the engine cannot caption tracks.
     """
     from trajseg.commands.progress import progress_bar
     from trajseg.data.registry import DatasetOptions, open_dataset
@@ -72,7 +72,7 @@ def command(
     dataset = open_dataset(data, DatasetOptions(count, seed, height, per_kind))
     if (review or conditions is not None) and not dataset.laboratory:
         raise InputError(
-            f"--review and --conditions measure drawn clips, and {data} has none.", "Use them with shapes:test."
+            f"--review and --conditions need rendered clips, and {data} has none.", "Use them with shapes:test."
         )
     loaded = engine.load()
     if review:

@@ -1,4 +1,4 @@
-"""Options of commands that load an engine: which one, where it runs, and in which number format."""
+"""Options of commands that load an engine: its name, device, and number format."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-DEVICE = click.option("--device", help="Torch's name of a device; the first GPU where there is one, else the CPU.")
+DEVICE = click.option("--device", help="Device, as named by torch [the first GPU, else the CPU].")
 DTYPE = click.option("--dtype", type=click.Choice(DTYPES), help="Number format of the weights [the checkpoint's own].")
 FOUR_BIT = click.option("--four-bit", is_flag=True, help="Language model's layers in 4 bits (needs bitsandbytes).")
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What a command was asked to load."""
+    """The engine that a command should load."""
 
     loader: EngineLoader
     model: str
@@ -32,14 +32,14 @@ class EngineChoice:
     options: dict[str, Any]
 
     def load(self) -> Engine:
-        """Raises as `trajseg.engines.registry.load_engine`."""
+        """Raises as `trajseg.engines.registry.load_engine` does."""
         return self.loader(self.model, self.device, **self.options)
 
 
 def engine_options(command: Command) -> Command:
-    """Add --model, --device, --dtype and --four-bit; the command gets them, with the context's loader, as `engine`.
+    """Adds --model, --device, --dtype and --four-bit; passes them, with the context's loader, as `engine`.
 
-    The loader is the object of click's context: `load_engine`, or what a test puts in its place.
+    The loader is the object of click's context: `load_engine`, or a test's replacement.
     """
 
     @click.option(

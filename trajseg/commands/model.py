@@ -1,4 +1,4 @@
-"""The command `trajseg model`: what models cost, and checkpoints out of published ones or out of an adapter."""
+"""The command `trajseg model`: the cost of models, and checkpoints made from published ones or an adapter."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 @click.group()
 def command() -> None:
-    """What models cost, and checkpoints out of published ones or out of an adapter."""
+    """Show the cost of models; make checkpoints from published ones or from an adapter."""
 
 
 @command.command()
 @click.argument("names", nargs=-1)
-@click.option("--frames", default=60, show_default=True, type=click.IntRange(1), help="Of the clip that is counted.")
+@click.option("--frames", default=60, show_default=True, type=click.IntRange(1), help="Frames of the counted clip.")
 def table(names: tuple[str, ...], frames: int) -> None:
     """Parameters, memory and floating-point operations of each part of NAMES.
 
-    A name is "trajseg-tiny", "trajseg-7b" (with SAM 2.1) or a checkpoint's folder; tiny and 7b by default. Only the
-    configuration is read, and nothing is computed.
+    A name is "trajseg-tiny", "trajseg-7b" (with SAM 2.1) or a checkpoint's folder; the default is tiny and 7b. Only the
+    configuration is read; nothing is computed.
     """
     from rich.console import Console
 
     from trajseg.checkpoints.cost import cost
     from trajseg.checkpoints.cost_table import cost_table
 
-    # Piped, rich would fold the table at 80 columns.
+    # When piped, rich would fold the table at 80 columns.
     console = Console() if Console().is_terminal else Console(width=112)
     for name in names or ("trajseg-tiny", "trajseg-7b"):
         console.print(cost_table(cost(_config(name), frames)))
@@ -47,13 +47,13 @@ def table(names: tuple[str, ...], frames: int) -> None:
 @click.option(
     "--clip",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the CLIP, where the LLaVA only names its vision tower.",
+    help="Folder of the CLIP, if the LLaVA only names its vision tower.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--dtype", type=click.Choice(DTYPES), default=DTYPES[0], show_default=True, help="Of the new weights.")
-@click.option("--seed", default=0, show_default=True, help="Of the parts that are freshly initialised.")
+@click.option("--seed", default=0, show_default=True, help="Seed for freshly initialised parts.")
 def assemble(llava: Path, sam2: Path | None, clip: Path | None, out: Path, dtype: str, seed: int) -> None:
-    """Make a TrajSeg checkpoint out of published ones."""
+    """Make a TrajSeg checkpoint from published ones."""
     import torch
 
     from trajseg.checkpoints.assembly import assemble as put_together
@@ -65,7 +65,7 @@ def assemble(llava: Path, sam2: Path | None, clip: Path | None, out: Path, dtype
     if made.fresh:
         click.secho(
             f"Freshly initialised and never trained: {', '.join(made.fresh)}. "
-            "Its masks and captions mean nothing before `trajseg train`.",
+            "Its masks and captions are meaningless before `trajseg train`.",
             fg="yellow",
         )
 
@@ -85,7 +85,7 @@ def _config(name: str):  # type: ignore[no-untyped-def]
 
 
 @command.command()
-@click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="That the adapter was trained on.")
+@click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="The checkpoint it was trained on.")
 @click.option("--adapter", type=click.Path(file_okay=False, path_type=Path), required=True, help="A PEFT folder.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
 @click.option("--half", is_flag=True, help="Write float16.")

@@ -1,4 +1,4 @@
-"""`trajseg preview`: an engine on a few frames of a video, before whole videos are queued."""
+"""`trajseg preview`: tries an engine on a few frames of a video, before whole videos are queued."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ FRAMES = 5
 @click.argument("video", type=click.Path(path_type=Path))
 @click.argument("instruction")
 @click.option("--frames", default=FRAMES, show_default=True, type=click.IntRange(2, 30), help="Frames to try.")
-@click.option("--videos", default=1, show_default=True, type=click.IntRange(1), help="Videos like this to estimate.")
+@click.option(
+    "--videos", default=1, show_default=True, type=click.IntRange(1), help="Similar videos, for the estimate."
+)
 @click.option(
     "--out",
     default="preview.png",
@@ -31,17 +33,17 @@ FRAMES = 5
 )
 @engine_options
 def command(engine: EngineChoice, video: Path, instruction: str, frames: int, videos: int, out: Path) -> None:
-    """Segment what INSTRUCTION means in five frames of VIDEO, evenly spread, and estimate the time for all of it.
+    """Segment INSTRUCTION on five evenly spaced frames of VIDEO, and estimate the time for the whole video.
 
-    Prints the engine's answer, which has its candidates and what it says of them, and writes the frames with all of
-    them, also those that it does not mean, as one picture. What moves between the frames is not seen, so an instruction
-    about motion may come out differently on the whole video.
+    Prints the engine's answer with its candidates, and writes one picture of the frames with all candidates, including
+    rejected ones. Motion between the frames is not seen, so an instruction about motion may give other results on the
+    whole video.
     """
     preview(engine.load, video, instruction, frames, videos, out)
 
 
 def preview(load: Callable[[], Engine], video: Path, instruction: str, frames: int, videos: int, out: Path) -> Result:
-    """Do it; the result is of the few frames.
+    """Runs the preview; the result is for the few frames.
 
     Raises:
         InputError: the video or the instruction cannot be used.
@@ -73,7 +75,7 @@ def preview(load: Callable[[], Engine], video: Path, instruction: str, frames: i
         console.print(escape(result.plain_answer), highlight=False)
     for words in seen.sentences():
         console.print(escape(words), highlight=False, soft_wrap=True)
-    speed = f"{len(seen.clip)} frames in {seen.seconds:.1f} s, {seen.seconds_a_frame:.2f} s a frame."
+    speed = f"{len(seen.clip)} frames in {seen.seconds:.1f} s, {seen.seconds_a_frame:.2f} s per frame."
     console.print(f"{result.model_version}: {speed}", highlight=False)
     whole = seen.estimate(videos)
     many = f"{videos} videos like this" if videos > 1 else "this video"

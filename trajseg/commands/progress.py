@@ -1,4 +1,4 @@
-"""The progress bar of every command."""
+"""The progress bar of all commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def bars() -> Progress:
-    """Bars on stderr that go when they are done; add tasks to it."""
+    """Bars on stderr that disappear when done; add tasks to it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(
         *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, redirect_stdout=False
@@ -19,7 +19,7 @@ def bars() -> Progress:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr; gives the function to call with (done, in all)."""
+    """A bar on stderr; yields the function to call with (done, total)."""
     with bars() as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

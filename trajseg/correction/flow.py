@@ -1,9 +1,9 @@
-"""Propagation by optical flow: painted masks carried along what moves, with no model and no training.
+"""Propagation by optical flow: painted masks follow the motion, without a model and without training.
 
-Each painted frame is carried to the next painted frame in both directions of time. A frame's pixels are traced
-back to the painted frame as one composed displacement, so that the mask is resampled once however far it goes.
-Where the flow there and back does not end where it began (occlusion, noise) a pixel loses its reliability, and
-the pass from the other side decides.
+Each painted frame is carried to the next painted frame in both directions of time. A frame's pixels are traced back to
+the painted frame by one composed displacement, so the mask is resampled only once, however far it goes. If the flow
+forth and back does not return to its start (occlusion, noise), a pixel loses reliability, and the pass from the other
+side decides.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 TOLERANCE = 1.5
-"""Pixels by which a way there and back may miss before a pixel has lost half of its reliability."""
+"""Forward-backward error in pixels at which a pixel has lost half of its reliability."""
 
 COLOUR_TOLERANCE = 30.0
-"""Grey levels by which a pixel may differ from its origin in the painted frame before it has lost half of it."""
+"""Difference in grey levels from its origin in the painted frame at which a pixel has lost half of its reliability."""
 
 HIDDEN = 0.2
-"""Reliability by colour below which a pixel of the mask is taken for something in front of the object."""
+"""Reliability by colour below which a pixel of the mask counts as something in front of the object."""
 
 LOST = 0.08
-"""Mean reliability of a mask's pixels below which the object is not there: specks that look like it by chance."""
+"""Mean reliability of a mask's pixels below which the object is considered absent: specks that match by chance."""
 
 MEETING = 4.0
-"""Pixels by which the edges of two passes may lie apart and still be averaged; beyond, the surer pass is right."""
+"""Distance of the two passes' edges, in pixels, up to which they are averaged; beyond, the more reliable pass wins."""
 
 BAND = 15.0
-"""Pixels: how far from a mask's edge its distance is known; beyond, a pixel is simply inside or outside."""
+"""Pixels from a mask's edge within which the distance is stored; beyond, a pixel is just inside or outside."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One direction's view of a frame.
+    """One direction's result for a frame.
 
     Args:
-        top, left: of the part where the object may be, pixels.
-        distance: signed distance to the mask's edge in that part, 1/8 pixel, positive inside, int8 [h, w].
-        likeness: how alike each pixel of that part is to its origin in colour, 1/255, uint8 [h, w].
-        trust: reliability of the whole picture's pixels by flow and colour, 1/255, uint8, at half of the working size.
+        top, left: of the region where the object may be, pixels.
+        distance: signed distance to the mask's edge in that region, 1/8 pixel, positive inside, int8 [h, w].
+        likeness: colour similarity of each pixel of that region to its origin, 1/255, uint8 [h, w].
+        trust: reliability of the whole picture's pixels by flow and colour, 1/255, uint8, at half the working size.
     """
 
     top: int
@@ -67,9 +67,9 @@ class Pass:
 
 
 class FlowPropagator(GapPropagator):
-    """Carries masks with OpenCV's DIS optical flow; keeps the flow of the clip in work while there is room.
+    """Carries masks with OpenCV's DIS optical flow; keeps the current clip's flow in memory while there is room.
 
-    The score is the reliability of the pixels inside, times the agreement of both passes.
+    The score is the reliability of the mask's pixels, times the agreement of both passes.
     """
 
     name = "flow"
@@ -82,7 +82,7 @@ class FlowPropagator(GapPropagator):
         self._fields.rest()
 
     def _fill(self, clip: Clip, painted: Painted, span: Span, chosen: Collection[int]) -> Iterator[Drawn]:
-        # Only the pass against time is kept; its last entries come first in the span.
+        # Only the backward pass is stored; its last entries come first in the span.
         later = list(self._carry(clip, painted, span.after, span.backward))[::-1]
         earlier = self._carry(clip, painted, span.before, span.forward)
         if span.before is not None:
@@ -93,7 +93,7 @@ class FlowPropagator(GapPropagator):
                 yield self._joined(clip, span, painted, index, before, after)
 
     def _carry(self, clip: Clip, painted: Painted, key: int | None, frames: range) -> Iterator[Pass]:
-        """The mask of the painted frame `key` in each of `frames`, which lead away from it one by one."""
+        """The mask of the painted frame `key` on each of `frames`, which lead away from it one by one."""
         if key is None:
             return
         width, height = self._fields.size(clip)
@@ -125,7 +125,7 @@ class FlowPropagator(GapPropagator):
             distance, trust, likeness = fields[0]
         else:
             near = span.nearness(index)
-            # Fourth powers: a pass that is in doubt has little to say against one that is not.
+            # Fourth powers, so that a doubtful pass has little weight against a reliable one.
             shares = [n * (trust**4 + 1e-4) for n, (_, trust, _) in zip(near, fields, strict=True)]
             share = shares[0] / (shares[0] + shares[1])
             ways = [(np.clip(far, -MEETING, MEETING), trust, likeness) for far, trust, likeness in fields]
@@ -140,12 +140,12 @@ class FlowPropagator(GapPropagator):
 
 
 def _view(source: np.ndarray, traced: np.ndarray, trust: np.ndarray, likeness: np.ndarray) -> Pass:
-    """What a pass says of a frame, at the clip's size: source [H, W], the others at the working size."""
+    """One pass's result for a frame, at the clip's size: source [H, W], the others at the working size."""
     height, width = source.shape
     half = cv2.resize(trust, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     factor = width / traced.shape[1], height / traced.shape[0]
     if factor != (1.0, 1.0):
-        # Pixel centres, as cv2.resize counts them.
+        # Pixel centres, as in cv2.resize.
         traced = (cv2.resize(traced, (width, height)) + 0.5) * np.array(factor, np.float32) - 0.5
         likeness = cv2.resize(likeness, (width, height))
     distance = cv2.remap(source, traced, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-BAND)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Optical flow of a clip: DIS between neighbouring frames, both ways, and how well the two ways agree."""
+"""Optical flow of a clip: DIS between neighbouring frames, both ways, with their forward-backward error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trajseg.correction.windows import Windows
 from trajseg.video import Clip
 
 LONGEST_SIDE = 640
-"""Pixels of the longer side at which flow is computed; larger clips are reduced."""
+"""Longer side, in pixels, at which flow is computed; larger clips are reduced."""
 
 WINDOW = 8
 KEPT_BYTES = 256 * 2**20
-"""Of flow kept in memory, of the clip in work."""
+"""Memory limit for the flow of the current clip."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Moment:
 
 
 class FlowFields:
-    """The flow of a clip's frames, kept while there is room."""
+    """The flow of a clip's frames, kept in memory while there is room."""
 
     def __init__(self) -> None:
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -49,10 +49,10 @@ class FlowFields:
         return self._moment(clip, index).picture
 
     def step(self, clip: Clip, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Flow from frame `end` back to its neighbour `start`, and how far the way there and back misses its start.
+        """Flow from frame `end` back to its neighbour `start`, and its forward-backward error.
 
         Returns:
-            float32 [h, w, 2] in pixels of the working size, and the miss squared, float32 [h, w].
+            float32 [h, w, 2] in pixels of the working size, and the squared error, float32 [h, w].
         """
         moment = self._moment(clip, min(start, end))
         assert moment.to_next is not None
@@ -70,7 +70,7 @@ class FlowFields:
         return back, squared(back + landed)
 
     def rest(self) -> None:
-        """Close the clip's file; its flow stays."""
+        """Closes the clip's file; its flow is kept."""
         self._windows.rest()
 
     def _moment(self, clip: Clip, index: int) -> Moment:
@@ -91,7 +91,7 @@ class FlowFields:
                 moments.append(Moment(_smooth(before), to_next, to_previous))
             before, grey_before = after, grey
         if before is not None:
-            # The last picture of a window that is not the clip's last begins the next window.
+            # The last picture of a window, unless it is the clip's last, starts the next window.
             moments.append(Moment(_smooth(before), None, None))
         return moments
 
@@ -113,6 +113,6 @@ def _smooth(picture: np.ndarray) -> np.ndarray:
 
 
 def grid(width: int, height: int) -> np.ndarray:
-    """Where each pixel is: float32 [height, width, 2] (x, y)."""
+    """The position of each pixel: float32 [height, width, 2] (x, y)."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return np.stack([x, y], axis=2)

@@ -1,7 +1,7 @@
-"""GrabCut: a box or a point on one frame becomes a mask by colours alone, where no model does it.
+"""GrabCut: turns a box or point on one frame into a mask by colour alone, for when no model can.
 
 `cut_out` is GrabCut (Rother, Kolmogorov and Blake, 2004) within a box. It knows no objects, only which colours are
-inside the box and not around it, which is often enough for a mask to begin with, and never needs to be trained.
+inside the box but not around it. That is often enough for a first mask, and needs no training.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from trajseg.video import Clip
 
 GRABCUT_ROUNDS = 5
 SURROUNDINGS = 0.6
-"""How far around a box GrabCut looks, in shares of the box's side: what is there is background for certain."""
+"""How far around a box GrabCut looks, as a fraction of the box's side: this margin is certainly background."""
 LONGEST_SIDE = 480
-"""Pixels; a larger cut-out is worked on at this size, and its mask enlarged."""
+"""Pixels; larger cut-outs are reduced to this size, and the mask is enlarged."""
 FEWEST_PIXELS = 12
 POINT_SURE, POINT_GUESS, POINT_REACH = 0.02, 0.1, 0.35
-"""Around a click, in shares of the picture's shorter side: what is the object, what may well be, what could be."""
+"""Radii around a click, as fractions of the picture's shorter side: the object, probably the object, possibly."""
 
 
 def cut_out(clip: Clip, mark: Mark) -> np.ndarray:
-    """The mask of what a mark marks, bool [H, W], by colours alone.
+    """The mask of the object at a mark, bool [H, W], by colour alone.
 
-    Of a box whose inside looks like its surroundings the mask is an ellipse in it: something to correct
-    is better than nothing.
+    If a box's inside looks like its surroundings, the mask is an ellipse in it: something to correct is better than
+    nothing.
 
     Raises:
-        InputError: the mark lies outside the picture, or on a frame that the clip has not.
+        InputError: the mark lies outside the picture, or the clip has no such frame.
         VideoError: the video can no longer be read.
     """
     rgb = mark.picture(clip)
@@ -69,7 +69,7 @@ def _within(rgb: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def _around_point(rgb: np.ndarray, mark: Mark) -> np.ndarray:
-    """GrabCut's foreground around a click, as far as it hangs together with it, bool [H, W]."""
+    """GrabCut's foreground around a click, as far as it is connected to it, bool [H, W]."""
     height, width = rgb.shape[:2]
     x, y = mark.pixel(width, height)
     scale = min(1.0, LONGEST_SIDE / max(height, width))
@@ -89,9 +89,9 @@ def _around_point(rgb: np.ndarray, mark: Mark) -> np.ndarray:
 
 
 def _grab_cut(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Foreground, uint8 [H, W] of 0 and 1; `labels` are OpenCV's first guesses."""
+    """Foreground, uint8 [H, W] of 0 and 1; `labels` are OpenCV's initial labels."""
     models = np.zeros((2, 1, 65), np.float64)
-    # GrabCut seeds its mixtures from OpenCV's generator: the same hint must give the same mask.
+    # GrabCut initialises its mixtures from OpenCV's generator: the same mark must give the same mask.
     cv2.setRNGSeed(0)
     cv2.grabCut(picture, labels, None, models[0], models[1], GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)

@@ -9,14 +9,14 @@ from trajseg.correction.propagator import Painted
 from trajseg.tracks import MaskTrack, TrackFrame, rle
 
 BACK_SHARE = 0.25
-"""Of the difference (1 - IoU) between prediction and person at a painted frame: with less, a frame is right already."""
+"""Relative to 1 - IoU between prediction and person at a painted frame: below this, a frame is already right."""
 
 BACK_FRAMES = 2
-"""Stop carrying after this many consecutive frames that already match the prediction."""
+"""Stop propagating after this many consecutive frames that already match the prediction."""
 
 
 def outwards(key: int, count: int, stops: Collection[int] = ()) -> Iterator[range]:
-    """The frames after `key` and those before it, each leading away from it, up to the next of `stops`."""
+    """The frames after `key` and those before it, each range leading away from it, up to the next of `stops`."""
     later = min((stop for stop in stops if stop > key), default=count)
     earlier = max((stop for stop in stops if stop < key), default=-1)
     yield range(key + 1, later)
@@ -24,11 +24,11 @@ def outwards(key: int, count: int, stops: Collection[int] = ()) -> Iterator[rang
 
 
 class Return:
-    """Tells when the prediction has come back to what is carried.
+    """Detects when the prediction matches the carried mask again.
 
     Args:
-        changed: 1 - IoU of prediction and person at the painted frame. The measure is relative, so that a touch-up
-            that the model lacks everywhere is carried everywhere.
+        changed: 1 - IoU between prediction and person at the painted frame. The criterion is relative to it, so that a
+        touch-up that is missing everywhere is carried everywhere.
     """
 
     def __init__(self, changed: float) -> None:
@@ -36,18 +36,18 @@ class Return:
         self._in_a_row = 0
 
     def reached(self, alike: float) -> bool:
-        """Whether the prediction stands from this frame on; `alike` is its IoU with what is carried there."""
+        """Whether the prediction is right from this frame on; `alike` is its IoU with the carried mask there."""
         self._in_a_row = self._in_a_row + 1 if 1.0 - alike <= self._most else 0
         return self._in_a_row >= BACK_FRAMES
 
 
 def kept_frames(track: MaskTrack) -> list[TrackFrame]:
-    """The frames as they were, each with its provenance: that of the track changes when it is refined."""
+    """The frames unchanged, each with its own provenance: refining changes the track's."""
     return [replace(frame, provenance=frame.provenance or track.provenance) for frame in track.frames]
 
 
 def joined(before: Sequence[TrackFrame], after: Sequence[TrackFrame], painted: Painted) -> list[TrackFrame]:
-    """The carried frames around each painted frame, up to where they come back to what was predicted.
+    """The carried frames around each painted frame, up to where they match the prediction again.
 
     Args:
         before: as predicted.
@@ -69,7 +69,7 @@ def joined(before: Sequence[TrackFrame], after: Sequence[TrackFrame], painted: P
 
 
 def without(track: MaskTrack, removed: Collection[int], shown: Collection[int]) -> list[TrackFrame]:
-    """The frames of a track without those nearer to one where it was removed than to one where it was left."""
+    """The track without the frames that are nearer to one where it was removed than to one where it was kept."""
     frames = []
     for frame in track.frames:
         away = min((abs(frame.index - index) for index in removed), default=len(track))

@@ -1,4 +1,4 @@
-"""From a mark to a mask: by a model where one can and its mask fits the mark, else by colours."""
+"""From a mark to a mask: by a model if one is available and its mask fits the mark, else by colour."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 SAME_OBJECT = 0.5
-"""IoU of a mask with the prediction inside a mark from which on both are of the same object."""
+"""IoU of a mask with the prediction inside a mark from which both show the same object."""
 
 Draw = Callable[[Clip, Mark, Painted], np.ndarray]
-"""An engine's way from a mark to a mask, bool [H, W], given masks that are known of the object in other frames."""
+"""An engine's function from a mark to a mask, bool [H, W], given known masks of the object on other frames."""
 
 
 def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: Sequence[Draw]) -> np.ndarray:
-    """The mask of what is marked, bool [H, W].
+    """The mask of the marked object, bool [H, W].
 
-    Known of the object is what persons painted, and where they painted nothing, the track as it was on either side.
+    The known masks of the object are those that persons painted and, where nobody painted, the track on either side.
 
-    A box that the prediction fits is of the same object: a mask that has little in common with the prediction is then
-    of something else in the box, such as what hides the object, and the prediction within the box stands. So it does
-    where the box is the prediction's own, and there are only colours to draw with: they cut an object of two in half.
+    If the prediction fits a box, the box shows the same object. A new mask that differs much from the prediction then
+    shows something else in the box, such as what occludes the object, so the prediction inside the box is kept. It is
+    also kept if the box is the prediction's own and only colours are available: they would cut a two-coloured object.
 
     Args:
-        track: the track that is marked, as it was; it may be empty.
+        track: the marked track, as it was; it may be empty.
         painted: frames that a person painted.
-        draws: the preferred one first; empty where no model draws marks.
+        draws: in order of preference; empty if no model segments marks.
 
     Raises:
         InputError: the mark is outside the clip.
@@ -58,9 +58,9 @@ def mask_of(mark: Mark, clip: Clip, track: MaskTrack, painted: Painted, draws: S
 
 
 def erased(mask: np.ndarray, mark: Mark) -> np.ndarray:
-    """A mask, bool [H, W], without what a negative mark takes away: all inside a box, or the piece under a click.
+    """A mask, bool [H, W], without what a negative mark removes: everything inside a box, or the piece under a click.
 
-    Raises InputError where the mark is outside the picture.
+    Raises InputError if the mark is outside the picture.
     """
     height, width = mask.shape
     left_over = mask.copy()
@@ -76,12 +76,12 @@ def erased(mask: np.ndarray, mark: Mark) -> np.ndarray:
 
 
 def _same_object(mask: np.ndarray, inside: np.ndarray | None) -> bool:
-    """Whether the mask may be of the object that the prediction shows inside the mark, if it shows one."""
+    """Whether the mask may show the object that the prediction shows inside the mark, if it shows one."""
     return inside is None or region_similarity(mask, inside) >= SAME_OBJECT
 
 
 def _predicted_inside(mark: Mark, clip: Clip, track: MaskTrack) -> np.ndarray | None:
-    """The predicted mask within a box that it fits, but for specks; None where it does not, or the mark is a click."""
+    """The predicted mask within a box that it fits, without specks; None if it does not fit, or for a click."""
     predicted = track.mask(mark.index, (clip.height, clip.width))
     if mark.point:
         return None

@@ -1,7 +1,7 @@
-"""Propagation by memory: an engine's own SAM 2, with painted masks as its key frames.
+"""Propagation by memory: an engine's own SAM 2, with painted masks as its prompted frames.
 
-Between two painted frames the tracker runs forwards from the earlier and backwards from the later one; both
-passes know both painted frames, and others nearby. Painted frames end a pass, so that its errors do not go past.
+Between two painted frames the tracker runs forwards from the earlier and backwards from the later one. Both passes
+know both painted frames, and others nearby. A pass ends at painted frames, so its errors do not get past them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from trajseg.video import Clip
 
 WINDOW = 8
 KEPT_BYTES = 2**30
-"""Of features kept in memory, of the clip in work."""
+"""Memory limit for the features of the current clip."""
 
 KEY_FRAMES_READ = 2
-"""Painted frames that a pass knows, the nearest ones: more of them did not help (docs/correction.md)."""
+"""Painted frames known to a pass, the nearest ones: more of them did not help (docs/correction.md)."""
 
 
 class MemoryPropagator(GapPropagator):
-    """Carries masks with a SAM 2; keeps the features of the clip in work while there is room.
+    """Carries masks with a SAM 2; keeps the current clip's features in memory while there is room.
 
-    The score is the belief that the object is there times how sure its pixels are, times the agreement of both passes.
+    The score is the probability that the object is there, times the certainty of its pixels and the passes' agreement.
     """
 
     name = "memory"
@@ -54,7 +54,7 @@ class MemoryPropagator(GapPropagator):
     def _carry(
         self, clip: Clip, painted: Painted, span: Span, frames: range, backwards: bool
     ) -> Iterator[tuple[int, tuple[Tensor, float]]]:
-        """One pass: (index, (probabilities [h, w], belief that the object is there))."""
+        """One pass: (index, (probabilities [h, w], probability that the object is there))."""
         if not frames:
             return
         tracker = self._sam2.tracker(len(clip), backwards)

@@ -1,7 +1,7 @@
-"""MobileSAM: a box or a click on one frame becomes a mask, by a small promptable SAM that runs without a GPU.
+"""MobileSAM: turns a box or a click on one frame into a mask, with a small promptable SAM that needs no GPU.
 
-The weights are two ONNX files, an image encoder (TinyViT) and SAM's prompt encoder with its mask decoder; onnxruntime
-runs them. They are nobody's but the user's to fetch: see `trajseg weights get mobile-sam`.
+The weights are two ONNX files: an image encoder (TinyViT), and SAM's prompt encoder with its mask decoder. onnxruntime
+runs them. Users have to fetch them themselves: see `trajseg weights get mobile-sam`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from trajseg.tracks.mark import Mark
 from trajseg.video import Clip
 
 SIDE = 1024
-"""Pixels of the square that the encoder takes."""
+"""Side of the encoder's square input, pixels."""
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 MASK_INPUT = (1, 1, 256, 256)
 CLICK, PADDING, TOP_LEFT, BOTTOM_RIGHT = 1, -1, 2, 3
-"""SAM's labels of points. A click needs a padding point beside it; the corners of a box do not."""
+"""SAM's point labels. A click needs an additional padding point; the corners of a box do not."""
 FRAMES_KEPT = 8
-"""Frames whose features are kept, 4 MiB each: a person corrects a mark on the same frame."""
+"""Frames whose features are cached, 4 MiB each: people often correct a mark on the same frame."""
 ENCODER_INPUT = ("input",)
 DECODER_INPUTS = (
     "image_embeddings",
@@ -42,19 +42,19 @@ DECODER_INPUTS = (
 )
 REMEDY = (
     "`trajseg weights get mobile-sam --from FILE` puts them in place; or set TRAJSEG_MARKS_MODEL to their folder, "
-    "or unset it (marks are then drawn by the engine, or by colours)."
+    "or unset it (marks are then drawn by the engine, or by colour)."
 )
 
 
 class Session(Protocol):
-    """What is needed of an onnxruntime.InferenceSession."""
+    """The part of onnxruntime.InferenceSession in use."""
 
     def run(self, output_names: Sequence[str] | None, input_feed: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
         """The outputs, in order."""
 
 
 class MobileSam:
-    """Draws what a mark marks; a Marker (trajseg.engines.base) that hears neither instruction nor known masks.
+    """Segments marked objects; a Marker (trajseg.engines.base) that ignores instruction and known masks.
 
     Args:
         encoder: picture (1, 3, 1024, 1024) -> features (1, 256, 64, 64).
@@ -69,7 +69,7 @@ class MobileSam:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> MobileSam:
-        """The model whose files encoder.onnx and sam.onnx lie in a folder.
+        """The model from a folder with the files encoder.onnx and sam.onnx.
 
         Raises:
             CheckpointError: a file or the package onnxruntime is missing, or a file is something else.
@@ -83,10 +83,10 @@ class MobileSam:
     def mark(
         self, clip: Clip, mark: Mark, instruction: str = "", known: Mapping[int, np.ndarray] | None = None
     ) -> np.ndarray:
-        """The mask of what a box or a click marks, bool [H, W].
+        """The mask of the object at a box or click, bool [H, W].
 
         Raises:
-            InputError: the mark lies outside the picture, or on a frame that the clip lacks.
+            InputError: the mark lies outside the picture, or the clip has no such frame.
             VideoError: the video can no longer be read.
         """
         rgb = mark.picture(clip)
@@ -109,7 +109,7 @@ class MobileSam:
         return mask
 
     def features(self, rgb: np.ndarray) -> np.ndarray:
-        """Features (1, 256, 64, 64) of a picture, RGB uint8 [H, W, 3]; those of the last frames are kept."""
+        """Features (1, 256, 64, 64) of a picture, RGB uint8 [H, W, 3]; those of the latest frames are cached."""
         key = hashlib.blake2b(rgb.tobytes(), digest_size=16).digest() + str(rgb.shape).encode()
         if key in self._features:
             self._features.move_to_end(key)
@@ -121,9 +121,9 @@ class MobileSam:
 
 
 def encoder_input(rgb: np.ndarray) -> np.ndarray:
-    """A picture, RGB uint8 [H, W, 3], as the encoder takes it: float32 (1, 3, 1024, 1024).
+    """A picture, RGB uint8 [H, W, 3], as the encoder's input: float32 (1, 3, 1024, 1024).
 
-    Its longer side is resized to 1024, colours are normalised, and what is left at the right or below is zero.
+    Its longer side is resized to 1024, colours are normalised, and the rest at the right or bottom is zero.
     """
     height, width = rgb.shape[:2]
     scale = SIDE / max(height, width)
@@ -136,7 +136,7 @@ def encoder_input(rgb: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def load_marks_model(name: str) -> MobileSam:
-    """The marks model of that name (`mobile-sam`) or folder, loaded once in a process; raises as `from_folder`."""
+    """The marks model with this name (`mobile-sam`) or folder, loaded once per process; raises like `from_folder`."""
     return MobileSam.from_folder(marks_folder(name))
 
 
@@ -159,6 +159,6 @@ def _session(path: Path, inputs: Sequence[str]) -> Any:
     names = [part.name for part in session.get_inputs()]
     if lacking := set(inputs) - set(names):
         raise CheckpointError(
-            f"{path} is another model: it takes {', '.join(names)}, but no {', '.join(sorted(lacking))}.", REMEDY
+            f"{path} is a different model: it takes {', '.join(names)}, but not {', '.join(sorted(lacking))}.", REMEDY
         )
     return session

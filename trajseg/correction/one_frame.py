@@ -1,8 +1,8 @@
-"""What one painted frame changes in the others, while nothing can be measured by leaving painted frames out.
+"""Correction from one painted frame, when leaving painted frames out cannot measure anything yet.
 
-Where the person touched up the prediction, the change is carried, and a frame is changed only if a second propagator's
-mask of it then agrees better than before. Where the prediction was of the wrong thing, or of nothing, whole masks are
-carried outwards until the prediction comes back to them. In doubt the prediction stays.
+If the person touched up the prediction, the change is carried, and another frame is changed only if a second
+propagator's mask agrees better with it than before. If the prediction showed the wrong object, or nothing, whole masks
+are carried outwards until they match the prediction again. In doubt the prediction is kept.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 WRONG_THING = 0.3
-"""Shared part of the smaller mask below which the prediction was of something else than the person painted."""
+"""Overlap, as a share of the smaller mask, below which the prediction showed another object than the person painted."""
 
 SURE = 0.5
-"""Score from which on a carried part of a painted mask counts, where another propagator is heard as well."""
+"""Score from which a carried part of a painted mask counts if another propagator is consulted as well."""
 
 SURE_ALONE = 0.7
-"""The same where there is only one propagator."""
+"""The same with only one propagator."""
 
 SURE_MARKED = 0.8
-"""The same where the mask was drawn from a mark: the person said where the object is, not which pixels are its."""
+"""The same if the mask was drawn from a mark: it says where the object is, not which pixels belong to it."""
 
 SURE_WHOLE = 0.6
-"""Score from which on a carried whole mask counts, unless two propagators agree on it."""
+"""Score from which a carried whole mask counts, unless two propagators agree on it."""
 
 SURE_WHOLE_MARKED = 0.7
-"""The same where the mask was drawn from a mark, which is less exact than a painted one."""
+"""The same if the mask was drawn from a mark, which is less exact than a painted one."""
 
 AGREEING = 0.5
-"""IoU of two propagators' masks from which on they agree."""
+"""IoU of two propagators' masks from which they agree."""
 
 FEWEST_PIXELS = 16
-"""Pixels of a carried mask from which on it may take the place of a larger predicted one: of fewer no flow is sure."""
+"""Pixels from which a carried mask may replace a larger predicted one: flow is unreliable for smaller masks."""
 
 DOUBTFUL_FRAMES = 3
 """Stop carrying whole masks after this many consecutive frames without a mask that counts."""
@@ -57,13 +57,13 @@ def correct_others(
     marked: bool,
     progress: Progress | None = None,
 ) -> list[TrackFrame]:
-    """The track's frames with frame `key` replaced and the others changed as far as that speaks for it.
+    """The track's frames with frame `key` replaced and the others changed as far as the evidence supports it.
 
     Args:
-        mask: bool [H, W], with the object in it.
-        propagators: at least one; the first carries changes, the others are heard on them.
-        marked: whether the mask was drawn from a mark rather than by a person.
-        progress: called with (frames done, frames in all) over the propagators' passes.
+        mask: bool [H, W], not empty.
+        propagators: at least one; the first carries changes, the others are consulted.
+        marked: whether the mask was drawn from a mark instead of by a person.
+        progress: called with (frames done, frames in total) over the propagators' passes.
     """
     change = Change(track.mask(key, mask.shape), mask, marked)
     report = _Report(progress, len(clip) * len(propagators))
@@ -84,7 +84,7 @@ def _alike(
     propagators: Sequence[Propagator],
     report: _Report,
 ) -> list[TrackFrame]:
-    """Frames changed as the person changed theirs, where the first propagator is sure and no other one objects."""
+    """Frames with the person's change applied, where the first propagator is certain and no other one objects."""
     carrier, *others = propagators
     sure = SURE_MARKED if change.marked else SURE if others else SURE_ALONE
     changed: dict[int, np.ndarray] = {}
@@ -108,14 +108,14 @@ def _alike(
 
 
 def supported(after: np.ndarray, before: np.ndarray, drawn: Drawn) -> bool:
-    """Whether another propagator's mask is as near to the changed mask as to the one before, or nearer."""
+    """Whether another propagator's mask is at least as close to the changed mask as to the one before."""
     return region_similarity(after, drawn.mask) >= region_similarity(before, drawn.mask)
 
 
 def _whole(
     clip: Clip, track: MaskTrack, key: int, change: Change, propagators: Sequence[Propagator], report: _Report
 ) -> list[TrackFrame]:
-    """Frames around `key` with the best mask that is carried there, up to where the prediction is right again."""
+    """Frames around `key` with the best mask carried there, up to where the prediction is right again."""
     passes = {
         propagator.name: list(_counted(propagator.propagate(clip, {key: change.after}), report))
         for propagator in propagators
@@ -154,7 +154,7 @@ def _whole(
 
 
 def is_lost(mask: np.ndarray, before: np.ndarray) -> bool:
-    """Whether a carried mask, bool [H, W], is hardly there where one was predicted."""
+    """Whether a carried mask, bool [H, W], has almost vanished although one was predicted."""
     return int(mask.sum()) < min(FEWEST_PIXELS, int(before.sum()))
 
 

@@ -1,4 +1,4 @@
-"""What a propagator is: it carries the masks that a person painted to the frames around them."""
+"""The interface of propagators, which carry masks that a person painted to the frames around them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Painted = dict[int, np.ndarray]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a propagator says of one frame.
+    """A propagator's result for one frame.
 
     Args:
         index: frame of the clip, 0-based.
-        mask: bool [H, W]; nowhere true where the object is not in the picture.
-        score: how sure it is, 0 to 1; 1 on painted frames.
-        agreement: IoU of the masks that came from the painted frame before and from the one after, 0 to 1;
-            None where fewer than two painted frames around it show the object.
+        mask: bool [H, W]; all False if the object is not in the picture.
+        score: its certainty, 0 to 1; 1 on painted frames.
+        agreement: IoU of the masks from the painted frame before and from the one after, 0 to 1; None unless both
+        painted frames around it show the object.
     """
 
     index: int
@@ -41,9 +41,9 @@ class Propagator(Protocol):
     """Carries painted masks to other frames; see FlowPropagator and MemoryPropagator."""
 
     name: str
-    """Short, lower case; stands as provenance on the frames that it drew."""
+    """Short, lower case; the provenance of the frames that it drew."""
     drifts: bool
-    """Whether its errors grow with the distance from the painted frames; else they are alike wherever it draws."""
+    """Whether its errors grow with the distance from the painted frames; otherwise they are the same everywhere."""
 
     def propagate(
         self,
@@ -52,27 +52,27 @@ class Propagator(Protocol):
         frames: Collection[int] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Drawn]:
-        """Yield the frames wanted in time order, each once; painted ones exactly as painted.
+        """Yields the wanted frames in time order, each once; painted ones exactly as painted.
 
         Args:
             clip: an open clip.
-            painted: at least one mask, each as large as the clip's frames.
-            frames: the 0-based frames wanted; all when None.
-            progress: called with (frames done, frames in all); what it raises ends the run.
+            painted: at least one mask, each of the clip's frame size.
+            frames: the wanted 0-based frames; None: all.
+            progress: called with (frames done, frames in total); an exception from it ends the run.
 
         Raises:
-            InputError: nothing is painted, or a mask is of another size or on a frame that the clip lacks.
+            InputError: nothing is painted, or a mask has another size or is on a frame that the clip lacks.
             VideoError: the video can no longer be read.
         """
 
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring frames that nobody painted, and the painted frames on either side of them.
+    """A run of unpainted frames, and the painted frames on either side of it.
 
     Args:
-        before, after: the painted frames next to it; None at the clip's beginning or end.
-        first, last: of the frames wanted in it (inclusive), so what lies beyond need not be drawn.
+        before, after: the adjacent painted frames; None at the clip's beginning or end.
+        first, last: the first and last wanted frame in it, so what lies beyond need not be drawn.
     """
 
     before: int | None
@@ -82,20 +82,20 @@ class Span:
 
     @property
     def forward(self) -> range:
-        """Frames that a pass from the painted frame before has to go through, in its order."""
+        """Frames for the pass from the painted frame before, in its order."""
         return range(0) if self.before is None else range(self.before + 1, self.last + 1)
 
     @property
     def backward(self) -> range:
-        """Frames that a pass from the painted frame after has to go through, in its order."""
+        """Frames for the pass from the painted frame after, in its order."""
         return range(0) if self.after is None else range(self.after - 1, self.first - 1, -1)
 
     def shown_at_both_ends(self, painted: Painted) -> bool:
-        """Whether there is a painted frame on either side, and both show the object."""
+        """Whether there is a painted frame on either side and both show the object."""
         return all(key is not None and bool(painted[key].any()) for key in (self.before, self.after))
 
     def nearness(self, index: int) -> tuple[float, float]:
-        """How much the pass from before and the one from after are worth in a frame; together 1."""
+        """The weights of the pass from before and the one from after on a frame; they sum to 1."""
         if self.before is None or self.after is None:
             return float(self.before is not None), float(self.after is not None)
         share = (index - self.before) / (self.after - self.before)
@@ -103,7 +103,7 @@ class Span:
 
 
 class GapPropagator(ABC):
-    """A propagator that fills one gap between painted frames after the other: what flow and memory have in common."""
+    """A propagator that fills the gaps between painted frames one at a time: the common part of flow and memory."""
 
     def propagate(
         self,
@@ -132,21 +132,21 @@ class GapPropagator(ABC):
 
     @abstractmethod
     def _rest(self) -> None:
-        """Close the clip's file."""
+        """Closes the clip's file."""
 
 
 def agreed(sure: float, agreement: float | None) -> float:
-    """The score of a frame: how sure its pixels are, halved where the passes from either side share nothing."""
+    """The score of a frame: the certainty of its pixels, halved if the passes have nothing in common."""
     return sure * (1.0 if agreement is None else (1 + agreement) / 2)
 
 
 def spans(count: int, painted: Collection[int], frames: Collection[int]) -> Iterator[Span]:
-    """The gaps between painted frames that hold wanted frames, in time order.
+    """The gaps between painted frames that contain wanted frames, in time order.
 
     Args:
-        count: frames of the clip.
+        count: frames in the clip.
         painted: 0-based frames; at least one.
-        frames: those wanted.
+        frames: the wanted ones.
     """
     keys = sorted(painted)
     wanted = sorted(set(frames) - set(keys))
@@ -159,13 +159,13 @@ def spans(count: int, painted: Collection[int], frames: Collection[int]) -> Iter
 
 
 def check_painted(clip: Clip, painted: Painted) -> None:
-    """Refuse what cannot be propagated.
+    """Validates painted masks.
 
     Raises:
-        InputError: nothing is painted, or a mask is of another size or on a frame that the clip lacks.
+        InputError: nothing is painted, or a mask has another size or is on a frame that the clip lacks.
     """
     if not painted:
-        raise InputError("No frame is painted, so there is nothing to carry on.", "Paint the object on one frame.")
+        raise InputError("No frame is painted, so there is nothing to propagate.", "Paint the object on one frame.")
     for index, mask in painted.items():
         if not 0 <= index < len(clip):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Refining a track: what a person painted goes to all other frames, by whichever propagator does it best."""
+"""Refining a track: propagates what a person painted to all other frames, with the best propagator for it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ PERSON = "person"
 
 @dataclass(frozen=True)
 class Refinement:
-    """A refined track and how it came about.
+    """A refined track and how it was made.
 
     Args:
-        track: painted frames exactly as painted; each frame's provenance is "person", the propagator's name, or, where
-            the frame was kept, what it was before.
+        track: painted frames exactly as painted; each frame's provenance is "person", the propagator's name or, if the
+        frame was kept, its previous one.
         chosen: name of the propagator that drew the frames that were not kept; with one painted frame, of the one that
-            drew most of them.
-        left_out: by propagator and painted frame, J of what it draws there when that frame is not painted; empty
-            when only one frame is painted.
+        drew most of them.
+        left_out: by propagator and painted frame: J of its mask there if that frame is withheld; empty if only one
+            frame
+        is painted.
         agreement: by frame, IoU of the passes from the painted frame before and from the one after.
     """
 
@@ -47,22 +48,22 @@ def refine(
     progress: Progress | None = None,
     marked: Collection[int] = (),
 ) -> Refinement:
-    """Carry the painted masks to the other frames of the clip, as far as they speak for it.
+    """Propagates the painted masks to the other frames of the clip, as far as the evidence supports it.
 
-    With one painted frame what the person changed is carried (see one_frame), and in doubt the prediction stays. With
-    more of them (see several_frames) each propagator draws every painted frame from the other painted ones, and the one
-    of which most is to be expected on all frames draws whole masks (decision 98).
+    With one painted frame, the person's change is carried (see one_frame), and in doubt the prediction is kept. With
+    more of them (see several_frames), each propagator draws every painted frame from the others, and the one with the
+    best expected result over all frames draws whole masks (decision 98).
 
-    The painted frames also tell how good the track was that they correct. A frame keeps its mask where, judged by the
-    painted frames around it, that is likely better than what is carried there: correcting one bad frame of a good
-    track leaves the good ones alone, and a track of the wrong object goes altogether.
+    The painted frames also show how good the corrected track was. A frame keeps its mask if, judged by the painted
+    frames around it, that is probably better than the carried one: correcting one bad frame of a good track leaves the
+    good frames alone, and a track of the wrong object is replaced entirely.
 
     Args:
-        track: what is corrected, one entry for each frame of the clip.
+        track: the corrected track, one entry per frame of the clip.
         painted: at least one mask.
-        propagators: at least one, the preferred one first.
-        progress: called with (frames done, frames in all) over all runs; what it raises ends the run.
-        marked: painted frames whose mask was drawn from a mark; their outline is believed less.
+        propagators: at least one, in order of preference.
+        progress: called with (frames done, frames in total) over all runs; an exception from it ends the run.
+        marked: painted frames whose mask was drawn from a mark; their outline is trusted less.
 
     Raises:
         InputError: nothing is painted, a mask does not fit the clip, or there is no propagator.
@@ -85,6 +86,6 @@ def refine(
 
 
 def _with(track: MaskTrack, frames: list[TrackFrame], source: str) -> MaskTrack:
-    """The track with other frames, and the score that these have."""
+    """The track with other frames, and their score."""
     shown = [frame.score for frame in frames if frame.rle is not None]
     return replace(track, frames=frames, score=fmean(shown) if shown else 0.0, provenance=source)

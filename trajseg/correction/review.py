@@ -1,8 +1,9 @@
-"""What to look at next: the frames of a track that are most likely wrong, with the reason.
+"""Review: the frames of a track that are most likely wrong, with reasons.
 
-No truth is known when this runs. Signs of trouble are looked for in the track itself: the object is lost or found,
-its area or place jumps, its masks are unsure, or the passes of a refinement disagree. Each frame gets a doubt, and
-frames are chosen so that looking at them covers as much doubt as possible: one look also settles the frames nearby.
+No ground truth is known at this point. Signs of trouble are taken from the track itself: the object is lost or found,
+its area or position jumps, its masks are uncertain, or the passes of a refinement disagree. Each frame gets a doubt,
+and
+frames are chosen to cover as much doubt as possible: checking one also settles the frames nearby.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ Reason = Literal[
 ]
 
 IDLE_DOUBT = 0.05
-"""Doubt of a frame that shows no sign of trouble."""
+"""Doubt of a frame without any sign of trouble."""
 
 EVENNESS = 0.5
-"""How much every frame is worth a look whatever its signs: an engine that is confidently wrong shows none."""
+"""Minimum value of checking any frame: an engine that is confidently wrong shows no signs."""
 
 CLEAR = 0.2
-"""How much more doubtful a frame nearby must be to be looked at instead."""
+"""How much more doubtful a frame nearby must be to be chosen instead."""
 
 MOST_PLACES = 400
-"""Places that are weighed against each other in a long clip."""
+"""Most positions compared with each other in a long clip."""
 
 REACH = 0.12
-"""Share of the clip's length at which a look at a frame settles half of a neighbour's doubt."""
+"""Distance, as a share of the clip's length, at which checking a frame settles half of a neighbour's doubt."""
 
 TROUBLE = 0.4
-"""Share of the reach over which a sign of trouble throws doubt on its neighbours."""
+"""Distance, as a share of that reach, over which a sign of trouble casts doubt on its neighbours."""
 
 
 class DoubtStrategy:
-    """Covers as much doubt as possible: see this module's first lines. The default."""
+    """Covers as much doubt as possible; see the module's docstring. The default."""
 
     def doubts(self, track: MaskTrack, evidence: Evidence = NOTHING_KNOWN) -> np.ndarray:
         """See ReviewStrategy."""
@@ -51,7 +52,7 @@ class DoubtStrategy:
 
 
 class EvenStrategy(DoubtStrategy):
-    """Evenly spaced frames, whatever the track looks like: a baseline, and right where scores mean nothing."""
+    """Evenly spaced frames, ignoring the track: a baseline, and appropriate if scores are meaningless."""
 
     def suggest(self, track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN) -> list[Suggestion]:
         """See ReviewStrategy."""
@@ -62,12 +63,12 @@ class EvenStrategy(DoubtStrategy):
 
 
 def suggest(track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN) -> list[Suggestion]:
-    """The frames to look at, most useful first; fewer than `count` when no others are left.
+    """The frames to review, most useful first; fewer than `count` if no others are left.
 
     Args:
         track: at least one frame.
-        count: frames at most.
-        evidence: painted frames are not suggested; passes that disagree are a sign of trouble.
+        count: maximum number of frames.
+        evidence: painted frames are not suggested; disagreeing passes are a sign of trouble.
     """
     doubts, reasons = doubts_of(track, evidence)
     painted = set(evidence.painted)
@@ -75,7 +76,7 @@ def suggest(track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN
     places, weights = _pooled(EVENNESS + (1 - EVENNESS) * _spread(doubts, reach * TROUBLE))
 
     def settled(looks: np.ndarray) -> np.ndarray:
-        """How far looks at frames [k] settle each place, [places, k]."""
+        """How far checking frames [k] settles the doubt at each position, [positions, k]."""
         return 1 / (1 + np.abs(places[:, None] - looks[None]) / reach)
 
     seen = np.fromiter(sorted(painted), float, len(painted))
@@ -85,7 +86,7 @@ def suggest(track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN
     chosen: list[int] = []
     for _ in range(min(count, len(free))):
         chosen.append(_best(table, weights, free, chosen, known))
-    # Chosen one by one, the first would stand in the middle however many follow; so each moves once more or twice.
+    # Chosen greedily, the first would be in the middle whatever follows; so each moves once or twice more.
     for _ in range(2):
         for number in range(len(chosen)):
             others = chosen[:number] + chosen[number + 1 :]
@@ -100,7 +101,7 @@ def suggest(track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN
             i for i in range(len(doubts)) if abs(i - places[k]) <= reach / 2 and i not in painted and i not in frames
         ]
         worst = max(near, key=lambda i: doubts[i], default=int(places[k]))
-        # A person is shown the trouble itself, not the frame beside it.
+        # Show the trouble itself, not the frame next to it.
         clear = doubts[worst] > doubts[places[k]] + CLEAR
         frames.append(worst if clear or places[k] in frames else int(places[k]))
     return [Suggestion(index, reasons[index], float(doubts[index])) for index in frames]
@@ -123,7 +124,7 @@ def doubts_of(track: MaskTrack, evidence: Evidence = NOTHING_KNOWN) -> tuple[np.
     side = np.sqrt(np.maximum(np.median(area[here]) if here.any() else 1.0, 1.0))
     signs["position jump"] = np.maximum(_jump(centre[:, 0] / side, here, 0.5), _jump(centre[:, 1] / side, here, 0.5))
     scores = np.array([frame.score for frame in track.frames])
-    # Where the object is absent there is no mask, and engines differ in what they then call the score.
+    # Where the object is absent there is no mask, and engines differ in what their score then means.
     signs["low mask score"] = np.where(here, 1.0 - scores, 0.0)
     if evidence.agreement:
         signs["passes disagree"] = np.array([1.0 - evidence.agreement.get(i, 1.0) for i in range(n)])
@@ -135,7 +136,7 @@ def doubts_of(track: MaskTrack, evidence: Evidence = NOTHING_KNOWN) -> tuple[np.
 
 
 def _jump(values: np.ndarray, here: np.ndarray, scale: float) -> np.ndarray:
-    """How much a value departs from a straight course, 0 to 1: second difference [N] over `scale`, where present."""
+    """How much a value departs from linear motion, 0 to 1: second difference [N] over `scale`, where present."""
     out = np.zeros(len(values))
     if len(values) > 2:
         bend = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
@@ -144,7 +145,7 @@ def _jump(values: np.ndarray, here: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _spread(doubts: np.ndarray, reach: float) -> np.ndarray:
-    """Doubt [N] that also stands around its frames and fades with distance: trouble is seldom one frame long."""
+    """Doubt [N] spread to neighbouring frames, fading with distance: trouble is rarely limited to one frame."""
     out, keep = doubts.copy(), float(np.exp(-1 / reach))
     for i in range(1, len(out)):
         out[i] = max(out[i], out[i - 1] * keep)
@@ -154,7 +155,7 @@ def _spread(doubts: np.ndarray, reach: float) -> np.ndarray:
 
 
 def _pooled(doubts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Long clips in at most MOST_PLACES stretches: the most doubtful frame of each, and the stretch's summed doubt."""
+    """Long clips in at most MOST_PLACES segments: the most doubtful frame of each, and the segment's total doubt."""
     n = len(doubts)
     starts = np.unique(np.linspace(0, n, min(n, MOST_PLACES), endpoint=False).astype(int))
     places = [a + int(np.argmax(part)) for a, part in zip(starts, np.split(doubts, starts[1:]), strict=True)]
@@ -162,9 +163,9 @@ def _pooled(doubts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _best(table: np.ndarray, weights: np.ndarray, free: np.ndarray, taken: list[int], known: np.ndarray) -> int:
-    """The free place whose look settles most doubt beyond what looks at the places taken and known settle."""
+    """The free position that settles most doubt beyond what the chosen and known positions already settle."""
     covered = np.maximum(known, table[:, taken].max(axis=1, initial=0.0))
     gain = weights @ np.maximum(table[:, free] - covered[:, None], 0.0)
     gain[np.isin(free, taken)] = -1.0
-    # The place's own doubt breaks ties towards the trouble itself.
+    # The position's own doubt breaks ties in favour of the trouble itself.
     return int(free[np.argmax(gain + 1e-6 * weights[free])])

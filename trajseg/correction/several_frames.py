@@ -1,9 +1,9 @@
-"""What several painted frames change in the others: they bear witness to each other as well.
+"""Correction from several painted frames, which also provide evidence about each other.
 
-Each painted frame is left out in turn and drawn from the others, which says how good the whole masks of each propagator
-are, and whether carrying the changes helps. A frame gets a whole mask where that is worth more than what stands there,
-and no more of it changes than the painted frames around it speak for. Where they were only touched up, what was erased
-and added there is carried as after one painted frame (see one_frame). In doubt the prediction stays.
+Each painted frame is withheld in turn and drawn from the others. This measures how good each propagator's whole masks
+are, and whether carrying the changes helps. A frame gets a whole mask if that is expected to be better than its present
+mask, limited to what the painted frames around it support. Where those were only touched up, the erased and added parts
+are carried as after one painted frame (see one_frame). In doubt the prediction is kept.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip
 
 LEFT_OUT_MOST = 8
-"""Painted frames that are left out in turn, spread evenly; more would cost time and hardly change the choice."""
+"""Most painted frames withheld in turn, evenly spaced; more would cost time and hardly change the choice."""
 
 FADING = 0.5
-"""J that a mask is taken to lose when it is carried over a whole clip, while nothing has been measured."""
+"""J that a mask is assumed to lose when carried over a whole clip, before anything is measured."""
 
 OPPOSITION = 0.5
-"""Share of its worth that a frame loses when what is carried there is sure and has nothing in common with it."""
+"""Share of its value that a frame loses if a certain carried mask has nothing in common with it."""
 
 ENOUGH = 3
-"""Painted frames from which on leaving them out alone decides on whole masks; two say too little."""
+"""Painted frames from which withholding alone decides about whole masks; two are too few."""
 
 DRIFT = 0.5
-"""Power of the distance with which the errors of a propagator that drifts may grow, where a prediction is at stake:
-small ones add up as those of a random walk do."""
+"""Power of the distance with which a drifting propagator's errors are assumed to grow where a prediction is at stake:
+small errors accumulate like a random walk's."""
 
 
 @dataclass(frozen=True)
 class Several:
-    """What several painted frames make of a track; the fields are those of a Refinement."""
+    """The result for several painted frames; the fields are those of a Refinement."""
 
     frames: list[TrackFrame]
     chosen: str
@@ -65,14 +65,15 @@ def correct_between(
     marked: Collection[int],
     progress: Callable[[int, int], None] | None = None,
 ) -> Several:
-    """The track's frames with the painted ones replaced, and the others changed as far as these speak for it.
+    """The track's frames with the painted ones replaced, and the others changed as far as these support it.
 
     Args:
         painted: at least one mask; empty ones say where the object is not.
-        propagators: at least one; the first carries changes, and the one that draws left-out frames best whole masks.
-        marked: painted frames whose mask was drawn from a mark: it says where the object is, and not which pixels are
-            its, so that no whole mask is carried from one that only touches up the prediction.
-        progress: called with (frames done, frames in all) over all runs.
+        propagators: at least one; the first carries changes, the one that best redraws withheld frames carries whole
+            masks.
+        marked: painted frames whose mask was drawn from a mark: it says where the object is but not which pixels belong
+        to it, so no whole mask is carried from a mark that only touches up the prediction.
+        progress: called with (frames done, frames in total) over all runs.
     """
     tested = _spread(sorted(painted), LEFT_OUT_MOST) if len(painted) > 1 else []
     evidence = _Evidence(track, painted, marked)
@@ -131,7 +132,7 @@ def correct_between(
 
 
 class _Evidence:
-    """What the painted frames say of the prediction on the frames around them."""
+    """What the painted frames say about the prediction on the frames around them."""
 
     def __init__(self, track: MaskTrack, painted: Painted, marked: Collection[int]) -> None:
         self._track, self._marked = track, marked
@@ -144,24 +145,24 @@ class _Evidence:
         self.enough = len(painted) >= ENOUGH
 
     def mask(self, index: int) -> np.ndarray:
-        """As predicted, bool [H, W]."""
+        """The predicted mask, bool [H, W]."""
         return self._track.mask(index, self._size)
 
     def touched_up(self, key: int) -> bool:
-        """Whether the prediction was of what was painted there."""
+        """Whether the prediction showed the object that was painted there."""
         return self.changes[key].shared >= WRONG_THING
 
     def carries(self, key: int) -> bool:
-        """Whether what was changed there is looked for in other frames: a touch-up, or a mask that was taken away."""
+        """Whether the change there is looked for on other frames: a touch-up, or a removed mask."""
         change = self.changes[key]
         taken_away = self.shown and change.before.any() and not change.after.any()
         return bool(taken_away or (self.touched_up(key) and change.size > 0 and change.speaks))
 
     def reaches(self, key: int, index: int) -> bool:
-        """Whether a change may be looked for in a frame.
+        """Whether a change may be looked for on a frame.
 
-        Between a frame without the object and one with it propagators tell where it goes; a mask that was taken away is
-        looked for on the other side alone.
+        Between a frame without the object and one with it, propagators decide where the object disappears; a removed
+        mask is looked for only on the other side.
         """
         if self.changes[key].after.any() or index in self.changes:
             return True
@@ -174,7 +175,7 @@ class _Evidence:
         return range(low, min((other for other in more if other > key), default=len(self._track) - 1) + 1)
 
     def gone(self, index: int) -> bool:
-        """Whether painted frames bear out that the object has left: one on either side, or two in a row without it."""
+        """Whether painted frames confirm that the object has left: one on either side, or two in a row without it."""
         before = [key for key in self.keys if key < index][-2:]
         after = [key for key in self.keys if key > index][:2]
         if before and after:
@@ -188,9 +189,9 @@ class _Evidence:
         return sorted((*before, *after), key=lambda key: abs(key - index))
 
     def worth(self, alike: dict[int, np.ndarray]) -> np.ndarray:
-        """J to be expected of each frame without whole masks, float64 [N]; interpolated between the painted ones.
+        """Expected J of each frame without whole masks, float64 [N], interpolated between the painted ones.
 
-        On these it is what the prediction had, or what it would have had after the changes of the other painted frames.
+        There it is the prediction's J, or what it would have been after the changes from the other painted frames.
         """
         for key in self.keys:
             change = self.changes[key]
@@ -204,7 +205,7 @@ class _Evidence:
         return float(np.interp(index, self.keys, [self.gains[key] for key in self.keys])) >= 0.0
 
     def asks_for_whole(self, index: int, drawn: Drawn, worth: np.ndarray, carried: np.ndarray) -> bool:
-        """Whether a whole mask may stand on a frame instead of what does, as far as the painted frames speak for it."""
+        """Whether a whole mask may replace a frame's present one, as far as the painted frames support it."""
         mask, around = self.mask(index), self.around(index)
         near = self.changes[around[0]]
         touched = [self.touched_up(key) for key in around]
@@ -212,21 +213,21 @@ class _Evidence:
             return False
         if not self.enough:
             if mask.any() and not near.before.any() and near.after.any():
-                # The object was missed where it was painted; of what was found elsewhere that says nothing.
+                # The object was missed where it was painted; that says nothing about what was found elsewhere.
                 return False
             if is_lost(drawn.mask, mask) and (near.after.any() or not self.gone(index)):
-                # Losing the object is how carrying fails; and beyond one frame without it, it may come back.
+                # Propagation typically fails by losing the object; and beyond one frame without it, it may come back.
                 return False
         bounded = all(touched) and not self.enough
-        # What the pictures say against a frame as it was counts even where the painted frames speak for it; where two
-        # of these were only touched up it is of the right thing.
+        # Evidence from the pictures against a frame's present mask counts even where the painted frames support it;
+        # between two that were only touched up, the frame shows the right object.
         opposed = 0.0 if bounded else OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))
         if worth[index] * (1 - opposed) > carried[index]:
             return False
         return not bounded or speaks_for(max(self.changes[key].size for key in around), mask, drawn.mask)
 
     def sure(self, index: int, drawn: Drawn) -> bool:
-        """Whether a whole mask needs no other propagator to agree with it."""
+        """Whether a whole mask needs no agreement from another propagator."""
         if self.enough or not self.protected or drawn.score >= SURE_WHOLE or (drawn.agreement or 0.0) >= AGREEING:
             return True
         around = self.around(index)
@@ -242,9 +243,9 @@ def _changed(
     propagators: Sequence[Propagator],
     step: Callable[[], None],
 ) -> dict[int, np.ndarray]:
-    """Frames changed as the persons changed the painted ones next to them, bool [H, W]; the nearer change first.
+    """Frames with the changes of the painted ones next to them applied, bool [H, W]; the nearer change first.
 
-    A painted frame is among them as it would be, had only its neighbours been painted.
+    Includes painted frames as they would be if only their neighbours had been painted.
     """
     by_frame: dict[int, list[int]] = {}
     parts = {}
@@ -272,17 +273,17 @@ def _changed(
 def carried_worth(
     propagator: Propagator, painted: Painted, left_out: dict[int, float], count: int, drift: float = 1.0
 ) -> np.ndarray:
-    """J to be expected of each of `count` frames where the propagator draws it, float64 [N]; 1 on a painted frame.
+    """Expected J of each of `count` frames if the propagator draws it, float64 [N]; 1 on a painted frame.
 
-    What leaving painted frames out has shown is interpolated between them. A frame that is left out lies farther from
-    the others than any that is to be drawn, so that the error of a propagator that drifts is taken in proportion.
+    The results of withholding painted frames are interpolated between them. A withheld frame is farther from the
+    others than any frame to be drawn, so a drifting propagator's error is scaled down in proportion.
 
     Args:
         drift: power of the distance with which such errors grow.
     """
     index, keys = np.arange(count), np.array(sorted(painted))
     if not any(mask.any() for mask in painted.values()):
-        # It was said where the object is not, which says nothing of other frames.
+        # An empty painted mask says where the object is not, which says nothing about other frames.
         return np.full(count, -1.0)
     far = np.abs(index[:, None] - keys[None])
     distance = far.min(axis=1)
@@ -297,7 +298,7 @@ def carried_worth(
 
 
 def left_out_similarity(clip: Clip, painted: Painted, propagator: Propagator, index: int) -> float:
-    """J of what a propagator draws in the painted frame `index` from the other painted frames."""
+    """J of what a propagator draws on the painted frame `index` from the other painted frames."""
     others = {other: mask for other, mask in painted.items() if other != index}
     [drawn] = propagator.propagate(clip, others, frames=[index])
     return region_similarity(drawn.mask, painted[index])

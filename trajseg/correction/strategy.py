@@ -1,7 +1,7 @@
-"""What chooses the frames of a track that a person should look at: a strategy, by name.
+"""Review strategies: choose the frames of a track that a person should check; found by name.
 
-A strategy is one class and one line in STRATEGIES, or an entry point of the group `trajseg.strategies` in a package of
-your own; the setting TRAJSEG_REVIEW_STRATEGY names the one in use. tests/contracts/strategy.py holds the rules below.
+A strategy is one class and one line in STRATEGIES, or an entry point of the group `trajseg.strategies` in your own
+package; the setting TRAJSEG_REVIEW_STRATEGY selects one. tests/contracts/strategy.py checks the rules below.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ GROUP = "trajseg.strategies"
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A frame to look at.
+    """A frame to review.
 
     Args:
         index: 0-based.
-        reason: the strongest sign of trouble in it, in words for a person.
-        doubt: how likely it is wrong, 0 to 1.
+        reason: the strongest sign of trouble on it, in words.
+        doubt: how likely it is to be wrong, 0 to 1.
     """
 
     index: int
@@ -35,7 +35,7 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a track beside its masks and scores. Fields may be added.
+    """What is known about a track besides its masks and scores. Fields may be added.
 
     Args:
         painted: 0-based frames that a person vouches for.
@@ -50,13 +50,13 @@ NOTHING_KNOWN = Evidence()
 
 
 class ReviewStrategy(Protocol):
-    """Chooses frames. It depends on nothing but its arguments: the same track gives the same frames."""
+    """Chooses frames. It depends only on its arguments: the same track gives the same frames."""
 
     def doubts(self, track: MaskTrack, evidence: Evidence = NOTHING_KNOWN) -> np.ndarray:
-        """How likely each frame is wrong, float64 [N] in 0 to 1; 0 where a person painted."""
+        """How likely each frame is to be wrong, float64 [N] in 0 to 1; 0 where a person painted."""
 
     def suggest(self, track: MaskTrack, count: int = 3, evidence: Evidence = NOTHING_KNOWN) -> list[Suggestion]:
-        """At most `count` frames, the one most worth a look first; never one that a person painted."""
+        """At most `count` frames, most useful first; never a painted one."""
 
 
 STRATEGIES: Mapping[str, str] = {
@@ -67,7 +67,7 @@ STRATEGIES: Mapping[str, str] = {
 
 
 def load_strategy(name: str = "doubt") -> ReviewStrategy:
-    """The strategy of that name.
+    """The strategy with this name.
 
     Raises:
         InputError: there is none, or it cannot be imported.

@@ -1,12 +1,12 @@
-"""What chooses the tasks that people should correct next: a strategy, by name.
+"""Task strategies: choose the tasks that people should correct next; found by name.
 
 For the frames of a track see trajseg.correction.strategy.
 
-A strategy is one class and one line in TASK_STRATEGIES, or an entry point of the group `trajseg.task_strategies` in a
-package of your own; `trajseg active --strategy` names the one in use. tests/contracts/task_strategy.py holds the rules:
+A strategy is one class and one line in TASK_STRATEGIES, or an entry point of the group `trajseg.task_strategies` in
+your own package; `trajseg active --strategy` selects one. tests/contracts/task_strategy.py checks the rules:
 
-* at most `count` candidates are chosen, each once, and none that is not a candidate;
-* nothing but the arguments decides: the same tasks and seed give the same choice, in whatever order they come.
+* at most `count` candidates are chosen, each once, and nothing that is not a candidate;
+* the choice depends only on the arguments: the same tasks and seed give the same choice, in any order.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ GROUP = "trajseg.task_strategies"
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What is known of a task before anybody corrects it. Fields may be added.
+    """What is known about a task before anybody corrects it. Fields may be added.
 
     Args:
-        task_id: names it.
+        task_id: its id.
         doubt: of its prediction, 0 (sure) to 1.
-        features: float64 [D], what it looks like: equally long for all tasks, and near where tasks are alike.
+        features: float64 [D], its appearance: equally long for all tasks, and close for similar tasks.
     """
 
     task_id: int
@@ -43,13 +43,13 @@ class TaskStrategy(Protocol):
     def choose(
         self, candidates: Sequence[TaskFacts], corrected: Sequence[TaskFacts], count: int, seed: int = 0
     ) -> list[int]:
-        """The tasks most worth correcting, the best first.
+        """The tasks most worth correcting, best first.
 
         Args:
-            candidates: that nobody has corrected.
-            corrected: that people have corrected.
-            count: to choose, at most.
-            seed: where chance plays a part.
+            candidates: not corrected yet.
+            corrected: already corrected.
+            count: maximum number to choose.
+            seed: for strategies with randomness.
         """
 
 
@@ -62,7 +62,7 @@ TASK_STRATEGIES: Mapping[str, str] = {
 
 
 def load_task_strategy(name: str = "doubt-and-difference") -> TaskStrategy:
-    """The strategy of that name.
+    """The strategy with this name.
 
     Raises:
         InputError: there is none, or it cannot be imported.

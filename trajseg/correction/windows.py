@@ -1,7 +1,7 @@
-"""Windows: what is computed from a clip's frames, read in any order and kept while there is room.
+"""Windows: values computed from a clip's frames, accessed in any order and cached while there is room.
 
-A video decodes forwards only. Passes that run backwards in time, and several passes over the same clip, take
-what they need from windows of consecutive frames, which are computed together and forgotten oldest first.
+Video decodes only forwards. Passes that run backwards in time, and several passes over one clip, read from windows of
+consecutive frames that are computed together and evicted oldest first.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ Item = TypeVar("Item")
 
 
 class Windows(Generic[Item]):
-    """One item a frame of the clip that was read last.
+    """One item per frame of the clip that was read last.
 
     Args:
-        compute: makes the items of consecutive frames from (index, picture) pairs; `overlap` more pictures
-            than items are given as far as the clip has them.
-        length: frames a window.
-        room: windows kept; at least 2.
+        compute: computes the items of consecutive frames from (index, picture) pairs; it receives `overlap` more
+            pictures
+        than items, as far as the clip has them.
+        length: frames per window.
+        room: windows kept in memory; at least 2.
         overlap: pictures that an item needs after its own.
     """
 
@@ -44,7 +45,7 @@ class Windows(Generic[Item]):
         self._tail: list[tuple[int, np.ndarray]] = []
 
     def get(self, clip: Clip, index: int) -> Item:
-        """The item of frame `index` (0-based), computed with its neighbours when it is not at hand."""
+        """The item of frame `index` (0-based), computed together with its neighbours if it is not cached."""
         stat = clip.path.stat()
         name = (clip.path, stat.st_mtime_ns, stat.st_size)
         if name != self._clip:
@@ -53,7 +54,7 @@ class Windows(Generic[Item]):
             self._clip = name
         number = index // self.length
         if number not in self._kept:
-            # Every step back decodes the clip from its beginning, so a pass that comes from the end takes many at once.
+            # Every step back decodes the clip from its beginning, so a pass from the end computes many at once.
             falling = self._missed > number >= self._missed - self.room
             self._missed = number
             for each in range(max(0, number + 1 - self.room // 2) if falling else number, number + 1):
@@ -63,7 +64,7 @@ class Windows(Generic[Item]):
         return self._kept[number][index - number * self.length]
 
     def rest(self) -> None:
-        """Close the file; items stay."""
+        """Closes the file; items are kept."""
         self._reader, self._tail = None, []
 
     def _keep(self, clip: Clip, number: int) -> None:
@@ -74,7 +75,7 @@ class Windows(Generic[Item]):
         self._kept[number] = self._compute(self._pictures(clip, start, stop))
 
     def _pictures(self, clip: Clip, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The pictures `start` to `stop`, from where reading stopped before, if that is not too far on."""
+        """The pictures `start` to `stop`, continuing where reading stopped if that is not too far back."""
         held = [pair for pair in self._tail if pair[0] >= start]
         if self._reader is None or start < self._next - len(held):
             self._reader, self._next, held = clip.frames(range(start, len(clip))), start, []

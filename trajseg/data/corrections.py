@@ -1,13 +1,13 @@
-"""Corrections: what persons made of a project's tracks, as a data set to train and to score on.
+"""Corrections: what persons made of a project's tracks, as a data set for training and scoring.
 
-`corrections:FOLDER` is what `trajseg export --format trajseg` wrote; `corrections:12` is Label Studio's project 12 as
-it stands, which the backend exports. The videos fall into two sides, for good: a hash of a video's identity decides,
-so a video stays on its side while the project grows, under whichever address or task it comes back. Training takes
-`train` and refuses the other side; scoring takes `held-out` unless `:train` is named.
+`corrections:FOLDER` is the output of `trajseg export --format trajseg`; `corrections:12` is the present state of Label
+Studio's project 12, exported by the backend. The videos are split permanently into two sides by a hash of the video's
+identity: a video stays on its side while the project grows, whichever address or task it comes back under. Training
+uses `train` and refuses the other side; scoring uses `held-out` unless `:train` is named.
 
-In training a mask counts as the trust of its frame says (WEIGHTS), and frames on which no track has weight are not
-used. Of a held-out video only frames are scored that a person vouched for in every track. A caption that a person
-vouched for is an instruction, too, where it is that of one track of the clip only.
+In training a mask is weighted by the trust of its frame (WEIGHTS), and frames on which no track has weight are skipped.
+Held-out videos are scored only on frames that a person vouched for in every track. A caption that a person vouched for
+also serves as an instruction, if it belongs to only one track of the clip.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from trajseg.tracks.trust import BY_WORD, Trust
 from trajseg.video import Clip, open_clip
 
 GROUP = "trajseg.corrections"
-"""Entry points: a function that gives the folder of a project's corrections, by Label Studio's number."""
+"""Entry points: a function that returns the folder of a project's corrections, by Label Studio's number."""
 Side = Literal["train", "held-out"]
 SIDES: tuple[Side, ...] = ("train", "held-out")
 VERSION = 1
 HELD_OUT_SHARE = 0.3
-"""Of all videos that there can be; of a few it may be none, or most."""
+"""Expected share of all videos; of a few videos it may be none, or most."""
 SPLIT = b"trajseg corrections 1\0"
-"""Goes into every hash: another value would move videos from side to side."""
+"""Part of every hash: another value would move videos from side to side."""
 WEIGHTS: Mapping[Trust, float] = {
     Trust.PAINTED: 1.0,
     Trust.CONFIRMED: 0.9,
@@ -51,14 +51,14 @@ REMEDY = "Write it again: trajseg export --project N --format trajseg --out FOLD
 
 
 def side_of(identity: str) -> Side:
-    """The side of a video, by what identifies it: a hash of its bytes, or its address where these are not known."""
+    """The side of a video, by its identity: a hash of its bytes, or its address if the bytes are unknown."""
     number = int.from_bytes(hashlib.sha256(SPLIT + identity.encode()).digest()[:8])
     return "held-out" if number < HELD_OUT_SHARE * 2**64 else "train"
 
 
 @dataclass(frozen=True)
 class CorrectedTrack:
-    """A track of an export: `rejected` ones show nothing; `trust` has one value for each frame, the caption its own."""
+    """A track of an export: a `rejected` one shows nothing; `trust` has one value per frame, the caption its own."""
 
     track: MaskTrack
     trust: tuple[Trust, ...]
@@ -81,12 +81,12 @@ class CorrectedClip:
 
     @property
     def standing(self) -> list[CorrectedTrack]:
-        """Tracks that no person rejected."""
+        """Tracks that nobody rejected."""
         return [held for held in self.tracks if not held.rejected]
 
     @property
     def vouched_none(self) -> bool:
-        """Whether a person agreed that what some sentence means is not there."""
+        """Whether a person confirmed that an instruction's object is not there."""
         return any(not uids and trust.vouched for _, uids, trust in self.expressions)
 
 
@@ -94,9 +94,9 @@ class Corrections(Dataset):
     """One side of an export's clips, in the order of their names.
 
     Args:
-        folder: what `trajseg export --format trajseg` wrote, with videos.
+        folder: the output of `trajseg export --format trajseg`, with videos.
         side: "train" or "held-out".
-        count: clips at most; None: all.
+        count: maximum number of clips; None: all.
 
     Raises:
         InputError: the folder is not such an export, or has no clip on this side.
@@ -120,7 +120,7 @@ class Corrections(Dataset):
         return f"corrections:{self.folder}:{self.side}"
 
     def corrected(self, number: int) -> CorrectedClip:
-        """The clip of that number with the trust of each track and frame."""
+        """The clip with this number, with the trust of each track and frame."""
         return self._clips[number]
 
     def __len__(self) -> int:
@@ -154,21 +154,21 @@ class Corrections(Dataset):
         return AnnotatedClip(corrected.name, clip, tuple(objects), tuple(expressions), None if whole else known)
 
     def weight(self, held: CorrectedTrack, index: int) -> float:
-        """What a track's frame counts in training, 0 to 1."""
+        """The training weight of a track's frame, 0 to 1."""
         return WEIGHTS[held.trust[index]]
 
     def weight_of_caption(self, held: CorrectedTrack) -> float:
-        """What a track's caption counts, 0 to 1; at 0 it is left out: a model learns nothing from its own words."""
+        """The weight of a track's caption, 0 to 1; at 0 it is dropped: a model learns nothing from its own words."""
         return WEIGHTS[held.caption_trust]
 
     def weight_of_words(self, corrected: CorrectedClip, targets: Sequence[str], trust: Trust) -> float:
-        """What a sentence of this trust about these tracks counts, 0 to 1; at 0 it is left out."""
+        """The weight of a sentence with this trust about these tracks, 0 to 1; at 0 it is dropped."""
         return WEIGHTS[trust]
 
     def _by_caption(
         self, corrected: CorrectedClip, objects: Sequence[AnnotatedObject], asked: Sequence[Expression]
     ) -> list[Expression]:
-        """Captions that a person vouched for and that name one object of the clip, as expressions of their own."""
+        """Captions that a person vouched for and that name one object of the clip, as additional expressions."""
         vouched = {held.track.uid for held in corrected.standing if held.caption_trust.vouched}
         texts = Counter(plain_words(thing.caption) for thing in objects)
         taken = {plain_words(expression.text) for expression in asked}
@@ -182,7 +182,7 @@ class Corrections(Dataset):
         """Frames that count: in training where any track has weight, held out where all were vouched for."""
         standing, frames = corrected.standing, range(corrected.frame_count)
         if not standing:
-            # A person agreed that there is nothing: so there is in every frame.
+            # A person confirmed that there is nothing, which holds for every frame.
             return tuple(frames) if corrected.vouched_none else ()
         if self.side == "held-out":
             return tuple(index for index in frames if all(held.trust[index].vouched for held in standing))
@@ -193,20 +193,20 @@ class Corrections(Dataset):
             clip = open_clip(corrected.video)
             size = (clip.width, clip.height, len(clip))
             if size != (corrected.width, corrected.height, corrected.frame_count):
-                raise InputError(f"{corrected.video} is not the video that was corrected any more.", REMEDY)
+                raise InputError(f"{corrected.video} is no longer the video that was corrected.", REMEDY)
             self._opened[corrected.name] = clip
         return self._opened[corrected.name]
 
 
 def open_corrections(argument: str, options: DatasetOptions) -> Corrections:
-    """The data set of "corrections:FOLDER" or "corrections:FOLDER:SIDE"; held out by default, as scoring wants it."""
+    """The data set of "corrections:FOLDER" or "corrections:FOLDER:SIDE"; held-out by default, for scoring."""
     options.refuse(f"corrections:{argument}", "seed", "height", "per_kind")
     folder, side = named_side(argument, "held-out")
     return Corrections(folder, side, options.count)
 
 
 def open_source(argument: str) -> DatasetSamples:
-    """What training takes from "corrections:FOLDER": its train side, and no other.
+    """The training samples of "corrections:FOLDER": its train side only.
 
     Raises:
         InputError: the held-out side is named.
@@ -220,7 +220,7 @@ def open_source(argument: str) -> DatasetSamples:
 
 
 def named_side(argument: str, side: Side) -> tuple[Path, Side]:
-    """The folder of an export and the side that "FOLDER" (this one) or "FOLDER:SIDE" names; InputError if none."""
+    """The folder of an export and the side named by "FOLDER" (default `side`) or "FOLDER:SIDE"; InputError if none."""
     folder = argument
     for named in SIDES:
         if argument.endswith(f":{named}"):
@@ -280,19 +280,19 @@ def _clip(folder: Path, entry: Mapping[str, Any]) -> CorrectedClip:
             error
         )
     if any(len(held.trust) != count or len(held.track) != count for held in tracks):
-        raise InputError(f"A track of the clip {name} of {folder} has not {count} frames.", REMEDY)
+        raise InputError(f"A track of the clip {name} of {folder} does not have {count} frames.", REMEDY)
     return CorrectedClip(name, video, _text(entry, "identity", folder), width, height, count, tracks, said)
 
 
 def _track(form: Mapping[str, Any], width: int, height: int) -> CorrectedTrack:
     track = MaskTrack.from_json(dict(form), height=height, width=width, instruction=str(form.get("instruction", "")))
-    # Exports of earlier versions did not say; all of their captions had been submitted by a person.
+    # Earlier exports had no such field; all of their captions had been submitted by a person.
     caption_trust = BY_WORD[str(form.get("caption_trust", Trust.ACCEPTED.word))]
     return CorrectedTrack(track, tuple(BY_WORD[word] for word in form["trust"]), bool(form["rejected"]), caption_trust)
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file of the export; a name in the manifest must not lead out of it."""
+    """A file of the export; a name in the manifest must not point outside."""
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{folder / 'manifest.json'} names the file {name!r}, outside of its folder.", REMEDY)
     return folder / name

@@ -1,14 +1,14 @@
-"""Door 2: what a data set is. Clips, expressions about them, and the masks of what the expressions mean.
+"""Door 2: what a data set is. Clips, expressions about them, and the masks of the objects they refer to.
 
-`evaluate` scores an engine on any data set, and joint training takes samples from any. To add one, subclass `Dataset`
-in a file of its own and name its factory in trajseg.data.registry (or in an entry point of the group
-`trajseg.datasets`). tests/contracts/dataset.py checks the rules below for it.
+`evaluate` scores an engine on any data set, and joint training draws samples from any. To add one, subclass `Dataset`
+in its own file and register its factory in trajseg.data.registry (or as an entry point of the group
+`trajseg.datasets`). tests/contracts/dataset.py checks the rules below.
 
 * A data set is read by number. The same number always gives the same clip, expressions and masks, in every process.
-* A clip may be a video file or a folder of pictures; `open_clip` opens both. Its files must be there as long as the
-  AnnotatedClip is referred to, not longer: a data set may write them on first use.
-* Masks are as large as the clip's frames. A frame that is not in an object's masks does not show it.
-* Nothing is decoded before it is needed: masks may be a mapping that reads files when it is asked.
+* A clip may be a video file or a folder of pictures; `open_clip` opens both. Its files must exist as long as the
+AnnotatedClip is referenced; a data set may write them on first use.
+* Masks have the clip's frame size. A frame missing from an object's masks does not show it.
+* Nothing is decoded before it is needed: masks may be a lazy mapping that reads files on access.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from trajseg.video import Clip
 
 @dataclass(frozen=True)
 class Expression:
-    """A sentence about a clip and the objects that it means.
+    """A sentence about a clip and the objects that it refers to.
 
     Args:
         text: the sentence, as a person would type it.
-        targets: uids of the objects meant, in the order of a good answer; none when there is no such object.
-        category: "referring", "reasoning", "several", "none", or the data set's own; what results are grouped by.
-        kind: within its category, the data set's own word; may be empty.
-        weight: how much training counts the words of the answer, 0 to 1.
+        targets: uids of the objects, in the order of a good answer; empty if there is no such object.
+        category: "referring", "reasoning", "several", "none", or the data set's own; results are grouped by it.
+        kind: a subdivision of the category, defined by the data set; may be empty.
+        weight: training weight of the answer's words, 0 to 1.
     """
 
     text: str
@@ -48,12 +48,12 @@ class AnnotatedObject:
     """An object of a clip.
 
     Args:
-        uid: names it within its clip.
-        masks: by 0-based frame; frames without it are not there. May be lazy.
-        caption: a sentence or phrase that is true of it, for training to answer with; may be empty.
-        category: what it is, such as "person"; may be empty.
-        weights: how much training counts a frame of it, 0 to 1, by 0-based frame; 1 where nothing is said.
-        caption_weight: how much training counts the words of the caption, 0 to 1.
+        uid: unique within its clip.
+        masks: by 0-based frame; frames without it are missing. May be lazy.
+        caption: a true sentence or phrase about it, as an answer in training; may be empty.
+        category: its class, such as "person"; may be empty.
+        weights: training weight per 0-based frame, 0 to 1; the default is 1.
+        caption_weight: training weight of the caption's words, 0 to 1.
     """
 
     uid: str
@@ -66,17 +66,17 @@ class AnnotatedObject:
 
 @dataclass(frozen=True)
 class AnnotatedClip:
-    """A clip with all that the data set knows of it.
+    """A clip with everything that the data set knows about it.
 
     Args:
         name: unique in the data set, for reports.
         clip: the frames.
         objects: in a fixed order.
-        expressions: about it; may be none.
-        annotated: 0-based frames whose masks are known, increasing; None: all. The others are not scored.
+        expressions: about it; may be empty.
+        annotated: 0-based frames with known masks, increasing; None: all. Other frames are not scored.
 
     Raises:
-        InputError: two objects have one uid, an expression means an unknown one, or a frame is not the clip's.
+        InputError: two objects share a uid, an expression refers to an unknown one, or a frame is not in the clip.
     """
 
     name: str
@@ -92,7 +92,7 @@ class AnnotatedClip:
         for expression in self.expressions:
             if unknown := sorted(set(expression.targets) - set(uids)):
                 raise InputError(
-                    f"The expression {expression.text!r} of {self.name} means the unknown object {unknown[0]}.",
+                    f"The expression {expression.text!r} of {self.name} refers to the unknown object {unknown[0]}.",
                     f"Known are: {', '.join(uids) or 'none'}.",
                 )
         frames = self.annotated
@@ -106,14 +106,14 @@ class AnnotatedClip:
 
     @property
     def scored(self) -> Sequence[int]:
-        """The 0-based frames that have truth."""
+        """The 0-based frames with ground truth."""
         return range(len(self.clip)) if self.annotated is None else self.annotated
 
     def masks(self, uids: Sequence[str], frames: Sequence[int]) -> np.ndarray:
-        """Masks of these objects in these frames, bool [S, T, H, W].
+        """Masks of these objects on these frames, bool [S, T, H, W].
 
         Raises:
-            InputError: a mask is not as large as the frames; or whatever a lazy mapping raises.
+            InputError: a mask differs in size from the frames; or anything that a lazy mapping raises.
         """
         size = (self.clip.height, self.clip.width)
         known = {thing.uid: thing for thing in self.objects}
@@ -132,22 +132,22 @@ class AnnotatedClip:
 
 
 class Dataset(ABC):
-    """Annotated clips by number. `len(dataset)` is how many; `dataset[n]` is the n-th, 0-based."""
+    """Annotated clips by number. `len(dataset)` is their count; `dataset[n]` is the n-th, 0-based."""
 
     evaluator: str = ""
-    """"module:class" of an Evaluator that measures more than trajseg.evaluation does; empty for most."""
+    """"module:class" of an Evaluator with additional measurements; empty for most."""
 
     laboratory: bool = False
-    """Whether its clips can be drawn again under other conditions; see `trajseg evaluate --conditions`."""
+    """Whether its clips can be rendered under other conditions; see `trajseg evaluate --conditions`."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """As `--data` names it; reports carry it."""
+        """Its name in `--data`, used in reports."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, number: int) -> AnnotatedClip:
-        """Raises IndexError outside of 0 to len - 1; InputError or VideoError where files are missing or damaged."""
+        """Raises IndexError outside of 0 to len - 1; InputError or VideoError if files are missing or damaged."""

@@ -1,4 +1,4 @@
-"""Samples of joint training from any data set."""
+"""Joint-training samples from any data set."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from trajseg.video.spacing import jittered_frames, sampled_frames
 MOST_OBJECTS = 255
 """Objects of a clip, at most, that a sample tells apart."""
 TRIES = 100
-"""Draws after which a data set is taken to have nothing of a kind."""
+"""Draws after which a data set is considered to have nothing of a kind."""
 
 
 class DatasetSamples:
-    """A Source (see trajseg.data.samples) over a data set: clips, expressions and objects with equal chances.
+    """A Source (see trajseg.data.samples) over a data set: clips, expressions and objects are drawn uniformly.
 
-    Frames are taken from those that are annotated. An answer names an object by its caption, or by the expression
-    where it has none.
+    Frames are drawn from the annotated ones. An answer names an object by its caption, or by the expression if it has
+    none.
 
     Args:
         dataset: any.
@@ -39,7 +39,7 @@ class DatasetSamples:
         self.dataset = dataset
 
     def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
-        """Frames at the centres of equal bins, as inference takes them; for masks alone, near and far ones.
+        """Frames at the centres of equal bins, as at inference; for propagation, near and far ones.
 
         Raises:
             InputError: the data set has nothing to learn this direction from.
@@ -55,7 +55,7 @@ class DatasetSamples:
         raise self._nothing_for(direction)
 
     def image(self, rng: random.Random, direction: Direction) -> Sample:
-        """One annotated frame, and what it shows.
+        """One annotated frame, and its objects.
 
         Raises:
             InputError: the data set has nothing to learn this direction from.
@@ -68,7 +68,7 @@ class DatasetSamples:
         raise self._nothing_for(direction)
 
     def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
-        """Samples of one clip over the same frames, one from each of equal bins; see ClipSource.
+        """Samples from one clip over the same frames, one from each of equal bins; see ClipSource.
 
         Raises:
             InputError: the data set has nothing to learn these directions from.
@@ -93,7 +93,7 @@ class DatasetSamples:
         rng: random.Random,
         pictures: _Pictures | None = None,
     ) -> Sample | None:
-        """A sample of these frames, whose pictures may be known; None where they show nothing to ask about."""
+        """A sample with these frames, whose pictures may be known; None if they show nothing to ask about."""
         if direction == "grounding":
             return self._grounding(annotated, times, rng, pictures)
         least = min(2, len(times))

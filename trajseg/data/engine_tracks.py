@@ -1,11 +1,11 @@
-"""Engine tracks: what an engine was sure of, beside what persons corrected, as a data set to train on.
+"""Engine tracks: tracks that an engine was certain of, in addition to corrections, as training data.
 
-`engine:FOLDER` reads the export that `corrections:FOLDER` reads (with all tasks, not with --annotated-only). Where a
-person has had a hand in a frame, it counts as there. A frame that only an engine has drawn counts by its score: nothing
-below SURE, and at most PREDICTED, which is less than the least that a person has let stand. So a small model learns
-from a large one, such as `grounded` with public weights, and a person's word always goes before an engine's.
+`engine:FOLDER` reads the same export as `corrections:FOLDER` (with all tasks, not with --annotated-only). Frames
+touched by a person count as they do there. A frame drawn only by an engine is weighted by its score: 0 below SURE, and
+at most PREDICTED, which is less than the lowest weight of a frame accepted by a person. So a small model learns from a
+large one, such as `grounded` with public weights, and corrections always take precedence.
 
-Held-out videos are never trained on, and nothing is scored on an engine's word.
+Held-out videos are never trained on, and nothing is scored against an engine's output.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from trajseg.errors import InputError
 from trajseg.tracks.trust import Trust
 
 SURE = 0.7
-"""Score of a frame below which an engine's word counts for nothing."""
+"""Score below which an engine's frame has no weight."""
 PREDICTED = 0.3
-"""What a frame with a score of 1 counts; with SURE it counts nothing, and between the two in proportion."""
+"""Weight of a frame with score 1; at SURE it is 0, and linear in between."""
 
 
 class EngineTracks(Corrections):
-    """The train side of an export, with engines' tracks.
+    """The train side of an export, including engines' tracks.
 
     Args:
-        folder: what `trajseg export --format trajseg` wrote, with videos.
-        count: clips at most; None: all.
+        folder: the output of `trajseg export --format trajseg`, with videos.
+        count: maximum number of clips; None: all.
 
     Raises:
-        InputError: the folder is not such an export, or nothing in it counts.
+        InputError: the folder is not such an export, or nothing in it has weight.
     """
 
     def __init__(self, folder: Path, count: int | None = None) -> None:
@@ -46,21 +46,21 @@ class EngineTracks(Corrections):
         return f"engine:{self.folder}"
 
     def weight(self, held: CorrectedTrack, index: int) -> float:
-        """By trust; of a frame that is only predicted, by score."""
+        """By trust; for a frame that is only predicted, by score."""
         if held.trust[index] is not Trust.PREDICTED:
             return super().weight(held, index)
         return PREDICTED * max(0.0, held.track.frames[index].score - SURE) / (1 - SURE)
 
     def weight_of_caption(self, held: CorrectedTrack) -> float:
-        """By trust; of a caption that only an engine has written, as the track's frames count."""
+        """By trust; for a caption written only by an engine, the mean weight of the track's frames."""
         if held.caption_trust is not Trust.PREDICTED:
             return super().weight_of_caption(held)
         return self._sureness(held)
 
     def weight_of_words(self, corrected: CorrectedClip, targets: Sequence[str], trust: Trust) -> float:
-        """By trust; of a sentence that only an engine has answered, as its least sure track counts.
+        """By trust; for a sentence answered only by an engine, the weight of its least certain track.
 
-        That an engine has found nothing says little: it counts only where a person has seen it.
+        That an engine found nothing says little: it counts only if a person has confirmed it.
         """
         if trust is not Trust.PREDICTED:
             return super().weight_of_words(corrected, targets, trust)
@@ -68,27 +68,27 @@ class EngineTracks(Corrections):
         return min((self._sureness(held) for held in meant), default=0.0)
 
     def _sureness(self, held: CorrectedTrack) -> float:
-        """What a track's frames count on average."""
+        """Mean weight of a track's frames."""
         return fmean([self.weight(held, index) for index in held.track.present] or [0.0])
 
 
 def open_engine_tracks(argument: str, options: DatasetOptions) -> Dataset:
-    """Refuses: only training may name "engine:FOLDER".
+    """Always refuses: "engine:FOLDER" is for training only.
 
     Raises:
         InputError: always.
     """
     raise InputError(
-        f"engine:{argument} is no truth to score on.",
-        f"Score on what persons vouched for: corrections:{argument or 'FOLDER'}.",
+        f"engine:{argument} is not ground truth and cannot be scored on.",
+        f"Score on corrections instead: corrections:{argument or 'FOLDER'}.",
     )
 
 
 def open_source(argument: str) -> DatasetSamples:
-    """What training takes from "engine:FOLDER".
+    """The training samples of "engine:FOLDER".
 
     Raises:
-        InputError: it names a side, is no export, or nothing in it counts.
+        InputError: it names a side, is not an export, or nothing in it has weight.
     """
     folder, side = named_side(argument, "train")
     if side != "train":

@@ -1,4 +1,4 @@
-"""Pseudo-videos: warped copies of a still image, which stand for a clip where only images have words (paper, data)."""
+"""Pseudo-videos: warped copies of a still image, used as clips if only images have text (paper, data)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _coloured(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _blurred(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Now and then, blurred along a line as if the camera had moved."""
+    """Occasionally blurred along a line, like camera motion."""
     if rng.random() >= BLUR_SHARE:
         return picture
     size = int(rng.choice((9, 11)))

@@ -1,11 +1,11 @@
-"""Ref-YouTube-VOS, and whatever has its layout: Ref-DAVIS 2017 once converted.
+"""Ref-YouTube-VOS, and data sets in its layout, such as converted Ref-DAVIS 2017.
 
     ROOT/SPLIT/JPEGImages/VIDEO/FRAME.jpg
     ROOT/SPLIT/Annotations/VIDEO/FRAME.png             palette pictures: 0 background, n object n
     ROOT/meta_expressions/SPLIT/meta_expressions.json  frames and expressions of each video
     ROOT/SPLIT/meta.json                               categories of objects; optional
 
-Frames are every fifth of 30 a second, so 6 a second. Frames without a PNG are not scored.
+Frames are every fifth at 30 a second, so 6 a second. Frames without a PNG are not scored.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class RefYoutubeVos(Dataset):
 
     Args:
         folder: ROOT/SPLIT.
-        count: videos at most; None: all.
+        count: maximum number of videos; None: all.
 
     Raises:
-        InputError: the list of expressions is missing or not what it should be.
+        InputError: the list of expressions is missing or malformed.
     """
 
     def __init__(self, folder: Path, count: int | None = None) -> None:
@@ -99,7 +99,7 @@ class RefYoutubeVos(Dataset):
         return AnnotatedClip(video, clip, objects, expressions, annotated)
 
     def _inside(self, part: str, video: str) -> Path:
-        """The folder of a video; a name in the list must not lead out of the data set."""
+        """The folder of a video; a name in the list must not point outside the data set."""
         base = self.folder / part
         if not (base / video).resolve().is_relative_to(base.resolve()):
             raise InputError(f"{self._listed} names the video {video!r}, outside of {base}.", "Fix the list.")
@@ -142,7 +142,7 @@ class PaletteMasks(Mapping[int, Rle]):
 
 @lru_cache(maxsize=64)
 def _indices(file: Path) -> np.ndarray:
-    """Palette indices of a PNG, uint8 [H, W]; the objects of a frame share one reading."""
+    """Palette indices of a PNG, uint8 [H, W]; cached, so that the objects of a frame share one read."""
     try:
         with Image.open(file) as image:
             if image.mode not in ("P", "L"):

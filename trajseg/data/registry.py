@@ -1,4 +1,4 @@
-"""Data sets by name: the only place that reads what `--data` says."""
+"""Data sets by name: the only place that parses `--data`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GROUP = "trajseg.datasets"
 
 
 class DatasetEntry(NamedTuple):
-    """A data set that can be named.
+    """A named data set.
 
     Args:
-        factory: "module:function", called with (argument, options); named by string, so that nothing is imported
-            before it is used.
+        factory: "module:function", called with (argument, options); a string, so that nothing is imported before it is
+        used.
         usage: how to name it, for error messages.
-        source: "module:function" of the same form that gives training a Source of its own; by default samples are
-            taken from the data set.
+        source: "module:function" of the same form that returns a training Source of its own; by default samples are
+        drawn from the data set.
     """
 
     factory: str
@@ -35,14 +35,14 @@ class DatasetEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """What the command line adds to a name; a data set reads what applies to it and refuses the rest.
+    """What the command line adds to a name; a data set reads what applies to it and rejects the rest.
 
     Args:
-        count: clips at most; None: as many as the data set has, or 50 of an endless one.
-        seed: of the first clip, where clips are drawn.
-        height: rows of the frames, where clips are drawn; None: the data set's own.
-        per_kind: expressions of a kind and clip, where they are drawn; None: the data set's own.
-        if_drawn: what applies to drawn clips alone is passed over by other data sets, not refused.
+        count: maximum number of clips; None: all of the data set, or 50 of an endless one.
+        seed: of the first clip, for rendered clips.
+        height: rows of the frames, for rendered clips; None: the data set's own.
+        per_kind: expressions per kind and clip, if they are generated; None: the data set's own.
+        if_drawn: other data sets ignore options for rendered clips instead of rejecting them.
     """
 
     count: int | None = None
@@ -52,11 +52,11 @@ class DatasetOptions:
     if_drawn: bool = False
 
     def refuse(self, data: str, *names: str) -> None:
-        """Raises InputError if one of these options is set, because `data` has no use for it."""
+        """Raises InputError if one of these options is set although `data` has no use for it."""
         for name in names:
             if getattr(self, name) is not None and not self.if_drawn:
                 raise InputError(
-                    f"The data set {data} has no --{name.replace('_', '-')}.", "It applies to clips that are drawn."
+                    f"The data set {data} has no --{name.replace('_', '-')}.", "It applies only to rendered clips."
                 )
 
 
@@ -86,10 +86,10 @@ DATASETS: Mapping[str, DatasetEntry] = {
 
 
 def open_dataset(data: str, options: DatasetOptions = PLAIN) -> Dataset:
-    """The data set that `data` names, as "name" or "name:argument".
+    """The data set named by `data`, as "name" or "name:argument".
 
     Raises:
-        InputError: there is none of that name, its argument or an option does not fit, or its files are missing.
+        InputError: the name is unknown, its argument or an option is invalid, or its files are missing.
     """
     entry, argument = _entry(data)
     dataset: Dataset = _loaded(entry.factory)(argument, options)
@@ -97,10 +97,10 @@ def open_dataset(data: str, options: DatasetOptions = PLAIN) -> Dataset:
 
 
 def open_source(data: str) -> Source:
-    """The Source of joint training's samples (see trajseg.data.samples) from the data set that `data` names.
+    """The Source of joint-training samples (see trajseg.data.samples) from the data set named by `data`.
 
     Raises:
-        InputError: as `open_dataset`; or the data set has nothing that training can use.
+        InputError: as for `open_dataset`; or the data set has nothing that training can use.
     """
     entry, argument = _entry(data)
     if entry.source:

@@ -1,4 +1,4 @@
-"""What joint training learns from: a sample, where samples come from, and in which proportions kinds are mixed."""
+"""Joint training's input: samples, their sources, and the proportions in which kinds are mixed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from trajseg.data.sentences import REQUEST, SEG_TOKEN
 from trajseg.errors import InputError
 
 LOCAL_STEP = 3
-"""Frames, at most, between a sampled clip's anchor and its neighbours before and after."""
+"""Largest distance, in frames, between a sampled clip's anchor and its neighbours before and after."""
 
 Direction = Literal["grounding", "captioning", "propagation"]
-"""Text to trajectory; trajectory to text; masks alone, from the first frame's through memory."""
+"""Text to trajectory; trajectory to text; and masks only, propagated from the first frame through memory."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """T frames (1 for a still image), what a person says about them, and what the model should answer.
+    """T frames (1 for a still image), an instruction about them, and the model's answer.
 
     Args:
-        frames: uint8 [T, H, W, 3] RGB, in time order; all of them are key frames.
-        instruction: the person's sentence: an expression, a question, or (captioning) a request for a caption.
+        frames: uint8 [T, H, W, 3] RGB, in time order; all of them are prompted frames.
+        instruction: the user's sentence: an expression, a question, or (captioning) a request for a caption.
         answer: with one [SEG] for each target; see `dialogue.grounding_answer`.
-        masks: bool [S, T, H, W], of each target in the order of the answer; all False where it is not to be seen.
-        boxes: float32 [T, 4], the trajectory that captioning is about: xyxy in units of the picture's longer side,
-            zero where the object is absent; see `boxes_of`.
-        template: the request around an expression.
+        masks: bool [S, T, H, W], of each target in the order of the answer; all False where it is not visible.
+        boxes: float32 [T, 4], the trajectory for captioning: xyxy in units of the picture's longer side, zero where
+        the object is absent; see `boxes_of`.
+        template: the request wrapped around an expression.
         weight: of the answer's words in the loss, 0 to 1.
         mask_weights: float32 [S, T], of each target's mask and presence in each frame; None: 1 everywhere.
         objects: uint8 [T, H, W], of all objects that are known, targets or not: k + 1 where the k-th is seen, 0 where
@@ -96,7 +96,7 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
 def near_and_far(frame_count: int, frames: int, rng: random.Random) -> list[int]:
     """An anchor, a neighbour 1 to 3 frames before and one after, and others from the whole clip, in time order.
 
-    A frame may come twice, as in the paper's sampling, at a clip's ends.
+    A frame may occur twice, as in the paper's sampling, at a clip's ends.
     """
     anchor = rng.randrange(frame_count)
     before, after = rng.randint(1, LOCAL_STEP), rng.randint(1, LOCAL_STEP)
@@ -107,7 +107,7 @@ def near_and_far(frame_count: int, frames: int, rng: random.Random) -> list[int]
 
 
 class Source(Protocol):
-    """A data set. Both depend on `rng` alone, so that a training that goes on sees the samples that it would have."""
+    """A data set. Both methods depend only on `rng`, so that a resumed training sees the same samples."""
 
     def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
         """Frames of a clip."""
@@ -118,17 +118,17 @@ class Source(Protocol):
 
 @runtime_checkable
 class ClipSource(Source, Protocol):
-    """A data set that can say several things about the same frames."""
+    """A data set that can make several statements about the same frames."""
 
     def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
-        """Samples of one clip that share one array `frames`, in this order; fewer where it has less to say.
+        """Samples from one clip that share one array `frames`, in this order; fewer if it has less to say.
 
-        `directions` are grounding and captioning only, and not empty; nor is what is given.
+        `directions` contains only grounding and captioning, and is not empty; neither is the result.
         """
 
 
 def together(source: Source, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
-    """Samples of one clip over the same frames; of a source that cannot do that, one of a clip each."""
+    """Samples from one clip over the same frames; from one clip each if the source cannot do that."""
     if isinstance(source, ClipSource):
         return source.together(rng, frames, directions)
     return [source.video(rng, frames, direction) for direction in directions]
@@ -138,8 +138,8 @@ def together(source: Source, rng: random.Random, frames: int, directions: Sequen
 class Mixture:
     """Shares of kinds of samples; the defaults are those of the paper's second stage.
 
-    images: of all samples, still images (always grounding). pseudo_videos: of the others, warped copies of an image.
-    propagation: of the others, masks alone. captioning: of what then remains, trajectory to text.
+    images: share of still images among all samples (always grounding). pseudo_videos: among the others, warped copies
+    of an image. propagation: among the others, masks only. captioning: among the remaining ones, trajectory to text.
     """
 
     images: float = 0.2
@@ -180,7 +180,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Samples:
-    """Endless samples by number, `batch` of them a part of a step."""
+    """Endless samples by number, `batch` of them per part of a step."""
 
     source: Source
     mixture: Mixture
@@ -189,21 +189,21 @@ class Samples:
     seed: int = 0
 
     def __call__(self, part: int) -> list[Sample]:
-        """The samples of the part of that number, counted over all steps."""
+        """The samples of the part with this number, counted over all steps."""
         return [self.sample(number) for number in range(part * self.batch, (part + 1) * self.batch)]
 
     def sample(self, number: int) -> Sample:
-        """The sample of that number."""
+        """The sample with this number."""
         rng = random.Random(f"joint/{self.seed}/{number}")
         return self.mixture.draw(self.source, self.frames, rng)
 
 
 @dataclass(frozen=True)
 class ClipSamples:
-    """Endless samples by number, of one clip a part: `asks` of them about the same frames.
+    """Endless samples by number, one clip per part: `asks` of them about the same frames.
 
-    Pictures cost most, so this learns more from each than samples of a clip each do. Of `mixture`, captioning and
-    propagation count; a part of propagation is one sample.
+    Pictures are the main cost, so this learns more from each than with one clip per sample. From `mixture`, captioning
+    and propagation are used; a part with propagation is one sample.
     """
 
     source: Source
@@ -213,7 +213,7 @@ class ClipSamples:
     seed: int = 0
 
     def __call__(self, part: int) -> list[Sample]:
-        """The samples of the part of that number, counted over all steps."""
+        """The samples of the part with this number, counted over all steps."""
         rng = random.Random(f"clips/{self.seed}/{part}")
         if rng.random() < self.mixture.propagation:
             return [self.source.video(rng, self.frames, "propagation")]

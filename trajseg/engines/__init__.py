@@ -1,1 +1,1 @@
-"""Engines: what turns a clip and an instruction into mask tracks."""
+"""Engines: turn a clip and an instruction into mask tracks."""

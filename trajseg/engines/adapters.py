@@ -1,7 +1,7 @@
-"""Adapters on one base: LoRA and small heads are put into a loaded model and taken out again, bit for bit.
+"""Adapters on a shared base: LoRA and small heads are put into a loaded model and removed again, bit for bit.
 
-Nothing is reloaded, and an adapted model runs as fast as the base: LoRA is added into the weights beforehand, except
-over weights in 4 bits, where it runs beside the layer. The base's own tensors are kept aside, never changed.
+Nothing is reloaded, and an adapted model runs as fast as the base: LoRA is merged into the weights, except for 4-bit
+weights, where it runs beside the layer. The base's own tensors are set aside and never changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trajseg.errors import CheckpointError
 
 PREFIX = "base_model.model."
 KEPT = 3
-"""Adapters that stay in memory."""
+"""Adapters kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Adapter:
     """An adapter in memory.
 
     Args:
-        manifest: of its folder.
+        lora: by name of the adapted layer: A (r, in) and B (out, r).
         lora: by the adapted layer's name: A (r, in) and B (out, r).
         scale: alpha / r.
-        heads: by name: parameters and buffers of the parts that were trained whole.
+        heads: by name: parameters and buffers of the modules that were trained in full.
     """
 
     manifest: AdapterManifest
@@ -42,10 +42,10 @@ class Adapter:
 
     @classmethod
     def load(cls, folder: Path) -> Adapter:
-        """An adapter from a published folder; every file is compared with its hash.
+        """Loads an adapter from a published folder; every file is checked against its hash.
 
         Raises:
-            CheckpointError: the folder is not whole, or no adapter of this form.
+            CheckpointError: the folder is incomplete, or is not an adapter of this form.
         """
         manifest = checked_manifest(folder)
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -59,16 +59,16 @@ class Adapter:
             else:
                 heads[name] = tensor
         if any(halves.keys() != {"A", "B"} for halves in lora.values()):
-            raise CheckpointError(f"{folder} is no LoRA adapter.", "Train it again.")
+            raise CheckpointError(f"{folder} is not a LoRA adapter.", "Train it again.")
         scale = config["lora_alpha"] / config["r"]
         return cls(manifest, {layer: (halves["A"], halves["B"]) for layer, halves in lora.items()}, scale, heads)
 
 
 class AdaptedModel:
-    """A loaded model and the adapter that is in it at the moment.
+    """A loaded model and the adapter that is currently in it.
 
     Args:
-        model: the base; only tensors' places are changed, for as long as an adapter is in.
+        model: the base; while an adapter is in, some of its tensors are replaced but none is changed.
         base_config: hash of the base's config.json.
     """
 
@@ -79,10 +79,10 @@ class AdaptedModel:
         self._undo: list[Callable[[], None]] = []
 
     def load(self, folder: Path) -> Adapter:
-        """An adapter from its folder; the last few are kept, as long as their manifest stays as it was.
+        """Loads an adapter from its folder; the last few are cached as long as their manifest is unchanged.
 
         Raises:
-            CheckpointError: the folder is not whole.
+            CheckpointError: the folder is incomplete.
         """
         try:
             written = (folder / NAME).stat().st_mtime_ns
@@ -98,10 +98,10 @@ class AdaptedModel:
     @torch.inference_mode(False)
     @torch.no_grad()
     def put(self, adapter: Adapter | None) -> None:
-        """Has this adapter in the model from now on, or none; does nothing where that is so already.
+        """Puts this adapter, or none, into the model; does nothing if it is already there.
 
         Raises:
-            CheckpointError: the adapter does not fit; then the base is in place.
+            CheckpointError: the adapter does not fit; the base is then in place.
         """
         if adapter is self.current:
             return
@@ -111,7 +111,7 @@ class AdaptedModel:
         if adapter.manifest.base_config != self.base_config:
             raise CheckpointError(
                 f"{adapter.manifest.model_version} was trained on another {adapter.manifest.base}.",
-                "Serve the checkpoint that it was trained on, or train the project again.",
+                "Serve the checkpoint it was trained on, or train the project again.",
             )
         try:
             for layer, (a, b) in adapter.lora.items():

@@ -1,17 +1,17 @@
 """Door 1: what an engine is. It turns a clip and an instruction into mask tracks, frame by frame.
 
-An engine is one object with a `spec` and a method `segment`. What else it can do it says in its spec, and then has the
-method of the protocol beside it: `captions` -> Captioner, `compares` -> Comparer, `marks` -> Marker, `propagates` ->
-Propagating. Callers read the spec; they never ask with isinstance, nor call to see whether it fails.
+An engine is one object with a `spec` and a method `segment`. Its spec states its further capabilities, each of which
+requires the method of a protocol: `captions` -> Captioner, `compares` -> Comparer, `marks` -> Marker, `propagates` ->
+Propagating. Callers read the spec; they neither use isinstance nor call a method to see whether it fails.
 
-Of an engine's results:
+Results:
 
 * `uid` names an object within one result: "t1", "t2", ... in the order of the answer.
-* `label` is what people see for it in Label Studio: "track-1", "track-2", ...
-* `caption` is a sentence or phrase on the object; it may be empty.
-* A frame's `score` says how sure the engine is of that frame, 0 to 1, also where it says that the object is absent.
-* `answer` is the engine's own words, for people. It may be empty and is never parsed.
-* No object meant: no objects, and no frames. An object without a mask in any frame is left out of the result.
+* `label` is the name that people see in Label Studio: "track-1", "track-2", ...
+* `caption` is a sentence or phrase about the object; it may be empty.
+* A frame's `score` is the engine's confidence in that frame, 0 to 1, even where it says that the object is absent.
+* `answer` is the engine's own answer, for people. It may be empty and is never parsed.
+* If no object matches, there are no objects and no frames. An object without any mask is left out of the result.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from trajseg.engines.segmentation import Segmentation
 
 MAX_INSTRUCTION_LENGTH = 1000
-"""Characters; a longer instruction is refused with InstructionError."""
+"""Characters; a longer instruction is rejected with InstructionError."""
 MODEL_VERSION = re.compile(r"[\w.+-][\w.+/@:-]{0,99}")
 
 
@@ -48,19 +48,19 @@ class EngineSpec:
 
     Args:
         name: of the engine, such as "trajseg".
-        model_version: engine, weights and adapter, as /setup answers and predictions carry it; not an import path.
+        model_version: identifies engine, weights and adapter in /setup and predictions; not an import path.
         phrases: understands noun phrases ("the red car").
         sentences: understands sentences ("the car that has to brake").
-        several: one instruction may mean several objects.
-        none: says so when there is no such object.
+        several: one instruction may refer to several objects.
+        none: can answer that there is no such object.
         captions, compares, marks, propagates, adapts: has the method of Captioner, Comparer, Marker, Propagating,
             Adaptable.
-        licence: of the weights, as SPDX writes it where it can.
-        memory_gb: of the GPU (or of the machine, without one) while it runs.
-        needs: packages beside trajseg's own, as pip names them.
+        licence: of the weights, as an SPDX identifier if there is one.
+        memory_gb: GPU memory while it runs (or RAM without a GPU).
+        needs: packages besides trajseg's own, by their pip names.
 
     Raises:
-        InputError: the model version is empty, longer than 100 characters or has blanks in it.
+        InputError: the model version is empty, longer than 100 characters or contains blanks.
     """
 
     name: str
@@ -88,12 +88,12 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class ObjectMask:
-    """One object in one frame.
+    """One object on one frame.
 
     Args:
-        rle: the mask, as large as the clip's frames; None where the object is absent.
-        score: how sure the engine is, 0 to 1.
-        presence: log-odds that the object is in the frame, for hysteresis; 0 where the engine has none.
+        rle: the mask, of the same size as the clip's frames; None where the object is absent.
+        score: the engine's confidence, 0 to 1.
+        presence: log-odds that the object is on the frame, for hysteresis; 0 if the engine has none.
     """
 
     rle: Rle | None
@@ -108,19 +108,19 @@ class ObjectMask:
 
 @dataclass(frozen=True)
 class FrameMasks:
-    """All objects in one frame: `index` is 0-based, `masks` has every object's uid."""
+    """All objects on one frame: `index` is 0-based, `masks` has every object's uid."""
 
     index: int
     masks: Mapping[str, ObjectMask]
 
     def to_json(self) -> dict[str, Any]:
-        """The form in which a frame is stored; floats come back from it exactly."""
+        """The form in which a frame is stored; floats are restored exactly."""
         masks = {uid: {"rle": m.rle, "score": m.score, "presence": m.presence} for uid, m in self.masks.items()}
         return {"index": self.index, "masks": masks}
 
     @classmethod
     def from_json(cls, data: Any, *, height: int, width: int) -> FrameMasks:
-        """The frame that `to_json` wrote, of a clip of `width` x `height` pixels.
+        """The frame that `to_json` wrote, for a clip of `width` x `height` pixels.
 
         Raises:
             InputError: something is missing, of the wrong type or out of range.
@@ -154,7 +154,7 @@ def _object_mask(data: Any, height: int, width: int) -> ObjectMask:
 
 @dataclass(frozen=True)
 class TrackedObject:
-    """An object that the answer means; see the module's docstring for the words."""
+    """An object that the instruction refers to; see the module's docstring for the terms."""
 
     uid: str
     label: str
@@ -162,17 +162,17 @@ class TrackedObject:
 
     @classmethod
     def numbered(cls, captions: Sequence[str]) -> list[TrackedObject]:
-        """One object for each caption: t1 with the label track-1, and so on."""
+        """One object per caption: t1 with the label track-1, and so on."""
         return [cls(f"t{number}", f"track-{number}", caption) for number, caption in enumerate(captions, 1)]
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run is given beside clip and instruction. Fields may be added; an engine reads those that it knows.
+    """What a run receives besides clip and instruction. Fields may be added; an engine reads those it knows.
 
     Args:
-        done: frames that an earlier run of the same engine on the same clip and instruction has yielded, in order.
-            They are not yielded again; the engine may prime its memory with them.
+        done: frames yielded by an earlier run of the same engine on the same clip and instruction, in order.
+        They are not yielded again; the engine may prime its memory with them.
         progress: to be called during work that yields no frames.
     """
 
@@ -180,9 +180,9 @@ class RunContext:
     progress: Progress | None = None
 
     def done_of(self, objects: Sequence[TrackedObject]) -> tuple[FrameMasks, ...]:
-        """The frames that are done, if all of them have masks of exactly these objects; otherwise none of them.
+        """The finished frames, if all of them have masks of exactly these objects; otherwise none.
 
-        Where the engine now means other objects than in the earlier run, the run starts over.
+        If the engine now finds other objects than in the earlier run, the run starts over.
         """
         uids = {thing.uid for thing in objects}
         return tuple(self.done) if all(set(frame.masks) == uids for frame in self.done) else ()
@@ -192,70 +192,70 @@ PLAIN = RunContext()
 
 
 class Engine(Protocol):
-    """What everything else asks of a model. Load one with `trajseg.load_engine`."""
+    """The interface of every model. Load one with `trajseg.load_engine`."""
 
     @property
     def spec(self) -> EngineSpec:
-        """What it is and can do; the same for as long as the engine lives."""
+        """What it is and can do; constant over the engine's lifetime."""
 
     def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
-        """The objects that the instruction means, with an iterator over their masks; see Segmentation.
+        """The objects that the instruction refers to, with an iterator over their masks; see Segmentation.
 
         Raises InstructionError, VideoError, or whatever `context.progress` raises; iterating may raise the last two.
         """
 
 
 class Captioner(Protocol):
-    """`spec.captions`: puts tracks into words, whoever drew them."""
+    """`spec.captions`: captions tracks, from any source."""
 
     def caption(self, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress | None = None) -> list[str]:
-        """A sentence on each track, in their order; an empty one where there is nothing to say.
+        """A sentence for each track, in order; empty if there is nothing to say.
 
-        `progress` is called with (tracks done, tracks in all). Raises VideoError, InputError when a track does not
-        fit the clip, or whatever `progress` raises.
+        `progress` is called with (tracks done, tracks in total). Raises VideoError, InputError if a track does not fit
+        the clip, or anything that `progress` raises.
         """
 
 
 class Comparer(Protocol):
-    """`spec.compares`: tells whether captions contradict an instruction."""
+    """`spec.compares`: decides whether captions contradict an instruction."""
 
     def contradictions(self, clip: Clip, instruction: str, captions: Sequence[str]) -> list[bool]:
-        """For each caption, as the engine wrote it of a track, whether it contradicts the instruction."""
+        """For each caption, which the engine wrote for a track, whether it contradicts the instruction."""
 
 
 class Marker(Protocol):
-    """`spec.marks`: segments what a box or a point marks on a frame."""
+    """`spec.marks`: segments the object at a box or a point on a frame."""
 
     def mark(
         self, clip: Clip, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
     ) -> np.ndarray:
-        """The mask of what is marked, bool [H, W]; all False where nothing is found.
+        """The mask of the marked object, bool [H, W]; all False if nothing is found.
 
-        `known` are masks of the same object on other frames, bool [H, W] by 0-based frame, as far as anybody knows:
-        where they contradict the mark, the mark counts. Raises InputError or VideoError.
+        `known` are known masks of the same object on other frames, bool [H, W] by 0-based frame:
+        where they contradict the mark, the mark wins. Raises InputError or VideoError.
         """
 
 
 class Propagating(Protocol):
-    """`spec.propagates`: carries painted masks to other frames by the engine's own memory."""
+    """`spec.propagates`: propagates painted masks to other frames with the engine's own memory."""
 
     def propagator(self) -> Propagator:
-        """Carries masks through one clip after another; see trajseg.correction.propagator."""
+        """Propagates masks through any number of clips; see trajseg.correction.propagator."""
 
 
 class Adaptable(Protocol):
-    """`spec.adapts`: one loaded base answers with one project's adapter after another."""
+    """`spec.adapts`: one loaded base can switch between projects' adapters."""
 
     def adapted(self, folder: Path | None) -> Engine:
-        """The same base with the adapter of a folder that trajseg.checkpoints.manifest published; None: without any.
+        """The same base with the adapter of a folder published by trajseg.checkpoints.manifest; None: without any.
 
-        What the base answers is bit for bit the same before and after. Raises CheckpointError where the folder is not
-        whole, or was trained on another base.
+        The base's own answers are the same before and after, bit for bit. Raises CheckpointError if the folder is
+        incomplete, or was trained on another base.
         """
 
 
 def check_instruction(instruction: str) -> str:
-    """The instruction without outer blanks.
+    """The instruction without surrounding blanks.
 
     Raises:
         InstructionError: it is empty, longer than MAX_INSTRUCTION_LENGTH, or has a lone surrogate.
@@ -270,6 +270,6 @@ def check_instruction(instruction: str) -> str:
         )
     if printable(instruction) != instruction:
         raise InstructionError(
-            "The instruction has half of a character (a lone surrogate).", "Write it again: an emoji was cut in two."
+            "The instruction contains half a character (a lone surrogate).", "Write it again: an emoji was cut in two."
         )
     return instruction

@@ -1,4 +1,4 @@
-"""What an engine can do beside segmenting, as its spec says: the object to call, or None."""
+"""An engine's capabilities besides segmenting, according to its spec: the object to call, or None."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
 
 
 def captioner(engine: Engine) -> Captioner | None:
-    """The engine, if it puts tracks into words."""
+    """The engine, if it can caption tracks."""
     return cast(Captioner, engine) if engine.spec.captions else None
 
 
 def comparer(engine: Engine) -> Comparer | None:
-    """The engine, if it compares captions with instructions."""
+    """The engine, if it can compare captions with instructions."""
     return cast(Comparer, engine) if engine.spec.compares else None
 
 
 def marker(engine: Engine) -> Marker | None:
-    """The engine, if it segments what a box or a point marks."""
+    """The engine, if it can segment the object at a box or point."""
     return cast(Marker, engine) if engine.spec.marks else None
 
 
 def propagators(engine: Engine) -> list[Propagator]:
-    """What can carry masks through a clip: optical flow always, the engine's own memory where it has one.
+    """What can propagate masks through a clip: optical flow always, and the engine's own memory if it has one.
 
-    Flow comes first: it is taken where a single painted frame leaves nothing to choose by, and there it draws better
+    Flow comes first: it is used when a single painted frame leaves no evidence to choose by, and there it is better
     than the memory of trajseg-tiny (docs/results.md).
     """
     from trajseg.correction import FlowPropagator

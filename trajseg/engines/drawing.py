@@ -1,4 +1,4 @@
-"""Drawing: the masks of one answer's objects, frame by frame, going on where an earlier run ended."""
+"""Drawing: the masks of one answer's objects, frame by frame, resuming where an earlier run ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trajseg.tracks import rle
 from trajseg.video import Clip
 
 ENCODED_AT_ONCE = 8
-"""Frames that go through SAM 2's image encoder together."""
+"""Batch size of SAM 2's image encoder."""
 
 
 class ClipDrawing:
@@ -26,7 +26,7 @@ class ClipDrawing:
 
     Args:
         rule: which frames get a prompt.
-        key_pictures: by 0-based frame, RGB uint8 [H, W, 3] of the key frames, which have been read already.
+        key_pictures: by 0-based frame, RGB uint8 [H, W, 3] of the prompted frames, already read.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class ClipDrawing:
         self.rule, self.key_pictures = rule, key_pictures
 
     def frames(self, uids: Sequence[str], trajectories: Tensor, done: Sequence[FrameMasks]) -> Iterator[FrameMasks]:
-        """Draws, in time order, every frame that is not done.
+        """Draws every frame that is not done, in time order.
 
         Args:
             uids: of the objects, R.
             trajectories: their trajectory tokens, (R, C).
-            done: frames of an earlier run; memory is filled from them.
+            done: frames of an earlier run, used to fill the memory.
         """
         earlier = {frame.index: frame for frame in done}
         missing = [index for index in range(len(self.clip)) if index not in earlier]
@@ -54,7 +54,7 @@ class ClipDrawing:
             return
         size = (self.clip.height, self.clip.width)
         tracker = ClipTracker(self.model, self.processor, trajectories, self.rule, size, len(self.clip))
-        # Of the frames that are done, only those whose memory a missing frame reads are encoded.
+        # Of the finished frames, only those whose memory a missing frame reads are encoded.
         unread = {
             index
             for index in range(missing[-1])
@@ -72,7 +72,7 @@ class ClipDrawing:
             yield FrameMasks(index, {uid: _object_mask(logit, score) for uid, logit, score in drawn})
 
     def _features(self, indices: Sequence[int]) -> Iterator[FrameFeatures]:
-        """The features of these frames, one picture each; those of the key frames are made together, in advance."""
+        """The features of these frames, one picture each; those of the prompted frames are computed in advance."""
         known = self._encoded(self.key_pictures)
         for chunk in _chunks(self.clip.frames(indices), ENCODED_AT_ONCE):
             others = {index: picture for index, picture in chunk if index not in known}
@@ -87,7 +87,7 @@ class ClipDrawing:
 
 
 def _object_mask(logit: Tensor, object_score: Tensor) -> ObjectMask:
-    """Score: belief that the object is in the frame, times how sure its pixels are (1 - presence if absent)."""
+    """Score: probability that the object is visible, times the certainty of its pixels (1 - presence if absent)."""
     mask, presence = logit > 0, float(object_score.sigmoid())
     if not mask.any():
         return ObjectMask(None, 1.0 - presence if presence < 0.5 else 0.0, float(object_score))

@@ -1,8 +1,7 @@
-"""Marked objects: what a person marks on one frame is drawn, with what an instruction and memory say of it.
+"""Marked objects: segments what a person marks on one frame, with support from an instruction and memory.
 
-The mark is the truth. The instruction and memory may well mean another object, because a person marks what was
-overlooked or where a track went astray. So each of them first draws alone, and is heard only where what it draws fits
-the mark.
+The mark is the truth. The instruction and memory may refer to another object, because people mark objects that were
+missed or where a track went wrong. So each of them is first decoded alone, and used only if its mask fits the mark.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from trajseg.tracks.mark import FITS, Mark, fit
 from trajseg.video import Clip
 
 STABILITY_MARGIN, STABLE = 2.0, 0.65
-"""A mask is sure if this share of its pixels at logits above -2 is left above +2: SAM's stability score."""
+"""A mask is certain if this share of its pixels with logits above -2 is also above +2: SAM's stability score."""
 MEMORIES = 2
-"""Frames that are remembered, the nearest ones, as propagation by memory has them."""
+"""Most frames remembered, the nearest ones, as in propagation by memory."""
 
 
 class MarkedObject:
-    """What is marked on one frame of a clip, and the frames near it on which its mask is known.
+    """An object marked on one frame of a clip, and nearby frames on which its mask is known.
 
     Args:
         known: masks of the same object, bool [H, W], by 0-based frame; those nearest to the mark are remembered.
 
     Raises:
-        InputError: the mark lies outside the picture, or on a frame that the clip does not have.
+        InputError: the mark lies outside the picture, or the clip has no such frame.
         VideoError: the video can no longer be read.
     """
 
@@ -51,32 +50,32 @@ class MarkedObject:
             self.memory.paint(index, features[row : row + 1], sam2.painted([known[index]]))
 
     def mask(self, prompts: Tensor | None = None) -> np.ndarray:
-        """The mask, bool [H, W]; all False where SAM 2 is not sure of it.
+        """The mask, bool [H, W]; all False if SAM 2 is not certain of it.
 
         Args:
-            prompts: of what an instruction means on the marked frame, (S, C); S may be 0.
+            prompts: of the instruction's objects on the marked frame, (S, C); S may be 0.
         """
         logits = self.logits(prompts)
         stable = float(calculate_stability_score(logits[None], 0.0, STABILITY_MARGIN)[0])
         return (logits > 0).cpu().numpy() & (stable >= STABLE)
 
     def logits(self, prompts: Tensor | None = None) -> Tensor:
-        """What the mask is made of, float32 (H, W)."""
+        """The mask's logits, float32 (H, W)."""
         tracker = self.memory if self.remembered() else self._tracker()
         meant = None if prompts is None else self.meant(prompts)
         decoded = self.sam2.draw(tracker, self.marked.index, self.frame, self.marks, self.size, meant)
-        # Whoever marks an object says that it is there: the object gate is not asked.
+        # A mark says that the object is there, so the object gate is ignored.
         return self.sam2.logits(decoded.logits, self.size)[0]
 
     def remembered(self) -> bool:
-        """Whether memory has the marked object."""
+        """Whether memory contains the marked object."""
         if not self.memory.key_memories:
             return False
         alone = self.memory.step(self.marked.index, self.frame, None, remember=False)
         return self._fits(alone)[0] >= FITS
 
     def meant(self, prompts: Tensor) -> Tensor | None:
-        """Of prompts (S, C), the one (1, C) that means the marked object best; None if none does."""
+        """Of prompts (S, C), the one (1, C) that fits the marked object best; None if none does."""
         if not len(prompts):
             return None
         rows = torch.zeros(len(prompts), dtype=torch.long, device=prompts.device)
@@ -94,7 +93,7 @@ class MarkedObject:
 
 
 def marks_of(mark: Mark, clip: Clip) -> Marks:
-    """A person's mark in pixels of the clip; InputError where it lies outside the picture."""
+    """A person's mark in pixels of the clip; InputError if it lies outside the picture."""
     if mark.point:
         return Marks.clicks(torch.tensor([mark.pixel(clip.width, clip.height)], dtype=torch.float32))
     left, top, right, bottom = mark.inside(clip.width, clip.height)

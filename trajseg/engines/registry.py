@@ -1,8 +1,8 @@
-"""Engines by name: the only place that turns a name into an engine, or into what is known of it without loading it.
+"""Engines by name: the only place that resolves a name to an engine, or to its spec without loading it.
 
-A name is a checkpoint that ships with trajseg ("trajseg-tiny"), `package.module:factory`, an entry point of the group
-`trajseg.engines`, or the folder of a checkpoint. A factory is called with `device=`. It has a `spec` of its own (a
-class attribute, or an attribute of the function), so that backend and doctor know the engine without loading it.
+A name is a built-in checkpoint ("trajseg-tiny"), `package.module:factory`, an entry point of the group
+`trajseg.engines`, or a checkpoint's folder. A factory is called with `device=`. It has its own `spec` (a class
+attribute, or an attribute of the function), so that backend and doctor know the engine without loading it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 GROUP = "trajseg.engines"
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""Number formats that a checkpoint's weights can be loaded in, by torch's names."""
+"""Number formats in which a checkpoint's weights can be loaded, by torch's names."""
 
 
 class EngineLoader(Protocol):
-    """Gives the engine for a name and a device: `load_engine`, or what a test puts in its place."""
+    """Returns the engine for a name and a device: `load_engine`, or a test's replacement."""
 
     def __call__(self, name: str, device: str | None = None, **options: Any) -> Engine:
         """See `load_engine`."""
@@ -39,7 +39,7 @@ def loading_options(dtype: str | None, four_bit: bool) -> dict[str, Any]:
 
 
 def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
-    """The engine of that name, on `device` (torch's name; by default the engine chooses).
+    """The engine with this name, on `device` (torch's name; by default the engine chooses).
 
     Args:
         options: further keyword arguments for the factory, or for VideoSegmenter.from_pretrained: `dtype`, one of
@@ -63,7 +63,7 @@ def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
         # Options may name other weights, and with them another version; what serves is loaded without any.
         if not options and isinstance(known, EngineSpec) and known.model_version != spec.model_version:
             raise CheckpointError(
-                f"The factory {name} has the model version {known.model_version}, its engine {spec.model_version}.",
+                f"The factory {name} declares version {known.model_version}, but its engine {spec.model_version}.",
                 "Both must be the same: Label Studio shows the predictions of one version.",
             )
         return engine
@@ -75,7 +75,7 @@ def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
 
 @contextmanager
 def _packages_named(name: str) -> Iterator[None]:
-    """Raises CheckpointError, with the package's name, where the engine needs one that is not installed."""
+    """Raises CheckpointError, with the package's name, if the engine needs one that is not installed."""
     try:
         yield
     except ImportError as error:
@@ -86,7 +86,7 @@ def _packages_named(name: str) -> Iterator[None]:
 
 
 def engine_spec(name: str) -> EngineSpec:
-    """What an engine is and can do, without loading it; a checkpoint's is read without torch.
+    """An engine's spec, without loading the engine; a checkpoint's is read without torch.
 
     Raises:
         CheckpointError: there is no such engine, or its factory has no spec.
@@ -104,8 +104,8 @@ def engine_spec(name: str) -> EngineSpec:
 
 
 SHIPPED_TERMS = {"trajseg-tiny": ("Apache-2.0", 1.1)}
-"""Licence and memory (GB, measured on a CPU, the libraries included) of the checkpoints that ship; a config.json of
-one's own may have `licence` and `memory_gb`. Theirs stay as they are: adapters go by the file's hash."""
+"""Licence and memory (GB, measured on a CPU, including libraries) of the built-in checkpoints. Your own config.json
+may have `licence` and `memory_gb`; the built-in files stay as they are, since adapters depend on their hash."""
 
 
 def checkpoint_spec(config: Mapping[str, Any]) -> EngineSpec:
@@ -129,7 +129,7 @@ def checkpoint_spec(config: Mapping[str, Any]) -> EngineSpec:
 
 
 def engine_factory(name: str) -> Callable[..., Engine] | None:
-    """The factory that a name stands for, imported; None where it stands for a checkpoint.
+    """The factory with this name, imported; None if the name is a checkpoint's.
 
     Raises:
         CheckpointError: it cannot be imported.
@@ -145,7 +145,7 @@ def engine_factory(name: str) -> Callable[..., Engine] | None:
 
 
 def _check_options(name: str, factory: Callable[..., Engine], options: Mapping[str, Any]) -> None:
-    """Raises InputError where a factory does not take an option."""
+    """Raises InputError if a factory does not accept an option."""
     parameters = inspect.signature(factory).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
@@ -153,7 +153,7 @@ def _check_options(name: str, factory: Callable[..., Engine], options: Mapping[s
         if option not in parameters:
             raise InputError(
                 f"The engine {name} has no option {option}.",
-                f"Leave out --{option.replace('_', '-')} (TRAJSEG_{option.upper()}): the engine chooses by itself.",
+                f"Leave out --{option.replace('_', '-')} (TRAJSEG_{option.upper()}): the engine chooses this itself.",
             )
 
 

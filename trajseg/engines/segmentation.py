@@ -1,4 +1,4 @@
-"""A segmentation: what an engine answers, and the masks of one frame after the other."""
+"""A segmentation: an engine's answer, and its masks one frame at a time."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from trajseg.tracks import MaskTrack, Result, TrackFrame
 from trajseg.video import Clip
 
 Finish = Callable[[list[MaskTrack], Mapping[str, Sequence[ObjectMask]]], None]
-"""Changes whole tracks in place, once every frame is there; pure: the same frames give the same tracks.
+"""Changes whole tracks in place, once every frame is there. Pure: the same frames give the same tracks.
 
-Its second argument has each track's masks by uid, in the order of frames.
+Its second argument has each track's masks by uid, in frame order.
 """
 
 
 class Segmentation:
-    """An answer and its masks. Iterate over it to have each frame as it is done, then take `result()`.
+    """An answer and its masks. Iterate over it to get each frame as it is done, then call `result()`.
 
     Args:
         spec: of the engine.
-        clip: of which every frame gets masks.
-        instruction: the sentence that was asked.
-        objects: that it means; none when there is no such object.
+        clip: every frame of it gets masks.
+        instruction: the instruction.
+        objects: that it refers to; empty if there is no such object.
         frames: yields the frames that are not in `done`, each once; never called without objects.
-        answer: the engine's words.
-        done: frames that an earlier run has drawn; see RunContext.done_of.
-        finish: what can only be said of a whole track, such as hysteresis.
+        answer: the engine's answer.
+        done: frames drawn by an earlier run; see RunContext.done_of.
+        finish: steps that need the whole track, such as hysteresis.
         timings: seconds by stage so far.
-        considered: tracks of what the engine looked at and does not mean, for people to see; none in most engines.
+        considered: tracks that the engine considered and rejected, for people to see; empty for most engines.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Segmentation:
 
     @property
     def frames_done(self) -> int:
-        """How many frames have masks, those of an earlier run among them."""
+        """How many frames have masks, including those of an earlier run."""
         return len(self._drawn)
 
     def __iter__(self) -> Iterator[FrameMasks]:
-        """The frames that are still to be drawn, as they are done."""
+        """The remaining frames, as they are done."""
         started = time.perf_counter()
         for frame in self._frames:
             self._check(frame)
@@ -71,7 +71,7 @@ class Segmentation:
             started = time.perf_counter()
 
     def _check(self, frame: FrameMasks) -> None:
-        """Raises TrajSegError where an engine yields a frame that the contract does not allow."""
+        """Raises TrajSegError if an engine yields a frame that violates the contract."""
         name, uids = self.spec.name, {thing.uid for thing in self.objects}
         if frame.index in self._drawn or not 0 <= frame.index < len(self.clip):
             raise TrajSegError(
@@ -87,11 +87,11 @@ class Segmentation:
             )
 
     def result(self, progress: Progress | None = None) -> Result:
-        """All tracks, after drawing what is left.
+        """All tracks, after drawing the remaining frames.
 
         Raises:
-            TrajSegError: the engine broke its contract: frames are left out, or there twice.
-            VideoError: the video can no longer be read; or whatever `progress` raises.
+            TrajSegError: the engine broke its contract: frames are missing or duplicated.
+            VideoError: the video can no longer be read; or anything that `progress` raises.
         """
         total = len(self.clip)
         for _ in self:
@@ -114,7 +114,7 @@ class Segmentation:
         )
 
     def _tracks(self) -> list[MaskTrack]:
-        """The finished tracks; those that show in no frame are left out."""
+        """The finished tracks; those without any mask are left out."""
         count, times = len(self.clip), self.clip.frame_map.times
         missing = [index for index in range(count) if index not in self._drawn]
         if missing:

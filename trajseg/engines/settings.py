@@ -1,6 +1,6 @@
-"""Settings of an engine: a frozen dataclass, each field also an environment variable and an option of `load_engine`.
+"""Engine settings: a frozen dataclass; each field is also an environment variable and an option of `load_engine`.
 
-`SettingsFactory` makes an engine's entry point of them.
+`SettingsFactory` turns them into an engine's entry point.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from trajseg.errors import InputError
 
 
 class EngineSettings(Protocol):
-    """What a class of settings has beside its fields."""
+    """What a settings class has besides its fields."""
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None = None) -> Self:
-        """The settings in the environment, overridden by options. Raises InputError where one is wrong."""
+        """The settings from the environment, overridden by options. Raises InputError if one is invalid."""
         ...
 
     @property
@@ -31,12 +31,12 @@ class EngineSettings(Protocol):
 
 
 class SettingsFactory:
-    """Loads an engine by the settings in the environment; its spec is read without loading anything.
+    """Loads an engine from the settings in the environment; its spec is read without loading anything.
 
     Args:
-        settings: the class of settings.
+        settings: the settings class.
         prefix: of the environment variables, such as TRAJSEG_SAM3_.
-        loader: "module:function" that makes the engine of settings and a device; imported when an engine is wanted.
+        loader: "module:function" that creates the engine from settings and a device; imported only when needed.
     """
 
     def __init__(self, settings: type[EngineSettings], prefix: str, loader: str) -> None:
@@ -50,7 +50,7 @@ class SettingsFactory:
 
     @property
     def spec(self) -> EngineSpec:
-        """What the engine will be able to do. Raises InputError or CheckpointError where a setting is wrong."""
+        """What the engine will be able to do. Raises InputError or CheckpointError if a setting is invalid."""
         return self._settings.read().spec
 
     def __call__(self, device: str = "", **options: Any) -> Engine:
@@ -63,7 +63,7 @@ class SettingsFactory:
         Raises:
             CheckpointError: the weights are not on this machine, or cannot be loaded.
             ImportError: a package is missing; load_engine names it.
-            InputError: a setting is wrong.
+            InputError: a setting is invalid.
         """
         settings = self._settings.read(options)
         engine: Engine = resolve_name(self._loader)(settings, device)
@@ -73,15 +73,15 @@ class SettingsFactory:
 def given_settings(
     kind: type, engine: str, prefix: str, options: Mapping[str, Any] | None, environ: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """The values that the environment and then `options` set, converted to the types of the fields' defaults.
+    """The values set by the environment and then `options`, converted to the types of the fields' defaults.
 
     Args:
         kind: a dataclass whose fields all have defaults of str, int or float.
         engine: its name, for messages.
-        prefix: of the variables, such as TRAJSEG_SAM3_. A variable that is empty is not set.
+        prefix: of the variables, such as TRAJSEG_SAM3_. An empty variable counts as unset.
 
     Raises:
-        InputError: an option that the dataclass lacks, or a value that is no number where one is needed.
+        InputError: the dataclass has no such option, or a value is not a number where one is needed.
     """
     environ = os.environ if environ is None else environ
     names = [field.name for field in fields(kind)]
@@ -95,7 +95,7 @@ def given_settings(
 
 
 def converted(kind: type, prefix: str, name: str, value: Any) -> Any:
-    """A value in the type of the field's default; InputError where it is no number, KeyError without such a field."""
+    """A value in the type of the field's default; InputError if it is not a number, KeyError without such a field."""
     types: dict[str, Callable[[Any], Any]] = {field.name: type(field.default) for field in fields(kind)}
     try:
         return types[name](value)
@@ -105,6 +105,6 @@ def converted(kind: type, prefix: str, name: str, value: Any) -> Any:
 
 
 def check_range(prefix: str, name: str, value: float, least: float, most: float) -> None:
-    """Raises InputError where a value is out of range."""
+    """Raises InputError if a value is out of range."""
     if not least <= value <= most:
         raise InputError(f"{prefix}{name.upper()} is {value}.", f"Give a number from {least} to {most}.")

@@ -1,4 +1,4 @@
-"""VideoSegmenter: an instruction about a clip becomes mask tracks, and a mask track becomes words."""
+"""VideoSegmenter: turns an instruction about a clip into mask tracks, and a mask track into a caption."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 
 CAPTIONED_AT_ONCE = 8
-"""Trajectories of a clip that the language model describes together, at most; fewer where memory is short."""
+"""Most trajectories of a clip that the language model captions together; fewer if memory is short."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """An answer in words, [SEG] kept, and the natural logs of its tokens' probabilities, the end's last."""
+    """A text answer, including [SEG], and its tokens' log-probabilities (natural), ending with the end token's."""
 
     text: str
     log_likelihoods: tuple[float, ...]
@@ -59,12 +59,12 @@ class VideoSegmenter:
     """The TrajSeg engine: one loaded checkpoint, any number of clips.
 
     Args:
-        sampling: which frames it looks at; by default as the checkpoint was made for.
-        weights: the model with what can be put into it; by default the base alone.
-        adapter: that this engine answers with; None is the base.
+        sampling: which frames it looks at; defaults to the checkpoint's.
+        weights: the model with its adapters; defaults to the base alone.
+        adapter: that this engine uses; None: the base.
 
     Raises:
-        InputError: `sampling` has more frames than the model can tell apart.
+        InputError: `sampling` has more frames than the model can distinguish.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class VideoSegmenter:
         dtype: torch.dtype | str | None = None,
         four_bit: bool = False,
     ) -> VideoSegmenter:
-        """Loads a shipped checkpoint by name, or a folder.
+        """Loads a built-in checkpoint by name, or a folder.
 
         Args:
             name: "trajseg-tiny", or a folder in Hugging Face's form.
-            device: torch's name of a device; by default the first GPU, else the CPU.
-            dtype: of the weights, torch's or its name; by default what the checkpoint's config.json names, else
-                float32.
+            device: torch's name of a device; defaults to the first GPU, else the CPU.
+            dtype: of the weights, torch's or its name; defaults to the one in the checkpoint's config.json, else
+            float32.
             four_bit: the language model's layers in 4 bits (needs bitsandbytes).
 
         Raises:
-            CheckpointError: no such checkpoint, or its files do not fit together.
+            CheckpointError: there is no such checkpoint, or its files do not fit together.
             InputError: no such device, no such dtype, or float16 on a CPU.
             TrajSegError: 4 bits are requested and bitsandbytes is not installed.
         """
@@ -119,18 +119,18 @@ class VideoSegmenter:
         return checkpoint_spec(self.model.config.to_dict() | {"model_name": self._model_version})
 
     def sampled(self, sampling: Sampling) -> VideoSegmenter:
-        """The same model, looking at other frames; raises InputError where it cannot tell so many apart."""
+        """The same model, looking at other frames; raises InputError if they are too many to distinguish."""
         version, weights, adapter = self._model_version, self._weights, self._adapter
         return VideoSegmenter(self.model, self.processor, version, sampling, weights, adapter)
 
     def adapted(self, folder: Path | None) -> VideoSegmenter:
-        """The same loaded base with a project's adapter, or (None) without any; see trajseg.engines.adapters.
+        """The same loaded base with a project's adapter, or (None) without one; see trajseg.engines.adapters.
 
-        All of these engines share one model, so only one of them can be at work at a time: finish a segmentation
-        before another engine begins.
+        All of these engines share one model, so only one can work at a time: finish a segmentation before using another
+        engine.
 
         Raises:
-            CheckpointError: the folder is not whole, or was trained on another base.
+            CheckpointError: the folder is incomplete, or was trained on another base.
         """
         adapter = None if folder is None else self._weights.load(folder)
         version = self.model.config.model_name if adapter is None else adapter.manifest.model_version
@@ -139,20 +139,20 @@ class VideoSegmenter:
         return engine
 
     def _ready(self) -> None:
-        """Has this engine's adapter in the shared model."""
+        """Puts this engine's adapter into the shared model."""
         self._weights.put(self._adapter)
 
     @torch.inference_mode()
     def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
-        """The objects that the instruction means, and an iterator over their masks; see trajseg.engines.base.
+        """The objects that the instruction refers to, and an iterator over their masks; see trajseg.engines.base.
 
-        The language model has answered when this returns. A run that goes on from `context.done` has the same answer,
+        The language model has answered when this returns. A run that resumes from `context.done` has the same answer,
         and the tracker's memory is filled from the stored masks.
 
         Args:
             clip: an open clip, or the path of a video.
             instruction: 1 to 1000 characters.
-            context: frames that are done, and a function to call with the progress.
+            context: finished frames, and a progress callback.
 
         Raises:
             InstructionError: the instruction is empty or too long.
@@ -162,7 +162,7 @@ class VideoSegmenter:
         self._ready()
         clip = open_clip(clip)
         started, seen = perf_counter(), self._seen(clip)
-        # Memory starts at frame 0, so it is a key frame even when the language model does not see it.
+        # Memory starts at frame 0, so it is a prompted frame even if the language model does not see it.
         keys = self.sampling.keys(seen)
         frames = dict(clip.frames(sorted({*keys, *seen})))
         read = perf_counter()
@@ -192,19 +192,19 @@ class VideoSegmenter:
     def caption(
         self, clip: Clip | str | Path, tracks: Sequence[MaskTrack], progress: Progress | None = None
     ) -> list[str]:
-        """A sentence on each track, in their order, whoever drew them.
+        """A sentence for each track, in order.
 
-        The clip is looked at once for all tracks. A track that shows in none of the frames that the language model
-        sees gets an empty sentence.
+        The clip is encoded once for all tracks. A track that is not visible on any frame seen by the language model
+        gets an empty sentence.
 
         Args:
             clip: an open clip, or the path of a video.
-            tracks: with a frame for each of the clip's.
-            progress: called with (tracks done, tracks in all); what it raises ends the run.
+            tracks: each with one frame per frame of the clip.
+            progress: called with (tracks done, tracks in total); an exception from it ends the run.
 
         Raises:
             CheckpointError: the checkpoint has no trajectory encoder.
-            InputError: a track has another number of frames than the clip.
+            InputError: a track and the clip differ in number of frames.
             VideoError: the video cannot be read.
         """
         self._ready()
@@ -214,7 +214,7 @@ class VideoSegmenter:
             if len(track) != len(clip):
                 raise InputError(
                     f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.",
-                    "Give the video that the track was made from.",
+                    "Use the video that the track belongs to.",
                 )
         sampled, fitted = self._seen(clip), self.processor.seen_boxes
         trajectories = [fitted(trajectory(track, clip, sampled), clip.height, clip.width) for track in tracks]
@@ -230,7 +230,7 @@ class VideoSegmenter:
         return captions
 
     def _describe(self, clip: Clip, sampled: list[int], trajectories: Tensor) -> Iterator[str]:
-        """What the model says of trajectories (K, N, 4) over the frames `sampled`, as many at once as memory allows."""
+        """The captions of trajectories (K, N, 4) over the frames `sampled`, in batches as large as memory allows."""
         model, processor = self.model, self.processor
         states = self._look([frame for _, frame in clip.frames(sampled)])
         before, _ = processor.prompt_ids("", len(sampled))
@@ -247,7 +247,7 @@ class VideoSegmenter:
 
     @torch.inference_mode()
     def answer(self, clip: Clip | str | Path, instruction: str) -> Said:
-        """What the model says to an instruction, and how sure it is of its words; nothing is drawn.
+        """The model's text answer to an instruction, with its log-probabilities; no masks are drawn.
 
         Raises:
             InstructionError: the instruction is empty or too long.
@@ -270,7 +270,7 @@ class VideoSegmenter:
         return agreement(self.model, self.processor, prompt, captions)
 
     def contradictions(self, clip: Clip | str | Path, instruction: str, captions: Sequence[str]) -> list[bool]:
-        """Whether captions contradict an instruction, for each; raises as `agreement`."""
+        """For each caption, whether it contradicts the instruction; raises as `agreement` does."""
         return [value < CONTRADICTION for value in self.agreement(clip, instruction, captions)]
 
     def _seen(self, clip: Clip) -> list[int]:
@@ -278,43 +278,43 @@ class VideoSegmenter:
         return self.sampling.seen(len(clip), self.model.config.llm_frames)
 
     def _numbers(self, seen: int) -> Tensor:
-        """The numbers that these frames are known by to the language model, (seen,)."""
+        """The language model's numbers for these frames, (seen,)."""
         return torch.tensor(self.sampling.numbers(seen, self.model.config.llm_frames), device=self.model.device)
 
     def promptable(self) -> PromptableSam2:
-        """The model's SAM 2 by itself: it draws what marks mean, and follows what is painted."""
+        """The model's SAM 2 on its own: it segments marks and tracks painted masks."""
         self._ready()
         reader = self.model.mark_reader if self.model.config.mark_reader else None
         return PromptableSam2(self.model.visual_model, letterboxed=True, reader=reader)
 
     def propagator(self) -> MemoryPropagator:
-        """Carries painted masks through a clip by SAM 2's memory."""
+        """Propagates painted masks through a clip with SAM 2's memory."""
         return MemoryPropagator(self.promptable())
 
     @torch.inference_mode()
     def mark(
         self, clip: Clip | str | Path, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
     ) -> np.ndarray:
-        """The mask of what a box or a point marks on one frame, bool [H, W]; see trajseg.engines.marked.
+        """The mask of the object at a box or point on one frame, bool [H, W]; see trajseg.engines.marked.
 
-        All False where the model is not sure of it: trajseg.correction.grabcut.cut_out goes by colours.
+        All False if the model is not certain of it; trajseg.correction.grabcut.cut_out segments by colour instead.
 
         Args:
             clip: an open clip, or the path of a video.
             mark: in pixels of the clip.
-            instruction: what the object may be said to be; may be empty.
+            instruction: a description of the object; may be empty.
             known: masks of the same object on other frames, bool [H, W] by 0-based frame.
 
         Raises:
             CheckpointError: the weights were not trained with marks (`spec.marks` is False).
-            InputError: the mark lies outside the picture, or on a frame that the clip does not have.
+            InputError: the mark lies outside the picture, or the clip has no such frame.
             InstructionError: the instruction is too long.
             VideoError: the video cannot be read.
         """
         if not self.spec.marks:
             raise CheckpointError(
-                f"{self._model_version} cannot segment what a box marks: its weights were not trained with boxes.",
-                "Take a checkpoint whose config.json has `prompted_by_boxes`, or trajseg.correction.grabcut.cut_out.",
+                f"{self._model_version} cannot segment boxes: its weights were not trained with boxes.",
+                "Use a checkpoint whose config.json has `prompted_by_boxes`, or trajseg.correction.grabcut.cut_out.",
             )
         self._ready()
         clip = open_clip(clip)
@@ -336,7 +336,7 @@ class VideoSegmenter:
         return self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
 
     def _question(self, frames: list[np.ndarray], instruction: str) -> Tensor:
-        """Embeddings (L, D) of an instruction about pictures, up to where the answer begins."""
+        """Embeddings (L, D) of an instruction about pictures, up to the start of the answer."""
         before, after = self.processor.prompt_ids(instruction, len(frames))
         return torch.cat([self._frames(self._look(frames), before), self._words(after)])
 
@@ -376,7 +376,7 @@ class VideoSegmenter:
 
 
 def trajectory(track: MaskTrack, clip: Clip, indices: Sequence[int]) -> Tensor:
-    """A track's boxes at some frames, (n, 4) xyxy in units of the letterboxed side, zero where it is absent."""
+    """A track's boxes on some frames, (n, 4) xyxy in units of the letterboxed side, zero where it is absent."""
     boxes = torch.zeros(len(indices), 4)
     for row, index in enumerate(indices):
         box = track.box(index)

@@ -1,4 +1,4 @@
-"""Scores of mask tracks against the truth: any engine on any data set."""
+"""Scores of mask tracks against ground truth: any engine on any data set."""
 
 from __future__ import annotations
 

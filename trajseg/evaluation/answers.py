@@ -1,4 +1,4 @@
-"""One answer of an engine to one expression, and how good it is."""
+"""One answer of an engine to one expression, and its scores."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from trajseg.tracks.region_similarity import region_similarity
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What an engine answered to an expression, and its scores over the annotated frames.
+    """An engine's answer to an expression, and its scores over the annotated frames.
 
     Args:
         number: of the clip in its data set, 0-based.
         clip: its name.
         asked: the expression.
-        result: what the engine answered.
+        result: the engine's result.
         score: J and F of the union of all tracks against the union of all targets, means over frames.
-        matched: the same object by object, in the best pairing of tracks and targets; None without targets.
-        overlaps: J of the union of tracks with each object of the clip, mean over frames that have either; by uid.
-        steadiness, truth_steadiness: IoU between consecutive frames, of the unions.
-        presence: in which frames the unions have a mask.
-        seconds: that the engine took.
-        flops: floating-point operations of the same run; counted for one expression of each clip, else None.
+        matched: the same per object, for the best assignment of tracks to targets; None without targets.
+        overlaps: J of the union of tracks with each object of the clip, averaged over frames that have either; by uid.
+        steadiness, truth_steadiness: IoU between consecutive frames, for the unions.
+        presence: the frames on which the unions have a mask.
+        seconds: the engine's run time.
+        flops: floating-point operations of the same run; counted for one expression per clip, else None.
     """
 
     number: int
@@ -48,19 +48,19 @@ class Answer:
 
     @property
     def empty(self) -> bool:
-        """Whether no mask was drawn in any frame."""
+        """Whether no frame has a mask."""
         return not any(track.present for track in self.result.tracks)
 
     @property
     def right_object(self) -> bool | None:
-        """Whether the mask is on the one object meant more than on any other; None for other questions."""
+        """Whether the mask overlaps the intended object more than any other; None for other questions."""
         if len(self.asked.targets) != 1:
             return None
         best = max(self.overlaps, key=lambda uid: self.overlaps[uid])
         return best == self.asked.targets[0] and self.overlaps[best] > 0
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers and words, without masks."""
+        """As JSON: numbers and text, without masks."""
         return {
             "clip": self.clip,
             **asdict(self.asked),
@@ -82,7 +82,7 @@ class Answer:
 
 
 class ScoredClip:
-    """A clip of a data set whose true masks are decoded once for all its expressions.
+    """A clip of a data set whose ground-truth masks are decoded once for all its expressions.
 
     Args:
         number: of the clip in its data set.
@@ -136,7 +136,7 @@ def _overlap(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _empty_score(union: np.ndarray) -> Score:
-    """Where nothing is meant, J = F = 1 in a frame without mask and 0 in any other, as MeViS v2 has it."""
+    """If nothing is intended, J = F = 1 on a frame without a mask and 0 on any other, as in MeViS v2."""
     value = float(np.mean(~union.any(axis=(1, 2))))
     return Score(value, value)
 

@@ -1,4 +1,4 @@
-"""Two results of one clip side by side: where they agree, which tracks are the same object, where to look first."""
+"""Two results for one clip side by side: their agreement, which tracks are the same object, what to review first."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trajseg.tracks import MaskTrack, Result
 from trajseg.tracks.region_similarity import region_similarity
 
 SAME = 0.1
-"""Mean IoU from which on two tracks count as the same object."""
+"""Mean IoU from which two tracks count as the same object."""
 APART = 0.02
-"""Share of the clip that lies between two frames which are shown, at least: neighbours look alike."""
+"""Minimum distance between two shown frames, as a share of the clip: neighbours look alike."""
 
 
 @dataclass(frozen=True)
 class TrackPair:
-    """A track of either result, None where the other result lacks the object, and their mean IoU."""
+    """A track of either result, None if the other result lacks the object, and their mean IoU."""
 
     first: str | None
     second: str | None
@@ -30,12 +30,12 @@ class TrackPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two results have in common.
+    """The agreement of two results.
 
     Args:
         names: model versions of both.
-        agreement: by frame, IoU of everything that is marked; 1 where both mark nothing.
-        pairs: every track of both, the most alike first.
+        agreement: by frame, IoU of everything that is masked; 1 where both mask nothing.
+        pairs: every track of both, most similar first.
     """
 
     names: tuple[str, str]
@@ -48,7 +48,7 @@ class Comparison:
         return sum(self.agreement) / len(self.agreement)
 
     def frames_to_look_at(self, most: int) -> list[int]:
-        """At most so many 0-based frames, those of least agreement first, none where both agree, not side by side."""
+        """At most `most` 0-based frames, lowest agreement first, without full agreement and not adjacent."""
         gap = max(1, round(APART * len(self.agreement)))
         chosen: list[int] = []
         for index in np.argsort(self.agreement, kind="stable").tolist():
@@ -59,7 +59,7 @@ class Comparison:
         return chosen
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written to a file: frames are 0-based."""
+        """The form written to files: frames are 0-based."""
         return {
             "engines": list(self.names),
             "mean_agreement": round(self.mean, 4),
@@ -73,13 +73,13 @@ def compare(first: Result, second: Result) -> Comparison:
     """Compare two results of the same clip.
 
     Raises:
-        InputError: they are of clips of different sizes or lengths.
+        InputError: they belong to clips of different sizes or lengths.
     """
     sizes = [(r.frame_count, r.width, r.height) for r in (first, second)]
     if sizes[0] != sizes[1]:
         raise InputError(
             "The results are of different clips: {} frames of {}x{} and {} of {}x{}.".format(*sizes[0], *sizes[1]),
-            "Compare two results of one video.",
+            "Compare two results for the same video.",
         )
     size = (first.height, first.width)
     agreement = []

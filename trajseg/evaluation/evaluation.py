@@ -1,4 +1,4 @@
-"""Evaluation: an engine is asked every expression of a data set, and its answers are scored by category and kind."""
+"""Evaluation: runs an engine on every expression of a data set, and scores its answers by category and kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = {
     "seconds": "seconds",
     "gflops": "GFLOPs",
 }
-"""Keys of a row of `Evaluation.table`, and the headings under which they are printed."""
+"""Keys of a row of `Evaluation.table`, with their printed headings."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Evaluation:
     Args:
         data: the data set's name.
         model_version: of the engine.
-        clips: how many were asked about.
+        clips: how many were evaluated.
     """
 
     LAST_LINE: ClassVar[Sequence[str]] = (
@@ -62,7 +62,7 @@ class Evaluation:
         "avg_iou_truth",
         "seconds_per_clip",
     )
-    """Figures of the headline that the command prints last, as one JSON object."""
+    """Overall results that the command prints last, as one JSON object."""
     COLUMNS: ClassVar[dict[str, str]] = COLUMNS
 
     data: str
@@ -79,7 +79,7 @@ class Evaluation:
         ]
 
     def headline(self) -> dict[str, float | None]:
-        """The figures that stand for the whole: means over expressions, None where there are none."""
+        """The overall results: means over expressions, None where there are none."""
         meant = [a for a in self.answers if a.asked.targets]
         return {
             "jf": mean(a.score.jf for a in meant),
@@ -97,7 +97,7 @@ class Evaluation:
         }
 
     def groups(self) -> list[tuple[str, Sequence[str]]]:
-        """Categories and their kinds in the order of the table; here, in that of the answers."""
+        """Categories and their kinds in the order of the table; by default, that of the answers."""
         kinds: dict[str, list[str]] = {}
         for answer in self.answers:
             own = kinds.setdefault(answer.asked.category, [])
@@ -106,7 +106,7 @@ class Evaluation:
         return list(kinds.items())
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each category and kind; None where a figure does not apply."""
+        """One row per category and kind; None where a value does not apply."""
         rows = []
         for category, kinds in self.groups():
             rows.append(self._row(category, None, self.of(category=category)))
@@ -118,7 +118,7 @@ class Evaluation:
         return {"category": category, "kind": kind, "count": len(answers), **self.figures(answers)}
 
     def figures(self, answers: Sequence[Answer]) -> dict[str, float | None]:
-        """The figures of a row."""
+        """The values of a row."""
         right = [a for a in answers if a.right_object]
         meant = [a for a in answers if a.asked.targets]
         return {
@@ -145,7 +145,7 @@ class Evaluation:
         return []
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, and every answer without its masks."""
+        """All results, and every answer without its masks."""
         return {
             "data": self.data,
             "model_version": self.model_version,
@@ -157,14 +157,14 @@ class Evaluation:
 
 
 class Evaluator:
-    """Asks an engine about every clip of a data set. A data set that knows more than masks brings a subclass.
+    """Runs an engine on every clip of a data set. A data set that knows more than masks provides a subclass.
 
     Args:
         engine: any.
         dataset: any.
-        flops: also count floating-point operations, of one expression a clip.
-        contradictions: also compare captions with expressions, where the data set can.
-        per_clip: expressions asked of a clip, at most, drawn by the clip's name; None: all.
+        flops: also count floating-point operations, for one expression per clip.
+        contradictions: also compare captions with expressions, if the data set supports it.
+        per_clip: most expressions per clip, chosen by the clip's name; None: all.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Evaluator:
         self.answers: list[Answer] = []
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> Evaluation:
-        """Asks everything, clip by clip; `progress` is called with (clips done, clips in all)."""
+        """Runs everything, clip by clip; `progress` is called with (clips done, clips in total)."""
         total = len(self.dataset)
         for number in range(total):
             annotated = self.dataset[number]
@@ -189,7 +189,7 @@ class Evaluator:
             expressions = self._chosen(annotated)
             for place, asked in enumerate(expressions):
                 answer = self.ask(scored, asked)
-                # One a clip, of changing kind: counting takes another, slower run.
+                # One per clip, of varying kind: counting takes another, slower run.
                 if self.flops and place == number % len(expressions):
                     answer = replace(answer, flops=self._count(annotated, asked))
                 self.answers.append(answer)
@@ -210,14 +210,14 @@ class Evaluator:
         return scored.answer(asked, result, time.perf_counter() - start)
 
     def look_further(self, annotated: AnnotatedClip) -> None:
-        """Measures what else the data set knows of a clip; here, nothing."""
+        """Measures further properties known to the data set; nothing by default."""
         if self.contradictions:
             raise InputError(
                 f"The data set {self.dataset.name} has no captions to compare.", "Leave out --contradictions."
             )
 
     def evaluation(self) -> Evaluation:
-        """What the run amounts to."""
+        """The result of the run."""
         return Evaluation(self.dataset.name, self.engine.spec.model_version, len(self.dataset), self.answers)
 
     def _count(self, annotated: AnnotatedClip, asked: Expression) -> float | None:
@@ -232,7 +232,7 @@ def evaluate(
     contradictions: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Asks `engine` every expression of `dataset`, by the data set's own Evaluator where it names one.
+    """Runs `engine` on every expression of `dataset`, with the data set's own Evaluator if it names one.
 
     Means are over frames first, then over expressions.
     """

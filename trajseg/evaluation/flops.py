@@ -8,10 +8,10 @@ from typing import Any
 
 
 def count_flops(run: Callable[[], object]) -> float | None:
-    """Floating-point operations of `run`, two for each multiply-add; None where torch is not in use.
+    """Floating-point operations of `run`, two per multiply-add; None if torch is not in use.
 
-    Counted are matrix products, convolutions and attention; what is done to single elements is not. Counting costs
-    time: measure seconds in another run.
+    Matrix products, convolutions and attention are counted; element-wise operations are not. Counting takes time, so
+    measure seconds in another run.
     """
     if "torch" not in sys.modules:
         return None
@@ -21,7 +21,7 @@ def count_flops(run: Callable[[], object]) -> float | None:
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)
 
-    # torch's own table has the attention kernels of GPUs only.
+    # torch's own table only has the attention kernels of GPUs.
     on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
     with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         run()

@@ -1,7 +1,6 @@
-"""Scores of mask tracks against the truth: J, F, J&F, IoU of consecutive frames, and matching of tracks.
+"""Scores of mask tracks against ground truth: J, F, J&F, IoU of consecutive frames, and matching of tracks.
 
-J and F are those of davis2017-evaluation, which MeViS and ReVOS share. Masks are bool [H, W]; sequences [N,
-H, W].
+J and F follow davis2017-evaluation, which MeViS and ReVOS also use. Masks are bool [H, W]; sequences [N, H, W].
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from scipy.optimize import linear_sum_assignment
 from trajseg.tracks.region_similarity import region_similarity
 
 BOUNDARY_TOLERANCE = 0.008
-"""Of the picture's diagonal: how far apart two boundaries may be and still match."""
+"""Largest distance of two matching boundaries, as a fraction of the picture's diagonal."""
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
-    """One-pixel boundary map bool [H, W]: pixels unlike their right, lower or lower-right neighbour.
+    """One-pixel boundary map bool [H, W]: pixels that differ from their right, lower or lower-right neighbour.
 
-    The picture's edge is no boundary: a mask that fills the frame has none.
+    The picture's edge is not a boundary: a mask that fills the frame has none.
     """
     m = np.asarray(mask, bool)
     edge = np.zeros_like(m)
@@ -36,9 +35,9 @@ def boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def boundary_measure(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """F of one frame: harmonic mean of the shares of either boundary that lie near the other one.
+    """F of one frame: harmonic mean of the fractions of each boundary that are near the other one.
 
-    Near means within ceil(0.008 * diagonal) pixels. Two masks without boundary score 1, one without scores 0.
+    Near means within ceil(0.008 * diagonal) pixels. Two masks without a boundary score 1, one without scores 0.
     """
     height, width = truth.shape
     radius = math.ceil(BOUNDARY_TOLERANCE * math.hypot(height, width))
@@ -72,7 +71,7 @@ class Score:
 
 
 def score(prediction: np.ndarray | None, truth: np.ndarray) -> Score:
-    """J and F of a sequence bool [N, H, W]; a prediction of None is empty in every frame."""
+    """J and F of a sequence bool [N, H, W]; a prediction of None is empty on every frame."""
     if prediction is None:
         prediction = np.zeros_like(truth)
     if prediction.shape != truth.shape:
@@ -86,11 +85,11 @@ def score(prediction: np.ndarray | None, truth: np.ndarray) -> Score:
 
 @dataclass(frozen=True)
 class Steadiness:
-    """How alike the masks of consecutive frames are.
+    """How similar the masks of consecutive frames are.
 
-    `mean` counts a pair of empty masks as 1; `mean_present` leaves such pairs out (1 where there is no other
-    pair); `empty_share` is the share of such pairs. A mask that is always empty or never changes has 1: read
-    it beside J&F and beside the steadiness of the truth.
+    `mean` counts a pair of empty masks as 1; `mean_present` leaves such pairs out (1 if there are no other pairs);
+    `empty_share` is the share of such pairs. A mask that is always empty or never changes has 1, so read it together
+    with J&F and with the steadiness of the ground truth.
     """
 
     mean: float
@@ -99,7 +98,7 @@ class Steadiness:
 
 
 def steadiness(masks: np.ndarray) -> Steadiness:
-    """Average IoU between consecutive frames of bool [N, H, W], N >= 1; one frame alone has 1."""
+    """Average IoU between consecutive frames of bool [N, H, W], N >= 1; a single frame has 1."""
     pairs = list(pairwise(masks))
     if not pairs:
         return Steadiness(1.0, 1.0, 0.0)
@@ -114,17 +113,17 @@ def steadiness(masks: np.ndarray) -> Steadiness:
 
 
 def mean(values: Iterable[float | bool | None]) -> float | None:
-    """Of those that are there; None where there are none."""
+    """The mean of the values that are not None; None if there are none."""
     known = [float(value) for value in values if value is not None]
     return fmean(known) if known else None
 
 
 @dataclass(frozen=True)
 class Presence:
-    """Whether a mask is there when its object is.
+    """Whether a mask is present when its object is.
 
-    `ghosts` is the share of the frames without the object that have a mask all the same, `missed` the share of the
-    frames with it that have none; None where there are no such frames.
+    `ghosts` is the share of the frames without the object that nevertheless have a mask, `missed` the share of the
+    frames with it that have none; None if there are no such frames.
     """
 
     ghosts: float | None
@@ -132,16 +131,16 @@ class Presence:
 
 
 def presence(prediction: np.ndarray, truth: np.ndarray) -> Presence:
-    """Of masks bool [N, H, W] and their truth."""
+    """The presence of masks bool [N, H, W] relative to their ground truth."""
     drawn, there = (np.any(masks, axis=(1, 2)) for masks in (prediction, truth))
     ghosts, missed = drawn[~there], ~drawn[there]
     return Presence(float(ghosts.mean()) if len(ghosts) else None, float(missed.mean()) if len(missed) else None)
 
 
 def match(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> list[int | None]:
-    """For each truth bool [N, H, W] the index of its prediction, or None: the pairing of greatest summed J&F.
+    """For each ground truth bool [N, H, W] the index of its prediction, or None, by largest summed J&F.
 
-    Every prediction serves one truth at most. A truth without prediction scores as against empty masks.
+    Every prediction is assigned to at most one target. A target without a prediction is scored against empty masks.
     """
     if not truths:
         return []

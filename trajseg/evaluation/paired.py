@@ -1,4 +1,4 @@
-"""Two engines on the same expressions: what each answers, J&F clip by clip, and a picture of where they differ most."""
+"""Two engines on the same expressions: their answers, J&F clip by clip, and a picture of the largest differences."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """An engine's answers about a data set."""
+    """An engine's answers on a data set."""
 
     answers: tuple[Answer, ...]
 
     @property
     def by_clip(self) -> Mapping[str, Sequence[float]]:
-        """J&F of each expression, in the order they were asked, by a clip's name."""
+        """J&F of each expression, in the order asked, by clip name."""
         scores: dict[str, list[float]] = {}
         for answer in self.answers:
             scores.setdefault(answer.clip, []).append(answer.score.jf)
@@ -33,18 +33,18 @@ class Measured:
 
     @property
     def scores(self) -> Mapping[str, float]:
-        """J&F by a clip's name: the mean over its expressions."""
+        """J&F by clip name: the mean over its expressions."""
         return {clip: fmean(scores) for clip, scores in self.by_clip.items()}
 
 
 def measure(
     engine: Engine, dataset: Dataset, progress: Callable[[int, int], None] | None = None, per_clip: int | None = 3
 ) -> Measured:
-    """Asks an engine about every clip of a data set.
+    """Runs an engine on every clip of a data set.
 
     Args:
-        progress: called with (clips done, clips in all); what it raises ends it.
-        per_clip: expressions asked of a clip, at most, always the same ones; None: all.
+        progress: called with (clips done, clips in total); an exception from it ends the run.
+        per_clip: most expressions per clip, always the same ones; None: all.
     """
     evaluator = Evaluator(engine, dataset, per_clip=per_clip)
     evaluator.run(progress)
@@ -52,7 +52,7 @@ def measure(
 
 
 def draw_differences(dataset: Dataset, served: Measured, candidate: Measured, path: Path, count: int = 3) -> Path:
-    """A PNG of the answers that got better and worse most, each as both engines draw it."""
+    """A PNG of the answers that improved and worsened most, each as drawn by both engines."""
     before = {(answer.clip, answer.asked.text): answer for answer in served.answers}
     after = {(answer.clip, answer.asked.text): answer for answer in candidate.answers}
     gains = {key: after[key].score.jf - before[key].score.jf for key in before.keys() & after.keys()}

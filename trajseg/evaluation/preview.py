@@ -1,4 +1,4 @@
-"""A preview: an engine on a few frames of a clip, what it considered, and how long the lot will take."""
+"""A preview: an engine's result on a few frames of a clip, what it considered, and the estimated total time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trajseg.video.spacing import end_to_end
 
 @dataclass(frozen=True)
 class Preview:
-    """What came out.
+    """The result of a preview.
 
     Args:
         clip: the few frames.
-        result: of these frames.
-        considered: tracks of what the engine looked at and does not mean.
-        seconds: that the engine took for them.
+        result: for these frames.
+        considered: tracks that the engine considered and rejected.
+        seconds: the engine's run time for them.
         clip_frames: frames of the whole clip.
     """
 
@@ -35,34 +35,34 @@ class Preview:
 
     @property
     def seconds_a_frame(self) -> float:
-        """What is done once a clip, such as asking a language model, counts in full: high for long clips."""
+        """Work done once per clip, such as running a language model, counts in full: too high for long clips."""
         return self.seconds / len(self.clip)
 
     def estimate(self, videos: int = 1) -> float:
-        """Seconds for so many clips like this one, by one worker at this speed."""
+        """Seconds for this many clips like this one, with one worker at this speed."""
         return self.seconds_a_frame * self.clip_frames * videos
 
     def sentences(self) -> list[str]:
-        """One on each track, with the 1-based frames of the whole clip that show it; those considered come last."""
+        """One per track, with the 1-based frames of the whole clip that show it; considered ones come last."""
         said = []
         for track in (*self.result.tracks, *self.considered):
             shown = ", ".join(str(self.clip.indices[index] + 1) for index in track.present)
             said.append(f"{track.label}: {track.caption or 'no caption'} (score {track.score:.2f}), in frames {shown}")
-        return said or ["No object is meant: no tracks."]
+        return said or ["No such object: no tracks."]
 
     def draw(self, path: Path) -> Path:
-        """Write the frames with all tracks, those considered among them, as one PNG."""
+        """Writes the frames with all tracks, including considered ones, as one PNG."""
         tracks = [*self.result.tracks, *self.considered]
         title, few = self.result.instruction, self.clip
         return contact_sheet(few, tracks, path, columns=5, count=len(few), title=title, frames=few.indices)
 
 
 def preview(engine: Engine, clip: Clip, instruction: str, frames: int, progress: Progress | None = None) -> Preview:
-    """Segment what an instruction means in `frames` frames of a clip, evenly spread from its first to its last.
+    """Segments an instruction on `frames` evenly spaced frames of a clip, including its first and last.
 
     Raises:
         InstructionError: the instruction cannot be used.
-        VideoError: the video can no longer be read; or whatever `progress` raises.
+        VideoError: the video can no longer be read; or anything that `progress` raises.
     """
     instruction = check_instruction(instruction)
     few = sampled_clip(clip, end_to_end(len(clip), frames))

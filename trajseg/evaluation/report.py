@@ -1,4 +1,4 @@
-"""How an evaluation is shown: a table, and a picture of best, median and worst answers."""
+"""Presentation of an evaluation: a table, and a picture of best, median and worst answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAPER, _INK, _FAINT = (250, 250, 248), (40, 40, 44), (130, 130, 136)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Categories and kinds with their figures on stdout, then what else the evaluation has."""
+    """Prints categories and kinds with their results on stdout, then any further tables."""
     table = Table(title=f"{evaluation.model_version} on {evaluation.clips} clips of {evaluation.data}")
     table.add_column("instructions", no_wrap=True)
     for heading in evaluation.COLUMNS.values():
@@ -41,7 +41,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 
 def draw_evaluation(evaluation: Evaluation, dataset: Dataset, path: Path) -> Path:
-    """One PNG: of each category with targets its best, median and worst answer; truth outlined in white.
+    """One PNG: for each category with targets its best, median and worst answer; ground truth outlined in white.
 
     Frames and masks are read again from the data set.
     """
@@ -55,7 +55,7 @@ def draw_evaluation(evaluation: Evaluation, dataset: Dataset, path: Path) -> Pat
 
 
 def save_strips(strips: Sequence[Image.Image], path: Path) -> Path:
-    """Writes strips below one another as one PNG."""
+    """Writes strips one below the other as one PNG."""
     if not strips:
         strips = [Image.new("RGB", (400, 40), _PAPER)]
     sheet = Image.new("RGB", (max(s.width for s in strips) + 24, sum(s.height for s in strips) + 24), _PAPER)
@@ -69,7 +69,7 @@ def save_strips(strips: Sequence[Image.Image], path: Path) -> Path:
 
 
 def answer_strip(answer: Answer, annotated: AnnotatedClip, title: str) -> Image.Image:
-    """Frames spread over a clip with an answer's tracks hatched and the truth outlined; words and J&F above."""
+    """Frames across a clip with an answer's tracks hatched and the ground truth outlined; text and J&F above."""
     clip, scored = annotated.clip, annotated.scored
     shown = sorted({scored[place] for place in bin_centres(len(scored), _SHOWN_FRAMES)})
     truth: np.ndarray = np.any(annotated.masks(answer.asked.targets, shown), axis=0)
@@ -87,7 +87,7 @@ def answer_strip(answer: Answer, annotated: AnnotatedClip, title: str) -> Image.
 
 
 def _marked(frame: np.ndarray, truth: np.ndarray, answer: Answer, index: int) -> np.ndarray:
-    """The frame with the tracks painted over it and the truth outlined, at twice the size it is shown at."""
+    """The frame with the tracks painted over it and the ground truth outlined, at twice the displayed size."""
     height = 2 * _FRAME_HEIGHT
     size = (round(frame.shape[1] / frame.shape[0] * height), height)
     picture = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if frame.shape[0] > height else cv2.INTER_LINEAR)
@@ -95,7 +95,7 @@ def _marked(frame: np.ndarray, truth: np.ndarray, answer: Answer, index: int) ->
     for track, colour in zip(answer.result.tracks, palette(len(answer.result.tracks)), strict=True):
         mask = track.mask(index, frame.shape[:2])
         painted = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        # Hatched with black: a plain colour would be lost on an object of the same colour.
+        # Hatched with black: a plain colour would be invisible on an object of the same colour.
         picture[painted & (stripe < 5)] = rgb(colour)
         picture[painted & (stripe >= 9)] = 0
     outline = cv2.resize(truth.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)

@@ -1,1 +1,1 @@
-"""The learning loop and joint training: any data set, any checkpoint."""
+"""Fine-tuning on corrections, and joint training: any data set, any checkpoint."""

@@ -1,9 +1,9 @@
-"""Which parameters joint training moves: LoRA in the language model, some parts whole; and their PEFT folder.
+"""Which parameters joint training updates: LoRA in the language model, some modules in full; and their PEFT folder.
 
-    W x  ->  W x + (alpha / r) B A x        W stays as it is; A (r, in) and B (out, r) learn, B from zero
+    W x  ->  W x + (alpha / r) B A x        W is frozen; A (r, in) and B (out, r) are trained, B from zero
 
-The paper adapts q and v of every layer of the language model and trains the word embeddings, the head, the head of the
-trajectory tokens, content integration, the mask decoder and the trajectory encoder whole; all else is frozen.
+The paper adapts q and v in every layer of the language model, and trains in full: the word embeddings, the head, the
+head of the trajectory tokens, content integration, the mask decoder and the trajectory encoder. All else is frozen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trajseg.model.trajectory_encoder import TrajectoryEncoder
 
 LANGUAGE = "llava.model.language_model"
 ADAPTED = rf"{LANGUAGE.replace('.', '[.]')}[.].*[.](q_proj|v_proj)"
-"""Names of the adapted layers, as peft matches them; CLIP and SAM 2 have a q_proj and a v_proj too."""
+"""Names of the adapted layers, as peft matches them; CLIP and SAM 2 also have a q_proj and a v_proj."""
 WHOLE = {
     "words": (f"{LANGUAGE}.embed_tokens", "llava.lm_head"),
     "head of the trajectory tokens": ("text_hidden_fcs.0",),
@@ -33,18 +33,18 @@ WHOLE = {
     "mask decoder": ("visual_model.sam_mask_decoder",),
     "trajectory encoder": ("spi_module",),
 }
-"""Modules that are trained whole, by the name of their part."""
+"""Modules that are trained in full, by the name of their part."""
 HEADS = tuple(part for part in WHOLE if part != "words")
-"""The parts that fine-tuning on corrections trains whole. The words are half of a large model, and know enough."""
+"""Parts trained in full when fine-tuning on corrections. The words are half of a large model, and are good enough."""
 SIGHT = {
     "vision tower": ("llava.model.vision_tower", "llava.model.multi_modal_projector", "objectness"),
     "mask encoder": ("visual_model.image_encoder",),
 }
-"""What sees pictures, by the name of its part. The paper leaves it as it is; small models learn a new look by it."""
+"""The vision side, by the name of its part. The paper freezes it; small models learn a new look with it."""
 ADAPTERS = "adapters of the language model"
-"""Name of the part that LoRA is."""
+"""Name of the LoRA part."""
 PARTS = {**WHOLE, **SIGHT}
-"""All modules that can be trained whole."""
+"""All modules that can be trained in full."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class LoraSettings:
 def prepare(
     model: TrajSegModel, lora: LoraSettings | None, whole: Sequence[str] = tuple(WHOLE)
 ) -> dict[str, list[nn.Parameter]]:
-    """Freezes all but what joint training moves; that goes into training mode, and into float32 where it is not.
+    """Freezes everything that joint training does not update; the rest is put into training mode and float32.
 
     Args:
-        lora: adapters of the language model; None trains the language model whole.
-        whole: parts that are trained whole, of PARTS.
+        lora: adapters of the language model; None: train the language model in full.
+        whole: parts of PARTS that are trained in full.
 
     Returns:
         the trained parameters by the name of their part.
@@ -88,13 +88,13 @@ def prepare(
         if modules:
             parts[part] = [p for module in modules for p in module.parameters()]
     for parameter in (p for parameters in parts.values() for p in parameters):
-        # A step of the optimiser is too small for half precision.
+        # An optimiser step is too small for half precision.
         parameter.data = parameter.data.float()
     return parts
 
 
 def add_trajectory_encoder(model: TrajSegModel) -> None:
-    """Gives a model that has none a new trajectory encoder: of the paper's sizes, or of tiny's beside a small tower."""
+    """Adds a new trajectory encoder to a model without one: the paper's size, or tiny's for a small vision tower."""
     if model.config.trajectory_encoder is not None:
         return
     vision = model.config.llava_config.vision_config
@@ -109,10 +109,10 @@ def add_trajectory_encoder(model: TrajSegModel) -> None:
 def save_adapter(
     model: TrajSegModel, lora: LoraSettings, base: str, folder: Path, whole: Sequence[str] = tuple(WHOLE)
 ) -> None:
-    """Writes a PEFT folder: the adapters, and the parts that were trained whole as its `modules_to_save`.
+    """Writes a PEFT folder: the adapters, and the parts trained in full as its `modules_to_save`.
 
     Args:
-        base: name or folder of the checkpoint that was adapted.
+        base: name or folder of the adapted checkpoint.
         whole: as given to `prepare`.
         folder: receives adapter_config.json, adapter_model.safetensors, and config.json of the adapted model.
     """
@@ -131,12 +131,12 @@ def save_adapter(
 def blend_adapter(folder: Path, base: Mapping[str, Tensor], share: float) -> None:
     """Moves an adapter in its PEFT folder back towards the base: base + share x (trained - base), tensor by tensor.
 
-    Between a model and its fine-tuned self lie models that lose less of the one and keep most of what the other
-    learned (Wortsman et al. 2022, robust fine-tuning of zero-shot models).
+    Models between a base and its fine-tuned version lose less of the former and keep most of what the latter learned
+    (Wortsman et al. 2022, robust fine-tuning of zero-shot models).
 
     Args:
-        base: the base's tensors by name, as its state_dict gives them.
-        share: 1 leaves the adapter as it is.
+        base: the base's tensors by name, as in its state_dict.
+        share: 1 leaves the adapter unchanged.
     """
     path, prefix = folder / "adapter_model.safetensors", "base_model.model."
     weights = load_file(path)
@@ -150,10 +150,10 @@ def blend_adapter(folder: Path, base: Mapping[str, Tensor], share: float) -> Non
 
 
 def merge_adapter(model: TrajSegModel, folder: Path) -> TrajSegModel:
-    """The model with a PEFT folder's adapters added into its weights and the whole parts put in place.
+    """The model with a PEFT folder's adapters merged into its weights and the fully trained parts replaced.
 
     Raises:
-        CheckpointError: the folder is no adapter of this model.
+        CheckpointError: the folder is not an adapter of this model.
     """
     if not (folder / "adapter_config.json").is_file():
         raise CheckpointError(
@@ -172,7 +172,7 @@ def merge_adapter(model: TrajSegModel, folder: Path) -> TrajSegModel:
 
 
 def recompute_layers(model: TrajSegModel) -> None:
-    """The language model's layers and the trajectory encoder's rounds are recomputed in the backward pass, not kept."""
+    """Recomputes the language model's layers and the trajectory encoder's rounds in the backward pass."""
     if model.config.trajectory_encoder is not None:
         model.spi_module.mlvl_fuse.recompute = True
     model.language_model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -1,10 +1,10 @@
-"""A round of learning in a process of its own: `python -m trajseg.training.child TASK.json`, started by a worker.
+"""A fine-tuning round in its own process: `python -m trajseg.training.child TASK.json`, started by a worker.
 
-So the worker's loaded model is never trained, memory is given back at the end, and a crash takes nothing along. The
-folder of the task is all that both share:
+So the worker's loaded model is never trained, memory is released at the end, and a crash affects nothing else. The two
+processes share only the task's folder:
 
 * progress.json: {"done", "total"}, written here, at most once a second;
-* stop: its being there asks for an end after the step at hand; the exit code is STOPPED then;
+* stop: if this file exists, the round ends after the current step, with exit code STOPPED;
 * decision.json: the gate's, with exit code 0; error.json: {"error", "remedy"}, with exit code FAILED.
 """
 
@@ -26,7 +26,7 @@ SECOND = 1.0
 
 
 def main(path: Path) -> int:
-    """Runs the task, or goes on with it; returns the exit code."""
+    """Runs or resumes the task; returns the exit code."""
     from trajseg.training.round import run_round, task_from_json
 
     os.nice(NICENESS)
@@ -45,7 +45,7 @@ def main(path: Path) -> int:
         write_json(folder / ERROR, {"error": error.message, "remedy": error.remedy})
         return FAILED
     except FloatingPointError as error:
-        remedy = "Look at the project's newest corrections; a lower rate may help."
+        remedy = "Check the project's newest corrections; a lower rate may help."
         write_json(folder / ERROR, {"error": str(error), "remedy": remedy})
         return FAILED
     if decision is None:

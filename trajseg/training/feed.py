@@ -1,4 +1,4 @@
-"""Training data by number: the n-th item depends on n alone, so that a stopped run goes on with the very next one."""
+"""Training data by number: the n-th item depends only on n, so a stopped run resumes with exactly the next item."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class Feed(Generic[T]):
-    """Items by number, made ahead while they are read in order.
+    """Items by number, prefetched while they are read in order.
 
     Args:
-        make: gives the n-th item, the same one each time; with a worker it must survive pickling.
-        workers: processes that make items ahead (0: they are made when they are read).
-        stride: distance between the numbers that will be read, such as the number of training processes.
-        device: where the items are given; by default where they are made, on the CPU.
+        make: returns the n-th item, always the same one; with a worker it must be picklable.
+        workers: processes that prefetch items (0: items are made when they are read).
+        stride: step between the numbers to be read, such as the number of training processes.
+        device: where the items are returned; defaults to where they are made, on the CPU.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Feed(Generic[T]):
         self._ahead: Iterator[T] = iter(())
 
     def at(self, number: int) -> T:
-        """The item of that number (0-based)."""
+        """The item with this number (0-based)."""
         with torch.device("cpu"):  # where torch's default is a GPU, too, and in workers, which are started here
             item = self._made(number)
         return moved(item, self.device)
@@ -72,7 +72,7 @@ class _Numbered(Dataset[T]):
 
 
 def moved(item: Any, device: torch.device | None) -> Any:
-    """The same item with all tensors in it on a device, None as it is; looks into lists, tuples and dataclasses."""
+    """The same item with all its tensors on a device (None: unchanged); handles lists, tuples and dataclasses."""
     if device is None:
         return item
     if isinstance(item, Tensor):
@@ -86,19 +86,19 @@ def moved(item: Any, device: torch.device | None) -> Any:
 
 
 SEEDS_APART = 1 << 32
-"""Runs of neighbouring seeds share no item in their first four billion."""
+"""Spacing with which runs of neighbouring seeds share no item among their first four billion."""
 
 
 def several(stream: Callable[..., Iterable[T]], size: int, seed: int, number: int) -> list[T]:
-    """Item `number` of a feed from an endless stream: the stream is started again, with a seed of its own, for each.
+    """Item `number` of a feed from an endless stream, which is restarted with its own seed for each item.
 
     Args:
-        stream: makes the stream from the keyword `seed`.
-        size: how many of its items make one of the feed's.
+        stream: creates the stream from the keyword `seed`.
+        size: number of its items that make one of the feed's.
     """
     return list(itertools.islice(stream(seed=seed * SEEDS_APART + number), size))
 
 
 def first(stream: Callable[..., Iterable[T]], seed: int, number: int) -> T:
-    """As `several`, one item of the stream."""
+    """Like `several`, with one item of the stream."""
     return several(stream, 1, seed, number)[0]

@@ -1,8 +1,8 @@
-"""Fine-tuning: a base checkpoint, a project's corrections and replay of the base's own data become an adapter.
+"""Fine-tuning: trains an adapter for a base checkpoint on a project's corrections, with replay of the base's own data.
 
-Training always begins at the base, not at the served adapter, so errors do not add up from version to version. A large
-base learns by LoRA in its language model and by its small heads; word embeddings stay, as does everything that sees
-pictures. A small one has seen one kind of pictures only, so it learns by what sees them.
+Training always starts from the base, not from the served adapter, so errors do not accumulate over versions. A large
+base is trained with LoRA in its language model and in its small heads; word embeddings and everything that sees
+pictures are frozen. A small base has seen only one kind of pictures, so its vision side is trained.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:turned"}
 
 
 FEW: Mapping[str, float] = {"vision tower": 1.0, "mask encoder": 1.0, "mask decoder": 0.5, ADAPTERS: 1.0}
-"""What a small base learns a new look by, and how fast. The way from the answer to the masks stays as it is."""
+"""Parts with which a small base learns a new look, and their rates. The path from the answer to the masks is frozen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +72,10 @@ class FinetuneRecipe:
         parts: what is trained beside the adapters of the language model, and at which rate, in units of `lr`; see
             trajseg.training.adapters.
         norm_rate: see JointRecipe.
-        blend: how far the result goes from the base to what was trained, 0 to 1; see `blend_adapter`.
+        blend: how far the result moves from the base towards the trained weights, 0 to 1; see `blend_adapter`.
         lora: of the language model.
         precision, four_bit, recompute: see JointRecipe.
-        save_minutes: between two checkpoints.
+        save_minutes: interval between two checkpoints.
     """
 
     steps: int = 200
@@ -101,7 +101,7 @@ class FinetuneRecipe:
     save_minutes: float = 3.0
 
     def joint(self) -> JointRecipe:
-        """The same as a recipe of joint training."""
+        """The equivalent joint training recipe."""
         schedule = Schedule(
             steps=self.steps,
             lr=self.lr,
@@ -151,14 +151,14 @@ FULL_SIZE = FinetuneRecipe(
 LOOK_FRAMES = 4
 """Frames of a corrected clip that its look is read from."""
 LARGE = 2048
-"""Width of a language model from which on FULL_SIZE is the recipe."""
+"""Width of a language model from which FULL_SIZE is used."""
 
 
 def recipe_for(checkpoint: str, steps: int | None = None) -> FinetuneRecipe:
-    """The recipe for a base by its size: FULL_SIZE for language models as wide as LLaVA's, else the default.
+    """The recipe for a base of this size: FULL_SIZE for language models as wide as LLaVA's, else the default.
 
     Args:
-        steps: in place of the recipe's own.
+        steps: overrides the recipe's own.
     """
     text = checkpoint_config(checkpoint_folder(checkpoint)).get("llava_config", {}).get("text_config", {})
     recipe = FULL_SIZE if text.get("hidden_size", 0) >= LARGE else FinetuneRecipe()
@@ -168,7 +168,7 @@ def recipe_for(checkpoint: str, steps: int | None = None) -> FinetuneRecipe:
 class Rehearsal:
     """A Source (see trajseg.data.samples) that mixes corrections with the base's own data.
 
-    A kind of sample that the corrections cannot give, such as captioning without captions, comes from the base's data.
+    A kind of sample missing from the corrections, such as captioning without captions, comes from the base's data.
 
     Args:
         corrections: the corrected videos.
@@ -177,7 +177,7 @@ class Rehearsal:
         variety: how clips of both are varied.
 
     Raises:
-        InputError: there is nothing in the corrections to train on.
+        InputError: the corrections contain nothing to train on.
     """
 
     def __init__(self, corrections: Dataset, base: Source, share: float, variety: Variety = UNVARIED) -> None:
@@ -204,7 +204,7 @@ class Rehearsal:
         return self._varied([source.image(rng, direction)], rng, source is self.base)[0]
 
     def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
-        """Frames of a corrected clip, or of one of the base's, and several things about them."""
+        """Frames of a corrected clip, or of one from the base's data, with several statements about them."""
         if rng.random() < self.share:
             return self._varied(together(self.base, rng, frames, directions), rng, replayed=True)
         known: list[Direction] = [each if each in self.directions else "grounding" for each in directions]
@@ -242,7 +242,7 @@ class Rehearsal:
 
 
 def trainable_directions(dataset: Dataset) -> set[Direction]:
-    """What a data set can teach; see trajseg.training.joint."""
+    """The directions that a data set can teach; see trajseg.training.joint."""
     directions: set[Direction] = set()
     for number in range(len(dataset)):
         annotated = dataset[number]
@@ -258,10 +258,10 @@ def trainable_directions(dataset: Dataset) -> set[Direction]:
 
 
 def replay_data(checkpoint: str) -> str:
-    """What `--data` would call the base's own training data, for replay.
+    """The base's own training data, as named in `--data`, for replay.
 
     Raises:
-        InputError: neither the checkpoint's config.json says, nor is it one that ships.
+        InputError: the checkpoint's config.json does not name it, and the checkpoint is not a built-in one.
         CheckpointError: there is no such checkpoint.
     """
     config = checkpoint_config(checkpoint_folder(checkpoint))
@@ -285,20 +285,21 @@ def finetune(
     stop: Stop = lambda: False,
     progress: StepsDone = lambda _done, _total: None,
 ) -> Path | None:
-    """Trains an adapter for a project, or continues a training that was interrupted, float for float on one CPU.
+    """Trains an adapter for a project, or resumes an interrupted training, float for float on one CPU.
 
     Args:
         checkpoint: name or folder of the base.
         corrections: the training part of the project's corrected videos.
         out: receives the state, the logs and `adapter/`, a PEFT folder.
-        replay: the base's own data, as --data names it; by default what `replay_data` says.
-        stop, progress: see trajseg.training.run.train. What `progress` raises ends the run; the last checkpoint stays.
+        replay: the base's own data, as named in --data; defaults to `replay_data`.
+        stop, progress: see trajseg.training.run.train. An exception from `progress` ends the run; the last checkpoint
+            stays.
 
     Returns:
-        the adapter's folder; None where `stop` ended the run early.
+        the adapter's folder; None if `stop` ended the run early.
 
     Raises:
-        InputError: nothing to train on, or `out` holds another training.
+        InputError: there is nothing to train on, or `out` holds another training.
         CheckpointError: the base cannot be used.
         FloatingPointError: the loss is not finite.
     """
@@ -306,7 +307,7 @@ def finetune(
         replay = open_source(replay or replay_data(checkpoint))
     source = Rehearsal(corrections, replay, recipe.replay, recipe.variety)
     if checkpoint_config(checkpoint_folder(checkpoint)).get("trajectory_encoder") is None:
-        # A base that cannot describe tracks is not given that part here: it would take more than corrections.
+        # A base without captioning is not given that part here: it would take more than corrections.
         recipe = dataclasses.replace(recipe, mixture=dataclasses.replace(recipe.mixture, captioning=0.0))
     adapter, finished = train_jointly(recipe.joint(), checkpoint, out, source, seed, stop=stop, progress=progress)
     if not finished:

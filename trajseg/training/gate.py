@@ -1,12 +1,12 @@
-"""The gate: whether a candidate replaces the served model, from J&F clip by clip, with a bootstrap confidence interval.
+"""The gate: decides whether a candidate replaces the served model, from J&F per clip with bootstrap intervals.
 
-Both models answer the same expressions about the same clips, so that only the difference counts:
+Both models are scored on the same expressions and clips, so that only the difference counts:
 
 * On the project's held-out videos the confidence interval of the mean gain must lie above zero.
 * On a fixed set of the base's own data the mean loss must stay below a margin.
 
-With too few held-out videos, or a gain that may be chance, the candidate is refused, and the decision says how many
-more corrected videos are needed.
+With too few held-out videos, or a gain that may be noise, the candidate is refused, and the decision says how many more
+corrected videos are needed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from scipy import stats
 from trajseg.errors import InputError
 
 ScoresByClip = Mapping[str, Sequence[float]]
-"""J&F of each expression of a clip, 0 to 1, by the clip's name; one at least, in the same order for both models."""
+"""J&F of each expression of a clip, 0 to 1, by clip name; at least one, in the same order for both models."""
 MOST_CLIPS = 100
-"""Held-out videos, at most, that a number of missing ones is extrapolated to."""
+"""Most held-out videos up to which the number of missing ones is extrapolated."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class GateRules:
 
     Args:
         confidence: of the interval, two-sided.
-        min_clips: held-out videos of the project, at least.
-        margin: the mean J&F on the base set must not fall by as much as this.
+        min_clips: minimum number of the project's held-out videos.
+        margin: the mean J&F on the base set must fall by less than this.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
@@ -60,7 +60,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class ClipPair:
-    """A clip's J&F with both models, means over `expressions` expressions."""
+    """A clip's J&F with both models, averaged over `expressions` expressions."""
 
     clip: str
     served: float
@@ -69,7 +69,7 @@ class ClipPair:
 
     @property
     def gain(self) -> float:
-        """Above 0 where the candidate is better."""
+        """Above 0 if the candidate is better."""
         return self.candidate - self.served
 
 
@@ -80,12 +80,12 @@ class GateDecision:
     Args:
         promoted: the verdict.
         reason: one sentence for people.
-        served: the model version that it was compared with.
-        gain: in J&F on the project; None where nothing was measured.
-        base_gain: in J&F on the base set, below 0 for a loss; None where nothing was measured.
-        project, base: clip by clip, the greatest gain first.
-        needs_videos: about how many more corrected videos would give an answer; 0 where that is not known.
-        rules: that were applied.
+        served: the model version it was compared with.
+        gain: in J&F on the project; None if it was not measured.
+        base_gain: in J&F on the base set, negative for a loss; None if it was not measured.
+        project, base: clip by clip, largest gain first.
+        needs_videos: roughly how many more corrected videos would allow a decision; 0 if unknown.
+        rules: the rules applied.
     """
 
     promoted: bool
@@ -99,7 +99,7 @@ class GateDecision:
     rules: GateRules = field(default_factory=GateRules)
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers and words."""
+        """As JSON: numbers and text."""
         return json.loads(json.dumps(asdict(self)))
 
 
@@ -112,13 +112,13 @@ def decide(
     served_version: str = "",
     share: float = 1.0,
 ) -> GateDecision:
-    """The decision from the scores of both models on the project's held-out videos and on the base set.
+    """The decision from both models' scores on the project's held-out videos and on the base set.
 
     Args:
-        share: of corrected videos that are held out, on average; see `too_few_videos`.
+        share: expected share of corrected videos that are held out; see `too_few_videos`.
 
     Raises:
-        InputError: the two models answered different expressions, or the base set is empty.
+        InputError: the two models were scored on different expressions, or the base set is empty.
     """
     gains, base_gains = _gains(served, candidate, "held-out videos"), _gains(served_base, candidate_base, "base set")
     if not base_gains:
@@ -138,7 +138,7 @@ def too_few_videos(held_out: int, share: float, rules: GateRules, served_version
 
     Args:
         held_out: corrected videos that were held out of training.
-        share: of corrected videos that are held out, on average; decides how many more have to be corrected.
+        share: expected share of corrected videos that are held out; determines how many more are needed.
     """
     missing = math.ceil((rules.min_clips - held_out) / share)
     are = f"{held_out} {_videos(held_out)} {'is' if held_out == 1 else 'are'} held out of training"
@@ -173,11 +173,11 @@ def _videos(count: int) -> str:
 def confidence_interval(gains: Sequence[Sequence[float]], rules: GateRules = GateRules()) -> Interval:
     """The mean gain over clips and its confidence interval, -1 to 1.
 
-    It is the wider, on either side, of two intervals: a percentile bootstrap on two levels, which draws clips and then
-    expressions of each; and Student's, because a bootstrap of three clips reaches no farther than their extremes.
-    Student's variance is the sum of that between clips and that between the expressions of a clip, with
-    Satterthwaite's degrees of freedom. So three clips of many expressions tell more than three numbers; where the
-    clips differ much more than their expressions, or have one each, it is the plain Student's interval.
+    On either side it is the wider of two intervals. The first is a percentile bootstrap on two levels, which draws
+    clips and then expressions of each. The second is Student's, because a bootstrap of three clips cannot reach beyond
+    their extremes. Student's variance is the sum of the variances between clips and between a clip's expressions, with
+    Satterthwaite's degrees of freedom. So three clips with many expressions say more than three numbers. If the clips
+    differ much more than their expressions, or have one each, it is the plain Student's interval.
 
     Args:
         gains: of the expressions of each clip; at least one clip, and one expression each.
@@ -198,7 +198,7 @@ def confidence_interval(gains: Sequence[Sequence[float]], rules: GateRules = Gat
 def _resampled(gains: Sequence[Sequence[float]], rules: GateRules) -> np.ndarray:
     """Means of resampled clips and expressions, [resamples]."""
     rng, count = np.random.default_rng(rules.seed), len(gains)
-    # Of each clip, so many means over resampled expressions; a clip that is drawn gives one. [clips, resamples]
+    # For each clip, means over resampled expressions; each time a clip is drawn it gives one. [clips, resamples]
     means = np.stack(
         [np.asarray(each, float)[rng.integers(0, len(each), (rules.resamples, len(each)))].mean(1) for each in gains]
     )
@@ -221,13 +221,13 @@ def _variance(gains: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def missing_clips(gains: Sequence[Sequence[float]], rules: GateRules = GateRules()) -> int | None:
-    """How many more held-out clips would show this mean gain, if they scatter as these do.
+    """How many more held-out clips would make this mean gain significant, with the same variance.
 
     Args:
-        gains: as `confidence_interval` takes them, of two clips at least.
+        gains: as for `confidence_interval`, of at least two clips.
 
     Returns:
-        0: these suffice. None: there is no gain, or more than MOST_CLIPS would be needed.
+        0: these are enough. None: there is no gain, or more than MOST_CLIPS would be needed.
     """
     count, mean = len(gains), fmean(fmean(each) for each in gains)
     if mean <= 0:
@@ -242,7 +242,7 @@ def missing_clips(gains: Sequence[Sequence[float]], rules: GateRules = GateRules
 
 
 def _gains(served: ScoresByClip, candidate: ScoresByClip, what: str) -> list[list[float]]:
-    """Of each clip's expressions, clips in the order of their names."""
+    """The gains of each clip's expressions, clips ordered by name."""
     if served.keys() != candidate.keys():
         odd = sorted(served.keys() ^ candidate.keys())[0]
         raise InputError(f"The clip {odd} of the {what} was measured with one model only.", "Measure both on the same.")

@@ -1,4 +1,4 @@
-"""Early warnings: what usually is behind a training that does not learn, in words, while there is time to act."""
+"""Early warnings: the usual causes of a training that does not learn, reported while there is time to act."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 PATIENCE = 30
-"""Steps in a row that make a sign a warning."""
+"""Consecutive steps after which a sign becomes a warning."""
 FLAT = 1e-6
-"""A loss that moves less than this share of itself counts as flat."""
+"""A loss that changes by less than this fraction of itself counts as flat."""
 
 GATE = (
     "The object gate replaces a mask whose score is not above 0 by a constant, which has no gradient and is "
-    "empty at inference. Take the mask loss on ungated logits (DecodedMask.logits), and start the score from above "
+    "empty at inference. Use the mask loss on ungated logits (DecodedMask.logits), and start the score above "
     "0: set the last bias of sam_mask_decoder.pred_obj_score_head to +2."
 )
 
 
 @runtime_checkable
 class Parted(Protocol):
-    """A module that names the parts that are watched; another one is watched by its top-level children."""
+    """A module that names the parts to watch; otherwise its top-level children are watched."""
 
     def learning_parts(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by the name of their part."""
@@ -52,7 +52,7 @@ class Health:
     """Watches a training; each warning is given once.
 
     Args:
-        gated: the module holds SAM 2's object score, so that a missing gradient may be the gate's doing.
+        gated: the module contains SAM 2's object score, so a missing gradient may be caused by its gate.
     """
 
     def __init__(self, gated: bool = False) -> None:
@@ -68,7 +68,7 @@ class Health:
         return cls(any(name.endswith("pred_obj_score_head") for name, _ in module.named_modules()))
 
     def observe(self, loss: float, norms: Mapping[str, float], figures: Mapping[str, float]) -> list[str]:
-        """Takes one step's signs; returns what a person should know now.
+        """Processes one step's figures; returns new warnings.
 
         Args:
             norms: of the gradient of each part.
@@ -78,7 +78,7 @@ class Health:
         for part, norm in norms.items():
             self._without[part] = 0 if norm > 0 else self._without.get(part, 0) + 1
             if self._without[part] == PATIENCE:
-                remedy = GATE if self.gated else "Freeze it, or see that the loss reads what it gives."
+                remedy = GATE if self.gated else "Freeze it, or make sure that the loss uses its output."
                 found.append((part, f"{part} has had no gradient for {PATIENCE} steps: it does not learn. {remedy}"))
         if "gate_open" in figures:
             self._shut = 0 if figures["gate_open"] > 0 else self._shut + 1
@@ -87,7 +87,7 @@ class Health:
         self._losses.append(loss)
         span = max(self._losses) - min(self._losses)
         if len(self._losses) == PATIENCE and span <= FLAT * abs(loss):
-            remedy = GATE if self.gated else "Raise the rate, or see that the loss depends on what is trained."
+            remedy = GATE if self.gated else "Raise the rate, or make sure that the loss depends on what is trained."
             found.append(("flat", f"The loss has stood at {loss:.4g} for {PATIENCE} steps. {remedy}"))
         new = [text for key, text in found if key not in self._said]
         self._said.update(key for key, _ in found)
@@ -95,10 +95,10 @@ class Health:
 
 
 def not_finite(step: int, loss: float, norm: float, figures: Mapping[str, float | Tensor]) -> str:
-    """What to say of a loss or gradient that is not a number or is infinite."""
+    """The message for a loss or gradient that is NaN or infinite."""
     what = (
         f"The loss is {loss}" if not math.isfinite(loss) else f"The gradient's norm is {norm} (the loss is {loss:.4g})"
     )
     bad = [name for name, figure in figures.items() if not math.isfinite(float(figure))]
     where = f", and so is its part {', '.join(bad)}" if bad else ""
-    return f"{what} at step {step}{where}: lower the rate, or look at that step's data. The last saved state is kept."
+    return f"{what} at step {step}{where}: lower the rate, or check that step's data. The last saved state is kept."

@@ -1,10 +1,10 @@
-"""The paper's joint training: one loss from words and masks, through the whole model, in both directions.
+"""The paper's joint training: one loss over words and masks, through the whole model, in both directions.
 
     grounding    frames + instruction -> answer with [SEG]s -> trajectory tokens -> content integration -> masks
     captioning   frames + boxes of an object + request -> the same answer, and the masks of the object
-    propagation  the first frame's mask -> memory -> masks of the other frames; the language model rests
+    propagation  the first frame's mask -> memory -> masks of the other frames; the language model is not used
 
-The mask losses are taken on logits before the object gate, so that a score below 0 does not kill their gradient.
+The mask losses use logits before the object gate, so that a score below 0 does not block their gradient.
 Shapes: T frames, S targets, H x W the sample's own pixels, D width of the language model, A tokens of the answer.
 """
 
@@ -31,7 +31,7 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the losses; the defaults are the paper's, and ours of objectness, which the paper does not have."""
+    """Weights of the losses; the defaults are the paper's, except objectness, which the paper does not have."""
 
     text: float = 1.0
     bce: float = 2.0
@@ -42,7 +42,7 @@ class LossWeights:
 
 @dataclass
 class Terms:
-    """A sample's losses before weighting, scalars; 0 where a sample has none of a kind.
+    """A sample's losses before weighting, scalars; 0 for kinds that a sample does not have.
 
     gate_open: share of visible (target, frame) pairs whose object score is above 0; 1 where nothing is visible.
     """
@@ -62,8 +62,8 @@ class Terms:
 
 @dataclass
 class _Look:
-    """What the model made of some frames: the vision tower's states; of those that masks are drawn on, `drawn` (n,),
-    in time order, SAM 2's features and the objectness before the training."""
+    """The encoded frames: the vision tower's states; and for those with masks drawn, `drawn` (n,), in time order,
+    SAM 2's features and the objectness before training."""
 
     drawn: Tensor | None = None
     features: FrameFeatures | None = None
@@ -76,11 +76,11 @@ class JointTraining(nn.Module):
 
     Args:
         model: prepared by `adapters.prepare`, on its device.
-        parts: its trained parameters by part, as `prepare` gave them.
-        samples: gives the samples of a part by its number; see `samples.Samples` and `feed.Feed`.
-        recompute: keep less of the masks' side for the backward pass, and take longer.
-        mask_frames: of a clip's frames, as many as masks are drawn on, drawn by lot; None: all. The language model
-            sees all of them.
+        parts: its trained parameters by part, as returned by `prepare`.
+        samples: returns the samples of a part by its number; see `samples.Samples` and `feed.Feed`.
+        recompute: save memory on the mask side by recomputing activations in the backward pass.
+        mask_frames: number of a clip's frames on which masks are drawn, chosen at random; None: all. The language model
+        sees all of them.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class JointTraining(nn.Module):
         return self._parts
 
     def loss(self, part: Part) -> tuple[Tensor, dict[str, float]]:
-        """The mean over the samples of a part of each sample's own loss, whatever its length and its targets."""
+        """The mean of the samples' own losses in a part, whatever their lengths and numbers of targets."""
         looks: dict[int, _Look] = {}
         terms = [self.terms(sample, looks) for sample in self.samples(part.number)]
         total = torch.stack([t.total(self.weights) for t in terms]).mean()
@@ -119,10 +119,10 @@ class JointTraining(nn.Module):
     def terms(self, sample: Sample, looks: dict[int, _Look] | None = None) -> Terms:
         """A sample's losses.
 
-        `looks` are at the frames of samples before it, which may be the same array.
+        `looks` are the encoded frames of earlier samples, which may share the same array.
 
         Raises:
-            InputError: it has more frames than the model can tell apart.
+            InputError: it has more frames than the model can distinguish.
         """
         masks = torch.from_numpy(sample.masks).to(self.model.device)
         counts = None if sample.mask_weights is None else torch.from_numpy(sample.mask_weights).to(self.model.device)
@@ -130,12 +130,12 @@ class JointTraining(nn.Module):
             return self._propagated(sample, masks, counts)
         limit = self.model.config.llm_frames
         if self.model.config.frame_embedding and len(sample.frames) > limit:
-            raise InputError(f"A sample has {len(sample.frames)} frames, the model knows {limit}.", "Ask for fewer.")
+            raise InputError(f"A sample has {len(sample.frames)} frames, the model's limit is {limit}.", "Use fewer.")
         look = ({} if looks is None else looks).setdefault(id(sample.frames), _Look())
         if look.drawn is None:
             look.drawn = self._drawn(len(sample.frames))
         if len(masks) and look.features is None:
-            # First, while nothing else is kept: at full size the encoder itself takes gigabytes.
+            # First, while nothing else is in memory: at full size the encoder itself takes gigabytes.
             look.features = self._features(sample.frames[look.drawn.numpy()])
         if look.states is None:
             pixels = self.processor.llm_pixels(sample.frames).to(self.model.device)
@@ -156,15 +156,15 @@ class JointTraining(nn.Module):
         return replace(self._mask_terms(text, logits, score, masks, counts), objectness=objectness)
 
     def _drawn(self, count: int) -> Tensor:
-        """Of `count` frames, those that masks are drawn on, (n,) int64, increasing."""
+        """The frames out of `count` on which masks are drawn, (n,) int64, increasing."""
         if self.mask_frames is None or self.mask_frames >= count:
             return torch.arange(count)
         return torch.randperm(count)[: self.mask_frames].sort().values
 
     def read(self, sample: Sample, states: tuple[Tensor, ...] | None = None) -> tuple[Tensor, Tensor]:
-        """The language model over prompt and answer: mean cross entropy of the answer, trajectory tokens (S, C).
+        """Runs the language model over prompt and answer: mean cross entropy of the answer, trajectory tokens (S, C).
 
-        `states` are the vision tower's of the sample's frames, where they are known.
+        `states` are the vision tower's for the sample's frames, if known.
         """
         model, processor = self.model, self.processor
         if states is None:
@@ -188,12 +188,12 @@ class JointTraining(nn.Module):
         return text, model.trajectory_tokens(predicts[answer == processor.seg_id])
 
     def _prompted(self, features: FrameFeatures, trajectories: Tensor) -> tuple[Tensor, Tensor]:
-        """Ungated logits (S, T, h, w) and scores (S, T) with every frame a key frame."""
+        """Ungated logits (S, T, h, w) and scores (S, T) with every frame prompted."""
         model, count = self.model, len(features.top)
         prompts = model.prompts(trajectories, features)
         tracker = Tracker(model.visual_model, count, model.config.key_frame_memory, recompute=self.recompute)
         if not model.config.key_frame_memory:
-            # No key frame reads memory: a target's are decoded at once.
+            # Prompted frames do not read memory, so a target's frames are decoded at once.
             each = [tracker.step(0, features, prompt, remember=False) for prompt in prompts]
             return torch.stack([d.logits for d in each]), torch.stack([d.score for d in each])
         drawn = [
@@ -205,9 +205,9 @@ class JointTraining(nn.Module):
         return torch.stack([d.logits for d in drawn], dim=1), torch.stack([d.score for d in drawn], dim=1)
 
     def _propagated(self, sample: Sample, masks: Tensor, counts: Tensor | None) -> Terms:
-        """The first frame that shows a target is given, the others follow from memory.
+        """Given the mask on the first frame that shows a target, decodes the others from memory.
 
-        The clip is read backwards where only its last frame does. Memory is gated by the truth.
+        The clip is read backwards if only its last frame shows the target. Memory is gated by the ground truth.
         """
         order = torch.arange(len(sample.frames), device=masks.device)
         start = int(masks.flatten(2).any(2).any(0).nonzero()[0, 0])
@@ -229,8 +229,8 @@ class JointTraining(nn.Module):
     ) -> Terms:
         """Logits (S, T, h, w), scores (S, T), truth (S, T, H, W) bool -> a sample's losses (paper, losses).
 
-        `counts` (S, T) weights each target and frame; None is 1 everywhere. Frames without the target count as 0 in
-        BCE and dice and stay in the mean over frames.
+        `counts` (S, T) weights each target and frame; None: 1 everywhere. Frames without the target count as 0 in
+        BCE and dice and are included in the mean over frames.
         """
         height, width = masks.shape[-2:]
         full = self.processor.to_picture(logits.flatten(0, 1), height, width).view(masks.shape)
@@ -253,7 +253,7 @@ class JointTraining(nn.Module):
         return FrameFeatures(*(torch.cat([getattr(f, level) for f in each]) for level in ("top", "s0", "s1")))
 
     def _rows(self, features: FrameFeatures, index: int, targets: Tensor) -> FrameFeatures:
-        """A frame's features, one row a target."""
+        """A frame's features, one row per target."""
         return features[torch.full((len(targets),), index, device=features.top.device)]
 
     def _words(self, ids: list[int]) -> Tensor:

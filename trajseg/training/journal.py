@@ -1,4 +1,4 @@
-"""What a training tells people: log.jsonl, TensorBoard, a progress bar with the time that is left, and warnings."""
+"""A training's output: log.jsonl, TensorBoard, a progress bar with the time left, and warnings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class Writer(Protocol):
-    """TensorBoard's SummaryWriter, as far as it is used."""
+    """The part of TensorBoard's SummaryWriter in use."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any: ...
     def add_text(self, tag: str, text_string: str, global_step: int) -> Any: ...
@@ -21,13 +21,13 @@ class Writer(Protocol):
 
 
 class Journal:
-    """The log of one training in `folder`: log.jsonl, and tensorboard/ where TensorBoard is installed.
+    """The log of one training in `folder`: log.jsonl, and tensorboard/ if TensorBoard is installed.
 
     Args:
         folder: of the training.
-        step: where it goes on; what a run that was killed had logged beyond it is dropped.
-        total: steps that the bar counts to.
-        quiet: for all but the first of several processes: nothing is shown or written.
+        step: where it resumes; log lines beyond it, from a killed run, are dropped.
+        total: the bar's total number of steps.
+        quiet: for all but the first of several processes: shows and writes nothing.
     """
 
     def __init__(self, folder: Path, step: int, total: int, quiet: bool = False) -> None:
@@ -61,7 +61,7 @@ class Journal:
             self.writer.close()
 
     def advance(self, step: int, loss: float) -> None:
-        """Moves the bar to so many steps done."""
+        """Moves the bar to this number of steps."""
         self.progress.update(self.bar, completed=step, shown=f"step {step}, loss {loss:.4g}")
 
     def line(self, step: int, left: str, figures: Mapping[str, float]) -> None:
@@ -75,7 +75,7 @@ class Journal:
                 self.writer.add_scalar(name, figure, step)
 
     def warn(self, step: int, text: str) -> None:
-        """Says and logs a warning."""
+        """Prints and logs a warning."""
         if self.quiet:
             return
         self._append({"step": step, "warning": text})
@@ -84,7 +84,7 @@ class Journal:
             self.writer.add_text("warning", text, step)
 
     def say(self, text: str) -> None:
-        """Says something that is not logged."""
+        """Prints something that is not logged."""
         self.console.print(f"{self.name}: {escape(text)}", soft_wrap=True)
 
     def _append(self, line: Mapping[str, Any]) -> None:
@@ -94,13 +94,13 @@ class Journal:
     def _drop_after(self, step: int) -> None:
         if self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
-            # A run that was killed may have left half a line.
+            # A killed run may have left half a line.
             kept = [line.strip() for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             self.path.write_text("".join(f"{line}\n" for line in kept))
 
 
 def _tensorboard(folder: Path, step: int) -> Writer | None:
-    """A TensorBoard log that goes on after `step`; None where the extra `train` is not installed."""
+    """A TensorBoard log that continues after `step`; None if the extra `train` is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,8 +1,8 @@
-"""A loss of objectness, by which a small vision tower chooses the patch tokens that the language model reads.
+"""Objectness loss: trains a small vision tower to choose the patch tokens that the language model reads.
 
 The choice itself has no gradient, so a tower that overlooks the objects of a new look would never learn to see them.
-Where a sample shows a target, the cell of its centre is taught to be one. Nothing is known of the other cells: a
-sample has the masks of its own targets only. They keep the objectness that they had before the training.
+Where a sample shows a target, its centre's cell is trained to be chosen. Nothing is known about the other cells, since
+a sample has only the masks of its own targets: they keep the objectness that they had before training.
 
 Shapes: T frames, S targets, P patches of side x side cells, V width of the vision tower.
 """
@@ -20,14 +20,14 @@ from trajseg.data.samples import boxes_of
 from trajseg.model import TrajSegModel
 
 LEAST = 20
-"""Pixels of a target's mask from which on its centre is taught."""
+"""Pixels of a target's mask from which its centre is used."""
 
 
 class ObjectnessLoss:
-    """The loss of a model with `object_tokens`; it remembers how the model saw before the training.
+    """The loss for a model with `object_tokens`; it stores the model's objectness before training.
 
     Args:
-        model: as it is before the first step.
+        model: before the first step.
     """
 
     def __init__(self, model: TrajSegModel) -> None:
@@ -37,7 +37,7 @@ class ObjectnessLoss:
 
     @torch.no_grad()
     def before(self, pixels: Tensor) -> Tensor:
-        """The objectness of each cell before the training, 0 to 1: pixels (T, 3, s, s) -> (T, P)."""
+        """The objectness of each cell before training, 0 to 1: pixels (T, 3, s, s) -> (T, P)."""
         states = self._tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         return self._objectness(self.model.features(states))[..., 0].sigmoid()
 
@@ -45,8 +45,8 @@ class ObjectnessLoss:
         """The loss of a sample, a scalar: a mean over the targets' centres.
 
         Args:
-            before: what `before` gives for the same frames, (T, P).
-            features: what the vision tower makes of them now, (T, P, V).
+            before: the output of `before` for the same frames, (T, P).
+            features: the vision tower's present output for them, (T, P, V).
             masks: of the targets, bool (S, T, H, W).
         """
         logits = self.model.objectness(features)[..., 0]
@@ -58,7 +58,7 @@ class ObjectnessLoss:
 
 
 def centres(masks: Tensor, side: int) -> Tensor:
-    """The cells that hold the centres of targets' boxes: masks bool (S, T, H, W) -> bool (T, side * side)."""
+    """The cells with the centres of targets' boxes: masks bool (S, T, H, W) -> bool (T, side * side)."""
     frames = masks.shape[1]
     cells = torch.zeros(frames, side, side, dtype=torch.bool)
     for target in masks.cpu():

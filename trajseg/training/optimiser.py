@@ -1,4 +1,4 @@
-"""AdamW, with Muon for the matrices of hidden layers where a schedule asks for it."""
+"""AdamW, with Muon for the matrices of hidden layers if a schedule says so."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def optimiser_of(
     weight_decay: float,
     times: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """AdamW for all of a module's parameters that require gradients, or MuonAndAdamW where `muon` is not 0.
+    """AdamW for all of a module's trainable parameters, or MuonAndAdamW if `muon` is not 0.
 
-    `times` has AdamW's rates of parameters, in units of the schedule's; 1 where nothing is said.
+    `times` has AdamW's rates per parameter, in units of the schedule's; the default is 1.
     """
     if muon:
         return MuonAndAdamW(module, muon, betas, weight_decay)
@@ -33,13 +33,13 @@ def optimiser_of(
 class MuonAndAdamW(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) for the matrices and kernels inside a module's layers, AdamW for all other parameters.
 
-    Muon gives every direction of a matrix an update of the same length, so that what is rare is learned as fast as
-    what is frequent. Layers are those that stand in an `nn.ModuleList`; embeddings and heads stand beside them, and
-    belong to AdamW. A kernel is the matrix of its outputs by all else.
+    Muon updates all directions of a matrix by the same length, so that rare features are learned as fast as frequent
+    ones. Hidden layers are those in an `nn.ModuleList`; embeddings and heads are outside of it, and use AdamW. A kernel
+    is treated as a matrix of its outputs by everything else.
 
     Args:
         module: its parameters that require gradients are trained.
-        times: Muon's rate, in units of AdamW's, both of updates of AdamW's usual length.
+        times: Muon's rate, in units of AdamW's; both produce updates of AdamW's usual length.
         betas: of AdamW.
         weight_decay: of both.
     """
@@ -54,7 +54,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         }
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.inner = [parameter for parameter in trained if parameter in inner]
-        # Muon steps matrices that share the memory of the parameters.
+        # Muon updates matrices that share the parameters' memory.
         self.matrices = [nn.Parameter(parameter.detach().view(len(parameter), -1)) for parameter in self.inner]
         muon = torch.optim.Muon(self.matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         muon.param_groups[0]["times"] = times

@@ -1,4 +1,4 @@
-"""Recipes of joint training, and how one is run on a checkpoint."""
+"""Recipes of joint training, and how to run one on a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ Precision = Literal["no", "bf16", "fp16"]
 class JointRecipe:
     """One stage of joint training.
 
-    `batch` samples make a step, over all processes; a process takes `micro` at once. `frames` is T of a video.
-    `recompute` works layers out again in the backward pass, for less memory. `lora` None trains the language model
-    whole; `whole` names the other parts that are trained (see adapters). With a `precision` other than "no", frozen
-    weights are kept in it; `four_bit` keeps the language model's in 4 bits.
+    `batch` samples make a step, over all processes; a process takes `micro` at a time. `frames` is T for a video.
+    `recompute` saves memory by recomputing layers in the backward pass. `lora` None trains the language model in full;
+    `whole` names the other trained parts (see adapters). With a `precision` other than "no", frozen weights are stored
+    in it; `four_bit` stores the language model's in 4 bits.
 
-    With `asks`, a batch is counted in clips, and so many things are said of the same frames of each; `micro` is 1 then.
-    `mask_frames`: see JointTraining. `rates` are those of parts that learn slower or faster than the schedule says, in
-    units of its rate; see `adapters.prepare` for their names. In parts of `rates`, normalisations learn `norm_rate`
-    times as fast as the rest: they are few numbers with a gradient from every pixel or token.
+    With `asks`, a batch is counted in clips, and each clip's frames get this many statements; `micro` is 1 then.
+    `mask_frames`: see JointTraining. `rates` holds the rates of parts that differ from the schedule's, in units of its
+    rate; see `adapters.prepare` for their names. In parts of `rates`, normalisations learn `norm_rate` times as fast as
+    the rest: they are few numbers with a gradient from every pixel or token.
     """
 
     mixture: Mixture
@@ -65,7 +65,7 @@ class JointRecipe:
 
 
 def _paper(steps: int, lr: float = 3e-4, warmup: int = 100, **more: Any) -> Schedule:
-    """The paper's optimiser: warmed up, then linearly to 0, without weight decay."""
+    """The paper's optimiser: warm-up, then linear decay to 0, without weight decay."""
     return Schedule(steps=steps, lr=lr, warmup=warmup, weight_decay=0.0, decay="linear", betas=(0.9, 0.95), **more)
 
 
@@ -82,11 +82,11 @@ RECIPES: Mapping[str, Mapping[int, JointRecipe]] = {
         2: JointRecipe(Mixture(), _paper(300, warmup=30, log_every=10, save_every=50), 8, 4, 8),
     },
 }
-"""By name and stage: the paper's own, and what a trajseg-tiny bears on a CPU."""
+"""By name and stage: the paper's own, and those that fit trajseg-tiny on a CPU."""
 
 
 class Trained(NamedTuple):
-    """What a training has written: the folder of the adapter or checkpoint, and whether it is over."""
+    """A training's output: the folder of the adapter or checkpoint, and whether the training is complete."""
 
     folder: Path
     finished: bool
@@ -103,18 +103,19 @@ def train_jointly(
     stop: Stop = lambda: False,
     progress: StepsDone = lambda _done, _total: None,
 ) -> Trained:
-    """Trains a checkpoint by a recipe, or goes on with that; writes what it learned, also when it was stopped.
+    """Trains a checkpoint with a recipe, or resumes that training; writes what was learned, even when stopped.
 
     Args:
-        checkpoint: a shipped checkpoint's name or a folder.
+        checkpoint: a built-in checkpoint's name, or a folder.
         out: receives the state, the logs, and `adapter/` (with LoRA) or `checkpoint/`.
-        workers: processes that make samples ahead (0 or 1).
-        run: this process's part; by default what was launched.
-        stop, progress: as `train` takes them.
+        workers: processes that prefetch samples (0 or 1).
+        run: this process's part; defaults to how it was launched.
+        stop, progress: as for `train`.
 
     Raises:
-        InputError: the batch cannot be cut evenly, `out` holds a training by another recipe, or 4-bit weights are
-            to be trained themselves.
+        InputError: the batch cannot be divided evenly, `out` holds a training with another recipe, or 4-bit weights
+            would
+        have to be trained directly.
         CheckpointError: the checkpoint cannot be used.
         TrajSegError: 4 bits are requested and bitsandbytes is not installed.
     """
@@ -122,13 +123,11 @@ def train_jointly(
     micro_batches, rest = divmod(recipe.batch, recipe.micro * run.num_processes)
     if rest or not micro_batches:
         raise InputError(
-            f"A batch of {recipe.batch} cannot be cut into {run.num_processes} x {recipe.micro} samples.",
+            f"A batch of {recipe.batch} cannot be divided into {run.num_processes} x {recipe.micro} samples.",
             "Choose a batch that is a multiple of processes x micro-batch.",
         )
     if recipe.four_bit and recipe.lora is None:
-        raise InputError(
-            "4-bit weights cannot be trained themselves.", "Train adapters over them: leave out --no-lora."
-        )
+        raise InputError("4-bit weights cannot be trained directly.", "Train adapters over them: leave out --no-lora.")
     if run.is_main_process:
         _keep_settings(out / "recipe.json", recipe, checkpoint, seed)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
@@ -173,7 +172,7 @@ def train_jointly(
 def learning_rates(
     recipe: JointRecipe, model: nn.Module, parts: Mapping[str, list[nn.Parameter]]
 ) -> dict[nn.Parameter, float]:
-    """The rate of each parameter of the parts that have one of their own, in units of the schedule's."""
+    """The rate of each parameter in parts with their own rate, in units of the schedule's."""
     norms = {p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
     return {
         parameter: rate * (recipe.norm_rate if parameter in norms else 1.0)
@@ -183,7 +182,7 @@ def learning_rates(
 
 
 def deciding(recipe: JointRecipe) -> dict[str, Any]:
-    """What of a recipe decides on a training's result: not how long a run may last, nor how often it speaks."""
+    """The fields of a recipe that affect the result: not the length of a run, nor how often it logs."""
     settings = dataclasses.asdict(recipe)
     for name in ("minutes", "log_every", "save_every", "save_minutes"):
         del settings["schedule"][name]
@@ -191,7 +190,7 @@ def deciding(recipe: JointRecipe) -> dict[str, Any]:
 
 
 def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int) -> None:
-    """Writes down what a training was begun with; a training that goes on must be the same one."""
+    """Stores the settings that a training was started with; a resumed training must have the same."""
     settings = {"checkpoint": checkpoint, "seed": seed, **json.loads(json.dumps(deciding(recipe)))}
     if path.exists():
         begun = json.loads(path.read_text())

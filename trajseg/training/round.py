@@ -1,7 +1,7 @@
-"""A round of learning: train an adapter on a project's corrections, compare it with what serves now, publish it.
+"""A fine-tuning round: trains an adapter on a project's corrections, compares it with the served version, publishes it.
 
-A round can be stopped between any two steps or clips, and goes on where it was: the training resumes exactly, and what
-has been measured is kept beside it.
+A round can be stopped between any two steps or clips, and resumes where it stopped: training resumes exactly, and
+finished measurements are stored beside it.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from trajseg.training.run import StepsDone, Stop
 DEFAULT_BASE_SET: Mapping[str, str] = {"trajseg-tiny": "shapes:val"}
 """What a base must not forget, by model name; other checkpoints name theirs in config.json, as `base_set`."""
 BASE_OPTIONS = DatasetOptions(count=12, seed=9000, height=160, if_drawn=True)
-"""Of a base set: so many clips, and where they are drawn, which ones."""
+"""Size of a base set in clips, and the seed if its clips are generated."""
 PER_CLIP = {"project": 8, "base": 3}
-"""Expressions asked of a clip, at most. The project has few clips, and each expression makes its mean surer."""
+"""Most expressions scored per clip. The project has few clips, and each expression makes its mean more precise."""
 PICTURE = "differences.png"
 
 
 class StoppedError(Exception):
-    """The round was asked to stop; it goes on when it is run again."""
+    """The round was asked to stop; it resumes when it is run again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundTask:
-    """What a round is given. Paths are text, so that it can be handed to another process as JSON.
+    """The input of a round. Paths are text, so that it can be passed to another process as JSON.
 
     Args:
         checkpoint: name or folder of the base.
         corrections: folder that `trajseg export --format trajseg` wrote.
-        work: folder for the training's state; the round goes on with what it finds there.
-        target: folder that the adapter is published as.
+        work: folder for the training's state; the round resumes from what it finds there.
+        target: folder to which the adapter is published.
         model_version: of the new version.
-        served: folder of the adapter that serves now; None is the base.
+        served: folder of the adapter that serves now; None: the base.
         served_version: its model version.
-        replay, base_set: data sets, as --data names them; None: the checkpoint's own.
+        replay, base_set: data sets, as named in --data; None: the checkpoint's own.
         recipe, rules: of the training and of the gate.
         seed: of the training.
-        device: torch's name; None: a GPU where there is one.
-        dtype, four_bit: of the weights with which both models are compared, as they serve; see VideoSegmenter.
+        device: torch's name; None: a GPU if there is one.
+        dtype, four_bit: of the weights when the two models are compared, as when serving; see VideoSegmenter.
     """
 
     checkpoint: str
@@ -85,12 +85,12 @@ def run_round(
     """Trains, measures, decides and publishes; see RoundTask.
 
     Args:
-        progress: called with (units done, units in all): steps of the training and clips of the gate.
-        base_set: in place of the task's.
+        progress: called with (units done, units in total): training steps plus the gate's clips.
+        base_set: replaces the task's.
 
     Returns:
-        the decision, which the published manifest has, too; None where `stop` ended the round for now. Without enough
-        held-out videos nothing is trained or published.
+        the decision, which is also in the published manifest; None if `stop` ended the round for now. Without enough
+        held-out videos, nothing is trained or published.
 
     Raises:
         InputError: there is nothing to train on, or no data set to replay or compare.
@@ -156,24 +156,24 @@ def run_round(
 
 
 def _held_out(task: RoundTask) -> Corrections | None:
-    """The project's held-out videos; None where there is none."""
+    """The project's held-out videos; None if there are none."""
     try:
         return Corrections(Path(task.corrections), "held-out")
     except InputError:
-        # Also raised for a folder that is no export at all; then the training's side says so.
+        # Also raised if the folder is not an export at all; the training side will report that.
         Corrections(Path(task.corrections), "train")
         return None
 
 
 def videos_of(corrections: Corrections) -> Mapping[str, str]:
-    """The video of each clip, by their names: a video that several tasks are about is named as its first clip is."""
+    """The video of each clip, by name: a video shared by several tasks is named after its first clip."""
     first: dict[str, str] = {}
     clips = [corrections.corrected(number) for number in range(len(corrections))]
     return {clip.name: first.setdefault(clip.identity, clip.name) for clip in clips}
 
 
 def by_video(scores: ScoresByClip, videos: Mapping[str, str]) -> ScoresByClip:
-    """Scores by clip as scores by video: tasks about one video are no independent samples."""
+    """Scores by clip as scores by video: tasks about the same video are not independent samples."""
     joined: dict[str, list[float]] = {}
     for clip, each in scores.items():
         joined.setdefault(videos[clip], []).extend(each)
@@ -181,10 +181,10 @@ def by_video(scores: ScoresByClip, videos: Mapping[str, str]) -> ScoresByClip:
 
 
 def base_set_of(checkpoint: str) -> str:
-    """The data set that a base must not forget, as --data names it.
+    """The data set that a base must not forget, as named in --data.
 
     Raises:
-        InputError: neither the checkpoint's config.json says, nor is it one that ships.
+        InputError: the checkpoint's config.json does not name it, and the checkpoint is not a built-in one.
     """
     config = checkpoint_config(checkpoint_folder(checkpoint))
     data = config.get("base_set") or DEFAULT_BASE_SET.get(str(config.get("model_name")))

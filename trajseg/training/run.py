@@ -1,8 +1,8 @@
-"""The learning loop: one or several processes, accumulation, a state that resumes exactly, logs and warnings.
+"""The training loop: one or several processes, gradient accumulation, exact resume, logs and warnings.
 
-What a step does depends on its number alone: its data (the loss gets a numbered part of a numbered step), its
-random numbers (seeded by step and part), and its rate. So a run that was stopped and goes on is float for float the run
-that was not, on one CPU.
+A step depends only on its number: its data (the loss receives a numbered part of a numbered step), its random numbers
+(seeded by step and part), and its rate. So on one CPU, a run that was stopped and resumed is float for float the same
+as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from trajseg.training.journal import Journal
 from trajseg.training.optimiser import optimiser_of
 
 FLOOR = 0.05
-"""Share of the peak rate at which a cosine schedule ends."""
+"""Final rate of a cosine schedule, as a fraction of the peak."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a training learns: the rate is warmed up to `lr` over `warmup` steps, then runs down.
+    """Length and learning rate of a training: warm-up to `lr` over `warmup` steps, then decay.
 
-    It runs down as a cosine to 0.05 of the peak, or linearly to 0 (the paper's). After `minutes` a run stops for now:
-    what is saved then goes on when the same training is started again, as if it had never stopped.
+    The decay is a cosine to 0.05 of the peak, or linear to 0 (the paper's). After `minutes` a run stops; starting the
+    same training again resumes it exactly.
 
-    With `muon`, matrices inside layers learn by Muon, at so many times the rate; see optimiser.
+    If `muon` > 0, hidden-layer matrices use Muon with lr x `muon`; see optimiser.
 
-    The state is saved every `save_every` steps, and also once `save_minutes` have passed since the last time.
+    The state is saved every `save_every` steps, and whenever `save_minutes` have passed since the last time.
     """
 
     steps: int
@@ -58,7 +58,7 @@ class Schedule:
     muon: float = 0.0
 
     def over(self, step: int, used: float) -> bool:
-        """Whether a run ends before 0-based step `step`, `used` seconds after the training's beginning."""
+        """Whether a run ends before 0-based step `step`, `used` seconds after the training began."""
         return step >= self.steps or used >= self.minutes * 60
 
     def rate(self, step: int) -> float:
@@ -73,10 +73,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Part:
-    """Part `index` (0-based) of the `count` equal parts of 0-based step `step`'s global batch.
+    """Part `index` (0-based) of the `count` equal parts of the global batch of 0-based step `step`.
 
-    There are processes x micro-batches of them. The loss of a part is a mean over its samples, so that the mean
-    over the parts is that of the whole batch, however it is cut.
+    There are processes x micro-batches parts. The loss of a part is a mean over its samples, so the mean over the parts
+    is that of the whole batch, however it is divided.
     """
 
     step: int
@@ -85,26 +85,26 @@ class Part:
 
     @property
     def number(self) -> int:
-        """Position of this part in the row of all parts of all steps."""
+        """Position of this part in the sequence of all parts of all steps."""
         return self.step * self.count + self.index
 
 
 Loss = Callable[[Part], tuple[Tensor, dict[str, float]]]
-"""A part's loss, a mean over its samples, and figures to log; one that a step does not have is left out of its mean."""
+"""A part's loss, a mean over its samples, and figures to log; figures missing in a step are left out of the mean."""
 Stop = Callable[[], bool]
-"""Whether the training is to end after the step at hand; asked before every step."""
+"""Whether the training should end after the current step; called before every step."""
 StepsDone = Callable[[int, int], None]
-"""Called with (steps done, steps in all) before every step and at the end; what it raises ends the run at once."""
+"""Called with (steps done, steps in total) before every step and at the end; an exception ends the run at once."""
 
 
 def accelerator(cpu: bool | None = None, precision: str = "no") -> Accelerator:
-    """This process's part in the training: alone, or one of those that torchrun or `accelerate launch` started.
+    """This process's part in the training: alone, or one of those started by torchrun or `accelerate launch`.
 
     Args:
-        cpu: stay on the CPU; by default only where there is no GPU.
+        cpu: stay on the CPU; by default only if there is no GPU.
         precision: "no" (float32), "bf16" or "fp16".
     """
-    # A batch may not touch every part: no caption in it, or masks alone.
+    # A batch may not use every part: it may have no captions, or only masks.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     cpu = not torch.cuda.is_available() if cpu is None else cpu
     return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
@@ -129,25 +129,25 @@ def train(
 
     Args:
         folder: receives `state.pt` (weights, optimiser, step, seconds used), `log.jsonl` and `tensorboard/`; an
-            existing state is continued.
-        module: stands on its device already.
-        loss: gives the loss of a part of a step; it must depend on the part alone, and on nothing that it keeps.
+            existing state is resumed.
+        module: already on its device.
+        loss: computes the loss of a part of a step; it must depend only on the part, and keep no state.
         report: slower figures, computed at every save.
-        seed: of the random numbers that the loss draws.
-        micro_batches: parts of a step that each process takes one after another (gradient accumulation).
-        whole: keep all weights in the state; False keeps those that are trained.
-        times: rates of parameters, in units of the schedule's; 1 where nothing is said.
-        run: the processes; by default this one alone, or those that were launched, on the module's device.
-        stop: ends the run for now. Signals are not touched here; a command passes `signals_stop()`.
+        seed: of the random numbers used by the loss.
+        micro_batches: parts of a step that each process handles in sequence (gradient accumulation).
+        whole: save all weights; False saves only the trained ones.
+        times: rates per parameter, in units of the schedule's; the default is 1.
+        run: the processes; defaults to this one alone, or those that were launched, on the module's device.
+        stop: ends the run for now. Signals are not handled here; a command passes `signals_stop()`.
         progress: called in the first process only.
 
     Returns:
-        Whether the schedule is over. If not, the next call continues from here: `stop` said so, or the steps did not
-        fit into the schedule's minutes.
+        Whether the schedule is complete. If not, the next call resumes from here: either `stop` ended the run, or the
+        schedule's minutes ran out.
 
     Raises:
-        FloatingPointError: the loss or its gradient is not finite; the last saved state is left as it is.
-        CheckpointError: the state in `folder` is of another module.
+        FloatingPointError: the loss or its gradient is not finite; the last saved state is kept.
+        CheckpointError: the state in `folder` belongs to another module.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = run or accelerator(cpu=next(module.parameters()).device.type == "cpu")
@@ -155,7 +155,7 @@ def train(
     optimiser: Any = optimiser_of(module, schedule.muon, schedule.betas, schedule.weight_decay, times)
     state_file = folder / "state.pt"
     step, used = _load(state_file, module, optimiser) if state_file.exists() else (0, 0.0)
-    # Hooks of several processes hang on a module's forward; the loss takes the place of it.
+    # With several processes, hooks are attached to a module's forward, so the loss takes its place.
     stepper = run.prepare_model(_Loss(module, loss), device_placement=False)
     optimiser = run.prepare_optimizer(optimiser, device_placement=False)
     parts, health = learning_parts(module), Health.of(module)
@@ -225,7 +225,7 @@ def train(
             log(schedule.rate(step - 1))
         finished = step >= schedule.steps
         if not finished:
-            journal.say(f"stopped and saved after step {step}; the same command goes on from there")
+            journal.say(f"stopped and saved after step {step}; the same command resumes from there")
     save()
     run.wait_for_everyone()
     return finished
@@ -262,9 +262,9 @@ def _left(schedule: Schedule, step: int, used: float) -> str:
 
 @contextlib.contextmanager
 def signals_stop() -> Iterator[Stop]:
-    """For commands: a `stop` that says yes after Ctrl-C or SIGTERM. A second signal does what it did before.
+    """For commands: a `stop` that returns true after Ctrl-C or SIGTERM. A second signal has its usual effect.
 
-    Not for a worker, whose own handling of SIGTERM this would replace.
+    Not for a worker, since it would replace its own handling of SIGTERM.
     """
     received: list[int] = []
     before: dict[int, Any] = {}
@@ -274,7 +274,7 @@ def signals_stop() -> Iterator[Stop]:
         signal.signal(number, before[number])
 
     for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        # Only a process's main thread may set these.
+        # Only a process's main thread can set these.
         with contextlib.suppress(ValueError):
             before[number] = signal.signal(number, receive)
     try:

@@ -1,18 +1,18 @@
 """Door 3: what a kind of job is. One module in worker/kinds/ with a function `do`, and one entry in the registry.
 
-The entry (a `JobKind` in backend.store.kinds) says what everybody must know: name, queue, params, whether the result
-is delivered to Label Studio, whether there is a clip. The module does the work:
+The entry (a `JobKind` in backend.store.kinds) holds what the backend needs: name, queue, params, whether the result is
+delivered to Label Studio, whether there is a clip. The module does the work:
 
     def do(context: JobContext[FinetuneParams]) -> JobOutcome: ...
 
 Rules:
 
-* `do` runs in a worker that has loaded an engine. It calls `context.progress(done, total)` at least once a frame or
-  training step; that is where a cancelled or lost run ends, with CancelledError or StaleRunError: let both through.
-* A heartbeat goes on beside `do`, so work that cannot count anything does not look dead.
-* What `do` raises fails the job: a TrajSegError with its own message and remedy, anything else with a general remedy.
-* A long job keeps what it has done, and raises PreemptedError when `context.preempted` says so: it is run again later.
-* `do` may run again from the start after a worker died. What it writes outside of the store must bear that.
+* `do` runs in a worker that has loaded an engine. It calls `context.progress(done, total)` at least once per frame or
+training step. That call ends a cancelled or lost run with CancelledError or StaleRunError: let both through.
+* Heartbeats are sent in the background, so work without countable steps does not look dead.
+* An exception from `do` fails the job: a TrajSegError with its own message and remedy, others with a general remedy.
+* A long job saves its progress, and raises PreemptedError when `context.preempted` says so; it is resumed later.
+* `do` may be run again from the start after a worker died. Anything it writes outside the store must allow for that.
 * The outcome is stored in one transaction, and only if this run is still the newest.
 """
 
@@ -36,18 +36,18 @@ Params = TypeVar("Params", bound=JobParams)
 
 
 class PreemptedError(TrajSegError):
-    """A run makes way for other jobs. The job goes back to the front of its queue; this run does not count as a try."""
+    """A run yields to other jobs. The job returns to the front of its queue; this run does not count as an attempt."""
 
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What a job leaves behind.
+    """What a job produces.
 
     Args:
-        result: tracks of the clip; None for a kind that makes none.
-        notes: what is to be said beside the tracks.
-        report: JSON that the kind itself defines, such as a checkpoint's path and its scores; shown as it is.
-        follow_up: jobs to be queued once this one is done.
+        result: tracks of the clip; None for a kind without tracks.
+        notes: what the result says besides the tracks.
+        report: JSON defined by the kind, such as a checkpoint's path and its scores; shown as it is.
+        follow_up: jobs to queue once this one is done.
     """
 
     result: Result | None = None
@@ -57,15 +57,15 @@ class JobOutcome:
 
 
 class JobContext(ABC, Generic[Params]):
-    """What `do` is given. Members may be added; none is taken away.
+    """The argument of `do`. Members may be added but are never removed.
 
     Attributes:
-        job: the row as it was when the run began.
+        job: the row as it was when the run started.
         params: validated, of the class that the kind declares.
-        engine: that the job is for, as the worker has loaded it, with the adapter that serves the job's project.
-        store: to read from. The job's own state, progress and result are written by the worker alone.
+        engine: the job's engine, loaded, with the adapter that serves the job's project.
+        store: for reading. The job's own state, progress and result are written only by the worker.
         settings: of this worker.
-        token: of this run; the store takes partial frames from the newest run alone.
+        token: of this run; the store accepts partial frames only from the newest run.
     """
 
     job: Job
@@ -78,22 +78,22 @@ class JobContext(ABC, Generic[Params]):
     @property
     @abstractmethod
     def clip(self) -> Clip:
-        """The job's video, fetched and opened on first use, and kept until `do` has returned.
+        """The job's video, fetched and opened on first use, and kept until `do` returns.
 
-        Raises VideoError or InputError where it cannot be fetched or opened, or has too many frames.
+        Raises VideoError or InputError if it cannot be fetched or opened, or has too many frames.
         """
 
     @abstractmethod
     def use(self, name: str) -> Engine:
-        """From now on `engine` is the one of this name; the one before may leave memory. Raises as loading it does."""
+        """Switches `engine` to the one with this name; the previous one may be unloaded. Raises as loading it does."""
 
     @abstractmethod
     def progress(self, done: int, total: int) -> None:
-        """Note how far the run is, in frames or steps. Raises CancelledError or StaleRunError."""
+        """Records the progress, in frames or steps. Raises CancelledError or StaleRunError."""
 
     @abstractmethod
     def alive(self) -> None:
-        """Note that the run is alive where there is nothing to count. Raises as `progress`."""
+        """Records a heartbeat if there is nothing to count. Raises as `progress` does."""
 
     @abstractmethod
     def cancelled(self) -> bool:
@@ -101,14 +101,14 @@ class JobContext(ABC, Generic[Params]):
 
     @abstractmethod
     def preempted(self, done: int = 0, total: int = 0) -> bool:
-        """Whether this run should make way now, after `done` of `total` steps.
+        """Whether this run should yield now, after `done` of `total` steps.
 
-        With a total the run has had its turn first (see worker.turn.Turn), without one it makes way at once.
+        With a total the run gets its turn first (see worker.turn.Turn); without one it yields at once.
         """
 
     @abstractmethod
     def result_of(self, job_id: str | None) -> Result | None:
-        """The tracks of another job; None where that job, or its tracks, are gone."""
+        """The tracks of another job; None if that job or its tracks are gone."""
 
 
 Work = Callable[[JobContext[Any]], JobOutcome]

@@ -1,4 +1,4 @@
-"""Caption: the tracks of an earlier job, with a sentence on each that has none."""
+"""Caption: adds captions to the tracks of an earlier job that have none."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from worker.kinds.outcome import TracksOutcome
 
 
 def do(context: JobContext[CaptionParams]) -> JobOutcome:
-    """Describe tracks; everything else of the earlier job's result stays as it is."""
+    """Captions the tracks; everything else in the earlier job's result is unchanged."""
     engine, frames = context.engine, len(context.clip)
     if not engine.spec.captions:
         raise InputError(
-            f"{engine.spec.model_version} cannot describe tracks.", "Set TRAJSEG_MODEL to an engine that can."
+            f"{engine.spec.model_version} cannot caption tracks.", "Set TRAJSEG_MODEL to an engine that can."
         )
     result = context.result_of(context.params.job_id)
     if result is None:
         raise InputError(
-            f"Job {context.params.job_id}, whose tracks this job describes, is gone.", "Run that job again."
+            f"Job {context.params.job_id}, whose tracks this job captions, has been deleted.", "Run that job again."
         )
     notes = context.store.jobs.get(context.params.job_id).notes
     tracks = TracksOutcome(result, list(notes.refinement))

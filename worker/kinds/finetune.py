@@ -1,8 +1,8 @@
-"""Fine-tune: train an adapter on a project's corrections, compare it with what serves, and promote it or not.
+"""Fine-tune: trains an adapter on a project's corrections, compares it with the serving version, and may promote it.
 
 The round runs in a child process (trajseg.training.child), so the resident model is not touched. As soon as another
-job waits, the child saves its state and exits, and this job returns to its queue, which has the lowest priority: one
-worker on one GPU labels first and trains when it is idle. The next run resumes from the saved state.
+job is waiting, the child saves its state and exits, and this job returns to its queue, which has the lowest priority:
+one worker on one GPU labels first and trains when it is idle. The next run resumes from the saved state.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger("trajseg.worker")
 
 POLL_SECONDS = 0.5
 SAVING_SECONDS = 120.0
-"""How long the child may take for its last step and its state."""
+"""How long the child may take to finish its step and save its state."""
 LAST_LINES = 5
 
 
@@ -48,7 +48,7 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
     work = settings.data_dir / "training" / job.id
     corrections = work / "corrections"
     if not (corrections / "manifest.json").exists():
-        # Exported once: a training that resumes must see the same data.
+        # Exported once: a resumed training must see the same data.
         shutil.rmtree(work, ignore_errors=True)
         private_folder(work)
         export_corrections(context.store, settings, job.project_id, corrections, lambda _done, _all: context.alive())
@@ -74,7 +74,7 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
 def _task(
     context: JobContext[FinetuneParams], version: ModelVersion, corrections: Path, work: Path, target: Path
 ) -> dict[str, Any]:
-    """The child's task. The recipe goes by the base: a small one's on a CPU, or FULL_SIZE."""
+    """The child's task. The recipe depends on the base: a small model's on a CPU, or FULL_SIZE."""
     from trajseg.training.finetune import recipe_for
     from trajseg.training.round import RoundTask, task_to_json
 
@@ -98,13 +98,13 @@ def _task(
         dtype=settings.dtype,
         four_bit=settings.four_bit,
     )
-    # As it is read back from the file, with lists for tuples.
+    # In the form in which it is read back from the file, with lists for tuples.
     form: dict[str, Any] = json.loads(json.dumps(task_to_json(task)))
     return form
 
 
 def _begun_with(work: Path) -> Any:
-    """The recipe of an earlier run of this job, as its task has it; None before the first run."""
+    """The recipe of an earlier run of this job, as stored in its task; None before the first run."""
     try:
         return json.loads((work / "task.json").read_text(encoding="utf-8"))["recipe"]
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
     """Runs the child until it is done.
 
     Raises:
-        PreemptedError: other jobs wait; the child has saved its state.
+        PreemptedError: other jobs are waiting; the child has saved its state.
         TrajSegError: the child failed.
     """
     for name in (STOP, ERROR, DECISION):

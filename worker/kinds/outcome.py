@@ -1,4 +1,4 @@
-"""The outcome of a job that makes tracks: their captions, doubt, frames to look at, and warnings."""
+"""The outcome of a job that produces tracks: captions, doubt, frames to review, and warnings."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ log = logging.getLogger("trajseg.worker")
 
 @dataclass
 class TracksOutcome:
-    """Tracks, and what is to be said of them; `outcome` gives the job's outcome.
+    """Tracks and what accompanies them; `outcome` returns the job's outcome.
 
     Attributes:
         result: the tracks.
-        refinement: on each refined track, how it was refined.
-        evidence: by a track's uid, what tells where it is doubtful.
-        warnings: what a person should look at.
-        comparison: with what a second engine made of the task; None where there is none.
+        refinement: how each refined track was refined.
+        evidence: by a track's uid, what shows where it is doubtful.
+        warnings: what a person should check.
+        comparison: with a second engine's result; None if there is none.
     """
 
     result: Result
@@ -43,14 +43,14 @@ class TracksOutcome:
     comparison: Comparison | None = None
 
     def caption(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack], progress: Progress) -> None:
-        """Put tracks into words where the engine can; a track of which nothing can be said keeps its sentence."""
+        """Captions tracks if the engine can; a track for which it has nothing to say keeps its caption."""
         describing = captioner(engine)
         if not tracks or describing is None:
             return
         try:
             captions = describing.caption(clip, tracks, progress)
         except InputError as error:
-            # Masks without words are worth more than nothing.
+            # Masks without captions are better than nothing.
             log.warning("no captions: %s", error)
             return
         for track, caption in zip(tracks, captions, strict=True):
@@ -58,11 +58,11 @@ class TracksOutcome:
         self._compare(engine, clip, [track for track, caption in zip(tracks, captions, strict=True) if caption])
 
     def _compare(self, engine: Engine, clip: Clip, tracks: Sequence[MaskTrack]) -> None:
-        """Warn of tracks whose captions, by the engine's own judgement, contradict the instruction."""
+        """Warns of tracks whose captions, in the engine's own judgement, contradict the instruction."""
         comparing = comparer(engine)
         asked: dict[str, list[MaskTrack]] = {}
         for track in tracks:
-            # In a job of several labels each track has an instruction of its own.
+            # In a job with several labels each track has its own instruction.
             asked.setdefault(track.instruction or self.result.instruction, []).append(track)
         for instruction, mine in asked.items():
             if not instruction or comparing is None:
@@ -75,7 +75,7 @@ class TracksOutcome:
             ]
 
     def keep_warnings(self, notes: JobNotes, earlier: Result) -> None:
-        """Keep the warnings of an earlier job about tracks that are still here with the caption they had there."""
+        """Keeps an earlier job's warnings about tracks that still exist with the same caption."""
         before = {track.uid: track.caption for track in earlier.tracks}
         now = {track.uid: track.caption for track in self.result.tracks}
         self.warnings += [
@@ -83,11 +83,11 @@ class TracksOutcome:
         ]
 
     def outcome(self, strategy: str, follow_up: tuple[JobRequest, ...] = ()) -> JobOutcome:
-        """The tracks with their doubt, the frames to look at next, how they were refined, and the warnings.
+        """The tracks with their doubt, the frames to review next, how they were refined, and the warnings.
 
         Args:
             strategy: name of the review strategy that chooses the frames.
-            follow_up: jobs to be queued once this one is done.
+            follow_up: jobs to queue once this one is done.
         """
         reviewing = load_strategy(strategy)
         review, doubts = [], []
@@ -107,7 +107,7 @@ class TracksOutcome:
             review[:0] = [first] if first else []
             report = {"comparison": self.comparison.to_json()}
         notes = JobNotes(
-            # The least sure track tells; where there is no track nobody knows whether that is right.
+            # The least certain track decides; without tracks nobody knows whether that is right.
             doubt=round(max(doubts, default=NO_TRACK_DOUBT), 4),
             visible=sum(bool(track.present) for track in self.result.tracks),
             review=tuple(review),

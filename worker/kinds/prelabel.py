@@ -1,4 +1,4 @@
-"""Prelabel: the tracks of what an instruction means, or of what each label's own instruction means."""
+"""Prelabel: the tracks of the objects that an instruction, or each label's own instruction, refers to."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from worker.kinds.side_by_side import compared
 
 
 def do(context: JobContext[PrelabelParams]) -> JobOutcome:
-    """Segment, then describe each track where the engine can; compare with a second engine where one is named."""
+    """Segments, captions each track if the engine can, and compares with a second engine if one is named."""
     if context.params.instructions:
         tracks = TracksOutcome(_labelled(context))
     else:
         tracks = TracksOutcome(segmented(context, check_instruction(context.job.instruction)))
-    # The grounding answer has put them into words already; the trajectories themselves tell more.
+    # The grounding answer already contains captions; those made from the trajectories say more.
     tracks.caption(context.engine, context.clip, tracks.result.tracks, lambda done, total: context.alive())
     if context.params.second and not context.params.instructions:
         tracks.comparison = compared(context, tracks.result, context.params.second)

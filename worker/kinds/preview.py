@@ -1,4 +1,4 @@
-"""Preview: what an engine makes of a few frames of a video, before whole videos are queued."""
+"""Preview: an engine's result on a few frames of a video, before whole videos are queued."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.kinds.base import JobContext, JobOutcome
 
 
 def do(context: JobContext[PreviewParams]) -> JobOutcome:
-    """A picture of the frames with every candidate, the engine's words, and an estimate for all videos."""
+    """A picture of the frames with every candidate, the engine's answer, and an estimate for all videos."""
     params = context.params
     seen = preview(context.engine, context.clip, context.job.instruction, params.frames, context.progress)
     seen.draw(context.settings.media_dir / preview_path(context.job.id))
@@ -19,8 +19,8 @@ def do(context: JobContext[PreviewParams]) -> JobOutcome:
         report={
             "engine": seen.result.model_version,
             "frames": len(seen.clip),
-            "speed": f"{seen.seconds_a_frame:.2f} s a frame on this worker",
-            "estimate": f"about {duration(seen.estimate(params.videos))} for {whole} ({frames} frames), by one worker",
+            "speed": f"{seen.seconds_a_frame:.2f} s per frame on this worker",
+            "estimate": f"about {duration(seen.estimate(params.videos))} for {whole} ({frames} frames) with one worker",
             "tracks": seen.sentences(),
             "answer": seen.result.plain_answer,
         }

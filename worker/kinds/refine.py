@@ -1,4 +1,4 @@
-"""Refine: the tracks of an earlier job, with what a person painted or marked carried to all frames."""
+"""Refine: propagates what a person painted or marked on an earlier job's tracks to all frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.kinds.refining import Hint, Refiner, source_tracks
 
 
 def do(context: JobContext[RefineParams]) -> JobOutcome:
-    """Refine the touched tracks; a job of its own describes those that have no caption."""
+    """Refines the touched tracks; a separate job captions those without a caption."""
     job, params = context.job, context.params
     base = context.result_of(params.base_job_id)
     annotation_id = _annotation_id(context)
@@ -50,19 +50,19 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
     tracks = TracksOutcome(result, refined.notes, refined.evidence)
     if params.base_job_id and base:
         tracks.keep_warnings(context.store.jobs.get(params.base_job_id).notes, base)
-    # The refined masks need not wait for the captions.
+    # The refined masks should not wait for the captions.
     if any(not track.caption for track in result.tracks) and context.engine.spec.captions:
         return tracks.outcome(context.settings.review_strategy, (_caption_request(context),))
     return tracks.outcome(context.settings.review_strategy)
 
 
 def _captioned(track: MaskTrack, written: Mapping[str, str]) -> MaskTrack:
-    """The same track with the caption that a person wrote, where one did."""
+    """The same track with the caption that a person wrote, if any."""
     return replace(track, caption=written.get(track.label, track.caption))
 
 
 def _annotation_id(context: JobContext[RefineParams]) -> int | None:
-    """The annotation whose corrections count; for marks on refined tracks the one these were refined for."""
+    """The annotation whose corrections count; for marks on refined tracks, the one they were refined for."""
     params = context.params
     if params.annotation_id is None and params.base_job_id:
         return context.store.corrections.annotation_behind(params.base_job_id)
@@ -70,7 +70,7 @@ def _annotation_id(context: JobContext[RefineParams]) -> int | None:
 
 
 def _earlier(context: JobContext[RefineParams]) -> set[str]:
-    """The jobs whose tracks the job of the base refined, directly or through others."""
+    """The jobs whose tracks the base job refined, directly or through others."""
     earlier: set[str] = set()
     job_id = context.params.base_job_id
     while job_id is not None and job_id not in earlier:

@@ -1,7 +1,7 @@
-"""Refining: what persons painted in a few frames of a clip's tracks is carried to all the others.
+"""Refining: propagates what persons painted on a few frames of a clip's tracks to all other frames.
 
-Only tracks in which somebody changed something are touched. A frame that a person painted comes out exactly as it
-was painted, whatever the propagators say.
+Only tracks with changes are touched. A painted frame is returned exactly as it was painted, whatever the propagators
+produce.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Refine = Callable[..., "Refinement"]
 
 @dataclass(frozen=True)
 class Hint:
-    """A rectangle or a click by which a person shows where an object is, and the track that it is about.
+    """A rectangle or click by which a person marks an object, and the track it refers to.
 
     Attributes:
-        negative: it shows where the object is not.
+        negative: it marks where the object is not.
     """
 
     label: str
@@ -47,13 +47,13 @@ class Hint:
 
 @dataclass
 class Refined:
-    """What came out.
+    """The result of refining.
 
     Attributes:
         tracks: all tracks of the clip, refined or not.
-        notes: on each refined track: which propagator was taken, and how well each did where it was
-            made to guess a painted frame.
-        known: by the track's uid: what tells where it is doubtful.
+        notes: for each refined track, which propagator was used, and how well each one predicted withheld painted
+        frames.
+        known: by the track's uid: what shows where it is doubtful.
     """
 
     tracks: list[MaskTrack] = field(default_factory=list)
@@ -62,11 +62,11 @@ class Refined:
 
 
 class Refiner:
-    """Refines the tracks of one clip with what one engine can do.
+    """Refines the tracks of one clip with one engine's capabilities.
 
     Args:
-        refine: stands in for trajseg.correction.refine in tests.
-        marks_model: draws what boxes and clicks mark, before the engine does.
+        refine: replaces trajseg.correction.refine in tests.
+        marks_model: segments boxes and clicks, in preference to the engine.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Refiner:
         hints: Sequence[Hint] = (),
         progress: Progress | None = None,
     ) -> Refined:
-        """Tracks with what was painted carried on; those that a person removed wholly are left out.
+        """The tracks with the painted frames propagated; tracks that a person removed entirely are left out.
 
         Args:
-            tracks: known by their labels; `painted` and `hints` may name others, which are made.
-            progress: called with (frames done, frames in all), over all tracks that are refined.
+            tracks: identified by their labels; `painted` and `hints` may name new ones, which are created.
+            progress: called with (frames done, frames in total), over all refined tracks.
 
         Raises:
             InputError: a mask or a hint does not fit the clip.
@@ -163,7 +163,7 @@ class Refiner:
         anchors: Painted = {**prompted, **masks}
         seen = self._beside_removed(track, painted, anchors)
         if not any(mask.any() for mask in anchors.values()):
-            # Nothing to carry on: somebody said where the object is not, and no more.
+            # Nothing to propagate: someone only said where the object is not.
             frames = without(track, set(anchors), painted.shown if painted else set(track.present) - set(anchors))
             if progress:
                 progress(len(self.clip), len(self.clip))
@@ -228,7 +228,7 @@ class Refiner:
 
     @staticmethod
     def _beside_removed(track: MaskTrack, painted: PaintedTrack | None, anchors: Painted) -> list[int]:
-        """Frames beside those without the object at which a person has ended the track of a box, and left the box."""
+        """Frames next to those without the object, at which a person ended a box track but kept the box."""
         if painted is None or not painted.boxes:
             return []
         removed = {index for index, code in painted.masks.items() if code is None}
@@ -236,7 +236,7 @@ class Refiner:
         return sorted(index for index in beside if index not in anchors and track.frames[index].rle is not None)
 
     def _draws(self) -> list[Draw]:
-        """What draws the mask of a mark: the marks model, then the engine."""
+        """What segments a mark: the marks model, then the engine."""
 
         def drawing(marking: Marker) -> Draw:
             return lambda clip, mark, known: marking.mark(clip, mark, self.instruction, known)
@@ -264,13 +264,13 @@ def source_tracks(
     base_id: str | None,
     earlier: Collection[str] = (),
 ) -> list[MaskTrack]:
-    """The tracks that persons began with, each under the label that they knew it by.
+    """The tracks that persons started from, each under the label it had for them.
 
     Args:
-        base: of the prediction; None where a person began with nothing.
-        result_of: by a job's id; tracks may come from other jobs, where a suggestion was accepted.
+        base: of the prediction; None if the person started from nothing.
+        result_of: by job id; tracks may come from other jobs if a suggestion was accepted.
         base_id: the job of `base`.
-        earlier: jobs whose tracks the base has refined: what they drew is in the base, under its label.
+        earlier: jobs whose tracks the base refined: their tracks are in the base, under the same labels.
     """
     tracks = list(base.tracks) if base else []
     by_uid = {track.uid: track for track in tracks}
@@ -301,7 +301,7 @@ def _unused(uid: str, taken: set[str]) -> str:
 
 
 def _part(progress: Progress | None, number: int, parts: int, frames: int) -> Progress | None:
-    """The progress of one track out of several, in frames."""
+    """The progress of one of several tracks, in frames."""
     if progress is None:
         return None
     tell = progress

@@ -1,4 +1,4 @@
-"""Registry of the work: from the name of a job kind to the function that does it."""
+"""Registry of the work: maps the name of a job kind to the function that does it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def work_of(name: str) -> Work:
     """
     if name not in KINDS:
         raise TrajSegError(
-            f"This worker cannot do jobs of the kind {name}.",
+            f"This worker cannot run {name} jobs.",
             "Start a worker of the same version of trajseg as the backend.",
         )
     work: Work = import_module(f"worker.kinds.{name}").do

@@ -1,4 +1,4 @@
-"""Resuming: frames are kept in the store while they are drawn; the run after a death or a preemption goes on there."""
+"""Resuming: frames are stored as they are drawn; the next run after a crash or preemption continues from there."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from worker.kinds.base import JobContext, PreemptedError
 log = logging.getLogger("trajseg.worker")
 
 KEPT_EVERY_SECONDS = 1.0
-"""How much drawing a death costs at most, beside the frame at hand."""
+"""Most drawing time, besides the current frame, that is lost when a worker dies."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which of a job's instructions is drawn: `number` of `count`, from 0."""
+    """Which of a job's instructions is being drawn: `number` of `count`, from 0."""
 
     number: int = 0
     count: int = 1
 
     def progress(self, tell: Progress, frames: int) -> Progress:
-        """What counts the frames of this part within those of the whole job, `frames` a part."""
+        """Converts the progress of this part to that of the whole job, with `frames` per part."""
         return lambda done, _: tell(self.number * frames + done, self.count * frames)
 
 
 def segmented(context: JobContext[Any], instruction: str, part: Part | None = None) -> Result:
-    """The tracks of what an instruction means in the job's clip.
+    """The tracks of the objects that an instruction refers to in the job's clip.
 
-    Frames that an earlier run of the job has drawn are not drawn again, if the engine, the clip's content and the
-    instruction are still the same. Between frames the run makes way for jobs that go first, unless the engine cannot
-    go on from kept frames.
+    Frames drawn by an earlier run of the job are reused if the engine, the clip's content and the instruction are still
+    the same. Between frames the run yields to jobs with higher priority, unless the engine cannot resume from stored
+    frames.
 
     Args:
-        part: where a job has several instructions.
+        part: if a job has several instructions.
 
     Raises:
-        PreemptedError: others go first; what is drawn so far is kept.
+        PreemptedError: other jobs go first; the frames drawn so far are stored.
     """
     part, frames = part or Part(), len(context.clip)
     progress = part.progress(context.progress, frames)
@@ -56,10 +56,10 @@ def segmented(context: JobContext[Any], instruction: str, part: Part | None = No
     segmentation = context.engine.segment(context.clip, instruction, RunContext(done=done, progress=progress))
     resumes = not done or segmentation.frames_done > 0
     if not resumes:
-        log.info("job %s starts over: the engine means other objects now", context.job.id)
+        log.info("job %s starts over: the engine now finds other objects", context.job.id)
         kept.clear()
     elif done:
-        log.info("job %s goes on after %d of %d frames", context.job.id, len(done), len(context.clip))
+        log.info("job %s resumes after %d of %d frames", context.job.id, len(done), len(context.clip))
     try:
         for frame in segmentation:
             kept.add(frame)
@@ -67,22 +67,22 @@ def segmented(context: JobContext[Any], instruction: str, part: Part | None = No
             over, total = part.number * frames + segmentation.frames_done, part.count * frames
             if resumes and not kept.full and context.preempted(over, total):
                 kept.flush()
-                raise PreemptedError(f"it makes way after {over} of {total} frames.")
+                raise PreemptedError(f"it yields after {over} of {total} frames.")
     except SystemExit:
-        # The worker is stopping; the job goes back to the queue.
+        # The worker is stopping; the job returns to the queue.
         kept.flush()
         raise
-    # The next part begins with all of this one kept.
+    # The next part starts with all of this one stored.
     if part.number + 1 < part.count:
         kept.flush()
     return segmentation.result(progress)
 
 
 class KeptFrames:
-    """The frames of one run on their way into the store, a chunk at a time.
+    """Writes the frames of one run to the store, a chunk at a time.
 
     Attributes:
-        full: the store takes no more frames of this job; a run after this one would draw the rest again.
+        full: the store accepts no more frames of this job; a later run would draw the rest again.
     """
 
     def __init__(self, context: JobContext[Any], part: Part) -> None:
@@ -94,7 +94,7 @@ class KeptFrames:
 
     @property
     def key(self) -> str:
-        """What the frames are drawn from. It reads the whole file, so only where there is something to keep."""
+        """What the frames depend on. Reads the whole file, so it is only used if there is something to store."""
         if not self._key:
             clip, spec = self._context.clip, self._context.engine.spec
             parts = [spec.name, spec.model_version, self._asked(), content_hash(clip.path), *_shape(clip)]
@@ -106,7 +106,7 @@ class KeptFrames:
         return json.dumps([asked, self._context.job.params.get("instructions", [])])
 
     def read(self) -> list[FrameMasks]:
-        """What an earlier run has left that this one can go on from."""
+        """Frames of an earlier run from which this one can continue."""
         store, job, clip = self._context.store, self._context.job, self._context.clip
         if not store.partial.any(job.id):
             return []
@@ -119,7 +119,7 @@ class KeptFrames:
             indices = {frame.index for frame in frames}
             if len(indices) < len(frames) or any(index >= len(clip) for index in indices):
                 raise InputError(
-                    "A frame is kept twice, or is not in the clip.", "The job starts at the first frame again."
+                    "A frame is stored twice, or is not in the clip.", "The job starts again at the first frame."
                 )
         except (InputError, ValueError, zlib.error) as error:
             # Also what another version of trajseg wrote, or a damaged row: it is no more than a head start.
@@ -129,7 +129,7 @@ class KeptFrames:
         return frames
 
     def add(self, frame: FrameMasks) -> None:
-        """Keep a frame; raises CancelledError or StaleRunError."""
+        """Stores a frame; raises CancelledError or StaleRunError."""
         if self.full:
             return
         self._chunk.append({**frame.to_json(), "part": self._part.number})
@@ -137,7 +137,7 @@ class KeptFrames:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not in the store yet; raises as `add`."""
+        """Writes what is not in the store yet; raises as `add` does."""
         if self._chunk:
             context = self._context
             self.full = not context.store.partial.add(context.job.id, context.token, self.key, self._chunk)
@@ -145,7 +145,7 @@ class KeptFrames:
         self._due = time.monotonic() + KEPT_EVERY_SECONDS
 
     def clear(self) -> None:
-        """Drop what an earlier run has left; raises as `add`."""
+        """Drops the frames of an earlier run; raises as `add` does."""
         self._context.store.partial.clear(self._context.job.id, self._context.token)
 
 

@@ -1,4 +1,4 @@
-"""Side by side: a second engine does the same task, and where the two disagree a person looks first."""
+"""Side by side: a second engine runs the same task, and people review the frames on which the two disagree first."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trajseg.tracks import Result
 from worker.kinds.base import JobContext
 
 SHOWN = 3
-"""Frames of disagreement that the review names."""
+"""Most frames of disagreement listed for review."""
 LABEL = "both engines"
 
 
 def compared(context: JobContext[PrelabelParams], result: Result, second: str) -> Comparison:
-    """What the second engine makes of the job's clip and instruction, compared with `result`.
+    """The comparison of `result` with the second engine's result for the job's clip and instruction.
 
     Raises:
         InputError: this worker does not offer the engine.
@@ -23,7 +23,7 @@ def compared(context: JobContext[PrelabelParams], result: Result, second: str) -
     """
 
     def progress(done: int, total: int) -> None:
-        # The first engine's frames are counted already; this run ends here where it is cancelled.
+        # The first engine's frames are already counted; this run ends here if it is cancelled.
         context.alive()
 
     engine = context.use(second)
@@ -32,7 +32,7 @@ def compared(context: JobContext[PrelabelParams], result: Result, second: str) -
 
 
 def disagreement(comparison: Comparison) -> TrackReview | None:
-    """The frames of least agreement, for the whole result; None where the engines agree everywhere."""
+    """The frames with the lowest agreement, for the whole result; None if the engines agree everywhere."""
     frames = tuple(
         DoubtfulFrame(
             index=index,

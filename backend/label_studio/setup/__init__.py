@@ -1,1 +1,1 @@
-"""Projects, connections, and the doctor."""
+"""Project setup, connections and the doctor."""

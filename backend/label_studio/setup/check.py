@@ -1,4 +1,4 @@
-"""One line of `trajseg doctor`: what was checked, what was found, and the remedy."""
+"""One line of `trajseg doctor`: what was checked, the finding and the remedy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked.
+    """The result of one check.
 
     Attributes:
-        state: "ok", "warn" (works, but somebody should know) or "fail".
-        words: what was found.
-        remedy: what to do about it; empty when nothing is to be done.
+        state: "ok", "warn" (works, but with a limitation) or "fail".
+        words: the finding.
+        remedy: what to do about it; empty if there is nothing to do.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Check:
 def video_checks(
     name: str, path: Path, told_fps: float | None = None, fixed: bool = False, video_line: str = ""
 ) -> Iterator[Check]:
-    """What matters about one video: codec, frame rate, and whether its header is right.
+    """Checks one video: codec, frame rate, and whether its header is right.
 
     Args:
-        told_fps: the frame rate that the editor counts by, if known.
-        fixed: whether the labelling configuration fixes it; otherwise it comes from the task's data.
+        told_fps: the frame rate that the editor uses, if known.
+        fixed: whether the labelling configuration fixes that rate; otherwise it comes from the task's data.
         video_line: the <Video> tag that takes the rate from the task's data.
     """
     from trajseg.video import open_clip
@@ -49,7 +49,7 @@ def video_checks(
             "`trajseg project create` uploads an H.264 copy of it.",
         )
     elif clip.notes or not clip.constant_rate:
-        notes = [*clip.notes, *([] if clip.constant_rate else ["the frame rate varies"])]
+        notes = [*clip.notes, *([] if clip.constant_rate else ["variable frame rate"])]
         yield Check("Video", "warn", f"{words}; {'; '.join(notes)}", "Frames are matched by their times.")
     else:
         yield Check("Video", "ok", words)
@@ -59,8 +59,8 @@ def video_checks(
         yield Check(
             "Frame rate",
             "warn",
-            f"{name}: the labelling configuration makes the editor count {told_fps:g} frames a second, the video has "
-            f"{fps:.6g}: the editor's numbers are not the video's frames",
+            f"{name}: the labelling configuration makes the editor count {told_fps:g} frames a second, but the video "
+            f"has {fps:.6g}: the editor's frame numbers are not the video's",
             f"Write {video_line} in the labelling configuration, and fps={fps:.6g} in the task's data "
             "(the next prediction sets it).",
         )
@@ -68,6 +68,6 @@ def video_checks(
         yield Check(
             "Frame rate",
             "fail",
-            f"{name}: the task says {told_fps:g} frames a second, but it has {fps:.6g}: they are shifted",
+            f"{name}: the task says {told_fps:g} frames a second, but the video has {fps:.6g}: frames are shifted",
             f"Set fps in the task's data to {fps:.6g}; the next prediction does it too.",
         )

@@ -1,4 +1,4 @@
-"""Checks of results before they are posted: Label Studio takes wrong ones and then shows nothing."""
+"""Validates results before they are posted: Label Studio accepts invalid ones and then shows nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from label_config import LabelConfig
 def problems(
     results: Sequence[Mapping[str, Any]], config: LabelConfig, pictures: int, size: tuple[int, int]
 ) -> list[str]:
-    """What Label Studio would take without a word and then not show; empty when all is right.
+    """What Label Studio would silently accept and then not show; empty if everything is valid.
 
     Args:
         results: what is about to be posted.
@@ -26,7 +26,7 @@ def problems(
         where = f"result {item.get('id')!r}"
         value = item.get("value") or {}
         if item.get("id") in ids or not item.get("id"):
-            found.append(f"{where}: the id is missing or doubled")
+            found.append(f"{where}: the id is missing or duplicated")
         ids.add(str(item.get("id")))
         name, target, kind = item.get("from_name"), item.get("to_name"), item.get("type")
         if name in texts:

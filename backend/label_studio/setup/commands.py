@@ -35,7 +35,7 @@ _TASK_OPTIONS = (
         "--tasks",
         "jsonl",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help='JSONL file, a line a task: {"video": ..., "instruction": ...}.',
+        help='JSONL file, one task per line: {"video": ..., "instruction": ...}.',
     ),
 )
 
@@ -48,16 +48,16 @@ def _with_tasks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _BACKEND_URL = click.option(
     "--backend-url",
-    help="The backend as Label Studio reaches it.  [default: TRAJSEG_PUBLIC_URL, else TRAJSEG_PORT here]",
+    help="The backend's address as seen from Label Studio.  [default: TRAJSEG_PUBLIC_URL, else TRAJSEG_PORT here]",
 )
 _ENGINE = click.option(
     "--engine",
     default="",
-    help="What the project's jobs run on: TRAJSEG_MODEL, or one of TRAJSEG_ENGINES.  [default: TRAJSEG_MODEL]",
+    help="The engine for the project's jobs: TRAJSEG_MODEL, or one of TRAJSEG_ENGINES.  [default: TRAJSEG_MODEL]",
 )
 
 _COMPARE = click.option(
-    "--compare", default="", help="A second engine that pre-labels tasks too: frames of disagreement come first."
+    "--compare", default="", help="A second engine to pre-label tasks with; frames on which the two differ come first."
 )
 
 
@@ -74,8 +74,8 @@ _COMPARE = click.option(
     "--label",
     "labels",
     multiple=True,
-    help='Name of a track; default track-1 to track-8. As "car=the red car" it has an instruction of its own, and '
-    "without --instruction each task is asked for those of all labels.",
+    help='Name of a track; default track-1 to track-8. "car=the red car" gives the label its own instruction; then '
+    "tasks without --instruction use the instructions of all labels.",
 )
 @_BACKEND_URL
 @click.option("--no-backend", is_flag=True, help="Do not connect a backend.")
@@ -95,7 +95,7 @@ def create(
 ) -> None:
     """Make a project with VIDEOS (files or URLs), a task for each video and instruction, and the backend.
 
-    LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY say where and as whom.
+    LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name the Label Studio and the user.
     """
     from backend.label_studio.outgoing.delivery import connected
     from backend.label_studio.setup import project as projects
@@ -125,10 +125,10 @@ def create(
         client.close()
     click.echo(f"Project {made.project_id} with {len(made.task_ids)} tasks: {made.url}")
     if made.backend_id is None:
-        click.echo("No backend is connected: do that in the project's settings under Model.")
+        click.echo("No backend is connected. Connect one in the project's settings under Model.")
     else:
-        click.echo(f"The backend {backend.url} is connected; open a task, or select tasks and choose")
-        click.echo("Retrieve Predictions, to ask for its tracks.")
+        click.echo(f"The backend {backend.url} is connected. Open a task, or select tasks and choose")
+        click.echo("Retrieve Predictions, to get tracks.")
 
 
 @project.command()
@@ -158,10 +158,10 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
 @_COMPARE
 @_BACKEND_URL
 def change(project_id: int, engine: str, compare: str, backend_url: str | None) -> None:
-    """Have a project's next jobs done by another engine.
+    """Run a project's next jobs on another engine.
 
-    It then stands in the project's settings under Model, as an extra parameter of the backend. Predictions that are
-    there stay; Label Studio lists them all in a task, and shows those of the project's engine first.
+    The choice is shown in the project's settings under Model, as an extra parameter of the backend. Existing
+    predictions stay; Label Studio lists all of them in a task and shows those of the project's engine first.
     """
     from backend.label_studio.outgoing.delivery import connected
     from backend.label_studio.setup import project as projects
@@ -178,15 +178,15 @@ def change(project_id: int, engine: str, compare: str, backend_url: str | None) 
 
 
 @click.command()
-@click.option("--video", help="Also look at a video, a file or URL.")
-@click.option("--project", "project_id", type=int, help="Also look at a Label Studio project and its tasks.")
+@click.option("--video", help="Also check a video (a file or URL).")
+@click.option("--project", "project_id", type=int, help="Also check a Label Studio project and its tasks.")
 @click.option(
     "--read-only",
     is_flag=True,
-    help="Make nothing in Label Studio; without this a project is made and deleted to try the connection.",
+    help="Create nothing in Label Studio; by default a project is made and deleted to test the connection.",
 )
 def doctor(video: str | None, project_id: int | None, read_only: bool) -> None:
-    """Say what is wrong with a set-up and how to fix it; exits with 1 when something is."""
+    """Check a set-up and say how to fix what is wrong; exits with 1 if a check fails."""
     from backend.label_studio.setup.doctor import checks
     from backend.settings import load_settings
 
@@ -201,7 +201,7 @@ def doctor(video: str | None, project_id: int | None, read_only: bool) -> None:
 
 
 def _backend(settings: Settings, url: str | None, engine: str, compare: str) -> Backend:
-    """The backend to connect. Raises InputError where it does not offer the engine."""
+    """The backend to connect. Raises InputError if it does not offer the engine."""
     from backend.engines import OfferedEngines
     from backend.label_studio.setup.project import Backend
 

@@ -1,4 +1,4 @@
-"""The doctor's checks inside Label Studio: whether it lets a backend connect, and how a project is."""
+"""The doctor's checks inside Label Studio: whether a backend can be connected, and the state of a project."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TASKS_LOOKED_AT = 3
 
 
 def try_out(client: LabelStudioClient, settings: Settings) -> Check:
-    """Connects the backend to a project made and deleted for that: only so the SSRF settings show."""
+    """Connects the backend to a temporary project: nothing else reveals Label Studio's SSRF settings."""
     name, url = "Connection", settings.external_url
     password = settings.basic_auth_password.get_secret_value()
     try:
@@ -41,7 +41,7 @@ def try_out(client: LabelStudioClient, settings: Settings) -> Check:
 
 
 def project(client: LabelStudioClient, settings: Settings, project_id: int) -> Iterator[Check]:
-    """What keeps a project's tasks from being labelled."""
+    """What prevents a project's tasks from being labelled."""
     name = f"Project {project_id}"
     try:
         form = client.project(project_id)
@@ -66,7 +66,7 @@ def project(client: LabelStudioClient, settings: Settings, project_id: int) -> I
 def _refusal(client: LabelStudioClient, project_id: int, url: str, error: LabelStudioError) -> Check:
     name = "Connection"
     if "reserved network address" in error.message:
-        # With ML_BLOCK_LOCAL_IP off the backend's row is written, and then the webhook for it is refused.
+        # With ML_BLOCK_LOCAL_IP off, the backend's row is written and then its webhook is refused.
         setting = "SSRF_PROTECTION_ENABLED" if _rows(client, project_id) else "ML_BLOCK_LOCAL_IP"
         return Check(
             name,
@@ -79,14 +79,14 @@ def _refusal(client: LabelStudioClient, project_id: int, url: str, error: LabelS
         return Check(
             name,
             "fail",
-            f"the backend at {url} does not take the user name and password that are set here",
+            f"the backend at {url} does not accept the user name and password set here",
             "Set the same TRAJSEG_BASIC_AUTH_USER and TRAJSEG_BASIC_AUTH_PASSWORD as for the backend.",
         )
     return Check(
         name,
         "fail",
         f"Label Studio cannot use the backend at {url}: {error.message}",
-        error.remedy or "Set TRAJSEG_PUBLIC_URL to an address of the backend that Label Studio's machine reaches.",
+        error.remedy or "Set TRAJSEG_PUBLIC_URL to an address at which Label Studio's machine can reach the backend.",
     )
 
 
@@ -115,9 +115,9 @@ def _settings_of(
         yield Check(
             name,
             "fail",
-            "the backend asks for a user name and a password, and the project's connection to it sends "
+            "the backend requires a user name and password, but the project's connection to it sends "
             f"{'those of ' + repr(ours[0].get('basic_auth_user')) if ours[0].get('basic_auth_user') else 'none'}: "
-            "every request of Label Studio is refused",
+            "every request from Label Studio is rejected",
             "In the project's settings under Model, edit the backend: Basic authentication, with "
             "TRAJSEG_BASIC_AUTH_USER and TRAJSEG_BASIC_AUTH_PASSWORD.",
         )
@@ -150,22 +150,22 @@ def _settings_of(
 
 
 def _has_password(backend: dict[str, Any], user: str) -> bool:
-    """Whether Label Studio sends this user's name, and a password, to a backend of a project."""
+    """Whether Label Studio sends this user name, and a password, to a project's backend."""
     sends = backend.get("auth_method") == "BASIC_AUTH" and backend.get("basic_auth_user") == user
-    # Label Studio tells nobody the password itself.
+    # Label Studio does not return the password itself.
     return sends and backend.get("basic_auth_pass_is_set") is not False
 
 
 def _webhook_of(client: LabelStudioClient, settings: Settings, project_id: int) -> Iterator[Check]:
     """Whether webhooks announce annotations; without them a sweep finds them later."""
     name = f"Project {project_id}"
-    late = f"annotations are found within {settings.annotation_sweep_seconds:g} s all the same"
+    late = f"annotations are still found within {settings.annotation_sweep_seconds:g} s"
     held = projects.webhooks_of(client, project_id, settings.external_url)
     if not held:
         yield Check(
             name,
             "warn",
-            f"no webhook leads to {settings.external_url}/webhook: {late}",
+            f"no webhook points to {settings.external_url}/webhook: {late}",
             "Add it in the project's settings under Webhooks, for all actions.",
         )
         return
@@ -180,25 +180,25 @@ def _webhook_of(client: LabelStudioClient, settings: Settings, project_id: int) 
         yield Check(
             name,
             "warn",
-            f"the webhook lacks the right header {' and '.join(sorted(headers))}, and is refused: {late}",
-            "Add it under Webhooks, or connect the backend by `trajseg project create`.",
+            f"the webhook lacks the right header {' and '.join(sorted(headers))}, and is rejected: {late}",
+            "Add it under Webhooks, or connect the backend with `trajseg project create`.",
         )
     else:
-        yield Check(name, "ok", "a webhook tells of annotations at once")
+        yield Check(name, "ok", "a webhook announces annotations at once")
 
 
 def _sampling_of(name: str, form: dict[str, Any], settings: Settings) -> Check:
-    """Whether the label stream begins with what is most doubtful."""
+    """Whether the label stream starts with the most doubtful task."""
     # Label Studio looks for predictions of the project's model version, which is the backend's title.
     versions = OfferedEngines.from_settings(settings).versions.values()
     if form.get("sampling") == projects.MOST_DOUBTFUL_FIRST and form.get("model_version") in versions:
-        return Check(name, "ok", "the most doubtful task comes first when labelling")
+        return Check(name, "ok", "the label stream starts with the most doubtful task")
     order = str(form.get("sampling") or "unknown").lower()
-    return Check(name, "ok", f"tasks are labelled by {order!r}; the Data Manager sorts by {DOUBT_KEY}")
+    return Check(name, "ok", f"tasks are ordered by {order!r}; the Data Manager can sort by {DOUBT_KEY}")
 
 
 def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
-    """Whether predicted tasks say what to look at next."""
+    """Whether predicted tasks say which frames to review next."""
     states = {task.id: str(task.data.get(STATE_KEY) or "").partition("; ")[0] for task in tasks}
     predicted = [task for task in tasks if states[task.id] in SETTLED]
     without = [task.id for task in predicted if DOUBT_KEY not in task.data]
@@ -251,7 +251,7 @@ def _video_of(client: LabelStudioClient, settings: Settings, config: LabelConfig
     name = f"task {task.id}"
     try:
         if address:
-            # Annotators write this address, so it is fetched as a worker would fetch it.
+            # Annotators write this address, so it is fetched under the same rules as in a worker.
             policy = FetchPolicy.from_settings(settings)
             with fetched(address, settings.data_dir / "downloads", policy) as path:
                 yield from video_checks(name, path, rate, fixed, config.video_line)

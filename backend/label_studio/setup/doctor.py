@@ -1,4 +1,4 @@
-"""The doctor: looks at a set-up, from Label Studio to the checkpoint, and says what is wrong with it."""
+"""The doctor: checks a set-up, from Label Studio to the checkpoint, and says how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ PACKAGES = (
     "transformers",
 )
 SECONDS = 5.0
-"""How long an answer may take."""
+"""Timeout for one answer, seconds."""
 
 
 def checks(
     settings: Settings, *, video: str | None = None, project_id: int | None = None, read_only: bool = False
 ) -> Iterator[Check]:
-    """Looks at everything, one after the other, and never raises for what it finds.
+    """Runs all checks in turn; failures are reported, never raised.
 
     Args:
-        video: a file or URL to look at too.
-        project_id: a Label Studio project to look at too, with its first tasks.
-        read_only: leave out the check that makes (and deletes) a project in Label Studio.
+        video: a file or URL to check too.
+        project_id: a Label Studio project to check too, with its first tasks.
+        read_only: skip the check that creates (and deletes) a project in Label Studio.
     """
     yield packages()
     yield from variables()
@@ -79,7 +79,7 @@ def checks(
 
 
 def packages() -> Check:
-    """Versions of what matters."""
+    """Versions of the important packages."""
     found = {name: _version(name) for name in PACKAGES}
     words = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     missing = [name for name in PACKAGES[:-2] if not found[name]]
@@ -96,7 +96,7 @@ def variables() -> Iterator[Check]:
 
 
 def model(settings: Settings) -> Check:
-    """Whether the engine is there, with what it needs; it is not loaded for that."""
+    """Whether the engine and its requirements are there; the engine is not loaded."""
     remedy = "Set TRAJSEG_MODEL to a shipped model (trajseg-tiny), a checkpoint folder, or package.module:factory."
     try:
         spec = engine_spec(settings.model)
@@ -120,7 +120,7 @@ def model(settings: Settings) -> Check:
 
 
 def torch() -> Check:
-    """Whether torch is installed; it is not loaded for that."""
+    """Whether torch is installed; it is not imported."""
     missing = [name for name in ("torch", "torchvision", "sam2") if importlib.util.find_spec(name) is None]
     if missing:
         return Check(
@@ -130,18 +130,18 @@ def torch() -> Check:
             'pip install "trajseg[model]"',
         )
     gpu = os.path.exists("/dev/nvidiactl")
-    words = f"torch {_version('torch')}, {'an NVIDIA driver is there' if gpu else 'no NVIDIA driver: CPU'}"
+    words = f"torch {_version('torch')}, {'NVIDIA driver found' if gpu else 'no NVIDIA driver: CPU'}"
     return Check("Torch", "ok", words)
 
 
 def marks_model(settings: Settings) -> Check:
-    """What draws boxes and clicks; it is not loaded for that."""
+    """The model for boxes and clicks; it is not loaded."""
     name = settings.marks_model
     if not name:
-        return Check("Marks model", "ok", "TRAJSEG_MARKS_MODEL is not set: the engine draws marks, or colours do")
+        return Check("Marks model", "ok", "TRAJSEG_MARKS_MODEL is not set: marks are drawn by the engine, or by colour")
     folder = marks_folder(name)
     if missing := [file for file in MOBILE_SAM_FILES if not (folder / file).is_file()]:
-        words = f"{folder} lacks {', '.join(missing)}: no worker starts"
+        words = f"{folder} lacks {', '.join(missing)}: workers cannot start"
         return Check("Marks model", "fail", words, "trajseg weights get mobile-sam --from FILE, or unset the setting.")
     if importlib.util.find_spec("onnxruntime") is None:
         words = "onnxruntime is not installed: this machine can run the backend, but no worker"
@@ -171,7 +171,7 @@ def redis(settings: Settings) -> Check:
 
 
 def database(settings: Settings) -> Check:
-    """Whether the store can be opened; it is not made for that."""
+    """Whether the store can be opened; it is not created."""
     from backend.store.database import Database
 
     remedy = "Correct DATABASE_URL, or unset it for a file in TRAJSEG_DATA_DIR."
@@ -183,7 +183,7 @@ def database(settings: Settings) -> Check:
             if not os.access(nearest, os.W_OK):
                 return Check("Store", "fail", f"{nearest} cannot be written", remedy)
             if not file.exists():
-                return Check("Store", "ok", f"{file} will be made at the first start")
+                return Check("Store", "ok", f"{file} will be created on the first start")
         store = Database(settings.store_url)
         with store.read() as session:
             session.execute(text("SELECT 1"))
@@ -196,21 +196,21 @@ def database(settings: Settings) -> Check:
 
 
 def public_url(settings: Settings) -> Check:
-    """Whether browsers can reach the backend, as far as addresses tell."""
+    """Whether browsers can reach the backend, as far as addresses show."""
     url, studio = urlsplit(settings.external_url), urlsplit(settings.label_studio_url)
     if studio.scheme == "https" and url.scheme == "http":
         return Check(
             "Public URL",
             "fail",
-            f"Label Studio is served by https, {settings.external_url} is not: browsers block its pictures",
-            "Serve the backend by https and set TRAJSEG_PUBLIC_URL to that address.",
+            f"Label Studio is served over https, {settings.external_url} is not: browsers block its pictures",
+            "Serve the backend over https and set TRAJSEG_PUBLIC_URL to that address.",
         )
     if _loopback(url.hostname) and not _loopback(studio.hostname):
         return Check(
             "Public URL",
             "fail" if settings.public_url else "warn",
-            f"{settings.external_url} means another machine in every browser, and in Label Studio",
-            "Set TRAJSEG_PUBLIC_URL to an address that browsers and Label Studio reach.",
+            f"{settings.external_url} means a different machine in each browser and in Label Studio",
+            "Set TRAJSEG_PUBLIC_URL to an address that browsers and Label Studio can reach.",
         )
     if _loopback(url.hostname):
         return Check("Public URL", "ok", f"{settings.external_url}, for browsers on this machine only")
@@ -218,7 +218,7 @@ def public_url(settings: Settings) -> Check:
 
 
 def label_studio(settings: Settings) -> Check:
-    """Whether Label Studio answers, and which version it is."""
+    """Whether Label Studio answers, and its version."""
     url = settings.label_studio_url
     remedy = "Start Label Studio, or correct LABEL_STUDIO_URL."
     try:
@@ -230,7 +230,7 @@ def label_studio(settings: Settings) -> Check:
     except InputError as error:
         return Check("Label Studio", "fail", error.message, error.remedy)
     except (ValueError, KeyError, TypeError):
-        return Check("Label Studio", "fail", f"what answers at {url} is not Label Studio", remedy)
+        return Check("Label Studio", "fail", f"the server at {url} is not Label Studio", remedy)
     if version != TESTED_VERSION:
         return Check(
             "Label Studio",
@@ -242,7 +242,7 @@ def label_studio(settings: Settings) -> Check:
 
 
 def token(settings: Settings) -> tuple[LabelStudioClient | None, Check]:
-    """Whether the token works, and the client with it."""
+    """Whether the token works, and the client that uses it."""
     client = None
     try:
         client = connected(settings)
@@ -256,7 +256,7 @@ def token(settings: Settings) -> tuple[LabelStudioClient | None, Check]:
         return client, Check(
             "Token",
             "warn",
-            f"{words}, which ends within minutes",
+            f"{words}, which expires within minutes",
             "Set LABEL_STUDIO_API_KEY to the personal access token itself.",
         )
     return client, Check("Token", "ok", words)

@@ -1,4 +1,4 @@
-"""For each engine with public weights: whether it can run on this machine, and if not, the one thing to do next."""
+"""For each engine with public weights: whether it can run on this machine and, if not, the next step."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ SMALLER = {
     "grounded": "Take a smaller chooser or none (TRAJSEG_GROUNDED_CHOOSER=none), or serve it elsewhere "
     "(TRAJSEG_GROUNDED_ADDRESS).",
 }
-"""What to do where an engine does not fit into memory."""
+"""What to do if an engine does not fit into memory."""
 
 
 def engine_checks() -> Iterator[Check]:
-    """One check an engine; none of them is loaded, and no network is asked. Never "fail": they are choices."""
+    """One check per engine; none is loaded and nothing is downloaded. Never "fail": engines are a choice."""
     for needs in ENGINES.values():
         yield engine_check(needs)
 
 
 def engine_check(needs: EngineNeeds) -> Check:
-    """The first thing that keeps an engine from running here, in the order in which a person meets them."""
+    """The first thing that prevents an engine from running here, in the order in which a user meets them."""
     name = f"Engine {needs.name}"
     try:
         factory = engine_factory(needs.name)
     except TrajSegError as error:
         return Check(name, "warn", error.message, error.remedy)
     if factory is None:
-        return Check(name, "warn", "is not in this version of trajseg", f"Use {FREE_ENGINE}.")
+        return Check(name, "warn", "is not part of this version of trajseg", f"Use {FREE_ENGINE}.")
     if missing := [package for package in needs.packages if importlib.util.find_spec(package) is None]:
         return Check(name, "warn", f"lacks the packages {', '.join(missing)}", 'pip install "trajseg[model]"')
     parts = needed(needs)
@@ -58,23 +58,23 @@ def engine_check(needs: EngineNeeds) -> Check:
 
 
 def proposal(model_is_set: bool) -> list[str]:
-    """What to say where `trajseg serve` starts on a GPU with no model set; nothing is downloaded by saying it."""
+    """What to suggest if `trajseg serve` starts on a GPU with no model set; nothing is downloaded."""
     _, place = memory_gb()
     if model_is_set or place != "the GPU":
         return []
     missing = [part for part in needed(ENGINES[FREE_ENGINE]) if location(part) is None]
     lines = [
-        f"This machine has a GPU and no model is set. For video of your own: TRAJSEG_MODEL={FREE_ENGINE} trajseg serve"
+        f"This machine has a GPU and no model is set. For your own video: TRAJSEG_MODEL={FREE_ENGINE} trajseg serve"
     ]
     if missing:
         sizes = ", ".join(f"{part.name} ({part.disk_gb:g} GB, {part.licence})" for part in missing)
-        lines.append(f"  It first needs `trajseg weights get {FREE_ENGINE}`, which fetches about {sizes}.")
-        lines.append("  TRAJSEG_GROUNDED_CHOOSER=none does without the largest part, for noun phrases.")
+        lines.append(f"  First run `trajseg weights get {FREE_ENGINE}`, which downloads about {sizes}.")
+        lines.append("  TRAJSEG_GROUNDED_CHOOSER=none leaves out the largest part; noun phrases then still work.")
     return lines
 
 
 def _absent(name: str, needs: EngineNeeds, absent: list[Weights]) -> Check:
-    """What to do about weights that are not here."""
+    """What to do about missing weights."""
     size = sum(part.disk_gb for part in absent)
     words = f"lacks {', '.join(part.name for part in absent)} (about {size:.1f} GB)"
     get = f"trajseg weights get {needs.name}"
@@ -86,7 +86,7 @@ def _absent(name: str, needs: EngineNeeds, absent: list[Weights]) -> Check:
             name,
             "warn",
             f"{words}; the owner of {gated[0].repository} must grant access",
-            f"Ask for it at {gated[0].card} and set HF_TOKEN; or use {FREE_ENGINE}, which needs no permission.",
+            f"Request access at {gated[0].card} and set HF_TOKEN; or use {FREE_ENGINE}, which needs no permission.",
         )
     nearest = next(folder for folder in (hub_home(), *hub_home().parents) if folder.exists())
     free = shutil.disk_usage(nearest).free / GB
@@ -103,5 +103,5 @@ def hub_home() -> Path:
 
 
 def token_file() -> Path:
-    """Where `hf auth login` keeps a token."""
+    """Where `hf auth login` stores a token."""
     return hub_home() / "token"

@@ -1,4 +1,4 @@
-"""Makes a Label Studio project that is ready to be asked: configuration, videos, tasks, ML backend."""
+"""Creates a Label Studio project that is ready for use: configuration, videos, tasks, ML backend."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HIDDEN_COLUMNS = (
 )
 HELP = (
     "<p>Each label (track-1, track-2, ...) is one object of the instruction. Correct the masks on the "
-    "pictures with brush and eraser, then submit: what you painted is carried to all other frames, and comes "
+    "pictures with brush and eraser, then submit: your changes are propagated to all other frames and come "
     "back as a new prediction. With Auto-Annotation on, type another instruction to get its tracks, or choose "
     "hint and the smart tool and draw a rectangle around an object to get one.</p>"
 )
@@ -50,7 +50,7 @@ HELP = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """One task to be made: a video (path or URL) and a sentence about it."""
+    """A task to create: a video (path or URL) and an instruction."""
 
     video: str
     instruction: str
@@ -58,10 +58,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Backend:
-    """The ML backend to connect: its address as Label Studio reaches it, and Basic authentication if any.
+    """The ML backend to connect: its address as seen from Label Studio, and Basic authentication if any.
 
-    The title becomes the project's model version, and uncertainty sampling asks for predictions of just that.
-    The engine is what the project's jobs run on; empty: the backend's default one. `compare` pre-labels tasks too.
+    The title becomes the project's model version; uncertainty sampling considers only predictions of that version.
+    The engine runs the project's jobs; empty: the backend's default. `compare` is a second engine for pre-labelling.
     """
 
     url: str
@@ -73,7 +73,7 @@ class Backend:
 
     @property
     def extra_params(self) -> dict[str, Any]:
-        """What Label Studio is to send with each /setup."""
+        """What Label Studio sends with each /setup."""
         named = {"engine": self.engine, "compare": self.compare}
         return {key: name for key, name in named.items() if name}
 
@@ -82,7 +82,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Created:
-    """A project that was made."""
+    """A project that was created."""
 
     project_id: int
     url: str
@@ -97,12 +97,12 @@ def wanted(
     label_studio_url: str = "",
     by_label: bool = False,
 ) -> list[Wanted]:
-    """Every video with every instruction, then the lines of a JSONL file of {"video", "instruction"}.
+    """Every video with every instruction, followed by the lines of a JSONL file of {"video", "instruction"}.
 
     Args:
-        by_label: the project's labels have instructions: a video may go without one.
+        by_label: the project's labels have instructions, so a video needs none.
 
-    A relative path in the file is meant from the file's folder. Raises InputError, InstructionError.
+    A relative path in the file is relative to the file's folder. Raises InputError, InstructionError.
     """
     if video_paths and not instructions and not by_label:
         raise InputError("The videos have no instruction.", "Give at least one with --instruction.")
@@ -111,7 +111,7 @@ def wanted(
     if jsonl is not None:
         made += _lines(jsonl, label_studio_url)
     if not made:
-        raise InputError("There is nothing to make tasks of.", "Name videos, or a JSONL file with --tasks.")
+        raise InputError("There are no videos to create tasks from.", "Name videos, or a JSONL file with --tasks.")
     return list(dict.fromkeys(made))
 
 
@@ -128,9 +128,9 @@ def create_project(
     numbers: bool = True,
     say: Say = print,
 ) -> Created:
-    """Makes the project, connects the backend, and adds the tasks.
+    """Creates the project, connects the backend, and adds the tasks.
 
-    Videos and connection are tried first: when one of them is refused no half-made project is left behind.
+    Videos and connection are checked first, so that a failure leaves no half-made project behind.
     Raises VideoError, LabelConfigError, LabelStudioError.
     """
     for video in dict.fromkeys(task.video for task in tasks):
@@ -139,7 +139,7 @@ def create_project(
     project_id = client.create_project(
         title,
         xml,
-        # Predictions are shown to people, and requested when a task without one is opened.
+        # Predictions are shown to annotators, and requested when a task without one is opened.
         show_collab_predictions=True,
         enable_empty_annotation=True,
         expert_instruction=HELP,
@@ -181,9 +181,9 @@ def connect(client: LabelStudioClient, project_id: int, backend: Backend) -> int
 
 
 def choose_engine(client: LabelStudioClient, project_id: int, backend: Backend) -> None:
-    """Have a project's next jobs done by another engine: Label Studio keeps it, and tells the backend.
+    """Runs a project's next jobs on another engine: Label Studio stores the choice and passes it to the backend.
 
-    Raises LabelStudioError where the backend is not connected to the project, or refuses the engine.
+    Raises LabelStudioError if the backend is not connected to the project or rejects the engine.
     """
     ours = [one for one in client.ml_backends(project_id) if str(one.get("url", "")).rstrip("/") == backend.url]
     if not ours:
@@ -206,12 +206,12 @@ def choose_engine(client: LabelStudioClient, project_id: int, backend: Backend) 
 
 
 def webhooks_of(client: LabelStudioClient, project_id: int, url: str) -> list[dict[str, Any]]:
-    """The project's webhooks that lead to a backend."""
+    """The project's webhooks that point to a backend."""
     return [one for one in client.webhooks(project_id) if str(one.get("url", "")).rstrip("/") == f"{url}/webhook"]
 
 
 def webhook_headers(user: str, password: str, secret: str) -> dict[str, str]:
-    """What webhooks must carry: Basic authentication and the secret, as far as they are set."""
+    """The headers that webhooks must carry: Basic authentication and the secret, if set."""
     headers = {SECRET_HEADER: secret} if secret else {}
     if user:
         token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
@@ -220,14 +220,14 @@ def webhook_headers(user: str, password: str, secret: str) -> dict[str, str]:
 
 
 def authorize_webhooks(client: LabelStudioClient, project_id: int, backend: Backend) -> None:
-    """Have webhooks carry the backend's user and password, which Label Studio gives to its other requests only."""
+    """Adds the backend's user and password to webhooks; Label Studio sends them with its other requests only."""
     headers = webhook_headers(backend.user, backend.password, backend.webhook_secret)
     for webhook in webhooks_of(client, project_id, backend.url) if headers else ():
         client.update_webhook(int(webhook["id"]), headers={**(webhook.get("headers") or {}), **headers})
 
 
 def add_views(client: LabelStudioClient, project_id: int, label_config: str) -> None:
-    """Tabs for the Data Manager: all tasks, and those to look at next, without the long columns."""
+    """Tabs for the Data Manager: all tasks, and the most doubtful first, without the long columns."""
     config = parse(label_config)
     long = [f"tasks:data.{key}" for key in (config.frames_key, "frame_index", config.video_key, config.fps_key) if key]
     common = {
@@ -250,7 +250,7 @@ def add_tasks(
     numbers: bool = True,
     say: Say = print,
 ) -> list[int]:
-    """Adds tasks to a project of trajseg's and returns their ids; a video of several tasks is uploaded once.
+    """Adds tasks to a trajseg project and returns their ids; a video of several tasks is uploaded once.
 
     Raises VideoError, LabelConfigError, LabelStudioError.
     """
@@ -259,7 +259,7 @@ def add_tasks(
     for number, video in enumerate(dict.fromkeys(task.video for task in tasks), 1):
         placed[video] = videos.place(client, project_id, video, config.view == "mask", max_bytes, say, numbers)
         shown = printable(shown_address(video))
-        say(f"{shown}: in the project ({number} of {len({task.video for task in tasks})}).")
+        say(f"{shown}: added to the project ({number} of {len({task.video for task in tasks})}).")
         _warn_of_rate(config, placed[video], shown, say)
     return client.add_tasks(project_id, [task_data(config, task, placed[task.video]) for task in tasks])
 
@@ -268,20 +268,20 @@ def _warn_of_rate(config: LabelConfig, placed: Placed, shown: str, say: Say) -> 
     fixed = config.frame_rate
     if fixed is not None and placed.fps is not None and abs(fixed - placed.fps) > 0.001 * placed.fps:
         say(
-            f"{shown}: the labelling configuration makes the editor count {fixed:g} frames a second, the video has "
+            f"{shown}: the labelling configuration makes the editor count {fixed:g} frames a second, but the video has "
             f"{placed.fps:g}. Write {config.video_line} in the labelling configuration."
         )
 
 
 def task_data(config: LabelConfig, task: Wanted, placed: Placed) -> dict[str, Any]:
-    """What stands in a task before its first prediction.
+    """A task's data before its first prediction.
 
-    An empty list of frames makes Label Studio's page break, a missing one does not: so there is none.
+    Label Studio's page breaks on an empty list of frames but not on a missing one, so the key is left out.
     """
     if not is_reference(config.video_value):
         raise LabelConfigError(
-            f"The project's <Video> is composed, value={config.video_value!r}: trajseg cannot tell which part of task "
-            "data a video goes into.",
+            f"The project's <Video> is composed, value={config.video_value!r}: trajseg cannot tell which key of the "
+            "task's data holds the video.",
             'Use one key, such as value="$video", or import the tasks in Label Studio.',
         )
     values: dict[str, Any] = {config.video_key: placed.address, "instruction": task.instruction}
@@ -299,7 +299,7 @@ def task_data(config: LabelConfig, task: Wanted, placed: Placed) -> dict[str, An
 
 def _lines(path: Path, label_studio_url: str) -> list[Wanted]:
     try:
-        # `splitlines` would also split at U+2028 and U+0085, which JSON allows within a text.
+        # `splitlines` would also split at U+2028 and U+0085, which JSON allows within a string.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.", "Give a UTF-8 file.") from error

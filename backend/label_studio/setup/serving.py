@@ -1,4 +1,4 @@
-"""The doctor's checks of what serves: the backend or the label-studio-ml adapter, its workers, room on the disk."""
+"""The doctor's checks of the running service: backend or label-studio-ml adapter, workers, disk space."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trajseg.checkpoints.manifest import read_manifest
 from trajseg.errors import InputError, ServiceError, TrajSegError, UnknownProjectError
 
 SECONDS = 5.0
-"""How long an answer may take."""
+"""Timeout for one answer, seconds."""
 ADAPTER_CLASS = "TrajSeg"
-"""What label-studio-ml's /health calls the model that backend.ml_adapter gives it."""
+"""The name that label-studio-ml's /health gives the model of backend.ml_adapter."""
 FEW_BYTES, FULL_BYTES = 10 * 2**30, 2**30
-"""Free bytes below which a disk is nearly full, and full."""
+"""Free bytes below which a disk counts as nearly full, and as full."""
 
 
 def serving_checks(settings: Settings) -> Iterator[Check]:
-    """The backend at the address that browsers and Label Studio know, and who does its jobs."""
+    """The backend at its public address, and the workers that run its jobs."""
     url = settings.external_url
     remedy = "Start it with `trajseg serve`, or correct TRAJSEG_PUBLIC_URL (or TRAJSEG_PORT)."
     try:
@@ -41,20 +41,20 @@ def serving_checks(settings: Settings) -> Iterator[Check]:
     if "model_version" not in form and form.get("model_class") == ADAPTER_CLASS:
         yield _adapter(settings)
     elif "model_version" not in form:
-        words = f"what answers at {url} is not trajseg ({answer.status_code})"
+        words = f"the server at {url} is not trajseg ({answer.status_code})"
         yield Check("Backend", "fail", words, remedy)
     elif answer.status_code != 200 or form.get("status") != "UP":
-        yield Check("Backend", "fail", f"{url} is not well: {form}", "See the backend's log.")
+        yield Check("Backend", "fail", f"{url} reports a problem: {form}", "See the backend's log.")
     else:
         yield _same_model(settings, url, str(form["model_version"]))
         yield workers(form)
 
 
 def workers(form: dict[str, Any]) -> Check:
-    """Whether anybody does the jobs that the backend takes.
+    """Whether a worker runs the jobs that the backend accepts.
 
     Args:
-        form: what the backend's /health says.
+        form: the backend's answer to /health.
     """
     count, queued = form.get("workers"), form.get("jobs_queued") or 0
     wait = f"{queued} jobs wait" if queued else "jobs would wait"
@@ -71,13 +71,13 @@ def workers(form: dict[str, Any]) -> Check:
             "Workers",
             "fail",
             words,
-            "Start `trajseg worker` with the backend's settings, or `trajseg serve`. A new one first loads its model.",
+            "Start `trajseg worker` with the backend's settings, or `trajseg serve`. A new worker first loads a model.",
         )
     return Check("Workers", "ok", f"{count} alive, {queued} jobs in the queue")
 
 
 def disk(settings: Settings) -> Check:
-    """Whether there is room for videos, key frames and the store."""
+    """Whether there is room for videos, shown frames and the store."""
     folder = settings.data_dir.absolute()
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(nearest).free
@@ -89,12 +89,12 @@ def disk(settings: Settings) -> Check:
     if free < FULL_BYTES:
         return Check("Disk", "fail", f"{words}: jobs fail when it is full", remedy)
     if free < FEW_BYTES:
-        return Check("Disk", "warn", f"{words}, which a few long videos fill", remedy)
+        return Check("Disk", "warn", f"{words}; a few long videos would fill it", remedy)
     return Check("Disk", "ok", words)
 
 
 def version_of(settings: Settings, project_id: int) -> Iterator[Check]:
-    """Whether the trained adapter that serves a project is whole on this machine; nothing where the base serves it."""
+    """Whether the adapter that serves a project is complete on this machine; nothing if the base serves it."""
     from backend.store import Store
 
     name = f"Project {project_id}"
@@ -118,15 +118,15 @@ def version_of(settings: Settings, project_id: int) -> Iterator[Check]:
         yield Check(
             name,
             "fail",
-            f"{version.name} serves it, but its adapter is not whole in {folder}: {error.message}",
-            "Share TRAJSEG_DATA_DIR with the machine that trained it, or take it back with `trajseg models rollback`.",
+            f"{version.name} serves it, but its adapter in {folder} is incomplete: {error.message}",
+            "Share TRAJSEG_DATA_DIR with the machine that trained it, or roll back with `trajseg models rollback`.",
         )
     else:
-        yield Check(name, "ok", f"{version.name} serves it, an adapter in {folder}")
+        yield Check(name, "ok", f"{version.name} serves it, from the adapter in {folder}")
 
 
 def _adapter(settings: Settings) -> Check:
-    """label-studio-ml answers /health itself; the adapter's /versions says what it serves."""
+    """Checks the adapter: label-studio-ml answers /health itself, the adapter's /versions says what it serves."""
     url, user = settings.external_url, settings.basic_auth_user
     auth = (user, settings.basic_auth_password.get_secret_value()) if user else None
     try:
@@ -136,7 +136,7 @@ def _adapter(settings: Settings) -> Check:
         return Check(
             "Backend",
             "fail",
-            f"label-studio-ml answers at {url}, but not trajseg's adapter in it",
+            f"label-studio-ml answers at {url}, but trajseg's adapter in it does not",
             "Start it with `gunicorn --threads 16 backend.ml_adapter._wsgi:app`, with the user and password set here.",
         )
     check = _same_model(settings, f"trajseg's adapter in label-studio-ml at {url}", str(version))
@@ -145,8 +145,8 @@ def _adapter(settings: Settings) -> Check:
     return Check(
         "Backend",
         "warn",
-        f"{check.words}; it does not say whether its queue and a worker are there",
-        "It needs a Redis at REDIS_URL and a `trajseg worker` beside it; GET /jobs shows whether jobs get done.",
+        f"{check.words}; whether its queue and a worker are running is unknown",
+        "It needs a Redis at REDIS_URL and a `trajseg worker` beside it; GET /jobs shows whether jobs are processed.",
     )
 
 

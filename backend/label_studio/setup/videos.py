@@ -1,4 +1,4 @@
-"""Videos on their way into a project: local files and links, made playable, with pictures to begin with."""
+"""Videos for a project: local files and links, made playable, with first pictures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trajseg.video import Clip, open_clip, playable_copy, save_frame
 from trajseg.video.spacing import end_to_end
 
 FIRST_FRAMES = 12
-"""Pictures that a task starts with, evenly spread; the first prediction brings the key frames."""
+"""Pictures that a task starts with, evenly spaced; the first prediction replaces them."""
 
 UPLOADABLE = (".mp4", ".webm")
-"""Suffixes of videos that Label Studio takes."""
+"""File suffixes of videos that Label Studio accepts."""
 
 LONGEST_STEM_BYTES = 100
-"""Of a name in front of a suffix; file systems allow 255 bytes in all, Label Studio's database 100 characters."""
+"""Longest file stem in bytes; file systems allow 255 bytes in all, Label Studio's database 100 characters."""
 
 Say = Callable[[str], None]
 
@@ -35,7 +35,7 @@ class Placed:
 
     Attributes:
         address: what goes into task data as `video`.
-        fps: frames per second to tell the editor; None where the video could not be looked at.
+        fps: frames per second for the editor; None if the video could not be opened.
         frames: addresses of the first pictures; none in the box view.
         frame_index: their 0-based frame indices.
     """
@@ -47,20 +47,20 @@ class Placed:
 
 
 def is_opaque(video: str, label_studio_url: str = "") -> bool:
-    """Whether only Label Studio knows how to read this: a cloud bucket, an upload, or one of its storages."""
+    """Whether only Label Studio can read this: a cloud bucket, an upload, or one of its storages."""
     if has_scheme(video):
         return not is_link(video) and not _is_file_url(video)
-    # A file here may lie in a folder of that name.
+    # A local file may lie in a folder of that name.
     return is_own_path(video, label_studio_url) and not Path(video).exists()
 
 
 @contextmanager
 def local_file(video: str, max_bytes: int) -> Iterator[Path]:
-    """A video that the operator names as a local file for as long as the context lasts; a link is downloaded.
+    """The operator's video as a local file while the context lasts; a link is downloaded.
 
-    The link's own host is trusted, since no annotator wrote it; a host that it redirects to is not.
+    The link's own host is trusted, since no annotator wrote it; hosts that it redirects to are not.
 
-    Raises VideoError when it is not there, or a link does not lead to a video.
+    Raises VideoError if the file is missing or the link is not a video.
     """
     if not is_link(video):
         yield Path(unquote(urlsplit(video).path)) if _is_file_url(video) else Path(video)
@@ -75,12 +75,12 @@ def local_file(video: str, max_bytes: int) -> Iterator[Path]:
 
 
 def file_stem(name: str) -> str:
-    """A name cut so short that it can be a part of another file's name, and go into Label Studio's."""
+    """A name shortened enough to be part of another file's name and to fit Label Studio's limit."""
     return printable(name).replace("\0", "_").encode()[:LONGEST_STEM_BYTES].decode(errors="ignore")
 
 
 def check(video: str, max_bytes: int, label_studio_url: str = "") -> None:
-    """Raises VideoError when a video cannot be used, before anything is made in Label Studio."""
+    """Raises VideoError if a video cannot be used, before anything is created in Label Studio."""
     if not is_opaque(video, label_studio_url) and not is_link(video):
         with local_file(video, max_bytes) as path:
             open_clip(path)
@@ -101,7 +101,7 @@ def place(
     """
     shown = printable(shown_address(video))
     if is_opaque(video, client.url):
-        say(f"{shown}: left as it is; frame rate and pictures come with the first prediction.")
+        say(f"{shown}: added as it is; frame rate and pictures come with the first prediction.")
         return Placed(video, None)
     with local_file(video, max_bytes) as path, tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         clip = open_clip(path)
@@ -110,11 +110,11 @@ def place(
         address = video if is_link(video) else ""
         if not clip.browser_playable or path.suffix.lower() not in UPLOADABLE:
             problem = clip.playback_problem or f"do not play {path.suffix or 'a file without a suffix'}"
-            say(f"{shown}: browsers {problem}; a copy is made.")
+            say(f"{shown}: browsers {problem}; uploading a copy.")
             path = playable_copy(clip, Path(folder) / f"{file_stem(path.stem)}.mp4")
             clip, address = open_clip(path), ""
         if not clip.constant_rate:
-            say(f"{shown}: its frame rate varies; frames are matched by their times.")
+            say(f"{shown}: variable frame rate; frames are matched by their times.")
         address = address or client.upload(project_id, path)
         frames: list[str] = []
         indices: list[int] = []

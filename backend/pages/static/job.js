@@ -7,7 +7,7 @@ import {Viewer} from "./viewer.js";
 const head = document.getElementById("part-head");
 
 function take({state}) {
-  // A finished job has tracks to show, and one that runs again has none.
+  // A done job has tracks to show; one that runs again has none.
   if ((state === "done") !== (head.dataset.state === "done")) location.reload();
   head.dataset.state = state;
 }

@@ -26,5 +26,5 @@ choose.addEventListener("change", () => {
   for (const field of choose.elements) field.disabled = field.value === "";
   choose.submit();
 });
-// Coming back with the browser's button: what was left out of the address may be chosen again.
+// After going back, fields that were left out of the address must be usable again.
 addEventListener("pageshow", () => { for (const field of choose.elements) field.disabled = false; });

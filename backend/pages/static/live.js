@@ -1,8 +1,8 @@
-// Keeps a page as the backend would write it now: asks for what has changed and changes only that.
+// Keeps a page up to date: polls the backend for changed parts and replaces only those.
 
 import {tellTimes} from "./times.js";
 
-const BUSY = 1500, IDLE = 6000, LONGEST = 30000; // milliseconds between two questions
+const BUSY = 1500, IDLE = 6000, LONGEST = 30000; // milliseconds between two requests
 
 /** Makes `from` like `to`, keeping elements, and with them focus, where they are of the same kind. */
 export function morph(from, to) {
@@ -14,7 +14,7 @@ export function morph(from, to) {
     if (from.data !== to.data) from.data = to.data;
     return;
   }
-  // A question that somebody has opened stays open while it asks the same.
+  // An open confirmation stays open as long as its text is the same.
   const asked = from.nodeName === "DETAILS" && from.textContent.trim() === to.textContent.trim();
   for (const {name} of [...from.attributes]) if (!to.hasAttribute(name) && !(asked && name === "open")) from.removeAttribute(name);
   for (const {name, value} of to.attributes) if (from.getAttribute(name) !== value) from.setAttribute(name, value);
@@ -27,7 +27,7 @@ function morphChildren(from, to) {
   old.slice(wanted.length).forEach(node => node.remove());
 }
 
-/** The inside of `element` becomes this HTML, which the backend has escaped. */
+/** Replaces the content of `element` with HTML that the backend has escaped. */
 export function fill(element, html) {
   const template = document.createElement("template");
   template.innerHTML = html;
@@ -35,7 +35,7 @@ export function fill(element, html) {
   tellTimes(element);
 }
 
-/** Asks `address` again and again while the page is looked at; `take` gets each answer, `busy` tells how often. */
+/** Polls `address` while the page is visible; `take` gets each answer, `busy` decides how often. */
 export class Live {
   constructor(address, take, busy) {
     Object.assign(this, {address, take, busy, marks: new Map(), tag: "", failures: 0, timer: 0});
@@ -82,7 +82,7 @@ export class Live {
   }
 }
 
-/** Cancel and retry without leaving the page; `done` is called when the backend has done it. */
+/** Runs cancel and retry without leaving the page; `done` is called after the backend's answer. */
 export function actHere(done) {
   document.addEventListener("submit", async event => {
     if (event.target.id !== "act") return;
@@ -105,7 +105,7 @@ export function actHere(done) {
 
 let quiet = 0;
 
-/** Says something at the lower edge of the page for a while. */
+/** Shows a message at the bottom of the page for a few seconds. */
 export function say(text, bad = false) {
   const place = document.getElementById("said");
   place.textContent = text;

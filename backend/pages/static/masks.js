@@ -1,13 +1,13 @@
-// The run-length codes of a job's masks, fetched a stretch of frames at a time and kept.
+// The run-length codes of a job's masks, fetched in chunks of frames and cached.
 
-const KEPT = 8; // stretches
+const KEPT = 8; // chunks
 
 export class Masks {
   constructor(address, atOnce) {
     Object.assign(this, {address, atOnce, stretches: new Map()});
   }
 
-  /** One code or null a track for a frame; a promise of them while they are on their way. */
+  /** One code or null per track for a frame; a promise while they are loading. */
   at(frame) {
     const number = Math.floor(frame / this.atOnce), place = frame % this.atOnce;
     const held = this.stretch(number);

@@ -1,4 +1,4 @@
-// Scores over time, one line a track, with frames to look at (rings) and painted ones (squares) marked; a click or a drag goes to a frame.
+// Scores over time, one line per track; rings mark frames to review, squares painted ones. Click or drag to go to a frame.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 116, TOP = 12, BOTTOM = 12, SIDE = 24; // CSS pixels
@@ -64,7 +64,7 @@ export class Plot {
     let line = "", drawing = false;
     scores.forEach((score, frame) => {
       if (score !== null) line += `${drawing ? "L" : "M"}${this.x(frame).toFixed(1)} ${this.y(score).toFixed(1)}`;
-      // A single frame would be a line of no length.
+      // A single frame would be a line of zero length.
       if (score !== null && !drawing) line += "h.1";
       drawing = score !== null;
     });

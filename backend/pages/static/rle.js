@@ -1,7 +1,7 @@
-// Masks as compressed COCO run-length codes: five bits a character, runs as differences to the one before last,
-// down the columns. The same as trajseg/tracks/rle.py reads.
+// Masks as compressed COCO run-length codes: five bits per character, runs as differences from the one before last,
+// column by column. The same format as in trajseg/tracks/rle.py.
 
-/** Lengths of the runs, background first, of the `counts` of a code. Throws a RangeError for what is none. */
+/** Lengths of the runs, background first, of the `counts` of a code. Throws a RangeError for an invalid code. */
 export function runs(counts) {
   const lengths = [];
   let value = 0, shift = 0;
@@ -12,7 +12,7 @@ export function runs(counts) {
     shift += 5;
     if (bits & 32) continue;
     if (bits & 16 && shift < 32) value |= -1 << shift;
-    // The first three runs stand for themselves.
+    // The first three runs are absolute.
     if (lengths.length > 2) value += lengths[lengths.length - 2];
     lengths.push(value);
     value = shift = 0;
@@ -20,7 +20,7 @@ export function runs(counts) {
   return lengths;
 }
 
-/** The mask of a code as bytes of 0 or 1, row after row. Throws a RangeError where the runs do not fill it. */
+/** The mask of a code as bytes of 0 or 1, row after row. Throws a RangeError if the runs do not fill it. */
 export function decode(counts, height, width) {
   const mask = new Uint8Array(height * width);
   let at = 0, inside = false;
@@ -28,7 +28,7 @@ export function decode(counts, height, width) {
     const end = at + length;
     if (length < 0 || end > mask.length) throw new RangeError("the runs do not fill the picture");
     if (inside) {
-      // `at` counts down the columns, the bytes lie along the rows.
+      // `at` runs down the columns, the bytes are row by row.
       for (let row = at % height, column = (at - row) / height; at < end; at++) {
         mask[row * width + column] = 1;
         if (++row === height) { row = 0; column++; }
@@ -42,7 +42,7 @@ export function decode(counts, height, width) {
 }
 
 const INSIDE = 115; // of 255: the picture below stays visible
-const BRIGHTER = 0.5; // share of white in the edge: a red mask on a red thing is to be seen too
+const BRIGHTER = 0.5; // share of white in the edge: a red mask on a red object must be visible, too
 
 /** Paints a mask into RGBA pixels of the same size: its inside lightly, its edge fully. `colour` is "#rrggbb". */
 export function paint(pixels, mask, width, colour) {

@@ -1,4 +1,4 @@
-// Times as people say them: "3 minutes ago", with the moment itself on hover.
+// Relative times: "3 minutes ago", with the moment itself on hover.
 
 const WORDS = new Intl.RelativeTimeFormat("en", {numeric: "auto"});
 const EXACT = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "medium"});

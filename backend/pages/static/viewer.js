@@ -1,4 +1,4 @@
-// The track viewer: a video with the masks of each of its frames, in step with what the browser really shows.
+// The track viewer: a video with the masks of each of its frames, in sync with the frame that the browser shows.
 
 import {decode, paint} from "./rle.js";
 import {Masks} from "./masks.js";
@@ -8,11 +8,11 @@ const SEEK_OFFSET = 0.002; // seconds, as Label Studio's editor adds them: round
 const by = id => document.getElementById(id);
 
 export class Viewer {
-  /** Fetches what belongs to the viewer in `place`, and starts it. */
+  /** Fetches the viewer's data and starts it in `place`. */
   static async open(place) {
     const answer = await fetch(place.dataset.tracks);
     if (answer.ok) new Viewer(place, await answer.json());
-    else tell("The tracks cannot be loaded. Load the page again.");
+    else tell("The tracks cannot be loaded. Reload the page.");
   }
 
   constructor(place, form) {
@@ -36,7 +36,7 @@ export class Viewer {
     this.start();
   }
 
-  /** Plays the video, or shows single pictures where that is not to be had. */
+  /** Plays the video, or shows single pictures if it cannot be played. */
   start() {
     const {video} = this;
     const unplayable = () => this.withoutVideo();
@@ -49,7 +49,7 @@ export class Viewer {
         by("play").setAttribute("aria-label", video.paused ? "Play" : "Pause");
       });
     }
-    // Where a seek ends on the same picture, the browser reports no new frame.
+    // If a seek ends on the same picture, the browser reports no new frame.
     video.addEventListener("seeked", () => this.show(this.frameAt(video.currentTime)));
     if ("requestVideoFrameCallback" in video) {
       const onFrame = (_, {mediaTime}) => {
@@ -70,7 +70,7 @@ export class Viewer {
     by("play").disabled = by("speed").disabled = true;
     const pictures = this.stills.length > 0;
     by("still").hidden = !pictures;
-    tell(pictures ? "The video cannot be played here: its key frames are shown." : "The video cannot be played here: masks only.");
+    tell(pictures ? "The video cannot be played here, so its stored frames are shown." : "The video cannot be played here, so only the masks are shown.");
     this.seek(pictures ? this.stills[0] : 0);
   }
 
@@ -78,7 +78,7 @@ export class Viewer {
     return this.place.classList.contains("is-still");
   }
 
-  /** 0-based index of the frame on show at `time` seconds. */
+  /** 0-based index of the frame shown at `time` seconds. */
   frameAt(time) {
     let low = 0, high = this.last;
     while (low < high) {
@@ -89,7 +89,7 @@ export class Viewer {
     return low;
   }
 
-  /** Goes to a frame; without a video, to the picture that is nearest. */
+  /** Goes to a frame; without a video, to the nearest picture. */
   seek(frame) {
     frame = Math.min(Math.max(frame, 0), this.last);
     if (this.still) {
@@ -105,7 +105,7 @@ export class Viewer {
     this.video.currentTime = this.times[frame] + SEEK_OFFSET;
   }
 
-  /** One step from where the last one leads, which the browser may not have shown yet. */
+  /** One step from the last target, which the browser may not have reached yet. */
   step(frames) {
     const from = this.still || !this.video.seeking ? this.frame : this.target;
     if (!this.still || !this.stills.length) return this.seek(from + frames);
@@ -119,7 +119,7 @@ export class Viewer {
     else this.video.pause();
   }
 
-  /** Everything but the picture itself follows to this frame. */
+  /** Updates everything but the picture itself to this frame. */
   show(frame) {
     this.frame = frame;
     const reasons = [...this.reasons.get(frame) ?? []];
@@ -142,7 +142,7 @@ export class Viewer {
       try {
         codes = await codes;
       } catch {
-        return tell("The masks cannot be loaded. Load the page again.");
+        return tell("The masks cannot be loaded. Reload the page.");
       }
       if (frame !== this.frame) return;
     }
@@ -157,7 +157,7 @@ export class Viewer {
     this.canvas.dataset.frame = frame;
   }
 
-  /** The frames to look at of the tracks that are shown, and why. */
+  /** The frames to review in the visible tracks, with reasons. */
   chooseDoubts() {
     this.reasons = new Map();
     this.form.tracks.forEach(({label, doubts}, track) => {

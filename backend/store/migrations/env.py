@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that the store hands over."""
+"""Alembic's entry point: runs the migrations on the connection that the store passes in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from alembic import context
 from backend.store.models import Base
 
 connection = context.config.attributes["connection"]
-# No batch mode: it makes a table again and drops the old one, and SQLite then deletes what refers to its rows.
+# No batch mode: it recreates tables and drops the old ones, and SQLite then deletes the rows that refer to them.
 context.configure(connection=connection, target_metadata=Base.metadata)
 with context.begin_transaction():
     context.run_migrations()

@@ -110,7 +110,7 @@ def test_rounds_run_to_the_end_of_the_budget_and_each_is_reported(world: World) 
     assert learning.waiting_for().startswith("the training (queued")
     world.trained(promoted=False, gain=None)
     assert learning.step() == ["Round 1: Not promoted: needs about 4 more corrected videos."]
-    assert "the version before it serves on. 2 of 4 tasks are left." in learning.step()[0]
+    assert "the previous version keeps serving. 2 of 4 tasks are left." in learning.step()[0]
     (said,) = learning.step()
     assert said.startswith("Round 2: correct these tasks")
     second = learning.rounds[1].tasks
@@ -124,7 +124,7 @@ def test_rounds_run_to_the_end_of_the_budget_and_each_is_reported(world: World) 
     assert learning.step() == []
     assert learning.waiting_for() == "1 tasks to be labelled again"
     world.finish(again)
-    assert "has labelled the rest again. 0 of 4 tasks are left." in learning.step()[0]
+    assert "has relabelled the rest. 0 of 4 tasks are left." in learning.step()[0]
     assert learning.finished
     assert [(each.state, each.promoted, each.gain) for each in learning.rounds] == [
         ("done", False, None),
@@ -132,7 +132,7 @@ def test_rounds_run_to_the_end_of_the_budget_and_each_is_reported(world: World) 
     ]
 
 
-def test_what_was_stopped_goes_on_where_it_was(world: World) -> None:
+def test_what_was_stopped_resumes_where_it_was(world: World) -> None:
     world.learning().step()
     for task in (1, 4):
         world.correct(task)
@@ -149,12 +149,12 @@ def test_corrections_that_are_still_carried_on_are_waited_for(world: World) -> N
         world.correct(task)
     refine, _ = world.store.jobs.add("refine", world.project.id, 4, "v", "it", "interactive", {"annotation_id": 104})
     assert learning.step() == []
-    assert "carry corrections on" in learning.waiting_for()
+    assert "propagate corrections" in learning.waiting_for()
     world.finish(refine)
     assert "training is queued" in learning.step()[0]
 
 
-def test_a_failed_training_says_why_and_is_asked_for_once_more(world: World) -> None:
+def test_a_failed_training_says_why_and_is_requested_again(world: World) -> None:
     learning = world.learning()
     learning.step()
     for task in (1, 4):

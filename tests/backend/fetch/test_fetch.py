@@ -105,7 +105,7 @@ def test_an_upload_is_fetched_from_label_studio_with_the_token(
     assert origin.seen[0][2]["Authorization"] == f"Token {'c0ffee' * 6}"
 
 
-def test_a_local_file_of_label_studio_is_asked_for_with_its_query(
+def test_a_local_file_of_label_studio_is_requested_with_its_query(
     origin: Origin, policy: FetchPolicy, tmp_path: Path
 ) -> None:
     origin.routes["/data/local-files/"] = send()
@@ -181,14 +181,14 @@ def test_a_dead_link_is_named(origin: Origin, policy: FetchPolicy, tmp_path: Pat
         fetch("/data/upload/1/gone.mp4", tmp_path, policy)
 
 
-def test_label_studio_being_down_is_told_apart_from_a_dead_link(policy: FetchPolicy, tmp_path: Path) -> None:
+def test_label_studio_being_down_is_distinguished_from_a_dead_link(policy: FetchPolicy, tmp_path: Path) -> None:
     down = replace(policy, label_studio_url="http://127.0.0.1:9")
     with pytest.raises(LabelStudioError, match=r"Label Studio at http://127\.0\.0\.1:9"):
         fetch("/data/upload/1/v.mp4", tmp_path, down)
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_server_that_wants_to_be_asked_later_is_told_apart_with_its_wish(
+def test_a_busy_server_is_distinguished_with_its_retry_after(
     status: int, origin: Origin, other: Origin, policy: FetchPolicy, tmp_path: Path
 ) -> None:
     for server in (origin, other):
@@ -202,7 +202,7 @@ def test_a_server_that_wants_to_be_asked_later_is_told_apart_with_its_wish(
     assert elsewhere.value.retry_after == 7
 
 
-def test_a_refused_token_is_told_as_such(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+def test_a_refused_token_is_reported_as_such(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
     origin.routes["/data/upload/1/v.mp4"] = send(401, b"{}")
     with pytest.raises(LabelStudioError) as caught:
         fetch("/data/upload/1/v.mp4", tmp_path, policy)
@@ -253,7 +253,7 @@ def slowly(handler: http.server.BaseHTTPRequestHandler) -> None:
 
 def test_a_slow_download_is_given_up(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
     origin.routes["/data/upload/1/v.mp4"] = slowly
-    with pytest.raises(VideoError, match="was not there after"):
+    with pytest.raises(VideoError, match="was not downloaded within"):
         fetch("/data/upload/1/v.mp4", tmp_path, replace(policy, max_seconds=0.3))
     assert leftovers(tmp_path) == []
 
@@ -352,7 +352,7 @@ def test_a_cache_that_cannot_be_written_is_the_machines_fault(
 ) -> None:
     origin.routes["/data/upload/1/v.mp4"] = send()
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(ServiceError, match="cannot be kept"):
+    with pytest.raises(ServiceError, match="cannot be stored"):
         fetch("/data/upload/1/v.mp4", tmp_path / "cache", policy)
 
 
@@ -388,7 +388,7 @@ SECRET = json.dumps({"email": "admin@example.com", "token": "c0ffee"}).encode()
     ],
 )
 @pytest.mark.parametrize("absolute", [False, True])
-def test_nothing_of_label_studio_is_asked_for_but_its_files(
+def test_nothing_of_label_studio_is_requested_but_its_files(
     path: str, absolute: bool, origin: Origin, policy: FetchPolicy, tmp_path: Path
 ) -> None:
     origin.routes[API] = send(200, SECRET)
@@ -397,7 +397,7 @@ def test_nothing_of_label_studio_is_asked_for_but_its_files(
     assert origin.seen == []
 
 
-def test_the_api_is_not_asked_for_by_its_own_address(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
+def test_the_api_is_not_requested_by_its_own_address(origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="not a file that it stores"):
         fetch(origin.url + API, tmp_path, policy)
     assert origin.seen == []
@@ -560,7 +560,7 @@ def drip(part: bytes) -> Answer:
 def test_a_drip_ends_at_the_total_time(part: bytes, origin: Origin, policy: FetchPolicy, tmp_path: Path) -> None:
     origin.routes["/data/upload/1/v.mp4"] = drip(part)
     started = time.monotonic()
-    with pytest.raises(VideoError, match="was not there after"):
+    with pytest.raises(VideoError, match="was not downloaded within"):
         fetch("/data/upload/1/v.mp4", tmp_path, replace(policy, max_seconds=0.5))
     assert time.monotonic() - started < 2
     assert leftovers(tmp_path) == []
@@ -586,7 +586,7 @@ def test_a_compressed_answer_is_not_unpacked(origin: Origin, policy: FetchPolicy
 
 
 @pytest.mark.parametrize("name", ["a\0b.mp4", "x" * 300, "file://%00", "file:/etc/passwd", "//127.0.0.1/v.mp4", "loop"])
-def test_a_path_that_is_none_is_an_error_of_the_task(name: str, tmp_path: Path) -> None:
+def test_an_invalid_path_is_an_error_of_the_task(name: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(VideoError):
         fetch(name, tmp_path / "cache", FetchPolicy(folders=(tmp_path,)))

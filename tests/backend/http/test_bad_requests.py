@@ -34,7 +34,7 @@ def test_the_key_at_fault_is_named_and_its_value_is_not_repeated(client: FlaskCl
 
 
 @pytest.mark.parametrize("project", ["", "abc", "-1", ".5", "9" * 40, "6." + "1" * 99])
-def test_a_project_that_is_none_is_refused(
+def test_an_invalid_project_is_refused(
     project: str, client: FlaskClient, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     answer = client.post("/predict", json={**predict_body(1), "project": project})
@@ -61,7 +61,7 @@ def test_a_request_that_is_too_large_is_refused(settings: Settings, store: Store
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/predict", 405)])
-def test_wrong_addresses_are_told_as_json(method: str, path: str, status: int, client: FlaskClient) -> None:
+def test_wrong_addresses_are_reported_as_json(method: str, path: str, status: int, client: FlaskClient) -> None:
     answer = client.open(path, method=method)
     assert answer.status_code == status
     assert answer.json["error"]
@@ -82,7 +82,7 @@ def test_an_error_that_nobody_foresaw_hides_its_details(
     assert "1234" not in answer.text
 
 
-def test_a_store_that_is_gone_is_told_by_health_and_by_every_request(
+def test_a_store_that_is_gone_is_reported_by_health_and_by_every_request(
     settings: Settings, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     client = create_app(compose(settings, Store("postgresql://me:secret@127.0.0.1:1/none"))).test_client()

@@ -127,7 +127,7 @@ def test_jobs_are_listed_and_chosen(
     assert client.get("/jobs?limit=x").status_code == 400
 
 
-def test_unknown_jobs_are_told(client: FlaskClient, bearer: dict[str, str]) -> None:
+def test_unknown_jobs_are_reported(client: FlaskClient, bearer: dict[str, str]) -> None:
     for answer in (
         client.get("/jobs/x"),
         client.post("/jobs/x/cancel", headers=bearer),

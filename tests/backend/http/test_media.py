@@ -112,7 +112,7 @@ def test_a_picture_that_is_looked_at_says_that_its_task_is_open(
     assert not store.tasks.is_open(job.project_id, 1, hours=0)
 
 
-def test_a_task_that_is_asked_for_alone_may_be_open_in_a_page(
+def test_a_task_requested_alone_may_be_open_on_a_page(
     client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     client.post("/predict", json=predict_body(3, 4))

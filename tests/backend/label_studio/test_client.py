@@ -47,7 +47,7 @@ def test_a_wrong_token_says_where_to_get_one(studio: FakeLabelStudio) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "  ", jwt.encode({"token_type": "refresh", "exp": 1}, "k" * 32)])
-def test_no_token_and_an_expired_one_are_told_before_anything_is_asked(studio: FakeLabelStudio, token: str) -> None:
+def test_no_token_and_an_expired_one_are_reported_before_any_request(studio: FakeLabelStudio, token: str) -> None:
     with pytest.raises(LabelStudioError) as refused:
         LabelStudioClient(studio.url, token)
     assert "LABEL_STUDIO_API_KEY" in refused.value.remedy
@@ -61,7 +61,7 @@ def test_a_revoked_personal_token_says_where_to_get_one(studio: FakeLabelStudio)
     assert "LABEL_STUDIO_API_KEY" in refused.value.remedy
 
 
-def test_token_kinds_are_told_apart() -> None:
+def test_token_kinds_are_distinguished() -> None:
     assert token_kind(LEGACY) == "legacy"
     assert token_kind(jwt.encode({"token_type": "access"}, "k" * 32)) == "access"
 
@@ -72,7 +72,7 @@ def test_reading_is_tried_again_when_label_studio_is_busy(studio: FakeLabelStudi
     assert len(studio.requests) == 4
 
 
-def test_after_the_last_try_the_reason_is_told(studio: FakeLabelStudio, client: LabelStudioClient) -> None:
+def test_after_the_last_try_the_reason_is_reported(studio: FakeLabelStudio, client: LabelStudioClient) -> None:
     studio.failures = 100
     with pytest.raises(LabelStudioError, match="busy"):
         client.version()
@@ -115,7 +115,7 @@ def test_setting_task_data_leaves_other_keys_and_does_nothing_twice(
     assert len([one for one in studio.requests if one[0] == "PATCH"]) == 1
 
 
-def test_a_missing_task_and_a_missing_project_are_told_as_such(
+def test_a_missing_task_and_a_missing_project_are_reported_as_such(
     studio: FakeLabelStudio, client: LabelStudioClient
 ) -> None:
     project = studio.add_project()
@@ -139,7 +139,7 @@ def test_a_file_is_uploaded_without_a_task(studio: FakeLabelStudio, client: Labe
     assert studio.tasks == {}
 
 
-def test_what_is_no_label_studio_is_said_so(tiny_clip: TinyClip) -> None:
+def test_a_server_that_is_not_label_studio_is_reported(tiny_clip: TinyClip) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         import threading

@@ -116,7 +116,7 @@ def test_only_a_form_of_our_own_page_changes_what_serves(
     assert store.versions.served_name(project_id, BASE) == name
 
 
-def test_what_cannot_be_done_is_said(client: FlaskClient, store: Store, project_id: int) -> None:
+def test_a_rejected_request_is_answered_with_the_reason(client: FlaskClient, store: Store, project_id: int) -> None:
     form = {"token": token(client)}
     nothing = client.post(f"/page/models/{project_id}/rollback", data=form)
     assert (nothing.status_code, "served by the base" in nothing.text) == (400, True)

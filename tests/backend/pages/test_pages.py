@@ -72,7 +72,7 @@ NOTES = {
         {"text": "The clip was cut off."},
     ],
 }
-"""What a worker says beside the tracks; see docs/backend.md."""
+"""What a worker says beside the tracks; see docs/requests.md."""
 
 
 @pytest.fixture
@@ -115,19 +115,19 @@ def test_an_empty_list_says_how_to_begin(client: FlaskClient) -> None:
     assert "Nothing here" in client.get("/page/jobs?state=failed").text
 
 
-def test_a_waiting_job_can_be_cancelled_and_nobody_working_is_told(client: FlaskClient, ask: Any) -> None:
+def test_a_waiting_job_can_be_cancelled_and_missing_workers_are_reported(client: FlaskClient, ask: Any) -> None:
     job = ask()
     page = client.get("/page/jobs").text
     assert "the red square" in page
     assert f'formaction="/page/jobs/{job.id}/cancel"' in page
     assert "No worker is running" in page
-    assert "It is the next one." in client.get(f"/page/jobs/{job.id}").text
+    assert "It is next." in client.get(f"/page/jobs/{job.id}").text
 
 
 def test_a_running_job_shows_how_far_it_is_and_how_long_it_takes(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
     run = store.runs.start(job.id) or ""
-    assert "getting ready" in client.get("/page/jobs").text
+    assert "preparing" in client.get("/page/jobs").text
     with store.database.write() as session:
         session.get_one(Job, job.id).started_at = now() - timedelta(seconds=60)
     store.runs.progress(job.id, run, 15, 60)
@@ -143,7 +143,7 @@ def test_a_run_that_fell_silent_is_called_lost(client: FlaskClient, store: Store
     store.runs.start(job.id)
     with store.database.write() as session:
         session.get_one(Job, job.id).heartbeat_at = now() - timedelta(seconds=500)
-    assert "Its worker was last heard of" in text_of(client.get("/page/jobs").text)
+    assert "Its worker was last heard from" in text_of(client.get("/page/jobs").text)
 
 
 def test_a_failed_job_says_why_and_what_to_do_and_can_be_retried(client: FlaskClient, store: Store, ask: Any) -> None:
@@ -247,7 +247,7 @@ def test_the_pages_ask_for_the_same_password_as_the_rest(settings: Settings, sto
     assert client.post("/page/jobs/x/cancel").status_code == 401
 
 
-def test_unknown_jobs_and_pages_are_told_as_pages(client: FlaskClient) -> None:
+def test_unknown_jobs_and_pages_are_reported_as_pages(client: FlaskClient) -> None:
     for path in ("/page/jobs/x", "/page/nothing"):
         answer = client.get(path, headers=BROWSER)
         assert answer.status_code == 404
@@ -300,12 +300,12 @@ def test_news_of_one_job_tell_its_state(client: FlaskClient, store: Store, ask: 
     assert "Cancelled" in news["parts"]["head"]["html"]
 
 
-def test_a_done_job_shows_its_tracks_and_what_is_to_be_said_of_them(client: FlaskClient, done: Job) -> None:
+def test_a_done_job_shows_its_tracks_with_their_notes(client: FlaskClient, done: Job) -> None:
     page = client.get(f"/page/jobs/{done.id}").text
     shown = text_of(page)
     for told in (
         "track-1 0.80 a red square",
-        "Carried on by flow from 2 painted frames; painted frames that were withheld came out with J 0.85.",
+        "Propagated by flow from 2 painted frames; withheld painted frames were reproduced with J 0.85.",
         "It is a red square.",
         "Doubt 0.31",
         "3 warnings",
@@ -316,7 +316,7 @@ def test_a_done_job_shows_its_tracks_and_what_is_to_be_said_of_them(client: Flas
     assert places == sorted(places)
 
 
-def test_a_job_that_goes_on_from_another_links_to_it(client: FlaskClient, store: Store, done: Job) -> None:
+def test_a_job_that_continues_another_links_to_it(client: FlaskClient, store: Store, done: Job) -> None:
     params = {"base_job_id": done.id, "annotation_id": 5}
     job, _ = store.jobs.add("refine", done.project_id, 1, done.video, done.instruction, "interactive", params)
     assert f'href="/page/jobs/{done.id}"' in client.get(f"/page/jobs/{job.id}").text
@@ -341,7 +341,7 @@ def test_a_job_without_tracks_says_so(client: FlaskClient, store: Store, ask: An
     result.tracks = []
     store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert "no such object" in client.get("/page/jobs").text
-    assert "The model found no such object" in client.get(f"/page/jobs/{job.id}").text
+    assert "The model found no matching object" in client.get(f"/page/jobs/{job.id}").text
     assert client.get(f"/page/jobs/{job.id}/tracks.json").json["tracks"] == []
 
 
@@ -572,7 +572,7 @@ def test_every_text_colour_can_be_read_in_light_and_dark() -> None:
             assert (bright + 0.05) / (dim + 0.05) >= 4.5, (name, text, ground)
 
 
-def test_an_adoption_is_told_in_stretches_of_frames() -> None:
+def test_an_adoption_is_described_in_ranges_of_frames() -> None:
     from backend.pages.adoption import _in_words
     from backend.store.adoptions import FrameChange
 

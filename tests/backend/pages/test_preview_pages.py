@@ -17,8 +17,8 @@ from backend.store import Store
 REPORT = {
     "engine": "trajseg-tiny",
     "frames": 5,
-    "speed": "0.25 s a frame on this worker",
-    "estimate": "about 15 minutes for 30 videos like this (3600 frames), by one worker",
+    "speed": "0.25 s per frame on this worker",
+    "estimate": "about 15 minutes for 30 videos like this (3600 frames) with one worker",
     "tracks": ["track-1: a <red> square (score 0.91), in frames 1, 30"],
     "answer": "Looked for: red square.\n1. red square (0.91), frames 0 to 4: accepted.",
 }

@@ -92,7 +92,7 @@ def test_versions_lists_all_on_offer(client: FlaskClient) -> None:
     assert client.get("/versions").json == {"versions": ["trajseg-tiny", GROUNDED]}
 
 
-def test_engines_whose_predictions_could_not_be_told_apart_are_refused(tmp_path: Any) -> None:
+def test_engines_with_indistinguishable_predictions_are_refused(tmp_path: Any) -> None:
     folder = tmp_path / "trajseg-tiny"
     folder.mkdir()
     with pytest.raises(InputError, match="both have the model version trajseg-tiny"):

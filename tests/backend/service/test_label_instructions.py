@@ -33,7 +33,7 @@ def request(project: Project, instruction: object, xml: str = XML) -> JobRequest
 
 
 @pytest.mark.parametrize("instruction", [None, "", "  "])
-def test_a_task_without_an_instruction_is_asked_for_every_labels(project: Project, instruction: str | None) -> None:
+def test_a_task_without_an_instruction_uses_every_labels(project: Project, instruction: str | None) -> None:
     asked = request(project, instruction)
     assert asked.instruction == "car: the red car; dog: the dog that runs"
     assert asked.params.instructions == (("car", "the red car"), ("dog", "the dog that runs"))
@@ -44,7 +44,7 @@ def test_a_tasks_own_instruction_goes_first(project: Project) -> None:
     assert (asked.instruction, asked.params.instructions) == ("the blue bus", ())
 
 
-def test_without_either_it_says_where_one_may_stand(project: Project) -> None:
+def test_without_either_it_says_where_one_may_be_given(project: Project) -> None:
     with pytest.raises(TaskError) as caught:
         request(project, "", fill("mask", ["car"]))
     assert 'instruction="the red car"' in caught.value.remedy

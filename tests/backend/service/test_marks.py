@@ -44,7 +44,7 @@ def found(*drawn: dict[str, Any], **data: Any) -> list[dict[str, Any]]:
     return marks.drawn(Context(result=list(drawn)), CONFIG, task)
 
 
-def test_a_rectangle_is_told_in_pixels_of_the_frame_that_its_picture_shows() -> None:
+def test_a_rectangle_is_in_pixels_of_the_frame_that_its_picture_shows() -> None:
     (hint,) = found(rectangle(25, 50, 50, 25))
     assert (hint["index"], hint["box"], hint["point"]) == (2, [8.0, 12.0, 16.0, 6.0], False)
 
@@ -79,7 +79,7 @@ def test_without_a_free_label_a_new_object_is_refused_with_what_to_do(result: Re
     other = MaskTrack.from_masks("t2", [None] * 4, (0.0, 0.1, 0.2, 0.3), [0.0] * 4, label="track-2")
     result.tracks.append(other)
     hint = {"index": 0, "box": [20.0, 14.0, 6.0, 6.0], "point": False, "named": "", "negative": False}
-    with pytest.raises(TaskError, match="labels of the project are taken") as caught:
+    with pytest.raises(TaskError, match="labels of the project are in use") as caught:
         marks.with_labels([hint], result, CONFIG, Task(id=1, data={}))
     assert "track-9" in caught.value.remedy
 

@@ -165,7 +165,7 @@ def test_a_project_of_a_new_label_studio_with_the_same_ids_gets_its_own_jobs(
     assert len(store.jobs.newest()) == 2
 
 
-def test_a_done_job_asked_for_again_is_delivered_again_but_not_run_again(
+def test_a_done_job_requested_again_is_delivered_again_but_not_run_again(
     client: FlaskClient, store: Store, queue: JobQueue, predict_body: Callable[..., dict[str, Any]], result: Result
 ) -> None:
     body = predict_body(1)
@@ -184,7 +184,7 @@ def test_a_done_job_asked_for_again_is_delivered_again_but_not_run_again(
     assert store.jobs.get(job.id).state == "done"
 
 
-def test_a_failed_job_asked_for_again_is_run_again_after_a_while_but_a_cancelled_one_is_not(
+def test_a_failed_job_requested_again_is_run_again_after_a_while_but_a_cancelled_one_is_not(
     client: FlaskClient,
     store: Store,
     queue: JobQueue,
@@ -306,7 +306,7 @@ def test_the_same_words_typed_again_are_answered_from_the_store(
     assert len(store.jobs.newest()) == 1
 
 
-def test_a_sentence_that_means_nothing_is_told_apart_from_one_that_is_not_understood(
+def test_a_sentence_without_a_match_is_distinguished_from_one_that_is_not_understood(
     client: FlaskClient, store: Store, settings: Settings, predict_body: Callable[..., dict[str, Any]], result: Result
 ) -> None:
     settings.interactive_wait_seconds = 0
@@ -339,7 +339,7 @@ def test_a_sentence_that_the_engine_refuses_is_said_to_be_not_understood(
     assert said(answer) == "Not understood: \"the\". 'the' names nothing. Name an object."
 
 
-def test_nobody_waits_long_where_such_sentences_take_longer_than_anybody_would(
+def test_the_wait_is_short_if_such_sentences_usually_take_longer(
     client: FlaskClient,
     store: Store,
     settings: Settings,

@@ -37,7 +37,7 @@ def due(store: Store, job: Job) -> bool:
     return store.preemption.due(job, STALE)
 
 
-def test_a_prelabel_makes_way_for_a_waiting_interactive_job_and_for_no_other(store: Store, running: Job) -> None:
+def test_a_prelabel_yields_to_a_waiting_interactive_job_and_to_no_other(store: Store, running: Job) -> None:
     waiting(store, "prelabel", 2)
     waiting(store, "finetune", 3)
     assert not due(store, running)
@@ -47,13 +47,13 @@ def test_a_prelabel_makes_way_for_a_waiting_interactive_job_and_for_no_other(sto
     assert not due(store, running), "another worker has taken it"
 
 
-def test_interactive_jobs_make_way_for_nobody(store: Store) -> None:
+def test_interactive_jobs_yield_to_nobody(store: Store) -> None:
     running = begun(store, waiting(store, "interactive", 1))
     waiting(store, "interactive", 2)
     assert not due(store, running)
 
 
-def test_a_training_makes_way_for_prelabels_too(store: Store) -> None:
+def test_a_training_yields_to_prelabels_too(store: Store) -> None:
     training = begun(store, waiting(store, "finetune", 1))
     assert not due(store, training)
     waiting(store, "prelabel", 2)
@@ -73,7 +73,7 @@ def test_a_job_that_may_not_start_yet_preempts_nothing(store: Store, running: Jo
     assert not due(store, running)
 
 
-def test_of_several_workers_as_many_make_way_as_jobs_wait(store: Store, running: Job) -> None:
+def test_of_several_workers_as_many_yield_as_jobs_wait(store: Store, running: Job) -> None:
     second, third = (begun(store, waiting(store, "prelabel", task)) for task in (2, 3))
     waiting(store, "interactive", 4)
     assert [due(store, job) for job in (running, second, third)] == [True, False, False]

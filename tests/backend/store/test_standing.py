@@ -104,12 +104,12 @@ def removed(job_id: str, index: int, number: int = 1) -> Change:
     return Change(f"track-{number}", index, "removed", f"t{number}", job_id)
 
 
-def test_without_anything_nothing_stands(world: World) -> None:
+def test_without_anything_there_are_no_tracks(world: World) -> None:
     assert world.standing.task_ids(world.project) == []
     assert world.standing.task(world.project, 1) is None
 
 
-def test_without_an_annotation_the_newest_prediction_of_each_instruction_stands(world: World) -> None:
+def test_without_an_annotation_the_newest_prediction_of_each_instruction_counts(world: World) -> None:
     world.done("prelabel", [track(1, [9] * FRAMES)])
     world.done(
         "refine",
@@ -162,7 +162,7 @@ def test_painted_frames_stand_before_the_refinement_is_done_and_the_rest_follows
     assert world.task().who == "ada@b.org"
 
 
-def test_a_second_annotation_stands_on_what_the_first_one_painted(world: World) -> None:
+def test_a_second_annotation_builds_on_the_first_ones_paint(world: World) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
     refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True)
     world.finish(refine, [track(1, [9, 10, 11, 2, 2, 2], ["flow", "person", "flow"])])
@@ -308,7 +308,7 @@ def test_a_caption_is_what_a_person_wrote_else_what_one_submitted_unchanged(worl
     assert said == {"track-1": ("a red square", ACCEPTED), "track-2": ("a blue ring", PAINTED)}
 
 
-def test_a_written_caption_stands_when_the_track_is_refined_and_annotated_once_more(world: World) -> None:
+def test_a_written_caption_is_kept_when_the_track_is_refined_and_annotated_again(world: World) -> None:
     job = world.done("prelabel", [captioned(1, "a ring")])
     refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True, captions={"track-1": "a square"})
     world.finish(refine, [captioned(1, "an egg", ["flow", "person"])])

@@ -52,7 +52,7 @@ def test_a_store_made_by_a_newer_version_is_refused_with_a_remedy(store: Store, 
     file = settings.data_dir / "trajseg.db"
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(ServiceError, match="another version") as caught:
+    with pytest.raises(ServiceError, match="newer version") as caught:
         Store(settings.store_url).migrate()
     assert "newer" in caught.value.remedy
 
@@ -74,14 +74,14 @@ def test_other_databases_are_refused(url: str) -> None:
         Store(url)
 
 
-def test_a_database_that_does_not_answer_is_told_without_its_password() -> None:
+def test_a_database_that_does_not_answer_is_reported_without_its_password() -> None:
     store = Store("postgresql://me:secret@127.0.0.1:1/none")
     with pytest.raises(ServiceError) as caught:
         store.migrate()
     assert "secret" not in str(caught.value)
 
 
-def test_a_project_takes_the_stamp_it_is_told_first_and_another_stamp_is_another_project(
+def test_a_project_takes_the_first_stamp_and_another_stamp_is_another_project(
     store: Store,
 ) -> None:
     made = store.projects.upsert(7, "", "<View/>", title="Clips")
@@ -181,7 +181,7 @@ def test_progress_tells_frames_eta_and_heartbeat(store: Store) -> None:
     assert held.heartbeat_at.tzinfo is UTC
 
 
-def test_a_cancelled_run_is_told_at_its_next_frame_and_cannot_be_begun(store: Store) -> None:
+def test_a_cancelled_run_learns_it_at_its_next_frame_and_cannot_be_started(store: Store) -> None:
     job = add(store)
     token = store.runs.start(job.id)
     assert token
@@ -249,7 +249,7 @@ def test_an_interactive_job_is_not_delivered_while_its_page_may_be_answered(stor
     assert len(store.deliveries.due(until)) == 1
 
 
-def test_a_failed_job_says_why_and_a_retry_begins_it_anew(store: Store, result: Result) -> None:
+def test_a_failed_job_says_why_and_a_retry_starts_it_again(store: Store, result: Result) -> None:
     job = add(store)
     store.runs.fail(job.id, store.runs.start(job.id) or "", "The video is empty.", "Upload it again.")
     failed = store.jobs.get(job.id)

@@ -18,7 +18,7 @@ def project(store: Store) -> int:
     return store.projects.upsert(7, "", "", stamp="1").id
 
 
-def test_a_task_is_open_for_some_hours_after_somebody_looked(store: Store, project: int) -> None:
+def test_a_task_is_open_for_some_hours_after_someone_looked(store: Store, project: int) -> None:
     assert not store.tasks.is_open(project, 1, hours=1)
     store.tasks.settle(project, 1, "refined")
     assert not store.tasks.is_open(project, 1, hours=1)

@@ -73,7 +73,7 @@ def test_versions_of_another_base_or_project_do_not_serve(store: Store, project_
     assert trained(store, other, "b") == 1, "numbers count from 1 in each project"
 
 
-def test_a_job_that_makes_way_keeps_its_place_and_its_tries(store: Store, project_id: int) -> None:
+def test_a_job_that_yields_keeps_its_place_and_its_tries(store: Store, project_id: int) -> None:
     job, _ = store.jobs.add("prelabel", project_id, 1, "a.mp4", "it", "finetune")
     token = store.runs.start(job.id)
     assert store.runs.make_way(job.id, token)

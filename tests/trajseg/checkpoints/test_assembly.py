@@ -380,7 +380,7 @@ def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(
 
 def test_what_does_not_fit_is_named_with_what_to_do(sources: tuple[Path, dict[str, Weights]], tmp_path: Path) -> None:
     folder, _ = sources
-    with pytest.raises(CheckpointError, match=r"vision tower is a checkpoint of its own: openai/clip.*--clip"):
+    with pytest.raises(CheckpointError, match=r"vision tower is a separate checkpoint: openai/clip.*--clip"):
         put_together(folder / "authors", tmp_path / "out", sam2=folder / "sam2.1.pt")
     with pytest.raises(CheckpointError, match=r"no SAM 2.*--sam2"):
         put_together(folder / "llava", tmp_path / "out")
@@ -390,12 +390,12 @@ def test_what_does_not_fit_is_named_with_what_to_do(sources: tuple[Path, dict[st
     wide.d_model = 96
     with pytest.raises(CheckpointError, match=r"no_mem_embed is \[1, 1, 64\] and should be \[1, 1, 96\]"):
         put_together(folder / "llava", tmp_path / "out", sam2=folder / "sam2.1.pt", sam2_config=wide)
-    with pytest.raises(CheckpointError, match="none of Meta's SAM 2"):
+    with pytest.raises(CheckpointError, match="not one of Meta's SAM 2"):
         assemble(folder / "llava", tmp_path / "out", sam2=folder / "sam2.1.pt")
     command = ["model", "assemble", "--llava", str(folder / "llava"), "--sam2", str(folder / "sam2.1.pt")]
     result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert "none of Meta's SAM 2" in result.output
+    assert "not one of Meta's SAM 2" in result.output
     assert not (tmp_path / "out").exists(), "nothing is written before everything fits"
 
 

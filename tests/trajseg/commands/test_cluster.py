@@ -56,21 +56,21 @@ def test_two_actors_give_what_one_process_gives_and_a_second_run_does_only_what_
     other = json.loads((tmp_path / "ray" / "job-1.json").read_text()) | {"instruction": "the star"}
     (tmp_path / "ray" / "job-1.json").write_text(json.dumps(other))
     again = segment(jobs, tmp_path / "ray", "--ray", "local", "--workers", "2")
-    assert "1 jobs are done already" in again.output
+    assert "1 jobs are already done" in again.output
     assert "2 jobs done, 1 kept" in again.output
     assert kept.stat().st_mtime_ns == before
     for name in files:
         assert json.loads((tmp_path / "ray" / name).read_text()) == json.loads((tmp_path / "alone" / name).read_text())
 
 
-def test_a_cluster_that_is_not_there_is_named(jobs: Path, tmp_path: Path) -> None:
+def test_a_missing_cluster_is_named(jobs: Path, tmp_path: Path) -> None:
     outcome = segment(jobs, tmp_path / "out", "--ray", "127.0.0.1:9")
     assert outcome.exit_code != 0
     assert "127.0.0.1:9 cannot be reached" in str(outcome.exception) + outcome.output
 
 
 @pytest.mark.parametrize("address", ["nowhere:port", "ray://127.0.0.1:99999"])
-def test_an_address_that_cannot_be_is_named(jobs: Path, tmp_path: Path, address: str) -> None:
+def test_an_invalid_address_is_named(jobs: Path, tmp_path: Path, address: str) -> None:
     outcome = segment(jobs, tmp_path / "out", "--ray", address)
     assert f"{address} cannot be reached" in str(outcome.exception) + outcome.output
 

@@ -75,7 +75,7 @@ def test_four_bits_without_bitsandbytes_name_the_package() -> None:
         load_engine("trajseg-tiny", "cpu", four_bit=True)
 
 
-def test_a_gpu_that_is_not_there_is_named() -> None:
+def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(InputError, match="cuda:99"):
         load_engine("trajseg-tiny", "cuda:99", dtype="bfloat16")
 

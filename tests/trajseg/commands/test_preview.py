@@ -57,7 +57,7 @@ def test_a_preview_draws_five_frames_and_estimates_the_lot(run: Any, tiny_clip: 
 def test_a_preview_says_that_there_is_none(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
     outcome = run("preview", tiny_clip.path, "the yellow one", "--out", tmp_path / "p.png")
     assert outcome.exit_code == 0, outcome.output
-    assert "No object is meant: no tracks." in outcome.output
+    assert "No such object: no tracks." in outcome.output
 
 
 @pytest.mark.parametrize("command", [["preview"], ["compare", "--engines", "a,late", "--out", "x"]])
@@ -102,14 +102,14 @@ def test_two_engines_are_compared_frame_by_frame(run: Any, tiny_clip: Any, tmp_p
     ]
     assert report["tracks"][0]["iou"] == pytest.approx(0.5, abs=0.01)
     assert "Agreement over 12 frames: 0.500" in outcome.output
-    assert "Least agreement in frames: 1 (0.00), 3 (0.00), 5 (0.00)" in outcome.output
+    assert "Lowest agreement on frames: 1 (0.00), 3 (0.00), 5 (0.00)" in outcome.output
 
 
 def test_engines_that_agree_leave_nothing_to_look_at(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
     outcome = run("compare", tiny_clip.path, "the red one", "--engines", "a,b", "--out", tmp_path)
     assert outcome.exit_code == 0, outcome.output
     assert "Agreement over 12 frames: 1.000" in outcome.output
-    assert "Least" not in outcome.output
+    assert "Lowest" not in outcome.output
 
 
 @pytest.mark.parametrize("engines", ["a", "a,b,c", "a,", ","])

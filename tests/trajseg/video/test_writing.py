@@ -32,7 +32,7 @@ def test_colours_come_back(tmp_path: Path, height: int) -> None:
 
 
 @pytest.mark.parametrize("fps", [5.0, 24000 / 1001, 25.0, 30000 / 1001, 60.0, 2.268611681772291])
-def test_written_videos_play_in_browsers_at_the_rate_asked_for(tmp_path: Path, fps: float) -> None:
+def test_written_videos_play_in_browsers_at_the_rate_requested(tmp_path: Path, fps: float) -> None:
     clip = open_clip(write_video(tmp_path / "new" / "v.mp4", [plain((9, 99, 199))] * 30, fps))
     assert (len(clip), clip.codec, clip.pixel_format) == (30, "h264", "yuv420p")
     assert clip.browser_playable

@@ -119,7 +119,7 @@ def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_training_makes_way_for_a_job_that_comes_in_and_goes_on_where_it_was(
+def test_a_training_yields_to_a_job_that_comes_in_and_resumes_where_it_was(
     world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = training(world, held_out=3)

@@ -72,7 +72,7 @@ def test_progress_counts_the_frames_of_all_labels(
     assert counts[-1] == 36
 
 
-def test_a_run_that_was_preempted_goes_on_in_the_part_where_it_was(
+def test_a_run_that_was_preempted_resumes_in_the_part_where_it_was(
     resident: Resident, store: Store, job: Job, scripted_engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from worker.turn import Turn

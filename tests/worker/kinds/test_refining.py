@@ -141,7 +141,7 @@ def test_a_rectangle_makes_a_track(clip: Clip, tiny_clip: Any, scripted_engine: 
     assert refined.tracks[1].frames[3].provenance == "hint"
 
 
-def test_a_box_that_was_moved_is_segmented_anew(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
+def test_a_moved_box_is_segmented_again(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
     """In the box view a person says where the object is, and no more."""
     track = track_of(clip, [np.roll(mask, 24, axis=0) for mask in tiny_clip.red])
     moved = PaintedTrack("track-1", "t1", "job", boxes={4: (26.0, 6.0, 20.0, 20.0)}, shown=set(range(12)))
@@ -172,7 +172,7 @@ class Marking:
 HINT = Hint("track-1", Mark(3, (28, 14, 1, 1), point=True))
 
 
-def test_an_engine_that_takes_prompts_is_asked_for_the_mask(clip: Clip, tiny_clip: Any) -> None:
+def test_an_engine_that_can_segments_the_mark(clip: Clip, tiny_clip: Any) -> None:
     (made,) = Refiner(Marking(True, tiny_clip.red[2]), clip, "the red one").run([], [], [HINT]).tracks
     assert np.array_equal(made.mask(3), tiny_clip.red[2])
 
@@ -203,7 +203,7 @@ def test_a_marks_model_draws_before_the_engine(marks: bool, clip: Clip, tiny_cli
         assert iou(made, 3, tiny_clip.red[3]) > 0.75
 
 
-def test_an_engine_is_told_where_the_hinted_object_is_known(clip: Clip, tiny_clip: Any) -> None:
+def test_an_engine_gets_the_known_masks_of_the_marked_object(clip: Clip, tiny_clip: Any) -> None:
     """What a person painted is believed before what was predicted on either side of the hint."""
     track = track_of(clip, [None if index in (2, 3) else mask for index, mask in enumerate(tiny_clip.red)])
     engine = Marking(True, tiny_clip.red[3])

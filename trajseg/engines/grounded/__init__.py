@@ -1,4 +1,4 @@
-"""`grounded`, the engine for real video: phrases -> candidate tracks -> a vision language model that chooses."""
+"""`grounded`, the engine for real video: phrases -> candidate tracks -> a vision language model chooses."""
 
 from __future__ import annotations
 

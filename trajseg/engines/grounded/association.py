@@ -1,4 +1,4 @@
-"""Association: which of the objects seen on a frame are those that are followed already."""
+"""Association: matches the objects detected on a frame with those already tracked."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from trajseg.tracks import rle
 from trajseg.tracks.rle import Rle
 
 LEAST = 0.3
-"""Likeness from which on a sighting may be a followed object."""
+"""Smallest similarity at which a detection may be matched to a tracked object."""
 MOTION, MET = 0.5, 2.0
-"""What it counts that the sighting is where the object's motion leads, against the overlap of masks (1): of an object
-by itself, and of one that has just met another, because trackers confuse look-alikes that cross."""
+"""Weight of the predicted motion relative to mask overlap (1): for an object on its own, and for one that has just met
+another, since trackers confuse look-alikes that cross."""
 TOUCHING = 0.1
-"""IoU of two boxes from which on their objects have met."""
+"""IoU of two boxes from which their objects count as having met."""
 
 
 class Motion:
-    """Where one object is going: its box where a detector last saw it by itself, carried on evenly.
+    """Motion of one object: extrapolates its box evenly from the last detections of it on its own.
 
-    What a tracker draws between does not count: after a swap, it would say where the other object is going.
+    The tracker's masks in between are ignored: after a swap they would follow the other object.
     """
 
     def __init__(self) -> None:
         self._places: list[tuple[int, np.ndarray]] = []
 
     def see(self, index: int, mask: Rle | None) -> None:
-        """The object's mask in frame `index`."""
+        """The object's mask on frame `index`."""
         box = None if mask is None else rle.box(mask)
         if box is not None:
             self._places = [*self._places[-1:], (index, corners(box))]
 
     def box(self, index: int) -> np.ndarray | None:
-        """Where its box should be in frame `index`, xyxy; None where it was never seen."""
+        """Its predicted box on frame `index`, xyxy; None if it was never detected."""
         if not self._places:
             return None
         last_index, last = self._places[-1]
@@ -55,7 +55,7 @@ def corners(box: tuple[float, float, float, float]) -> np.ndarray:
 
 
 def middle(box: np.ndarray) -> np.ndarray:
-    """Of a box xyxy."""
+    """Centre of a box xyxy."""
     return (box[:2] + box[2:]) / 2
 
 
@@ -65,13 +65,13 @@ def likeness(
     sightings: Sequence[Rle],
     met: Sequence[bool] = (),
 ) -> np.ndarray:
-    """How well each sighting fits each followed object: float [followed, sightings], 0 or more.
+    """How well each detection fits each tracked object: float [tracked, detections], 0 or more.
 
     Args:
-        followed: the masks that the tracker draws of them on this frame; None where it says that they are absent.
-        going: boxes xyxy where their motion leads.
-        sightings: masks of what was detected on this frame.
-        met: whether each followed object has met another one since it was last seen; by default none has.
+        followed: the tracker's masks on this frame; None where it considers the object absent.
+        going: boxes xyxy predicted from their motion.
+        sightings: masks of the detections on this frame.
+        met: whether each tracked object has met another since it was last detected; by default none has.
     """
     table = np.zeros((len(followed), len(sightings)))
     boxes = [rle.box(mask) for mask in sightings]
@@ -84,13 +84,13 @@ def likeness(
 
 
 def assigned(table: np.ndarray, least: float = LEAST) -> dict[int, int]:
-    """Pairs of a row and a column, each used once, that are the most alike together; none below `least`."""
+    """Pairs (row, column), each used once, that maximise the total similarity; none below `least`."""
     rows, columns = linear_sum_assignment(table, maximize=True)
     return {int(row): int(column) for row, column in zip(rows, columns, strict=True) if table[row, column] >= least}
 
 
 def meetings(masks: Sequence[Rle | None]) -> set[int]:
-    """The indices of masks that are so near to another one that a tracker may confuse their objects."""
+    """Indices of masks so close to another one that a tracker may confuse their objects."""
     boxes = {index: corners(box) for index, mask in enumerate(masks) if mask is not None and (box := rle.box(mask))}
     return {
         index

@@ -1,4 +1,4 @@
-"""Blobs: small pieces of a mask that float away from the object, and small holes in it."""
+"""Blobs: removes small stray pieces of a mask, and fills small holes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def without_blobs(mask: np.ndarray, least: float = 0.15, near: float = 0.25) -> np.ndarray:
-    """The mask, bool [H, W], without floating blobs, and with tiny holes filled.
+    """The mask, bool [H, W], without stray blobs, and with tiny holes filled.
 
-    An object may well be in pieces, because something stands before it. So a piece stays if it is large (at least
-    `least` of the largest one) or near to it (within `near` of the largest one's longer side).
+    An object can be in several pieces when something occludes it. So a piece is kept if it is large (at least `least`
+    of the largest one) or close to it (within `near` of the largest one's longer side).
     """
     if not mask.any():
         return mask.copy()
@@ -27,7 +27,7 @@ def without_blobs(mask: np.ndarray, least: float = 0.15, near: float = 0.25) -> 
 
 
 def _without_pinholes(mask: np.ndarray, share: float = 0.01) -> np.ndarray:
-    """Fills holes smaller than a share of the mask: a ring keeps its hole."""
+    """Fills holes smaller than a fraction of the mask: a ring keeps its hole."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
     most = share * np.count_nonzero(mask)
     height, width = mask.shape
@@ -41,7 +41,7 @@ def _without_pinholes(mask: np.ndarray, share: float = 0.01) -> np.ndarray:
 
 
 def _gap(stats: np.ndarray, a: int, b: int) -> float:
-    """Pixels between the bounding boxes of two components; 0 where they overlap."""
+    """Pixels between the bounding boxes of two components; 0 if they overlap."""
     ax, ay, aw, ah = stats[a, :4]
     bx, by, bw, bh = stats[b, :4]
     across = max(bx - (ax + aw), ax - (bx + bw), 0)

@@ -1,4 +1,4 @@
-"""Candidates: mask tracks of a whole clip that may be what an instruction means."""
+"""Candidates: mask tracks over a whole clip that an instruction may refer to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trajseg.video import Clip
 
 @dataclass
 class CandidateFrame:
-    """A candidate in one frame; see ObjectMask. `seen`: the detector found it in this frame."""
+    """A candidate on one frame; see ObjectMask. `seen`: the detector found it on this frame."""
 
     rle: Rle | None = None
     score: float = 0.0
@@ -25,13 +25,13 @@ class CandidateFrame:
 
 @dataclass
 class Candidate:
-    """One object over a clip, with one CandidateFrame for each frame of the clip.
+    """One object over a clip, with one CandidateFrame per frame of the clip.
 
     Args:
-        phrase: by which the detector found it.
-        score: the detector's, 0 to 1, the mean over the frames on which it saw the object.
+        phrase: with which the detector found it.
+        score: the detector's, 0 to 1, averaged over the frames on which it found the object.
         frames: of the clip, in order.
-        start: the 0-based frame on which it was first seen.
+        start: the 0-based frame on which it was first detected.
     """
 
     phrase: str
@@ -42,21 +42,21 @@ class Candidate:
 
     @property
     def shown(self) -> list[int]:
-        """0-based frames that show it."""
+        """0-based frames on which it is visible."""
         return [index for index, frame in enumerate(self.frames) if frame.rle is not None]
 
     def box(self, index: int) -> Box | None:
-        """x, y, width, height in pixels in frame `index`; None where it is absent."""
+        """x, y, width, height in pixels on frame `index`; None where it is absent."""
         code = self.frames[index].rle
         return None if code is None else rle.box(code)
 
     def sight(self, score: float) -> None:
-        """Count one more frame in which the detector found it."""
+        """Adds one more frame on which the detector found it."""
         self.score = (self.score * self.sightings + score) / (self.sightings + 1)
         self.sightings += 1
 
     def best_frames(self) -> list[int]:
-        """The frames that show it, the best ones first: large and sure."""
+        """The frames on which it is visible, best first: large and certain."""
         return sorted(
             self.shown,
             key=lambda index: -self.frames[index].score * rle.area(self.frames[index].rle or _NOTHING) ** 0.5,
@@ -69,11 +69,11 @@ _NOTHING: Rle = {"size": [1, 1], "counts": "1"}
 def frame_masks(
     objects: Sequence[TrackedObject], candidates: Sequence[Candidate], weights: Sequence[float], done: Container[int]
 ) -> Iterator[FrameMasks]:
-    """The masks of objects, each a candidate, in every frame that is not done, in order.
+    """The masks of objects, each a candidate, on every frame that is not done, in order.
 
     Args:
-        weights: what each object's scores are multiplied with, 0 to 1.
-        done: 0-based frames to leave out.
+        weights: factors for each object's scores, 0 to 1.
+        done: 0-based frames to skip.
     """
     for index in range(len(candidates[0].frames) if candidates else 0):
         if index not in done:
@@ -86,10 +86,10 @@ def frame_masks(
 
 
 class CandidateMaker(Protocol):
-    """Finds candidates: a detector with SAM 2 (CandidateSearch), or SAM 3 by itself (Sam3Search)."""
+    """Finds candidates: a detector with SAM 2 (CandidateSearch), or SAM 3 on its own (Sam3Search)."""
 
     def find(self, clip: Clip, phrases: Sequence[str], progress: Progress | None = None) -> list[Candidate]:
-        """Everything in the clip that one of the noun phrases fits; `progress` is called after every frame.
+        """Everything in the clip that matches one of the noun phrases; `progress` is called after every frame.
 
-        Raises VideoError, InstructionError where a phrase is too long, or whatever `progress` raises.
+        Raises VideoError, InstructionError if a phrase is too long, or anything that `progress` raises.
         """

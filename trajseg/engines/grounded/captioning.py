@@ -1,4 +1,4 @@
-"""Captions: a vision language model puts tracks into words, whoever drew them."""
+"""Captions: a vision language model describes tracks, from any source."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def track_captions(
     settings: ViewSettings,
     progress: Progress | None = None,
 ) -> list[str]:
-    """A sentence on each track, in their order; an empty one of a track that shows nothing. See Captioner.
+    """A sentence for each track, in order; empty for a track without masks. See Captioner.
 
     Raises:
-        InputError: a track is not of this clip.
+        InputError: a track does not belong to this clip.
         VideoError: the video can no longer be read.
         TrajSegError: the model does not answer.
     """
@@ -35,7 +35,7 @@ def track_captions(
         if len(track) != len(clip):
             raise InputError(
                 f"Track {track.uid} has {len(track)} frames, {clip.path.name} has {len(clip)}.",
-                "Give the video that the track was made from.",
+                "Use the video that the track belongs to.",
             )
     candidates = [_of_track(track) for track in tracks]
     scene = view(clip, candidates, settings)
@@ -52,6 +52,6 @@ def track_captions(
 
 
 def _of_track(track: MaskTrack) -> Candidate:
-    """A track as a candidate that can be shown."""
+    """A track as a candidate, in the form in which it can be shown."""
     frames = [CandidateFrame(frame.rle, frame.score) for frame in track.frames]
     return Candidate("object", track.score, track.present[0] if track.present else 0, frames)

@@ -1,6 +1,6 @@
-"""Choosers: vision language models that answer a question about pictures within a grammar.
+"""Choosers: vision language models that answer questions about pictures within a grammar.
 
-LocalChooser runs a model of transformers (Qwen3-VL, Qwen3.5, Qwen2.5-VL and others with the same interface).
+LocalChooser runs a transformers model (Qwen3-VL, Qwen3.5, Qwen2.5-VL and others with the same interface).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from trajseg.engines.grounded.prompts import Part
 from trajseg.errors import CheckpointError, TrajSegError
 
 LIKELY = 64
-"""Tokens that are tried first; nearly always one of the first three fits."""
+"""Number of tokens tried first; nearly always one of the first three fits."""
 UNFINISHED = "\ufffd"
-"""What a tokenizer writes for the first bytes of a character."""
+"""What a tokenizer returns for an incomplete character."""
 
 
 class Chooser(Protocol):
     """Answers questions about pictures.
 
     Attributes:
-        family: transformers' model_type, or the served model's name: what its boxes mean depends on it.
+        family: transformers' model_type, or the served model's name: the meaning of its boxes depends on it.
     """
 
     family: str
 
     def answer(self, question: Question) -> str:
-        """An answer that the question's grammar has.
+        """An answer that matches the question's grammar.
 
         Raises:
             TrajSegError: the model does not answer.
@@ -43,9 +43,9 @@ class Chooser(Protocol):
 
 
 class LocalChooser:
-    """A vision language model on this machine, which always takes the likeliest token that the grammar allows.
+    """A vision language model on this machine with greedy decoding within the grammar.
 
-    Pictures go in as images, each after the text before it, not as a video: video modes join frames and average times.
+    Pictures are passed as images, each after its text, not as a video: video modes merge frames and average times.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -60,7 +60,7 @@ class LocalChooser:
         dtype: torch.dtype = torch.float32,
         revision: str = "",
     ) -> LocalChooser:
-        """Loads a folder, or a repository of the hub at a revision.
+        """Loads a folder, or a hub repository at a revision.
 
         Raises:
             CheckpointError: it cannot be loaded, or does not read images and text.
@@ -97,13 +97,13 @@ class LocalChooser:
         answer = held.text(generated[0, inputs["input_ids"].shape[1] :].tolist())
         if not question.grammar.is_whole(answer):
             raise TrajSegError(
-                f"The chooser's answer does not end: {answer[:200]!r}.", "Ask it about fewer candidates."
+                f"The chooser's answer is unfinished: {answer[:200]!r}.", "Ask it about fewer candidates."
             )
         return answer
 
 
 class GrammarProcessor(LogitsProcessor):
-    """Leaves of each step's tokens only the likeliest one with which an answer can still be finished; for one row."""
+    """Keeps, at each step, only the likeliest token with which the answer can still be completed; for one row."""
 
     def __init__(self, grammar: Grammar, tokenizer: Any, start: int) -> None:
         self.grammar, self.tokenizer, self.start = grammar, tokenizer, start

@@ -1,4 +1,4 @@
-"""Choosing: a chooser's verdicts on candidates, over rounds, with a second look at the doubtful ones."""
+"""Choosing: a chooser's verdicts on candidates, over several rounds, with a second look at doubtful ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trajseg.engines.grounded.grammar import read_verdicts
 from trajseg.engines.grounded.prompts import Prompts
 
 View = Callable[[Sequence[int], int], Scene]
-"""Makes a scene of the candidates with these indices; the second argument is how often it was shown before."""
+"""Builds a scene of the candidates with these indices; the second argument counts how often it was shown before."""
 
 
 @dataclass
@@ -19,10 +19,10 @@ class Choice:
     """What a chooser decided.
 
     Args:
-        accepted: indices of candidates with the share of rounds that accepted them, 0 to 1.
-        doubtful: indices of those that it could not decide on.
-        words: what it said of each candidate, the last time that it was shown, by index.
-        said: its words, one text for each question.
+        accepted: indices of the accepted candidates, with the share of rounds that accepted them, 0 to 1.
+        doubtful: indices of those it could not decide on.
+        words: its description of each candidate, from the last time it was shown, by index.
+        said: its answers, one text per question.
     """
 
     accepted: dict[int, float] = field(default_factory=dict)
@@ -32,10 +32,10 @@ class Choice:
 
 
 def choose(chooser: Chooser, prompts: Prompts, view: View, count: int, instruction: str, rounds: int = 1) -> Choice:
-    """Which of `count` candidates an instruction means.
+    """Chooses among `count` candidates those that an instruction refers to.
 
     Args:
-        rounds: how often all of them are shown; more than one asks on other frames, and the majority decides.
+        rounds: how often all of them are shown; each round uses other frames, and the majority decides.
 
     Raises:
         TrajSegError: the chooser does not answer.

@@ -1,4 +1,4 @@
-"""Detectors: noun phrases and pictures -> boxes. GroundingDetector runs (MM-)Grounding-DINO, LLMDet among them."""
+"""Detectors: noun phrases and pictures -> boxes. GroundingDetector runs (MM-)Grounding-DINO, including LLMDet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_SAID = re.compile(r"[^\w' -]+")
 
 @dataclass(frozen=True)
 class Detection:
-    """One box: left, top, right, bottom in pixels; how sure the detector is, 0 to 1; the phrase that it stands for."""
+    """One box: left, top, right, bottom in pixels; the detector's confidence, 0 to 1; the phrase that it matches."""
 
     box: tuple[float, float, float, float]
     score: float
@@ -34,11 +34,11 @@ class Detector(Protocol):
     """Finds objects of given kinds in single pictures."""
 
     def detect(self, frames: Sequence[np.ndarray], phrases: Sequence[str], least: float) -> list[list[Detection]]:
-        """Everything that one of the phrases fits, for each picture RGB uint8 [H, W, 3].
+        """Everything that matches one of the phrases, for each picture RGB uint8 [H, W, 3].
 
         Args:
-            phrases: nouns, at most with an attribute.
-            least: score below which nothing is given.
+            phrases: nouns, with at most one attribute.
+            least: minimum score.
 
         Raises:
             InstructionError: the phrases are too long.
@@ -48,8 +48,8 @@ class Detector(Protocol):
 class GroundingDetector:
     """A detector of the Grounding-DINO family.
 
-    The score of a box for a phrase is the mean over the phrase's tokens, as MM-Grounding-DINO has it, so that "red
-    circle" needs both. (transformers' own post-processing names spans of tokens, which need not be a phrase.)
+    A box's score for a phrase is the mean over the phrase's tokens, as in MM-Grounding-DINO, so that "red circle" needs
+    both. (transformers' own post-processing returns spans of tokens, which need not be a phrase.)
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -62,17 +62,17 @@ class GroundingDetector:
     def from_pretrained(
         cls, path: str | Path, device: torch.device | str = "cpu", revision: str = ""
     ) -> GroundingDetector:
-        """Loads a folder, or a repository of the hub at a revision.
+        """Loads a folder, or a hub repository at a revision.
 
         Raises:
-            CheckpointError: it cannot be loaded, or is no such detector.
+            CheckpointError: it cannot be loaded, or is not such a detector.
         """
         pinned = {"revision": revision} if revision else {}
         try:
             config = AutoConfig.from_pretrained(path, **pinned)
             if config.model_type not in MODEL_TYPES:
                 raise CheckpointError(
-                    f"The detector {path} is a {config.model_type}.", f"Take one of the kinds {', '.join(MODEL_TYPES)}."
+                    f"The detector {path} is a {config.model_type}.", f"Use one of the kinds {', '.join(MODEL_TYPES)}."
                 )
             model = AutoModelForZeroShotObjectDetection.from_pretrained(path, dtype=torch.float32, **pinned)
             processor = AutoProcessor.from_pretrained(path, **pinned)
@@ -94,7 +94,7 @@ class GroundingDetector:
         if length > most:
             raise InstructionError(
                 f"The detector reads at most {most} tokens, {', '.join(asked)!r} has {length}.",
-                "Say it in fewer words: a noun phrase such as 'the red car'.",
+                "Use fewer words: a noun phrase such as 'the red car'.",
             )
         outputs = self.model(**inputs.to(self.model.device))
         owners = self._owners(inputs["input_ids"][0].tolist())
@@ -134,5 +134,5 @@ def _detections(
 
 
 def spoken(phrase: str) -> str:
-    """A phrase as a detector reads it: lower case, without marks (a full stop would end it)."""
+    """A phrase in the form that a detector reads: lower case, without punctuation (a full stop would end it)."""
     return " ".join(_NOT_SAID.sub(" ", phrase.lower()).split())

@@ -1,4 +1,4 @@
-"""What a chooser is asked: turns of text and pictures, each with the grammar of its answer."""
+"""The questions to a chooser: turns of text and pictures, each with the grammar of its answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trajseg.engines.grounded.prompts import Part, Prompts, joined
 
 @dataclass(frozen=True)
 class ShownCandidate:
-    """One candidate as a chooser meets it: its number, the detector's phrase, facts, and a portrait RGB [s, s, 3]."""
+    """One candidate as shown to a chooser: its number, the detector's phrase, facts, and a portrait RGB [s, s, 3]."""
 
     number: int
     phrase: str
@@ -46,7 +46,7 @@ class Scene:
     Args:
         duration: of the clip, seconds.
         width: of the picture, in percent of its height.
-        moments: seconds at which paths give places.
+        moments: seconds for which positions are given.
     """
 
     duration: float
@@ -58,21 +58,21 @@ class Scene:
 
 @dataclass(frozen=True)
 class Question:
-    """One turn for a chooser and the answers that it may give."""
+    """One turn for a chooser and the grammar of its answer."""
 
     parts: list[Part]
     grammar: Grammar
     most_tokens: int = 128
-    """Of the answer; the grammar's longest one takes fewer."""
+    """Longest answer, tokens; the grammar's longest one is shorter."""
 
 
 def concepts_question(prompts: Prompts, instruction: str) -> Question:
-    """Which noun phrases a detector should look for."""
+    """Asks which noun phrases a detector should look for."""
     return Question(prompts.parts("concepts", {"instruction": instruction}), phrases_grammar())
 
 
 def choose_question(prompts: Prompts, scene: Scene, instruction: str) -> Question:
-    """Which of the candidates the instruction means."""
+    """Asks which of the candidates the instruction refers to."""
     return Question(
         joined([*scene_parts(prompts, scene), *choose_parts(prompts, scene, instruction)]),
         verdict_grammar([candidate.number for candidate in scene.candidates]),
@@ -81,13 +81,13 @@ def choose_question(prompts: Prompts, scene: Scene, instruction: str) -> Questio
 
 
 def caption_question(prompts: Prompts, scene: Scene, number: int) -> Question:
-    """What a candidate is and does."""
+    """Asks what a candidate is and does."""
     parts = [*scene_parts(prompts, scene), *prompts.parts("caption", {"number": str(number)})]
     return Question(joined(parts), caption_grammar(), most_tokens=192)
 
 
 def boxes_question(prompts: Prompts, picture: np.ndarray, instruction: str, unit: str) -> Question:
-    """Where in a picture is what the instruction means; see trajseg.engines.grounded.pointing."""
+    """Asks where in a picture the instruction's object is; see trajseg.engines.grounded.pointing."""
     return Question(
         prompts.parts("boxes", {"picture": picture, "instruction": instruction, "unit": unit}), boxes_grammar()
     )
@@ -100,7 +100,7 @@ def choose_parts(prompts: Prompts, scene: Scene, instruction: str) -> list[Part]
 
 
 def scene_parts(prompts: Prompts, scene: Scene) -> list[Part]:
-    """The beginning of every turn about a scene."""
+    """The start of every turn about a scene."""
     times = ", ".join(f"{time:.1f}" for time in scene.moments)
     values: dict[str, Part] = {"duration": f"{scene.duration:.1f}", "width": str(scene.width), "moments": times}
     parts = prompts.parts("scene", values)
@@ -113,10 +113,10 @@ def scene_parts(prompts: Prompts, scene: Scene) -> list[Part]:
 
 
 def phrases_answer(phrases: Sequence[str]) -> str:
-    """The answer that names these phrases."""
+    """The answer with these phrases."""
     return json.dumps({"phrases": list(phrases)}, ensure_ascii=False)
 
 
 def caption_answer(caption: str) -> str:
-    """The answer that gives this caption."""
+    """The answer with this caption."""
     return json.dumps({"caption": caption}, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""GroundedEngine: candidates of the whole clip by detector and SAM 2, of which a vision language model chooses."""
+"""GroundedEngine: detector and SAM 2 find candidates in the whole clip; a vision language model chooses among them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from trajseg.video import Clip, open_clip
 
 ARTICLES = ("the", "a", "an", "all", "every", "any", "some", "this", "that", "these", "those")
 DOUBT = 0.5
-"""What the scores of a doubtful object are multiplied with, so that it is among the first to be looked at."""
+"""Factor for the scores of a doubtful object, so that it is among the first to be reviewed."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Found:
 
     Args:
         phrases: that the detector looked for.
-        choice: with the chooser's words, in order; none without a chooser.
+        choice: with the chooser's answers, in order; empty without a chooser.
         timings: seconds by stage.
-        boxed: the detector found nothing, and the candidates come from the chooser's own boxes.
+        boxed: the detector found nothing, so the candidates come from the chooser's own boxes.
     """
 
     instruction: str
@@ -63,16 +63,16 @@ class Found:
 
     @property
     def weights(self) -> dict[int, float]:
-        """Indices of the candidates that become objects, in order, with the agreement on each, 0 to 1."""
+        """Indices of the candidates that become objects, in order, each with the agreement on it, 0 to 1."""
         weights = self.choice.accepted | dict.fromkeys(self.choice.doubtful, DOUBT)
         return dict(sorted(weights.items()))
 
     def caption(self, index: int) -> str:
-        """What the chooser said of a candidate when it chose; the phrase where there is no chooser."""
+        """The chooser's description of a candidate; the phrase if there is no chooser."""
         return self.choice.words.get(index) or self.candidates[index].phrase
 
     def rejected(self, clip: Clip) -> list[MaskTrack]:
-        """The candidates that are not meant, as tracks."""
+        """The rejected candidates, as tracks."""
         meant, times = self.weights, clip.frame_map.times
         return [
             MaskTrack(
@@ -91,7 +91,7 @@ class Found:
         ]
 
     def answer(self) -> str:
-        """The whole course in words, for people."""
+        """A summary of the whole process, for people."""
         lines = [f"Looked for: {', '.join(self.phrases)}."]
         if self.boxed:
             lines.append("The detector found nothing: the candidates are from the chooser's own boxes.")
@@ -100,7 +100,7 @@ class Found:
             verdict = (
                 "accepted"
                 if index in self.choice.accepted
-                else "doubtful, look at it"
+                else "doubtful, please check"
                 if index in self.choice.doubtful
                 else "rejected"
             )
@@ -116,8 +116,8 @@ class GroundedEngine:
     """An engine of three parts with public weights.
 
     Args:
-        detector: finds objects in single frames, which SAM 2 follows; or finds the candidates by itself.
-        chooser: None finds what a noun phrase names: all candidates count that the detector is certain of.
+        detector: finds objects in single frames, which SAM 2 tracks; or finds the candidates on its own.
+        chooser: None: use a noun phrase directly, and keep all candidates that the detector is certain of.
     """
 
     def __init__(
@@ -142,13 +142,14 @@ class GroundedEngine:
         return self.settings.spec
 
     def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
-        """The objects that the instruction means; see trajseg.engines.base.
+        """The objects that the instruction refers to; see trajseg.engines.base.
 
-        Candidates are searched through the whole clip before this returns; the iterator then gives their masks. A
-        search cannot be resumed: a second run does it again, and only leaves out the frames that are done.
+        Candidates are searched through the whole clip before this returns; the iterator then yields their masks. A
+        search
+        cannot be resumed: a second run repeats it, and only skips the finished frames.
 
         Raises:
-            InstructionError: the instruction is empty or too long, or is no noun phrase where there is no chooser.
+            InstructionError: the instruction is empty or too long, or is not a noun phrase and there is no chooser.
             VideoError: the video cannot be read.
             TrajSegError: the chooser does not answer.
         """
@@ -156,7 +157,7 @@ class GroundedEngine:
         return self.segmentation(clip, self.find(clip, instruction, context.progress), context)
 
     def find(self, clip: Clip, instruction: str, progress: Progress | None = None) -> Found:
-        """The candidates for an instruction and the choice among them; raises as `segment`."""
+        """The candidates for an instruction and the choice among them; raises as `segment` does."""
         instruction = check_instruction(instruction)
         started = perf_counter()
         phrases, said = self.concepts(instruction)
@@ -177,7 +178,7 @@ class GroundedEngine:
         return Found(instruction, tuple(phrases), tuple(candidates), choice, timings, boxed and bool(candidates))
 
     def segmentation(self, clip: Clip, found: Found, context: RunContext = PLAIN) -> Segmentation:
-        """What was found as objects, and an iterator over their masks."""
+        """The result as objects, and an iterator over their masks."""
         weights = found.weights
         chosen = [found.candidates[index] for index in weights]
         objects = TrackedObject.numbered([found.caption(index) for index in weights])
@@ -195,7 +196,7 @@ class GroundedEngine:
         )
 
     def concepts(self, instruction: str) -> tuple[list[str], list[str]]:
-        """What the detector is to look for, and the chooser's words.
+        """What the detector should look for, and the chooser's answer.
 
         Raises:
             InstructionError: there is nothing to look for.
@@ -214,10 +215,10 @@ class GroundedEngine:
     def boxed(
         self, clip: Clip, instruction: str, progress: Progress | None = None
     ) -> tuple[list[Candidate], list[str]]:
-        """Candidates from the chooser's own boxes on a few frames, and its words.
+        """Candidates from the chooser's own boxes on a few frames, and its answer.
 
-        They are the last resort: models give worse boxes than detectors do. None where there is no chooser, or it is
-        not known what its boxes mean.
+        They are the last resort, since models give worse boxes than detectors. None if there is no chooser, or the
+        meaning of its boxes is unknown.
         """
         convention = convention_of(self.chooser.family) if self.chooser else None
         if self.chooser is None or convention is None or not self.settings.boxes:
@@ -228,7 +229,7 @@ class GroundedEngine:
         return CandidateSearch(seen, self.sam2, few).find(clip, [instruction], progress), seen.said
 
     def choose(self, clip: Clip, candidates: Sequence[Candidate], instruction: str) -> Choice:
-        """Which of the candidates the instruction means; without a chooser those that the detector is certain of."""
+        """The candidates that the instruction refers to; without a chooser, those the detector is certain of."""
         if self.chooser is None:
             sure = [index for index, one in enumerate(candidates) if one.score >= self.settings.certain]
             return Choice(dict.fromkeys(sure, 1.0))
@@ -241,10 +242,10 @@ class GroundedEngine:
     def caption(
         self, clip: Clip | str | Path, tracks: Sequence[MaskTrack], progress: Progress | None = None
     ) -> list[str]:
-        """A sentence on each track, in their order, whoever drew them; see Captioner."""
+        """A sentence for each track, in order; see Captioner."""
         if self.chooser is None:
             raise CheckpointError(
-                f"{self.spec.model_version} has no chooser, which puts tracks into words (`spec.captions` is False).",
+                f"{self.spec.model_version} has no chooser to caption tracks with (`spec.captions` is False).",
                 "Set TRAJSEG_GROUNDED_CHOOSER to a vision language model.",
             )
         return track_captions(self.chooser, self.prompts, open_clip(clip), tracks, self._view, progress)
@@ -252,14 +253,14 @@ class GroundedEngine:
     def mark(
         self, clip: Clip | str | Path, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
     ) -> np.ndarray:
-        """The mask of what a box or a click marks, by SAM 2's own prompt encoder; see Marker.
+        """The mask of the object at a box or click, by SAM 2's own prompt encoder; see Marker.
 
-        The instruction is not asked: the mark says which object is meant.
+        The instruction is ignored: the mark says which object is meant.
         """
         return MarkedObject(self.sam2, open_clip(clip), mark, known or {}).mask()
 
     def propagator(self) -> MemoryPropagator:
-        """Carries painted masks through a clip by SAM 2's memory."""
+        """Propagates painted masks through a clip with SAM 2's memory."""
         return MemoryPropagator(self.sam2)
 
     @property

@@ -1,7 +1,7 @@
-"""Facts about a candidate's track for the chooser's prompt: where it is at some moments, its size, how it moves.
+"""Facts about a candidate's track for the chooser's prompt: its positions, its size, how it moves.
 
-Lengths are in percent of the picture's height, across as well as down. Motion and order are also given in words: a
-language model reads words far better than it compares rows of numbers.
+Lengths are in percent of the picture's height, both horizontally and vertically. Motion and order are also given in
+words: a language model is far better at reading words than at comparing rows of numbers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from math import atan2, hypot, pi
 from trajseg.tracks.rle import Box
 
 MOMENTS = 8
-"""Times at which a candidate's place is given: the middles of equal parts of the clip."""
+"""Number of times at which a candidate's position is given: the middles of equal parts of the clip."""
 STEP = 5
-"""Places are rounded to this many percent; a track is not more precise."""
+"""Positions are rounded to this many percent; a track is not more precise."""
 STILL = 8.0
-"""An object does not move if its middle stays within this many percent, or within a quarter of its size."""
+"""An object does not move if its centre stays within this many percent, or within a quarter of its size."""
 STRAIGHT = 0.7
-"""A path is straight if its ends are at least this share of its length apart."""
+"""A path is straight if the distance of its ends is at least this fraction of its length."""
 ROUND = 1.25 * pi
 """A path that turns at least this far around its own middle, in radians, is a circle; a line turns by pi."""
 _ENDS = {"left": (0, 0), "right": (0, -1), "top": (1, 0), "bottom": (1, -1)}
@@ -35,10 +35,10 @@ class TrackFacts:
 
     Args:
         size: width and height where it is largest, "15 x 20".
-        path: its middle at each moment as x/y, "-" where it is absent: "10/40 15/40 - 25/40".
-        moved: from where it is first seen to where it is last seen, "35 right 5 up".
-        way: length of its way between the moments.
-        reach: how far its middle spreads across and down, "35/5".
+        path: its centre at each moment as x/y, "-" where it is absent: "10/40 15/40 - 25/40".
+        moved: from where it is first visible to where it is last visible, "35 right 5 up".
+        way: length of its path between the moments.
+        reach: how far its centre spreads horizontally and vertically, "35/5".
         course: how it moves: "moving left and up", "not moving", "moving in a circle", "moving up and down".
         seen: when: "there from start to end", "not there at the start", "gone at the end".
         left, right, top, bottom: its rank from each side among the candidates that are there at the first moment, from
@@ -98,7 +98,7 @@ def track_facts(boxes: Sequence[Box | None], height: float) -> TrackFacts:
     """The facts of a track from its boxes (x, y, width, height in pixels) at MOMENTS moments.
 
     Args:
-        boxes: one a moment, None where the object is absent.
+        boxes: one per moment, None where the object is absent.
         height: of the picture, in the boxes' unit.
     """
     scale = 100 / height
@@ -126,7 +126,7 @@ def track_facts(boxes: Sequence[Box | None], height: float) -> TrackFacts:
 
 
 def _course(places: Sequence[Place], still: float) -> str:
-    """How a middle moves that was seen at these places, in words."""
+    """How a centre with these positions moves, in words."""
     spread = [max(place[axis] for place in places) - min(place[axis] for place in places) for axis in (0, 1)]
     if max(spread) < still:
         return "not moving"
@@ -143,14 +143,14 @@ def _course(places: Sequence[Place], still: float) -> str:
 
 
 def _turned(places: Sequence[Place]) -> float:
-    """By how much the way turns around the middle of its places, in radians, signed."""
+    """How far the path turns around the mean of its positions, in radians, signed."""
     x, y = (sum(place[axis] for place in places) / len(places) for axis in (0, 1))
     angles = [atan2(place[1] - y, place[0] - x) for place in places]
     return sum((b - a + pi) % (2 * pi) - pi for a, b in pairwise(angles))
 
 
 def _seen(shown: Sequence[bool]) -> str:
-    """When an object is there, from whether it is at each moment; one that is missed once counts as there."""
+    """When an object is visible, in words; an object missed at one moment still counts as visible."""
     absent = []
     if not any(shown[:2]):
         absent.append("not there at the start")

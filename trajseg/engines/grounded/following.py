@@ -1,6 +1,6 @@
-"""Following objects through a clip with SAM 2, in groups that started on the same frame, forwards and backwards.
+"""Tracks objects through a clip with SAM 2, in groups that started on the same frame, forwards and backwards.
 
-What is kept of a frame is masks as RLE: memory does not grow with pictures or features.
+Only RLE masks are kept per frame: memory does not grow with pictures or features.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from trajseg.tracks.rle import Rle
 from trajseg.video import Clip
 
 ENCODED_AT_ONCE = 4
-"""Frames that go through SAM 2's image encoder together."""
+"""Batch size of SAM 2's image encoder."""
 KEYS_KEPT = 3
-"""Painted frames that a track remembers: the first and the latest."""
+"""Painted frames that a track remembers: the first and the latest ones."""
 WINDOW = 8
-"""Frames whose features are made together when going back in time."""
+"""Frames whose features are computed together when going back in time."""
 GIVEN_UP = 2
-"""Gaps between detections after which a track that shows nothing is no longer carried back."""
+"""Detection intervals after which a track without masks is no longer followed backwards."""
 
 
 @dataclass(frozen=True)
 class DrawnObject:
-    """What SAM 2 drew of an object on the frame on which it was found, and how sure the finder is of it, 0 to 1."""
+    """SAM 2's mask of an object on the frame on which it was found, and the finder's confidence, 0 to 1."""
 
     phrase: str
     certainty: float
@@ -47,13 +47,13 @@ class DrawnObject:
 
     @property
     def frame(self) -> CandidateFrame:
-        """As a frame of a candidate."""
+        """The object as a candidate's frame."""
         return CandidateFrame(self.mask, self.score, self.presence, seen=True)
 
 
 @dataclass
 class FollowedGroup:
-    """Tracks that started on the same frame, followed together, a row each."""
+    """Tracks that started on the same frame, followed together, one row each."""
 
     start: int
     tracker: Tracker
@@ -64,7 +64,7 @@ class FollowedGroup:
 
 
 class ClipFollower:
-    """Follows objects with one SAM 2; holds nothing of a clip between calls."""
+    """Tracks objects with one SAM 2; keeps nothing of a clip between calls."""
 
     def __init__(self, sam2: PromptableSam2) -> None:
         self.sam2 = sam2
@@ -72,12 +72,12 @@ class ClipFollower:
     def draw(
         self, features: FrameFeatures, marks: Marks, found: Sequence[tuple[str, float]], size: tuple[int, int]
     ) -> list[DrawnObject | None]:
-        """What each mark on a picture of `size` (height, width) means; None where nothing is drawn.
+        """The object at each mark on a picture of `size` (height, width); None if nothing is segmented.
 
         Args:
             features: of the picture, one row.
             marks: in pixels of the picture.
-            found: the phrase and the certainty of each mark.
+            found: the phrase and the confidence for each mark.
         """
         decoded = self.sam2.draw(self.sam2.tracker(1), 0, features, marks, size)
         objects: list[DrawnObject | None] = []
@@ -101,7 +101,7 @@ class ClipFollower:
     def advance(
         self, group: FollowedGroup, index: int, features: FrameFeatures, size: tuple[int, int]
     ) -> list[CandidateFrame]:
-        """Carry a group on by one frame. The masks are returned and put into the tracks."""
+        """Advances a group by one frame. The masks are returned and added to the tracks."""
         rows = torch.zeros(len(group.tracks), dtype=torch.long, device=self.sam2.device)
         decoded = group.tracker.step(index, features[rows], None)
         frames = self._drawn(decoded, size)
@@ -129,7 +129,7 @@ class ClipFollower:
     def started(
         self, index: int, features: FrameFeatures, fresh: Sequence[DrawnObject], count: int, size: tuple[int, int]
     ) -> FollowedGroup:
-        """Objects that are followed from frame `index` of `count` on, whose pictures have `size` (height, width)."""
+        """Objects to follow from frame `index` of `count` on; the pictures have `size` (height, width)."""
         tracks = []
         for one in fresh:
             track = Candidate(one.phrase, one.certainty, index, [CandidateFrame() for _ in range(count)])
@@ -147,7 +147,7 @@ class ClipFollower:
         return group
 
     def paint(self, group: FollowedGroup, index: int, features: FrameFeatures, size: tuple[int, int]) -> None:
-        """Remember a group's masks on a frame as they stand."""
+        """Adds a group's current masks on a frame to its memory."""
         masks = [_mask(track.frames[index].rle, size) for track in group.tracks]
         rows = torch.zeros(len(masks), dtype=torch.long, device=self.sam2.device)
         group.tracker.paint(index, features[rows], self.sam2.painted(masks))
@@ -155,10 +155,10 @@ class ClipFollower:
         group.tracker.forget(KEYS_KEPT)
 
     def carry_back(self, clip: Clip, groups: list[FollowedGroup], step: int, progress: Progress | None) -> None:
-        """Follow tracks that started late backwards, until they are gone or the clip begins.
+        """Follows tracks that started late backwards, until they disappear or the clip begins.
 
         Args:
-            step: frames from one look of the finder to the next.
+            step: frames between two detections.
         """
         late = sorted((group for group in groups if group.start > 0), key=lambda group: -group.start)
         if not late:
@@ -184,7 +184,7 @@ class ClipFollower:
         windows.rest()
 
     def _still(self, group: FollowedGroup, index: int, limit: int) -> bool:
-        """Whether any track of a group going back was there in the last `limit` frames."""
+        """Whether any track of a group going back was visible in the last `limit` frames."""
         recent = range(index, min(group.start, index + limit) + 1)
         return any(track.frames[at].rle is not None for track in group.tracks for at in recent)
 

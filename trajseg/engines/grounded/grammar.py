@@ -1,7 +1,7 @@
-"""What a chooser may answer: a JSON schema for a served model, and the same as a regular expression for a local one.
+"""Grammars of a chooser's answers: a JSON schema for a served model, an equivalent regular expression for a local one.
 
-A local model is held to the expression token by token: of the tokens that it likes best, the first one is taken that
-the expression can still go on from. This needs no list of the vocabulary, so it works with any tokenizer.
+A local model is constrained token by token: the likeliest token is taken with which the expression can still be
+completed. This needs no list of the vocabulary, so it works with any tokenizer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import regex
 
 VERDICTS = ("accept", "reject", "doubtful")
 PHRASE = r"[^\p{C}\"\\\[\]{}]"
-"""A character of free text in an answer: printable, and nothing that JSON would have to escape."""
+"""A character of free text in an answer: printable, and not escaped in JSON."""
 
 _TEXT = r'[^"\\\[\]{}\x00-\x1f]'
 
@@ -24,9 +24,9 @@ _TEXT = r'[^"\\\[\]{}\x00-\x1f]'
 class Grammar:
     """Answers of one kind.
 
-    Args:
+    name: of the kind, such as "verdicts".
         name: of the kind, such as "verdicts".
-        pattern: regular expression of every whole answer.
+        pattern: regular expression of every complete answer.
         schema: JSON schema of the same answers.
     """
 
@@ -35,15 +35,15 @@ class Grammar:
     schema: Mapping[str, Any]
 
     def can_go_on(self, text: str) -> bool:
-        """Whether `text` is the beginning of an answer, or a whole one."""
+        """Whether `text` is the beginning of an answer, or a complete one."""
         return regex.fullmatch(self.pattern, text, partial=True) is not None
 
     def is_whole(self, text: str) -> bool:
-        """Whether `text` is an answer."""
+        """Whether `text` is a complete answer."""
         return regex.fullmatch(self.pattern, text) is not None
 
     def normalised(self, text: str) -> str | None:
-        """An answer whose JSON is spaced in another way, in the form that the pattern has; None if it is none."""
+        """An answer with different JSON spacing, in the pattern's form; None if it is not an answer."""
         try:
             plain = json.dumps(json.loads(text), ensure_ascii=False)
         except ValueError:
@@ -52,9 +52,9 @@ class Grammar:
 
 
 def verdict_grammar(numbers: Sequence[int], length: int = 80) -> Grammar:
-    """A few words and a verdict on each candidate, in the order of `numbers`: {"1": "a black dog that runs: accept"}.
+    """A few words and a verdict for each candidate, in the order of `numbers`: {"1": "a black dog that runs: accept"}.
 
-    The words come first, so that the verdict is on what has been put into words.
+    The words come first, so that the verdict follows from the description.
     """
     verdicts = "|".join(VERDICTS)
     pairs = ", ".join(f'"{number}": "{PHRASE}{{1,{length}}}: ({verdicts})"' for number in numbers)
@@ -74,7 +74,7 @@ def phrases_grammar(most: int = 3, length: int = 40) -> Grammar:
 
 
 def boxes_grammar(most: int = 5) -> Grammar:
-    """At most so many boxes of four whole numbers: {"boxes": [[10, 20, 300, 400]]}."""
+    """At most `most` boxes of four whole numbers: {"boxes": [[10, 20, 300, 400]]}."""
     box = r"\[\d{1,4}, \d{1,4}, \d{1,4}, \d{1,4}\]"
     number = {"type": "integer", "minimum": 0, "maximum": 9999}
     four = {"type": "array", "items": number, "minItems": 4, "maxItems": 4}
@@ -92,17 +92,17 @@ def caption_grammar(length: int = 160) -> Grammar:
 
 
 def _text(length: int) -> dict[str, Any]:
-    # `maxLength` alone would let control characters through.
+    # `maxLength` alone would allow control characters.
     return {"type": "string", "minLength": 1, "pattern": rf"^{_TEXT}{{1,{length}}}$"}
 
 
 def verdict_answer(verdicts: Mapping[int, tuple[str, str]]) -> str:
-    """The answer that says these words and verdicts, in the form that the grammar has."""
+    """The answer with these words and verdicts, in the grammar's form."""
     return json.dumps({str(number): ": ".join(said) for number, said in verdicts.items()}, ensure_ascii=False)
 
 
 def read_verdicts(answer: str) -> dict[int, tuple[str, str]]:
-    """The words and the verdict on each number, of an answer that the grammar has."""
+    """The words and the verdict for each number, from an answer in the grammar's form."""
     pairs = {int(number): said.rpartition(": ") for number, said in json.loads(answer).items()}
     return {number: (words, verdict) for number, (words, _, verdict) in pairs.items()}
 

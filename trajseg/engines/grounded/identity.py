@@ -1,4 +1,4 @@
-"""Identity over time: which tracks are the same object, and which of two tracks an object belongs to."""
+"""Identity over time: which tracks show the same object, and to which of two tracks an object belongs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from trajseg.engines.grounded.candidates import Candidate, CandidateFrame
 from trajseg.tracks import rle
 
 SAME = 0.6
-"""IoU of two masks from which on they show the same object."""
+"""IoU of two masks from which they show the same object."""
 SHARE = 0.6
-"""Of the frames of the shorter track, on which both have to show the same object to be one."""
+"""Share of the shorter track's frames on which both must show the same object to count as one."""
 
 
 def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with each object once.
+    """The candidates, with each object only once.
 
-    Two tracks that show the same object for most of the shorter one are one; the frames of both stay. Two that do so
-    for a while only (one of them has gone over to the other's object: look-alikes that cross) remain two, and the less
-    sure one loses these frames.
+    Two tracks that show the same object for most of the shorter one are merged; the frames of both are kept. If they
+    coincide only for a while (one has switched to the other's object when look-alikes crossed), both remain, and the
+    less certain one loses those frames.
     """
     tracks = sorted(candidates, key=lambda one: -len(one.shown) * one.score)
     kept: list[Candidate] = []
@@ -49,7 +49,7 @@ def _coincidence(one: Candidate, other: Candidate) -> float:
 
 
 def _take_in(kept: Candidate, gone: Candidate) -> None:
-    """Frames that only the other one has, and those on which it alone was seen by the detector."""
+    """Adds the frames that only the other track has, and those on which only it was detected."""
     for index, frame in enumerate(gone.frames):
         own = kept.frames[index]
         if frame.rle is not None and (own.rle is None or (frame.seen and not own.seen)):

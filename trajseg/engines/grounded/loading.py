@@ -1,4 +1,4 @@
-"""Loads the parts of `grounded`: from folders, or from the hub's cache on this machine."""
+"""Loads the parts of `grounded`, from folders or from the hub's cache on this machine."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SAM3 = "sam3_video"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """The owner and the name of a repository on the hub."""
 SAM2_FILES = ("*.pt", "*.md")
-"""Of a repository of SAM 2: Meta's own file; the same weights in transformers' form are not needed."""
+"""The file used from a SAM 2 repository: Meta's own; the same weights in transformers' form are not needed."""
 
 
 def load(settings: GroundedSettings, device: str = "") -> GroundedEngine:
-    """The engine that settings describe, on a device; see SettingsFactory."""
+    """The engine for these settings, on a device; see SettingsFactory."""
     place = chosen(device or None)
     half = torch.bfloat16 if torch.device(place).type == "cuda" else torch.float32
     detector = _detector(settings, place)
@@ -38,7 +38,7 @@ def load(settings: GroundedSettings, device: str = "") -> GroundedEngine:
 
 
 def _detector(settings: GroundedSettings, device: torch.device | str) -> Detector | CandidateMaker:
-    """A detector for single frames; or SAM 3, where the weights are of one, which follows what it finds by itself."""
+    """A detector for single frames; or SAM 3, if the weights are SAM 3's, which tracks what it finds itself."""
     folder = Path(weights_folder(settings.detector))
     config = folder / "config.json"
     if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == SAM3:
@@ -51,12 +51,12 @@ def _detector(settings: GroundedSettings, device: torch.device | str) -> Detecto
 
 
 def weights_folder(name: str, files: Sequence[str] | None = None, engine: str = "grounded") -> str:
-    """The folder (or file) of weights: a path, or a repository "owner/name@revision" that is in the hub's cache.
+    """The folder (or file) of weights: a path, or a repository "owner/name@revision" in the hub's cache.
 
-    Nothing is downloaded: a model may have 20 GB, and only `trajseg weights get`, which shows the size, may fetch it.
+    Downloads nothing: a model may have 20 GB, so only `trajseg weights get`, which shows the size, may download it.
 
     Args:
-        engine: that needs them, as `trajseg weights get` calls it.
+        engine: that needs them, as named by `trajseg weights get`.
 
     Raises:
         CheckpointError: they are not on this machine.
@@ -85,7 +85,7 @@ def weights_folder(name: str, files: Sequence[str] | None = None, engine: str = 
 
 
 def sam2_folder(name: str, engine: str = "grounded") -> Path:
-    """The folder or file of a SAM 2: a path, a checkpoint that ships, or a repository in the hub's cache.
+    """The folder or file of a SAM 2: a path, a built-in checkpoint, or a repository in the hub's cache.
 
     Args:
         engine: see `weights_folder`.

@@ -1,4 +1,4 @@
-"""Pictures that a chooser is shown: frames with numbered outlines, and a portrait of each candidate."""
+"""Pictures for a chooser: frames with numbered outlines, and a portrait of each candidate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from trajseg.tracks.rle import Box
 
 MARGIN = 0.15
-"""Of the longer side of a candidate's box, left around it in its portrait."""
+"""Margin around a candidate's box in its portrait, as a fraction of the box's longer side."""
 GREY = (124, 116, 104)
-"""Where a portrait reaches beyond the picture."""
+"""Fill colour where a portrait extends beyond the picture."""
 COLOURS = (
     (230, 25, 75),
     (60, 180, 75),
@@ -23,7 +23,7 @@ COLOURS = (
     (240, 50, 230),
     (210, 245, 60),
 )
-"""Of outlines, by number; they repeat, the number beside the outline does not."""
+"""Colours of outlines, by number; they repeat, but the number beside the outline does not."""
 
 
 def portrait(frame: np.ndarray, box: Box, side: int) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Boxes that a vision language model gives itself, where the detector finds nothing: what its numbers mean.
+"""Boxes from a vision language model itself, for when the detector finds nothing, and how to interpret them.
 
-Families write boxes in different units. A wrong one gives boxes that look plausible and lie elsewhere, so a model whose
-family is not known is not asked.
+Model families write boxes in different units. The wrong unit gives boxes that look plausible but are elsewhere, so a
+model of an unknown family is not asked.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from trajseg.engines.grounded.dialogue import boxes_question
 from trajseg.engines.grounded.prompts import Prompts
 
 STEP = 28
-"""Pixels that the sides of a shown picture are multiples of, so that no processor resizes it: patches of 14, merged two
-by two, are the coarsest of any family. With patches of 16 a picture may be resized, but there boxes are in
-thousandths."""
+"""Sides of shown pictures are multiples of this, in pixels, so that no processor resizes them: patches of 14, merged
+two by two, are the coarsest of any family. With patches of 16 a picture may be resized, but those models' boxes are
+in thousandths."""
 SURE = 0.5
-"""The score of such a box: a vision language model gives none."""
+"""The score of such a box, since a vision language model gives none."""
 
 
 @dataclass(frozen=True)
 class BoxConvention:
-    """What a box of four numbers (left, top, right, bottom) means.
+    """The meaning of a box of four numbers (left, top, right, bottom).
 
     Args:
         unit: of the numbers, in words for the prompt.
-        scale: what the picture's width and height count as; None: its pixels as it was shown.
+        scale: value of the picture's full width and height; None: pixels of the picture as shown.
     """
 
     unit: str
@@ -42,7 +42,7 @@ class BoxConvention:
     def pixels(
         self, box: Sequence[float], shown: tuple[int, int], frame: tuple[int, int]
     ) -> tuple[float, float, float, float] | None:
-        """A box in pixels of the frame, within it; None where nothing of it is left.
+        """A box in pixels of the frame, clipped to it; None if nothing is left.
 
         Args:
             shown, frame: height and width of the picture that the model saw, and of the frame.
@@ -63,7 +63,7 @@ FAMILIES: Mapping[str, BoxConvention] = {
     "glm4v": THOUSANDTHS,
     "molmo2": THOUSANDTHS,
 }
-"""By the beginning of transformers' model_type; also of its variants, such as qwen3_vl_moe."""
+"""By the start of transformers' model_type; also matches variants, such as qwen3_vl_moe."""
 _NAMES = {
     "qwen2_5_vl": r"qwen2\.5-?vl",
     "qwen3_vl": r"qwen3-?vl",
@@ -74,9 +74,9 @@ _NAMES = {
 
 
 def convention_of(family: str) -> BoxConvention | None:
-    """How a model writes boxes, by its model_type or by a served model's name, such as Qwen/Qwen3-VL-8B-Instruct.
+    """How a model writes boxes, from its model_type or a served model's name, such as Qwen/Qwen3-VL-8B-Instruct.
 
-    None where that is not known.
+    None if unknown.
     """
     said = family.lower()
     return next(
@@ -85,10 +85,10 @@ def convention_of(family: str) -> BoxConvention | None:
 
 
 class ChooserDetector:
-    """A Detector whose boxes come from a chooser: "phrases" are then whole sentences.
+    """A Detector whose boxes come from a chooser: its "phrases" are whole sentences.
 
     Args:
-        longest: pixels of the longer side of a shown picture, at most.
+        longest: maximum length of a shown picture's longer side, pixels.
     """
 
     def __init__(self, chooser: Chooser, convention: BoxConvention, prompts: Prompts, longest: int) -> None:
@@ -96,7 +96,7 @@ class ChooserDetector:
         self.said: list[str] = []
 
     def detect(self, frames: Sequence[np.ndarray], phrases: Sequence[str], least: float) -> list[list[Detection]]:
-        """See Detector; `least` has nothing to be compared with."""
+        """See Detector; `least` is ignored, since there are no scores."""
         return [[one for phrase in phrases for one in self._boxes(frame, phrase)] for frame in frames]
 
     def _boxes(self, frame: np.ndarray, sentence: str) -> list[Detection]:
@@ -105,7 +105,7 @@ class ChooserDetector:
         self.said.append(answer)
         size, shown = (frame.shape[0], frame.shape[1]), (picture.shape[0], picture.shape[1])
         boxes = [self.convention.pixels(box, shown, size) for box in json.loads(answer)["boxes"]]
-        # Named by the sentence, it would be as good as chosen.
+        # Labelling it with the sentence would already count as choosing it.
         return [Detection(box, SURE, "object") for box in boxes if box is not None]
 
 

@@ -1,7 +1,8 @@
-"""The prompts of a chooser: text files that anyone can read and edit.
+"""A chooser's prompts: text files that anyone can read and edit.
 
-A file holds one text. Names in braces are slots; {clean}, {outlined}, {portrait} and {picture} take pictures.
-The package's files are in trajseg/engines/grounded/prompts; a checkpoint or the setting `prompts` may replace them.
+A file holds one text. Names in braces are slots; {clean}, {outlined}, {portrait} and {picture} are replaced with
+pictures. The built-in files are in trajseg/engines/grounded/prompts; a checkpoint or the setting `prompts` may replace
+them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SLOTS: dict[str, frozenset[str]] = {
     "caption": frozenset({"number"}),
     "boxes": frozenset({"picture", "instruction", "unit"}),
 }
-"""The slots that each file may have. Other braces are text: answers are JSON."""
+"""The slots allowed in each file. Other braces are plain text: answers are JSON."""
 _SLOT = re.compile(r"\{([a-z]+)\}")
 
 Part = str | np.ndarray
@@ -35,7 +36,7 @@ Part = str | np.ndarray
 
 
 class Prompts:
-    """The texts of one folder; the package's own stand in for those that it lacks.
+    """The texts in one folder; missing ones are taken from the package.
 
     Raises:
         CheckpointError: the folder does not exist, or a text has an unknown slot.
@@ -58,7 +59,7 @@ class Prompts:
                 )
 
     def parts(self, name: str, values: Mapping[str, Part]) -> list[Part]:
-        """A text with its slots filled in, text and pictures in their order."""
+        """A text with its slots filled in: texts and pictures in order."""
         parts: list[Part] = []
         text, end = self._texts[name], 0
         for slot in _SLOT.finditer(text):
@@ -70,7 +71,7 @@ class Prompts:
 
 
 def joined(parts: list[Part]) -> list[Part]:
-    """The same turn with neighbouring texts as one, and without empty ones."""
+    """The same turn with neighbouring texts joined and empty ones removed."""
     whole: list[Part] = []
     for part in parts:
         if isinstance(part, str) and whole and isinstance(whole[-1], str):

@@ -1,4 +1,4 @@
-"""Where the SAM 2 of `grounded` comes from: Meta's own files, or the part of a TrajSeg checkpoint."""
+"""Loads the SAM 2 of `grounded`: Meta's own files, or the one inside a TrajSeg checkpoint."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def load_sam2(
     """Loads Meta's weights or a TrajSeg checkpoint's SAM 2.
 
     Args:
-        path: Meta's .pt file; a folder that holds one, as Meta's repositories on the hub do, or safetensors with a
-            config.json of a Sam2Config; or a TrajSeg checkpoint's folder.
+        path: Meta's .pt file; a folder with one, as in Meta's hub repositories, or with safetensors and a
+        config.json of a Sam2Config; or a TrajSeg checkpoint's folder.
 
     Raises:
-        CheckpointError: none of these, or the weights do not fit.
+        CheckpointError: it is none of these, or the weights do not fit.
     """
     path = Path(path)
     if not path.exists():
@@ -49,7 +49,7 @@ def _of_trajseg(folder: Path, device: torch.device | str, dtype: torch.dtype) ->
     if not config.prompted_by_boxes:
         raise CheckpointError(
             f"The SAM 2 of {folder} was not trained with boxes.",
-            "Take Meta's SAM 2.1, or a checkpoint whose config.json has `prompted_by_boxes`.",
+            "Use Meta's SAM 2.1, or a checkpoint whose config.json has `prompted_by_boxes`.",
         )
     sam2 = _filled(config.sam2_config, weights.under("visual_model."), device, dtype)
     reader = None

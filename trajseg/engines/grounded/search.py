@@ -1,8 +1,8 @@
-"""The search for candidates: everything in a clip that phrases may mean, as mask tracks over the whole of it.
+"""Candidate search: everything in a clip that the phrases may refer to, as mask tracks over the whole clip.
 
-A detector looks at every k-th frame. SAM 2 draws what it sees there and carries it on to the frames between; what is
-seen again is the same object, what is new starts a track. At the end, tracks that started late are carried back
-towards the beginning. What is kept of a frame is masks as RLE: memory does not grow with pictures or features.
+A detector runs on every k-th frame. SAM 2 segments its detections and tracks them through the frames between.
+Redetected objects continue their tracks; new ones start a track. Finally, tracks that started late are followed
+backwards. Only RLE masks are kept per frame: memory does not grow with pictures or features.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from trajseg.tracks.rle import Rle
 from trajseg.video import Clip
 
 SAME = 0.5
-"""IoU of the masks of two tracks on one frame from which on they are on the same object."""
+"""IoU of two tracks' masks on one frame from which they show the same object."""
 COVERED = 0.6
-"""A new sighting of which so much lies on tracks that were seen on the same frame is no object of its own."""
+"""A new detection is dropped if at least this share of it is covered by tracks detected on the same frame."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class SearchSettings:
     """How candidates are searched.
 
     Args:
-        every: seconds between the frames that the detector looks at.
-        looks: of which there are at least so many in a clip.
-        threshold: detections below this score are not looked at.
-        certain: a track is kept if its mean detection score is at least this, or it was seen on two frames or more.
-        most: candidates, the best ones.
+        every: seconds between the frames on which the detector runs.
+        looks: minimum number of such frames in a clip.
+        threshold: detections below this score are ignored.
+        certain: a track is kept if its mean detection score is at least this, or it was detected on two or more frames.
+        most: maximum number of candidates; the best are kept.
     """
 
     every: float = 0.5
@@ -53,7 +53,7 @@ class SearchSettings:
 
 
 class CandidateSearch:
-    """Finds candidates with one detector and one SAM 2; holds nothing of a clip between calls."""
+    """Finds candidates with one detector and one SAM 2; keeps nothing of a clip between calls."""
 
     def __init__(self, detector: Detector, sam2: PromptableSam2, settings: SearchSettings | None = None) -> None:
         self.detector, self.sam2 = detector, sam2
@@ -61,15 +61,15 @@ class CandidateSearch:
         self.follower = ClipFollower(sam2)
 
     def detection_step(self, clip: Clip) -> int:
-        """Frames from one look of the detector to the next."""
+        """Number of frames between two detections."""
         by_time = round(clip.fps * self.settings.every)
         return max(1, min(by_time, len(clip) // self.settings.looks))
 
     @torch.inference_mode()
     def find(self, clip: Clip, phrases: Sequence[str], progress: Progress | None = None) -> list[Candidate]:
-        """The candidates, in the order of their first frame and from left to right.
+        """The candidates, ordered by first frame and then from left to right.
 
-        `progress` is called after every frame. Raises VideoError, InstructionError, or whatever `progress` raises.
+        `progress` is called after every frame. Raises VideoError, InstructionError, or anything that `progress` raises.
         """
         step, count = self.detection_step(clip), len(clip)
         groups: list[FollowedGroup] = []
@@ -84,7 +84,7 @@ class CandidateSearch:
         return self._chosen([track for group in groups for track in group.tracks])
 
     def sightings(self, picture: np.ndarray, features: FrameFeatures, phrases: Sequence[str]) -> list[DrawnObject]:
-        """What the detector sees in one picture, drawn and without doubles."""
+        """The detections in one picture, segmented and without duplicates."""
         [found] = self.detector.detect([picture], phrases, self.settings.threshold)
         if not found:
             return []
@@ -92,7 +92,7 @@ class CandidateSearch:
         found = [found[index] for index in box_suppressed(boxes, [one.score for one in found])]
         found = found[: 2 * self.settings.most]
         size = picture.shape[0], picture.shape[1]
-        # A mark holds its first and its last pixel.
+        # A mark includes its first and its last pixel.
         corners = torch.tensor([one.box for one in found]) - torch.tensor([0.0, 0.0, 1.0, 1.0])
         named = [(one.phrase, one.score) for one in found]
         drawn = self.follower.draw(features, Marks.boxes(corners), named, size)
@@ -110,7 +110,7 @@ class CandidateSearch:
         groups: list[FollowedGroup],
         count: int,
     ) -> None:
-        """The detector's look at a frame: followed objects are seen again, others start a track."""
+        """Runs the detector on a frame: tracked objects are redetected, new ones start a track."""
         sightings = self.sightings(picture, features, phrases)
         followed = [(group, row, frame) for group, frames in drawn for row, frame in enumerate(frames)]
         going = [group.motion[row].box(index) for group, row, _ in followed]
@@ -122,7 +122,7 @@ class CandidateSearch:
             group, row, frame = followed[place]
             sighting, track = sightings[column], group.tracks[row]
             if frame.rle is not None and rle.iou(frame.rle, sighting.mask) < SAME:
-                # The tracker had gone over to something else: it must not remember that.
+                # The tracker had switched to something else: it must not remember that.
                 group.tracker.forget(1)
                 group.tracker.other_memories.clear()
             track.sight(sighting.certainty)
@@ -133,7 +133,7 @@ class CandidateSearch:
                 group.met[row] = False
         taken = [masks[column] for column in pairs.values()]
         for place, (group, row, frame) in enumerate(followed):
-            # Two tracks on one object: the one that was not seen is hidden, or has gone over to the other's object.
+            # Two tracks show one object: the undetected one is occluded, or has switched to the other's object.
             if place not in pairs and any(rle.iou(frame.rle, mask) >= SAME for mask in taken if frame.rle):
                 group.tracks[row].frames[index] = CandidateFrame()
         for group, _ in drawn:
@@ -149,14 +149,14 @@ class CandidateSearch:
             groups.append(self.follower.started(index, features, fresh, count, (picture.shape[0], picture.shape[1])))
 
     def _chosen(self, tracks: list[Candidate]) -> list[Candidate]:
-        """Without doubles and doubtful ones, at most as many as are wanted, from early to late and left to right."""
+        """Removes duplicates and doubtful ones; at most `most`, ordered from early to late and left to right."""
         kept = [track for track in merged(tracks) if track.score >= self.settings.certain or track.sightings > 1]
         best = sorted(kept, key=lambda track: -track.score * len(track.shown) ** 0.5)[: self.settings.most]
         return sorted(best, key=lambda track: (track.shown[0], (track.box(track.shown[0]) or (0.0,))[0]))
 
 
 def _by_itself(column: int, place: int, sightings: Sequence[Rle], followed: Sequence[Rle | None]) -> bool:
-    """Whether sighting `column`, taken for the followed object at `place`, has no other object near."""
+    """Whether detection `column`, matched to the tracked object at `place`, has no other object nearby."""
     others = [mask for other, mask in enumerate(sightings) if other != column]
     others += [mask for other, mask in enumerate(followed) if other != place and mask is not None]
     return not any(meetings([sightings[column], other]) for other in others)
@@ -170,7 +170,7 @@ def _note_meetings(drawn: list[tuple[FollowedGroup, list[CandidateFrame]]]) -> N
 
 
 def _covered(mask: Rle, others: Sequence[Rle]) -> float:
-    """Share of a mask that lies in the union of others."""
+    """Share of a mask covered by the union of others."""
     if not others:
         return 0.0
     whole = rle.union(others)

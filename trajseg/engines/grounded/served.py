@@ -1,4 +1,4 @@
-"""A chooser behind an OpenAI-compatible address, such as `vllm serve`; pictures leave this machine, to there alone."""
+"""A chooser behind an OpenAI-compatible address, such as `vllm serve`; pictures are sent only there."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from trajseg.errors import InputError, TrajSegError
 JPEG_QUALITY = 92
 ATTEMPTS = 4
 TEMPORARY = frozenset({408, 429, 502, 503, 504})
-"""Statuses after which the same request may well succeed."""
+"""Status codes after which the same request may succeed."""
 
 
 class ServedChooser:
-    """Asks a served vision language model; answers are held to the grammar's JSON schema by the server.
+    """Asks a served vision language model; the server enforces the grammar's JSON schema on answers.
 
     Args:
-        address: up to and with /v1.
-        model: as the server calls it.
-        key: sent as a bearer token, where there is one.
+        address: up to and including /v1.
+        model: its name on the server.
+        key: sent as a bearer token, if given.
         timeout: seconds for one answer.
-        pause: seconds before the second attempt; later ones wait longer.
+        pause: seconds before the second attempt; later pauses are longer.
         transport: httpx's, for tests.
 
     Raises:
-        InputError: the address is no http or https URL.
+        InputError: the address is not an http or https URL.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ServedChooser:
         url = httpx.URL(address)
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError(
-                f"The chooser's address {address!r} is no http or https URL.", "Such as http://gpu:8000/v1."
+                f"The chooser's address {address!r} is not an http or https URL.", "Use one such as http://gpu:8000/v1."
             )
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.model, self.family, self._pause = model, model, pause
@@ -57,7 +57,7 @@ class ServedChooser:
         )
 
     def answer(self, question: Question) -> str:
-        """See Chooser. Tries again when the server is busy."""
+        """See Chooser. Retries when the server is busy."""
         retrying = Retrying(
             retry=retry_if_exception(_is_temporary),
             stop=stop_after_attempt(ATTEMPTS),
@@ -75,7 +75,7 @@ class ServedChooser:
         except (httpx.HTTPError, ValueError) as error:
             raise TrajSegError(
                 f"The chooser at {self._client.base_url} cannot be reached: {error}",
-                "Start it, or correct TRAJSEG_GROUNDED_ADDRESS.",
+                "Start it, or fix TRAJSEG_GROUNDED_ADDRESS.",
             ) from error
         return self._checked(reply, question)
 
@@ -107,13 +107,13 @@ class ServedChooser:
             text = str(choice["message"]["content"]).strip()
         except (KeyError, TypeError, ValueError) as error:
             raise TrajSegError(
-                f"The chooser at {self._client.base_url} answers in another form than OpenAI's: {str(reply)[:300]}",
+                f"The chooser at {self._client.base_url} does not answer in OpenAI's format: {str(reply)[:300]}",
                 "Its address must be that of an OpenAI-compatible server, up to /v1.",
             ) from error
         normal = question.grammar.normalised(text)
         if normal is None:
             raise TrajSegError(
-                f"The chooser {self.model} does not keep to the schema: {text[:300]!r}.",
+                f"The chooser {self.model} does not follow the schema: {text[:300]!r}.",
                 "Its server must support response_format json_schema, as vLLM does; `transformers serve` does not.",
             )
         return normal

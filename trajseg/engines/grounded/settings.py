@@ -1,4 +1,4 @@
-"""Settings of `grounded`: which weights, which chooser, how finely it looks. Read without torch."""
+"""Settings of `grounded`: weights, chooser, sampling. Read without torch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trajseg.errors import CheckpointError
 
 PREFIX = "TRAJSEG_GROUNDED_"
 FILE = "grounded.json"
-"""In a checkpoint's folder: settings that go with its weights."""
+"""File in a checkpoint's folder with settings that go with its weights."""
 NO_CHOOSER = "none"
 _NOT_IN_A_VERSION = re.compile(r"[^\w.+-]+")
 
 
 @dataclass(frozen=True)
 class GroundedSettings:
-    """All settings, each also by TRAJSEG_GROUNDED_ and its name in capitals.
+    """All settings; each can also be set by the environment variable TRAJSEG_GROUNDED_ plus its name in capitals.
 
     Args:
         checkpoint: a folder whose subfolders detector, tracker and chooser are the defaults of the next three.
@@ -129,7 +129,7 @@ class GroundedSettings:
 
 
 def _of_checkpoint(folder: Path) -> dict[str, Any]:
-    """The settings of a checkpoint: its subfolders and its grounded.json."""
+    """A checkpoint's settings: its subfolders and its grounded.json."""
     if not folder.is_dir():
         raise CheckpointError(
             f"TRAJSEG_GROUNDED_CHECKPOINT: there is no folder {folder}.",
@@ -147,12 +147,10 @@ def _of_checkpoint(folder: Path) -> dict[str, Any]:
         own = json.loads(path.read_text(encoding="utf-8"))
         return values | {name: converted(GroundedSettings, PREFIX, name, value) for name, value in own.items()}
     except (ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {type(error).__name__} {error}", "Correct or delete it."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__} {error}", "Fix or delete it.") from error
 
 
 def short_name(name: str) -> str:
-    """The last part of a path or a repository, without a revision, in characters that a model version may have."""
+    """The last part of a path or repository, without a revision, limited to characters allowed in a model version."""
     last = name.split("@")[0].rstrip("/").rsplit("/", 1)[-1]
     return _NOT_IN_A_VERSION.sub("-", last).strip("-") or "unnamed"

@@ -1,4 +1,4 @@
-"""Non-maximum suppression of masks: of detections of the same object in one frame, the best one stays."""
+"""Non-maximum suppression of masks: of several detections of an object on one frame, the best one is kept."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trajseg.tracks.rle import Rle
 
 
 def suppressed(masks: Sequence[Rle], scores: Sequence[float], overlap: float = 0.7, inside: float = 0.9) -> list[int]:
-    """The indices of the masks that stay, best first; empty ones go.
+    """The indices of the masks that are kept, best first; empty masks are dropped.
 
     Args:
         masks: of one frame.
-        scores: how sure each is, 0 to 1.
-        overlap: a mask goes if its IoU with a better one is above this.
-        inside: a mask goes if this share of it lies in a better one, and is more than half of that one: a part of an
-            object is no object, but a small object in front of a large one is.
+        scores: confidence of each, 0 to 1.
+        overlap: a mask is dropped if its IoU with a better one exceeds this.
+        inside: a mask is dropped if this share of it lies in a better one and it covers more than half of that one: a
+        part of an object is not an object, but a small object in front of a large one is.
     """
     filled = [index for index in range(len(masks)) if rle.area(masks[index])]
     order = sorted(filled, key=lambda index: -scores[index])
@@ -40,7 +40,7 @@ def _same(mask: Rle, better: Rle, overlap: float, inside: float) -> bool:
 
 
 def box_suppressed(boxes: np.ndarray, scores: Sequence[float], overlap: float = 0.8) -> list[int]:
-    """As `suppressed`, for boxes float [n, 4], xyxy in pixels, by their IoU alone."""
+    """Like `suppressed`, for boxes float [n, 4], xyxy in pixels, by IoU alone."""
     kept: list[int] = []
     for index in sorted(range(len(boxes)), key=lambda place: -scores[place]):
         if all(box_iou(boxes[index], boxes[better]) <= overlap for better in kept):
@@ -49,7 +49,7 @@ def box_suppressed(boxes: np.ndarray, scores: Sequence[float], overlap: float = 
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two boxes, xyxy; 0 where either is empty."""
+    """IoU of two boxes, xyxy; 0 if either is empty."""
     left, top = np.maximum(a[:2], b[:2])
     right, bottom = np.minimum(a[2:], b[2:])
     both = max(0.0, right - left) * max(0.0, bottom - top)

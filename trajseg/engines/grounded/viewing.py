@@ -1,4 +1,4 @@
-"""What a chooser is shown of a clip: which frames, and each candidate's portrait and facts."""
+"""What a chooser is shown of a clip: the frames, and each candidate's portrait and facts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ViewSettings:
     """How much a chooser sees.
 
     Args:
-        frames: with and without outlines; 0 shows portraits only.
+        frames: number of frames shown, each with and without outlines; 0 shows portraits only.
         longest: pixels of the longer side of a frame.
         portrait: pixels of a side of a portrait.
     """
@@ -31,10 +31,10 @@ class ViewSettings:
 
 
 def view(clip: Clip, candidates: Sequence[Candidate], settings: ViewSettings, again: int = 0) -> Scene:
-    """What is shown of candidates, numbered from 1 in their order.
+    """The scene with these candidates, numbered from 1 in order.
 
     Args:
-        again: 0 for the first time; later times show other frames and other portraits.
+        again: 0 the first time; later times show other frames and portraits.
 
     Raises:
         VideoError: the video can no longer be read.
@@ -73,14 +73,14 @@ def view(clip: Clip, candidates: Sequence[Candidate], settings: ViewSettings, ag
 
 
 def bins(count: int, parts: int, shift: float = 0.5) -> list[int]:
-    """The 0-based frame at the same place of each of `parts` equal parts of `count` frames."""
+    """The 0-based frame at the same position in each of `parts` equal parts of `count` frames."""
     return [min(count - 1, int((part + shift) * count / parts)) for part in range(parts)]
 
 
 def shown_frames(candidates: Sequence[Candidate], count: int, frames: int, again: int = 0) -> list[int]:
-    """Frames that show the clip evenly, and each candidate at least once as far as there is room; in order.
+    """Evenly spaced frames that show each candidate at least once, as far as there is room; in order.
 
-    Later times (`again`) see other frames: the best ones of the candidates that are asked about first.
+    Later times (`again`) use other frames: the best ones of the candidates in question come first.
     """
     if not frames:
         return []

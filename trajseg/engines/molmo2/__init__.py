@@ -1,4 +1,4 @@
-"""`molmo2`, an engine for sentences: Molmo2 points at what is meant, and SAM 2.1 draws and follows it."""
+"""`molmo2`, an engine for sentences: Molmo2 points at the objects; SAM 2.1 segments and tracks them."""
 
 from __future__ import annotations
 

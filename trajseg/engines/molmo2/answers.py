@@ -1,10 +1,10 @@
-"""What Molmo2 answers when it is asked to point: the grammar of its answers, and a parser for all that it may write.
+"""Molmo2's answers when asked to point: their grammar, and a parser for anything it may write.
 
     <tracks coords="0.0 1 452 310 2 120 733;0.5 1 460 312">the two dogs</tracks>
 
-At each moment, in seconds, stand the objects that show, each as its number, x and y in thousandths of the picture's
-width and height. "There are none." is the answer where nothing is meant. The text comes from a model: what is out of
-range or unreadable is left out and noted, never trusted.
+For each moment, in seconds, the visible objects are listed: number, and x and y in thousandths of the picture's
+width and height. "There are none." is the answer if nothing matches. The text comes from a model, so it is not trusted:
+values that are out of range or unreadable are left out and noted.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from trajseg.video.frame_map import FrameMap
 
 NONE = "There are none."
 MOST_TIME = 10.0**6
-"""Seconds; a later moment is no time of a video."""
+"""Seconds; later times are not considered times in a video."""
 ROUNDING = 0.051
-"""Seconds by which a moment may differ from the shown time that it means: Molmo2 reads and writes tenths."""
+"""Largest difference, in seconds, between a moment and the shown time it refers to: Molmo2 uses tenths."""
 
 _MOMENT = r"\d{1,6}\.\d( \d{1,3} \d{1,4} \d{1,4})+"
 _LABEL = r"[^\p{C}<>\"]{0,200}"
@@ -38,7 +38,7 @@ _AT = re.compile(r"\s*([^\s:]+)\s*:?\s+(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Point:
-    """One object at one moment: seconds, and x, y as shares of the picture's width and height, 0 to 1."""
+    """One object at one moment: seconds, and x, y as fractions of the picture's width and height, 0 to 1."""
 
     time: float
     x: float
@@ -47,11 +47,11 @@ class Point:
 
 @dataclass(frozen=True)
 class PointAnswer:
-    """An answer, read.
+    """A parsed answer.
 
     Args:
-        tracks: points of each object by its number in the answer, in order of time, one a moment.
-        label: what the answer calls them; may be empty.
+        tracks: points of each object by its number in the answer, in time order, one per moment.
+        label: the answer's name for them; may be empty.
         faults: what was left out, in words.
     """
 
@@ -68,9 +68,9 @@ def track_grammar() -> Grammar:
 
 
 def read_points(answer: str) -> PointAnswer:
-    """The points of an answer; none where it says that there are none.
+    """The points in an answer; empty if it says that there are none.
 
-    An answer that was cut off keeps the moments that are whole.
+    If the answer was cut off, its complete moments are kept.
 
     Raises:
         TrajSegError: it neither points nor says that there is nothing.
@@ -91,7 +91,7 @@ def read_points(answer: str) -> PointAnswer:
         moments = [part for part in re.split(r"[;,\t\n]", tag["coords"]) if part.strip()]
         if tag["end"] is None:
             faults.append("the answer was cut off")
-            # The last moment may lack numbers, or half of one.
+            # The last moment may lack numbers, or end in half of one.
             moments = moments[:-1]
         labels.append((tag["label"] or "").strip())
         for moment in moments:
@@ -123,7 +123,7 @@ def _read_moment(moment: str, points: dict[int, dict[float, Point]], faults: lis
 
 
 def _number(word: str) -> float | None:
-    """A plain decimal; None for anything else, such as nan, 1e9 or 1_0."""
+    """A plain decimal number; None for anything else, such as nan, 1e9 or 1_0."""
     if not re.fullmatch(r"\d{1,9}(\.\d{0,6})?", word, re.ASCII):
         return None
     value = float(word)
@@ -143,8 +143,8 @@ def frame_points(
 ) -> list[PointTrack]:
     """The tracks of an answer on the frames of a clip, those with the most points first.
 
-    A moment is the shown frame whose time it repeats, else the frame on show at that time. What lies after the clip
-    is left out. Of two moments on one frame the later one counts.
+    A moment refers to the shown frame with the same time, else to the frame visible at that time. Moments after the
+    clip are dropped. Of two moments on one frame, the later one counts.
 
     Args:
         shown: 0-based frames that Molmo2 saw.

@@ -1,4 +1,4 @@
-"""Molmo2Engine: Molmo2 points at what a sentence means on frames of a clip, and SAM 2.1 makes masks of it."""
+"""Molmo2Engine: Molmo2 points at a sentence's objects on frames of a clip, and SAM 2.1 turns the points into masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 
 VIEW = ViewSettings(frames=4, longest=378, portrait=224)
-"""What captions are written from: pictures that Molmo2 sees whole, without cutting them into crops."""
+"""Size of pictures for captions: Molmo2 sees them whole, without cutting them into crops."""
 
 
 class Molmo2Engine:
@@ -43,7 +43,7 @@ class Molmo2Engine:
 
     @classmethod
     def load(cls, settings: Molmo2Settings, device: str = "") -> Molmo2Engine:
-        """The engine that settings describe; raises CheckpointError where its weights are not on this machine."""
+        """The engine for these settings; raises CheckpointError if its weights are not on this machine."""
         place = chosen(device or None)
         half = torch.bfloat16 if torch.device(place).type == "cuda" else torch.float32
         folder = weights_folder(settings.weights, engine="molmo2")
@@ -56,10 +56,11 @@ class Molmo2Engine:
         return self.settings.spec
 
     def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
-        """The objects that the instruction means; see trajseg.engines.base.
+        """The objects that the instruction refers to; see trajseg.engines.base.
 
-        Molmo2 is asked and the whole clip is followed before this returns; the iterator then gives the masks. That
-        cannot be resumed: a second run does it again, and only leaves out the frames that are done.
+        Molmo2 is asked and the whole clip is tracked before this returns; the iterator then yields the masks. This
+        cannot
+        be resumed: a second run repeats it, and only skips the finished frames.
 
         Raises:
             InstructionError: the instruction is empty or too long.
@@ -92,25 +93,25 @@ class Molmo2Engine:
     def caption(
         self, clip: Clip | str | Path, tracks: Sequence[MaskTrack], progress: Progress | None = None
     ) -> list[str]:
-        """A sentence on each track, in their order, whoever drew them; see Captioner."""
+        """A sentence for each track, in order; see Captioner."""
         return track_captions(self.pointer.chooser, Prompts(), open_clip(clip), tracks, VIEW, progress)
 
     def mark(
         self, clip: Clip | str | Path, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
     ) -> np.ndarray:
-        """The mask of what a box or a click marks, by SAM 2's own prompt encoder; see Marker.
+        """The mask of the object at a box or click, by SAM 2's own prompt encoder; see Marker.
 
-        The instruction is not asked: the mark says which object is meant.
+        The instruction is ignored: the mark says which object is meant.
         """
         return MarkedObject(self.sam2, open_clip(clip), mark, known or {}).mask()
 
     def propagator(self) -> MemoryPropagator:
-        """Carries painted masks through a clip by SAM 2's memory."""
+        """Propagates painted masks through a clip with SAM 2's memory."""
         return MemoryPropagator(self.sam2)
 
 
 def _answer(said: str, answer: PointAnswer, found: Sequence[Candidate]) -> str:
-    """The whole course in words, for people."""
+    """A summary of the whole process, for people."""
     lines = [
         f"{number}. {candidate.phrase}, frames {candidate.shown[0]} to {candidate.shown[-1]}."
         for number, candidate in enumerate(found, 1)

@@ -1,4 +1,4 @@
-"""Molmo2Pointer: shows Molmo2 a clip and asks it to track what an instruction means."""
+"""Molmo2Pointer: shows Molmo2 a clip and asks it to track the instruction's objects."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from trajseg.video import Clip
 
 MODEL_TYPE = "molmo2"
 SHOWN_SIDE = 1280
-"""Pixels of the longer side of the frames that are held; Molmo2 sees them at 378 x 378."""
+"""Longer side of the stored frames, pixels; Molmo2 sees them at 378 x 378."""
 CLOCK = 1000.0
-"""Frames a second of the clock that times are given in: the processor wants whole frame numbers, times may be any."""
+"""Clock rate for times, per second: the processor needs whole frame numbers, but times may be any."""
 
 
 class Molmo2Pointer:
-    """A Molmo2 on this machine. It always takes the likeliest token that the grammar allows.
+    """A Molmo2 on this machine, with greedy decoding within the grammar.
 
     Args:
-        model: in evaluation mode after this.
+        model: switched to evaluation mode.
         processor: Molmo2Processor, with the checkpoint's chat template.
     """
 
@@ -50,7 +50,7 @@ class Molmo2Pointer:
         """Loads a folder.
 
         Raises:
-            CheckpointError: it cannot be loaded, or is no Molmo2.
+            CheckpointError: it cannot be loaded, or is not a Molmo2.
         """
         check_kind(Path(path))
         try:
@@ -63,12 +63,12 @@ class Molmo2Pointer:
         if not processor.chat_template:
             raise CheckpointError(
                 f"{path} has no chat template.",
-                "Copy chat_template.jinja of the same repository beside its config.json.",
+                "Copy chat_template.jinja from the same repository next to its config.json.",
             )
         return cls(model.to(device), processor, settings or Molmo2Settings())  # type: ignore[arg-type]
 
     def shown(self, clip: Clip) -> list[int]:
-        """The 0-based frames that Molmo2 sees: `fps` a second, at most `frames`, evenly over the clip."""
+        """The 0-based frames that Molmo2 sees: `fps` a second, at most `frames`, evenly spaced over the clip."""
         times = clip.frame_map.times
         count = max(1, int((times[-1] - times[0]) * self.settings.fps) + 1)
         step = 1 / self.settings.fps
@@ -81,8 +81,8 @@ class Molmo2Pointer:
     def track(self, clip: Clip, instruction: str, progress: Callable[[], None] | None = None) -> tuple[str, list[int]]:
         """Molmo2's answer to "Track <instruction>.", and the frames that it saw.
 
-        An answer that is longer than `tokens` is cut off. Raises VideoError, or whatever `progress` raises, which is
-        called before the model is asked.
+        An answer longer than `tokens` is cut off. Raises VideoError, or anything that `progress` raises, which is
+        called before the model runs.
         """
         indices = self.shown(clip)
         pictures = np.stack([fitted(picture, SHOWN_SIDE) for _, picture in clip.frames(indices)])
@@ -104,7 +104,7 @@ class Molmo2Pointer:
         return held.text(generated[0, start:].tolist()), indices
 
     def inputs(self, pictures: np.ndarray, times: list[float], instruction: str) -> Any:
-        """What the model reads: pictures RGB uint8 [N, H, W, 3], each after its time in seconds, and the request."""
+        """The model's input: pictures RGB uint8 [N, H, W, 3], each after its time in seconds, and the request."""
         said = instruction.strip().rstrip(".!?;, ")
         content = [{"type": "text", "text": f"Track {said}."}, {"type": "video"}]
         text = self.processor.apply_chat_template(
@@ -119,7 +119,7 @@ class Molmo2Pointer:
 
 
 def check_kind(folder: Path) -> None:
-    """Raises CheckpointError where a folder's config.json is not of a Molmo2."""
+    """Raises CheckpointError if a folder's config.json is not a Molmo2's."""
     config = folder / "config.json"
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")

@@ -19,14 +19,14 @@ from trajseg.tracks import rle
 from trajseg.video import Clip
 
 CERTAINTY = 0.5
-"""How sure a pointed object counts: a vision language model gives no score."""
+"""Confidence of a pointed object, since a vision language model gives no score."""
 
 
 class PointSearch:
-    """Draws and follows what points mean; holds nothing of a clip between calls.
+    """Segments and tracks the objects at given points; keeps nothing of a clip between calls.
 
-    An object is drawn at its first point and followed from there, both ways. A later point that lies in its mask
-    confirms it; one that lies elsewhere draws it again there, and that is what SAM 2 remembers.
+    An object is segmented at its first point and tracked from there, both ways. A later point inside its mask confirms
+    it; one outside makes SAM 2 segment it again there, and remember that.
     """
 
     def __init__(self, sam2: PromptableSam2) -> None:
@@ -36,13 +36,13 @@ class PointSearch:
     def find(
         self, clip: Clip, tracks: Sequence[PointTrack], phrase: str, progress: Progress | None = None
     ) -> list[Candidate]:
-        """The objects that the points mean, in the order of `tracks`; two that turn out to be one are merged.
+        """The objects at the points, in the order of `tracks`; two that turn out to be one are merged.
 
         Args:
-            phrase: what they are called.
+            phrase: the objects' name.
             progress: called after every frame.
 
-        Raises VideoError, or whatever `progress` raises.
+        Raises VideoError, or anything that `progress` raises.
         """
         groups: list[FollowedGroup] = []
         places: dict[int, tuple[FollowedGroup, int]] = {}
@@ -58,7 +58,7 @@ class PointSearch:
                 group.lost[row].anchor(rle.area(drawn[number].mask) / (size[0] * size[1]))
                 if not any(group is other for other in changed):
                     changed.append(group)
-                    # SAM 2 had gone over to something else: it must not remember that.
+                    # SAM 2 had switched to something else: it must not remember that.
                     group.tracker.forget(1)
                     group.tracker.other_memories.clear()
             for group in changed:
@@ -84,7 +84,7 @@ class PointSearch:
         phrase: str,
         size: tuple[int, int],
     ) -> dict[int, DrawnObject]:
-        """The objects that have to be drawn on a frame, by their number: new ones, and those that went astray."""
+        """The objects to segment on a frame, by number: new ones, and those whose track went wrong."""
         pointed = {}
         for track in tracks:
             if (point := track.points.get(index)) is None:
@@ -103,7 +103,7 @@ class PointSearch:
 
 
 def _inside(candidate: Candidate, index: int, point: tuple[float, float]) -> bool:
-    """Whether a point lies in the mask that a candidate has on a frame."""
+    """Whether a point lies inside a candidate's mask on a frame."""
     code = candidate.frames[index].rle
     return code is not None and bool(rle.decode(code)[int(point[1]), int(point[0])])
 

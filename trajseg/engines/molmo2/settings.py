@@ -17,7 +17,7 @@ TRACKER = "facebook/sam2.1-hiera-large"
 
 @dataclass(frozen=True)
 class Molmo2Settings:
-    """All settings, each also by TRAJSEG_MOLMO2_ and its name in capitals.
+    """All settings; each can also be set by the environment variable TRAJSEG_MOLMO2_ plus its name in capitals.
 
     Args:
         weights: folder or hub repository (`name@revision` pins it) of a Molmo2 in transformers' form.

@@ -1,4 +1,4 @@
-"""`sam3`, an engine for noun phrases: SAM 3 finds everything of a kind and follows it."""
+"""`sam3`, an engine for noun phrases: SAM 3 finds and tracks everything of a kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sam3Engine: noun phrases to mask tracks by SAM 3; several phrases, such as all labels of a project, in one pass."""
+"""Sam3Engine: noun phrases to mask tracks with SAM 3; several phrases, such as all labels of a project, in one pass."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _BETWEEN = re.compile(r"[;,\n]")
 
 
 class Sam3Engine:
-    """An engine of one model. It knows noun phrases: no actions, no relations, no comparisons."""
+    """An engine with one model. It understands noun phrases: no actions, relations or comparisons."""
 
     def __init__(self, search: Sam3Search) -> None:
         self.search, self.settings = search, search.settings
 
     @classmethod
     def load(cls, settings: Sam3Settings, device: str = "") -> Sam3Engine:
-        """The engine that settings describe; raises CheckpointError where its weights are not on this machine."""
+        """The engine for these settings; raises CheckpointError if its weights are not on this machine."""
         folder = weights_folder(settings.weights, engine="sam3")
         return cls(Sam3Search.from_pretrained(folder, chosen(device or None), settings))
 
@@ -47,13 +47,13 @@ class Sam3Engine:
         return self.settings.spec
 
     def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
-        """Everything that the instruction's phrases name; see trajseg.engines.base.
+        """Everything that matches the instruction's phrases; see trajseg.engines.base.
 
-        The whole clip is searched before this returns; the iterator then gives the masks. A search cannot be resumed:
-        a second run does it again, and only leaves out the frames that are done.
+        The whole clip is searched before this returns; the iterator then yields the masks. A search cannot be resumed:
+        a second run repeats it, and only skips the finished frames.
 
         Args:
-            instruction: noun phrases with commas, semicolons or line breaks between them: "car, person, traffic light".
+            instruction: noun phrases separated by commas, semicolons or line breaks: "car, person, traffic light".
 
         Raises:
             InstructionError: the instruction is empty or too long.
@@ -78,7 +78,7 @@ class Sam3Engine:
 
 
 def noun_phrases(instruction: str) -> list[str]:
-    """The phrases of an instruction, without articles; raises InstructionError where there is none."""
+    """The phrases in an instruction, without articles; raises InstructionError if there is none."""
     phrases = []
     for part in _BETWEEN.split(check_instruction(instruction).strip(" .!?")):
         words = part.split()

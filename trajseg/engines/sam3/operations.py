@@ -1,7 +1,7 @@
-"""Mask operations that SAM 3's code in transformers otherwise fetches as a compiled kernel at run time.
+"""Mask operations for which SAM 3's code in transformers would otherwise download a compiled kernel at run time.
 
-Without that kernel, transformers skips non-maximum suppression, the filling of holes and the removal of sprinkles.
-With it, code is downloaded and run. So the same two operations are put in its place, written with torch and OpenCV.
+Without that kernel, transformers skips non-maximum suppression and the removal of holes and specks. With it, code is
+downloaded and run. So the same two operations are provided here, written with torch and OpenCV.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class MaskOperations:
     """The two operations of the kernel `cv-utils` that SAM 3 uses, under the kernel's names."""
 
     def generic_nms(self, ious: Tensor, scores: Tensor, iou_threshold: float, use_iou_matrix: bool = True) -> Tensor:
-        """The indices of the masks that stay, best first: each overlaps none that is better by more than the threshold.
+        """The indices of the masks that are kept, best first: each overlaps no better one by more than the threshold.
 
         Args:
             ious: (n, n), of every mask with every other.
@@ -31,10 +31,10 @@ class MaskOperations:
         return torch.tensor(kept, dtype=torch.long, device=scores.device)
 
     def cc_2d(self, masks: Tensor, get_counts: bool = True) -> tuple[Tensor, Tensor]:
-        """Connected components, 8-connected: their labels from 1 (0 is background), and each pixel's component's area.
+        """8-connected components: their labels from 1 (0 is background), and the area of each pixel's component.
 
         Args:
-            masks: uint8 (n, 1, H, W), not 0 where a mask is.
+            masks: uint8 (n, 1, H, W), nonzero inside a mask.
 
         Returns:
             Two int32 tensors of the masks' shape.
@@ -51,5 +51,5 @@ class MaskOperations:
 
 
 def install() -> None:
-    """Have SAM 3 use these operations, so that it neither leaves them out nor downloads any."""
+    """Makes SAM 3 use these operations, so that it neither skips nor downloads them."""
     modeling_sam3_video.cv_utils_kernel = MaskOperations()  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Sam3Search: everything in a clip that noun phrases name, as candidate tracks, found and followed by SAM 3 alone."""
+"""Sam3Search: everything in a clip that matches noun phrases, as candidate tracks, found and tracked by SAM 3 alone."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from trajseg.tracks import rle
 from trajseg.video import Clip
 
 MOST_TOKENS = 32
-"""Of a phrase, as SAM 3's text encoder was trained."""
+"""Most tokens in a phrase, as in the training of SAM 3's text encoder."""
 
 
 class Sam3Search:
-    """Finds candidates with one SAM 3; holds nothing of a clip between calls.
+    """Finds candidates with one SAM 3; keeps nothing of a clip between calls.
 
-    All phrases share one pass through the clip: the pictures are encoded once, the detector runs once a phrase.
+    All phrases share one pass through the clip: the pictures are encoded once, the detector runs once per phrase.
     """
 
     def __init__(self, model: Any, processor: Any, settings: Sam3Settings | None = None) -> None:
@@ -38,7 +38,7 @@ class Sam3Search:
         self.model, self.processor = model.eval(), processor
         model.score_threshold_detection = self.settings.threshold
         model.new_det_thresh = self.settings.certain
-        # Objects that come and go are followed to the end: memory is bounded by how many there may be.
+        # Objects that come and go are tracked to the end: memory is bounded by their maximum number.
         model.max_num_objects = 2 * self.settings.objects
         install()
 
@@ -46,13 +46,13 @@ class Sam3Search:
     def from_pretrained(
         cls, folder: str | Path, device: torch.device | str = "cpu", settings: Sam3Settings | None = None
     ) -> Sam3Search:
-        """Loads a folder in transformers' form; nothing is downloaded.
+        """Loads a folder in transformers' form; downloads nothing.
 
         Raises:
-            CheckpointError: it is no SAM 3 for videos.
+            CheckpointError: it is not a SAM 3 for video.
         """
         try:
-            # Half precision as a whole loses detections; on a GPU it runs under autocast instead.
+            # Full half precision loses detections; on a GPU it runs under autocast instead.
             model = Sam3VideoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
             processor = Sam3VideoProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
@@ -64,13 +64,13 @@ class Sam3Search:
 
     @torch.inference_mode()
     def find(self, clip: Clip, phrases: Sequence[str], progress: Progress | None = None) -> list[Candidate]:
-        """The candidates, in the order of the phrases, of their first frame, and from left to right.
+        """The candidates, ordered by phrase, first frame, and then from left to right.
 
         `progress` is called after every frame.
 
         Raises:
             InstructionError: a phrase is too long.
-            VideoError: the video cannot be read; or whatever `progress` raises.
+            VideoError: the video cannot be read; or anything that `progress` raises.
         """
         wanted = list(dict.fromkeys(phrases))
         session = self._session(clip, wanted)
@@ -81,7 +81,7 @@ class Sam3Search:
             outputs = self._step(session, index, picture)
             removed |= set(outputs.removed_obj_ids)
             for number in tracks.keys() & removed:
-                # Each holds a frame for all of the clip: in a long clip many come and go.
+                # Each holds a frame for all of the clip, and in a long clip many come and go.
                 del tracks[number], lost[number]
             for number, frame in self._drawn(session, outputs, clip).items():
                 if number in removed:
@@ -99,8 +99,8 @@ class Sam3Search:
             session.forget(index)
             if progress:
                 progress(index, len(clip))
-        # What the model has removed was shown too long without a detection, or twice; it does not count from its
-        # first frame on.
+        # An object that the model removed was visible too long without a detection, or twice: it does not count, not
+        # even on its first frames.
         kept = merged([track for track in tracks.values() if track.shown])
         best = sorted(kept, key=lambda one: -one.score * len(one.shown) ** 0.5)[: self.settings.objects]
         order = {phrase: place for place, phrase in enumerate(wanted)}
@@ -126,12 +126,12 @@ class Sam3Search:
         device = self.model.device.type
         half = torch.autocast(device, torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
         with half:
-            # With the frame's number and not its pixels: as streaming, the model would not look for objects that
-            # it should remove.
+            # With the frame's number instead of its pixels: as in streaming, where the model would otherwise skip its
+            # search for objects to remove.
             return self.model(session, frame_idx=index)
 
     def _drawn(self, session: FlatSession, outputs: Any, clip: Clip) -> dict[int, CandidateFrame]:
-        """Each object's frame, by the model's number for it; also those that are not there."""
+        """Each object's frame, by the model's number for it, including absent objects."""
         shown = self.processor.postprocess_outputs(session, outputs, original_sizes=[[clip.height, clip.width]])
         masks = dict(zip(shown["object_ids"].tolist(), shown["masks"], strict=True))
         frames = {}

@@ -1,7 +1,7 @@
-"""FlatSession: what SAM 3 remembers of a clip while it goes through it once, forgetting what it never reads again.
+"""FlatSession: SAM 3's state during one pass through a clip, dropping whatever it never reads again.
 
-transformers' own session keeps every frame's pixels and every object's masks and memories of every frame: 12 MB a
-frame, and 4 MB an object and frame.
+transformers' own session keeps every frame's pixels and every object's masks and memories for every frame: 12 MB per
+frame, plus 4 MB per object and frame.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import torch
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
 PAINTED_KEPT = 16
-"""Frames on which the detector confirmed an object that are remembered of it: the first and the latest."""
+"""Frames with a confirmed detection that are remembered for an object: the first and the latest ones."""
 
 
 class FlatSession(Sam3VideoInferenceSession):
     """A session for one pass through a clip, from its first frame to its last.
 
     Args:
-        frames: of the clip; they are given one by one (`add_new_frame`), and forgotten (`forget`).
-        reach: frames back that the tracker reads, masks or pointers.
-        hotstart: frames for which the model watches a new object before it believes in it.
+        frames: of the clip; they are added one by one (`add_new_frame`) and dropped (`forget`).
+        reach: how many frames back the tracker reads masks or pointers.
+        hotstart: frames for which the model observes a new object before accepting it.
     """
 
     def __init__(self, frames: int, reach: int, hotstart: int, device: torch.device | str) -> None:
@@ -30,11 +30,11 @@ class FlatSession(Sam3VideoInferenceSession):
 
     @property
     def num_frames(self) -> int:
-        """Of the whole clip, however many are held."""
+        """Frames in the whole clip, however many are in memory."""
         return self._frames
 
     def forget(self, index: int) -> None:
-        """Drop what is not read after frame `index`."""
+        """Drops what is not read after frame `index`."""
         self.processed_frames.pop(index, None)  # type: ignore[union-attr]
         oldest = index - self._reach
         for number, outputs in self.output_dict_per_obj.items():
@@ -49,7 +49,7 @@ class FlatSession(Sam3VideoInferenceSession):
         _drop_below(self.suppressed_obj_ids, index)
         for counted in (self.unmatched_frame_inds, self.overlap_pair_to_frame_inds):
             for noted in counted.values():
-                # Only how many there are is asked, up to the hotstart's length.
+                # Only the count is read, up to the length of the hotstart.
                 del noted[: -self._hotstart]
 
 

@@ -1,4 +1,4 @@
-"""Settings of `sam3`: which weights, and from which score on something counts. Read without torch."""
+"""Settings of `sam3`: weights and score thresholds. Read without torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED = "facebook/sam3"
 
 @dataclass(frozen=True)
 class Sam3Settings:
-    """All settings, each also by TRAJSEG_SAM3_ and its name in capitals.
+    """All settings; each can also be set by the environment variable TRAJSEG_SAM3_ plus its name in capitals.
 
     Args:
         weights: folder or hub repository (`name@revision` pins it) of a SAM 3 in transformers' form.

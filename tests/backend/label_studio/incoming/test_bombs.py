@@ -122,7 +122,7 @@ def boxes(*frames: object, **more: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "frames", [(1, 10**15), (-(10**15), 3), (-(10**15), 10**15), (10**15,), (-(10**15),), (0, 0, 10**18)]
 )
-def test_boxes_on_frames_that_the_clip_has_not_take_no_time(frames: tuple[int, ...]) -> None:
+def test_boxes_on_frames_outside_the_clip_take_no_time(frames: tuple[int, ...]) -> None:
     frame_map = FrameMap((0.0, 0.1, 0.2, 0.3), 10.0)
     begun = time.monotonic()
     read = from_annotation(boxes(*frames), BOX, frame_map=frame_map)

@@ -69,7 +69,7 @@ def test_what_a_person_drew_belongs_to_no_job() -> None:
     assert (change.kind, change.track_uid, change.job_id) == ("added", "drawn-track-3", None)
 
 
-def test_boxes_are_told_at_key_frames_and_where_they_are_gone() -> None:
+def test_boxes_are_compared_at_key_frames_and_where_they_are_gone() -> None:
     """What Label Studio draws between two key frames nobody has looked at."""
     before = Predicted(Annotated(boxes={("track-1", index): (10.0, 10.0, 20.0, 20.0) for index in range(6)}))
     now = Annotated(
@@ -93,7 +93,7 @@ def test_one_digest_for_the_same_changes_whatever_was_left_unchanged() -> None:
     assert digest([edited]) != digest([Change("track-1", 3, "edited", "t1", rle=rle.encode(square(2)))])
 
 
-def test_the_recorded_video_box_that_was_dragged_is_told_although_its_origin_says_prediction() -> None:
+def test_the_recorded_dragged_video_box_is_recognised_although_its_origin_says_prediction() -> None:
     (annotation,) = json.loads((PAYLOADS / "roundtrip_A_videorectangle_annotation.json").read_text())
     item = annotation["result"][0]
     assert item["origin"] == "prediction"
@@ -113,7 +113,7 @@ def test_the_recorded_video_box_that_was_dragged_is_told_although_its_origin_say
 
 
 @pytest.mark.parametrize("name", ["roundtrip_B1_brush_rle_annotation.json", "roundtrip_B2_bitmask_annotation.json"])
-def test_recorded_masks_are_read_and_the_painted_one_is_told(name: str) -> None:
+def test_recorded_masks_are_read_and_the_painted_one_is_recognised(name: str) -> None:
     (annotation,) = json.loads((PAYLOADS / name).read_text())
     config = parse(fill("mask", ["track-1"]))
     frame_index = [0, 5, 10, 15, 20, 25, 30, 35, 40, 45]

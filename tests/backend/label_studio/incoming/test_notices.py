@@ -115,7 +115,7 @@ def test_a_notice_for_an_unknown_project_asks_nobody(web: FlaskClient, read: Ann
     assert studio.requests == []
 
 
-def test_a_notice_outlives_a_label_studio_that_is_away(
+def test_a_notice_outlives_a_label_studio_that_is_down(
     web: FlaskClient, read: AnnotationReader, studio: Any, store: Store, project: int
 ) -> None:
     studio.projects[project]["label_config"] = MORE_LABELS

@@ -299,7 +299,7 @@ def test_a_track_that_a_person_drew_is_added(
     assert tracks["track-2"].masks.keys() == {3}
 
 
-def test_a_correction_of_a_refined_track_stands_on_the_first_one(
+def test_a_correction_of_a_refined_track_builds_on_the_first_one(
     studio: FakeLabelStudio,
     store: Store,
     task: int,

@@ -190,7 +190,7 @@ def test_frames_that_a_person_takes_out_of_a_range_are_removed_from_the_track(sc
 
 
 @pytest.mark.parametrize("scene", [8], indirect=True)
-def test_a_longer_range_asks_for_the_track_there_and_the_answer_says_what_came_of_it(scene: Any) -> None:
+def test_a_longer_range_requests_the_track_there_and_the_answer_reports_the_result(scene: Any) -> None:
     assert ranges(scene.first) == [(1, 8)]
     annotation = scene.studio.annotate(scene.task, cut(scene.first, 1, 11), parent=scene.prediction["id"])
     [job] = scene.read()
@@ -232,7 +232,7 @@ def test_a_box_that_a_person_set_there_says_more_than_the_range(scene: Any) -> N
 
 
 @pytest.mark.parametrize("change", ["beyond the clip", "another event", "cleared", "untouched"])
-def test_a_range_that_tells_nothing_of_the_track_changes_nothing(scene: Any, change: str) -> None:
+def test_a_range_that_says_nothing_about_the_track_changes_nothing(scene: Any, change: str) -> None:
     [event] = [copy.deepcopy(item) for item in scene.first if item["type"] == "timelinelabels"]
     event |= {"id": "e9", "value": {"ranges": [{"start": 2, "end": 5}], "timelinelabels": ["goal"]}}
     results = {

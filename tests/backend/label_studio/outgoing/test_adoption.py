@@ -221,7 +221,7 @@ def test_nothing_is_undone_over_what_a_person_did_meanwhile(scene: Any, happens:
     assert stored(scene) == held
 
 
-def test_a_draft_of_another_annotation_is_in_nobodys_way(scene: Any) -> None:
+def test_a_draft_of_another_annotation_does_not_block(scene: Any) -> None:
     scene.studio.tasks[scene.task]["drafts"] = [{"id": 1, "annotation": None, "user": "bob"}]
     assert adopt(scene.store, scene.client, scene.job).changes
 

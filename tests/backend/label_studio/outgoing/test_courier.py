@@ -91,7 +91,7 @@ def test_due_deliveries_are_made_once(studio: FakeLabelStudio, store: Store, set
     assert states(store, jobs) == [("sent", 1)] * 2
 
 
-def test_a_label_studio_that_is_away_is_probed_with_one_delivery_and_the_others_wait(
+def test_a_label_studio_that_is_down_is_probed_with_one_delivery_and_the_others_wait(
     studio: FakeLabelStudio, store: Store, settings: Settings, done: Any
 ) -> None:
     jobs = done(5)

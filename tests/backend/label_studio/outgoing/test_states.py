@@ -79,7 +79,7 @@ def test_a_long_reason_is_cut() -> None:
     assert state.endswith("…")
 
 
-def test_what_was_asked_a_moment_ago_is_not_worth_a_request() -> None:
+def test_a_job_requested_a_moment_ago_is_not_mentioned() -> None:
     assert state_of([replace(QUEUED, created_at=LATER)], None, LATER) == ""
 
 
@@ -163,7 +163,7 @@ def test_a_round_makes_a_few_requests_and_the_next_round_the_others(
     assert write() == 0
 
 
-def test_a_result_on_its_way_is_told_by_its_delivery(
+def test_a_result_on_its_way_is_reported_by_its_delivery(
     studio: Any, store: Store, settings: Settings, ask: Ask, write: Callable[[], int], result: Result
 ) -> None:
     [job] = ask(1)
@@ -177,7 +177,7 @@ def test_a_result_on_its_way_is_told_by_its_delivery(
     assert write() == 0
 
 
-def test_the_courier_writes_states_and_lets_label_studio_alone_while_it_is_away(
+def test_the_courier_writes_states_and_lets_label_studio_alone_while_it_is_down(
     studio: Any, store: Store, settings: Settings, ask: Ask
 ) -> None:
     jobs = ask(3)

@@ -248,7 +248,7 @@ def test_a_new_guess_does_not_supersede_what_a_person_corrected(
     assert studio.tasks[task]["data"]["trajseg_state"] == "refined"
 
 
-def test_what_was_typed_stands_beside_the_prediction_to_open(
+def test_a_typed_answer_is_kept_beside_the_prediction_to_open(
     studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
 ) -> None:
     first = arrive(result)
@@ -358,7 +358,7 @@ def test_pictures_keep_their_places_when_a_prediction_is_superseded(
 NEWER = "trajseg-tiny/project-1@1"
 
 
-def test_a_new_versions_prediction_stands_beside_the_older_ones(
+def test_a_new_versions_prediction_is_kept_beside_the_older_ones(
     studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(result)

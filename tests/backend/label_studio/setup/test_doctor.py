@@ -47,7 +47,7 @@ def test_a_set_up_that_works_is_well(served: Settings, studio: FakeLabelStudio) 
     ("setting", "named"),
     [("block_local_ip", "ML_BLOCK_LOCAL_IP is on"), ("ssrf_protection", "SSRF_PROTECTION_ENABLED is on")],
 )
-def test_each_of_the_two_guards_is_told_by_its_name(
+def test_each_of_the_two_guards_is_reported_by_name(
     served: Settings, studio: FakeLabelStudio, setting: str, named: str
 ) -> None:
     setattr(studio, setting, True)
@@ -63,20 +63,20 @@ def test_read_only_makes_nothing_in_label_studio(served: Settings, studio: FakeL
     assert {method for method, _ in studio.requests} == {"GET"}
 
 
-def test_a_disabled_legacy_token_is_told(served: Settings, studio: FakeLabelStudio) -> None:
+def test_a_disabled_legacy_token_is_reported(served: Settings, studio: FakeLabelStudio) -> None:
     studio.legacy_tokens = False
     (token,) = found(served, "Token")
     assert token.state == "fail"
     assert "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN" in token.remedy
 
 
-def test_a_backend_that_does_not_answer_is_told(settings: Settings) -> None:
+def test_a_backend_that_does_not_answer_is_reported(settings: Settings) -> None:
     (backend,) = found(settings.model_copy(update={"public_url": "http://127.0.0.1:9"}), "Backend")
     assert backend.state == "fail"
     assert "trajseg serve" in backend.remedy
 
 
-def test_what_is_no_backend_is_told(settings: Settings, studio: FakeLabelStudio) -> None:
+def test_a_server_that_is_not_a_backend_is_reported(settings: Settings, studio: FakeLabelStudio) -> None:
     (backend,) = found(settings.model_copy(update={"public_url": studio.url}), "Backend")
     assert backend.state == "fail"
     assert "not trajseg" in backend.words
@@ -92,28 +92,28 @@ def test_what_is_no_backend_is_told(settings: Settings, studio: FakeLabelStudio)
         ("https://192.0.2.8", "https://192.0.2.7", "ok"),
     ],
 )
-def test_an_address_that_browsers_cannot_use_is_told(
+def test_an_address_that_browsers_cannot_use_is_reported(
     settings: Settings, public: str, studio_url: str, state: str
 ) -> None:
     told = settings.model_copy(update={"public_url": public, "label_studio_url": studio_url})
     assert checks.public_url(told).state == state
 
 
-def test_a_queue_that_does_not_answer_is_told(valkey_url: str) -> None:
+def test_a_queue_that_does_not_answer_is_reported(valkey_url: str) -> None:
     assert checks.redis(Settings(redis_url=valkey_url)).state == "ok"
     assert checks.redis(Settings(redis_url="redis://127.0.0.1:9/0")).state == "fail"
     assert "trajseg serve" in checks.redis(Settings()).words
 
 
-def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:
-    assert "will be made" in checks.database(Settings(data_dir=tmp_path / "new" / "data")).words
+def test_a_database_that_does_not_answer_is_reported(tmp_path: Path) -> None:
+    assert "will be created" in checks.database(Settings(data_dir=tmp_path / "new" / "data")).words
     assert not (tmp_path / "new").exists()
     assert checks.database(Settings(database_url="postgresql://u:secret@127.0.0.1:9/x")).state == "fail"
     assert "secret" not in checks.database(Settings(database_url="postgresql://u:secret@127.0.0.1:9/x")).words
     assert checks.database(Settings(database_url="nonsense")).state == "fail"
 
 
-def test_a_checkpoint_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
     assert checks.model(Settings(model=str(tmp_path))).state == "fail"
     (tmp_path / "config.json").write_text("{}")
     assert "weights" in checks.model(Settings(model=str(tmp_path))).words
@@ -121,7 +121,7 @@ def test_a_checkpoint_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert checks.model(Settings(model=str(tmp_path))).state == "ok"
 
 
-def test_an_engine_of_somebody_else_is_read_and_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_of_someone_else_is_read_and_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_engine.py").write_text(
         "from trajseg.engines.base import EngineSpec\n"
         "class Found:\n"
@@ -143,13 +143,13 @@ def test_an_engine_of_somebody_else_is_read_and_not_loaded(tmp_path: Path, monke
         assert words in check.words
 
 
-def test_a_video_that_browsers_cannot_play_is_told(settings: Settings, clips: Path) -> None:
+def test_a_video_that_browsers_cannot_play_is_reported(settings: Settings, clips: Path) -> None:
     (video,) = found(settings, "Video", video=str(clips / "broken_frame_count.avi"))
     assert video.state == "fail"
     assert "H.264" in video.remedy
     (video,) = found(settings, "Video", video=str(clips / "variable_frame_rate.mp4"))
     assert video.state == "warn"
-    assert "varies" in video.words
+    assert "variable frame rate" in video.words
     (video,) = found(settings, "Video", video="/nowhere.mp4")
     assert video.state == "fail"
 
@@ -173,7 +173,7 @@ def test_a_project_is_looked_at_with_its_tasks(
 
 
 @pytest.mark.parametrize("attribute", ['framerate="25.0"', "", 'frameRate="0.05"'])
-def test_a_rate_that_the_configuration_fixes_is_told_with_the_line_that_frees_it(
+def test_a_fixed_rate_is_reported_with_the_line_that_frees_it(
     served: Settings, studio: FakeLabelStudio, client: LabelStudioClient, tiny_clip: TinyClip, attribute: str
 ) -> None:
     project = studio.add_project("box")
@@ -187,7 +187,9 @@ def test_a_rate_that_the_configuration_fixes_is_told_with_the_line_that_frees_it
     assert "fps=12" in rate.remedy
 
 
-def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served: Settings, studio: FakeLabelStudio) -> None:
+def test_an_older_configuration_is_reported_with_the_lines_that_it_lacks(
+    served: Settings, studio: FakeLabelStudio
+) -> None:
     project = studio.add_project("mask")
     assert not [check for check in found(served, f"Project {project}", project_id=project) if "`answer`" in check.words]
     xml = studio.projects[project]["label_config"]
@@ -195,14 +197,14 @@ def test_an_older_configuration_is_told_with_the_lines_that_it_lacks(served: Set
     studio.projects[project]["label_config"] = older.replace('width="calc(100% - 44px)" ', "")
     told = {check.words: check for check in found(served, f"Project {project}", project_id=project)}
     [answer] = [check for words, check in told.items() if "`answer`" in words]
-    [picture] = [check for words, check in told.items() if "cuts pictures off" in words]
+    [picture] = [check for words, check in told.items() if "crops pictures" in words]
     assert (answer.state, picture.state) == ("warn", "warn")
     assert '<TextArea name="answer" toName="image"' in answer.remedy
     assert 'width="calc(100% - 44px)"' in picture.remedy
     assert "Labeling Interface" in picture.remedy
 
 
-def test_a_connected_backend_that_is_not_interactive_is_told(
+def test_a_connected_backend_that_is_not_interactive_is_reported(
     served: Settings, studio: FakeLabelStudio, client: LabelStudioClient
 ) -> None:
     project = studio.add_project("mask")
@@ -213,7 +215,7 @@ def test_a_connected_backend_that_is_not_interactive_is_told(
     assert any(check.state == "warn" and "typed in the page does nothing" in check.words for check in told)
 
 
-def test_a_webhook_that_tells_nothing_is_told(
+def test_a_webhook_that_does_not_announce_is_reported(
     served: Settings, studio: FakeLabelStudio, client: LabelStudioClient
 ) -> None:
     project = studio.add_project("mask")
@@ -224,23 +226,23 @@ def test_a_webhook_that_tells_nothing_is_told(
     def words(settings: Settings = served) -> str:
         return "\n".join(check.words for check in found(settings, name, project_id=project))
 
-    assert "tells of annotations at once" in words()
+    assert "announces annotations at once" in words()
     guarded = served.model_copy(update={"basic_auth_user": "u", "basic_auth_password": SecretStr("p")})
     assert "lacks the right header Authorization" in words(guarded)
     webhook["headers"] = {"Authorization": "Basic dTpw"}
-    assert "tells of annotations at once" in words(guarded)
+    assert "announces annotations at once" in words(guarded)
     secretive = served.model_copy(update={"webhook_secret": SecretStr("open sesame")})
     assert "lacks the right header X-Trajseg-Secret" in words(secretive)
     webhook["headers"] |= {"X-Trajseg-Secret": "open sesame"}
-    assert "tells of annotations at once" in words(secretive)
+    assert "announces annotations at once" in words(secretive)
     webhook["is_active"] = False
     assert "the webhook is switched off" in words()
     studio.webhooks.clear()
-    assert "no webhook leads to" in words()
-    assert "found within 60 s all the same" in words()
+    assert "no webhook points to" in words()
+    assert "still found within 60 s" in words()
 
 
-def test_tasks_that_do_not_say_where_to_look_are_told(
+def test_tasks_that_do_not_say_where_to_look_are_reported(
     served: Settings, studio: FakeLabelStudio, client: LabelStudioClient
 ) -> None:
     project = studio.add_project("mask")

@@ -99,10 +99,10 @@ def test_missing_packages_and_engines_are_named(monkeypatch: pytest.MonkeyPatch)
     needs = EngineNeeds(name="x", parts=(), packages=("no_such_package",), understands="")
     assert "no_such_package" in engine_check(needs).words
     monkeypatch.setattr(engines, "engine_factory", lambda name: None)
-    assert "is not in this version" in engine_check(needs).words
+    assert "is not part of this version" in engine_check(needs).words
 
 
-def test_a_marks_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_marks_model_is_named(tmp_path: Path) -> None:
     check = marks_model(Settings(marks_model=str(tmp_path)))
     assert check.state == "fail"
     assert "lacks encoder.onnx, sam.onnx" in check.words

@@ -132,7 +132,7 @@ def test_a_video_that_browsers_cannot_play_goes_up_as_a_copy_frame_by_frame(
     source = clips / "broken_frame_count.avi"
     done = run("create", "--title", "Copy", "-i", "the pointer", "--no-backend", source)
     assert done.exit_code == 0, done.output
-    assert "a copy is made" in done.output
+    assert "uploading a copy" in done.output
     assert "the header claims 444 frames, 68 can be decoded" in done.output
     data = next(iter(studio.tasks.values()))["data"]
     assert data["video"].endswith(".mp4")
@@ -187,7 +187,7 @@ def test_a_backend_that_is_not_there_leaves_no_project_behind(
 
 
 @pytest.mark.parametrize("setting", ["block_local_ip", "ssrf_protection"])
-def test_either_guard_against_private_addresses_is_told_with_both_settings(
+def test_either_guard_against_private_addresses_is_reported_with_both_settings(
     run: Run, studio: FakeLabelStudio, serving: str, tiny_clip: TinyClip, setting: str
 ) -> None:
     setattr(studio, setting, True)
@@ -198,7 +198,7 @@ def test_either_guard_against_private_addresses_is_told_with_both_settings(
     assert studio.projects == {}
 
 
-def test_a_bad_video_is_told_before_anything_is_made(
+def test_a_bad_video_is_reported_before_anything_is_made(
     run: Run, studio: FakeLabelStudio, tmp_path: Path, tiny_clip: TinyClip
 ) -> None:
     (tmp_path / "no.mp4").write_bytes(b"no video")
@@ -208,7 +208,7 @@ def test_a_bad_video_is_told_before_anything_is_made(
     assert studio.requests == []
 
 
-def test_a_dead_link_is_told_and_leaves_no_project_behind(run: Run, studio: FakeLabelStudio) -> None:
+def test_a_dead_link_is_reported_and_leaves_no_project_behind(run: Run, studio: FakeLabelStudio) -> None:
     link = f"{studio.url}/data/upload/9/gone.mp4"
     done = run("create", "--title", "Link", "-i", "red", "--no-backend", link)
     assert isinstance(done.exception, VideoError)
@@ -256,7 +256,7 @@ def test_tasks_are_added_to_a_project_that_is_there(run: Run, studio: FakeLabelS
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"video": "a.mp4"}', '{"video": 1, "instruction": "x"}', "3"])
-def test_a_line_that_is_no_task_is_told_with_its_number(tmp_path: Path, line: str) -> None:
+def test_an_invalid_task_line_is_reported_with_its_number(tmp_path: Path, line: str) -> None:
     file = tmp_path / "tasks.jsonl"
     file.write_text(f'{{"video": "a.mp4", "instruction": "x"}}\n{line}\n')
     with pytest.raises(InputError, match="Line 2"):
@@ -312,7 +312,7 @@ def test_tasks_with_a_byte_order_mark_and_odd_separators(tmp_path: Path) -> None
     assert [task.instruction for task in wanted((), (), tmp_path / "t.jsonl")] == texts
 
 
-def test_a_projects_engine_stands_in_the_connection_and_can_be_changed(
+def test_a_projects_engine_is_shown_in_the_connection_and_can_be_changed(
     run: Run, studio: FakeLabelStudio, serving: str, store: Store, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAJSEG_ENGINES", "grounded")

@@ -56,7 +56,7 @@ def test_a_missing_worker_is_a_failure_and_a_living_one_is_counted(
     queue.leave("w")
 
 
-def test_a_queue_that_is_away_is_told_as_such(settings: Any, app: Flask, serve: Any) -> None:
+def test_a_queue_that_is_down_is_reported_as_such(settings: Any, app: Flask, serve: Any) -> None:
     app.extensions["trajseg"].queue = JobQueue("redis://127.0.0.1:9/0")
     check = told(settings.model_copy(update={"public_url": serve(app)}), "Workers")
     assert check.state == "fail"
@@ -78,7 +78,7 @@ def test_the_adapter_is_known_by_its_host_and_needs_redis_and_a_worker(
 
 
 @pytest.mark.parametrize(("free", "state"), [(50, "ok"), (5, "warn"), (0.5, "fail")])
-def test_a_disk_that_is_nearly_full_is_told(settings: Any, monkeypatch: Any, free: float, state: str) -> None:
+def test_a_disk_that_is_nearly_full_is_reported(settings: Any, monkeypatch: Any, free: float, state: str) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(free * 2**30)))
     check = serving.disk(settings)
     assert check.state == state
@@ -96,7 +96,7 @@ def test_a_password_that_was_set_after_the_project_was_connected(
 
     def problems(settings: Settings) -> list[Check]:
         checks = doctor.checks(settings, project_id=project, read_only=True)
-        return [check for check in checks if "asks for a user name" in check.words]
+        return [check for check in checks if "requires a user name" in check.words]
 
     assert problems(served) == []
     [check] = problems(guarded)

@@ -43,7 +43,7 @@ def test_an_object_that_the_tracker_lost_is_met_again_where_it_was_going() -> No
     assert assigned(likeness([None], [going({0: 10, 5: 60}, 10)], [square(110)])) == {0: 0}
 
 
-def test_what_enters_is_nobody_s() -> None:
+def test_a_new_object_is_unmatched() -> None:
     assert assigned(likeness([square(10)], [going({0: 10}, 5)], [square(150)])) == {}
 
 

@@ -65,7 +65,7 @@ def test_the_doubtful_are_looked_at_again_alone_and_on_other_frames() -> None:
     assert choice.words == {0: "thing 1", 1: "thing 2", 2: "thing 1"}
 
 
-def test_what_remains_doubtful_is_said_so() -> None:
+def test_remaining_doubt_is_reported() -> None:
     choice, _ = decide(ScriptedChooser("rdd", "dr"))
     assert (choice.accepted, choice.doubtful) == ({}, [1])
 

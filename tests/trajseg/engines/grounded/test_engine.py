@@ -190,7 +190,7 @@ def test_what_remains_doubtful_is_kept_with_half_the_score(sam2: PromptableSam2,
     whole = fmean(candidate.frames[index].score for index in candidate.shown)
     assert unsure.score == pytest.approx(DOUBT * whole, abs=0.02)
     assert sure.score > 0.8
-    assert "doubtful, look at it" in found.answer()
+    assert "doubtful, please check" in found.answer()
 
 
 def test_the_chooser_sees_outlined_frames_portraits_and_facts(sam2: PromptableSam2, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_chooser_sees_outlined_frames_portraits_and_facts(sam2: PromptableSa
     assert re.search(r"moved (50|55) right 0", "".join(part for part in question.parts if isinstance(part, str)))
 
 
-def test_captions_of_tracks_that_somebody_drew(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_captions_of_tracks_that_someone_drew(sam2: PromptableSam2, tmp_path: Path) -> None:
     accepted = {"1": "a: accept", "2": "b: accept"}
     captions = [{"caption": "the first"}, {"caption": "the second"}]
     engine, clip, _ = scripted(sam2, tmp_path, {"phrases": ["object"]}, accepted, *captions)

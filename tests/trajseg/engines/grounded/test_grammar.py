@@ -30,7 +30,7 @@ def test_verdicts_on_exactly_the_candidates_that_there_are() -> None:
         assert not grammar.is_whole(wrong)
 
 
-def test_every_beginning_of_an_answer_can_go_on_and_nothing_else() -> None:
+def test_every_beginning_of_an_answer_can_continue_and_nothing_else() -> None:
     grammar = verdict_grammar([1, 2])
     answer = verdict_answer({1: ("a dog", "reject"), 2: ("eine Katze: grün", "accept")})
     assert read_verdicts(answer) == {1: ("a dog", "reject"), 2: ("eine Katze: grün", "accept")}

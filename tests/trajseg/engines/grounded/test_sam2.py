@@ -44,7 +44,7 @@ def test_metas_file_is_recognised_by_its_tensors(tmp_path: Path) -> None:
     # The file's names and shapes without its 150 MB: one number seen as the whole tensor would not survive saving.
     save_file({"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(96, 3, 7, 7)}, tmp_path / "part.safetensors")
     assert names["image_encoder.trunk.patch_embed.proj.weight"] == (96, 3, 7, 7)
-    with pytest.raises(CheckpointError, match="none of Meta's SAM 2"):
+    with pytest.raises(CheckpointError, match="not one of Meta's SAM 2"):
         load_sam2(tmp_path / "part.safetensors")
 
 

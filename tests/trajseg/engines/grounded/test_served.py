@@ -100,7 +100,7 @@ def test_an_answer_with_other_blanks_is_taken() -> None:
 
 @pytest.mark.parametrize("reply", ['{"1": "x: accept"}', "The first one.", '{"1": "x: accept", "2": "x: maybe"}'])
 def test_an_answer_outside_the_schema_is_an_error(reply: str) -> None:
-    with pytest.raises(TrajSegError, match="does not keep to the schema"):
+    with pytest.raises(TrajSegError, match="does not follow the schema"):
         chooser(FakeVllm(reply)).answer(QUESTION)
 
 
@@ -131,5 +131,5 @@ def test_the_key_goes_along_as_a_bearer_token() -> None:
 
 @pytest.mark.parametrize("address", ["gpu:8000", "file:///etc", "ftp://gpu/v1", ""])
 def test_only_web_addresses_are_taken(address: str) -> None:
-    with pytest.raises(InputError, match="no http or https URL"):
+    with pytest.raises(InputError, match="not an http or https URL"):
         ServedChooser(address, "served-vlm")

@@ -47,7 +47,7 @@ class TestMolmo2(EngineContract):
         return molmo2
 
 
-def test_what_it_said_is_kept_and_names_the_tracks(molmo2: Molmo2Engine, tiny_clip: Any) -> None:
+def test_its_answer_is_kept_and_names_the_tracks(molmo2: Molmo2Engine, tiny_clip: Any) -> None:
     segmentation = molmo2.segment(tiny_clip.path, "the red square")
     assert segmentation.answer.endswith(checkpoints.TRACKED)
     assert [thing.caption for thing in segmentation.objects] == ["square"]
@@ -97,7 +97,7 @@ def test_marks_and_propagation_are_sam2s(molmo2: Molmo2Engine, tiny_clip: Any) -
     assert molmo2.propagator() is not None
 
 
-def test_it_asks_before_it_works_whether_to_go_on(molmo2: Molmo2Engine, tiny_clip: Any) -> None:
+def test_it_asks_before_it_works_whether_to_continue(molmo2: Molmo2Engine, tiny_clip: Any) -> None:
     steps: list[tuple[int, int]] = []
     molmo2.segment(tiny_clip.path, "the red square", RunContext(progress=lambda *step: steps.append(step)))
     assert steps[0][0] == 0

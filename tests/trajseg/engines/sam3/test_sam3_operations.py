@@ -50,7 +50,7 @@ def test_pinholes_are_filled_and_sprinkles_removed(monkeypatch: pytest.MonkeyPat
     assert cleaned.sum() == 400
 
 
-def test_no_kernel_is_ever_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_kernel_is_ever_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object) -> None:
         raise AssertionError("a compiled kernel would be downloaded")
 

@@ -153,7 +153,7 @@ def pairs_said(texts: list[str]) -> set[tuple[str, str]]:
     return found
 
 
-def test_no_lesson_shows_says_or_denies_a_pair_that_only_the_test_split_has() -> None:
+def test_no_lesson_shows_or_mentions_a_pair_that_only_the_test_split_has() -> None:
     desk, rng = Desk(), random.Random(5)
     drawn = [nameless(lesson, rng) for lesson in lessons(120, seed=6)]
     assert any(unnamed in (0, 1) for lesson in drawn for unnamed in lesson.unnamed)

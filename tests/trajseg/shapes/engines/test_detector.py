@@ -36,7 +36,7 @@ def test_tokens_belong_to_the_phrase_between_the_full_stops() -> None:
     assert detector.token_owners(ids) == [-1, 0, 0, -1, 1, -1, -1]
 
 
-def test_boxes_are_told_in_shares_of_the_picture_without_padding() -> None:
+def test_boxes_are_fractions_of_the_picture_without_padding() -> None:
     wide = Picture(np.zeros((64, 128, 3), np.uint8), np.array([[0, 0, 64, 32]], np.float32), np.zeros((1, 3), np.int64))
     _, targets, _, scales = next(detector.batches(iter([wide] * 2), 2, detector.processor(), random.Random(0)))
     assert torch.allclose(targets[0]["boxes"], torch.tensor([[0.25, 0.25, 0.5, 0.5]]))

@@ -93,7 +93,7 @@ def test_decoys_are_rows_behind_the_objects_and_on_no_frame() -> None:
     assert not rows.truth[objects:].any()
 
 
-def test_a_token_says_what_is_named_alone() -> None:
+def test_a_token_names_only_what_is_asked() -> None:
     table = TokenTable(8)
     attributes = torch.tensor([[0, 1, 0], [3, 1, 0]])
     one, other = table(attributes, torch.tensor([[False, True, True], [False, True, True]]))
@@ -118,7 +118,7 @@ def test_the_gate_is_taught_to_deny_decoys_of() -> None:
     assert pulls[0] > 0 > pulls[1]
 
 
-def test_figures_leave_out_decoys_and_what_there_is_none_of() -> None:
+def test_figures_leave_out_decoys_and_absent_objects() -> None:
     target = torch.zeros(3, 4, 4)
     target[0, :2], target[1, 2:] = 1, 1
     logits = torch.where(target > 0, 5.0, -5.0)

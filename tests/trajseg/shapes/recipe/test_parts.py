@@ -258,7 +258,7 @@ def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing() -> None:
     assert (beside > 0).all()
 
 
-def test_nothing_is_said_of_names_that_an_object_has_not(processor: TrajSegProcessor) -> None:
+def test_names_that_an_object_lacks_are_not_mentioned(processor: TrajSegProcessor) -> None:
     asked_of_nameless = 0
     for seed in range(60):
         scene, rng = sample_scene(seed), random.Random(seed)
@@ -390,7 +390,7 @@ def test_a_language_model_is_asked_the_same_of_misread_symbols(processor: TrajSe
     assert not torch.equal(plain.seen[0].look, read.seen[0].look)
 
 
-def test_a_kind_of_name_that_no_object_has_is_not_told_of() -> None:
+def test_a_kind_of_name_that_no_object_has_is_not_mentioned() -> None:
     look = torch.zeros(2, NAMES)
     look[:, len(COLOURS)] = look[:, -1] = 1
     figures: dict[str, float] = {}
@@ -484,7 +484,7 @@ def test_pairwise_iou_equals_counting() -> None:
             assert table[i, j] == pytest.approx(float((a[i] & b[j]).sum() / (a[i] | b[j]).sum()))
 
 
-def test_a_stopped_stage_goes_on_with_its_weights_and_its_steps(tmp_path: Path) -> None:
+def test_a_stopped_stage_resumes_with_its_weights_and_its_steps(tmp_path: Path) -> None:
     def stage() -> tuple[nn.Linear, object]:
         torch.manual_seed(0)
         module = nn.Linear(3, 1)

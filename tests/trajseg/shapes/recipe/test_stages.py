@@ -36,7 +36,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> TinyTraining:
         "boxes",
     ],
 )
-def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(
+def test_a_steps_loss_is_the_same_whatever_was_requested_before(
     training: TinyTraining, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "WATCHED", 2)
@@ -51,7 +51,7 @@ def test_a_steps_loss_is_the_same_whatever_was_asked_for_before(
     assert values[0] == values[2] != values[1]
 
 
-def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(training: TinyTraining) -> None:
+def test_the_mask_decoder_is_watched_once_however_often_its_module_is_requested(training: TinyTraining) -> None:
     """Each watcher keeps what the decoder gives until a loss takes it: one that nobody asks keeps it for ever."""
     for name in ("masks", "memory", "tracking", "masks"):
         training.module(name)
@@ -59,7 +59,7 @@ def test_the_mask_decoder_is_watched_once_however_often_its_module_is_asked_for(
 
 
 @pytest.mark.slow
-def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_stage_that_is_cut_off_by_the_clock_resumes_to_the_same_weights(tmp_path: Path) -> None:
     arguments = ["train", "--stage", "masks", "--steps", "2", "--workers", "0", "--threads", "1"]
     for name in ("whole", "cut"):
         vision = Stage("vision", (), "", Schedule(steps=1), 1, 1)
@@ -75,7 +75,7 @@ def test_a_stage_that_is_cut_off_by_the_clock_goes_on_to_the_same_weights(tmp_pa
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str) -> None:
+def test_a_missing_device_is_named(tmp_path: Path, device: str) -> None:
     done = CliRunner().invoke(main, ["train", "--out", str(tmp_path / "run"), "--device", device])
     assert f"There is no device {device} here" in done.output
     assert "Name cpu, or one of the GPUs" in done.output

@@ -86,7 +86,7 @@ def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_f
             assert [frame.index for frame in frames] == list(range(12))
 
 
-def test_the_checkpoints_own_frames_asked_for_by_number_change_nothing(
+def test_the_checkpoints_own_frames_requested_by_number_change_nothing(
     answering: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answering.model.config, "prompt_every_frame", False)

@@ -214,7 +214,7 @@ def test_ambiguous_instructions_fit_several_objects_and_clear_ones_one() -> None
     assert same_form > pairs / 2, "clear controls have the form of the ambiguous ones where they can"
 
 
-def test_what_was_drawn_is_told_by_the_objects_it_covers(tmp_path: Path) -> None:
+def test_drawings_are_recognised_by_the_objects_they_cover(tmp_path: Path) -> None:
     scene = next(s for s in (sample_scene(n, "val") for n in range(50)) if len(s.objects) >= 3)
     ids = render(scene, HEIGHT)[1]
     present = [k for k in range(len(scene.objects)) if (ids == k + 1).any()]
@@ -290,6 +290,6 @@ def test_results_of_one_study_leave_those_of_others_alone(table: Table, plan: Pl
     assert results["two"]["measured"]["seeds"] == [0, 1]
 
 
-def test_a_checkpoint_that_is_not_there_is_named() -> None:
+def test_a_missing_checkpoint_is_named() -> None:
     with pytest.raises(CheckpointError, match="no-such"):
         Plan(model=str(Path("no-such"))).segmenter()

@@ -140,7 +140,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> JointRecipe:
 
 
 @pytest.mark.parametrize("integration", [True, False])
-def test_an_arm_is_trained_into_a_checkpoint_of_its_own_and_goes_on_after_a_stop(
+def test_an_arm_is_trained_into_a_checkpoint_of_its_own_and_resumes_after_a_stop(
     small: JointRecipe, integration: bool, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arm, plan = Arm(True, integration, 0), Plan(model=str(checkpoint), device="cpu")

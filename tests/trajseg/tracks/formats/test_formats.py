@@ -334,7 +334,7 @@ def test_every_format_in_the_registry_has_its_contract_held() -> None:
 
 
 @pytest.mark.parametrize("name", ["vhs", "trajseg.tracks:Result", "no.such:Format", "", ":x", "..a:B"])
-def test_a_format_that_is_none_is_refused(name: str) -> None:
+def test_an_unknown_format_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"is no export format|is not a TrackFormat"):
         load_format(name)
 
