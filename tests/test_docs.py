@@ -65,11 +65,12 @@ def test_the_generated_pages_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_page_on_engines_has_every_engine_and_each_of_its_settings(engine: str) -> None:
+def test_the_pages_on_engines_have_every_engine_and_each_of_its_settings(engine: str) -> None:
     page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     assert re.search(rf"^\| `{engine}` \|", page, re.MULTILINE)
     factory = engine_factory(engine)
     assert isinstance(factory, SettingsFactory)
     names = {variable.removeprefix(f"TRAJSEG_{engine.upper()}_").lower() for variable in factory.variables}
+    page += (ROOT / "docs" / "sam3-and-molmo2.md").read_text(encoding="utf-8")
     cells = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
     assert names - {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set()
