@@ -11,6 +11,7 @@ from typing import Any
 
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
+from waitress.parser import HTTPRequestParser, ParsingError  # type: ignore[import-untyped]
 from waitress.server import MultiSocketServer, TcpWSGIServer  # type: ignore[import-untyped]
 from waitress.task import ThreadedTaskDispatcher  # type: ignore[import-untyped]
 
@@ -29,9 +30,20 @@ SPARE_FILES = 200
 """File descriptors reserved for everything but connections."""
 
 
+class RequestParser(HTTPRequestParser):  # type: ignore[misc]
+    """waitress's parser; an address that cannot be parsed is answered, too."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise ParsingError(f"Invalid address ({error}).") from error
+
+
 class DeadlineChannel(HTTPChannel):  # type: ignore[misc]
     """A connection that is closed when it is too slow."""
 
+    parser_class = RequestParser
     begun: float | None = None
     """When the first byte of the current request arrived."""
     cut = False
@@ -46,6 +58,11 @@ class DeadlineChannel(HTTPChannel):  # type: ignore[misc]
         finally:
             if self.request is None:
                 self.begun = None
+
+    def send_continue(self) -> None:
+        """Let a client that asks first send its body, unless the headers alone are refused."""
+        if self.request.error is None:
+            super().send_continue()
 
     def overdue(self, moment: float) -> bool:
         """Whether it has exceeded a deadline."""
