@@ -108,6 +108,8 @@ class World:
             "TRAJSEG_MODEL": "scripted_engine:build",
             "TRAJSEG_PORT": str(port),
             "TRAJSEG_RECONCILE_SECONDS": "2",
+            # Beside other work a worker that gives way would never get done between two faults.
+            "TRAJSEG_WORKER_NICE": "0",
         }
         self._backend: subprocess.Popen[bytes] | None = None
         self._workers: list[subprocess.Popen[bytes] | None] = [None] * WORKERS

@@ -105,3 +105,13 @@ class LabelStudioError(ServiceError):
 
 class CancelledError(TrajSegError):
     """A person cancelled the job."""
+
+
+def hidden_exit(error: BaseException) -> bool:
+    """Whether a signal's SystemExit was on its way when this error took its place, as in a library's clean-up."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SystemExit):
+            return True
+        cause = cause.__context__
+    return False

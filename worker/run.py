@@ -41,6 +41,7 @@ from trajseg.errors import (
     ServiceError,
     StoreError,
     TrajSegError,
+    hidden_exit,
 )
 from trajseg.pictures.frame_number import numbered
 from trajseg.tracks import Result
@@ -158,7 +159,7 @@ def _run(resident: Resident, job_id: str) -> None:
     log.info("job %s, run %d: %s of %s", job_id, job.runs, job.kind, job.instruction[:80])
     this = _Run(resident, job, token)
     try:
-        delivery = this.do()
+        delivery = _done(this)
     except CancelledError:
         log.info("job %s was cancelled", job_id)
     except StaleRunError:
@@ -198,6 +199,16 @@ def _run(resident: Resident, job_id: str) -> None:
             # Not waited for: the next job starts whatever Label Studio does. A delivery that is not due yet belongs to
             # an interactive job, whose page may still get it; what does not arrive is left to the backend.
             resident.hand.give(delivery)
+
+
+def _done(this: _Run) -> Delivery | None:
+    """What `do` returns. Raises as it does, but for an error that hides the signal by which the worker is to stop."""
+    try:
+        return this.do()
+    except Exception as error:
+        if hidden_exit(error):
+            raise SystemExit from error
+        raise
 
 
 class _Run(JobContext[JobParams]):

@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, create_engine, event, make_url, text
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from backend.private import private_file
-from trajseg.errors import InputError, ServiceError, StoreError
+from trajseg.errors import InputError, ServiceError, StoreError, hidden_exit
 
 BUSY_SECONDS = 60
 """How long SQLite waits for another writer; a backup tool may lock the file for half a minute."""
@@ -144,7 +144,18 @@ def _reachable(database: Database) -> Iterator[None]:
 
 
 def _postgres_engine(url: URL) -> Engine:
-    return create_engine(url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=MORE_CONNECTIONS)
+    engine = create_engine(url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=MORE_CONNECTIONS)
+
+    @event.listens_for(engine, "handle_error")
+    def _replace(context: ExceptionContext) -> None:
+        # A connection that a signal interrupted is left in the middle of a statement. Whatever its ping meets, another
+        # one takes its place; only the signal itself, which the ping's own clean-up hides, must not be lost.
+        if context.is_pre_ping:
+            if context.original_exception is not None and hidden_exit(context.original_exception):
+                raise SystemExit
+            context.is_disconnect = True
+
+    return engine
 
 
 def _is_busy(error: BaseException) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from backend.composition import compose
 from backend.http.app import create_app
@@ -64,3 +67,37 @@ def test_a_damaged_file_is_no_surprise(client: FlaskClient, store: Store, predic
     file.write_bytes(whole)
     assert client.post("/predict", json=predict_body(2)).status_code == 200
     assert len(store.jobs.newest()) == 2
+
+
+@pytest.mark.timeout(60)
+def test_a_connection_that_a_signal_interrupted_is_replaced(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stayed in the pool in the middle of a statement, and whoever got it next met an error."""
+    store = Store(postgres_url)
+    store.migrate()
+    store.close()
+
+    def ring(number: int, frame: object) -> None:
+        raise SystemExit
+
+    pinged = PGDialect_psycopg.do_ping
+
+    def slow_ping(dialect: PGDialect_psycopg, connection: Any) -> bool:
+        monkeypatch.setattr(PGDialect_psycopg, "do_ping", pinged)
+        monkeypatch.setattr(dialect, "_dialect_specific_select_one", "SELECT pg_sleep(20)")
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        return pinged(dialect, connection)
+
+    with store.database.read() as session:
+        session.execute(text("SELECT 1"))
+    before = signal.signal(signal.SIGALRM, ring)
+    monkeypatch.setattr(PGDialect_psycopg, "do_ping", slow_ping)
+    try:
+        with pytest.raises(SystemExit):
+            store.jobs.newest()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+        monkeypatch.undo()
+    for _ in range(3):
+        assert store.jobs.newest() == []
+    store.close()

@@ -315,3 +315,22 @@ def test_a_kind_of_job_that_this_version_does_not_know_is_reported(store: Store,
     failed = store.jobs.get(job.id)
     assert "somersault" in failed.error
     assert "same version" in failed.remedy
+
+
+def test_a_signal_that_a_library_s_clean_up_hides_still_gives_the_job_back(
+    settings: Settings, store: Store, ask: Ask
+) -> None:
+    """Found by the soak: psycopg, interrupted, raised an error of its own, and the job failed with it."""
+
+    def stopped(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
+        try:
+            raise SystemExit
+        finally:
+            raise RuntimeError("the connection is in the middle of a statement")
+
+    job = ask()
+    keep(Resident(settings, store, engine_that(stopped)))
+    run(job.id)
+    keep(None)
+    held = store.jobs.get(job.id)
+    assert (held.state, held.error, held.runs) == ("queued", "", 0)
