@@ -128,7 +128,7 @@ def run_round(
                     if stop():
                         raise StoppedError
 
-                kept = work / f"scores-{what}-{who}.json"
+                kept = kept_scores(work, what, who)
                 if what == "base" and kept.exists():
                     scores[what, who] = json.loads(kept.read_text(encoding="utf-8"))
                 else:
@@ -153,6 +153,11 @@ def run_round(
     record_decision(target, decision.to_json())
     progress(steps + clips, steps + clips)
     return decision
+
+
+def kept_scores(work: Path, what: str, who: str) -> Path:
+    """The file in a round's folder with scores on a set ("project" or "base") of a model ("served" or "candidate")."""
+    return work / f"scores-{what}-{who}.json"
 
 
 def _held_out(task: RoundTask) -> Corrections | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from trajseg.shapes.world.conditions import PLAIN, POSTERS
 from trajseg.training.child import PROGRESS
 from trajseg.training.finetune import recipe_for
 from trajseg.training.gate import GateRules
-from trajseg.training.round import RoundTask, run_round
+from trajseg.training.round import RoundTask, kept_scores, run_round
 
 Kind = Literal["gain", "harmful", "neutral"]
 RESULT, CORRECTIONS = "result.json", "corrections"
@@ -216,12 +217,23 @@ def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mappin
         seed=run.seed,
     )
 
+    share_base_scores(folder)
+
     def progress(done: int, total: int) -> None:
         write_json(folder / PROGRESS, {"done": done, "total": total})
 
     decision = run_round(task, progress=progress)
     assert decision is not None, "nothing stops it"
     return decision.to_json()
+
+
+def share_base_scores(folder: Path) -> None:
+    """Gives a run what another run beside it measured of the base on the gate's base set: all runs have the same two."""
+    own = kept_scores(folder / "work", "base", "served")
+    found = next((path for path in sorted(folder.parent.glob(f"*/work/{own.name}")) if path != own), None)
+    if found is not None and not own.exists():
+        own.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found, own)
 
 
 def _measured(settings: LearningSettings, adapter: Path | None) -> dict[str, dict[str, float]]:
