@@ -228,7 +228,7 @@ def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mappin
 
 
 def share_base_scores(folder: Path) -> None:
-    """Gives a run what another run beside it measured of the base on the gate's base set: all runs have the same two."""
+    """Gives a run what another run beside it measured of the base on the gate's base set: all share the two."""
     own = kept_scores(folder / "work", "base", "served")
     found = next((path for path in sorted(folder.parent.glob(f"*/work/{own.name}")) if path != own), None)
     if found is not None and not own.exists():
