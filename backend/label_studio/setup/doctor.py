@@ -25,6 +25,8 @@ from backend.label_studio.setup.serving import disk, serving_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
 from backend.variables import unknown_variables
+from trajseg.checkpoints.catalogue import ENGINES, needed
+from trajseg.checkpoints.download import location
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.places import MOBILE_SAM_FILES, marks_folder
 from trajseg.engines.registry import engine_factory, engine_spec
@@ -58,6 +60,8 @@ def checks(
     yield packages()
     yield from variables()
     yield model(settings)
+    for name in settings.engines:
+        yield model(settings.model_copy(update={"model": name}), f"Model {name}", "TRAJSEG_ENGINES")
     yield torch()
     yield from engine_checks()
     yield marks_model(settings)
@@ -95,28 +99,39 @@ def variables() -> Iterator[Check]:
         yield Check("Settings", "warn", variable.words, variable.remedy)
 
 
-def model(settings: Settings) -> Check:
-    """Whether the engine and its requirements are there; the engine is not loaded."""
-    remedy = "Set TRAJSEG_MODEL to a shipped model (trajseg-tiny), a checkpoint folder, or package.module:factory."
+def model(settings: Settings, title: str = "Model", variable: str = "TRAJSEG_MODEL") -> Check:
+    """Whether the engine and its requirements are there; the engine is not loaded.
+
+    Args:
+        title: of the check.
+        variable: that names the engine.
+    """
+    remedy = (
+        f"Set {variable} to a shipped model (trajseg-tiny), an engine, a checkpoint folder, or package.module:factory."
+    )
     try:
         spec = engine_spec(settings.model)
         is_checkpoint = engine_factory(settings.model) is None
     except TrajSegError as error:
-        return Check("Model", "fail", error.message, f"{error.remedy} {remedy}".strip())
+        return Check(title, "fail", error.message, f"{error.remedy} {remedy}".strip())
     missing = [name for name in spec.needs if not _version(name)]
     if missing:
         return Check(
-            "Model",
+            title,
             "warn",
             f"{spec.model_version} needs {', '.join(missing)}: this machine can run the backend, but no worker",
             f"pip install {' '.join(missing)}",
         )
+    parts = needed(ENGINES[settings.model]) if settings.model in ENGINES else []
+    if absent := [part.name for part in parts if location(part) is None]:
+        words = f"{spec.model_version} lacks {', '.join(absent)}: this machine can run the backend, but no worker"
+        return Check(title, "warn", words, f"See Engine {settings.model} below.")
     if not is_checkpoint:
-        return Check("Model", "ok", f"{spec.model_version}, the engine {settings.model}")
+        return Check(title, "ok", f"{spec.model_version}, the engine {settings.model}")
     folder = checkpoint_folder(settings.model)
     if not list(folder.glob("*.safetensors")):
-        return Check("Model", "fail", f"{folder} has no weights (*.safetensors)", remedy)
-    return Check("Model", "ok", f"{spec.model_version} in {folder}")
+        return Check(title, "fail", f"{folder} has no weights (*.safetensors)", remedy)
+    return Check(title, "ok", f"{spec.model_version} in {folder}")
 
 
 def torch() -> Check:

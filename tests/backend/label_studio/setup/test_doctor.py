@@ -143,6 +143,19 @@ def test_an_engine_of_someone_else_is_read_and_not_loaded(tmp_path: Path, monkey
         assert words in check.words
 
 
+def test_an_engine_without_its_weights_and_further_engines_are_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Settings
+) -> None:
+    monkeypatch.setattr(checks, "location", lambda part: None)
+    check = checks.model(Settings(model="grounded"))
+    assert (check.state, "lacks llmdet-base, sam2.1-large, qwen3-vl-4b" in check.words) == ("warn", True)
+    monkeypatch.setattr(checks, "location", lambda part: tmp_path)
+    assert checks.model(Settings(model="grounded")).state == "ok"
+    [unknown] = found(settings.model_copy(update={"engines": ("groundet",)}), "Model groundet")
+    assert unknown.state == "fail"
+    assert "TRAJSEG_ENGINES" in unknown.remedy
+
+
 def test_a_video_that_browsers_cannot_play_is_reported(settings: Settings, clips: Path) -> None:
     (video,) = found(settings, "Video", video=str(clips / "broken_frame_count.avi"))
     assert video.state == "fail"
