@@ -127,7 +127,13 @@ class Database:
 def _reachable(database: Database) -> Iterator[None]:
     try:
         yield
-    except (IntegrityError, DataError, ProgrammingError):
+    except (DataError, OverflowError) as error:
+        # Not quoted: it may be anything.
+        raise InputError(
+            "The request has a value that the database cannot hold, such as a NUL character or a number too large.",
+            "Remove it from the request.",
+        ) from error
+    except (IntegrityError, ProgrammingError):
         # Our own mistakes; what is left is the database's state: away, read-only after a failover, a damaged file.
         raise
     except (DatabaseError, InterfaceError) as error:

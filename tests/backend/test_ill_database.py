@@ -53,6 +53,24 @@ def test_a_standby_takes_no_request_and_says_why(
     store.close()
 
 
+@pytest.mark.parametrize("path", ["/page/jobs?q=%00", "/page/jobs.json?q=a%00b"])
+def test_a_search_for_what_postgresql_cannot_hold_is_the_requests_fault(
+    postgres_url: str, settings: Settings, queue: JobQueue, path: str
+) -> None:
+    store = Store(postgres_url)
+    store.migrate()
+    answer = create_app(compose(settings, store, queue)).test_client().get(path)
+    assert answer.status_code == 400
+    assert "NUL" in answer.text
+    store.close()
+
+
+def test_a_number_that_no_database_holds_is_the_requests_fault(client: FlaskClient) -> None:
+    answer = client.get(f"/page/models/{2**63}/{2**63}/differences.png")
+    assert answer.status_code == 400
+    assert "number too large" in answer.text
+
+
 def test_a_damaged_file_is_no_surprise(client: FlaskClient, store: Store, predict_body: Callable[..., Any]) -> None:
     assert client.post("/predict", json=predict_body(1)).status_code == 200
     store.close()
