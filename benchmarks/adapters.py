@@ -1,10 +1,10 @@
-"""What adapters cost: a segmentation with and without one, a swap, and whether the outputs stay the same.
+"""Cost of adapters: time of a segmentation with and without one, time of a swap, and whether the outputs stay equal.
 
     python benchmarks/adapters.py --rounds 5
 
-Two adapters whose every trained tensor was moved are served in turn on one loaded base. The last line is one JSON
-object; `slower` is the median over rounds of the time with an adapter by the time without, less 1. Both are taken in
-processor time, of one thread, so that other programs do not count.
+Two adapters with every trained tensor changed are served in turn on one loaded base. The last line is one JSON object;
+`slower` is the median over rounds of the time with an adapter divided by the time without, minus 1. Both are processor
+time of one thread, so that other programs do not count.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WHOLE = (*HEADS, *SIGHT)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     annotated = ShapesDataset("test", 1, 500, 160)[0]
@@ -40,7 +40,7 @@ def main() -> None:
         base = VideoSegmenter.from_pretrained(BASE, "cpu")
 
         def segmented(folder: Path | None) -> tuple[float, float, object]:
-            """Seconds of the swap (the first one reads the folder) and of the segmentation, and the tracks."""
+            """Seconds of the swap (the first reads the folder) and of the segmentation, and the tracks."""
             started = time.process_time()
             engine = base.adapted(folder)
             swapped = time.process_time()
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def adapter(seed: int, folder: Path) -> Path:
-    """A published adapter whose trained tensors are a little off the base's."""
+    """A published adapter whose trained tensors differ slightly from the base's."""
     model = VideoSegmenter.from_pretrained(BASE, "cpu").model
     torch.manual_seed(seed)
     for parameters in prepare(model, LoraSettings(), WHOLE).values():

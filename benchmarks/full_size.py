@@ -1,10 +1,10 @@
-"""What a model costs on a GPU: seconds and memory of segmenting, describing and joint training.
+"""Cost of a full-size model on a GPU: time and memory of segmenting, describing and joint training.
 
-Weights are random, of the right names, shapes and precisions, in a checkpoint folder that is loaded as any other:
-neither time nor memory depends on their values. Answers are words without meaning, cut at `ANSWER_TOKENS`, to which
-the [SEG]s are added here; that is the one thing that is not as users run it. What is drawn is not looked at.
+The weights are random, with the right names, shapes and precisions, in a checkpoint folder that is loaded like any
+other: neither time nor memory depends on their values. Answers are random words, cut at `ANSWER_TOKENS`, to which this
+script adds the [SEG] tokens; that is the only difference from a user's run. The masks are not evaluated.
 
-Each row is a process of its own. Run: .venv/bin/python benchmarks/full_size.py --folder DIR --json out.json
+Each row runs in its own process. Run: .venv/bin/python benchmarks/full_size.py --folder DIR --json out.json
 (40 GB of disk and a GPU; about 6 minutes on an H200. `--model trajseg-tiny --device cpu` tries the script itself.)
 """
 
@@ -45,7 +45,7 @@ CLIP = Path(__file__).parents[1] / "tests/clips/opossum.mp4"
 CARD = 24
 """GiB of the card that adapters are to be trained on; a process is held to 0.75 less, which the driver takes."""
 STEPS, BATCH = 4, 8
-"""Of a training; the first step is not timed."""
+"""Steps of a training; the first one is not timed."""
 ROWS = ("train:four-bit", "segment:bfloat16", "train:bf16", "segment:float16", "segment:four-bit", "agree:")
 
 
@@ -53,9 +53,9 @@ ROWS = ("train:four-bit", "segment:bfloat16", "train:bf16", "segment:float16", "
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="For the checkpoint.")
 @click.option("--model", type=click.Choice(["trajseg-7b", "trajseg-tiny"]), default="trajseg-7b", show_default=True)
 @click.option("--device", default="cuda", show_default=True)
-@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Where the figures go.")
-@click.option("--only", "rows", multiple=True, type=click.Choice(ROWS), default=ROWS, help="Some of the rows.")
-@click.option("--row", hidden=True, help="Of this one process.")
+@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="File for the figures.")
+@click.option("--only", "rows", multiple=True, type=click.Choice(ROWS), default=ROWS, help="Rows to measure.")
+@click.option("--row", hidden=True, help="The row that this process measures.")
 def main(folder: Path, model: str, device: str, out: Path | None, rows: tuple[str, ...], row: str | None) -> None:
     """Measure a model with random weights."""
     if row:
@@ -91,7 +91,7 @@ def random_checkpoint(name: str, folder: Path, vocabulary: int = 32_008) -> None
 
 
 def _random_tensors(model: TrajSegModel) -> Iterator[tuple[str, Tensor]]:
-    """Matrices from a normal distribution of deviation 0.02, scales 1, biases 0; what is no parameter as it is."""
+    """Matrices from a normal distribution of deviation 0.02, scales 1, biases 0; buffers unchanged."""
     device = chosen(None)
     generator = torch.Generator(device).manual_seed(0)
     for name, tensor in model.state_dict().items():
@@ -112,7 +112,7 @@ def segment(folder: Path, device: str, how: str) -> dict[str, Any]:
     found: dict[str, Any] = {"load_s": time.perf_counter() - started, "weights_gb": _memory(device)[0]}
     clip = open_clip(CLIP)
     frames = [frame for _, frame in clip.frames(range(8))]
-    for objects in (1, 1, 4):  # the first warms up
+    for objects in (1, 1, 4):  # the first is the warm-up
         _says(segmenter.model, objects)
         started = time.perf_counter()
         result = segmenter.segment(clip, "word1 word2 word3").result()
@@ -128,7 +128,7 @@ def segment(folder: Path, device: str, how: str) -> dict[str, Any]:
 
 
 def train(folder: Path, device: str, how: str) -> dict[str, Any]:
-    """Seconds a sample and peak of memory of the paper's second stage, on clips of 10 frames; 4 bits in CARD GiB."""
+    """Seconds per sample and peak memory of the paper's second stage, on clips of 10 frames; 4 bits in CARD GiB."""
     from trajseg.shapes.samples import ShapesSamples
     from trajseg.training.recipes import RECIPES, train_jointly
 
@@ -181,7 +181,7 @@ MEASURES = {"segment": segment, "train": train, "agree": agree}
 
 
 def _says(model: TrajSegModel, objects: int) -> None:
-    """From now on the model writes ANSWER_TOKENS tokens and its answer is the first of them and [SEG], so often."""
+    """From now on the model writes ANSWER_TOKENS tokens; its answer is the first of them and `[SEG]`s."""
 
     def answer(prompt: Tensor, _end: int) -> Answer:
         [said] = model.answers(prompt[None], -1)
@@ -191,7 +191,7 @@ def _says(model: TrajSegModel, objects: int) -> None:
 
 
 def _seconds(what: Any, device: str, times: int = 3) -> float:
-    """Of one call, the mean of some after one that warms up."""
+    """Mean seconds per call, after one warm-up call."""
     for call in range(times + 1):
         if call == 1:
             started = time.perf_counter()
@@ -203,7 +203,7 @@ def _seconds(what: Any, device: str, times: int = 3) -> float:
 
 
 def _memory(device: str) -> tuple[float, float]:
-    """GB that tensors take now, and took at most."""
+    """Current and peak memory of tensors in GB."""
     if device != "cuda":
         return 0.0, 0.0
     return torch.cuda.memory_allocated() / 1e9, torch.cuda.max_memory_allocated() / 1e9

@@ -1,8 +1,8 @@
-"""What a reconciler costs that has nothing to do while many jobs wait: seconds a round, and the share of a core.
+"""Cost of an idle reconciler while many jobs wait: seconds per round, and share of a core.
 
     python benchmarks/idle_reconciler.py --jobs 10000 [--database postgresql://...]
 
-Starts a Valkey and, unless a database that may be filled is named, an SQLite store of its own. The last line is JSON.
+Starts a Valkey and, unless --database names a database that may be filled, its own SQLite store. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Seconds that a correction waits while a long clip is prelabelled by the only worker, and what that costs the clip.
+"""How long a correction waits while the only worker prelabels a long clip, and how much that delays the clip.
 
-One worker process, Valkey, a store, the shipped model on the CPU. Boxes are marked on a short clip, one every
-`--every` seconds, while a clip of `--frames` frames is prelabelled. In the end the long clip's masks are compared with
-those of a run that nothing disturbed. Run: .venv/bin/python benchmarks/preemption.py --json out.json
+Runs one worker process, Valkey, a store and the shipped model on the CPU. Boxes are marked on a short clip, one every
+`--every` seconds, while a clip of `--frames` frames is prelabelled. At the end the long clip's masks are compared with
+those of an undisturbed run. Run: .venv/bin/python benchmarks/preemption.py --json out.json
 (about 4 minutes on two CPU cores)
 """
 
@@ -35,11 +35,11 @@ SHORT_FRAMES = 24
 
 
 @click.command()
-@click.option("--frames", default=1000, show_default=True, help="Of the long clip.")
+@click.option("--frames", default=1000, show_default=True, help="Frames of the long clip.")
 @click.option("--corrections", default=5, show_default=True)
 @click.option("--every", default=8.0, show_default=True, help="Seconds between one answer and the next correction.")
-@click.option("--compare/--no-compare", default=True, show_default=True, help="Draw the long clip undisturbed as well.")
-@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Where the figures go.")
+@click.option("--compare/--no-compare", default=True, show_default=True, help="Also draw the long clip undisturbed.")
+@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="File for the figures.")
 def main(frames: int, corrections: int, every: float, compare: bool, out: Path | None) -> None:
     """Measure how long corrections wait behind a prelabel."""
     with tempfile.TemporaryDirectory() as name, ValkeyServer() as valkey:
@@ -75,7 +75,7 @@ def main(frames: int, corrections: int, every: float, compare: bool, out: Path |
 def measure(
     store: Store, queue: JobQueue, long: Path, short: Path, corrections: int, every: float
 ) -> dict[str, float | list[float] | str]:
-    """Marks boxes while the long clip is prelabelled; figures, and the long clip's job."""
+    """Marks boxes while the long clip is prelabelled; returns the figures and the long clip's job."""
     project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
 
     def ask(kind: str, video: Path, queue_name: str, **params: object) -> Job:

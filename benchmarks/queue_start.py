@@ -1,8 +1,8 @@
-"""How long a job waits for a warm, idle worker: from the enqueue to the start of its run.
+"""How long a job waits for a warm, idle worker: from enqueueing to the start of its run.
 
     python benchmarks/queue_start.py --jobs 40
 
-Starts a Valkey, a store and one `trajseg worker` of its own, with an engine that only knows colours.
+Starts its own Valkey, store and `trajseg worker`, with an engine that recognises colours only.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
             assert done.started_at is not None
             waits.append((done.started_at.timestamp() - began) * 1000)
             time.sleep(0.05)
-        # The first ones waited for the worker to load.
+        # The first jobs waited for the worker to load.
         waits = sorted(waits[2:])
         worker.terminate()
         worker.wait()

@@ -1,8 +1,8 @@
-"""How torch's threads wait for each other, alone and beside a busy process: seconds a prediction, and their ratios.
+"""Cost of how torch's threads wait for each other, on an idle and a busy machine: seconds per prediction, ratios.
 
-`python benchmarks/waiting_threads.py`: the shipped checkpoint answers an instruction about a clip of the shapes world
-in a process for each way of waiting, the ways in turn; then the same with one busy process for each core but one.
-"spinning" is what GNU's OpenMP does by itself, "sleeping" what it does with OMP_WAIT_POLICY=passive.
+`python benchmarks/waiting_threads.py`: the shipped checkpoint answers an instruction about a clip of the shapes world,
+alternately in one process per waiting policy; then the same beside busy processes on all cores but one. "spinning" is
+the default of GNU's OpenMP, "sleeping" is OMP_WAIT_POLICY=passive.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _prediction(video: Path, way: str) -> float:
-    """Median seconds of a prediction in a process of its own, the first one left out."""
+    """Median seconds of a prediction in its own process, without the first one."""
     answer = subprocess.run(
         [sys.executable, __file__, str(video)],
         env={**os.environ, **WAYS[way]},

@@ -1,8 +1,8 @@
-"""`make demo`: the whole way from a sentence to mask tracks, with no Label Studio.
+"""`make demo`: from a sentence to mask tracks, end to end, without Label Studio.
 
-Starts `trajseg serve` on a free port over a throw-away folder, sends it what Label Studio sends (recorded
-from 1.23.2) for a clip of the shapes world and for a real one, waits for the jobs, writes what came out, says
-what it is worth, and stops everything.
+Starts `trajseg serve` on a free port with a temporary folder, and sends it the requests that Label Studio sends
+(recorded from 1.23.2) for a clip of the shapes world and for a real one. Waits for the jobs, writes and scores the
+results, and stops everything.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Case:
-    """A clip, what is asked of it, and where it is known the truth: bool [frames, height, width]."""
+    """A clip, an instruction about it, and the ground truth where known: bool [frames, height, width]."""
 
     name: str
     video: Path
@@ -63,7 +63,7 @@ class Case:
 
 
 def shapes_case(folder: Path) -> Case:
-    """A clip of the shapes world, and its first sentence about one object by its look."""
+    """A clip of the shapes world, and its first instruction that names one object by its appearance."""
     scene = sample_scene(SEED, "test")
     asked = instructions(scene, random.Random(SEED), facts=Facts(scene))[0]
     video = write_clip(scene, folder / "clip.mp4", ROWS)
@@ -79,7 +79,7 @@ def rabbit_case(folder: Path) -> Case:
 
 @contextlib.contextmanager
 def serving(media: Path, log: Path, model: str) -> Iterator[str]:
-    """`trajseg serve` for as long as the context lasts; gives its URL."""
+    """Runs `trajseg serve` within the context; yields its URL."""
     foreign = ("TRAJSEG_", "LABEL_STUDIO_", "REDIS_URL", "DATABASE_URL")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment["TRAJSEG_MEDIA_DIRS"] = str(media)
@@ -110,7 +110,7 @@ def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def ask(client: httpx.Client, cases: list[Case]) -> list[str]:
-    """Connects as Label Studio does and asks for all predictions in one request; gives the jobs' ids."""
+    """Connects as Label Studio does and requests all predictions at once; returns the job ids."""
     config = fill("mask")
     setup = _recorded("02_connect_POST_setup.json")
     _answer(client.post("/setup", json={**setup, "schema": config}))
@@ -125,7 +125,7 @@ def ask(client: httpx.Client, cases: list[Case]) -> list[str]:
 
 
 def wait(client: httpx.Client, cases: list[Case], jobs: list[str]) -> list[dict[str, Any]]:
-    """Shows the jobs' progress until all are done and gives their last state.
+    """Shows the jobs' progress until all are done, and returns their final state.
 
     Raises ServiceError when one fails.
     """
@@ -153,14 +153,14 @@ def wait(client: httpx.Client, cases: list[Case], jobs: list[str]) -> list[dict[
 
 
 def write(case: Case, result: Result, folder: Path) -> Score | None:
-    """Writes tracks.json, overlay.mp4 and sheet.png; gives the score where the truth is known."""
+    """Writes tracks.json, overlay.mp4 and sheet.png; returns the score where the ground truth is known."""
     clip = open_clip(case.video)
     result.save(folder / "tracks.json")
     overlay_video(clip, result.tracks, folder / "overlay.mp4", caption=case.instruction)
     contact_sheet(clip, result.tracks, folder / "sheet.png", title=case.instruction)
     if case.truth is None:
         return None
-    # A video has even sides: the truth of an odd one lacks a last row or column.
+    # Video sides are even: the ground truth of an odd-sized clip is one row or column short.
     height, width = case.truth.shape[1:]
     found = np.zeros_like(case.truth)
     for track in result.tracks:

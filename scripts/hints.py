@@ -3,11 +3,11 @@
     .venv/bin/python scripts/hints.py --model trajseg-tiny --count 40
     .venv/bin/python scripts/hints.py --model trajseg-tiny --real
 
-Of each shapes clip nine frames are kept, and on one of them every object that shows is marked as by a hand: each side
-of a box off by 4 % of the box (standard deviation), or a click anywhere on the object. Prints mean and median J and
-the share of J above 0.5, of the mark alone, with the object's true mask on the frame before as memory, and with an
-instruction that means this object only. With --real the objects are those of tests/data/real_masks, without words; the
-frame before is the hand-checked one before (ten frames earlier).
+Nine frames of each shapes clip are kept, and on one of them every visible object is marked as a person would: with a
+box whose sides are each off by 4 % of the box (standard deviation), or with a click anywhere on the object. Prints mean
+and median J, and the share of J above 0.5, in three settings: the mark alone, with the object's true mask on the
+previous frame as memory, and with an instruction that refers to this object only. With --real the objects are those of
+tests/data/real_masks, without instructions; the previous frame is the previous hand-checked one (ten frames earlier).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from trajseg.video.spacing import sampled_frames
 ROOT = Path(__file__).parent.parent
 FRAMES = 9
 LEAST = 40
-"""Pixels of an object that shows."""
+"""Pixels from which an object counts as visible."""
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def measured(segmenter: VideoSegmenter, scene: Scene, path: Path, height: int) -> Iterator[tuple[str, str, float]]:
-    """(who drew it, kind of mark, J) of every object of one frame of a scene."""
+    """(method, kind of mark, J) for every object in one frame of a scene."""
     frames, ids = render(scene, height, sampled_frames(scene.frame_count, FRAMES))
     clip = open_clip(write_video(path, frames, scene.fps))
     ids = np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
@@ -89,7 +89,7 @@ def measured(segmenter: VideoSegmenter, scene: Scene, path: Path, height: int) -
 
 
 def measured_real(segmenter: VideoSegmenter, path: Path) -> Iterator[tuple[str, str, float]]:
-    """The same of the hand-checked masks of a real clip."""
+    """The same for the hand-checked masks of a real clip."""
     data = json.loads(path.read_text(encoding="utf-8"))
     clip = open_clip(ROOT / "tests" / "clips" / data["clip"])
     masks = {int(index): rle.decode(code) for index, code in data["frames"].items()}
@@ -101,7 +101,7 @@ def measured_real(segmenter: VideoSegmenter, path: Path) -> Iterator[tuple[str, 
 
 
 def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Mark]:
-    """A box and a click on an object, as a hand draws them."""
+    """A box and a click on an object, as a person would draw them."""
     rows, columns = np.where(truth)
     tight = torch.tensor([columns.min(), rows.min(), columns.max(), rows.max()], dtype=torch.float32)
     left, top, right, bottom = jittered(tight, rng, max(truth.shape)).tolist()
@@ -115,7 +115,7 @@ def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Mark]:
 def ways(
     segmenter: VideoSegmenter, clip: Clip, prompt: Mark, words: str, before: dict[int, np.ndarray]
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """What can draw a mark's mask; GrabCut does where the model is not sure, as in the worker."""
+    """Ways to draw a mark's mask; GrabCut steps in where the model is not sure, as in the worker."""
 
     def drawn(words: str = "", known: dict[int, np.ndarray] | None = None) -> np.ndarray:
         mask = segmenter.mark(clip, prompt, words, known)
@@ -133,7 +133,7 @@ def ways(
 
 
 def print_table(found: dict[tuple[str, str], list[float]]) -> None:
-    """A row for each way to draw and kind of mark."""
+    """One row per method and kind of mark."""
     table = Table("drawn from", "mark", "objects", "mean J", "median J", "J > 0.5")
     for (row, kind), values in sorted(found.items(), key=lambda item: item[0][1]):
         right = fmean(value > 0.5 for value in values)

@@ -1,10 +1,10 @@
-"""Load: /predict as often as a busy Label Studio would ask, against a real backend, queue, store and worker.
+"""Load test: /predict at the rate of a busy Label Studio, against a real backend, queue, store and worker.
 
     python scripts/load.py [--rate 200] [--seconds 60] [--database postgresql://...]
 
-Requests go out at fixed times, each on a connection of its own, and are timed from the moment at which they were due:
-a backend that falls behind shows. Three of four are about a new task, the fourth repeats one. The worker has jobs all
-the time. The last line is JSON: {"requests", "errors", "p50_ms", "p99_ms", "rss_growth_mb"}.
+Requests go out at fixed times, each on its own connection, and latency is measured from the time a request was due, so
+a backend that falls behind shows up. Three out of four requests are about a new task; the fourth repeats an old one.
+The worker is busy throughout. The last line is JSON: {"requests", "errors", "p50_ms", "p99_ms", "rss_growth_mb"}.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from trajseg.shapes.world.scenes import sample_scene
 from worker.valkey import EmbeddedValkey, free_port
 
 WARM_SECONDS = 10.0
-"""From then on memory is compared."""
+"""Warm-up, after which memory growth is measured."""
 ANSWER_SECONDS = 30.0
 STARTING_SECONDS = 120.0
 
 
 @dataclass
 class Outcome:
-    """What the requests met: seconds of each answer, and what went wrong by kind."""
+    """Outcome of the requests: seconds of each answer, and counts of errors by kind."""
 
     seconds: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
@@ -49,10 +49,10 @@ class Outcome:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=200.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--database", default="", help="a database that may be filled; an SQLite file by default")
-    parser.add_argument("--model", default="trajseg-tiny", help="the worker's")
+    parser.add_argument("--model", default="trajseg-tiny", help="the worker's model")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="trajseg-load-") as name:
         figures = _measure(Path(name), arguments.rate, arguments.seconds, arguments.database, arguments.model)
@@ -86,7 +86,7 @@ def _measure(folder: Path, rate: float, seconds: float, database: str, model: st
     finally:
         valkey.stop()
     each = 1000 * busy / len(outcome.seconds)
-    print(f"the worker did {done} jobs meanwhile; the backend took {each:.1f} ms of CPU a request")
+    print(f"the worker finished {done} jobs meanwhile; the backend took {each:.1f} ms of CPU per request")
     print(f"load average {os.getloadavg()[0]:.1f}; errors: {dict(outcome.errors) or 'none'}")
     times = sorted(outcome.seconds)
     return {
@@ -99,7 +99,7 @@ def _measure(folder: Path, rate: float, seconds: float, database: str, model: st
 
 
 async def _ask(port: int, rate: float, seconds: float, backend: psutil.Process, video: str) -> tuple[Outcome, float]:
-    """All requests; also how many bytes the backend's memory has grown by since it was warm."""
+    """Sends all requests; also returns by how many bytes the backend's memory has grown since the warm-up."""
     outcome = Outcome()
     began = time.monotonic()
     warm = 0
@@ -132,7 +132,7 @@ async def _request(port: int, request: bytes, due: float, outcome: Outcome) -> N
 
 
 def _body(task: int, video: str) -> bytes:
-    """A /predict request as the Data Manager sends it, headers and all."""
+    """A /predict request as the Data Manager sends it, including headers."""
     data = {"video": video, "instruction": "the object that moves fastest"}
     form = {
         "tasks": [{"id": task + 1, "data": data, "predictions": []}],

@@ -1,11 +1,11 @@
-"""`make proof-correction`: how little a person has left to paint, on shapes clips and on real ones.
+"""`make proof-correction`: how few frames are left for a person to paint, on shapes clips and on real ones.
 
-A simulated annotator corrects one track a clip by painting the exact truth, only on frames that `suggest` names, one at
-a time, until the track's J&F reaches 0.95. Beside it stands what key frames evenly spread with linear box interpolation
-need for the same, and what three suggested frames gain over three evenly spread ones. On more clips one frame is
-corrected, and then two (a blob erased, a part added, the whole mask redrawn, a box moved), and J of the frames that
-nobody painted is measured before and after. On the real clips, optical flow draws every hand-checked mask from the
-others. The last line printed is one JSON object.
+A simulated annotator corrects one track per clip by painting the ground truth on the frames that `suggest` names, one
+at a time, until the track's J&F reaches 0.95. Two baselines are printed beside it: evenly spaced key frames with linear
+box interpolation, and three suggested frames against three evenly spaced ones. On further clips one frame is corrected,
+then two (a blob erased, a part added, the whole mask redrawn, a box moved). J of the unpainted frames is measured
+before and after. On the real clips, optical flow draws every hand-checked mask from the others. The last line printed
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ Measured = TypeVar("Measured", Reviewed, CorrectionResult)
 GOAL = 0.95
 MOST = 20
 SETTINGS = ("painted", "seed", "split", "height", "model", "propagators")
-"""What two runs must have in common for one to go on with the results of the other."""
+"""Options that must be equal for a run to continue from the results of another."""
 ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
     """Measure, print a table, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=20, help="shapes clips (20); 0 leaves them out")
+    parser.add_argument("--clips", type=int, default=20, help="shapes clips (20); 0 for none")
     parser.add_argument("--corrections", type=int, default=40, help="shapes clips that get one correction (40)")
     parser.add_argument("--painted", default="1,2", help="how many frames a correction changes, each in turn (1,2)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first clip (0)")
@@ -57,10 +57,10 @@ def main() -> None:
     parser.add_argument("--model", default="trajseg-tiny", help="draws the tracks to be corrected (trajseg-tiny)")
     parser.add_argument("--propagators", default="flow,memory", help="the preferred one first (flow,memory)")
     parser.add_argument("--json", type=Path, help="write every track's figures here")
-    parser.add_argument("--resume", action="store_true", help="go on with what that file holds")
+    parser.add_argument("--resume", action="store_true", help="continue from the results in that file")
     given = parser.parse_args()
     if given.resume and not given.json:
-        parser.error("--resume goes on with the file of --json: name it")
+        parser.error("--resume continues from the file given as --json: name it")
     settings = {name: getattr(given, name) for name in SETTINGS}
     segmenter = VideoSegmenter.from_pretrained(given.model)
     known: dict[str, Propagator] = {"flow": FlowPropagator(), "memory": segmenter.propagator()}
@@ -92,7 +92,7 @@ def measure(
     seed: int,
     keep: Callable[[], None],
 ) -> None:
-    """Add the results of the clips that are still to be measured, and keep the file up to date.
+    """Add the results of the clips that are not yet measured, and keep the file up to date.
 
     Args:
         results_of: called with count, seed and progress.
@@ -108,7 +108,7 @@ def measure(
 
 
 def earlier(path: Path, settings: dict[str, Any]) -> tuple[list[Reviewed], list[CorrectionResult]]:
-    """What the file of an earlier run holds; without the last clip that was corrected, which may not be complete."""
+    """Results of an earlier run, without its last corrected clip, which may be incomplete."""
     if not path.exists():
         return [], []
     held = json.loads(path.read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def earlier(path: Path, settings: dict[str, Any]) -> tuple[list[Reviewed], list[
 
 
 def _from_json(kind: type[Measured], form: dict[str, Any]) -> Measured:
-    """A result from its `to_json`, which says more than the fields."""
+    """A result from its `to_json`, which has more keys than the class has fields."""
     return kind(**{field.name: form[field.name] for field in fields(kind)})
 
 
@@ -147,7 +147,7 @@ def save(
 def last_line(
     found: Sequence[Reviewed], real: dict[str, dict[str, float]], corrected: Sequence[CorrectionResult] = ()
 ) -> dict[str, float]:
-    """The figures that stand for the whole."""
+    """The summary figures."""
     figures = {"flow_j_real": fmean(figure for clip in real.values() for figure in clip.values())}
     if found:
         means = summary(found)
@@ -156,7 +156,7 @@ def last_line(
         figures |= {name: means[name] for name in ("gain_suggested", "gain_uniform")}
     if corrected:
         changes = single.summary(corrected)
-        # Of the kinds there is a table.
+        # The kinds have a table of their own.
         figures |= {name: value for name, value in changes.items() if not name.endswith(single.KINDS)}
     return {name: round(value, 4) for name, value in figures.items()}
 
@@ -214,7 +214,7 @@ def print_tables(found: Sequence[Reviewed], real: dict[str, dict[str, float]]) -
 
 
 def print_corrections(corrected: Sequence[CorrectionResult]) -> None:
-    """What one correction changed in the frames that nobody painted, by kind."""
+    """Change that one correction made in the unpainted frames, by kind."""
     table = Table(title="one correction: change in J of the frames that nobody painted")
     for heading in ("kind", "painted", "clips", "mean", "worst", "best", "falls by more than .005"):
         table.add_column(heading, justify="left" if heading == "kind" else "right")
@@ -229,6 +229,6 @@ def print_corrections(corrected: Sequence[CorrectionResult]) -> None:
 
 
 if __name__ == "__main__":
-    # Two numerical libraries with a thread a core each would get into each other's way.
+    # Two numerical libraries with one thread per core each would compete for the cores.
     cv2.setNumThreads(1)
     main()

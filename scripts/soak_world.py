@@ -40,7 +40,7 @@ PROGRAM = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()"]
 
 
 class UnwellLabelStudio(FAKE["FakeLabelStudio"]):  # type: ignore[misc]
-    """The fake Label Studio of the tests, with moods that concern every request."""
+    """The tests' fake Label Studio, with faults that affect every request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class UnwellLabelStudio(FAKE["FakeLabelStudio"]):  # type: ignore[misc]
         self._port = self._server.port
 
     def set_mood(self, mood: str) -> None:
-        """Empty: well again."""
+        """Empty: healthy."""
         if self.mood == "away":
             self._server = make_server("127.0.0.1", self._port, self._app(), threaded=True)
             threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -157,7 +157,7 @@ class World:
             self._valkey.start()
 
     def heal(self) -> None:
-        """Nothing is broken any more, and what has ended is started again by `look_after`."""
+        """Ends all faults; `look_after` restarts the processes that have ended."""
         for _, what in self._later:
             what()
         self._later = []
@@ -166,7 +166,7 @@ class World:
         self.studio.set_mood("")
 
     def complaints(self) -> dict[str, int]:
-        """The last lines of the tracebacks in the logs, how often each."""
+        """Last lines of the tracebacks in the logs, with counts."""
         found: Counter[str] = Counter()
         for path in self.folder.glob("*.log"):
             log = path.read_text(errors="replace")
@@ -182,7 +182,7 @@ class World:
     def stop_worker(self, choose: random.Random, kill_after: float | None = None) -> None:
         worker = choose.choice(self._workers)
         self._signal(worker, signal.SIGTERM)
-        # A worker ends after its job; `docker stop` kills it after a while.
+        # A worker ends after its job; `docker stop` kills it after a timeout.
         self._after(GRACE_SECONDS if kill_after is None else kill_after, lambda: self._signal(worker, signal.SIGKILL))
 
     def hang_worker(self, choose: random.Random, seconds: float) -> None:
@@ -243,7 +243,7 @@ class World:
                 file.execute("ROLLBACK")
                 file.close()
         except (SQLAlchemyError, sqlite3.Error) as error:
-            # Another fault of the soak's own may cut the connection that locks.
+            # Another injected fault may cut the connection that holds the lock.
             print(f"the lock ends early: {type(error).__name__}")
 
     def _start(self, command: str, skew: int = 0) -> subprocess.Popen[bytes]:
@@ -262,7 +262,7 @@ class World:
 
 
 def _libfaketime() -> str:
-    """The library that shifts a process's clock; empty where it is not installed."""
+    """The library that shifts a process's clock; empty if not installed."""
     found = importlib.util.find_spec("libfaketime")
     places = [] if found is None else [Path(place) for place in found.submodule_search_locations or ()]
     return next((str(path) for place in places for path in place.rglob("libfaketime.so.1")), "")

@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def commands(command: click.Command, path: str = "trajseg") -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, with the words that call it, in alphabetical order."""
+    """All runnable commands, each with its full name, in alphabetical order."""
     if isinstance(command, click.Group):
         context = click.Context(command, info_name=path)
         if command.invoke_without_command:
@@ -31,7 +31,7 @@ def commands(command: click.Command, path: str = "trajseg") -> Iterator[tuple[st
 
 
 def section(path: str, command: click.Command) -> str:
-    """One command: how it is called, what it does, its options."""
+    """Section on one command: usage, description, options."""
     context = click.Context(command, info_name=path)
     usage = command.get_usage(context).removeprefix("Usage: ")
     lines = [

@@ -147,7 +147,7 @@ LAYOUTS = {
 
 
 def write(layout: Layout) -> str:
-    """One line for tensors that differ in one number only: "shape name", with {first-last} for the number."""
+    """One line per group of tensors whose names differ in one number only: "shape name", with {first-last}."""
     groups: dict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)
     for name, shape in layout.items():
         match = re.search(r"(?<=\.(?:layers|blocks)\.)\d+", name) or re.search(r"(?<=\.)\d+", name)

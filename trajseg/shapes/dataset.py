@@ -172,7 +172,7 @@ class WrittenShapes(Dataset):
         scene = sample_scene(int(seed), split)
         clip = open_clip(path)
         _, ids = render(scene, clip.height, range(scene.frame_count))
-        # Where a side is odd, H.264 needs one pixel more.
+        # H.264 needs even sides: an odd one gets one more pixel.
         whole = np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
         return annotate(scene, clip, whole, self.per_kind)
 

@@ -153,7 +153,7 @@ class ShapesSamples:
         clip = open_clip(path)
         _, ids = render(scene, clip.height, times)
         frames = dict(clip.frames(sorted(set(times))))
-        # Where a side is odd, H.264 needs one pixel more.
+        # H.264 needs even sides: an odd one gets one more pixel.
         return np.stack([frames[t] for t in times]), np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
 
     @cached_property

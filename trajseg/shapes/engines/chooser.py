@@ -268,7 +268,7 @@ class Desk:
                 after = self._ids("\n")
                 ids += [*question, *said, *after]
                 verdict = [token in (self.accept, self.reject) for token in said]
-                # What a candidate looks like cannot be known where it is not shown.
+                # The look of a candidate that is not shown cannot be known.
                 answered = [True] * len(said) if lesson.shown else verdict
                 heard = self._heard(said, answered, lesson) if lesson.unnamed else said
                 read += [*question, *heard, *after]
@@ -511,7 +511,7 @@ def _step(
     if not cut:
         return teacher.answer_loss(batch, torch.zeros(0, vlm.WIDTH))
     pixels, grid = desk.pixels(cut)
-    # The tower stays as it is: it would unlearn to see a shape in any colour.
+    # The tower stays frozen: it would forget how to see a shape in any colour.
     with torch.no_grad():
         seen = teacher.vlm.model.visual(pixels, grid_thw=grid).pooler_output
     return teacher.answer_loss(batch, seen)

@@ -39,7 +39,7 @@ STRIDES = (16, 32)
 Examples = Iterator[tuple[dict[str, Tensor], list[dict[str, Tensor]], list[Picture], list[float]]]
 """Inputs of the model, targets of each picture, the pictures, and what their boxes are scaled by."""
 PRIOR = -4.0
-"""What the contrastive logits start from: hardly any cell holds an object."""
+"""Initial bias of the contrastive logits: hardly any cell contains an object."""
 
 
 def tokenizer() -> BertTokenizer:

@@ -42,7 +42,7 @@ SAID_OUTERMOST = {
     "bottommost": "bottommost|lowest",
 }
 NOTHING = "nothing"
-"""What is said of a false alarm."""
+"""Answer to a false alarm."""
 WEIGHTS = {"none": 8.0, "attribute": 4.0, "motion": 3.0, "place": 12.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
 """How often kinds are asked; the others OTHERWISE: the proof asks what refers to an object, and what means none."""
 OTHERWISE = 0.15
@@ -186,7 +186,7 @@ def put(one: Instruction, rng: random.Random) -> str:
 
 
 def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
-    """A lesson of the training split; None where the scene gives none."""
+    """A lesson of the training split; None if the scene has none."""
     scene = sample_scene(rng.getrandbits(40), "train")
     facts = Facts(scene)
     asked = instructions(scene, rng, limit_per_kind=3, facts=facts)
@@ -203,7 +203,7 @@ def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
     if candidates:
         asked = [one for one in asked if _place_shows(one, candidates, numbers, rng)]
         for one in _drawn(asked, rng, turns):
-            # An object that no candidate stands for cannot be chosen.
+            # An object without a candidate cannot be chosen.
             verdicts = {
                 place: (
                     described(scene, each, asked_outermost(one.text)),

@@ -78,5 +78,5 @@ class Stage:
                 torch.save({**state, "spent": spent, "step": done}, path)
 
     def path(self, out: Path) -> Path:
-        """Where the stage's state lies."""
+        """Path of the stage's state."""
         return out / f"{self.name}.pt"

@@ -41,7 +41,7 @@ class Described:
 
     @property
     def right(self) -> dict[str, bool]:
-        """By part: whether the sentence names what is true."""
+        """By part: whether the sentence is right."""
         named = parse_caption(self.said)
         return {part: named[part] == self.truth[part] for part in PARTS}
 
@@ -77,7 +77,7 @@ def describe(engine: Captioner, scene: Scene, clip: Clip, ids: np.ndarray) -> li
 
 
 def words_of(thing: SceneObject) -> dict[str, str]:
-    """What a caption has to name, by part."""
+    """Facts that a caption must name, by part."""
     return {part: getattr(thing, part) for part in PARTS}
 
 

@@ -155,7 +155,7 @@ class ShapesEvaluator(Evaluator):
             self.described += describe(self._captioner, scene, clip.clip, ids)
 
     def evaluation(self) -> Evaluation:
-        """What the run amounts to."""
+        """Summary of the run."""
         return Evaluation(
             data=self.dataset.name,
             model_version=self.engine.spec.model_version,
@@ -168,7 +168,7 @@ class ShapesEvaluator(Evaluator):
 
 
 def shapes_answer(answer: Answer, clip: SceneClip) -> ShapesAnswer:
-    """The answer with what the scene says of it."""
+    """The answer with its score from the scene's ground truth."""
     scene, _ = clip.drawn_from()
     named = None
     if len(answer.asked.targets) == 1:

@@ -47,7 +47,7 @@ SCAN = 40
 
 @dataclasses.dataclass(frozen=True)
 class LearningSettings:
-    """What all runs share.
+    """Settings that all runs share.
 
     Args:
         checkpoint: name or folder of the base.
@@ -63,7 +63,7 @@ class LearningSettings:
     steps: int | None = None
 
     def sets(self) -> Mapping[str, Dataset]:
-        """What is measured on in the end, by name."""
+        """Evaluation sets of the final measurement, by name."""
         return {
             "fresh": ShapesDataset("val", self.fresh, FRESH_SEED, self.height, condition=POSTERS),
             "test": ShapesDataset("test", self.test, TEST_SEED, self.height),
@@ -115,7 +115,7 @@ class LearningResult:
 
 
 def learn(run: LearningRun, settings: LearningSettings, out: Path) -> LearningResult:
-    """One run in the folder `out`/NAME; goes on with what it finds there.
+    """One run in the folder `out`/NAME; resumes from what it finds there.
 
     Raises:
         TrajSegError: the round failed.
@@ -137,7 +137,7 @@ def learn(run: LearningRun, settings: LearningSettings, out: Path) -> LearningRe
 
 
 def keep_settings(settings: LearningSettings, out: Path) -> None:
-    """Writes down what a folder's runs share; those that are added must share it.
+    """Records the settings that a folder's runs share; added runs must share them.
 
     Raises:
         InputError: the folder's runs were begun with other settings.
@@ -175,7 +175,7 @@ def share_done(run: LearningRun, out: Path) -> float:
 def summary(
     results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]], videos: int
 ) -> dict[str, Any]:
-    """The figures that stand for the whole. Gains count for what serves after the gate: 0 where it refused.
+    """The summary figures. Gains count for what serves after the gate: 0 where it refused.
 
     Args:
         served: the base's scores.
@@ -205,7 +205,7 @@ def _correct(run: LearningRun, settings: LearningSettings, out: Path) -> None:
 
 
 def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mapping[str, Any]:
-    """The gate's decision on a run's candidate, which lies in `folder`/adapter then; goes on with what is there."""
+    """The gate's decision on a run's candidate, which is then in `folder`/adapter; resumes from what is there."""
     task = RoundTask(
         checkpoint=settings.checkpoint,
         corrections=str((folder / CORRECTIONS).resolve()),

@@ -46,7 +46,7 @@ APART = 0.2
 
 @dataclass(frozen=True)
 class Correction:
-    """What a person changes in a track before it is submitted.
+    """A person's change to a track before it is submitted.
 
     Args:
         kind: what the person does.
@@ -253,7 +253,7 @@ def one_correction(
 
 
 def drawing(engine: Engine, instruction: str) -> list[Draw]:
-    """How the engine draws what a mark means; empty where it cannot."""
+    """Ways in which the engine draws a mark's object; empty if it cannot."""
     marking = marker(engine)
     return [] if marking is None else [lambda clip, mark, known: marking.mark(clip, mark, instruction, known)]
 

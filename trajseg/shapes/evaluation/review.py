@@ -1,4 +1,4 @@
-"""How much a look at the suggested frames is worth: a simulated annotator paints the exact truth on shapes clips.
+"""Benefit of reviewing suggested frames: a simulated annotator paints the ground truth on shapes clips.
 
 One track a clip is corrected: what an engine answers to the clip's first referring instruction, whichever object that
 is. The annotator paints the frames that `suggest` names, one after the other or three at once, and `refine` carries
@@ -45,7 +45,7 @@ LOOKS = 3
 
 @dataclass(frozen=True)
 class Start:
-    """A track that an engine drew, and what it should have been.
+    """A track that an engine drew, and its ground truth.
 
     truth: bool [N, H, W]; instruction: what was asked; track: what came (empty where nothing did); ids: the objects
     of the scene, numbered from 1, integers [N, H, W].
@@ -100,7 +100,7 @@ class Reviewed:
 
 
 def start_of(engine: Engine, scene: Scene, height: int, folder: Path) -> Start | None:
-    """The engine's answer to the scene's first referring instruction about one object; None where it has none."""
+    """The engine's answer to the scene's first referring instruction about one object; None if it has none."""
     asked = [
         i
         for i in instructions(scene, random.Random(scene.seed), limit_per_kind=1)
@@ -140,7 +140,7 @@ def corrected(start: Start, propagators: Sequence[Propagator]) -> Reviewed:
 
 
 def correct_until(start: Start, found: Reviewed, propagators: Sequence[Propagator], goal: float, most: int) -> None:
-    """Paint the frame most worth a look, refine, and again, until J&F reaches `goal` or `most` frames are painted."""
+    """Paint the frame that most needs review and refine, until J&F reaches `goal` or `most` frames are painted."""
     track = start.track
     agreement: dict[int, float] | None = None
     painted: list[int] = []
@@ -171,7 +171,7 @@ def uniform_boxes_needed(truth: np.ndarray, goal: float) -> int:
 
 
 def interpolated(truth: np.ndarray, keys: Sequence[int]) -> np.ndarray:
-    """What a box tool makes of exact masks on the key frames, bool [N, H, W].
+    """Result of a box tool, given exact masks on the key frames: bool [N, H, W].
 
     The strongest of its kind: between two key frames the box is interpolated linearly, and the mask of the nearest
     key frame is moved and scaled along with it, as if the annotator had drawn the outline, too. Whether the object is

@@ -12,7 +12,7 @@ from trajseg.shapes.recipe.pixels import AskedClip, PixelTraining
 
 
 class CaptionTraining(nn.Module):
-    """The trajectory encoder on clips of which only captions are asked.
+    """The trajectory encoder on clips with caption questions only.
 
     Its loss is that of the captions, and the distance of its tokens from the symbolic ones.
     """

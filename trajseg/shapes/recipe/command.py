@@ -1,4 +1,4 @@
-"""`trajseg train`: runs the recipe of trajseg-tiny stage by stage, resuming where it was stopped; and subcommands."""
+"""`trajseg train`: runs the recipe of trajseg-tiny stage by stage, resuming after a stop; and its subcommands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGES = ("vision", "tower", "language", "masks", "memory", "tracking", "pixels"
 @click.group("train", invoke_without_command=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/tiny"), show_default=True)
 @click.option("--stage", type=click.Choice([*STAGES, "all", "export"]), default="all", show_default=True)
-@click.option("--minutes", type=float, help="When to stop a stage for now; the same command goes on with it.")
+@click.option("--minutes", type=float, help="When to stop a stage for now; the same command resumes it.")
 @click.option("--steps", type=click.IntRange(1), help="Length of each stage [the recipe's].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and clips.")
 @click.option("--threads", type=int, help="Of torch; by default all cores.")
@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Train trajseg-tiny on the shapes world, in stages that resume.
 
-    A stage that was stopped (Ctrl-C, --minutes, a power cut) goes on with the same command. `trajseg train joint`
+    A stage that was stopped (Ctrl-C, --minutes, a power cut) resumes with the same command. `trajseg train joint`
     trains any checkpoint as the paper does.
     """
     if context.invoked_subcommand is not None:
@@ -72,7 +72,7 @@ def command(
             with signals_stop() as stop:
                 finished = training.run(step, schedule, stop)
             if not finished:
-                click.echo(f"{step.name} is not over; the same command goes on with it.")
+                click.echo(f"{step.name} is not finished; the same command resumes it.")
                 return
     if stage in ("all", "export"):
         target = export or out / "checkpoint"

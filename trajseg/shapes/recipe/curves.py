@@ -1,4 +1,4 @@
-"""Learning curves of a training as a picture: what was learned when, by kind of instruction."""
+"""Learning curves of a training as a figure, by kind of instruction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 3, 3
 @click.option("--out", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs/tiny"))
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="[OUT/curves.png]")
 def curves(out: Path, picture: Path | None) -> None:
-    """Draw what a training learned when, stage by stage, from its logs."""
+    """Draw the learning curves of a training, stage by stage, from its logs."""
     click.echo(draw(out, picture or out / "curves.png"))
 
 

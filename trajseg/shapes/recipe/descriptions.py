@@ -1,4 +1,4 @@
-"""What the mask side is prompted for: a clip's objects, some without one of their names, and decoys that no clip has.
+"""Prompts for the mask side: a clip's objects, some without one of their names, and decoys that no clip contains.
 
 A mask side that is only prompted for what a clip has learns to draw the nearest thing to a description. Where the
 object meant has left the picture, or has not entered it yet, that is another object. And one that never sees a yellow

@@ -1,6 +1,6 @@
 """Stage `language`: the language model learns the world's words and how to answer, before it sees a picture.
 
-It stands for the pre-training that LLaVA's language model brings along at full size. A frame's visual tokens are
+It replaces the pre-training that a full-size LLaVA's language model comes with. A frame's visual tokens are
 made of symbols: the word embeddings of an object's colour, shape and size, and its box. The projector of the
 pictures is later trained to give the same tokens.
 """

@@ -1,4 +1,4 @@
-"""Stage `boxes`: the mask side learns to draw what a person marks on a frame with a box or a click.
+"""Stage `boxes`: the mask side learns to draw the object that a person marks with a box or a click.
 
 Only the prompt encoder's embeddings of corners and clicks learn, and the mark reader. Neither is used by anything
 else, so that masks of instructions and of memory stay what they were.
@@ -27,7 +27,7 @@ CLICKS = 1 / 3
 
 @dataclass(frozen=True)
 class Frozen:
-    """What the stage reads and does not train; no nn.Module, so that its parameters are not the stage's."""
+    """Frozen modules that the stage reads; not an nn.Module, so that their parameters are not trained."""
 
     model: TrajSegModel
 

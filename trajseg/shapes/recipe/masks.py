@@ -1,6 +1,6 @@
 """Stage `masks`: content integration and the unified mask decoder learn to draw the object that a token names.
 
-It stands for the pre-training that SAM 2 brings along at full size. Until the language model writes trajectory
+It replaces the pre-training that a full-size SAM 2 comes with. Until the language model writes trajectory
 tokens, a token is the sum of three learned embeddings, of the object's colour, shape and size; later the language
 side learns to write these tokens.
 """

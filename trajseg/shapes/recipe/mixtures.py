@@ -26,7 +26,7 @@ STRANGE = 64
 """Looks of symbols that are none of the world's."""
 LOOKS = NAMES + STRANGE
 NO_WORD = "nameless"
-"""Stands in an answer for what has no name; the tokenizer must not know it."""
+"""Placeholder in an answer for a thing without a name; the tokenizer must not know it."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def unsaid(o: SceneObject, known: Sequence[bool]) -> SceneObject:
 
 
 def misheard(o: SceneObject, known: Sequence[bool], rng: random.Random) -> SceneObject:
-    """The object, called otherwise in a share of its names, and anyhow where it has none."""
+    """The object, with a share of its names replaced, and with a random name if it has none."""
     names = (
         rng.choice(kind) if rng.random() < (SYMBOLS.misheard if is_known else 1.0) else name
         for name, kind, is_known in zip((o.colour, o.shape, o.size), KINDS, known, strict=True)

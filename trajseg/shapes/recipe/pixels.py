@@ -38,7 +38,7 @@ CAPTIONS_PER_PICTURED_CLIP = 3
 PICTURES_EVERY = 2
 """Steps to a step with pictures as well: a clip of symbols costs a fifth of one of pictures."""
 UNNAMED_CLIPS = 0.25
-"""Share of asked clips some of whose objects are of a colour without a name, lest pairs be learned by heart here."""
+"""Share of asked clips some of whose objects are of a colour without a name, so that pairs are not memorised here."""
 UNNAMED_OBJECTS = 0.4
 """Share of such a clip's objects."""
 FITTED_CLIPS = 3000
@@ -141,7 +141,7 @@ class PixelTraining(nn.Module):
         self.text_hidden_fcs = model.text_hidden_fcs[0]
         self.frames = model.config.llm_frames
         self.projector.requires_grad_(False)
-        # What the projector was taught must not move.
+        # The projector must keep what it has learned.
         language.language_model.embed_tokens.requires_grad_(False)
         language.eye.requires_grad_(False)
 
@@ -274,7 +274,7 @@ def _beyond(words: Tensor) -> Tensor:
 
 
 def _fit(module: nn.Module, parts: list[Pairs]) -> float:
-    """Fits a small module to pairs by squared error over the variance of what is wanted; returns the last loss."""
+    """Fits a small module to pairs by squared error over the targets' variance; returns the last loss."""
     parts = [part for part in parts if len(part.read)]
     variance = torch.cat([part.wanted for part in parts]).var()
     optimiser = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=1e-4)

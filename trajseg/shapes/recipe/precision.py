@@ -17,7 +17,7 @@ FAST_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
 
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
-    """Convolutions and products of matrices in bfloat16 where the CPU is fast at them; elsewhere all as it was.
+    """Convolutions and products of matrices in bfloat16 where the CPU is fast at them; elsewhere unchanged.
 
     Weights, sums within a product and the statistics of GroupNorm and LayerNorm stay float32. Losses belong outside.
     """

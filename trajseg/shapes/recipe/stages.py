@@ -43,7 +43,7 @@ DECOYS, DECOYS_FILMED = 2, 1
 STRIDE = 4
 """Pictures of a clip of these two are at most so many frames apart."""
 CAPTIONS = 6
-"""At most so many captions are asked of each clip of stage `captions`."""
+"""Most captions per clip in stage `captions`."""
 
 T = TypeVar("T")
 Report = Callable[[], dict[str, float]]
@@ -80,7 +80,7 @@ class TinyTraining:
         return TrajSegProcessor.from_pretrained(kept)
 
     def run(self, stage: Stage, schedule: Schedule, stop: Stop = lambda: False) -> bool:
-        """Trains a stage, continuing it where it was stopped; returns whether it is over. `stop` as for `train`.
+        """Trains a stage, continuing it where it was stopped; returns whether it is finished. `stop` as for `train`.
 
         Raises:
             InputError: a stage that it builds on has not been run.
@@ -113,7 +113,7 @@ class TinyTraining:
             self.modules[kept] = _MODULES[kept](self)
         module = self.modules[kept]
         if isinstance(module, MaskTraining):
-            # What a trajectory token is must not move any more: stage `pixels` learns to write them.
+            # Trajectory tokens must not change any more: stage `pixels` learns to write them.
             module.tokens.requires_grad_(name == "masks")
         return module
 

@@ -1,4 +1,4 @@
-"""What the language model learns from: clips as symbols or features, and many questions about each."""
+"""Training texts of the language model: clips as symbols or features, and many questions about each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEXTS_PER_CLIP = 8
 CAPTIONS_PER_CLIP = 1
 SMALL_WORDS = ("the", "a", "that", "is", "in", "of", "to", "this", "video", "picture", "only", "one", "please", "here")
 SLOT = -1
-"""Stands in a request where a trajectory token will be."""
+"""Placeholder for a trajectory token in a request."""
 WEIGHTS = {
     "attribute": 3.5,
     "motion": 1.5,
@@ -44,7 +44,7 @@ WEIGHTS = {
     "several": 1.3,
     "none": 2.2,
 }
-"""How much more often the kinds that are hard to learn are asked; 1 for the others."""
+"""How many times more often hard kinds are asked; 1 for the others."""
 
 
 def shapes_processor(size: int) -> TrajSegProcessor:
@@ -131,7 +131,7 @@ def seen_objects(scene: Scene, trajectories: Tensor, look: Tensor | None = None)
 
 
 def motions(scene: Scene) -> Tensor:
-    """Motion of each object as an index, and 1 where it is fast, (K, 2) int64."""
+    """Motion of each object as an index, and 1 if it is fast, (K, 2) int64."""
     return torch.tensor([(MOTIONS.index(o.motion), int(o.speed == "fast")) for o in scene.objects])
 
 

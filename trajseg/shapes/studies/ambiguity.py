@@ -1,4 +1,4 @@
-"""Ambiguous instructions: what is drawn when two objects fit, and does the model know that it guesses?"""
+"""Ambiguous instructions: which object is segmented when two fit, and does the model know that it guesses?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trajseg.tracks import Result
 from trajseg.tracks.region_similarity import region_similarity
 
 CLIPS = 24
-"""Of each group, where the plan does not say."""
+"""Default number per group."""
 SPLIT: Split = "val"
 """Its wording and its pairs of colour and shape are those of training: nothing is new but the ambiguity."""
 ASKED = 2
@@ -82,7 +82,7 @@ def ambiguous_and_clear(scene: Scene, rng: random.Random) -> list[Description]:
 
 
 def outcome(result: Result, ids: np.ndarray, fits: Sequence[int]) -> Drawn:
-    """What was drawn, `ids` uint8 [N, H, W] being the truth."""
+    """Scores of the drawn masks; `ids`, uint8 [N, H, W], is the ground truth."""
     tracks = [masks_of(track, ids.shape) for track in result.tracks if track.present]
     if not tracks:
         return "nothing"
@@ -175,7 +175,7 @@ def _group(plan: Plan, segmenter: VideoSegmenter, cells: Cells, seed: int) -> li
 
 
 def ask(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict[str, Any]]:
-    """What came of ambiguous and clear instructions about a scene; nothing where it has no ambiguous one."""
+    """Results of ambiguous and clear instructions about a scene; empty if it has no ambiguous one."""
     described = ambiguous_and_clear(scene, random.Random(scene.seed))
     if not described:
         return []

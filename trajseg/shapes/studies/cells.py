@@ -1,4 +1,4 @@
-"""Cells: what a study measures bit by bit, each kept as a file, so that a stopped run goes on where it was."""
+"""Cells: the units that a study measures, each saved as a file, so that a stopped run resumes where it was."""
 
 from __future__ import annotations
 

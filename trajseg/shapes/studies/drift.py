@@ -27,7 +27,7 @@ from trajseg.tracks.region_similarity import region_similarity
 
 FRAMES = 600
 CLIPS = 2
-"""Of each group, where the plan does not say."""
+"""Default number per group."""
 ASKED = 3
 """Instructions of a clip, at most."""
 PARTS = 10
@@ -83,7 +83,7 @@ def drift(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
 
 
 def _group(plan: Plan, segmenter: VideoSegmenter, cells: Cells, seed: int) -> list[dict[str, Any]]:
-    """What was asked about the clips of a seed's group; a cell is a clip."""
+    """Results for the clips of a seed's group; a cell is one clip."""
     found = []
     for number in range(plan.clips or CLIPS):
         scene_seed = SEEDS_APART * seed + number

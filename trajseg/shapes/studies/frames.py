@@ -17,7 +17,7 @@ from trajseg.shapes.world.scenes import Split
 from trajseg.video import Clip
 
 CLIPS = 8
-"""Of each group, where the plan does not say."""
+"""Default number per group."""
 ALL_KEYS = 64
 """More key frames than a clip can have: all of them, and no prompt between them."""
 KEY_FRAMES = (1, 2, 4, 8, ALL_KEYS)

@@ -1,4 +1,4 @@
-"""What a run of the studies is about: which checkpoint, which seeds, how many clips."""
+"""Plan of a run of the studies: checkpoint, seeds and number of clips."""
 
 from __future__ import annotations
 

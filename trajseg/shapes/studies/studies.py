@@ -27,7 +27,7 @@ STUDIES: Mapping[str, Study] = {
 
 
 def run(names: Iterable[str], plan: Plan, out: Path, say: Callable[[str], None]) -> list[Table]:
-    """Measures what is missing of some studies, and keeps their tables in `out`/results.json beside those of others.
+    """Measures the missing cells of some studies, and keeps their tables in `out`/results.json beside those of others.
 
     Args:
         names: of STUDIES.
@@ -36,7 +36,7 @@ def run(names: Iterable[str], plan: Plan, out: Path, say: Callable[[str], None])
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        KeyboardInterrupt: a person stopped it; the same call goes on.
+        KeyboardInterrupt: a person stopped it; the same call resumes.
     """
     segmenter = plan.segmenter()
     cells = Cells(out / "cells", say)

@@ -35,7 +35,7 @@ Row = dict[str, Spread | None]
 
 @dataclass
 class Table:
-    """What a study found.
+    """Findings of a study.
 
     Args:
         name: of the table, for files.

@@ -28,7 +28,7 @@ from trajseg.training.recipes import JointRecipe, deciding, train_jointly
 from trajseg.training.run import Schedule, signals_stop
 
 CLIPS = 12
-"""That each training is evaluated on, where the plan does not say; the same ones for all."""
+"""Default number of clips that each training is evaluated on; the same clips for all."""
 FIRST = 5000
 """Seed of the first of these."""
 SPLIT: Split = "test"
@@ -116,7 +116,7 @@ def _effect(found: dict[Arm, dict[str, Any]], seed: int, place: int, key: str) -
 
 
 def trained(plan: Plan, arm: Arm, cells: Cells) -> dict[str, Any]:
-    """The figures of one training, which goes on where it was stopped.
+    """The figures of one training, which resumes where it was stopped.
 
     Raises:
         KeyboardInterrupt: a person stopped it; what it learned so far is kept.

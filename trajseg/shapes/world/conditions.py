@@ -27,7 +27,7 @@ _GRAIN = 1.8
 
 @dataclass(frozen=True)
 class Condition:
-    """What differs from the plain clip of a scene. What is not given stays as it is.
+    """Differences from the plain clip of a scene. Omitted fields stay unchanged.
 
     Args:
         name: short, without blanks; names a folder, too.
@@ -135,7 +135,7 @@ CONDITIONS = (
     Condition("painter", "another painter", painter="painter"),
     Condition("turning", "another painter, objects sway", painter="turning"),
 )
-"""What trajseg evaluate --conditions goes through; the first one is what the others are held against."""
+"""Conditions of trajseg evaluate --conditions; the first is the baseline for the others."""
 
 
 def retimed(scene: Scene, frame_count: int) -> Scene:

@@ -1,4 +1,4 @@
-"""What the sampled frames of a scene show: the ground on which instructions are judged true or false."""
+"""Facts about the sampled frames of a scene, on which instructions are judged true or false."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ PREFIX = "strange "
 
 
 def strange(rng: random.Random) -> str:
-    """What stands for a new strange shape where a shape's name stands."""
+    """Placeholder for a new shape without a name."""
     return f"{PREFIX}{rng.getrandbits(32)}"
 
 

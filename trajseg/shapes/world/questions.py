@@ -1,4 +1,4 @@
-"""Questions of each kind that a scene answers without doubt: what is asked, and which objects are meant."""
+"""Questions of each kind with an unambiguous answer in a scene, and their target objects."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def _draw_plan(rng: random.Random, looks: list[tuple[str, str, str]], aspect: fl
         if roles[k] == "stay" and motions[k] in ("left", "right") and speeds[k] == "fast" and aspect < 0.95:
             motions[k] = rng.choice(("up", "down"))
     passing = None
-    # What is behind a ring shows through its hole.
+    # Objects behind a ring show through its hole.
     large = [k for k in range(count) if looks[k][2] == "large" and looks[k][1] != "ring"]
     if large and rng.random() < 0.45:
         front = rng.choice(large)

@@ -1,4 +1,4 @@
-"""A contact sheet of shapes clips: sampled frames with outlined masks, and what is asked and meant."""
+"""A contact sheet of shapes clips: sampled frames with outlined masks, instructions and targets."""
 
 from __future__ import annotations
 

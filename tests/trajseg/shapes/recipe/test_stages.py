@@ -65,7 +65,7 @@ def test_a_stage_that_is_cut_off_by_the_clock_resumes_to_the_same_weights(tmp_pa
         vision = Stage("vision", (), "", Schedule(steps=1), 1, 1)
         TinyTraining(tmp_path / name, workers=0).run(vision, vision.schedule)
     stopped = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "cut"), "--minutes", "0"])
-    assert "masks is not over" in stopped.output, (stopped.output, stopped.exception)
+    assert "masks is not finished" in stopped.output, (stopped.output, stopped.exception)
     states = []
     for name in ("whole", "cut"):
         done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / name)])
