@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import numpy as np
 import pytest
@@ -162,10 +164,10 @@ def test_the_results_of_a_deleted_annotation_are_withdrawn(
     assert {one["id"]: one["model_version"] for one in studio.predictions(task.id)}[first] != version
     studio.call("DELETE", f"/api/annotations/{annotation['id']}/")
 
-    def standing() -> bool:
-        return [one["id"] for one in studio.predictions(task.id) if one["model_version"] == version] == [first]
+    def columns() -> dict[str, Any] | None:
+        [data] = [one["data"] for one in studio.tasks(project.id) if one["id"] == task.id]
+        return data if data["trajseg_open"] == f"#{first} (prelabel)" else None
 
-    wait_until("the first prediction to stand again", standing, MINUTE / 1000)
-    [data] = [one["data"] for one in studio.tasks(project.id) if one["id"] == task.id]
+    data = wait_until("the first prediction to stand again", columns, MINUTE / 1000)
     assert data["trajseg_state"] == "prelabelled"
-    assert data["trajseg_open"] == f"#{first} (prelabel)"
+    assert [one["id"] for one in studio.predictions(task.id) if one["model_version"] == version] == [first]

@@ -162,7 +162,7 @@ def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
     studio: LabelStudio,
     trajseg: Trajseg,
 ) -> None:
-    """A task in which nothing was found comes before what only may be wrong, and says so."""
+    """A task in which nothing was found is no sure one, and says so."""
     trajseg.job_of(project.tasks[NOTHING], project.questions[NOTHING].instruction)
     views = studio.call("GET", "/api/dm/views/", params={"project": project.id})
     assert [view["data"]["title"] for view in views] == ["Default", "Most doubtful first"]
@@ -172,7 +172,8 @@ def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
     listed = studio.call("GET", "/api/tasks", params={"view": views[1]["id"]})["tasks"]
     doubts = [task["data"]["trajseg_doubt"] for task in listed]
     assert doubts == sorted(doubts, reverse=True)
-    assert (listed[0]["id"], listed[0]["data"]["trajseg_state"]) == (project.tasks[NOTHING], "found nothing")
+    [nothing] = [task["data"] for task in listed if task["id"] == project.tasks[NOTHING]]
+    assert (nothing["trajseg_state"], nothing["trajseg_doubt"]) == ("found nothing", 0.5)
     [prediction] = studio.predictions(project.tasks[NOTHING])
     assert prediction["score"] == 0.5
 
