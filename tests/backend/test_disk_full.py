@@ -44,7 +44,7 @@ def test_a_request_on_a_full_disk_is_refused_in_words_and_taken_when_there_is_ro
     body = predict_body(*range(1, 201))
     refused = client.post("/predict", json=body)
     assert refused.status_code == 503
-    assert "full" in refused.json["error"] + refused.json["remedy"]
+    assert "full" in refused.get_json()["error"] + refused.get_json()["remedy"]
     assert store.jobs.newest() == []
     assert client.get("/page/jobs").status_code == 200
     disk.full = False

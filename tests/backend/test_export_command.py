@@ -43,7 +43,8 @@ class Project:
     def __init__(self, store: Store, tiny_clip: Any) -> None:
         self.store = store
         self.id = store.projects.upsert(7, "http://studio", "<View/>").id
-        self.jobs = jobs = {}
+        jobs: dict[int, str] = {}
+        self.jobs = jobs
         for task, video in ((1, str(tiny_clip.path)), (2, str(tiny_clip.path)), (3, str(tiny_clip.path) + ".gone")):
             job, _ = store.jobs.add("prelabel", self.id, task, video, "the red square", "prelabel")
             store.runs.finish(job.id, store.runs.start(job.id) or "", result_of(tiny_clip, video))

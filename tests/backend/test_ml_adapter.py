@@ -160,8 +160,8 @@ def test_jobs_and_key_frames_are_served_beside_the_routes_of_the_host(
     hosted: FlaskClient, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     hosted.post("/predict", json=predict_body(1))
-    (job,) = hosted.get("/jobs").json["jobs"]
-    assert hosted.get(f"/jobs/{job['id']}").json["state"] == "queued"
+    (job,) = hosted.get("/jobs").get_json()["jobs"]
+    assert hosted.get(f"/jobs/{job['id']}").get_json()["state"] == "queued"
     assert hosted.get("/jobs/unknown").status_code == 404
     settings = hosted_backend().settings
     picture = settings.media_dir / "job" / "000000.jpg"
@@ -176,8 +176,8 @@ def test_a_label_config_that_cannot_be_filled_is_refused_in_the_same_words(
     body = {**predict_body(1), "label_config": "<View><Text name='t' value='$t'/></View>"}
     ours, theirs = own.post("/predict", json=body), hosted.post("/predict", json=body)
     assert (ours.status_code, theirs.status_code) == (400, 400)
-    assert theirs.json["result"]["error"] == ours.json["error"]
-    assert theirs.json["result"]["remedy"] == ours.json["remedy"]
+    assert theirs.get_json()["result"]["error"] == ours.get_json()["error"]
+    assert theirs.get_json()["result"]["remedy"] == ours.get_json()["remedy"]
     own_store: Store = own.application.extensions["trajseg"].store
     assert jobs(hosted_store()) == jobs(own_store)
 
@@ -203,7 +203,7 @@ def test_an_annotation_is_read_and_refined_through_the_adapter(
     annotation = studio.annotate(task, regions, prediction["id"])
     event = {"action": "ANNOTATION_CREATED", "project": {"id": project, "label_config": body["label_config"]}}
     notice = {**event, "annotation": {"id": annotation, "task": task}}
-    assert hosted.post("/webhook", json=notice).json["result"]["noted"] is True
+    assert hosted.post("/webhook", json=notice).get_json()["result"]["noted"] is True
     (refine,) = wait_for(lambda: [job for job in store.jobs.newest() if job.kind == "refine"])
     assert (refine.task_id, refine.params["annotation_id"]) == (task, annotation)
     assert refine.params["base_job_id"] == prelabel.id

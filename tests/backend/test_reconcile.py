@@ -241,7 +241,7 @@ def test_redis_down_at_predict_loses_nothing_and_answers_fast(
     assert time.monotonic() - begun < 2
     health = client.get("/health")
     assert health.status_code == 200
-    assert health.json["queue"].startswith("unreachable")
+    assert health.get_json()["queue"].startswith("unreachable")
     assert "trajseg_queue_reachable 0.0" in client.get("/metrics").text
     assert len(store.jobs.newest(state="queued")) == 2
     assert reconcile(store, down, settings, grace_seconds=0).enqueued == 0
@@ -254,11 +254,11 @@ def test_a_typed_instruction_does_not_wait_when_redis_is_down(
     client = create_app(compose(settings, store, JobQueue("redis://127.0.0.1:1/0"))).test_client()
     body = predict_body(1, typed="the square", frames=["a.jpg"], frame_index=[0])
     begun = time.monotonic()
-    told = client.post("/predict", json=body).json["results"][0]["result"]
+    told = client.post("/predict", json=body).get_json()["results"][0]["result"]
     assert time.monotonic() - begun < 2
     assert told[0]["value"]["text"][0].startswith("Still running:")
     (job,) = store.jobs.newest(state="queued")
-    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
+    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).get_json()["state"] == "cancelled"
 
 
 def test_a_redis_that_does_not_answer_is_asked_once_and_then_left_in_peace() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 
 from backend.addresses import shown_address, shown_text
 from backend.label_studio.client import LabelStudioClient
@@ -119,7 +120,7 @@ def test_the_doctor_shows_no_password(monkeypatch: pytest.MonkeyPatch, url: str,
 @pytest.fixture
 def planted(client: FlaskClient, store: Store, settings: Settings, predict_body: Any) -> str:
     """A failed job whose address and error hold secrets; its id."""
-    settings.label_studio_api_key = Settings(label_studio_api_key=TOKEN).label_studio_api_key
+    settings.label_studio_api_key = SecretStr(TOKEN)
     client.post("/predict", json=predict_body(1, video=ADDRESS))
     (job,) = store.jobs.newest(state="queued")
     token = store.runs.start(job.id)
@@ -143,7 +144,9 @@ def test_the_job_keeps_the_address_that_it_needs(store: Store, planted: str) -> 
 
 def test_no_log_line_has_them() -> None:
     settings = Settings(
-        label_studio_api_key=TOKEN, redis_url=f"redis://:{PASSWORD}@host/0", basic_auth_password="hunter22"
+        label_studio_api_key=SecretStr(TOKEN),
+        redis_url=f"redis://:{PASSWORD}@host/0",
+        basic_auth_password=SecretStr("hunter22"),
     )
     formatter = RedactingFormatter(settings, "%(message)s")
     try:

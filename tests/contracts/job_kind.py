@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,7 +20,7 @@ class JobKindContract:
     """Give `kind`, `bad_params`, and what a job of it needs in `prepare`."""
 
     kind: JobKind
-    bad_params: dict[str, Any]
+    bad_params: ClassVar[dict[str, Any]]
 
     def prepare(self, store: Store, clip: Path) -> Job:
         """A queued job of the kind that will take at least three steps of progress."""

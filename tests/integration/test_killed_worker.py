@@ -31,6 +31,7 @@ def video(bench: Bench) -> Path:
     return bench.video
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_was_killed_resumes_within_30_s_where_it_was(bench: Bench, video: Path) -> None:
     bench.engine = "recording_engine:build"
     recording = bench.folder / "frames.txt"

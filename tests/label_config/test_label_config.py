@@ -7,13 +7,13 @@ from xml.etree import ElementTree
 import pytest
 
 import label_config
-from label_config import clean_label, editor_rate, fill, parse, track_labels, with_labels
+from label_config import View, clean_label, editor_rate, fill, parse, track_labels, with_labels
 from trajseg.errors import LabelConfigError
 from trajseg.palette import PALETTE
 
 
 @pytest.mark.parametrize("view", ["mask", "box"])
-def test_the_shipped_configuration_has_eight_tracks_in_eight_colours(view: str) -> None:
+def test_the_shipped_configuration_has_eight_tracks_in_eight_colours(view: View) -> None:
     root = ElementTree.fromstring(fill(view))
     control = root.find("BitmaskLabels") if view == "mask" else root.find("Labels")
     assert control is not None
@@ -44,7 +44,7 @@ def test_boxes_are_drawn_on_the_video() -> None:
 @pytest.mark.parametrize(
     "label", ["a<b>&\"c'", "Größe 大きい 🚲", "tab\tand\nline", 'x" background="#000', "]]>", "<!-- -->"]
 )
-def test_any_label_survives_the_xml(view: str, label: str) -> None:
+def test_any_label_survives_the_xml(view: View, label: str) -> None:
     assert parse(fill(view, [label])).labels == (" ".join(label.split()),)
 
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from label_config import fill, lacks, parse
+from label_config import View, fill, lacks, parse
 
 OLDER = """<View>
   <BitmaskLabels name="mask" toName="pic"><Label value="track-1"/></BitmaskLabels>
@@ -20,7 +20,7 @@ OLDER = """<View>
 
 
 @pytest.mark.parametrize("view", ["mask", "box"])
-def test_the_shipped_configurations_lack_nothing(view: str) -> None:
+def test_the_shipped_configurations_lack_nothing(view: View) -> None:
     assert lacks(fill(view)) == []
 
 

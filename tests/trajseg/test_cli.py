@@ -24,14 +24,16 @@ from trajseg.video import open_clip
 def run(scripted_engine: Any) -> Any:
     """Run `trajseg ...` with the scripted engine; `run.loads` counts how often it was loaded."""
 
+    loads: list[tuple[str, str | None]] = []
+
     def load(model: str, device: str | None) -> Any:
-        call.loads.append((model, device))
+        loads.append((model, device))
         return scripted_engine
 
     def call(*arguments: object) -> Result:
         return CliRunner().invoke(main, [str(argument) for argument in arguments], obj=load)
 
-    call.loads = []
+    call.loads = loads  # type: ignore[attr-defined]
     return call
 
 

@@ -49,8 +49,13 @@ def test_a_run_that_counts_nothing_yields_at_once(clock: SimpleNamespace) -> Non
 
 
 def test_the_store_is_not_asked_at_every_frame(clock: SimpleNamespace) -> None:
-    asked = []
-    store = SimpleNamespace(preemption=SimpleNamespace(due=lambda job, stale: bool(asked.append(clock.seconds))))
+    asked: list[float] = []
+
+    def due(job: object, stale: object) -> bool:
+        asked.append(clock.seconds)
+        return False
+
+    store = SimpleNamespace(preemption=SimpleNamespace(due=due))
     run = Turn(store, SimpleNamespace(), 15.0)  # type: ignore[arg-type]
     for done in range(1000):
         clock.seconds += 0.01

@@ -53,12 +53,15 @@ def send(status: int = 200, body: bytes = BODY, **headers: str) -> Answer:
 
 @contextmanager
 def serving() -> Iterator[Origin]:
+    seen: list[tuple[str, str, dict[str, str]]] = []
+    routes: dict[str, Answer] = {}
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             self.rfile.read(length)
-            origin.seen.append((self.command, self.path, dict(self.headers)))
-            origin.routes.get(self.path.partition("?")[0], send(404, b"no"))(self)
+            seen.append((self.command, self.path, dict(self.headers)))
+            routes.get(self.path.partition("?")[0], send(404, b"no"))(self)
 
         do_GET = do_POST = answer
 

@@ -90,7 +90,7 @@ def test_under_any_server_a_backend_without_a_password_answers_this_machine_alon
     environment = {"REMOTE_ADDR": address}
     answer = client.get("/jobs", environ_base=environment)
     assert answer.status_code == 403
-    assert "TRAJSEG_BASIC_AUTH_PASSWORD" in answer.json["remedy"]
+    assert "TRAJSEG_BASIC_AUTH_PASSWORD" in answer.get_json()["remedy"]
     assert client.get("/health", environ_base=environment).status_code == 200
     for own in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", ""):
         assert client.get("/jobs", environ_base={"REMOTE_ADDR": own}).status_code == 200
@@ -112,7 +112,7 @@ def test_wrong_passwords_are_slowed_down_and_the_right_one_waits_too(settings: S
     answer = client.get("/jobs", headers=basic())
     assert answer.status_code == 429
     assert int(answer.headers["Retry-After"]) >= 1
-    assert "TRAJSEG_PROXIES" in answer.json["remedy"]
+    assert "TRAJSEG_PROXIES" in answer.get_json()["remedy"]
     assert client.get("/jobs", headers=basic(), environ_base={"REMOTE_ADDR": "192.0.2.7"}).status_code == 200
     assert client.get("/health").status_code == 200
 
@@ -193,7 +193,7 @@ def test_addresses_that_are_remembered_are_bounded_and_a_network_of_ipv6_is_one(
 def test_a_broken_header_is_answered_in_words(header: str, settings: Settings, store: Store) -> None:
     answer = guarded(settings, store).get("/jobs", headers={"Authorization": header})
     assert answer.status_code == 401
-    assert answer.json["remedy"]
+    assert answer.get_json()["remedy"]
 
 
 # Host header
@@ -229,7 +229,7 @@ def test_a_name_that_leads_here_by_dns_rebinding_is_refused(
     client = create_app(compose(variant(settings, allowed_hosts="*.lab.example"), store)).test_client()
     answer = client.get(path, headers={"Host": host})
     assert answer.status_code == 400
-    assert "TRAJSEG_ALLOWED_HOSTS" in answer.json["remedy"]
+    assert "TRAJSEG_ALLOWED_HOSTS" in answer.get_json()["remedy"]
 
 
 def test_a_forwarded_host_is_not_believed(client: FlaskClient, settings: Settings, store: Store) -> None:
@@ -281,9 +281,9 @@ def test_a_job_is_not_changed_without_the_token(
 ) -> None:
     answer = client.post(f"/jobs/{job_id}/{action}", headers=headers)
     assert answer.status_code == 403
-    assert answer.json["error"]
+    assert answer.get_json()["error"]
     if "Sec-Fetch-Site" not in headers:
-        assert "trajseg token" in answer.json["remedy"]
+        assert "trajseg token" in answer.get_json()["remedy"]
     assert store.jobs.get(job_id).state == "queued"
 
 
@@ -302,12 +302,12 @@ def test_the_token_opens_the_job_api_without_a_password_and_nothing_else(
     for path in ("/page/jobs", "/page/report", "/versions", "/"):
         assert client.get(path, headers=bearer).status_code == 401
     assert client.post("/predict", json=predict_body(2), headers=bearer).status_code == 401
-    assert client.post(f"/jobs/{job_id}/cancel", headers=bearer).json["state"] == "cancelled"
+    assert client.post(f"/jobs/{job_id}/cancel", headers=bearer).get_json()["state"] == "cancelled"
 
 
 def test_a_page_of_this_backend_needs_no_token(client: FlaskClient, job_id: str) -> None:
     answer = client.post(f"/jobs/{job_id}/cancel", headers={"Sec-Fetch-Site": "same-origin"})
-    assert answer.json["state"] == "cancelled"
+    assert answer.get_json()["state"] == "cancelled"
 
 
 def test_trajseg_token_prints_the_token(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

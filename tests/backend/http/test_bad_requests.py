@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 
 from backend.composition import compose
 from backend.http.app import create_app
@@ -23,13 +24,13 @@ JSON = {"Content-Type": "application/json"}
 def test_a_malformed_body_is_refused_in_words(route: str, body: str, client: FlaskClient) -> None:
     answer = client.post(route, data=body, headers=JSON)
     assert answer.status_code == 400
-    assert answer.json["error"]
-    assert answer.json["remedy"]
+    assert answer.get_json()["error"]
+    assert answer.get_json()["remedy"]
 
 
 def test_the_key_at_fault_is_named_and_its_value_is_not_repeated(client: FlaskClient) -> None:
     answer = client.post("/setup", json={"project": "6.1", "schema": ["secret"], "access_token": "secret"})
-    assert "`schema`" in answer.json["error"]
+    assert "`schema`" in answer.get_json()["error"]
     assert "secret" not in answer.text
 
 
@@ -39,7 +40,7 @@ def test_an_invalid_project_is_refused(
 ) -> None:
     answer = client.post("/predict", json={**predict_body(1), "project": project})
     assert answer.status_code == 400
-    assert "`project`" in answer.json["error"]
+    assert "`project`" in answer.get_json()["error"]
 
 
 def test_no_tasks_are_no_error(client: FlaskClient, predict_body: Callable[..., dict[str, Any]]) -> None:
@@ -49,7 +50,7 @@ def test_no_tasks_are_no_error(client: FlaskClient, predict_body: Callable[..., 
 def test_other_content_types_are_refused(client: FlaskClient) -> None:
     answer = client.post("/predict", data="tasks=1")
     assert answer.status_code == 415
-    assert "application/json" in answer.json["remedy"]
+    assert "application/json" in answer.get_json()["remedy"]
 
 
 def test_a_request_that_is_too_large_is_refused(settings: Settings, store: Store) -> None:
@@ -57,14 +58,14 @@ def test_a_request_that_is_too_large_is_refused(settings: Settings, store: Store
     client = create_app(compose(settings, store)).test_client()
     answer = client.post("/predict", data=b"x" * 80_000, headers=JSON)
     assert answer.status_code == 413
-    assert "TRAJSEG_MAX_REQUEST_BYTES" in answer.json["remedy"]
+    assert "TRAJSEG_MAX_REQUEST_BYTES" in answer.get_json()["remedy"]
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/predict", 405)])
 def test_wrong_addresses_are_reported_as_json(method: str, path: str, status: int, client: FlaskClient) -> None:
     answer = client.open(path, method=method)
     assert answer.status_code == status
-    assert answer.json["error"]
+    assert answer.get_json()["error"]
 
 
 def test_an_error_that_nobody_foresaw_hides_its_details(
@@ -78,7 +79,7 @@ def test_an_error_that_nobody_foresaw_hides_its_details(
     monkeypatch.setattr(service.store.jobs, "add_all", broken)
     answer = client.post("/predict", json=predict_body(1))
     assert answer.status_code == 500
-    assert "RuntimeError" in answer.json["error"]
+    assert "RuntimeError" in answer.get_json()["error"]
     assert "1234" not in answer.text
 
 
@@ -88,10 +89,10 @@ def test_a_store_that_is_gone_is_reported_by_health_and_by_every_request(
     client = create_app(compose(settings, Store("postgresql://me:secret@127.0.0.1:1/none"))).test_client()
     health = client.get("/health")
     assert health.status_code == 503
-    assert health.json["status"] == "DOWN"
+    assert health.get_json()["status"] == "DOWN"
     answer = client.post("/predict", json=predict_body(1))
     assert answer.status_code == 503
-    assert "DATABASE_URL" in answer.json["remedy"]
+    assert "DATABASE_URL" in answer.get_json()["remedy"]
     assert "secret" not in answer.text + health.text
 
 
@@ -106,7 +107,7 @@ def test_basic_authentication_guards_all_but_health_and_signed_links(
         data_dir=settings.data_dir,
         redis_url=settings.redis_url,
         basic_auth_user="studio",
-        basic_auth_password="wörd:with:colons",
+        basic_auth_password=SecretStr("wörd:with:colons"),
     )
     client = create_app(compose(guarded, store)).test_client()
     assert client.get("/health").status_code == 200
@@ -115,7 +116,7 @@ def test_basic_authentication_guards_all_but_health_and_signed_links(
         answer = client.get(path)
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"].startswith("Basic")
-        assert answer.json["remedy"]
+        assert answer.get_json()["remedy"]
     for wrong in (basic("studio", "x"), basic("x", "wörd:with:colons"), {"Authorization": "Bearer x"}):
         assert client.post("/predict", json=predict_body(1), headers=wrong).status_code == 401
     right = basic("studio", "wörd:with:colons")
@@ -149,7 +150,7 @@ def test_json_that_is_nested_too_deeply_is_refused(client: FlaskClient) -> None:
     for route in ("/setup", "/predict", "/webhook"):
         answer = client.post(route, data=deep, headers=JSON)
         assert answer.status_code == 400
-        assert "nested" in answer.json["error"]
+        assert "nested" in answer.get_json()["error"]
 
 
 @pytest.mark.parametrize("number", ["99999999999999999999", "9223372036854775808", "2147483648"])

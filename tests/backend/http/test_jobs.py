@@ -23,17 +23,17 @@ def test_a_job_tells_state_progress_and_eta(
     client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], result: Result
 ) -> None:
     job = asked(client, store, predict_body)
-    assert client.get(f"/jobs/{job.id}").json["state"] == "queued"
+    assert client.get(f"/jobs/{job.id}").get_json()["state"] == "queued"
     token = store.runs.start(job.id) or ""
     store.runs.progress(job.id, token, 1, 4)
-    form = client.get(f"/jobs/{job.id}").json
+    form = client.get(f"/jobs/{job.id}").get_json()
     assert form["state"] == "running"
     assert form["progress"] == {"frames_done": 1, "frames_total": 4, "percent": 25.0}
     assert form["eta_seconds"] >= 0
     assert form["lost"] is False
     assert client.get(f"/jobs/{job.id}/result").status_code == 400
     store.runs.finish(job.id, token, result)
-    form = client.get(f"/jobs/{job.id}").json
+    form = client.get(f"/jobs/{job.id}").get_json()
     assert (form["state"], form["tracks"], form["timings"]) == ("done", 1, {"masks": 0.5})
     assert form["delivery"]["state"] == "pending"
     assert client.get(f"/jobs/{job.id}/result").json == result.to_json()
@@ -48,7 +48,7 @@ def test_a_run_that_fell_silent_is_shown_as_lost(
         held = session.get(Job, job.id)
         assert held
         held.heartbeat_at = now() - timedelta(seconds=500)
-    assert client.get(f"/jobs/{job.id}").json["lost"] is True
+    assert client.get(f"/jobs/{job.id}").get_json()["lost"] is True
 
 
 def test_a_failure_is_shown_with_its_remedy_and_can_be_retried(
@@ -60,13 +60,13 @@ def test_a_failure_is_shown_with_its_remedy_and_can_be_retried(
 ) -> None:
     job = asked(client, store, predict_body)
     store.runs.fail(job.id, store.runs.start(job.id) or "", "The link is dead.", "Upload the video.")
-    form = client.get(f"/jobs/{job.id}").json
+    form = client.get(f"/jobs/{job.id}").get_json()
     assert (form["state"], form["error"], form["remedy"]) == (
         "failed",
         "The link is dead.",
         "Upload the video.",
     )
-    form = client.post(f"/jobs/{job.id}/retry", headers=bearer).json
+    form = client.post(f"/jobs/{job.id}/retry", headers=bearer).get_json()
     assert (form["state"], form["error"]) == ("queued", "")
     assert queue.holds(job.id)
 
@@ -78,7 +78,7 @@ def test_a_task_that_lacks_something_cannot_be_retried_into_a_worker(
     (job,) = store.jobs.newest()
     answer = client.post(f"/jobs/{job.id}/retry", headers=bearer)
     assert answer.status_code == 400
-    assert "lacks `instruction`" in answer.json["error"]
+    assert "lacks `instruction`" in answer.get_json()["error"]
 
 
 def test_cancel_takes_a_waiting_job_out_of_the_queue(
@@ -89,10 +89,10 @@ def test_cancel_takes_a_waiting_job_out_of_the_queue(
     predict_body: Callable[..., dict[str, Any]],
 ) -> None:
     job = asked(client, store, predict_body)
-    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
+    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).get_json()["state"] == "cancelled"
     assert queue.depths()["prelabel"] == 0
     assert store.runs.start(job.id) is None
-    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).json["state"] == "cancelled"
+    assert client.post(f"/jobs/{job.id}/cancel", headers=bearer).get_json()["state"] == "cancelled"
 
 
 def test_retry_of_a_done_job_whose_delivery_failed_only_delivers_again(
@@ -106,8 +106,8 @@ def test_retry_of_a_done_job_whose_delivery_failed_only_delivers_again(
     delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery
     store.deliveries.failed(delivery.id, "The task is gone.", None)
-    assert client.get(f"/jobs/{job.id}").json["delivery"]["last_error"] == "The task is gone."
-    form = client.post(f"/jobs/{job.id}/retry", headers=bearer).json
+    assert client.get(f"/jobs/{job.id}").get_json()["delivery"]["last_error"] == "The task is gone."
+    form = client.post(f"/jobs/{job.id}/retry", headers=bearer).get_json()
     assert (form["state"], form["delivery"]["state"]) == ("done", "pending")
 
 
@@ -116,12 +116,12 @@ def test_jobs_are_listed_and_chosen(
 ) -> None:
     client.post("/predict", json=predict_body(1, 2))
     client.post("/predict", json=predict_body(3, instruction=""))
-    listed = client.get("/jobs").json
+    listed = client.get("/jobs").get_json()
     assert len(listed["jobs"]) == 3
     assert listed["queue"]["queued"] == 2
-    assert [job["task"] for job in client.get("/jobs?state=rejected").json["jobs"]] == [3]
-    assert len(client.get("/jobs?task=2").json["jobs"]) == 1
-    assert len(client.get("/jobs?project=7&limit=2").json["jobs"]) == 2
+    assert [job["task"] for job in client.get("/jobs?state=rejected").get_json()["jobs"]] == [3]
+    assert len(client.get("/jobs?task=2").get_json()["jobs"]) == 1
+    assert len(client.get("/jobs?project=7&limit=2").get_json()["jobs"]) == 2
     assert client.get("/jobs?project=8").status_code == 404
     assert client.get("/jobs?state=odd").status_code == 400
     assert client.get("/jobs?limit=x").status_code == 400
@@ -134,7 +134,7 @@ def test_unknown_jobs_are_reported(client: FlaskClient, bearer: dict[str, str]) 
         client.post("/jobs/x/retry", headers=bearer),
     ):
         assert answer.status_code == 404
-        assert "x" in answer.json["error"]
+        assert "x" in answer.get_json()["error"]
 
 
 def test_metrics_count_jobs_queues_and_answers(

@@ -19,8 +19,8 @@ ANNOTATIONS = sorted(path.name for path in PAYLOADS.glob("roundtrip*.json"))
 
 UP = "up"
 VERSION = (200, {"model_version": "trajseg-tiny"})
-LATER = (200, {"results": []})
-NOTHING = (200, {"results": [{"result": []}]})
+LATER: tuple[int, dict[str, Any]] = (200, {"results": []})
+NOTHING: tuple[int, dict[str, Any]] = (200, {"results": [{"result": []}]})
 NOTED = "noted"
 EXPECTED: dict[str, Any] = {
     "01": UP,
@@ -112,7 +112,7 @@ def test_recorded_annotations_pass_the_webhook(
     body = payload("07")
     (body["annotation"],) = json.loads((PAYLOADS / name).read_text())
     answer = client.post("/webhook", json=body)
-    assert (answer.status_code, answer.json["status"]) == (201, "ok")
+    assert (answer.status_code, answer.get_json()["status"]) == (201, "ok")
 
 
 def test_setup_notes_the_project_but_never_its_token(
@@ -138,9 +138,9 @@ def test_project_updated_is_noted_for_a_known_project_and_its_body_is_not_believ
     client: FlaskClient, store: Store, payload: Callable[[str], dict[str, Any]]
 ) -> None:
     body = payload("12")
-    assert client.post("/webhook", json=body).json["result"]["noted"] is False
+    assert client.post("/webhook", json=body).get_json()["result"]["noted"] is False
     client.post("/setup", json=payload("02"))
-    assert client.post("/webhook", json=body).json["result"]["noted"] is True
+    assert client.post("/webhook", json=body).get_json()["result"]["noted"] is True
     assert store.projects.of_label_studio(6).label_config == payload("02")["schema"]
     assert "another" in body["project"]["label_config"]
 

@@ -13,6 +13,7 @@ import httpx
 import jwt
 import pytest
 from flask import Flask, Response, jsonify, request
+from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from backend.label_studio.client import LabelStudioClient
@@ -423,7 +424,7 @@ def settings(tmp_path: Path, studio: FakeLabelStudio) -> Settings:
     return Settings(
         data_dir=tmp_path / "data",
         label_studio_url=studio.url,
-        label_studio_api_key=LEGACY,
+        label_studio_api_key=SecretStr(LEGACY),
         max_key_frames=8,
         delivery_attempts=3,
     )

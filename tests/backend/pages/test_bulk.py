@@ -117,8 +117,8 @@ def test_a_part_that_becomes_empty_is_news_although_another_part_is_empty_alread
         return ".".join(part["mark"] for part in [*answer.json["parts"].values(), *answer.json["rows"]])
 
     have = marks(client.get("/page/jobs.json?q=red"))
-    assert "html" not in client.get(f"/page/jobs.json?q=red&have={have}").json["parts"]["bulk"]
+    assert "html" not in client.get(f"/page/jobs.json?q=red&have={have}").get_json()["parts"]["bulk"]
     for job in jobs[:2]:
         store.jobs.cancel(job.id)
-    bulk = client.get(f"/page/jobs.json?q=red&have={have}").json["parts"]["bulk"]
+    bulk = client.get(f"/page/jobs.json?q=red&have={have}").get_json()["parts"]["bulk"]
     assert "button" not in bulk["html"]

@@ -106,8 +106,8 @@ def test_a_browser_at_the_front_door_is_led_to_the_jobs(client: FlaskClient) -> 
 def test_label_studio_and_monitors_get_health_as_ever(client: FlaskClient, accept: str) -> None:
     for path in ("/", "/health"):
         answer = client.get(path, headers={"Accept": accept})
-        assert (answer.status_code, answer.json["status"]) == (200, "UP")
-    assert client.get("/health", headers=BROWSER).json["status"] == "UP"
+        assert (answer.status_code, answer.get_json()["status"]) == (200, "UP")
+    assert client.get("/health", headers=BROWSER).get_json()["status"] == "UP"
 
 
 def test_an_empty_list_says_how_to_begin(client: FlaskClient) -> None:
@@ -209,7 +209,7 @@ def test_a_strangers_page_cannot_cancel(
     form = {name: value or token(client) for name, value in form.items()}
     answer = client.post(f"/page/jobs/{job.id}/cancel", data=form, headers=headers | SCRIPT)
     assert answer.status_code == 403
-    assert answer.json["error"]
+    assert answer.get_json()["error"]
     if headers:
         assert client.post(f"/jobs/{job.id}/cancel", headers=headers).status_code == 403
     assert store.jobs.get(job.id).state == "queued"
@@ -253,7 +253,7 @@ def test_unknown_jobs_and_pages_are_reported_as_pages(client: FlaskClient) -> No
         assert answer.status_code == 404
         assert "<h1>Not found</h1>" in answer.text
     assert "There is no state" in client.get("/page/jobs?state=odd").text
-    assert client.get("/page/jobs/x/tracks.json").json["error"]
+    assert client.get("/page/jobs/x/tracks.json").get_json()["error"]
 
 
 def test_jobs_are_chosen_by_state_kind_and_project_and_come_in_pages(
@@ -281,21 +281,23 @@ def test_jobs_are_chosen_by_state_kind_and_project_and_come_in_pages(
 def test_news_bring_only_what_has_changed(client: FlaskClient, store: Store, ask: Any) -> None:
     jobs = [ask(task) for task in (1, 2)]
     news = client.get("/page/jobs.json")
-    marks = [part["mark"] for part in news.json["parts"].values()] + [row["mark"] for row in news.json["rows"]]
-    assert all("html" in row for row in news.json["rows"])
+    marks = [part["mark"] for part in news.get_json()["parts"].values()] + [
+        row["mark"] for row in news.get_json()["rows"]
+    ]
+    assert all("html" in row for row in news.get_json()["rows"])
     again = f"/page/jobs.json?have={'.'.join(marks)}"
     assert client.get(again, headers={"If-None-Match": news.headers["ETag"]}).status_code == 304
     store.runs.progress(jobs[0].id, store.runs.start(jobs[0].id) or "", 1, 4)
     news = client.get(again, headers={"If-None-Match": news.headers["ETag"]})
-    assert [row["id"] for row in news.json["rows"] if "html" in row] == [jobs[0].id]
-    assert {name for name, part in news.json["parts"].items() if "html" in part} == {"tabs"}
+    assert [row["id"] for row in news.get_json()["rows"] if "html" in row] == [jobs[0].id]
+    assert {name for name, part in news.get_json()["parts"].items() if "html" in part} == {"tabs"}
 
 
 def test_news_of_one_job_tell_its_state(client: FlaskClient, store: Store, ask: Any) -> None:
     job = ask()
-    assert client.get(f"/page/jobs/{job.id}/news.json").json["state"] == "queued"
+    assert client.get(f"/page/jobs/{job.id}/news.json").get_json()["state"] == "queued"
     store.jobs.cancel(job.id)
-    news = client.get(f"/page/jobs/{job.id}/news.json").json
+    news = client.get(f"/page/jobs/{job.id}/news.json").get_json()
     assert news["state"] == "cancelled"
     assert "Cancelled" in news["parts"]["head"]["html"]
 
@@ -330,9 +332,9 @@ def test_a_job_of_a_kind_without_tracks_shows_its_report(client: FlaskClient, st
     assert page.status_code == 200
     assert "/exports/7" in page.text
     assert "no such object" not in page.text + client.get("/page/jobs").text
-    assert client.get(f"/jobs/{job.id}").json["tracks"] in (None, 0)
+    assert client.get(f"/jobs/{job.id}").get_json()["tracks"] in (None, 0)
     assert client.get(f"/jobs/{job.id}/result").status_code == 400
-    assert client.get(f"/page/jobs/{job.id}/tracks.json").json["tracks"] == []
+    assert client.get(f"/page/jobs/{job.id}/tracks.json").get_json()["tracks"] == []
     assert store.deliveries.of_job(job.id) is None
 
 
@@ -342,7 +344,7 @@ def test_a_job_without_tracks_says_so(client: FlaskClient, store: Store, ask: An
     store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert "no such object" in client.get("/page/jobs").text
     assert "The model found no matching object" in client.get(f"/page/jobs/{job.id}").text
-    assert client.get(f"/page/jobs/{job.id}/tracks.json").json["tracks"] == []
+    assert client.get(f"/page/jobs/{job.id}/tracks.json").get_json()["tracks"] == []
 
 
 def test_what_the_engine_s_chooser_said_is_shown_line_by_line_and_never_run(
@@ -386,7 +388,7 @@ def test_the_viewer_gets_scores_times_and_masks(
     folder = settings.media_dir / done.id
     folder.mkdir(parents=True)
     (folder / "000002.jpg").write_bytes(b"picture")
-    form = client.get(f"/page/jobs/{done.id}/tracks.json").json
+    form = client.get(f"/page/jobs/{done.id}/tracks.json").get_json()
     assert (form["width"], form["height"], form["frame_count"]) == (32, 24, 4)
     assert form["times"] == [0.0, 0.1, 0.2, 0.3]
     (track,) = form["tracks"]

@@ -38,7 +38,7 @@ def test_a_projects_jobs_run_on_the_engine_that_its_connection_names(
     client.post("/predict", json=predict_body(1))
     (job,) = store.jobs.newest()
     assert (job.asked.engine, job.model_version) == ("grounded", GROUNDED)
-    assert client.get(f"/jobs/{job.id}").json["engine"] == "grounded"
+    assert client.get(f"/jobs/{job.id}").get_json()["engine"] == "grounded"
     # What is taken out there is taken back here.
     assert client.post("/setup", json=setup(None)).json == {"model_version": "trajseg-tiny"}
     client.post("/predict", json=predict_body(1))
@@ -63,8 +63,8 @@ def test_an_engine_that_is_not_on_offer_is_refused_and_the_project_keeps_its_own
     client.post("/setup", json=setup({"engine": "grounded"}))
     refused = client.post("/setup", json=setup({"engine": "os:system"}))
     assert refused.status_code == 400
-    assert "os:system" in refused.json["error"]
-    assert "TRAJSEG_ENGINES" in refused.json["remedy"]
+    assert "os:system" in refused.get_json()["error"]
+    assert "TRAJSEG_ENGINES" in refused.get_json()["remedy"]
     assert store.projects.of_label_studio(7).engine == "grounded"
     body = predict_body(1)
     body["params"]["engine"] = "os:system"
@@ -78,7 +78,7 @@ def test_an_engine_that_is_not_on_offer_is_refused_and_the_project_keeps_its_own
 def test_extra_params_of_another_form_are_refused(client: FlaskClient, extra: Any) -> None:
     answer = client.post("/setup", json=setup(extra))
     assert answer.status_code == 400
-    assert "extra_params" in answer.json["error"]
+    assert "extra_params" in answer.get_json()["error"]
 
 
 def test_a_training_is_of_the_projects_engine(client: FlaskClient, store: Store) -> None:
@@ -118,4 +118,4 @@ def test_a_project_can_have_its_tasks_done_by_two_engines(client: FlaskClient, s
 def test_an_engine_is_not_compared_with_itself(client: FlaskClient, store: Store) -> None:
     refused = client.post("/setup", json=setup({"engine": "grounded", "compare": "grounded"}))
     assert refused.status_code == 400
-    assert "compared with itself" in refused.json["error"]
+    assert "compared with itself" in refused.get_json()["error"]

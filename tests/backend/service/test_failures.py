@@ -50,14 +50,14 @@ def test_failures_are_grouped_by_reason_whatever_number_name_or_address_differs(
         fail(task + 1, AWAY.format(8080 + task))
     fail(9, "The video clip 1.mp4 has 4000 frames, 3600 are allowed.")
     client.post("/predict", json={**_without_video(10)})
-    groups = client.get("/failures").json["failures"]
+    groups = client.get("/failures").get_json()["failures"]
     assert (groups[0]["count"], groups[0]["trouble"], groups[0]["retryable"]) == (3, "failed", True)
     assert groups[0]["error"] == AWAY.format(8082)
     assert groups[0]["same_words"] is False
     told = {one["trouble"]: one for one in groups[1:] if one["trouble"] != "failed"}
     assert told["undelivered"]["retryable"] is True
     assert told["rejected"]["retryable"] is False
-    assert client.get("/failures?project=7").json["failures"] == groups
+    assert client.get("/failures?project=7").get_json()["failures"] == groups
     assert client.get("/failures?project=8").status_code == 404
 
 
@@ -66,7 +66,7 @@ def test_one_request_retries_all_of_one_reason_and_nothing_else(
 ) -> None:
     away = [fail(task, AWAY.format(task)) for task in range(1, 41)]
     other = fail(90, "The link is dead.")
-    key = client.get("/failures").json["failures"][0]["key"]
+    key = client.get("/failures").get_json()["failures"][0]["key"]
     assert client.post(f"/failures/{key}/retry", headers=bearer).json == {"key": key, "jobs": 40, "deliveries": 0}
     assert {store.jobs.get(job.id).state for job in away} == {"queued"}
     assert store.jobs.get(other.id).state == "failed"
@@ -77,30 +77,30 @@ def test_one_request_retries_all_of_one_reason_and_nothing_else(
         time.sleep(0.02)
     assert all(queue.holds(job.id) for job in away)
     again = client.post(f"/failures/{key}/retry", headers=bearer)
-    assert (again.status_code, again.json["error"]) == (400, "No job fails for this reason any more.")
+    assert (again.status_code, again.get_json()["error"]) == (400, "No job fails for this reason any more.")
 
 
 def test_a_result_that_could_not_be_delivered_is_delivered_again_not_computed(
     client: FlaskClient, bearer: dict[str, str], store: Store, undelivered: Job
 ) -> None:
-    [group] = client.get("/failures").json["failures"]
-    did = client.post(f"/failures/{group['key']}/retry", headers=bearer).json
+    [group] = client.get("/failures").get_json()["failures"]
+    did = client.post(f"/failures/{group['key']}/retry", headers=bearer).get_json()
     assert (did["jobs"], did["deliveries"]) == (0, 1)
     assert store.jobs.get(undelivered.id).state == "done"
     delivery = store.deliveries.of_job(undelivered.id)
     assert delivery
     assert (delivery.state, delivery.attempts) == ("pending", 0)
-    assert client.get("/failures").json["failures"] == []
+    assert client.get("/failures").get_json()["failures"] == []
 
 
 def test_a_rejected_job_is_not_retried_since_its_task_lacks_something(
     client: FlaskClient, bearer: dict[str, str], store: Store
 ) -> None:
     client.post("/predict", json=_without_video(1))
-    [group] = client.get("/failures").json["failures"]
+    [group] = client.get("/failures").get_json()["failures"]
     answer = client.post(f"/failures/{group['key']}/retry", headers=bearer)
     assert answer.status_code == 400
-    assert "has no video" in answer.json["error"]
+    assert "has no video" in answer.get_json()["error"]
     assert (store.jobs.newest()[0].state, store.jobs.newest()[0].rejection) == ("rejected", "task")
     page = client.get("/page/jobs?state=rejected").text
     assert "Why they were rejected" in page
@@ -128,7 +128,7 @@ def test_the_page_of_failed_jobs_says_how_many_fail_for_which_reason_and_retries
     answer = client.post(action[1], data={"token": token[1]})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/page/jobs?state=failed")
     assert {store.jobs.get(job.id).state for job in jobs} == {"queued"}
-    news = client.get("/page/jobs.json?state=failed").json
+    news = client.get("/page/jobs.json?state=failed").get_json()
     assert news["parts"]["failures"]["html"].strip() == ""
 
 

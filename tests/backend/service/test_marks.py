@@ -140,7 +140,7 @@ def test_a_hint_becomes_an_interactive_job_that_starts_from_the_prediction(
 ) -> None:
     settings.interactive_wait_seconds = 0
     answer = client.post("/predict", json=body)
-    [told] = answer.json["results"][0]["result"]
+    [told] = answer.get_json()["results"][0]["result"]
     assert (told["from_name"], told["value"]["text"][0][:14]) == ("answer", "Still running:")
     (job,) = store.jobs.newest(state="queued")
     assert (job.kind, job.queue, job.video, job.instruction) == ("refine", "interactive", base.video, "the red square")
@@ -162,7 +162,7 @@ def test_the_answer_has_the_track_where_the_page_shows_nothing_of_it(
     client.post("/predict", json=body)
     (job,) = store.jobs.newest(state="queued")
     store.runs.finish(job.id, store.runs.start(job.id) or "", result)
-    answer = client.post("/predict", json=body).json
+    answer = client.post("/predict", json=body).get_json()
     places = [item["item_index"] for item in answer["results"][0]["result"]]
     assert places == [0, 2]
     shown = png.from_url(answer["results"][0]["result"][0]["value"]["imageDataURL"])

@@ -68,7 +68,7 @@ def test_a_batch_is_written_down_and_queued_and_answered_with_nothing(
         ("/data/upload/7/clip.mp4", "the red square", "prelabel")
     }
     assert {job.model_version for job in jobs} == {
-        client.post("/setup", json=_setup(predict_body)).json["model_version"]
+        client.post("/setup", json=_setup(predict_body)).get_json()["model_version"]
     }
     assert queue.depths() == {"interactive": 0, "prelabel": 3, "finetune": 0}
     assert all(queue.holds(job.id) for job in jobs)
@@ -125,8 +125,8 @@ def test_an_unusable_label_config_is_refused_and_the_tasks_are_kept(
         body["label_config"] = broken
         answer = client.post("/predict", json=body)
         assert answer.status_code == 400
-        assert answer.json["error"]
-        assert answer.json["remedy"]
+        assert answer.get_json()["error"]
+        assert answer.get_json()["remedy"]
     assert [job.state for job in store.jobs.newest()] == ["rejected", "rejected"]
     body["label_config"] = usable
     client.post("/predict", json=body)
@@ -139,8 +139,8 @@ def test_setup_with_an_unusable_label_config_says_so(
 ) -> None:
     answer = client.post("/setup", json={**_setup(predict_body), "schema": "<View/>"})
     assert answer.status_code == 400
-    assert "BitmaskLabels" in answer.json["error"]
-    assert answer.json["remedy"]
+    assert "BitmaskLabels" in answer.get_json()["error"]
+    assert answer.get_json()["remedy"]
 
 
 def test_a_project_is_learnt_from_predict_and_unknown_without_a_label_config(
@@ -150,7 +150,7 @@ def test_a_project_is_learnt_from_predict_and_unknown_without_a_label_config(
     config = body.pop("label_config")
     answer = client.post("/predict", json=body)
     assert answer.status_code == 404
-    assert "project 7" in answer.json["error"]
+    assert "project 7" in answer.get_json()["error"]
     client.post("/predict", json={**body, "label_config": config})
     assert store.projects.of_label_studio(7).label_config == config
     assert client.post("/predict", json={**body, "tasks": predict_body(2)["tasks"]}).status_code == 200
@@ -217,7 +217,7 @@ def test_a_typed_instruction_is_answered_on_the_frames_that_the_page_shows(
 ) -> None:
     answering(0.2)
     body = predict_body(1, view=view, typed="the square that moves right", **(FRAMES if view == "mask" else {}))
-    (answer,) = client.post("/predict", json=body).json["results"]
+    (answer,) = client.post("/predict", json=body).get_json()["results"]
     assert answer["model_version"] == "trajseg-tiny"
     assert 0 < answer["score"] <= 1
     if view == "mask":
@@ -245,7 +245,7 @@ def test_a_typed_instruction_that_takes_too_long_is_delivered_later(
     begun = time.monotonic()
     answer = client.post("/predict", json=predict_body(1, typed="the square", **FRAMES))
     assert time.monotonic() - begun >= 0.3
-    words = said(answer.json["results"][0])
+    words = said(answer.get_json()["results"][0])
     assert words.startswith('Still running: "the square" (waiting for a worker).')
     assert "Open the task again" in words
     (job,) = store.jobs.newest()
@@ -262,7 +262,7 @@ def test_nobody_waits_where_the_page_has_no_key_frames_yet(
     begun = time.monotonic()
     answer = client.post("/predict", json=predict_body(1, typed="the square"))
     assert time.monotonic() - begun < 2
-    assert said(answer.json["results"][0]).startswith("Still running:")
+    assert said(answer.get_json()["results"][0]).startswith("Still running:")
     (job,) = store.jobs.newest(state="queued")
     finish(store, job, result)
     assert len(store.deliveries.due()) == 1
@@ -276,7 +276,7 @@ def test_nobody_waits_for_a_job_that_fails_or_when_all_waiting_places_are_taken(
     while service.interactive.waiting.acquire(blocking=False):
         places += 1
     begun = time.monotonic()
-    (answer,) = client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json["results"]
+    (answer,) = client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).get_json()["results"]
     assert said(answer).startswith("Still running:")
     for _ in range(places):
         service.interactive.waiting.release()
@@ -288,7 +288,7 @@ def test_nobody_waits_for_a_job_that_fails_or_when_all_waiting_places_are_taken(
 
     thread = threading.Thread(target=fail)
     thread.start()
-    (answer,) = client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).json["results"]
+    (answer,) = client.post("/predict", json=predict_body(1, typed="a", **FRAMES)).get_json()["results"]
     assert said(answer) == 'Failed: "a". broken'
     thread.join()
     assert time.monotonic() - begun < 4
@@ -301,7 +301,7 @@ def test_the_same_words_typed_again_are_answered_from_the_store(
     body = predict_body(1, typed="the square", **FRAMES)
     client.post("/predict", json=body)
     finish(store, store.jobs.newest()[0], result)
-    (answer,) = client.post("/predict", json=body).json["results"]
+    (answer,) = client.post("/predict", json=body).get_json()["results"]
     assert [shown["type"] for shown in answer["result"]] == ["bitmasklabels", "bitmasklabels", "textarea"]
     assert len(store.jobs.newest()) == 1
 
@@ -316,7 +316,7 @@ def test_a_sentence_without_a_match_is_distinguished_from_one_that_is_not_unders
     client.post("/predict", json=body)
     result.tracks, result.answer = [], "There is no such object [SEG] ."
     finish(store, store.jobs.newest()[0], result)
-    (answer,) = client.post("/predict", json=body).json["results"]
+    (answer,) = client.post("/predict", json=body).get_json()["results"]
     assert said(answer) == 'Nothing there for "the green square". The model says: "There is no such object."'
     assert [one["value"]["text"] for one in answer["result"] if one["from_name"] == "instruction"] == [
         ["the red square"]
@@ -334,7 +334,7 @@ def test_a_sentence_that_the_engine_refuses_is_said_to_be_not_understood(
 
     thread = threading.Thread(target=refuse)
     thread.start()
-    (answer,) = client.post("/predict", json=predict_body(1, typed="the", **FRAMES)).json["results"]
+    (answer,) = client.post("/predict", json=predict_body(1, typed="the", **FRAMES)).get_json()["results"]
     thread.join()
     assert said(answer) == "Not understood: \"the\". 'the' names nothing. Name an object."
 
@@ -354,7 +354,7 @@ def test_the_wait_is_short_if_such_sentences_usually_take_longer(
     with store.database.write() as session:
         session.execute(update(Job).values(started_at=now() - timedelta(seconds=70)))
     begun = time.monotonic()
-    (answer,) = client.post("/predict", json=predict_body(1, typed="the square", **FRAMES)).json["results"]
+    (answer,) = client.post("/predict", json=predict_body(1, typed="the square", **FRAMES)).get_json()["results"]
     assert time.monotonic() - begun < 3
     assert "about 70 s" in said(answer)
 
@@ -373,7 +373,7 @@ def test_a_typed_instruction_too_long_is_refused_and_kept(
     client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     answer = client.post("/predict", json=predict_body(1, typed="x" * 10_000, **FRAMES))
-    words = said(answer.json["results"][0])
+    words = said(answer.get_json()["results"][0])
     assert words.startswith('Not understood: "xxxx')
     assert "10000 characters" in words
     (job,) = store.jobs.newest()
@@ -411,7 +411,7 @@ def test_typed_objects_get_labels_that_nothing_in_the_task_has(
     finish(store, job, result)
 
     def labels() -> set[str]:
-        (answer,) = client.post("/predict", json=body).json["results"]
+        (answer,) = client.post("/predict", json=body).get_json()["results"]
         return {label for shown in answer["result"] for label in shown["value"].get("bitmasklabels", ())}
 
     def region(label: str, job_id: str = "another") -> dict[str, object]:

@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import select, update
 
 from backend.settings import load_settings
-from backend.store import Job, StaleRunError, Store, runs
+from backend.store import Job, StaleRunError, Store
 from backend.store import deliveries as store_deliveries
 from backend.store import jobs as store_jobs
 from backend.store import models as store_models
 from backend.store import partial as partial_frames
 from backend.store import runs as store_runs
+from backend.store.database import database_now
 from backend.store.models import PartialFrames
 from trajseg.errors import InputError
 from trajseg.tracks import Result
@@ -109,7 +110,7 @@ def test_a_clock_that_steps_back_hides_a_lost_job_no_longer_than_a_lease(store: 
 
 def test_the_databases_clock_is_read_as_a_time_in_utc(store: Store) -> None:
     with store.database.read() as session:
-        present = runs.database_now(session)
+        present = database_now(session)
     assert abs((present - store_models.now()).total_seconds()) < 5
 
 

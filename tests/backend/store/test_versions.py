@@ -41,6 +41,7 @@ def test_the_version_promoted_last_serves_and_a_rollback_brings_back_the_one_bef
         trained(store, project_id, job)
     assert versions.served_name(project_id, BASE) == "trajseg-tiny/project-12@2"
     out, now_served = versions.rollback(project_id, BASE)
+    assert now_served
     assert (out.number, now_served.number) == (2, 1)
     assert versions.served_name(project_id, BASE) == "trajseg-tiny/project-12@1"
     assert versions.rollback(project_id, BASE)[1] is None
@@ -76,6 +77,7 @@ def test_versions_of_another_base_or_project_do_not_serve(store: Store, project_
 def test_a_job_that_yields_keeps_its_place_and_its_tries(store: Store, project_id: int) -> None:
     job, _ = store.jobs.add("prelabel", project_id, 1, "a.mp4", "it", "finetune")
     token = store.runs.start(job.id)
+    assert token
     assert store.runs.make_way(job.id, token)
     held = store.jobs.get(job.id)
     assert (held.state, held.runs) == ("queued", 0)

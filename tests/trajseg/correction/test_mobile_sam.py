@@ -26,7 +26,8 @@ class FakeSession:
     """Stands in for an ONNX session: answers with one array and keeps what it was given."""
 
     def __init__(self, answer: np.ndarray) -> None:
-        self.answer, self.feeds = answer, []
+        self.answer = answer
+        self.feeds: list[dict[str, np.ndarray]] = []
 
     def run(self, output_names: Sequence[str] | None, input_feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         self.feeds.append(input_feed)
@@ -66,7 +67,7 @@ def test_a_click_comes_with_a_padding_point(clip: Clip, encoder: FakeSession, de
     MobileSam(encoder, decoder).mark(clip, Mark(3, (29.0, 15.0, 1.0, 1.0), point=True))
     (feed,) = decoder.feeds
     assert feed["point_labels"].tolist() == [[1, -1]]
-    assert np.allclose(feed["point_coords"][0], [[29.5 * 1024 / 96, 15.5 * 1024 / 96], [0, 0]])
+    assert np.allclose(feed["point_coords"][0], np.array([[29.5 * 1024 / 96, 15.5 * 1024 / 96], [0, 0]]))
 
 
 def test_the_picture_is_normalised_and_padded_at_the_right_or_below() -> None:

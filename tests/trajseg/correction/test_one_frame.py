@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trajseg.correction import Drawn, FlowPropagator, Painted, refine
+from trajseg.correction import Drawn, FlowPropagator, Painted, Propagator, refine
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, rle
 from trajseg.tracks.region_similarity import region_similarity
@@ -42,7 +42,7 @@ def clip(tiny_clip: Any) -> Clip:
     return open_clip(tiny_clip.path)
 
 
-def track_of(clip: Clip, masks: list[np.ndarray | None]) -> MaskTrack:
+def track_of(clip: Clip, masks: Sequence[np.ndarray | None]) -> MaskTrack:
     return MaskTrack.from_masks("t1", masks, clip.frame_map.times, [0.9] * len(clip))
 
 
@@ -159,7 +159,7 @@ def test_the_outline_of_a_mask_drawn_from_a_mark_changes_no_other_frame(clip: Cl
 def test_progress_reaches_its_total(clip: Clip, tiny_clip: Any) -> None:
     told: list[tuple[int, int]] = []
     track = track_of(clip, [red | blue for red, blue in zip(tiny_clip.red, tiny_clip.blue, strict=True)])
-    both = [FlowPropagator(), Scripted(tiny_clip.red)]
+    both: list[Propagator] = [FlowPropagator(), Scripted(tiny_clip.red)]
     refine(clip, track, {2: tiny_clip.red[2]}, both, lambda done, total: told.append((done, total)))
     assert told[-1] == (24, 24)
     assert [done for done, _ in told] == sorted(done for done, _ in told)

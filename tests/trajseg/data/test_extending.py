@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class TestTheExampleDataset(DatasetContract):  # type: ignore[misc]
+class TestTheExampleDataset(DatasetContract):
     @pytest.fixture
     def dataset(self, example: types.ModuleType, folder: Path) -> Dataset:
         return open_dataset(f"captioned-folders:{folder}")

@@ -14,9 +14,9 @@ import pytest
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset, Expression
 from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.pseudo_videos import pseudo_video
-from trajseg.data.samples import ClipSamples, Direction, Mixture, Sample, Samples, boxes_of
+from trajseg.data.samples import ClipSamples, Direction, Mixture, Sample, Samples, boxes_of, near_and_far
 from trajseg.errors import InputError
-from trajseg.shapes.samples import ShapesSamples, near_and_far
+from trajseg.shapes.samples import ShapesSamples
 from trajseg.shapes.world.render import write_clip
 from trajseg.shapes.world.scenes import sample_scene
 from trajseg.tracks import rle
@@ -58,7 +58,7 @@ def test_a_sample_depends_on_its_number_alone() -> None:
 
 
 @pytest.mark.parametrize("direction", ["grounding", "captioning", "propagation"])
-def test_clips_of_the_shapes_world_come_with_true_masks_and_boxes(direction: str) -> None:
+def test_clips_of_the_shapes_world_come_with_true_masks_and_boxes(direction: Direction) -> None:
     rng = random.Random(0)
     for _ in range(6):
         sample = SMALL.video(rng, 4, direction)
@@ -69,6 +69,7 @@ def test_clips_of_the_shapes_world_come_with_true_masks_and_boxes(direction: str
             assert not len(sample.masks) or (sample.masks.any((2, 3)).sum(1) >= 1).all()
             continue
         assert sample.masks.shape[0] == 1
+        assert sample.boxes is not None
         for box, mask in zip(sample.boxes * 64, sample.masks[0], strict=True):
             x1, y1, x2, y2 = box.round().astype(int)
             assert mask.any() == (x2 > x1)

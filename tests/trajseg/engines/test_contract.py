@@ -89,7 +89,12 @@ class TestTheShippedModel(EngineContract):
         ]
         drawn: list[int] = []
         draw = ClipTracker.draw
-        monkeypatch.setattr(ClipTracker, "draw", lambda self, index, f: (drawn.append(index), draw(self, index, f))[1])
+
+        def noted(self: ClipTracker, index: int, *arguments: Any) -> Any:
+            drawn.append(index)
+            return draw(self, index, *arguments)
+
+        monkeypatch.setattr(ClipTracker, "draw", noted)
         result = segmenter.segment(clip, self.meant, RunContext(done=stored)).result()
         assert drawn == list(range(middle, len(frames)))
         assert [track.uid for track in result.tracks] == ["t1", "t2"]

@@ -237,7 +237,8 @@ def test_a_clock_that_jumps_an_hour_makes_no_copy_of_an_hour(cases: Path, tmp_pa
     assert clip.frame_map.times == pytest.approx([index / 25 for index in range(30)])
     assert any("jumps ahead" in note for note in clip.notes)
     copy = open_clip(playable_copy(clip, tmp_path / "copy.mp4"))
-    assert (len(copy), copy.fps, copy.duration) == (30, 25.0, pytest.approx(1.2))
+    assert (len(copy), copy.fps) == (30, 25.0)
+    assert copy.duration == pytest.approx(1.2)
 
 
 @pytest.mark.parametrize("b_frames", ["0", "3"])

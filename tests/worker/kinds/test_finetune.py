@@ -104,6 +104,7 @@ def test_one_training_at_a_time(world: SimpleNamespace) -> None:
     assert again.id != job.id
 
 
+@pytest.mark.slow
 def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world: SimpleNamespace) -> None:
     job = training(world)
     run(job.id)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 
 from backend.composition import Backend, compose
 from backend.http.app import create_app
@@ -56,7 +57,7 @@ def updated(project: int, xml: str) -> dict[str, Any]:
 def test_a_forged_labelling_configuration_changes_nothing(
     web: FlaskClient, read: AnnotationReader, studio: Any, store: Store, project: int
 ) -> None:
-    assert web.post("/webhook", json=updated(project, MORE_LABELS)).json["result"]["noted"] is True
+    assert web.post("/webhook", json=updated(project, MORE_LABELS)).get_json()["result"]["noted"] is True
     read()
     assert "smuggled" not in store.projects.of_label_studio(project).label_config
 
@@ -110,7 +111,7 @@ def test_a_flood_of_notices_asks_label_studio_once_a_round(
 
 def test_a_notice_for_an_unknown_project_asks_nobody(web: FlaskClient, read: AnnotationReader, studio: Any) -> None:
     studio.requests.clear()
-    assert web.post("/webhook", json=updated(4711, MORE_LABELS)).json["result"]["noted"] is False
+    assert web.post("/webhook", json=updated(4711, MORE_LABELS)).get_json()["result"]["noted"] is False
     read()
     assert studio.requests == []
 
@@ -134,9 +135,9 @@ def test_a_notice_outlives_a_label_studio_that_is_down(
 def secretive(settings: Settings, store: Store) -> FlaskClient:
     changed = settings.model_copy(
         update={
-            "webhook_secret": Settings(webhook_secret="open sesame").webhook_secret,
+            "webhook_secret": SecretStr("open sesame"),
             "basic_auth_user": "studio",
-            "basic_auth_password": Settings(basic_auth_password="battery staple").basic_auth_password,
+            "basic_auth_password": SecretStr("battery staple"),
         }
     )
     return create_app(compose(changed, store, JobQueue("redis://127.0.0.1:9/0"))).test_client()
@@ -149,7 +150,7 @@ def test_a_notice_without_the_secret_is_refused(secretive: FlaskClient, project:
     notice = {"action": "ANNOTATION_CREATED", "project": {"id": project}}
     answer = secretive.post("/webhook", json=notice, headers=PASSWORD)
     assert answer.status_code == 403
-    assert "TRAJSEG_WEBHOOK_SECRET" in answer.json["remedy"]
+    assert "TRAJSEG_WEBHOOK_SECRET" in answer.get_json()["remedy"]
     right = PASSWORD | {"X-Trajseg-Secret": "open sesame"}
     assert secretive.post("/webhook", json=notice, headers=right).status_code == 201
     # The secret takes the place of no password.
@@ -169,4 +170,4 @@ def test_the_button_start_training_needs_the_password_instead(secretive: FlaskCl
     button = {"action": "START_TRAINING", "project": {"id": project}}
     assert secretive.post("/webhook", json=button).status_code == 401
     answer = secretive.post("/webhook", json=button, headers=PASSWORD)
-    assert (answer.status_code, answer.json["result"]["action"]) == (201, "START_TRAINING")
+    assert (answer.status_code, answer.get_json()["result"]["action"]) == (201, "START_TRAINING")

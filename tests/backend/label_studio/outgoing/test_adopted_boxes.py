@@ -71,7 +71,7 @@ def scene(studio: Any, store: Store, client: Any, settings: Any, request: Any) -
     )  # fmt: skip
 
 
-def boxes(results: list[dict[str, Any]]) -> dict[int, tuple[float, ...]]:
+def boxes(results: list[dict[str, Any]]) -> dict[int, tuple[float, float, float, float]]:
     """Percent box by 1-based frame."""
     [region] = [item for item in results if item["type"] == "videorectangle"]
     return from_sequence(region["value"]["sequence"], FRAMES)

@@ -18,7 +18,7 @@ from backend.label_studio.outgoing import courier as couriers
 from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.refusals import MissingError, UnavailableError
 from backend.settings import Settings
-from backend.store import Job, Store
+from backend.store import Delivery, Job, Store
 from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.tracks import Result
 
@@ -41,6 +41,13 @@ def done(studio: Any, store: Store, result: Result) -> Any:
         return jobs
 
     return make
+
+
+def delivery_of(store: Store, job: Job) -> Delivery:
+    """The delivery of a job that has one."""
+    delivery = store.deliveries.of_job(job.id)
+    assert delivery
+    return delivery
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +116,7 @@ def test_everything_goes_at_once_when_label_studio_is_back_dead_letters_too(
     studio: FakeLabelStudio, store: Store, settings: Settings, done: Any
 ) -> None:
     jobs = done(4)
-    dead = store.deliveries.of_job(jobs[3].id)
+    dead = delivery_of(store, jobs[3])
     store.deliveries.failed(dead.id, "refused", None)
     studio.failures = 1_000
     courier = Courier(store, settings)
@@ -122,7 +129,7 @@ def test_everything_goes_at_once_when_label_studio_is_back_dead_letters_too(
 
 
 def test_one_delivery_that_is_refused_does_not_open_the_breaker(
-    studio: FakeLabelStudio, store: Store, settings: Settings, done: Any
+    studio: FakeLabelStudio, store: Store, settings: Settings, done: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = done(2)
     store_of = store.jobs.result
@@ -132,7 +139,7 @@ def test_one_delivery_that_is_refused_does_not_open_the_breaker(
             raise RuntimeError("odd")
         return store_of(job_id)
 
-    store.jobs.result = tracks
+    monkeypatch.setattr(store.jobs, "result", tracks)
     courier = Courier(store, settings)
     done_ = courier.round(grace_seconds=0)
     assert (done_.delivered, done_.failed) == (1, 1)
@@ -149,7 +156,7 @@ def test_a_label_studio_that_hangs_costs_no_more_than_the_deadline(
     Courier(store, hanging).round(grace_seconds=0)
     assert time.monotonic() - began < 3
     assert states(store, jobs) == [("pending", 1)]
-    assert "in time" in store.deliveries.of_job(jobs[0].id).last_error
+    assert "in time" in delivery_of(store, jobs[0]).last_error
 
 
 def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(
@@ -159,7 +166,7 @@ def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(
     (job,) = done(1)
     hand = Hand(Courier(store, settings.model_copy(update={"label_studio_url": silent})))
     began = time.monotonic()
-    hand.give(store.deliveries.of_job(job.id))
+    hand.give(delivery_of(store, job))
     assert time.monotonic() - began < 0.2
     assert not hand.finish(0.1)
     assert hand.finish(5)

@@ -26,7 +26,7 @@ QUEUED = JobSummary("a", "prelabel", False, "queued", 0, 0, "", "", now(), None,
 RUNNING = replace(QUEUED, state="running", frames_done=47, frames_total=100)
 ENDED = replace(QUEUED, state="done", finished_at=now(), visible=2, delivery_state="sent", sent_at=now())
 FAILED = replace(QUEUED, state="failed", finished_at=now(), error="The link  is dead.")
-TYPED = {"typed": True, "id": "b"}
+TYPED: dict[str, Any] = {"typed": True, "id": "b"}
 SETTLED = KnownTask(settled="prelabelled", settled_at=now() - timedelta(hours=1))
 
 

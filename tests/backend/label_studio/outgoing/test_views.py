@@ -186,7 +186,7 @@ def test_boxes_stay_within_the_tolerance_with_far_fewer_key_frames() -> None:
     results, drawn = drawn_boxes(result, frame_map)
     assert len(results[0]["value"]["sequence"]) < 30
     for index in range(48):
-        x, y, width, height = result.tracks[0].box(index)
+        x, y, width, height = result.tracks[0].box(index) or ()
         wanted = (x / 2, y, width / 2, height)
         assert drawn["track-1", index] == pytest.approx(wanted, abs=boxes.TOLERANCE + 0.001)
 
@@ -222,7 +222,7 @@ def test_boxes_of_a_clip_with_a_varying_rate_are_on_the_frames_that_the_editor_s
     last = results[0]["value"]["framesCount"]
     drawn = boxes.from_sequence(results[0]["value"]["sequence"], last)
     for frame in range(1, last + 1):
-        x, y, width, height = result.tracks[0].box(frame_map.index_of_editor_frame(frame))
+        x, y, width, height = result.tracks[0].box(frame_map.index_of_editor_frame(frame)) or ()
         assert drawn[frame] == pytest.approx((x / 2, y, width / 2, height), abs=boxes.TOLERANCE + 0.001)
 
 
@@ -250,7 +250,7 @@ def test_boxes_lie_on_the_frames_that_an_editor_with_another_rate_shows(
     drawn = boxes.from_sequence(value["sequence"], value["framesCount"])
     for number in range(1, value["framesCount"] + 1):
         index = min(int(((number - 1) / rate + 0.002) * fps), 59)
-        box = result.tracks[0].box(index)
+        box = result.tracks[0].box(index) or ()
         assert (number in drawn) == (box is not None)
         if box is not None:
             x, y, width, height = box
@@ -267,7 +267,7 @@ def test_boxes_are_read_back_at_the_editors_rate(fps: float, rate: float) -> Non
     assert sorted(index for _, index in said.boxes) == list(range(60))
     last_shown = clip_map.at_rate(rate).index_of_editor_frame(results[0]["value"]["framesCount"])
     for index in range(last_shown + 1):
-        x, y, width, height = result.tracks[0].box(index)
+        x, y, width, height = result.tracks[0].box(index) or ()
         # Frames that the editor cannot show lie on the line between two boxes, each true to the tolerance.
         assert said.boxes["track-1", index] == pytest.approx((x / 2, y, width / 2, height), abs=1.5 * boxes.TOLERANCE)
 
@@ -307,7 +307,7 @@ def test_what_label_studio_would_take_and_not_show_is_found(change: dict[str, An
 
 
 def test_label_studios_own_validator_has_no_objection(result: Result) -> None:
-    from label_studio_sdk.label_interface import LabelInterface
+    from label_studio_sdk.label_interface.interface import LabelInterface
 
     for view in ("mask", "box"):
         results = views.to_results(result, view, parse(fill(view)), [0, 1, 2, 3], job_id="j")

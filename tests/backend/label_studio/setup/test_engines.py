@@ -69,7 +69,9 @@ def test_a_gpu_is_known_by_its_own_tool(monkeypatch: pytest.MonkeyPatch, tmp_pat
     tool.write_text("#!/bin/sh\necho 8000\necho 24000\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert machine.memory_gb() == (pytest.approx(24000 * 2**20 / 1e9), "the GPU")
+    memory_gb, where = machine.memory_gb()
+    assert memory_gb == pytest.approx(24000 * 2**20 / 1e9)
+    assert where == "the GPU"
     assert machine.memory_gb("cuda:0")[0] == pytest.approx(8000 * 2**20 / 1e9)
     assert machine.memory_gb("cpu")[1] == "this machine"
     tool.unlink()
@@ -86,7 +88,7 @@ def test_too_little_memory_disk_or_network_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRAJSEG_OFFLINE", "1")
     assert "offline mode is on" in engine_check(ENGINES["grounded"]).words
     monkeypatch.delenv("TRAJSEG_OFFLINE")
-    monkeypatch.setattr(engines.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
     assert "1.0 GB are free" in engine_check(ENGINES["grounded"]).words
     monkeypatch.setattr(engines, "location", lambda weights: tmp_path)
     monkeypatch.setattr(engines, "memory_gb", lambda: (8.0, "the GPU"))

@@ -45,6 +45,7 @@ def test_a_missing_worker_is_a_failure_and_a_living_one_is_counted(
 ) -> None:
     queue = app.extensions["trajseg"].queue = JobQueue(valkey_url)
     for name in queue.connection.zrange("trajseg:workers", 0, -1):
+        assert isinstance(name, str)
         queue.leave(name)
     served = settings.model_copy(update={"public_url": serve(app)})
     missing = told(served, "Workers")

@@ -91,7 +91,9 @@ def config() -> Molmo2Config:
     vocabulary = len(words)
 
     def number(token: str) -> int:
-        return int(words.convert_tokens_to_ids(token))
+        number = words.convert_tokens_to_ids(token)
+        assert isinstance(number, int)
+        return number
 
     return Molmo2Config(
         text_config={
@@ -144,7 +146,7 @@ def save_molmo2(folder: Path, known: Mapping[str, str] | None = None) -> Path:
     """
     torch.manual_seed(0)
     model = Molmo2ForConditionalGeneration(config())
-    model.generation_config.eos_token_id = tokenizer().eos_token_id  # type: ignore[union-attr]
+    model.generation_config.eos_token_id = tokenizer().eos_token_id
     if known:
         _learn(model, known)
     model.save_pretrained(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ from trajseg.training.round import kept_scores
 SERVED = {"fresh": {"a": 0.4, "b": 0.6}, "test": {"c": 0.9}}
 
 
-def result(kind: str, promoted: bool, fresh: float = 0.0, test: float = 0.0, videos: int = 10) -> LearningResult:
+def result(
+    kind: Literal["gain", "harmful", "neutral"], promoted: bool, fresh: float = 0.0, test: float = 0.0, videos: int = 10
+) -> LearningResult:
     scores = {"fresh": {"a": 0.4 + fresh, "b": 0.6 + fresh}, "test": {"c": 0.9 + test}} if kind == "gain" else {}
     return LearningResult(LearningRun(kind, videos, 0), {"promoted": promoted, "reason": ""}, scores, 1.0)
 

@@ -37,9 +37,9 @@ class Reader:
     def __init__(self, scene: Scene) -> None:
         self.scene, self.objects = scene, scene.objects
         index = bin_centres(scene.frame_count)
-        ids = render(scene, 96, index)[1]
+        ids = render(scene, 96, index.tolist())[1]
         self.seen = np.array([(ids == k + 1).sum(axis=(1, 2)) for k in range(len(self.objects))])
-        alone = [render(replace(scene, objects=[o]), 96, index)[1] == 1 for o in self.objects]
+        alone = [render(replace(scene, objects=[o]), 96, index.tolist())[1] == 1 for o in self.objects]
         self.whole = np.array([m.sum(axis=(1, 2)) for m in alone])
         self.alone = np.array(alone)
 

@@ -81,7 +81,8 @@ def test_motions_are_far_apart() -> None:
 
 
 def test_every_object_is_to_be_seen_and_late_ones_and_leaving_ones_are_common() -> None:
-    seen_in, edge = [], Counter()
+    seen_in: list[int] = []
+    edge: Counter[str] = Counter()
     for scene in scenes(200):
         visible = boxes(scene, bin_centres(scene.frame_count))[1]
         seen = visible >= 0.25
@@ -98,7 +99,7 @@ def test_ids_and_boxes_tell_the_same_story() -> None:
     height = 192
     for scene in scenes(25, "test"):
         index = bin_centres(scene.frame_count)
-        frames, ids = render(scene, height, index)
+        frames, ids = render(scene, height, index.tolist())
         width = round(scene.aspect * height)
         assert frames.shape == (8, height, width, 3)
         assert ids.shape == (8, height, width)
@@ -151,7 +152,7 @@ def test_sampling_and_drawing_are_quick() -> None:
     many = [sample_scene(seed, aspect=4 / 3) for seed in range(20)]
     assert best_of(3, lambda: [sample_scene(seed) for seed in range(20)]) / 20 < 0.01
     assert best_of(3, lambda: [boxes(s, bin_centres(s.frame_count)) for s in many]) / 20 < 0.02
-    assert best_of(2, lambda: [render(s, 192, bin_centres(s.frame_count)) for s in many]) / 160 < 0.02
+    assert best_of(2, lambda: [render(s, 192, bin_centres(s.frame_count).tolist()) for s in many]) / 160 < 0.02
 
 
 def test_a_written_clip_reads_back_with_every_frame(tmp_path: Path) -> None:

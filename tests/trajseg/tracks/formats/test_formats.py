@@ -192,7 +192,7 @@ class TestMots(TrackFormatContract):
     def masks(self, out: Path) -> Masks:
         found: Masks = {}
         for path in sorted(out.glob("*/gt/gt.txt")):
-            found[path.parent.parent.name] = tracks = {}
+            tracks = found.setdefault(path.parent.parent.name, {})
             painted = np.zeros((FRAMES, HEIGHT, WIDTH), int)
             for line in path.read_text().splitlines():
                 frame, number, category, height, width, counts = line.split(" ")
