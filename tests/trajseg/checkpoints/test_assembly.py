@@ -29,7 +29,7 @@ from transformers import (
 
 from tests.tiny_clip import TinyClip
 from trajseg import VideoSegmenter
-from trajseg.checkpoints.assembly import assemble
+from trajseg.checkpoints.assembly import Assembled, assemble
 from trajseg.cli import main
 from trajseg.errors import CheckpointError
 from trajseg.model import Sam2Config, TrajSegModel
@@ -38,9 +38,18 @@ from trajseg.model.mask_decoder import Tracker
 from trajseg.model.processor import TrajSegProcessor, middle, word_tokenizer
 from trajseg.model.sam2 import build_sam2
 from trajseg.model.trajectory_encoder import TrajectoryEncoder
-from trajseg.model.weights import Weights
 
-TRAJECTORY = {"levels": (-3, -2), "channels": 16, "rounds": 1, "groups": 2, "roi": 2, "width": 16, "box_width": 8}
+State = dict[str, torch.Tensor]
+"""Tensors by name."""
+TRAJECTORY: dict[str, Any] = {
+    "levels": (-3, -2),
+    "channels": 16,
+    "rounds": 1,
+    "groups": 2,
+    "roi": 2,
+    "width": 16,
+    "box_width": 8,
+}
 HEAD = {"0.weight": (48, 48), "0.bias": (48,), "2.weight": (64, 48), "2.bias": (64,)}
 INTEGRATION = {
     "0.in_proj_weight": (192, 64),
@@ -50,7 +59,7 @@ INTEGRATION = {
     "1.weight": (64,),
     "1.bias": (64,),
 }
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 3,
@@ -58,7 +67,7 @@ VISION = {
     "image_size": 56,
     "patch_size": 14,
 }
-TEXT = {
+TEXT: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 48,
     "intermediate_size": 64,
@@ -125,10 +134,10 @@ def _published(name: str) -> str:
 
 def authors(
     folder: Path,
-    parts: Weights | None = None,
+    parts: State | None = None,
     vocab_size: int = 262,
     tokens: tuple[str, ...] = ("<im_patch>", "<im_start>", "<im_end>"),
-) -> Weights:
+) -> State:
     """A LLaVA in its authors' layout (of two .bin shards), with TrajSeg's parts in it where they are given."""
     torch.manual_seed(2)
     text = TEXT | {"vocab_size": vocab_size}
@@ -165,7 +174,7 @@ def clip(folder: Path) -> CLIPModel:
     return model
 
 
-def meta_file(file: Path, version: str = "2.1") -> Weights:
+def meta_file(file: Path, version: str = "2.1") -> State:
     torch.manual_seed(4)
     sam2 = build_sam2(small_sam2(version))
     for name, parameter in sam2.named_parameters():
@@ -175,7 +184,7 @@ def meta_file(file: Path, version: str = "2.1") -> Weights:
     return sam2.state_dict()
 
 
-def trajseg_parts(sam2: Weights) -> Weights:
+def trajseg_parts(sam2: State) -> State:
     """What TrajSeg's authors add to a LLaVA, under their names."""
     torch.manual_seed(5)
     shapes = {f"text_hidden_fcs.0.{name}": shape for name, shape in HEAD.items()}
@@ -189,7 +198,7 @@ def trajseg_parts(sam2: Weights) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Weights]]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, State]]:
     """A folder of published checkpoints, and what is in them."""
     folder = tmp_path_factory.mktemp("published")
     made = {
@@ -204,13 +213,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, W
     return folder, made
 
 
-def put_together(folder: Path, out: Path, **kwargs: Any) -> TrajSegModel:
+def put_together(folder: Path, out: Path, **kwargs: Any) -> Assembled:
     options = {"sam2_config": small_sam2(), "trajectory_encoder": TRAJECTORY} | kwargs
     return assemble(folder, out, **options)
 
 
 def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(
-    sources: tuple[Path, dict[str, Weights]], tmp_path: Path
+    sources: tuple[Path, dict[str, State]], tmp_path: Path
 ) -> None:
     folder, made = sources
     out = tmp_path / "trajseg-small"
@@ -228,7 +237,7 @@ def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(
 
 
 def test_the_authors_llava_takes_its_vision_tower_from_a_clip_folder_and_grows_by_new_tokens(
-    sources: tuple[Path, dict[str, Weights]], tmp_path: Path
+    sources: tuple[Path, dict[str, State]], tmp_path: Path
 ) -> None:
     folder, made = sources
     report = put_together(
@@ -254,7 +263,7 @@ def test_the_authors_llava_takes_its_vision_tower_from_a_clip_folder_and_grows_b
 
 
 def test_an_assembled_checkpoint_answers_segments_and_captions(
-    sources: tuple[Path, dict[str, Weights]], tmp_path: Path, tiny_clip: TinyClip
+    sources: tuple[Path, dict[str, State]], tmp_path: Path, tiny_clip: TinyClip
 ) -> None:
     folder, _ = sources
     put_together(folder / "llava", tmp_path / "out", sam2=folder / "sam2.1.pt")
@@ -280,7 +289,7 @@ def _always_seg(segmenter: VideoSegmenter, times: int = 2) -> None:
 
 
 def test_a_checkpoint_of_the_authors_is_taken_over_whole(
-    sources: tuple[Path, dict[str, Weights]], tmp_path: Path, tiny_clip: TinyClip
+    sources: tuple[Path, dict[str, State]], tmp_path: Path, tiny_clip: TinyClip
 ) -> None:
     folder, made = sources
     report = put_together(
@@ -304,7 +313,7 @@ def test_a_checkpoint_of_the_authors_is_taken_over_whole(
 
 @torch.inference_mode()
 def test_frame_0_of_the_authors_model_is_drawn_without_the_no_memory_embedding_and_remembered_from_its_mask(
-    sources: tuple[Path, dict[str, Weights]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: TinyClip
+    sources: tuple[Path, dict[str, State]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: TinyClip
 ) -> None:
     folder, _ = sources
     options = {"clip": folder / "clip", "sam2_config": small_sam2("2.0"), "dtype": torch.float32}
@@ -312,9 +321,14 @@ def test_frame_0_of_the_authors_model_is_drawn_without_the_no_memory_embedding_a
     segmenter = VideoSegmenter.from_pretrained(tmp_path / "out")
     sam2 = segmenter.model.visual_model
     _always_seg(segmenter, times=1)
-    painted = []
+    painted: list[tuple[Any, ...]] = []
     paint = Tracker.paint
-    monkeypatch.setattr(Tracker, "paint", lambda self, *given: painted.append(given) or paint(self, *given))
+
+    def noted(self: Tracker, *given: Any) -> Any:
+        painted.append(given)
+        return paint(self, *given)
+
+    monkeypatch.setattr(Tracker, "paint", noted)
     segmenter.segment(tiny_clip.path, "the red circle").result()
     [(index, frame, mask)] = painted
     assert index == 0
@@ -343,7 +357,7 @@ def test_the_middle_of_a_picture_is_seen_and_boxes_are_cut_with_it() -> None:
     assert target.sum() == 150
 
 
-def test_adapters_of_a_training_checkpoint_are_merged(sources: tuple[Path, dict[str, Weights]], tmp_path: Path) -> None:
+def test_adapters_of_a_training_checkpoint_are_merged(sources: tuple[Path, dict[str, State]], tmp_path: Path) -> None:
     folder, made = sources
     plain = "base_model.model.model.layers.1.self_attn.q_proj"
     down, up = torch.randn(8, 48), torch.randn(48, 8)
@@ -362,7 +376,7 @@ def test_adapters_of_a_training_checkpoint_are_merged(sources: tuple[Path, dict[
 
 
 def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(
-    sources: tuple[Path, dict[str, Weights]], tmp_path: Path
+    sources: tuple[Path, dict[str, State]], tmp_path: Path
 ) -> None:
     folder, made = sources
     lost = dict(made["sam2.0"]) | {
@@ -378,7 +392,7 @@ def test_a_layer_scale_that_was_lost_is_noticed_and_taken_from_meta_s_file(
     assert torch.equal(ours[f"visual_model.{name}"], made["sam2.0"][name])
 
 
-def test_what_does_not_fit_is_named_with_what_to_do(sources: tuple[Path, dict[str, Weights]], tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named_with_what_to_do(sources: tuple[Path, dict[str, State]], tmp_path: Path) -> None:
     folder, _ = sources
     with pytest.raises(CheckpointError, match=r"vision tower is a separate checkpoint: openai/clip.*--clip"):
         put_together(folder / "authors", tmp_path / "out", sam2=folder / "sam2.1.pt")
@@ -400,7 +414,7 @@ def test_what_does_not_fit_is_named_with_what_to_do(sources: tuple[Path, dict[st
 
 
 def test_damaged_incomplete_and_dangerous_files_are_refused(
-    sources: tuple[Path, dict[str, Weights]], tmp_path: Path
+    sources: tuple[Path, dict[str, State]], tmp_path: Path
 ) -> None:
     folder, _ = sources
     shards = tmp_path / "shards"
@@ -408,19 +422,19 @@ def test_damaged_incomplete_and_dangerous_files_are_refused(
     index = (folder / "llava/model.safetensors.index.json").read_text()
     (shards / "model.safetensors.index.json").write_text(index)
     with pytest.raises(CheckpointError, match=r"lacks model-00001-of-00002\.safetensors, model-00002"):
-        Weights(shards)
+        State(shards)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((folder / "llava/model-00001-of-00002.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"cut\.safetensors cannot be read"):
-        Weights(cut)
+        State(cut)
     (tmp_path / "cut.pt").write_bytes((folder / "sam2.1.pt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"cut\.pt cannot be read"):
-        Weights(tmp_path / "cut.pt")
+        State(tmp_path / "cut.pt")
     torch.save({"model": _Payload()}, tmp_path / "payload.pt")
     with pytest.raises(CheckpointError, match="more than tensors"):
-        Weights(tmp_path / "payload.pt")
+        State(tmp_path / "payload.pt")
     with pytest.raises(CheckpointError, match="holds no weights"):
-        Weights(tmp_path)
+        State(tmp_path)
 
 
 class _Payload:
@@ -430,4 +444,4 @@ class _Payload:
 
 def test_a_file_that_old_torch_wrote_is_read_as_well(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert torch.equal(Weights(tmp_path / "old.pt")["w"], torch.ones(2))
+    assert torch.equal(State(tmp_path / "old.pt")["w"], torch.ones(2))

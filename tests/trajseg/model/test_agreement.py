@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -59,11 +61,14 @@ def test_agreement_is_the_likelihood_ratio_with_the_answer(
     segmenter: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, processor = segmenter.model, segmenter.processor
-    prompts = []
+    prompts: list[torch.Tensor] = []
     likelihoods = model.log_likelihoods
-    monkeypatch.setattr(
-        model, "log_likelihoods", lambda prompt, texts: (prompts.append(prompt), likelihoods(prompt, texts))[1]
-    )
+
+    def noted(prompt: torch.Tensor, texts: list[list[int]]) -> Any:
+        prompts.append(prompt)
+        return likelihoods(prompt, texts)
+
+    monkeypatch.setattr(model, "log_likelihoods", noted)
     for answer, own in ((f"{RED} [SEG] .", f"{RED} [SEG]"), ("there is no such object .", "there is no such object .")):
         says(segmenter, answer, monkeypatch)
         [found] = segmenter.agreement(tiny_clip.path, "the red square", [BLUE])

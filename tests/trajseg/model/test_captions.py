@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -86,8 +88,14 @@ def test_the_prompt_is_the_clip_then_the_trajectory_then_the_request(
 ) -> None:
     """Written out token by token."""
     model, processor = segmenter.model, segmenter.processor
-    answers, prompts = model.answers, []
-    monkeypatch.setattr(model, "answers", lambda given, end_id: (prompts.append(given), answers(given, end_id))[1])
+    answers = model.answers
+    prompts: list[Any] = []
+
+    def noted(given: Any, end_id: int) -> Any:
+        prompts.append(given)
+        return answers(given, end_id)
+
+    monkeypatch.setattr(model, "answers", noted)
     segmenter.caption(clip, [track(tiny_clip.red)])
     monkeypatch.undo()
     sampled = sampled_frames(12, 8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoConfig, PretrainedConfig
@@ -18,13 +20,24 @@ SIDE = 112
 
 
 def small_qwen(family: str) -> PretrainedConfig:
-    vision = {"depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "num_heads": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     if family == "qwen2_vl":
         vision |= {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}
     else:
         vision |= {"hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 64, "window_size": 56}
         vision["fullatt_block_indexes"] = [1]
-    text = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text: dict[str, Any] = {
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     text |= {"num_key_value_heads": 2, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 2}
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 4, 4]}
     return AutoConfig.for_model(family, vision_config=vision, text_config=text, tie_word_embeddings=False)
@@ -75,7 +88,7 @@ def test_other_pictures_give_other_tokens(segmenter: VideoSegmenter) -> None:
 @torch.inference_mode()
 def test_patches_are_those_of_the_family_s_own_image_processor() -> None:
     picture = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
-    plain = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
+    plain: dict[str, Any] = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
     theirs = Qwen2VLImageProcessorPil(**plain)(images=[picture.numpy()], return_tensors="pt")
     ours = as_patches(picture[None].float(), patch=14, merge=2, times=2)[0]
     assert theirs["image_grid_thw"].tolist() == [[1, 8, 8]]

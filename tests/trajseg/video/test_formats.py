@@ -15,6 +15,7 @@ from trajseg.video import open_clip
 def pictures(path: Path, codec: str, container: str, pixels: str, size: tuple[int, int] = (128, 96)) -> None:
     with av.open(str(path), "w", format=container) as file:
         stream = file.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         rgb = np.full((size[1], size[0], 3), 90, np.uint8)
         for packet in [*stream.encode(av.VideoFrame.from_ndarray(rgb, "rgb24")), *stream.encode(None)]:
@@ -24,6 +25,7 @@ def pictures(path: Path, codec: str, container: str, pixels: str, size: tuple[in
 def sound(path: Path, codec: str, container: str) -> None:
     with av.open(str(path), "w", format=container) as file:
         stream = file.add_stream(codec, rate=44100)
+        assert isinstance(stream, av.AudioStream)
         stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format="s16", layout="mono")
         frame.sample_rate, frame.pts = 44100, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -76,7 +77,7 @@ def save_qwen3_5(folder: Path) -> Path:
 
 def tiny_sam2_config(**changes: object) -> Sam2Config:
     """SAM 2.1's parts at 64 pixels with Hiera's trunk."""
-    sizes: dict[str, object] = {
+    sizes: dict[str, Any] = {
         "trunk_kwargs": {
             "embed_dim": 8,
             "num_heads": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_full_stops_do_not_split_a_phrase() -> None:
     assert spoken(" The man, in No. 7! ") == "the man in no 7"
 
 
-def published_like(backbone: dict[str, int]) -> MMGroundingDinoConfig:
+def published_like(backbone: dict[str, Any]) -> MMGroundingDinoConfig:
     """The form of the published checkpoints (Swin, BERT, four levels), narrow."""
     return MMGroundingDinoConfig(
         backbone_config=SwinConfig(

@@ -79,7 +79,7 @@ def swin(size: str) -> Layout:
 
 
 def bert() -> Layout:
-    layout = {f"embeddings.{name}.weight": (rows, 768) for name, rows in BERT_ROWS.items()}
+    layout: Layout = {f"embeddings.{name}.weight": (rows, 768) for name, rows in BERT_ROWS.items()}
     layout |= named("embeddings.LayerNorm", 768)
     for number in range(12):
         here = f"encoder.layer.{number}"

@@ -8,6 +8,7 @@ model.safetensors.index.json; an index of Qwen3.5-9B could not be read where thi
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import pytest
 from transformers import (
@@ -43,7 +44,7 @@ def qwen2_5_vl_7b() -> Layout:
     return under("model", words) | under("visual", vision) | {"lm_head.weight": (152064, wide)}
 
 
-QWEN2_5_VL_7B = {
+QWEN2_5_VL_7B: dict[str, Any] = {
     "hidden_size": 3584,
     "intermediate_size": 18944,
     "max_position_embeddings": 128000,

@@ -89,7 +89,7 @@ def tiny_config(**changes: object) -> Sam3VideoConfig:
         "memory_fuser_embed_dim": HIDDEN,
         "memory_fuser_intermediate_dim": 64,
     }
-    sizes: dict[str, object] = {
+    sizes: dict[str, Any] = {
         "detector_config": detector,
         "tracker_config": tracker,
         "low_res_mask_size": 4 * grid,

@@ -96,7 +96,12 @@ def test_its_memory_is_flat_and_forgets_nothing_that_it_reads(
     search.model.high_conf_thresh = search.model.high_iou_thresh = 0.0
     sizes: list[int] = []
     forget = FlatSession.forget
-    monkeypatch.setattr(FlatSession, "forget", lambda self, index: (forget(self, index), sizes.append(held(self)))[0])
+
+    def measured(self: FlatSession, index: int) -> None:
+        forget(self, index)
+        sizes.append(held(self))
+
+    monkeypatch.setattr(FlatSession, "forget", measured)
     flat = search.find(clip, ["red square"])
     assert max(sizes[46:]) <= max(sizes[:46])
     monkeypatch.setattr(FlatSession, "forget", lambda self, index: None)

@@ -71,7 +71,12 @@ def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_f
         return step(self, index, frame, prompt, key=key)
 
     monkeypatch.setattr(Tracker, "step", watched)
-    monkeypatch.setattr(answering.model, "vision_states", lambda pixels: (looked.append(len(pixels)), see(pixels))[1])
+
+    def seen(pixels: torch.Tensor) -> torch.Tensor:
+        looked.append(len(pixels))
+        return see(pixels)
+
+    monkeypatch.setattr(answering.model, "vision_states", seen)
     for sampling, keys, count, everywhere in (
         (Sampling(), [0, 2, 3, 5, 6, 8, 9, 11], 8, True),
         (Sampling(llm_frames=2), [0, 3, 9], 2, True),
@@ -102,9 +107,16 @@ def test_how_sure_an_answer_is_comes_from_each_of_its_words_and_its_end(
     monkeypatch.setattr(model.config, "max_new_tokens", 3)
     prompts: list[torch.Tensor] = []
     answer = model.answer
-    monkeypatch.setattr(model, "answer", lambda prompt, end_id: (prompts.append(prompt), answer(prompt, end_id))[1])
+
+    def noted(prompt: torch.Tensor, end_id: int) -> Answer:
+        prompts.append(prompt)
+        return answer(prompt, end_id)
+
+    monkeypatch.setattr(model, "answer", noted)
     said = segmenter.answer(tiny_clip.path, "the red square")
-    inputs, logs, words = prompts[0], [], []
+    inputs = prompts[0]
+    logs: list[float] = []
+    words: list[int] = []
     for _ in range(4):
         hidden = model.language_model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0, -1]
         spoken = model.llava.lm_head(hidden).log_softmax(-1)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,8 +101,12 @@ def test_a_cell_is_measured_once_and_again_only_under_other_settings(tmp_path: P
     told: list[str] = []
     measured: list[int] = []
 
-    def cell(cells: Cells, **settings) -> dict:
-        return cells.measured("jf", settings, lambda: (measured.append(1), {"jf": len(measured)})[1])
+    def measure() -> dict[str, Any]:
+        measured.append(1)
+        return {"jf": len(measured)}
+
+    def cell(cells: Cells, **settings: int) -> dict[str, Any]:
+        return cells.measured("jf", settings, measure)
 
     assert cell(Cells(tmp_path, told.append), clips=2) == {"jf": 1}
     assert cell(Cells(tmp_path), clips=2) == {"jf": 1}
@@ -128,12 +133,20 @@ def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
 
 
 def test_figures_have_the_mean_and_the_sample_deviation_of_their_seeds() -> None:
-    assert Spread.of([0.5, 0.7, None, 0.6]) == Spread(pytest.approx(0.6), pytest.approx(0.1), (0.5, 0.7, 0.6))
+    spread = Spread.of([0.5, 0.7, None, 0.6])
+    assert spread
+    assert (spread.mean, spread.spread) == pytest.approx((0.6, 0.1))
+    assert spread.each == (0.5, 0.7, 0.6)
     assert str(Spread.of([0.5, 0.7, 0.6])) == "0.600 ± 0.100"
     assert str(Spread.of([90.0])) == "90.0"
     assert Spread.of([None]) is None
     assert mean([True, None, False]) == 0.5
     assert mean([]) is None
+
+
+def known(figure: Spread | None) -> Spread:
+    assert figure
+    return figure
 
 
 def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_once(
@@ -145,12 +158,12 @@ def test_frames_are_studied_under_each_sampling_and_the_common_one_is_measured_o
     asked = set(stub.asked)
     assert asked == {Sampling(), *(Sampling(key_frames=count) for count in KEY_FRAMES)}
     assert list(keys.rows) == ["1", "2", "4", "8", "0 and all 8", "every frame"]
-    assert keys.rows["4"]["referring_jf"].mean < 0.1, "right only where the object is not to be seen"
-    assert len(keys.rows["4"]["referring_jf"].each) == 2
+    assert known(keys.rows["4"]["referring_jf"]).mean < 0.1, "right only where the object is not to be seen"
+    assert len(known(keys.rows["4"]["referring_jf"]).each) == 2
     stub.asked.clear()
     [seen] = llm_frames(plan, stub, cells)
     assert set(stub.asked) == {Sampling(llm_frames=count) for count in LLM_FRAMES if count}
-    assert seen.rows["8"]["none_accuracy"].mean == 1.0, "who draws nothing is right where nothing is meant"
+    assert known(seen.rows["8"]["none_accuracy"]).mean == 1.0, "who draws nothing is right where nothing is meant"
     stub.asked.clear()
     assert key_frames(plan, stub, Cells(tmp_path / "cells")) == [keys]
     assert not stub.asked, "a second run finds all cells"
@@ -170,10 +183,10 @@ def test_drift_shows_where_in_a_clip_masks_fail_and_only_of_objects_that_were_id
     monkeypatch.setattr(Stub, "ids", truth(scene))
     place, age = drift(plan, late, Cells(tmp_path / "cells"))
     first, last = place.rows["1"], place.rows["10"]
-    assert first["every"].mean == first["all"].mean == first["first"].mean == 1.0
-    assert last["every"].mean == 1.0
-    assert (last["all"].mean, last["first"].mean) == (1.0, pytest.approx(0.0, abs=0.2))
-    assert age.rows["0"]["all"].mean == 1.0
+    assert known(first["every"]).mean == known(first["all"]).mean == known(first["first"]).mean == 1.0
+    assert known(last["every"]).mean == 1.0
+    assert (known(last["all"]).mean, known(last["first"]).mean) == (1.0, pytest.approx(0.0, abs=0.2))
+    assert known(age.rows["0"]["all"]).mean == 1.0
     assert age.rows["25 to 49"]["all"] is None, "no frame is so far from a key frame"
     asked = json.loads(next((tmp_path / "cells").glob("drift-*.json")).read_text())["figures"]["asked"]
     assert place.notes[0].startswith(f"{2 * sum(one['identified'] for one in asked)} of {2 * len(asked)} instructions")
