@@ -69,7 +69,7 @@ def serving() -> Iterator[Origin]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    origin = Origin(f"http://127.0.0.1:{server.server_port}")
+    origin = Origin(f"http://127.0.0.1:{server.server_port}", routes, seen)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     yield origin
     server.shutdown()

@@ -80,7 +80,7 @@ def test_its_page_shows_picture_words_and_estimate(client: FlaskClient, store: S
     store.runs.finish(job.id, store.runs.start(job.id) or "", None, report=REPORT)
     page = client.get(f"/page/jobs/{job.id}").text
     assert f'src="/page/previews/{job.id}.png"' in page
-    assert REPORT["estimate"] in page
+    assert str(REPORT["estimate"]) in page
     assert "a &lt;red&gt; square" in page
     assert "1. red square (0.91), frames 0 to 4: accepted." in page
     picture = settings.media_dir / job.id / "preview.png"

@@ -41,7 +41,7 @@ def rectangle(x: float, y: float, width: float, height: float, picture: int = 1)
 
 def found(*drawn: dict[str, Any], **data: Any) -> list[dict[str, Any]]:
     task = Task(id=1, data={"frame_index": [0, 2], **data})
-    return marks.drawn(Context(result=list(drawn)), CONFIG, task)
+    return marks.drawn(Context.model_validate({"result": list(drawn)}), CONFIG, task)
 
 
 def test_a_rectangle_is_in_pixels_of_the_frame_that_its_picture_shows() -> None:
@@ -100,7 +100,9 @@ def test_a_key_point_is_a_click_on_its_pixel() -> None:
 
 def test_a_negative_mark_belongs_to_the_track_that_it_takes_most_from_or_to_none(result: Result) -> None:
     def labelled(drawn: dict[str, Any]) -> list[dict[str, Any]]:
-        [mark] = marks.drawn(Context(result=[drawn]), CONFIG, Task(id=1, data={"frame_index": [0, 1]}))
+        [mark] = marks.drawn(
+            Context.model_validate({"result": [drawn]}), CONFIG, Task(id=1, data={"frame_index": [0, 1]})
+        )
         assert mark["negative"]
         return marks.with_labels([mark], result, CONFIG, Task(id=1, data={}))
 

@@ -15,7 +15,7 @@ from backend.store import jobs as store_jobs
 from backend.store import models as store_models
 from backend.store import partial as partial_frames
 from backend.store import runs as store_runs
-from backend.store.database import database_now
+from backend.store.clock import database_now
 from backend.store.models import PartialFrames
 from trajseg.errors import InputError
 from trajseg.tracks import Result

@@ -62,7 +62,7 @@ def put(store: Store) -> Put:
         ("prelabel", {}, PrelabelParams()),
         ("prelabel", {"rejected": True}, PrelabelParams()),
         ("prelabel", {"answer_until": None, "rejected": False}, PrelabelParams()),
-        ("refine", {"annotation_id": 3, "base_job_id": None}, RefineParams(annotation_id=3)),
+        ("refine", {"annotation_id": 3, "base_job_id": None}, RefineParams(annotation_id=3, marks=())),
         (
             "refine",
             {

@@ -38,6 +38,7 @@ from trajseg.model.mask_decoder import Tracker
 from trajseg.model.processor import TrajSegProcessor, middle, word_tokenizer
 from trajseg.model.sam2 import build_sam2
 from trajseg.model.trajectory_encoder import TrajectoryEncoder
+from trajseg.model.weights import Weights
 
 State = dict[str, torch.Tensor]
 """Tensors by name."""
@@ -422,19 +423,19 @@ def test_damaged_incomplete_and_dangerous_files_are_refused(
     index = (folder / "llava/model.safetensors.index.json").read_text()
     (shards / "model.safetensors.index.json").write_text(index)
     with pytest.raises(CheckpointError, match=r"lacks model-00001-of-00002\.safetensors, model-00002"):
-        State(shards)
+        Weights(shards)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((folder / "llava/model-00001-of-00002.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"cut\.safetensors cannot be read"):
-        State(cut)
+        Weights(cut)
     (tmp_path / "cut.pt").write_bytes((folder / "sam2.1.pt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"cut\.pt cannot be read"):
-        State(tmp_path / "cut.pt")
+        Weights(tmp_path / "cut.pt")
     torch.save({"model": _Payload()}, tmp_path / "payload.pt")
     with pytest.raises(CheckpointError, match="more than tensors"):
-        State(tmp_path / "payload.pt")
+        Weights(tmp_path / "payload.pt")
     with pytest.raises(CheckpointError, match="holds no weights"):
-        State(tmp_path)
+        Weights(tmp_path)
 
 
 class _Payload:
@@ -444,4 +445,4 @@ class _Payload:
 
 def test_a_file_that_old_torch_wrote_is_read_as_well(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert torch.equal(State(tmp_path / "old.pt")["w"], torch.ones(2))
+    assert torch.equal(Weights(tmp_path / "old.pt")["w"], torch.ones(2))

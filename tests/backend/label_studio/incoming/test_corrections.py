@@ -47,7 +47,8 @@ def test_each_frame_is_unchanged_edited_added_or_removed() -> None:
         ("job", "t1", "trajseg-tiny")
     }
     left = {change.frame_index: change.rle for change in found}
-    assert np.array_equal(rle.decode(left[5] or {}), square(6))
+    assert left[5]
+    assert np.array_equal(rle.decode(left[5]), square(6))
     assert left[9] is None
 
 

@@ -113,6 +113,7 @@ def test_a_painted_frame_becomes_a_correction_and_a_job(
     edited = store.corrections.of_annotation(project, annotation)[1]
     assert (edited.who, edited.model_version, edited.job_id) == ("ada@example.com", "trajseg-tiny", predicted.id)
     assert (edited.track_uid, edited.label, edited.task_id) == ("t1", "track-1", task)
+    assert edited.rle
     assert np.argwhere(rle.decode(edited.rle))[0].tolist() == [10, 20]
     assert (job.kind, job.queue, job.instruction) == ("refine", "interactive", "the red square")
     assert job.params == {"annotation_id": annotation, "base_job_id": predicted.id}
@@ -260,6 +261,7 @@ def test_what_a_withdrawn_correction_made_is_withdrawn(
         frame.rle = None
     notes = JobNotes(warnings=(TrackWarning(text="nothing was found: no frame has a mask."),))
     delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", erased, notes)
+    assert delivery
     assert deliver(store, client, settings, delivery) is None
     assert studio.tasks[task]["data"]["trajseg_state"] == "found nothing"
     assert studio.of_task(task)[0]["model_version"] == "trajseg-tiny (prelabel, earlier)"
@@ -491,9 +493,11 @@ def test_no_object_submitted_unchanged_is_an_answer(
 ) -> None:
     job, _ = store.jobs.add("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
     delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", replace(result, tracks=[]))
+    assert delivery
     assert deliver(store, client, settings, delivery) is None
     studio.annotate(task, copy.deepcopy(prediction(studio, task)["result"]), prediction(studio, task)["id"])
     assert read() == []
     standing = Standing(store).task(project, task)
+    assert standing
     assert standing.annotation_id is not None
     assert [(said.uids, said.trust) for said in standing.expressions] == [((), Trust.ACCEPTED)]

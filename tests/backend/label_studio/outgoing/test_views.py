@@ -186,7 +186,9 @@ def test_boxes_stay_within_the_tolerance_with_far_fewer_key_frames() -> None:
     results, drawn = drawn_boxes(result, frame_map)
     assert len(results[0]["value"]["sequence"]) < 30
     for index in range(48):
-        x, y, width, height = result.tracks[0].box(index) or ()
+        box = result.tracks[0].box(index)
+        assert box
+        x, y, width, height = box
         wanted = (x / 2, y, width / 2, height)
         assert drawn["track-1", index] == pytest.approx(wanted, abs=boxes.TOLERANCE + 0.001)
 
@@ -222,7 +224,9 @@ def test_boxes_of_a_clip_with_a_varying_rate_are_on_the_frames_that_the_editor_s
     last = results[0]["value"]["framesCount"]
     drawn = boxes.from_sequence(results[0]["value"]["sequence"], last)
     for frame in range(1, last + 1):
-        x, y, width, height = result.tracks[0].box(frame_map.index_of_editor_frame(frame)) or ()
+        box = result.tracks[0].box(frame_map.index_of_editor_frame(frame))
+        assert box
+        x, y, width, height = box
         assert drawn[frame] == pytest.approx((x / 2, y, width / 2, height), abs=boxes.TOLERANCE + 0.001)
 
 
@@ -267,7 +271,9 @@ def test_boxes_are_read_back_at_the_editors_rate(fps: float, rate: float) -> Non
     assert sorted(index for _, index in said.boxes) == list(range(60))
     last_shown = clip_map.at_rate(rate).index_of_editor_frame(results[0]["value"]["framesCount"])
     for index in range(last_shown + 1):
-        x, y, width, height = result.tracks[0].box(index) or ()
+        box = result.tracks[0].box(index)
+        assert box
+        x, y, width, height = box
         # Frames that the editor cannot show lie on the line between two boxes, each true to the tolerance.
         assert said.boxes["track-1", index] == pytest.approx((x / 2, y, width / 2, height), abs=1.5 * boxes.TOLERANCE)
 

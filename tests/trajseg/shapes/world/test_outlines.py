@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +26,8 @@ def drawn() -> list[str]:
 def plane(shape: str, turn: float = 0.0) -> np.ndarray:
     """A shape of a tenth of the picture, bool [SIDE, SIDE]."""
     radius = (0.1 / _area(list(outline(shape)))) ** 0.5
-    contours = _contours(SimpleNamespace(shape=shape, angle=turn, radius=radius))
+    placed: Any = SimpleNamespace(shape=shape, angle=turn, radius=radius)
+    contours = _contours(placed)
     points = [np.round(SIDE * (0.5 + contour)).astype(np.int32) for contour in contours]
     return cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), points, 1).astype(bool)
 
