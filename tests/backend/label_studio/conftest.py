@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import httpx
 import jwt
+import label_studio_sdk.client  # noqa: F401 (here, so that no test that takes the time imports it first)
 import pytest
 from flask import Flask, Response, jsonify, request
 from pydantic import SecretStr

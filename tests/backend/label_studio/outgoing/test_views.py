@@ -254,7 +254,7 @@ def test_boxes_lie_on_the_frames_that_an_editor_with_another_rate_shows(
     drawn = boxes.from_sequence(value["sequence"], value["framesCount"])
     for number in range(1, value["framesCount"] + 1):
         index = min(int(((number - 1) / rate + 0.002) * fps), 59)
-        box = result.tracks[0].box(index) or ()
+        box = result.tracks[0].box(index)
         assert (number in drawn) == (box is not None)
         if box is not None:
             x, y, width, height = box
