@@ -6,8 +6,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Folders of tests that hold to strict types already; add the next one when its files do.
 TYPED_TESTS := $(addprefix tests/, contracts integration label_config \
-	$(addprefix backend/, active http label_studio/setup) \
-	$(addprefix trajseg/, commands correction data evaluation pictures shapes/engines shapes/evaluation tracks video))
+	$(addprefix backend/, active fetch http pages service store label_studio/setup) \
+	$(addprefix trajseg/, commands correction data evaluation pictures shapes/engines shapes/evaluation shapes/world tracks video))
 
 .DEFAULT_GOAL := help
 .PHONY: help lock install demo test coverage test-slow e2e check format train evaluate ablation clean load soak proof-correction proof-engines proof-learning proof-marks
