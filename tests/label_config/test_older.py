@@ -28,7 +28,7 @@ def test_each_lack_of_an_older_configuration_is_named_with_its_line() -> None:
     found = lacks(OLDER)
     words = " | ".join(lack.words for lack in found)
     assert len(found) == 4
-    for name in ("`answer`", "line 4", "a click", "'not this'"):
+    for name in ("`answer`", "line 4", "clicks", "'not this'"):
         assert name in words
     [picture] = [lack for lack in found if "line 4" in lack.words]
     assert picture.remedy == (
