@@ -32,7 +32,7 @@ class LoadedEngines:
         others: further names that a job may use.
         device: torch's name; empty: the engine chooses.
         budget_gb: memory for all engines together; 0 uses most of the device's. An engine larger than the budget is
-        still loaded, on its own.
+            still loaded, on its own.
         options: for load_engine, for checkpoints and the default engine.
         load: replaces trajseg.load_engine in tests.
     """

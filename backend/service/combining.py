@@ -19,7 +19,7 @@ class Combiner(Generic[Item, Outcome]):
 
     Args:
         work: takes a list of items and returns an outcome for each, in order. If it raises for several items, each is
-        retried alone, so that an item's error reaches only its own caller.
+            retried alone, so that an item's error reaches only its own caller.
         most: largest batch.
     """
 

@@ -28,7 +28,7 @@ class Webhooks:
 
     Args:
         on_notice: called when an event says that something changed in a project (the store's id), and whether that is
-        its labelling configuration.
+            its labelling configuration.
 
     Attributes:
         counts: events received, by action; unknown ones under "other".

@@ -91,7 +91,7 @@ def assemble(
         llava: folder of a LLaVA in Hugging Face's form or its authors', or of TrajSeg in its authors' layout.
         out: folder to write; must not contain a checkpoint.
         sam2: Meta's .pt file of SAM 2 or 2.1; not needed if the folder has one (then it only restores a layer
-        scale that an older release of transformers failed to save).
+            scale that an older release of transformers failed to save).
         clip: folder of the CLIP, if the LLaVA only names its vision tower.
         sam2_config: of a SAM 2 that is not one of Meta's sizes.
         trajectory_encoder: what differs from the paper's (see TrajSegConfig).

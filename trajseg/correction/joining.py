@@ -28,7 +28,7 @@ class Return:
 
     Args:
         changed: 1 - IoU between prediction and person at the painted frame. The criterion is relative to it, so that a
-        touch-up that is missing everywhere is carried everywhere.
+            touch-up that is missing everywhere is carried everywhere.
     """
 
     def __init__(self, changed: float) -> None:

@@ -27,7 +27,7 @@ class Drawn:
         mask: bool [H, W]; all False if the object is not in the picture.
         score: its certainty, 0 to 1; 1 on painted frames.
         agreement: IoU of the masks from the painted frame before and from the one after, 0 to 1; None unless both
-        painted frames around it show the object.
+            painted frames around it show the object.
     """
 
     index: int

@@ -25,12 +25,12 @@ class Refinement:
 
     Args:
         track: painted frames exactly as painted; each frame's provenance is "person", the propagator's name or, if the
-        frame was kept, its previous one.
+            frame was kept, its previous one.
         chosen: name of the propagator that drew the frames that were not kept; with one painted frame, of the one that
-        drew most of them.
+            drew most of them.
         left_out: by propagator and painted frame: J of its mask there if that frame is withheld; empty if only one
             frame
-        is painted.
+            is painted.
         agreement: by frame, IoU of the passes from the painted frame before and from the one after.
     """
 

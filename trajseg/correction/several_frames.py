@@ -72,7 +72,7 @@ def correct_between(
         propagators: at least one; the first carries changes, the one that best redraws withheld frames carries whole
             masks.
         marked: painted frames whose mask was drawn from a mark: it says where the object is but not which pixels belong
-        to it, so no whole mask is carried from a mark that only touches up the prediction.
+            to it, so no whole mask is carried from a mark that only touches up the prediction.
         progress: called with (frames done, frames in total) over all runs.
     """
     tested = _spread(sorted(painted), LEFT_OUT_MOST) if len(painted) > 1 else []

@@ -22,10 +22,10 @@ class DatasetEntry(NamedTuple):
 
     Args:
         factory: "module:function", called with (argument, options); a string, so that nothing is imported before it is
-        used.
+            used.
         usage: how to name it, for error messages.
         source: "module:function" of the same form that returns a training Source of its own; by default samples are
-        drawn from the data set.
+            drawn from the data set.
     """
 
     factory: str

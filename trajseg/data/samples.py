@@ -30,7 +30,7 @@ class Sample:
         answer: with one [SEG] for each target; see `dialogue.grounding_answer`.
         masks: bool [S, T, H, W], of each target in the order of the answer; all False where it is not visible.
         boxes: float32 [T, 4], the trajectory for captioning: xyxy in units of the picture's longer side, zero where
-        the object is absent; see `boxes_of`.
+            the object is absent; see `boxes_of`.
         template: the request wrapped around an expression.
         weight: of the answer's words in the loss, 0 to 1.
         mask_weights: float32 [S, T], of each target's mask and presence in each frame; None: 1 everywhere.

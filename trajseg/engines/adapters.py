@@ -29,7 +29,7 @@ class Adapter:
     """An adapter in memory.
 
     Args:
-        lora: by name of the adapted layer: A (r, in) and B (out, r).
+        manifest: of its folder.
         lora: by the adapted layer's name: A (r, in) and B (out, r).
         scale: alpha / r.
         heads: by name: parameters and buffers of the modules that were trained in full.

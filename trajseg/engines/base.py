@@ -172,7 +172,7 @@ class RunContext:
 
     Args:
         done: frames yielded by an earlier run of the same engine on the same clip and instruction, in order.
-        They are not yielded again; the engine may prime its memory with them.
+            They are not yielded again; the engine may prime its memory with them.
         progress: to be called during work that yields no frames.
     """
 

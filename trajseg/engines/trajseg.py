@@ -100,7 +100,7 @@ class VideoSegmenter:
             name: "trajseg-tiny", or a folder in Hugging Face's form.
             device: torch's name of a device; defaults to the first GPU, else the CPU.
             dtype: of the weights, torch's or its name; defaults to the one in the checkpoint's config.json, else
-            float32.
+                float32.
             four_bit: the language model's layers in 4 bits (needs bitsandbytes).
 
         Raises:

@@ -80,7 +80,7 @@ class JointTraining(nn.Module):
         samples: returns the samples of a part by its number; see `samples.Samples` and `feed.Feed`.
         recompute: save memory on the mask side by recomputing activations in the backward pass.
         mask_frames: number of a clip's frames on which masks are drawn, chosen at random; None: all. The language model
-        sees all of them.
+            sees all of them.
     """
 
     def __init__(

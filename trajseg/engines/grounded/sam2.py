@@ -26,7 +26,7 @@ def load_sam2(
 
     Args:
         path: Meta's .pt file; a folder with one, as in Meta's hub repositories, or with safetensors and a
-        config.json of a Sam2Config; or a TrajSeg checkpoint's folder.
+            config.json of a Sam2Config; or a TrajSeg checkpoint's folder.
 
     Raises:
         CheckpointError: it is none of these, or the weights do not fit.

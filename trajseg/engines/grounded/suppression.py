@@ -18,7 +18,7 @@ def suppressed(masks: Sequence[Rle], scores: Sequence[float], overlap: float = 0
         scores: confidence of each, 0 to 1.
         overlap: a mask is dropped if its IoU with a better one exceeds this.
         inside: a mask is dropped if this share of it lies in a better one and it covers more than half of that one: a
-        part of an object is not an object, but a small object in front of a large one is.
+            part of an object is not an object, but a small object in front of a large one is.
     """
     filled = [index for index in range(len(masks)) if rle.area(masks[index])]
     order = sorted(filled, key=lambda index: -scores[index])
