@@ -122,7 +122,7 @@ def test_get_shows_the_size_asks_and_fetches_no_code(hub: Any, tmp_path: Path) -
     hub.asked.clear()
     assert "already here" in hub("get", "llmdet-tiny").stdout
     whole = hub("check", "llmdet-tiny", HF_HUB_OFFLINE="1")
-    assert (whole.returncode, "llmdet-tiny: whole" in whole.stdout) == (0, True)
+    assert (whole.returncode, "llmdet-tiny: complete" in whole.stdout) == (0, True)
     (weights,) = (tmp_path / "hf").rglob("model.safetensors")
     weights.resolve().write_bytes(b"something else")
     damaged = hub("check")
@@ -151,7 +151,7 @@ def test_files_without_a_hash_of_the_hubs_are_compared_with_what_was_noted_when_
     note.unlink()
     config.write_bytes(FILES["config.json"])
     assert "hashes recorded in" in hub("check").stdout
-    assert "llmdet-tiny: whole" in hub("check").stdout
+    assert "llmdet-tiny: complete" in hub("check").stdout
     note.write_text("{")
     assert "Delete it" in hub("check").stderr
 
@@ -228,7 +228,7 @@ def test_mobile_sam_comes_out_of_its_package_or_a_folder(run: Any, files: Path, 
     assert outcome.exit_code == 0, outcome.output
     assert "TRAJSEG_MARKS_MODEL=mobile-sam" in outcome.output
     assert (tmp_path / "weights" / "mobile-sam" / "sam.onnx").read_bytes() == b"sam.onnx"
-    assert "mobile-sam: whole" in run("check").output
+    assert "mobile-sam: complete" in run("check").output
 
 
 def test_other_files_are_refused_by_their_hash(run: Any, files: Path, tmp_path: Path) -> None:
