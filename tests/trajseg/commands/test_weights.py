@@ -186,7 +186,7 @@ def test_offline_mode_asks_nobody(hub: Any, variable: str) -> None:
 def test_a_hub_that_does_not_answer_is_named(hub: Any) -> None:
     outcome = hub("get", "llmdet-base", "--yes", HF_ENDPOINT="http://127.0.0.1:9")
     assert outcome.returncode == 1
-    assert "iSEE-Laboratory/llmdet_base cannot be fetched from the hub" in outcome.stderr
+    assert "iSEE-Laboratory/llmdet_base cannot be downloaded from the hub" in outcome.stderr
 
 
 @pytest.fixture
