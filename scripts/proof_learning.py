@@ -47,7 +47,7 @@ def main() -> None:
     """Do the unfinished runs, print a table, draw the figure, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="5, 10, 20 and 40 videos, three seeds, 10 harmful runs")
-    parser.add_argument("--harmful", type=int, help="runs with the labels of other videos (3; 10 with --full)")
+    parser.add_argument("--harmful", type=int, help="runs with the labels of other videos (2; 10 with --full)")
     parser.add_argument("--neutral", type=int, help="runs with nothing to gain (1; 3 with --full)")
     parser.add_argument("--seeds", type=int, help="projects of each size (1; 3 with --full)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first project (0)")
@@ -78,7 +78,7 @@ def planned(given: argparse.Namespace) -> list[LearningRun]:
     seeds = range(given.first_seed, given.first_seed + (given.seeds or (3 if given.full else 1)))
     harmful, neutral = (
         usual if count is None else count
-        for count, usual in ((given.harmful, 10 if given.full else 3), (given.neutral, 3 if given.full else 1))
+        for count, usual in ((given.harmful, 10 if given.full else 2), (given.neutral, 3 if given.full else 1))
     )
     first = given.first_seed
     return [
