@@ -307,7 +307,7 @@ def test_a_done_job_shows_its_tracks_with_their_notes(client: FlaskClient, done:
     shown = text_of(page)
     for told in (
         "track-1 0.80 a red square",
-        "Propagated by flow from 2 painted frames; withheld painted frames were reproduced with J 0.85.",
+        "Carried on by flow from 2 painted frames; painted frames that were withheld came out with J 0.85.",
         "It is a red square.",
         "Doubt 0.31",
         "3 warnings",
