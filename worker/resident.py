@@ -4,7 +4,7 @@ Signals:
 
 * SIGTERM: warm shutdown. An idle worker exits at once; a busy one finishes its job first.
 * A second SIGTERM, a second or more later, or SIGINT (Ctrl-C): cold shutdown. The job returns to the queue at once, and
-its finished frames are kept for the next run.
+  its finished frames are kept for the next run.
 * SIGKILL: the job stays "running" in the store without a heartbeat, and the reconciler queues it again.
 
 A run that was asked to stop does not count as a death of its worker, even if it is killed afterwards.

@@ -6,7 +6,7 @@ in its own file and register its factory in trajseg.data.registry (or as an entr
 
 * A data set is read by number. The same number always gives the same clip, expressions and masks, in every process.
 * A clip may be a video file or a folder of pictures; `open_clip` opens both. Its files must exist as long as the
-AnnotatedClip is referenced; a data set may write them on first use.
+  AnnotatedClip is referenced; a data set may write them on first use.
 * Masks have the clip's frame size. A frame missing from an object's masks does not show it.
 * Nothing is decoded before it is needed: masks may be a lazy mapping that reads files on access.
 """

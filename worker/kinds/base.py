@@ -8,7 +8,7 @@ delivered to Label Studio, whether there is a clip. The module does the work:
 Rules:
 
 * `do` runs in a worker that has loaded an engine. It calls `context.progress(done, total)` at least once per frame or
-training step. That call ends a cancelled or lost run with CancelledError or StaleRunError: let both through.
+  training step. That call ends a cancelled or lost run with CancelledError or StaleRunError: let both through.
 * Heartbeats are sent in the background, so work without countable steps does not look dead.
 * An exception from `do` fails the job: a TrajSegError with its own message and remedy, others with a general remedy.
 * A long job saves its progress, and raises PreemptedError when `context.preempted` says so; it is resumed later.
