@@ -339,7 +339,7 @@ class _Run(JobContext[JobParams]):
                 save_frame(path, rgb, self.settings.key_frame_quality)
             except OSError as error:
                 raise ServiceError(
-                    f"The key frames of job {self.job.id} cannot be kept in {path.parent}: {error.strerror}.",
+                    f"The key frames of job {self.job.id} cannot be stored in {path.parent}: {error.strerror}.",
                     "Free some disk, or move TRAJSEG_DATA_DIR.",
                 ) from error
             self.alive()

@@ -184,7 +184,7 @@ def test_a_job_whose_folder_cannot_be_written_waits_and_is_done_when_it_can(scen
     run(job.id)
     waiting = scene.store.jobs.get(job.id)
     assert (waiting.state, waiting.runs, waiting.error) == ("queued", 0, "")
-    assert f"cannot be kept in {place}" in waiting.waiting_for
+    assert f"cannot be stored in {place}" in waiting.waiting_for
     place.unlink()
     run(job.id)
     assert scene.delivery(job).state == "sent"

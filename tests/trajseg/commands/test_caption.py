@@ -99,11 +99,11 @@ def test_a_file_without_tracks_is_refused(run: Any, tiny_clip: Any, tmp_path: Pa
     assert "not a trajseg result" in outcome.stderr
 
 
-def test_an_engine_that_cannot_describe_says_so(tracks: Path, tiny_clip: Any, scripted_engine: Any) -> None:
+def test_an_engine_that_cannot_caption_says_so(tracks: Path, tiny_clip: Any, scripted_engine: Any) -> None:
     arguments = ["caption", str(tiny_clip.path), "--tracks", str(tracks)]
     outcome = CliRunner().invoke(main, arguments, obj=lambda model, device: scripted_engine)
     assert outcome.exit_code == 1
-    assert "scripted cannot describe tracks" in outcome.stderr
+    assert "scripted cannot caption tracks" in outcome.stderr
     assert captions(tracks)[0] == "something red"
 
 

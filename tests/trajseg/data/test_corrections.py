@@ -203,7 +203,7 @@ def spoiled(folder: Path, **changes: Any) -> Path:
         ({"video": "../../secret.mp4"}, "outside"),
         ({"tracks": "/etc/passwd"}, "outside"),
         ({"identity": ""}, "identity"),
-        ({"frame_count": 11}, "has not 11 frames"),
+        ({"frame_count": 11}, "does not have 11 frames"),
         ({"width": "wide"}, "cannot be read"),
         ({"tracks": "tracks/none.json"}, "cannot be read"),
     ],

@@ -123,5 +123,5 @@ def test_options_may_name_other_weights_and_so_another_version(monkeypatch: pyte
     monkeypatch.setattr(registry, "engine_factory", lambda name: factory)
     assert load_engine("e", weights="b").spec.model_version == "b"
     factory.spec = EngineSpec(name="e", model_version="c")  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match="model version"):
+    with pytest.raises(CheckpointError, match="declares version c, but its engine a"):
         load_engine("e")
