@@ -72,7 +72,7 @@ def test_pictures_come_of_videos_that_lie_here_and_others_are_named(playable: Fl
     archive = opened(playable.get("/projects/7/export?format=davis&pictures=1"))
     assert "JPEGImages/Full-Resolution/task-2/00011.jpg" in archive.namelist()
     assert archive.read("ImageSets/2017/train.txt") == b"task-2\n"
-    assert b"task 1: the video does not lie on this machine" in archive.read("skipped.txt")
+    assert b"task 1: the video is not on this machine" in archive.read("skipped.txt")
 
 
 @pytest.mark.usefixtures("project")

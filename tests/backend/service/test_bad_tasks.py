@@ -23,8 +23,8 @@ GOOD = {"video": "/data/upload/7/clip.mp4", "instruction": "the red square"}
 @pytest.mark.parametrize(
     ("odd", "words"),
     [
-        ({"id": 9, "data": GOOD | {"instruction": HALF}}, "`instruction` has half of a character"),
-        ({"id": 9, "data": GOOD | {"video": HALF}}, "`video` has half of a character"),
+        ({"id": 9, "data": GOOD | {"instruction": HALF}}, "`instruction` contains a lone surrogate"),
+        ({"id": 9, "data": GOOD | {"video": HALF}}, "`video` contains a lone surrogate"),
         ({"id": 9, "data": GOOD | {"video": "a\0.mp4"}}, "NUL"),
         ({"id": 9, "data": GOOD | {"video": ["a.mp4"]}}, "`video` is a list"),
         ({"id": 9, "data": GOOD | {"video": 7}}, "`video` is a number"),
