@@ -122,7 +122,9 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
         (work / name).unlink(missing_ok=True)
     with (work / "child.log").open("ab") as output:
         child = spawn(
-            [sys.executable, "-m", "trajseg.training.child", str((work / "task.json").resolve())], output=output
+            # -P: a folder called `trajseg` in the current directory must not be taken for this package.
+            [sys.executable, "-P", "-m", "trajseg.training.child", str((work / "task.json").resolve())],
+            output=output,
         )
         try:
             while child.poll() is None:
