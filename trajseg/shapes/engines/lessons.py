@@ -12,6 +12,7 @@ import numpy as np
 from trajseg.engines.grounded.dialogue import caption_answer, phrases_answer
 from trajseg.engines.grounded.facts import MOMENTS, TrackFacts, scene_facts
 from trajseg.engines.grounded.grammar import read_verdicts, verdict_answer
+from trajseg.shapes.engines.near_misses import near_miss
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import Instruction, instructions, reference_caption, segment_request, short_caption
 from trajseg.shapes.world.phrases import MOTION, PLURALS, words
@@ -43,11 +44,13 @@ SAID_OUTERMOST = {
 }
 NOTHING = "nothing"
 """Answer to a false alarm."""
-WEIGHTS = {"none": 8.0, "attribute": 4.0, "motion": 3.0, "place": 12.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
+WEIGHTS = {"none": 4.0, "attribute": 4.0, "motion": 3.0, "place": 12.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
 """How often kinds are asked; the others OTHERWISE: the proof asks what refers to an object, and what means none."""
 OTHERWISE = 0.15
-MISTAKEN = 0.5
+MISTAKEN = 0.2
 """Share of the objects of other shapes that a detector takes for what it looks for: its threshold is low."""
+NEAR_MISSES = 0.25
+"""Share of the lessons whose sentence fits one of the candidates in all but one thing, and so means nothing."""
 OUTERMOST = 0.4
 """Share of the sentences about the first object from a side that are kept: each scene has up to four of them."""
 REQUESTED, CHATTY = 0.3, 0.5
@@ -197,7 +200,11 @@ def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
         concepts = concepts_of(rng.choice(asked).text)
     asked = [one for one in asked if concepts == ["object"] or set(concepts_of(one.text)) <= set(concepts)]
     asked += _absent(scene, concepts, rng)
-    candidates = _candidates(scene, facts, concepts, rng)
+    like: int | None = None
+    if rng.random() < NEAR_MISSES and (near := near_miss(scene, facts, rng)) is not None:
+        like, one = near
+        concepts, asked = concepts_of(one.text), [one]
+    candidates = _candidates(scene, facts, concepts, rng, like)
     numbers = {one.k: place for place, one in enumerate(candidates, 1) if one.k is not None}
     lesson: list[tuple[str, str, str]] = []
     if candidates:
@@ -294,13 +301,19 @@ def _absent(scene: Scene, concepts: list[str], rng: random.Random) -> list[Instr
     return found
 
 
-def _candidates(scene: Scene, facts: Facts, concepts: list[str], rng: random.Random) -> list[LessonCandidate]:
-    """What would be found, in a random order; boxes are off as found ones are."""
+def _candidates(
+    scene: Scene, facts: Facts, concepts: list[str], rng: random.Random, like: int | None = None
+) -> list[LessonCandidate]:
+    """What would be found, in a random order; boxes are off as found ones are.
+
+    Args:
+        like: an object that is taken for what is looked for, whatever its shape.
+    """
     drawn: list[_Drawn] = []
     least = rng.uniform(0.05, 0.25)
     for k, o in enumerate(scene.objects):
         named = concepts == ["object"] or o.shape in concepts
-        if not named and rng.random() >= MISTAKEN:
+        if not named and k != like and rng.random() >= MISTAKEN:
             continue
         if rng.random() < 0.02:
             continue

@@ -23,9 +23,11 @@ from trajseg.shapes.engines.lessons import (
     draw_lesson,
     put,
 )
+from trajseg.shapes.engines.near_misses import near_miss
 from trajseg.shapes.engines.pictures import Recolouring
+from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import Instruction, words
-from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, RGB, SHAPES
+from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, RGB, SHAPES, SIZES, sample_scene
 
 
 def lessons(count: int, seed: int = 0) -> list[Lesson]:
@@ -87,6 +89,38 @@ def test_a_detector_s_mistakes_are_described_as_what_they_are() -> None:
                 mistaken += 1
                 assert f" {lesson.scene.objects[one.k].shape} " in read_verdicts(answer)[number][0]
     assert mistaken
+
+
+def test_what_looks_as_a_sentence_says_but_for_its_shape_is_rejected() -> None:
+    near = 0
+    for lesson in lessons(200, seed=6):
+        for kind, said, answer in lesson.turns:
+            for number, one in enumerate(lesson.candidates, 1):
+                if kind != "choose" or one.k is None or set(words(said)) & set(SHAPES) != {one.phrase}:
+                    continue
+                o = lesson.scene.objects[one.k]
+                if o.shape != one.phrase and o.colour in words(said):
+                    near += 1
+                    assert read_verdicts(answer)[number][1] == "reject"
+    assert near > 5
+
+
+def test_a_near_miss_means_nothing_and_names_no_pair_of_the_test_split() -> None:
+    rng, met = random.Random(7), 0
+    for seed in range(150):
+        scene = sample_scene(seed, "train")
+        if (near := near_miss(scene, Facts(scene), rng)) is None:
+            continue
+        met += 1
+        k, one = near
+        assert one.targets == ()
+        assert 0 <= k < len(scene.objects)
+        said = set(words(one.text))
+        assert not any({colour, shape} <= said for colour, shape in HELD_OUT)
+        # Without a motion or an event, no object has all the looks that are named.
+        if said <= {"the", "only", "object", *COLOURS, *SHAPES, *SIZES}:
+            assert all(said & {*COLOURS, *SHAPES, *SIZES} - {o.size, o.colour, o.shape} for o in scene.objects)
+    assert met > 75
 
 
 def test_a_false_alarm_is_never_accepted() -> None:
