@@ -28,13 +28,7 @@ class LabelStudioClient:
     Reads and updates are retried on connection errors and 5xx answers. Creating something is retried only if the
     request cannot have arrived, since it would otherwise be created twice.
 
-    Args:
-        url: Label Studio's address.
-        api_key: legacy token, or personal access token (exchanged and renewed by label-studio-sdk).
-        attempts: how often a request is sent at most.
-        wait: longest pause between two attempts, seconds.
-        timeout: for one request, seconds.
-        deadline: seconds for all requests together, however slowly answers arrive; None: no limit.
+    The arguments are those of LabelStudioApi.
 
     Every method raises LabelStudioError, which says what went wrong and what to do.
     """

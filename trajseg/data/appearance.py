@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from trajseg.data.extent import area_of, radius_of
 from trajseg.data.samples import Sample
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
@@ -42,15 +43,16 @@ class Appearance:
     def apply(self, samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
         """Samples that share one array of frames, changed alike; they share one again."""
         frames, objects = samples[0].frames, samples[0].objects
+        if objects is None:
+            return list(samples)
         levels = frames.astype(np.float32) / 255
-        if objects is not None:
-            draw = np.random.default_rng(rng.getrandbits(64))
-            if draw.random() < self.background:
-                _change_background(levels, objects, draw, self.swap)
-            if draw.random() < self.objects:
-                _change_objects(levels, objects, draw)
-            if draw.random() < self.whole:
-                levels = _changed_whole(levels, draw)
+        draw = np.random.default_rng(rng.getrandbits(64))
+        if draw.random() < self.background:
+            _change_background(levels, objects, draw, self.swap)
+        if draw.random() < self.objects:
+            _change_objects(levels, objects, draw)
+        if draw.random() < self.whole:
+            levels = _changed_whole(levels, draw)
         changed = (np.clip(levels, 0, 1) * 255).round().astype(np.uint8)
         return [replace(sample, frames=changed) for sample in samples]
 
@@ -66,14 +68,13 @@ def _change_objects(levels: np.ndarray, objects: np.ndarray, rng: np.random.Gene
     cells = rng.integers(3, 10)
     for k in np.unique(objects[objects > 0]).tolist():
         shown = objects == k
-        radius = max(2.0, math.sqrt(np.count_nonzero(shown, axis=(1, 2)).max() / math.pi))
+        radius = radius_of(shown[np.count_nonzero(shown, axis=(1, 2)).argmax()])
         noise = rng.standard_normal((cells, cells)).astype(np.float32)
         own = gain * rng.uniform(0.9, 1.1)
         for picture, mask in zip(levels, shown, strict=True):
             if not mask.any():
                 continue
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            area = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            area = area_of(mask)
             inside = mask[area]
             inner = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1] / radius
             y, x = np.mgrid[: inside.shape[0], : inside.shape[1]].astype(np.float32)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from trajseg.data.extent import area_of, radius_of
 from trajseg.data.samples import Sample
 
 RINGS = 24
@@ -97,7 +98,7 @@ class BorrowedLook:
             largest = int(np.count_nonzero(shown, axis=(1, 2)).argmax())
             colour = _pure(np.median(frames[largest][shown[largest]].astype(np.float32) / 255, axis=0))
             ink = self._ink_for(colour, rng)
-            radius = _radius(shown[largest])
+            radius = radius_of(shown[largest])
             for number in np.flatnonzero(shown.any(axis=(1, 2))).tolist():
                 _draw(canvas[number], shown[number], frames[number], ink, radius, cloth)
         changed = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
@@ -131,20 +132,13 @@ class BorrowedLook:
                 return rng.choice(same)
         elif alike:
             return rng.choice(alike)
-        if alike:
-            return replace(rng.choice(alike), colour=colour)
         # Of a white object, or for one, only the brightness can be known.
-        other = rng.choice(self.inks)
-        return replace(other, colour=colour)
+        return replace(rng.choice(alike or self.inks), colour=colour)
 
 
 def _draw(canvas: np.ndarray, mask: np.ndarray, picture: np.ndarray, ink: Ink, radius: float, cloth: float) -> None:
     """Draws one object into a picture float32 [H, W, 3], in place."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    area = (
-        slice(max(0, rows[0] - 3), min(mask.shape[0], rows[-1] + 4)),
-        slice(max(0, columns[0] - 3), min(mask.shape[1], columns[-1] + 4)),
-    )
+    area = area_of(mask, 3)
     inside = mask[area]
     ring, x, y = _places(inside, radius)
     colour = np.interp(ring, np.arange(RINGS), ink.own)[..., None] * ink.colour
@@ -158,7 +152,7 @@ def _draw(canvas: np.ndarray, mask: np.ndarray, picture: np.ndarray, ink: Ink, r
 
 def _ink(picture: np.ndarray, mask: np.ndarray) -> Ink:
     """The look of an object in a picture float32 [H, W, 3], 0 to 1."""
-    ring, x, y = _places(mask, _radius(mask))
+    ring, x, y = _places(mask, radius_of(mask))
     pixels, ring, x, y = picture[mask], ring[mask], x[mask], y[mask]
     spread = pixels.max(axis=1) - pixels.min(axis=1)
     vivid = pixels[spread >= np.quantile(spread, 0.6)]
@@ -192,10 +186,6 @@ def _places(mask: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np
     y, x = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(np.float32)
     y, x = (y - y[mask].mean()) / radius, (x - x[mask].mean()) / radius
     return np.maximum(depth - 0.5, 0) / radius / RING, x, y
-
-
-def _radius(mask: np.ndarray) -> float:
-    return max(2.0, math.sqrt(np.count_nonzero(mask) / math.pi))
 
 
 def _pure(colour: np.ndarray) -> np.ndarray:

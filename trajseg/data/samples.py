@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from trajseg.data.extent import area_of
 from trajseg.data.pseudo_videos import pseudo_video
 from trajseg.data.sentences import REQUEST, SEG_TOKEN
 from trajseg.errors import InputError
@@ -87,9 +88,9 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
     """Masks bool [T, H, W] -> boxes float32 [T, 4], xyxy in units of the longer side, zero where a mask is empty."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks, strict=True):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if len(rows):
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        if mask.any():
+            rows, columns = area_of(mask)
+            box[:] = columns.start, rows.start, columns.stop, rows.stop
     return boxes / max(masks.shape[1:])
 
 
