@@ -24,7 +24,7 @@ KEPT_BYTES = 2**30
 """Memory limit for the features of the current clip."""
 
 KEY_FRAMES_READ = 2
-"""Painted frames known to a pass, the nearest ones: more of them did not help (docs/correction.md)."""
+"""Painted frames known to a pass, the nearest ones: more of them did not help (decision 85)."""
 
 
 class MemoryPropagator(GapPropagator):
