@@ -1,4 +1,4 @@
-"""Failures over HTTP: what failed, grouped by reason, and how to retry a whole group."""
+"""Failures over HTTP: what failed or waits, grouped by reason; a group is retried or cancelled as a whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask import Blueprint, Response, current_app, jsonify
 
 from backend.http import auth
 from backend.http.jobs import number_argument
-from backend.service.failures import retry_group
+from backend.service.failures import cancel_group, retry_group
 from backend.service.service import Service
 from backend.store.failures import FailureGroup
 
@@ -18,10 +18,13 @@ blueprint.before_request(auth.refuse_without_token)
 
 @blueprint.get("/failures")
 def failures() -> Response:
-    """All failures by reason, largest group first; `?project=` (Label Studio's id) filters."""
+    """All failures and postponed jobs by reason, largest group first; `?project=` (Label Studio's id) filters."""
     service = _service()
-    groups = service.store.failures.groups(_project_id(service))
-    return jsonify(failures=[_form(service, group) for group in groups])
+    project_id = _project_id(service)
+    groups, waiting = service.store.failures.groups(project_id), service.store.failures.waiting(project_id)
+    return jsonify(
+        failures=[_form(service, group) for group in groups], waiting=[_form(service, group) for group in waiting]
+    )
 
 
 @blueprint.post("/failures/<key>/retry")
@@ -30,6 +33,14 @@ def retry(key: str) -> Response:
     service = _service()
     group, did = retry_group(service, key, _project_id(service))
     return jsonify(key=group.key, jobs=did.jobs, deliveries=did.deliveries)
+
+
+@blueprint.post("/failures/<key>/cancel")
+def cancel(key: str) -> Response:
+    """Cancels all queued jobs that wait for one thing; `?project=` as above."""
+    service = _service()
+    group, cancelled = cancel_group(service, key, _project_id(service))
+    return jsonify(key=group.key, jobs=cancelled)
 
 
 def _form(service: Service, group: FailureGroup) -> dict[str, Any]:

@@ -145,10 +145,22 @@ def _paths() -> Schema:
         "/jobs/{job_id}/retry": {
             "post": _operation("Run or deliver a job again.", {200: ("It.", job)}, MISSING, [job_id])
         },
-        "/failures": {"get": _operation("Failures by reason.", {200: ("They.", _ref("Failures"))}, MISSING, [project])},
+        "/failures": {
+            "get": _operation(
+                "Failures and postponed jobs by reason.", {200: ("They.", _ref("Failures"))}, MISSING, [project]
+            )
+        },
         "/failures/{key}/retry": {
             "post": _operation(
                 "Retry all that failed for one reason.",
+                {200: ("How many.", OBJECT)},
+                MISSING,
+                [_in_path("key", TEXT), project],
+            )
+        },
+        "/failures/{key}/cancel": {
+            "post": _operation(
+                "Cancel all queued jobs that wait for one thing.",
                 {200: ("How many.", OBJECT)},
                 MISSING,
                 [_in_path("key", TEXT), project],
@@ -228,7 +240,7 @@ def _schemas() -> Schema:
         "Predictions": _object(results={"type": "array", "items": OBJECT}),
         "Job": job,
         "Jobs": _object(jobs={"type": "array", "items": _ref("Job")}, queue=OBJECT),
-        "Failures": _object(failures={"type": "array", "items": OBJECT}),
+        "Failures": _object(failures={"type": "array", "items": OBJECT}, waiting={"type": "array", "items": OBJECT}),
         "SetupRequest": setup,
         "PredictRequest": {
             "type": "object",

@@ -1,4 +1,4 @@
-"""Failures on the jobs page: each reason with its count, and one button that retries the whole group."""
+"""Reasons on the jobs page: why jobs failed or wait, with counts, and one button that acts on the whole group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from flask import Blueprint, current_app, jsonify, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from backend.pages import guard
-from backend.service.failures import retry_group
+from backend.service.failures import cancel_group, retry_group
 from backend.service.service import Service
 from backend.store.failures import FAILED, REJECTED, FailureGroup
 from backend.store.reports import Wanted
@@ -17,7 +17,9 @@ MOST_REASONS = 12
 
 
 def shown(service: Service, wanted: Wanted) -> list[FailureGroup]:
-    """The reasons for the failed or rejected jobs on a page; empty on pages of other states."""
+    """The reasons for the failed, rejected or postponed jobs on a page; empty on pages of other states."""
+    if wanted.state == "queued":
+        return service.store.failures.waiting(wanted.project_id)[:MOST_REASONS]
     if wanted.state not in (FAILED, REJECTED):
         return []
     groups = service.store.failures.groups(wanted.project_id)
@@ -26,12 +28,30 @@ def shown(service: Service, wanted: Wanted) -> list[FailureGroup]:
 
 @blueprint.post("/<key>/retry")
 def retry(key: str) -> ResponseReturnValue:
-    """Retries everything that failed for one reason; the form names the project (the store's id) if one is selected."""
+    """Retries everything that failed for one reason."""
+    service, project_id = _request()
+    _, did = retry_group(service, key, project_id)
+    said = f"{did.jobs} jobs are queued" if did.jobs else f"{did.deliveries} results are delivered again"
+    return _answer(said, "failed", project_id)
+
+
+@blueprint.post("/<key>/cancel")
+def cancel(key: str) -> ResponseReturnValue:
+    """Cancels all queued jobs that wait for one thing."""
+    service, project_id = _request()
+    _, cancelled = cancel_group(service, key, project_id)
+    return _answer(f"{cancelled} job{'s are' if cancelled != 1 else ' is'} cancelled", "queued", project_id)
+
+
+def _request() -> tuple[Service, int | None]:
+    """The service, and the project (the store's id) that the form names, if one is selected. Checks the token."""
     service: Service = current_app.extensions["trajseg"]
     guard.check_token(service.settings, request.form.get(guard.TOKEN_FIELD, ""))
     project = request.args.get("project", "")
-    _, did = retry_group(service, key, int(project) if project.isdecimal() and len(project) < 10 else None)
+    return service, int(project) if project.isdecimal() and len(project) < 10 else None
+
+
+def _answer(said: str, state: str, project_id: int | None) -> ResponseReturnValue:
     if request.accept_mimetypes.best == "application/json":
-        said = f"{did.jobs} jobs are queued" if did.jobs else f"{did.deliveries} results are delivered again"
         return jsonify(said=said)
-    return redirect(url_for("pages.jobs", state="failed", project=project or None), 303)
+    return redirect(url_for("pages.jobs", state=state, project=project_id), 303)

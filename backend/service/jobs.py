@@ -83,10 +83,16 @@ class JobControl:
 
     def cancel_all(self, wanted: Wanted, until: datetime) -> list[str]:
         """Cancels all selected unfinished jobs created by then; returns their ids."""
-        ids = self.store.selections.cancel(wanted, until)
-        if ids:
-            threading.Thread(target=self._remove, args=(ids,), name="remove", daemon=True).start()
-        return ids
+        return self._removed(self.store.selections.cancel(wanted, until))
+
+    def cancel_waiting(self, job_ids: Sequence[str]) -> list[str]:
+        """Cancels those of these jobs that are still queued; returns their ids."""
+        return self._removed(self.store.selections.cancel_waiting(job_ids))
+
+    def _removed(self, job_ids: list[str]) -> list[str]:
+        if job_ids:
+            threading.Thread(target=self._remove, args=(job_ids,), name="remove", daemon=True).start()
+        return job_ids
 
     def _remove(self, job_ids: Sequence[str]) -> None:
         try:

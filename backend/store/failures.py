@@ -1,4 +1,4 @@
-"""Failures: failed jobs and undeliverable results grouped by reason, to be inspected and retried together."""
+"""Failures: failed jobs, undeliverable results and postponed jobs grouped by reason, to be handled together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import select, update
@@ -16,8 +17,8 @@ from backend.store.database import Database
 from backend.store.models import Delivery, Job, now
 from backend.store.rows import restart
 
-REJECTED, FAILED, UNDELIVERED = "rejected", "failed", "undelivered"
-"""What is wrong with the jobs of a group: rejected, failed, or the result cannot be delivered."""
+REJECTED, FAILED, UNDELIVERED, WAITING = "rejected", "failed", "undelivered", "waiting"
+"""What is wrong with the jobs of a group: rejected, failed, the result cannot be delivered, or it is postponed."""
 AT_ONCE = 500
 """Jobs per transaction."""
 
@@ -36,11 +37,11 @@ class FailureGroup:
 
     Attributes:
         key: identifies the group; stays the same for later failures with this reason.
-        trouble: REJECTED, FAILED or UNDELIVERED.
+        trouble: REJECTED, FAILED, UNDELIVERED or WAITING.
         error, remedy: of the newest failure.
         same_words: all have exactly this error; otherwise they differ in numbers, names or addresses.
         job_ids: newest failure first.
-        newest: time of the newest failure.
+        newest: time of the newest failure, or since when the newest of the waiting jobs has been postponed.
     """
 
     key: str
@@ -53,8 +54,8 @@ class FailureGroup:
 
     @property
     def retryable(self) -> bool:
-        """A rejected job would be rejected again until its task or instruction changes."""
-        return self.trouble != REJECTED
+        """A rejected job would be rejected again until its task changes; a waiting one runs by itself."""
+        return self.trouble in (FAILED, UNDELIVERED)
 
 
 def pattern(error: str) -> str:
@@ -93,9 +94,19 @@ class Failures:
                 found.append((UNDELIVERED, job_id, error, "", moment))
         return _grouped(found)
 
+    def waiting(self, project_id: int | None = None) -> list[FailureGroup]:
+        """The queued jobs that wait for more than a worker, by what they wait for, largest group first."""
+        query = select(Job.id, Job.waiting_for, Job.waiting_since).where(Job.state == "queued", Job.waiting_for != "")
+        if project_id is not None:
+            query = query.where(Job.project_id == project_id)
+        with self.database.read() as session:
+            rows = session.execute(query).all()
+        return _grouped((WAITING, job_id, reason, "", since or now()) for job_id, reason, since in rows)
+
     def group(self, key: str, project_id: int | None = None) -> FailureGroup | None:
-        """One group; None if nothing fails for that reason any more."""
-        return next((group for group in self.groups(project_id) if group.key == key), None)
+        """One group of `groups` or `waiting`; None if no job has that reason any more."""
+        found = chain(self.groups(project_id), self.waiting(project_id))
+        return next((group for group in found if group.key == key), None)
 
     def queue_again(self, job_ids: Sequence[str]) -> list[Job]:
         """Queues those of the jobs that are still failed, as new; returns them. The caller puts them into the queue."""

@@ -31,10 +31,17 @@ class Selections:
         Args:
             until: jobs created later are left alone, since nobody has seen them.
         """
+        return self._cancel(self._parts(wanted, UNFINISHED, until), UNFINISHED)
+
+    def cancel_waiting(self, job_ids: Sequence[str]) -> list[str]:
+        """Cancels those of these jobs that are still queued; returns their ids, as `cancel` does."""
+        return self._cancel([job_ids[start : start + AT_ONCE] for start in range(0, len(job_ids), AT_ONCE)], ["queued"])
+
+    def _cancel(self, parts: Sequence[Sequence[str]], states: Sequence[str]) -> list[str]:
         cancelled: list[str] = []
-        for ids in self._parts(wanted, UNFINISHED, until):
+        for ids in parts:
             with self.database.write() as session:
-                here = list(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.in_(UNFINISHED))))
+                here = list(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.in_(states))))
                 session.execute(delete(PartialFrames).where(PartialFrames.job_id.in_(here)))
                 stop: Any = update(Job).where(Job.id.in_(here))
                 session.execute(stop.values(state="cancelled", finished_at=now(), eta_seconds=None))

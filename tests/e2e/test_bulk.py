@@ -1,8 +1,9 @@
-"""Searching the jobs page and cancelling what was found, in Chromium."""
+"""Cancelling many jobs on the jobs page, as a search found them or by what they wait for, in Chromium."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,18 @@ def test_what_a_search_found_is_cancelled_and_retried_after_a_question(
     page.get_by_role("button", name="Yes, retry 13 jobs").click()
     page.wait_for_function("() => document.getElementById('said').textContent.includes('13 jobs are queued')")
     assert backend.store.jobs.count() == {("prelabel", "queued"): 40}
+
+
+def test_jobs_that_wait_for_one_thing_are_cancelled_after_a_question(backend: Any, page: Page, pictures: Path) -> None:
+    store = backend.store
+    for job in store.jobs.newest()[:7]:
+        reason = f"Label Studio does not answer at {backend.url}."
+        store.runs.put_off(job.id, store.runs.start(job.id), reason, store.now() + timedelta(minutes=9))
+    page.goto(f"{backend.url}/page/jobs?state=queued")
+    page.locator("#part-failures summary").click()
+    page.wait_for_timeout(4000)  # the list refreshes; the question stays
+    page.screenshot(path=pictures / "jobs-waiting.png")
+    page.get_by_role("button", name="Yes, cancel 7 jobs").click()
+    page.wait_for_function("() => document.getElementById('said').textContent.includes('7 jobs are cancelled')")
+    page.wait_for_function("() => !document.querySelector('#part-failures button')")
+    assert store.jobs.count() == {("prelabel", "cancelled"): 7, ("prelabel", "queued"): 33}

@@ -1,10 +1,11 @@
-"""All that failed for one reason is retried together: jobs as well as deliveries, over HTTP and on the jobs page."""
+"""Groups by reason, over HTTP and on the jobs page: what failed is retried, what waits is cancelled, as a whole."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -107,6 +108,66 @@ def test_a_rejected_job_is_not_retried_since_its_task_lacks_something(
     assert "Change the task in Label Studio." in page
     assert "formaction" not in page
     assert "has no video" not in client.get("/page/jobs?state=failed").text
+
+
+@pytest.fixture
+def postponed(client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]) -> list[Job]:
+    """Three jobs that wait for Label Studio, and one that waits for a disk."""
+    reasons = [AWAY.format(task) for task in (1, 2, 3)] + ["The disk of /data is full."]
+    jobs = []
+    for task, reason in enumerate(reasons, start=1):
+        client.post("/predict", json=predict_body(task))
+        job = store.jobs.newest(task_id=task)[0]
+        store.runs.put_off(job.id, store.runs.start(job.id) or "", reason, store.now() + timedelta(minutes=9))
+        jobs.append(job)
+    return jobs
+
+
+def test_queued_jobs_that_wait_for_one_thing_are_cancelled_together(
+    client: FlaskClient,
+    bearer: dict[str, str],
+    store: Store,
+    predict_body: Callable[..., dict[str, Any]],
+    postponed: Any,
+) -> None:
+    client.post("/predict", json=predict_body(9))  # waits for a worker only
+    answer = client.get("/failures").get_json()
+    assert answer["failures"] == []
+    away, full = answer["waiting"]
+    assert (away["count"], away["trouble"], away["retryable"], full["count"]) == (3, "waiting", False, 1)
+    assert client.post(f"/failures/{away['key']}/retry", headers=bearer).status_code == 400
+    assert client.post(f"/failures/{away['key']}/cancel").status_code == 403
+    done = client.post(f"/failures/{away['key']}/cancel", headers=bearer)
+    assert done.get_json() == {"key": away["key"], "jobs": 3}
+    assert [store.jobs.get(job.id).state for job in postponed] == ["cancelled"] * 3 + ["queued"]
+    assert store.jobs.newest(task_id=9)[0].state == "queued"
+    again = client.post(f"/failures/{away['key']}/cancel", headers=bearer)
+    assert (again.status_code, again.get_json()["error"]) == (400, "No queued job waits for this any more.")
+
+
+def test_a_group_of_failures_is_not_cancelled(client: FlaskClient, bearer: dict[str, str], fail: Fail) -> None:
+    fail(1, "The link is dead.")
+    [group] = client.get("/failures").get_json()["failures"]
+    assert client.post(f"/failures/{group['key']}/cancel", headers=bearer).status_code == 400
+
+
+def test_the_page_of_queued_jobs_says_what_they_wait_for_and_cancels_a_group_after_a_question(
+    client: FlaskClient, store: Store, postponed: list[Job]
+) -> None:
+    page = client.get("/page/jobs?state=queued").text
+    words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "What they wait for 3 jobs Label Studio does not answer" in words
+    assert "Cancel all 3… Yes, cancel 3 jobs" in words
+    action, token = (
+        re.search(r'formaction="(/page/failures/[^"]+)"', page),
+        re.search(r'name="token" value="(.+?)"', page),
+    )
+    assert action
+    assert token
+    assert client.post(action[1]).status_code == 403
+    answer = client.post(action[1], data={"token": token[1]})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/page/jobs?state=queued")
+    assert [store.jobs.get(job.id).state for job in postponed] == ["cancelled"] * 3 + ["queued"]
 
 
 def test_the_page_of_failed_jobs_says_how_many_fail_for_which_reason_and_retries_them_after_a_question(
