@@ -37,8 +37,9 @@ class Backend:
     reconciler: Reconciler
 
     def close(self) -> None:
-        """Stops the reconciler and closes all connections."""
+        """Stops the reconciler and background work, and closes all connections."""
         self.reconciler.stop()
+        self.service.jobs.close()
         self.queue.close()
         self.store.close()
 

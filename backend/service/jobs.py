@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
 from backend.engines import OfferedEngines
 from backend.queue import JobQueue
@@ -22,7 +24,7 @@ log = logging.getLogger("trajseg.backend")
 
 Batch = tuple[Sequence[JobRequest], Collection[TaskKey]]
 ENQUEUED_AT_ONCE = 25
-"""Above this number, jobs are queued in a thread while the answer is sent."""
+"""Above this number, jobs are queued in the background while the answer is sent."""
 
 
 class JobControl:
@@ -33,6 +35,13 @@ class JobControl:
         self.queue = queue
         self.engines = engines
         self._combined = Combiner(self._add_batches)
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="queue")
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        """Ends work in the background; the reconciler queues what is left, and workers skip cancelled jobs."""
+        self._closing.set()
+        self._background.shutdown(wait=True, cancel_futures=True)
 
     def add(self, requests: Sequence[JobRequest], opened: Collection[TaskKey] = ()) -> list[tuple[Job, bool]]:
         """Stores and queues one job per request, in order; returns each job and whether it is new.
@@ -52,12 +61,14 @@ class JobControl:
         return [list(islice(rest, len(batch))) for batch, _ in batches]
 
     def enqueue(self, jobs: Sequence[Job], new: bool = False) -> bool:
-        """Queues jobs of the store; False if the queue is down, in which case the reconciler does it later."""
+        """Queues jobs of the store; False if the queue is down or closed: the reconciler does it later."""
         try:
             if new:
                 self.queue.enqueue_new(jobs)
             else:
                 for job in jobs:
+                    if self._closing.is_set():
+                        return False
                     self.queue.enqueue(job)
         except QueueError as error:
             log.warning("%d jobs wait in the store: %s", len(jobs), error)
@@ -67,9 +78,16 @@ class JobControl:
     def enqueue_many(self, jobs: Sequence[Job], new: bool = False) -> None:
         """Like `enqueue`, but in the background if there are many jobs."""
         if len(jobs) > ENQUEUED_AT_ONCE:
-            threading.Thread(target=self.enqueue, args=(jobs, new), name="enqueue", daemon=True).start()
+            self._later(self.enqueue, jobs, new)
         elif jobs:
             self.enqueue(jobs, new)
+
+    def _later(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Does something in the background, in order; nothing once closed."""
+        try:
+            self._background.submit(work, *arguments).add_done_callback(_log_error)
+        except RuntimeError:
+            log.info("the backend closes; the reconciler of the next one goes on")
 
     def cancel(self, job_id: str) -> Job:
         """Cancels a job: a waiting one leaves the queue, a running one stops at its next frame."""
@@ -91,12 +109,14 @@ class JobControl:
 
     def _removed(self, job_ids: list[str]) -> list[str]:
         if job_ids:
-            threading.Thread(target=self._remove, args=(job_ids,), name="remove", daemon=True).start()
+            self._later(self._remove, job_ids)
         return job_ids
 
     def _remove(self, job_ids: Sequence[str]) -> None:
         try:
             for job_id in job_ids:
+                if self._closing.is_set():
+                    return
                 self.queue.remove(job_id)
         except QueueError as error:
             # Workers check the store before they start a job.
@@ -130,3 +150,8 @@ class JobControl:
         if created:
             self.enqueue([job], new=True)
         return job, created
+
+
+def _log_error(work: Future[Any]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        log.error("background work failed", exc_info=error)

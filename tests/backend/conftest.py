@@ -87,8 +87,10 @@ def queue(settings: Settings) -> Iterator[JobQueue]:
 
 
 @pytest.fixture
-def app(settings: Settings, store: Store, queue: JobQueue) -> Flask:
-    return create_app(compose(settings, store, queue))
+def app(settings: Settings, store: Store, queue: JobQueue) -> Iterator[Flask]:
+    backend = compose(settings, store, queue)
+    yield create_app(backend)
+    backend.service.jobs.close()
 
 
 @pytest.fixture
