@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
+from trajseg.checkpoints.silence import silent_loading
 from trajseg.engines.grounded.dialogue import Question
 from trajseg.engines.grounded.grammar import Grammar
 from trajseg.engines.grounded.prompts import Part
@@ -67,7 +68,8 @@ class LocalChooser:
         """
         pinned = {"revision": revision} if revision else {}
         try:
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **pinned)
+            with silent_loading():
+                model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **pinned)
             processor = AutoProcessor.from_pretrained(path, **pinned)
         except (OSError, ValueError) as error:
             raise CheckpointError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
 
+from trajseg.checkpoints.silence import silent_loading
 from trajseg.errors import CheckpointError, InstructionError
 
 MODEL_TYPES = ("mm-grounding-dino", "grounding-dino")
@@ -74,7 +75,8 @@ class GroundingDetector:
                 raise CheckpointError(
                     f"The detector {path} is a {config.model_type}.", f"Use one of the kinds {', '.join(MODEL_TYPES)}."
                 )
-            model = AutoModelForZeroShotObjectDetection.from_pretrained(path, dtype=torch.float32, **pinned)
+            with silent_loading():
+                model = AutoModelForZeroShotObjectDetection.from_pretrained(path, dtype=torch.float32, **pinned)
             processor = AutoProcessor.from_pretrained(path, **pinned)
         except (OSError, ValueError) as error:
             raise CheckpointError(

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoProcessor, LogitsProcessorList, Molmo2ForConditionalGeneration
 from transformers.video_utils import VideoMetadata
 
+from trajseg.checkpoints.silence import silent_loading
 from trajseg.engines.grounded.chooser import GrammarProcessor, LocalChooser
 from trajseg.engines.grounded.pictures import fitted
 from trajseg.engines.molmo2.answers import track_grammar
@@ -54,7 +55,8 @@ class Molmo2Pointer:
         """
         check_kind(Path(path))
         try:
-            model = Molmo2ForConditionalGeneration.from_pretrained(path, dtype=dtype)
+            with silent_loading():
+                model = Molmo2ForConditionalGeneration.from_pretrained(path, dtype=dtype)
             processor = AutoProcessor.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise CheckpointError(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import Sam3VideoModel, Sam3VideoProcessor
 
+from trajseg.checkpoints.silence import silent_loading
 from trajseg.engines.grounded.blobs import without_blobs
 from trajseg.engines.grounded.candidates import Candidate, CandidateFrame
 from trajseg.engines.grounded.identity import merged
@@ -53,7 +54,8 @@ class Sam3Search:
         """
         try:
             # Full half precision loses detections; on a GPU it runs under autocast instead.
-            model = Sam3VideoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            with silent_loading():
+                model = Sam3VideoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
             processor = Sam3VideoProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(

@@ -254,3 +254,8 @@ def test_a_folder_in_the_home_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
     (tmp_path / "detector").mkdir()
     assert weights_folder("~/detector") == str(tmp_path / "detector")
     assert sam2_folder("~/detector") == tmp_path / "detector"
+
+
+def test_loading_prints_nothing(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_engine("grounded", "cpu", checkpoint=str(checkpoint), **SMALL)
+    assert capfd.readouterr() == ("", "")

@@ -141,3 +141,8 @@ def test_settings_come_from_the_environment_and_are_checked(monkeypatch: pytest.
     for wrong in ({"fps": 0}, {"frames": "all"}, {"tokens": 1}, {"objects": 100}, {"speed": 1}):
         with pytest.raises(InputError, match=r"TRAJSEG_MOLMO2|no setting"):
             Molmo2Settings.read(wrong)
+
+
+def test_loading_prints_nothing(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_engine(FACTORY, "cpu", weights=str(folder), tracker=str(save_sam2(tmp_path)))
+    assert capfd.readouterr() == ("", "")

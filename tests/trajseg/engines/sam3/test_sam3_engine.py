@@ -172,3 +172,8 @@ def test_grounded_takes_its_candidates_from_sam3_where_the_detector_is_one(
     assert [track.caption for track in result.tracks] == ["red square"] * len(result.tracks)
     assert result.tracks
     assert engine.segment(open_clip(tiny_clip.path), "the yellow star").result().tracks == []
+
+
+def test_loading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_engine(FACTORY, "cpu", weights=str(folder))
+    assert capfd.readouterr() == ("", "")
