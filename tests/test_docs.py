@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from trajseg.checkpoints.catalogue import ENGINES
+from trajseg.cli import main
 from trajseg.engines.registry import engine_factory
 from trajseg.engines.settings import SettingsFactory
 
@@ -74,3 +77,52 @@ def test_the_pages_on_engines_have_every_engine_and_each_of_its_settings(engine:
     page += (ROOT / "docs" / "sam3-and-molmo2.md").read_text(encoding="utf-8")
     cells = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
     assert names - {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set()
+
+
+def commands_of(page: Path) -> list[str]:
+    """The arguments of each `trajseg` command in a page's code blocks."""
+    lines, fenced = [], False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.strip().startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            lines.append(line)
+    parts = re.split(r"\n|&&", "\n".join(lines).replace("\\\n", " "))
+    found = (re.match(r"\s*(?:[A-Z_]+=\S+ )*trajseg (.*)", part) for part in parts)
+    return [match[1] for match in found if match]
+
+
+def check_command(words: list[str]) -> None:
+    """Parses a command without running it. Raises click.UsageError."""
+    command: click.Command = main
+    context: click.Context | None = None
+    name: str | None = "trajseg"
+    while isinstance(command, click.Group):
+        context = command.make_context(name, list(words), parent=context)
+        words = [*context._protected_args, *context.args]
+        if not words:
+            return
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command = found
+    command.make_context(name, words, parent=context)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name != "cli.md" and commands_of(page)],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_every_command_of_a_page_can_be_typed_as_it_stands(page: Path) -> None:
+    wrong = []
+    for command in commands_of(page):
+        words = shlex.split(command, comments=True)
+        try:
+            if "..." not in words:
+                check_command(words)
+        except click.exceptions.Exit:
+            pass
+        except click.UsageError as error:
+            if "does not exist" not in error.message:
+                wrong.append(f"{command}: {error.message}")
+    assert wrong == []

@@ -44,6 +44,7 @@ def run(scripted_engine: Any) -> Any:
 def test_a_preview_draws_five_frames_and_estimates_the_lot(run: Any, tiny_clip: Any, tmp_path: Path) -> None:
     outcome = run("preview", tiny_clip.path, "the red and the blue", "--videos", 300, "--out", tmp_path / "p.png")
     assert outcome.exit_code == 0, outcome.output
+    assert outcome.stderr == ""
     lines = outcome.output.splitlines()
     assert "red, blue" in lines
     assert "track-1: something red (score 0.90), in frames 1, 4, 7, 9, 12" in lines
