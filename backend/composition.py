@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import dataclass
 
@@ -80,3 +81,12 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
 
     service = Service(settings, store, queue, engines, on_notice=noticed)
     return Backend(settings, store, queue, service, reconciler)
+
+
+def settle() -> None:
+    """Exempts what exists now, modules above all, from garbage collection; called once the process is ready to serve.
+
+    A full collection stops all threads, and took 110 to 180 ms every few seconds under load; afterwards 3 ms.
+    """
+    gc.collect()
+    gc.freeze()

@@ -6,7 +6,7 @@ import errno
 import socket
 import threading
 
-from backend.composition import compose
+from backend.composition import compose, settle
 from backend.connections import create_server
 from backend.http import auth
 from backend.http.app import create_app
@@ -58,6 +58,7 @@ class BackendServer:
     def run(self) -> None:
         """Serves from this thread until `stop`, SIGINT or SIGTERM."""
         self.backend.reconciler.start()
+        settle()
         self._server.run()
 
     def stop(self) -> None:

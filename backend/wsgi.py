@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.composition import compose
+from backend.composition import compose, settle
 from backend.http.app import create_app
 from backend.logs import redact_logs
 from backend.settings import load_settings
@@ -12,3 +12,4 @@ redact_logs(_settings)
 _backend = compose(_settings)
 app = create_app(_backend)
 _backend.reconciler.start()
+settle()

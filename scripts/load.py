@@ -41,9 +41,10 @@ STARTING_SECONDS = 120.0
 
 @dataclass
 class Outcome:
-    """Outcome of the requests: seconds of each answer, and counts of errors by kind."""
+    """Outcome of the requests: seconds of each answer, of the client's own delay before each, and errors by kind."""
 
     seconds: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
 
@@ -118,6 +119,7 @@ async def _ask(port: int, rate: float, seconds: float, backend: psutil.Process, 
 async def _request(port: int, request: bytes, due: float, outcome: Outcome) -> None:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
+            outcome.late.append(time.monotonic() - due)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(request)
             answer = await reader.read()

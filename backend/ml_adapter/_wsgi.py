@@ -16,6 +16,7 @@ os.environ.setdefault("MODEL_DIR", str(load_settings().data_dir / "label-studio-
 
 from label_studio_ml.api import init_app
 
+from backend.composition import settle
 from backend.http import auth, failures, jobs, media
 from backend.http import label_studio as routes
 from backend.http.app import error_answer
@@ -35,6 +36,7 @@ app.register_blueprint(failures.blueprint)
 app.register_blueprint(media.blueprint)
 app.register_error_handler(TrajSegError, error_answer)
 _backend.reconciler.start()
+settle()
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="TrajSeg hosted by label-studio-ml")

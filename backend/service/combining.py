@@ -11,6 +11,15 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+class _Call(Generic[Item, Outcome]):
+    """One waiting call. `woken` is set when `future` is done, or when it is this call's turn to do a batch."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.future: Future[Outcome] = Future()
+        self.woken = threading.Event()
+
+
 class Combiner(Generic[Item, Outcome]):
     """Turns calls for single items into calls for batches of waiting items. Safe to share between threads.
 
@@ -27,35 +36,49 @@ class Combiner(Generic[Item, Outcome]):
         self._work = work
         self._most = most
         self._lock = threading.Lock()
-        self._turn = threading.Lock()
-        self._waiting: list[tuple[Item, Future[Outcome]]] = []
+        self._waiting: list[_Call[Item, Outcome]] = []
+        self._busy = False
+        """Whether a thread does a batch, or has been woken to do the next one."""
 
     def __call__(self, item: Item) -> Outcome:
         """The outcome of one item. Raises what `work` raises for it."""
-        future: Future[Outcome] = Future()
+        call: _Call[Item, Outcome] = _Call(item)
         with self._lock:
-            self._waiting.append((item, future))
-        while not future.done():
-            with self._turn:
-                if future.done():
-                    break
-                with self._lock:
-                    batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-                self._do(batch)
-        return future.result()
+            self._waiting.append(call)
+            waits, self._busy = self._busy, True
+        if waits:
+            call.woken.wait()
+        if not call.future.done():
+            self._next_batch()
+        return call.future.result()
 
-    def _do(self, batch: Sequence[tuple[Item, Future[Outcome]]]) -> None:
+    def _next_batch(self) -> None:
+        """Does the waiting calls, and then wakes the first of those that came meanwhile to do the next batch.
+
+        A caller does the one batch that its own item is in: none works for the others any longer.
+        """
+        with self._lock:
+            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        self._do(batch)
+        with self._lock:
+            self._busy = bool(self._waiting)
+            if self._waiting:
+                self._waiting[0].woken.set()
+
+    def _do(self, batch: Sequence[_Call[Item, Outcome]]) -> None:
         try:
-            outcomes = self._work([item for item, _ in batch])
+            outcomes = self._work([call.item for call in batch])
         except BaseException as error:
             if len(batch) == 1:
-                batch[0][1].set_exception(error)
+                batch[0].future.set_exception(error)
+                batch[0].woken.set()
                 return
-            for one in batch:
-                self._do([one])
+            for call in batch:
+                self._do([call])
             return
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
-            future.set_result(outcome)
+        for call, outcome in zip(batch, outcomes, strict=True):
+            call.future.set_result(outcome)
+            call.woken.set()
 
 
 def asked_once(look: Callable[[Item], Outcome]) -> Combiner[Item, Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, create_engine, event, make_url, text
-from sqlalchemy.engine import Connection, Engine, ExceptionContext
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
     DataError,
+    DisconnectionError,
     IntegrityError,
     InterfaceError,
     ProgrammingError,
@@ -27,7 +30,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from backend.private import private_file
-from trajseg.errors import InputError, ServiceError, StoreError, hidden_exit
+from trajseg.errors import InputError, ServiceError, StoreError
 
 BUSY_SECONDS = 60
 """How long SQLite waits for another writer; a backup tool may lock the file for half a minute."""
@@ -150,18 +153,23 @@ def _reachable(database: Database) -> Iterator[None]:
 
 
 def _postgres_engine(url: URL) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=MORE_CONNECTIONS)
+    engine = create_engine(url, pool_size=CONNECTIONS, max_overflow=MORE_CONNECTIONS)
 
-    @event.listens_for(engine, "handle_error")
-    def _replace(context: ExceptionContext) -> None:
-        # A connection that a signal interrupted is left in the middle of a statement. Whatever its ping meets, another
-        # one takes its place; only the signal itself, which the ping's own clean-up hides, must not be lost.
-        if context.is_pre_ping:
-            if context.original_exception is not None and hidden_exit(context.original_exception):
-                raise SystemExit
-            context.is_disconnect = True
+    @event.listens_for(engine, "checkout")
+    def _replace(connection: Any, record: Any, proxy: Any) -> None:
+        # Replaces a connection that the server has closed, or that a signal left in the middle of a statement. A ping
+        # would find them too, for a round trip on each of the few statements of a request.
+        if connection.info.transaction_status != TransactionStatus.IDLE or _has_news(connection.fileno()):
+            raise DisconnectionError
 
     return engine
+
+
+def _has_news(file: int) -> bool:
+    """Whether a socket has something to read: on an idle connection that is the server's farewell, or its end."""
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _is_busy(error: BaseException) -> bool:

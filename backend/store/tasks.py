@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, false, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.store.database import Database
 from backend.store.models import Delivery, Job, KnownTask, now
-from backend.store.rows import UNFINISHED
 
 TaskKey = tuple[int, int]
 """The store's own project id, and Label Studio's task id."""
 AT_ONCE = 500
+WAITING = "queued"
+"""How the state of a task ends while its newest job waits."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,29 @@ class Tasks:
         return {key: row for key, row in found.items() if key in wanted}
 
     def active(self, since: datetime) -> list[TaskKey]:
-        """Tasks with a queued or running job, or one that ended since then."""
-        busy = Job.state.in_(UNFINISHED) | (Job.finished_at >= since)
-        query = select(Job.project_id, Job.task_id).where(busy, Job.project_id.is_not(None), Job.task_id.is_not(None))
+        """Tasks with a running job, or one that ended since then."""
+        query = _tasks_with_jobs().where((Job.state == "running") | (Job.finished_at >= since))
         with self.database.read() as session:
-            return [(int(row[0] or 0), int(row[1] or 0)) for row in session.execute(query.distinct())]
+            return [(row[0], row[1]) for row in session.execute(query.distinct())]
+
+    def waiting(self, created_before: datetime, limit: int) -> list[TaskKey]:
+        """Tasks with a queued job created before then whose shown state does not say so yet.
+
+        Those whose jobs have waited longest, of up to `limit` jobs.
+        """
+        says_so = KnownTask.shown.like(f"%{WAITING}") & (KnownTask.shown_at >= Job.created_at)
+        same_task = (KnownTask.project_id == Job.project_id) & (KnownTask.task_id == Job.task_id)
+        query = (
+            _tasks_with_jobs()
+            .outerjoin(KnownTask, same_task)
+            .where(
+                Job.state == "queued", Job.created_at <= created_before, func.coalesce(says_so, false()).is_(false())
+            )
+            .order_by(Job.created_at)
+            .limit(limit)
+        )
+        with self.database.read() as session:
+            return list(dict.fromkeys((row[0], row[1]) for row in session.execute(query)))
 
     def jobs(self, keys: Sequence[TaskKey]) -> dict[TaskKey, list[JobSummary]]:
         """The jobs of these tasks, oldest first."""
@@ -139,3 +158,7 @@ class Tasks:
         table: Any = KnownTask.__table__
         added = insert(table).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=dict(values))
         session.execute(added, rows)
+
+
+def _tasks_with_jobs() -> Select[tuple[Any, Any]]:
+    return select(Job.project_id, Job.task_id).where(Job.project_id.is_not(None), Job.task_id.is_not(None))

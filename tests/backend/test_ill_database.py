@@ -12,7 +12,6 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import make_url, text
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from backend.composition import compose
 from backend.http.app import create_app
@@ -87,35 +86,61 @@ def test_a_damaged_file_is_no_surprise(client: FlaskClient, store: Store, predic
     assert len(store.jobs.newest()) == 2
 
 
-@pytest.mark.timeout(60)
-def test_a_connection_that_a_signal_interrupted_is_replaced(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stayed in the pool in the middle of a statement, and whoever got it next met an error."""
+@pytest.fixture
+def pooled(postgres_url: str) -> Iterator[Store]:
+    """A store with one connection in its pool."""
     store = Store(postgres_url)
     store.migrate()
     store.close()
+    assert store.jobs.newest() == []
+    yield store
+    store.close()
+
+
+def backend_pid(store: Store) -> int:
+    with store.database.read() as session:
+        return int(session.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+
+@pytest.mark.timeout(60)
+def test_a_connection_that_a_signal_interrupted_is_replaced(pooled: Store) -> None:
+    """It stayed in the pool in the middle of a statement, and whoever got it next met an error."""
 
     def ring(number: int, frame: object) -> None:
         raise SystemExit
 
-    pinged = PGDialect_psycopg.do_ping
-
-    def slow_ping(dialect: PGDialect_psycopg, connection: Any) -> bool:
-        monkeypatch.setattr(PGDialect_psycopg, "do_ping", pinged)
-        monkeypatch.setattr(dialect, "_dialect_specific_select_one", "SELECT pg_sleep(20)")
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
-        return pinged(dialect, connection)
-
-    with store.database.read() as session:
-        session.execute(text("SELECT 1"))
     before = signal.signal(signal.SIGALRM, ring)
-    monkeypatch.setattr(PGDialect_psycopg, "do_ping", slow_ping)
     try:
-        with pytest.raises(SystemExit):
-            store.jobs.newest()
+        with pooled.database.read() as session, pytest.raises(SystemExit):
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            session.execute(text("SELECT pg_sleep(20)"))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
-        monkeypatch.undo()
     for _ in range(3):
-        assert store.jobs.newest() == []
-    store.close()
+        assert pooled.jobs.newest() == []
+
+
+def test_a_connection_left_in_the_middle_of_a_statement_is_replaced(pooled: Store) -> None:
+    borrowed = pooled.database.engine.raw_connection()
+    driver: Any = borrowed.driver_connection
+    borrowed.close()
+    driver.pgconn.send_query(b"SELECT pg_sleep(20)")
+    before = driver.info.backend_pid
+    assert pooled.jobs.newest() == []
+    assert backend_pid(pooled) != before
+
+
+def test_a_connection_that_the_server_closed_is_replaced_before_a_statement_fails_on_it(pooled: Store) -> None:
+    closed = backend_pid(pooled)
+    with psycopg.connect(pooled.database.url.set(drivername="postgresql").render_as_string(False)) as other:
+        other.execute(b"SELECT pg_terminate_backend(%s, 5000)", [closed])
+    assert pooled.jobs.newest() == []
+    assert backend_pid(pooled) != closed
+
+
+def test_a_reused_connection_costs_no_round_trip_of_its_own(pooled: Store) -> None:
+    """A ping before each statement cost /predict three of ten round trips."""
+    assert not pooled.database.engine.pool._pre_ping
+    first = backend_pid(pooled)
+    assert backend_pid(pooled) == first

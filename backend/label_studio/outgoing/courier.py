@@ -96,7 +96,9 @@ class Courier:
 
     def _tell_states(self) -> int:
         """Writes the states of tasks that have changed. Best effort: nothing waits for them or retries them."""
-        due = {} if self.breaker.open else self._states.due()
+        if self.breaker.open or not self.settings.label_studio_api_key.get_secret_value():
+            return 0
+        due = self._states.due()
         if not due:
             return 0
         try:

@@ -20,7 +20,7 @@ from backend.store import Job, Store
 from backend.store.kinds import KINDS
 from backend.store.models import KnownTask, now
 from backend.store.params import PrelabelParams
-from backend.store.tasks import JobSummary
+from backend.store.tasks import WAITING, JobSummary, TaskKey
 from trajseg.errors import UnknownProjectError
 from trajseg.tracks import Result
 
@@ -39,6 +39,8 @@ PROGRESS_STEP = 10
 """Step of the progress, percent; finer steps would only cause more requests."""
 REQUESTS_A_ROUND = 8
 TASKS_A_REQUEST = 200
+MOST_WAITING = REQUESTS_A_ROUND * TASKS_A_REQUEST
+"""Most waiting jobs whose tasks are looked at in a round."""
 LOOK_BACK_SECONDS = 600.0
 """Jobs that ended earlier were handled in earlier rounds, or when the process started."""
 LONGEST_REASON = 160
@@ -65,7 +67,7 @@ def _activity(jobs: Sequence[JobSummary], known: KnownTask | None, moment: datet
     waiting = [job for job in mine if job.state == "queued"]
     if waiting:
         waited = (moment - waiting[-1].created_at).total_seconds()
-        return _words(waiting[-1], "queued") if waited >= PATIENCE_SECONDS else ""
+        return _words(waiting[-1], WAITING) if waited >= PATIENCE_SECONDS else ""
     settled_at = known.settled_at if known else None
     ended = [job for job in mine if job.finished_at and not (settled_at and job.finished_at < settled_at)]
     ended.sort(key=lambda job: job.finished_at or moment)
@@ -142,16 +144,26 @@ class StateWriter:
         """
         moment = now()
         since = self._since or moment - timedelta(days=7)
-        keys = self.store.tasks.active(since)
+        # Tasks that wait and say so are passed over: a long queue must not cost anything in each round.
+        active = self.store.tasks.active(since)
+        waiting = self.store.tasks.waiting(moment - timedelta(seconds=PATIENCE_SECONDS), MOST_WAITING)
+        keys = list(dict.fromkeys([*active, *waiting]))
         known, jobs = self.store.tasks.known(keys), self.store.tasks.jobs(keys)
         groups: dict[tuple[int, str], list[int]] = {}
+        repeated: dict[str, list[TaskKey]] = {}
         for key in keys:
             row = known.get(key)
             if any(job.delivery_state == "pending" and job.state == "done" for job in jobs[key]):
                 continue
             state = self.settings.redact(state_of(jobs[key], row, moment))
-            if state != (row.shown if row else "") and not _too_soon(state, row, moment):
-                groups.setdefault((key[0], state), []).append(key[1])
+            if state != (row.shown if row else ""):
+                if not _too_soon(state, row, moment):
+                    groups.setdefault((key[0], state), []).append(key[1])
+            elif state.endswith(WAITING):
+                repeated.setdefault(state, []).append(key)
+        for state, waiting in repeated.items():
+            # Another job waits now, and the column says so already.
+            self.store.tasks.shown(waiting, state)
         self._since = moment - timedelta(seconds=LOOK_BACK_SECONDS)
         return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 

@@ -75,3 +75,36 @@ def test_no_more_than_so_many_are_done_in_one_go() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(call, range(8))) == list(range(8))
     assert max(sizes) <= 3
+
+
+def test_a_caller_with_an_outcome_does_not_wait_for_the_next_batch() -> None:
+    """It waited for the batch under way to end before it looked for its outcome, sometimes several times."""
+    entered = [threading.Event() for _ in range(3)]
+    go_on = [threading.Event() for _ in range(3)]
+    batches: list[Sequence[int]] = []
+
+    def work(items: Sequence[int]) -> Sequence[int]:
+        number = len(batches)
+        batches.append(items)
+        entered[number].set()
+        assert go_on[number].wait(10)
+        return items
+
+    combiner = Combiner(work, most=4)
+    with ThreadPoolExecutor(9) as pool:
+        futures = [pool.submit(combiner, 0)]
+        assert entered[0].wait(10)
+        for item in range(1, 9):
+            futures.append(pool.submit(combiner, item))
+            while len(combiner._waiting) < item:
+                pass
+        go_on[0].set()
+        assert entered[1].wait(10)
+        assert futures[0].result(10) == 0
+        go_on[1].set()
+        assert entered[2].wait(10)
+        # The third batch is under way and does not end; the second one's callers have their outcomes.
+        assert [future.result(10) for future in futures[1:5]] == [1, 2, 3, 4]
+        go_on[2].set()
+        assert [future.result(10) for future in futures[5:]] == [5, 6, 7, 8]
+    assert batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]

@@ -39,7 +39,7 @@ def test_the_jobs_of_many_tasks_are_read_together(store: Store, project: int, re
     failed, _ = store.jobs.add("prelabel", project, 2, "v", "a", "prelabel")
     store.runs.fail(failed.id, store.runs.start(failed.id) or "", "The link is dead.")
     assert set(store.tasks.active(now() - timedelta(hours=1))) == {(project, 1), (project, 2)}
-    assert set(store.tasks.active(now() + timedelta(hours=1))) == {(project, 1)}
+    assert set(store.tasks.active(now() + timedelta(hours=1))) == set()
     jobs = store.tasks.jobs([(project, 1), (project, 2), (project, 3)])
     assert [(job.typed, job.state, job.visible, job.delivery_state) for job in jobs[project, 1]] == [
         (False, "done", 1, "sent"),
@@ -48,6 +48,21 @@ def test_the_jobs_of_many_tasks_are_read_together(store: Store, project: int, re
     assert jobs[project, 1][0].sent_at is not None
     assert [(job.state, job.error) for job in jobs[project, 2]] == [("failed", "The link is dead.")]
     assert jobs[project, 3] == []
+
+
+def test_tasks_that_wait_and_say_so_are_not_looked_at_again(store: Store, project: int) -> None:
+    """Each round read all jobs of all waiting tasks: 10,000 of them took seconds, and delayed requests."""
+    for task in range(1, 6):
+        store.jobs.add("prelabel", project, task, "v", "a", "prelabel")
+    keys = [(project, task) for task in range(1, 6)]
+    assert store.tasks.waiting(now(), 100) == keys
+    assert store.tasks.waiting(now(), 2) == keys[:2]
+    assert store.tasks.waiting(now() - timedelta(hours=1), 100) == []
+    store.tasks.shown(keys[:3], "found nothing; queued")
+    store.tasks.shown(keys[3:4], "failed: The link is dead.")
+    assert store.tasks.waiting(now(), 100) == keys[3:]
+    store.jobs.add("refine", project, 1, "v", "a", "interactive")
+    assert set(store.tasks.waiting(now(), 100)) == {keys[0], *keys[3:]}
 
 
 def test_how_long_jobs_take_is_the_median_of_the_last_ones_of_one_model(

@@ -132,6 +132,25 @@ def test_300_tasks_with_one_state_are_two_requests_and_nothing_is_written_twice(
     assert actions(studio) == 2
 
 
+def test_an_idle_round_reads_no_jobs_however_many_tasks_wait(
+    studio: Any, store: Store, project: int, ask: Ask, write: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = ask(20)
+    assert write() == 20
+    asked: list[int] = []
+    read = store.tasks.jobs
+    monkeypatch.setattr(store.tasks, "jobs", lambda keys: asked.append(len(keys)) or read(keys))
+    assert write() == 0
+    again = store.projects.of_label_studio(project).id
+    store.jobs.add("prelabel", again, jobs[0].task_id, "v", "another instruction", "prelabel", model_version="m")
+    # The column says "queued" already, so the second job is looked at once and changes nothing.
+    assert (write(), write()) == (0, 0)
+    assert asked == [0, 1, 0]
+    store.runs.start(jobs[1].id)
+    assert write() == 1
+    assert shown(studio, jobs[1:2]) == {"running"}
+
+
 def test_progress_is_written_rarely(
     studio: Any, store: Store, ask: Ask, write: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
