@@ -160,5 +160,5 @@ class Tasks:
         session.execute(added, rows)
 
 
-def _tasks_with_jobs() -> Select[Any]:
+def _tasks_with_jobs() -> Select[*tuple[Any, ...]]:
     return select(Job.project_id, Job.task_id).where(Job.project_id.is_not(None), Job.task_id.is_not(None))
