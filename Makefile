@@ -4,11 +4,6 @@ BIN := .venv/bin
 export SAM2_BUILD_CUDA := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Folders of tests that hold to strict types already; add the next one when its files do.
-TYPED_TESTS := $(addprefix tests/, contracts integration label_config \
-	$(addprefix backend/, active fetch http pages service store label_studio/setup) \
-	$(addprefix trajseg/, commands correction data evaluation pictures shapes/engines shapes/evaluation shapes/world tracks video))
-
 .DEFAULT_GOAL := help
 .PHONY: help lock install demo test coverage test-slow e2e check format train evaluate ablation clean load soak proof-correction proof-engines proof-learning proof-marks
 
@@ -46,7 +41,6 @@ check: install ## Formatting, lint, types, import arrows, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(TYPED_TESTS)
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 

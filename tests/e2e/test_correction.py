@@ -240,7 +240,7 @@ def smart_tool(editor: Editor, label: str, tool: str) -> None:
     )
 
 
-def sent(editor: Editor, x: float, y: float, to: tuple[float, float] | None = None) -> dict:
+def sent(editor: Editor, x: float, y: float, to: tuple[float, float] | None = None) -> dict[str, Any]:
     """Click, or draw a rectangle, at shares of the picture; what Label Studio sends to the backend for it."""
     stage, mouse = editor._stage(), editor.page.mouse
     with editor.page.expect_request(lambda one: "interactive-annotating" in one.url, timeout=MINUTE) as asked:
@@ -250,7 +250,9 @@ def sent(editor: Editor, x: float, y: float, to: tuple[float, float] | None = No
             mouse.move(stage["x"] + stage["width"] * (x + to[0]) / 2, stage["y"] + stage["height"] * (y + to[1]) / 2)
             mouse.move(stage["x"] + stage["width"] * to[0], stage["y"] + stage["height"] * to[1])
         mouse.up()
-    return asked.value.post_data_json
+    body = asked.value.post_data_json
+    assert isinstance(body, dict)
+    return body
 
 
 def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_box_takes_away(

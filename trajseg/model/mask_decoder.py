@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
@@ -65,6 +65,18 @@ def encode_frames(sam2: SAM2Base, pixels: Tensor) -> FrameFeatures:
     return FrameFeatures(top.to(dtype), decoder.conv_s0(s0), decoder.conv_s1(s1))
 
 
+class FrameMemory(TypedDict):
+    """What memory keeps of R objects on one frame, under the names that SAM 2 reads.
+
+    maskmem_features: (R, M, S/16, S/16). maskmem_pos_enc: their position encoding, in a list of one.
+    obj_ptr: (R, C), the object pointers.
+    """
+
+    maskmem_features: Tensor
+    maskmem_pos_enc: list[Tensor]
+    obj_ptr: Tensor
+
+
 class Tracker:
     """Draws R objects frame by frame, in time order or against it, keeping their memories.
 
@@ -98,8 +110,8 @@ class Tracker:
         self.start_score = start_score
         self.several = several
         self._there: Tensor | None = None
-        self.key_memories: dict[int, dict[str, object]] = {}
-        self.other_memories: dict[int, dict[str, object]] = {}
+        self.key_memories: dict[int, FrameMemory] = {}
+        self.other_memories: dict[int, FrameMemory] = {}
 
     def step(
         self,
@@ -153,7 +165,7 @@ class Tracker:
         self._there = self._believed(scores, None)
         return self._there
 
-    def _keep(self, index: int, memory: dict[str, object], key: bool) -> None:
+    def _keep(self, index: int, memory: FrameMemory, key: bool) -> None:
         (self.key_memories if key else self.other_memories)[index] = memory
         self.other_memories.pop(index + self.reach if self.backwards else index - self.reach, None)
 
@@ -177,7 +189,7 @@ class Tracker:
         """
         self.key_memories[index] = self._painted(frame, masks, masks.amax((1, 2)) > 0)
 
-    def _painted(self, frame: FrameFeatures, masks: Tensor, present: Tensor) -> dict[str, object]:
+    def _painted(self, frame: FrameFeatures, masks: Tensor, present: Tensor) -> FrameMemory:
         """The memory of a frame with masks (R, S, S) that were given; `present` (R,) bool is the object gate."""
         sam2 = self.sam2
         sparse, _ = self._no_prompt(frame.top)
@@ -253,7 +265,7 @@ class Tracker:
 
     def _step(
         self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None, remember: bool, key: bool
-    ) -> tuple[DecodedMask, dict[str, Any] | None]:
+    ) -> tuple[DecodedMask, FrameMemory | None]:
         """What `step` draws, and the memory of it, where there is to be one."""
         top = self.remembering(index, frame, self.key_frame_memory or not key)
         sparse, dense = self._no_prompt(top)
@@ -293,7 +305,7 @@ class Tracker:
             track_in_reverse=self.backwards,
         )
 
-    def _remember(self, frame: FrameFeatures, decoded: DecodedMask, present: Tensor) -> dict[str, object]:
+    def _remember(self, frame: FrameFeatures, decoded: DecodedMask, present: Tensor) -> FrameMemory:
         score = present.to(decoded.score.dtype) - 0.5
         logits = torch.where(score[:, None, None] > 0, decoded.logits, NO_OBJECT_LOGIT)
         size = (self.sam2.image_size, self.sam2.image_size)

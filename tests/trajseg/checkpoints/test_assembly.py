@@ -153,7 +153,7 @@ def authors(
     weights |= parts or {}
     folder.mkdir()
     names = list(weights)
-    where = {}
+    where: dict[str, str] = {}
     for number, chosen in enumerate((names[::2], names[1::2])):
         file = f"pytorch_model-0000{number + 1}-of-00002.bin"
         torch.save({name: weights[name] for name in chosen}, folder / file)

@@ -70,6 +70,6 @@ def test_a_given_mask_is_remembered_with_its_presence(
         tracker.paint(0, features, sam2.painted([truth[0]]))
         tracker.paint(1, features, sam2.painted([np.zeros_like(truth[0])]))
     here, gone = tracker.key_memories[0], tracker.key_memories[1]
-    assert torch.equal(gone["obj_ptr"], sam2.sam2.no_obj_ptr)  # type: ignore[arg-type]
-    assert not torch.equal(here["obj_ptr"], gone["obj_ptr"])  # type: ignore[arg-type]
-    assert not torch.allclose(here["maskmem_features"], gone["maskmem_features"])  # type: ignore[arg-type]
+    assert torch.equal(gone["obj_ptr"], sam2.sam2.no_obj_ptr)
+    assert not torch.equal(here["obj_ptr"], gone["obj_ptr"])
+    assert not torch.allclose(here["maskmem_features"], gone["maskmem_features"])

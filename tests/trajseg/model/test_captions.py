@@ -10,10 +10,11 @@ import torch
 
 from tests.scripted import ScriptedEngine
 from tests.tiny_clip import TinyClip
+from trajseg.data.sentences import CAPTION_REQUEST
 from trajseg.engines.trajseg import VideoSegmenter, trajectory
 from trajseg.errors import CancelledError, CheckpointError, InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
-from trajseg.model.dialogue import CAPTION_REQUEST, caption_of
+from trajseg.model.dialogue import caption_of
 from trajseg.shapes.recipe.texts import shapes_processor
 from trajseg.tracks import MaskTrack
 from trajseg.video import Clip, open_clip

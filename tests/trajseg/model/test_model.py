@@ -47,8 +47,8 @@ def test_content_integration_equals_plain_multi_head_attention() -> None:
     torch.manual_seed(0)
     integration = ContentIntegration(dim=32, layers=3, heads=4).eval()
     for layer in integration.layers:  # biases start at zero, which would hide a mistake in them
-        nn.init.normal_(layer.get_submodule("0").in_proj_bias)
-        nn.init.normal_(layer.get_submodule("0").out_proj.bias)
+        nn.init.normal_(layer.get_parameter("0.in_proj_bias"))
+        nn.init.normal_(layer.get_parameter("0.out_proj.bias"))
     q, x = torch.randn(5, 32), torch.randn(5, 49, 32)
 
     z = q[None]

@@ -18,6 +18,7 @@ from trajseg.model.trajectory_encoder import TrajectoryEncoder
 
 SHAPE = TrajectoryEncoderShape(levels=(-3, -2, -1), channels=8, rounds=2, groups=2, roi=3, width=10, box_width=5)
 VISION, LANGUAGE, FRAMES, GRID = 6, 7, 3, 4
+NORM_EPS = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -88,43 +89,52 @@ def slow_roi_align(picture: Tensor, box: Tensor, cells: int) -> Tensor:
 
 def slow_token(encoder: TrajectoryEncoder, levels: list[Tensor], box: Tensor) -> Tensor:
     """Steps 1 to 7 of the paper's SPI module for one frame, levels (P, V) and box (4,), to a token (D,)."""
+    w = encoder.state_dict()
     maps = []
     for number, tokens in enumerate(levels):
         side = GRID * 2 ** (len(levels) - 1 - number)
         picture = slow_resize(tokens.T.reshape(VISION, GRID, GRID), side)
-        conv = encoder.mlvl_fuse.input_conv[number]
+        conv = f"mlvl_fuse.input_conv.{number}"
         out = torch.zeros(SHAPE.channels, side, side, dtype=picture.dtype)
         for y in range(side):
             for x in range(side):
                 place = torch.tensor([-1 + 2 * x / (side - 1), -1 + 2 * y / (side - 1)], dtype=picture.dtype)
-                out[:, y, x] = conv.weight[:, :, 0, 0] @ torch.cat([picture[:, y, x], place]) + conv.bias
+                out[:, y, x] = (
+                    w[f"{conv}.weight"][:, :, 0, 0] @ torch.cat([picture[:, y, x], place]) + w[f"{conv}.bias"]
+                )
         maps.append(out)
-    for mixing in encoder.mlvl_fuse.fuse_convs:
+    for number in range(SHAPE.rounds):
+        mixing = f"mlvl_fuse.fuse_convs.{number}"
         new = []
         for number, own in enumerate(maps):
             up, down = maps[min(number + 1, len(maps) - 1)], maps[max(number - 1, 0)]
             parts = [own[0:4], slow_resize(up, own.shape[-1])[6:8], slow_resize(down, own.shape[-1])[4:6]]
-            out = F.conv2d(torch.cat(parts)[None], mixing.conv.weight, padding=1)[0]
+            out = F.conv2d(torch.cat(parts)[None], w[f"{mixing}.conv.weight"], padding=1)[0]
             for group in (slice(0, 4), slice(4, 8)):
                 values = out[group]
-                deviation = (values.var(unbiased=False) + mixing.gn.eps).sqrt()
+                deviation = (values.var(unbiased=False) + NORM_EPS).sqrt()
                 normal = (values - values.mean()) / deviation
-                out[group] = normal * mixing.gn.weight[group, None, None] + mixing.gn.bias[group, None, None]
+                weight, bias = w[f"{mixing}.gn.weight"][group, None, None], w[f"{mixing}.gn.bias"][group, None, None]
+                out[group] = normal * weight + bias
             new.append(out.clamp(min=0))
         maps = new
-    total = sum(
-        F.conv2d(slow_roi_align(level, box, SHAPE.roi)[None], conv.weight, conv.bias, padding=1)[0]
-        for level, conv in zip(maps, encoder.roi_align.pconvs, strict=True)
-    )
-    flat = (
-        encoder.roi_align.flatten_linear.weight @ total.clamp(min=0).flatten() + encoder.roi_align.flatten_linear.bias
-    )
+    total = torch.zeros(SHAPE.channels, SHAPE.roi, SHAPE.roi, dtype=box.dtype)
+    for number, level in enumerate(maps):
+        conv = f"roi_align.pconvs.{number}"
+        cut = slow_roi_align(level, box, SHAPE.roi)[None]
+        total += F.conv2d(cut, w[f"{conv}.weight"], w[f"{conv}.bias"], padding=1)[0]
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return w[f"roi_align.{name}.weight"] @ x + w[f"roi_align.{name}.bias"]
+
+    flat = linear("flatten_linear", total.clamp(min=0).flatten())
     place = box
     for first in (0, 3):
-        linear, norm = encoder.roi_align.pos_embedd[first], encoder.roi_align.pos_embedd[first + 2]
-        place = (linear.weight @ place + linear.bias).clamp(min=0)
-        place = (place - place.mean()) / (place.var(unbiased=False) + norm.eps).sqrt() * norm.weight + norm.bias
-    return encoder.roi_align.updims.weight @ (flat + place) + encoder.roi_align.updims.bias
+        place = linear(f"pos_embedd.{first}", place).clamp(min=0)
+        normal = (place - place.mean()) / (place.var(unbiased=False) + NORM_EPS).sqrt()
+        norm = f"roi_align.pos_embedd.{first + 2}"
+        place = normal * w[f"{norm}.weight"] + w[f"{norm}.bias"]
+    return linear("updims", flat + place)
 
 
 @torch.no_grad()
@@ -151,6 +161,7 @@ def test_trajectories_of_one_clip_do_not_see_each_other(
 
 def test_the_full_size_encoder_has_the_paper_s_parameters_under_their_published_names() -> None:
     config = TrajSegConfig.full_size()
+    assert config.trajectory_encoder
     shape = TrajectoryEncoderShape(**config.trajectory_encoder)
     with torch.device("meta"):
         encoder = TrajectoryEncoder(shape, 1024, 4096)

@@ -8,7 +8,7 @@ import json
 import random
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from trajseg import VideoSegmenter
 from trajseg.cli import main
-from trajseg.data.samples import Mixture, Sample, Samples
+from trajseg.data.samples import Direction, Mixture, Sample, Samples
 from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegConfig, TrajSegModel
+from trajseg.model.content_integration import IntegrationLayer
 from trajseg.model.mask_decoder import FrameFeatures
 from trajseg.shapes.samples import ShapesSamples
 from trajseg.training.adapters import (
@@ -61,6 +62,7 @@ def joint(shipped: VideoSegmenter) -> JointTraining:
     torch.manual_seed(1)
     parts = prepare(model, STILL)
     for layer in model.fusion_layers.layers:
+        assert isinstance(layer, IntegrationLayer)
         layer.dropout = 0.0
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -200,10 +202,15 @@ def test_samples_of_the_same_frames_look_once_and_cost_the_same(
     apart = [dataclasses.replace(sample, frames=sample.frames.copy()) for sample in together]
     looks: list[int] = []
     encode = joint.model.encode_frames
-    monkeypatch.setattr(joint.model, "encode_frames", lambda pixels: looks.append(len(pixels)) or encode(pixels))
+
+    def looking(pixels: torch.Tensor) -> FrameFeatures:
+        looks.append(len(pixels))
+        return encode(pixels)
+
+    monkeypatch.setattr(joint.model, "encode_frames", looking)
     losses = []
     for samples in (together, apart):
-        joint.samples = lambda _number, chosen=samples: chosen
+        monkeypatch.setattr(joint, "samples", lambda _number, chosen=samples: chosen)
         loss, _ = joint.loss(Part(0))
         losses.append(float(loss))
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
@@ -229,7 +236,9 @@ def test_a_batch_costs_the_same_however_it_is_cut(joint: JointTraining) -> None:
 
 
 @pytest.mark.parametrize("direction", ["image", "grounding", "captioning", "propagation"])
-def test_recomputing_changes_no_gradient_and_keeps_less(joint: JointTraining, direction: str) -> None:
+def test_recomputing_changes_no_gradient_and_keeps_less(
+    joint: JointTraining, direction: Direction | Literal["image"]
+) -> None:
     rng = random.Random(4)
     sample = SOURCE.image(rng, "grounding") if direction == "image" else SOURCE.video(rng, 4, direction)
     plain, kept = norms(joint, sample), kept_bytes(joint, sample)
@@ -244,7 +253,7 @@ def test_a_merged_adapter_is_the_trained_model_and_any_peft_can_load_it(
     joint: JointTraining, shipped: VideoSegmenter, tmp_path: Path
 ) -> None:
     joint.model.eval()
-    nn.init.normal_(joint.model.text_hidden_fcs[0][0].bias)
+    nn.init.normal_(joint.model.get_parameter("text_hidden_fcs.0.0.bias"))
     save_adapter(joint.model, STILL, "trajseg-tiny", tmp_path)
     sample = SOURCE.video(random.Random(5), 2, "captioning")
     text, token = joint.read(sample)
@@ -258,7 +267,9 @@ def test_a_merged_adapter_is_the_trained_model_and_any_peft_can_load_it(
     assert not any("lora" in name for name in merged.state_dict())
     torch.testing.assert_close(read(merged), (text, token), atol=1e-4, rtol=1e-3)
     adapted = PeftModel.from_pretrained(copy.deepcopy(shipped.model), str(tmp_path))
-    torch.testing.assert_close(read(adapted.base_model.model.eval())[0], text, atol=1e-4, rtol=1e-3)
+    whole = adapted.get_base_model()
+    assert isinstance(whole, TrajSegModel)
+    torch.testing.assert_close(read(whole.eval())[0], text, atol=1e-4, rtol=1e-3)
     with pytest.raises(CheckpointError, match=r"adapter_config\.json is missing"):
         merge_adapter(merged, tmp_path / "nowhere")
 
@@ -326,7 +337,7 @@ class FailsOnce(ShapesSamples):
 
     calls = 0
 
-    def video(self, rng: random.Random, frames: int, direction: str) -> Sample | None:
+    def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
         FailsOnce.calls += 1
         if FailsOnce.calls == 5:
             raise OSError("the disk is gone")

@@ -320,24 +320,34 @@ def test_all_tensors_of_an_item_are_moved_and_the_rest_is_kept() -> None:
     assert Feed(torch.tensor, device=torch.device("meta")).at(3).is_meta
 
 
-def layered() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Embedding(5, 8), nn.ModuleList([nn.Linear(8, 8)]), nn.Linear(8, 3))
+class Layered(nn.Module):
+    """A word's embedding, one layer and a head, with the same weights each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(5, 8), nn.Linear(8, 3)
+        self.layer = nn.Linear(8, 8)
+        self.layers = nn.ModuleList([self.layer])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layer(self.embedding(ids)))
+        return logits
 
 
 def test_muon_takes_the_matrices_of_layers_and_adamw_the_rest() -> None:
-    module = layered()
+    module = Layered()
     optimiser = optimiser_of(module, 2.0, (0.9, 0.98), 0.0)
     by_muon, by_adamw = optimiser.param_groups
-    assert [matrix.data_ptr() for matrix in by_muon["params"]] == [module[1][0].weight.data_ptr()]
+    assert [matrix.data_ptr() for matrix in by_muon["params"]] == [module.layer.weight.data_ptr()]
     assert len(by_adamw["params"]) == 4
     for parameter in module.parameters():
         parameter.grad = torch.randn_like(parameter)
-    before = module[1][0].weight.detach().clone()
+    before = module.layer.weight.detach().clone()
     for group in optimiser.param_groups:
         group["lr"] = 0.01
     optimiser.step()
-    moved = torch.linalg.svdvals(before - module[1][0].weight.detach())
+    moved = torch.linalg.svdvals(before - module.layer.weight.detach())
     assert float(moved.min()) > 0.4 * float(moved.max()), "every direction moves about as far"
 
 
@@ -345,13 +355,13 @@ def test_a_killed_run_with_muon_resumes_float_for_float(tmp_path: Path) -> None:
     schedule = dataclasses.replace(SIX, muon=2.0)
 
     def run(folder: Path, kill_at: int = -1) -> dict[str, Tensor]:
-        module = layered()
+        module = Layered()
 
         def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
             if part.step == kill_at:
                 raise KeyError("power cut")
             ids = torch.randint(5, (6,), generator=torch.Generator().manual_seed(part.step))
-            return F.cross_entropy(module[2](module[1][0](module[0](ids))), ids % 3), {}
+            return F.cross_entropy(module(ids), ids % 3), {}
 
         train(folder, module, loss, schedule)
         return module.state_dict()

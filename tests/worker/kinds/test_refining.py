@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from backend.label_studio.outgoing.pictures import shown_frames
 from backend.settings import Settings
 from backend.store import Change, Job, JobRequest, PaintedTrack, ReadAnnotation, Store
+from backend.store.notes import TrackWarning
 from trajseg.engines.base import PLAIN, EngineSpec, RunContext
 from trajseg.engines.segmentation import Segmentation
 from trajseg.progress import Progress
@@ -163,9 +164,11 @@ class Marking:
     def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         raise NotImplementedError
 
-    def mark(self, clip: Clip, mark: Mark, instruction: str, known: dict[int, np.ndarray]) -> np.ndarray:
+    def mark(
+        self, clip: Clip, mark: Mark, instruction: str, known: Mapping[int, np.ndarray] | None = None
+    ) -> np.ndarray:
         assert (mark.point, instruction) == (True, "the red one")
-        self.known = sorted(known)
+        self.known = sorted(known or {})
         return self.mask
 
 
@@ -322,7 +325,7 @@ def test_a_refine_job_keeps_what_was_painted_and_says_how_it_went(
     assert result.tracks[0].frames[5].provenance == "person"
     assert result.tracks[0].caption == "something red"
     assert result.model_version == "scripted"
-    assert done.result["refinement"][0]["painted"] == [5]
+    assert done.notes.refinement[0].painted == (5,)
     assert store.deliveries.of_job(job.id) is not None
     first = done.notes.first_frames()
     assert 1 <= len(first) <= 3
@@ -335,16 +338,18 @@ def test_a_refine_job_keeps_what_was_painted_and_says_how_it_went(
 
 def test_a_prelabel_job_says_what_to_look_at_next(store: Store, corrected: Any, tiny_clip: Any) -> None:
     base, _ = corrected({5: tiny_clip.red[5]})
-    notes = store.jobs.get(base.id).result
-    (review,) = notes["review"]
-    assert (review["track"], review["label"], len(review["frames"])) == ("t1", "track-1", 3)
-    assert 0 < notes["doubt"] < 1
-    assert notes["warnings"] == []
+    notes = store.jobs.get(base.id).notes
+    (review,) = notes.review
+    assert (review.track, review.label, len(review.frames)) == ("t1", "track-1", 3)
+    assert notes.doubt is not None
+    assert 0 < notes.doubt < 1
+    assert notes.warnings == ()
 
 
 def test_a_refine_job_whose_annotation_is_gone_says_so(store: Store, corrected: Any, tiny_clip: Any) -> None:
     _, job = corrected({5: tiny_clip.red[5]})
     project = store.jobs.get(job.id).project_id
+    assert project
     store.corrections.withdraw(project, 3)
     assert store.jobs.get(job.id).state == "cancelled"
     store.jobs.retry(job.id)
@@ -401,10 +406,10 @@ def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
     keep(Resident(resident.settings, store, Talking(scripted_engine)))
     base, job = corrected({5: tiny_clip.blue[5]}, "track-2", "drawn-track-2")
     assert store.jobs.result(base.id).tracks[0].caption == "seen in 12 frames"
-    warning = {"track": "t1", "text": 'you asked for "the red square"; this track reads: seen in 12 frames.'}
-    assert store.jobs.get(base.id).result["warnings"] == [warning]
+    warning = TrackWarning(track="t1", text='you asked for "the red square"; this track reads: seen in 12 frames.')
+    assert store.jobs.get(base.id).notes.warnings == (warning,)
     run(job.id)
-    assert store.jobs.get(job.id).result["warnings"] == [warning]
+    assert store.jobs.get(job.id).notes.warnings == (warning,)
     assert [track.caption for track in store.jobs.result(job.id).tracks] == ["seen in 12 frames", ""]
     (asked,) = [one for one in store.jobs.newest() if one.kind == "caption"]
     assert asked.params == {"job_id": job.id}

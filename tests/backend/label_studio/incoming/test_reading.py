@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from backend.store.notes import JobNotes, TrackWarning
 from backend.store.standing import Standing
 from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.tracks import Result, rle
+from trajseg.tracks.rle import Rle
 from trajseg.tracks.trust import Trust
 
 
@@ -114,7 +115,7 @@ def test_a_painted_frame_becomes_a_correction_and_a_job(
     assert (edited.who, edited.model_version, edited.job_id) == ("ada@example.com", "trajseg-tiny", predicted.id)
     assert (edited.track_uid, edited.label, edited.task_id) == ("t1", "track-1", task)
     assert edited.rle
-    assert np.argwhere(rle.decode(edited.rle))[0].tolist() == [10, 20]
+    assert np.argwhere(rle.decode(cast(Rle, edited.rle)))[0].tolist() == [10, 20]
     assert (job.kind, job.queue, job.instruction) == ("refine", "interactive", "the red square")
     assert job.params == {"annotation_id": annotation, "base_job_id": predicted.id}
     assert read() == []
@@ -252,6 +253,7 @@ def test_what_a_withdrawn_correction_made_is_withdrawn(
         smaller = copy.deepcopy(result)
         smaller.tracks[0].frames[0].rle = None
         delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", smaller)
+        assert delivery
         assert deliver(store, client, settings, delivery) is None
         studio.reannotate(task, annotation, sent[1])
         read._swept_at = None

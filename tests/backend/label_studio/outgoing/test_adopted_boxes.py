@@ -199,7 +199,9 @@ def test_a_longer_range_requests_the_track_there_and_the_answer_reports_the_resu
     assert (track.extended, track.vouched, track.shown & {8, 9, 10}) == ({8, 9, 10}, False, set())
     compared = scene.store.corrections.compared(scene.project, annotation).corrections
     assert {row.kind for row in compared} == {"unchanged"}, "nobody has looked at these frames"
-    [standing] = Standing(scene.store).task(scene.project, scene.task).tracks
+    task = Standing(scene.store).task(scene.project, scene.task)
+    assert task
+    [standing] = task.tracks
     assert set(standing.trust[8:]) == {Trust.PREDICTED}
 
     note = TrackRefinement(track="t1", label="track-1", chosen="flow", extended=(8, 9), missing=(10,))

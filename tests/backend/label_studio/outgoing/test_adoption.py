@@ -71,10 +71,8 @@ def read_now(store: Store, read: AnnotationReader, project: int, task: int) -> l
 def refined(scene: Any, job: Job, masks: dict[int, np.ndarray | None]) -> Job:
     """The job done, with these masks."""
     [track] = scene.result.tracks
-    frames = [
-        replace(frame, rle=None if masks[frame.index] is None else rle.encode(masks[frame.index]))
-        for frame in track.frames
-    ]
+    codes = {index: None if mask is None else rle.encode(mask) for index, mask in masks.items()}
+    frames = [replace(frame, rle=codes[frame.index]) for frame in track.frames]
     result = replace(scene.result, tracks=[replace(track, frames=frames)])
     delivery = scene.store.runs.finish(job.id, scene.store.runs.start(job.id) or "", result)
     assert delivery

@@ -216,6 +216,7 @@ def test_retry_after_is_honoured(store: Store, settings: Settings, done: Any) ->
         courier.round(grace_seconds=0)
     assert time.monotonic() - began < 2
     delivery = store.deliveries.of_job(jobs[0].id)
+    assert delivery
     assert 110 < (delivery.next_attempt_at - delivery.created_at).total_seconds() < 130
     assert not courier.breaker.allows()
 

@@ -320,7 +320,7 @@ def test_pictures_of_an_open_task_keep_their_places(
     task = studio.add_task(project, video="v", instruction="the red square", frames=["/a", "/b"], frame_index=[0, 3])
     job = finish(store, studio, task, result)
     if opened:
-        store.tasks.opened(job.project_id, task)
+        store.tasks.opened(project, task)
     assert deliver(store, client, settings, delivery_of(store, job))
     data = studio.tasks[task]["data"]
     assert data["frame_index"] == ([0, 3, 1, 2] if opened else [0, 1, 2, 3])

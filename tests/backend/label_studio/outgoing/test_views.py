@@ -78,7 +78,7 @@ def test_masks_of_any_size_come_back_pixel_for_pixel(shape: tuple[int, int]) -> 
 
 
 def test_thirty_tracks_keep_apart() -> None:
-    masks = [[blobs(1, (16, 16), n)[0], np.eye(16, dtype=bool)] for n in range(30)]
+    masks: list[list[np.ndarray | None]] = [[blobs(1, (16, 16), n)[0], np.eye(16, dtype=bool)] for n in range(30)]
     config = parse(fill("mask", track_labels(30)))
     results = views.to_results(make_result(masks), "mask", config, [0, 1])
     said = views.from_annotation(results, config, [0, 1])
@@ -154,7 +154,7 @@ def test_two_regions_of_one_label_on_one_picture_are_one_mask() -> None:
     left, right = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
     left[:, 0], right[:, 5] = True, True
     value = [{"imageDataURL": png.to_url(mask), "bitmasklabels": ["track-1"]} for mask in (left, right)]
-    drawn = [
+    drawn: list[dict[str, Any]] = [
         {"from_name": "mask", "origin": "manual", "item_index": 0, "value": value[0]},
         {"from_name": "mask", "origin": "prediction", "value": value[1]},
     ]

@@ -18,9 +18,10 @@ def save_detector(folder: Path) -> Path:
     """An MM-Grounding-DINO whose contrastive bias lets it see a lot."""
     torch.manual_seed(0)
     model = detector.fresh()
+    heads = model.get_submodule("class_embed")
     with torch.no_grad():
-        for head in model.class_embed:
-            head.bias.fill_(1.0)
+        for number, _ in enumerate(heads.children()):
+            heads.get_parameter(f"{number}.bias").fill_(1.0)
     model.save_pretrained(folder)
     detector.processor().save_pretrained(folder)
     return folder
@@ -38,8 +39,9 @@ def save_qwen3_5(folder: Path) -> Path:
     """A Qwen3.5: every fourth layer has full attention, the others are linear."""
     torch.manual_seed(0)
     like = vlm.config()
+    words = like.get_text_config()
     text = {
-        "vocab_size": like.text_config.vocab_size + 32,
+        "vocab_size": words.vocab_size + 32,
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": 4,
@@ -51,8 +53,8 @@ def save_qwen3_5(folder: Path) -> Path:
         "linear_key_head_dim": 16,
         "linear_value_head_dim": 16,
         "max_position_embeddings": 2048,
-        "eos_token_id": like.text_config.eos_token_id,
-        "pad_token_id": like.text_config.pad_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
     }
     vision = {
         "depth": 1,

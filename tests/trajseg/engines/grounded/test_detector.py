@@ -83,7 +83,11 @@ def published_like(backbone: dict[str, Any]) -> MMGroundingDinoConfig:
     """The form of the published checkpoints (Swin, BERT, four levels), narrow."""
     return MMGroundingDinoConfig(
         backbone_config=SwinConfig(
-            embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=4, out_indices=[2, 3, 4], **backbone
+            embed_dim=8,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 1, 1, 1],
+            window_size=4,
+            **backbone | {"out_indices": [2, 3, 4]},
         ),
         text_config=BertConfig(
             vocab_size=1030, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16

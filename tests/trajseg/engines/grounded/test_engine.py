@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -44,9 +45,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.save_grounded(tmp_path_factory.mktemp("grounded"))
 
 
+def loaded(checkpoint: Path, **options: Any) -> GroundedEngine:
+    engine = factory(device="cpu", checkpoint=str(checkpoint), **SMALL, **options)
+    assert isinstance(engine, GroundedEngine)
+    return engine
+
+
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> GroundedEngine:
-    return factory(device="cpu", checkpoint=str(checkpoint), **SMALL)
+    return loaded(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +82,16 @@ class ScriptedChooser:
         return answer
 
 
-def scripted(sam2: PromptableSam2, folder: Path, *script: dict[str, Any]) -> tuple[GroundedEngine, Clip, np.ndarray]:
+def scripted(
+    sam2: PromptableSam2, folder: Path, *script: dict[str, Any], blind: Sequence[int] = ()
+) -> tuple[GroundedEngine, Clip, np.ndarray]:
     """A red circle that moves right and a blue square that moves left, found by a fake detector."""
     clip, ids = write(
         folder / "clip.mp4",
         [moving("red", "circle", (0.3, 0.3), (0.9, 0.3)), moving("blue", "square", (1.0, 0.7), (0.4, 0.7))],
     )
     settings = GroundedSettings(looks=8, frames=2)
-    return GroundedEngine(FakeDetector(ids, 3), sam2, ScriptedChooser(*script), settings), clip, ids
+    return GroundedEngine(FakeDetector(ids, 3, blind), sam2, ScriptedChooser(*script), settings), clip, ids
 
 
 def test_random_weights_give_a_whole_segmentation(engine: GroundedEngine, clip: Clip) -> None:
@@ -97,7 +106,7 @@ def test_random_weights_give_a_whole_segmentation(engine: GroundedEngine, clip: 
 
 
 def test_without_a_chooser_everything_that_is_found_counts(checkpoint: Path, clip: Clip) -> None:
-    engine = factory(device="cpu", checkpoint=str(checkpoint), **SMALL, chooser="none")
+    engine = loaded(checkpoint, chooser="none")
     found = engine.find(clip, "The red square.")
     assert found.phrases == ("red square",)
     assert 0 < len(found.candidates) <= 3
@@ -112,7 +121,7 @@ def test_without_a_chooser_everything_that_is_found_counts(checkpoint: Path, cli
 
 
 def test_a_second_run_leaves_out_what_is_done(checkpoint: Path, clip: Clip) -> None:
-    engine = factory(device="cpu", checkpoint=str(checkpoint), **SMALL, chooser="none")
+    engine = loaded(checkpoint, chooser="none")
     whole = list(engine.segment(clip, "square"))
     resumed = engine.segment(clip, "square", RunContext(done=whole[:7]))
     assert [frame.index for frame in resumed] == list(range(7, len(clip)))
@@ -148,9 +157,12 @@ def test_where_the_detector_finds_nothing_the_chooser_s_own_boxes_are_tried(
     """Boxes in thousandths of 160 x 120 pixels around the circle, on the frames that it is asked about."""
     middles = [0.3 + 0.6 * index / (FRAMES - 1) for index in range(0, FRAMES, 6)]
     boxes = [[round(1000 * (x - 0.16) * 0.75), 140, round(1000 * (x + 0.16) * 0.75), 460] for x in middles]
-    script = [{"phrases": ["ball"]}, *({"boxes": [box]} for box in boxes), {"1": "a red circle: accept"}]
-    engine, clip, ids = scripted(sam2, tmp_path, *script)
-    engine.search.detector = FakeDetector(ids, 3, blind=range(99))
+    script: list[dict[str, Any]] = [
+        {"phrases": ["ball"]},
+        *({"boxes": [box]} for box in boxes),
+        {"1": "a red circle: accept"},
+    ]
+    engine, clip, ids = scripted(sam2, tmp_path, *script, blind=range(99))
     result = engine.segment(clip, "the circle that moves right").result()
     [track] = result.tracks
     assert np.mean([region_similarity(track.mask(i), ids[i] == 1) for i in range(FRAMES)]) > 0.8
@@ -162,8 +174,7 @@ def test_boxes_are_not_asked_of_a_model_of_unknown_family_nor_where_they_are_tur
     sam2: PromptableSam2, tmp_path: Path
 ) -> None:
     for family, count in (("some-vlm", 4), ("qwen3_vl", 0)):
-        engine, clip, ids = scripted(sam2, tmp_path, {"phrases": ["ball"]})
-        engine.search.detector = FakeDetector(ids, 3, blind=range(99))
+        engine, clip, _ = scripted(sam2, tmp_path, {"phrases": ["ball"]}, blind=range(99))
         assert isinstance(engine.chooser, ScriptedChooser)
         engine.chooser.family, engine.settings = family, GroundedSettings(boxes=count)
         result = engine.segment(clip, "the ball").result()

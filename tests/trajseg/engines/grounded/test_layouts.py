@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import pytest
 import torch
@@ -186,13 +187,14 @@ def qwen3_vl(size: str) -> Layout:
 
 def built_dino(size: str) -> PreTrainedModel:
     window, width, depths, heads, stages = SWIN[size]
+    outputs: dict[str, Any] = {"out_features": [f"stage{stage}" for stage in stages]}
     backbone = SwinConfig(
         image_size=224 if size == "tiny" else 384,
         window_size=window,
         embed_dim=width,
         depths=depths,
         num_heads=heads,
-        out_features=[f"stage{stage}" for stage in stages],
+        **outputs,
     )
     config = MMGroundingDinoConfig(backbone_config=backbone, num_feature_levels=len(stages) + 1)
     return MMGroundingDinoForObjectDetection(config)

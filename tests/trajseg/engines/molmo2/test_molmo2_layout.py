@@ -66,8 +66,8 @@ def test_the_published_configuration_builds_the_published_size(size: str) -> Non
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     assert sum(tensor.numel() for tensor in model.parameters()) == pytest.approx(parameters, rel=0.02)
     # The two layers after the last one that is read are not published.
-    assert model.config.vision_config.num_hidden_layers == 25
-    assert model.config.adapter_config.vision_feature_layer == [24, 18]
+    assert model.config.to_dict()["vision_config"]["num_hidden_layers"] == 25
+    assert model.config.to_dict()["adapter_config"]["vision_feature_layer"] == [24, 18]
     assert shapes["lm_head.weight"] == (151936, width)
     assert shapes["model.language_model.embed_tokens.weight"] == (151936 + 128, width)
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from trajseg.errors import InputError
@@ -17,13 +18,20 @@ def log(folder: Path, stage: str, lines: list[dict]) -> None:
     (folder / stage / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def picture(file: Path) -> np.ndarray:
+    """BGR [height, width, 3]."""
+    read = cv2.imread(str(file))
+    assert read is not None
+    return read
+
+
 def test_a_curve_goes_where_the_log_says(tmp_path: Path) -> None:
     """The same training, drawn with and without a second kind of instruction."""
     lines = [{"step": step, "minutes": step / 10, "right_attribute": step / 100} for step in (10, 50, 90)]
     log(tmp_path, "language", [*lines, {"step": 90, "warning": "the loss is flat"}])
-    one = cv2.imread(str(draw(tmp_path, tmp_path / "sub" / "one.png")))
+    one = picture(draw(tmp_path, tmp_path / "sub" / "one.png"))
     log(tmp_path, "vision", [{"step": 1, "minutes": 0.1, "token_shape": 0.2}])
-    two = cv2.imread(str(draw(tmp_path, tmp_path / "two.png")))
+    two = picture(draw(tmp_path, tmp_path / "two.png"))
     height, width = one.shape[:2]
     assert one.shape == two.shape
     assert min(height, width) > 400

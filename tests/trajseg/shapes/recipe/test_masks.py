@@ -12,7 +12,7 @@ import torch
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
 from trajseg.shapes.recipe.clips import pictures
-from trajseg.shapes.recipe.masks import MaskTraining, frame_roles
+from trajseg.shapes.recipe.masks import MaskTraining, Role, frame_roles
 from trajseg.shapes.world.scenes import sample_scene
 
 
@@ -28,7 +28,7 @@ def test_a_clip_begins_with_a_key_frame_and_half_of_the_clips_have_prompts_throu
 
 @pytest.mark.parametrize("last", ["carried", "prompted"])
 def test_memory_believes_the_object_scores_where_the_next_prompt_can_put_them_right(
-    monkeypatch: pytest.MonkeyPatch, last: str
+    monkeypatch: pytest.MonkeyPatch, last: Role
 ) -> None:
     torch.manual_seed(0)
     training = MaskTraining(TrajSegModel(TrajSegConfig.tiny(300, 259)).eval())

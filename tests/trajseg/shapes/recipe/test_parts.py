@@ -45,7 +45,7 @@ from trajseg.shapes.recipe.watching import disguised
 from trajseg.shapes.world.phrases import PLURALS
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, Scene, sample_scene
-from trajseg.training.run import Schedule, train
+from trajseg.training.run import Loss, Schedule, train
 
 
 @pytest.fixture(autouse=True)
@@ -387,7 +387,10 @@ def test_symbols_are_misread_as_a_picture_tower_does_but_never_as_an_unseen_pair
 def test_a_language_model_is_asked_the_same_of_misread_symbols(processor: TrajSegProcessor) -> None:
     plain, read = (next(iter(QuestionStream(processor, 3, 1, 8, read=reading))) for reading in (None, misread))
     assert [question.answer for question in plain.questions] == [question.answer for question in read.questions]
-    assert not torch.equal(plain.seen[0].look, read.seen[0].look)
+    look, misread_look = plain.seen[0].look, read.seen[0].look
+    assert look is not None
+    assert misread_look is not None
+    assert not torch.equal(look, misread_look)
 
 
 def test_a_kind_of_name_that_no_object_has_is_not_mentioned() -> None:
@@ -485,7 +488,7 @@ def test_pairwise_iou_equals_counting() -> None:
 
 
 def test_a_stopped_stage_resumes_with_its_weights_and_its_steps(tmp_path: Path) -> None:
-    def stage() -> tuple[nn.Linear, object]:
+    def stage() -> tuple[nn.Linear, Loss]:
         torch.manual_seed(0)
         module = nn.Linear(3, 1)
         x = torch.randn(16, 3)

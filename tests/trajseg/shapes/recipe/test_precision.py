@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from trajseg.model import TrajSegConfig, TrajSegModel
@@ -20,7 +19,7 @@ from trajseg.shapes.recipe.vision import VisionPretraining
 from trajseg.shapes.world.scenes import sample_scene
 
 
-def outcome(module: nn.Module, *batch: object) -> tuple[float, torch.Tensor]:
+def outcome(module: MaskTraining | VisionPretraining, *batch: Any) -> tuple[float, torch.Tensor]:
     """The loss of a batch, and its gradient as one vector."""
     module.zero_grad()
     loss, _ = module.loss(*batch)

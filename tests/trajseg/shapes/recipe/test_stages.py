@@ -13,6 +13,7 @@ from trajseg.cli import main
 from trajseg.shapes.recipe import pixels, stages
 from trajseg.shapes.recipe.clips import ClipStream
 from trajseg.shapes.recipe.command import STAGES
+from trajseg.shapes.recipe.pixels import Pairs, PixelTraining
 from trajseg.shapes.recipe.recipe import TINY, Stage
 from trajseg.shapes.recipe.stages import TinyTraining
 from trajseg.training.run import Part, Schedule
@@ -116,10 +117,11 @@ def test_the_projector_is_fitted_to_nothing_of_pairs_and_then_stays(
     training: TinyTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A colour is wanted of strange shapes alone, a shape of colours without a name, and of a named pair neither."""
-    fitted = []
+    fitted: list[Pairs] = []
     monkeypatch.setattr(pixels, "FITTED_CLIPS", 40)
     monkeypatch.setattr(pixels, "_fit", lambda _, parts: fitted.extend(parts))
     module = training.module("pixels")
+    assert isinstance(module, PixelTraining)
     clips = list(itertools.islice(ClipStream(0, 2, 256, unnamed=0.5, unshaped=0.4), 40))
     module.fit_projector(iter([clips[:20], clips[20:]]))
 

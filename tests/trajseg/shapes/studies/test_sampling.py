@@ -72,7 +72,7 @@ def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_f
 
     monkeypatch.setattr(Tracker, "step", watched)
 
-    def seen(pixels: torch.Tensor) -> torch.Tensor:
+    def seen(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         looked.append(len(pixels))
         return see(pixels)
 

@@ -180,17 +180,17 @@ def test_the_study_compares_the_four_arms_and_tells_what_each_part_brings(
             return {"referring_jf": worth[arm.alignment, arm.integration] + 0.1 * arm.seed, "reasoning_jf": None}
 
     monkeypatch.setattr(study, "learn", learn)
-    stub = SimpleNamespace(spec=EngineSpec(name="stub", model_version="stub"))
+    stub: Any = SimpleNamespace(spec=EngineSpec(name="stub", model_version="stub"))
     monkeypatch.setattr("trajseg.VideoSegmenter.from_pretrained", lambda *_: stub)
     monkeypatch.setattr(study, "evaluate", lambda *_, **__: Found())
     plan = Plan(model=str(checkpoint), seeds=(0, 1))
-    table, effects = training(plan, None, Cells(tmp_path))
+    table, effects = training(plan, stub, Cells(tmp_path))
     assert [arm.seed for arm in learned] == [0] * 4 + [1] * 4
     assert known(table.rows["with alignment, without integration"]["referring_jf"]).each == (0.4, 0.5)
     assert known(table.rows["with alignment, with integration"]["loss_end"]).mean == 0.5
     assert known(effects.rows["bidirectional alignment"]["referring_jf"]).mean == pytest.approx(0.15)
     assert known(effects.rows["content integration"]["referring_jf"]).each == pytest.approx((0.25, 0.25))
     assert effects.rows["content integration"]["reasoning_jf"] is None
-    assert training(plan, None, Cells(tmp_path)) == [table, effects]
+    assert training(plan, stub, Cells(tmp_path)) == [table, effects]
     assert len(learned) == 8
     assert len(ARMS) == 4
