@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -139,7 +139,12 @@ def test_an_idle_round_reads_no_jobs_however_many_tasks_wait(
     assert write() == 20
     asked: list[int] = []
     read = store.tasks.jobs
-    monkeypatch.setattr(store.tasks, "jobs", lambda keys: asked.append(len(keys)) or read(keys))
+
+    def reading(keys: Sequence[tuple[int, int]]) -> Any:
+        asked.append(len(keys))
+        return read(keys)
+
+    monkeypatch.setattr(store.tasks, "jobs", reading)
     assert write() == 0
     again = store.projects.of_label_studio(project).id
     store.jobs.add("prelabel", again, jobs[0].task_id, "v", "another instruction", "prelabel", model_version="m")
