@@ -31,12 +31,12 @@ from trajseg.correction import FlowPropagator, Painted, Propagator
 from trajseg.files import write_json
 from trajseg.shapes.evaluation import one_correction as single
 from trajseg.shapes.evaluation.one_correction import CorrectionResult, one_correction
-from trajseg.shapes.evaluation.review import Reviewed, review, summary
+from trajseg.shapes.evaluation.review import ReviewResult, review, summary
 from trajseg.tracks import rle
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import Clip, open_clip
 
-Measured = TypeVar("Measured", Reviewed, CorrectionResult)
+Measured = TypeVar("Measured", ReviewResult, CorrectionResult)
 
 GOAL = 0.95
 MOST = 20
@@ -107,14 +107,14 @@ def measure(
             keep()
 
 
-def earlier(path: Path, settings: dict[str, Any]) -> tuple[list[Reviewed], list[CorrectionResult]]:
+def earlier(path: Path, settings: dict[str, Any]) -> tuple[list[ReviewResult], list[CorrectionResult]]:
     """Results of an earlier run, without its last corrected clip, which may be incomplete."""
     if not path.exists():
         return [], []
     held = json.loads(path.read_text(encoding="utf-8"))
     if held.get("settings") != settings:
         sys.exit(f"{path} holds another measurement: {held.get('settings')}. Name another file, or leave out --resume.")
-    found = [_from_json(Reviewed, one) for one in held["tracks"]]
+    found = [_from_json(ReviewResult, one) for one in held["tracks"]]
     corrected = [_from_json(CorrectionResult, one) for one in held["corrections"]]
     return found, [one for one in corrected if one.seed != corrected[-1].seed]
 
@@ -127,7 +127,7 @@ def _from_json(kind: type[Measured], form: dict[str, Any]) -> Measured:
 def save(
     path: Path,
     settings: dict[str, Any],
-    found: Sequence[Reviewed],
+    found: Sequence[ReviewResult],
     real: dict[str, dict[str, float]],
     corrected: Sequence[CorrectionResult],
 ) -> None:
@@ -145,7 +145,7 @@ def save(
 
 
 def last_line(
-    found: Sequence[Reviewed], real: dict[str, dict[str, float]], corrected: Sequence[CorrectionResult] = ()
+    found: Sequence[ReviewResult], real: dict[str, dict[str, float]], corrected: Sequence[CorrectionResult] = ()
 ) -> dict[str, float]:
     """The summary figures."""
     figures = {"flow_j_real": fmean(figure for clip in real.values() for figure in clip.values())}
@@ -191,7 +191,7 @@ def _similarity(flow: Propagator, clip: Clip, painted: Painted, index: int, trut
     return region_similarity(drawn.mask, truth)
 
 
-def print_tables(found: Sequence[Reviewed], real: dict[str, dict[str, float]]) -> None:
+def print_tables(found: Sequence[ReviewResult], real: dict[str, dict[str, float]]) -> None:
     """Each track's figures, and those of the real clips."""
     console = Console(width=150)
     table = Table(title=f"painted frames until J&F {GOAL}")

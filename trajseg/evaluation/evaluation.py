@@ -193,7 +193,7 @@ class Evaluator:
                 if self.flops and place == number % len(expressions):
                     answer = replace(answer, flops=self._count(annotated, asked))
                 self.answers.append(answer)
-            self.look_further(annotated)
+            self.visit_clip(annotated)
             if progress:
                 progress(number + 1, total)
         return self.evaluation()
@@ -209,7 +209,7 @@ class Evaluator:
         result = self.engine.segment(scored.annotated.clip, asked.text).result()
         return scored.answer(asked, result, time.perf_counter() - start)
 
-    def look_further(self, annotated: AnnotatedClip) -> None:
+    def visit_clip(self, annotated: AnnotatedClip) -> None:
         """Measures further properties known to the data set; nothing by default."""
         if self.contradictions:
             raise InputError(

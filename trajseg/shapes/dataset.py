@@ -27,16 +27,16 @@ from trajseg.video import Clip, even_size, open_clip, write_video
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 CLIPS, HEIGHT = 50, 240
-"""Clips of a split, which has no end, and rows of their frames, where nothing else is said."""
+"""Default number of clips of a split (which is endless), and default rows of their frames."""
 
 
 @dataclass(frozen=True)
 class SceneClip(AnnotatedClip):
-    """A clip of the shapes world and what it was drawn from. Object k of the scene has the uid str(k)."""
+    """A clip of the shapes world with its scene. Object k of the scene has the uid str(k)."""
 
     scene: Scene | None = None
     ids: np.ndarray | None = None
-    """uint8 [N, H, W]: 0 background, k + 1 where object k is seen."""
+    """uint8 [N, H, W]: 0 background, k + 1 where object k is visible."""
 
     def drawn_from(self) -> tuple[Scene, np.ndarray]:
         """The scene, and `ids`."""
@@ -46,10 +46,10 @@ class SceneClip(AnnotatedClip):
 
 
 def open_shapes(argument: str, options: DatasetOptions) -> Dataset:
-    """The data set of "shapes:SPLIT", whose clips are drawn, or "shapes:FOLDER" of written ones.
+    """The data set "shapes:SPLIT", whose clips are rendered, or "shapes:FOLDER", whose clips were written earlier.
 
     Raises:
-        InputError: it is neither.
+        InputError: `argument` is neither.
     """
     if argument in SPLITS:
         return ShapesDataset(
@@ -62,17 +62,17 @@ def open_shapes(argument: str, options: DatasetOptions) -> Dataset:
     if not Path(argument or ".").joinpath("clips.jsonl").is_file() or not argument:
         raise InputError(
             f"There is no data set 'shapes:{argument}'.",
-            "Give shapes:test, shapes:val, shapes:train, or a folder that `trajseg data shapes --write` wrote.",
+            "Give shapes:test, shapes:val, shapes:train, or a folder written by `trajseg data shapes --write`.",
         )
     options.refuse(f"shapes:{argument}", "seed", "height")
     return WrittenShapes(Path(argument), options.count, options.per_kind or 1)
 
 
 def open_posters(argument: str, options: DatasetOptions) -> Dataset:
-    """The data set of "posters:SPLIT": the scenes of the shapes world in a style that the base was not trained on.
+    """The data set "posters:SPLIT": scenes of the shapes world in a style that the base was not trained on.
 
     Raises:
-        InputError: there is no such split.
+        InputError: unknown split.
     """
     if argument not in SPLITS:
         raise InputError(
@@ -89,14 +89,14 @@ def open_posters(argument: str, options: DatasetOptions) -> Dataset:
 
 
 class ShapesDataset(Dataset):
-    """Clips of a split, each written to a file that is kept as long as the clip that was given out.
+    """Clips of a split, each in a temporary file that exists as long as its clip object.
 
     Args:
         split: of the shapes world.
-        count: clips; their seeds are `seed`, `seed` + 1, ...
+        count: number of clips; their seeds are `seed`, `seed` + 1, ...
         height: rows of the frames, in pixels.
-        per_kind: instructions of each kind about a clip, as far as it has them.
-        condition: how the scenes are drawn and filmed.
+        per_kind: instructions of each kind per clip, at most.
+        condition: how the scenes are rendered and filmed.
     """
 
     evaluator = "trajseg.shapes.evaluation.evaluation:ShapesEvaluator"
@@ -137,11 +137,11 @@ class ShapesDataset(Dataset):
 
 
 class WrittenShapes(Dataset):
-    """Clips that `trajseg data shapes --write` wrote, in the order of its list; masks are drawn from their scenes.
+    """Clips written by `trajseg data shapes --write`, in the order of its list; masks are rendered from their scenes.
 
     Args:
-        folder: holds clips.jsonl.
-        count: clips at most; None: all.
+        folder: has clips.jsonl.
+        count: clips, at most; None: all.
         per_kind: as for ShapesDataset.
     """
 
@@ -156,7 +156,7 @@ class WrittenShapes(Dataset):
 
     @property
     def height(self) -> int | None:
-        """Of the frames; the files say."""
+        """None: each file has its own."""
         return None
 
     def __len__(self) -> int:
@@ -168,11 +168,11 @@ class WrittenShapes(Dataset):
         path = self._paths[number]
         split, _, seed = path.stem.rpartition("-")
         if split not in SPLITS or not seed.isdigit():
-            raise InputError(f"{path} is not named as a clip of the shapes world.", "Write the clips again.")
+            raise InputError(f"{path} does not have the name of a shapes clip.", "Write the clips again.")
         scene = sample_scene(int(seed), split)
         clip = open_clip(path)
         _, ids = render(scene, clip.height, range(scene.frame_count))
-        # H.264 needs even sides: an odd one gets one more pixel.
+        # H.264 needs even sides: odd ones are padded by one pixel.
         whole = np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
         return annotate(scene, clip, whole, self.per_kind)
 
@@ -196,9 +196,9 @@ def annotate(
     """The clip of a scene with its objects and instructions.
 
     Args:
-        ids: uint8 [N, H, W], as `render` gives them.
-        per_kind: instructions of each kind, as far as the scene has them.
-        asked: instructions to take instead.
+        ids: uint8 [N, H, W], as from `render`.
+        per_kind: instructions of each kind, at most.
+        asked: instructions to use instead.
     """
     if asked is None:
         asked = instructions(scene, random.Random(scene.seed), limit_per_kind=per_kind)
@@ -216,7 +216,7 @@ def annotate(
 
 
 def expression_of(asked: Instruction) -> Expression:
-    """An instruction as the data set has it."""
+    """An instruction as an expression of the data set."""
     return Expression(asked.text, tuple(str(k) for k in asked.targets), asked.category, asked.kind)
 
 
@@ -227,7 +227,7 @@ def instruction_of(asked: Expression) -> Instruction:
 
 
 def write_scene(scene: Scene, path: Path, height: int, condition: Condition = PLAIN) -> tuple[Clip, np.ndarray]:
-    """The clip as a file, and ids uint8 [N, H, W] at the size of its frames. `scene` is already as changed."""
+    """Writes a clip; returns it with ids uint8 [N, H, W] at its frame size. `scene` is already `condition.changed`."""
     ids: list[np.ndarray] = []
 
     def frames() -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The shapes world as a source of joint training's samples, drawn on the fly or read from mp4 files."""
+"""The shapes world as a source of samples for joint training, rendered on the fly or read from mp4 files."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from trajseg.video import even_size, open_clip
 from trajseg.video.spacing import sampled_frames
 
 TURNED = 0.6
-"""Share of the scenes of "shapes:turned" whose objects are turned."""
+"""Fraction of the scenes of "shapes:turned" with rotated objects."""
 
 
 @dataclass(frozen=True)
 class ShapesSamples:
-    """Clips of the shapes world with instructions and captions that are true of them.
+    """Clips of the shapes world with true instructions and captions.
 
     Args:
         split: of the scenes and of the wording.
-        size: pixels of the longer side of drawn frames.
-        folder: clips that `trajseg data shapes --write` wrote; then frames are read from these files, with what the
-            codec does to them. None draws scenes without end.
-        turned: share of drawn scenes whose objects are turned by any angle; the others are upright, or nearly so.
+        size: longer side of rendered frames, in pixels.
+        folder: clips written by `trajseg data shapes --write`; frames are read from these files, including codec
+            artefacts. None renders endless scenes.
+        turned: fraction of rendered scenes with objects rotated by any angle; the others are upright, or nearly so.
     """
 
     split: Split = "train"
@@ -51,9 +51,9 @@ class ShapesSamples:
     turned: float = 0.0
 
     def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
-        """Frames at the centres of equal bins, as inference takes them: what is said is true of these.
+        """A sample with frames at the centres of equal bins, as at inference; its sentences are true for these.
 
-        Masks alone are learned from frames near to and far from one another (paper, frame sampling).
+        Mask propagation uses frames near to and far from each other (paper, frame sampling).
         """
         while True:
             scene, path = self._scene(rng)
@@ -94,7 +94,7 @@ class ShapesSamples:
             ]
 
     def image(self, rng: random.Random, direction: Direction) -> Sample:
-        """One frame of a scene, with what can be told from it: looks, not motion."""
+        """One frame of a scene, with sentences about appearance, not motion."""
         while True:
             scene, path = self._scene(rng)
             times = [rng.randrange(scene.frame_count)]
@@ -153,7 +153,7 @@ class ShapesSamples:
         clip = open_clip(path)
         _, ids = render(scene, clip.height, times)
         frames = dict(clip.frames(sorted(set(times))))
-        # H.264 needs even sides: an odd one gets one more pixel.
+        # H.264 needs even sides: odd ones are padded by one pixel.
         return np.stack([frames[t] for t in times]), np.stack([even_size(plane[..., None])[..., 0] for plane in ids])
 
     @cached_property
@@ -167,9 +167,9 @@ class ShapesSamples:
 
 
 def open_source(argument: str) -> ShapesSamples:
-    """The samples of "shapes" or "shapes:SPLIT", drawn without end, or of "shapes:FOLDER" of written clips.
+    """Endless rendered samples for "shapes" or "shapes:SPLIT", or the written clips of "shapes:FOLDER".
 
-    "shapes:turned" are those of "shapes:train", but most scenes have turned objects.
+    "shapes:turned" is "shapes:train", but most scenes have rotated objects.
     """
     if argument == "turned":
         return ShapesSamples(turned=TURNED)
@@ -184,6 +184,6 @@ def _turned(scene: Scene, rng: random.Random) -> Scene:
 
 
 def _caption(scene: Scene, k: int, still: bool) -> str:
-    """What the answer calls object k; a still image shows no motion."""
+    """The answer's caption of object k; without motion for still images."""
     o = scene.objects[k]
     return f"a {o.size} {o.colour} {o.shape}" if still else short_caption(o)

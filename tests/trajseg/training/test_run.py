@@ -22,7 +22,7 @@ from trajseg.model import TrajSegConfig
 from trajseg.model.mask_decoder import Tracker, encode_frames
 from trajseg.model.sam2 import build_sam2
 from trajseg.shapes.recipe.recipe import Stage
-from trajseg.shapes.recipe.texts import Seen
+from trajseg.shapes.recipe.texts import VisibleObjects
 from trajseg.training.feed import Feed, first, moved
 from trajseg.training.health import PATIENCE, Health, gradient_norms
 from trajseg.training.optimiser import optimiser_of
@@ -313,7 +313,7 @@ def test_an_item_of_a_feed_depends_on_its_number_alone() -> None:
 def test_all_tensors_of_an_item_are_moved_and_the_rest_is_kept() -> None:
     part = Part(3)
     stage = Stage("vision", (), "", Schedule(steps=1), batch=1, frames=2)
-    item = [Seen(*torch.ones(4, 2)), (torch.ones(1), "word", part), stage]
+    item = [VisibleObjects(*torch.ones(4, 2)), (torch.ones(1), "word", part), stage]
     seen, (tensor, word, same), plan = moved(item, torch.device("meta"))
     assert {seen.attributes.device.type, seen.motion.device.type, tensor.device.type} == {"meta"}
     assert (seen.look, word, same, plan) == (None, "word", part, stage)

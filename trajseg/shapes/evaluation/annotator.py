@@ -1,6 +1,7 @@
-"""A simulated annotator: corrects clips of the shapes world as a person does, into the folder that training reads.
+"""A simulated annotator: corrects clips of the shapes world as a person would, and writes a corrections data set.
 
-The truth is painted on a few frames of each clip, optical flow carries it to the others, and captions are put right.
+It paints the ground truth on a few frames of each clip, optical flow propagates it to the others, and captions are
+corrected.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from trajseg.tracks.trust import Trust
 from trajseg.video.spacing import end_to_end
 
 PAINTED_FRAMES = 5
-"""Frames of a clip on which every object is painted, or agreed not to be there."""
+"""Frames of a clip on which every object is painted, or confirmed as absent."""
 
 
 def identity_of(path: Path) -> str:
-    """What tells a video from others, as an export has it."""
+    """A video's identity, as in an export."""
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def by_side(dataset: Dataset, wanted: dict[Side, int]) -> list[AnnotatedClip]:
-    """The first clips of a data set, as many on each side of the split."""
+    """The first clips of a data set, with the wanted number on each side of the split."""
     left, chosen = dict(wanted), []
     for number in range(len(dataset)):
         if not any(left.values()):
@@ -56,8 +57,8 @@ def correct(
     """Writes corrected clips as `corrections:OUT`.
 
     Args:
-        expressions: of a clip, at most, drawn by its name.
-        shuffled: gives every clip the labels of another one, as a harmful set of corrections has; None leaves them.
+        expressions: per clip, at most; the clip's name seeds the choice.
+        shuffled: swaps the labels between clips, as in a harmful set of corrections; None leaves them.
     """
     labels = list(clips)
     while shuffled is not None and len(labels) > 1 and any(map(operator.is_, labels, clips)):
@@ -70,7 +71,7 @@ def correct(
 
 
 def relabelled(annotated: AnnotatedClip, labels: AnnotatedClip) -> AnnotatedClip:
-    """A clip with the objects and expressions of another one, fitted to its frames; the clip itself, of its own."""
+    """A clip with the objects and expressions of another one, resized to its frames; unchanged with its own."""
     if annotated is labels:
         return annotated
     clip = annotated.clip
@@ -95,9 +96,9 @@ def _corrected(annotated: AnnotatedClip, expressions: int) -> LabelledClip:
     clip = annotated.clip
     objects = [thing for thing in annotated.objects if thing.masks]
     uids = {thing.uid for thing in objects}
-    said = [asked for asked in annotated.expressions if set(asked.targets) <= uids]
-    if len(said) > expressions:
-        said = random.Random(annotated.name).sample(said, expressions)
+    chosen = [asked for asked in annotated.expressions if set(asked.targets) <= uids]
+    if len(chosen) > expressions:
+        chosen = random.Random(annotated.name).sample(chosen, expressions)
     return LabelledClip(
         annotated.name,
         clip.width,
@@ -105,7 +106,7 @@ def _corrected(annotated: AnnotatedClip, expressions: int) -> LabelledClip:
         clip.fps,
         len(clip),
         tuple(_track(annotated, thing) for thing in objects),
-        tuple(Expression(asked.text, asked.targets, Trust.PAINTED) for asked in said),
+        tuple(Expression(asked.text, asked.targets, Trust.PAINTED) for asked in chosen),
         str(clip.path),
         identity_of(clip.path),
         clip,
@@ -113,12 +114,12 @@ def _corrected(annotated: AnnotatedClip, expressions: int) -> LabelledClip:
 
 
 def _track(annotated: AnnotatedClip, thing: AnnotatedObject) -> LabelledTrack:
-    """An object that is painted on frames spread over the clip, as are all others, and where it comes and goes."""
+    """An object, painted on frames spread over the clip and where it appears and disappears."""
     clip = annotated.clip
     shown = sorted(thing.masks)
-    # Who paints a frame paints, or agrees to, all that is in it. So these frames are the same ones for all objects.
+    # Who paints a frame paints or confirms every object in it. So these frames are the same for all objects.
     chosen = set(end_to_end(len(clip), PAINTED_FRAMES)) | {shown[0], shown[-1]}
-    # Just before it comes and just after it goes a person paints that it is not there.
+    # Just before it appears and just after it disappears, the annotator marks it as absent.
     chosen |= {index for index in (shown[0] - 1, shown[-1] + 1) if 0 <= index < len(clip)}
     nothing = np.zeros((clip.height, clip.width), bool)
     painted = {index: rle.decode(thing.masks[index]) if index in thing.masks else nothing for index in sorted(chosen)}

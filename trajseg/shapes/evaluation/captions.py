@@ -1,4 +1,4 @@
-"""Captions under evaluation: an engine describes true trajectories, and is scored word by word."""
+"""Evaluation of captions: an engine captions true tracks, and is scored by word."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ PARTS = ("size", "colour", "shape", "motion")
 
 
 @dataclass(frozen=True)
-class Described:
-    """What an engine says of one object, shown its true track.
+class ObjectCaption:
+    """An engine's caption of one object, given its true track.
 
     Args:
-        seed: which scene.
+        seed: of the scene.
         target: index into Scene.objects.
         truth: its size, colour, shape and motion.
         said: the engine's sentence.
-        seconds: that the engine took, the clip's time shared equally among its objects.
+        seconds: time for this caption: the clip's time divided by its number of objects.
     """
 
     seed: int
@@ -41,7 +41,7 @@ class Described:
 
     @property
     def right(self) -> dict[str, bool]:
-        """By part: whether the sentence is right."""
+        """Whether the sentence is right, by part."""
         named = parse_caption(self.said)
         return {part: named[part] == self.truth[part] for part in PARTS}
 
@@ -56,11 +56,11 @@ class Described:
         }
 
 
-def describe(engine: Captioner, scene: Scene, clip: Clip, ids: np.ndarray) -> list[Described]:
+def describe(engine: Captioner, scene: Scene, clip: Clip, ids: np.ndarray) -> list[ObjectCaption]:
     """Captions of the scene's objects, given their true tracks, `ids` uint8 [N, H, W].
 
-    Objects whose motion cannot be seen in the 8 frames at the centres of equal bins are left out: of them no
-    caption is true beyond doubt.
+    Objects whose motion is not visible in the 8 frames at the centres of equal bins are left out, because their true
+    caption is uncertain.
     """
     facts = Facts(scene)
     targets = [k for k, shows in enumerate(facts.moves_visibly) if shows]
@@ -71,7 +71,7 @@ def describe(engine: Captioner, scene: Scene, clip: Clip, ids: np.ndarray) -> li
     captions = engine.caption(clip, tracks)
     seconds = (time.perf_counter() - start) / max(1, len(targets))
     return [
-        Described(scene.seed, k, words_of(scene.objects[k]), said, seconds)
+        ObjectCaption(scene.seed, k, words_of(scene.objects[k]), said, seconds)
         for k, said in zip(targets, captions, strict=True)
     ]
 
@@ -81,8 +81,8 @@ def words_of(thing: SceneObject) -> dict[str, str]:
     return {part: getattr(thing, part) for part in PARTS}
 
 
-def caption_figures(described: Sequence[Described]) -> dict[str, float] | None:
-    """Objects described, and the shares of them of which all, or each part, is right; None without objects."""
+def caption_figures(described: Sequence[ObjectCaption]) -> dict[str, float] | None:
+    """Number of objects, and the fractions with all parts right and with each part right; None without objects."""
     if not described:
         return None
     count = len(described)

@@ -1,4 +1,4 @@
-"""How well an engine holds up: the same scenes and instructions under conditions that training does not know."""
+"""Robustness of an engine: the same scenes and instructions under conditions not used in training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FIGURES: dict[str, tuple[str, Callable[[ShapesAnswer], float | None]]] = {
     "right_object": ("right object", lambda a: None if a.right_object is None else float(a.right_object)),
     "j_of_right": ("J of right", lambda a: a.score.j if a.right_object else None),
 }
-"""Each with its heading, and what one answer adds to the mean; None where it adds nothing."""
+"""By key: heading, and the value of one answer; None if the answer does not count."""
 
 _WIDTH, _ROWS, _CAPTION, _GAP = 1500, 240, 42, 12
 _PAPER, _INK, _FAINT = (250, 250, 248), (40, 40, 44), (130, 130, 136)
@@ -50,10 +50,10 @@ _MARK = (255, 0, 220)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A frame as read back from the file, uint8 [H, W, 3], with truth and answer, bool [H, W].
+class PicturedFrame:
+    """A decoded frame, uint8 [H, W, 3], with the masks of truth and answer, bool [H, W].
 
-    `frames` is how many the clip has, `j` the mean J over all of them.
+    frames: number of frames of the clip; j: mean J over all of them.
     """
 
     frame: np.ndarray
@@ -64,19 +64,18 @@ class Shown:
 
 
 @dataclass
-class Under:
-    """All answers under one condition, and a frame of the first clip."""
+class ConditionResult:
+    """All answers under one condition, and a frame of the first clip for the picture."""
 
     condition: Condition
     answers: list[ShapesAnswer] = field(default_factory=list)
-    shown: Shown | None = None
+    shown: PicturedFrame | None = None
 
-    def figures(self, plain: Under) -> dict[str, dict[str, float | None]]:
-        """For each of FIGURES its mean, and how it differs from the plain condition.
+    def figures(self, plain: ConditionResult) -> dict[str, dict[str, float | None]]:
+        """The mean of each of FIGURES, and its difference to the plain condition.
 
-        `difference` is a mean over the instructions that count for the figure under both conditions (so that of
-        j_of_right is over objects that were found under both), and `error` its standard error, as if they were
-        independent of one another.
+        `difference` is a mean over the instructions that count for the figure under both conditions (for j_of_right:
+        objects found under both), and `error` its standard error, assuming independent instructions.
         """
         before = {(a.seed, a.asked): a for a in plain.answers}
         found = {}
@@ -99,19 +98,19 @@ class Under:
 
 @dataclass
 class Comparison:
-    """One run: the plain condition first, then the others.
+    """Results of one run: the plain condition first, then the others.
 
-    `pictured` is the instruction of all shown frames, the one of its clip that plain answers best.
+    pictured: the instruction of all pictured frames, the one of its clip with the best J under the plain condition.
     """
 
     data: str
     model_version: str
     clips: int
-    under: list[Under]
+    under: list[ConditionResult]
     pictured: Instruction | None = None
 
     def headline(self) -> dict[str, Any]:
-        """J&F over all instructions that mean something, plain and where it fell most; None without others."""
+        """J&F over all instructions with targets: plain, mean difference, worst condition (None without others)."""
         falls = {u.condition.name: u.figures(self.under[0])["jf"] for u in self.under[1:]}
         known = {name: jf for name, jf in falls.items() if jf["difference"] is not None}
         worst = min(known, key=lambda name: known[name]["difference"] or 0.0, default=None)
@@ -144,10 +143,10 @@ class Comparison:
 
 
 def named(names: str) -> list[Condition]:
-    """The conditions of a list "noise,blur", in the order of CONDITIONS and always with the plain one; or "all".
+    """The conditions of a list such as "noise,blur", or "all", in the order of CONDITIONS; plain is always included.
 
     Raises:
-        InputError: there is no condition of that name.
+        InputError: unknown condition.
     """
     known = {c.name: c for c in CONDITIONS}
     wanted = set(known) if names == "all" else {name.strip() for name in names.split(",")}
@@ -167,19 +166,19 @@ def evaluate_conditions(
     per_kind: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Asks about `count` scenes under each condition, through mp4 files, and scores what comes.
+    """Evaluates an engine on `count` scenes under each condition, through mp4 files.
 
-    Where a condition changes the scene itself, instructions that may no longer be true of it are left out there;
-    differences are taken between answers to the same instruction.
+    If a condition changes the scene itself, instructions that may no longer be true are left out for it. Differences
+    are between answers to the same instruction.
 
     Args:
         engine: any.
-        conditions: the first one is what the others are held against.
-        split, count, seed, per_kind: as for `evaluate`; it asks the same instructions.
-        height: rows of the clips whose condition does not say.
+        conditions: the first one is the baseline of the others.
+        split, count, seed, per_kind: as for `evaluate`, with the same instructions.
+        height: rows of the clips, unless the condition sets its own.
         progress: called with (clips done, clips in all).
     """
-    found = Comparison(f"shapes:{split}", engine.spec.model_version, count, [Under(c) for c in conditions])
+    found = Comparison(f"shapes:{split}", engine.spec.model_version, count, [ConditionResult(c) for c in conditions])
     evaluator = ShapesEvaluator(engine, ShapesDataset(split, count, seed, height, per_kind))
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         for number in range(count):
@@ -222,25 +221,25 @@ def _still_true(asked: list[Instruction], scene: Scene, changed: Scene) -> list[
 
 
 def _clearest(truth: np.ndarray) -> float:
-    """Where in the clip, from 0 to 1, most of what is meant is seen; of equals the one nearest to the middle."""
+    """Position in the clip, 0 to 1, with the largest visible target; the one nearest to the middle in case of ties."""
     shares = np.linspace(0, 1, len(truth))
     return float(shares[np.argmax(truth.mean(axis=(1, 2)) - 1e-4 * np.abs(shares - 0.5))])
 
 
-def _show(clip: Clip, truth: np.ndarray, answer: ShapesAnswer, share: float) -> Shown:
+def _show(clip: Clip, truth: np.ndarray, answer: ShapesAnswer, share: float) -> PicturedFrame:
     index = round(share * (len(clip) - 1))
     frame = dict(clip.frames([index]))[index]
     masks = [masks_of(track, truth.shape)[index] for track in answer.result.tracks]
     mask = np.any(masks, axis=0) if masks else np.zeros(truth.shape[1:], bool)
-    return Shown(frame, truth[index], mask, len(clip), answer.score.j)
+    return PicturedFrame(frame, truth[index], mask, len(clip), answer.score.j)
 
 
-def _seconds(under: Under) -> float | None:
+def _seconds(under: ConditionResult) -> float | None:
     return fmean(a.seconds for a in under.answers) if under.answers else None
 
 
 def print_comparison(found: Comparison) -> None:
-    """A line for each condition on stdout: mean, and the difference to plain with its standard error."""
+    """Prints a row per condition: means, and differences to plain with their standard errors."""
     table = Table(title=f"{found.model_version} on {found.clips} clips of {found.data}: figure, difference to plain")
     table.add_column("condition", no_wrap=True)
     table.add_column("asked", justify="right")
@@ -270,7 +269,7 @@ def _cell(mean: float | None, difference: float | None, error: float | None, alo
 
 
 def draw_conditions(found: Comparison, path: Path) -> Path:
-    """One PNG: the same moment of the first clip under each condition, outlines of truth (white) and answer (pink)."""
+    """Draws the same moment of the first clip under each condition, with truth (white) and answer (pink) outlined."""
     lines: list[list[Image.Image]] = [[]]
     for under in found.under:
         cell = _picture(under)
@@ -291,12 +290,12 @@ def draw_conditions(found: Comparison, path: Path) -> Path:
     return path
 
 
-def _picture(under: Under) -> Image.Image:
+def _picture(under: ConditionResult) -> Image.Image:
     shown = under.shown
     if shown is None:
         return Image.new("RGB", (_ROWS, _ROWS + _CAPTION), _PAPER)
     width = round(_ROWS * shown.frame.shape[1] / shown.frame.shape[0])
-    # Twice the size for thin lines; nothing is filled, so that colours are seen as they are.
+    # Twice the size, for thin lines; nothing is filled, so colours stay visible.
     size = (2 * width, 2 * _ROWS)
     picture = np.asarray(Image.fromarray(shown.frame).resize(size, Image.Resampling.LANCZOS)).copy()
     mask, truth = (
@@ -323,7 +322,7 @@ def report(
     json_path: Path | None,
     picture: Path | None,
 ) -> None:
-    """What `trajseg evaluate --conditions` prints: a table, and the headline as one JSON object in the last line."""
+    """Prints the output of `trajseg evaluate --conditions`: a table, and the headline as JSON in the last line."""
     conditions = named(names)
     with progress_bar(f"{engine.spec.model_version}: conditions") as progress:
         found = evaluate_conditions(

@@ -1,4 +1,4 @@
-"""Contradictions under evaluation: does an engine tell captions of what an instruction means from other captions?"""
+"""Evaluation of contradictions: can an engine tell captions of an instruction's targets from other captions?"""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ if TYPE_CHECKING:
 
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 FALSE_ALARMS = 0.05
-"""Share of right captions that a threshold may take for contradictions."""
+"""Fraction of right captions that the threshold may classify as contradictions."""
 
 Caption = Literal["meant", "other motion", "other object"]
 
 
 @runtime_checkable
-class Agreeing(Protocol):
-    """An engine that says how well captions agree with an instruction: about 0 or less, see trajseg.model.agreement."""
+class CaptionComparer(Protocol):
+    """An engine that scores the agreement of captions with an instruction; see trajseg.model.agreement."""
 
     def agreement(self, clip: Clip, instruction: str, captions: Sequence[str]) -> list[float]: ...
 
 
 @dataclass(frozen=True)
-class Compared:
-    """How well a caption agrees with an instruction, as the engine sees it.
+class CaptionComparison:
+    """An engine's agreement of a caption with an instruction.
 
     Args:
-        seed: which scene.
+        seed: of the scene.
         text: the instruction.
-        caption: the true caption of an object that is meant, the same with the opposite motion, or the true caption
-            of an object that is not meant.
-        which: which of these.
-        agreement: of the engine; below CONTRADICTION it would be warned of.
+        caption: the true caption of a target, the same with the opposite motion, or the true caption of another object.
+        which: which of the three.
+        agreement: the engine's score; below CONTRADICTION there would be a warning.
     """
 
     seed: int
@@ -49,8 +48,8 @@ class Compared:
     agreement: float
 
 
-def compare(engine: Agreeing, scene: Scene, clip: Clip, asked: Instruction) -> list[Compared]:
-    """Captions of the scene's objects whose motion shows, beside an instruction."""
+def compare(engine: CaptionComparer, scene: Scene, clip: Clip, asked: Instruction) -> list[CaptionComparison]:
+    """Compares an instruction with captions of the scene's objects whose motion is visible."""
     shows = Facts(scene).moves_visibly
     captions: list[tuple[str, Caption]] = []
     for k, thing in enumerate(scene.objects):
@@ -61,18 +60,18 @@ def compare(engine: Agreeing, scene: Scene, clip: Clip, asked: Instruction) -> l
         if k in asked.targets and thing.motion in OPPOSITE:
             words = CAPTION_MOTION[thing.motion], CAPTION_MOTION[OPPOSITE[thing.motion]]
             captions.append((true.replace(*words), "other motion"))
-    said = [caption for caption, _ in captions]
-    agreements = engine.agreement(clip, asked.text, said) if said else []
+    sentences = [caption for caption, _ in captions]
+    agreements = engine.agreement(clip, asked.text, sentences) if sentences else []
     return [
-        Compared(scene.seed, asked.text, caption, which, agreement)
+        CaptionComparison(scene.seed, asked.text, caption, which, agreement)
         for (caption, which), agreement in zip(captions, agreements, strict=True)
     ]
 
 
-def contradiction_figures(compared: Sequence[Compared]) -> dict[str, float] | None:
-    """Shares of captions below CONTRADICTION, by what they are, and below the threshold that gives FALSE_ALARMS.
+def contradiction_figures(compared: Sequence[CaptionComparison]) -> dict[str, float] | None:
+    """Fractions of captions below CONTRADICTION, and below the threshold for FALSE_ALARMS, by kind of caption.
 
-    None where nothing was compared, or no caption was right.
+    None if nothing was compared, or no caption was right.
     """
     right = sorted(one.agreement for one in compared if one.which == "meant")
     if not right:

@@ -1,4 +1,4 @@
-"""Evaluation on the shapes world: what any evaluation measures, and captions, word by word."""
+"""Evaluation on the shapes world: the general metrics, plus captions by word."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trajseg.evaluation.answers import Answer, ScoredClip
 from trajseg.evaluation.evaluation import COLUMNS, Evaluator
 from trajseg.evaluation.metrics import mean
 from trajseg.shapes.dataset import SceneClip, ShapesDataset, instruction_of
-from trajseg.shapes.evaluation.captions import PARTS, Described, caption_figures, describe, words_of
-from trajseg.shapes.evaluation.contradictions import Agreeing, Compared, compare, contradiction_figures
+from trajseg.shapes.evaluation.captions import PARTS, ObjectCaption, caption_figures, describe, words_of
+from trajseg.shapes.evaluation.contradictions import CaptionComparer, CaptionComparison, compare, contradiction_figures
 from trajseg.shapes.world.language import CATEGORY, KINDS, parse_caption
 from trajseg.shapes.world.scenes import Split
 
@@ -31,15 +31,16 @@ class ShapesAnswer(Answer):
     """An answer about a scene.
 
     Args:
-        seed: which scene.
-        named: whether a track's caption has the one target's size, colour, shape and motion; None for others.
+        seed: of the scene.
+        named: whether a track's caption has the size, colour, shape and motion of the target; None unless there is one
+            target.
     """
 
     seed: int
     named: bool | None
 
     def to_json(self) -> dict[str, Any]:
-        """As of any answer, with the scene's seed and targets as indices into its objects."""
+        """As for any answer, with the scene's seed, and targets as indices into its objects."""
         figures = super().to_json()
         del figures["clip"]
         return {"seed": self.seed, **figures, **asdict(instruction_of(self.asked)), "named": self.named}
@@ -47,10 +48,10 @@ class ShapesAnswer(Answer):
 
 @dataclass
 class Evaluation(general.Evaluation):
-    """All answers of one run, the engine's caption of each object given its true track, and, where requested, how it
-    compares captions with instructions.
+    """All answers of one run, the engine's caption of each true track and, if requested, how it compares captions with
+    instructions.
 
-    `height` are the rows of the clips; None where they differ.
+    height: rows of the clips; None if they differ.
     """
 
     LAST_LINE: ClassVar[Sequence[str]] = (
@@ -72,11 +73,11 @@ class Evaluation(general.Evaluation):
     }
 
     height: int | None = None
-    described: Sequence[Described] = field(default_factory=list)
-    compared: Sequence[Compared] = field(default_factory=list)
+    described: Sequence[ObjectCaption] = field(default_factory=list)
+    compared: Sequence[CaptionComparison] = field(default_factory=list)
 
     def headline(self) -> dict[str, float | None]:
-        """The figures that stand for the whole: means over instructions, None where there are none."""
+        """The summary: means over instructions; None where there are none."""
         general_figures = super().headline()
         captions = caption_figures(self.described)
         return {
@@ -98,11 +99,11 @@ class Evaluation(general.Evaluation):
         return [(category, [k for k in KINDS if CATEGORY[k] == category]) for category in CATEGORIES]
 
     def figures(self, answers: Sequence[Answer]) -> dict[str, float | None]:
-        """The figures of a row."""
+        """The metrics of a table row."""
         return {**super().figures(answers), "named_right": mean(_named(a) for a in answers)}
 
     def more_tables(self) -> list[Table]:
-        """Captions and contradictions, if there are any."""
+        """Tables of captions and contradictions, if there are any."""
         tables = []
         if captions := caption_figures(self.described):
             parts = Table("objects", "all right", *PARTS, "seconds", title="Captions of true tracks")
@@ -112,14 +113,14 @@ class Evaluation(general.Evaluation):
             )
             tables.append(parts)
         if contradictions := contradiction_figures(self.compared):
-            rows = Table("figure", "value", title="Captions taken for contradictions")
+            rows = Table("figure", "value", title="Captions classified as contradictions")
             for name, value in contradictions.items():
                 rows.add_row(name, f"{value:g}" if name == "captions" else f"{value:.3f}")
             tables.append(rows)
         return tables
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, and every answer without its masks."""
+        """All metrics, and every answer without its masks."""
         return {
             **super().to_json(),
             "height": self.height,
@@ -131,26 +132,28 @@ class Evaluation(general.Evaluation):
 
 
 class ShapesEvaluator(Evaluator):
-    """Also shows the engine each clip's true tracks, and compares captions with instructions."""
+    """Also has the engine caption each clip's true tracks and compare captions with instructions."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.described: list[Described] = []
-        self.compared: list[Compared] = []
+        self.described: list[ObjectCaption] = []
+        self.compared: list[CaptionComparison] = []
         self._captioner = captioner(self.engine)
 
     def ask(self, scored: ScoredClip, asked: Expression) -> ShapesAnswer:
-        """The engine's answer to one instruction."""
+        """The engine's scored answer to one instruction."""
         return shapes_answer(super().ask(scored, asked), cast(SceneClip, scored.annotated))
 
-    def look_further(self, annotated: AnnotatedClip) -> None:
+    def visit_clip(self, annotated: AnnotatedClip) -> None:
         """Captions of the clip's objects, and their agreement with its instructions."""
         clip = cast(SceneClip, annotated)
         scene, ids = clip.drawn_from()
         if self.contradictions and self.engine.spec.compares:
             for asked in clip.expressions:
                 if asked.targets:
-                    self.compared += compare(cast(Agreeing, self.engine), scene, clip.clip, instruction_of(asked))
+                    self.compared += compare(
+                        cast(CaptionComparer, self.engine), scene, clip.clip, instruction_of(asked)
+                    )
         if self._captioner is not None:
             self.described += describe(self._captioner, scene, clip.clip, ids)
 
@@ -189,7 +192,7 @@ def evaluate(
     contradictions: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Asks `engine` about `count` drawn clips; see ShapesDataset and trajseg.evaluation.evaluate."""
+    """Evaluates `engine` on `count` rendered clips; see ShapesDataset and trajseg.evaluation.evaluate."""
     dataset = ShapesDataset(split, count, seed, height, per_kind)
     found = general.evaluate(engine, dataset, flops=flops, contradictions=contradictions, progress=progress)
     return cast(Evaluation, found)

@@ -1,12 +1,12 @@
-"""Learning from corrections, measured: simulated projects are corrected, trained on, judged and measured afresh.
+"""Evaluation of learning from corrections, on simulated projects.
 
 A run is one simulated project: real mp4 clips, a simulated annotator (see annotator), the corrections data set, and a
-round of learning as a worker has it run (trajseg.training.round). The candidate is then measured on clips that neither
+round of learning as in a worker (trajseg.training.round). The candidate is then measured on clips that neither
 the training nor the gate has seen. There are three kinds:
 
-    gain      posters, a look that the base was not trained on: the gate should promote
-    harmful   posters again, each clip with the labels of another one: the gate must refuse
-    neutral   clips that look as those that the base was trained on: there is nothing to gain
+    gain      posters, a style that the base was not trained on: the gate should promote
+    harmful   posters with labels swapped between clips: the gate must reject
+    neutral   clips in the style that the base was trained on: there is nothing to gain
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ RESULT, CORRECTIONS = "result.json", "corrections"
 SEEDS_APART = 1000
 """Scenes between the first clips of two projects."""
 FRESH_SEED, TEST_SEED = 20_000, 30_000
-"""Of the first unseen clip of the project's style, and of the first clip of the base's test set."""
+"""Seeds of the first unseen clip of the project's style, and of the first clip of the base's test set."""
 SCAN = 40
-"""Clips that are drawn, at most, for each one that is needed on one side of the split."""
+"""Rendered clips, at most, per clip needed on one side of the split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LearningSettings:
 
     Args:
         checkpoint: name or folder of the base.
-        fresh, test: unseen clips of the project's style, and of the base's own, that promoted models are measured on.
+        fresh, test: numbers of unseen clips, in the project's style and in the base's own, for the final measurement.
         height: rows of all clips.
         steps: of a training; None: the recipe's.
     """
@@ -80,23 +80,23 @@ class LearningRun:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return f"{self.kind}-{self.videos}-{self.seed}"
 
     @property
     def held_out(self) -> int:
-        """Videos that are not trained on: the usual share, and as many as the gate needs."""
+        """Held-out videos: the usual fraction, but at least as many as the gate needs."""
         return max(GateRules().min_clips, round(self.videos * HELD_OUT_SHARE))
 
 
 @dataclasses.dataclass(frozen=True)
 class LearningResult:
-    """What came of a run.
+    """Result of a run.
 
     Args:
-        decision: the gate's, as GateDecision.to_json gives it.
-        scores: of the candidate, by set ("fresh", "test") and clip: J&F; empty where it was not measured.
-        minutes: of the round, by the clock.
+        decision: the gate's, as from GateDecision.to_json.
+        scores: J&F of the candidate by set ("fresh", "test") and clip; empty if not measured.
+        minutes: wall-clock time of the round.
     """
 
     run: LearningRun
@@ -110,12 +110,12 @@ class LearningResult:
         return bool(self.decision["promoted"])
 
     def gain(self, what: str, served: Mapping[str, Mapping[str, float]]) -> float:
-        """Mean J&F of the candidate on a set, less the base's; below 0 for a loss."""
+        """Mean J&F of the candidate on a set minus the base's."""
         return fmean(self.scores[what][clip] - served[what][clip] for clip in served[what])
 
 
 def learn(run: LearningRun, settings: LearningSettings, out: Path) -> LearningResult:
-    """One run in the folder `out`/NAME; resumes from what it finds there.
+    """One run in the folder `out`/NAME; resumes an interrupted one.
 
     Raises:
         TrajSegError: the round failed.
@@ -137,10 +137,10 @@ def learn(run: LearningRun, settings: LearningSettings, out: Path) -> LearningRe
 
 
 def keep_settings(settings: LearningSettings, out: Path) -> None:
-    """Records the settings that a folder's runs share; added runs must share them.
+    """Records the settings that all runs in a folder share.
 
     Raises:
-        InputError: the folder's runs were begun with other settings.
+        InputError: the folder has runs with other settings.
     """
     path, form = out / "settings.json", dataclasses.asdict(settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -148,11 +148,13 @@ def keep_settings(settings: LearningSettings, out: Path) -> None:
         write_json(path, form)
     begun = json.loads(path.read_text(encoding="utf-8"))
     if other := sorted(name for name in form if begun.get(name) != form[name]):
-        raise InputError(f"{out} holds runs with another {', '.join(other)}.", "Choose the same, or another --out.")
+        raise InputError(
+            f"{out} has runs with other values of {', '.join(other)}.", "Use the same settings, or another --out."
+        )
 
 
 def measure_base(settings: LearningSettings, out: Path) -> Mapping[str, Mapping[str, float]]:
-    """J&F of the base by set and clip; kept in `out`."""
+    """J&F of the base by set and clip; cached in `out`."""
     kept = out / "base.json"
     if not kept.exists():
         out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +163,7 @@ def measure_base(settings: LearningSettings, out: Path) -> Mapping[str, Mapping[
 
 
 def share_done(run: LearningRun, out: Path) -> float:
-    """How much of a run's round is done, 0 to 1."""
+    """Progress of a run's round, 0 to 1."""
     folder = out / run.name
     if (folder / RESULT).exists():
         return 1.0
@@ -175,11 +177,11 @@ def share_done(run: LearningRun, out: Path) -> float:
 def summary(
     results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]], videos: int
 ) -> dict[str, Any]:
-    """The summary figures. Gains count for what serves after the gate: 0 where it refused.
+    """The summary. Gains are those of the model served after the gate: 0 if it rejected the candidate.
 
     Args:
         served: the base's scores.
-        videos: corrected videos of the projects that gain and loss are given for.
+        videos: gain and loss are for projects with this many corrected videos.
     """
     asked = [one for one in results if one.run.kind == "gain" and one.run.videos == videos]
     promoted = [one for one in asked if one.promoted]
@@ -205,7 +207,7 @@ def _correct(run: LearningRun, settings: LearningSettings, out: Path) -> None:
 
 
 def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mapping[str, Any]:
-    """The gate's decision on a run's candidate, which is then in `folder`/adapter; resumes from what is there."""
+    """The gate's decision on a run's candidate, which is then in `folder`/adapter; resumes an interrupted round."""
     task = RoundTask(
         checkpoint=settings.checkpoint,
         corrections=str((folder / CORRECTIONS).resolve()),
@@ -228,7 +230,7 @@ def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mappin
 
 
 def share_base_scores(folder: Path) -> None:
-    """Gives a run what another run beside it measured of the base on the gate's base set: all share the two."""
+    """Copies the base's scores on the gate's base set from another run in the same folder; all runs share both."""
     own = kept_scores(folder / "work", "base", "served")
     found = next((path for path in sorted(folder.parent.glob(f"*/work/{own.name}")) if path != own), None)
     if found is not None and not own.exists():

@@ -1,9 +1,9 @@
-"""What one correction does to the frames that nobody painted: a person changes a track's frame or two on shapes clips.
+"""Effect of one correction on the unpainted frames: a simulated person changes one or two frames of a track.
 
-Four kinds of correction, each on the frames of a clip that need it most: a blob is erased, a missing part is added, the
-whole mask is redrawn, or, in the box view, a box is moved to the object. Where a prediction has no blob, or lacks no
-part, a stretch of it is given one, since larger models on real clips have them. J is measured frame by frame, before
-and after, on the frames that nobody painted.
+There are four kinds of correction, each on the frames of a clip that need it most: a blob is erased, a missing part is
+added, the whole mask is redrawn, or, in the box view, a box is moved to the object. If a prediction has no such error,
+one is added to an interval of it, because larger models on real clips make them. J is measured per frame, before and
+after, on the unpainted frames.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trajseg.correction import Painted, Propagator, refine
 from trajseg.correction.marking import Draw, mask_of
 from trajseg.engines.capabilities import marker
 from trajseg.evaluation.answers import masks_of
-from trajseg.shapes.evaluation.review import Start, start_of
+from trajseg.shapes.evaluation.review import StartTrack, start_of
 from trajseg.shapes.world.scenes import Split, sample_scene
 from trajseg.tracks import MaskTrack, TrackFrame, rle
 from trajseg.tracks.mark import Mark
@@ -35,13 +35,13 @@ Kind = Literal["erase", "add", "redraw", "box"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 NOTICED = 0.08
-"""Share of the object's area from which on a person takes the trouble to erase a blob or to add a part."""
+"""Smallest blob or missing part that a person would correct, as a fraction of the object's area."""
 
 STRETCH = 0.5
-"""Share of the clip's frames over which a prediction without such a fault is given one."""
+"""Length of the interval in which an error is added to a prediction without one, as a fraction of the clip."""
 
 APART = 0.2
-"""Share of the clip's frames that two painted frames lie apart at least."""
+"""Minimum distance of two painted frames, as a fraction of the clip."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Correction:
 
     Args:
         kind: what the person does.
-        track: what is corrected; the prediction, or the prediction with a fault added to a stretch of frames.
-        painted: what stands afterwards on the frames that are changed.
+        track: the track to correct: the prediction, or the prediction with an added error.
+        painted: the corrected masks by frame.
     """
 
     kind: Kind
@@ -61,7 +61,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class CorrectionResult:
-    """What one correction did. J of each frame before and after; `painted` are the frames that were changed."""
+    """Result of one correction: J of each frame before and after; `painted` are the corrected frames."""
 
     seed: int
     instruction: str
@@ -73,21 +73,21 @@ class CorrectionResult:
 
     @property
     def change(self) -> float:
-        """By how much the mean J of the frames that nobody painted rose."""
+        """Change of the mean J of the unpainted frames."""
         others = [i for i in range(len(self.before)) if i not in self.painted]
         return fmean(self.after[i] - self.before[i] for i in others) if others else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, for a file."""
+        """For a JSON file."""
         return asdict(self) | {"change": self.change}
 
 
-def corrections(start: Start, draws: Sequence[Draw], frames: int = 1) -> Iterator[Correction]:
-    """The corrections of one clip, one of each kind that can be made there.
+def corrections(start: StartTrack, draws: Sequence[Draw], frames: int = 1) -> Iterator[Correction]:
+    """The corrections of one clip, one of each kind that applies.
 
     Args:
-        draws: the ways from a mark to a mask; empty where the engine has none.
-        frames: how many frames are changed; a kind for which a clip has fewer is passed over.
+        draws: functions from a mark to a mask; empty if the engine has none.
+        frames: number of corrected frames; a kind for which a clip has fewer is skipped.
     """
     predicted, truth = masks_of(start.track, start.truth.shape), start.truth
     if not truth.any():
@@ -120,13 +120,13 @@ def corrections(start: Start, draws: Sequence[Draw], frames: int = 1) -> Iterato
 
 
 def _worst(predicted: np.ndarray, truth: np.ndarray) -> list[int]:
-    """The frames that show the object, the one with the lowest J first; both masks bool [N, H, W]."""
+    """The frames that show the object, lowest J first; both masks bool [N, H, W]."""
     shown = [i for i, mask in enumerate(truth) if mask.any()]
     return sorted(shown, key=lambda i: region_similarity(predicted[i], truth[i]))
 
 
 def _spaced(indices: Sequence[int], frames: int, most: int) -> list[int]:
-    """The first `most` of the indices that lie APART, in time order."""
+    """The first `most` of the indices that are APART from each other, in time order."""
     chosen: list[int] = []
     for index in indices:
         if len(chosen) < most and all(abs(index - other) >= APART * frames for other in chosen):
@@ -135,11 +135,11 @@ def _spaced(indices: Sequence[int], frames: int, most: int) -> list[int]:
 
 
 def _parts(wrong: np.ndarray, truth: np.ndarray, beside: np.ndarray | None = None) -> dict[int, np.ndarray]:
-    """By frame, its largest connected part of `wrong` if a person would notice it; the largest of all comes first.
+    """The largest connected part of `wrong` by frame, if large enough to be NOTICED; the largest of all comes first.
 
     Args:
         wrong, truth: bool [N, H, W].
-        beside: only frames where this has a mask count, bool [N, H, W]; None for all.
+        beside: bool [N, H, W]; only frames where it has a mask count; None for all.
     """
     parts: list[tuple[int, int, np.ndarray]] = []
     for index, (mask, object_mask) in enumerate(zip(wrong, truth, strict=True)):
@@ -156,14 +156,14 @@ def _parts(wrong: np.ndarray, truth: np.ndarray, beside: np.ndarray | None = Non
 
 
 def _stretch(frames: int, seed: int) -> slice:
-    """A stretch of a clip's frames, by the clip's seed."""
+    """An interval of a clip's frames, chosen by the clip's seed."""
     length = max(2, round(STRETCH * frames))
     start = seed * 7 % (frames - length + 1) if frames > length else 0
     return slice(start, start + length)
 
 
-def _blob(start: Start) -> np.ndarray:
-    """A blob over a stretch of the clip, bool [N, H, W]: part of another object that is seen there, else background."""
+def _blob(start: StartTrack) -> np.ndarray:
+    """A blob in an interval of the clip, bool [N, H, W]: another object if one is visible there, else background."""
     frames, height, width = start.truth.shape
     area = start.truth.sum(axis=(1, 2)).max()
     side = max(3, round(0.6 * float(np.sqrt(area))))
@@ -181,7 +181,7 @@ def _blob(start: Start) -> np.ndarray:
 
 
 def _cut(predicted: np.ndarray) -> np.ndarray:
-    """Masks bool [N, H, W] that lack their lower two fifths over a stretch of the clip."""
+    """Masks bool [N, H, W] without their lower two fifths in an interval of the clip."""
     out = predicted.copy()
     for index in range(len(out))[_stretch(len(out), int(predicted.sum()))]:
         _, y, _, height = cv2.boundingRect(out[index].astype(np.uint8))
@@ -198,8 +198,8 @@ def _with(track: MaskTrack, masks: np.ndarray) -> MaskTrack:
     return replace(track, frames=frames)
 
 
-def corrected(start: Start, correction: Correction, propagators: Sequence[Propagator]) -> CorrectionResult:
-    """Make the correction, refine, and measure."""
+def corrected(start: StartTrack, correction: Correction, propagators: Sequence[Propagator]) -> CorrectionResult:
+    """Applies the correction, refines, and measures."""
     marked = set(correction.painted) if correction.kind == "box" else set()
     refined = refine(start.clip, correction.track, correction.painted, propagators, marked=marked).track
     before, after = (masks_of(track, start.truth.shape) for track in (correction.track, refined))
@@ -225,15 +225,15 @@ def one_correction(
     frames: Sequence[int] = (1,),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[CorrectionResult]:
-    """Correct one track in each of `count` clips in every way, and yield what came of it.
+    """Applies every kind of correction to one track in each of `count` clips, and yields the results.
 
     Args:
-        engine: draws the tracks, and the mask of a box where it can.
-        propagators: carry corrections on; the preferred one first.
+        engine: draws the tracks and, if it can, the mask of a box.
+        propagators: the preferred one first.
         split: of the shapes world.
-        seed: of the first clip; clips without a referring instruction about one object are passed over.
+        seed: of the first clip; clips without a referring instruction about one object are skipped.
         height: rows of the clips, in pixels.
-        frames: how many frames a correction changes; every number of them is tried in turn.
+        frames: numbers of corrected frames to try.
         progress: called with (clips done, clips in all).
     """
     done = 0
@@ -253,13 +253,13 @@ def one_correction(
 
 
 def drawing(engine: Engine, instruction: str) -> list[Draw]:
-    """Ways in which the engine draws a mark's object; empty if it cannot."""
+    """The engine's functions from a mark to a mask; empty if it has none."""
     marking = marker(engine)
     return [] if marking is None else [lambda clip, mark, known: marking.mark(clip, mark, instruction, known)]
 
 
 def summary(results: Sequence[CorrectionResult]) -> dict[str, float]:
-    """The mean change in J, the worst one of any clip, and the mean by kind; of several painted frames, "_of_2"."""
+    """Mean and worst change in J, and the mean by kind; for two painted frames with the suffix "_of_2"."""
     figures: dict[str, float] = {}
     for count in sorted({len(one.painted) for one in results}):
         own = [one for one in results if len(one.painted) == count]

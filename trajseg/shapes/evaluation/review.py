@@ -1,9 +1,9 @@
 """Benefit of reviewing suggested frames: a simulated annotator paints the ground truth on shapes clips.
 
-One track a clip is corrected: what an engine answers to the clip's first referring instruction, whichever object that
-is. The annotator paints the frames that `suggest` names, one after the other or three at once, and `refine` carries
-them on. Two ways without suggestions stand beside it: as many frames evenly spread, refined the same way; and key
-frames evenly spread with linear box interpolation, the way of every box tool.
+One track per clip is corrected: the engine's answer to the clip's first referring instruction, whichever object it
+shows. The annotator paints the frames that `suggest` names, one at a time or three at once, and `refine` propagates
+them. There are two baselines without suggestions: the same number of evenly spaced frames, refined in the same way; and
+evenly spaced key frames with linear box interpolation, as in box tools.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from trajseg.video.spacing import bin_centres, end_to_end
 if TYPE_CHECKING:
     from trajseg.engines.base import Engine
 
-LOOKS = 3
-"""Frames that are suggested at once."""
+SUGGESTED = 3
+"""Frames suggested at once."""
 
 
 @dataclass(frozen=True)
-class Start:
-    """A track that an engine drew, and its ground truth.
+class StartTrack:
+    """An engine's track, before correction, and its ground truth.
 
-    truth: bool [N, H, W]; instruction: what was asked; track: what came (empty where nothing did); ids: the objects
-    of the scene, numbered from 1, integers [N, H, W].
+    truth: bool [N, H, W]; track: the answer to `instruction` (empty if there was none); ids: the scene's objects,
+    numbered from 1, integers [N, H, W].
     """
 
     scene: Scene
@@ -64,15 +64,15 @@ class Start:
 
 
 @dataclass
-class Reviewed:
-    """What corrections brought to one track, all J&F as means over the clip's frames.
+class ReviewResult:
+    """The effect of corrections on one track; each J&F is a mean over the clip's frames.
 
     Args:
         seed, instruction, motion, frames: of the clip and its object.
         start: J&F of the engine's track.
-        suggested, uniform: J&F after LOOKS painted frames, as suggested or evenly spread.
-        course: J&F after 0, 1, 2, ... painted frames, each the one most worth a look; empty when not requested.
-        uniform_boxes: painted frames that interpolated boxes need; None when not requested.
+        suggested, uniform: J&F after SUGGESTED painted frames, suggested or evenly spaced.
+        course: J&F after 0, 1, 2, ... painted frames, each the first suggestion; empty if not requested.
+        uniform_boxes: key frames that interpolated boxes need; None if not requested.
         chosen: the propagator of each step of `course`.
         painted: the frames painted in `course`, in order, with the reason.
     """
@@ -91,15 +91,15 @@ class Reviewed:
 
     @property
     def frames_needed(self) -> int:
-        """Painted frames at the end of `course`: until it reached its goal, or all that were allowed."""
+        """Painted frames at the end of `course`, when it reached the goal or the limit."""
         return len(self.course) - 1
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, for a file."""
+        """For a JSON file."""
         return asdict(self) | {"frames_needed": self.frames_needed if self.course else None}
 
 
-def start_of(engine: Engine, scene: Scene, height: int, folder: Path) -> Start | None:
+def start_of(engine: Engine, scene: Scene, height: int, folder: Path) -> StartTrack | None:
     """The engine's answer to the scene's first referring instruction about one object; None if it has none."""
     asked = [
         i
@@ -111,11 +111,11 @@ def start_of(engine: Engine, scene: Scene, height: int, folder: Path) -> Start |
     clip, ids = write_scene(scene, folder / f"{scene.split}-{scene.seed:06d}.mp4", height)
     found = engine.segment(clip, asked[0].text).result().tracks
     empty = MaskTrack.from_masks("t1", [None] * len(clip), clip.frame_map.times, [0.0] * len(clip))
-    return Start(scene, clip, asked[0], found[0] if found else empty, ids == asked[0].targets[0] + 1, ids)
+    return StartTrack(scene, clip, asked[0], found[0] if found else empty, ids == asked[0].targets[0] + 1, ids)
 
 
-def paint(start: Start, frames: Sequence[int], propagators: Sequence[Propagator]) -> Refinement:
-    """The track after the truth was painted on `frames`."""
+def paint(start: StartTrack, frames: Sequence[int], propagators: Sequence[Propagator]) -> Refinement:
+    """The track after painting the ground truth on `frames`."""
     return refine(start.clip, start.track, {index: start.truth[index] for index in frames}, propagators)
 
 
@@ -124,33 +124,35 @@ def evenly(count: int, frames: int) -> list[int]:
     return sorted(set(bin_centres(frames, count)))
 
 
-def corrected(start: Start, propagators: Sequence[Propagator]) -> Reviewed:
-    """The track after LOOKS suggested frames, and after as many evenly spread ones."""
+def corrected(start: StartTrack, propagators: Sequence[Propagator]) -> ReviewResult:
+    """Results with SUGGESTED suggested frames, and with the same number of evenly spaced ones."""
     frames = len(start.clip)
-    suggested = [suggestion.index for suggestion in suggest(start.track, LOOKS)]
-    return Reviewed(
+    suggested = [suggestion.index for suggestion in suggest(start.track, SUGGESTED)]
+    return ReviewResult(
         seed=start.scene.seed,
         instruction=start.instruction.text,
         motion=start.scene.objects[start.instruction.targets[0]].motion,
         frames=frames,
         start=start.worth(start.track),
         suggested=start.worth(paint(start, suggested, propagators).track),
-        uniform=start.worth(paint(start, evenly(LOOKS, frames), propagators).track),
+        uniform=start.worth(paint(start, evenly(SUGGESTED, frames), propagators).track),
     )
 
 
-def correct_until(start: Start, found: Reviewed, propagators: Sequence[Propagator], goal: float, most: int) -> None:
-    """Paint the frame that most needs review and refine, until J&F reaches `goal` or `most` frames are painted."""
+def correct_until(
+    start: StartTrack, found: ReviewResult, propagators: Sequence[Propagator], goal: float, most: int
+) -> None:
+    """Paints the first suggestion and refines, until J&F reaches `goal` or `most` frames are painted."""
     track = start.track
     agreement: dict[int, float] | None = None
     painted: list[int] = []
     found.course.append(found.start)
     while found.course[-1] < goal and len(painted) < most:
-        look = suggest(track, 1, Evidence(painted, agreement or {}))
-        if not look:
+        suggestions = suggest(track, 1, Evidence(painted, agreement or {}))
+        if not suggestions:
             break
-        painted.append(look[0].index)
-        found.painted.append((look[0].index, look[0].reason))
+        painted.append(suggestions[0].index)
+        found.painted.append((suggestions[0].index, suggestions[0].reason))
         refined = paint(start, painted, propagators)
         track, agreement = refined.track, refined.agreement
         found.chosen.append(refined.chosen)
@@ -158,9 +160,9 @@ def correct_until(start: Start, found: Reviewed, propagators: Sequence[Propagato
 
 
 def uniform_boxes_needed(truth: np.ndarray, goal: float) -> int:
-    """The fewest evenly spread key frames with which interpolated boxes reach J&F `goal`; N when fewer do not.
+    """The fewest evenly spaced key frames with which interpolated boxes reach J&F `goal`; N if fewer do not.
 
-    The first and the last frame are among them: beyond its outermost key frames a box stands still.
+    They include the first and the last frame, because beyond its outermost key frames a box does not move.
     """
     frames = len(truth)
     for count in range(1, frames):
@@ -171,11 +173,10 @@ def uniform_boxes_needed(truth: np.ndarray, goal: float) -> int:
 
 
 def interpolated(truth: np.ndarray, keys: Sequence[int]) -> np.ndarray:
-    """Result of a box tool, given exact masks on the key frames: bool [N, H, W].
+    """Result of an ideal box tool, given exact masks on the key frames: bool [N, H, W].
 
-    The strongest of its kind: between two key frames the box is interpolated linearly, and the mask of the nearest
-    key frame is moved and scaled along with it, as if the annotator had drawn the outline, too. Whether the object is
-    there is what the nearest key frame says.
+    Between two key frames the box is interpolated linearly, and the mask of the nearest key frame is moved and scaled
+    with it, as if the annotator had also drawn the outline. The object is present if it is on the nearest key frame.
     """
     out = np.zeros_like(truth)
     boxes = {key: _box(truth[key]) for key in keys if truth[key].any()}
@@ -216,18 +217,17 @@ def review(
     goal: float | None = None,
     most: int = 20,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Reviewed]:
-    """Correct one track in each of `count` clips, and yield each when it is done.
+) -> Iterator[ReviewResult]:
+    """Corrects one track in each of `count` clips, and yields each result.
 
     Args:
         engine: draws the tracks.
-        propagators: carry corrections on; the preferred one first.
+        propagators: the preferred one first.
         split: of the shapes world.
-        seed: of the first clip; clips without a referring instruction about one object are passed over.
+        seed: of the first clip; clips without a referring instruction about one object are skipped.
         height: rows of the clips, in pixels.
-        goal: J&F until which frames are painted one by one, and that interpolated boxes have to reach; None leaves
-            both out.
-        most: frames painted in a track at most.
+        goal: J&F that painting one frame at a time, and interpolated boxes, should reach; None skips both.
+        most: painted frames per track, at most.
         progress: called with (clips done, clips in all).
     """
     done = 0
@@ -249,8 +249,8 @@ def review(
             yield one
 
 
-def summary(found: Sequence[Reviewed]) -> dict[str, Any]:
-    """Means over the tracks: J&F at the start, and what LOOKS frames gain, as suggested and evenly spread."""
+def summary(found: Sequence[ReviewResult]) -> dict[str, Any]:
+    """Means over the tracks: J&F at the start, and the gains of suggested and of evenly spaced frames."""
     return {
         "tracks": len(found),
         "start_jf": fmean(one.start for one in found),
@@ -260,9 +260,9 @@ def summary(found: Sequence[Reviewed]) -> dict[str, Any]:
 
 
 def report(engine: Engine, dataset: ShapesDataset, json_path: Path | None) -> None:
-    """What `trajseg evaluate --review` prints: each track on the way, and one JSON object as the last line."""
-    with progress_bar(f"{engine.spec.model_version}: looks") as progress:
-        looks = review(
+    """Prints the output of `trajseg evaluate --review`: each track, and one JSON object as the last line."""
+    with progress_bar(f"{engine.spec.model_version}: review") as progress:
+        tracks = review(
             engine,
             propagators(engine),
             split=dataset.split,
@@ -271,8 +271,8 @@ def report(engine: Engine, dataset: ShapesDataset, json_path: Path | None) -> No
             height=dataset.height,
             progress=progress,
         )
-        found = list(looks)
-    click.echo(f"J&F before, after {LOOKS} suggested frames, after {LOOKS} evenly spread ones")
+        found = list(tracks)
+    click.echo(f"J&F before, after {SUGGESTED} suggested frames, after {SUGGESTED} evenly spaced ones")
     for one in found:
         click.echo(f"  {one.start:.3f}  {one.suggested:.3f}  {one.uniform:.3f}  {one.instruction}")
     if json_path is not None:

@@ -1,6 +1,6 @@
-"""Stage `captions`: the trajectory encoder learns to write tokens that the language model describes rightly.
+"""Stage `captions`: the trajectory encoder learns tokens that the language model captions correctly.
 
-The language model knows from symbols how to describe a trajectory. Everything but the encoder stays as it is.
+The language model has learned to caption trajectories from symbols. Only the encoder is trained.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trajseg.model import TrajSegProcessor
-from trajseg.shapes.recipe.pixels import AskedClip, PixelTraining
+from trajseg.shapes.recipe.pixels import ClipWithQuestions, PixelTraining
 
 
 class CaptionTraining(nn.Module):
-    """The trajectory encoder on clips with caption questions only.
+    """The trajectory encoder on clips with caption requests only.
 
-    Its loss is that of the captions, and the distance of its tokens from the symbolic ones.
+    The loss is that of the captions plus the distance of the encoder's tokens from the symbolic ones.
     """
 
     def __init__(self, pixels: PixelTraining, processor: TrajSegProcessor) -> None:
@@ -24,6 +24,6 @@ class CaptionTraining(nn.Module):
         self.caption_loss = pixels.caption_loss  # a method, not a submodule: the rest is not trained here
         self.processor = processor
 
-    def loss(self, clips: list[AskedClip]) -> tuple[Tensor, dict[str, float]]:
-        """Of rendered clips with requests for captions."""
+    def loss(self, clips: list[ClipWithQuestions]) -> tuple[Tensor, dict[str, float]]:
+        """Loss and metrics of rendered clips with caption requests."""
         return self.caption_loss(clips, self.processor)

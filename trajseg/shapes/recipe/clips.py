@@ -19,15 +19,15 @@ from trajseg.shapes.world.render import boxes, render
 from trajseg.shapes.world.scenes import COLOURS, Scene, sample_scene
 
 LIT = 0.3
-"""Share of training clips that are filmed in other light; see relit."""
+"""Probability that a training clip gets another light; see relit."""
 FADED = 0.25
-"""Share of clips with unnamed colours that have lost most of their colour; see faded."""
+"""Probability that a clip is faded, in stages with unnamed colours; see faded."""
 TURNS = 0.5
-"""Share of the clips of neighbouring frames that are taken where an object comes or goes, if any does."""
+"""Probability that a clip of nearby frames includes a frame where an object appears or disappears, if there is one."""
 SHOWS = 0.05
-"""Share of an object from which on it is there."""
+"""Visible fraction from which an object counts as present."""
 WIDEST = 2.4
-"""Width by height of the widest clips: letterboxed, their objects are half as large as those of 16:9."""
+"""Aspect ratio of the widest clips: letterboxed, their objects are half as large as those of 16:9."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Pictures:
 
     pixels (n, 3, S, S) float32 normalised; ids (n, S, S) uint8, 0 background, k + 1 object k;
     attributes (K, 3) int64: colour, shape and size of each object as indices into the world's tuples;
-    look (K, NAMES) float32: how much of each name is in each object's looks (see mixtures).
+    look (K, NAMES) float32: the weight of each name in each object's look (see mixtures).
     """
 
     pixels: Tensor
@@ -61,8 +61,8 @@ def pictures(
 ) -> Pictures:
     """Renders frames of a scene at `scale` times the letterboxed resolution, then fits them into size x size.
 
-    look: as in Pictures, where objects are not simply what they are called. light: draws how a share LIT of the clips
-    is filmed; None films them as they were drawn.
+    look: as in Pictures; None for objects with unmixed attributes. light: random numbers for the light, which a
+    fraction LIT of the clips gets; None leaves them as rendered.
     """
     height = round(size * scale / max(1.0, scene.aspect))
     frames, ids = render(scene, height, indices)
@@ -83,7 +83,7 @@ def pictures(
 
 
 def relit(frames: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Frames [n, H, W, 3] uint8 as a sensor has them in less light, or through haze, or both; noise as of photons."""
+    """Frames [n, H, W, 3] uint8 in other light and through haze, with photon noise as of a sensor."""
     light = math.exp(rng.uniform(math.log(0.3), math.log(1.2)))
     contrast, haze = rng.uniform(0.35, 1), rng.uniform(90, 230)
     levels = haze + contrast * (light * np.arange(256, dtype=np.float32) - haze)
@@ -95,10 +95,10 @@ def relit(frames: np.ndarray, rng: random.Random) -> np.ndarray:
 
 
 def faded(pixels: Tensor, rng: random.Random) -> Tensor:
-    """Normalised pictures (n, 3, S, S) with hardly a tenth of their colour left: shapes are there, colours are not.
+    """Normalised pictures (n, 3, S, S) with at most a tenth of their saturation: shapes are visible, colours are not.
 
-    A pair of colour and shape that is in no picture does not come about by this. (With half of it left, what is
-    a little orange would be learned to be no square.)
+    This creates no held-out pair of colour and shape. (With half of the saturation, the model would learn that slightly
+    orange objects are not squares.)
     """
     return torch.lerp(pixels.mean(1, keepdim=True), pixels, rng.uniform(0, 0.1))
 
@@ -106,12 +106,11 @@ def faded(pixels: Tensor, rng: random.Random) -> Tensor:
 class ClipStream(IterableDataset[Pictures]):
     """Endless training clips: `frames` pictures of each, at random times at most `stride` frames apart.
 
-    Some objects are between two colours, and a share `unnamed` of them is of no colour that has a name; where that is
-    not 0, a share of the clips is faded, and no colour has a name there. A share `unshaped` is of no shape that has a
-    name. A share `wide` of the clips is between 16:9 and WIDEST, so that objects are small. Light differs.
+    Some objects have a mix of two colours, and a fraction `unnamed` an unnamed colour; if that is not 0, some clips are
+    faded, and no colour has a name there. A fraction `unshaped` has an unnamed shape. A fraction `wide` of the clips
+    has an aspect ratio between 16:9 and WIDEST, so that objects are small. The light varies.
 
-    Every worker draws its own seeds from `seed`, so that a resumed run does not see the same clips again when
-    it is given another seed.
+    Every worker derives its own seeds from `seed`, so a resumed run with another seed sees other clips.
     """
 
     def __init__(
@@ -157,7 +156,7 @@ class ClipStream(IterableDataset[Pictures]):
 
 
 def turns(scene: Scene) -> list[int]:
-    """The frames (0-based) in which an object is there and was not in the frame before, or the other way round."""
+    """The frames (0-based) in which an object appears or disappears."""
     _, visible = boxes(scene, range(scene.frame_count))
     there = visible >= SHOWS
     return ((there[:, 1:] != there[:, :-1]).any(0).nonzero()[0] + 1).tolist()

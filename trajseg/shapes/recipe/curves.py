@@ -1,4 +1,4 @@
-"""Learning curves of a training as a figure, by kind of instruction."""
+"""Plots the learning curves of a training, one panel per stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trajseg.shapes.recipe.recipe import TINY
 from trajseg.shapes.world.language import KINDS
 
 RIGHT = "right_"
-"""Begins the names of figures that are shares of right answers by kind."""
+"""Prefix of the names of metrics that are fractions of right answers by kind."""
 FOLLOWED: Mapping[str, Sequence[str]] = {
     "vision": ("token_colour", "token_shape", "token_size"),
     "tower": ("token_colour", "token_shape", "token_size"),
@@ -25,9 +25,9 @@ FOLLOWED: Mapping[str, Sequence[str]] = {
     "captions": ("text", "encoder"),
     "boxes": ("iou_box", "iou_click"),
 }
-"""Figures drawn of each stage beside that of language, which is drawn by kind of instruction."""
+"""Metrics plotted for each stage except `language`, which is plotted by kind of instruction."""
 WIDTH, HEIGHT = 3, 3
-"""Panels."""
+"""Number of panels."""
 
 
 @click.command("curves")
@@ -39,7 +39,7 @@ def curves(out: Path, picture: Path | None) -> None:
 
 
 def draw(folder: Path, picture: Path) -> Path:
-    """Draws the logs of a training's stages, one panel each; returns the picture's path.
+    """Plots the logs of a training's stages, one panel each; returns the picture's path.
 
     Raises:
         InputError: there is no log in `folder`.
@@ -51,9 +51,7 @@ def draw(folder: Path, picture: Path) -> Path:
         raise TrajSegError("Drawing curves needs matplotlib.", "pip install 'trajseg[train]'") from error
     logs = {stage.name: _read(folder / stage.name / "log.jsonl") for stage in TINY}
     if not any(logs.values()):
-        raise InputError(
-            f"There is no log of a training in {folder}.", "Name the folder that `trajseg train` wrote to."
-        )
+        raise InputError(f"There is no training log in {folder}.", "Give the folder that `trajseg train` wrote.")
     figure = Figure(figsize=(5.2 * WIDTH, 3.9 * HEIGHT), layout="constrained")
     for panel, stage in zip(figure.subplots(HEIGHT, WIDTH).flat, TINY, strict=True):
         log = logs[stage.name]
@@ -80,6 +78,6 @@ def _label(stage: str, name: str) -> str:
 
 
 def _read(log: Path) -> list[dict[str, Any]]:
-    """The lines that hold figures."""
+    """The lines with metrics."""
     lines = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
     return [line for line in lines if "minutes" in line]

@@ -1,8 +1,8 @@
-"""Prompts for the mask side: a clip's objects, some without one of their names, and decoys that no clip contains.
+"""Prompts for the mask side: descriptions of a clip's objects, some of them partial, and decoys (absent objects).
 
-A mask side that is only prompted for what a clip has learns to draw the nearest thing to a description. Where the
-object meant has left the picture, or has not entered it yet, that is another object. And one that never sees a yellow
-cross learns to deny it, unless it has to tell a cross without its colour, and what is yellow without its shape.
+If it is only prompted for objects that are there, the mask side learns to draw whatever is nearest to the description:
+another object, if the right one is outside the picture. And if it never sees a yellow cross, it learns to deny one,
+unless it is also prompted for crosses without a colour and for yellow objects without a shape.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from trajseg.shapes.recipe.clips import Pictures
 from trajseg.shapes.recipe.mixtures import KINDS, unseen
 from trajseg.shapes.world.scenes import COLOURS
 
-UNSAID = 0.3
-"""Share of descriptions that leave out one of colour, shape and size."""
+OMITTED = 0.3
+"""Probability that a description omits one of colour, shape and size."""
 CHANGED = (1, 1, 2)
-"""In how many names a decoy differs from an object of the clip, each as often."""
+"""Numbers of attributes in which a decoy differs from an object of the clip; one is chosen uniformly."""
 TRIES = 20
 
 
 @dataclass(frozen=True)
 class Descriptions:
-    """attributes (R, 3) int64: colour, shape and size as indices; named (R, 3) bool: which of them count."""
+    """attributes (R, 3) int64: colour, shape and size as indices; named (R, 3) bool: whether each is given."""
 
     attributes: Tensor
     named: Tensor
@@ -37,7 +37,7 @@ class Descriptions:
 
 
 def of_objects(clip: Pictures, rng: random.Random) -> Descriptions:
-    """A description of every object. What is left where a name is left out fits no other object of the clip."""
+    """A description of every object. A partial one still fits no other object of the clip."""
     named = _names(clip)
     for k, row in enumerate(named):
         kept = _without_one(row.tolist(), rng)
@@ -47,10 +47,9 @@ def of_objects(clip: Pictures, rng: random.Random) -> Descriptions:
 
 
 def decoys_of(clip: Pictures, rng: random.Random, count: int) -> Descriptions:
-    """At most `count` descriptions like those of objects that fit none of the clip's.
+    """At most `count` descriptions that fit no object of the clip, but are similar to one.
 
-    Pairs of colour and shape that training must not have are left out: a description that is never right would be
-    learned as one.
+    Held-out pairs of colour and shape are excluded: the model would learn that they never exist.
     """
     names = _names(clip)
     attributes: list[list[int]] = []
@@ -58,14 +57,14 @@ def decoys_of(clip: Pictures, rng: random.Random, count: int) -> Descriptions:
     for _ in range(TRIES):
         if len(attributes) == count:
             break
-        like = rng.randrange(len(names))
-        drawn, kept = clip.attributes[like].tolist(), _without_one(names[like].tolist(), rng)
-        said = [kind for kind, is_named in enumerate(kept) if is_named]
-        for kind in rng.sample(said, min(len(said), rng.choice(CHANGED))):
-            drawn[kind] = rng.choice([value for value in range(len(KINDS[kind])) if value != drawn[kind]])
-        barred = kept[0] and kept[1] and unseen(torch.tensor([drawn]))
-        if not barred and not _fitting(clip, drawn, kept):
-            attributes.append(drawn)
+        original = rng.randrange(len(names))
+        decoy, kept = clip.attributes[original].tolist(), _without_one(names[original].tolist(), rng)
+        kinds = [kind for kind, is_named in enumerate(kept) if is_named]
+        for kind in rng.sample(kinds, min(len(kinds), rng.choice(CHANGED))):
+            decoy[kind] = rng.choice([value for value in range(len(KINDS[kind])) if value != decoy[kind]])
+        held_out = kept[0] and kept[1] and unseen(torch.tensor([decoy]))
+        if not held_out and not _fitting(clip, decoy, kept):
+            attributes.append(decoy)
             named.append(kept)
     shape = (-1, len(KINDS))
     return Descriptions(
@@ -74,21 +73,21 @@ def decoys_of(clip: Pictures, rng: random.Random, count: int) -> Descriptions:
 
 
 def _names(clip: Pictures) -> Tensor:
-    """Which of colour, shape and size have a name, of each object, (K, 3) bool."""
+    """Whether each object's colour, shape and size has a name, (K, 3) bool."""
     named = torch.ones(len(clip.attributes), len(KINDS), dtype=torch.bool)
     named[:, 0] = clip.look[:, : len(COLOURS)].any(1)
     return named
 
 
 def _without_one(named: Sequence[bool], rng: random.Random) -> list[bool]:
-    """The same names, in a share UNSAID of the cases without one of them."""
-    unsaid = rng.randrange(len(named)) if rng.random() < UNSAID else None
-    return [is_named and kind != unsaid for kind, is_named in enumerate(named)]
+    """The same flags, with probability OMITTED without one attribute."""
+    omitted = rng.randrange(len(named)) if rng.random() < OMITTED else None
+    return [is_named and kind != omitted for kind, is_named in enumerate(named)]
 
 
-def _fitting(clip: Pictures, drawn: Sequence[int], named: Sequence[bool]) -> list[int]:
-    """The objects that a description may be meant for; one whose colour has no name may have any."""
-    alike = (clip.attributes == torch.tensor(drawn)) | ~torch.tensor(named)
+def _fitting(clip: Pictures, decoy: Sequence[int], named: Sequence[bool]) -> list[int]:
+    """The objects that a description may mean; an unnamed colour fits any colour."""
+    alike = (clip.attributes == torch.tensor(decoy)) | ~torch.tensor(named)
     colours = clip.look[:, : len(COLOURS)]
-    alike[:, 0] |= (colours[:, drawn[0]] > 0) | ~colours.any(1)
+    alike[:, 0] |= (colours[:, decoy[0]] > 0) | ~colours.any(1)
     return alike.all(1).nonzero()[:, 0].tolist()

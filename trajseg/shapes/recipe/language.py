@@ -1,8 +1,8 @@
-"""Stage `language`: the language model learns the world's words and how to answer, before it sees a picture.
+"""Stage `language`: the language model learns the world's words and how to answer, before it sees pictures.
 
-It replaces the pre-training that a full-size LLaVA's language model comes with. A frame's visual tokens are
-made of symbols: the word embeddings of an object's colour, shape and size, and its box. The projector of the
-pictures is later trained to give the same tokens.
+It replaces the pre-training of a full-size LLaVA's language model. A frame's visual tokens are symbolic: the word
+embeddings of an object's colour, shape and size, plus its box. Later, the projector is trained to produce the same
+tokens from pictures.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, KINDS, STRANGE, pure
 from trajseg.shapes.recipe.packed_attention import Layout, packed_attention
 from trajseg.shapes.recipe.precision import quick
-from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, Seen, gaze, presence
+from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, VisibleObjects, attention_targets, presence
 from trajseg.shapes.world.scenes import MOTIONS, SPEEDS
 
 MOTION_LAYER = 3
-"""The dense losses of what objects do read the visual tokens after so many layers."""
+"""The motion loss reads the visual tokens after this many layers."""
 FACTS = (len(MOTIONS), len(SPEEDS), 2, 2)
-"""Facts of each visual token: motion, speed, is the object there in the first frame, in the last."""
+"""Classes of each visual token's facts: motion, speed, object visible in the first frame, in the last frame."""
 GUIDED_LAYER = 4
-"""The first head of this layer, counted from 0, is taught to look at the object that is being answered about."""
+"""The first head of this layer (0-based) is supervised to attend to the object that the answer describes."""
 BEGINNING = 5.0
-"""How many times the first word of an answer counts."""
+"""Loss weight of an answer's first word."""
 FREQUENCIES = 5
 NAME_GAIN = 6.0
-"""Word embeddings start small; in a visual token the name must weigh as much as the box and the frame's number, or
-an object cannot be followed from frame to frame by what it looks like."""
+"""Scale of word embeddings, which start small: in a visual token the names must weigh as much as box and frame number,
+or objects cannot be followed from frame to frame by their look."""
 
 
 class SymbolicEye(nn.Module):
-    """Visual tokens from symbols: the word embeddings of what an object looks like, plus the box, -> (M, D)."""
+    """Visual tokens from symbols: the word embeddings of an object's look, plus its box, -> (M, D)."""
 
     def __init__(self, words: nn.Embedding, processor: TrajSegProcessor) -> None:
         super().__init__()
@@ -51,16 +51,16 @@ class SymbolicEye(nn.Module):
         self.register_buffer("strange", strange, persistent=False)
         self.box = nn.Sequential(nn.Linear(4 * (1 + 2 * FREQUENCIES), width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: VisibleObjects) -> Tensor:
         look = pure(seen.attributes) if seen.look is None else seen.look
         return self.tokens(look, seen.box)
 
     def tokens(self, look: Tensor, box: Tensor) -> Tensor:
-        """Tokens (M, D) of objects of looks (M, LOOKS) in boxes (M, 4)."""
+        """Tokens (M, D) of objects with looks (M, LOOKS) and boxes (M, 4)."""
         return self._names(look) + self.box(box_waves(box))
 
     def trajectories(self, asked: Sequence[Question]) -> Tensor:
-        """Tokens of the trajectories of requests for captions, one after the other; an absent object has no name."""
+        """Trajectory tokens of caption requests, concatenated; without names in frames where the object is absent."""
         boxes: list[Tensor] = [question.trajectory for question in asked]  # type: ignore[misc]
         box = torch.cat(boxes)
         looks = [pure(question.targets) if question.look is None else question.look[None] for question in asked]
@@ -69,11 +69,11 @@ class SymbolicEye(nn.Module):
         return self._names(look) * here + self.box(box_waves(box))
 
     def names(self) -> list[Tensor]:
-        """What each colour (n, D), each shape and each size adds to a token."""
+        """Contributions to a token of all colours (n, D), all shapes and all sizes."""
         return [NAME_GAIN * self.words[0](ids) for ids in self.ids_by_kind()]
 
     def ids_by_kind(self) -> tuple[Tensor, ...]:
-        """The token ids of all colours (n,), of all shapes and of all sizes."""
+        """Token ids of all colours (n,), all shapes and all sizes."""
         return self.ids.split(ATTRIBUTE_SIZES)
 
     def _names(self, look: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def box_waves(box: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Hidden states that losses read: after the last layer (B, L, D), of the visual tokens after MOTION_LAYER (M, D),
+    """Hidden states for the losses: after the last layer (B, L, D), of the visual tokens after MOTION_LAYER (M, D), and
     before GUIDED_LAYER (B, L, D)."""
 
     last: Tensor
@@ -98,10 +98,10 @@ class Hidden:
 
 
 class LanguageTraining(nn.Module):
-    """The language side of a model under cross entropy on answers, with two kinds of help.
+    """Trains the language side on answers, with two auxiliary losses.
 
-    Each visual token must tell what its object does, and one head of attention must look at the object that an
-    answer is about: from answers alone, a small model learns neither in reasonable time.
+    Each visual token must predict its object's motion, and one attention head must attend to the object that the
+    answer describes. From answers alone, a small model learns neither in reasonable time.
     """
 
     def __init__(self, model: TrajSegModel, processor: TrajSegProcessor) -> None:
@@ -115,7 +115,7 @@ class LanguageTraining(nn.Module):
         self.seg_id = processor.seg_id
 
     def inputs(self, packed: Packed, tokens: Tensor, trajectories: Tensor | None) -> Tensor:
-        """Input embeddings (B, L, D), with visual tokens (M, D) and trajectory tokens (T, D) in their places."""
+        """Input embeddings (B, L, D), including visual tokens (M, D) and trajectory tokens (T, D)."""
         words = self.language_model.embed_tokens(packed.ids)
         frame = torch.cat([seen.frame for seen in packed.seen])
         words = words.masked_scatter(packed.visual[..., None], tokens + self.frame_embedding(frame))
@@ -127,7 +127,7 @@ class LanguageTraining(nn.Module):
         return words.masked_scatter(packed.trajectory[..., None], trajectories + self.frame_embedding(number))
 
     def hidden(self, packed: Packed, tokens: Tensor, trajectories: Tensor | None = None) -> Hidden:
-        """What the losses read of the hidden states; tokens (M, D), trajectories (T, D)."""
+        """The hidden states for the losses; tokens (M, D), trajectories (T, D)."""
         with quick(), packed_attention(self.language_model.config):
             output = self.language_model(
                 inputs_embeds=self.inputs(packed, tokens, trajectories),
@@ -141,7 +141,7 @@ class LanguageTraining(nn.Module):
         return Hidden(output.last_hidden_state, states[MOTION_LAYER][packed.visual], states[GUIDED_LAYER])
 
     def early_hidden(self, packed: Packed, tokens: Tensor) -> Tensor:
-        """Only what the motion loss reads: the visual tokens after MOTION_LAYER (M, D)."""
+        """Only the hidden states of the motion loss: the visual tokens after MOTION_LAYER (M, D)."""
         hidden, layout = self.inputs(packed, tokens, None), Layout.of(packed)
         turns = self.language_model.rotary_emb(hidden, packed.positions)
         with quick(), packed_attention(self.language_model.config):
@@ -155,7 +155,7 @@ class LanguageTraining(nn.Module):
         return torch.cat([self.eye(seen) for seen in packed.seen]), self.eye.trajectories(asked) if asked else None
 
     def loss(self, packed: Packed, hidden: Hidden) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropy of the answers + 0.5 x motion loss + 0.3 x guidance, from what `hidden` gives."""
+        """Cross entropy of the answers + 0.5 x motion loss + 0.3 x guidance loss."""
         text_loss = self.answer_loss(packed, hidden.last)
         motion_loss, figures = self.motion_loss(packed, hidden.early)
         guidance, looked = self.guidance_loss(packed, hidden.guided)
@@ -165,7 +165,7 @@ class LanguageTraining(nn.Module):
     def answer_loss(self, packed: Packed, last: Tensor) -> Tensor:
         """Cross entropy of the answers, from the hidden states after the last layer (B, L, D).
 
-        What begins an answer (or follows a name that is left out) counts BEGINNING times: there it is decided whether
+        The first word of an answer (and a word after an ignored name) has weight BEGINNING, because it decides whether
         the object is in the clip at all.
         """
         answer = packed.labels[:, 1:] != IGNORED
@@ -175,9 +175,9 @@ class LanguageTraining(nn.Module):
         return (loss * weight).mean()
 
     def motion_loss(self, packed: Packed, early: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropy of what each visual token's object does from `early` (M, D); the share of right motions.
+        """Cross entropy of each visual token's facts, predicted from `early` (M, D), and accuracies.
 
-        An object's first frame cannot show its motion, so the clip's first frame is left out.
+        The clip's first frame is left out, because an object's first frame cannot show its motion.
         """
         later = torch.cat([seen.frame for seen in packed.seen]) > 0
         truth = torch.cat([torch.cat([seen.motion, presence(seen)], dim=1) for seen in packed.seen])[later]
@@ -187,10 +187,9 @@ class LanguageTraining(nn.Module):
         return loss, {"motion": right[0], "leaves": right[3]}
 
     def guidance_loss(self, packed: Packed, guided: Tensor) -> tuple[Tensor, float]:
-        """-log of the share of the guided head's attention that lies on the right object, and that mean share.
+        """-log of the fraction of the guided head's attention on the right object, and the mean fraction.
 
-        While an answer speaks of an object, its tokens' states must look at the object's visual tokens; where it says
-        that there is none, and after the last object, at the first token of all.
+        For the targets see `attention_targets`.
         """
         layer = self.language_model.layers[GUIDED_LAYER]
         width = layer.self_attn.head_dim
@@ -200,20 +199,20 @@ class LanguageTraining(nn.Module):
         )
         query, key = apply_rotary_pos_emb(query, key, *self.language_model.rotary_emb(states, packed.positions))
         scores = (query @ key.transpose(2, 3)).masked_fill(~packed.mask, -torch.inf)[:, 0] / width**0.5
-        at = gaze(packed, self.seg_id)
+        at = attention_targets(packed, self.seg_id)
         share = (scores[at.rows, at.positions].softmax(-1) * at.wanted).sum(-1)
         return -share.clamp(min=1e-6).log().mean(), float(share.detach().mean())
 
     def watching_loss(self, packed: Packed) -> tuple[Tensor, dict[str, float]]:
-        """The motion loss of symbolic clips about which nothing is asked: cheap, since the upper layers rest."""
+        """The motion loss of symbolic clips without questions; cheap, because the upper layers are not computed."""
         loss, figures = self.motion_loss(packed, self.early_hidden(packed, self.symbols(packed)[0]))
         return loss, {"watched": figures["motion"]}
 
     @torch.no_grad()
     def right_objects(self, packed: Packed) -> dict[str, list[float]]:
-        """By kind of question: 1 where the answer means the right objects under teacher forcing, of symbols.
+        """By kind of question: 1 if the answer names the right objects, from symbols and under teacher forcing, else 0.
 
-        That is: its first word ("a" or "there"), every colour and shape, and every [SEG] are right.
+        Right means: the first word ("a" or "there"), every colour and shape, and every [SEG].
         """
         hidden = self.hidden(packed, *self.symbols(packed)).last
         guess = F.pad(self.lm_head(hidden).argmax(-1)[:, :-1], (1, 0))

@@ -1,7 +1,7 @@
 """Stage `boxes`: the mask side learns to draw the object that a person marks with a box or a click.
 
-Only the prompt encoder's embeddings of corners and clicks learn, and the mark reader. Neither is used by anything
-else, so that masks of instructions and of memory stay what they were.
+Only the prompt encoder's embeddings of corners and clicks and the mark reader are trained. Nothing else uses them, so
+masks from instructions and from memory do not change.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from trajseg.shapes.recipe.masks import mask_figures, mask_loss, object_planes
 from trajseg.shapes.recipe.vision import visible_boxes
 
 JITTER = 0.04
-"""How far a person's box is off: standard deviation of each side, in shares of the box's width or height."""
+"""Error of a person's box: standard deviation of each side, as a fraction of the box's width or height."""
 CLICKS = 1 / 3
-"""Share of objects that are clicked on."""
+"""Probability that an object is marked with a click."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Frozen:
 
 
 class BoxTraining(nn.Module):
-    """Corner and click embeddings and the mark reader of a model, which is given one if it has none."""
+    """Corner and click embeddings and the mark reader of a model; adds a mark reader if there is none."""
 
     def __init__(self, model: TrajSegModel) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class BoxTraining(nn.Module):
         model.visual_model.requires_grad_(False)
         self.frozen = Frozen(model)
         self.points = model.visual_model.sam_prompt_encoder.point_embeddings.requires_grad_(True)
-        self.points[0].requires_grad_(False)  # of a click beside the object, which nobody makes
+        self.points[0].requires_grad_(False)  # embedding of a background click, which is never made
         self.reader = model.mark_reader.requires_grad_(True)
 
     def loss(self, clips: list[Pictures], rng: random.Random) -> tuple[Tensor, dict[str, float]]:
@@ -70,9 +70,9 @@ class BoxTraining(nn.Module):
 
 
 def drawn_marks(clips: list[Pictures], rng: random.Random) -> dict[str, list[tuple[int, int, Tensor]]]:
-    """By kind, "box" or "click": the picture, the object and the mark of each object of single pictures.
+    """By kind, "box" or "click": picture, object and mark of each object in single pictures.
 
-    A box is the first and the last pixel, (4,), off as a person's is; a click (2,) is a pixel of the object.
+    A box is its first and last pixel, (4,), with a person's inaccuracy; a click (2,) is a pixel of the object.
     """
     drawn: dict[str, list[tuple[int, int, Tensor]]] = {"box": [], "click": []}
     for number, clip in enumerate(clips):
@@ -87,7 +87,7 @@ def drawn_marks(clips: list[Pictures], rng: random.Random) -> dict[str, list[tup
 
 
 def jittered(box: Tensor, rng: random.Random, size: int) -> Tensor:
-    """A box (4,) of first and last pixel with each side moved as a hand moves it, within `size` pixels."""
+    """A box (4,), first and last pixel, with random errors on each side, clipped to `size` pixels."""
     across = (box[2:] - box[:2] + 1).repeat(2)
     moved = box + across * JITTER * torch.tensor([rng.gauss(0, 1) for _ in range(4)])
     moved = moved.clamp(0, size - 1)

@@ -1,8 +1,7 @@
 """Stage `masks`: content integration and the unified mask decoder learn to draw the object that a token names.
 
-It replaces the pre-training that a full-size SAM 2 comes with. Until the language model writes trajectory
-tokens, a token is the sum of three learned embeddings, of the object's colour, shape and size; later the language
-side learns to write these tokens.
+It replaces the pre-training of a full-size SAM 2. Here a trajectory token is the sum of three learned embeddings, of
+the object's colour, shape and size; later the language side learns to predict these tokens.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES
 from trajseg.shapes.recipe.precision import quick
 
 LOSS_SIDE = 128
-"""Masks are compared at this many pixels a side; the decoder draws at 64."""
+"""Side in pixels at which masks are compared; the decoder's masks have 64."""
 
 
 class TokenTable(nn.Module):
     """Trajectory tokens of objects by their attributes, (R, 3) int64 -> (R, C).
 
-    named: (R, 3) bool, which of colour, shape and size the token says; by default all.
+    named: (R, 3) bool, which of colour, shape and size the token includes; by default all.
     """
 
     def __init__(self, width: int) -> None:
@@ -44,15 +43,15 @@ class TokenTable(nn.Module):
 
 
 Role = Literal["key", "prompted", "carried"]
-"""A frame with a prompt that is remembered as a key frame, one with a prompt that is not, and one without a prompt."""
+"""A prompted frame stored in memory as a key frame, another prompted frame, and a frame without a prompt."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The prompts of a batch of clips of n frames: all objects of all clips, then decoys, which no frame has.
+class PromptRows:
+    """The prompts of a batch of clips with n frames: all objects of all clips, then decoys, which are in no frame.
 
-    clip (R,) the clip that a row is of; attributes, named (R, 3) as Descriptions have them;
-    truth (R, n, side, side) coverage as object_planes; counts: objects of each clip.
+    clip (R,): each row's clip; attributes, named (R, 3): as in Descriptions;
+    truth (R, n, side, side): coverage, as from object_planes; counts: objects per clip.
     """
 
     clip: Tensor
@@ -62,8 +61,8 @@ class Rows:
     counts: list[int]
 
     @classmethod
-    def of(cls, clips: list[Pictures], rng: random.Random, decoys: int) -> Rows:
-        """All objects of `clips`, and at most `decoys` decoys of each, as `rng` describes them."""
+    def of(cls, clips: list[Pictures], rng: random.Random, decoys: int) -> PromptRows:
+        """All objects of `clips`, and at most `decoys` decoys per clip; `rng` chooses the descriptions."""
         asked = [of_objects(clip, rng) for clip in clips] + [decoys_of(clip, rng, decoys) for clip in clips]
         counts = [len(each) for each in asked]
         truth = torch.cat([object_planes(clip) for clip in clips])
@@ -77,7 +76,7 @@ class Rows:
 
 
 class MaskTraining(nn.Module):
-    """The mask side of a model under the paper's mask losses, with content integration's attention guided."""
+    """Trains the mask side on the paper's mask losses, plus a loss on content integration's attention."""
 
     def __init__(self, model: TrajSegModel) -> None:
         super().__init__()
@@ -96,19 +95,19 @@ class MaskTraining(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Mask losses over a batch of clips of F = len(roles) frames.
 
-        Where every frame has a prompt, memory believes the decoder's own object scores, as it does at inference: what
-        was drawn wrongly is to be put right by the next prompt. Else it learns which objects are in a picture, or
-        frames that have nothing but memory would be scored on what they cannot know.
+        If every frame has a prompt, memory uses the decoder's own object scores, as at inference, and the next prompt
+        corrects a wrong mask. Otherwise memory gets the true presence of objects, because a frame without a prompt
+        cannot recover from a wrong score.
 
         Args:
             roles: of the frames; the first is a key frame.
-            rng: draws how objects are described, and decoys.
-            decoys: of each clip, at most.
+            rng: chooses descriptions and decoys.
+            decoys: per clip, at most.
         """
         pixels = torch.cat([clip.pixels for clip in clips])
         with quick():
             features = encode_frames(self.sam2, pixels.contiguous(memory_format=torch.channels_last))
-        rows = Rows.of(clips, rng, decoys)
+        rows = PromptRows.of(clips, rng, decoys)
         tokens = self.tokens(rows.attributes, rows.named)
         tracker = Tracker(self.sam2, len(roles), self.key_frame_memory)
         carried = "carried" in roles
@@ -137,9 +136,10 @@ class MaskTraining(nn.Module):
         return total / len(roles), {name: sum(values) / len(values) for name, values in figures.items()}
 
     def _coarse_loss(self, target: Tensor, present: Tensor) -> Tensor:
-        """The decoder's cells must tell where the object is before they are upscaled.
+        """The decoder's cells must predict the object's position before they are upscaled.
 
-        Without this, a decoder that starts from nothing paints every object whatever the prompt, and stays there.
+        Otherwise a decoder trained from scratch paints every object, whatever the prompt, and never leaves that
+        plateau.
         """
         cells = self.coarse(self._cells.pop())[..., 0]
         wanted = F.adaptive_avg_pool2d(target[:, None], round(cells.shape[1] ** 0.5)).flatten(1)
@@ -153,10 +153,10 @@ def object_planes(clip: Pictures) -> Tensor:
 
 
 def mask_loss(decoded: DecodedMask, target: Tensor, present: Tensor) -> Tensor:
-    """5 BCE + dice on ungated logits where the object is present, + 0.5 BCE of its object score.
+    """5 BCE + dice on ungated logits of present objects, + 0.5 BCE of the object score.
 
-    target (R, side, side) coverage, present (R,) bool. The weights are those of the mask side's own pre-training;
-    the paper's joint weights are in the recipe.
+    target (R, side, side) coverage, present (R,) bool. These weights are for pre-training the mask side; the paper's
+    joint weights are in trajseg.training.
     """
     logits = F.interpolate(decoded.logits[:, None], target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2))
@@ -168,7 +168,7 @@ def mask_loss(decoded: DecodedMask, target: Tensor, present: Tensor) -> Tensor:
 
 
 def guidance_loss(attention: Tensor, target: Tensor, present: Tensor) -> Tensor:
-    """-log of the share of content integration's attention (R, heads, P) that lies on the object, where present."""
+    """-log of the fraction of content integration's attention (R, heads, P) on the object, over present objects."""
     side = round(attention.shape[-1] ** 0.5)
     inside = F.adaptive_max_pool2d(target[:, None], side).flatten(1)
     share = (attention.mean(1) * inside).sum(1)
@@ -176,10 +176,10 @@ def guidance_loss(attention: Tensor, target: Tensor, present: Tensor) -> Tensor:
 
 
 def mask_figures(logits: Tensor, target: Tensor, present: Tensor, counts: list[int]) -> dict[str, float]:
-    """iou: mean with the truth; right: share of rows whose mask fits their own object best among the clip's;
-    same: mean IoU between the masks of different objects on one frame (high when the prompt is ignored).
+    """iou: mean with the truth; right: fraction of rows whose mask fits their own object best among the clip's;
+    same: mean IoU between the masks of different objects on one frame (high if the prompt is ignored).
 
-    `counts` are the objects of each clip; rows beyond them do not count."""
+    counts: objects per clip; further rows (decoys) do not count."""
     logits, target, present = (rows[: sum(counts)] for rows in (logits, target, present))
     logits = F.interpolate(logits[:, None], target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     ious, right, same = [], [], []
@@ -197,7 +197,7 @@ def mask_figures(logits: Tensor, target: Tensor, present: Tensor, counts: list[i
 
 
 def gate_figures(score: Tensor, present: Tensor) -> dict[str, float]:
-    """seen: share of present rows whose object score (R,) is above 0; denied: of others, those where it is not."""
+    """seen: fraction of present rows with an object score (R,) above 0; denied: of absent rows, those without."""
     figures = {}
     for name, rows, right in (("seen", present, score > 0), ("denied", ~present, score <= 0)):
         if rows.any():
@@ -206,16 +206,16 @@ def gate_figures(score: Tensor, present: Tensor) -> dict[str, float]:
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of every mask of a (n, h, w) bool with every one of b (m, h, w): (n, m)."""
+    """IoU of every mask in a (n, h, w) bool with every mask in b (m, h, w): (n, m)."""
     a, b = a.flatten(1).float(), b.flatten(1).float()
     both = a @ b.T
     return both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp(min=1)
 
 
 def frame_roles(rng: random.Random, frames: int) -> list[Role]:
-    """Roles of a training clip's frames: the first is a key frame; of the others most, half, or none are carried.
+    """Roles of a training clip's frames: the first is a key frame; of the others most, half or none are carried.
 
-    None are in half of the clips.
+    Half of the clips have no carried frames.
     """
     carried = rng.choice((0.9, 0.5, 0.0, 0.0))
     return ["key", *(_role(rng, carried) for _ in range(frames - 1))]

@@ -1,7 +1,7 @@
-"""Symbols as a picture tower reads them: small and half-hidden things are now and then taken for others.
+"""Recognition errors in symbols, as a vision tower makes them: small and partly hidden objects are sometimes misread.
 
-A language model that has only met exact symbols believes every frame, and denies an object whose shape is wrong in
-one of them. Here it learns to go by most of the frames.
+A language model trained only on exact symbols trusts every frame, and denies an object whose shape is wrong in one of
+them. With these errors it learns to rely on the majority of frames.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import torch
 from torch import Tensor
 
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, NAMES, pure
-from trajseg.shapes.recipe.texts import Seen, names
+from trajseg.shapes.recipe.texts import VisibleObjects, names
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, SHAPES
 
 RATE = 0.02
-"""Share of tokens whose shape is misread."""
+"""Probability that a token's shape is misread."""
 HARD = 0.12
-"""Share of objects that are hard to read, such as small ones in wide pictures."""
+"""Fraction of objects that are hard to recognise, such as small ones in wide pictures."""
 RATE_HARD = 0.35
-"""Share of these objects' tokens whose shape is misread, and of tokens of objects that are partly hidden."""
+"""Probability for a token of a hard object, or of one that is partly hidden."""
 COLOURS_LESS = 0.25
-"""Colours are misread so much less often."""
+"""Factor on the probability for colours."""
 WHOLE = 0.7
-"""Of an object's largest box: what shows less is partly hidden."""
+"""An object whose box is smaller than this fraction of its largest box is partly hidden."""
 WRONG = (0.4, 1.0)
-"""Weight of the wrong name in the look of a misread token."""
+"""Range of the wrong name's weight in a misread token."""
 NOISE = 0.027
-"""Standard deviation of what is added to every look; measured on projected tokens, whose squared error is about 0.02 of
-their variance."""
+"""Standard deviation of the noise added to every look; measured on projected tokens, whose squared error is about 0.02
+of their variance."""
 
 
-def misread(seen: Seen, rng: random.Random) -> Seen:
-    """The same rows, their looks as a picture tower might have read them.
+def misread(seen: VisibleObjects, rng: random.Random) -> VisibleObjects:
+    """The same rows, with looks as a vision tower might recognise them.
 
-    Never as a pair of colour and shape that training must not have: it would be learned to be another's misreading.
+    Never a held-out pair of colour and shape: the model would learn to treat that pair as an error.
     """
     look = pure(seen.attributes) if seen.look is None else seen.look.clone()
     rates = _rates(seen, rng)
@@ -53,8 +53,8 @@ def misread(seen: Seen, rng: random.Random) -> Seen:
     return dataclasses.replace(seen, look=look + NOISE * torch.from_numpy(noise))
 
 
-def _rates(seen: Seen, rng: random.Random) -> list[float]:
-    """How likely the shape of each row is misread."""
+def _rates(seen: VisibleObjects, rng: random.Random) -> list[float]:
+    """Probability of misreading the shape, by row."""
     name = names(seen.attributes)
     area = (seen.box[:, 2:] - seen.box[:, :2]).prod(1)
     rates = torch.empty(len(name))
@@ -66,7 +66,7 @@ def _rates(seen: Seen, rng: random.Random) -> list[float]:
 
 
 def _read_as(part: Tensor, name: int, rng: random.Random) -> None:
-    """Gives a name its wrong weight in a part of a look, in place."""
+    """Mixes a wrong name into one attribute's part of a look, in place."""
     weight = rng.uniform(*WRONG)
     part *= 1 - weight
     part[name] += weight

@@ -1,8 +1,11 @@
-"""Looks that have no name: so that a shape is recognised whatever the colour, and a colour whatever the shape.
+"""Objects with unnamed colours and shapes, so that a model recognises shapes in any colour, and colours on any shape.
 
-A small model that never sees a yellow cross learns that what is yellow is no cross, and is right all through its
-training. Here crosses are of colours that have no name, too, and what is yellow has shapes that have none; an answer
-leaves out of its loss what cannot be said, and while it is written, some of its words are read as others.
+A small model that never sees a yellow cross learns that nothing yellow is a cross, and that is correct for its training
+data. Here some crosses have a colour without a name, and some yellow objects a shape without a name. The loss of an
+answer skips words that do not exist, and some attribute words are corrupted in the teacher-forced input.
+
+The *look* of an object is a vector of LOOKS weights: one per colour, shape and size name (the first NAMES), and one per
+unnamed appearance of a symbol.
 """
 
 from __future__ import annotations
@@ -23,64 +26,64 @@ KINDS: tuple[tuple[str, ...], ...] = (COLOURS, SHAPES, SIZES)
 ATTRIBUTE_SIZES = (len(COLOURS), len(SHAPES), len(SIZES))
 NAMES = sum(ATTRIBUTE_SIZES)
 STRANGE = 64
-"""Looks of symbols that are none of the world's."""
+"""Number of unnamed appearances of symbols."""
 LOOKS = NAMES + STRANGE
 NO_WORD = "nameless"
-"""Placeholder in an answer for a thing without a name; the tokenizer must not know it."""
+"""Placeholder in an answer for an attribute without a name; not in the tokenizer's vocabulary."""
 
 
 @dataclass(frozen=True)
 class SymbolShares:
-    """How symbolic objects lose their names."""
+    """Probabilities for symbolic objects."""
 
     nameless: float = 0.18
-    """Share of objects whose colour has no name, and share of those whose shape has none."""
+    """Probability that an object's colour has no name; the same for its shape."""
     blended: float = 0.25
-    """Share of nameless ones that lie half-way between two names; the others are strange."""
+    """Probability that an unnamed attribute is a blend of two names; otherwise it is an unnamed appearance."""
     least_weight: float = 0.35
-    """In a blend of two names each has at least this weight, so that neither is the object's."""
-    misheard: float = 0.15
-    """Share of names in an answer that the model reads as another one while it writes on."""
+    """Minimum weight of either name in a blend, so that neither is correct."""
+    corrupted: float = 0.15
+    """Probability of corrupting an attribute word in the teacher-forced input."""
 
 
 @dataclass(frozen=True)
 class DrawnShares:
-    """How drawn objects lose their names, by stage."""
+    """Fractions of rendered objects with unnamed attributes, in one stage."""
 
     unnamed: float = 0.0
-    """Share of objects whose colour is none of the world's (of those whose shape is one of the world's)."""
+    """Fraction with an unnamed colour, among objects with a named shape."""
     unshaped: float = 0.0
-    """Share of objects whose shape is none of the world's."""
+    """Fraction with an unnamed shape."""
 
 
 @dataclass(frozen=True)
 class PaintShares:
-    """How colours of drawn objects are mixed."""
+    """How colours of rendered objects are mixed."""
 
     mixed: float = 0.5
-    """Share of objects that get a second colour."""
+    """Probability that an object gets a second colour."""
     second: float = 0.45
-    """The second colour's weight at most."""
+    """Maximum weight of the second colour."""
     apart: float = 110.0
-    """Distance in RGB that an unnamed colour keeps from each colour that some shape must not be seen in."""
+    """Minimum RGB distance of an unnamed colour from every colour in a held-out pair."""
     clear: float = 90.0
-    """Distance in RGB from every colour that has a name, from which on a colour can be taken for none of them."""
+    """Minimum RGB distance from every named colour for a colour to be clearly unnamed."""
 
 
 SYMBOLS = SymbolShares()
 PAINT = PaintShares()
 DRAWN = {
     "vision": DrawnShares(unnamed=0.55, unshaped=0.35),
-    # It has little to learn from objects that have both names.
+    # Objects with both names teach it little.
     "tower": DrawnShares(unnamed=0.85, unshaped=0.3),
-    # Few: two objects of unnamed colours that differ in colour alone look the same to a prompt.
+    # Few: the prompt cannot tell apart two objects that differ only in unnamed colours.
     "masks": DrawnShares(unnamed=0.15),
 }
-"""By stage; stages of the mask side use those of `masks`, `pixels` uses those of `vision`."""
+"""By stage; all mask stages use `masks`, and `pixels` uses `vision`."""
 
 
 def attributes(scene: Scene) -> Tensor:
-    """Colour, shape and size of each object as indices, (K, 3) int64; -1 for a strange shape."""
+    """Colour, shape and size of each object as indices, (K, 3) int64; -1 for an unnamed shape."""
     return torch.tensor(
         [
             (COLOURS.index(o.colour), -1 if is_strange(o.shape) else SHAPES.index(o.shape), SIZES.index(o.size))
@@ -90,14 +93,14 @@ def attributes(scene: Scene) -> Tensor:
 
 
 def unseen(attributes: Tensor) -> bool:
-    """Whether a pair of colour and shape that training must not have is among these objects, (K, 3) int64."""
+    """Whether any of these objects, (K, 3) int64, has a held-out pair of colour and shape."""
     return any((COLOURS[colour], SHAPES[shape]) in HELD_OUT for colour, shape, _ in attributes.tolist())
 
 
 def pure(attributes: Tensor) -> Tensor:
-    """Weights of all looks, of objects that are what they are called: (K, 3) int64 -> (K, LOOKS) float32.
+    """Looks of objects with unmixed attributes: (K, 3) int64 -> (K, LOOKS) float32.
 
-    Where an attribute is -1, all its names have weight 0.
+    If an attribute is -1, all its names have weight 0.
     """
     starts = torch.tensor((0, len(COLOURS), len(COLOURS) + len(SHAPES)))
     known = (attributes >= 0).float()
@@ -105,9 +108,9 @@ def pure(attributes: Tensor) -> Tensor:
 
 
 def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """As `pure`, where some colours and shapes are strange ones, or lie half-way between two.
+    """As `pure`, but some colours and shapes are unnamed, or a blend of two names.
 
-    Returns: weights (K, LOOKS), and which of colour, shape and size have their name, (K, 3) bool.
+    Returns: looks (K, LOOKS), and whether colour, shape and size have a name, (K, 3) bool.
     """
     look, named = pure(attributes), torch.ones_like(attributes, dtype=torch.bool)
     for k in range(len(look)):
@@ -127,10 +130,10 @@ def nameless(attributes: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
 
 
 def mixed_colours(scene: Scene, rng: random.Random, unnamed: float = 0.0) -> tuple[Scene, Tensor]:
-    """The scene with some objects' colours mixed with a second one, and the weights of all looks, (K, LOOKS).
+    """The scene with some objects' colours mixed with a second one, and the looks, (K, LOOKS).
 
-    unnamed: share of objects that get a colour without a name; the weights of all colours are 0 for them. Strange
-    shapes keep their colours' names.
+    unnamed: fraction of objects that get an unnamed colour; their weights of all colours are 0. Objects with an unnamed
+    shape keep a named colour.
     """
     look, painted = pure(attributes(scene)), []
     for row, o in zip(look, scene.objects, strict=True):
@@ -150,7 +153,7 @@ def mixed_colours(scene: Scene, rng: random.Random, unnamed: float = 0.0) -> tup
 
 
 def strangely_shaped(scene: Scene, rng: random.Random, share: float) -> Scene:
-    """The scene with a share of its objects in shapes that have no name."""
+    """The scene with a fraction `share` of its objects in unnamed shapes."""
     shapes = (strange(rng) if rng.random() < share else o.shape for o in scene.objects)
     return dataclasses.replace(
         scene, objects=[dataclasses.replace(o, shape=s) for o, s in zip(scene.objects, shapes, strict=True)]
@@ -158,9 +161,9 @@ def strangely_shaped(scene: Scene, rng: random.Random, share: float) -> Scene:
 
 
 def clearly_unnamed(scene: Scene, rng: random.Random, share: float) -> tuple[Scene, Tensor, Tensor]:
-    """The scene with a share of its objects painted in colours that nobody would call by one of the world's names.
+    """The scene with a fraction `share` of its objects in colours far from every named one.
 
-    Returns: the scene, the weights of all looks (K, LOOKS), and which names each object has, as `nameless` does.
+    Returns: the scene, the looks (K, LOOKS), and whether each attribute has a name, as from `nameless`.
     """
     look, painted = pure(attributes(scene)), []
     named = torch.ones(len(look), len(KINDS), dtype=torch.bool)
@@ -173,9 +176,10 @@ def clearly_unnamed(scene: Scene, rng: random.Random, share: float) -> tuple[Sce
 
 
 def _unnamed(rng: random.Random, clear: float = 0.0) -> tuple[int, int, int]:
-    """Any colour far from those that some shape must not have in training, and `clear` from all that have a name.
+    """A random colour, far from the colours of held-out pairs, and at least `clear` away from all other named ones.
 
-    For all shapes alike: were squares alone kept away from orange, what is nearly orange would be learned to be none.
+    The rule is the same for all shapes. If only squares avoided orange, a model would learn that nearly orange objects
+    are not squares.
     """
     apart = {name: PAINT.apart if name in {colour for colour, _ in HELD_OUT} else clear for name in COLOURS}
     while True:
@@ -184,21 +188,21 @@ def _unnamed(rng: random.Random, clear: float = 0.0) -> tuple[int, int, int]:
             return rgb
 
 
-def unsaid(o: SceneObject, known: Sequence[bool]) -> SceneObject:
-    """The object, called NO_WORD where its colour, shape or size has no name."""
+def with_placeholders(o: SceneObject, known: Sequence[bool]) -> SceneObject:
+    """The object, with NO_WORD for each of colour, shape and size that has no name."""
     names = (name if is_known else NO_WORD for name, is_known in zip((o.colour, o.shape, o.size), known, strict=True))
-    return _called(o, names)
+    return _renamed(o, names)
 
 
-def misheard(o: SceneObject, known: Sequence[bool], rng: random.Random) -> SceneObject:
-    """The object, with a share of its names replaced, and with a random name if it has none."""
+def with_corrupted_names(o: SceneObject, known: Sequence[bool], rng: random.Random) -> SceneObject:
+    """The object, with some names randomly replaced, and a random name for each attribute without one."""
     names = (
-        rng.choice(kind) if rng.random() < (SYMBOLS.misheard if is_known else 1.0) else name
+        rng.choice(kind) if rng.random() < (SYMBOLS.corrupted if is_known else 1.0) else name
         for name, kind, is_known in zip((o.colour, o.shape, o.size), KINDS, known, strict=True)
     )
-    return _called(o, names)
+    return _renamed(o, names)
 
 
-def _called(o: SceneObject, names: Iterable[str]) -> SceneObject:
+def _renamed(o: SceneObject, names: Iterable[str]) -> SceneObject:
     colour, shape, size = names
     return dataclasses.replace(o, colour=colour, shape=shape, size=size)

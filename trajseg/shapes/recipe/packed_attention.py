@@ -1,7 +1,7 @@
-"""Attention over packed clips: every question reads its clip's frames and itself, and nothing else is computed.
+"""Attention over packed clips: every question attends to its clip's frames and to itself; nothing else is computed.
 
-A packed row (see `texts.Packed`) holds a clip's frames once and many questions, so that of all pairs of its tokens only
-one in five may meet. The language model takes this attention by name, as transformers lets any be registered.
+A packed row (see `texts.Packed`) has a clip's frames once and many questions, so only one in five pairs of its tokens
+may attend to each other. It is registered with transformers under a name, which the language model's config selects.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ NAME = "trajseg_packed"
 class Layout:
     """Where the questions of B packed rows of L tokens are; Q questions in all, of at most T tokens, P of frames.
 
-    clip (Q,) int64, the row of each question; text (Q, T) int64, where its tokens are among all B x L (its last one
-    again and again behind its end); barred (Q, 1, T, P + T) float32, -inf where a token of the question must not read
-    one of the frames' or of the question's, else 0; source (B, L) int64, where each token's result is among those of
-    the frames' P columns and of the questions, B x P + Q x T.
+    clip (Q,) int64, the row of each question; text (Q, T) int64, the positions of its tokens among all B x L (padded
+    with its last one); barred (Q, 1, T, P + T) float32, -inf where a question's token must not attend to a token of the
+    frames or of the question, else 0; source (B, L) int64, the position of each token's result among those of the
+    frames' P columns and of the questions, B x P + Q x T.
     """
 
     clip: Tensor
@@ -40,7 +40,7 @@ class Layout:
 
     @classmethod
     def of(cls, packed: Packed) -> Layout:
-        """The layout of a batch; there may be no questions in it."""
+        """The layout of a batch, which may have no questions."""
         rows, length = packed.ids.shape
         in_frames = (packed.segments == -1).sum(1)
         widest = int(in_frames.max())
@@ -58,7 +58,7 @@ class Layout:
         return cls(clip, text, _bars(torch.cat([beyond, own], dim=2))[:, None], source, widest)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, H, L, D) each -> (B, L, H, D). What padding reads is of no account."""
+        """(B, H, L, D) each -> (B, L, H, D). Results at padding are undefined."""
         rows, heads, length, width = query.shape
 
         def flat(x: Tensor) -> Tensor:
@@ -91,8 +91,8 @@ def _attention(
     layout: Layout,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls; `layout` reaches it from the call of the language model."""
-    # Under autocast, turning by position gives float32 again.
+    """The function that transformers calls; `layout` is passed through from the call of the language model."""
+    # Under autocast, the rotary embedding returns float32.
     return layout.attend(query.to(value.dtype), key.to(value.dtype), value), None
 
 
@@ -101,7 +101,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
 
 @contextlib.contextmanager
 def packed_attention(config: PreTrainedConfig) -> Iterator[None]:
-    """The language model of this configuration attends as above, and is to be called with a `layout`."""
+    """Selects this attention in the configuration; the language model must then be called with a `layout`."""
     before = config._attn_implementation
     config._attn_implementation = NAME
     try:

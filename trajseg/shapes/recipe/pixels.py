@@ -1,9 +1,9 @@
-"""Stage `pixels`: the language model learns from pictures what it learned from symbols, and to write trajectory tokens.
+"""Stage `pixels`: the language model learns to answer about pictures, and to predict trajectory tokens.
 
 The vision tower stays frozen, as in the paper. The projector is first fitted to the symbolic tokens of stage
-`language`, and then stays, too: from answers it would learn which pairs of colour and shape there are. The language
-model goes on answering questions about symbols and, in some of the steps, about tokens that come from pictures. The
-state that predicts a [SEG] learns to give the trajectory token that stage `masks` draws from.
+`language`, and then frozen too: from answers it would learn which pairs of colour and shape exist. The language model
+continues to answer questions about symbols and, in some steps, about tokens from pictures. The state that predicts a
+[SEG] learns to produce the trajectory token of stage `masks`.
 """
 
 from __future__ import annotations
@@ -25,43 +25,42 @@ from trajseg.shapes.recipe.language import LanguageTraining
 from trajseg.shapes.recipe.masks import TokenTable
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, NAMES, clearly_unnamed
 from trajseg.shapes.recipe.precision import quick
-from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, Seen, captions, motions, pack, questions
-from trajseg.shapes.recipe.vision import Dense, dense_targets, visible_boxes
+from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, VisibleObjects, captions, motions, pack, questions
+from trajseg.shapes.recipe.vision import DenseTargets, dense_targets, visible_boxes
 from trajseg.shapes.world.scenes import Scene, sample_scene
 from trajseg.video.spacing import sampled_frames
 
 SIDE = 16
-"""Cells of the vision tower along a side."""
+"""Cells per side of the vision tower."""
 TEXTS_PER_PICTURED_CLIP = 14
-"""More than in stage `language`: here the pictures cost most."""
+"""More than in stage `language`, because here the pictures cost most."""
 CAPTIONS_PER_PICTURED_CLIP = 3
 PICTURES_EVERY = 2
-"""Steps to a step with pictures as well: a clip of symbols costs a fifth of one of pictures."""
+"""Every so many steps, pictures are added: a symbolic clip costs a fifth of a rendered one."""
 UNNAMED_CLIPS = 0.25
-"""Share of asked clips some of whose objects are of a colour without a name, so that pairs are not memorised here."""
+"""Fraction of clips with unnamed colours, so that pairs of colour and shape are not memorised."""
 UNNAMED_OBJECTS = 0.4
-"""Share of such a clip's objects."""
+"""Fraction of the objects in such a clip with an unnamed colour."""
 FITTED_CLIPS = 3000
-"""Clips whose tokens the projector is fitted to before the stage begins."""
+"""Clips that the projector is fitted on before step 1."""
 FITTED_FRAMES = 4
-"""Pictures of each."""
+"""Pictures per clip."""
 FITTED_BATCHES = 30
-"""Batches of symbolic clips that the head of the trajectory tokens is fitted to before the stage begins."""
+"""Batches of symbolic clips that the head of the trajectory tokens is fitted on before step 1."""
 FITTING_STEPS = 6000
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the vision tower makes of F frames: all its hidden states (F, 1 + P, V), and the features (F, P, V) that
-    the projector reads."""
+class TowerOutput:
+    """The vision tower's output for F frames: all hidden states (F, 1 + P, V), and the projector's input (F, P, V)."""
 
     states: tuple[Tensor, ...]
     features: Tensor
 
 
 class Pairs(NamedTuple):
-    """What a small module reads (R, V) and what it should make of it (R, D); what `rest` (D, D) takes out of an error
-    is not one."""
+    """Inputs (R, V) and targets (R, D) of a small module; errors are multiplied by `rest` (D, D), which removes those
+    that do not count."""
 
     read: Tensor
     wanted: Tensor
@@ -69,7 +68,7 @@ class Pairs(NamedTuple):
 
 
 @dataclass
-class AskedClip:
+class ClipWithQuestions:
     """A rendered clip with questions."""
 
     scene: Scene
@@ -77,20 +76,20 @@ class AskedClip:
     questions: list[Question]
 
     @cached_property
-    def targets(self) -> Dense:
+    def targets(self) -> DenseTargets:
         """The dense targets of its pictures; see dense_targets."""
         return dense_targets(self.pictures, SIDE)
 
     @cached_property
     def trajectories(self) -> Tensor:
-        """Boxes (K, N, 4) of what can be seen of each object, xyxy in units of the side, zero where it cannot."""
+        """Visible boxes (K, N, 4) of the objects, xyxy in units of the side; zero if an object is not visible."""
         boxes = torch.zeros(len(self.scene.objects), len(self.pictures.ids), 4)
         for frame, k, xyxy in visible_boxes(self.pictures.planes):
             boxes[k, frame] = xyxy
         return boxes
 
 
-class AskedClipStream(IterableDataset[AskedClip]):
+class ClipQuestionStream(IterableDataset[ClipWithQuestions]):
     """Endless rendered clips, N frames each at the centres of equal bins, with `texts` questions and `captions`."""
 
     def __init__(
@@ -105,7 +104,7 @@ class AskedClipStream(IterableDataset[AskedClip]):
         self.processor, self.seed, self.frames, self.split = processor, seed, frames, split
         self.texts, self.captions = texts, captions
 
-    def __iter__(self) -> Iterator[AskedClip]:
+    def __iter__(self) -> Iterator[ClipWithQuestions]:
         rng = random.Random(f"pixels/{self.split}/{self.seed}")
         while True:
             scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
@@ -115,7 +114,7 @@ class AskedClipStream(IterableDataset[AskedClip]):
             times = sampled_frames(scene.frame_count, self.frames)
             scale = rng.choice((1.0, 1.0, 1.5, 0.75))
             light = rng if self.split == "train" else None
-            clip = AskedClip(scene, pictures(scene, times, self.processor.llm_size, scale, look, light), asked)
+            clip = ClipWithQuestions(scene, pictures(scene, times, self.processor.llm_size, scale, look, light), asked)
             clip.questions += captions(scene, clip.trajectories, look, self.processor, rng, self.captions, named)
             if clip.questions:
                 yield clip
@@ -123,7 +122,7 @@ class AskedClipStream(IterableDataset[AskedClip]):
 
 @dataclass(frozen=True)
 class Frozen:
-    """What stage `pixels` reads and does not train; no nn.Module, so that its parameters are not the stage's."""
+    """Frozen modules that the stage reads; not an nn.Module, so that their parameters are not trained."""
 
     model: TrajSegModel
     table: TokenTable
@@ -141,15 +140,15 @@ class PixelTraining(nn.Module):
         self.text_hidden_fcs = model.text_hidden_fcs[0]
         self.frames = model.config.llm_frames
         self.projector.requires_grad_(False)
-        # The projector must keep what it has learned.
+        # The projector was fitted to these embeddings.
         language.language_model.embed_tokens.requires_grad_(False)
         language.eye.requires_grad_(False)
 
     def fit_projector(self, clips: Iterator[list[Pictures]]) -> float:
-        """Teaches the projector alone, on the tokens at objects' centres in FITTED_CLIPS clips; returns its last loss.
+        """Fits the projector alone, on the tokens at objects' centres in FITTED_CLIPS clips; returns the last loss.
 
-        As in stage `vision`, a colour counts where the shape has no name, and a shape where the colour has none: the
-        error is the distance to the nearest token with any mixture of the names that do not count.
+        As in stage `vision`, a colour counts only if the shape is unnamed, and vice versa: the error is the distance to
+        the nearest token with any mixture of the names that do not count.
         """
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         count = 0
@@ -157,7 +156,7 @@ class PixelTraining(nn.Module):
             batch = next(clips)
             with torch.no_grad():
                 targets = [dense_targets(clip, SIDE) for clip in batch]
-                columns.append(self._centres(batch, targets, self._look(batch).features))
+                columns.append(self._centres(batch, targets, self._tower_output(batch).features))
             count += len(batch)
         read, look, box = (torch.cat(column) for column in zip(*columns, strict=True))
         eye = self.language.eye
@@ -176,7 +175,7 @@ class PixelTraining(nn.Module):
         return loss
 
     def fit_head(self, texts: Iterator[Packed]) -> float:
-        """Teaches the head of the trajectory tokens alone, on symbolic clips; returns its last loss."""
+        """Fits the head of the trajectory tokens alone, on symbolic clips; returns the last loss."""
         pairs: list[tuple[Tensor, Tensor]] = []
         for _ in range(FITTED_BATCHES):
             packed = next(texts)
@@ -187,21 +186,25 @@ class PixelTraining(nn.Module):
         return _fit(self.text_hidden_fcs, [Pairs(read, wanted, torch.eye(wanted.shape[1]))])
 
     def symbol_loss(self, packed: Packed) -> tuple[Tensor, dict[str, float]]:
-        """The losses of a symbolic batch: answers, motion, and the trajectory tokens."""
+        """The losses of a symbolic batch: answers, motion, attention and trajectory tokens."""
         return self._answer_loss(packed, *self.language.symbols(packed))
 
-    def picture_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
-        """The same losses of rendered clips, and the trajectory encoder's; figures begin with "seen_"."""
-        look = self._look([clip.pictures for clip in clips])
+    def picture_loss(
+        self, clips: list[ClipWithQuestions], processor: TrajSegProcessor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The same losses for rendered clips, and the trajectory encoder's; metrics start with "seen_"."""
+        look = self._tower_output([clip.pictures for clip in clips])
         trajectories, wanted = self._trajectory_pairs(clips, look)
         described = F.mse_loss(trajectories, wanted) / wanted.var()
         answered, figures = self._answer_loss(*self.pack(clips, look.features, processor), trajectories)
         figures |= {"encoder": float(described.detach())}
         return described + answered, {f"seen_{name}": value for name, value in figures.items()}
 
-    def caption_loss(self, clips: list[AskedClip], processor: TrajSegProcessor) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropy of the answers and the trajectory encoder's own loss, of rendered clips."""
-        look = self._look([clip.pictures for clip in clips])
+    def caption_loss(
+        self, clips: list[ClipWithQuestions], processor: TrajSegProcessor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Cross entropy of the answers plus the trajectory encoder's loss, for rendered clips."""
+        look = self._tower_output([clip.pictures for clip in clips])
         trajectories, wanted = self._trajectory_pairs(clips, look)
         described = F.mse_loss(trajectories, wanted) / wanted.var()
         packed, tokens = self.pack(clips, look.features, processor)
@@ -209,17 +212,17 @@ class PixelTraining(nn.Module):
         return answered + described, {"text": float(answered.detach()), "encoder": float(described.detach())}
 
     @torch.no_grad()
-    def _look(self, clips: list[Pictures]) -> Look:
+    def _tower_output(self, clips: list[Pictures]) -> TowerOutput:
         """The frozen vision tower on all frames of the clips."""
         model = self.frozen.model
         pixels = torch.cat([clip.pixels for clip in clips]).contiguous(memory_format=torch.channels_last)
         with quick():
             states = model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         states = tuple(state.float() for state in states)
-        return Look(states, model.features(states))
+        return TowerOutput(states, model.features(states))
 
-    def _trajectory_pairs(self, clips: list[AskedClip], look: Look) -> tuple[Tensor, Tensor]:
-        """Tokens (T, D) of the trajectories that captions are asked of, and the symbolic tokens that they should be."""
+    def _trajectory_pairs(self, clips: list[ClipWithQuestions], look: TowerOutput) -> tuple[Tensor, Tensor]:
+        """Trajectory tokens (T, D) of the caption requests, and the symbolic tokens that are their targets."""
         model = self.frozen.model
         got, asked = [], []
         for number, clip in enumerate(clips):
@@ -239,8 +242,10 @@ class PixelTraining(nn.Module):
         token_loss = F.mse_loss(self.text_hidden_fcs(states), wanted) / wanted.var()
         return loss + 0.5 * token_loss, figures | {"token": float(token_loss.detach())}
 
-    def pack(self, clips: list[AskedClip], features: Tensor, processor: TrajSegProcessor) -> tuple[Packed, Tensor]:
-        """A batch whose visual tokens are those that the model itself keeps, and these tokens (M, D)."""
+    def pack(
+        self, clips: list[ClipWithQuestions], features: Tensor, processor: TrajSegProcessor
+    ) -> tuple[Packed, Tensor]:
+        """A batch with the visual tokens that the model itself keeps, and these tokens (M, D)."""
         model = self.frozen.model
         laid, tokens = [], []
         for clip, patch in zip(clips, features.split(self.frames), strict=True):
@@ -249,7 +254,9 @@ class PixelTraining(nn.Module):
             laid.append((seen_tokens(clip, visual.frame, visual.cell), clip.questions))
         return pack(laid, processor, self.frames), torch.cat(tokens)
 
-    def _centres(self, clips: list[Pictures], targets: list[Dense], features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _centres(
+        self, clips: list[Pictures], targets: list[DenseTargets], features: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Patch tokens at objects' centres (R, V), the objects' looks (R, LOOKS) and boxes (R, 4)."""
         centre = torch.cat([target.centre for target in targets]).flatten(1)
         look = torch.cat([target.of(clip.look) for clip, target in zip(clips, targets, strict=True)])
@@ -259,7 +266,7 @@ class PixelTraining(nn.Module):
     def _token_pairs(self, packed: Packed, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States that predict a [SEG] (S, D), and the trajectory tokens that they should give (S, C)."""
         predicts = F.pad(packed.labels[:, 1:] == self.language.seg_id, (0, 1))
-        # What an object without a name is to be drawn like, the table cannot tell.
+        # The table has no tokens for unnamed attributes.
         sayable = [IGNORED not in question.answer for question in packed.questions]
         known = torch.tensor(sayable).repeat_interleave(torch.tensor([len(q.targets) for q in packed.questions]))
         with torch.no_grad():
@@ -268,13 +275,13 @@ class PixelTraining(nn.Module):
 
 
 def _beyond(words: Tensor) -> Tensor:
-    """The matrix (D, D) that takes out of an error what mixtures of these words (n, D) can make up for."""
+    """The projection (D, D) onto the complement of the span of these words (n, D)."""
     basis = torch.linalg.qr(words.T).Q
     return torch.eye(len(basis)) - basis @ basis.T
 
 
 def _fit(module: nn.Module, parts: list[Pairs]) -> float:
-    """Fits a small module to pairs by squared error over the targets' variance; returns the last loss."""
+    """Fits a small module to pairs by squared error, relative to the targets' variance; returns the last loss."""
     parts = [part for part in parts if len(part.read)]
     variance = torch.cat([part.wanted for part in parts]).var()
     optimiser = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=1e-4)
@@ -294,8 +301,8 @@ def _fit(module: nn.Module, parts: list[Pairs]) -> float:
     return float(loss.detach())
 
 
-def seen_tokens(clip: AskedClip, frame: Tensor, cell: Tensor) -> Seen:
-    """What each kept token is of: the owner of its cell (where none owns it, the first object)."""
+def seen_tokens(clip: ClipWithQuestions, frame: Tensor, cell: Tensor) -> VisibleObjects:
+    """The object of each kept token: the owner of its cell (the first object, for cells without an owner)."""
     box = clip.targets.box
     k = clip.targets.owner.flatten(1)[frame, cell].clamp(min=0)
-    return Seen(clip.pictures.attributes[k], box.flatten(1, 2)[frame, cell], frame, motions(clip.scene)[k])
+    return VisibleObjects(clip.pictures.attributes[k], box.flatten(1, 2)[frame, cell], frame, motions(clip.scene)[k])

@@ -1,4 +1,4 @@
-"""How stages compute the model's layers fast: in bfloat16, on CPUs that multiply it by themselves."""
+"""Fast computation of the model's layers: bfloat16, on CPUs with native support."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 FAST_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
-"""Whether this CPU multiplies bfloat16 numbers by itself, which is two to three times as fast as float32."""
+"""Whether this CPU multiplies bfloat16 natively, which is two to three times as fast as float32."""
 
 
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
-    """Convolutions and products of matrices in bfloat16 where the CPU is fast at them; elsewhere unchanged.
+    """Convolutions and matrix products in bfloat16 if the CPU is fast at them; otherwise unchanged.
 
-    Weights, sums within a product and the statistics of GroupNorm and LayerNorm stay float32. Losses belong outside.
+    Weights, sums within a product and the statistics of GroupNorm and LayerNorm stay float32. Compute losses outside of
+    it.
     """
     if not FAST_BFLOAT16 or torch.get_default_device().type != "cpu":
         yield
@@ -29,7 +30,7 @@ def quick() -> Iterator[None]:
 
 
 class _PlainAttention(TorchFunctionMode):
-    """Attention as two products around a softmax: PyTorch's fused kernel is slower in bfloat16, backwards above all."""
+    """Attention as two products around a softmax: PyTorch's fused kernel is slower in bfloat16, mainly backwards."""
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -46,7 +47,7 @@ def plain_attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """`scaled_dot_product_attention` without dropout; a mask is what is added to the scores, in float32."""
+    """`scaled_dot_product_attention` without dropout; the mask is added to the scores, in float32."""
     if (attn_mask is not None and attn_mask.dtype == torch.bool) or dropout_p or is_causal:
         raise NotImplementedError("Attention with a mask of its own or dropout has not been made quick.")
     scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""The recipe of trajseg-tiny: which stage learns for how long, from what, how fast."""
+"""The recipe of trajseg-tiny: the stages, what each depends on, and their schedules."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Stage:
     """One stage.
 
     Attributes:
-        needs: stages that it builds on.
-        learns: what it teaches, for people.
-        batch: clips a step.
-        frames: pictures a clip.
+        needs: stages whose weights it starts from.
+        learns: a description for people.
+        batch: clips per step.
+        frames: pictures per clip.
     """
 
     name: str
@@ -100,7 +100,7 @@ TINY = (
         frames=1,
     ),
 )
-"""In order; stages that do not build on each other may run at the same time. How long each takes: docs/training.md."""
+"""In order; independent stages can run in parallel. For times see docs/training.md."""
 
 SIZE = 256
-"""Pixels a side of letterboxed pictures, on both sides of the model."""
+"""Side of letterboxed pictures in pixels, for the language side and the mask side."""

@@ -1,4 +1,4 @@
-"""Runs the stages of the recipe over one model, each from the results of those before it."""
+"""Runs the stages of the recipe on one model, each from the results of the stages it needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trajseg.shapes.recipe.marks import BoxTraining
 from trajseg.shapes.recipe.masks import MaskTraining, frame_roles
 from trajseg.shapes.recipe.misreadings import misread
 from trajseg.shapes.recipe.mixtures import DRAWN, DrawnShares
-from trajseg.shapes.recipe.pixels import FITTED_FRAMES, PICTURES_EVERY, AskedClipStream, PixelTraining
+from trajseg.shapes.recipe.pixels import FITTED_FRAMES, PICTURES_EVERY, ClipQuestionStream, PixelTraining
 from trajseg.shapes.recipe.recipe import SIZE, TINY, Stage
 from trajseg.shapes.recipe.texts import Packed, QuestionStream, Reading, shapes_processor
 from trajseg.shapes.recipe.vision import TowerTraining, VisionPretraining
@@ -33,33 +33,33 @@ from trajseg.training.feed import Feed, first, moved, several
 from trajseg.training.run import Loss, Part, Schedule, Stop, train
 
 SYMBOLIC = 40
-"""Symbolic clips in each step of stage `pixels`."""
+"""Symbolic clips per step of stage `pixels`."""
 WATCHED = 64
-"""Clips without questions in each step of stage `language`."""
+"""Clips without questions per step of stage `language`."""
 WIDE = 0.4
-"""Share of stage `tower`'s clips that are wider than 16:9."""
+"""Fraction of stage `tower`'s clips that are wider than 16:9."""
 DECOYS, DECOYS_FILMED = 2, 1
-"""Descriptions that fit nothing, of each picture of stage `masks` and each clip of stages `memory` and `tracking`."""
+"""Descriptions of absent objects, per picture of stage `masks` and per clip of stages `memory` and `tracking`."""
 STRIDE = 4
-"""Pictures of a clip of these two are at most so many frames apart."""
+"""Largest distance in frames between neighbouring pictures of a clip, in stages `memory` and `tracking`."""
 CAPTIONS = 6
-"""Most captions per clip in stage `captions`."""
+"""Captions per clip in stage `captions`, at most."""
 
 T = TypeVar("T")
 Report = Callable[[], dict[str, float]]
 
 GATE_BIAS = 2.0
-"""Start of the object score's bias: below 0 the gate would empty every mask before anything is learned."""
+"""Initial bias of the object score: below 0 the gate would empty every mask before anything is learned."""
 
 
 class TinyTraining:
-    """A tiny model under training in `folder`, which holds one folder a stage, and the tokenizer.
+    """A tiny model in training; `folder` has one subfolder per stage, and the tokenizer.
 
     Args:
         folder: receives states and logs.
-        seed: of the weights and of the clips.
-        workers: processes that render clips.
-        device: where the stages are trained.
+        seed: of weights and clips.
+        workers: number of rendering processes.
+        device: torch's name of the device for training.
     """
 
     def __init__(self, folder: Path, seed: int = 0, workers: int = 1, device: str = "cpu") -> None:
@@ -73,17 +73,17 @@ class TinyTraining:
         self.modules: dict[str, nn.Module] = {}
 
     def _processor(self) -> TrajSegProcessor:
-        """The tokenizer that the run began with: later changes of the world's wording must not move its ids."""
+        """The tokenizer saved when the run started: later changes of the world's wording must not change its ids."""
         kept = self.folder / "tokenizer"
         if not kept.exists():
             shapes_processor(SIZE).save_pretrained(kept)
         return TrajSegProcessor.from_pretrained(kept)
 
     def run(self, stage: Stage, schedule: Schedule, stop: Stop = lambda: False) -> bool:
-        """Trains a stage, continuing it where it was stopped; returns whether it is finished. `stop` as for `train`.
+        """Trains or resumes a stage; returns whether it is finished. `stop` as for `train`.
 
         Raises:
-            InputError: a stage that it builds on has not been run.
+            InputError: a stage that it needs has no result.
         """
         for earlier in stage.needs:
             self.load(earlier)
@@ -95,7 +95,7 @@ class TinyTraining:
             return train(self.folder / stage.name, module, loss, schedule, report, stop=stop)
 
     def load(self, name: str) -> None:
-        """Puts a finished stage's weights into the model."""
+        """Loads a finished stage's weights into the model."""
         state = self.folder / name / "state.pt"
         if not state.exists():
             raise InputError(
@@ -107,22 +107,22 @@ class TinyTraining:
             stem.stages = copy.deepcopy(stem.stages)
 
     def module(self, name: str) -> nn.Module:
-        """The module that a stage trains; its parameters are the model's. Stages of the mask side share one."""
+        """The module that a stage trains; it shares its parameters with the model. Mask stages share one module."""
         kept = _MODULE_OF.get(name, name)
         if kept not in self.modules:
             self.modules[kept] = _MODULES[kept](self)
         module = self.modules[kept]
         if isinstance(module, MaskTraining):
-            # Trajectory tokens must not change any more: stage `pixels` learns to write them.
+            # Only stage `masks` trains the trajectory tokens: stage `pixels` learns to predict them.
             module.tokens.requires_grad_(name == "masks")
         return module
 
     def work(self, stage: Stage, module: nn.Module) -> tuple[Loss, Report | None]:
-        """The loss of a stage by part of a step, and its slower figures, if it has any."""
+        """A stage's loss, by part of a step, and its slow metrics (computed less often), if any."""
         return _WORK[stage.name](self, stage, module)
 
     def _mask_module(self) -> MaskTraining:
-        # The trunk tells shapes whatever their colour, and must not unlearn that on fewer pictures.
+        # The trunk recognises shapes of any colour, and would forget that on the fewer pictures of the mask stages.
         module = MaskTraining(self.model)
         self.model.visual_model.image_encoder.trunk.requires_grad_(False)
         return module
@@ -144,7 +144,7 @@ class TinyTraining:
         return CaptionTraining(pixels, self.processor)
 
     def _clips(self, stage: Stage, seed: int, stream: Callable[..., Iterable[T]], stride: int = 1) -> Feed[list[T]]:
-        """Batches of rendered clips by step, of which every `stride`-th is taken."""
+        """Batches of rendered clips by step; only every `stride`-th step has one."""
         return Feed(partial(several, stream, stage.batch, seed), self.workers, stride, self.device)
 
     def _drawn(
@@ -155,7 +155,7 @@ class TinyTraining:
         shares: DrawnShares = DrawnShares(),  # noqa: B008
         **looks: Any,
     ) -> Feed[list[Pictures]]:
-        """Batches of clips without questions by step, `frames` pictures each (the stage's own); see ClipStream."""
+        """Batches of clips without questions by step, `frames` pictures each [the stage's]; see ClipStream."""
         looks |= dataclasses.asdict(shares)
         return self._clips(stage, seed, partial(ClipStream, frames=frames or stage.frames, size=SIZE, **looks))
 
@@ -217,7 +217,7 @@ class TinyTraining:
         return loss, None
 
     def _pixels(self, stage: Stage, module: PixelTraining) -> tuple[Loss, Report | None]:
-        asked = partial(AskedClipStream, self.processor, frames=stage.frames)
+        asked = partial(ClipQuestionStream, self.processor, frames=stage.frames)
         if not (self.folder / stage.name / "state.pt").exists():
             drawn = self._drawn(stage, self.seed + 4, FITTED_FRAMES, DRAWN["vision"])
             module.fit_head(self._texts(self.seed + 4, SYMBOLIC, misread).onwards())
@@ -237,7 +237,7 @@ class TinyTraining:
         return loss, None
 
     def _captions(self, stage: Stage, module: CaptionTraining) -> tuple[Loss, Report | None]:
-        asked = partial(AskedClipStream, self.processor, frames=stage.frames, texts=0, captions=CAPTIONS)
+        asked = partial(ClipQuestionStream, self.processor, frames=stage.frames, texts=0, captions=CAPTIONS)
         clips = self._clips(stage, self.seed + 5, asked)
         return lambda part: module.loss(clips.at(part.step)), None
 
@@ -258,7 +258,7 @@ class TinyTraining:
 
 
 _MODULE_OF = {"memory": "masks", "tracking": "masks"}
-"""Stages that train another one's module."""
+"""Stages that train another stage's module."""
 
 _MODULES: dict[str, Callable[[TinyTraining], nn.Module]] = {
     "vision": lambda training: VisionPretraining(training.model),
@@ -269,7 +269,7 @@ _MODULES: dict[str, Callable[[TinyTraining], nn.Module]] = {
     "captions": TinyTraining._caption_module,
     "boxes": lambda training: BoxTraining(training.model),
 }
-"""What makes each module."""
+"""Constructor of each module."""
 
 _WORK: dict[str, Callable[[TinyTraining, Stage, Any], tuple[Loss, Report | None]]] = {
     "vision": TinyTraining._vision,
@@ -282,4 +282,4 @@ _WORK: dict[str, Callable[[TinyTraining, Stage, Any], tuple[Loss, Report | None]
     "captions": TinyTraining._captions,
     "boxes": TinyTraining._boxes,
 }
-"""What each stage of the recipe does."""
+"""Loss and metrics of each stage."""

@@ -1,4 +1,4 @@
-"""Training texts of the language model: clips as symbols or features, and many questions about each."""
+"""Training texts of the language model: clips as symbols or features, each with many questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from torch.utils.data import IterableDataset
 from trajseg.data.sentences import REQUEST, grounding_answer
 from trajseg.model.dialogue import WORDS
 from trajseg.model.processor import TrajSegProcessor, word_tokenizer
-from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, KINDS, NAMES, attributes, misheard, nameless, unsaid
+from trajseg.shapes.recipe.mixtures import (
+    ATTRIBUTE_SIZES,
+    KINDS,
+    NAMES,
+    attributes,
+    nameless,
+    with_corrupted_names,
+    with_placeholders,
+)
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import (
     REQUEST_SEGMENT_TEMPLATES,
@@ -44,7 +52,7 @@ WEIGHTS = {
     "several": 1.3,
     "none": 2.2,
 }
-"""How many times more often hard kinds are asked; 1 for the others."""
+"""Sampling weight of hard kinds of question; 1 for the others."""
 
 
 def shapes_processor(size: int) -> TrajSegProcessor:
@@ -53,12 +61,12 @@ def shapes_processor(size: int) -> TrajSegProcessor:
 
 
 @dataclass
-class Seen:
+class VisibleObjects:
     """Visible objects of a clip's N frames, one row each, in time order and raster order within a frame.
 
     attributes (M, 3) int64: colour, shape, size; box (M, 4) xyxy in units of the letterboxed side; frame (M,) int64;
-    motion (M, 2) int64: how the object moves in the clip, and whether it is fast;
-    look (M, LOOKS) float32: what it looks like (see mixtures); None for what it is called.
+    motion (M, 2) int64: the object's motion in the clip, and whether it is fast;
+    look (M, LOOKS) float32: see mixtures; None if it follows from the attributes.
     """
 
     attributes: Tensor
@@ -67,23 +75,23 @@ class Seen:
     motion: Tensor
     look: Tensor | None = None
 
-    def in_order(self) -> Seen:
+    def in_order(self) -> VisibleObjects:
         """The same rows in time order and raster order."""
         column, row = ((self.box[:, :2] + self.box[:, 2:]) * 8).long().unbind(1)
         order = (self.frame * 1024 + row * 32 + column).argsort()
         look = None if self.look is None else self.look[order]
-        return Seen(self.attributes[order], self.box[order], self.frame[order], self.motion[order], look)
+        return VisibleObjects(self.attributes[order], self.box[order], self.frame[order], self.motion[order], look)
 
 
 @dataclass
 class Question:
-    """One question about a clip: the user's turn and the answer as token ids, and what the [SEG]s mean.
+    """One question about a clip: request and answer as token ids, and the objects that the [SEG]s mean.
 
-    targets: attributes of the objects meant, (S, 3) int64: colour, shape, size.
-    trajectory: of a request for a caption, the object's boxes (N, 4) as in Seen, zero where it is absent; its tokens
-    stand where `request` has a SLOT; look (LOOKS,): that object's, None as in Seen.
-    answer: IGNORED stands for what has no name. read: the answer as the model reads it while it writes on, with some
-    names exchanged.
+    targets: attributes of the target objects, (S, 3) int64: colour, shape, size.
+    trajectory: for caption requests, the object's boxes (N, 4) as in VisibleObjects, zero where it is absent; its
+    tokens replace each SLOT in `request`; look (LOOKS,): that object's, or None, as in VisibleObjects.
+    answer: IGNORED in place of an attribute without a name. read: the teacher-forced input, the answer with some names
+    corrupted.
     """
 
     kind: str
@@ -96,9 +104,9 @@ class Question:
 
 
 def trajectories(scene: Scene, frames: int, least: float = 0.15, facts: Facts | None = None) -> Tensor:
-    """Boxes (K, N, 4) of all objects in the N frames, as in Seen, zero where less than a share `least` shows.
+    """Boxes (K, N, 4) of all objects in the N frames, as in VisibleObjects; zero if less than `least` of it is visible.
 
-    facts: saves working the boxes out again where Facts(scene) is at hand and N is the number of its frames.
+    facts: Facts(scene), if available; its boxes are used if N is its number of frames.
     """
     if facts is not None and frames == SAMPLED_FRAMES:
         xyxy, visible = facts.xyxy, facts.visible
@@ -108,26 +116,26 @@ def trajectories(scene: Scene, frames: int, least: float = 0.15, facts: Facts | 
 
 
 def names(attributes: Tensor) -> Tensor:
-    """Attributes (..., 3) as one number each, (...) int64."""
+    """Attributes (..., 3) encoded as one number each, (...) int64."""
     return (attributes[..., 0] * len(SHAPES) + attributes[..., 1]) * len(SIZES) + attributes[..., 2]
 
 
-def presence(seen: Seen) -> Tensor:
-    """Whether each row's object is there in the first and in the last frame, (M, 2) int64."""
+def presence(seen: VisibleObjects) -> Tensor:
+    """Whether each row's object is visible in the first and in the last frame, (M, 2) int64."""
     name = names(seen.attributes)
     ends = (name[seen.frame == seen.frame.min()], name[seen.frame == seen.frame.max()])
     return torch.stack([torch.isin(name, end) for end in ends], dim=1).long()
 
 
-def seen_objects(scene: Scene, trajectories: Tensor, look: Tensor | None = None) -> Seen:
-    """What can be seen in the N frames, from geometry alone.
+def seen_objects(scene: Scene, trajectories: Tensor, look: Tensor | None = None) -> VisibleObjects:
+    """The visible objects of the N frames, from geometry alone.
 
-    trajectories: boxes of all objects (K, N, 4) as in Seen, zero where an object is absent; look: of all objects,
-    (K, LOOKS); see Seen.
+    trajectories: boxes of all objects (K, N, 4) as in VisibleObjects, zero where an object is absent; look: of all
+    objects, (K, LOOKS), or None, as in VisibleObjects.
     """
     k, frame = trajectories.any(-1).nonzero(as_tuple=True)
     rows = None if look is None else look[k]
-    return Seen(attributes(scene)[k], trajectories[k, frame], frame, motions(scene)[k], rows).in_order()
+    return VisibleObjects(attributes(scene)[k], trajectories[k, frame], frame, motions(scene)[k], rows).in_order()
 
 
 def motions(scene: Scene) -> Tensor:
@@ -147,11 +155,10 @@ def questions(
     named: Tensor | None = None,
     facts: Facts | None = None,
 ) -> list[Question]:
-    """Questions with answers about a scene, at most `limit`, the harder kinds preferred.
+    """At most `limit` questions with answers about a scene; hard kinds are sampled more often.
 
-    look, named: what the objects look like, and which of their colours, shapes and sizes have their name, as
-    `mixtures.nameless` gives them (None: all have); no question uses a name that is an object's in part.
-    facts: as in `instructions`.
+    look, named: of the objects, as from `mixtures.nameless` (None: all attributes are named). No question uses a name
+    that is part of an object's blend. facts: as in `instructions`.
     """
     found = instructions(scene, rng, limit_per_kind=3, facts=facts)
     if named is not None and look is not None:
@@ -167,7 +174,7 @@ def questions(
 
 
 def _unclear(scene: Scene, look: Tensor, named: Tensor) -> set[str]:
-    """The names that an object has lost, or has a part of without being called so: all their forms between spaces.
+    """All forms, between spaces, of the names that an unnamed object had, or that are part of its blend.
 
     look (K, LOOKS), named (K, 3): see mixtures.
     """
@@ -189,7 +196,7 @@ def caption_question(
     rng: random.Random,
     named: Tensor | None = None,
 ) -> Question:
-    """A request for the caption of object k, from its boxes (N, 4) and look (LOOKS,) or None; see Question."""
+    """A caption request for object k, given its boxes (N, 4) and look (LOOKS,) or None; see Question."""
     before, after = processor.caption_ids(rng.choice(caption_requests("train")))
     request = [*before, *[SLOT] * len(trajectory), *after]
     answer, read = _answers(scene, [k], processor, rng, named)
@@ -205,9 +212,9 @@ def captions(
     limit: int = CAPTIONS_PER_CLIP,
     named: Tensor | None = None,
 ) -> list[Question]:
-    """Requests for captions of at most `limit` objects that are seen in two frames or more.
+    """Caption requests for at most `limit` objects that are visible in at least two frames.
 
-    trajectories: boxes of all objects (K, N, 4) as in Seen, zero where an object is absent; look: see Seen.
+    trajectories: boxes of all objects (K, N, 4) as in VisibleObjects, zero where an object is absent; look: see there.
     """
     shown = (trajectories.any(-1).sum(1) >= 2).nonzero()[:, 0].tolist()
     chosen = rng.sample(shown, min(limit, len(shown)))
@@ -217,24 +224,24 @@ def captions(
     ]
 
 
-def ruffled(text: str, rng: random.Random) -> str:
-    """The sentence with one or two small words left out or put in, which must not change how it is understood."""
-    said = text.split()
+def with_small_words_changed(text: str, rng: random.Random) -> str:
+    """The sentence with one or two small words removed or inserted; its meaning stays the same."""
+    tokens = text.split()
     for _ in range(rng.randint(1, 2)):
-        small = [at for at, word in enumerate(said) if word in SMALL_WORDS]
+        small = [at for at, word in enumerate(tokens) if word in SMALL_WORDS]
         if small and rng.random() < 0.5:
-            del said[rng.choice(small)]
+            del tokens[rng.choice(small)]
         else:
-            said.insert(rng.randint(0, len(said)), rng.choice(SMALL_WORDS))
-    return " ".join(said)
+            tokens.insert(rng.randint(0, len(tokens)), rng.choice(SMALL_WORDS))
+    return " ".join(tokens)
 
 
 def encode(
     scene: Scene, processor: TrajSegProcessor, rng: random.Random, asked: Instruction, named: Tensor | None = None
 ) -> Question:
-    """An instruction as token ids; half of them in the fixed request of inference."""
+    """An instruction as token ids; half of them use the fixed request of inference."""
     template = REQUEST if rng.random() < 0.5 else rng.choice(REQUEST_SEGMENT_TEMPLATES)
-    text = ruffled(asked.text, rng) if scene.split == "train" and rng.random() < 0.4 else asked.text
+    text = with_small_words_changed(asked.text, rng) if scene.split == "train" and rng.random() < 0.4 else asked.text
     _, after = processor.prompt_ids(text, 1, template)
     answer, read = _answers(scene, asked.targets, processor, rng, named)
     return Question(asked.kind, after, answer, attributes(scene)[list(asked.targets)], read=read)
@@ -243,15 +250,15 @@ def encode(
 def _answers(
     scene: Scene, targets: Sequence[int], processor: TrajSegProcessor, rng: random.Random, named: Tensor | None
 ) -> tuple[list[int], list[int]]:
-    """The answer that names these objects, and the one that the model reads while it writes; see Question."""
-    said = heard = [scene.objects[k] for k in targets]
+    """The answer that names these objects, and its teacher-forced input; see Question."""
+    labelled = forced = [scene.objects[k] for k in targets]
     if scene.split == "train":
         known = [[True] * 3 if named is None else named[k].tolist() for k in targets]
-        said = [unsaid(o, each) for o, each in zip(said, known, strict=True)]
-        heard = [misheard(o, each, rng) for o, each in zip(heard, known, strict=True)]
+        labelled = [with_placeholders(o, each) for o, each in zip(labelled, known, strict=True)]
+        forced = [with_corrupted_names(o, each, rng) for o, each in zip(forced, known, strict=True)]
     answer, read = (
         [*processor.ids(grounding_answer([short_caption(o) for o in objects])), processor.end_id]
-        for objects in (said, heard)
+        for objects in (labelled, forced)
     )
     unknown = processor.tokenizer.unk_token_id
     return [IGNORED if token == unknown else token for token in answer], read
@@ -259,13 +266,13 @@ def _answers(
 
 @dataclass
 class Packed:
-    """B clips with all their questions, each clip one row: its frames once, then every question after them.
+    """B clips with all their questions, one row per clip: its frames once, then every question.
 
-    ids (B, L) with 0 where a visual or a trajectory token stands; visual (B, L) and trajectory (B, L) bool;
-    labels (B, L) answers, else -100;
-    positions (B, L), restarting after the frames for every question; mask (B, 1, L, L) bool, who may read whom;
+    ids (B, L), 0 at visual and trajectory tokens; visual (B, L) and trajectory (B, L) bool;
+    labels (B, L): answers, else -100;
+    positions (B, L), restarting after the frames for every question; mask (B, 1, L, L) bool, the attention mask;
     seen: the visual tokens' objects, clip by clip, in the order of `visual`;
-    segments (B, L) int64, the number of the question a token belongs to (-1: frames or padding), over the batch.
+    segments (B, L) int64: the number within the batch of the token's question (-1: frames or padding).
     """
 
     ids: Tensor
@@ -275,12 +282,12 @@ class Packed:
     positions: Tensor
     mask: Tensor
     segments: Tensor
-    seen: list[Seen]
+    seen: list[VisibleObjects]
     questions: list[Question]
 
 
-def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, frames: int) -> Packed:
-    """Lays out a batch; see Packed."""
+def pack(clips: list[tuple[VisibleObjects, list[Question]]], processor: TrajSegProcessor, frames: int) -> Packed:
+    """Packs clips and their questions into a batch."""
     rows: list[tuple[Sequence[int], ...]] = []
     number = 0
     for seen, asked in clips:
@@ -303,7 +310,7 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
         rows.append((ids, visual, labels, positions, segment))
     length = max(len(row[0]) for row in rows)
     batch = len(rows)
-    # Lists become arrays much faster than tensors; as_tensor puts them on torch's default device.
+    # numpy converts lists much faster than torch; as_tensor uses torch's default device.
     fields = [np.full((batch, length), padding) for padding in (0, False, IGNORED, 0, -2)]
     for b, row in enumerate(rows):
         for field_BL, values in zip(fields, row, strict=True):
@@ -328,11 +335,11 @@ def pack(clips: list[tuple[Seen, list[Question]]], processor: TrajSegProcessor, 
 
 
 @dataclass
-class Gaze:
-    """Where the R states that write answers should look.
+class AttentionTargets:
+    """Attention targets of the R states that predict answer tokens.
 
-    rows, positions (R,) int64: the states, in the batch's rows; wanted (R, L) bool: the positions of its row that each
-    should look at.
+    rows, positions (R,) int64: where the states are in the batch; wanted (R, L) bool: the positions of its row that
+    each should attend to.
     """
 
     rows: Tensor
@@ -340,25 +347,25 @@ class Gaze:
     wanted: Tensor
 
 
-def gaze(packed: Packed, seg_id: int) -> Gaze:
-    """While an answer speaks of an object, its states look at that object's tokens.
+def attention_targets(packed: Packed, seg_id: int) -> AttentionTargets:
+    """The states that describe an object in an answer should attend to that object's tokens.
 
-    Where there is no object, or none any more, they look at the first token of all. States whose object has no token
-    that they may read are left out.
+    States without an object, or after the last one, should attend to the first token. States whose object has no token
+    that they may attend to are left out.
     """
     rows_R, positions_R = (packed.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-    object_R = _objects_spoken_of(packed, seg_id, rows_R, positions_R)
+    object_R = _answered_objects(packed, seg_id, rows_R, positions_R)
     first_BL = torch.zeros_like(packed.visual)
     first_BL[:, 0] = True
     own_RL = _token_objects(packed)[rows_R] == object_R[:, None]
     readable_RL = packed.mask[rows_R, 0, positions_R]
     wanted_RL = torch.where(object_R[:, None] < 0, first_BL[rows_R], own_RL & readable_RL)
     shown_R = wanted_RL.any(1)
-    return Gaze(rows_R[shown_R], positions_R[shown_R], wanted_RL[shown_R])
+    return AttentionTargets(rows_R[shown_R], positions_R[shown_R], wanted_RL[shown_R])
 
 
 def _token_objects(packed: Packed) -> Tensor:
-    """Of each visual and trajectory token, its object as in `names`; -1 for all others: (B, L) int64."""
+    """The object of each visual and trajectory token, encoded as in `names`; -1 at other tokens: (B, L) int64."""
     object_BL = torch.full(packed.ids.shape, -1)
     object_BL[packed.visual] = names(torch.cat([seen.attributes for seen in packed.seen]))
     captioned = [question for question in packed.questions if question.trajectory is not None]
@@ -367,10 +374,10 @@ def _token_objects(packed: Packed) -> Tensor:
     return object_BL
 
 
-def _objects_spoken_of(packed: Packed, seg_id: int, rows_R: Tensor, positions_R: Tensor) -> Tensor:
-    """Of each state, the object that its answer has come to, as in `names`; -2 after the last: (R,) int64.
+def _answered_objects(packed: Packed, seg_id: int, rows_R: Tensor, positions_R: Tensor) -> Tensor:
+    """The object that each state's answer is describing, encoded as in `names`; -2 after the last: (R,) int64.
 
-    An answer comes to its next object with every [SEG].
+    Every [SEG] ends the description of an object.
     """
     most = max(len(question.targets) for question in packed.questions) + 1
     targets_QS = torch.full((len(packed.questions), most), -2)
@@ -382,12 +389,12 @@ def _objects_spoken_of(packed: Packed, seg_id: int, rows_R: Tensor, positions_R:
     return targets_QS[question_R, said_R - before_Q[question_R]]
 
 
-Reading = Callable[[Seen, random.Random], Seen]
-"""What is made of a clip's rows where they are not taken as they are."""
+Reading = Callable[[VisibleObjects, random.Random], VisibleObjects]
+"""Simulates recognition: returns a clip's rows with errors."""
 
 
 class QuestionStream(IterableDataset[Packed]):
-    """Endless batches of symbolic clips with their questions, read by `read`; no pictures are drawn."""
+    """Endless batches of symbolic clips with questions; `read` adds recognition errors. No pictures are rendered."""
 
     def __init__(
         self,
@@ -404,7 +411,7 @@ class QuestionStream(IterableDataset[Packed]):
     def __iter__(self) -> Iterator[Packed]:
         rng = random.Random(f"texts/{self.split}/{self.seed}")
         while True:
-            clips: list[tuple[Seen, list[Question]]] = []
+            clips: list[tuple[VisibleObjects, list[Question]]] = []
             while len(clips) < self.batch:
                 scene = sample_scene(rng.getrandbits(40), self.split)  # type: ignore[arg-type]
                 look, named = nameless(attributes(scene), rng) if self.split == "train" else (None, None)

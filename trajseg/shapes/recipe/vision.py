@@ -1,9 +1,8 @@
-"""Stages `vision` and `tower`: picture towers learn colours, shapes, sizes and places, before any language.
+"""Stages `vision` and `tower`: the vision towers learn colours, shapes, sizes and positions, before any language.
 
-They stand for the pre-training that CLIP and SAM 2 bring along at full size. In `vision` one convolutional trunk is
-trained for both towers; CLIP's layers read it at stride 16, SAM 2's neck at all strides. In `tower` the language side's
-copy of it learns on with CLIP's layers. The heads are thrown away afterwards, except objectness and the boxes, which
-the language side uses.
+They replace the pre-training of CLIP and SAM 2 at full size. `vision` trains one convolutional trunk for both towers:
+CLIP's layers read it at stride 16, SAM 2's neck at all strides. `tower` trains the language side's copy further,
+together with CLIP's layers. The heads are discarded afterwards, except objectness, which the language side uses.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from trajseg.shapes.recipe.precision import quick
 from trajseg.shapes.world.scenes import COLOURS
 
 BOX_WEIGHT = 15.0
-"""Of the mean error of a side in units of the picture: slow motion shows in small differences of boxes."""
+"""Weight of the box loss, the mean error of a side in units of the picture. Slow motion is a small change of boxes."""
 
 
 class VisionPretraining(nn.Module):
-    """The model's picture towers, sharing one trunk, with dense heads.
+    """The model's two vision towers, sharing one trunk, with dense heads.
 
-    The vision tower's patch tokens (256 of them) tell colour, shape, size and visible box of the object at a cell;
-    SAM 2's top level tells colour, shape and size, and its finest level object or not, and colour.
+    The vision tower's patch tokens (256 of them) predict colour, shape, size and visible box of the object at a cell;
+    SAM 2's top level predicts colour, shape and size, and its finest level foreground and colour.
     """
 
     def __init__(self, model: TrajSegModel) -> None:
@@ -48,21 +47,21 @@ class VisionPretraining(nn.Module):
         self.fine = nn.Conv2d(channels, 1 + len(COLOURS), 1)
 
     def forward(self, pixels: Tensor, every: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures (n, 3, S, S) -> patch tokens (n, P, V); of each `every`-th picture, SAM 2's levels.
+        """Pictures (n, 3, S, S) -> patch tokens (n, P, V) and, of each `every`-th picture, two levels of SAM 2.
 
-        The levels are the top (m, C, h, w) and the finest (m, C, 4h, 4w).
+        The levels are the top one (m, C, h, w) and the finest one (m, C, 4h, 4w).
         """
         *shared, coarsest = self.encoder.trunk.stages
         maps = [pixels]
         for stage in shared:
             maps.append(stage(maps[-1]))
-        # Cut as NHWC, or the gradient would come back in another memory format than the maps have.
+        # Sliced as NHWC; otherwise the gradient would have another memory format than the maps.
         cut = [level.permute(0, 2, 3, 1)[::every].permute(0, 3, 1, 2) for level in maps[2:]]
         levels, _ = self.encoder.neck([*cut, coarsest(cut[-1])])
         return self.tokens(maps[-1]), levels[2], levels[0]
 
     def tokens(self, stride16: Tensor) -> Tensor:
-        """The vision tower on a trunk map that is there already: the same as `TrajSegModel.patch_features`."""
+        """The vision tower on an existing trunk map; equals `TrajSegModel.patch_features`."""
         embeddings = self.tower.embeddings
         patches = embeddings.patch_embedding.project(stride16).flatten(2).transpose(1, 2)
         start = embeddings.class_embedding.expand(len(patches), 1, -1)
@@ -73,7 +72,7 @@ class VisionPretraining(nn.Module):
         return hidden[:, 1:]
 
     def loss(self, clips: list[Pictures]) -> tuple[Tensor, dict[str, float]]:
-        """The dense losses of both towers; SAM 2's levels, which learn faster and cost more, on every fourth."""
+        """The dense losses of both towers; SAM 2's levels learn faster and cost more, so only every 4th picture."""
         pixels = torch.cat([clip.pixels for clip in clips])
         every = 4
         with quick():
@@ -90,7 +89,7 @@ class VisionPretraining(nn.Module):
         return loss + fine_loss, figures
 
     def _fine_loss(self, clips: list[Pictures], fine: Tensor, every: int) -> Tensor:
-        """Object or not and which colour, at a quarter of the resolution."""
+        """Foreground and colour, at a quarter of the resolution."""
         step = clips[0].ids.shape[-1] // fine.shape[-1]
         planes = [clip.ids[:, step // 2 :: step, step // 2 :: step].long() for clip in clips]
         looks = [clip.look[:, :NAMES] for clip in clips]
@@ -103,10 +102,10 @@ class VisionPretraining(nn.Module):
 
 
 class TowerTraining(nn.Module):
-    """The vision tower learns on alone, with the heads of stage `vision`; SAM 2's encoder stays as it is."""
+    """Trains the vision tower further, with the heads of stage `vision`; SAM 2's encoder does not change."""
 
     def __init__(self, vision: VisionPretraining, features: Callable[[Sequence[Tensor]], Tensor]) -> None:
-        """`features` is the model's: what it reads of the tower's hidden states."""
+        """`features`: the model's function from the tower's hidden states to patch features."""
         super().__init__()
         self.tower, self.objectness = vision.tower, vision.objectness
         self.token_attributes, self.token_box = vision.token_attributes, vision.token_box
@@ -123,12 +122,12 @@ class TowerTraining(nn.Module):
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseTargets:
     """Targets of a grid of side x side cells over n letterboxed frames.
 
-    owner (n, side, side) int64, the object that covers most of a cell and at least 0.3 of it, else -1;
-    heat (n, side, side) in 0..1, near the centre of an object's visible box; centre (n, side, side) bool, the cells
-    that hold one; box (n, side, side, 4), that box, xyxy in units of the picture's side.
+    owner (n, side, side) int64: the object that covers most of a cell and at least 0.3 of it, else -1;
+    heat (n, side, side) in 0..1: high near the centre of an object's visible box; centre (n, side, side) bool: the
+    cells with such a centre; box (n, side, side, 4): that box, xyxy in units of the picture's side.
     """
 
     owner: Tensor
@@ -137,11 +136,11 @@ class Dense:
     box: Tensor
 
     def of(self, objects: Tensor) -> Tensor:
-        """What `objects` (K, ...) has for each cell's owner, (n, side, side, ...); object 0's where none owns it."""
+        """Gathers `objects` (K, ...) by each cell's owner: (n, side, side, ...); object 0's for cells without one."""
         return objects[self.owner.clamp(min=0)]
 
 
-def dense_targets(clip: Pictures, side: int) -> Dense:
+def dense_targets(clip: Pictures, side: int) -> DenseTargets:
     """The dense targets of a clip's pictures."""
     n, size, _ = clip.ids.shape
     planes = clip.planes
@@ -160,7 +159,7 @@ def dense_targets(clip: Pictures, side: int) -> Dense:
         centre[frame, row, column] = True
         box[frame, row, column] = xyxy
         owner[frame, row, column] = k
-    return Dense(owner, heat, centre, box)
+    return DenseTargets(owner, heat, centre, box)
 
 
 def visible_boxes(planes: Tensor, least: int = 40) -> Iterator[tuple[int, int, Tensor]]:
@@ -173,17 +172,21 @@ def visible_boxes(planes: Tensor, least: int = 40) -> Iterator[tuple[int, int, T
         yield frame, k, torch.tensor([x[0], y[0], x[-1] + 1, y[-1] + 1]) / size
 
 
-def _owned(clips: list[Pictures], targets: list[Dense]) -> tuple[Tensor, Tensor]:
-    """The looks (n, P, NAMES) of the cells' owners, and which cells have one, (n, P) bool."""
+def _owned(clips: list[Pictures], targets: list[DenseTargets]) -> tuple[Tensor, Tensor]:
+    """The looks (n, P, NAMES) of the cells' owners, and which cells have an owner, (n, P) bool."""
     looks = [target.of(clip.look[:, :NAMES]) for clip, target in zip(clips, targets, strict=True)]
     owner = torch.cat([target.owner for target in targets])
     return torch.cat(looks).flatten(1, 2), owner.flatten(1) >= 0
 
 
 def _token_loss(
-    heads: VisionPretraining | TowerTraining, tokens: Tensor, targets: list[Dense], look: Tensor, on_object: Tensor
+    heads: VisionPretraining | TowerTraining,
+    tokens: Tensor,
+    targets: list[DenseTargets],
+    look: Tensor,
+    on_object: Tensor,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The dense losses of patch tokens (n, P, V); look and on_object as `_owned` gives them."""
+    """The dense losses of patch tokens (n, P, V); look and on_object as from `_owned`."""
     heat = torch.cat([target.heat for target in targets]).flatten(1)
     at = torch.cat([target.centre for target in targets]).flatten(1)
     box = torch.cat([target.box for target in targets]).flatten(1, 2)
@@ -208,10 +211,10 @@ def _attribute_loss(logits: Tensor, look: Tensor, figures: dict[str, float], pre
 
 
 def attribute_weights(look: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Weights of the losses of colour (M, 1), shape (M, 1) and size of objects with looks (M, NAMES).
+    """Loss weights of colour (M, 1), shape (M, 1) and size, for objects with looks (M, NAMES).
 
-    A colour counts where the shape has no name, and a shape where the colour has none: of pairs of names nothing is
-    learned, not even which there are.
+    A colour counts only if the shape is unnamed, and a shape only if the colour is unnamed. So nothing is learned about
+    pairs of names, not even which pairs exist.
     """
     colours, shapes, _ = look.split(ATTRIBUTE_SIZES, dim=-1)
     colour, shape = ((other.sum(-1, keepdim=True) == 0).float() for other in (shapes, colours))
@@ -219,12 +222,12 @@ def attribute_weights(look: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 def _soft_cross_entropy(logits: Tensor, weights: Tensor) -> Tensor:
-    """Cross entropy with weights (M, n) of the right answers, a mean over the rows that have any."""
+    """Cross entropy with target weights (M, n), averaged over the rows with any weight."""
     return -(weights * logits.log_softmax(-1)).sum() / weights.sum().clamp(min=1)
 
 
 def _focal(logits: Tensor, heat: Tensor, centre: Tensor) -> Tensor:
-    """Penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), a mean over the centres."""
+    """Penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), averaged over the centres."""
     p = logits.sigmoid()
     positive = (1 - p) ** 2 * F.logsigmoid(logits) * centre
     negative = (1 - heat) ** 4 * p**2 * F.logsigmoid(-logits) * ~centre

@@ -1,4 +1,4 @@
-"""Clips to watch: symbolic clips without questions, from which the language model learns to follow objects."""
+"""Symbolic clips without questions, from which the language model learns to follow objects."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from torch import Tensor
 
 from trajseg.model import TrajSegProcessor
 from trajseg.shapes.recipe.mixtures import nameless, unseen
-from trajseg.shapes.recipe.texts import Packed, Seen, pack, seen_objects, trajectories
+from trajseg.shapes.recipe.texts import Packed, VisibleObjects, pack, seen_objects, trajectories
 from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, sample_scene
 
 POOL = 3000
-"""Scenes kept; each is seen in countless disguises."""
+"""Number of scenes in the pool; each is used with many augmentations."""
 
 
 class WatchClips:
     """Endless batches of clips without questions, by number.
 
-    Scenes are taken from a pool and disguised: mirrored, played backwards, with colours and shapes that are exchanged
-    or have no name.
+    Scenes come from a pool and are augmented: mirrored, reversed in time, with exchanged or unnamed colours and shapes.
     """
 
     def __init__(self, processor: TrajSegProcessor, seed: int, batch: int, frames: int) -> None:
         self.processor, self.seed, self.batch, self.frames = processor, seed, batch, frames
-        self._pool: dict[int, tuple[Seen, tuple[float, float]]] = {}
+        self._pool: dict[int, tuple[VisibleObjects, tuple[float, float]]] = {}
 
     def __call__(self, number: int) -> Packed:
-        """The batch of that number."""
+        """Batch `number`."""
         rng = random.Random(f"watch/{self.seed}/{number}")
-        clips = [disguised(*self._scene(rng.randrange(POOL)), self.frames, rng) for _ in range(self.batch)]
+        clips = [augmented(*self._scene(rng.randrange(POOL)), self.frames, rng) for _ in range(self.batch)]
         return pack([(seen, []) for seen in clips], self.processor, self.frames)
 
-    def _scene(self, index: int) -> tuple[Seen, tuple[float, float]]:
-        """What is seen in scene `index` of the pool, and its width and height in units of the letterboxed side."""
+    def _scene(self, index: int) -> tuple[VisibleObjects, tuple[float, float]]:
+        """Scene `index` of the pool: its visible objects, and width and height in units of the letterboxed side."""
         if index not in self._pool:
             scene = sample_scene(random.Random(f"pool/{self.seed}/{index}").getrandbits(40), "train")
             longest = max(1.0, scene.aspect)
@@ -43,8 +42,8 @@ class WatchClips:
         return self._pool[index]
 
 
-def disguised(seen: Seen, extent: tuple[float, float], frames: int, rng: random.Random) -> Seen:
-    """A clip turned into another that may as well exist.
+def augmented(seen: VisibleObjects, extent: tuple[float, float], frames: int, rng: random.Random) -> VisibleObjects:
+    """The clip, randomly mirrored, reversed and renamed into another valid clip.
 
     Args:
         extent: width and height of the picture in units of the letterboxed side.
@@ -62,11 +61,11 @@ def disguised(seen: Seen, extent: tuple[float, float], frames: int, rng: random.
     attributes = _exchanged_names(seen.attributes, rng)
     objects, k = attributes.unique(dim=0, return_inverse=True)
     look, _ = nameless(objects, rng)
-    return Seen(attributes, box, frame, motion, look[k]).in_order()
+    return VisibleObjects(attributes, box, frame, motion, look[k]).in_order()
 
 
 def _exchanged_names(attributes: Tensor, rng: random.Random) -> Tensor:
-    """Every colour for another, and every shape, (M, 3); never to a pair that training must not have."""
+    """Permutes colours and shapes, (M, 3), without producing a held-out pair."""
     while True:
         exchanged = attributes.clone()
         for column, names in enumerate((COLOURS, SHAPES)):

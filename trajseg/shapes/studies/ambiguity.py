@@ -1,4 +1,4 @@
-"""Ambiguous instructions: which object is segmented when two fit, and does the model know that it guesses?"""
+"""Ambiguous instructions: which object is segmented if two fit, and do the model's scores show the ambiguity?"""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from trajseg.tracks.region_similarity import region_similarity
 CLIPS = 24
 """Default number per group."""
 SPLIT: Split = "val"
-"""Its wording and its pairs of colour and shape are those of training: nothing is new but the ambiguity."""
+"""It has the wording and the colour-shape pairs of training, so that only the ambiguity is new."""
 ASKED = 2
-"""Ambiguous instructions of a clip, at most, and as many clear ones."""
+"""Ambiguous instructions per clip, at most, and as many unambiguous ones."""
 MEANT = 0.5
-"""A track is of the object that it overlaps most, if J (mean over the frames that have either) is at least this."""
+"""Minimum J (mean over the frames with either mask) for a track to belong to the object it overlaps most."""
 
-Drawn = Literal["one", "several", "other", "nothing", "unclear"]
+Outcome = Literal["one", "several", "other", "nothing", "unclear"]
 OUTCOMES: dict[str, str] = {
     "one": "one that fits",
     "several": "several that fit",
@@ -46,7 +46,7 @@ OUTCOMES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Description:
-    """A phrase about the looks of objects of a scene. form: which attributes it names; fits: indices of objects."""
+    """A description of objects in a scene. form: which attributes it names; fits: indices of the objects it fits."""
 
     form: int
     text: str
@@ -54,14 +54,14 @@ class Description:
 
 
 def ambiguous_and_clear(scene: Scene, rng: random.Random) -> list[Description]:
-    """Descriptions that two objects or more fit, and for each a clear one, of the same form where the scene has one.
+    """Descriptions that fit several objects, each followed by one that fits one object, of the same form if possible.
 
-    Each in the wording that training has of a single object; every object that fits is seen in 2 of 8 frames.
+    They use training's wording for a single object. Every fitting object is visible in at least 2 of 8 frames.
     """
     facts = Facts(scene)
     pools: dict[bool, list[Description]] = {True: [], False: []}
     for o in scene.objects:
-        # The last one names all three attributes, which no two objects share.
+        # The last form names all three attributes, which no two objects share.
         for form, phrase in enumerate(descriptions(o)[:-1]):
             fits = tuple(meaning(phrase, scene.objects))
             if all(facts.seen_count[k] >= 2 for k in fits):
@@ -81,8 +81,8 @@ def ambiguous_and_clear(scene: Scene, rng: random.Random) -> list[Description]:
     return found
 
 
-def outcome(result: Result, ids: np.ndarray, fits: Sequence[int]) -> Drawn:
-    """Scores of the drawn masks; `ids`, uint8 [N, H, W], is the ground truth."""
+def outcome(result: Result, ids: np.ndarray, fits: Sequence[int]) -> Outcome:
+    """What the result's tracks show; `ids`, uint8 [N, H, W], is the ground truth."""
     tracks = [masks_of(track, ids.shape) for track in result.tracks if track.present]
     if not tracks:
         return "nothing"
@@ -95,7 +95,7 @@ def outcome(result: Result, ids: np.ndarray, fits: Sequence[int]) -> Drawn:
 
 
 def _object(masks: np.ndarray, ids: np.ndarray) -> int | None:
-    """The object that a track is of."""
+    """The object that a track shows; None if it fits none."""
     overlaps: list[float] = []
     for k in range(int(ids.max())):
         pairs = [(mask, plane == k + 1) for mask, plane in zip(masks, ids, strict=True)]
@@ -105,7 +105,7 @@ def _object(masks: np.ndarray, ids: np.ndarray) -> int | None:
 
 
 def area_under_curve(ambiguous: Sequence[float], clear: Sequence[float]) -> float | None:
-    """Chance that an ambiguous instruction's value is below a clear one's, ties counted half (area under the ROC)."""
+    """Area under the ROC curve: probability that an ambiguous instruction's value is below a clear one's, ties half."""
     if not ambiguous or not clear:
         return None
     below = np.less.outer(ambiguous, clear).mean() + 0.5 * np.equal.outer(ambiguous, clear).mean()
@@ -113,12 +113,12 @@ def area_under_curve(ambiguous: Sequence[float], clear: Sequence[float]) -> floa
 
 
 def ambiguity(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
-    """Ambiguous instructions beside clear ones about the same clips."""
+    """Results of ambiguous instructions and of clear ones about the same clips."""
     groups = [_group(plan, segmenter, cells, seed) for seed in plan.seeds]
     counts = {key: sum(one["ambiguous"] == key for group in groups for one in group) for key in (True, False)}
     drawn = Table(
         "ambiguity",
-        f"What is drawn where an instruction fits two objects or more ({counts[True]}) or one ({counts[False]})",
+        f"Segmented objects if an instruction fits several ({counts[True]}) or one ({counts[False]})",
         "instruction",
         {
             **OUTCOMES,
@@ -175,7 +175,7 @@ def _group(plan: Plan, segmenter: VideoSegmenter, cells: Cells, seed: int) -> li
 
 
 def ask(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict[str, Any]]:
-    """Results of ambiguous and clear instructions about a scene; empty if it has no ambiguous one."""
+    """Results of ambiguous and clear instructions about a scene; empty without ambiguous ones."""
     described = ambiguous_and_clear(scene, random.Random(scene.seed))
     if not described:
         return []

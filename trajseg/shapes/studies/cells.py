@@ -1,4 +1,4 @@
-"""Cells: the units that a study measures, each saved as a file, so that a stopped run resumes where it was."""
+"""Cells: the units that a study measures, each saved to a file, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Json = dict[str, Any]
 class Cells:
     """Measured cells in `folder`, one JSON file each.
 
-    A cell is known by its name and by everything that it depends on: with another setting it is another cell.
+    A cell is identified by its name and its settings.
 
     Args:
-        say: is called with each cell, measured or found.
+        say: called when a cell is measured.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
@@ -26,11 +26,11 @@ class Cells:
         self.say = say
 
     def measured(self, name: str, settings: Json, measure: Callable[[], Json]) -> Json:
-        """The figures of a cell: from its file, or else from `measure`, and then kept.
+        """The figures of a cell, from its file or from `measure`, whose result is saved.
 
         Args:
-            name: what a person knows it by; fit for a file's name.
-            settings: what the figures depend on, as JSON can hold it.
+            name: for people; valid as a file name.
+            settings: everything that the figures depend on; serialisable as JSON.
         """
         path = self.path(name, settings)
         if path.exists():
@@ -49,7 +49,7 @@ class Cells:
         return figures
 
     def path(self, name: str, settings: Json) -> Path:
-        """The file of a cell; its stem is also the name of a folder that belongs to the cell alone."""
+        """The file of a cell; its stem also names a folder for this cell only."""
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return self.folder / f"{name}-{digest}.json"
 

@@ -1,4 +1,4 @@
-"""Drift: how good masks are late in a long clip, with prompts all along it and from memory alone."""
+"""Drift: mask quality by position in a long clip, with prompts throughout and from memory alone."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ FRAMES = 600
 CLIPS = 2
 """Default number per group."""
 ASKED = 3
-"""Instructions of a clip, at most."""
+"""Instructions per clip, at most."""
 PARTS = 10
 WAYS = {
     "every": (Sampling(), "every frame prompted"),
     "all": (Sampling(key_frames=ALL_KEYS), "all key frames, memory between"),
     "first": (Sampling(key_frames=1), "frame 0 alone, then memory"),
 }
-"""How a clip is drawn, and what that is called; the first where the checkpoint was made for it."""
+"""Ways to decode a clip, with headings; "every" only for checkpoints trained for it."""
 AGES = ((0, 0), (1, 9), (10, 24), (25, 49), (50, FRAMES))
-"""Frames since the last key frame, from and to."""
+"""Intervals of frames since the last key frame, inclusive."""
 SPLIT: Split = "test"
 
 
 def drift(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
-    """J by position in clips of 600 frames, of objects that the model identified rightly."""
+    """J by position in clips of 600 frames, for objects that the model identified correctly."""
     ways = _ways(segmenter)
     groups = [_group(plan, segmenter, cells, seed) for seed in plan.seeds]
     asked = sum(len(group) for group in groups)
     identified = [[one for one in group if one["identified"]] for group in groups]
     notes = (
         f"{sum(map(len, identified))} of {asked} instructions: those whose answer names size, colour and shape of the "
-        "one object meant, and no other. All mean one object that shows in frame 0.",
+        "target, and of no other object. Each has one target, which is visible in frame 0.",
         "Frames in which neither the truth nor the prediction has a mask do not count.",
     )
     place = Table(
@@ -83,7 +83,7 @@ def drift(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
 
 
 def _group(plan: Plan, segmenter: VideoSegmenter, cells: Cells, seed: int) -> list[dict[str, Any]]:
-    """Results for the clips of a seed's group; a cell is one clip."""
+    """Results for the clips of a seed's group; each clip is a cell."""
     found = []
     for number in range(plan.clips or CLIPS):
         scene_seed = SEEDS_APART * seed + number
@@ -98,9 +98,9 @@ def _group(plan: Plan, segmenter: VideoSegmenter, cells: Cells, seed: int) -> li
 
 
 def long_clip(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict[str, Any]]:
-    """What was asked about a clip, and for objects that were identified J of every frame, in each way.
+    """Results of a clip's instructions; for identified objects with the J of every frame, in each way.
 
-    J is None where neither the truth nor the prediction has a mask.
+    J is None if neither the truth nor the prediction has a mask.
     """
     rng = random.Random(scene.seed)
     found = []
@@ -132,14 +132,14 @@ def _ways(segmenter: VideoSegmenter) -> tuple[str, ...]:
 
 
 def identifies(scene: Scene, target: int, said: str) -> bool:
-    """Whether an answer names the looks of one object, and it is this one (no two of a scene look the same)."""
+    """Whether an answer describes the target and no other object (no two objects of a scene look the same)."""
     named = [parse_caption(caption) for caption in captions_of(said)]
     o = scene.objects[target]
     return [(name["size"], name["colour"], name["shape"]) for name in named] == [(o.size, o.colour, o.shape)]
 
 
 def _similarities(result: Result, truth: np.ndarray) -> list[float | None]:
-    """J of every frame, of the union of the tracks."""
+    """J of the union of the tracks, by frame."""
     masks = np.any([masks_of(track, truth.shape) for track in result.tracks], axis=0)
     return [
         round(region_similarity(mask, true), 4) if mask.any() or true.any() else None

@@ -1,4 +1,4 @@
-"""How many frames: those that get a prompt (the paper's Table V), and those that the language model sees."""
+"""Numbers of frames: prompted ones (the paper's Table V), and those that the language model sees."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trajseg.video import Clip
 CLIPS = 8
 """Default number per group."""
 ALL_KEYS = 64
-"""More key frames than a clip can have: all of them, and no prompt between them."""
+"""More key frames than a clip can have: all of them, without prompts between them."""
 KEY_FRAMES = (1, 2, 4, 8, ALL_KEYS)
 LLM_FRAMES = (1, 2, 4, None)
 SPLIT: Split = "test"
 
 
-class Drawing:
-    """A segmenter that only draws: an evaluation then asks it for no captions."""
+class MasksOnly:
+    """A segmenter without captions, so that an evaluation does not request any."""
 
     def __init__(self, segmenter: VideoSegmenter) -> None:
         self.segmenter = segmenter
@@ -37,9 +37,9 @@ class Drawing:
 
 
 def key_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
-    """One key frame against several, and prompts on every frame where the checkpoint was made for them.
+    """One key frame, several, and prompts on every frame if the checkpoint was trained for that.
 
-    The language model sees all of its frames.
+    The language model sees its usual number of frames.
     """
     config = segmenter.model.config
     own = config.llm_frames
@@ -59,7 +59,7 @@ def key_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Tabl
         unit="J&F",
         notes=(
             "The first key frame is frame 0, where memory starts; the others are spread over what the model sees.",
-            "Seconds and operations are of one instruction.",
+            "Seconds and operations are for one instruction.",
         ),
     )
     labels = {ALL_KEYS: f"0 and all {own}", None: "every frame"}
@@ -70,7 +70,7 @@ def key_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Tabl
 
 
 def llm_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Table]:
-    """Quality and cost against the frames that the language model sees; it and frame 0 are the key frames."""
+    """Quality and cost by number of frames that the language model sees; these and frame 0 are the key frames."""
     own = segmenter.model.config.llm_frames
     table = Table(
         "llm_frames",
@@ -87,10 +87,7 @@ def llm_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Tabl
         },
         drawn=("referring_jf", "reasoning_jf", "several_jf", "none_accuracy"),
         unit="J&F, share",
-        notes=(
-            f"The checkpoint was trained with {own} frames: this is what fewer cost it, not what a model trained with "
-            "fewer would reach.",
-        ),
+        notes=(f"The checkpoint was trained with {own} frames. A model trained with fewer would score differently.",),
     )
     for count in LLM_FRAMES:
         sampling = Sampling(llm_frames=count)
@@ -99,14 +96,14 @@ def llm_frames(plan: Plan, segmenter: VideoSegmenter, cells: Cells) -> list[Tabl
 
 
 def _figures(plan: Plan, segmenter: VideoSegmenter, cells: Cells, sampling: Sampling, seed: int) -> dict[str, Any]:
-    """An evaluation's figures under a sampling, on the group of clips of a seed."""
+    """Evaluation results with a sampling, on a seed's group of clips."""
     clips, first = plan.clips or CLIPS, SEEDS_APART * seed
     settings = plan.settings(
         split=SPLIT, clips=clips, first=first, llm_frames=sampling.llm_frames, key_frames=sampling.key_frames
     )
 
     def measure() -> dict[str, Any]:
-        engine = Drawing(segmenter.sampled(sampling))
+        engine = MasksOnly(segmenter.sampled(sampling))
         found = evaluate(engine, split=SPLIT, count=clips, seed=first, height=plan.height, flops=True)
         headline = found.headline()
         flops = headline["flops_per_clip"]

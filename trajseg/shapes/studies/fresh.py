@@ -1,4 +1,4 @@
-"""A fresh start: a checkpoint that has to learn content integration again, or to do without it."""
+"""A neutral starting checkpoint, with freshly initialised content integration or without it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.training.joint import JointTraining
 
 RIDGE = 0.01
-"""Weight of the penalty, in units of the mean variance of a number of the token."""
+"""Ridge penalty, relative to the mean variance of a token's component."""
 
 
 def fresh_start(checkpoint: str | Path, folder: Path, seed: int, integration: bool, samples: Sequence[Sample]) -> None:
-    """Writes a checkpoint from which a cell of the training study begins.
+    """Writes the starting checkpoint of a cell of the training study.
 
-    Content integration is initialised again by `seed`, or left out. The head of the trajectory tokens, alike in
-    either case, is fitted by least squares: its token is what the checkpoint's own content integration made of its
-    token on average over the frames of `samples`. So the mask decoder meets prompts that it knows, from which all
-    that content integration adds of a frame is gone. (From a head drawn at random the decoder unlearns within 200
-    samples to heed its prompt, and paints every object.)
+    Content integration is freshly initialised with `seed`, or removed. In both cases the head of the trajectory tokens
+    is fitted by least squares: its token becomes the average prompt that the checkpoint's own content integration made
+    from its token over the frames of `samples`. So the mask decoder gets prompts that it knows, without the frame's
+    content. (With a randomly initialised head the decoder learns within 200 samples to ignore its prompt, and draws
+    every object.)
 
     Args:
         checkpoint: a shipped checkpoint's name or a folder.
         folder: receives the new checkpoint.
-        samples: of grounding, with targets; the same ones for all starts that are compared.
+        samples: grounding samples with targets; the same ones for all starts that are compared.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used, or has no content integration itself.
+        CheckpointError: the checkpoint cannot be used, or has no content integration.
     """
     loaded = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
     model, processor = loaded.model, loaded.processor
     if not model.config.integration_layers:
-        raise CheckpointError(f"{checkpoint} has no content integration.", "Take a checkpoint that has it.")
+        raise CheckpointError(f"{checkpoint} has no content integration.", "Use a checkpoint that has it.")
     fit_head(model, *tokens_and_prompts(loaded, samples))
     layers = model.config.integration_layers if integration else 0
     torch.manual_seed(seed)
@@ -51,7 +51,7 @@ def fresh_start(checkpoint: str | Path, folder: Path, seed: int, integration: bo
 
 @torch.no_grad()
 def tokens_and_prompts(loaded: VideoSegmenter, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """A model's trajectory tokens of all targets (n, C), and the means of their prompts where they are seen (n, C)."""
+    """A model's trajectory tokens of all targets (n, C), and their mean prompts over frames that show them (n, C)."""
     model, processor = loaded.model, loaded.processor
     joint = JointTraining(model, processor, {}, lambda _: [])
     tokens, prompts = [], []
@@ -68,12 +68,12 @@ def tokens_and_prompts(loaded: VideoSegmenter, samples: Sequence[Sample]) -> tup
 
 @torch.no_grad()
 def fit_head(model: TrajSegModel, tokens: Tensor, wanted: Tensor) -> None:
-    """Has the head give `wanted` (n, C) where it gave `tokens` (n, C), as nearly as a linear map can (ridge)."""
+    """Maps the head's output from `tokens` (n, C) to `wanted` (n, C) by ridge regression."""
     x, y = tokens.double(), wanted.double()
     mean_x, mean_y = x.mean(0), y.mean(0)
     centred = x - mean_x
     penalty = RIDGE * centred.square().sum() / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
-    # Of a single token nothing varies: its head gives the mean.
+    # A single token has no variance: the head then returns the mean.
     slope = (torch.linalg.pinv(centred.T @ centred + penalty, hermitian=True) @ centred.T @ (y - mean_y)).T
     head: nn.Sequential = model.text_hidden_fcs[0]  # type: ignore[assignment]
     last: nn.Linear = head[-1]  # type: ignore[assignment]

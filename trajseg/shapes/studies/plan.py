@@ -1,4 +1,4 @@
-"""Plan of a run of the studies: checkpoint, seeds and number of clips."""
+"""Settings of a run of the studies: checkpoint, seeds and number of clips."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.shapes.studies.cells import fingerprint
 
 SEEDS_APART = 1000
-"""Groups of clips begin at seeds so far apart: they have no clip in common."""
+"""Distance between the first seeds of two groups, so that they have no clip in common."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured, and of what.
+    """Settings of a run.
 
     Args:
         model: a shipped checkpoint's name, or a folder.
-        seeds: each stands for a group of clips of its own, or for a training of its own.
-        clips: of each group; None is what each study takes by itself.
+        seeds: one per group of clips, or per training.
+        clips: per group; None: each study's default.
         height: rows of the clips, in pixels.
-        steps: of each training; None is the recipe's own.
+        steps: of each training; None: the recipe's.
         device: torch's name of a device.
     """
 
@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Of the checkpoint."""
+        """The checkpoint's folder."""
         return checkpoint_folder(self.model)
 
     def segmenter(self) -> VideoSegmenter:
@@ -50,5 +50,5 @@ class Plan:
         return fingerprint(self.folder)
 
     def settings(self, **more: Any) -> dict[str, Any]:
-        """What every cell depends on, and more."""
+        """The settings that every cell depends on, plus `more`."""
         return {"weights": self.weights, "height": self.height, **more}

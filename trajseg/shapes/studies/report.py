@@ -1,4 +1,4 @@
-"""How studies are shown: tables on stdout, and one picture with a panel for each table."""
+"""Output of studies: tables on stdout, and one picture with a panel per table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARKS = ("o", "s", "^", "D", "v")
 
 
 def print_tables(tables: Sequence[Table], seeds: int) -> None:
-    """Each table with its notes, on stdout."""
+    """Prints each table with its notes."""
     console = Console(width=150)
     for table in tables:
         over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
@@ -32,9 +32,9 @@ def print_tables(tables: Sequence[Table], seeds: int) -> None:
 
 
 def draw(tables: Sequence[Table], path: Path) -> Path:
-    """One PNG: the drawn columns of each table over its rows, with the spread over seeds as bars.
+    """Draws the `drawn` columns of each table over its rows as a PNG, with error bars for the spread over seeds.
 
-    Rows that are amounts in order are joined by lines; others stand beside each other.
+    Numeric rows are connected by lines.
     """
     import matplotlib
 
@@ -51,7 +51,7 @@ def draw(tables: Sequence[Table], path: Path) -> Path:
         for number, key in enumerate(table.drawn):
             points = [(place, row[key]) for place, row in enumerate(table.rows.values())]
             known = [(place, figure) for place, figure in points if figure is not None]
-            # A little apart, or the bars of equal figures would hide one another.
+            # Shifted, so that the bars of equal values do not hide each other.
             shift = 0.07 * (number - (len(table.drawn) - 1) / 2)
             axis.errorbar(
                 [place + shift for place, _ in known],

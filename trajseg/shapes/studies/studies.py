@@ -1,4 +1,4 @@
-"""The studies by name, and a run of some of them."""
+"""The studies by name, and how to run them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ STUDIES: Mapping[str, Study] = {
 
 
 def run(names: Iterable[str], plan: Plan, out: Path, say: Callable[[str], None]) -> list[Table]:
-    """Measures the missing cells of some studies, and keeps their tables in `out`/results.json beside those of others.
+    """Measures the missing cells of some studies, and writes their tables to `out`/results.json beside the others'.
 
     Args:
         names: of STUDIES.
-        out: receives cells/, a file for each measured cell, and results.json.
-        say: is called with each cell that is measured.
+        out: gets cells/, with one file per measured cell, and results.json.
+        say: called with the name of each cell that is measured.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        KeyboardInterrupt: a person stopped it; the same call resumes.
+        KeyboardInterrupt: stopped by a person; the same call resumes.
     """
     segmenter = plan.segmenter()
     cells = Cells(out / "cells", say)
@@ -49,7 +49,7 @@ def run(names: Iterable[str], plan: Plan, out: Path, say: Callable[[str], None])
 
 
 def keep(tables: list[Table], study: str, plan: Plan, path: Path) -> None:
-    """Writes a study's tables, with what they were measured on, in its place among the others'."""
+    """Writes a study's tables and settings into the results file, replacing its previous ones."""
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     measured = plan.settings(model=plan.model, seeds=list(plan.seeds), clips=plan.clips, steps=plan.steps)
     results[study] = {"measured": measured, "tables": [table.to_json() for table in tables]}

@@ -1,4 +1,4 @@
-"""A study's table: figures with their mean and spread over seeds."""
+"""A study's table: values with mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds: its mean and standard deviation (of a sample; None from a single seed), and each seed's."""
+    """A value over seeds: mean, sample standard deviation (None for a single seed), and the values by seed."""
 
     mean: float
     spread: float | None
@@ -18,7 +18,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
-        """Over the seeds that have the figure; None where none has."""
+        """Over the seeds that have a value; None if none has."""
         each = tuple(float(value) for value in values if value is not None)
         if not each:
             return None
@@ -35,17 +35,17 @@ Row = dict[str, Spread | None]
 
 @dataclass
 class Table:
-    """Findings of a study.
+    """A table of a study's results.
 
     Args:
-        name: of the table, for files.
-        title: what it answers.
-        heading: what its rows differ in.
+        name: name in files.
+        title: title for people.
+        heading: heading of the rows' labels.
         columns: headings by key.
-        rows: figures by key, by the row's label, in order.
-        drawn: keys of the columns that a picture shows; they have one unit.
-        unit: of these.
-        notes: what a reader must know, a sentence each.
+        rows: values by key, by row label, in order.
+        drawn: keys of the columns in the picture; all have the same unit.
+        unit: of these columns.
+        notes: sentences that a reader must know.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def add(self, label: str, seeds: Iterable[Mapping[str, float | None]]) -> None:
-        """A row, from each seed's figures by key."""
+        """Adds a row, from each seed's values by key."""
         seeds = list(seeds)
         self.rows[label] = {key: Spread.of(seed.get(key) for seed in seeds) for key in self.columns}
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """For a JSON file."""
         return asdict(self)

@@ -18,7 +18,7 @@ from trajseg.evaluation.metrics import mean
 from trajseg.shapes.evaluation.evaluation import evaluate
 from trajseg.shapes.samples import ShapesSamples
 from trajseg.shapes.studies.cells import Cells
-from trajseg.shapes.studies.frames import Drawing
+from trajseg.shapes.studies.frames import MasksOnly
 from trajseg.shapes.studies.fresh import fresh_start
 from trajseg.shapes.studies.plan import Plan
 from trajseg.shapes.studies.table import Table
@@ -28,12 +28,12 @@ from trajseg.training.recipes import JointRecipe, deciding, train_jointly
 from trajseg.training.run import Schedule, signals_stop
 
 CLIPS = 12
-"""Default number of clips that each training is evaluated on; the same clips for all."""
+"""Default number of clips to evaluate each training on; the same clips for all."""
 FIRST = 5000
-"""Seed of the first of these."""
+"""Seed of the first of these clips."""
 SPLIT: Split = "test"
 FITTED_ON = 64
-"""Samples on which the head is fitted, the same ones for all trainings."""
+"""Samples to fit the head on; the same for all trainings."""
 
 SMALL = JointRecipe(
     Mixture(images=0.2, pseudo_videos=0.0, propagation=0.1, captioning=0.5),
@@ -44,7 +44,7 @@ SMALL = JointRecipe(
     micro=4,
     frames=8,
 )
-"""The paper's joint training, cut down to five minutes of one core from a checkpoint whose parts are pre-trained."""
+"""The paper's joint training, reduced to five minutes on one core, from a checkpoint with pre-trained parts."""
 
 
 ARMS: tuple[tuple[bool, bool], ...] = tuple(itertools.product((False, True), (False, True)))
@@ -61,13 +61,13 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """For files."""
+        """Name in files."""
         words = [f"{part}-{'yes' if there else 'no'}" for part, there in self._parts]
         return "-".join(["training", f"seed-{self.seed}", *words])
 
     @property
     def label(self) -> str:
-        """For people."""
+        """Label for people."""
         return ", ".join(f"{'with' if there else 'without'} {part}" for part, there in self._parts)
 
     @property
@@ -76,7 +76,7 @@ class Arm:
 
 
 def training(plan: Plan, _: VideoSegmenter, cells: Cells) -> list[Table]:
-    """Bidirectional alignment x content integration after equal steps from equal weights, and the two effects."""
+    """Bidirectional alignment x content integration, after equal steps from equal weights, and both effects."""
     columns = {"referring_jf": "referring J&F", "reasoning_jf": "reasoning J&F"}
     more = {"right_object": "right object", "loss_start": "loss, beginning", "loss_end": "loss, end"}
     steps = plan.steps or SMALL.schedule.steps
@@ -88,17 +88,17 @@ def training(plan: Plan, _: VideoSegmenter, cells: Cells) -> list[Table]:
         drawn=tuple(columns),
         unit="J&F",
         notes=(
-            "All start from one checkpoint, with new content integration or none, and with one head fitted to either.",
+            "All start from one checkpoint, with new content integration or none, and with the same fitted head.",
             "Losses are of training samples, which differ with and without alignment.",
         ),
     )
-    # Seed after seed, so that a run that was stopped has whole seeds.
+    # Seed by seed, so that an interrupted run has complete seeds.
     found = {arm: trained(plan, arm, cells) for seed in plan.seeds for arm in (Arm(*parts, seed) for parts in ARMS)}
     for parts in ARMS:
         table.add(Arm(*parts, 0).label, [found[Arm(*parts, seed)] for seed in plan.seeds])
     effects = Table(
         "training_effects",
-        "What each part brings, the mean over the other one's two cases, seed by seed",
+        "Effect of each part, averaged over the other one's two cases, per seed",
         "part",
         columns,
         drawn=tuple(columns),
@@ -116,10 +116,10 @@ def _effect(found: dict[Arm, dict[str, Any]], seed: int, place: int, key: str) -
 
 
 def trained(plan: Plan, arm: Arm, cells: Cells) -> dict[str, Any]:
-    """The figures of one training, which resumes where it was stopped.
+    """The figures of one training; resumes an interrupted one.
 
     Raises:
-        KeyboardInterrupt: a person stopped it; what it learned so far is kept.
+        KeyboardInterrupt: stopped by a person; its state is saved.
     """
     recipe = recipe_of(arm, plan.steps)
     clips = plan.clips or CLIPS
@@ -130,7 +130,7 @@ def trained(plan: Plan, arm: Arm, cells: Cells) -> dict[str, Any]:
 
     def measure() -> dict[str, Any]:
         losses = learn(recipe, arm, plan, folder)
-        engine = Drawing(VideoSegmenter.from_pretrained(folder / "checkpoint", plan.device))
+        engine = MasksOnly(VideoSegmenter.from_pretrained(folder / "checkpoint", plan.device))
         found = evaluate(engine, split=SPLIT, count=clips, seed=FIRST, height=plan.height)
         return {"loss_start": losses[0], "loss_end": losses[-1], "losses": losses, **found.headline()}
 
@@ -140,7 +140,7 @@ def trained(plan: Plan, arm: Arm, cells: Cells) -> dict[str, Any]:
 
 
 def recipe_of(arm: Arm, steps: int | None) -> JointRecipe:
-    """SMALL for an arm: without alignment, what would be captioning is grounding."""
+    """SMALL for an arm: without alignment, captioning samples become grounding samples."""
     mixture = SMALL.mixture if arm.alignment else dataclasses.replace(SMALL.mixture, captioning=0.0)
     schedule = dataclasses.replace(SMALL.schedule, steps=steps or SMALL.schedule.steps)
     return dataclasses.replace(SMALL, mixture=mixture, schedule=schedule)
@@ -153,12 +153,12 @@ def learn(recipe: JointRecipe, arm: Arm, plan: Plan, folder: Path, source: Sourc
         the mean losses of every `log_every` steps.
 
     Raises:
-        KeyboardInterrupt: a person stopped it before its end.
+        KeyboardInterrupt: stopped by a person before its end.
     """
     source = source or ShapesSamples()
     start = folder / "start"
     if not (start / "processor.json").exists():
-        asked = list(islice(_asked(source, recipe.frames, random.Random("start")), FITTED_ON))
+        asked = list(islice(_grounding_samples(source, recipe.frames, random.Random("start")), FITTED_ON))
         fresh_start(plan.folder, start, arm.seed, arm.integration, asked)
     with signals_stop() as stop:
         adapter, finished = train_jointly(recipe, str(start), folder, source, arm.seed, stop=stop)
@@ -171,8 +171,8 @@ def learn(recipe: JointRecipe, arm: Arm, plan: Plan, folder: Path, source: Sourc
     return [figures["loss"] for figures in map(json.loads, lines) if "loss" in figures]
 
 
-def _asked(source: Source, frames: int, rng: random.Random) -> Iterator[Sample]:
-    """Samples of grounding without end, those that mean something."""
+def _grounding_samples(source: Source, frames: int, rng: random.Random) -> Iterator[Sample]:
+    """Endless grounding samples with at least one target."""
     while True:
         sample = source.video(rng, frames, "grounding")
         if len(sample.masks):

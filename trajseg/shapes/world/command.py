@@ -1,4 +1,4 @@
-"""`trajseg data shapes`: look at the shapes world, or write clips of it to files."""
+"""`trajseg data shapes`: draws a contact sheet of the shapes world, or writes clips to files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 
-@click.group("data", help="Look at the data that trajseg is trained and scored on.")
+@click.group("data", help="Inspect the data for training and evaluation.")
 def data() -> None:
     pass
 
@@ -22,9 +22,9 @@ def data() -> None:
 @click.option("--count", type=click.IntRange(1), default=6, show_default=True, help="How many clips.")
 @click.option("--height", type=click.IntRange(64, 2160), default=240, show_default=True, help="Rows of the clips.")
 def shapes(sheet: Path | None, folder: Path | None, split: str, seed: int, count: int, height: int) -> None:
-    """Clips of the shapes world, with instructions and the objects that they mean.
+    """Draw or write clips of the shapes world, with instructions and their target objects.
 
-    --write also makes clips.jsonl: a line a clip with its file, captions and instructions (targets are
+    --write also writes clips.jsonl: one line per clip, with its file, captions and instructions (targets are
     0-based).
     """
     from trajseg.shapes.world.facts import Facts

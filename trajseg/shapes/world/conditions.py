@@ -1,4 +1,4 @@
-"""Conditions: the same scenes and instructions, drawn and filmed in other ways than those that training knows."""
+"""Conditions: the same scenes and instructions, rendered and filmed differently than in training."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from trajseg.shapes.world.scenes import SAMPLED_FRAMES, Scene, SceneObject
 _DRAWS = 400
 _HAZE = 170.0
 _GRAIN = 1.8
-"""Pixels a grain."""
+"""Size of a grain in pixels."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Differences from the plain clip of a scene. Omitted fields stay unchanged.
+    """Differences from a scene's plain clip. Omitted fields change nothing.
 
     Args:
-        name: short, without blanks; names a folder, too.
-        shows: what it is, in a few words.
-        rows: of the picture, in pixels; None means the evaluation's.
-        aspect: width / height; courses are stretched from edge to edge, shapes are not.
-        frames: of the clip, which lasts as long as before.
-        speed: of all motion; frames a second stay as they are, so the clip gets shorter or longer.
-        painter: "render" is the one that training knows; "painter" is trajseg.shapes.world.painter, in which
-            "turning" objects sway while they move; "posters" is trajseg.shapes.world.posters.
-        blur: standard deviation of the lens's blur, in units of the height.
+        name: short, without blanks; also a folder's name.
+        shows: a short description.
+        rows: height of the picture in pixels; None: the evaluation's.
+        aspect: width / height; paths are stretched from edge to edge, shapes are not.
+        frames: number of frames; the duration does not change.
+        speed: factor on all motion; the frame rate does not change, so the clip gets shorter or longer.
+        painter: "render" is training's renderer; "painter" is trajseg.shapes.world.painter; "turning" is the same with
+            objects that also sway while they move; "posters" is trajseg.shapes.world.posters.
+        blur: standard deviation of the lens blur, in units of the height.
         light: factor on all grey levels.
         contrast: factor on the distance from a light grey.
         noise: standard deviation at middle grey, in grey levels, independent in each pixel and channel; it
-            grows with the square root of the light, as a sensor's does.
-        grain: standard deviation in grey levels of coarser noise, the same in all channels.
+            grows with the square root of the light, like a sensor's.
+        grain: standard deviation of coarser noise in grey levels, the same in all channels.
         crf, encoder: see trajseg.video.write_video.
     """
 
@@ -63,7 +63,7 @@ class Condition:
     encoder: Literal["libx264", "libx265"] = "libx264"
 
     def changed(self, scene: Scene) -> Scene:
-        """The scene with this condition's aspect, frames and speed; the scene itself where it has none of them."""
+        """The scene with this condition's aspect, frames and speed; the scene itself if none is set."""
         if self.aspect is not None:
             scene = stretched(scene, self.aspect)
         if self.frames is not None:
@@ -77,10 +77,10 @@ class Condition:
         """Draws a scene that is already `changed`, frame by frame.
 
         Args:
-            height: rows where the condition has none of its own.
+            height: rows, unless the condition sets them.
 
         Yields:
-            frame uint8 [H, W, 3] RGB, and ids uint8 [H, W] as trajseg.shapes.world.render has them.
+            frame uint8 [H, W, 3] RGB, and ids uint8 [H, W] as from trajseg.shapes.world.render.
         """
         rows = self.rows or height
         rng = np.random.default_rng([scene.seed % 2**32, zlib.crc32(self.name.encode())])
@@ -105,7 +105,7 @@ class Condition:
             strength = self.noise * np.sqrt(np.maximum(levels, 4) / 128)
             levels += strength * rng.standard_normal(levels.shape, np.float32)
         if self.grain:
-            # Resizing makes noise weaker.
+            # Resizing weakens the noise.
             coarse = rng.standard_normal((round(height / _GRAIN), round(width / _GRAIN)), np.float32)
             grains = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
             levels += (self.grain / grains.std() * grains)[..., None]
@@ -114,7 +114,7 @@ class Condition:
 
 PLAIN = Condition("plain", "as in training: H.264 at crf 20")
 POSTERS = Condition("posters", "turned shapes over saturated, blurred backgrounds", painter="posters")
-"""The style of `--data posters:...`; not among CONDITIONS, whose figures have a history."""
+"""The style of `--data posters:...`; not in CONDITIONS, so that their results stay comparable with earlier ones."""
 
 CONDITIONS = (
     PLAIN,
@@ -139,10 +139,9 @@ CONDITIONS = (
 
 
 def retimed(scene: Scene, frame_count: int) -> Scene:
-    """The same courses from start to end in another number of frames, between frames by linear interpolation.
+    """The scene with its paths resampled to another number of frames, by linear interpolation.
 
-    Frames a second stay as they are. An object exists in the frames that are nearest to those in which it
-    existed.
+    The frame rate does not change. An object exists in the frames nearest to those in which it existed before.
     """
     times = np.linspace(0, scene.frame_count - 1, frame_count)
     before = np.minimum(np.floor(times).astype(int), max(0, scene.frame_count - 2))
@@ -161,10 +160,9 @@ def retimed(scene: Scene, frame_count: int) -> Scene:
 
 
 def stretched(scene: Scene, aspect: float) -> Scene:
-    """The same scene in a picture of another width: what went from edge to edge still does.
+    """The scene with another aspect ratio; paths from edge to edge stay so.
 
-    Courses are stretched or squeezed in x. Those of circling and bouncing objects are moved as a whole, so that
-    a circle stays one.
+    Paths are scaled in x. Those of circling and bouncing objects are only moved, so that circles stay circles.
     """
     factor = aspect / scene.aspect
     objects = []
@@ -179,11 +177,10 @@ def stretched(scene: Scene, aspect: float) -> Scene:
 
 
 def still_true(asked: Instruction, facts: Facts) -> bool:
-    """Whether an instruction also means exactly its targets in another version of its scene.
+    """Whether an instruction has exactly the same targets in another version of its scene.
 
-    It does if the same sentence with the same targets could have been asked of that version in the first place.
-    Sentences come at random, so this asks many times; a true one that is never met counts as false, and is
-    left out.
+    That is, whether the same sentence with the same targets could be generated for that version. Generation is random,
+    so this tries many times; a true instruction that is never generated counts as false, and is left out.
     """
     if any(facts.seen_count[k] < 2 for k in asked.targets):
         return False

@@ -1,4 +1,4 @@
-"""Facts about the sampled frames of a scene, on which instructions are judged true or false."""
+"""Facts about the sampled frames of a scene, which decide whether an instruction is true."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from trajseg.shapes.world.render import boxes
 from trajseg.shapes.world.scenes import Scene, bin_centres
 
 SEEN = 0.25
-"""An object counts as seen in a frame when this share of it is visible."""
+"""Visible fraction from which an object counts as seen in a frame."""
 
 
 class Facts:
-    """Truths about a scene from 8 frames. A doubtful one is None, and nothing is asked about it.
+    """Facts about a scene from 8 frames. An uncertain fact is None, and no instruction depends on it.
 
     Attributes:
-        visible: float32 [K, 8], share that is visible in the sampled frames.
-        at: float32 [K, 8, 2], the middle of the part that is in the picture (of the whole where none is).
-        seen_count: for each object, in how many of the 8 it is seen.
-        first_seen, last_seen: bins 0..7; 8 and -1 where never.
-        first_inside, last_inside: likewise, bins in which any part of it is in the picture, hidden or not.
+        visible: float32 [K, 8], visible fraction in the sampled frames.
+        at: float32 [K, 8, 2], the centre of the part inside the picture (of the whole object if no part is).
+        seen_count: for each object, in how many of the 8 frames it is seen.
+        first_seen, last_seen: bins 0..7; 8 and -1 if never.
+        first_inside, last_inside: likewise, bins in which any part of it is inside the picture, hidden or not.
         enters, leaves: True, False or None for each object.
         behind: [K][K], whether the first passes behind the second.
-        path: length of the way of each object in the whole clip, in frame heights.
-        moves_visibly: whether its motion can be seen in the sampled frames.
+        path: path length of each object over the whole clip, in frame heights.
+        moves_visibly: whether the object's motion is visible in the sampled frames.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -48,7 +48,7 @@ class Facts:
         self.moves_visibly = [self._motion_shows(k) for k in range(len(scene.objects))]
 
     def _absent_at_edge(self, k: int, visible: np.ndarray, absent: np.ndarray) -> bool | None:
-        """Whether object k is missing from (at least) the first two sampled frames."""
+        """Whether object k is absent from (at least) the first two sampled frames."""
         if visible[k, 0] >= 0.4 and visible[k, 1] >= SEEN:
             return False
         if absent[k, 0] and absent[k, 1] and self.seen_count[k] >= 3:
@@ -91,7 +91,7 @@ class Facts:
 
 
 def _ends(true: np.ndarray) -> tuple[list[int], list[int]]:
-    """First and last True of each row of bool [K, 8]; 8 and -1 where there is none."""
+    """First and last True of each row of bool [K, 8]; 8 and -1 for rows without any."""
     ever = true.any(axis=1)
     first = np.where(ever, true.argmax(axis=1), 8)
     last = np.where(ever, 7 - true[:, ::-1].argmax(axis=1), -1)

@@ -1,4 +1,4 @@
-"""Instructions that are true of a scene, requests and reference captions, in a small closed vocabulary."""
+"""True instructions about a scene, requests and reference captions, in a small closed vocabulary."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ KINDS = tuple(CATEGORY)
 
 @dataclass(frozen=True)
 class Instruction:
-    """A sentence about a scene and the objects it means.
+    """A sentence about a scene, and its target objects.
 
-    `targets` are indices into Scene.objects: one, or none at all, or for "several" two or more, from left to
-    right where each is first seen.
+    `targets` are indices into Scene.objects: one, none, or for "several" two or more, from left to right by where each
+    is first seen.
     """
 
     kind: str
@@ -69,8 +69,8 @@ def instructions(
     """Unambiguous instructions about a scene, at most `limit_per_kind` of each kind, grouped by kind.
 
     Exactly the targets satisfy each one, comparisons have a margin, and each target is seen in at least 2 of
-    the 8 sampled frames. `split` decides on the wording; None takes the scene's own. `facts` saves working
-    them out again where Facts(scene) is at hand.
+    the 8 sampled frames. `split` determines the wording; None: the scene's own. `facts`: Facts(scene), if already
+    available.
     """
     facts = facts or Facts(scene)
     wording = split or scene.split
@@ -78,7 +78,7 @@ def instructions(
     for kind, source in SOURCES.items():
         asked = [a for a in source(facts, rng, wording) if all(facts.seen_count[k] >= 2 for k in a.targets)]
         rng.shuffle(asked)
-        # Different targets first, so that two instructions of a kind are rarely the same question.
+        # Different targets first, so that two instructions of a kind rarely ask for the same objects.
         taken: list[Instruction] = []
         for again in (False, True):
             for a in asked:
@@ -94,12 +94,12 @@ def instructions(
 
 
 def segment_request(text: str, rng: random.Random) -> str:
-    """A request, as a person may put it, for what an instruction means. Questions stay as they are."""
+    """A person's request for an instruction's targets. Questions stay unchanged."""
     return text if text.endswith("?") else rng.choice(REQUEST_SEGMENT_TEMPLATES).format(expression=text)
 
 
 def caption_requests(split: str) -> list[str]:
-    """Sentences that ask for a caption of a given trajectory."""
+    """Sentences that request a caption of a given trajectory."""
     return list(dict.fromkeys(say.CAPTION_REQUESTS.of(split)))
 
 
@@ -109,7 +109,7 @@ def short_caption(obj: SceneObject) -> str:
 
 
 def reference_caption(scene: Scene, k: int, facts: Facts | None = None) -> str:
-    """short_caption, and the events of the object that can be seen: ", it leaves the picture"."""
+    """short_caption plus the object's visible events: ", it leaves the picture"."""
     facts = facts or Facts(scene)
     clauses = [short_caption(scene.objects[k])]
     if facts.enters[k]:
@@ -124,13 +124,13 @@ def reference_caption(scene: Scene, k: int, facts: Facts | None = None) -> str:
 
 
 def parse_caption(text: str) -> dict[str, str | None]:
-    """Size, colour, shape and motion that a caption's first clause names; None for what it does not name."""
+    """Size, colour, shape and motion from a caption's first clause; None for those it does not name."""
     clause = text.lower().split(",")[0]
     tokens = words(clause)
 
     def first(options: Sequence[str]) -> str | None:
         return next((t for t in tokens if t in options), None)
 
-    said = " ".join(tokens)
-    motion = next((m for m, phrase in say.CAPTION_MOTION.items() if f" {phrase} " in f" {said} "), None)
+    sentence = " ".join(tokens)
+    motion = next((m for m, phrase in say.CAPTION_MOTION.items() if f" {phrase} " in f" {sentence} "), None)
     return {"size": first(SIZES), "colour": first(COLOURS), "shape": first(SHAPES), "motion": motion}

@@ -1,6 +1,6 @@
-"""Outlines of the shapes: of those that have a name in the shapes world, and of strange ones that have none.
+"""Outlines of shapes: the named ones of the shapes world, and random "strange" ones without a name.
 
-An outline is one or two closed contours, float64 [M, 2] each, about the shape's centre, y downwards, even-odd filled.
+An outline is one or two closed contours, float64 [M, 2] each, around the shape's centre, y downwards, even-odd filled.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ Points = list[tuple[float, float]]
 
 UP = -math.pi / 2
 REACH = 1.25
-"""Distance of a strange shape's farthest point from its centre, in units of its radius."""
+"""Distance of a strange shape's farthest point from its centre, in radii."""
 PREFIX = "strange "
 
 
 def strange(rng: random.Random) -> str:
-    """Placeholder for a new shape without a name."""
+    """Identifier of a new random shape; it is also the seed of its outline."""
     return f"{PREFIX}{rng.getrandbits(32)}"
 
 
 def is_strange(shape: str) -> bool:
-    """Whether a shape is one of `strange`."""
+    """Whether a shape comes from `strange`."""
     return shape.startswith(PREFIX)
 
 
 @functools.lru_cache(maxsize=256)
 def outline(shape: str) -> Outline:
-    """A shape at radius 1; all look about equally big.
+    """The outline of a shape of radius 1; all shapes look about equally large.
 
     Raises:
-        ValueError: there is no such shape.
+        ValueError: unknown shape.
     """
     if shape in _NAMED:
         return _NAMED[shape]
@@ -46,7 +46,7 @@ def outline(shape: str) -> Outline:
 
 
 def _around(radii: Sequence[float], start: float) -> np.ndarray:
-    """Points all around, the first one in the direction `start` (radians)."""
+    """Points at these radii and equal angles, starting in the direction `start` (radians)."""
     turn = start + 2 * math.pi * np.arange(len(radii)) / len(radii)
     return np.array(radii)[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
@@ -68,7 +68,7 @@ _NAMED: dict[str, Outline] = {
 
 
 def _strange(rng: random.Random) -> Outline:
-    """Frames, arcs, stars of other than five points, blobs, bars, letters."""
+    """A random frame, arc, star with other than five points, blob, bar or letter."""
     contours = rng.choice((_frame, _arc, _star, _blob, _bar, _letter))(rng)
     farthest = max(float(np.linalg.norm(contour, axis=1).max()) for contour in contours)
     return tuple(contour * (REACH / farthest) for contour in contours)

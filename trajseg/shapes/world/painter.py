@@ -1,7 +1,7 @@
-"""Another painter of the same scenes: lit and outlined shapes that throw shadows, on other backgrounds.
+"""A second renderer of the same scenes: shaded and outlined shapes with shadows, on other backgrounds.
 
-It shares no line with trajseg.shapes.world.render: outlines are its own, drawn with Pillow at eight times the size.
-Nothing is ever trained on its pictures.
+It shares no code with trajseg.shapes.world.render; it draws its own outlines with Pillow at eight times the size. Its
+pictures are never used for training.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ TONES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "cyan": ((38, 186, 204), (112, 224, 232), (30, 200, 190)),
     "white": ((230, 228, 220), (250, 250, 255), (236, 240, 246)),
 }
-"""Three RGB tones of each colour's name, none of them the renderer's; an object has one of them in all frames."""
+"""Three RGB tones per colour name, all different from the renderer's; an object has the same tone in all frames."""
 
 _FINE = 8
 _LIGHT = (1.12, 0.74)
 _SHADOW, _SHADOW_OFFSET, _SHADOW_BLUR = 0.45, 0.022, 0.012
 _LINE, _LINE_SHADE = 0.008, 0.5
 _SWAY = 0.3
-"""Radians that a turning object sways to either side."""
+"""Amplitude of a turning object's sway, in radians."""
 
 
 def painted(
@@ -40,16 +40,15 @@ def painted(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draws the frames `indices` (0-based; None means all), one at a time.
 
-    The scene's `look` counts for nothing here: neither its background, nor its blur, noise and JPEG.
+    The scene's `look` is ignored, except as a seed: background, blur, noise and JPEG.
 
     Args:
-        turning: objects that move also sway about their middle. Objects that stand still do not, so that
-            "still" stays true of them.
+        turning: moving objects also sway about their centre. Still objects do not, so that "still" remains true.
 
     Yields:
-        frame uint8 [H, W, 3] RGB with W = round(aspect * H), and ids uint8 [H, W]: 0 where there is no object,
-        k + 1 where object k is what is seen (it covers half of the pixel or more, and nothing in front does).
-        Shadows belong to no object, outlines to theirs.
+        frame uint8 [H, W, 3] RGB with W = round(aspect * H), and ids uint8 [H, W]: 0 for background, k + 1 where object
+        k is visible (it covers at least half of the pixel, and no object in front does). Outlines belong to their
+        object, shadows to none.
     """
     width = round(scene.aspect * height)
     margin = math.ceil(0.03 * height) + 2
@@ -81,7 +80,7 @@ def _sway(o: SceneObject, share: float) -> float:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """How much of each pixel of a square an object covers, and its line: greys with their place in the picture."""
+    """An object's coverage and outline as grey pictures, with their position in the frame."""
 
     left: int
     top: int
@@ -90,14 +89,14 @@ class _Stamp:
 
 
 def _stamp(o: SceneObject, centre: tuple[float, float], angle: float, height: int) -> _Stamp:
-    """`centre` (x, y) in pixels, where the first pixel reaches from 0 to 1."""
+    """`centre` (x, y) in pixels; the first pixel extends from 0 to 1."""
     reach = _reach(o, height)
     left, top = math.floor(centre[0]) - reach, math.floor(centre[1]) - reach
     side = 2 * reach + 2
     fine = Image.new("L", (side * _FINE, side * _FINE))
     edge = fine.copy()
     radius = o.radius * height * _FINE
-    # The middle of the first pixel is at 0 for Pillow, and at half a pixel here.
+    # The centre of the first pixel is at 0 in Pillow, and at 0.5 here.
     at = ((centre[0] - left) * _FINE - 0.5, (centre[1] - top) * _FINE - 0.5)
     thick = max(2, round(2 * _LINE * height * _FINE))
     pen, line = ImageDraw.Draw(fine), ImageDraw.Draw(edge)
@@ -116,7 +115,7 @@ def _stamp(o: SceneObject, centre: tuple[float, float], angle: float, height: in
 
 
 def _contours(shape: str) -> list[tuple[float | list[tuple[float, float]], bool]]:
-    """Circles by their radius, polygons by their corners, both for an object of radius 1; and whether it is a hole."""
+    """Circles as a radius, polygons as corners, for an object of radius 1; and whether the contour is a hole."""
 
     def around(corners: int, *radii: float, first: float = -90.0) -> list[tuple[float, float]]:
         turns = [math.radians(first + 360 * i / corners) for i in range(corners)]
@@ -142,12 +141,12 @@ def _contours(shape: str) -> list[tuple[float | list[tuple[float, float]], bool]
 
 
 def _reach(o: SceneObject, height: int) -> int:
-    """Pixels from the middle of an object to the edge of its stamp."""
+    """Pixels from the centre of an object to the edge of its stamp."""
     return math.ceil((1.32 * o.radius + _LINE) * height) + 1
 
 
 def _lit(o: SceneObject, height: int) -> Image.Image:
-    """The object's tone in light from the upper left, and a checked cloth of it where it is textured: RGB."""
+    """The object's tone, lit from the upper left, with a checkered texture if it is textured: RGB."""
     side = 2 * _reach(o, height) + 2
     y, x = np.mgrid[:side, :side] / side
     shade = _LIGHT[0] + (_LIGHT[1] - _LIGHT[0]) * (0.4 * x + 0.6 * y)
@@ -159,7 +158,7 @@ def _lit(o: SceneObject, height: int) -> Image.Image:
 
 
 def _put(frame: Image.Image, ids: np.ndarray, k: int, stamp: _Stamp, lit: Image.Image, height: int) -> None:
-    """Shadow, object and line into the frame, in place; parts outside are cut off."""
+    """Draws shadow, object and outline into the frame, in place, clipped to the picture."""
     spread = math.ceil(3 * _SHADOW_BLUR * height)
     side = stamp.coverage.width
     shadow = Image.new("L", (side + 2 * spread,) * 2)
@@ -178,7 +177,7 @@ def _put(frame: Image.Image, ids: np.ndarray, k: int, stamp: _Stamp, lit: Image.
 
 
 def _background(scene: Scene, rows: int, cols: int, height: int) -> Image.Image:
-    """Clouds as in photographs (power falls with frequency), stripes, or a checkerboard; muted, and of no name."""
+    """Clouds (power falling with frequency, as in photographs), stripes, or a checkerboard, in muted colours."""
     rng = np.random.default_rng(scene.look.seed + 2)
     grey = rng.uniform(60, 130)
     first, second = (
@@ -195,20 +194,20 @@ def _background(scene: Scene, rows: int, cols: int, height: int) -> Image.Image:
         along = (x * math.cos(angle) + y * math.sin(angle)) / period
         across = (y * math.cos(angle) - x * math.sin(angle)) / period
         share = np.sin(2 * np.pi * along) if kind == 1 else np.sin(np.pi * along) * np.sin(np.pi * across)
-        # Edges as sharp as a pixel of 240 rows allows, without steps.
+        # Edges as sharp as a pixel at 240 rows allows, without aliasing.
         canvas = first + (second - first) * np.clip(0.5 + 5 * share, 0, 1)[..., None]
     canvas = canvas * (1.1 - 0.25 * y)[..., None]
     return Image.fromarray(np.clip(canvas, 0, 255).round().astype(np.uint8))
 
 
 def _clouds(rng: np.random.Generator, rows: int, cols: int, height: int) -> np.ndarray:
-    """Noise float64 [rows, cols] of mean 0 and deviation 1, its amplitude 1 / frequency^1.5 (cycles a height)."""
+    """Noise float64 [rows, cols], mean 0, standard deviation 1, amplitude 1 / frequency^1.5 (cycles per height)."""
     cells = 256
     frequency = np.hypot(np.fft.fftfreq(cells)[:, None], np.fft.rfftfreq(cells)[None]) * cells
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.standard_normal((cells, cells))) * frequency**-1.5
     noise = np.fft.irfft2(spectrum, (cells, cells))
-    # One period is two heights, more than any picture is wide.
+    # One period is two heights, wider than any picture.
     size = (2 * max(height, rows // 2 + 1, cols // 2 + 1),) * 2
     large = Image.fromarray(((noise - noise.mean()) / noise.std()).astype(np.float32)).resize(
         size, Image.Resampling.BICUBIC

@@ -8,18 +8,18 @@ from typing import NamedTuple
 from trajseg.shapes.world.scenes import COLOURS, SHAPES, SIZES
 
 TOKEN = re.compile(r"[a-z0-9']+|[,.?;]")
-"""What counts as one word of the closed vocabulary, in lower-cased text."""
+"""A word of the closed vocabulary, in lower-cased text."""
 
 
 class Phrases(NamedTuple):
-    """Ways to say one thing: in every split, only in train and val, only in test."""
+    """Alternative wordings: for all splits, only for train and val, only for test."""
 
     common: tuple[str, ...]
     train: tuple[str, ...]
     test: tuple[str, ...]
 
     def of(self, split: str) -> tuple[str, ...]:
-        """The ways that a split uses; test favours its own two to one."""
+        """The wordings of a split; test uses its own twice as often."""
         return self.common + self.test * 2 if split == "test" else self.common + self.train
 
     def all(self) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ ORDER = {
     ),
 }
 
-# {n} is "object", "circle", "red object"; the group that is compared.
+# {n} is "object", "circle" or "red object": the group that is compared.
 COMPARISON = {
     "largest": Phrases(
         ("the largest {n}", "the {n} that is larger than every other {n}"),
@@ -195,7 +195,7 @@ KNOWLEDGE_COLOUR = Phrases(
     ("the {n} in the colour of {k}",),
 )
 
-# Nouns and clauses that mean two or more objects.
+# Nouns and clauses for two or more objects.
 SEVERAL_DESCRIBED = Phrases(("all {p}", "all the {p}"), ("every one of the {p}", "the {p}"), ("all of the {p}",))
 
 
@@ -240,7 +240,7 @@ REQUEST_SEGMENT_TEMPLATES = (
     "please show the mask of {expression}.",
     "where is {expression}?",
 )
-"""Requests around an expression, for training; a question is sent as it stands, see segment_request."""
+"""Requests with an expression, for training; questions are sent unchanged, see segment_request."""
 
 CAPTION_REQUESTS = Phrases(
     (
@@ -278,7 +278,7 @@ _MORE_WORDS = (
 
 
 def words(text: str) -> list[str]:
-    """The words and marks of a text, lower-cased; anything else is dropped."""
+    """The words and punctuation of a text, lower-cased; anything else is dropped."""
     return TOKEN.findall(text.lower())
 
 
@@ -305,6 +305,6 @@ def every_phrase() -> list[str]:
 
 
 def vocabulary() -> list[str]:
-    """Every word and mark that this world's texts can have, sorted, without repetition; and the digits."""
+    """All words and punctuation of this world's texts, and the digits; sorted, without duplicates."""
     text = " ; , . ? ".join(re.sub(r"\{\w+\}", " ", phrase) for phrase in every_phrase())
     return sorted({*words(text), *"0123456789"})

@@ -1,7 +1,7 @@
-"""A third painter of the same scenes: turned neon shapes over saturated, blurred, drifting backgrounds.
+"""A third renderer of the same scenes: rotated neon shapes over saturated, blurred, drifting backgrounds.
 
-It shares no line with trajseg.shapes.world.render or painter: shapes are distance functions on the pixel grid. The
-recipe of trajseg-tiny never draws with it. It stands for a project whose videos look unlike what the base has seen.
+It shares no code with trajseg.shapes.world.render or painter: shapes are distance functions on the pixel grid. The
+recipe of trajseg-tiny does not use it. It simulates a project whose videos look unlike the base model's training data.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ HUES = {
     "cyan": (0.5, 0.6, 1.0),
     "white": (0.6, 0.03, 1.0),
 }
-"""Hue, saturation and value of each colour's name, 0 to 1."""
+"""Hue, saturation and value per colour name, 0 to 1."""
 
 _CELLS = 5
-"""Background colours along the height, before they are blurred."""
+"""Number of background colours along the height, before blurring."""
 _BLUR = 0.03
 _DEPTH = 0.6
 """How much darker an object's lower edge is than its upper one."""
@@ -39,11 +39,11 @@ _RIM, _RIM_LIGHT = 0.16, 0.95
 def posters(scene: Scene, height: int, indices: Sequence[int] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draws the frames `indices` (0-based; None means all), one at a time.
 
-    The scene's `look` counts only as a seed. An object is turned by any angle, the same one in all frames.
+    The scene's `look` is used only as a seed. An object is rotated by a random angle, the same in all frames.
 
     Yields:
-        frame uint8 [H, W, 3] RGB with W = round(aspect * H), and ids uint8 [H, W]: 0 where there is no object,
-        k + 1 where object k is what is seen (it covers half of the pixel or more, and nothing in front does).
+        frame uint8 [H, W, 3] RGB with W = round(aspect * H), and ids uint8 [H, W]: 0 for background, k + 1 where object
+        k is visible (it covers at least half of the pixel, and no object in front does).
     """
     width = round(scene.aspect * height)
     background, path = _background(scene, height, width)
@@ -60,7 +60,7 @@ def posters(scene: Scene, height: int, indices: Sequence[int] | None = None) -> 
 
 
 def _background(scene: Scene, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [H', W', 3] in 0 to 1, larger than the picture, and where each frame's corner lies in it, int [T, 2]."""
+    """Background float32 [H', W', 3] in 0..1, larger than the picture, and each frame's corner in it, int [T, 2]."""
     rng = np.random.default_rng([scene.look.seed, 77])
     reach = max(2, round(0.12 * height))
     rows, cols = height + reach, width + reach
@@ -104,7 +104,7 @@ def _put(canvas: np.ndarray, ids: np.ndarray, k: int, thing: SceneObject, centre
 
 
 def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance, in radii, to a shape's edge: below 0 inside; exact near straight edges, else close to it."""
+    """Signed distance to a shape's edge in radii, negative inside; exact near straight edges, otherwise approximate."""
     from_centre = np.hypot(u, v)
     if shape == "circle":
         return from_centre - 1.0

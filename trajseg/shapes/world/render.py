@@ -1,4 +1,4 @@
-"""Pictures of a scene: frames, exact visible-object ids, and boxes without drawing the pictures."""
+"""Renders a scene: frames, exact ids of visible objects, and boxes without rendering."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ def render(scene: Scene, height: int, indices: Sequence[int] | None = None) -> t
     """Draws the frames `indices` (0-based; None means all).
 
     Returns:
-        frames uint8 [n, H, W, 3] RGB with W = round(aspect * H), and ids uint8 [n, H, W]: 0 where there is no
-        object, k + 1 where object k is what is seen (it covers half of the pixel or more, and nothing in
-        front does).
+        frames uint8 [n, H, W, 3] RGB with W = round(aspect * H), and ids uint8 [n, H, W]: 0 for background, k + 1 where
+        object k is visible (it covers at least half of the pixel, and no object in front does).
     """
     wanted = range(scene.frame_count) if indices is None else indices
     pairs = list(frames_and_ids(scene, height, wanted))
@@ -67,12 +66,12 @@ def frames_and_ids(scene: Scene, height: int, indices: Sequence[int]) -> Iterato
 
 
 def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the objects are in the frames `indices`, without drawing pictures.
+    """Boxes and visibility of the objects in the frames `indices`, without rendering.
 
     Returns:
         xyxy float32 [K, n, 4] in units of the frame's height, of the whole object clipped to the picture
-        (zeros where it is outside or does not exist), and visible float32 [K, n]: the approximate share 0..1
-        of the object that is seen, less what others hide and what lies outside the picture.
+        (zeros if it is outside or does not exist), and visible float32 [K, n]: the approximate fraction 0..1
+        of the object that is visible, not hidden by others or outside the picture.
     """
     at = np.asarray(indices, np.int64)
     rows, cols = _COARSE_ROWS, max(1, round(scene.aspect * _COARSE_ROWS))
@@ -84,7 +83,7 @@ def boxes(scene: Scene, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray
     half_pixel = 1 << (_SUBPIXEL_BITS - 1)
     for k, o in sorted(enumerate(scene.objects), key=lambda numbered: numbered[1].depth):
         contours = _contours(o)
-        # fillPoly also fills the pixels that an outline only touches, which is about half a pixel all around.
+        # fillPoly also fills the pixels that an outline only touches, about half a pixel on all sides.
         whole[k] = (_area(contours) * rows + 0.49 * _perimeter(contours)) * rows
         centres = (o.centres[at] + scene.drift[at])[:, None]
         span = np.stack([contours[0].min(axis=0), contours[0].max(axis=0)])
@@ -166,7 +165,7 @@ def _paint(
 
 
 def _texture(o: SceneObject, height: int) -> np.ndarray:
-    """A patch float32 [S, S, 3] of stripes or speckle in the object's colour, S about its size in pixels."""
+    """A texture float32 [S, S, 3] of stripes or speckle in the object's colour; S is about its size in pixels."""
     rng = np.random.default_rng(o.texture_seed)
     side = 2 * (math.ceil(1.32 * o.radius * height) + 2)
     if rng.random() < 0.5:
@@ -189,7 +188,7 @@ def _noise_field(height: int, width: int) -> np.ndarray:
 
 
 def _background(scene: Scene, rows: int, cols: int, height: int) -> np.ndarray:
-    """uint8 [rows, cols, 3]: gradient, smooth noise, or either with clutter that is no object."""
+    """uint8 [rows, cols, 3]: a gradient, smooth noise, or a gradient with clutter (not objects)."""
     look = scene.look
     rng = np.random.default_rng(look.seed + 1)
     share: np.ndarray

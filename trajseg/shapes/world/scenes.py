@@ -1,4 +1,4 @@
-"""Scenes of the shapes world: which objects there are, how they look and how they move (no pixels).
+"""Scenes of the shapes world: their objects, and how these look and move (no pixels).
 
 Lengths are in units of the frame's height: x runs from 0 to `aspect`, y from 0 (top) to 1 (bottom).
 """
@@ -33,10 +33,10 @@ HELD_OUT = frozenset(
         ("orange", "square"),
     }
 )
-"""(colour, shape) pairs that only the test split has; each of their colours and shapes is common in train."""
+"""(colour, shape) pairs that occur only in the test split; each colour and shape alone is common in train."""
 
 SAMPLED_FRAMES = 8
-"""Whatever an instruction asks is decidable from this many frames, at the centres of equal bins."""
+"""Every instruction can be decided from this many frames, at the centres of equal bins."""
 
 RGB: dict[str, tuple[int, int, int]] = {
     "red": (215, 35, 40),
@@ -59,8 +59,8 @@ _ASPECTS = (4 / 3, 4 / 3, 4 / 3, 16 / 9, 16 / 9, 1.0, 3 / 2, 0.75)
 class SceneObject:
     """One object. `centres` float32 [T, 2] (x, y) before camera drift; they may lie outside the picture.
 
-    `radius` is that of a circle of about the same area; `angle` in radians; objects of greater `depth` hide
-    those of smaller; it exists in the frames `first` to `last` (inclusive, 0-based).
+    `radius` is that of a circle of about the same area; `angle` is in radians; an object hides those of smaller
+    `depth`; it exists in the frames `first` to `last` (inclusive, 0-based).
     """
 
     colour: str
@@ -81,7 +81,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Look:
-    """How the picture looks apart from its objects: background, and what the lens and the codec do to it.
+    """A clip's background, and its degradation by lens, sensor and JPEG.
 
     `colours` are two muted RGB colours; `blur` is a standard deviation in units of the height; `noise` is in
     grey levels; `jpeg` is a quality (1..100) or None.
@@ -122,13 +122,13 @@ def bin_centres(frame_count: int, count: int = SAMPLED_FRAMES) -> np.ndarray:
 def sample_scene(
     seed: int, split: Split = "train", *, frame_count: int | None = None, aspect: float | None = None
 ) -> Scene:
-    """A scene, the same one for the same arguments.
+    """A scene; the same arguments give the same scene.
 
     Args:
         seed: any integer; the same seed gives unrelated scenes in different splits.
-        split: only "test" has the pairs of HELD_OUT.
-        frame_count: frames of the clip, 8 or more; None draws 12 to 64.
-        aspect: width / height; None draws one between 3:4 and 16:9.
+        split: only "test" has HELD_OUT pairs.
+        frame_count: frames of the clip, at least 8; None: random, 12 to 64.
+        aspect: width / height; None: random, 3:4 to 16:9.
     """
     rng = random.Random(f"shapes/{split}/{seed}")
     drawn_count, drawn_aspect = rng.randint(12, 64), rng.choice(_ASPECTS)
@@ -159,7 +159,7 @@ def sample_scene(
 
 
 def _draw_looks(rng: random.Random, count: int, split: Split) -> list[tuple[str, str, str]]:
-    """Unique (colour, shape, size), often differing from one another in one of the three only."""
+    """Distinct triples (colour, shape, size); many differ from each other in only one of the three."""
     looks: list[tuple[str, str, str]] = []
     while len(looks) < count:
         colour, shape, size = rng.choice(COLOURS), rng.choice(SHAPES), rng.choice(SIZES)
@@ -184,7 +184,7 @@ def _draw_looks(rng: random.Random, count: int, split: Split) -> list[tuple[str,
 
 @dataclass
 class _Plan:
-    """What each object does: motion, speed, role; and who passes behind whom."""
+    """Motion, speed and role of each object, and which object passes behind which."""
 
     motions: list[str]
     speeds: list[str]
@@ -209,11 +209,11 @@ def _draw_plan(rng: random.Random, looks: list[tuple[str, str, str]], aspect: fl
     if all(role == "enter" for role in roles):
         roles[rng.randrange(count)] = "stay"
     for k in range(count):
-        # A fast object would not stay in a narrow picture for long enough.
+        # A fast object would leave a narrow picture too early.
         if roles[k] == "stay" and motions[k] in ("left", "right") and speeds[k] == "fast" and aspect < 0.95:
             motions[k] = rng.choice(("up", "down"))
     passing = None
-    # Objects behind a ring show through its hole.
+    # An object behind a ring is visible through its hole.
     large = [k for k in range(count) if looks[k][2] == "large" and looks[k][1] != "ring"]
     if large and rng.random() < 0.45:
         front = rng.choice(large)
@@ -230,7 +230,7 @@ def _draw_plan(rng: random.Random, looks: list[tuple[str, str, str]], aspect: fl
 def _place(
     rng: random.Random, looks: list[tuple[str, str, str]], plan: _Plan, u: np.ndarray, aspect: float
 ) -> list[SceneObject]:
-    """The objects, each on its way; `u` [T] is the time as a share of the clip."""
+    """The objects with their paths; `u` [T] is the time, 0 to 1."""
     frame_count = len(u)
     depths = list(range(len(looks)))
     rng.shuffle(depths)
@@ -288,7 +288,7 @@ def _path(
     inset = 0.9 * radius
 
     def within(extent: float, reach: float = 0.0) -> float:
-        """A coordinate from which an object may stray by `reach` either way and stay in the picture."""
+        """A coordinate from which an object can move by `reach` in either direction and stay in the picture."""
         low = inset + reach
         return rng.uniform(low, extent - low) if low < extent - low else extent / 2
 
@@ -319,7 +319,7 @@ def _path(
         slack = max(0.0, room - travel)
         along = (extent - travel) / 2 + rng.uniform(-0.5, 0.5) * slack + travel * u
     else:
-        # So fast that it is well in the picture for at least half of the clip.
+        # Fast enough to be well inside the picture for at least half of the clip.
         travel = max(travel, 0.5)
         at = rng.uniform(0.29, 0.36) if speed == "slow" else rng.uniform(0.3, 0.48)
         outside = -1.25 * radius
@@ -339,7 +339,7 @@ def _path_behind(rng: random.Random, motion: str, blocker: SceneObject, u: np.nd
 
 
 def _crowding(objects: list[SceneObject], plan: _Plan, sampled: np.ndarray) -> float:
-    """Mean share of the frames `sampled` [n] in which two objects overlap that were not planned to."""
+    """Mean fraction of the frames `sampled` [n] in which a pair of objects overlaps without being planned to."""
     one, other = _pairs(len(objects))
     at = np.stack([o.centres[sampled] for o in objects])
     radii, first, last = np.array([(o.radius, o.first, o.last) for o in objects]).T[..., None]
@@ -353,7 +353,7 @@ def _crowding(objects: list[SceneObject], plan: _Plan, sampled: np.ndarray) -> f
 
 @functools.cache
 def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of both objects of each pair, the smaller one first."""
+    """Indices of the two objects of each pair, the smaller one first."""
     return np.triu_indices(count, 1)
 
 
@@ -375,7 +375,7 @@ def _draw_look(rng: random.Random) -> Look:
 
 
 def _draw_drift(rng: random.Random, frame_count: int) -> np.ndarray:
-    """A slow sway of the camera of at most 0.02 frame heights; none in half of the clips."""
+    """A slow camera sway of at most 0.02 frame heights; none in half of the clips."""
     if rng.random() < 0.5:
         return np.zeros((frame_count, 2), np.float32)
     u = np.linspace(0, 1, frame_count)

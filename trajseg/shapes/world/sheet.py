@@ -21,7 +21,7 @@ _GAP, _LINE = 14, 19
 
 
 def draw_sheet(scenes: Sequence[Scene], path: str | Path, frame_height: int = 150) -> Path:
-    """Writes one PNG with a block for each scene: 8 frames, captions, and two instructions of each kind."""
+    """Writes one PNG with a block per scene: 8 frames, captions, and two instructions of each kind."""
     blocks = [_block(scene, frame_height) for scene in scenes]
     width = max(b.width for b in blocks) + 2 * _GAP
     sheet = Image.new("RGB", (width, sum(b.height + _GAP for b in blocks) + _GAP), _PAPER)

@@ -1,4 +1,4 @@
-"""Under every condition the truth stays the truth: who knows it has full marks, who is wrong has none."""
+"""ConditionResult every condition the truth stays the truth: who knows it has full marks, who is wrong has none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trajseg.engines.base import EngineSpec, FrameMasks, ObjectMask, RunContext,
 from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import InputError
 from trajseg.shapes.dataset import write_scene
-from trajseg.shapes.evaluation.conditions import FIGURES, Under, draw_conditions, evaluate_conditions, named
+from trajseg.shapes.evaluation.conditions import FIGURES, ConditionResult, draw_conditions, evaluate_conditions, named
 from trajseg.shapes.world.conditions import CONDITIONS, PLAIN, Condition, retimed, still_true, stretched
 from trajseg.shapes.world.facts import Facts
 from trajseg.shapes.world.language import instructions
@@ -78,7 +78,7 @@ def truth_of(condition: Condition, seed: int) -> np.ndarray:
     return np.stack([ids for _, ids in condition.frames_and_ids(scene, HEIGHT)])
 
 
-def under_of(found: Sequence[Under], name: str) -> Under:
+def under_of(found: Sequence[ConditionResult], name: str) -> ConditionResult:
     [under] = [u for u in found if u.condition.name == name]
     return under
 

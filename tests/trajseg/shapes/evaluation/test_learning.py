@@ -84,7 +84,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 def test_runs_of_one_folder_share_their_settings(tmp_path: Path) -> None:
     keep_settings(LearningSettings(fresh=3), tmp_path / "out")
     keep_settings(LearningSettings(fresh=3), tmp_path / "out")
-    with pytest.raises(InputError, match="holds runs with another fresh, steps"):
+    with pytest.raises(InputError, match="has runs with other values of fresh, steps"):
         keep_settings(LearningSettings(fresh=4, steps=7), tmp_path / "out")
 
 

@@ -44,5 +44,5 @@ def test_a_curve_goes_where_the_log_says(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_logs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no log of a training"):
+    with pytest.raises(InputError, match="no training log"):
         draw(tmp_path, tmp_path / "curves.png")

@@ -9,8 +9,8 @@ import torch
 
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.shapes.recipe.clips import Pictures, pictures
-from trajseg.shapes.recipe.descriptions import UNSAID, decoys_of, of_objects
-from trajseg.shapes.recipe.masks import MaskTraining, Rows, TokenTable, gate_figures, mask_figures, object_planes
+from trajseg.shapes.recipe.descriptions import OMITTED, decoys_of, of_objects
+from trajseg.shapes.recipe.masks import MaskTraining, PromptRows, TokenTable, gate_figures, mask_figures, object_planes
 from trajseg.shapes.recipe.mixtures import mixed_colours
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, SHAPES, sample_scene
 
@@ -42,7 +42,7 @@ def test_a_description_without_a_name_fits_no_other_object() -> None:
                 short += 1
                 found = [j for j in range(len(asked)) if fits(asked.attributes[k].tolist(), named, shown, j)]
                 assert found == [k]
-    assert 0 < short < UNSAID * objects
+    assert 0 < short < OMITTED * objects
 
 
 def test_decoys_are_near_to_an_object_and_fit_none() -> None:
@@ -84,7 +84,7 @@ def test_every_pair_that_training_may_have_comes_up_as_a_decoy() -> None:
 
 def test_decoys_are_rows_behind_the_objects_and_on_no_frame() -> None:
     clips = [pictures(sample_scene(seed), [0, 5], 256) for seed in (1, 2)]
-    rows = Rows.of(clips, random.Random(0), 2)
+    rows = PromptRows.of(clips, random.Random(0), 2)
     objects, extra = sum(rows.counts), len(rows.truth) - sum(rows.counts)
     assert rows.counts == [len(each.attributes) for each in clips]
     assert extra == 2 * len(clips)

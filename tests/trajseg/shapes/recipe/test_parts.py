@@ -29,9 +29,9 @@ from trajseg.shapes.recipe.texts import (
     SLOT,
     Question,
     QuestionStream,
-    Seen,
+    VisibleObjects,
+    attention_targets,
     captions,
-    gaze,
     names,
     pack,
     presence,
@@ -41,7 +41,7 @@ from trajseg.shapes.recipe.texts import (
     trajectories,
 )
 from trajseg.shapes.recipe.vision import _attribute_loss, attribute_weights, dense_targets
-from trajseg.shapes.recipe.watching import disguised
+from trajseg.shapes.recipe.watching import augmented
 from trajseg.shapes.world.phrases import PLURALS
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, RGB, SHAPES, SIZES, Scene, sample_scene
@@ -66,7 +66,7 @@ def language(processor: TrajSegProcessor) -> LanguageTraining:
     return LanguageTraining(model, processor).eval()
 
 
-def clip(processor: TrajSegProcessor, seed: int, limit: int = 4) -> tuple[Scene, Seen, list[Question]]:
+def clip(processor: TrajSegProcessor, seed: int, limit: int = 4) -> tuple[Scene, VisibleObjects, list[Question]]:
     scene, rng = sample_scene(seed), random.Random(seed)
     asked = questions(scene, processor, rng, limit)
     asked += captions(scene, trajectories(scene, 8), None, processor, rng)
@@ -144,7 +144,7 @@ def test_watching_reads_the_same_states_as_answering(processor: TrajSegProcessor
 def test_states_look_at_the_object_that_the_answer_has_come_to(processor: TrajSegProcessor) -> None:
     """Before each [SEG] at its own object's tokens, after the last one, and where there is none, at the first token."""
     packed = pack([clip(processor, seed, limit=30)[1:] for seed in range(8)], processor, 8)
-    at = gaze(packed, processor.seg_id)
+    at = attention_targets(packed, processor.seg_id)
     where = {
         (row, position): k
         for k, (row, position) in enumerate(zip(at.rows.tolist(), at.positions.tolist(), strict=True))
@@ -189,7 +189,7 @@ def test_the_guided_share_is_that_of_the_models_own_attention(
     finally:
         attention.config._attn_implementation = implementation
         hook.remove()
-    at = gaze(packed, processor.seg_id)
+    at = attention_targets(packed, processor.seg_id)
     share = (kept[0][:, 0][at.rows, at.positions] * at.wanted).sum(-1)
     _, mean = language.guidance_loss(packed, hidden.guided)
     assert mean == pytest.approx(float(share.detach().mean()), rel=1e-4)
@@ -213,7 +213,7 @@ def test_a_disguised_clip_moves_as_its_label_says() -> None:
         scene = sample_scene(seed)
         longest = max(1.0, scene.aspect)
         seen = seen_objects(scene, trajectories(scene, 8, least=0.95))
-        seen = disguised(seen, (scene.aspect / longest, 1 / longest), 8, rng)
+        seen = augmented(seen, (scene.aspect / longest, 1 / longest), 8, rng)
         for named in seen.attributes.unique(dim=0):
             rows = (seen.attributes == named).all(1)
             if rows.sum() < 2:
@@ -239,7 +239,7 @@ def test_a_disguised_clip_has_no_pair_that_only_the_test_split_has() -> None:
         scene = sample_scene(seed)
         longest = max(1.0, scene.aspect)
         seen = seen_objects(scene, trajectories(scene, 8))
-        assert not unseen(disguised(seen, (scene.aspect / longest, 1 / longest), 8, rng).attributes)
+        assert not unseen(augmented(seen, (scene.aspect / longest, 1 / longest), 8, rng).attributes)
 
 
 def test_what_has_a_name_looks_like_it_and_what_has_none_like_nothing() -> None:
