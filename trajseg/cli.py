@@ -10,8 +10,6 @@ import sys
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -19,12 +17,10 @@ import click
 from trajseg import __version__
 from trajseg.errors import InputError, TrajSegError, shown
 from trajseg.leaving import INTERRUPTED, interrupted, leave
+from trajseg.siblings import PACKAGES, prefer_siblings, stranger
 
 # Ctrl-C may come while a command is still being imported.
 sys.excepthook = interrupted
-
-PACKAGES = ("backend", "worker", "label_config")
-"""Packages that are installed beside this one, under names that others may use, too."""
 
 
 class _Own(NamedTuple):
@@ -58,12 +54,12 @@ class Commands(click.Group):
     @cached_property
     def _brought(self) -> dict[str, click.Command]:
         found: dict[str, click.Command] = {}
+        others = [other for package in PACKAGES if (other := stranger(package))]
         for point in entry_points(group="trajseg.commands"):
-            package = point.module.partition(".")[0]
-            if package in PACKAGES and (stranger := _stranger(package)):
+            if point.module.partition(".")[0] in PACKAGES and others:
                 click.echo(
-                    f"the commands of {point.name} are left out: {stranger} hides the package {package} of trajseg; "
-                    "run from another folder, or take it off PYTHONPATH",
+                    f"the commands of {point.name} are left out: {others[0]} was imported before trajseg's package of "
+                    "this name; run trajseg in a process of its own, or rename that package",
                     err=True,
                 )
                 continue
@@ -104,6 +100,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line. As the program of this process it ends at once after Ctrl-C."""
+        prefer_siblings()
         try:
             return super().main(*args, **extra)
         except SystemExit:
@@ -145,11 +142,3 @@ def _load_engine(*args: Any, **options: Any) -> Any:
     from trajseg.engines.registry import load_engine
 
     return load_engine(*args, **options)
-
-
-def _stranger(package: str) -> str:
-    """Where a package of that name comes from, if it is not the one that was installed beside trajseg."""
-    spec = find_spec(package)
-    places = [Path(place).resolve() for place in (spec.submodule_search_locations or ())] if spec else []
-    beside = Path(__file__).resolve().parents[1] / package
-    return "" if not places or beside in places else str(places[0])

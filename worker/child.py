@@ -1,4 +1,4 @@
-"""Runs a program that ends with its parent: `python -m worker.child PARENT_PID PROGRAM ARGUMENT...`.
+"""Runs a program that ends with its parent: `python worker/child.py PARENT_PID PROGRAM ARGUMENT...`.
 
 `spawn` starts such a program in its own session, so that a Ctrl-C in the terminal reaches only the parent, which then
 stops its children in order. If the parent is killed, its children are too (on Linux).
@@ -25,8 +25,8 @@ def spawn(
     Call it from the main thread: Linux treats the end of the calling thread as the end of the parent.
     """
     return subprocess.Popen(
-        # -P: a folder called `worker` in the current directory must not be taken for this package.
-        [sys.executable, "-P", "-m", "worker.child", str(os.getpid()), *command],
+        # By its path: a package `worker` in the current folder or on PYTHONPATH must not be taken for this one.
+        [sys.executable, "-P", __file__, str(os.getpid()), *command],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=output,

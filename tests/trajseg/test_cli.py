@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -380,13 +381,41 @@ def test_version_and_help_load_neither_torch_nor_transformers() -> None:
         assert word in outcome.stdout
 
 
-def test_a_package_of_the_same_name_is_not_picked_up_by_mistake(tmp_path: Path) -> None:
-    (tmp_path / "backend").mkdir()
-    (tmp_path / "backend" / "__init__.py").write_text("raise SystemExit('the wrong package was imported')")
+@pytest.fixture
+def namesakes(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs code in a folder, also first on PYTHONPATH, that has packages named as those beside trajseg."""
+    for package in ("backend", "worker"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("print('a namesake was imported')")
+    (tmp_path / "label_config").mkdir()
     path = os.pathsep.join([str(tmp_path), str(Path(trajseg.__file__).parents[1])])
-    command = [sys.executable, "-c", "from trajseg.cli import main; main(['--help'])"]
-    environment = {**os.environ, "PYTHONPATH": path}
-    shown = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert shown.returncode == 0, shown.stderr
-    assert f"{tmp_path / 'backend'} hides the package backend" in shown.stderr
-    assert "segment" in shown.stdout
+
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": path, "TRAJSEG_DATA_DIR": str(tmp_path / "data")}
+        command = [sys.executable, "-c", f"import sys\nfrom trajseg.cli import main\n{code}"]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_a_folder_with_packages_of_our_names_changes_no_command(namesakes: Any) -> None:
+    done = namesakes(
+        "for arguments in (['--help'], ['serve', '--help'], ['worker', '--help']):\n"
+        "    main(arguments, standalone_mode=False, prog_name='trajseg')\n"
+        "from worker.child import spawn\n"
+        "assert spawn([sys.executable, '-c', '']).wait(60) == 0\n"
+        "main(['doctor'])\n"
+    )
+    assert done.returncode == 1, done.stderr
+    assert "namesake" not in done.stdout
+    assert "left out" not in done.stderr
+    for words in ("Usage: trajseg serve", "Usage: trajseg worker", "ok    Packages: Python", "FAIL  Label Studio"):
+        assert words in done.stdout
+
+
+def test_a_program_that_imported_a_package_of_our_name_gets_the_other_commands(namesakes: Any, tmp_path: Path) -> None:
+    done = namesakes("import backend\nmain(['--help'])")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'backend'} was imported before trajseg's package" in done.stderr
+    assert "segment" in done.stdout
+    assert "serve" not in done.stdout

@@ -1,0 +1,38 @@
+"""The packages that are installed beside this one, under names that others use, too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+PACKAGES = ("backend", "worker", "label_config")
+BESIDE = Path(__file__).resolve().parents[1]
+
+
+class SiblingFinder(MetaPathFinder):
+    """Finds PACKAGES beside trajseg, whatever else has such a name in the current folder or on PYTHONPATH."""
+
+    @classmethod
+    def find_spec(
+        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The package's spec; None for all other modules, and if it is not installed."""
+        return PathFinder.find_spec(fullname, [str(BESIDE)]) if fullname in PACKAGES else None
+
+
+def prefer_siblings() -> None:
+    """From now on, PACKAGES are imported from beside trajseg. Our programs call it; a library must not."""
+    if SiblingFinder not in sys.meta_path:
+        sys.meta_path.insert(0, SiblingFinder)
+
+
+def stranger(package: str) -> str:
+    """Where a package of that name comes from, if it is not the one that was installed beside trajseg."""
+    spec = find_spec(package)
+    places = [Path(place).resolve() for place in (spec.submodule_search_locations or ())] if spec else []
+    return "" if not places or BESIDE / package in places else str(places[0])
