@@ -188,6 +188,10 @@ class _Evidence:
         after = [key for key in self.keys if key > index][:1]
         return sorted((*before, *after), key=lambda key: abs(key - index))
 
+    def untested(self, index: int) -> bool:
+        """Whether a frame is farther from two painted ones than they are apart: withholding one says nothing there."""
+        return len(self.keys) == 2 and abs(index - self.around(index)[0]) > self.keys[1] - self.keys[0]
+
     def worth(self, alike: dict[int, np.ndarray]) -> np.ndarray:
         """Expected J of each frame without whole masks, float64 [N], interpolated between the painted ones.
 
@@ -219,6 +223,8 @@ class _Evidence:
                 # Propagation typically fails by losing the object; and beyond one frame without it, it may come back.
                 return False
         bounded = all(touched) and not self.enough
+        if bounded and self.untested(index):
+            return False
         # Evidence from the pictures against a frame's present mask counts even where the painted frames support it;
         # between two that were only touched up, the frame shows the right object.
         opposed = 0.0 if bounded else OPPOSITION * drawn.score * (1 - region_similarity(mask, drawn.mask))

@@ -46,6 +46,18 @@ def test_touch_ups_on_two_frames_change_no_frame_by_more_than_they_speak_for(cli
         assert 1 - region_similarity(refined.mask(index), masks[index]) <= 1.5 * most + 0.02, index
 
 
+def test_two_touched_up_frames_say_nothing_about_frames_farther_away_than_they_are_apart(
+    clip: Clip, tiny_clip: Any
+) -> None:
+    """What is carried is certain and right on the painted frames; farther away it drifts less than a person changed."""
+    truth = [np.asarray(mask) for mask in tiny_clip.red]
+    masks = [np.roll(mask, 3, axis=1) if index < 5 else mask for index, mask in enumerate(truth)]
+    drifting = Scripted([mask if index < 6 else np.roll(mask, 1, axis=1) for index, mask in enumerate(truth)])
+    refined = refine(clip, track_of(clip, masks), {1: truth[1], 3: truth[3]}, [drifting]).track
+    assert min(similarity(refined, tiny_clip.red)[:5]) == 1.0
+    assert all(np.array_equal(refined.mask(index), masks[index]) for index in range(6, 12))
+
+
 def test_where_the_object_was_missed_says_nothing_of_where_something_was_found(clip: Clip, tiny_clip: Any) -> None:
     masks = [None if index == 6 else np.asarray(mask) for index, mask in enumerate(tiny_clip.red)]
     elsewhere = Scripted([ELSEWHERE] * 12)
