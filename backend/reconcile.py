@@ -47,8 +47,7 @@ def reconcile(store: Store, queue: JobQueue, settings: Settings, grace_seconds: 
     """One round: queues lost runs again, and enqueues jobs that are only in the store.
 
     A job whose worker died `settings.max_runs` times is failed, since it would kill the next worker too. Jobs are
-    handled
-    one by one: an error in one is logged and counted, and the job is skipped. Safe to run in several processes.
+    handled one by one: an error in one is logged and counted, and the job is skipped. Safe to run in several processes.
 
     Args:
         grace_seconds: younger jobs are left alone.

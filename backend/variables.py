@@ -1,4 +1,4 @@
-"""Environment variables that look like settings of trajseg and are none: a mistyped one would be ignored in silence."""
+"""Finds environment variables that look like settings of trajseg but are not; otherwise a typo would go unnoticed."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from trajseg.errors import TrajSegError
 
 PREFIX = "TRAJSEG_"
 OTHERS = (
-    # Read outside of Settings, because trajseg's own commands need them without the service.
+    # Read outside of Settings, because commands need them without the service.
     "TRAJSEG_OFFLINE",
     "TRAJSEG_WEIGHTS_DIR",
-    # Of compose.yaml alone, which hands them on under other names.
+    # Used only by compose.yaml, which passes them on under other names.
     "TRAJSEG_USER",
     "TRAJSEG_PASSWORD",
     "TRAJSEG_BIND",
 )
 INSTEAD = {"TRAJSEG_ENGINE": "TRAJSEG_MODEL", "TRAJSEG_CHOOSER": "TRAJSEG_GROUNDED_CHOOSER"}
-"""Names that people expect, and what is meant by them."""
+"""Common wrong names, and the right ones."""
 CLOSE = 0.65
-"""How alike a name has to be to be proposed, from 0 to 1, without the prefix that they all share."""
+"""Minimum similarity for a suggestion, 0 to 1, without the common prefix."""
 
 
 @dataclass(frozen=True)
 class UnknownVariable:
-    """A variable that nothing reads.
+    """A variable that is not a setting.
 
     Attributes:
-        meant: known variables with nearly that name, the nearest first; at most two.
+        meant: known variables with similar names, most similar first; at most two.
     """
 
     name: str
@@ -43,21 +43,21 @@ class UnknownVariable:
 
     @property
     def words(self) -> str:
-        """What is wrong; the value is left out, as it may be a secret."""
+        """The problem; without the value, which may be a secret."""
         return f"{self.name} is set, but trajseg has no such setting and ignores it"
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """What to do."""
         if self.meant:
             return f"Did you mean {' or '.join(self.meant)}?"
         return "docs/settings.md, docs/engines.md and docs/sam3-and-molmo2.md list all settings."
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[UnknownVariable]:
-    """The variables that begin with TRAJSEG_ and that neither the service nor an installed engine reads, by name.
+    """Variables that start with TRAJSEG_ but are settings of neither the service nor an installed engine, by name.
 
-    Those of a third-party engine are let be if they begin with TRAJSEG_ and the name of its entry point.
+    Variables that start with TRAJSEG_ and the name of a third-party engine's entry point are accepted.
     """
     environ = os.environ if environ is None else environ
     suspects = sorted(name for name, value in environ.items() if name.upper().startswith(PREFIX) and value)
@@ -77,7 +77,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[UnknownV
 
 
 def log_unknown_variables(log: logging.Logger) -> None:
-    """Warns of each of them."""
+    """Logs a warning for each unknown variable."""
     for variable in unknown_variables():
         log.warning("%s. %s", variable.words, variable.remedy)
 
@@ -89,7 +89,7 @@ def _nearest(name: str, known: list[str]) -> tuple[str, ...]:
 
 
 def _engine_variables() -> tuple[set[str], tuple[str, ...]]:
-    """The variables of engines that list them, and the prefixes of the others."""
+    """The variables of engines that declare them, and the prefixes of the other engines."""
     listed: set[str] = set()
     prefixes: list[str] = []
     for name in {point.name for point in entry_points(group=GROUP)}:

@@ -19,8 +19,7 @@ def editor_rate(value: object) -> float:
 
     The editor uses JavaScript's `Number`: a number may be a string (`" 25 "`, `"0x19"`), a list of one counts as its
     item, and true as 1. Anything but a number above 0 (`"30000/1001"`, `"25,0"`) counts as 24. A number below 1 is the
-    length of
-    a frame in seconds: 0.04 means 25 frames a second.
+    length of a frame in seconds: 0.04 means 25 frames a second.
     """
     rate = _number(value)
     if not math.isfinite(rate) or rate <= 0:

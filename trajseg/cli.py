@@ -1,7 +1,7 @@
-"""The command `trajseg`: its own subcommands, and those that other packages bring.
+"""The command `trajseg`: its own subcommands, and those of other packages.
 
-A package brings commands with an entry point of the group "trajseg.commands" that names a list of click
-commands. Nothing heavy is imported before a subcommand runs: `trajseg --help` loads no torch.
+A package adds commands with an entry point in the group "trajseg.commands" that names a list of click commands. Nothing
+heavy is imported before a subcommand runs: `trajseg --help` loads no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trajseg.errors import InputError, TrajSegError, shown
 from trajseg.leaving import INTERRUPTED, interrupted, leave
 from trajseg.siblings import PACKAGES, prefer_siblings, stranger
 
-# Ctrl-C may come while a command is still being imported.
+# Ctrl-C may arrive while a command is still being imported.
 sys.excepthook = interrupted
 
 
@@ -47,7 +47,7 @@ OWN = {
 
 
 class Commands(click.Group):
-    """A group that imports subcommands late and turns trajseg's errors into words and exit codes."""
+    """A group that imports subcommands lazily and turns trajseg's errors into messages and exit codes."""
 
     _interrupted = False
 
@@ -75,7 +75,7 @@ class Commands(click.Group):
         return sorted({*super().list_commands(ctx), *OWN, *self._brought})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The subcommand of that name, imported now; None when there is none."""
+        """Imports the subcommand with this name; None if there is none."""
         known = super().get_command(ctx, cmd_name)
         if known is not None:
             return known
@@ -86,7 +86,7 @@ class Commands(click.Group):
         return self._brought.get(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of subcommands without importing trajseg's own."""
+        """Writes the list of subcommands without importing trajseg's own."""
         names = self.list_commands(ctx)
         room = formatter.width - 6 - max(map(len, names))
         rows = []
@@ -99,7 +99,7 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command line. As the program of this process it ends at once after Ctrl-C."""
+        """Runs the command line; as the process's main program it ends at once on Ctrl-C."""
         prefer_siblings()
         try:
             return super().main(*args, **extra)
@@ -109,7 +109,7 @@ class Commands(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand; exit code 2 when the request is invalid, 1 when trajseg cannot do it."""
+        """Runs the subcommand; exit code 2 for an invalid request, 1 if trajseg cannot do it."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -123,7 +123,7 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise
         except OSError as error:
-            # A full disk, a folder that may not be written to.
+            # A full disk, or a folder without write permission.
             click.echo(f"{click.style('Error:', fg='red', bold=True)} {shown(str(error))}", err=True)
             ctx.exit(1)
 
@@ -138,7 +138,7 @@ def main(ctx: click.Context) -> None:
 
 
 def _load_engine(*args: Any, **options: Any) -> Any:
-    """`trajseg.load_engine`, imported when a command loads one: the command line is there at once."""
+    """`trajseg.load_engine`, imported only when a command loads an engine, so that the command line starts fast."""
     from trajseg.engines.registry import load_engine
 
     return load_engine(*args, **options)

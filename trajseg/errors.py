@@ -28,14 +28,14 @@ _redact: Callable[[str], str] | None = None
 
 
 def redact_with(redact: Callable[[str], str]) -> None:
-    """Make `shown` remove secrets from texts; called once settings with secrets are loaded."""
+    """Makes `shown` redact secrets; called when settings with secrets are loaded."""
     global _redact
     _redact = redact
 
 
 def shown(text: str) -> str:
-    """A text fit for the terminal: without the secrets of the settings that were read last, and addresses without
-    user, password and query. A path that an address was taken for has one slash (`https:/host`)."""
+    """A text safe for the terminal: without the secrets of the loaded settings, and with addresses stripped of user,
+    password and query. Also handles an address treated as a path, which has one slash (`https:/host`)."""
     text = text if _redact is None else _redact(text)
     return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
 
@@ -43,11 +43,11 @@ def shown(text: str) -> str:
 class TrajSegError(Exception):
     """An error with a sentence on what is wrong, and one on what to do about it.
 
-    Both can be printed and stored whatever they quote: see `trajseg.files.printable`.
+    Both can always be printed and stored: see `trajseg.files.printable`.
 
     Args:
         message: what is wrong, naming the thing.
-        remedy: what a person can do; empty when there is nothing.
+        remedy: what a person can do; empty if nothing.
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
@@ -108,7 +108,7 @@ class CancelledError(TrajSegError):
 
 
 def hidden_exit(error: BaseException) -> bool:
-    """Whether a signal's SystemExit was on its way when this error took its place, as in a library's clean-up."""
+    """Whether this error replaced a signal's SystemExit, as in a library's clean-up."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, SystemExit):

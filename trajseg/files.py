@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their names as text."""
+"""Atomic file writes, and printable file names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a path to write to; it takes the place of `path` when the block ends, and is gone when it raises.
+    """Yields a path to write to; it replaces `path` at the end of the block, and is deleted if the block raises.
 
-    The path to write to lies in the same folder (made when missing) and ends in the same suffix, from which
-    writers tell the format.
+    The path is in the same folder (created if missing) and has the same suffix, because writers derive the format from
+    it.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -29,10 +29,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def printable(text: str) -> str:
-    """The text with every lone surrogate written as an escape, so that it can be encoded as UTF-8.
+    """The text with every lone surrogate escaped, so that it can be encoded as UTF-8.
 
-    Python reads a byte of a file name that is not UTF-8 as a lone surrogate, which becomes `\\xff` here; half of an
-    emoji out of JSON becomes `\\ud83d`.
+    Python decodes a byte of a file name that is not UTF-8 as a lone surrogate, which becomes `\\xff` here; half of an
+    emoji from JSON becomes `\\ud83d`.
     """
     try:
         text.encode()
@@ -48,6 +48,6 @@ def _escaped(surrogate: str) -> str:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as JSON, indented by one; the file is there only once it is whole."""
+    """Writes `value` as JSON, indented by one; the file appears only when complete."""
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Leaving a process that was interrupted: at once, without the seconds that Python takes to unload torch."""
+"""Ends an interrupted process at once, without the seconds that Python takes to unload torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import NoReturn
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 and the signal's number."""
+"""Exit code after Ctrl-C, as in shells: 128 plus the signal's number."""
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now. What was registered with atexit runs; everything else must be cleaned up already."""
+    """Ends this process now. Runs atexit handlers; everything else must already be cleaned up."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -21,7 +21,7 @@ def leave(code: int) -> NoReturn:
 
 
 def interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A `sys.excepthook` that says one word about Ctrl-C instead of a traceback."""
+    """A `sys.excepthook` that prints one word on Ctrl-C instead of a traceback."""
     if issubclass(kind, KeyboardInterrupt):
         sys.stderr.write("Aborted!\n")
         leave(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""What this machine has: memory for engines. Loads no torch."""
+"""This machine's memory for engines. Loads no torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SECONDS = 5.0
 
 
 def memory_gb(device: str = "") -> tuple[float, str]:
-    """GB of the GPU that engines run on, else of the machine, and which of them; 0 where unknown.
+    """Memory in GB of the GPU that engines run on, or of the machine, and which of the two; 0 if unknown.
 
     Args:
-        device: torch's name, such as "cpu" or "cuda:1"; empty takes the largest GPU where there is one.
+        device: torch's name, such as "cpu" or "cuda:1"; empty: the largest GPU, if any.
     """
     if not device.startswith("cpu") and (sizes := _gpus()):
         number = device.partition(":")[2]
@@ -26,7 +26,7 @@ def memory_gb(device: str = "") -> tuple[float, str]:
 
 
 def _gpus() -> list[float]:
-    """GB of each GPU."""
+    """Memory of each GPU in GB."""
     try:
         command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)

@@ -1,4 +1,4 @@
-"""Colours of tracks: in pictures, on pages and in labelling configurations; far apart, bright over photographs."""
+"""Colours of tracks in pictures, pages and labelling configurations: distinct, and visible over photographs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PALETTE = (
     "#a0d911",
     "#c0876a",
 )
-"""Hex colours in the order in which tracks get them."""
+"""Hex colours in the order of tracks."""
 
 
 def colour(position: int) -> str:
-    """The hex colour of the track at `position` (0-based); after the last colour they come round again."""
+    """The hex colour of the track at `position` (0-based), cyclic."""
     return PALETTE[position % len(PALETTE)]
 
 
@@ -28,5 +28,5 @@ def palette(count: int) -> list[str]:
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
-    """Red, green, blue, 0 to 255, of "#rrggbb"."""
+    """Red, green and blue, 0 to 255, of "#rrggbb"."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -1,4 +1,4 @@
-"""Plugins: classes by name, ours and those that installed packages bring by an entry point."""
+"""Plugins: classes by name, our own and those of entry points in other packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trajseg.errors import InputError
 
 
 def named_class(what: str, name: str, own: Mapping[str, str], group: str) -> Any:
-    """The class of that name; a package cannot replace one of ours.
+    """The class with this name; other packages cannot replace our own.
 
     Args:
         what: the kind of thing, for messages, such as "review strategy".
@@ -19,7 +19,7 @@ def named_class(what: str, name: str, own: Mapping[str, str], group: str) -> Any
         group: of entry points.
 
     Raises:
-        InputError: there is none, or it cannot be imported.
+        InputError: there is no such class, or it cannot be imported.
     """
     known = {**{point.name: point.value for point in entry_points(group=group)}, **own}
     if name not in known:

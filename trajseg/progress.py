@@ -1,8 +1,8 @@
-"""Progress: what long work calls so that others can show it, or end it."""
+"""The progress callback of long-running functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with (done, in all), in frames unless a docstring says otherwise. What it raises ends the work."""
+"""Called with (done, total), in frames unless a docstring says otherwise. An exception from it ends the work."""

@@ -104,7 +104,7 @@ def assemble(
     """
     llava, out = Path(llava), Path(out)
     if (out / "config.json").exists():
-        raise CheckpointError(f"{out} already holds a checkpoint.", "Name another folder.")
+        raise CheckpointError(f"{out} already has a checkpoint.", "Choose another folder.")
     plan, sources = _Plan(), {"llava": str(llava)}
     adapted = _take_llava(plan, Weights(llava))
     if clip is not None:

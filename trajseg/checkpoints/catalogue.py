@@ -2,8 +2,7 @@
 
 Loads no torch. Every entry loads without code from its repository (`trust_remote_code` is never set). Sizes are
 computed from parameter counts and dtypes, and approximate; `trajseg weights get` asks the hub for exact ones. An empty
-revision
-or hash is not pinned yet: it could not be looked up when this release was made.
+revision or hash is not pinned yet: it could not be looked up when this release was made.
 """
 
 from __future__ import annotations

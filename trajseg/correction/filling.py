@@ -1,6 +1,6 @@
-"""Filling in frames on which a person says that the object is there, without saying where.
+"""Fills frames on which a person says that the object is present, but not where, by extending a range on the timeline.
 
-That is what a longer range on a timeline says. The masks come from the nearest frames on either side that have one.
+The masks come from the nearest frames with a mask on either side.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from trajseg.tracks import MaskTrack, rle
 from trajseg.video import Clip
 
 NEAR = 5
-"""Frames with a mask, nearest to the gap, of which one is carried into it."""
+"""Number of frames with a mask, nearest to the gap, from which the source is chosen."""
 
 SOUND = 0.7
-"""Area of a mask, as a share of the largest one near by, from which on it may be carried: a track often ends in a mask
-of which the model had lost a part already."""
+"""Minimum area of the source mask, as a fraction of the largest nearby one: a track often ends in an incomplete
+mask."""
 
 
 def filled_in(
@@ -33,15 +33,15 @@ def filled_in(
     propagators: Sequence[Propagator],
     progress: Progress | None = None,
 ) -> MaskTrack:
-    """The track with masks on those of the wanted frames (0-based) that have none and to which one can be carried.
+    """The track with a mask on each wanted frame (0-based) that has none, if one can be propagated there.
 
-    Frame by frame the propagator that is surer is taken. A frame in which no propagator sees the object stays without a
-    mask, and so do all of them where the track has no mask at all.
+    Each frame takes the more certain propagator. A frame in which no propagator finds the object stays without a mask,
+    and so do all frames if the track has no mask at all.
 
     Args:
-        track: one entry for each frame of the clip.
+        track: one entry per frame of the clip.
         propagators: at least one, the preferred one first.
-        progress: called with (frames done, frames in all) over all propagators.
+        progress: called with (frames done, frames in total) over all propagators.
 
     Raises:
         VideoError: the video can no longer be read.
@@ -70,7 +70,7 @@ def filled_in(
 
 
 def _runs(indices: Sequence[int]) -> list[list[int]]:
-    """Indices in stretches of consecutive ones."""
+    """Groups of consecutive indices."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][-1] + 1:
@@ -81,7 +81,7 @@ def _runs(indices: Sequence[int]) -> list[list[int]]:
 
 
 def _beside(track: MaskTrack, run: Sequence[int], size: tuple[int, int]) -> Painted:
-    """The mask to be carried from either side of a run of frames; empty where the track has no mask."""
+    """The source masks on either side of a run of frames; empty if the track has no mask."""
     before = [index for index in track.present if index < run[0]][-NEAR:][::-1]
     after = [index for index in track.present if index > run[-1]][:NEAR]
     painted: Painted = {}

@@ -176,5 +176,5 @@ def check_painted(clip: Clip, painted: Painted) -> None:
             raise InputError(
                 f"The mask of frame {index} is {mask.dtype} {list(mask.shape)}, "
                 f"the clip needs bool [{clip.height}, {clip.width}].",
-                "Give one boolean mask of the clip's size a frame.",
+                "Give one boolean mask of the clip's size per frame.",
             )

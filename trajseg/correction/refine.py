@@ -29,8 +29,7 @@ class Refinement:
         chosen: name of the propagator that drew the frames that were not kept; with one painted frame, of the one that
             drew most of them.
         left_out: by propagator and painted frame: J of its mask there if that frame is withheld; empty if only one
-            frame
-            is painted.
+            frame is painted.
         agreement: by frame, IoU of the passes from the painted frame before and from the one after.
     """
 

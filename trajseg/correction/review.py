@@ -2,8 +2,7 @@
 
 No ground truth is known at this point. Signs of trouble are taken from the track itself: the object is lost or found,
 its area or position jumps, its masks are uncertain, or the passes of a refinement disagree. Each frame gets a doubt,
-and
-frames are chosen to cover as much doubt as possible: checking one also settles the frames nearby.
+and frames are chosen to cover as much doubt as possible: checking one also settles the frames nearby.
 """
 
 from __future__ import annotations

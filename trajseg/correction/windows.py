@@ -22,8 +22,7 @@ class Windows(Generic[Item]):
 
     Args:
         compute: computes the items of consecutive frames from (index, picture) pairs; it receives `overlap` more
-            pictures
-            than items, as far as the clip has them.
+            pictures than items, as far as the clip has them.
         length: frames per window.
         room: windows kept in memory; at least 2.
         overlap: pictures that an item needs after its own.

@@ -72,9 +72,9 @@ class TrajSegModel(PreTrainedModel):
             None,
         ):
             raise CheckpointError(
-                f"{config.llava_config.model_type} has a vision tower of its own, which tiny's stem, object tokens and "
-                "the trajectory encoder cannot read.",
-                "Leave out vision_stem, object_tokens and trajectory_encoder.",
+                f"{config.llava_config.model_type} has its own vision tower, which does not support vision_stem, "
+                "object_tokens and trajectory_encoder.",
+                "Leave these three out.",
             )
         self.llava = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config.llava_config)](config.llava_config)  # type: ignore[operator]
         if getattr(config.llava_config, "mm_projector_type", None) == "linear":

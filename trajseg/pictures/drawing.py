@@ -1,4 +1,4 @@
-"""Drawing: masks, name tags and text over pictures, smooth at any size."""
+"""Drawing: masks, name tags and text over pictures, anti-aliased at any size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT: Colour = (244, 246, 248)
 FAINT: Colour = (150, 158, 168)
 
 FILL_SHARE = 0.42
-"""How much of the track's colour lies over the picture inside a mask."""
+"""Opacity of a track's colour inside its mask."""
 
 WIDE_FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -33,7 +33,7 @@ WIDE_FONTS = (
     "Arial Unicode.ttf",
     "arial.ttf",
 )
-"""Tried for text that Pillow's own font, which is Latin, cannot write."""
+"""Fonts to try for text that Pillow's built-in Latin font cannot write."""
 
 
 @lru_cache(maxsize=64)
@@ -49,12 +49,12 @@ def font_for(size: int, latin: bool = True) -> Font:
 
 
 def fitted_font(text: str, size: int) -> Font:
-    """A font of `size` pixels that has the letters of `text`, as far as the machine has one."""
+    """A font of `size` pixels with the letters of `text`, if the machine has one."""
     return font_for(size, all(ord(letter) < 0x180 for letter in text))
 
 
 def shortened(text: str, font: Font, width: float) -> str:
-    """`text`, cut with three dots where it is wider than `width` pixels."""
+    """`text`, truncated with three dots if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     kept = bisect_right(range(len(text)), width, key=lambda length: font.getlength(text[:length] + "..."))
@@ -82,13 +82,13 @@ def paint_masks(
     size: tuple[int, int],
     line: int,
 ) -> np.ndarray:
-    """The picture at another size with masks filled and outlined.
+    """The resized picture with masks filled and outlined.
 
     Args:
         picture: RGB uint8 [H, W, 3].
         masks: bool [H, W] each, or None for an absent object.
         colours: "#rrggbb" of each mask.
-        size: (width, height) in pixels of what comes back.
+        size: (width, height) of the returned picture in pixels.
         line: width of the outline in pixels.
 
     Returns:
@@ -107,12 +107,12 @@ def paint_masks(
 
 
 def _soft(mask: np.ndarray, size: tuple[int, int], factor: float) -> np.ndarray:
-    """The mask at another size with a smooth edge, uint8 [height, width], half way up at the edge."""
+    """The resized mask with a smooth edge, uint8 [height, width]; the edge is at half of the maximum."""
     soft = cv2.resize(
         mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     )
     smooth = cv2.GaussianBlur(soft, (0, 0), 0.8 * max(1.0, factor))
-    # A mask of a pixel or a hair's width would be smoothed away.
+    # Smoothing would erase a mask that is only a pixel wide.
     return smooth if smooth.max(initial=0) >= 160 else soft
 
 
@@ -126,13 +126,13 @@ def _fill(canvas: np.ndarray, soft: np.ndarray, colour: Colour) -> None:
 def _outline(canvas: np.ndarray, soft: np.ndarray, colour: Colour, line: int) -> None:
     edge = min(128, int(soft.max(initial=0)))
     contours, _ = cv2.findContours((soft >= max(1, edge)).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    # A dark seam first, so that the line shows on ground of its own colour.
+    # A dark seam first, so that the line is visible on a background of its own colour.
     cv2.polylines(canvas, contours, True, (10, 10, 12), line + 2, cv2.LINE_AA)
     cv2.polylines(canvas, contours, True, colour, line, cv2.LINE_AA)
 
 
 def rounded_box(image: Image.Image, area: Area, radius: int, fill: Colour, outline: Colour | None = None) -> None:
-    """A filled box with smooth round corners, and a line of two pixels around it when `outline` is given."""
+    """A filled box with smooth round corners, with a two-pixel border if `outline` is given."""
     left, top, right, bottom = area
     if outline is not None:
         image.paste(outline, (left, top), _round_mask(right - left, bottom - top, radius))
@@ -148,14 +148,14 @@ def _round_mask(width: int, height: int, radius: int) -> Image.Image:
 
 
 def ink_on(colour: Colour) -> Colour:
-    """Black or white, whichever reads better on `colour`."""
+    """Black or white, whichever has more contrast to `colour`."""
     red, green, blue = colour
     return (16, 18, 22) if 0.299 * red + 0.587 * green + 0.114 * blue > 125 else (255, 255, 255)
 
 
 @dataclass
 class Tags:
-    """Name tags beside objects, out of each other's way, and on the same side from frame to frame.
+    """Name tags beside objects, without overlap, and on the same side from frame to frame.
 
     Args:
         size: height of the letters in pixels.
@@ -165,10 +165,10 @@ class Tags:
     _sides: dict[str, int] = field(default_factory=dict)
 
     def draw(self, image: Image.Image, objects: Sequence[tuple[str, str, Area]]) -> None:
-        """Draw the tags of one frame; `objects` are (text, "#rrggbb", area of the object in the image)."""
+        """Draws the tags of one frame; `objects` are (text, "#rrggbb", area of the object in the image)."""
         pen = ImageDraw.Draw(image)
         placed: list[Area] = []
-        # Small objects first: they leave the fewest places for a tag.
+        # Small objects first, because they have the fewest places for a tag.
         for text, colour, area in sorted(objects, key=lambda item: _extent(item[2])):
             font = fitted_font(text, self.size)
             pad = max(3, self.size // 3)

@@ -1,4 +1,4 @@
-"""The number of a frame in the corner of its picture."""
+"""Draws a frame's number in the corner of its picture."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from PIL import Image, ImageDraw
 from trajseg.pictures.drawing import BACKGROUND, TEXT, font_for
 
 LEAST_HEIGHT = 240
-"""Rows of a picture that is large enough for a number; of a smaller one a number would hide too much."""
+"""Minimum rows of a picture; on a smaller one the number would hide too much."""
 
 SHARE = 1 / 30
-"""Height of the figures as a share of the picture's."""
+"""Height of the digits as a fraction of the picture's."""
 
 LEAST_SIZE = 12
-"""Height of the figures in pixels at least: smaller ones are hard to read once Label Studio has enlarged them."""
+"""Minimum height of the digits in pixels; smaller ones are hard to read after Label Studio enlarges them."""
 
 OPACITY = 0.65
-"""Of the tag: what lies behind it can still be made out."""
+"""Opacity of the tag; what is behind it stays visible."""
 
 
 def numbered(rgb: np.ndarray, number: int) -> np.ndarray:
-    """A picture uint8 [H, W, 3] with "frame N" in its lower left corner; unchanged where it is too small for that."""
+    """A picture uint8 [H, W, 3] with "frame N" in its lower left corner; unchanged if it is too small."""
     height, width = rgb.shape[:2]
     if height < LEAST_HEIGHT:
         return rgb

@@ -1,4 +1,4 @@
-"""The overlay video: the clip with its tracks painted on it, below a bar with instruction and legend."""
+"""The overlay video: the clip with its tracks drawn on it, below a bar with instruction and legend."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from trajseg.tracks.track import MaskTrack
 from trajseg.video import Clip, write_video
 
 SMALLEST, LARGEST = 640, 1280
-"""Pixels of the longer side of the picture in an overlay: small clips are enlarged, large ones reduced."""
+"""Range of the picture's longer side in pixels: small clips are enlarged, large ones reduced."""
 
 NARROWEST = 420
-"""Pixels of an overlay's width at least, so that its text can be read above a narrow clip."""
+"""Minimum width of an overlay in pixels, so that the text above a narrow clip is readable."""
 
 MARGIN = 14
 
 
 def overlay_video(clip: Clip, tracks: Sequence[MaskTrack], path: str | os.PathLike[str], caption: str = "") -> Path:
-    """Write the clip with its tracks painted on it, as H.264 that browsers play, one frame for each frame.
+    """Writes the clip with its tracks drawn on it, as H.264 that browsers play, one frame per frame.
 
-    Masks are filled and outlined in their track's colour and carry its label. The bar above says the caption
-    (the instruction), the frame number counted from 1 as Label Studio's editor does, the time in seconds, and
-    for each track how sure the engine is of it in this frame, or that it is absent.
+    Masks are filled and outlined in their track's colour, with its label. The bar above shows the caption (the
+    instruction), the frame number (from 1, as in Label Studio's editor), the time in seconds, and for each track
+    its score in this frame, or that it is absent.
     """
     return write_video(path, overlay_frames(clip, tracks, caption), clip.fps)
 
@@ -48,14 +48,14 @@ def overlay_video(clip: Clip, tracks: Sequence[MaskTrack], path: str | os.PathLi
 def overlay_frames(
     clip: Clip, tracks: Sequence[MaskTrack], caption: str = "", indices: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """The pictures of `overlay_video`, RGB uint8 [H, W, 3], one after the other."""
+    """Yields the pictures of `overlay_video`, RGB uint8 [H, W, 3]."""
     canvas = _Canvas(clip, tracks, caption)
     for index, picture in clip.frames(indices):
         yield canvas.draw(index, picture)
 
 
 def picture_size(width: int, height: int, smallest: int, largest: int) -> tuple[int, int]:
-    """Even (width, height) in pixels in the same proportions, the longer side in `smallest` to `largest`."""
+    """Even (width, height) in pixels with the same aspect ratio, the longer side from `smallest` to `largest`."""
     longer = max(width, height)
     factor = min(max(1.0, smallest / longer), largest / longer)
     return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)
@@ -77,12 +77,12 @@ def track_areas(
 
 
 def frame_masks(tracks: Sequence[MaskTrack], index: int) -> list[np.ndarray | None]:
-    """Each track's mask in frame `index`, bool [H, W], or None where it is absent."""
+    """Each track's mask in frame `index`, bool [H, W], or None if it is absent."""
     return [track.mask(index) if track.frames[index].rle is not None else None for track in tracks]
 
 
 class _Canvas:
-    """The layout of one overlay video: what stays the same from frame to frame."""
+    """The layout of an overlay video, constant over its frames."""
 
     def __init__(self, clip: Clip, tracks: Sequence[MaskTrack], caption: str) -> None:
         self.clip, self.tracks = clip, tracks
@@ -109,7 +109,7 @@ class _Canvas:
         return round(self.small * 1.6)
 
     def _legend_slots(self) -> list[tuple[int, int, int]]:
-        """(row, left, width) of each track's entry; as many in a row as fit side by side."""
+        """(row, left, width) of each track's entry; as many per row as fit."""
         room = self.width - 2 * MARGIN
         wanted = [
             round(fitted_font(text, self.small).getlength(text)) + 2 * self.small

@@ -1,4 +1,4 @@
-"""The contact sheet: frames spread over the clip with their tracks painted on, as one PNG."""
+"""The contact sheet: evenly spaced frames with their tracks drawn on, as one PNG."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trajseg.video import Clip
 from trajseg.video.spacing import end_to_end
 
 CELL_WIDTH, CELL_HEIGHT = 312, 240
-"""Pixels that a frame may take at most."""
+"""Maximum size of a frame in pixels."""
 
 NARROWEST = 640
 MARGIN, GAP = 24, 12
@@ -47,11 +47,11 @@ def contact_sheet(
     title: str = "",
     frames: Sequence[int] | None = None,
 ) -> Path:
-    """Write `count` frames, spread evenly from the first to the last, as one PNG.
+    """Writes `count` frames, evenly spaced from the first to the last, as one PNG.
 
-    Below each frame stand its number, counted from 1 as Label Studio's editor does, its time in seconds, and
-    the tracks that it does not show. A clip of fewer frames gives fewer pictures. Where the clip is a few frames of
-    another one, `frames` has their 0-based indices in that one, which are written instead.
+    Below each frame are its number (from 1, as in Label Studio's editor), its time in seconds, and the tracks that it
+    does not show. A clip of fewer frames gives fewer pictures. If the clip consists of frames of another clip, `frames`
+    has their 0-based indices there, which are shown instead.
     """
     indices = end_to_end(len(clip), count)
     sheet = _Sheet(clip, tracks, indices, min(columns, len(indices)), title, frames)
@@ -63,7 +63,7 @@ def contact_sheet(
 
 
 class _Sheet:
-    """The page and where things stand on it."""
+    """The page and its layout."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class _Sheet:
         self.colours = palette(len(tracks))
         factor = min(CELL_WIDTH / clip.width, CELL_HEIGHT / clip.height)
         self.cell = max(8, round(clip.width * factor)), max(8, round(clip.height * factor))
-        # Room for the words below a frame, however narrow the frame.
+        # Room for the text below a frame, however narrow the frame.
         self.step_x = max(self.cell[0], 150) + GAP
         width = max(NARROWEST, 2 * MARGIN + columns * self.step_x - GAP)
         title_font = fitted_font(title, TITLE)
@@ -115,10 +115,10 @@ class _Sheet:
             self.pen.text((left + font.getlength(name) + 14, middle), facts, FAINT, facts_font, anchor="lm")
 
     def add(self, position: int, index: int, picture: np.ndarray) -> None:
-        """Draw frame `index` (RGB uint8 [H, W, 3]) into the cell at `position`, counted by rows from 0."""
+        """Draws frame `index` (RGB uint8 [H, W, 3]) into the cell at `position`, counted by rows from 0."""
         left = MARGIN + position % self.columns * self.step_x
         top = self.row_tops[position // self.columns]
-        # Painted at twice the size, for lines finer than a pixel.
+        # Drawn at twice the size, for lines finer than a pixel.
         twice = self.cell[0] * 2, self.cell[1] * 2
         painted = paint_masks(picture, frame_masks(self.tracks, index), self.colours, twice, OUTLINE)
         scene = Image.fromarray(painted).resize(self.cell, Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""Two results side by side: agreement over time as a curve, and below it frames with the tracks of either."""
+"""Two results side by side: agreement over time as a curve, and below it frames with the tracks of both."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def side_by_side(
     path: str | os.PathLike[str],
     title: str = "",
 ) -> Path:
-    """Write one PNG.
+    """Writes one PNG.
 
     Args:
-        results: of this clip; the first stands at the left.
+        results: of this clip; the first is on the left.
         agreement: 0 to 1 by frame.
-        frames: 0-based, in the order in which they are shown, one below the other.
-        title: a line above everything.
+        frames: 0-based, in the order shown, one below the other.
+        title: the line at the top.
     """
     width = (WIDTH - 2 * MARGIN - GAP) // 2
     factor = min(width / clip.width, 360 / clip.height)
@@ -77,7 +77,7 @@ def _painted(picture: np.ndarray, result: Result, index: int, cell: tuple[int, i
 
 
 def _draw_curve(pen: ImageDraw.ImageDraw, agreement: Sequence[float], frames: Sequence[int], top: int) -> None:
-    """The agreement over time, with a dot at each frame that is shown."""
+    """The agreement over time, with a dot at each shown frame."""
     font, left, right = font_for(SMALL), MARGIN + 40, WIDTH - MARGIN
     colour = rgb(palette(2)[1])
 

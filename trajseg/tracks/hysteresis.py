@@ -1,4 +1,4 @@
-"""Hysteresis: a track starts showing only where its object is surely there, and then goes on while it may be."""
+"""Hysteresis: a track starts above one object score and continues above a lower one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def empty_unsure_runs(frames: list[TrackFrame], presence: Sequence[float], start
 
     Args:
         frames: of one track, in order; emptied ones get the score 0.
-        presence: log-odds that the object is there, one a frame.
+        presence: log-odds that the object is present, one per frame.
         start: log-odds above which a run may start.
     """
     for shown, numbers in groupby(range(len(frames)), lambda number: frames[number].rle is not None):

@@ -1,4 +1,4 @@
-"""Labelled clips: a clip with its tracks, how far each frame can be trusted, and the sentences that mean them."""
+"""Labelled clips: a clip with its tracks, the trust of each frame, and the expressions that refer to them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SAFE_NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)
 
 @dataclass(frozen=True)
 class LabelledTrack:
-    """A track with what is known of its worth.
+    """A track with the trust of its frames.
 
     Args:
         track: its `uid` is unique in the clip.
-        trust: one for each frame; the model's word alone where it is not given.
-        rejected: a person removed all of it.
-        caption_trust: PAINTED where a person wrote the track's caption, ACCEPTED where one let it stand.
+        trust: one per frame; default: PREDICTED.
+        rejected: whether a person removed all of it.
+        caption_trust: PAINTED if a person wrote the caption, ACCEPTED if a person left it unchanged.
     """
 
     track: MaskTrack
@@ -44,12 +44,12 @@ class LabelledTrack:
 
 @dataclass(frozen=True)
 class Expression:
-    """A sentence and the uids of the tracks that it means.
+    """A sentence and the uids of the tracks that it refers to.
 
     Args:
-        uids: none where there is no such object.
-        trust: how far that can be relied on, most of all where there is no object: PAINTED where a person rejected
-            what a model had found, ACCEPTED where a person agreed.
+        uids: empty if there is no such object.
+        trust: reliability of the uids; without uids PAINTED if a person rejected what a model found, ACCEPTED if a
+            person agreed.
     """
 
     text: str
@@ -59,21 +59,21 @@ class Expression:
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """A clip with everything that is known of it.
+    """A clip with its tracks and expressions.
 
     Args:
-        name: names its files: letters, digits, and `_ - .` (not in front), at most 100; unique in an export.
-        width, height: pixels of a frame.
+        name: name of its files: letters, digits, and `_ - .` (not first), at most 100; unique in an export.
+        width, height: of a frame, in pixels.
         fps: frames per second, on average.
         frame_count: of every track.
-        tracks: rejected ones among them.
+        tracks: including rejected ones.
         expressions: the instructions.
-        video: the video's address or path, as the task or the result has it.
-        identity: the same for the same video under another address: a hash of its bytes where that is known.
-        clip: the open video; None where only masks are exported.
+        video: the video's address or path, as in the task or the result.
+        identity: the same for the same video under another address: a hash of its bytes, if known.
+        clip: the open video; None if only masks are exported.
 
     Raises:
-        InputError: the parts do not fit together.
+        InputError: the parts are inconsistent.
     """
 
     name: str
@@ -104,8 +104,8 @@ class LabelledClip:
         unknown = sorted({uid for expression in self.expressions for uid in expression.uids} - set(uids))
         if unknown:
             raise InputError(
-                f"An expression of clip {self.name} means the track {unknown[0]}, which is not there.",
-                "Name tracks by their uids.",
+                f"An expression of clip {self.name} refers to track {unknown[0]}, which does not exist.",
+                "Refer to tracks by their uids.",
             )
         if self.clip is not None and (self.clip.width, self.clip.height, len(self.clip)) != (
             self.width,
@@ -120,13 +120,13 @@ class LabelledClip:
 
     @property
     def shown(self) -> list[MaskTrack]:
-        """Tracks that stand and show something, in order."""
+        """Tracks that are not rejected and have a mask, in order."""
         return [held.track for held in self.tracks if not held.rejected and held.track.present]
 
     def separate(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
         """(position in `shown`, mask bool [H, W]) of the tracks in frame `index`, without overlap.
 
-        A pixel that several tracks claim goes to the one with the highest score in this frame, then to the first.
+        A pixel in several tracks belongs to the one with the highest score in this frame, then to the first.
         """
         present = [(place, track) for place, track in enumerate(self.shown) if track.frames[index].rle is not None]
         taken = np.zeros((self.height, self.width), bool)

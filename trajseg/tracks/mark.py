@@ -12,7 +12,7 @@ from trajseg.tracks.rle import Box
 from trajseg.video import Clip
 
 FITS = 0.5
-"""From this fit on (see `fit`) a mask is of the object that is marked."""
+"""Minimum fit (see `fit`) for a mask to show the marked object."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Mark:
     Args:
         index: 0-based frame.
         box: x, y, width, height in pixels.
-        point: whether it is meant as a click, at the middle of the box.
+        point: whether it is a click, at the centre of the box.
     """
 
     index: int
@@ -36,23 +36,23 @@ class Mark:
         return x + width / 2, y + height / 2
 
     def pixel(self, width: int, height: int) -> tuple[int, int]:
-        """Column and row of the pixel in the middle, from 0; InputError where it is outside the picture."""
+        """Column and row of the centre pixel, 0-based; InputError if it is outside the picture."""
         x, y = self.middle
         if not (0 <= x < width and 0 <= y < height):
-            raise InputError(f"The mark on frame {self.index} lies outside the picture.", "Click on the object.")
+            raise InputError(f"The mark on frame {self.index} is outside the picture.", "Click on the object.")
         return int(x), int(y)
 
     def inside(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom of the box within the picture, whole pixels; InputError where nothing is."""
+        """Left, top, right, bottom of the box inside the picture, in whole pixels; InputError if that is empty."""
         x, y, across, down = self.box
         left, top = max(0, round(x)), max(0, round(y))
         right, bottom = min(width, round(x + across)), min(height, round(y + down))
         if right - left < 1 or bottom - top < 1:
-            raise InputError(f"The mark on frame {self.index} lies outside the picture.", "Draw it on the object.")
+            raise InputError(f"The mark on frame {self.index} is outside the picture.", "Draw it on the object.")
         return left, top, right, bottom
 
     def picture(self, clip: Clip) -> np.ndarray:
-        """The picture that it is on, RGB uint8 [H, W, 3]; InputError where the clip lacks the frame, or VideoError."""
+        """The marked picture, RGB uint8 [H, W, 3]; InputError if the clip lacks the frame, or VideoError."""
         if not 0 <= self.index < len(clip):
             raise InputError(
                 f"The mark is on frame {self.index}, but the clip has {len(clip)} frames, counted from 0.",
@@ -63,7 +63,7 @@ class Mark:
 
 
 def fit(mask: np.ndarray, mark: Mark) -> float:
-    """How well a mask, bool [H, W], fits a mark: IoU of its bounding box with a box; 1 where a click is on the mask."""
+    """How well a mask, bool [H, W], fits a mark: IoU of its bounding box with a box; 1 if it covers a click, else 0."""
     height, width = mask.shape
     if mark.point:
         x, y = mark.pixel(width, height)

@@ -1,4 +1,4 @@
-"""The result of one run: video, instruction, the model's words, and the mask tracks; as JSON, version 1."""
+"""The result of one run: video, instruction, the model's answer, and the mask tracks; JSON format version 1."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _GAP = re.compile(r"[ \t]+(?=[.,;:!?])")
 
 
 def plain(answer: str) -> str:
-    """A model's answer for people: without [SEG], and without spaces before punctuation; lines stay lines."""
+    """A model's answer for people: without [SEG], and without spaces before punctuation; line breaks are kept."""
     return _GAP.sub("", _MARK.sub("", answer)).strip()
 
 
 @dataclass
 class Result:
-    """What an engine found.
+    """An engine's result.
 
     Args:
-        video: the video as it was named: a path or URL.
+        video: the video as given: a path or URL.
         fps: frames per second, on average.
-        width, height: pixels of a frame.
-        frame_count: frames that decode; every track has as many.
-        instruction: the sentence that was asked.
-        answer: the model's text, [SEG] kept.
-        model_version: engine, base weights and adapter.
-        tracks: none when no object is meant.
+        width, height: of a frame, in pixels.
+        frame_count: number of decodable frames; every track has as many.
+        instruction: the instruction.
+        answer: the model's text, including [SEG].
+        model_version: of engine, base weights and adapter.
+        tracks: empty if no object is meant.
         timings: seconds by stage; not part of the JSON form.
     """
 
@@ -53,11 +53,11 @@ class Result:
 
     @property
     def plain_answer(self) -> str:
-        """The answer as people read it; see `plain`."""
+        """The answer for people; see `plain`."""
         return plain(self.answer)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form that other programs rely on."""
+        """The JSON form; other programs rely on it."""
         return {
             "version": VERSION,
             "video": self.video,
@@ -73,10 +73,10 @@ class Result:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
-        """The result of a JSON form, all of it checked.
+        """Reads and validates the JSON form.
 
         Raises:
-            InputError: another version, something missing, or something that cannot be.
+            InputError: the version differs, or something is missing or invalid.
         """
         if not isinstance(data, dict) or data.get("version") != VERSION:
             raise InputError(f"This is not a trajseg result of version {VERSION}.", REWRITE)
@@ -110,17 +110,17 @@ class Result:
         return result
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the JSON form; the file is there only once it is whole."""
+        """Writes the JSON form; the file appears only when complete."""
         with whole_file(path) as unfinished:
             unfinished.write_text(json.dumps(self.to_json(), ensure_ascii=False), encoding="utf-8")
         return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Result:
-        """Read what `save` wrote.
+        """Reads a file written by `save`.
 
         Raises:
-            InputError: there is no such file, or it is not a result.
+            InputError: the file is missing, or is not a result.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -28,13 +28,13 @@ Box = tuple[float, float, float, float]
 
 
 def encode(mask: np.ndarray) -> Rle:
-    """The code of a mask, bool [H, W]."""
+    """Encodes a mask, bool [H, W]."""
     code = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
 def decode(rle: Rle) -> np.ndarray:
-    """The mask of a code, bool [H, W]."""
+    """Decodes a mask, bool [H, W]."""
     mask: np.ndarray = coco.decode(_bytes(rle)).astype(bool)
     return mask
 
@@ -45,7 +45,7 @@ def area(rle: Rle) -> int:
 
 
 def box(rle: Rle) -> Box | None:
-    """The tightest box around the mask: x, y, width, height in pixels; None around an empty mask."""
+    """The bounding box of the mask: x, y, width, height in pixels; None if the mask is empty."""
     if area(rle) == 0:
         return None
     left, top, width, height = (float(side) for side in coco.toBbox(_bytes(rle)))
@@ -53,7 +53,7 @@ def box(rle: Rle) -> Box | None:
 
 
 def iou(a: Rle | None, b: Rle | None) -> float:
-    """Intersection over union, 0 to 1; None is an empty mask, and two empty masks are the same (1)."""
+    """Intersection over union, 0 to 1; None is an empty mask, and two empty masks have 1."""
     empty_a, empty_b = a is None or area(a) == 0, b is None or area(b) == 0
     if empty_a or empty_b:
         return 1.0 if empty_a and empty_b else 0.0
@@ -63,13 +63,13 @@ def iou(a: Rle | None, b: Rle | None) -> float:
 
 
 def union(rles: Sequence[Rle]) -> Rle:
-    """The pixels in any of the masks, which must be of one size.
+    """The union of the masks, which must have the same size.
 
     Raises:
-        InputError: there are none, or their sizes differ.
+        InputError: there are no masks, or their sizes differ.
     """
     if not rles:
-        raise InputError("There are no masks to unite.", "Pass one at least.")
+        raise InputError("There are no masks to unite.", "Pass at least one.")
     if len({tuple(rle["size"]) for rle in rles}) > 1:
         raise InputError("The masks to unite differ in size.", "Scale them to one size first.")
     code = coco.merge([_bytes(rle) for rle in rles], intersect=False)
@@ -77,12 +77,12 @@ def union(rles: Sequence[Rle]) -> Rle:
 
 
 def checked(value: Any, height: int, width: int) -> Rle:
-    """`value` as the code of a height x width mask.
+    """Validates `value` as the code of a height x width mask.
 
-    pycocotools trusts what it is given, so what comes from outside goes through here.
+    pycocotools does not validate its input, so codes from outside must pass through here.
 
     Raises:
-        InputError: it is not one, or its runs do not fill the picture exactly.
+        InputError: it is not a code, or its runs do not fill the picture exactly.
     """
     if not isinstance(value, dict) or not isinstance(value.get("counts"), str):
         raise InputError('A mask must be {"size": [height, width], "counts": "..."}.', REWRITE)
@@ -98,25 +98,25 @@ def _bytes(rle: Rle) -> dict[str, Any]:
 
 
 def _runs(counts: str) -> list[int]:
-    """Run lengths of a compressed code: five bits a character, runs as differences to the one before last."""
+    """Run lengths of a compressed code: five bits per character; runs are differences to the one before last."""
     runs: list[int] = []
     value = shift = 0
     for character in counts:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
-            raise InputError("A mask's counts hold characters that no run-length code has.", REWRITE)
+            raise InputError("A mask's counts contain invalid characters.", REWRITE)
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:
             continue
         if bits & 0x10:
             value -= 1 << shift
-        # The first three runs stand for themselves.
+        # The first three runs are absolute.
         run = value + runs[-2] if len(runs) > 2 else value
         if run < 0:
-            raise InputError("A mask's counts hold a negative run.", REWRITE)
+            raise InputError("A mask's counts contain a negative run.", REWRITE)
         runs.append(run)
         value = shift = 0
     if shift:
-        raise InputError("A mask's counts are cut off.", REWRITE)
+        raise InputError("A mask's counts are truncated.", REWRITE)
     return runs

@@ -1,7 +1,7 @@
-"""Key frames: the few frames of a clip that a person should look at.
+"""Shown frames: the frames of a clip that a person sees in the mask view.
 
-Label Studio's mask view shows single frames, and more than about sixty make its pages slow. They are chosen
-so that between two of them the masks change about equally much, and closer where the engine is in doubt.
+The view shows single frames, and more than about sixty make its pages slow. They are chosen so that the masks change
+about equally between two of them, and more densely where the engine is in doubt.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from trajseg.tracks.result import Result
 from trajseg.tracks.track import MaskTrack
 
 IDLE_WEIGHT = 0.02
-"""Interest of a frame in which nothing changes, so that a still object is looked at now and then."""
+"""Interest of a frame without change, so that a still object is shown occasionally."""
 
 DOUBT_WEIGHT = 0.5
-"""Interest of a frame of score 0, against 1 for a mask that has nothing in common with the one before."""
+"""Interest of a frame with score 0; a mask that shares nothing with the previous one has 1."""
 
 SMALLEST_STEP = 0.25
-"""Interest worth a key frame of its own; a still object gets fewer frames than the limit allows."""
+"""Total interest per shown frame; so a still object gets fewer frames than the limit allows."""
 
 
 def key_frames(tracks: Result | Sequence[MaskTrack], limit: int = 60) -> list[int]:
-    """0-based indices of the frames to show, sorted; the first and the last are always among them.
+    """0-based indices of the frames to show, sorted, including the first and the last.
 
-    A clip of at most `limit` frames is shown whole. Otherwise the frames where an object appears or goes come
-    first, then as many others as `limit` leaves.
+    A clip of at most `limit` frames is shown completely. Otherwise the frames where an object appears or disappears
+    have priority, then others up to `limit`.
 
     Args:
-        tracks: a result, or tracks of one clip; without any track the frames are spread evenly.
-        limit: frames at most, at least 2.
+        tracks: a result, or tracks of one clip; without tracks the frames are evenly spaced.
+        limit: maximum number of frames, at least 2.
 
     Raises:
-        ValueError: `limit` is below 2, or there is neither a track nor a result to tell the number of frames.
+        ValueError: `limit` is below 2, or there is neither a track nor a result with the number of frames.
     """
     if limit < 2:
         raise ValueError(f"at least the first and the last frame are shown, so limit must be 2 or more, got {limit}")
@@ -51,26 +51,26 @@ def key_frames(tracks: Result | Sequence[MaskTrack], limit: int = 60) -> list[in
     interest = _interest(tracks, count)
     chosen = {0, count - 1}
     events = _events(tracks)
-    # The most telling ones first, should there be more than the limit allows.
+    # The most important ones, if there are more than the limit allows.
     events.sort(key=lambda index: -interest[index])
     chosen.update(events[: limit - len(chosen)])
     return sorted(chosen | _fill(np.cumsum(interest), chosen, limit - len(chosen)))
 
 
 def _interest(tracks: Sequence[MaskTrack], count: int) -> np.ndarray:
-    """How much there is to see in each frame, [count]: change against the frame before, and doubt."""
+    """Interest of each frame, [count]: change from the previous frame, plus doubt."""
     interest = np.full(count, IDLE_WEIGHT)
     for track in tracks:
         for before, after in pairwise(track.frames):
             interest[after.index] += 1.0 - rle_codes.iou(before.rle, after.rle)
             if after.rle is not None:
-                # Squared: a score of 0.9 all along is no reason to look twice.
+                # Squared, because a constant score of 0.9 is no reason for more frames.
                 interest[after.index] += DOUBT_WEIGHT * (1.0 - after.score) ** 2
     return interest
 
 
 def _events(tracks: Sequence[MaskTrack]) -> list[int]:
-    """Frames on both sides of an object's coming or going."""
+    """Frames on both sides of each appearance or disappearance of an object."""
     found: set[int] = set()
     for track in tracks:
         for before, after in pairwise(track.frames):
@@ -80,9 +80,9 @@ def _events(tracks: Sequence[MaskTrack]) -> list[int]:
 
 
 def _fill(run: np.ndarray, chosen: set[int], room: int) -> set[int]:
-    """Up to `room` more frames, always halving the interval that holds most interest.
+    """Up to `room` more frames; repeatedly halves the interval with most interest.
 
-    `run` [count] is the interest of the frames summed up.
+    `run` [count] is the cumulative interest.
     """
     more: set[int] = set()
     intervals = list(pairwise(sorted(chosen)))

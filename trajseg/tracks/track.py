@@ -19,10 +19,10 @@ class TrackFrame:
 
     Args:
         index: frame of the clip, 0-based.
-        time: when it is shown, seconds.
-        score: how sure the engine is of this frame, 0 to 1.
-        rle: the mask; None where the object is absent.
-        provenance: who made this frame, where it is not who made the track: "person", or a propagator's name.
+        time: presentation time in seconds.
+        score: the engine's certainty about this frame, 0 to 1.
+        rle: the mask; None if the object is absent.
+        provenance: source of this frame, if it differs from the track's: "person", or a propagator's name.
     """
 
     index: int
@@ -32,23 +32,23 @@ class TrackFrame:
     provenance: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The frame as it stands in the JSON form of a result; `provenance` only where there is one."""
+        """The frame's form in a result's JSON; `provenance` only if it is set."""
         data = {"index": self.index, "time": self.time, "score": self.score, "rle": self.rle}
         return data | {"provenance": self.provenance} if self.provenance else data
 
 
 @dataclass
 class MaskTrack:
-    """One object over the whole clip, one entry for each frame, in order.
+    """One object over the whole clip, with one entry per frame, in order.
 
     Args:
         uid: name of the track, unique in its result.
-        label: what Label Studio shows for it, such as "track-1".
-        caption: a sentence on the object; may be empty.
-        score: how sure the engine is of the track, 0 to 1.
-        frames: one for each frame of the clip.
-        instruction: the sentence that it answers.
-        provenance: who made it: "model" or "person".
+        label: its label in Label Studio, such as "track-1".
+        caption: a sentence about the object; may be empty.
+        score: the engine's certainty about the track, 0 to 1.
+        frames: one per frame of the clip.
+        instruction: the instruction that it answers.
+        provenance: its source: "model" or "person".
     """
 
     uid: str
@@ -72,10 +72,10 @@ class MaskTrack:
         instruction: str = "",
         provenance: str = "model",
     ) -> MaskTrack:
-        """A track from one mask a frame, bool [H, W]; an empty mask or None means that the object is absent.
+        """A track from one mask per frame, bool [H, W]; an empty mask or None means that the object is absent.
 
-        The track's score is the mean score of the frames that show it, 0 when none does.
-        `masks` is taken one by one, so it may be a generator.
+        The track's score is the mean score of the frames that show it, 0 if none does.
+        `masks` may be a generator.
 
         Raises:
             InputError: the numbers of masks, times and scores differ.
@@ -103,11 +103,11 @@ class MaskTrack:
         return [frame.index for frame in self.frames if frame.rle is not None]
 
     def mask(self, index: int, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The mask in frame `index`, bool [H, W]; nowhere true when the object is absent.
+        """The mask in frame `index`, bool [H, W]; empty if the object is absent.
 
         Args:
             index: 0-based.
-            size: (H, W), needed only where no frame of the track has a mask to tell it.
+            size: (H, W), only needed if no frame of the track has a mask.
 
         Raises:
             IndexError: the track has no such frame.
@@ -124,12 +124,12 @@ class MaskTrack:
         return np.zeros(known, bool)
 
     def box(self, index: int) -> Box | None:
-        """x, y, width, height in pixels around the mask in frame `index`; None when the object is absent."""
+        """x, y, width, height in pixels around the mask in frame `index`; None if the object is absent."""
         code = self._frame(index).rle
         return rle_codes.box(code) if code is not None else None
 
     def to_json(self) -> dict[str, Any]:
-        """The track as it stands in the JSON form of a result."""
+        """The track's form in a result's JSON."""
         return {
             "uid": self.uid,
             "label": self.label,
@@ -140,10 +140,10 @@ class MaskTrack:
 
     @classmethod
     def from_json(cls, data: dict[str, Any], *, height: int, width: int, instruction: str = "") -> MaskTrack:
-        """The track of a result whose video is `width` x `height` pixels.
+        """Reads the track of a result whose video has `width` x `height` pixels.
 
         Raises:
-            InputError: something is missing or cannot be.
+            InputError: something is missing or invalid.
         """
         try:
             frames = [_frame_from_json(frame, height, width) for frame in data["frames"]]
@@ -181,8 +181,8 @@ def _frame_from_json(data: dict[str, Any], height: int, width: int) -> TrackFram
 
 
 def checked_score(value: Any) -> float:
-    """A score out of a JSON form; InputError where it does not lie in 0 to 1."""
+    """A score from JSON; InputError unless it is between 0 and 1."""
     score = float(value)
     if not 0.0 <= score <= 1.0:
-        raise InputError(f"A score must lie in 0 to 1, got {value}.", "Pass a probability.")
+        raise InputError(f"A score must be between 0 and 1, got {value}.", "Pass a probability.")
     return score

@@ -197,7 +197,7 @@ def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int) 
         other = sorted(name for name in settings if begun.get(name) != settings[name])
         if other:
             raise InputError(
-                f"{path.parent} holds a training with another {', '.join(other)}.", "Take the same, or another --out."
+                f"{path.parent} has a training with another {', '.join(other)}.", "Use the same, or another --out."
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n")

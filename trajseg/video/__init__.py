@@ -1,4 +1,4 @@
-"""Clips: reading a video frame by frame, knowing exactly when each frame is shown, and writing videos."""
+"""Clips: reading a video frame by frame with exact frame times, and writing videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clip: a video file with its frame map, read frame by frame and never held in memory whole."""
+"""A clip: a video file with its frame map, read frame by frame, never as a whole."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ from trajseg.video.playback import (
 
 @dataclass(frozen=True)
 class Clip:
-    """A video whose every frame was decoded once.
+    """A video; every frame has been decoded once.
 
     Args:
         path: the file.
-        width, height: pixels of a frame as a browser shows it: square ones, the file's rotation applied.
+        width, height: of a frame as a browser shows it, in square pixels and with the file's rotation applied.
         frame_map: when each frame is shown.
         codec: FFmpeg's name of the codec, such as "h264", "mpeg4", "hevc".
         pixel_format: FFmpeg's name, such as "yuv420p".
         duration: seconds from 0 to the end of the last frame.
-        notes: sentences on what is odd about the file and how it was taken.
+        notes: sentences about anomalies of the file and how they were handled.
         container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2".
-        clock_start: seconds at which the file's own clock starts, below 0 where its first picture comes before 0; the
-            frame map's times are without it.
+        clock_start: start of the file's own clock in seconds, below 0 if its first picture comes before 0; already
+            subtracted from the frame map's times.
         damaged: whether something is missing or cannot be decoded.
-        repaired_times: whether some frames had no usable time of their own.
-        threads: whether frames may be decoded side by side; otherwise one thread reads them all, so that every
-            machine finds the same ones.
-        playback_fault: what browsers do that makes what they show differ from the file, such as "refuse pixels of this
-            shape"; empty where there is nothing.
+        repaired_times: whether some frames had no usable timestamp.
+        threads: whether frames may be decoded in parallel; otherwise a single thread decodes, so that every machine
+            gets the same frames.
+        playback_fault: why browsers show something else than the file has, such as "refuse pixels of this shape"; empty
+            if they do not.
     """
 
     path: Path
@@ -86,20 +86,20 @@ class Clip:
 
     @property
     def constant_rate(self) -> bool:
-        """Whether every frame lasts equally long, as far as the editor's counting can tell."""
+        """Whether all frames last equally long, within the precision of the editor's frame numbers."""
         return self.frame_map.constant_rate
 
     @property
     def browser_playable(self) -> bool:
-        """Whether browsers play the whole file and show its frames at their times; else `playable_copy` makes one."""
+        """Whether browsers play the whole file with all frames at their times; if not, use `playable_copy`."""
         return not self.playback_problem
 
     @property
     def playback_problem(self) -> str:
-        """Why browsers do not play the file as it is, to follow "browsers"; empty when they do.
+        """Why browsers do not play the file, to follow the word "browsers"; empty if they do.
 
-        Of a file whose clock starts late, Chromium shows its duration, but cannot get to its end. Of a damaged one it
-        stops at the damage. Where times go back, what it shows depends on where it started to decode.
+        If a file's clock starts late, Chromium shows its duration but cannot reach its end. It stops at damage. If
+        times go back, the frames it shows depend on where it started to decode.
         """
         if not is_playable_codec(self.codec, self.container):
             return f"cannot play {self.codec} in {container_family(self.container)}"
@@ -110,22 +110,22 @@ class Clip:
         if self.damaged:
             return "stop at the damage"
         if self.repaired_times:
-            return "show frames whose times do not increase in no fixed order"
+            return "show frames in an unpredictable order if their times do not increase"
         if self.clock_start > SEEK_OFFSET:
-            return "do not get to the end of a file whose clock starts late"
+            return "do not reach the end of a file whose clock starts late"
         if self.clock_start < 0:
             return "do not show the pictures before the start of a file's clock"
         return ""
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (index, picture) in increasing order; the picture is RGB uint8 [height, width, 3].
+        """Yields (index, picture) in increasing order; the picture is RGB uint8 [height, width, 3].
 
         Args:
-            indices: the 0-based frames wanted, in any order; all when None.
+            indices: 0-based frames, in any order; None: all.
 
         Raises:
             IndexError: the clip has no such frame.
-            VideoError: the file can no longer be read as it was when it was opened.
+            VideoError: the file can no longer be read, or has changed since it was opened.
         """
         wanted = range(len(self)) if indices is None else sorted(set(indices))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self):
@@ -148,11 +148,11 @@ class Clip:
                         return
         raise VideoError(
             f"{self.path} had {len(self)} frames when it was opened and has fewer now.",
-            "Do not change the file while it is worked on.",
+            "Do not change the file while it is being processed.",
         )
 
     def _rgb(self, frame: Any, orientation: Orientation) -> np.ndarray:
-        # Here pixels become square. A file may change its picture size on the way; every frame comes in the size of
+        # Makes pixels square. A file may change its picture size midway; every frame is resized to the size of
         # the first.
         width, height = orientation.size(self.width, self.height)
         pixels: np.ndarray = frame.to_ndarray(format="rgb24", width=width, height=height)
@@ -165,17 +165,18 @@ def open_clip(
     max_frames: int | None = None,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> Clip:
-    """Decode the video once, without keeping its pictures, and say what it really holds.
+    """Decodes the video once, without keeping its pictures, to find its exact frames and times.
 
-    A folder is opened as a clip of the pictures in it; see trajseg.video.frames_folder for its frame rate.
+    A folder is opened as a clip of its pictures; see trajseg.video.frames_folder for the frame rate.
 
     Args:
-        name: what errors call the video; by default its path.
-        max_frames: a video of more frames is refused as soon as that many were decoded.
-        progress: called with the number of frames after each one.
+        name: the video's name in errors; default: its path.
+        max_frames: longer videos are rejected as soon as this many frames have been decoded.
+        progress: called with the number of decoded frames, after each.
 
     Raises:
-        VideoError: missing, unreadable, without pictures, cut off so that nothing can be decoded, or too long.
+        VideoError: the file is missing, unreadable, without pictures, truncated so that nothing can be decoded, or too
+        long.
     """
     if isinstance(path, Clip):
         return path
@@ -183,21 +184,21 @@ def open_clip(
     def count(frames: int) -> None:
         if max_frames is not None and frames > max_frames:
             raise VideoError(
-                f"The video {name or file} has more than {max_frames} frames, which is what is allowed.",
+                f"The video {name or file} has more than {max_frames} frames, which is the limit.",
                 "Cut it into shorter clips, or allow more (TRAJSEG_MAX_FRAMES).",
             )
         progress(frames)
 
     file = Path(path)
-    if os.path.isdir(file):  # Path.is_dir raises for a name that is too long.
-        # A clip of pictures is itself a Clip, so it can only be imported once Clip is there.
+    if os.path.isdir(file):  # Path.is_dir raises if the name is too long.
+        # frames_folder imports Clip from this module.
         from trajseg.video.frames_folder import open_frames_folder
 
         clip: Clip = open_frames_folder(file)
         count(len(clip))
         return clip
     strict = _scan(file, name, True, count)
-    # Where any packet gave no picture, what came out may depend on the number of threads.
+    # If a packet gave no picture, the decoded frames may depend on the number of threads.
     scan = strict if strict.damage.certain else _scan(file, name, False, count)
     if scan.first is None:
         raise VideoError(
@@ -208,9 +209,9 @@ def open_clip(
 
 
 def _scan(file: Path, name: str, threads: bool, count: Callable[[int], None]) -> _Scan:
-    """Decode a file once; with threads, strictly: what is damaged then shows, and is decoded again without."""
+    """Decodes a file once; with threads strictly, so that damage is detected and decoded again by a single thread."""
     with opened(file, name, threads, strict=threads) as (container, stream):
-        # A clock that starts below 0 is one whose first sound is thrown away; browsers count from 0 then.
+        # A clock that starts below 0 means that the first sound is discarded; browsers then count from 0.
         scan = _Scan(max(0.0, (container.start_time or 0) / av.time_base))
         for frame in decoded_frames(container, stream, scan.damage, BrowserDecoder(stream) if threads else None):
             scan.add(frame, stream)
@@ -222,7 +223,7 @@ def _scan(file: Path, name: str, threads: bool, count: Callable[[int], None]) ->
 
 @dataclass
 class _Scan:
-    """What a pass over a file gathers; `first` is None where nothing can be decoded."""
+    """Data from one pass over a file; `first` is None if nothing can be decoded."""
 
     clock_start: float
     stamps: list[float | None] = field(default_factory=list)
@@ -267,17 +268,16 @@ class _Scan:
         self.switched_off = is_switched_off(container, stream)
         if container.format.name == "avi":
             self._take_decoding_times(float(stream.time_base))
-        # A first frame whose time is too late would else take the times of those after it.
+        # Otherwise a first frame with a late timestamp would take the times of those after it.
         first = min((stamp for stamp in self.stamps if stamp is not None), default=0.0)
         self.clock_start = min(self.clock_start, first)
-        # The microsecond to which the container's start is rounded must not shift a frame below 0.
+        # The container's start is rounded to microseconds; this must not shift a frame below 0.
         self.stamps = [None if stamp is None else max(0.0, stamp - self.clock_start) for stamp in self.stamps]
 
     def _take_decoding_times(self, tick: float) -> None:
-        """AVI has no presentation times, and FFmpeg makes them up, later by what the decoder holds back.
+        """AVI has no presentation times; FFmpeg invents them, delayed by the decoder's buffer.
 
-        Frames are shown in the order of the times at which packets are decoded. Where a packet gave no picture only
-        the delay can be taken off.
+        Frames are shown in decoding order. If a packet gave no picture, only the delay can be subtracted.
         """
         if len(self.damage.decoding_times) == len(self.stamps):
             self.stamps = [dts * tick for dts in sorted(self.damage.decoding_times)]
@@ -312,17 +312,17 @@ class _Scan:
         if oversized:
             return "refuse pixels of this shape"
         if self.switched_off:
-            return "show nothing of a track that is switched off"
+            return "show nothing if the video track is disabled"
         if len(self.sizes) > 1:
-            return "change the size of the picture on the way"
+            return "change the size of the picture midway"
         if not Orientation.of(self.first).exact:
-            return "turn pictures by exact quarter turns alone"
+            return "rotate pictures only by exact quarter turns"
         if self.damage.leading_pictures:
-            return "fail to seek where groups of pictures are open"
+            return "fail to seek into open groups of pictures"
         if self.false_key_frames and not self.damaged:
-            return "seek to frames that the file falsely calls key frames"
+            return "seek to frames that the file wrongly marks as key frames"
         if frames_overlap(self.stamps, self.durations):
-            return "go on showing a frame that is said to last longer than until the next one"
+            return "keep showing a frame whose declared end is after the start of the next one"
         return ""
 
     def notes(self, taken: FrameTimes, damaged: bool, oversized: bool) -> Iterator[str]:
@@ -331,22 +331,22 @@ class _Scan:
         if self.damage.cut_off or self.cut_off or self.missing:
             yield f"the file ends too early ({self.damage.cut_off or 'some of its pictures are missing'})"
         if self.damage.unreadable_packets:
-            yield f"{self.damage.unreadable_packets} packets cannot be decoded and were passed over"
+            yield f"{self.damage.unreadable_packets} packets cannot be decoded and were skipped"
         if self.damage.corrupt_frames:
             yield f"{self.damage.corrupt_frames} frames are damaged"
         elif damaged and not (self.damage.found or self.missing or self.cut_off):
             yield "some frames are damaged"
         if taken.replaced:
-            yield f"{taken.replaced} frames carry no usable time; they were put between their neighbours"
+            yield f"{taken.replaced} frames have no usable timestamp; they were placed between their neighbours"
         if taken.restarts:
-            yield f"the file's time does not increase in {taken.restarts} places; frames go on evenly there"
+            yield f"the file's clock restarts in {taken.restarts} places; frames continue at even intervals there"
         if taken.jumps:
-            yield f"the file's clock jumps ahead in {taken.jumps} places; frames go on evenly there"
+            yield f"the file's clock jumps ahead in {taken.jumps} places; the jumps were closed"
         if self.clock_start > SEEK_OFFSET or self.clock_start < 0:
-            yield f"the file's clock starts at {self.clock_start:.2f} s; times count from there"
+            yield f"the file's clock starts at {self.clock_start:.2f} s; times count from then"
         if taken.times[0] > SEEK_OFFSET:
             yield f"the first picture comes {taken.times[0]:.3f} s after the start"
         if oversized:
-            yield f"pixels {float(self.aspect):g} times as wide as high are taken for square ones"
+            yield f"the pixel aspect ratio {float(self.aspect):g} is ignored, because the picture would be too large"
         if len(self.sizes) > 1:
-            yield "the picture size changes on the way; every frame is given in the size of the first"
+            yield "the picture size changes midway; every frame is resized to the first one"

@@ -1,4 +1,4 @@
-"""Clips of one video file in JSON form, as the decoder's process and its parent exchange them."""
+"""JSON form of a clip of one video file, for communication between the decoder's process and its parent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trajseg.video.frame_map import FrameMap
 
 
 def clip_to_json(clip: Clip) -> dict[str, Any]:
-    """A clip of one video file in JSON form; floats come back as they were."""
+    """The JSON form of a clip of one video file; floats are preserved exactly."""
     form: dict[str, Any] = {field.name: getattr(clip, field.name) for field in fields(Clip)}
     return {
         **form,
@@ -23,6 +23,6 @@ def clip_to_json(clip: Clip) -> dict[str, Any]:
 
 
 def clip_fields(form: Mapping[str, Any]) -> dict[str, Any]:
-    """What `clip_to_json` wrote, as Clip's arguments."""
+    """Clip's arguments from the output of `clip_to_json`."""
     frame_map = FrameMap(tuple(form["frame_map"]["times"]), form["frame_map"]["fps"])
     return {**form, "path": Path(form["path"]), "frame_map": frame_map, "notes": tuple(form["notes"])}

@@ -1,8 +1,8 @@
 """The decoder's own process: scans and decodes a video for a parent that may kill it; see guarded_clip.
 
-`python -m trajseg.video.decoder_process PARENT_PID MEMORY_BYTES PICTURES SLOTS`: requests come as JSON lines on
-standard input, answers go out as JSON lines, and pictures through as many slots of the shared memory `PICTURES`, a file
-descriptor. Whatever a file does to FFmpeg, it does it here.
+`python -m trajseg.video.decoder_process PARENT_PID MEMORY_BYTES PICTURES SLOTS`: it reads requests as JSON lines from
+standard input, writes answers as JSON lines, and passes pictures through SLOTS slots of shared memory (PICTURES is its
+file descriptor). A file that crashes FFmpeg crashes only this process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     parent, memory_bytes, pictures, slots = (int(argument) for argument in arguments)
     _end_with(parent)
     _limit_memory(memory_bytes)
-    # What libraries print must not get between the answers.
+    # Output of libraries must not be mixed with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         except TrajSegError as error:
             _say(answers, error=type(error).__name__, message=error.message, remedy=error.remedy)
         except MemoryError as error:
-            # numpy's is a class of its own.
+            # numpy has its own class.
             _say(answers, error="MemoryError", message=str(error), remedy="")
         except Exception as error:
             _say(answers, error=type(error).__name__, message=str(error), remedy="")
@@ -105,7 +105,7 @@ def _end_with(parent: int) -> None:
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Refuse this process more memory than so many bytes beyond what it has now."""
+    """Limits this process's memory to so many bytes more than it uses now."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])

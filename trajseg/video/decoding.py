@@ -1,4 +1,4 @@
-"""Decoding: the pictures of the video track that a browser shows, in order, past damage where there is some."""
+"""Decoding: the pictures of the video track that a browser shows, in order, continuing after damage."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ VIDEO_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,gif,apng,"
     "h264,hevc,m4v,av1,obu,ivf,yuv4mpegpipe,mxf,nut,mp3,wav,flac,aac,ac3,amr"
 )
-"""FFmpeg formats that are opened; sound ones only to say so. Others would read a text file as ANSI art,
+"""FFmpeg formats that may be opened; sound formats only for a better error. Others would read a text file as ANSI art,
 or follow a playlist to other files and hosts."""
 OPEN_OPTIONS = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
 
 MAX_FRAME_PIXELS = 8192 * 4320
-"""Pixels of the largest picture that is decoded (8K), unless TRAJSEG_MAX_FRAME_PIXELS says otherwise: a few kilobytes
-can claim a picture that takes gigabytes."""
+"""Default limit on the pixels of a picture (8K), see TRAJSEG_MAX_FRAME_PIXELS: a file of a few kilobytes can declare a
+picture that needs gigabytes."""
 
 LONGEST_SIDE = 32767
-"""Pixels to which Chromium stretches a picture; beyond that it refuses the file."""
+"""Longest side to which Chromium stretches a picture; beyond that it refuses the file."""
 
 STILL_PICTURE_CODECS = {"mjpeg", "png", "bmp", "gif", "tiff", "webp"}
-"""Codecs of cover pictures; all but a few videos have another."""
+"""Codecs of cover pictures; few videos use them."""
 
 SEGMENT = bytes.fromhex("18538067")
-"""The element of a Matroska file that holds all the rest."""
+"""The Matroska element that contains all others."""
 
 
 @dataclass
 class Damage:
-    """What went wrong while a file was decoded; filled in while `decoded_frames` runs.
+    """Counts and damage of one decoding pass; filled in by `decoded_frames`.
 
     Attributes:
-        packets: packets of pictures that the decoder was given, without those that are only there to be skipped.
-        all_packets: packets that the file gave.
-        frames: pictures that came out.
-        refused_packets: packets that the decoder of browsers refuses, see `BrowserDecoder`.
-        first_delay: ticks of the stream's clock from decoding the first packet to showing it, where known.
-        decoding_times: when each packet of a picture is decoded, in ticks of the stream's clock, where known.
-        leading_pictures: packets decoded after a key frame and shown before it, as an open group of pictures has them.
+        packets: picture packets passed to the decoder, without those marked to be skipped.
+        all_packets: packets read from the file.
+        frames: decoded pictures.
+        refused_packets: packets that the browser's decoder rejects, see `BrowserDecoder`.
+        first_delay: ticks of the stream's clock from decoding the first packet to showing it, if known.
+        decoding_times: decoding time of each picture packet in ticks of the stream's clock, if known.
+        leading_pictures: packets decoded after a key frame and shown before it, as in an open group of pictures.
         key_frames: pictures at which the decoder can start.
     """
 
@@ -73,7 +73,7 @@ class Damage:
     _key_time: int | None = None
 
     def count(self, packet: Any) -> None:
-        """Note a packet that the file gave."""
+        """Counts a packet read from the file."""
         self.all_packets += 1
         self.corrupt_packets += packet.is_corrupt
         if self.all_packets == 1 and packet.pts is not None and packet.dts is not None:
@@ -83,14 +83,14 @@ class Damage:
             if packet.dts is not None:
                 self.decoding_times.append(packet.dts)
         if packet.is_keyframe:
-            # Nothing is decoded before the first one.
+            # Decoding starts at the first key frame.
             self._key_time = packet.pts if self.all_packets > 1 else None
         elif packet.pts is not None and self._key_time is not None and packet.pts < self._key_time:
             self.leading_pictures += 1
 
     @property
     def found(self) -> bool:
-        """Whether anything is damaged, as far as the decoder says."""
+        """Whether the decoder found damage."""
         return bool(
             self.unreadable_packets
             or self.refused_packets
@@ -101,42 +101,42 @@ class Damage:
 
     @property
     def certain(self) -> bool:
-        """Whether every packet became a picture, so that any number of threads decodes the same frames."""
+        """Whether every packet became a picture, so that any number of threads gives the same frames."""
         return not self.found and self.packets == self.frames
 
 
 def frame_pixel_limit() -> int:
-    """Pixels of the largest picture that may be decoded: TRAJSEG_MAX_FRAME_PIXELS, else MAX_FRAME_PIXELS."""
+    """Limit on the pixels of a picture: TRAJSEG_MAX_FRAME_PIXELS, or MAX_FRAME_PIXELS."""
     given = os.environ.get("TRAJSEG_MAX_FRAME_PIXELS", "").strip()
     return int(given) if given.isdecimal() and int(given) else MAX_FRAME_PIXELS
 
 
 def refuse_large_picture(width: int, height: int, name: str) -> None:
-    """Raises VideoError for a picture of more pixels than may be decoded; see `frame_pixel_limit`."""
+    """Raises VideoError if a picture exceeds `frame_pixel_limit`."""
     if width * height > (limit := frame_pixel_limit()):
         raise VideoError(
             f"{name} has pictures of {width} x {height} pixels; {limit / 1e6:.1f} million pixels are allowed.",
-            "Scale it down, or raise TRAJSEG_MAX_FRAME_PIXELS where there is the memory for it.",
+            "Scale it down, or raise TRAJSEG_MAX_FRAME_PIXELS if there is enough memory.",
         )
 
 
 @contextmanager
 def opened(path: Path, name: str = "", threads: bool = True, strict: bool = False) -> Iterator[tuple[Any, Any]]:
-    """Yield PyAV's container and video stream of the file at `path`.
+    """Yields PyAV's container and video stream of the file at `path`.
 
     Args:
-        name: what errors call the file; by default its path.
-        threads: decode frames side by side. What a damaged file gives then depends on the number of cores.
-        strict: have the decoder refuse a damaged H.264 picture, which it would else patch up without a word.
+        name: the file's name in errors; default: its path.
+        threads: decode frames in parallel. The frames of a damaged file then depend on the number of cores.
+        strict: make the decoder reject damaged H.264 pictures, which it otherwise conceals silently.
 
     Raises:
-        VideoError: missing, a folder, empty, not readable, not a video, or without pictures.
+        VideoError: the file is missing, a folder, empty, unreadable, not a video, or without pictures.
         MemoryError: there is not enough memory to open it.
     """
     name = name or str(path)
     _refuse_what_is_no_file(path, name)
     try:
-        # "file:" so that a name with a colon is never taken for a URL.
+        # "file:" so that a name with a colon is not treated as a URL.
         container = av.open(f"file:{os.fspath(path)}", options={**OPEN_OPTIONS, "max_pixels": str(frame_pixel_limit())})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         _raise_if_memory(error)
@@ -153,7 +153,7 @@ def opened(path: Path, name: str = "", threads: bool = True, strict: bool = Fals
         stream = _shown_stream(container, name)
         context = stream.codec_context
         refuse_large_picture(context.width or 0, context.height or 0, name)
-        # What the container says may be a lie: the decoder refuses larger pictures before it takes memory for them.
+        # The container's size may be wrong: this makes the decoder reject larger pictures before allocating memory.
         options = {"max_pixels": str(frame_pixel_limit())}
         if threads:
             stream.thread_type = "AUTO"
@@ -166,18 +166,18 @@ def opened(path: Path, name: str = "", threads: bool = True, strict: bool = Fals
 
 
 class BrowserDecoder:
-    """The decoder that Chromium has for a codec whose own one here passes over damage without a word: VP9."""
+    """Chromium's decoder for VP9, which detects damage that FFmpeg's own decoder ignores silently."""
 
     def __init__(self, stream: Any) -> None:
         self._context: Any = None
         if stream.codec_context.codec.canonical_name == "vp9":
-            # A build of FFmpeg may lack it.
+            # Some builds of FFmpeg lack it.
             with suppress(av.codec.codec.UnknownCodecError):
                 self._context = av.CodecContext.create("libvpx-vp9", "r")
                 self._context.thread_count = 0
 
     def refuses(self, packet: Any) -> bool:
-        """Whether it cannot decode the next packet; after a refusal no later packet is tried."""
+        """Whether it cannot decode the next packet; after the first rejection no further packet is tried."""
         if self._context is None or not packet.size:
             return False
         try:
@@ -190,9 +190,9 @@ class BrowserDecoder:
 
 
 def decoded_frames(container: Any, stream: Any, damage: Damage, browser: BrowserDecoder | None = None) -> Iterator[Any]:
-    """Yield PyAV's frames in the order in which they are shown, going on after an unreadable packet.
+    """Yields PyAV's frames in presentation order, continuing after an unreadable packet.
 
-    `browser` is shown every packet, too.
+    `browser` also gets every packet.
     """
     packets = container.demux(stream)
     while True:
@@ -200,13 +200,13 @@ def decoded_frames(container: Any, stream: Any, damage: Damage, browser: Browser
             packet = next(packets, None)
         except (av.error.FFmpegError, OSError) as error:
             damage.cut_off = _reason(error)
-            # What the decoder still holds back.
+            # Flush the decoder's buffer.
             packet = None
         if packet is not None and (packet.size or packet.dts is not None):
             damage.count(packet)
             damage.refused_packets += browser is not None and browser.refuses(packet)
         if packet is not None and packet.size == 0 and packet.dts is not None:
-            # A frame that AVI says is as the one before; to the decoder it would mean the end.
+            # AVI's mark for a repeated frame; the decoder would treat it as the end.
             continue
         try:
             frames = stream.codec_context.decode(packet)
@@ -227,10 +227,10 @@ def decoded_frames(container: Any, stream: Any, damage: Damage, browser: Browser
 
 
 def pixel_aspect(path: Path, container: Any, stream: Any) -> Fraction:
-    """Width of a pixel over its height, as browsers take it; 1 where the file says nothing, or nonsense.
+    """Pixel aspect ratio (width / height) as browsers use it; 1 if the file has none or an invalid one.
 
-    In MP4 and Matroska browsers go by the container alone. FFmpeg takes what the stream says where the container is
-    silent, so these are opened once more without decoders.
+    In MP4 and Matroska, browsers use only the container's value. FFmpeg falls back to the stream's, so these files are
+    opened once more without decoders.
     """
     aspect = stream.sample_aspect_ratio
     if not aspect or aspect <= 0 or aspect == 1:
@@ -243,9 +243,9 @@ def pixel_aspect(path: Path, container: Any, stream: Any) -> Fraction:
 
 
 def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int] | None:
-    """Width and height in square pixels: like browsers, the picture is only ever stretched, never shrunk.
+    """Width and height in square pixels; as in browsers, a picture is only stretched, never shrunk.
 
-    None where a side would be longer than LONGEST_SIDE.
+    None if a side would be longer than LONGEST_SIDE.
     """
     if aspect > 1:
         width = math.floor(width * aspect + Fraction(1, 2))
@@ -255,9 +255,9 @@ def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int] | 
 
 
 def missing_packets(path: Path, container: Any, stream: Any, damage: Damage) -> int:
-    """How many packets the index of an MP4 lists that the file did not give; 0 for other formats.
+    """Number of packets that the index of an MP4 lists but the file lacks; 0 for other formats.
 
-    Packets, not pictures: an edit list lets some packets give none.
+    Packets, not pictures: because of an edit list some packets may have no picture.
     """
     if container_family(container.format.name) != "mov":
         return 0
@@ -267,7 +267,7 @@ def missing_packets(path: Path, container: Any, stream: Any, damage: Damage) -> 
 
 
 def false_key_frames(container: Any, stream: Any, damage: Damage) -> int:
-    """How many pictures the index of an MP4 calls key frames that are none; 0 for other formats."""
+    """Number of pictures that the index of an MP4 wrongly lists as key frames; 0 for other formats."""
     if container_family(container.format.name) != "mov":
         return 0
     claimed = sum(entry.is_keyframe and not entry.is_discard for entry in stream.index_entries)
@@ -283,7 +283,7 @@ def cut_matroska(path: Path, container: Any) -> bool:
     place = start.find(SEGMENT)
     if place < 0 or place + len(SEGMENT) >= len(start):
         return False
-    # The length of the length is the number of leading zero bits and one; all ones mean unknown.
+    # The size of the length field is the number of leading zero bits plus one; all ones mean unknown.
     first = start[place + len(SEGMENT)]
     octets = 9 - first.bit_length()
     begin = place + len(SEGMENT)
@@ -293,11 +293,11 @@ def cut_matroska(path: Path, container: Any) -> bool:
 
 
 def short_matroska(container: Any, stream: Any, end: float, gap: float) -> bool:
-    """Whether a Matroska or WebM file says that its track is longer than it is.
+    """Whether a Matroska or WebM file declares its track longer than it is.
 
     Args:
         end: seconds at which the last frame ends, by the file's clock.
-        gap: the longest one between frames, in seconds.
+        gap: the longest gap between frames, in seconds.
     """
     if "matroska" not in container.format.name:
         return False
@@ -310,12 +310,12 @@ def short_matroska(container: Any, stream: Any, end: float, gap: float) -> bool:
 
 
 ONE = 1 << 16
-"""1 in the fixed-point numbers of a display matrix."""
+"""The number 1 in a display matrix's fixed-point format."""
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a decoded picture is turned for showing, from the file's display matrix.
+    """Rotation of decoded pictures for display, from the file's display matrix.
 
     `quarter`: whether the matrix is an exact quarter turn, mirrored or not; otherwise this is the nearest one.
     """
@@ -327,7 +327,7 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: Any) -> Orientation:
-        """The orientation that the frame's display matrix asks for, to the nearest quarter turn."""
+        """The orientation in the frame's display matrix, rounded to the nearest quarter turn."""
         side_data = frame.side_data.get("DISPLAYMATRIX")
         if side_data is None:
             return cls()
@@ -340,15 +340,15 @@ class Orientation:
 
     @property
     def exact(self) -> bool:
-        """Whether browsers turn the picture likewise: they leave it as it is but for exact quarter turns."""
+        """Whether browsers rotate the picture in the same way: they only apply exact quarter turns."""
         return self.quarter or not (self.transpose or self.flip_columns or self.flip_rows)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height in pixels after turning."""
+        """Width and height in pixels after rotation."""
         return (height, width) if self.transpose else (width, height)
 
     def apply(self, rgb: np.ndarray) -> np.ndarray:
-        """The picture [H, W, 3] turned; contiguous."""
+        """The rotated picture [H, W, 3]; contiguous."""
         if self.transpose:
             rgb = rgb.transpose(1, 0, 2)
         if self.flip_columns:
@@ -359,13 +359,13 @@ class Orientation:
 
 
 _logging = threading.Lock()
-"""PyAV's log level is one for the process."""
+"""PyAV's log level is global to the process."""
 
 
 def _unsupported_format(path: Path) -> str:
-    """FFmpeg's name of the format of a file that VIDEO_FORMATS leaves out; empty where that is not the trouble.
+    """FFmpeg's name of a file's format if it is not in VIDEO_FORMATS; otherwise empty.
 
-    Only the log tells: opening without the list would let a playlist open other files.
+    Taken from the log: opening the file without the list would let a playlist open other files.
     """
     with _logging:
         level = av.logging.get_level()
@@ -384,30 +384,30 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
     try:
         there, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:
-        # A name of more than 255 bytes, a NUL, half of a character.
+        # A name of more than 255 bytes, a NUL, or half a character.
         raise VideoError(f"There is no file {name}: {_reason(error)}.", "Check the path.") from error
     if folder:
         raise VideoError(f"{name} is a folder, not a video.", "Give the path of one video file.")
     if not there:
         raise VideoError(f"There is no file {name}.", "Check the path.")
     if not os.access(path, os.R_OK):
-        raise VideoError(f"{name} may not be read.", "Check the file's permissions.")
+        raise VideoError(f"{name} cannot be read: permission denied.", "Check the file's permissions.")
     if path.stat().st_size == 0 and path.is_file():
         raise VideoError(f"{name} is empty.", "Copy or download it again.")
 
 
 def _shown_stream(container: Any, name: str) -> Any:
-    """The video track that Chromium shows: one that it can play before others; in MP4, one that is enabled.
+    """The video track that Chromium shows: the first that it can play; in MP4, the first enabled one.
 
-    In Matroska the flag that names a default track makes no difference. Cover pictures are no video, and a track of
-    still pictures may be a cover without the flag.
+    Matroska's default flag makes no difference. Cover pictures do not count, and a track of still pictures may be a
+    cover without the flag.
     """
     streams = [stream for stream in container.streams.video if not is_cover_picture(stream)]
     if not streams:
         raise VideoError(f"{name} has no pictures, only sound or data.", "Give a file with a video track.")
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
-        raise VideoError(f"{name} holds video in a codec that cannot be decoded here.", "Convert it to H.264 first.")
+        raise VideoError(f"{name} uses a codec that cannot be decoded here.", "Convert it to H.264 first.")
     playable = set().union(*BROWSER_CODECS.values())
     flags = container_family(container.format.name) == "mov"
 
@@ -419,7 +419,7 @@ def _shown_stream(container: Any, name: str) -> Any:
 
 
 def _raise_if_memory(error: Exception) -> None:
-    """Raises MemoryError where FFmpeg got no memory: that is not the file's fault, another machine could decode it."""
+    """Raises MemoryError if FFmpeg got no memory: the file is valid, and another machine could decode it."""
     if getattr(error, "errno", None) == errno.ENOMEM:
         raise MemoryError("there is not enough memory to decode it") from error
 

@@ -1,4 +1,4 @@
-"""Frame times from a file's timestamps: wrong ones replaced, restarts and jumps of the clock closed."""
+"""Frame times from a file's timestamps: replaces wrong ones, and closes restarts and jumps of the clock."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from itertools import pairwise
 from statistics import median
 
 LONGEST_ERROR = 3
-"""Frames in a row whose times may be wrong; where more contradict the others, the clock was reset there."""
+"""Longest run of wrong timestamps; if more of them contradict the others, the clock has restarted."""
 
 REORDERED = 16
-"""Frames by which decoding may come before showing."""
+"""Maximum number of frames between decoding and presentation."""
 
 CLOCK_TICK = 0.001
-"""Seconds to which Matroska and WebM round times."""
+"""Precision of times in Matroska and WebM, in seconds."""
 
 JUMP_SECONDS, JUMP_GAPS = 10.0, 10.0
-"""A gap of more seconds than this, and of more usual gaps than this, is a jump of the clock."""
+"""A gap longer than this many seconds, and than this many usual gaps, is a jump of the clock."""
 
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """When frames are shown.
+    """Presentation times of frames.
 
     Args:
         times: seconds, strictly increasing, none below 0.
-        replaced: how many frames had no usable time of their own.
-        restarts: how often the clock went back for good.
-        jumps: how many jumps forward were closed.
+        replaced: number of frames without a usable timestamp.
+        restarts: how often the clock restarted.
+        jumps: number of closed jumps forward.
     """
 
     times: tuple[float, ...]
@@ -38,12 +38,12 @@ class FrameTimes:
 
 
 def is_jump(gap: float, usual: float) -> bool:
-    """Whether a gap between two frames (seconds) is a jump of the clock and no long pause."""
+    """Whether a gap between two frames, in seconds, is a jump of the clock instead of a long pause."""
     return gap > max(JUMP_SECONDS, JUMP_GAPS * usual)
 
 
 def usual_gap(times: Sequence[float]) -> float:
-    """The median of the gaps between frames, in seconds; 0 where there is none."""
+    """Median gap between frames in seconds; 0 without gaps."""
     gaps = [after - before for before, after in pairwise(times) if after > before]
     return median(gaps) if gaps else 0.0
 
@@ -51,13 +51,13 @@ def usual_gap(times: Sequence[float]) -> float:
 def repaired(stamps: Sequence[float | None], step: float, close_jumps: bool) -> FrameTimes:
     """Times of frames from their timestamps.
 
-    A timestamp that contradicts its neighbours changes no other frame: the frame is put between those before and
-    after it. Where the clock starts again, as in joined recordings, the frames go on `step` seconds after the last.
+    A timestamp that contradicts its neighbours changes no other frame: its frame is placed between the frames before
+    and after it. If the clock restarts, as in joined recordings, frames continue `step` seconds after the last one.
 
     Args:
-        stamps: seconds in the order in which frames are shown; None where the file has none.
-        step: seconds between frames where nothing else is known, above 0.
-        close_jumps: whether a jump of the clock is closed; where a browser plays the file it shows the gap.
+        stamps: seconds in presentation order; None for frames without a timestamp.
+        step: seconds between frames if nothing else is known, above 0.
+        close_jumps: whether to close jumps of the clock; a browser that plays the file shows the gap.
     """
     known = [stamp for stamp in stamps if stamp is not None]
     gap = usual_gap(known) or step
@@ -73,7 +73,7 @@ def repaired(stamps: Sequence[float | None], step: float, close_jumps: bool) -> 
         last = kept[-1][1] if kept else -1.0
         back = next((old for old in earlier_offsets if 0 < stamp + old - last <= 1.5 * gap), None)
         if back is not None and not 0 < time - last <= 1.5 * gap:
-            # The clock is again what it was before it restarted.
+            # The clock is back to its values from before the restart.
             offset, time = back, stamp + back
         if kept and time <= last:
             wrong_here = _below(stamps, index, last - offset)
@@ -82,7 +82,7 @@ def repaired(stamps: Sequence[float | None], step: float, close_jumps: bool) -> 
                 continue
             if wrong_before <= LONGEST_ERROR and (wrong_before < len(kept) or wrong_here > wrong_before):
                 del kept[-wrong_before:]
-                # A time that comes twice is the earlier frame's.
+                # A repeated timestamp belongs to the earlier frame.
                 if kept and kept[-1][1] == time:
                     continue
             else:
@@ -102,7 +102,7 @@ def repaired(stamps: Sequence[float | None], step: float, close_jumps: bool) -> 
 
 
 def _in_order(stamps: Sequence[float | None]) -> FrameTimes | None:
-    """The timestamps sorted, where they are those of even frames in the order of decoding; None where they are not."""
+    """The sorted timestamps, if they are evenly spaced but in decoding order; otherwise None."""
     known = [stamp for stamp in stamps if stamp is not None]
     order = sorted(range(len(known)), key=known.__getitem__)
     if len(known) < len(stamps) or all(index == place for place, index in enumerate(order)):
@@ -118,7 +118,7 @@ def _in_order(stamps: Sequence[float | None]) -> FrameTimes | None:
 
 
 def _below(stamps: Sequence[float | None], index: int, limit: float) -> int:
-    """How many timestamps from `index` on are not above `limit`; counted to LONGEST_ERROR + 1."""
+    """Number of timestamps from `index` on that do not exceed `limit`, counted up to LONGEST_ERROR + 1."""
     count = 0
     for stamp in stamps[index : index + LONGEST_ERROR + 1]:
         if stamp is not None and stamp > limit:
@@ -128,18 +128,18 @@ def _below(stamps: Sequence[float | None], index: int, limit: float) -> int:
 
 
 def _returns(stamps: Sequence[float | None], index: int, jumped: float, gap: float) -> bool:
-    """Whether the clock comes back soon after the frame that jumped."""
+    """Whether the clock returns soon after the frame that jumped."""
     coming = [stamp for stamp in stamps[index + 1 : index + 1 + LONGEST_ERROR] if stamp is not None]
     return any(is_jump(jumped - stamp, gap) for stamp in coming)
 
 
 def _filled(kept: list[tuple[int, float]], count: int, step: float) -> tuple[float, ...]:
-    """Times of all `count` frames; those that are not kept are spread evenly between their neighbours."""
+    """Times of all `count` frames; those not in `kept` are spaced evenly between their neighbours."""
     if not kept:
         return tuple(index * step for index in range(count))
     times: list[float] = []
     first, start = kept[0]
-    # Where there is no room before the first frame that has a time, all frames are later.
+    # Without room before the first frame with a time, all frames are shifted.
     room = first * step - start
     if first and room > 0 and start < first * step / 2:
         kept = [(index, time + room) for index, time in kept]

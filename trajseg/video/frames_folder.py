@@ -1,4 +1,4 @@
-"""A clip from a folder of pictures, one file a frame, as video data sets are published."""
+"""A clip from a folder of pictures, one file per frame, the format of many video data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trajseg.video.frame_map import FALLBACK_FPS, FrameMap
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
-"""The EXIF tag, and its values that swap width and height."""
+"""The EXIF orientation tag, and its values that swap width and height."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FramesFolderClip(Clip):
     """A clip whose frames are picture files; `path` is their folder.
 
     Args:
-        files: one a frame, in the order of frames.
+        files: one per frame, in order.
     """
 
     files: tuple[Path, ...] = ()
@@ -53,19 +53,19 @@ def open_frames_folder(
 ) -> FramesFolderClip:
     """The clip of a folder of JPEG, PNG or WebP files.
 
-    Only the files' headers are read here. Frames come in natural order ("frame-9" before "frame-10").
+    Reads only the files' headers. Frames are in natural order ("frame-9" before "frame-10").
 
     Args:
         fps: frames per second.
-        names: files without their suffix, in the order of frames; by default every picture in the folder.
+        names: file names without suffix, in order; default: every picture in the folder.
 
     Raises:
-        VideoError: there is no such folder or no picture in it, a named one is missing, one cannot be read, sizes
+        VideoError: the folder is missing or has no picture, a named picture is missing, one cannot be read, sizes
             differ, or the rate is not positive.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise VideoError(f"There is no folder of frames {folder}.", "Name the folder that holds the pictures.")
+        raise VideoError(f"There is no folder of frames {folder}.", "Give the folder with the pictures.")
     files = sorted(
         (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")),
         key=lambda file: natural_order(file.name),
@@ -78,9 +78,9 @@ def open_frames_folder(
             )
         files = [by_name[name] for name in names]
     if not files:
-        raise VideoError(f"{folder} holds no frames.", f"Put pictures there: {', '.join(SUFFIXES)}.")
+        raise VideoError(f"{folder} has no frames.", f"Put pictures there: {', '.join(SUFFIXES)}.")
     if not fps > 0:
-        raise VideoError(f"The frame rate of {folder} is {fps}, which is not above 0.", "Give frames per second.")
+        raise VideoError(f"The frame rate of {folder} is {fps}, which is not above 0.", "Give a rate above 0.")
     size = _size(files[0])
     for file in files[1:]:
         if (other := _size(file)) != size:
@@ -98,7 +98,7 @@ def open_frames_folder(
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by value: "frame-9" before "frame-10"."""
+    """A sort key that compares numbers in names by value: "frame-9" before "frame-10"."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name) if part]
 
 
@@ -110,7 +110,7 @@ def _opened(file: Path) -> Image.Image:
 
 
 def _size(file: Path) -> tuple[int, int]:
-    """Width and height as shown."""
+    """Width and height after EXIF rotation."""
     with _opened(file) as image:
         width, height = image.size
         refuse_large_picture(width, height, f"The frame {file}")
@@ -120,5 +120,5 @@ def _size(file: Path) -> tuple[int, int]:
 def _other_size(file: Path, size: tuple[int, int], wanted: tuple[int, int]) -> VideoError:
     return VideoError(
         f"The frame {file} has {size[0]} x {size[1]} pixels, the first one {wanted[0]} x {wanted[1]}.",
-        "All frames of a clip must be of one size.",
+        "All frames of a clip must have the same size.",
     )

@@ -1,7 +1,7 @@
-"""Guarded clips: a video is scanned and decoded by a process of its own, within limits on frames, memory and silence.
+"""Guarded clips: a separate process scans and decodes a video, within limits on frames, memory and silence.
 
-A decoder that hangs or crashes, or a file that is made to exhaust it, ends with a VideoError; its process is killed
-when the caller's `tick` raises, so that a cancel reaches it too. Frames are the same, byte for byte, as without.
+A decoder that hangs, crashes or exhausts its limits ends with a VideoError. Its process is also killed if the caller's
+`tick` raises, so that cancellation reaches it. The frames are the same, byte for byte, as without a guard.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from trajseg.video.clip import Clip, open_clip
 from trajseg.video.clip_json import clip_fields, clip_to_json
 
 SLOTS = 3
-"""Pictures that lie in shared memory at a time: while one is looked at the next are decoded."""
+"""Pictures in shared memory at a time: while the caller reads one, the next are decoded."""
 TICK_SECONDS = 1.0
 END_SECONDS = 1.0
 
 Tick = Callable[[], None]
-"""Called about once a second while a decoder is waited for; what it raises ends the decoder."""
+"""Called about once a second while waiting for a decoder; an exception from it ends the decoder."""
 
 
 @dataclass(frozen=True)
 class DecoderLimits:
-    """What a decoder may take.
+    """Limits of a decoder.
 
     Args:
-        frames: of one video; checked while it is scanned.
-        memory_bytes: beyond what an idle decoder's process has; on Linux.
-        silence_seconds: without a frame, or progress of a scan.
+        frames: of one video; checked during the scan.
+        memory_bytes: in addition to an idle decoder process; on Linux only.
+        silence_seconds: maximum time without a frame or progress of the scan.
     """
 
     frames: int = 20_000
@@ -54,15 +54,15 @@ class DecoderLimits:
 
 @contextmanager
 def guarded_clip(path: Path, name: str, limits: DecoderLimits, tick: Tick = lambda: None) -> Iterator[Clip]:
-    """The video at `path`, opened and decoded within limits for as long as the context lasts.
+    """The video at `path`, opened and decoded within limits until the context ends.
 
-    A folder of pictures is opened in this process.
+    Folders of pictures are opened in this process.
 
     Args:
-        name: what errors call the video.
+        name: the video's name in errors.
 
     Raises:
-        VideoError: as `open_clip`, and where a limit is reached or the decoder crashes.
+        VideoError: as in `open_clip`, or a limit is reached, or the decoder crashes.
         Exception: whatever `tick` raises.
     """
     if path.is_dir():
@@ -76,7 +76,7 @@ def guarded_clip(path: Path, name: str, limits: DecoderLimits, tick: Tick = lamb
 
 
 class DecoderGuard:
-    """The decoders of one video. Safe to share between threads."""
+    """The decoders of one video; thread-safe."""
 
     def __init__(self, name: str, limits: DecoderLimits, tick: Tick) -> None:
         self.name = name
@@ -86,7 +86,7 @@ class DecoderGuard:
         self._lock = threading.Lock()
 
     def scan(self, path: Path) -> GuardedClip:
-        """Open the video. Raises as `guarded_clip`."""
+        """Opens the video; raises like `guarded_clip`."""
         with self.decoder() as decoder:
             decoder.ask({"scan": str(path), "name": self.name, "max_frames": self.limits.frames})
             while "clip" not in (answer := decoder.answer()):
@@ -95,7 +95,7 @@ class DecoderGuard:
 
     @contextmanager
     def decoder(self) -> Iterator[Decoder]:
-        """A decoder with nothing to do; it is used again, or killed where it was left in the middle of something."""
+        """An idle decoder; afterwards it is reused, or killed if its work was interrupted."""
         with self._lock:
             decoder = self._idle.pop() if self._idle else None
         if decoder is None or not decoder.alive:
@@ -109,7 +109,7 @@ class DecoderGuard:
             self._idle.append(decoder)
 
     def close(self) -> None:
-        """End the decoders."""
+        """Ends the decoders."""
         with self._lock:
             idle, self._idle = self._idle, []
         for decoder in idle:
@@ -117,14 +117,14 @@ class DecoderGuard:
 
 
 class Decoder:
-    """One process that scans or decodes; see decoder_process."""
+    """A process that scans or decodes; see decoder_process."""
 
     def __init__(self, guard: DecoderGuard) -> None:
         self._guard = guard
         self._pictures = _anonymous_file()
         self._buffer = b""
         self._process = subprocess.Popen(
-            # -P: a folder called `trajseg` where a person happens to be must not be taken for this package.
+            # -P: a folder named `trajseg` in the working directory must not shadow this package.
             [
                 *(sys.executable, "-P", "-m", "trajseg.video.decoder_process"),
                 *(str(os.getpid()), str(guard.limits.memory_bytes), str(self._pictures), str(SLOTS)),
@@ -132,7 +132,7 @@ class Decoder:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(self._pictures,),
-            # Each thread's own heap would count as memory taken.
+            # Separate heaps per thread would count towards the memory limit.
             env={**os.environ, "MALLOC_ARENA_MAX": "2"},
         )
         assert self._process.stdout is not None
@@ -142,7 +142,7 @@ class Decoder:
 
     @property
     def alive(self) -> bool:
-        """Whether the process has not ended."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     @property
@@ -150,11 +150,11 @@ class Decoder:
         return self._process.pid
 
     def ask(self, request: dict[str, Any]) -> None:
-        """Send a request. Raises VideoError when the decoder has crashed."""
+        """Sends a request; raises VideoError if the decoder has crashed."""
         self._send(json.dumps(request).encode() + b"\n")
 
     def answer(self) -> dict[str, Any]:
-        """The next answer. Raises VideoError for an error, a crash, or silence, and whatever `tick` raises."""
+        """The next answer; raises VideoError after an error, a crash or silence, and whatever `tick` raises."""
         line = self._line()
         form: dict[str, Any] = json.loads(line)
         if "error" in form:
@@ -162,7 +162,7 @@ class Decoder:
         return form
 
     def pictures(self, clip: Clip, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Frames of a clip in increasing order. What is wanted must be all taken before another request."""
+        """Frames of a clip in increasing order. Consume all of them before the next request."""
         shape = (clip.height, clip.width, 3)
         size = clip.height * clip.width * 3
         os.ftruncate(self._pictures, max(SLOTS * size, os.fstat(self._pictures).st_size))
@@ -171,7 +171,7 @@ class Decoder:
         with mmap.mmap(self._pictures, SLOTS * size, prot=mmap.PROT_READ) as memory:
             for number in range(len(wanted)):
                 index = self.answer()["frame"]
-                # A copy: the slot is written over soon.
+                # A copy, because the slot will be overwritten.
                 start = number % SLOTS * size
                 picture = np.frombuffer(memory[start : start + size], np.uint8).reshape(shape).copy()
                 self._send(b"\n")
@@ -180,7 +180,7 @@ class Decoder:
                 yield index, picture
 
     def kill(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kills the process."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
@@ -209,7 +209,7 @@ class Decoder:
                 if time.monotonic() >= quiet_until:
                     seconds = f"{limits.silence_seconds:g} s"
                     raise VideoError(
-                        f"The decoder of {self._guard.name} gave nothing for {seconds} and was stopped.",
+                        f"The decoder of {self._guard.name} sent nothing for {seconds} and was stopped.",
                         "The file is damaged or too large for this machine: re-encode it as H.264.",
                     )
                 continue
@@ -251,7 +251,7 @@ class GuardedClip(Clip):
     """A clip whose frames are decoded by another process, within limits.
 
     Args:
-        guard: of `guarded_clip`; when its context has ended there are no more frames.
+        guard: from `guarded_clip`; after its context has ended, frames raise an error.
     """
 
     guard: DecoderGuard | None = field(default=None, compare=False, repr=False)
@@ -264,7 +264,7 @@ class GuardedClip(Clip):
         with self.guard.decoder() as decoder:
             for number, (index, picture) in enumerate(decoder.pictures(self, wanted), 1):
                 if number == len(wanted):
-                    # Only after the decoder is free again: a caller may never come back.
+                    # Only after the decoder is free again, because the caller may not resume this generator.
                     last = index, picture
                 else:
                     yield index, picture
@@ -273,7 +273,7 @@ class GuardedClip(Clip):
 
 
 def _anonymous_file() -> int:
-    """A descriptor of memory without a name; a temporary file where there is no such thing."""
+    """A descriptor of anonymous memory, or of a temporary file on systems without it."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("trajseg-pictures")
     with tempfile.TemporaryFile() as file:

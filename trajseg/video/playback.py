@@ -1,4 +1,4 @@
-"""Playback: which files browsers play, and what in a file makes them show other pictures than it holds."""
+"""Playback: which files browsers play, and which properties of a file make them show the wrong pictures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ BROWSER_CODECS = {
 BROWSER_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
 
 OVERLAP = 0.0015
-"""Seconds that a frame may last beyond the next one's start: containers round, and the editor seeks 0.002 s later."""
+"""Seconds by which a frame may overlap the next one: containers round, and the editor seeks 0.002 s later."""
 
 REORDERED = 8
-"""Frames within which a frame's own duration may stand: it moves along with the order in which frames are decoded."""
+"""Distance in frames at which a frame's duration may be stored, because frames are reordered for decoding."""
 
 
 def container_family(container_name: str) -> str:
-    """ "mov" for MP4 and its relatives, else FFmpeg's name of the format as it is."""
+    """ "mov" for MP4 and related formats, otherwise FFmpeg's name of the format."""
     return "mov" if container_name.startswith("mov") else container_name
 
 
@@ -33,30 +33,30 @@ def is_playable_codec(codec: str, container_name: str) -> bool:
 
 
 def is_cover_picture(stream: Any) -> bool:
-    """Whether the file says that this video stream is a cover, and no video."""
+    """Whether the file marks this video stream as a cover picture."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def is_enabled(stream: Any) -> bool:
-    """Whether a track of an MP4 is switched on; FFmpeg says it as the default flag."""
+    """Whether a track of an MP4 is enabled; FFmpeg exposes this as the default flag."""
     return bool(stream.disposition & av.stream.Disposition.default)
 
 
 def is_switched_off(container: Any, stream: Any) -> bool:
-    """Whether the track is off and another one on: browsers then show nothing where they cannot play the other."""
+    """Whether this track is disabled and another enabled: browsers show nothing if they cannot play that one."""
     if container_family(container.format.name) != "mov" or is_enabled(stream):
         return False
     return any(is_enabled(other) and not is_cover_picture(other) for other in container.streams.video)
 
 
 def frames_overlap(stamps: Sequence[float | None], durations: Sequence[float]) -> bool:
-    """Whether a frame is said to last beyond the start of the next one.
+    """Whether a frame's declared end is after the start of the next one.
 
-    At a seek Chromium shows the first frame whose end lies behind it, so the frame before the right one.
+    At a seek Chromium shows the first frame with a later end, so it would show the previous frame.
 
     Args:
-        stamps: seconds, in the order in which frames are shown.
-        durations: seconds, as the file says; 0 where it says nothing.
+        stamps: seconds, in presentation order.
+        durations: the file's values in seconds; 0 if it has none.
     """
     for index in range(len(stamps) - 1):
         start, following = stamps[index], stamps[index + 1]

@@ -1,4 +1,4 @@
-"""A few frames of a clip as a clip of their own, kept in memory: to try an engine out in seconds."""
+"""A clip of a few frames of another clip, kept in memory, for trying out an engine within seconds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trajseg.video.frame_map import FrameMap
 
 @dataclass(frozen=True)
 class SampledClip(Clip):
-    """Some frames of another clip, at their times in it.
+    """Some frames of another clip, with their times there.
 
     Args:
-        indices: 0-based, in that clip, increasing; frame 0 of this clip is the first of them.
-        pictures: RGB uint8 [H, W, 3] of each.
+        indices: 0-based frames of the other clip, increasing; the first becomes frame 0.
+        pictures: RGB uint8 [H, W, 3], one per index.
     """
 
     indices: tuple[int, ...] = ()
@@ -33,7 +33,7 @@ def sampled_clip(clip: Clip, indices: Sequence[int]) -> SampledClip:
 
     Raises:
         IndexError: the clip has no such frame.
-        VideoError: there are none, or the video can no longer be read.
+        VideoError: `indices` is empty, or the video can no longer be read.
     """
     frames = list(clip.frames(indices))
     times = tuple(clip.frame_map.times[index] for index, _ in frames)

@@ -1,4 +1,4 @@
-"""Writing: H.264 videos that browsers play, and single frames as JPEG."""
+"""Writing: H.264 videos that browsers play, and frames as JPEG."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trajseg.files import whole_file
 from trajseg.video.clip import Clip
 
 BT709 = 1
-"""The number of BT.709 in H.264's colour tables; untagged video is taken for it or BT.601 by its size."""
+"""BT.709 in H.264's colour tables; players guess it or BT.601 by size for untagged video."""
 
 
 def even_size(rgb: np.ndarray) -> np.ndarray:
-    """The picture [H, W, 3] with its last row and column doubled where a side is odd, as H.264 4:2:0 needs.
+    """The picture [H, W, 3] with the last row or column repeated if a side is odd, as H.264 4:2:0 needs.
 
-    Nothing moves: pixel (x, y) stays where it was, so boxes and masks in pixels stay true.
+    Pixel (x, y) does not move, so boxes and masks in pixels stay valid.
     """
     height, width = rgb.shape[:2]
     if height % 2 == 0 and width % 2 == 0:
@@ -39,16 +39,16 @@ def write_video(
     crf: int = 20,
     encoder: Literal["libx264", "libx265"] = "libx264",
 ) -> Path:
-    """Write an MP4 that browsers play: H.264, yuv420p, constant rate, index at the front.
+    """Writes an MP4 that browsers play: H.264, yuv420p, constant rate, index at the front.
 
     The same frames give the same file.
 
     Args:
-        path: where to; its folder is made, and the file is there only once it is whole.
+        path: target file; its folder is created, and the file appears only when complete.
         frames: RGB uint8 [H, W, 3], all of one size; odd sides are padded by `even_size`.
         fps: frames per second.
-        crf: the encoder's quality, 0 (best) to 51.
-        encoder: libx265 writes H.265 instead, which few browsers play.
+        crf: encoder quality, 0 (best) to 51.
+        encoder: libx265 writes H.265, which few browsers play.
 
     Raises:
         InputError: there are no frames, or they differ in size.
@@ -63,10 +63,10 @@ def write_video(
             rgb = even_size(rgb)
             if stream is None:
                 height, width = rgb.shape[:2]
-                # A key frame a second or so: the editor seeks all the time.
+                # A key frame about once a second, because the editor seeks often.
                 options = {"crf": str(crf), "preset": "veryfast", "g": str(max(1, min(48, round(fps))))}
                 if encoder == "libx264":
-                    # Where it weighs B-frames, x264 reads memory that it never wrote: the same frames would give
+                    # With weighted B-frames x264 reads uninitialised memory: the same frames would give
                     # another file every time.
                     options["bf"] = "0"
                 else:
@@ -79,7 +79,7 @@ def write_video(
                 context.color_range = ColorRange.MPEG
             elif rgb.shape[:2] != (stream.height, stream.width):
                 raise InputError(
-                    f"Frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first had another size.",
+                    f"Frame {index} is {rgb.shape[1]}x{rgb.shape[0]}, the first frame has another size.",
                     "Scale all frames to one size first.",
                 )
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
@@ -87,22 +87,22 @@ def write_video(
             frame.pts, frame.time_base = index, 1 / rate
             out.mux(stream.encode(frame))
         if stream is None:
-            raise InputError(f"There are no frames to write to {path}.", "Give one frame at least.")
+            raise InputError(f"There are no frames to write to {path}.", "Give at least one frame.")
         out.mux(stream.encode(None))
     return Path(path)
 
 
 def playable_copy(clip: Clip, path: str | os.PathLike[str]) -> Path:
-    """Write a copy that browsers play, one frame for each frame of the clip, at the clip's average rate.
+    """Writes a copy that browsers play, with one frame per frame of the clip, at the clip's average rate.
 
-    Indices stay the same, and frame i is the editor's frame i + 1 even where the clip's own rate varies.
+    Indices stay the same, and frame i is the editor's frame i + 1, even if the clip's rate varies.
     The sound is left out; the rotation is applied to the pictures.
     """
     return write_video(path, (rgb for _, rgb in clip.frames()), clip.fps)
 
 
 def save_frame(path: str | os.PathLike[str], rgb: np.ndarray, quality: int = 90) -> Path:
-    """Write RGB uint8 [H, W, 3] as a JPEG of `quality` 1 to 95, without colour subsampling."""
+    """Writes RGB uint8 [H, W, 3] as a JPEG of `quality` 1 to 95, without chroma subsampling."""
     with whole_file(path) as unfinished:
         Image.fromarray(rgb).save(unfinished, format="JPEG", quality=quality, subsampling=0)
     return Path(path)

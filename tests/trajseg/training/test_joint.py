@@ -373,7 +373,7 @@ def test_the_commands_train_resume_refuse_and_merge(tmp_path: Path) -> None:
         assert said in done.output
     other = run.invoke(main, ["train", "joint", "--stage", "1", "--out", out])
     assert other.exit_code == 2
-    assert "holds a training with another" in other.output
+    assert "has a training with another" in other.output
     arguments = ["--adapter", f"{out}/adapter", "--out", str(tmp_path / "merged"), "--half"]
     done = run.invoke(main, ["model", "merge", *arguments])
     assert done.exit_code == 0, (done.output, done.exception)

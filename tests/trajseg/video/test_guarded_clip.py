@@ -108,7 +108,7 @@ def when_started(decoders: list[Decoder], number: int) -> Callable[[], None]:
 def test_a_decoder_that_never_returns_is_stopped(tiny_clip: Any, decoders: list[Decoder]) -> None:
     join = when_started(decoders, signal.SIGSTOP)
     with (
-        pytest.raises(VideoError, match=r"tiny gave nothing for 1 s"),
+        pytest.raises(VideoError, match=r"tiny sent nothing for 1 s"),
         guarded_clip(tiny_clip.path, "tiny", DecoderLimits(silence_seconds=1.0)),
     ):
         pass

@@ -69,7 +69,7 @@ GROUPS = "keyint=10:bframes=3:b-adapt=0:scenecut=0"
 def test_open_groups_of_pictures_need_a_copy(tmp_path: Path) -> None:
     """Chromium stops with an error at the first seek into one."""
     path = make(tmp_path / "a.mp4", options={"x264-params": f"open-gop=1:{GROUPS}"})
-    assert_copied(path, "groups of pictures are open", 30, tmp_path)
+    assert_copied(path, "open groups of pictures", 30, tmp_path)
 
 
 def test_closed_groups_of_pictures_need_none(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_frames_that_last_beyond_the_next_need_a_copy(tmp_path: Path, name: str,
     """The header says 25 frames a second, so each lasts 0.04 s: Chromium shows the frame before the right one."""
     path = make(tmp_path / name, codec="libvpx-vp9", tick=Fraction(1, rate), options={"lag-in-frames": "0"})
     clip = open_clip(path)
-    assert "longer than until the next" in clip.playback_problem
+    assert "after the start of the next" in clip.playback_problem
     assert clip.fps == pytest.approx(rate, rel=0.03)
 
 
@@ -199,7 +199,7 @@ def test_a_cover_without_its_flag_is_no_video(tmp_path: Path, name: str, cover: 
 def test_a_track_that_is_off_beside_one_that_is_on_needs_a_copy(tmp_path: Path) -> None:
     """Chromium cannot play the one and shows nothing of the other."""
     clip = open_clip(with_cover(tmp_path / "a.mp4", "mjpeg", "libx264"))
-    assert "switched off" in clip.playback_problem
+    assert "track is disabled" in clip.playback_problem
     flagged = open_clip(with_cover(tmp_path / "b.mp4", "mjpeg", "libx264", flag=True))
     assert (flagged.width, flagged.browser_playable) == (64, True)
 
@@ -208,7 +208,7 @@ def test_an_index_that_calls_every_frame_a_key_frame_needs_a_copy(tmp_path: Path
     """Chromium seeks to frames that cannot be decoded alone, and shows the next real key frame."""
     path = make(tmp_path / "a.mp4", options={"x264-params": GROUPS})
     path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
-    assert_copied(path, "falsely calls key frames", 30, tmp_path)
+    assert_copied(path, "wrongly marks as key frames", 30, tmp_path)
 
 
 def later(seconds: float, frames: int = 1) -> Callable[[int, Any], None]:
@@ -284,7 +284,7 @@ def test_damage_in_vp9_needs_a_copy(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("sound", [False, True])
 def test_a_webm_that_is_shorter_than_it_says_needs_a_copy(tmp_path: Path, sound: bool) -> None:
-    """What stands between two groups of pictures is lost, so the rest of the file is not found."""
+    """The data between two groups of pictures is lost, so the rest of the file is not found."""
     with av.open(str(tmp_path / "a.webm"), "w") as out:
         if sound:
             track: Any = out.add_stream("libopus", rate=48000)

@@ -59,8 +59,7 @@ class Molmo2Engine:
         """The objects that the instruction refers to; see trajseg.engines.base.
 
         Molmo2 is asked and the whole clip is tracked before this returns; the iterator then yields the masks. This
-        cannot
-        be resumed: a second run repeats it, and only skips the finished frames.
+        cannot be resumed: a second run repeats it, and only skips the finished frames.
 
         Raises:
             InstructionError: the instruction is empty or too long.

@@ -1,4 +1,4 @@
-"""Export formats: labelled clips in the forms that data sets and evaluation tools read."""
+"""Export formats: labelled clips in the formats of data sets and evaluation tools."""
 
 from __future__ import annotations
 

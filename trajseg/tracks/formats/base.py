@@ -1,14 +1,14 @@
-"""What an export format is: a class that writes labelled clips, one after the other, into a folder.
+"""The contract of export formats: a class that writes labelled clips, one after the other, into a folder.
 
-A format is one file with one subclass of TrackFormat: it sets `name` and `summary`, implements `write`, and, where a
-file covers all clips, `begin` and `finish`. Its name goes into `registry.FORMATS`, or a package brings it as an entry
-point of the group "trajseg.formats". Rules:
+A format is one file with one subclass of TrackFormat. It sets `name` and `summary`, implements `write` and, for files
+that cover all clips, `begin` and `finish`. It is listed in `registry.FORMATS`, or is an entry point in the group
+"trajseg.formats" of another package. Rules:
 
-* `write` is called once for each clip and sees one clip at a time; what is kept until `finish` goes into JsonFile,
-  which spools to disk, so that memory does not grow with the number of clips.
-* Files lie below `self.out`; names of clips are safe as folder names, and the rest of a path is the format's to choose.
-* Only `clip.shown` is written as masks: tracks that no person rejected and that show something.
-* Pictures are written only where `self.pictures` is set; then every clip has an open video.
+* `write` is called once per clip. Data for `finish` goes into a JsonFile, which spools to disk, so that memory does not
+  grow with the number of clips.
+* Files are below `self.out`. Clip names are safe as folder names; the rest of a path is up to the format.
+* Only the masks of `clip.shown` are written: tracks that no person rejected and that have a mask.
+* Pictures are written only if `self.pictures` is set; then every clip has an open video.
 * Frame indices are 0-based in all records; a format that counts from 1 converts.
 """
 
@@ -30,25 +30,25 @@ from trajseg.tracks.labelled import LabelledClip
 
 JPEG_QUALITY = 95
 Progress = Callable[[str, int, int], None]
-"""Called with (name of the clip, frames written, frames in all)."""
+"""Called with (clip name, frames written, frames in total)."""
 
 
 class TrackFormat(ABC):
-    """Writes clips in one format; a context manager, whose end completes the files that cover all clips.
+    """Writes clips in one format; a context manager that completes the files covering all clips at its end.
 
     Args:
-        out: folder to write to; made where it is missing.
-        pictures: whether frames are written as pictures beside the masks.
+        out: folder to write to; created if missing.
+        pictures: whether to write frames as pictures, too.
         progress: see Progress.
 
     Raises:
-        InputError: the folder holds something already.
+        InputError: the folder is not empty.
     """
 
     name: ClassVar[str]
-    """As `--format` takes it."""
+    """The value of `--format`."""
     summary: ClassVar[str]
-    """What it is, for `trajseg export --help`: at most 60 characters."""
+    """Description for `trajseg export --help`, at most 60 characters."""
 
     def __init__(self, out: str | os.PathLike[str], pictures: bool = True, progress: Progress | None = None) -> None:
         self.out = Path(out)
@@ -61,22 +61,22 @@ class TrackFormat(ABC):
         self.begin()
 
     def begin(self) -> None:  # noqa: B027
-        """Prepare what covers all clips. Called once, before the first clip."""
+        """Prepares the files that cover all clips. Called once, before the first clip."""
 
     @abstractmethod
     def write(self, clip: LabelledClip) -> None:
-        """Write one clip."""
+        """Writes one clip."""
 
     def finish(self) -> None:  # noqa: B027
-        """Write what covers all clips. Called once, after the last clip, and not after an error."""
+        """Writes the files that cover all clips. Called once, after the last clip, unless there was an error."""
 
     def add(self, clip: LabelledClip) -> None:
-        """Write one clip, after the checks that all formats share.
+        """Writes one clip, after the checks that all formats share.
 
         Raises:
-            InputError: there was a clip of this name, or pictures are wanted and its video is not open.
+            InputError: a clip with this name was already written, or pictures are requested and its video is not open.
         """
-        # Some file systems take A for a.
+        # Some file systems ignore case.
         if clip.name.casefold() in self._names:
             raise InputError(f"Two clips are named {clip.name}.", "Give each clip its own name.")
         if self.pictures and clip.clip is None:
@@ -86,17 +86,17 @@ class TrackFormat(ABC):
         self.advance(clip, clip.frame_count)
 
     def advance(self, clip: LabelledClip, done: int) -> None:
-        """Report how many frames of a clip are written."""
+        """Reports how many frames of a clip have been written."""
         if self._progress is not None:
             self._progress(clip.name, done, clip.frame_count)
 
     def write_pictures(self, clip: LabelledClip, folder: str, first: int = 0, digits: int = 5) -> list[str]:
-        """Write the frames as JPEG where pictures are wanted; their paths below `out`, also where they are not.
+        """Writes the frames as JPEG if pictures are requested; returns their paths below `out` in any case.
 
         Args:
             folder: below `out`, with forward slashes.
-            first: number of the first frame's file name.
-            digits: of the numbers.
+            first: number of the first frame in file names.
+            digits: number of digits.
         """
         names = [f"{folder}/{first + index:0{digits}d}.jpg" for index in range(clip.frame_count)]
         if self.pictures and clip.clip is not None:
@@ -107,7 +107,7 @@ class TrackFormat(ABC):
         return names
 
     def write_json(self, path: str, data: Any) -> None:
-        """Write a JSON file below `out`, whole or not at all."""
+        """Writes a JSON file below `out` atomically."""
         with whole_file(self.out / path) as unfinished:
             unfinished.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
 
@@ -128,7 +128,7 @@ def export(
     pictures: bool = True,
     progress: Progress | None = None,
 ) -> int:
-    """Write clips in a format; returns how many there were.
+    """Writes clips in a format; returns their number.
 
     Raises:
         InputError: the folder is not empty, or a clip cannot be written.

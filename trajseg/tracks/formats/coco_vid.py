@@ -1,4 +1,4 @@
-"""COCO-VID: COCO's instances.json with videos, one annotation for each object and frame (as mmtracking reads it)."""
+"""COCO-VID: COCO's instances.json with videos, one annotation per object and frame (as read by mmtracking)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CATEGORY = 1
 class CocoVid(TrackFormat):
     """annotations.json and frames/<clip>/00000.jpg. Ids count from 1 over the whole file, `frame_id` from 0.
 
-    An `instance_id` is one track's. There is one category, "object"; instructions stand in the video's `expressions`
+    An `instance_id` identifies a track. There is one category, "object"; instructions are in the video's `expressions`
     as {text, instance_ids}, captions in each annotation.
     """
 

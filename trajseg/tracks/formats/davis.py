@@ -16,7 +16,7 @@ MOST_OBJECTS = 254
 
 
 def davis_palette() -> list[int]:
-    """The 256 colours of DAVIS (and PASCAL VOC), as Pillow takes them: three values each."""
+    """The palette of DAVIS (and PASCAL VOC) for Pillow: three values for each of 256 colours."""
     colours = np.zeros((256, 3), int)
     for value in range(256):
         for bit in range(8):
@@ -26,11 +26,11 @@ def davis_palette() -> list[int]:
 
 
 class Davis(TrackFormat):
-    """JPEGImages, Annotations and ImageSets as DAVIS 2017 has them, and meta_expressions.json as Ref-DAVIS has it.
+    """JPEGImages, Annotations and ImageSets as in DAVIS 2017, and meta_expressions.json as in Ref-DAVIS.
 
     A pixel's value is the track's number in its clip, from 1. A pixel has one object, so overlap goes to the track with
-    the higher score. An expression of several objects becomes one entry for each; one without any is left out, since
-    Ref-DAVIS has no such thing. Captions stand under `captions`, by object.
+    the higher score. An expression for several objects becomes one entry per object; one without objects is left out,
+    because Ref-DAVIS has none. Captions are under `captions`, by object.
     """
 
     name = "davis"
@@ -45,7 +45,7 @@ class Davis(TrackFormat):
     def write(self, clip: LabelledClip) -> None:
         if len(clip.shown) > MOST_OBJECTS:
             raise InputError(
-                f"Clip {clip.name} has {len(clip.shown)} tracks, DAVIS has room for {MOST_OBJECTS}.",
+                f"Clip {clip.name} has {len(clip.shown)} tracks, but DAVIS allows {MOST_OBJECTS}.",
                 "Export it as youtube-vis or coco-vid.",
             )
         self.write_pictures(clip, f"JPEGImages/{RESOLUTION}/{clip.name}")

@@ -11,15 +11,15 @@ from typing import IO, Any
 from trajseg.files import whole_file
 
 BLOCK = 1 << 16
-"""Characters that are copied at once."""
+"""Characters copied at once."""
 
 
 @dataclass
 class JsonFile:
-    """A JSON object of lists or objects that grow item by item: spooled to disk, put together at the end.
+    """A JSON object of lists or objects that grow item by item: spooled to disk, assembled at the end.
 
     Args:
-        fixed: members that are known from the start.
+        fixed: members known from the start.
     """
 
     fixed: dict[str, Any] = field(default_factory=dict)
@@ -27,25 +27,25 @@ class JsonFile:
     _counts: dict[str, int] = field(default_factory=dict)
 
     def append(self, section: str, item: Any) -> int:
-        """Add an item to the list `section`; returns how many it has now."""
+        """Adds an item to the list `section`; returns the new length."""
         return self._write(section, "[]", json.dumps(item, ensure_ascii=False))
 
     def put(self, section: str, key: str, value: Any) -> int:
-        """Add a member to the object `section`, or to the file's own object where that is empty."""
+        """Adds a member to the object `section`, or to the file's top-level object if `section` is empty."""
         return self._write(section, "{}", f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
 
     def section(self, name: str, brackets: str) -> None:
-        """Make sure that a section is there, however empty: `brackets` is "[]" or "{}"."""
+        """Creates a section if it does not exist: `brackets` is "[]" or "{}"."""
         if name not in self._spools:
             self._spools[name] = tempfile.TemporaryFile("w+", encoding="utf-8"), brackets  # noqa: SIM115
             self._counts[name] = 0
 
     def count(self, section: str) -> int:
-        """How many items a section has."""
+        """Number of items in a section."""
         return self._counts.get(section, 0)
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all, and drop the spools."""
+        """Writes the file atomically and deletes the spools."""
         with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
             file.write("{")
             members = [

@@ -1,4 +1,4 @@
-"""MeViS and ReVOS: sentences and the objects that they mean, with all masks in one dictionary."""
+"""MeViS and ReVOS: sentences and their objects, with all masks in one dictionary."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from trajseg.tracks.formats.json_file import JsonFile
 from trajseg.tracks.labelled import LabelledClip
 
 REFERRING, NO_TARGET = 0, 2
-"""ReVOS's `type_id`. A sentence does not say whether it needs reasoning (1): everything with a target is 0."""
+"""ReVOS's `type_id`. Whether a sentence needs reasoning (1) is unknown, so everything with a target is 0."""
 
 
 class Mevis(TrackFormat):
     """meta_expressions.json, mask_dict.json and JPEGImages/<clip>/00000.jpg.
 
-    `mask_dict` has under each track's `anno_id`, counted from 0 over all clips, one run-length code or null a frame.
+    `mask_dict` has, by each track's `anno_id` (counted from 0 over all clips), one run-length code or null per frame.
     An expression without a target has empty lists, as in MeViS v2. `captions` has the tracks' captions by `anno_id`.
     """
 

@@ -1,4 +1,4 @@
-"""MOTS: one text file a sequence, one line for each object and frame, masks as COCO run-length codes."""
+"""MOTS: one text file per sequence, one line per object and frame, masks as COCO run-length codes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ IDS_PER_CLASS = 1000
 
 
 class Mots(TrackFormat):
-    """<clip>/gt/gt.txt, <clip>/img1/000001.jpg and <clip>/seqinfo.ini as MOTSChallenge has them.
+    """<clip>/gt/gt.txt, <clip>/img1/000001.jpg and <clip>/seqinfo.ini, as in MOTSChallenge.
 
     A line is `frame id class height width rle`; frames count from 1, an id is 1000 times the class plus the track's
     number in its clip. There is one class, 1. Masks of one frame may not overlap in MOTS, so overlap goes to the track
-    with the higher score. expressions.json has instructions and captions: MOTS has no place for them.
+    with the higher score. expressions.json has instructions and captions: MOTS has no fields for them.
     """
 
     name = "mots"

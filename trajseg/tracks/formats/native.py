@@ -1,4 +1,4 @@
-"""trajseg's own form: tracks with the trust of each frame, and the videos themselves; what training reads."""
+"""trajseg's own format: tracks with the trust of each frame, and the videos; used for training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ VERSION = 1
 
 
 class Native(TrackFormat):
-    """manifest.json, tracks/<clip>.json and videos/<clip>.<suffix> (a hard link where the file system allows one).
+    """manifest.json, tracks/<clip>.json and videos/<clip>.<suffix> (a hard link if the file system allows it).
 
-    The manifest lists the clips with `video` (none without pictures), `source` and `identity`. A clip's tracks are
-    those of a result's JSON, each with `trust` (a word for each frame), `rejected` and `caption_trust` (a word);
+    The manifest lists the clips with `video` (missing without pictures), `source` and `identity`. A clip's tracks have
+    the form of a result's JSON, plus `trust` (a word per frame), `rejected` and `caption_trust` (a word);
     `expressions` are {text, uids, trust}. `trajseg.data.corrections` reads it.
     """
 
@@ -70,6 +70,6 @@ class Native(TrackFormat):
         try:
             os.link(source.resolve(), target)
         except OSError:
-            # Another file system, or one without links.
+            # Another file system, or one without hard links.
             shutil.copyfile(source, target)
         return name

@@ -1,4 +1,4 @@
-"""Plain pictures: one black and white PNG for each track and frame."""
+"""PNG masks: one black and white picture per track and frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trajseg.tracks.labelled import LabelledClip
 class PngMasks(TrackFormat):
     """<clip>/masks/<number>/00000.png (0 or 255, every frame), <clip>/frames/00000.jpg and <clip>/tracks.json.
 
-    Numbers count from 1. tracks.json has each one's label and caption, and the instructions.
+    Tracks are numbered from 1. tracks.json has their labels and captions, and the instructions.
     """
 
     name = "png"

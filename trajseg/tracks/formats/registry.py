@@ -1,4 +1,4 @@
-"""Which export formats there are, by the names that `--format` takes."""
+"""The export formats, by the names for `--format`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ GROUP = "trajseg.formats"
 
 
 def format_names() -> list[str]:
-    """Names of all formats, in alphabetical order: trajseg's own and those that packages bring."""
+    """Names of all formats, in alphabetical order: trajseg's own and those of other packages."""
     return sorted({*FORMATS, *(point.name for point in entry_points(group=GROUP))})
 
 
 def load_format(name: str) -> type[TrackFormat]:
-    """The format of that name, or of `package.module:Class`.
+    """The format with this name, or of `package.module:Class`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such format.
     """
     brought = {point.name: point.value for point in entry_points(group=GROUP)}
     module, _, attribute = (FORMATS.get(name) or brought.get(name) or name).partition(":")

@@ -1,4 +1,4 @@
-"""YouTube-VIS: instances.json with one annotation for each track, its masks listed frame by frame."""
+"""YouTube-VIS: instances.json with one annotation per track, its masks listed frame by frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CATEGORY = 1
 class YouTubeVis(TrackFormat):
     """instances.json and JPEGImages/<clip>/00000.jpg. Ids count from 1; absent frames are null.
 
-    There is one category, "object"; instructions stand in the video's `expressions` as {text, annotation_ids},
+    There is one category, "object"; instructions are in the video's `expressions` as {text, annotation_ids},
     captions in each annotation.
     """
 

@@ -351,5 +351,5 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
         LabelledClip("one", WIDTH, HEIGHT, 8.0, 5, (held,))
     with pytest.raises(InputError, match="same uid"):
         LabelledClip("one", WIDTH, HEIGHT, 8.0, FRAMES, (held, held))
-    with pytest.raises(InputError, match="t9, which is not there"):
+    with pytest.raises(InputError, match="t9, which does not exist"):
         LabelledClip("one", WIDTH, HEIGHT, 8.0, FRAMES, (held,), (Expression("x", ("t9",)),))
