@@ -1,4 +1,4 @@
-"""The packages that are installed beside this one, under names that others use, too."""
+"""The packages installed beside this one, whose names other packages may also use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BESIDE = Path(__file__).resolve().parents[1]
 
 
 class SiblingFinder(MetaPathFinder):
-    """Finds PACKAGES beside trajseg, whatever else has such a name in the current folder or on PYTHONPATH."""
+    """Finds PACKAGES beside trajseg, even if the current folder or PYTHONPATH has packages with these names."""
 
     @classmethod
     def find_spec(
@@ -32,7 +32,7 @@ def prefer_siblings() -> None:
 
 
 def stranger(package: str) -> str:
-    """Where a package of that name comes from, if it is not the one that was installed beside trajseg."""
+    """The location of a package with this name, if it is not the one installed beside trajseg."""
     spec = find_spec(package)
     places = [Path(place).resolve() for place in (spec.submodule_search_locations or ())] if spec else []
     return "" if not places or BESIDE / package in places else str(places[0])

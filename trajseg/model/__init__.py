@@ -1,4 +1,4 @@
-"""TrajSeg, the model: configuration, parts, processor. Loads torch."""
+"""The TrajSeg model: configuration, parts, processor. Loads torch."""
 
 from trajseg.model.config import Sam2Config, TrajSegConfig
 from trajseg.model.modeling import TrajSegModel

@@ -1,9 +1,9 @@
-"""Whether a caption and an instruction speak of the same thing, by the language model's own judgement.
+"""Whether a caption and an instruction refer to the same object, in the language model's own judgement.
 
-Asked the instruction, the model writes an answer that names every object it means. How likely would it have been to
-name an object by the caption instead? The natural logarithm of that likelihood ratio is 0 where the caption is what
-the model said itself, a little below where it is another name for the same thing, and far below where the two
-contradict each other: each word that the model holds for wrong costs its own logarithm.
+The model's answer to the instruction names every object. The agreement of a caption is the natural logarithm of a
+likelihood ratio: how likely the model was to name an object by the caption, relative to its own words. It is 0 for the
+model's own words, slightly below 0 for another name of the same object, and far below 0 for a contradiction, because
+every wrong word adds its own logarithm.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CONTRADICTION = -4.0
 
 
 def agreement(model: TrajSegModel, processor: TrajSegProcessor, prompt: Tensor, captions: Sequence[str]) -> list[float]:
-    """Log of how much likelier the model's own words are than each caption, negated: about 0 or less.
+    """Log likelihood of each caption relative to the model's own words: about 0 or less.
 
-    Where the model names several objects a caption may stand for any of them: the best is taken. An empty caption
-    says nothing and contradicts nothing: 0.
+    If the model names several objects, a caption may refer to any of them, and the best value counts. An empty caption
+    contradicts nothing: 0.
 
     Args:
-        prompt: embeddings (L, D) of the whole question about the clip, up to where the answer begins.
-        captions: sentences in the model's own words, as it writes them of tracks.
+        prompt: embeddings (L, D) of the question about the clip, up to the start of the answer.
+        captions: sentences in the form of the model's own captions.
     """
     said = captions_of(processor.text(model.answer(prompt, processor.end_id).ids))
     own = [_naming(said[: place + 1]) for place in range(len(said))] or [NO_OBJECT]
@@ -46,5 +46,5 @@ def agreement(model: TrajSegModel, processor: TrajSegProcessor, prompt: Tensor, 
 
 
 def _naming(captions: Sequence[str]) -> str:
-    """The beginning of an answer that names these objects."""
+    """The start of an answer that names these objects."""
     return " ; ".join(f"{caption} {SEG_TOKEN}" for caption in captions)

@@ -1,4 +1,4 @@
-"""The clip tracker: draws all objects of one clip frame by frame, by the rule that says how a frame is treated.
+"""The clip tracker: draws all objects of one clip frame by frame, following the frame rule.
 
 Shapes: R objects; C channels of SAM 2; H, W pixels of the clip's frames.
 """
@@ -20,13 +20,13 @@ from trajseg.model.sampling import Sampling
 
 @dataclass(frozen=True)
 class FrameRule:
-    """How each frame of a clip is treated (paper, unified mask decoder).
+    """The frame rule: how each frame of a clip is decoded (paper, unified mask decoder).
 
     Args:
         keys: 0-based frames that get a prompt, write a conditioning memory and, in the paper, read none.
         prompt_every_frame: all other frames get a prompt as well; they still write an ordinary memory (ours).
-        released_behaviour: frame 0 is decoded without the no-memory embedding and remembered from the mask that
-            came out, as the authors' code does.
+        released_behaviour: frame 0 is decoded without the no-memory embedding, and its memory comes from its mask, as
+            in the authors' code.
     """
 
     keys: frozenset[int]
@@ -35,7 +35,7 @@ class FrameRule:
 
     @classmethod
     def of(cls, config: TrajSegConfig, sampling: Sampling, keys: Collection[int]) -> FrameRule:
-        """The rule of a checkpoint; choosing the number of prompted frames switches prompts on all frames off."""
+        """The rule of a checkpoint; a chosen number of key frames disables prompts on all frames."""
         everywhere = config.prompt_every_frame and sampling.key_frames is None
         return cls(frozenset(keys), everywhere, config.released_behaviour)
 
@@ -44,12 +44,12 @@ class FrameRule:
         return self.prompt_every_frame or index in self.keys
 
     def is_remembered_from_mask(self, index: int) -> bool:
-        """Whether this frame is drawn and remembered as the authors' code treats its first one."""
+        """Whether this frame is treated as the first frame in the authors' code."""
         return index == 0 and self.released_behaviour
 
 
 class ClipTracker:
-    """Draws R objects through one clip in time order, or recalls frames that an earlier run has drawn.
+    """Draws R objects through one clip in time order, or restores frames drawn by an earlier run.
 
     Args:
         trajectories: trajectory tokens of the objects, (R, C).
@@ -75,11 +75,11 @@ class ClipTracker:
         self._rows = torch.zeros(len(trajectories), dtype=torch.long, device=model.device)
 
     def draw(self, index: int, features: FrameFeatures) -> tuple[Tensor, Tensor]:
-        """Draws frame `index`, whose features are those of one picture.
+        """Draws frame `index`, given the features of its picture.
 
         Returns:
-            mask logits (R, H, W) float32, far below 0 where an object is absent, and object scores (R,), the log-odds
-            that each is in the frame.
+            mask logits (R, H, W) float32, far below 0 for absent objects, and object scores (R,), the log-odds that
+            each is in the frame.
         """
         frame, rule = features[self._rows], self._rule
         from_mask = rule.is_remembered_from_mask(index)
@@ -98,12 +98,12 @@ class ClipTracker:
         return earlier in self._rule.keys or index - earlier < self._tracker.reach
 
     def recall(self, index: int, masks: Tensor, scores: Tensor, features: FrameFeatures | None) -> None:
-        """Remembers frame `index` as an earlier run has drawn it, in the place of drawing it.
+        """Stores the memory of frame `index` from an earlier run, instead of drawing it.
 
         Args:
             masks: bool (R, H, W).
             scores: object scores, (R,).
-            features: of the frame; None where no frame that is still to be drawn reads it (see `reads`).
+            features: of the frame; None if no frame yet to be drawn reads it (see `reads`).
         """
         if features is None:
             self._tracker.believe(scores)

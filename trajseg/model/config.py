@@ -1,4 +1,4 @@
-"""Configuration of a TrajSeg checkpoint: a LLaVA, a SAM 2, and what joins them."""
+"""Configuration of a TrajSeg checkpoint: a LLaVA, a SAM 2, and the parts between them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<vd_start>", "<vd_end>", "<traj_sta
 
 
 class Sam2Config(PretrainedConfig):
-    """SAM 2 as Meta's package builds it; the defaults are those of SAM 2.0 Hiera-large.
+    """Sizes of SAM 2 in Meta's package; the defaults are those of SAM 2.0 Hiera-large.
 
     `trunk` is "hiera", or "conv" for a convolutional trunk that learns from little data (tiny).
     Widths are in channels, `image_size` in pixels (square, letterboxed), `stride` in pixels a cell.
-    SAM 2.1 has two things that 2.0 has not: `no_obj_embed_spatial`, what memory says of an absent object, and
-    `pointer_times`, how long ago each object pointer was made.
+    SAM 2.1 adds `no_obj_embed_spatial`, the memory of an absent object, and `pointer_times`, the age of each object
+    pointer.
     """
 
     model_type = "trajseg_sam2"
@@ -65,9 +65,9 @@ class Sam2Config(PretrainedConfig):
 class TrajectoryEncoderShape:
     """Sizes of the trajectory encoder; the defaults are those of the paper's SPI module (299 M parameters).
 
-    `levels` are the vision tower's hidden states that it reads, shallowest first; `channels` of its maps, mixed with
-    their neighbours in `rounds` rounds (`groups` of GroupNorm); a box is read as roi x roi cells and becomes `width`
-    numbers, to which the embedding of the box's place (over a hidden layer of `box_width`) is added.
+    `levels` are the hidden states of the vision tower that it reads, shallowest first. Its maps have `channels` and are
+    mixed with their neighbours in `rounds` rounds (`groups` of GroupNorm). A box is read as roi x roi cells and becomes
+    `width` numbers, to which the embedding of the box's position (with a hidden layer of `box_width`) is added.
     """
 
     levels: tuple[int, ...] = (-11, -8, -5, -2)
@@ -82,20 +82,29 @@ class TrajectoryEncoderShape:
 class TrajSegConfig(PretrainedConfig):
     """A TrajSeg model; the defaults are those of the 7B model, `TrajSegConfig.tiny()` those of trajseg-tiny.
 
-    `llava_config` is a LLaVA's, or that of a family in `qwen.py`, whose own vision tower then stands for LLaVA's.
-    `llm_frames` is N, the frames that the language model sees. Without `integration_layers` (0) there is no content
-    integration: a trajectory token is itself the prompt of every key frame. `vision_stem` is "patch" (CLIP's own) or
-    "conv". `object_tokens` keeps, of a frame's patch tokens, only those at the centre of something
-    (at most so many a frame); 0 keeps all, as the paper does. `frame_embedding` adds a learned embedding of
-    the frame's number to its tokens; the paper has none. `key_frame_memory` lets key frames read memory (ours).
-    `prompt_every_frame` gives frames between key frames a prompt as well, which is read beside their memory (ours).
-    `start_score` is the object score above which an object's drawing starts; it goes on above 0 (ours; 0 in the paper).
-    `released_behaviour` treats frame 0 as the authors' code does (decoded without the no-memory embedding, remembered
-    from its drawn mask); it is set for checkpoints of theirs.
-    `trajectory_encoder` holds the fields of TrajectoryEncoderShape that differ from the paper's ({} for none);
-    None is a model without trajectory-to-text.
-    `prompted_by_boxes` says that the weights were trained with boxes and clicks on a frame; `mark_reader` adds the part
-    that a SAM 2 needs for them which was not pre-trained with millions of them (ours; see box_prompts.py).
+    Args:
+        llava_config: of a LLaVA, or of a family in `qwen.py`, whose own vision tower then replaces CLIP.
+        sam2_config: of SAM 2.
+        llm_frames: N, the frames that the language model sees.
+        integration_layers, integration_heads: of content integration; with 0 layers there is none, and a trajectory
+            token is itself the prompt of every key frame.
+        vision_stem: "patch" (CLIP's own) or "conv".
+        object_tokens: keep only the patch tokens at objects' centres, at most so many per frame; 0 keeps all (the
+            paper).
+        frame_embedding: add a learned embedding of the frame's number to its tokens (ours).
+        key_frame_memory: key frames read memory (ours).
+        prompt_every_frame: frames between key frames get a prompt, too, in addition to memory (ours).
+        start_score: hysteresis: an object appears above this object score, and stays above 0 (ours; 0 in the paper).
+        released_behaviour: treat frame 0 as the authors' code does (without the no-memory embedding, its memory made
+            from its mask); set for their checkpoints.
+        trajectory_encoder: fields of TrajectoryEncoderShape that differ from the paper's ({} for none); None: a model
+            without captioning.
+        prompted_by_boxes: the weights were trained with boxes and clicks on a frame.
+        mark_reader: has the part that a SAM 2 needs for them if it was not pre-trained on millions of them (ours; see
+            marks.py).
+        seg_token_id: id of [SEG].
+        max_new_tokens: of an answer.
+        model_name: identifies the weights; part of the model version.
     """
 
     model_type = "trajseg"
@@ -153,12 +162,12 @@ class TrajSegConfig(PretrainedConfig):
 
     @classmethod
     def full_size(cls) -> TrajSegConfig:
-        """The 7B model whole, with the trajectory encoder."""
+        """The 7B model with the trajectory encoder."""
         return cls(trajectory_encoder={})
 
     @classmethod
     def tiny(cls, vocab_size: int, seg_token_id: int, bos: int = 1, eos: int = 2, pad: int = 0) -> TrajSegConfig:
-        """The shipped default: the same parts at about a thousandth of the size."""
+        """trajseg-tiny: the same parts at about a thousandth of the size."""
         vision = CLIPVisionConfig(
             hidden_size=128,
             intermediate_size=256,
@@ -222,7 +231,7 @@ class TrajSegConfig(PretrainedConfig):
         )
 
 
-# AutoTokenizer reads a checkpoint's config.json and asks what a "trajseg" is.
+# AutoTokenizer reads a checkpoint's config.json and must know the type "trajseg".
 AutoConfig.register(TrajSegConfig.model_type, TrajSegConfig)
 
 
@@ -236,7 +245,7 @@ def _llava_7b() -> LlavaConfig:
         patch_size=14,
     )
     text = LlamaConfig(vocab_size=32008, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
-    # The original LLaVA's own key: its first releases have one Linear, transformers' LLaVA an MLP of two.
+    # A key of the original LLaVA: its first releases have one Linear, transformers' LLaVA an MLP with two.
     return LlavaConfig(  # type: ignore[call-arg]
         vision_config=vision,
         text_config=text,

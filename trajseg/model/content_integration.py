@@ -1,7 +1,7 @@
-"""Frame-level content integration: one trajectory token becomes one prompt for each key frame.
+"""Frame-level content integration: turns one trajectory token into one prompt per key frame.
 
-The token of an object asks every key frame's features what the object looks like there (paper, section on
-frame-level content integration; six layers of single-query cross attention, post-norm, no feed-forward).
+An object's token attends to the features of every key frame (paper, section on frame-level content integration; six
+layers of single-query cross attention, post-norm, no feed-forward).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class IntegrationLayer(nn.Module):
-    """z <- LayerNorm(z + attention(z over X)), one query a row.
+    """z <- LayerNorm(z + attention(z over X)), one query per row.
 
-    The projections of keys and values are folded into the query and the output (exact for one query, the key
-    bias cancels in the softmax), which saves projecting every cell. Parameters keep the names and shapes of
+    The projections of keys and values are folded into the query and the output (exact for one query; the key
+    bias cancels in the softmax), so that cells need not be projected. Parameters keep the names and shapes of
     `torch.nn.MultiheadAttention` followed by `LayerNorm`, under `0` and `1`, as published checkpoints have them.
     """
 
@@ -26,7 +26,7 @@ class IntegrationLayer(nn.Module):
         self.add_module("1", nn.LayerNorm(dim))
 
     def forward(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z (R, C) queries, x (R, P, C) cells of the frame of each row -> z (R, C), weights (R, heads, P)."""
+        """z (R, C) queries, x (R, P, C) cells of each row's frame -> z (R, C), weights (R, heads, P)."""
         mha: nn.MultiheadAttention = self.get_submodule("0")  # type: ignore[assignment]
         rows, dim = z.shape
         head = dim // self.heads
@@ -43,7 +43,7 @@ class IntegrationLayer(nn.Module):
 
 
 class ContentIntegration(nn.Module):
-    """The stack of integration layers (`fusion_layers` in published checkpoints); with none, a token stays as it is."""
+    """The stack of integration layers (`fusion_layers` in published checkpoints); with none, tokens are unchanged."""
 
     def __init__(self, dim: int, layers: int, heads: int) -> None:
         super().__init__()

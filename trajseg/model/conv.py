@@ -1,6 +1,6 @@
 """A small convolutional trunk, for checkpoints that must learn shapes from few pictures.
 
-It stands where Hiera stands in SAM 2 (`ConvTrunk`) and where the patch embedding stands in CLIP (`ConvStem`).
+It replaces Hiera in SAM 2 (`ConvTrunk`) and the patch embedding in CLIP (`ConvStem`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvTrunk(nn.Module):
-    """Feature maps at strides 4, 8, 16 and 32, finest first, as SAM 2's image encoder asks of a trunk.
+    """Feature maps at strides 4, 8, 16 and 32, finest first, as required by SAM 2's image encoder.
 
     Args:
         widths: channels at strides 2, 4, 8, 16, 32.
@@ -69,7 +69,7 @@ class ConvStem(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """CLIP asks its patch embedding for a dtype through this."""
+        """CLIP reads its patch embedding's dtype from this."""
         return self.project.weight
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which device a model runs on, and in which number format."""
+"""Selection of device and number format."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from trajseg.errors import InputError
 
 
 def chosen(name: str | None) -> str:
-    """torch's name of a device that this machine has: `name`, by default the first GPU, else "cpu".
+    """torch's name of an available device: `name`; default: the first GPU, or "cpu".
 
     Raises:
-        InputError: there is no such device.
+        InputError: the device is not available.
     """
     if not name:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,7 +29,7 @@ def chosen_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype | 
     """A number format for weights on a device; None stays None.
 
     Raises:
-        InputError: the name is none that weights can have, or it is float16 on a CPU.
+        InputError: invalid name, or float16 on a CPU.
     """
     if isinstance(dtype, str):
         found = getattr(torch, dtype, None)
@@ -37,7 +37,7 @@ def chosen_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype | 
             raise InputError(f"{dtype} is no number format for weights.", "Name float32, bfloat16 or float16.")
         dtype = found
     if dtype is torch.float16 and torch.device(device).type == "cpu":
-        # trajseg-tiny needs 157 s in place of 7 s for a clip of 24 frames.
+        # It is slow: trajseg-tiny needs 157 s instead of 7 s for a clip of 24 frames.
         raise InputError(
             "CPUs compute float16 some twenty times slower than other formats.",
             "Take bfloat16, or leave the number format out.",

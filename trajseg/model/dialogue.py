@@ -1,4 +1,4 @@
-"""The turns of a dialogue with the language model, and how an answer is read; its sentences are trajseg.data's."""
+"""The chat format of the language model, and parsing of its answers; the sentences are in trajseg.data."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from trajseg.data.sentences import CAPTION_REQUEST, NO_OBJECT, REQUEST, SEG_TOKE
 USER = "user :"
 ASSISTANT = "assistant :"
 WORDS = f"{USER} {ASSISTANT} {REQUEST} {NO_OBJECT} {CAPTION_REQUEST}".replace("{expression}", "").split()
-"""Words that a tokenizer must know for the sentences of this page."""
+"""Words that a tokenizer must know for the sentences in this module."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What stands around the two turns of a dialogue; tiny's by default."""
+    """The text around the two turns of a chat; default: trajseg-tiny's."""
 
     system: str = ""
     user: str = USER
@@ -29,20 +29,20 @@ LLAVA_TURNS = Turns(
     after_clip="\n",
     assistant="ASSISTANT:",
 )
-"""As LLaVA's first releases were trained (its conversation "v1")."""
+"""The format of LLaVA's first releases (its conversation "v1")."""
 
 
 def segment_request(instruction: str, template: str = REQUEST) -> str:
-    """The user's turn for an instruction, lower-cased as in training; a question stays as it is."""
+    """The user's turn for an instruction, lower-cased as in training; a question stays unchanged."""
     expression = plain_words(instruction)
     return expression if expression.endswith("?") else template.format(expression=expression)
 
 
 def captions_of(answer: str) -> list[str]:
-    """What the model says before each [SEG], in order; the inverse of `trajseg.data.sentences.grounding_answer`."""
+    """The captions before each [SEG], in order; the inverse of `trajseg.data.sentences.grounding_answer`."""
     return [part.strip(" ;.,") for part in answer.split(SEG_TOKEN)[:-1]]
 
 
 def caption_of(answer: str) -> str:
-    """The sentence on a trajectory in "{caption} [SEG] ."; the whole answer where it has no [SEG]."""
+    """The caption in "{caption} [SEG] ."; the whole answer if it has no [SEG]."""
     return answer.split(SEG_TOKEN)[0].strip(" ;.,")

@@ -1,10 +1,10 @@
-"""Box prompts: what a person marked on a frame, drawn by SAM 2's own prompt encoder and mask decoder.
+"""Marks: masks of objects that a person marked on a frame, from SAM 2's prompt encoder and mask decoder.
 
-A box is two points, its corners, with labels of their own; a click is one point. What the instruction says of the
-object joins them as one more sparse token, and what memory says of it is in the picture's features. Where SAM 2 comes
-without the pre-training in which it saw millions of boxes, a small part of our own (MarkReader) helps it.
+A box is two points, its corners, with their own labels; a click is one point. The instruction's prompt is one more
+sparse token, and memory conditions the picture's features. If SAM 2 lacks its pre-training on millions of boxes, a
+small additional part (MarkReader) replaces that.
 
-Shapes: R rows (a marked object each), P points of a row, C channels of SAM 2, h = w = cells of a side.
+Shapes: R rows (one marked object each), P points per row, C channels of SAM 2, h = w = cells per side.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from trajseg.model.mask_decoder import DecodedMask, FrameFeatures, Tracker
 from trajseg.model.processor import inner_size
 
 CLICK, TOP_LEFT, BOTTOM_RIGHT = 1, 2, 3
-"""SAM 2's labels of points."""
+"""SAM 2's point labels."""
 
 
 @dataclass(frozen=True)
 class Marks:
-    """A box or a click a row; all rows are boxes, or all are clicks.
+    """One box or click per row; all rows are boxes, or all are clicks.
 
     coordinates (R, P, 2) float32: x, y in pixels of the letterboxed picture, 0 at the middle of the first pixel, as
     the sam2 package counts (its prompt encoder adds the half); labels (R, P) int32.
@@ -34,13 +34,13 @@ class Marks:
 
     @classmethod
     def boxes(cls, xyxy: Tensor) -> Marks:
-        """Boxes (R, 4) float32: the first and the last pixel that each holds."""
+        """Boxes (R, 4) float32: the first and the last pixel in each."""
         corners = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], dtype=torch.int32, device=xyxy.device)
         return cls(xyxy.view(-1, 2, 2), corners.expand(len(xyxy), 2))
 
     @classmethod
     def clicks(cls, xy: Tensor) -> Marks:
-        """Clicks (R, 2) float32 on what is meant."""
+        """Clicks (R, 2) float32 on the objects."""
         return cls(xy[:, None], torch.full((len(xy), 1), CLICK, dtype=torch.int32, device=xy.device))
 
     @property
@@ -49,18 +49,18 @@ class Marks:
         return self.labels.shape[1] == 1
 
     def letterboxed(self, height: int, width: int, side: int) -> Marks:
-        """Marks of a picture of `height` x `width` pixels, as they stand in it when it is letterboxed to `side`."""
+        """Marks in a picture of `height` x `width` pixels, converted to the picture letterboxed to `side`."""
         inner_height, inner_width = inner_size(height, width, side)
         scale = torch.tensor([inner_width / width, inner_height / height], device=self.coordinates.device)
         return Marks(self.coordinates * scale, self.labels)
 
 
 class MarkReader(nn.Module):
-    """Reads a mark off the picture: where it is becomes a dense prompt, what lies under it a sparse one.
+    """Turns a mark's position into a dense prompt, and the picture under it into a sparse one.
 
-    A decoder that was trained with trajectory tokens alone knows what objects look like, but not where a pair of
-    points is. So the mark is given to it as a map, added to the features' cells, and as a token of the kind that it
-    knows: made of the features in the middle of the mark.
+    A decoder trained only with trajectory tokens knows how objects look, but cannot interpret a pair of points. So it
+    gets the mark as a map, added to the features' cells, and as a token of the kind that it knows, made from the
+    features at the centre of the mark.
     """
 
     def __init__(self, channels: int) -> None:
@@ -72,7 +72,7 @@ class MarkReader(nn.Module):
         """Marks on frames -> sparse (R, 1, C) and dense (R, C, h, w), to be added to the prompt encoder's own.
 
         Args:
-            stride: pixels of the letterboxed picture a cell.
+            stride: pixels of the letterboxed picture per cell.
         """
         top = frame.top
         first = (marks.coordinates[:, 0] / stride).to(top.dtype)
@@ -100,16 +100,16 @@ def draw_marked(
     prompt: Tensor | None = None,
     reader: MarkReader | None = None,
 ) -> DecodedMask:
-    """What is marked on frame `index`, with what the tracker remembers of it; nothing new is remembered.
+    """The marked objects on frame `index`, using the tracker's memory of them; memory is not changed.
 
-    Without a reader this is SAM 2 as it was pre-trained: of a click it draws three masks (a click on a wheel may mean
-    the car), and the one that it expects the highest IoU of is taken.
+    Without a reader this is SAM 2 as pre-trained: for a click it draws three masks (a click on a wheel may mean the
+    car), and the one with the highest predicted IoU is used.
 
     Args:
-        tracker: holds no memories, or only such of the marked objects.
-        frame: features, one picture a row.
-        prompt: what the instruction says of the object on this frame, (R, C), as content integration gives it.
-        reader: of a checkpoint that has one.
+        tracker: without memories, or only with those of the marked objects.
+        frame: features, one picture per row.
+        prompt: the instruction's prompt for the object on this frame, (R, C), from content integration.
+        reader: the checkpoint's mark reader, if any.
     """
     sam2 = tracker.sam2
     sparse, dense = sam2.sam_prompt_encoder(points=(marks.coordinates, marks.labels), boxes=None, masks=None)

@@ -1,6 +1,6 @@
-"""The unified mask decoder: one SAM 2 decoder draws every frame, prompted on key frames, from memory between.
+"""The unified mask decoder: one SAM 2 decoder draws every frame, from prompts on key frames and from memory on others.
 
-Shapes: R rows (an object of a clip each), C channels of SAM 2 (256 at full size), h = w = image size / 16.
+Shapes: R rows (one object of a clip each), C channels of SAM 2 (256 at full size), h = w = image size / 16.
 Frame rules (paper, unified mask decoder): a key frame is decoded from its own prompt without reading memory and
 writes a conditioning memory; any other frame has no prompt, reads the memories of all earlier key frames and
 of the last six other frames, and writes an ordinary memory. Ours differs from the released code on frame 0,
@@ -41,7 +41,7 @@ class FrameFeatures:
 
 @dataclass(frozen=True)
 class DecodedMask:
-    """What the decoder says of R objects on one frame.
+    """The decoder's output for R objects on one frame.
 
     logits (R, 4h, 4w) before the object gate; score (R,) logit that the object is in the picture;
     pointer (R, C) for later frames.
@@ -52,7 +52,7 @@ class DecodedMask:
     pointer: Tensor
 
     def gated(self) -> Tensor:
-        """Mask logits with absent objects emptied, (R, 4h, 4w): what inference and memory use."""
+        """Mask logits with absent objects emptied, (R, 4h, 4w), for inference and memory."""
         return torch.where(self.score[:, None, None] > 0, self.logits, NO_OBJECT_LOGIT)
 
 
@@ -66,7 +66,7 @@ def encode_frames(sam2: SAM2Base, pixels: Tensor) -> FrameFeatures:
 
 
 class FrameMemory(TypedDict):
-    """What memory keeps of R objects on one frame, under the names that SAM 2 reads.
+    """The memory of R objects on one frame, with SAM 2's key names.
 
     maskmem_features: (R, M, S/16, S/16). maskmem_pos_enc: their position encoding, in a list of one.
     obj_ptr: (R, C), the object pointers.
@@ -78,18 +78,18 @@ class FrameMemory(TypedDict):
 
 
 class Tracker:
-    """Draws R objects frame by frame, in time order or against it, keeping their memories.
+    """Draws R objects frame by frame, forwards or backwards in time, and keeps their memories.
 
     Args:
         sam2: the SAM 2 whose decoder and memory are used.
         frame_count: frames of the clip; limits how many object pointers are read.
         key_frame_memory: let key frames read memory as well (ours, off in the paper's model).
-        backwards: frames come in falling order.
-        recompute: in training, keep of each step only what goes into it.
-        start_score: the object score above which memory believes that an object is in the picture, where it did not
-            believe so of the frame before; where it did, 0 is enough (ours; 0 everywhere in SAM 2).
-        several: of a frame without prompt draw three masks, and take the one of the highest expected IoU, as SAM 2
-            does by itself; the paper's model always draws one.
+        backwards: frames come in decreasing order.
+        recompute: in training, recompute each step in the backward pass.
+        start_score: hysteresis: the object score above which memory treats an object as present if it was absent on the
+            previous frame; if it was present, 0 is enough (ours; always 0 in SAM 2).
+        several: on a frame without prompt draw three masks, and use the one with the highest predicted IoU, as SAM 2
+            does by default; the paper's model always draws one.
     """
 
     def __init__(
@@ -122,18 +122,18 @@ class Tracker:
         remember: bool = True,
         key: bool | None = None,
     ) -> DecodedMask:
-        """Decodes frame `index` (0-based; indices only grow, or only fall when going backwards).
+        """Decodes frame `index` (0-based; indices only increase, or only decrease when going backwards).
 
         Args:
-            frame: features, one picture a row (R pictures; the same one repeated for objects of one clip).
-            prompt: the frame's prompts (R, C), or None where memory alone says what to draw.
-            present: in training, the truth (R,) bool of the object gate, so that memory starts from it.
-            remember: False where no later frame will read this one.
-            key: whether it is a key frame; by default where there is a prompt.
+            frame: features, one picture per row (R pictures; the same one repeated for objects of one clip).
+            prompt: the frame's prompts (R, C); None to draw from memory alone.
+            present: in training, the true object gate (R,) bool, for memory.
+            remember: False if no later frame will read this one.
+            key: whether it is a key frame; default: if there is a prompt.
         """
         if key is None:
             key = prompt is not None
-        # With copies, so that working it out again reads the same memories.
+        # With copies, so that recomputation reads the same memories.
         work = self._now()._step if self.recompute else self._step
         decoded, memory = worked(work, index, frame, prompt, present, remember, key, again=self.recompute)
         self._there = self._believed(decoded.score, present)
@@ -144,24 +144,24 @@ class Tracker:
 
     @property
     def reach(self) -> int:
-        """The memory of an ordinary frame is read by fewer than so many frames after it."""
+        """The memory of an ordinary frame is read by fewer than this many following frames."""
         return max(self.sam2.num_maskmem, self.sam2.max_obj_ptrs_in_encoder)
 
     def recall(self, index: int, frame: FrameFeatures, masks: Tensor, scores: Tensor, key: bool) -> None:
-        """Remembers frame `index` from what an earlier run has drawn, where `step` would draw it.
+        """Stores the memory of frame `index` from the masks of an earlier run, instead of `step`.
 
-        The memory comes from the masks as in `paint`; it is not the same to the bit as that of the logits.
+        The memory comes from the masks, as in `paint`, and so differs slightly from one made from logits.
 
         Args:
-            frame: features, one picture a row.
-            masks: (R, S, S) float32 of 0 and 1, letterboxed as the pictures are.
+            frame: features, one picture per row.
+            masks: (R, S, S) float32 of 0 and 1, letterboxed like the pictures.
             scores: object scores (R,) of the earlier run.
             key: whether it is a key frame.
         """
         self._keep(index, self._painted(frame, masks, self.believe(scores)), key)
 
     def believe(self, scores: Tensor) -> Tensor:
-        """Whether memory takes the objects of scores (R,) to be in the frame, (R,) bool; later frames go by it."""
+        """Whether memory treats the objects with scores (R,) as present, (R,) bool; stored for later frames."""
         self._there = self._believed(scores, None)
         return self._there
 
@@ -170,27 +170,27 @@ class Tracker:
         self.other_memories.pop(index + self.reach if self.backwards else index - self.reach, None)
 
     def draw_first(self, frame: FrameFeatures, prompt: Tensor) -> DecodedMask:
-        """Draws frame 0 as the authors' code does: without the no-memory embedding, and without remembering it.
+        """Draws frame 0 as in the authors' code: without the no-memory embedding, and without storing a memory.
 
-        There it is remembered by `paint`, from the mask that came out. Prompts are (R, C).
+        Call `paint` with the resulting mask to store one. Prompts are (R, C).
         """
         return self.draw(frame.top, frame, prompt[:, None], self._no_prompt(frame.top)[1])
 
     def paint(self, index: int, frame: FrameFeatures, masks: Tensor) -> None:
-        """Remembers frame `index` with masks that were given, as a key frame.
+        """Stores the memory of frame `index` from given masks, as a key frame.
 
-        As the paper's code remembers its first frame: the memory comes from the mask itself (logits of +-10,
-        through the decoder's resolution), the pointer from the decoder under the mask as a dense prompt.
+        As for the first frame in the paper's code: the memory comes from the mask itself (logits of +-10, at the
+        decoder's resolution), the pointer from the decoder with the mask as a dense prompt.
 
         Args:
-            frame: features, one picture a row.
-            masks: (R, S, S) float32, 1 inside and 0 outside, letterboxed as the pictures are; a row without any 1
-                says that its object is not in the picture.
+            frame: features, one picture per row.
+            masks: (R, S, S) float32, 1 inside and 0 outside, letterboxed like the pictures; all 0 for an object that is
+                not in the picture.
         """
         self.key_memories[index] = self._painted(frame, masks, masks.amax((1, 2)) > 0)
 
     def _painted(self, frame: FrameFeatures, masks: Tensor, present: Tensor) -> FrameMemory:
-        """The memory of a frame with masks (R, S, S) that were given; `present` (R,) bool is the object gate."""
+        """The memory of a frame from given masks (R, S, S); `present` (R,) bool is the object gate."""
         sam2 = self.sam2
         sparse, _ = self._no_prompt(frame.top)
         dense = sam2.sam_prompt_encoder.mask_downscaling(sam2.mask_downsample(masks[:, None].to(frame.top.dtype)))
@@ -202,10 +202,10 @@ class Tracker:
         return self._remember(frame, given, present)
 
     def forget(self, keys_kept: int, index: int | None = None) -> None:
-        """Keep the first and the latest of the key frames' memories, `keys_kept` (1 or more) in all.
+        """Keeps the first and the latest key frames' memories, `keys_kept` (1 or more) in total.
 
         Args:
-            keys_kept: so that memory does not grow with the number of key frames.
+            keys_kept: limits memory for many key frames.
             index: also forget this frame, if it is not a key frame.
         """
         painted = list(self.key_memories)
@@ -215,10 +215,10 @@ class Tracker:
             self.other_memories.pop(index, None)
 
     def remembering(self, index: int, frame: FrameFeatures, reads: bool = True) -> Tensor:
-        """The top level (R, C, h, w) of frame `index` with what memory says about it, or with no memory's embedding.
+        """The top level (R, C, h, w) of frame `index`, conditioned on memory or with the no-memory embedding.
 
         Args:
-            reads: whether memory is asked, where there is any.
+            reads: whether to read memory, if there is any.
         """
         if reads and self.key_memories:
             return self._read(index, frame)
@@ -236,11 +236,11 @@ class Tracker:
         """One pass of SAM 2's decoder.
 
         Args:
-            top: as `remembering` gives it.
+            top: from `remembering`.
             frame: the same frame's features, for the finer levels.
             sparse, dense: embeddings of prompts, (R, P, C) and (R, C, h, w).
-            present: the truth (R,) bool of the object gate, where it is known.
-            several: draw three masks, and give the one that the decoder itself expects the highest IoU of.
+            present: the true object gate (R,) bool, if known.
+            several: draw three masks, and return the one with the highest predicted IoU.
         """
         sam2 = self.sam2
         logits, ious, tokens, score = sam2.sam_mask_decoder(
@@ -258,7 +258,7 @@ class Tracker:
         return DecodedMask(logits[rows, best], score[:, 0], pointer)
 
     def _now(self) -> Tracker:
-        """A tracker that has what this one remembers now."""
+        """A tracker with a copy of the current memory."""
         other = copy(self)
         other.key_memories, other.other_memories = dict(self.key_memories), dict(self.other_memories)
         return other
@@ -266,7 +266,7 @@ class Tracker:
     def _step(
         self, index: int, frame: FrameFeatures, prompt: Tensor | None, present: Tensor | None, remember: bool, key: bool
     ) -> tuple[DecodedMask, FrameMemory | None]:
-        """What `step` draws, and the memory of it, where there is to be one."""
+        """The output of `step`, and its memory if requested."""
         top = self.remembering(index, frame, self.key_frame_memory or not key)
         sparse, dense = self._no_prompt(top)
         several = self.several and prompt is None
@@ -274,7 +274,7 @@ class Tracker:
         return decoded, self._remember(frame, decoded, self._believed(decoded.score, present)) if remember else None
 
     def _believed(self, score: Tensor, present: Tensor | None) -> Tensor:
-        """Whether objects of object scores (R,) are in the picture: (R,) bool; the truth, where that is known."""
+        """Whether objects with these object scores (R,) are present: (R,) bool; the ground truth if known."""
         if present is not None:
             return present
         if self._there is None:
@@ -282,7 +282,7 @@ class Tracker:
         return score > torch.where(self._there, 0.0, self.start_score)
 
     def _no_prompt(self, top: Tensor) -> tuple[Tensor, Tensor]:
-        """Sparse (R, 2, C) and dense (R, C, h, w) embeddings of no prompt."""
+        """Sparse (R, 2, C) and dense (R, C, h, w) embeddings of an empty prompt."""
         empty = torch.zeros(len(top), 1, 2, device=top.device)
         labels = -torch.ones(len(top), 1, dtype=torch.int32, device=top.device)
         sparse, dense = self.sam2.sam_prompt_encoder(points=(empty, labels), boxes=None, masks=None)

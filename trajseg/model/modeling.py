@@ -1,6 +1,6 @@
 """TrajSeg: LLaVA reads the clip and the instruction; each [SEG] it writes prompts SAM 2 on the key frames.
 
-Shapes: N frames that the language model sees, P patch tokens a frame, V width of the vision tower, D width of
+Shapes: N frames that the language model sees, P patch tokens per frame, V width of the vision tower, D width of
 the language model, S objects in an answer, C channels of SAM 2.
 """
 
@@ -30,15 +30,15 @@ from trajseg.model.trajectory_encoder import TrajectoryEncoder
 from trajseg.model.weights import FOLDER_FILES, Weights, empty_weights, fill
 
 OBJECT_THRESHOLD = 0.3
-"""A patch token counts as an object's centre from this objectness on."""
+"""Minimum objectness of a patch token to count as an object's centre."""
 
 LIKELIHOODS_AT_ONCE = 8
-"""Texts whose likelihood is computed together."""
+"""Number of texts whose likelihood is computed as a batch."""
 
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """What the language model sees of N frames: embeddings (M, D), the frame of each (M,), its cell (M,).
+    """The visual tokens of N frames: embeddings (M, D), and the frame (M,) and cell (M,) of each.
 
     In time order, and in raster order within a frame.
     """
@@ -50,14 +50,14 @@ class VisualTokens:
 
 @dataclass(frozen=True)
 class Answer:
-    """Generated token ids (without the end token) and the trajectory tokens (S, C), one for each [SEG]."""
+    """Generated token ids (without the end token) and the trajectory tokens (S, C), one per [SEG]."""
 
     ids: list[int]
     trajectories: Tensor
 
 
 class TrajSegModel(PreTrainedModel):
-    """The whole model; parameter names of the parts are those of published checkpoints (see docs/model.md)."""
+    """The whole model; its parts have the parameter names of published checkpoints (see docs/model.md)."""
 
     config_class = TrajSegConfig
     base_model_prefix = ""
@@ -110,7 +110,7 @@ class TrajSegModel(PreTrainedModel):
 
     @classmethod
     def skeleton(cls, config: TrajSegConfig) -> TrajSegModel:
-        """The model on the meta device: every name and shape, no memory. `weights.fill` makes it whole."""
+        """The model on the meta device: all names and shapes, no memory. `weights.fill` loads its weights."""
         with empty_weights():
             return cls(config)
 
@@ -127,10 +127,10 @@ class TrajSegModel(PreTrainedModel):
 
         Args:
             folder: config.json and model.safetensors (or its index and shards).
-            dtype: of the parameters: torch.float32, bfloat16 or float16, whatever the file has; by default what
-                config.json asks for, else float32.
-            device: where they go.
-            four_bit: the language model's layers in 4 bits, frozen (needs bitsandbytes).
+            dtype: of the parameters: torch.float32, bfloat16 or float16, regardless of the file; default: that of
+                config.json, or float32.
+            device: of the parameters.
+            four_bit: store the language model's layers in 4 bits, frozen (needs bitsandbytes).
 
         Raises:
             CheckpointError: a file is missing, or names or shapes differ.
@@ -156,7 +156,7 @@ class TrajSegModel(PreTrainedModel):
         (transformers would rename LLaVA's parameters to those of its older releases.)
 
         Args:
-            dtype: of the file; by default the parameters' own. Loading gives float32 by default.
+            dtype: of the file; default: the parameters' own. Loading returns float32 by default.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
@@ -165,7 +165,7 @@ class TrajSegModel(PreTrainedModel):
 
     @property
     def is_llava(self) -> bool:
-        """Whether pictures go through CLIP and a projector; else through the family's own tower (`qwen.py`)."""
+        """Whether pictures go through CLIP and a projector; otherwise through the family's own tower (`qwen.py`)."""
         return self.config.llava_config.model_type not in qwen.MODEL_TYPES
 
     @property
@@ -183,9 +183,9 @@ class TrajSegModel(PreTrainedModel):
         return self.language_model.embed_tokens(ids)
 
     def vision_states(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """All of the vision tower's hidden states of pictures (N, 3, s, s), (N, 1 + P, V) each, CLS first.
+        """All hidden states of the vision tower for pictures (N, 3, s, s), (N, 1 + P, V) each, CLS first.
 
-        Of another family than LLaVA: its visual tokens (N, P, D) alone.
+        For other families than LLaVA: only the visual tokens (N, P, D).
         """
         if not self.is_llava:
             return (qwen.visual_tokens(self.llava.model, pixels),)
@@ -196,13 +196,13 @@ class TrajSegModel(PreTrainedModel):
         return self.features(self.vision_states(pixels))
 
     def features(self, states: Sequence[Tensor]) -> Tensor:
-        """Of the vision tower's hidden states (N, 1 + P, V) each, what the projector reads: no CLS, (N, P, V)."""
+        """The projector's input from the vision tower's hidden states (N, 1 + P, V) each: without CLS, (N, P, V)."""
         return states[self.config.llava_config.vision_feature_layer][:, 1:]
 
     def visual_tokens(self, features: Tensor) -> VisualTokens:
         """Patch tokens (N, P, V) -> projected tokens, without the frame embedding.
 
-        With `object_tokens`, only objects' centres are kept.
+        With `object_tokens`, only those at objects' centres.
         """
         frames, patches, _ = features.shape
         keep = torch.ones(frames, patches, dtype=torch.bool, device=features.device)
@@ -212,9 +212,9 @@ class TrajSegModel(PreTrainedModel):
         return VisualTokens(self.llava.model.multi_modal_projector(features[frame, cell]), frame, cell)
 
     def see(self, hidden_states: Sequence[Tensor], numbers: Tensor | None = None) -> VisualTokens:
-        """What the language model sees of N frames, from what `vision_states` gave.
+        """The visual tokens of N frames, from the output of `vision_states`.
 
-        `numbers` (N,) are those that the frames are known by to the model; 0, 1, 2, ... if not given.
+        `numbers` (N,) select the frame embeddings; default: 0, 1, 2, ...
         """
         if self.is_llava:
             tokens = self.visual_tokens(self.features(hidden_states))
@@ -225,19 +225,19 @@ class TrajSegModel(PreTrainedModel):
         return replace(tokens, embeddings=self.at_frames(tokens.embeddings, frame))
 
     def at_frames(self, embeddings: Tensor, frame: Tensor) -> Tensor:
-        """Embeddings (..., M, D) of what is in frames (M,), with the frames' own embedding where the model has one."""
+        """Embeddings (..., M, D) of tokens in frames (M,), plus the frame embedding if the model has one."""
         return embeddings + self.frame_embedding(frame) if self.config.frame_embedding else embeddings
 
     def trajectory_embeddings(self, hidden_states: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """Trajectories of one clip -> what the language model reads of them, without the frame embedding.
+        """Trajectories of one clip -> embeddings for the language model, without the frame embedding.
 
         Args:
-            hidden_states: all of the vision tower's hidden states of the N frames, (N, 1 + P, V) each.
-            boxes: of K trajectories (K, N, 4), or of one (N, 4): xyxy in units of the letterboxed side, zero where
-                the object is absent.
+            hidden_states: all hidden states of the vision tower for the N frames, (N, 1 + P, V) each.
+            boxes: of K trajectories (K, N, 4), or of one (N, 4): xyxy in units of the letterboxed side, zero if the
+                object is absent.
 
         Returns:
-            one embedding a frame, (K, N, D) or (N, D).
+            one embedding per frame, (K, N, D) or (N, D).
 
         Raises:
             CheckpointError: the checkpoint has no trajectory encoder.
@@ -248,7 +248,7 @@ class TrajSegModel(PreTrainedModel):
         return tokens.view(*boxes.shape[:-1], -1)
 
     def require_trajectory_encoder(self) -> None:
-        """Raises CheckpointError where the checkpoint has none, so that it cannot put a trajectory into words."""
+        """Raises CheckpointError if the checkpoint has no trajectory encoder, and so cannot caption."""
         if self.config.trajectory_encoder is None:
             raise CheckpointError(
                 f"{self.config.model_name} cannot describe a trajectory: it was made without a trajectory encoder.",
@@ -260,7 +260,7 @@ class TrajSegModel(PreTrainedModel):
         return self.text_hidden_fcs[0](hidden)
 
     def prompts(self, trajectories: Tensor, frames: FrameFeatures) -> Tensor:
-        """Trajectory tokens (S, C) and the features of N frames -> a prompt each (S, N, C)."""
+        """Trajectory tokens (S, C) and the features of N frames -> prompts (S, N, C)."""
         objects, cells = len(trajectories), frames.cells()
         tokens = trajectories.repeat_interleave(len(cells), dim=0)
         prompts, _ = self.fusion_layers(tokens, cells.repeat(objects, 1, 1))
@@ -272,7 +272,7 @@ class TrajSegModel(PreTrainedModel):
 
     @torch.inference_mode()
     def answers(self, prompts: Tensor, end_id: int) -> list[Answer]:
-        """Greedy decoding of prompts of one length as a batch, with a key-value cache.
+        """Greedy decoding of a batch of prompts of the same length, with a key-value cache.
 
         Args:
             prompts: embeddings of the whole prompts (K, L, D).
@@ -308,14 +308,14 @@ class TrajSegModel(PreTrainedModel):
 
     @torch.inference_mode()
     def log_likelihoods(self, prompt: Tensor, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Natural log of the probability of each token of texts that would follow a prompt (L, D), (len(text),) each.
+        """Natural log of each token's probability, for texts that follow a prompt (L, D): (len(text),) each.
 
-        (Without a key-value cache: the texts are read in batches of LIKELIHOODS_AT_ONCE, each with the prompt.)
+        Without a key-value cache: the texts are read in batches of LIKELIHOODS_AT_ONCE, each with the prompt.
         """
         found: list[Tensor] = []
         for first in range(0, len(texts), LIKELIHOODS_AT_ONCE):
             rows = texts[first : first + LIKELIHOODS_AT_ONCE]
-            # Padding stands behind the texts, where it is read by nothing that counts.
+            # Padding follows the texts, so no token that counts attends to it.
             ids = nn.utils.rnn.pad_sequence([torch.tensor(row, device=prompt.device) for row in rows], batch_first=True)
             inputs = torch.cat([prompt.expand(len(rows), -1, -1), self.embed_words(ids)], dim=1)
             hidden = self.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
@@ -326,9 +326,9 @@ class TrajSegModel(PreTrainedModel):
 
 
 def object_centres(logits: Tensor, most: int) -> Tensor:
-    """Which cells are the centre of something: local peaks of objectness (N, P) over 0.3, `most` a frame.
+    """Cells at objects' centres: local maxima of objectness (N, P) over 0.3, at most `most` per frame.
 
-    Returns bool (N, P). At least the best cell of each frame is kept, so that no frame is without a token.
+    Returns bool (N, P). The best cell of each frame is always kept, so that every frame has a token.
     """
     frames, patches = logits.shape
     side = round(patches**0.5)

@@ -1,4 +1,4 @@
-"""Turns pictures and sentences into the model's tensors, and mask logits back into the picture."""
+"""Converts pictures and sentences to the model's tensors, and mask logits back to the picture's size."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROCESSOR_FILE = "processor.json"
 
 Colour = tuple[float, float, float]
-"""Of red, green and blue, in units of 1 = full brightness."""
+"""For red, green and blue, in units of full brightness."""
 
 
 class TrajSegProcessor:
     """Tokenizer and picture geometry of a checkpoint.
 
     Pictures are letterboxed: the longest side becomes `llm_size` (language side) or `mask_size` (SAM 2) pixels
-    and the right and bottom are padded, so that nothing is cut away.
+    and the right and bottom are padded, so nothing is cropped.
 
     Args:
-        llm_mean, llm_std: what the vision tower's pictures are normalised with.
-        centre_crop: the vision tower sees the middle square of a picture, as in the paper's released code, not all
-            of it letterboxed.
-        turns: what stands around the user's and the assistant's turn.
+        llm_mean, llm_std: normalisation of the vision tower's pictures.
+        centre_crop: crop the vision tower's pictures to their central square, as in the paper's released code, instead
+            of letterboxing.
+        turns: the text around the user's and the assistant's turn.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TrajSegProcessor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TrajSegProcessor:
-        """Loads a checkpoint folder; CheckpointError when its files are missing."""
+        """Loads a checkpoint folder; CheckpointError if files are missing."""
         try:
             sizes = json.loads((Path(folder) / PROCESSOR_FILE).read_text())
             return cls(AutoTokenizer.from_pretrained(str(folder)), **sizes)
@@ -103,10 +103,10 @@ class TrajSegProcessor:
         return torch.stack([letterbox(frame, self.mask_size) for frame in frames])
 
     def seen_boxes(self, boxes: Tensor, height: int, width: int) -> Tensor:
-        """Boxes (n, 4), xyxy in units of the letterboxed side -> in units of the picture that the vision tower sees.
+        """Boxes (n, 4), xyxy in units of the letterboxed side -> in units of the vision tower's picture.
 
-        The same, unless the pictures are cut: then what was cut away is cut from the boxes as well, and a box that
-        is gone is all zero.
+        Unchanged, unless the pictures are cropped: then the boxes are cropped as well, and a box outside the crop is
+        all zero.
         """
         if not self.centre_crop:
             return boxes
@@ -139,7 +139,7 @@ class TrajSegProcessor:
     def prompt_ids(self, instruction: str, frames: int, template: str = REQUEST) -> tuple[list[list[int]], list[int]]:
         """Token ids around the visual tokens of an instruction about `frames` frames.
 
-        Returns what stands before each frame's tokens (one list a frame), and what stands after the last one.
+        Returns the ids before each frame's tokens (one list per frame), and those after the last frame.
         """
         start, end, clip_start, clip_end = self._marker_ids[:4]
         opening = f"{self.turns.system} {self.turns.user}".strip()
@@ -151,14 +151,14 @@ class TrajSegProcessor:
     def caption_ids(self, request: str = CAPTION_REQUEST) -> tuple[list[int], list[int]]:
         """Token ids around the trajectory tokens of a request for a caption, which follow the clip's last frame.
 
-        Returns what stands between the last frame's tokens and the trajectory's, and what stands after those.
+        Returns the ids between the last frame's tokens and the trajectory's, and those after the trajectory.
         """
         _, end, _, clip_end, start, stop = self._marker_ids
         after = [stop, *self.ids(self.turns.after_clip + request), *self.ids(self.turns.assistant)]
         return [end, clip_end, start], after
 
     def text(self, ids: Sequence[int]) -> str:
-        """The sentence of generated ids, with [SEG] kept."""
+        """The text of generated ids, including [SEG]."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)  # type: ignore[return-value]
 
 
@@ -169,7 +169,7 @@ def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def middle(frame: np.ndarray) -> np.ndarray:
-    """The largest square in the middle of a picture [H, W, 3]."""
+    """The largest central square of a picture [H, W, 3]."""
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -189,7 +189,7 @@ def letterbox(frame: np.ndarray, size: int, mean: Colour = IMAGENET_MEAN, std: C
 
 @functools.lru_cache(maxsize=8)
 def _levels(mean: Colour, std: Colour) -> np.ndarray:
-    """What each of the 256 levels of red, green and blue is when normalised, float32 [3, 256]."""
+    """The normalised value of each of the 256 levels of red, green and blue, float32 [3, 256]."""
     levels = np.arange(256, dtype=np.float32)[:, None] / 255.0
     return np.ascontiguousarray(((levels - mean) / std).T, np.float32)
 
@@ -201,12 +201,12 @@ def _colour(values: Sequence[float]) -> Colour:
 
 @functools.lru_cache(maxsize=4096)
 def _word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> tuple[int, ...]:
-    """Token ids of what stands between two spaces; a tokenizer of whole words gives the same in any sentence."""
+    """Token ids of one whitespace-separated word; with a whole-word tokenizer they are the same in any sentence."""
     return tuple(tokenizer(word, add_special_tokens=False)["input_ids"])
 
 
 def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words for checkpoints trained on a closed vocabulary; unknown words are <unk>."""
+    """A whole-word tokenizer for checkpoints trained on a closed vocabulary; unknown words become <unk>."""
     specials = ["<pad>", "<s>", "</s>", "<unk>", SEG_TOKEN, *SPECIAL_TOKENS]
     listed = list(dict.fromkeys([*specials, *words]))
     backend = Tokenizer(WordLevel({word: index for index, word in enumerate(listed)}, unk_token="<unk>"))

@@ -1,7 +1,7 @@
-"""A SAM 2 that draws what boxes and points mark, and follows it: the geometry of its pictures, and its prompt encoder.
+"""A SAM 2 that segments and tracks objects marked by boxes and points: picture geometry and prompt encoder.
 
-Meta's own weights see pictures squeezed into a square; a TrajSeg checkpoint's SAM 2 sees them letterboxed, and has a
-mark reader where it comes without SAM 2's pre-training.
+Meta's weights expect pictures stretched to a square; a TrajSeg checkpoint's SAM 2 expects letterboxed ones, and has a
+mark reader if it lacks SAM 2's pre-training.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class PromptableSam2:
 
     Args:
         sam2: in evaluation mode.
-        letterboxed: pictures keep their aspect and are padded right and below; else they are squeezed into a square.
-        reader: helps with marks where the checkpoint has one.
+        letterboxed: keep the aspect ratio and pad at the right and bottom; otherwise stretch to a square.
+        reader: the checkpoint's mark reader, if any.
         start_score, several: see Tracker.
     """
 
@@ -43,13 +43,13 @@ class PromptableSam2:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         device: torch.device = self.sam2.no_mem_embed.device
         return device
 
     @property
     def side(self) -> int:
-        """Pixels of a side of the pictures that it sees."""
+        """Side of its input pictures in pixels."""
         return int(self.sam2.image_size)
 
     def encode(self, frames: Sequence[np.ndarray]) -> FrameFeatures:
@@ -57,7 +57,7 @@ class PromptableSam2:
         return encode_frames(self.sam2, torch.stack([self._pixels(frame) for frame in frames]).to(self.device))
 
     def tracker(self, frame_count: int, backwards: bool = False) -> Tracker:
-        """Follows objects through a clip, either way in time."""
+        """A tracker for objects of a clip, in either direction of time."""
         return Tracker(
             self.sam2,
             frame_count,
@@ -75,26 +75,26 @@ class PromptableSam2:
         size: tuple[int, int],
         prompt: Tensor | None = None,
     ) -> DecodedMask:
-        """What marks in pixels of a picture of `size` (height, width) mean on frame `index`; nothing is remembered.
+        """Masks for marks on frame `index`, in pixels of a picture of `size` (height, width); memory is not changed.
 
         Args:
-            tracker: with what is remembered of the marked objects, if anything.
-            frame: features of the picture, one row, or one a mark.
-            prompt: what an instruction says of the objects on this frame, (R, C).
+            tracker: with the memory of the marked objects, if any.
+            frame: features of the picture, one row, or one per mark.
+            prompt: the instruction's prompts for the objects on this frame, (R, C).
         """
         placed = Marks(marks.coordinates.to(self.device) * self._scale(size), marks.labels.to(self.device))
         rows = frame if len(frame.top) == len(marks.labels) else frame[self._rows(len(marks.labels))]
         return draw_marked(tracker, index, rows, placed, prompt, self.reader)
 
     def logits(self, decoded: Tensor, size: tuple[int, int]) -> Tensor:
-        """Mask logits (R, h, w) of the model's picture -> (R, height, width) of a picture of `size`, float32."""
+        """Mask logits (R, h, w) of the model's picture -> (R, height, width) for a picture of `size`, float32."""
         whole = (self.side, self.side)
         full = F.interpolate(decoded[:, None].float(), whole, mode="bilinear", align_corners=False)
         height, width = self._inner(size)
         return F.interpolate(full[:, :, :height, :width], size, mode="bilinear", align_corners=False)[:, 0]
 
     def painted(self, masks: Sequence[np.ndarray]) -> Tensor:
-        """Masks bool [H, W] -> (R, side, side) of 0 and 1, as `Tracker.paint` takes them."""
+        """Masks bool [H, W] -> (R, side, side) of 0 and 1, for `Tracker.paint`."""
         whole = torch.zeros(len(masks), self.side, self.side)
         for row, mask in enumerate(masks):
             height, width = self._inner(mask.shape)
@@ -115,7 +115,7 @@ class PromptableSam2:
         return torch.from_numpy(normal).permute(2, 0, 1)
 
     def _inner(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of what holds the picture, in the square that the model sees."""
+        """Height and width of the picture inside the model's square input."""
         return inner_size(size[0], size[1], self.side) if self.letterboxed else (self.side, self.side)
 
     def _scale(self, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""4-bit base weights for the language model, so that its adapters train on one 24 GB card."""
+"""4-bit base weights of the language model, so that adapters can be trained on a 24 GB card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trajseg.model.modeling import TrajSegModel
 
 BITS_PER_WEIGHT = 4 + 8 / 64 + 32 / (64 * 256)
-"""NF4 with double quantisation (QLoRA): an 8-bit scale for 64 weights, a float32 one for 256 of those scales."""
+"""Bits per weight: NF4 with double quantisation (QLoRA), an 8-bit scale per 64 weights, a float32 per 256 scales."""
 
 
 def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -40,7 +40,8 @@ def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def make_four_bit(model: TrajSegModel, compute_dtype: torch.dtype) -> None:
-    """Gives the language model's layers 4-bit weights, which the next `fill` packs; the model is still empty.
+    """Replaces the weights of the language model's layers by 4-bit ones, which the next `fill` packs; the model is
+    still empty.
 
     Embeddings, norms, lm_head and everything outside of the language model keep their precision. The weights are
     frozen: train adapters over them.

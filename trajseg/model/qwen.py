@@ -1,7 +1,7 @@
-"""Qwen2-VL and Qwen2.5-VL in LLaVA's place: what their vision tower makes of frames.
+"""Qwen2-VL and Qwen2.5-VL instead of LLaVA: the visual tokens of their vision tower.
 
-Their language model is used as any other: embeddings in, hidden states out, with positions counted one after the other
-(their own code counts rows and columns of a picture as well; the released weights expect that).
+Their language model is used like any other: embeddings in, hidden states out, with consecutive positions (their own
+code also counts rows and columns of a picture, which the released weights expect).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl")
 
 
 def visual_tokens(model: Any, pixels: Tensor) -> Tensor:
-    """Pictures (N, 3, s, s) -> what the language model reads of them, (N, P, D), in raster order.
+    """Pictures (N, 3, s, s) -> visual tokens for the language model, (N, P, D), in raster order.
 
     Args:
         model: transformers' Qwen2_5_VLModel.
@@ -30,9 +30,9 @@ def visual_tokens(model: Any, pixels: Tensor) -> Tensor:
 
 
 def as_patches(pixels: Tensor, patch: int, merge: int, times: int) -> Tensor:
-    """Pictures (N, 3, s, s) -> patches (N, (s / patch)^2, 3 * times * patch^2), a still picture `times` times over.
+    """Pictures (N, 3, s, s) -> patches (N, (s / patch)^2, 3 * times * patch^2); each picture is repeated `times` times.
 
-    Patches that are merged into one token stand together.
+    Patches that are merged into one token are adjacent.
     """
     frames, channels, side, _ = pixels.shape
     cells = side // patch // merge

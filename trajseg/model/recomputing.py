@@ -1,4 +1,4 @@
-"""Trading time for memory in training: a part's activations are computed again in the backward pass, not kept."""
+"""Activation recomputation: saves memory in training by recomputing a part's activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def worked(work: Callable[..., T], *given: Any, again: bool) -> T:
-    """`work(*given)`; with `again`, its activations are not kept for the backward pass but computed again there.
+    """`work(*given)`; with `again`, its activations are recomputed in the backward pass instead of stored.
 
-    What `work` reads beside `given` must then still be the same.
+    Everything else that `work` reads must then be unchanged.
     """
     result: T = checkpoint(work, *given, use_reentrant=False) if again else work(*given)
     return result

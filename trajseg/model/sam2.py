@@ -16,7 +16,7 @@ from trajseg.model.conv import ConvTrunk
 
 
 def build_sam2(config: Sam2Config) -> SAM2Base:
-    """SAM 2 with random weights; parameter names are those of Meta's checkpoints."""
+    """SAM 2 with random weights and the parameter names of Meta's checkpoints."""
     dim, memory_dim = config.d_model, config.memory_dim
     grid = [config.image_size // config.stride] * 2
     trunk = {"hiera": Hiera, "conv": ConvTrunk}[config.trunk](**config.trunk_kwargs)
@@ -96,7 +96,7 @@ def build_sam2(config: Sam2Config) -> SAM2Base:
 
 
 class _CastingLinear(nn.Linear):
-    """Takes what SAM 2 computes in float32, whatever its own precision."""
+    """Accepts SAM 2's float32 intermediate results, whatever its own precision."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype))

@@ -1,4 +1,4 @@
-"""Which frames of a clip the model looks at: those that the language model sees, and those that get a prompt."""
+"""Which frames of a clip the language model sees, and which get a prompt."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from trajseg.video.spacing import sampled_frames
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many frames are looked at; None is the checkpoint's own way.
+    """Numbers of frames; None: the checkpoint's own.
 
     Args:
         llm_frames: N, the frames that the language model sees, at the centres of equal bins.
-        key_frames: the frames on which a trajectory token becomes a prompt: frame 0, where memory starts, and others
-            spread evenly over those that the language model sees; no other frame gets one. None: frame 0 and all that
-            it sees, and every frame where the checkpoint has `prompt_every_frame`.
+        key_frames: number of frames with a prompt: frame 0, where memory starts, and others evenly spaced among those
+            that the language model sees. None: frame 0 and all that it sees, or every frame if the checkpoint has
+            `prompt_every_frame`.
 
     Raises:
         InputError: a number is less than 1.
@@ -31,18 +31,18 @@ class Sampling:
                 raise InputError(f"{name} is {count}.", "Take at least one frame.")
 
     def seen(self, frame_count: int, own: int) -> list[int]:
-        """Frames that the language model sees of a clip of `frame_count`, 0-based; `own` is the checkpoint's N."""
+        """The frames that the language model sees of a clip of `frame_count`, 0-based; `own` is the checkpoint's N."""
         return sampled_frames(frame_count, self.llm_frames or own)
 
     def numbers(self, seen: int, own: int) -> list[int]:
-        """Which of `own` learned embeddings of a frame's number each of the `seen` frames gets.
+        """Which of the `own` frame embeddings each of the `seen` frames gets.
 
-        Where fewer frames than the checkpoint's own are requested, these are the numbers of the same moments of a clip.
+        With fewer frames than the checkpoint's own, these are the numbers of the same moments of a clip.
         """
         return list(range(seen)) if self.llm_frames is None or seen > own else sampled_frames(own, seen)
 
     def keys(self, seen: list[int]) -> list[int]:
-        """Indices of the key frames, in time order, when the language model sees the frames `seen`."""
+        """Indices of the key frames, in time order, if the language model sees the frames `seen`."""
         able = sorted({0, *seen})
         count = min(self.key_frames or len(able), len(able))
         return [able[place * len(able) // count] for place in range(count)]

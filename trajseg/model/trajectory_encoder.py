@@ -1,9 +1,9 @@
-"""The trajectory encoder: boxes of an object, one a frame, become one token a frame for the language model.
+"""The trajectory encoder: turns an object's boxes, one per frame, into one token per frame for the language model.
 
-The paper's SPI module. Maps of several depths of the vision tower form a pyramid in which neighbours exchange channels;
-a frame's box is read out of every level, and where the box lies is added.
+The paper's SPI module. Maps of several layers of the vision tower form a pyramid in which neighbouring levels exchange
+channels; RoIAlign reads a frame's box from every level, and the box's position is added.
 Shapes: N frames, K trajectories of one clip, L levels (shallowest first, largest map first), V width of the vision
-tower, C channels of the maps, D width of the language model. Parameters go by the names of published checkpoints.
+tower, C channels of the maps, D width of the language model. Parameters have the names of published checkpoints.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trajseg.model.recomputing import worked
 class TrajectoryEncoder(nn.Module):
     """Boxes (K, N, 4) on a clip -> tokens (K, N, D).
 
-    What does not depend on the boxes is computed once a clip: `pyramid`, which any number of trajectories share.
+    The part that does not depend on the boxes is computed once per clip: `pyramid`, shared by all trajectories.
     """
 
     def __init__(self, shape: TrajectoryEncoderShape, vision_width: int, language_width: int) -> None:
@@ -34,7 +34,7 @@ class TrajectoryEncoder(nn.Module):
     def pyramid(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Patch tokens of the L levels without CLS, (N, P, V) each -> maps (N, C, s, s), s halving from level to level.
 
-        The last level keeps the vision tower's grid of sqrt(P) cells a side.
+        The last level has the vision tower's grid, sqrt(P) cells per side.
         """
         return self.mlvl_fuse(levels)
 
@@ -43,16 +43,16 @@ class TrajectoryEncoder(nn.Module):
 
         Args:
             pyramid: of the clip's N frames.
-            boxes: (K, N, 4), xyxy in units of the (letterboxed) picture's side, zero where the object is absent.
+            boxes: (K, N, 4), xyxy in units of the (letterboxed) picture's side, zero if the object is absent.
         """
         return self.roi_align(pyramid, boxes)
 
 
 class FeaturePyramid(nn.Module):
-    """Steps 1 to 3: resize, tell every cell where it is, and mix neighbouring levels (`mlvl_fuse`)."""
+    """Steps 1 to 3: resize, add coordinates, and mix neighbouring levels (`mlvl_fuse`)."""
 
     recompute = False
-    """Whether training keeps only what goes into each round."""
+    """Whether training recomputes the rounds in the backward pass."""
 
     def __init__(self, shape: TrajectoryEncoderShape, vision_width: int) -> None:
         super().__init__()
@@ -76,8 +76,8 @@ class FeaturePyramid(nn.Module):
 class MixingRound(nn.Module):
     """One round: every level takes half of its channels from itself and a quarter from each neighbour.
 
-    The convolution is the same for all levels, and all are updated at once. At either end of the pyramid a level is
-    its own neighbour.
+    The convolution is shared by all levels, and all are updated at once. At either end of the pyramid, a level is its
+    own neighbour.
     """
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -92,13 +92,13 @@ class MixingRound(nn.Module):
             up, down = maps[min(number + 1, len(maps) - 1)], maps[max(number - 1, 0)]
             side = own.shape[-1]
             parts = [own[:, :half], _resized(up[:, -quarter:], side), _resized(down[:, half : half + quarter], side)]
-            # Autocast normalises in float32, which is twice as much to keep.
+            # Autocast normalises in float32, which needs twice the memory.
             mixed.append(F.relu(self.gn(self.conv(torch.cat(parts, dim=1)))).to(own.dtype))
         return mixed
 
 
 class BoxReader(nn.Module):
-    """Steps 4 to 7: cut the box out of every level, sum, and add where the box lies (`roi_align`)."""
+    """Steps 4 to 7: RoIAlign on every level, sum, and add the box's position (`roi_align`)."""
 
     def __init__(self, shape: TrajectoryEncoderShape, language_width: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class BoxReader(nn.Module):
         frame = torch.arange(frames, device=boxes.device).repeat(count)[:, None]
         cuts = []
         for level, conv in zip(pyramid, self.pconvs, strict=True):
-            # In float32: RoIAlign has no half precision on every device.
+            # In float32, because RoIAlign does not support half precision on every device.
             rois = torch.cat([frame, flat * level.shape[-1]], dim=1).float()
             cut = roi_align(level.float(), rois, self.roi, spatial_scale=1.0, sampling_ratio=2, aligned=True)
             cuts.append(conv(cut.to(level.dtype)))
@@ -132,14 +132,14 @@ class BoxReader(nn.Module):
 
 
 def _resized(maps: Tensor, side: int) -> Tensor:
-    """(n, C, s, s) -> (n, C, side, side), bilinear with corners kept, in float32."""
+    """(n, C, s, s) -> (n, C, side, side), bilinear with aligned corners, in float32."""
     if maps.shape[-1] == side:
         return maps
     return F.interpolate(maps.float(), (side, side), mode="bilinear", align_corners=True).to(maps.dtype)
 
 
 def _coordinates(maps: Tensor) -> Tensor:
-    """x then y of every cell, -1 to 1, as two channels (n, 2, s, s)."""
+    """x and y of every cell, -1 to 1, as two channels (n, 2, s, s)."""
     line = torch.linspace(-1, 1, maps.shape[-1], device=maps.device, dtype=maps.dtype)
     y, x = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([x, y]).expand(len(maps), -1, -1, -1)

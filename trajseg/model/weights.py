@@ -1,7 +1,7 @@
-"""Weight files: read one tensor at a time, put into a model strictly, written in shards.
+"""Weight files: reads them tensor by tensor, loads them strictly into a model, and writes shards.
 
-Nothing here holds a whole checkpoint in memory beside the model: safetensors files are read tensor by tensor,
-PyTorch's are mapped into memory.
+A whole checkpoint is never in memory beside the model: safetensors files are read tensor by tensor, PyTorch's are
+memory-mapped.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Shape = tuple[int, ...]
 
 INDEX = "model.safetensors.index.json"
 FOLDER_FILES = (INDEX, "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
-"""What a folder in Hugging Face's form holds, the first of them that is there."""
+"""Weight files of a folder in Hugging Face's format, in order of preference."""
 SHARD_BYTES = 2 * 1024**3
 NAMED_AT_MOST = 4
-"""Tensors that an error names before it says how many more there are."""
+"""Number of tensors that an error names individually."""
 
 
 def empty_weights() -> AbstractContextManager[None]:
-    """While it lasts, modules are built with parameters on the meta device: no memory, no time for random numbers.
+    """A context in which modules are built with parameters on the meta device: without memory or random numbers.
 
     Everything that is not a parameter (SAM 2's rotary tables, Hiera's drop rates, CLIP's position numbers) is real,
-    which `torch.device("meta")` would not give.
+    unlike with `torch.device("meta")`.
     """
     context: AbstractContextManager[None] = init_empty_weights(include_buffers=False)
     return context
@@ -46,12 +46,12 @@ class Weights:
     """The tensors of a checkpoint by name, read on first use.
 
     Args:
-        path: a folder in Hugging Face's form (one file, or an index of several; safetensors before PyTorch's), or
-            one file of safetensors or of PyTorch (.pt, .pth, .bin: only tensors are unpickled, and a dictionary
-            that holds them under "model", "state_dict" or "module" is opened).
+        path: a folder in Hugging Face's format (one file, or an index of several; safetensors are preferred), or one
+            safetensors or PyTorch file (.pt, .pth, .bin: only tensors are unpickled; the keys "model", "state_dict" and
+            "module" of a dictionary are opened).
 
     Raises:
-        CheckpointError: there is no such file, a shard is missing, or a file is damaged or holds more than tensors.
+        CheckpointError: the file or a shard is missing, or a file is damaged or has more than tensors.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -76,7 +76,7 @@ class Weights:
         return tensor
 
     def under(self, prefix: str) -> Weights:
-        """The part whose names begin with `prefix`, by their names without it."""
+        """The tensors whose names start with `prefix`, by name without it."""
         part = copy(self)
         part._names = {
             name.removeprefix(prefix): whole for name, whole in self._names.items() if name.startswith(prefix)
@@ -95,15 +95,15 @@ class Weights:
 
 
 def shapes_of(model: nn.Module) -> dict[str, Shape]:
-    """Names and shapes of what a checkpoint of the model holds; also of a model on the meta device."""
+    """Names and shapes of the tensors in a checkpoint of the model, which may be on the meta device."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def check(expected: Mapping[str, Shape], found: Mapping[str, Shape], source: object, remedy: str = "") -> None:
-    """Every tensor must be there, in its shape, and no other.
+    """Checks that exactly the expected tensors exist, with the expected shapes.
 
     Raises:
-        CheckpointError: names the tensors.
+        CheckpointError: lists the wrong tensors.
     """
     wrong = [
         f"{name} is {list(found[name])} and should be {list(expected[name])}"
@@ -124,10 +124,10 @@ def check(expected: Mapping[str, Shape], found: Mapping[str, Shape], source: obj
 
 
 def fill(model: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-    """Puts every tensor of a checkpoint into a model that was built with `empty_weights`, one after the other.
+    """Loads every tensor of a checkpoint into a model built with `empty_weights`, one at a time.
 
-    Parameters get `dtype`, also where the file has another one. Buffers stay in float32: the frequencies of SAM 2's
-    position encoding and of rotary embeddings lose too much in half precision.
+    Parameters get `dtype`, regardless of the file's. Buffers stay in float32: the frequencies of SAM 2's position
+    encoding and of rotary embeddings lose too much precision otherwise.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, or has another shape.
@@ -146,7 +146,7 @@ def fill(model: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.d
         if type(place) is nn.Parameter:
             module._parameters[leaf] = nn.Parameter(tensor, place.requires_grad)
         else:
-            # A parameter of bitsandbytes: it packs itself when it is moved, even to where it is.
+            # A parameter of bitsandbytes packs itself when it is moved, even to its own device.
             packed: Any = type(place)(tensor, requires_grad=False, **vars(place)).to(device)
             module._parameters[leaf] = packed
     model.to(device)
@@ -155,7 +155,7 @@ def fill(model: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.d
 def write(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> int:
     """Writes tensors as safetensors with an index, in shards of at most `shard_bytes` (or of one tensor).
 
-    Holds one shard in memory. A single shard becomes model.safetensors without an index.
+    Only one shard is in memory. A single shard becomes model.safetensors without an index.
 
     Returns:
         bytes written.
@@ -232,7 +232,7 @@ def _torch_tensors(file: Path) -> dict[str, Tensor]:
     except RuntimeError as error:
         if "mmap can only be used" not in str(error):
             raise
-        # Written by torch before 1.6: not to be mapped.
+        # Files written by torch before 1.6 cannot be memory-mapped.
         held = torch.load(file, map_location="cpu", weights_only=True)
     for key in ("model", "state_dict", "module"):
         if isinstance(held, dict) and isinstance(held.get(key), dict):
