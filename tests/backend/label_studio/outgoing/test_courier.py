@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -154,7 +155,8 @@ def test_a_label_studio_that_hangs_costs_no_more_than_the_deadline(
     hanging = settings.model_copy(update={"label_studio_url": silent})
     began = time.monotonic()
     Courier(store, hanging).round(grace_seconds=0)
-    assert time.monotonic() - began < 3
+    # Without the deadline it waits for SILENCE_SECONDS, 30 s, several times.
+    assert time.monotonic() - began < 20
     assert states(store, jobs) == [("pending", 1)]
     assert "in time" in delivery_of(store, jobs[0]).last_error
 
@@ -162,19 +164,25 @@ def test_a_label_studio_that_hangs_costs_no_more_than_the_deadline(
 def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(
     store: Store, settings: Settings, done: Any, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(couriers, "DEADLINE_SECONDS", 1.0)
+    monkeypatch.setattr(couriers, "DEADLINE_SECONDS", 2.0)
     (job,) = done(1)
     hand = Hand(Courier(store, settings.model_copy(update={"label_studio_url": silent})))
-    began = time.monotonic()
     hand.give(delivery_of(store, job))
-    assert time.monotonic() - began < 0.2
-    assert not hand.finish(0.1)
-    assert hand.finish(5)
+    # `give` has returned, and the delivery is still under way.
+    assert not hand.finish(0.0)
+    assert hand.finish(20)
     assert states(store, [job]) == [("pending", 1)]
 
 
-def proxy(status: int, body: bytes = b"<html>nginx</html>", **headers: str) -> tuple[str, socket.socket]:
-    """A server that gives one answer to everything, as a proxy does while Label Studio restarts."""
+def proxy(
+    status: int, body: bytes = b"<html>nginx</html>", asked: list[bytes] | None = None, **headers: str
+) -> tuple[str, socket.socket]:
+    """A server that gives one answer to everything, as a proxy does while Label Studio restarts.
+
+    Args:
+        asked: receives what was sent to it.
+    """
+    requests = [] if asked is None else asked
     listener = socket.create_server(("127.0.0.1", 0))
     lines = [f"HTTP/1.1 {status} X", "Content-Type: text/html", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -187,7 +195,7 @@ def proxy(status: int, body: bytes = b"<html>nginx</html>", **headers: str) -> t
             except OSError:
                 return
             with connection:
-                connection.recv(65536)
+                requests.append(connection.recv(65536))
                 connection.sendall(answer)
 
     threading.Thread(target=serve, daemon=True).start()
@@ -208,17 +216,21 @@ def test_a_proxys_answer_while_label_studio_restarts_is_not_final(
 
 
 def test_retry_after_is_honoured(store: Store, settings: Settings, done: Any) -> None:
-    jobs = done(1)
-    url, listener = proxy(503, Retry_After="120")
+    jobs = done(2)
+    asked: list[bytes] = []
+    url, listener = proxy(503, asked=asked, Retry_After="120")
     with listener:
         courier = Courier(store, settings.model_copy(update={"label_studio_url": url}))
-        began = time.monotonic()
+        before = store.now()
         courier.round(grace_seconds=0)
-    assert time.monotonic() - began < 2
-    delivery = store.deliveries.of_job(jobs[0].id)
-    assert delivery
-    assert 110 < (delivery.next_attempt_at - delivery.created_at).total_seconds() < 130
+        after = store.now()
+        assert len(asked) == 1
+        courier.round(grace_seconds=0)
+        assert len(asked) == 1
     assert not courier.breaker.allows()
+    (refused,) = [one for one in map(store.deliveries.of_job, [job.id for job in jobs]) if one and one.attempts]
+    pause, second = timedelta(seconds=120), timedelta(seconds=1)
+    assert before + pause - second <= refused.next_attempt_at <= after + pause + second
 
 
 def test_what_label_studio_itself_does_not_have_is_missing(studio: FakeLabelStudio) -> None:
