@@ -20,7 +20,7 @@ from backend.fetch import BusyServerError, FetchPolicy, fetched
 from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
-from backend.label_studio.refusals import MissingError, retry_after
+from backend.label_studio.refusals import MissingError, is_transient, retry_after
 from backend.logs import logged_job
 from backend.private import private_folder
 from backend.queue import JobQueue
@@ -404,11 +404,12 @@ def _task_is_gone(resident: Resident, job: Job) -> bool:
     except LabelStudioError:
         return False
     try:
-        client.task(resident.store.projects.get(job.project_id).label_studio_id, job.task_id)
+        client.task(client.id_of(resident.store.projects.get(job.project_id)), job.task_id)
     except MissingError:
         return True
     except TrajSegError as error:
-        resident.courier.breaker.failed(str(error))
+        if is_transient(error):
+            resident.courier.breaker.failed(str(error))
     finally:
         client.close()
     return False

@@ -98,7 +98,7 @@ def _shown_in_label_studio(settings: Settings, project: Project) -> Callable[[Ro
             for rank, task in enumerate(chosen.tasks, 1):
                 try:
                     columns = {ROUND_KEY: chosen.number, RANK_KEY: rank}
-                    client.update_task_data(project.label_studio_id, task, columns)
+                    client.update_task_data(client.id_of(project), task, columns)
                 except MissingError:
                     gone.append(task)
         finally:

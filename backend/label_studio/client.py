@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import mimetypes
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from backend.addresses import served_path
 from backend.label_studio.api import NO_SDK_RETRIES, LabelStudioApi
 from backend.label_studio.forms import ChangedTask, Prediction, Task
-from backend.label_studio.refusals import MissingError, RefusedError
+from backend.label_studio.refusals import MissingError, OtherProjectError, RefusedError
+from backend.store import Project
 from label_config.values import assigned, lookup
 from trajseg.errors import LabelStudioError
 from trajseg.files import printable
@@ -46,6 +48,7 @@ class LabelStudioClient:
         self._api = LabelStudioApi(url, api_key, attempts=attempts, wait=wait, timeout=timeout, deadline=deadline)
         self.url = self._api.url
         self.token_kind = self._api.token_kind
+        self._checked: set[int] = set()
 
     def close(self) -> None:
         """Closes the connections."""
@@ -63,6 +66,25 @@ class LabelStudioClient:
     def project(self, project_id: int) -> dict[str, Any]:
         """A project's fields."""
         return self._api.again(lambda: self._api.sdk.projects.get(project_id, request_options=NO_SDK_RETRIES)).dict()
+
+    def id_of(self, project: Project) -> int:
+        """Label Studio's id of a project of the store.
+
+        Another Label Studio, or one that was set up again, has other projects under the same ids. Only the time at
+        which a project was created tells them apart; it is compared once.
+
+        Raises OtherProjectError, or MissingError if there is no such project.
+        """
+        if project.id not in self._checked:
+            created = self.project(project.label_studio_id).get("created_at")
+            if project.stamp and isinstance(created, datetime) and int(created.timestamp()) != int(project.stamp):
+                raise OtherProjectError(
+                    f"Project {project.label_studio_id} of Label Studio at {self.url} is not the one that trajseg "
+                    f"knows: it was created at another time ({created.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC).",
+                    "Check LABEL_STUDIO_URL. What waits for the other project stays in the store.",
+                )
+            self._checked.add(project.id)
+        return project.label_studio_id
 
     def create_project(self, title: str, label_config: str, **settings: Any) -> int:
         """Creates a project and returns its id."""

@@ -52,6 +52,10 @@ class UnavailableError(LabelStudioError):
         self.retry_after = retry_after
 
 
+class OtherProjectError(RefusedError):
+    """The project with this id in Label Studio is another one than the store knows."""
+
+
 class MissingError(RefusedError):
     """Label Studio has no such task, project or prediction (404)."""
 

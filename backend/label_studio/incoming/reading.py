@@ -22,7 +22,7 @@ from backend.label_studio.incoming.annotation import from_annotation
 from backend.label_studio.incoming.corrections import Predicted, Source
 from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
 from backend.label_studio.outgoing.superseding import current_version, meta_of, withdraw
-from backend.label_studio.refusals import MissingError
+from backend.label_studio.refusals import MissingError, OtherProjectError
 from backend.settings import Settings
 from backend.store import (
     AnnotationHint,
@@ -123,9 +123,9 @@ class AnnotationReader:
         """Reads a project's labelling configuration from Label Studio; one that cannot be used is ignored."""
         project = self.store.projects.get(project_id)
         try:
-            xml = str(client.project(project.label_studio_id)["label_config"])
+            xml = str(client.project(client.id_of(project))["label_config"])
             parse(xml)
-        except (MissingError, LabelConfigError) as error:
+        except (MissingError, OtherProjectError, LabelConfigError) as error:
             log.info("the new labelling configuration of project %d is ignored: %s", project.label_studio_id, error)
             return
         self.store.projects.upsert(project.label_studio_id, "", xml, stamp=project.stamp)
@@ -146,8 +146,11 @@ class AnnotationReader:
             if only is not None and project.id not in only:
                 continue
             try:
-                changed = client.changed_tasks(project.label_studio_id, project.swept_to)
+                changed = client.changed_tasks(client.id_of(project), project.swept_to)
             except MissingError:
+                continue
+            except OtherProjectError as error:
+                log.warning("the annotations of project %d are not read: %s", project.label_studio_id, error)
                 continue
             if not changed:
                 continue
@@ -174,7 +177,7 @@ class AnnotationReader:
         Raises LabelStudioError, or LabelConfigError if the project's configuration cannot be read.
         """
         try:
-            task = client.task(project.label_studio_id, task_id)
+            task = client.task(client.id_of(project), task_id)
         except MissingError:
             self._withdraw_all_but(project, task_id, ())
             return []

@@ -75,8 +75,9 @@ def plan(store: Store, client: LabelStudioClient, job: Job) -> Plan:
         raise AdoptionError(
             f"Annotation {annotation_id} was corrected again since this job.", "Adopt the newest refinement."
         )
-    config = parse(str(client.project(project.label_studio_id)["label_config"]))
-    task = client.task(project.label_studio_id, job.task_id)
+    project_id = client.id_of(project)
+    config = parse(str(client.project(project_id)["label_config"]))
+    task = client.task(project_id, job.task_id)
     held = task.data.get("frame_index") if config.view == "mask" else None
     indices = held if isinstance(held, list) else []
     result, rate = store.jobs.result(job.id), config.rate_for(task.data)

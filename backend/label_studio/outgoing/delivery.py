@@ -102,8 +102,8 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
             f"Job {job.id} does not belong to a Label Studio task, so its result is not delivered.",
             "`trajseg export` or GET /jobs/ID/tracks gives the result.",
         )
-    project_id = store.projects.get(job.project_id).label_studio_id
     try:
+        project_id = client.id_of(store.projects.get(job.project_id))
         config = _config_with_room(client, project_id, result)
         task = client.task(project_id, job.task_id)
     except MissingError as error:

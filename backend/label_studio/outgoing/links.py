@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from backend.http.media import renewed
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.refusals import MissingError
+from backend.label_studio.refusals import MissingError, OtherProjectError
 from backend.retention import drop_pictures
 from backend.settings import Settings
 from backend.store import Store, TaskPictures
@@ -51,6 +51,8 @@ def renew_links(store: Store, client: LabelStudioClient, settings: Settings) -> 
             changed += _renew(store, client, settings, row, configs)
         except MissingError:
             _miss(store, settings, row)
+        except OtherProjectError as error:
+            log.warning("the links of task %d are left as they are: %s", row.task_id, error)
         except LabelStudioError:
             raise
         except Exception:
@@ -65,7 +67,7 @@ def _renew(
     row: TaskPictures,
     configs: dict[int, LabelConfig | None],
 ) -> int:
-    project_id = store.projects.get(row.project_id).label_studio_id
+    project_id = client.id_of(store.projects.get(row.project_id))
     if project_id not in configs:
         configs[project_id] = _config(client, project_id)
     config = configs[project_id]

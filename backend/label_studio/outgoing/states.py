@@ -184,7 +184,7 @@ class StateWriter:
                 some = list(task_ids[start : start + TASKS_A_REQUEST])
                 requests += 1
                 try:
-                    client.set_task_key(self.store.projects.get(project_id).label_studio_id, some, STATE_KEY, state)
+                    client.set_task_key(client.id_of(self.store.projects.get(project_id)), some, STATE_KEY, state)
                 except (RefusedError, UnknownProjectError) as error:
                     # The project was deleted, or this token has no access to it: retrying would change nothing.
                     log.info("the state of %d tasks is not shown: %s", len(some), error)

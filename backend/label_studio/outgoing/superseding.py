@@ -19,7 +19,7 @@ from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.outgoing.columns import OPEN_KEY, columns_of, opened_words
 from backend.label_studio.outgoing.states import STATE_KEY, is_typed
 from backend.label_studio.outgoing.views import frame_numbers
-from backend.label_studio.refusals import MissingError
+from backend.label_studio.refusals import MissingError, OtherProjectError
 from backend.settings import Settings
 from backend.store import Job, Project, Store, UnknownJobError
 from backend.store.kinds import KINDS
@@ -212,6 +212,9 @@ def delete_superseded(store: Store, client: LabelStudioClient, settings: Setting
             store.superseded.drop(row)
         except UnknownProjectError:
             store.superseded.drop(row)
+        except OtherProjectError as error:
+            log.warning("superseded prediction %d stays for now: %s", row.prediction_id, error)
+            _postpone(store, settings, row)
         except LabelStudioError as error:
             log.warning("superseded prediction %d will be deleted later: %s", row.prediction_id, error)
             raise
@@ -222,7 +225,7 @@ def delete_superseded(store: Store, client: LabelStudioClient, settings: Setting
 
 
 def _delete(store: Store, client: LabelStudioClient, settings: Settings, row: SupersededPrediction) -> int:
-    task = client.task(store.projects.get(row.project_id).label_studio_id, row.task_id)
+    task = client.task(client.id_of(store.projects.get(row.project_id)), row.task_id)
     standing = {one.id: one for one in client.predictions(task.id)}
     prediction = standing.get(row.prediction_id)
     if prediction is None or not prediction.model_version.endswith(EARLIER):

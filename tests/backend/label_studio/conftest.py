@@ -237,7 +237,7 @@ class FakeLabelStudio:
         selected = query["selectedItems"]
         found = [
             one
-            for one in self.tasks.values()
+            for one in list(self.tasks.values())
             if one["project"] == int(request.args["project"]) and (selected["all"] or one["id"] in selected["included"])
         ]
         if int(request.args.get("page", 1)) > 1:
@@ -248,7 +248,7 @@ class FakeLabelStudio:
         assert request.args["fields"] == "task_only"
         assert query["ordering"] == ["tasks:updated_at"]
         (wanted,) = query["filters"]["items"]
-        found = [one for one in self.tasks.values() if one["project"] == int(request.args["project"])]
+        found = [one for one in list(self.tasks.values()) if one["project"] == int(request.args["project"])]
         if wanted["filter"] == "filter:tasks:updated_at":
             found = [one for one in found if one["updated_at"] > wanted["value"]]
         else:
