@@ -45,9 +45,9 @@ COMPARED = 5
 MIDDLE = 3
 """The layer after which a candidate's last word has to know its looks and its motion."""
 LIT = 0.2
-NAMELESS = 0.4
+NAMELESS = 0.1
 """Share of candidates whose colour or shape has no name."""
-MISHEARD = 0.15
+MISHEARD = 0.1
 """Share of the others whose colour is read as another one while the answer is written on."""
 SIZE = 2
 """The column of the size among looks."""
