@@ -1,4 +1,4 @@
-"""What every test can ask for: the shipped clips, a tiny clip with known masks, an engine without a model."""
+"""Fixtures for all tests: the shipped clips, a tiny clip with known masks, an engine without a model."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from trajseg.video import write_video
 
 POSTGRES = "TRAJSEG_TEST_POSTGRES_URL"
 """Names a PostgreSQL database that tests may empty; processes of one test run use databases of their own beside it."""
-# Several test processes keep all cores busy: a worker that gives way to them would make its own test wait.
+# Several test processes keep all cores busy: a worker with low priority would delay its own test.
 os.environ.setdefault("TRAJSEG_WORKER_NICE", "0")
 TINY_WIDTH, TINY_HEIGHT, TINY_FRAMES, TINY_FPS = 96, 64, 12, 12.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: started last, one of them would keep one of two processes waiting for the other."""
+    """Long files first, so that one process does not wait for the other at the end."""
     first = ("tests/integration/", "tests/worker/", "tests/trajseg/")
     items.sort(key=lambda item: next((at for at, name in enumerate(first) if item.nodeid.startswith(name)), len(first)))
 
 
 @pytest.fixture(scope="session")
 def clips() -> Path:
-    """The folder of real clips that stand in the repository."""
+    """The folder of real clips in the repository."""
     return Path(__file__).parent / "clips"
 
 
@@ -42,7 +42,7 @@ def cases() -> Path:
 
 @pytest.fixture
 def postgres_url() -> str:
-    """An empty PostgreSQL database; the test is skipped where there is none."""
+    """An empty PostgreSQL database; the test is skipped without one."""
     named = os.environ.get(POSTGRES, "")
     if not named:
         pytest.skip(f"{POSTGRES} names no PostgreSQL database that may be emptied")

@@ -21,12 +21,12 @@ from trajseg.video import Clip, open_clip
 
 
 class ScriptedEngine:
-    """An engine that finds saturated red, green and blue when the instruction says their names."""
+    """An engine that finds saturated red, green and blue if the instruction names them."""
 
     spec = EngineSpec(name="scripted", model_version="scripted", several=True, none=True)
 
     def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
-        """One object for each colour named; a red, green or blue pixel outshines its other channels by 80."""
+        """One object per named colour; a red, green or blue pixel exceeds its other channels by 80."""
         clip, instruction = open_clip(clip), check_instruction(instruction)
         colours = [name for name in ("red", "green", "blue") if name in instruction.lower()]
         objects = TrackedObject.numbered([f"something {name}" for name in colours])

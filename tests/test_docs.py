@@ -34,7 +34,7 @@ def test_no_line_of_the_readme_is_longer_than_120_characters() -> None:
 
 @pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
 def test_every_test_that_proves_a_sentence_is_there(page: str) -> None:
-    """A file stands there by its path, or by its name where that is enough; a test after it or after the one before."""
+    """Files are given by path, or by name if that is unambiguous; a test follows its file or the previous test."""
     missing, file = [], Path()
     named = re.findall(r"`([\w/]*(?:\.py)?)(?:::(\w+))?`", (ROOT / page).read_text(encoding="utf-8"))
     for name, test in named:

@@ -1,4 +1,4 @@
-"""No file is unpickled but for its tensors: every place that could is looked at."""
+"""Only tensors are unpickled from files; every place that could load more is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tiny clip of tests/conftest.py holds."""
+"""The content of the tiny clip of tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TinyClip:
-    """A clip of 12 frames, 96x64 pixels, 12 frames a second, H.264, and what is drawn in it.
+    """A clip of 12 frames, 96x64 pixels, 12 frames per second, H.264, with its ground truth.
 
-    A red square moves right all the time; a blue one moves left and is gone from frame 8 on.
+    A red square moves right throughout; a blue one moves left and is absent from frame 8 on.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""A bench of real parts for the worker: a store, a queue server to be started and stopped, workers in processes."""
+"""Real parts for testing the worker: a store, a queue server that can be stopped, and workers in processes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from backend.store import Job, Store
 
 TESTS = Path(__file__).parent
 SECONDS = 100.0
-"""For anything to happen on a busy machine."""
+"""Timeout for anything on a busy machine."""
 
 
 @dataclass
 class Bench:
-    """A store, a queue server that a test starts when it wants to, and workers for both."""
+    """A store, a queue server that the test starts, and workers for both."""
 
     folder: Path
     video: Path

@@ -1,4 +1,4 @@
-"""A backend for each test: its own store and data folder, and one real Valkey for all, emptied in between."""
+"""A backend per test: its own store and data folder, and one real Valkey for all, emptied in between."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def settings(tmp_path: Path, valkey_url: str) -> Settings:
 
 @pytest.fixture(scope="session")
 def fresh_store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Migrated once: to migrate for each test is what would take most of the time."""
+    """Migrated once, because migrating for each test would take most of the time."""
     path = tmp_path_factory.mktemp("store") / "fresh.db"
     store = Store(f"sqlite:///{path}")
     store.migrate()
@@ -106,7 +106,7 @@ def bearer(settings: Settings) -> dict[str, str]:
 
 @pytest.fixture
 def payload() -> Callable[[str], dict[str, Any]]:
-    """The body of a recorded request, by the beginning of its file's name."""
+    """The body of a recorded request, by a prefix of its file's name."""
 
     def body(prefix: str) -> dict[str, Any]:
         (path,) = PAYLOADS.glob(f"{prefix}*.json")

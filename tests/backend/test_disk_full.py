@@ -1,4 +1,4 @@
-"""The disk is full: SQLite itself refuses to grow, nothing is lost, and all goes on when there is room again."""
+"""A full disk: SQLite refuses to grow, nothing is lost, and everything continues when there is space again."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NO_LIMIT = 2**30
 
 
 class Disk:
-    """A disk under a store's file, which may have no room left."""
+    """The disk of a store's file, which can be made full."""
 
     def __init__(self, store: Store) -> None:
         self.full = False
         event.listen(store.database.engine, "begin", self._limit)
 
     def _limit(self, connection: Connection) -> None:
-        # SQLite takes a number below the file's present size for that size.
+        # SQLite treats a number below the file's size as that size.
         connection.exec_driver_sql(f"PRAGMA max_page_count = {1 if self.full else NO_LIMIT}")
 
 

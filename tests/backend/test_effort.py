@@ -1,4 +1,4 @@
-"""What corrections cost by model version, on the report's page and by `trajseg stats`."""
+"""Correction effort by model version, on the report page and from `trajseg stats`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class World:
         return self.store.jobs.get(job.id)
 
     def annotate(self, job: Job, number: int, days: int, *kinds: str, request: bool = False) -> Job | None:
-        """Frame by frame, what was done with track-1: frame 0 is at 2, and what is edited is moved out of it."""
+        """Corrections of track-1 by frame; edited masks are moved away completely."""
         changes = [
             Change(
                 "track-1",
@@ -93,7 +93,7 @@ def test_effort_is_reported_by_the_version_that_predicted_and_by_week(world: Wor
     base, first = by_version(EffortReader().tracks(world.store))
     assert (base.model_version, base.tasks, base.effort.changed_per_track) == (BASE, 2, 1.5)
     assert (first.model_version, first.tasks, first.effort.changed_per_track) == (FIRST, 2, 0.5)
-    # Moved masks have nothing in common with what was predicted.
+    # Moved masks have nothing in common with the predicted ones.
     assert base.effort.minutes_per_track == pytest.approx((6 * 2.0 + 3 * 37.8) / 60 / 2)
     assert first.effort.minutes_per_track == pytest.approx((6 * 2.0 + 1 * 37.8) / 60 / 2)
     assert base.effort.by_hand_minutes == pytest.approx(6 * 37.8 / 60)

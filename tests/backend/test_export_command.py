@@ -1,4 +1,4 @@
-"""`trajseg export`: a project out of the store, videos through the fetcher, and one result's file."""
+"""`trajseg export`: a project from the store, videos through the fetcher, and a single result file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/health and /ready: the living and the dead, alive and ready."""
+"""/health and /ready: live and dead processes, and the difference between live and ready."""
 
 from __future__ import annotations
 

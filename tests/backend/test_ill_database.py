@@ -1,4 +1,4 @@
-"""The database answers, but not well: a standby after a failover, a damaged file. Nothing is half done or forgotten."""
+"""A database that answers with errors: a standby after a failover, a damaged file. Nothing is half done or lost."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def backend_pid(store: Store) -> int:
 
 @pytest.mark.timeout(60)
 def test_a_connection_that_a_signal_interrupted_is_replaced(pooled: Store) -> None:
-    """It stayed in the pool in the middle of a statement, and whoever got it next met an error."""
+    """It used to stay in the pool in the middle of a statement, and caused an error for its next user."""
 
     def ring(number: int, frame: object) -> None:
         raise SystemExit
@@ -141,7 +141,7 @@ def test_a_connection_that_the_server_closed_is_replaced_before_a_statement_fail
 
 
 def test_a_reused_connection_costs_no_round_trip_of_its_own(pooled: Store) -> None:
-    """A ping before each statement cost /predict three of ten round trips."""
+    """A ping before each statement used to cost /predict three of ten round trips."""
     assert not pooled.database.engine.pool._pre_ping
     first = backend_pid(pooled)
     assert backend_pid(pooled) == first

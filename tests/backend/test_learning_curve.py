@@ -1,4 +1,4 @@
-"""How many more corrections until it is worth training, from the curve so far."""
+"""How many more corrections are needed for a worthwhile training, extrapolated from the learning curve."""
 
 from __future__ import annotations
 

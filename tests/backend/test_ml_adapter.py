@@ -65,7 +65,7 @@ def hosted(
     monkeypatch.setenv("TRAJSEG_INTERACTIVE_WAIT_SECONDS", "0")
     monkeypatch.setenv("REDIS_URL", valkey_url)
     monkeypatch.setenv("MODEL_DIR", str(tmp_path / "hosted-cache"))
-    # The host keeps its application and its cache in its modules: each test gets them fresh.
+    # The host keeps its application and cache in its modules, so each test reloads them.
     for name in [name for name in sys.modules if name.split(".")[0] == "label_studio_ml"]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("backend.ml_adapter._wsgi", "backend.ml_adapter.model"):
@@ -104,7 +104,7 @@ def hosted_store() -> Store:
 
 @pytest.fixture
 def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The Label Studio of the hosted backend: a fake that answers as the recorded one."""
+    """The Label Studio of the hosted backend: a fake with the recorded answers."""
     studio = FakeLabelStudio()
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
@@ -193,7 +193,7 @@ def test_an_annotation_is_read_and_refined_through_the_adapter(
     (prelabel,) = store.jobs.newest()
     delivery = store.runs.finish(prelabel.id, store.runs.start(prelabel.id) or "", result)
     assert delivery is not None
-    # As a worker does it.
+    # Like a worker.
     assert Courier(store, hosted_backend().settings).deliver(delivery)
     (prediction,) = studio.of_task(task)
     regions = [copy.deepcopy(item) for item in prediction["result"] if item["type"] == "bitmasklabels"]

@@ -1,4 +1,4 @@
-"""The queue is only transport: emptied, unreachable or with a dead worker on it, every job gets done."""
+"""The queue is only transport: even if it is emptied, unreachable or has a dead worker, every job gets done."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_job_just_written_is_left_to_its_request(
 def test_an_idle_round_asks_no_more_questions_however_many_jobs_wait(
     store: Store, queue: JobQueue, settings: Settings
 ) -> None:
-    """It took 3.5 s with 10,000 queued jobs, since Redis was asked about each."""
+    """It used to take 3.5 s with 10,000 queued jobs, with a Redis request for each."""
 
     def questions(count: int) -> tuple[int, int]:
         requests = [JobRequest("prelabel", None, number, "/clip.mp4", "a", "prelabel") for number in range(count)]
@@ -262,7 +262,7 @@ def test_a_typed_instruction_does_not_wait_when_redis_is_down(
 
 
 def test_a_redis_that_does_not_answer_is_asked_once_and_then_left_in_peace() -> None:
-    # Packets to this address go nowhere: only the time limit ends the wait.
+    # Packets to this address are dropped: only the time limit ends the wait.
     queue = JobQueue("redis://192.0.2.1:6379/0")
     begun = time.monotonic()
     for _ in range(20):

@@ -109,7 +109,7 @@ def test_failed_and_cancelled_jobs_go_after_their_days_with_their_pictures(
     assert {path.name for path in keeping.media_dir.iterdir()} == set(young)
     with pytest.raises(UnknownJobError):
         store.jobs.get(old[0])
-    # Asked for once more it is new.
+    # Requested again, it is a new job.
     assert store.jobs.add("prelabel", jobs.project, 1, "v", "a", "prelabel")[1]
 
 

@@ -1,4 +1,4 @@
-"""Secrets are planted everywhere, and looked for in every message, page, log line and answer."""
+"""Secrets are planted everywhere, and must appear in no message, page, log line or answer."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_doctor_shows_no_password(monkeypatch: pytest.MonkeyPatch, url: str,
 
 @pytest.fixture
 def planted(client: FlaskClient, store: Store, settings: Settings, predict_body: Any) -> str:
-    """A failed job whose address and error hold secrets; its id."""
+    """The id of a failed job whose address and error contain secrets."""
     settings.label_studio_api_key = SecretStr(TOKEN)
     client.post("/predict", json=predict_body(1, video=ADDRESS))
     (job,) = store.jobs.newest(state="queued")

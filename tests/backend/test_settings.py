@@ -1,4 +1,4 @@
-"""Settings: from the environment, checked, documented; and importing the service stays light."""
+"""Settings: read from the environment, validated and documented; importing the service stays light."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mistyped environment variable is named, with what was probably meant; legitimate ones pass in silence."""
+"""A mistyped environment variable is reported with a suggestion; valid ones are not reported."""
 
 from __future__ import annotations
 

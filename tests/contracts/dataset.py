@@ -14,7 +14,7 @@ from trajseg.errors import InputError
 
 
 class DatasetContract:
-    """What every data set must keep. A subclass named Test... has a fixture `dataset`, which needs two clips."""
+    """The rules for every data set. A subclass named Test... has a fixture `dataset` with at least two clips."""
 
     @pytest.fixture
     def dataset(self) -> Dataset:

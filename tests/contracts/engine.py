@@ -13,18 +13,18 @@ from trajseg.tracks.rle import iou
 from trajseg.video import Clip, open_clip
 
 METHODS = {"captions": "caption", "compares": "contradictions", "marks": "mark", "propagates": "propagator"}
-"""A capability of the spec, and the method that it promises."""
+"""Methods required by the capabilities of a spec."""
 
 
 class EngineContract:
-    """Give the fixture `engine`, and, for the tiny clip of tests/conftest.py, an instruction that means something."""
+    """Subclasses define the fixture `engine` and an instruction with a target in the tiny clip of tests/conftest.py."""
 
     meant: ClassVar[str] = "the red square"
     """An instruction that means at least one object of the clip."""
     absent: ClassVar[str] = "the green square"
-    """An instruction that means nothing in the clip; asked only where `spec.none`."""
+    """An instruction without a target in the clip; used only if `spec.none`."""
     resumed_iou: ClassVar[float] = 0.9
-    """The least mean IoU, over objects and frames that the second run draws, with a run that was not interrupted."""
+    """Minimum mean IoU between a resumed and an uninterrupted run, over objects and the frames of the second run."""
 
     @pytest.fixture
     def engine(self) -> Engine:
@@ -32,7 +32,7 @@ class EngineContract:
 
     @pytest.fixture
     def video(self, tiny_clip: Any) -> Path:
-        """A video in which `meant` means something; by default the tiny clip."""
+        """A video in which `meant` has a target; default: the tiny clip."""
         path: Path = tiny_clip.path
         return path
 

@@ -17,7 +17,7 @@ from worker.run import Resident, keep, run
 
 
 class JobKindContract:
-    """Give `kind`, `bad_params`, and what a job of it needs in `prepare`."""
+    """Subclasses define `kind`, `bad_params`, and `prepare` for what a job needs."""
 
     kind: JobKind
     bad_params: ClassVar[dict[str, Any]]
@@ -43,7 +43,7 @@ class JobKindContract:
 
     @pytest.fixture
     def steps(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-        """The progress that the job has made so far."""
+        """The job's current progress."""
         made: list[tuple[int, int]] = []
         progress = store.runs.progress
 

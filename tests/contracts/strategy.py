@@ -12,7 +12,7 @@ FRAMES = 30
 
 
 def moving_square(lost: range = range(0)) -> MaskTrack:
-    """A square that moves right by two pixels a frame, and is not there in the frames `lost`."""
+    """A square that moves right by two pixels per frame, and is absent in the frames `lost`."""
     masks: list[np.ndarray | None] = []
     for frame in range(FRAMES):
         mask = np.zeros((40, 120), bool)
@@ -22,7 +22,7 @@ def moving_square(lost: range = range(0)) -> MaskTrack:
 
 
 class StrategyContract:
-    """What every strategy must keep. A subclass named Test... has a fixture `strategy`."""
+    """The rules for every strategy. A subclass named Test... has a fixture `strategy`."""
 
     @pytest.fixture
     def strategy(self) -> ReviewStrategy:

@@ -18,7 +18,7 @@ def some_tasks(count: int, first: int = 1) -> list[TaskFacts]:
 
 
 class TaskStrategyContract:
-    """What every task strategy must keep. A subclass named Test... has a fixture `strategy`."""
+    """The rules for every task strategy. A subclass named Test... has a fixture `strategy`."""
 
     @pytest.fixture
     def strategy(self) -> TaskStrategy:

@@ -18,7 +18,7 @@ WIDTH, HEIGHT, FRAMES, FPS = 48, 32, 4, 8.0
 
 
 def masks(left: int, top: int, shown: range = range(FRAMES)) -> list[np.ndarray | None]:
-    """A 12 x 10 rectangle that moves 2 pixels a frame to the right; None outside of `shown`."""
+    """A 12 x 10 rectangle that moves right by 2 pixels per frame; None outside of `shown`."""
     drawn: list[np.ndarray | None] = []
     for index in range(FRAMES):
         mask = np.zeros((HEIGHT, WIDTH), bool)
@@ -34,7 +34,7 @@ def track(number: int, drawn: list[np.ndarray | None], score: float = 0.8) -> Ma
 
 
 def labelled(name: str, clip: Clip | None) -> LabelledClip:
-    """Two tracks that overlap, one that comes late, one that shows nothing, and one that a person rejected."""
+    """Two overlapping tracks, one that appears late, one without masks, and one that a person rejected."""
     painted = (Trust.PAINTED, Trust.PROPAGATED, Trust.ACCEPTED, Trust.PREDICTED)
     return LabelledClip(
         name,
@@ -61,13 +61,13 @@ def labelled(name: str, clip: Clip | None) -> LabelledClip:
 
 
 Masks = dict[str, dict[str, list[np.ndarray | None]]]
-"""By clip and label: one mask a frame, bool [H, W], or None."""
+"""By clip and label: one mask per frame, bool [H, W], or None."""
 Words = dict[str, dict[str, list[str]]]
-"""By clip and sentence: the labels of the tracks that it means."""
+"""By clip and sentence: the labels of its tracks."""
 
 
 class TrackFormatContract:
-    """Subclass it as `TestMyFormat`, set `kind`, and read back what the format has written."""
+    """Subclass it as `TestMyFormat`, set `kind`, and implement readers for the format's output."""
 
     kind: ClassVar[type[TrackFormat]]
     overlaps: ClassVar[bool] = True
@@ -76,7 +76,7 @@ class TrackFormatContract:
     """Whether a sentence can mean no object."""
 
     def masks(self, out: Path) -> Masks:
-        """What stands in the folder, read without the code that wrote it. Labels may be given by their order."""
+        """The folder's content, read without the code that wrote it. Labels may be given by their order."""
         raise NotImplementedError
 
     def words(self, out: Path) -> Words:
@@ -101,7 +101,7 @@ class TrackFormatContract:
     def expected(self) -> dict[str, list[np.ndarray | None]]:
         drawn = {"track-1": masks(2, 4), "track-2": masks(8, 8), "track-3": masks(30, 20, range(2, FRAMES))}
         if not self.overlaps:
-            # The second is surer, so it keeps the pixels that both claim.
+            # The second has the higher score, so it gets the pixels in both.
             pairs = zip(drawn["track-1"], drawn["track-2"], strict=True)
             drawn["track-1"] = [first & ~second for first, second in pairs]  # type: ignore[operator]
         return drawn

@@ -1,4 +1,4 @@
-"""What the tests of real processes share."""
+"""Fixtures for the tests with real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend as it is run: waitress, a real Valkey, many clients at once, and a queue server that dies."""
+"""The backend in production form: waitress, a real Valkey, many concurrent clients, and a queue server that dies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 class Valkey:
-    """A queue server that can die and come back empty on the same port."""
+    """A queue server that can be killed and restarted empty on the same port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -121,7 +121,7 @@ def test_every_recorded_request_is_answered_over_http(http: httpx.Client, server
         body = {} if recorded["body"] is None else {"json": recorded["body"]}
         begun = time.perf_counter()
         answer = http.request(recorded["method"], recorded["path"], **body)
-        # Nothing here waits for a model: even on a busy machine this is far from any wait.
+        # Nothing here waits for a model, so even a busy machine is far below this limit.
         assert time.perf_counter() - begun < 2
         assert answer.status_code == recorded["response_status"], path.name
 
@@ -177,7 +177,7 @@ def test_health_is_answered_while_every_waiting_place_is_taken(server: BackendSe
         server.store.jobs.cancel(job.id)
     for thread in threads:
         thread.join()
-    # No tracks; words say what became of each.
+    # No tracks; the text says what happened to each.
     assert len(answers) == len(threads)
     assert all("answer" in [region["from_name"] for region in answer] for answer in answers)
     assert not any(region["type"] == "brushlabels" for answer in answers for region in answer)
@@ -196,7 +196,7 @@ def test_jobs_requested_while_valkey_is_down_are_queued_when_it_is_back(
     assert health.json()["queue"].startswith("unreachable")
     assert len(server.store.jobs.newest(state="queued")) == 3
     with server.store.database.write() as session:
-        # As if asked some time ago: the reconciler leaves what is fresh to the request that made it.
+        # As if requested some time ago: the reconciler leaves new jobs to the request that created them.
         session.connection().exec_driver_sql("UPDATE jobs SET created_at = '2026-01-01 00:00:00'")
     valkey.start()
 

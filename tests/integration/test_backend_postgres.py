@@ -1,4 +1,4 @@
-"""The store on PostgreSQL: the same promises as on SQLite. Needs TRAJSEG_TEST_POSTGRES_URL."""
+"""The store on PostgreSQL: the same guarantees as on SQLite. Needs TRAJSEG_TEST_POSTGRES_URL."""
 
 from __future__ import annotations
 

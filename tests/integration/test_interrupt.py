@@ -17,7 +17,7 @@ from tests.worker_bench import SECONDS, Bench
 pytestmark = pytest.mark.timeout(400)
 CLIP = Path(__file__).parents[1] / "clips" / "yellow_box.mp4"
 PROMPT_SECONDS = 4.0
-"""Less than two on a machine that does nothing else. To unload torch alone takes longer than this on a busy one."""
+"""Less than two on an idle machine. On a busy one, unloading torch alone takes longer than this."""
 COMMANDS = {
     "segment": ["segment", str(CLIP), "the yellow box", "--out", "out"],
     "evaluate": ["evaluate", "--count", "500"],
@@ -46,7 +46,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # Whatever started the tests in the background may have it ignored.
+                # If the tests were started in the background, the signal may be ignored.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         processes.append(process)
@@ -60,7 +60,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def has_torch(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the process has loaded torch: what takes a Python long to unload."""
+    """Whether the process has loaded torch, which takes long to unload."""
     return "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
 
 

@@ -1,4 +1,4 @@
-"""scripts/load.py in a short form: real processes, and its last line is what `make load` promises."""
+"""scripts/load.py in a short form: real processes, and the last line has the form that `make load` documents."""
 
 from __future__ import annotations
 

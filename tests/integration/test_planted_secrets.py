@@ -56,7 +56,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Any) -> dic
 
 @pytest.fixture(scope="module")
 def outputs(environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Everything that a full run writes, says or answers, by where."""
+    """All output of a full run, by place."""
     folder = Path(environment["TRAJSEG_DATA_DIR"]).parent
     log = folder / "output.txt"
     with log.open("wb") as written:
@@ -98,7 +98,7 @@ def run(folder: Path, log: Path) -> dict[str, str]:
             return len(jobs) == 6 and sum(job["state"] in over for job in jobs) >= 4
 
         wait_for(settled)
-        # A delivery has been tried, and refused since there is no Label Studio.
+        # A delivery has been tried, and failed because there is no Label Studio.
         time.sleep(2)
         jobs = ask("GET", "/jobs").json()["jobs"]
         for path in ("/", "/health", "/ready", "/metrics", "/versions", "/failures", "/page/jobs", "/page/jobs.json", "/page/report"):  # fmt: skip # noqa: E501

@@ -1,4 +1,4 @@
-"""The power fails at each of a job's commits in turn; what is found afterwards leads to the right end."""
+"""A power cut at each of a job's commits in turn; recovery always reaches the right result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker import run as worker_run
 from worker.run import Resident, keep
 
 CUT, WHOLE = 9, 0
-"""Exit codes of the process that does the job."""
+"""Exit codes of the process that runs the job."""
 MOST_COMMITS = 60
 pytestmark = pytest.mark.timeout(600)
 
@@ -46,7 +46,7 @@ class Bench:
     engine: Any
 
     def job(self) -> Job:
-        """A job of a task of its own."""
+        """A job with its own task."""
         video = f"/data/upload/{self.project}/1-clip.mp4"
         task = self.studio.add_task(self.project, video=video, instruction="red and blue")
         known = self.store.projects.upsert(self.project, self.studio.url, "<View/>")
@@ -54,7 +54,7 @@ class Bench:
         return job
 
     def do(self, job: Job, trouble: Callable[[Store], None] = lambda store: None) -> int:
-        """Does the job in a process that `trouble` may end at any moment; returns its exit code."""
+        """Runs the job in a process that `trouble` may kill at any moment; returns its exit code."""
         self.store.close()
         child = os.fork()
         if child == 0:
@@ -71,7 +71,7 @@ class Bench:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     def recover(self, job: Job) -> None:
-        """What backend and workers do afterwards, as if their pauses had passed."""
+        """Runs the recovery of backend and workers, as if their pauses had passed."""
         queue = JobQueue(self.settings.redis_url)
         reconcile(self.store, queue, self.settings.model_copy(update={"stale_after_seconds": 0.0}), grace_seconds=0)
         queue.close()
@@ -83,7 +83,7 @@ class Bench:
         Courier(self.store, self.settings).round(grace_seconds=0)
 
     def check(self, job: Job) -> None:
-        """The job is done, and there is one prediction of it, whole."""
+        """Asserts that the job is done and has exactly one complete prediction."""
         done, delivery = self.store.jobs.get(job.id), self.store.deliveries.of_job(job.id)
         assert (done.state, done.error) == ("done", "")
         assert delivery is not None
@@ -125,7 +125,7 @@ def bench(database_url: str, tmp_path: Path, tiny_clip: Any, scripted_engine: An
 
 
 def cut_at(number: int, when: str, table: str = "") -> Callable[[Store], None]:
-    """Ends the process at the commit of this number (from 1): before anything of it is written, or right after.
+    """Kills the process at this commit (from 1): before anything of it is written, or right after.
 
     Args:
         table: count only the commits of transactions that change this table.
@@ -191,7 +191,7 @@ def test_a_power_cut_while_a_result_is_delivered_leads_to_one_whole_prediction(
 def test_a_power_cut_that_takes_a_delivered_jobs_commits_along_makes_no_second_prediction(
     bench: Bench, tmp_path: Path
 ) -> None:
-    """SQLite in WAL mode may lose its last commits with the machine, though what they led to was sent."""
+    """SQLite in WAL mode may lose its last commits in a crash, although their consequences were already sent."""
     if not bench.store.database.is_sqlite:
         pytest.skip("PostgreSQL does not lose a commit")
     job = bench.job()

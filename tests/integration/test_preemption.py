@@ -1,4 +1,4 @@
-"""Corrections do not wait behind a long prelabel, and the prelabel gets done all the same; real worker, real Valkey."""
+"""Corrections do not wait behind a long prelabel, and the prelabel still gets done; real worker, real Valkey."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_prelabel_yields_to_corrections_and_resumes_where_it_was(bench: Bench,
     prelabel = bench.ask("the red square")
     bench.queue.enqueue(prelabel)
     for _ in range(2):
-        # Nobody but the worker queues the prelabel again: there is no reconciler.
+        # Only the worker can requeue the prelabel: there is no reconciler.
         bench.wait_for(prelabel, "running")
         before = drawn(bench, 1)
         drawn(bench, before + 8)

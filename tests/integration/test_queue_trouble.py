@@ -1,4 +1,4 @@
-"""What becomes of a worker's jobs when Valkey fails, and when the worker is stopped politely; real processes."""
+"""A worker's jobs when Valkey fails, and after a warm shutdown of the worker; real processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def settle(bench: Bench, job: Job, state: str) -> None:
-    """Reconcile as the backend does until the job is in this state."""
+    """Reconciles like the backend until the job is in this state."""
     deadline = time.monotonic() + SECONDS
     while bench.store.jobs.get(job.id).state != state:
         assert time.monotonic() < deadline, bench.output()

@@ -1,4 +1,4 @@
-"""`trajseg serve` as a person starts it: real processes, real Valkey, real HTTP, real video."""
+"""`trajseg serve` from the command line: real processes, real Valkey, real HTTP, real video."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ TESTS = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()", "serve"]
 pytestmark = pytest.mark.timeout(400)
 SECONDS = 100.0
-"""For anything to happen on a busy machine."""
+"""Timeout for anything on a busy machine."""
 
 
 def until(true: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """What `true` gives once it gives something."""
+    """The first true result of `true`."""
     deadline = time.monotonic() + seconds
     while not (value := true()):
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -46,7 +46,7 @@ def until(true: Callable[[], Any], seconds: float = SECONDS) -> Any:
 
 @dataclass
 class Served:
-    """A running `trajseg serve` and a way to ask it as Label Studio does."""
+    """A running `trajseg serve`, with requests in Label Studio's form."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -63,11 +63,11 @@ class Served:
         return int(re.findall(r"worker has the process id (\d+)", self.output.read_text())[-1])
 
     def pace(self, seconds: float) -> None:
-        """How long a frame takes from now on."""
+        """Sets the time per frame from now on."""
         (self.folder / "pace").write_text(str(seconds))
 
     def ask(self, instruction: str) -> str:
-        """Sends the recorded request of an opened task for our clip; gives the job's id."""
+        """Sends the recorded request of an opened task for our clip; returns the job's id."""
         recorded = TESTS / "label_studio_payloads" / "04_open_task_POST_predict_batch.json"
         body = json.loads(recorded.read_text())["body"]
         task = body["tasks"][0]
@@ -97,9 +97,9 @@ class Served:
 
 
 def start(folder: Path, clip: Path, *options: str) -> Served:
-    """Begins `trajseg serve` over `folder`; it is not waited for."""
+    """Starts `trajseg serve` with `folder`, without waiting."""
     if not (folder / "clip.mp4").exists():
-        # Folders of these names are common, and ours must be found all the same.
+        # Folders with these names are common; ours must still be found.
         for name in ("backend", "worker"):
             (folder / name).mkdir()
         shutil.copy(clip, folder / "clip.mp4")
@@ -134,7 +134,7 @@ def ready(served: Served) -> Served:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Command lines of processes that still work on `folder`: the worker knows it by its environment."""
+    """Command lines of processes that still use `folder`; the worker's is in its environment."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -176,7 +176,7 @@ def test_a_sentence_about_a_video_becomes_tracks(served: Served) -> None:
 
 def test_without_label_studio_the_prediction_waits_and_nothing_complains(served: Served) -> None:
     job = served.wait_for(served.ask("anything green"), "done")
-    # A job is done once its tracks are kept; only then is delivery tried.
+    # A job is done once its tracks are stored; only then is it delivered.
     assert "no Label Studio token" in until(lambda: served.job(job["id"])["delivery"]["last_error"])
     assert served.job(job["id"])["delivery"]["state"] == "pending"
     until(lambda: "delivery waits" in served.output.read_text())
@@ -224,7 +224,7 @@ def test_a_queue_that_is_wiped_loses_nothing(served: Served) -> None:
     served.wait_for_frame(first)
     with embedded(served) as connection:
         connection.flushall()
-    # The reconciler leaves very young jobs to who made them.
+    # The reconciler leaves very new jobs to the request that created them.
     with sqlite3.connect(served.folder / "data" / "trajseg.db", timeout=30) as store:
         store.execute("UPDATE jobs SET created_at = '2000-01-01 00:00:00' WHERE id = ?", (second,))
     served.pace(0)

@@ -1,4 +1,4 @@
-"""SIGTERM reaches a worker at any moment of a job, before it and after it; real processes."""
+"""SIGTERM at any moment of a worker's job, before it and after it; real processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.reconcile import reconcile
 from tests.worker_bench import SECONDS, Bench
 
 MOMENTS = (0.0, 0.02, 0.1, 0.25, 0.4, 0.6, 0.8, 1.1)
-"""Seconds after the worker has taken the job; it takes about one."""
+"""Seconds after the worker has claimed the job; it takes about one."""
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_sigterm_at_any_moment_of_a_job_neither_fails_nor_doubles_it(bench: Benc
         bench.wait_for(job, "running")
         time.sleep(moment)
         worker.send_signal(signal.SIGTERM)
-        # It finishes the job at hand.
+        # It finishes the current job.
         assert worker.wait(SECONDS) == 0, bench.output()
         held = bench.store.jobs.get(job.id)
         # A run that was asked to stop does not count as one that may have died.

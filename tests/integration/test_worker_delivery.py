@@ -1,4 +1,4 @@
-"""A job from an upload in Label Studio to the prediction there, also when Label Studio is down in between."""
+"""A job from the upload in Label Studio to the prediction there, also if Label Studio is down in between."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Scene:
         return held
 
     def reconcile(self) -> None:
-        """A round of the reconciler, which finds no queue but must deliver all the same."""
+        """A round of the reconciler, which has no queue but must still deliver."""
         reconcile(self.store, self.queue, self.settings, grace_seconds=0)
         Courier(self.store, self.settings).round(grace_seconds=0)
 
@@ -155,12 +155,12 @@ def test_label_studio_away_keeps_jobs_waiting_for_their_videos_instead_of_failin
     run(jobs[0].id)
     assert scene.store.jobs.get(jobs[0].id).waiting_for == ""
     assert scene.delivery(jobs[0]).state == "sent"
-    # One that got its video lets the others go on at once.
+    # After one job got its video, the others continue at once.
     assert scene.store.jobs.get(jobs[1].id).not_before is None
 
 
 def test_a_job_waits_as_long_as_a_busy_label_studio_wants_before_its_video_is_fetched(scene: Scene) -> None:
-    """429 with Retry-After: the job failed for good."""
+    """429 with Retry-After: the job used to fail permanently."""
     job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
     scene.studio.failures, scene.studio.failing = 1_000, (429, {"Retry-After": "120"})
     run(job.id)
@@ -176,7 +176,7 @@ def test_a_job_waits_as_long_as_a_busy_label_studio_wants_before_its_video_is_fe
 
 @pytest.mark.parametrize("folder", ["media", "downloads"])
 def test_a_job_whose_folder_cannot_be_written_waits_and_is_done_when_it_can(scene: Scene, folder: str) -> None:
-    """A full disk: the job failed, with an error that nobody knew."""
+    """A full disk: the job used to fail with an unexpected error."""
     place = scene.settings.data_dir / folder
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text("in the way")

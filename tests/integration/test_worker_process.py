@@ -1,4 +1,4 @@
-"""`trajseg worker` in a process of its own, with a real Valkey: what it takes first, and how it ends."""
+"""`trajseg worker` in its own process, with a real Valkey: which jobs it runs first, and how it ends."""
 
 from __future__ import annotations
 

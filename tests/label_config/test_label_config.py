@@ -1,4 +1,4 @@
-"""Labelling configurations: filled in so that Label Studio takes them, and read back."""
+"""Labelling configurations: filled in so that Label Studio accepts them, and parsed."""
 
 from __future__ import annotations
 

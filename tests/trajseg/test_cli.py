@@ -1,4 +1,4 @@
-"""The command line: files written, words printed, exit codes."""
+"""The command line: files, output and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""trajseg-tiny as a plug-in for workers in other processes, which writes down the frames that it draws.
+"""trajseg-tiny as a plug-in for workers in other processes that records the frames it draws.
 
 RECORDING names the file; SCRIPTED_PACE names a file with the seconds that a frame takes at least.
 """
@@ -19,7 +19,7 @@ from trajseg.video import Clip
 
 
 class RecordingEngine:
-    """The shipped model, slowed down and watched."""
+    """The shipped model, slowed down and recorded."""
 
     # A version of a project would be the engine inside, unwatched.
     spec: EngineSpec = replace(engine_spec("trajseg-tiny"), adapts=False)

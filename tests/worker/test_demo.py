@@ -1,4 +1,4 @@
-"""The parts of `make demo` that judge: the clip, its truth, and the score that is printed."""
+"""The scoring of `make demo`: the clip, its ground truth, and the printed score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker with several engines: who stays in memory, and which one does a job."""
+"""A worker with several engines: which stay in memory, and which one runs a job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUNDED_TINY = Path(__file__).parents[2] / "trajseg" / "shapes" / "engines" / "
 
 
 class Weighty:
-    """An engine with `megabytes` of parameters, that its spec may or may not own up to."""
+    """An engine with `megabytes` of parameters, which its spec may or may not declare."""
 
     def __init__(self, name: str, megabytes: int, declared_gb: float = 0.0) -> None:
         self.spec = EngineSpec(name=name, model_version=name, memory_gb=declared_gb)
@@ -36,7 +36,7 @@ class Weighty:
 
 
 class Loader:
-    """Loads Weighty engines, and notes which."""
+    """Loads Weighty engines, and records which."""
 
     def __init__(self, **sizes: int) -> None:
         self.sizes, self.loaded = sizes, list[str]()

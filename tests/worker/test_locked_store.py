@@ -1,4 +1,4 @@
-"""A backup tool locks SQLite's file for longer than anybody waits for it."""
+"""A backup tool locks SQLite's file for longer than any timeout."""
 
 from __future__ import annotations
 

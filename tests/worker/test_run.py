@@ -1,4 +1,4 @@
-"""One job from video to result, and every way in which it can end otherwise; over a real store."""
+"""One job from video to result, and every other way in which it can end; with a real store."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Ask = Callable[..., Job]
 
 @pytest.fixture
 def ask(store: Store, tiny_clip: Any) -> Ask:
-    """Writes a job down as the backend does."""
+    """Stores a job like the backend."""
     project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
 
     def add(video: str | Path = tiny_clip.path, instruction: str = "the red square", kind: str = "prelabel") -> Job:

@@ -1,4 +1,4 @@
-"""How long a run works before it makes way."""
+"""How long a run works before it yields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def with_somebody_waiting() -> Any:
-    """Stands for a store in which an interactive job always waits."""
+    """A substitute for a store in which an interactive job always waits."""
     return SimpleNamespace(preemption=SimpleNamespace(due=lambda job, stale: True))
 
 

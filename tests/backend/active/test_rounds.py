@@ -1,4 +1,4 @@
-"""Rounds of active learning: tasks are chosen, waited for, trained on and labelled again; each round is reported."""
+"""Rounds of active learning: choosing tasks, waiting for corrections, training, relabelling, and the report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BASE = "trajseg-tiny"
 
 
 class World:
-    """Project 7 with six predicted tasks in two looks; tests do what workers and people do."""
+    """Project 7 with six predicted tasks in two styles; tests play the workers and people."""
 
     def __init__(self, store: Store, settings: Settings, queue: JobQueue, result: Result) -> None:
         self.store, self.settings, self.result = store, settings, result

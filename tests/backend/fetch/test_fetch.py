@@ -1,4 +1,4 @@
-"""Fetching a task's video: what is allowed, what is refused, and that a cache never holds half a video."""
+"""Fetching a task's video: what is allowed, what is refused, and that the cache never has half a video."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 @dataclass
 class Origin:
-    """A real HTTP server on loopback that answers as the test says and remembers what it was asked."""
+    """A real HTTP server on loopback with scripted answers; it records its requests."""
 
     url: str
     routes: dict[str, Answer] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Fetching from a Label Studio below a path, and from servers that a company's own authority vouches for."""
+"""Fetching from a Label Studio below a path, and from servers with certificates of a private authority."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ACCESS = jwt.encode({"token_type": "access", "exp": 4102444800}, "k" * 32)
 
 
 class Studio(http.server.BaseHTTPRequestHandler):
-    """The few routes of a Label Studio at /labelstudio; everything beside it is another program."""
+    """A few routes of a Label Studio at /labelstudio; other paths belong to another program."""
 
     seen: list[tuple[str, str | None]]
     exchange = json.dumps({"access": ACCESS}).encode()

@@ -1,4 +1,4 @@
-"""FakeLabelStudio: a server on loopback that plays the answers recorded from Label Studio 1.23.2."""
+"""FakeLabelStudio: a server on loopback with the answers recorded from Label Studio 1.23.2."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
 
 
 class FakeLabelStudio:
-    """Label Studio's API as far as trajseg uses it, with state, and with ways to be unwell.
+    """The part of Label Studio's API that trajseg uses, with state and injectable failures.
 
     Attributes:
         failures: how many of the next requests are answered with `failing`, a status and headers.
-        legacy_tokens: whether legacy tokens are taken.
+        legacy_tokens: whether legacy tokens are accepted.
         block_local_ip, ssrf_protection: Label Studio's two settings of that name.
-        slow_posts: a barrier that two POSTs of predictions wait at, so that they are at the same moment.
-        lose_answer: do what is asked, but break the connection instead of answering POSTs of predictions.
+        slow_posts: a barrier for two POSTs of predictions, so that they happen at the same moment.
+        lose_answer: process POSTs of predictions, but close the connection instead of answering.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class FakeLabelStudio:
         return number
 
     def time(self) -> str:
-        """A moment as Label Studio writes it, later than all before."""
+        """A timestamp in Label Studio's format, later than all before."""
         return f"2026-11-23T12:00:00.{self._next():06d}Z"
 
     def annotate(self, task: int, result: list[dict[str, Any]], parent: int | None = None, **more: Any) -> int:
@@ -315,7 +315,7 @@ class FakeLabelStudio:
         number = self._next()
         self.predictions[number] = {"id": number, **form}
         if self.lose_answer:
-            # Closed without an answer, as when the other side dies.
+            # Closed without an answer, as if the server had died.
             request.environ["werkzeug.socket"].shutdown(2)
         return jsonify(self.predictions[number]), 201
 
@@ -335,7 +335,7 @@ class FakeLabelStudio:
         if self.block_local_ip:
             return _refusal(403, PRIVATE)
         try:
-            # Label Studio itself waits 1 s; a machine that is busy with tests may take longer.
+            # Label Studio itself waits 1 s; a machine busy with tests may need longer.
             httpx.get(f"{form['url']}/health", timeout=10)
         except httpx.HTTPError as error:
             reason = f"Can't connect to ML backend {form['url']}, health check failed. Additional info: {error}"
@@ -344,7 +344,7 @@ class FakeLabelStudio:
         self.backends[number] = {"id": number, "state": "CO", **form}
         if self.ssrf_protection:
             return _refusal(403, PRIVATE)
-        # As its own signal does: without the backend's user and password.
+        # Like its own signal: without the backend's user and password.
         hook = self._next()
         self.webhooks[hook] = {
             "id": hook,
@@ -359,7 +359,7 @@ class FakeLabelStudio:
 
     def _one_ml(self, number: int) -> Any:
         if request.method == "PATCH":
-            # Label Studio checks what it is given, not what it has: url and project must be there.
+            # Label Studio validates only the request: url and project must be in it.
             form = request.get_json()
             project = self.projects[form["project"]]
             body = {"project": f"{project['id']}.1", "schema": project["label_config"], "hostname": self.url}
@@ -408,7 +408,7 @@ def studio() -> Iterator[FakeLabelStudio]:
 
 @pytest.fixture
 def client(studio: FakeLabelStudio) -> Iterator[LabelStudioClient]:
-    """A client with the legacy token that does not wait between tries."""
+    """A client with the legacy token that does not wait between retries."""
     client = LabelStudioClient(studio.url, LEGACY, wait=0.01)
     yield client
     client.close()
@@ -421,7 +421,7 @@ def personal_token() -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path, studio: FakeLabelStudio) -> Settings:
-    """Settings that name the fake; the store is a SQLite file of the test."""
+    """Settings for the fake; the store is a SQLite file of the test."""
     return Settings(
         data_dir=tmp_path / "data",
         label_studio_url=studio.url,

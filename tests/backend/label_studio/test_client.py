@@ -1,4 +1,4 @@
-"""Talking to Label Studio: tokens of every kind, tries again where that is safe, and errors that help."""
+"""The Label Studio client: all kinds of tokens, retries where they are safe, and helpful errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searching the list of jobs, and cancelling or retrying all that is chosen there."""
+"""Searching the list of jobs, and cancelling or retrying all jobs found."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_job_is_found_by_its_id_and_by_its_error(store: Store, jobs: list[Job]
 
 
 def buttons(page: str) -> dict[str, str]:
-    """Where the buttons that act on all jobs post to, by what they say."""
+    """Form targets of the buttons for all jobs, by label."""
     links = re.findall(r'formaction="(/page/chosen/[^"]+)">([^<]+)<', page)
     return {said.strip(): address.replace("&amp;", "&") for address, said in links}
 

@@ -17,7 +17,7 @@ WORDS = "Promoted: +0.120 J&F on 4 held-out videos (95%: +0.050 to +0.190), -0.0
 
 
 def decision(promoted: bool, reason: str) -> dict[str, Any]:
-    """As the gate writes it."""
+    """A decision in the gate's format."""
     return {
         "promoted": promoted,
         "reason": reason,

@@ -34,7 +34,7 @@ SCRIPT = {"Accept": "application/json"}
 
 @pytest.fixture
 def ask(client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]) -> Any:
-    """Ask for a task's prediction and give its job."""
+    """Requests a task's prediction and returns its job."""
 
     def asked(task: int = 1, **data: Any) -> Job:
         client.post("/predict", json=predict_body(task, **data))
@@ -72,12 +72,12 @@ NOTES = {
         {"text": "The clip was cut off."},
     ],
 }
-"""What a worker says beside the tracks; see docs/requests.md."""
+"""A worker's notes beside the tracks; see docs/requests.md."""
 
 
 @pytest.fixture
 def done(ask: Any, store: Store, result: Result) -> Job:
-    """A job with one track over four frames, gone in the last one; a person painted the first and the third."""
+    """A job with one track over four frames, absent in the last; a person painted the first and the third."""
     job = ask()
     for index in (0, 2):
         result.tracks[0].frames[index].provenance = "person"
@@ -92,7 +92,7 @@ def token(client: FlaskClient) -> str:
 
 
 def text_of(html: str) -> str:
-    """What a person reads: without tags, spaces put together."""
+    """The visible text: without tags, with single spaces."""
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
@@ -233,7 +233,7 @@ def test_no_page_may_run_scripts_of_its_own_or_be_framed(client: FlaskClient, do
         assert "frame-ancestors 'none'" in policy
         assert "unsafe" not in policy
         assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", answer.text)
-        # Label Studio's own address is that of a task and of the video that it keeps.
+        # Label Studio's own address is that of a task and of an uploaded video.
         assert not re.search(r'(src|href)="https?://(?!127\.0\.0\.1:8080/(projects|data)/)', answer.text)
 
 
@@ -269,7 +269,7 @@ def test_jobs_are_chosen_by_state_kind_and_project_and_come_in_pages(
     assert shown == ["3", *(str(task) for task in range(30, 6, -1))]
     assert "Page 1 of 2" in first
     assert re.findall(r"object (\d+)</a>", client.get("/page/jobs?page=2").text) == ["6", "5", "4", "2", "1"]
-    # Of the waiting ones, those that come next.
+    # Of the waiting ones, the next.
     assert re.findall(r"object (\d+)</a>", client.get("/page/jobs?state=queued").text)[:3] == ["1", "2", "4"]
     project = store.projects.of_label_studio(7, "1795422572")
     assert "object 30" in client.get(f"/page/jobs?project={project.id}&kind=prelabel").text
@@ -313,7 +313,7 @@ def test_a_done_job_shows_its_tracks_with_their_notes(client: FlaskClient, done:
         "3 warnings",
     ):
         assert told in shown + text_of(client.get("/page/jobs").text), told
-    # What is said of a track stands with it, the rest above.
+    # Warnings about a track are beside it, others above.
     places = [page.index(told) for told in ("track-9: odd.", "The clip was", "a red square</p>", ">you asked for")]
     assert places == sorted(places)
 
@@ -491,7 +491,7 @@ def test_the_report_counts_a_task_once_a_day(
 
 
 def mask(*box: int) -> Any:
-    """The code of a mask of 24 x 32 pixels: top, bottom, left, right."""
+    """A mask of 24 x 32 pixels as RLE, from top, bottom, left, right."""
     drawn = np.zeros((24, 32), bool)
     top, bottom, left, right = box
     drawn[top:bottom, left:right] = True
@@ -509,7 +509,7 @@ def test_the_report_reckons_minutes_by_the_formula_it_states(
 ) -> None:
     frames = result.tracks[0].frames
     assert "no annotation has been compared" in client.get("/page/report").text
-    # Frame 1 was 8 x 8 pixels at (4, 4); half of it is left, so that its IoU is 0.5.
+    # Frame 1 had 8 x 8 pixels at (4, 4); half of it is left, so its IoU is 0.5.
     changes = [
         Change("track-1", 0, "unchanged", "t1", done.id, rle=frames[0].rle),
         Change("track-1", 1, "edited", "t1", done.id, rle=mask(4, 12, 4, 8)),
@@ -529,7 +529,7 @@ def test_the_report_reckons_minutes_by_the_formula_it_states(
     assert "3 of 4 frames changed, in 1 track" in page
     assert "with predictions = 2.0 s × 4 frames + 37.8 s × 1.5 edit distance" in page
     assert "Label Studio measured 2 minutes for 1 annotation" in page
-    # Of two annotations of a task the newer one stands; a deleted one does no more.
+    # Of two annotations of a task the newer counts; a deleted one does not.
     record(store, done, changes[:1], annotation=6)
     newer = report.read(store, EffortReader())
     assert (newer.effort.frames, newer.effort.changed, newer.annotations) == (1, 0, 1)

@@ -1,4 +1,4 @@
-"""Previews on the jobs page: the form, its job, and what the job's page shows when a worker has done it."""
+"""Previews on the jobs page: the form, its job, and the job's page after a worker has run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch with something odd in it: each task is judged alone, and the others get their jobs."""
+"""A batch with a bad task: each task is validated on its own, and the others get their jobs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_ids_that_no_store_holds_are_refused_everywhere(client: FlaskClient, pre
     assert client.post("/predict", json=body).status_code == 400
     webhook = {"action": "ANNOTATION_CREATED", "project": {"id": number}, "annotation": {"id": number, "task": 1}}
     assert client.post("/webhook", json=webhook).status_code == 400
-    # What a notice says of an annotation is not read.
+    # A notice's content about an annotation is ignored.
     assert client.post("/webhook", json=webhook | {"project": {"id": 7}}).status_code == 201
     assert client.get(f"/jobs?task={number}").status_code == 400
     assert client.get(f"/jobs?project={number}").status_code == 400

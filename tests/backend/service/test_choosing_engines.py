@@ -1,4 +1,4 @@
-"""Choosing an engine: by the connection's extra params, by a request, and only among those on offer."""
+"""Choosing an engine: by the connection's extra params or by a request, among the offered ones only."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ def test_a_project_can_have_its_tasks_done_by_two_engines(client: FlaskClient, s
     client.post("/predict", json=predict_body(1))
     [job] = store.jobs.newest()
     assert (job.asked.engine, job.params["second"], job.model_version) == ("", "grounded", "trajseg-tiny")
-    # Who waits in front of the page gets one engine's answer.
+    # An interactive request gets one engine's answer.
     client.post("/setup", json=setup({"engine": "grounded", "compare": "trajseg-tiny"}))
     client.post("/predict", json=predict_body(2))
     [job, _] = store.jobs.newest()
     assert (job.asked.engine, job.params["second"]) == ("grounded", "trajseg-tiny")
-    # Without it, or with it, are different jobs.
+    # With and without it are different jobs.
     client.post("/setup", json=setup(None))
     client.post("/predict", json=predict_body(1))
     assert len(store.jobs.newest()) == 3

@@ -1,4 +1,4 @@
-"""Calls of many threads become few, and each caller gets its own outcome or error."""
+"""Calls from many threads are combined into few, and each caller gets its own outcome or error."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_no_more_than_so_many_are_done_in_one_go() -> None:
 
 
 def test_a_caller_with_an_outcome_does_not_wait_for_the_next_batch() -> None:
-    """It waited for the batch under way to end before it looked for its outcome, sometimes several times."""
+    """It used to wait for the current batch to end before it looked for its outcome, sometimes several times."""
     entered = [threading.Event() for _ in range(3)]
     go_on = [threading.Event() for _ in range(3)]
     batches: list[Sequence[int]] = []
@@ -103,7 +103,7 @@ def test_a_caller_with_an_outcome_does_not_wait_for_the_next_batch() -> None:
         assert futures[0].result(10) == 0
         go_on[1].set()
         assert entered[2].wait(10)
-        # The third batch is under way and does not end; the second one's callers have their outcomes.
+        # The third batch is running and does not end; the second one's callers have their outcomes.
         assert [future.result(10) for future in futures[1:5]] == [1, 2, 3, 4]
         go_on[2].set()
         assert [future.result(10) for future in futures[5:]] == [5, 6, 7, 8]

@@ -1,4 +1,4 @@
-"""Groups by reason, over HTTP and on the jobs page: what failed is retried, what waits is cancelled, as a whole."""
+"""Groups by reason, over HTTP and on the jobs page: failed jobs are retried and waiting ones cancelled as a group."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Fail = Callable[..., Job]
 
 @pytest.fixture
 def fail(client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]) -> Fail:
-    """Ask for a task's prediction and have the job fail."""
+    """Requests a task's prediction and lets the job fail."""
 
     def failed(task: int, error: str, remedy: str = "Look there.") -> Job:
         client.post("/predict", json=predict_body(task))
@@ -210,7 +210,7 @@ def test_two_reasons_have_two_patterns() -> None:
 
 
 def _soon(holds: Callable[[], bool]) -> bool:
-    """Whether something that a thread does after the answer becomes true within two seconds."""
+    """Whether a condition that a thread fulfils after the answer becomes true within two seconds."""
     for _ in range(100):
         if holds():
             return True

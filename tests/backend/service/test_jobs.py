@@ -1,4 +1,4 @@
-"""Work on many jobs in the background: closing ends it, and the store remembers what is left."""
+"""Background work on many jobs: closing ends it, and the rest stays in the store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_closing_ends_the_queueing_of_many_jobs_between_two_of_them(
     closing.join(5)
     assert not closing.is_alive()
     assert queued == [jobs[0].id]
-    control.enqueue_many(jobs)  # a request that was still on its way
+    control.enqueue_many(jobs)  # a request that was still in progress
     assert queued == [jobs[0].id]
     assert store.jobs.count() == {("prelabel", "queued"): 60}
 

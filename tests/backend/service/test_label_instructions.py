@@ -1,4 +1,4 @@
-"""A project whose labels have instructions of their own: one job a task asks for all of them."""
+"""A project whose labels have their own instructions: one job per task covers all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A smart rectangle in the page becomes a refine job about the track that it lies on."""
+"""A smart rectangle on the page becomes a refine job for the track under it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Body = Callable[..., dict[str, Any]]
 
 
 def rectangle(x: float, y: float, width: float, height: float, picture: int = 1) -> dict[str, Any]:
-    """As the page sends it (recorded in 23): percent of a picture of 32 x 24 pixels."""
+    """In the page's format (recorded in 23): percent of a picture of 32 x 24 pixels."""
     return {
         "original_width": 32,
         "original_height": 24,
@@ -85,7 +85,7 @@ def test_without_a_free_label_a_new_object_is_refused_with_what_to_do(result: Re
 
 
 def key_point(x: float, y: float, label: str = "point") -> dict[str, Any]:
-    """As the page sends it: percent of a picture of 32 x 24 pixels; `width` is the size of the dot."""
+    """In the page's format: percent of a picture of 32 x 24 pixels; `width` is the size of the dot."""
     value = {"x": x, "y": y, "width": 1.5, "keypointlabels": [label]}
     return {**rectangle(0, 0, 0, 0), "value": value, "from_name": "point", "type": "keypointlabels"}
 

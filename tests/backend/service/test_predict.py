@@ -1,4 +1,4 @@
-"""/predict: what becomes a job, what is answered at once, and what a person who waits is shown."""
+"""/predict: which requests become jobs, which are answered at once, and what a waiting person sees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FRAMES = {"frames": ["a.jpg", "b.jpg", "c.jpg"], "frame_index": [0, 2, 3]}
 
 @pytest.fixture
 def answering(store: Store, result: Result) -> Iterator[Callable[[float], None]]:
-    """Stands in for a worker: does what is queued, after so many seconds."""
+    """A substitute for a worker: runs queued jobs after so many seconds."""
     ended = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -48,7 +48,7 @@ def answering(store: Store, result: Result) -> Iterator[Callable[[float], None]]
 
 
 def said(answer: dict[str, Any]) -> str:
-    """What the page shows in the answer's text area."""
+    """The content of the answer's text area."""
     (text,) = [one["value"]["text"] for one in answer["result"] if one["from_name"] == "answer"]
     return " ".join(text)
 
@@ -227,13 +227,13 @@ def test_a_typed_instruction_is_answered_on_the_frames_that_the_page_shows(
     else:
         assert [shown["type"] for shown in answer["result"]] == ["videorectangle", "textarea"]
     assert said(answer).startswith('Found for "the square that moves right": track-1: a red square.')
-    # What stands in the page's captions and instructions is left alone.
+    # The page's captions and instructions are left alone.
     assert [shown["from_name"] for shown in answer["result"] if shown["type"] == "textarea"] == ["answer"]
     (job,) = store.jobs.newest()
     assert (job.queue, job.instruction) == ("interactive", "the square that moves right")
     delivery = store.deliveries.of_job(job.id)
     assert delivery
-    # Whether the page was still there nobody can tell, so it is looked at later whether the suggestions were accepted.
+    # Whether the page was still open is unknown, so a later check finds out if the suggestions were accepted.
     assert delivery.state == "pending"
     assert timedelta(seconds=30) < delivery.next_attempt_at - now() <= timedelta(seconds=60)
 

@@ -1,4 +1,4 @@
-"""Which tasks a promoted version labels again, and in which order; when a project is trained by itself."""
+"""Which tasks a promoted version relabels, and in which order; when a project is trained automatically."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def authors(
     vocab_size: int = 262,
     tokens: tuple[str, ...] = ("<im_patch>", "<im_start>", "<im_end>"),
 ) -> State:
-    """A LLaVA in its authors' layout (of two .bin shards), with TrajSeg's parts in it where they are given."""
+    """A LLaVA in its authors' layout (two .bin shards), with TrajSeg's parts if given."""
     torch.manual_seed(2)
     text = TEXT | {"vocab_size": vocab_size}
     config = LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=LlamaConfig(**text))
@@ -186,7 +186,7 @@ def meta_file(file: Path, version: str = "2.1") -> State:
 
 
 def trajseg_parts(sam2: State) -> State:
-    """What TrajSeg's authors add to a LLaVA, under their names."""
+    """The tensors that TrajSeg's authors add to a LLaVA, with their names."""
     torch.manual_seed(5)
     shapes = {f"text_hidden_fcs.0.{name}": shape for name, shape in HEAD.items()}
     shapes |= {f"fusion_layers.{number}.{name}": shape for number in range(6) for name, shape in INTEGRATION.items()}
@@ -200,7 +200,7 @@ def trajseg_parts(sam2: State) -> State:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, State]]:
-    """A folder of published checkpoints, and what is in them."""
+    """A folder of published checkpoints, and their content."""
     folder = tmp_path_factory.mktemp("published")
     made = {
         "llava": hugging_face(folder / "llava", sharded=True).state_dict(),
@@ -279,7 +279,7 @@ def test_an_assembled_checkpoint_answers_segments_and_captions(
 
 
 def _always_seg(segmenter: VideoSegmenter, times: int = 2) -> None:
-    """Nothing is trained here, so the head is made to say [SEG] all the time."""
+    """Nothing is trained here, so the head is set to always say [SEG]."""
     model = segmenter.model
     head = torch.nn.Linear(48, model.config.llava_config.text_config.vocab_size).to(model.dtype)
     torch.nn.init.zeros_(head.weight)

@@ -1,4 +1,4 @@
-"""`trajseg model`: the table of costs, and checkpoints out of published ones, from the command line."""
+"""`trajseg model`: the table of costs, and checkpoints from published ones, on the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_7b_model_costs_what_its_parts_are_known_to_cost(full_size: Cost) ->
     parts = {part.name: part for part in full_size.parts}
     assert parts["trajectory encoder"].parameters == pytest.approx(299e6, rel=0.01)
     assert parts["language model"].parameters + parts["its head"].parameters == pytest.approx(6.738e9, rel=0.001)
-    # Two operations a parameter and position, and attention over all of them.
+    # Two operations per parameter and position, plus attention over all positions.
     reading = 2 * parts["language model"].parameters * full_size.positions
     assert 1.0 < parts["language model"].flops / reading < 1.2
     assert full_size.total.bytes(16) == pytest.approx(15.2e9, rel=0.01)

@@ -1,6 +1,6 @@
 """The full-size model has the tensors of the published checkpoints: every name, every shape, nothing else.
 
-The tables in tests/trajseg/checkpoints/layouts were derived without our code (scripts/write_layouts.py says from what).
+The tables in tests/trajseg/checkpoints/layouts were derived without our code (see scripts/write_layouts.py).
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def test_names_of_a_training_checkpoint_and_of_old_constants() -> None:
 
 
 def test_our_sam2_has_meta_s_settings() -> None:
-    """What a table of shapes cannot show: every plain setting of Meta's own model, but for dropout and multimask."""
+    """What a table of shapes cannot show: all plain settings of Meta's own model except dropout and multimask."""
     from importlib.resources import files
 
     from hydra.utils import instantiate

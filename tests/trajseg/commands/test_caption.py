@@ -1,4 +1,4 @@
-"""`trajseg caption`: sentences come into a file of tracks, and what does not fit is refused."""
+"""`trajseg caption`: adds captions to a file of tracks; mismatching input is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trajseg.video import Clip
 
 
 class TalkingEngine:
-    """Says where a track begins; of an empty one it says nothing."""
+    """Captions a track with its first frame; an empty track gets no caption."""
 
     spec = EngineSpec(name="talking", model_version="talking", captions=True)
 
@@ -65,7 +65,7 @@ def test_captions_come_into_the_file_and_masks_stay(run: Any, tracks: Path, tiny
     before = Found.load(tracks)
     outcome: Result = run(tiny_clip.path, "--tracks", tracks)
     assert outcome.exit_code == 0, outcome.output
-    # The empty track keeps what it has.
+    # The empty track keeps its caption.
     assert captions(tracks) == ["a square from frame 0 on", "something green", "a square from frame 0 on"]
     after = Found.load(tracks)
     for old, new in zip(before.tracks, after.tracks, strict=True):

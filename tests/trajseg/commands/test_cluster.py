@@ -1,4 +1,4 @@
-"""`trajseg segment --jobs --ray`: two actors on this machine give what one process gives; a second run goes on."""
+"""`trajseg segment --jobs --ray`: two actors on this machine give the results of one process; a second run resumes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_two_actors_give_what_one_process_gives_and_a_second_run_does_only_what_
     assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == files
     for name in files:
         assert json.loads((tmp_path / "ray" / name).read_text()) == json.loads((tmp_path / "alone" / name).read_text())
-    # One is missing, one is of another instruction: these are done again, the third stays.
+    # One is missing, one has another instruction: these are computed again, the third is kept.
     kept = tmp_path / "ray" / "job-2.json"
     before = kept.stat().st_mtime_ns
     (tmp_path / "ray" / "job-0.json").unlink()

@@ -1,4 +1,4 @@
-"""--dtype and --four-bit: what a command loads, and what it says where that cannot be."""
+"""--dtype and --four-bit: what a command loads, and its error if that is impossible."""
 
 from __future__ import annotations
 

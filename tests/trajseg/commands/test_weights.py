@@ -1,4 +1,4 @@
-"""`trajseg weights`: what is needed, fetched from a hub that speaks its protocol, and checked by hash."""
+"""`trajseg weights`: lists, downloads from a fake hub with the real protocol, and checks hashes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Stands in for Hugging Face's hub: metadata and files of any repository; facebook/sam3 is gated."""
+    """A substitute for Hugging Face's hub: metadata and files of any repository; facebook/sam3 is gated."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -147,7 +147,7 @@ def test_files_without_a_hash_of_the_hubs_are_compared_with_what_was_noted_when_
     assert "config.json has SHA-256" in damaged.stdout
     config.unlink()
     assert "not here" in hub("check", "llmdet-tiny").stdout
-    # What came here in another way has no hashes until it is first checked.
+    # Weights that arrived in another way have no hashes until the first check.
     note.unlink()
     config.write_bytes(FILES["config.json"])
     assert "hashes recorded in" in hub("check").stdout
@@ -204,7 +204,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of both files, whose hashes the catalogue expects."""
+    """A folder with both files, with the hashes in the catalogue."""
     folder = tmp_path / "package" / "dist"
     folder.mkdir(parents=True)
     hashes = {}

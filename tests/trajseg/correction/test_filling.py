@@ -1,4 +1,4 @@
-"""Frames on which a person says that the object is there get the mask that neighbouring frames carry to them."""
+"""Frames on which a person says that the object is present get masks propagated from neighbouring frames."""
 
 from __future__ import annotations
 

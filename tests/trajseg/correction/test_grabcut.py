@@ -1,4 +1,4 @@
-"""A rectangle or a click becomes the mask of what it marks, as far as colours tell."""
+"""A rectangle or a click becomes the mask of the marked object, by colour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 def test_a_rectangle_around_an_object_becomes_its_mask(clip: Clip, tiny_clip: Any) -> None:
-    """The red square of frame 3 stands at 22 to 38, 8 to 24."""
+    """The red square of frame 3 is at 22 to 38, 8 to 24."""
     mask = cut_out(clip, Mark(3, (18.0, 4.0, 24.0, 24.0)))
     assert (mask.shape, mask.dtype) == ((64, 96), np.bool_)
     assert iou(mask, tiny_clip.red[3]) > 0.75

@@ -1,4 +1,4 @@
-"""The model's memory carries painted masks in both directions, and remembers what it was given."""
+"""Propagation by the model's memory: in both directions, from the given masks."""
 
 from __future__ import annotations
 

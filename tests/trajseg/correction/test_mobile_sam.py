@@ -1,4 +1,4 @@
-"""A box or a click goes to MobileSAM as SAM's ONNX decoder wants it, and its weights are checked."""
+"""Boxes and clicks have the format of SAM's ONNX decoder, and MobileSAM's weights are checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class FakeSession:
-    """Stands in for an ONNX session: answers with one array and keeps what it was given."""
+    """A substitute for an ONNX session: returns one array and records its inputs."""
 
     def __init__(self, answer: np.ndarray) -> None:
         self.answer = answer
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_a_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra `marks`")
 def test_real_weights_draw_real_objects_from_one_mark() -> None:
-    """The hand-checked masks of both real clips; GrabCut stays below on each."""
+    """The hand-checked masks of both real clips; GrabCut scores lower on each."""
     run = subprocess.run(
         [sys.executable, ROOT / "scripts" / "proof_marks.py", "--marks", "3"], capture_output=True, text=True
     )

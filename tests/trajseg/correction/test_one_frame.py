@@ -1,4 +1,4 @@
-"""One painted frame: the same fault is put right elsewhere, and no frame changes without a reason."""
+"""One painted frame: the same error is corrected elsewhere, and no frame changes without evidence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ELSEWHERE[50:62, 6:18] = True
 
 @dataclass
 class Scripted:
-    """Draws the same masks whatever was painted."""
+    """Draws the same masks, regardless of the painted ones."""
 
     masks: list[np.ndarray]
     score: float = 0.9
@@ -166,7 +166,7 @@ def test_progress_reaches_its_total(clip: Clip, tiny_clip: Any) -> None:
 
 
 def test_a_new_track_is_carried_through_the_whole_clip_however_unsure_it_gets(clips: Path) -> None:
-    """Nothing was predicted, so there is nothing to protect: a mark on one picture of a real clip is followed on."""
+    """Nothing was predicted, so there is nothing to protect: a mark on one picture of a real clip is propagated."""
     clip = open_clip(clips / "yellow_box.mp4")
     marked = json.loads((Path(__file__).parents[2] / "data/real_masks/yellow_box.json").read_text())["frames"]
     key = min(marked, key=int)

@@ -1,4 +1,4 @@
-"""Painted masks spread to other frames: by flow on drawn and on real clips, and by the better of two propagators."""
+"""Painted masks are propagated: by flow on drawn and real clips, and by the better of two propagators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOWHERE = np.zeros((TINY_HEIGHT, TINY_WIDTH), bool)
 
 
 class StandStill:
-    """Draws everywhere the mask of the painted frame that is nearest in time."""
+    """Draws the mask of the nearest painted frame everywhere."""
 
     name = "still"
     drifts = True
@@ -72,7 +72,7 @@ def test_an_empty_painted_frame_says_that_the_object_has_gone(tiny_clip: Any, fl
     clip = open_clip(tiny_clip.path)
     drawn = list(flow.propagate(clip, {2: tiny_clip.blue[2], 11: NOWHERE}))
     assert min(region_similarity(one.mask, tiny_clip.blue[one.index]) for one in drawn[:7]) > 0.8
-    # It is gone from frame 8 on, between the painted ones: colour says where.
+    # It disappears at frame 8, between the painted ones: colour shows where.
     assert not any(one.mask.sum() > 20 for one in drawn[9:])
     assert all(one.agreement is None for one in drawn)
 
@@ -146,7 +146,7 @@ def test_the_propagator_that_draws_left_out_frames_better_is_taken(tiny_clip: An
 
 @dataclass
 class Flawed:
-    """Draws the truth with a flaw: moved by a pixel a frame from the nearest painted one, or one pixel too thin."""
+    """Draws the truth with an error: moved by a pixel per frame from the nearest painted one, or one pixel too thin."""
 
     name: str
     truth: np.ndarray
@@ -163,7 +163,7 @@ class Flawed:
 
 
 def test_errors_that_grow_with_the_distance_are_judged_where_masks_are_to_be_drawn(tiny_clip: Any) -> None:
-    """Left out, a painted frame lies farther from the others than any frame that is to be drawn."""
+    """A withheld painted frame is farther from the others than any frame to be drawn."""
     clip = open_clip(tiny_clip.path)
     painted = {index: tiny_clip.red[index] for index in (0, 5, 11)}
     thin, moved = Flawed("thin", tiny_clip.red, drifts=False), Flawed("moved", tiny_clip.red, drifts=True)
@@ -266,7 +266,7 @@ def test_a_long_clip_is_never_held_whole_and_decoded_seldom(tmp_path: Path, over
         readings += windows._reader is not reader
         reader = windows._reader
     assert alive == 4
-    # Once upwards; downwards only what is no longer at hand.
+    # Forwards once; backwards only what is no longer cached.
     assert computed[:5] == [0, 8, 16, 24, 32]
     assert readings <= 5
     windows.rest()

@@ -1,4 +1,4 @@
-"""The review points at the frames where something went wrong, and says what."""
+"""The review suggests the frames where something went wrong, with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def square(x: int, side: int = 20) -> np.ndarray:
 
 
 def track(masks: list[np.ndarray | None] | None = None, scores: list[float] | None = None) -> MaskTrack:
-    """A square that moves right by three pixels a frame by default."""
+    """A square that moves right, by default by three pixels per frame."""
     masks = masks or [square(10 + 3 * i) for i in range(N)]
     return MaskTrack.from_masks("t1", masks, [i / 10 for i in range(N)], scores or [1.0] * N)
 

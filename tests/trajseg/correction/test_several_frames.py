@@ -1,4 +1,4 @@
-"""Several painted frames: they bear witness to each other, and no other frame changes more than they speak for."""
+"""Several painted frames are evidence about each other, and no other frame changes more than they support."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trajseg.video import Clip, open_clip
 NOWHERE = np.zeros((64, 96), bool)
 BLOB = np.zeros((64, 96), bool)
 BLOB[44:60, 80:94] = True
-"""Where nothing moves in any frame."""
+"""Masks without any motion."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_blob_erased_on_two_frames_goes_wherever_it_is_seen(clip: Clip, tiny_c
 
 
 def test_touch_ups_on_two_frames_change_no_frame_by_more_than_they_speak_for(clip: Clip, tiny_clip: Any) -> None:
-    """What is carried is sure of itself, right on the painted frames, and wrong in between."""
+    """The propagated mask has a high score, is right on the painted frames, and wrong in between."""
     wrong = Scripted([ELSEWHERE if index not in (1, 9) else tiny_clip.red[index] for index in range(12)])
     masks = [np.asarray(mask) for mask in tiny_clip.red]
     touched = {index: masks[index] | np.roll(masks[index], 3, axis=0) for index in (1, 9)}
@@ -67,7 +67,7 @@ def test_where_the_object_was_missed_says_nothing_of_where_something_was_found(c
 
 
 def test_a_mask_that_was_taken_away_goes_where_it_is_still_there(clip: Clip, tiny_clip: Any) -> None:
-    """From frame 4 on the prediction is something that stands still, and from 10 on something else."""
+    """From frame 4 on the prediction shows a still object, and from 10 on another one."""
     masks = [*tiny_clip.blue[:4], *[BLOB] * 6, *tiny_clip.red[10:]]
     painted = {2: tiny_clip.blue[2], 5: NOWHERE}
     refined = refine(clip, track_of(clip, masks), painted, [FlowPropagator()]).track

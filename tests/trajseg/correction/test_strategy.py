@@ -1,4 +1,4 @@
-"""Review strategies keep their contract: those that ship, and the example of docs/extending.md."""
+"""The contract of review strategies, for the shipped ones and the example in docs/extending.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task strategies keep their contract, and the default one teaches a simulated model more than chance does."""
+"""The contract of task strategies; the default one teaches a simulated model more than random choice."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def test_the_same_trouble_is_not_chosen_twice_and_what_is_corrected_is_passed_ov
 
 
 class SimulatedProject:
-    """Tasks of several styles, some of them rare, and a learner that is fitted to the corrected ones.
+    """Tasks of several styles, some of them rare, and a learner fitted to the corrected ones.
 
-    What the model gets wrong in a task is a smooth function of what the task is like, larger in some styles than in
-    others. The learner is kernel ridge regression on it, from what it can see of the tasks: a bent and noisy view.
-    Strategies get the same view, and as doubt what is still wrong, with noise.
+    The model's error on a task is a smooth function of the task's properties, larger in some styles than in others. The
+    learner is kernel ridge regression on a distorted, noisy view of them. Strategies get the same view, and as doubt
+    the remaining error plus noise.
     """
 
     def __init__(self, seed: int) -> None:
@@ -64,7 +64,7 @@ class SimulatedProject:
         self.corrected: list[int] = []
 
     def errors(self) -> np.ndarray:
-        """Of each task, after the learner was fitted, [TASKS]."""
+        """Remaining error of each task after fitting the learner, [TASKS]."""
         if not self.corrected:
             return np.abs(self.wrong)
         among = self.kernel[np.ix_(self.corrected, self.corrected)] + 0.05 * np.eye(len(self.corrected))
@@ -76,7 +76,7 @@ class SimulatedProject:
         return [TaskFacts(task, float(doubts[task]), self.view[task]) for task in tasks]
 
     def run(self, strategy: TaskStrategy, seed: int) -> float:
-        """The mean error of the tasks that nobody corrected, after the budget is used up in several rounds."""
+        """Mean error of the uncorrected tasks, after using the budget in several rounds."""
         for number in range(ROUNDS):
             left = [task for task in range(TASKS) if task not in self.corrected]
             known = self.facts(self.corrected, number)

@@ -1,4 +1,4 @@
-"""Adapters on one base: what one does is undone bit for bit, and a folder that was changed is not loaded."""
+"""Adapters on one base: removal restores the base bit for bit, and a modified folder is not loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def base() -> VideoSegmenter:
 
 
 def published(model: TrajSegModel, seed: int, folder: Path, base_config: str = "tiny") -> Path:
-    """An adapter whose every trained tensor was moved, as a published folder."""
+    """A published adapter in which every trained tensor has changed."""
     moved = copy.deepcopy(model)
     torch.manual_seed(seed)
     for parameters in prepare(moved, LORA, HEADS).values():
@@ -90,7 +90,7 @@ def test_a_blended_adapter_lies_on_the_line_from_the_base(base: VideoSegmenter, 
 
 def test_over_packed_weights_lora_runs_beside_the_layer(tmp_path: Path) -> None:
     class Packed(nn.Linear):
-        """Stands for a 4-bit layer: its weight cannot be added to."""
+        """A substitute for a 4-bit layer: nothing can be added to its weight."""
 
         def __init__(self) -> None:
             super().__init__(4, 3, bias=False)

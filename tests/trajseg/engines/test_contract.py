@@ -1,4 +1,4 @@
-"""The contract of engines, held by the shipped model, the engines that tests use, and the example in the docs."""
+"""The contract of engines, for the shipped model, the tests' engines, and the example in the docs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def segmenter() -> VideoSegmenter:
 
 @pytest.fixture(scope="session")
 def drawn_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip of the shapes world: the shipped model knows no other."""
+    """A clip of the shapes world, because the shipped model knows no other."""
     path = tmp_path_factory.mktemp("drawn") / "clip.mp4"
     write_scene(sample_scene(0, "test"), path, 160)
     return path
@@ -78,7 +78,7 @@ class TestTheShippedModel(EngineContract):
     def test_a_run_that_ended_in_the_middle_is_not_drawn_again(
         self, segmenter: VideoSegmenter, drawn_video: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Frames that are done are encoded only where a later frame reads them; floats survive storing."""
+        """Finished frames are encoded only if a later frame reads them; floats survive storage."""
         clip = open_clip(drawn_video)
         whole = segmenter.segment(clip, self.meant)
         frames = list(whole)
@@ -107,7 +107,7 @@ class TestTheShippedModel(EngineContract):
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
-    """The module of docs/extending.md, under the name that it has there."""
+    """The module in docs/extending.md, with its name there."""
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     [code, *_] = re.findall(r"   ```python\n(.*?)   ```", page.split("## An engine\n")[1].split("\n## ")[0], re.DOTALL)
     package, module = types.ModuleType("my_engines"), types.ModuleType("my_engines.colours")

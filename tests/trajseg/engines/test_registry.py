@@ -1,4 +1,4 @@
-"""Engines by name: checkpoints, factories and entry points; what is known of them without loading them."""
+"""Engines by name: checkpoints, factories and entry points; what is known before loading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORKER_TESTS = Path(__file__).parents[2] / "worker"
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `scripted_engine:...` be imported, as a package of somebody else's can be."""
+    """Makes `scripted_engine:...` importable, like a third-party package."""
     monkeypatch.syspath_prepend(str(WORKER_TESTS))
 
 

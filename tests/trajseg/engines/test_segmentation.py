@@ -1,4 +1,4 @@
-"""Segmentations: frames one by one, whole tracks at the end, and engines that break the contract."""
+"""Segmentations: frame by frame, whole tracks at the end, and engines that violate the contract."""
 
 from __future__ import annotations
 

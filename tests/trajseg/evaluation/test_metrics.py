@@ -1,4 +1,4 @@
-"""The scores equal slow and obvious references, and the corner cases are those of the official evaluation."""
+"""Scores equal those of slow reference implementations, with the official evaluation's edge cases."""
 
 from __future__ import annotations
 
@@ -88,19 +88,19 @@ def test_empty_and_full_masks_score_as_in_the_official_evaluation() -> None:
     assert (region_similarity(empty, empty), boundary_measure(empty, empty)) == (1.0, 1.0)
     assert (region_similarity(empty, some), boundary_measure(empty, some)) == (0.0, 0.0)
     assert (region_similarity(some, empty), boundary_measure(some, empty)) == (0.0, 0.0)
-    # An oddity of theirs: a mask that fills the frame has no boundary.
+    # An oddity of the official code: a mask that fills the frame has no boundary.
     assert (region_similarity(full, empty), boundary_measure(full, empty)) == (0.0, 1.0)
 
 
 def test_j_and_f_of_a_step_are_those_counted_by_hand() -> None:
-    # 20 x 30 pixels allow 1 pixel. The truth begins at column 10, the prediction in its lower half at column 14.
+    # 20 x 30 pixels allow 1 pixel. The truth starts at column 10, the prediction's lower half at column 14.
     truth = np.zeros((20, 30), bool)
     truth[:, 10:] = True
     prediction = truth.copy()
     prediction[10:, :14] = False
     assert region_similarity(prediction, truth) == pytest.approx(360 / 400, abs=1e-6)
     # Boundaries: 20 pixels of the truth, in column 9; of the prediction 10 there, 4 along the step, 10 in column 13.
-    # Of these 11 lie near the truth, and 11 of the truth's near them.
+    # Of these, 11 are near the truth's, and 11 of the truth's are near them.
     precision, recall = 11 / 24, 11 / 20
     assert boundary_measure(prediction, truth) == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-6)
     assert boundary_measure(truth, prediction) == pytest.approx(0.5, abs=1e-6)
@@ -111,7 +111,7 @@ def test_a_frame_without_truth_counts_against_or_for_the_whole_sequence() -> Non
     truth[:2, :, 10:] = True
     prediction = truth.copy()
     prediction[3, 5:9, 5:9] = True
-    # Two frames exact, one empty in both, one drawn where nothing is.
+    # Two exact frames, one empty in both, one with a mask without an object.
     assert score(prediction, truth).j == pytest.approx(3 / 4, abs=1e-6)
     assert score(prediction, truth).f == pytest.approx(3 / 4, abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Captions compared with instructions: likelihoods against loops, and what counts as the same."""
+"""Agreement of captions with instructions: likelihoods against loops, and equal captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers at once are bounded by memory."""
+"""The number of concurrent answers is bounded by memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trajseg.model.cache_memory import answers_at_once, cache_bytes, free_bytes
 
 
 def test_a_full_size_cache_is_as_large_as_it_was_measured() -> None:
-    """Eight captions of a 7B model over ten frames took 11 GB of cache in bf16: about 2,600 tokens each."""
+    """Eight captions of a 7B model over ten frames took 11 GB of cache in bf16, about 2,600 tokens each."""
     text = TrajSegConfig.full_size().llava_config.text_config
     row = cache_bytes(text, 2600, torch.bfloat16)
     assert 10 < 8 * row / 2**30 < 12

@@ -1,4 +1,4 @@
-"""Tracks put into words: what the model is shown, that tracks do not disturb each other, and what is refused."""
+"""Captions of tracks: the model's input, independence of tracks, and rejected input."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def track(masks: list[np.ndarray], uid: str = "t1") -> MaskTrack:
 
 def test_a_trajectory_is_the_boxes_in_units_of_the_longer_side(tiny_clip: TinyClip, clip: Clip) -> None:
     boxes = trajectory(track(tiny_clip.blue), clip, [0, 3, 8])
-    # The blue square starts at x = 64, y = 36, 20 pixels a side, of 96 x 64, and is gone from frame 8 on.
+    # The blue square starts at x = 64, y = 36, 20 pixels per side, of 96 x 64, and is absent from frame 8 on.
     expected = torch.tensor([[64, 36, 84, 56], [46, 36, 66, 56], [0, 0, 0, 0]]) / 96
     torch.testing.assert_close(boxes, expected)
 
@@ -122,7 +122,7 @@ def test_prompts_answered_together_get_the_answers_that_they_get_alone(segmenter
     model, ends = segmenter.model, set()
     prompts = torch.randn(4, 9, 128, generator=torch.Generator().manual_seed(1))
     loud = model.answers(prompts, end_id=-1)
-    # A token that some of the answers hold ends them early, and at different places.
+    # A token in some of the answers ends them early, at different positions.
     end_id = loud[0].ids[3]
     for together, prompt in zip(model.answers(prompts, end_id), prompts, strict=True):
         alone = model.answer(prompt, end_id)

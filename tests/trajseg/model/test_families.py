@@ -1,4 +1,4 @@
-"""Another family of language models in LLaVA's place: the same class answers and segments."""
+"""Other families of language models instead of LLaVA: the same class answers and segments."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_it_answers_and_segments(segmenter: VideoSegmenter, tiny_clip: TinyClip)
         seen = model.see(model.vision_states(torch.randn(3, 3, SIDE, SIDE)))
     assert seen.embeddings.shape == (3 * 16, 48)
     assert seen.frame.bincount().tolist() == [16, 16, 16]
-    # Nothing is trained here, so the head is made to say [SEG].
+    # Nothing is trained here, so the head is set to say [SEG].
     head = torch.nn.Linear(48, 60)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)

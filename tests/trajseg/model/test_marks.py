@@ -1,4 +1,4 @@
-"""Boxes and clicks on a frame: as Meta's sam2 package draws them, and with what else is known of the object."""
+"""Boxes and clicks on a frame: compared with Meta's sam2 package, and combined with instruction and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trajseg.video import Clip, open_clip, write_video
 
 @pytest.fixture(scope="module")
 def untrained() -> VideoSegmenter:
-    """The tiny model as if it had been pre-trained as SAM 2 is; what its embeddings weigh is made visible."""
+    """The tiny model as if it had SAM 2's pre-training, with embeddings of visible weight."""
     torch.manual_seed(0)
     processor = shapes_processor(256)
     config = TrajSegConfig.tiny(len(processor.tokenizer), processor.seg_id)
@@ -47,7 +47,7 @@ def clip(tiny_clip: Any) -> Clip:
 @pytest.mark.parametrize("click", [False, True])
 @torch.no_grad()
 def test_a_mark_is_drawn_as_sam2_draws_it(untrained: VideoSegmenter, click: bool) -> None:
-    """Of a box one mask, of a single click the best of three."""
+    """One mask for a box, the best of three for a single click."""
     torch.manual_seed(1)
     sam2 = untrained.model.visual_model
     frame = untrained.model.encode_frames(torch.randn(3, 3, 256, 256))
@@ -71,7 +71,7 @@ def test_a_mark_is_drawn_as_sam2_draws_it(untrained: VideoSegmenter, click: bool
 def test_a_hint_is_counted_in_the_pixels_that_sam2_counts(
     untrained: VideoSegmenter, tmp_path: Path, point: bool
 ) -> None:
-    """From a person's rectangle on a video to the mask, against the sam2 package's own predictor for pictures."""
+    """From a person's rectangle on a video to the mask, compared with the sam2 package's image predictor."""
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (8, 8, 3)).astype(np.uint8).repeat(32, 0).repeat(32, 1) for _ in range(2)]
     clip = open_clip(write_video(tmp_path / "square.mp4", pictures, 12.0))
@@ -114,7 +114,7 @@ def test_weights_that_never_saw_boxes_say_so(untrained: VideoSegmenter, clip: Cl
 
 
 def test_memory_is_heard_only_of_the_object_that_is_marked(shipped: VideoSegmenter, clip: Clip, tiny_clip: Any) -> None:
-    """A hint is drawn because something went astray: what is known of another object must not move the mask there."""
+    """A mark corrects an error: knowledge about another object must not move the mask there."""
     known = {2: tiny_clip.red[2], 6: tiny_clip.red[6]}
     red, blue = Mark(4, (27.0, 7.0, 18.0, 18.0)), Mark(4, (39.0, 35.0, 22.0, 22.0))
     with torch.inference_mode():
@@ -142,7 +142,7 @@ def test_of_several_objects_that_an_instruction_means_the_marked_one_is_heard(
 
 
 def test_an_uncertain_mask_is_empty(untrained: VideoSegmenter, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 100 pixels, 64 or 66 are sure."""
+    """64 or 66 of 100 pixels are certain."""
     hinted = MarkedObject(untrained.promptable(), clip, Mark(0, (4.0, 8.0, 16.0, 16.0)), {})
     for sure, area in ((64, 0), (66, 100)):
         logits = torch.full((64, 96), -9.0)

@@ -1,4 +1,4 @@
-"""The unified mask decoder against the paper's frame rules written out frame by frame, one object at a time."""
+"""The unified mask decoder against the paper's frame rules, written out frame by frame and object by object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trajseg.model.processor import TrajSegProcessor
 from trajseg.shapes.recipe.texts import shapes_processor
 
 FRAMES, KEYS = 18, (0, 9)
-"""Long enough for a frame to fall out of the six memories and of the fifteen pointers, and over a key frame."""
+"""Long enough for a frame to leave the six memories and the fifteen pointers, across a key frame."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def processor() -> TrajSegProcessor:
 
 @pytest.fixture(scope="module")
 def model(processor: TrajSegProcessor) -> TrajSegModel:
-    """Untrained, but with embeddings of time and absence that weigh as much as what they are added to."""
+    """Untrained, but with time and absence embeddings as large as what they are added to."""
     torch.manual_seed(0)
     model = TrajSegModel(TrajSegConfig.tiny(len(processor.tokenizer), processor.seg_id)).eval()
     sam2 = model.visual_model
@@ -108,7 +108,7 @@ def test_a_batch_of_objects_equals_the_frame_rules_object_by_object(model: TrajS
     pixels = torch.randn(FRAMES, 3, 256, 256, generator=generator)
     prompts = {key: torch.randn(2, 128, generator=generator) for key in KEYS}
     first = [slow_masks(sam2, pixels[:1], {0: prompts[0][row]})[0][1] for row in range(2)]
-    # The gate is put between the two objects' scores on frame 0, so that one of them is absent there.
+    # The gate is set between the two objects' scores on frame 0, so that one of them is absent there.
     bias = sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
     kept = bias.clone()
     bias -= torch.stack(first).mean()
@@ -131,7 +131,7 @@ def test_a_batch_of_objects_equals_the_frame_rules_object_by_object(model: TrajS
 
 
 def answering(model: TrajSegModel, processor: TrajSegProcessor, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the language model say `text`, with random trajectory tokens for its [SEG]s."""
+    """Makes the language model answer `text`, with random trajectory tokens for its [SEG]s."""
     from trajseg.model.modeling import Answer
 
     tokens = torch.randn(text.count("[SEG]"), 128, generator=torch.Generator().manual_seed(5))

@@ -1,4 +1,4 @@
-"""The model's parts against slow, obvious references."""
+"""The model's parts against slow reference implementations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pixels() -> torch.Tensor:
 
 @pytest.fixture
 def object_score(model: TrajSegModel) -> Iterator[Callable[[float], None]]:
-    """Sets what the decoder says of every object, whatever it sees."""
+    """Sets the decoder's object score for every object."""
     head = model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1]
     kept = copy.deepcopy(head.state_dict())
 

@@ -1,4 +1,4 @@
-"""One model in float32 and in half precision: the same masks, and what precision must not reach."""
+"""One model in float32 and in half precision: the same masks, and buffers that must keep their precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trajseg.model.mask_decoder import Tracker
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)
-    # With random weights, whether a cell is an object's centre would be a matter of rounding.
+    # With random weights, rounding would decide whether a cell is an object's centre.
     config.object_tokens, config.max_new_tokens = 0, 4
     sam2 = config.sam2_config
     sam2.no_obj_embed_spatial = sam2.pointer_times = True

@@ -1,4 +1,4 @@
-"""Words and pictures on their way into the model, and masks on their way out."""
+"""Conversion of text and pictures for the model, and of its masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trajectory encoder against the paper's steps written out in loops, and its size at full size."""
+"""The trajectory encoder against the paper's steps written as loops, and its full-size parameter count."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def levels() -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def boxes() -> Tensor:
-    """Two trajectories: one ordinary, one that is absent, cut by the edge, and the whole picture."""
+    """Two trajectories: an ordinary one, and one that is absent, cut by the edge, and the whole picture."""
     return torch.tensor(
         [
             [[0.1, 0.2, 0.5, 0.9], [0.3, 0.3, 0.4, 0.45], [0.0, 0.55, 0.3, 1.0]],
@@ -72,7 +72,7 @@ def slow_resize(picture: Tensor, side: int) -> Tensor:
 
 
 def slow_roi_align(picture: Tensor, box: Tensor, cells: int) -> Tensor:
-    """Mean of 2 x 2 points in each of cells x cells parts of the box; points off the picture by a cell count as 0."""
+    """Mean of 2 x 2 points in each of cells x cells parts of the box; points a cell outside the picture count as 0."""
     side = picture.shape[-1]
     x1, y1, x2, y2 = (value * side - 0.5 for value in box.tolist())
     result = torch.zeros(picture.shape[0], cells, cells, dtype=picture.dtype)

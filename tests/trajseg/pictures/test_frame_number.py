@@ -1,4 +1,4 @@
-"""A picture says which frame it is, in its corner, and nowhere else."""
+"""A picture has its frame number in the corner, and nowhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overlay videos and contact sheets: every frame there, masks in their colours, words in their place."""
+"""Overlay videos and contact sheets: every frame, masks in their colours, text in its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shapes world keeps the contract of a data set, drawn and read from written clips."""
+"""The shapes world fulfils the contract of data sets, rendered and read from written clips."""
 
 from __future__ import annotations
 

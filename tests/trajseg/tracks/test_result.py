@@ -1,4 +1,4 @@
-"""What people read of a result."""
+"""A result's text for people."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from trajseg.training.round import PER_CLIP, RoundTask, run_round, task_from_jso
 QUICK = FinetuneRecipe(
     steps=3, lr=3e-3, batch=2, micro=1, frames=2, warmup=1, mixture=Mixture(0.0, 0.0, 0.0, 0.3), save_minutes=0.0
 )
-"""Fast, so that its answers differ from the base's."""
+"""With a high rate, so that its answers differ from the base's."""
 REPLAY = ShapesSamples(size=64)
 
 

@@ -1,4 +1,4 @@
-"""The gate: what is better is promoted; what is the same, luck, harm or too little to tell is not."""
+"""The gate: promotes an improvement, but not an equal, lucky, harmful or insufficiently measured candidate."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ BASE = {f"base-{n}": [0.9] for n in range(12)}
 
 
 def scores(values: np.ndarray) -> dict[str, list[float]]:
-    """Of clips by their number: one score each, or [clips, expressions]."""
+    """Scores by clip number: one each, or [clips, expressions]."""
     return {f"clip-{n}": np.atleast_1d(value).tolist() for n, value in enumerate(values)}
 
 
 def answers(rng: np.random.Generator, clips: int, better: float, worse: float, drift: float = 0.0) -> np.ndarray:
-    """Gains of 8 expressions a clip: some find the right object now, some no longer do, all masks drift a little."""
+    """Gains of 8 expressions per clip: some now find the right object, some no longer do, all masks change a little."""
     of_clip = rng.normal(0, 0.05, (clips, 1))
     chance = rng.random((clips, 8))
     flipped = np.where(chance < better + of_clip, 0.6, np.where(chance > 1 - worse + of_clip, -0.6, 0.0))
@@ -45,7 +45,7 @@ def test_the_same_model_twice_is_never_promoted() -> None:
 
 @pytest.mark.parametrize("count", [3, 5, 8, 20])
 def test_a_neutral_candidate_is_hardly_ever_promoted(count: int) -> None:
-    """A candidate that differs by chance alone, clip by clip; the interval's own error is 2.5 % on this side."""
+    """A candidate that differs only by chance, clip by clip; the interval's own error rate is 2.5 % on this side."""
     rng, promoted = np.random.default_rng(count), 0
     for _ in range(200):
         served = quality(rng, count)
@@ -108,7 +108,7 @@ def test_a_clear_gain_is_promoted_and_says_so_in_numbers() -> None:
 
 
 def test_labels_that_were_shuffled_gain_nothing_and_are_refused() -> None:
-    """What a model makes of shuffled labels fits some clips by luck and loses on the rest."""
+    """A model trained on shuffled labels improves some clips by luck and gets worse on the rest."""
     rng = np.random.default_rng(2)
     for _ in range(50):
         served = quality(rng)

@@ -1,4 +1,4 @@
-"""Joint training of the shipped checkpoint: what learns from which sample, its losses, its adapters, its command."""
+"""Joint training of the shipped checkpoint: which parts learn from which samples, losses, adapters, command."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def shipped() -> VideoSegmenter:
 
 @pytest.fixture
 def joint(shipped: VideoSegmenter) -> JointTraining:
-    """The shipped model under joint training, with adapters that already do something and without dropout."""
+    """The shipped model in joint training, with non-zero adapters and without dropout."""
     model = copy.deepcopy(shipped.model)
     torch.manual_seed(1)
     parts = prepare(model, STILL)
@@ -77,7 +77,7 @@ def norms(joint: JointTraining, sample: Sample) -> dict[str, float]:
 
 
 def kept_bytes(joint: JointTraining, sample: Sample) -> int:
-    """What is kept for the backward pass, without what goes into recomputed parts."""
+    """Bytes stored for the backward pass, without the inputs of recomputed parts."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint: Join
 
 
 def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped: VideoSegmenter, tmp_path: Path) -> None:
-    """As `trajseg model assemble` writes it: its config.json asks for bf16, the recipe for float32."""
+    """As written by `trajseg model assemble`: config.json says bf16, the recipe float32."""
     shipped.model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
     shipped.processor.save_pretrained(tmp_path / "half")
     config = json.loads((tmp_path / "half" / "config.json").read_text())
@@ -124,7 +124,7 @@ def test_a_bf16_checkpoint_trains_in_float32_without_mixed_precision(shipped: Vi
 
 
 def test_mask_losses_alone_reach_the_language_model(joint: JointTraining) -> None:
-    """Through the decoder, content integration and the head of the trajectory tokens; a shut gate changes nothing."""
+    """Through the decoder, content integration and the head of the trajectory tokens; a closed gate changes nothing."""
     nn.init.constant_(joint.model.visual_model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, -50.0)
     joint.weights = LossWeights(text=0.0, score=0.0)
     sample = SOURCE.video(random.Random(2), 2, "captioning")
@@ -302,7 +302,7 @@ def test_frozen_weights_in_half_precision_give_nearly_the_same_losses(
 
 
 def _half_of_a_batch(folder: Path) -> None:
-    """A process that was forked from this one: it is not alone any more."""
+    """A process forked from this one, as one of several."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     train_jointly(TWO_A_STEP, "trajseg-tiny", folder, SOURCE)
@@ -313,7 +313,7 @@ TWO_A_STEP = JointRecipe(Mixture(), Schedule(steps=3, lr=1e-3, warmup=1, log_eve
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_that_takes_both_samples(tmp_path: Path) -> None:
-    """Among the samples are some that touch only the mask decoder."""
+    """Some of the samples train only the mask decoder."""
     train_jointly(TWO_A_STEP, "trajseg-tiny", tmp_path / "alone", SOURCE)
     debug_launcher(_half_of_a_batch, args=(tmp_path / "two",), num_processes=2)
     alone, two = (
@@ -333,7 +333,7 @@ def test_a_few_steps_lower_the_loss_on_a_fixed_batch(joint: JointTraining, tmp_p
 
 
 class FailsOnce(ShapesSamples):
-    """A source that breaks down at its fifth sample."""
+    """A source that fails at its fifth sample."""
 
     calls = 0
 

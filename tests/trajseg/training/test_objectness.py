@@ -1,4 +1,4 @@
-"""The loss of objectness: centres that are shown are taught, and all other cells stay as they were."""
+"""The objectness loss: visible centres are trained, and all other cells keep their objectness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a round compares on: videos, however many tasks are about one."""
+"""A round compares on videos, regardless of the number of tasks per video."""
 
 from __future__ import annotations
 

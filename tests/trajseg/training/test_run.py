@@ -32,7 +32,7 @@ SIX = Schedule(steps=6, lr=0.01, warmup=2, log_every=1, save_every=3)
 
 
 class Toy(nn.Module):
-    """A small module with dropout, which learns to add: a step's 8 rows depend on the step's number."""
+    """A small module with dropout that learns to add; a step's 8 rows depend on the step's number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def test_a_command_that_gets_sigterm_finishes_its_step_and_saves(tmp_path: Path)
 
 
 def test_training_leaves_the_signals_to_its_host(tmp_path: Path) -> None:
-    """A worker's first SIGTERM must reach the worker, so it is not the training that handles it."""
+    """A worker's first SIGTERM must reach the worker, so the training does not handle it."""
     toy, received = Toy(), []
 
     def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
@@ -168,7 +168,7 @@ def test_the_state_is_saved_by_the_clock_as_well(tmp_path: Path) -> None:
 
 
 def test_scaled_gradients_are_unscaled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp16's gradient scaler, which needs no GPU by itself: torch refuses to unscale a second time."""
+    """fp16's gradient scaler, which works without a GPU: torch refuses to unscale a second time."""
     toy, run = Toy().eval(), accelerator(cpu=True)
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     monkeypatch.setattr(run, "native_amp", True)
@@ -181,7 +181,7 @@ def test_scaled_gradients_are_unscaled_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_parts_of_a_step_add_up_to_the_whole(tmp_path: Path) -> None:
-    """Dropout off: its draws depend on the part."""
+    """Without dropout, whose random numbers depend on the part."""
     one, four = Toy().eval(), Toy().eval()
     train(tmp_path / "one", one, one.loss, SIX)
     train(tmp_path / "four", four, four.loss, SIX, micro_batches=4)
@@ -191,7 +191,7 @@ def test_parts_of_a_step_add_up_to_the_whole(tmp_path: Path) -> None:
 
 
 def _one_of_two(folder: Path) -> None:
-    """A process that was forked from this one: it is not alone any more."""
+    """A process forked from this one, as one of several."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     toy = Toy()
@@ -232,7 +232,7 @@ def test_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
 
 
 def test_a_closed_gate_is_reported_before_the_training_is_over(tmp_path: Path) -> None:
-    """SAM 2 with the mask loss on gated logits: the score's bias decides whether anything learns."""
+    """SAM 2 with the mask loss on gated logits: the score's bias decides whether anything is learned."""
     torch.manual_seed(0)
     config = TrajSegConfig.tiny(10, 4).sam2_config
     config.image_size = 64

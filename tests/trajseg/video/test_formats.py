@@ -1,4 +1,4 @@
-"""Files in formats that are not read: called that, and neither damaged nor videos."""
+"""Files in unsupported formats: reported as such, instead of as damaged."""
 
 from __future__ import annotations
 

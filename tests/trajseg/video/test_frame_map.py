@@ -1,4 +1,4 @@
-"""The frame map: which number Label Studio's editor has for which frame."""
+"""The frame map: frame numbers in Label Studio's editor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trajseg.video import FrameMap, open_clip
 
 
 def evenly(count: int, fps: float, rounding: float = 0.0) -> FrameMap:
-    """Times of a constant rate, rounded to `rounding` seconds as a container with coarse clock ticks does."""
+    """Times of a constant rate, rounded to `rounding` seconds, as in a container with a coarse clock."""
     times = [index / fps for index in range(count)]
     if rounding:
         times = [round(time / rounding) * rounding for time in times]
@@ -92,7 +92,7 @@ def test_at_high_rates_a_number_is_the_one_whose_seek_time_shows_the_frame(fps: 
     shown = [frame_map.index_of_editor_frame(frame_map.editor_frame(index)) for index in range(60)]
     # The editor adds 0.002 s: nothing shows the frames before it.
     first = frame_map.index_of_editor_frame(1)
-    # At 1000 some seek times are a microsecond short, so that the frame before is shown; see below.
+    # At 1000 some seek times are a microsecond short, so the previous frame is shown; see below.
     assert all(abs(frame_shown - frame) <= (fps == 1000) for frame, frame_shown in enumerate(shown) if frame > first)
     assert shown[: first + 1] == [first] * (first + 1)
 

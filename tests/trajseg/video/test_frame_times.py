@@ -1,4 +1,4 @@
-"""Frame times from timestamps: one wrong stamp shifts no other frame, and a clock that jumps is closed."""
+"""Frame times from timestamps: a wrong timestamp shifts no other frame, and jumps of the clock are closed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_clock_that_comes_back_leaves_no_gap(early: float, count: int) -> None
 
 @pytest.mark.parametrize("distance", [2, 3])
 def test_frames_in_the_order_of_decoding_get_their_times_in_order(distance: int) -> None:
-    """B-frames in a file that has lost its presentation times."""
+    """B-frames in a file without presentation times."""
     stamps: list[float | None] = evenly(40)
     for index in range(0, 39 - distance, distance + 1):
         stamps[index : index + distance + 1] = stamps[index : index + distance + 1][::-1]

@@ -1,4 +1,4 @@
-"""A decoder in a process of its own gives the same frames, and hangs, crashes and exhausts nothing but itself."""
+"""A decoder in its own process returns the same frames, and its hangs, crashes and memory use affect only itself."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_decoder_is_used_again(tiny_clip: Any, decoders: list[Decoder]) -> Non
 
 @pytest.fixture
 def decoders(monkeypatch: pytest.MonkeyPatch) -> list[Decoder]:
-    """The decoders that the test starts."""
+    """The decoders started by the test."""
     started: list[Decoder] = []
     begin = Decoder.__init__
 
@@ -93,7 +93,7 @@ def test_too_many_frames_are_refused_while_the_video_is_scanned(long_video: Path
 
 
 def when_started(decoders: list[Decoder], number: int) -> Callable[[], None]:
-    """Sends a signal to the first decoder as soon as there is one."""
+    """Sends a signal to the first decoder as soon as it exists."""
 
     def send() -> None:
         while not decoders:
@@ -118,7 +118,7 @@ def test_a_decoder_that_never_returns_is_stopped(tiny_clip: Any, decoders: list[
 
 @pytest.mark.parametrize("during", ["scan", "frames"])
 def test_a_cancel_reaches_a_decoder_that_never_returns(tiny_clip: Any, decoders: list[Decoder], during: str) -> None:
-    """The worker of a cancelled job hung for 244 s."""
+    """The worker of a cancelled job used to hang for 244 s."""
     cancelled = threading.Event()
 
     def tick() -> None:
@@ -145,7 +145,7 @@ def test_a_cancel_reaches_a_decoder_that_never_returns(tiny_clip: Any, decoders:
 
 
 def test_a_time_limit_reaches_a_decoder_that_never_returns(tiny_clip: Any, decoders: list[Decoder]) -> None:
-    """A job's time limit is an alarm whose handler raises, as here."""
+    """A job's time limit is an alarm whose handler raises, like this one."""
 
     def ring(number: int, frame: object) -> None:
         raise TimeoutError("the job's time is over")

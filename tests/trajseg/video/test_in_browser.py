@@ -1,4 +1,4 @@
-"""What Chromium shows where Label Studio's editor seeks is the frame that the frame map says."""
+"""At the editor's seek times, Chromium shows the frame predicted by the frame map."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SHOWN = """async ([address, times]) => {
 
 
 def numbered(index: int) -> np.ndarray:
-    """A picture that tells its number: eight bars, bright where the bit is set."""
+    """A picture that encodes its number: eight bars, bright for set bits."""
     bits = np.array([index >> bit & 1 for bit in range(8)], np.uint8)
     return np.broadcast_to((30 + 195 * bits.repeat(8))[None, :, None], (48, 64, 3)).copy()
 
@@ -136,7 +136,7 @@ def test_the_browser_shows_the_frame_that_the_map_says(page: Any, name: str) -> 
 
 
 def fast_webm(path: Path) -> None:
-    """60 frames a second; the header says 25, so that each is said to last 0.04 s."""
+    """60 frames a second; the header says 25, so each has a declared duration of 0.04 s."""
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libvpx-vp9", rate=25, options={"lag-in-frames": "0"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -177,7 +177,7 @@ def test_what_the_browser_shows_wrongly_gets_a_copy_that_it_shows_rightly(page: 
     clip = open_clip(folder / name)
     assert not clip.browser_playable
     times = [(clip.frame_map.editor_frame(index) - 1) / clip.fps + 0.002 for index in range(FRAMES)]
-    # An answer that never comes is a failure, too: after an error no seek ends.
+    # A missing answer is a failure, too: after an error no seek completes.
     original = opened.evaluate(f"arguments => Promise.race([({SHOWN})(arguments), {TOO_LATE}])", [f"/{name}", times])
     assert original != list(range(FRAMES))
     copy = open_clip(playable_copy(clip, folder / f"{name}.mp4"))

@@ -1,4 +1,4 @@
-"""Pictures that are too large are refused before memory is taken for them, whatever the file says of itself."""
+"""Pictures that are too large are refused before memory is allocated, whatever the file declares."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_stream_that_becomes_larger_than_it_said_is_not_decoded(
             with opened(tmp_path / "both.h264", threads=False) as (container, stream):
                 return {frame.width for frame in decoded_frames(container, stream, Damage())}
         except VideoError:
-            # FFmpeg has looked that far when it opened the file.
+            # FFmpeg probes this far when it opens the file.
             return {0}
 
     assert sizes() == {64, 640}

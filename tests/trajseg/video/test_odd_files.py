@@ -1,4 +1,4 @@
-"""Files with one oddity each: the pictures, times and frames are those that a browser shows, or a copy is needed."""
+"""Files with one anomaly each: pictures, times and frames are those that a browser shows, or a copy is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trajseg.video import open_clip, playable_copy, write_video
 
 
 def picture(index: int, width: int, height: int) -> np.ndarray:
-    """Grey with a white disc of a third of the stored height in the middle."""
+    """Grey, with a central white disc of a third of the stored height."""
     rows, columns = np.ogrid[:height, :width]
     disc = np.hypot(rows - height / 2, columns - width / 2) < height / 6
     return np.where(disc[..., None], 235, 60 + index).astype(np.uint8).repeat(3, axis=2)
@@ -121,7 +121,7 @@ def test_copies_and_overlays_show_square_pixels(cases: Path, tmp_path: Path) -> 
 def test_the_container_says_what_shape_pixels_have(
     tmp_path: Path, written: tuple[int, int] | None, shown: tuple[int, int], playable: bool
 ) -> None:
-    """The stream says 2:1, the container something else, nothing, or nonsense; sizes are Chromium's, too."""
+    """The stream says 2:1, the container something else, nothing, or an invalid value; sizes match Chromium's."""
     data = bytearray(make(tmp_path / "a.mp4", aspect=Fraction(2)).read_bytes())
     place = data.index(b"pasp")
     if written is None:
@@ -208,7 +208,7 @@ def test_damage_anywhere_needs_a_copy(tmp_path: Path, how: str) -> None:
     elif how == "zeros":
         data[third : third + 20000] = bytes(20000)
     else:
-        # A few bytes inside a picture: the decoder patches it up, and a browser may stop.
+        # A few bytes inside a picture: the decoder conceals it, and a browser may stop.
         data[third : third + 40] = np.random.default_rng(1).integers(0, 255, 40, dtype=np.uint8).tobytes()
     (tmp_path / "b.mp4").write_bytes(data)
     clip = open_clip(tmp_path / "b.mp4")

@@ -1,4 +1,4 @@
-"""Files that browsers open and show wrongly: each needs a copy, and its frames and times are still right."""
+"""Files that browsers open but show wrongly: each needs a copy, and its frames and times are still right."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def picture(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def brightness(rgb: np.ndarray) -> int:
-    """The index of the picture that this one shows."""
+    """The index encoded in this picture."""
     return round((float(rgb.mean()) - 20) / 5)
 
 
@@ -36,7 +36,7 @@ def make(
     size: tuple[int, int] = SIZE,
     change: Callable[[int, Any], None] = lambda number, packet: None,
 ) -> Path:
-    """A clip whose frame i lies at tick i, while its header says `rate`; `change` sees every packet."""
+    """A clip whose frame i is at tick i, while its header says `rate`; `change` can modify every packet."""
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream(codec, rate=rate, options=options or {})
         (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
@@ -53,7 +53,7 @@ def make(
 
 
 def assert_copied(path: Path, word: str, count: int, tmp_path: Path) -> None:
-    """The file needs a copy for this reason; both have all frames in order."""
+    """Asserts that the file needs a copy for this reason, and that both have all frames in order."""
     clip = open_clip(path)
     assert word in clip.playback_problem
     assert not clip.browser_playable
@@ -79,7 +79,7 @@ def test_closed_groups_of_pictures_need_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [30, 60, 120, 600])
 @pytest.mark.parametrize("name", ["a.webm", "a.mkv"])
 def test_frames_that_last_beyond_the_next_need_a_copy(tmp_path: Path, name: str, rate: int) -> None:
-    """The header says 25 frames a second, so each lasts 0.04 s: Chromium shows the frame before the right one."""
+    """The header says 25 frames a second, so each lasts 0.04 s: Chromium shows the previous frame."""
     path = make(tmp_path / name, codec="libvpx-vp9", tick=Fraction(1, rate), options={"lag-in-frames": "0"})
     clip = open_clip(path)
     assert "after the start of the next" in clip.playback_problem
@@ -94,7 +94,7 @@ def test_frames_that_last_to_the_next_or_less_need_none(tmp_path: Path, header: 
 
 @pytest.mark.parametrize("b_frames", ["0", "3"])
 def test_a_rate_that_varies_needs_no_copy(tmp_path: Path, b_frames: str) -> None:
-    """Durations in an MP4 are those of decoding: they move along with B-frames, and Chromium knows it."""
+    """Durations in an MP4 are in decoding order: they are reordered with B-frames, and Chromium handles that."""
 
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as out:
@@ -129,7 +129,7 @@ def test_a_picture_that_changes_its_size_needs_a_copy(tmp_path: Path) -> None:
 
 
 def turned(path: Path, matrix: tuple[float, float, float, float]) -> Path:
-    """The file with a display matrix of its own: a, b, c, d as in x' = a x + c y, y' = b x + d y."""
+    """The file with this display matrix: a, b, c, d as in x' = a x + c y, y' = b x + d y."""
     data = bytearray(make(path, 4).read_bytes())
     place = data.index(b"tkhd") + 44
     a, b, c, d = (round(value * 65536).to_bytes(4, "big", signed=True) for value in matrix)
@@ -161,7 +161,7 @@ def test_only_exact_quarter_turns_are_left_to_browsers(
 
 
 def with_cover(path: Path, cover: str, video: str, flag: bool = False) -> Path:
-    """A still picture as the first track, a video as the second one, which players do not switch on by themselves."""
+    """A still picture as the first track, a video as the second, which players do not enable automatically."""
     with av.open(str(path), "w") as out:
         first: Any = out.add_stream(cover, rate=25)
         first.width, first.height, first.pix_fmt = 96, 96, "rgb24" if cover == "png" else "yuvj420p"
@@ -197,7 +197,7 @@ def test_a_cover_without_its_flag_is_no_video(tmp_path: Path, name: str, cover: 
 
 
 def test_a_track_that_is_off_beside_one_that_is_on_needs_a_copy(tmp_path: Path) -> None:
-    """Chromium cannot play the one and shows nothing of the other."""
+    """Chromium cannot play one track and does not show the other."""
     clip = open_clip(with_cover(tmp_path / "a.mp4", "mjpeg", "libx264"))
     assert "track is disabled" in clip.playback_problem
     flagged = open_clip(with_cover(tmp_path / "b.mp4", "mjpeg", "libx264", flag=True))
@@ -205,7 +205,7 @@ def test_a_track_that_is_off_beside_one_that_is_on_needs_a_copy(tmp_path: Path) 
 
 
 def test_an_index_that_calls_every_frame_a_key_frame_needs_a_copy(tmp_path: Path) -> None:
-    """Chromium seeks to frames that cannot be decoded alone, and shows the next real key frame."""
+    """Chromium seeks to frames that cannot be decoded on their own, and shows the next real key frame."""
     path = make(tmp_path / "a.mp4", options={"x264-params": GROUPS})
     path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
     assert_copied(path, "wrongly marks as key frames", 30, tmp_path)
@@ -270,7 +270,7 @@ def noisy(path: Path, count: int = 16) -> bytes:
 
 @pytest.mark.parametrize("name", ["a.webm", "a.mkv", "a.mp4"])
 def test_damage_in_vp9_needs_a_copy(tmp_path: Path, name: str) -> None:
-    """FFmpeg's own decoder passes over most of it; Chromium stops there with an error."""
+    """FFmpeg's own decoder ignores most of it; Chromium stops there with an error."""
     data = noisy(tmp_path / name)
     for place, dirt in ((3, bytes(40)), (5, np.random.default_rng(0).bytes(40))):
         changed = bytearray(data)

@@ -1,4 +1,4 @@
-"""Opening and reading clips: what really decodes, in which order, turned which way, with how much memory."""
+"""Opening and reading clips: decodable frames, their order and rotation, and memory use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trajseg.video import open_clip, write_video
 
 
 def numbered(index: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """A picture that tells its number: eight bars, bright where the bit is set."""
+    """A picture that encodes its number: eight bars, bright for set bits."""
     picture = np.full((height, width, 3), 30, np.uint8)
     for bit in range(8):
         if index >> bit & 1:
@@ -206,7 +206,7 @@ def without_moov(path: Path) -> None:
 
 
 def without_pictures(path: Path) -> None:
-    """A faststart file cut right behind its index: it claims frames, and none is there."""
+    """A faststart file truncated right after its index: it declares frames but has none."""
     whole = write_video(path.with_name("whole.mp4"), map(numbered, range(20)), 25).read_bytes()
     path.write_bytes(whole[: whole.find(b"mdat") + 8])
 

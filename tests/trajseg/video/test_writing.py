@@ -1,4 +1,4 @@
-"""Writing videos and frames: what comes back is what went in, and never half a file."""
+"""Writing videos and frames: reading returns what was written, and no file is partial."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_same_frames_give_the_same_file_whatever_lay_in_memory(tmp_path: Pat
         "import sys; from trajseg.shapes.world.render import render; "
         "from trajseg.shapes.world.scenes import sample_scene;"
         "from trajseg.video import write_video;"
-        # x265 writes past the end of its memory where a picture has no more than 64 rows.
+        # x265 writes beyond its memory if a picture has at most 64 rows.
         "write_video(sys.argv[1], render(sample_scene(7, 'val'), 128)[0], 10, encoder=sys.argv[2])"
     )
     written = []

@@ -1,4 +1,4 @@
-"""The contract of job kinds, held by a shipped kind and by the example in docs/extending.md."""
+"""The contract of job kinds, for a shipped kind and the example in docs/extending.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job kind `finetune`: versions from its outcome, making way for other jobs, and what serves afterwards."""
+"""The job kind `finetune`: versions from its outcome, preemption, and the version served afterwards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENGINES = OfferedEngines(BASE, {BASE: BASE})
 
 @pytest.fixture(scope="module")
 def corrected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """A folder of corrections: one training video, and some held out. Each is made once; copy it."""
+    """A folder of corrections: one training video, and some held out. Each is created once; copy it."""
 
     @cache
     def made(held_out: int) -> Path:
@@ -69,7 +69,7 @@ def world(tmp_path: Path, tiny_clip: Any, corrected: Callable[[int], Path]) -> I
 
 
 def training(world: SimpleNamespace, held_out: int = 1, params: FinetuneParams | None = None) -> Job:
-    """A training whose corrections are exported already: one training video, and some held out."""
+    """A training whose corrections are already exported: one training video, and some held out."""
     job, created = request_training(world.store, world.project, ENGINES, params)
     assert created
     shutil.copytree(world.corrected(held_out), world.settings.data_dir / "training" / job.id / "corrections")
@@ -85,7 +85,7 @@ def prelabelled(world: SimpleNamespace, task: int) -> Job:
 
 
 def adapter(folder: Path) -> Path:
-    """Trained weights, written as a training writes them."""
+    """Trained weights, in the format of a training."""
     model = VideoSegmenter.from_pretrained(BASE, "cpu").model
     for parameters in prepare(model, LoraSettings(), HEADS).values():
         for parameter in parameters:
@@ -130,7 +130,7 @@ def test_a_training_yields_to_a_job_that_comes_in_and_resumes_where_it_was(
     report = finetune._report_progress
 
     def arrival(context: Any, folder: Path) -> None:
-        """A job comes in once the training has done a step."""
+        """A job arrives after the training's first step."""
         report(context, folder)
         progress = folder / "progress.json"
         if not arrived and progress.exists() and json.loads(progress.read_text())["done"] >= 1:
@@ -149,7 +149,7 @@ def test_a_training_yields_to_a_job_that_comes_in_and_resumes_where_it_was(
     world.store.jobs.cancel(waiting.id)
 
     def resumed(context: Any, folder: Path) -> None:
-        """Stands for the child process, which goes on float for float (see tests of training)."""
+        """A substitute for the child process, which resumes float for float (see the tests of training)."""
         assert torch.load(folder / "run" / "state.pt", weights_only=True)["step"] == state["step"]
         assert json.loads((folder / "task.json").read_text())["work"] == str(folder.resolve() / "run")
         (folder / "decision.json").write_text(json.dumps({"promoted": False, "reason": "Not promoted.", "gain": None}))
@@ -167,7 +167,7 @@ def test_the_settings_decide_on_the_training(world: SimpleNamespace, monkeypatch
     tasks: list[RoundTask] = []
 
     def child(context: Any, work: Path) -> None:
-        """Stands for the child process: a training that is refused."""
+        """A substitute for the child process: a training that is refused."""
         tasks.append(task_from_json(json.loads((work / "task.json").read_text())))
         (work / "decision.json").write_text(
             json.dumps({"promoted": False, "reason": "Not promoted.", "needs_videos": 1})
@@ -186,13 +186,13 @@ def test_the_settings_decide_on_the_training(world: SimpleNamespace, monkeypatch
 def test_a_training_starts_over_when_its_recipe_has_changed_since_it_began(
     world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after an update of trajseg: a training by two recipes would be refused as another one."""
+    """As after an update of trajseg: resuming with another recipe would be refused."""
     job = training(world)
     work = world.settings.data_dir / "training" / job.id
     states: list[bool] = []
 
     def child(context: Any, folder: Path) -> None:
-        """Stands for the child process: it is interrupted after it has saved its state."""
+        """A substitute for the child process: interrupted after saving its state."""
         states.append((folder / "run" / "state.pt").exists())
         (folder / "run").mkdir(exist_ok=True)
         (folder / "run" / "state.pt").write_bytes(b"")
@@ -218,7 +218,7 @@ def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
     made = adapter(tmp_path / "made")
 
     def child(context: Any, work: Path) -> None:
-        """Stands for the child process: a training that has ended well."""
+        """A substitute for the child process: a completed training."""
         task = json.loads((work / "task.json").read_text())
         decision = {"promoted": True, "reason": "Promoted: a test says so.", "needs_videos": 0}
         manifest = AdapterManifest(task["model_version"], BASE, file_hash(checkpoint_folder(BASE) / "config.json"))

@@ -1,4 +1,4 @@
-"""What a job says of its tracks."""
+"""A job's notes about its tracks."""
 
 from __future__ import annotations
 

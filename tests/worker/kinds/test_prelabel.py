@@ -1,4 +1,4 @@
-"""The job kind `prelabel` where each label of the project has an instruction of its own."""
+"""The job kind `prelabel` if each label of the project has its own instruction."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_run_that_was_preempted_resumes_in_the_part_where_it_was(
 def test_kept_frames_that_cannot_be_read_are_dropped_and_the_job_starts_over(
     resident: Resident, store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged row, or the form of another version: the job failed at each run."""
+    """A damaged row, or another version's format: the job used to fail at each run."""
     from worker.turn import Turn
 
     for data in (b"no zlib", zlib.compress(b'[{"index": 0}]')):

@@ -1,4 +1,4 @@
-"""A job of the kind preview: the contract, its picture, its words and its estimate."""
+"""The job kind `preview`: the contract, its picture, its text and its estimate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TestPreview(JobKindContract):
 def test_what_the_chooser_rejects_is_in_the_picture_too(
     tmp_path: Path, store: Store, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """grounded on real classes: below the score from which on it is certain, a candidate is shown and not meant."""
+    """grounded on real classes: a candidate below the certain score is shown, but not chosen."""
     tiny = ROOT / "trajseg" / "shapes" / "engines" / "grounded-tiny"
     engine = load_engine("trajseg.engines.grounded:factory", "cpu", checkpoint=str(tiny), chooser="none")
     settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),))

@@ -1,4 +1,4 @@
-"""What a person painted is carried on, stays as it was painted, and leaves alone what nobody touched."""
+"""Painted masks are propagated, stay as painted, and do not change tracks that nobody touched."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def painted(masks: dict[int, np.ndarray | None], shown: set[int], label: str = "
 
 
 def test_painted_frames_stay_and_the_others_follow(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
-    """The prediction is beside the object everywhere; a person puts it right on two frames."""
+    """The prediction is beside the object everywhere; a person corrects it on two frames."""
     track = track_of(clip, [np.roll(mask, 24, axis=0) for mask in tiny_clip.red])
     notches = {2: tiny_clip.red[2].copy(), 8: tiny_clip.red[8].copy()}
     for mask in notches.values():
@@ -66,7 +66,7 @@ def test_painted_frames_stay_and_the_others_follow(clip: Clip, tiny_clip: Any, s
 
 
 def test_a_correction_goes_no_further_than_the_error(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
-    """The prediction is lost in the middle only: what was right before and after stays to the pixel."""
+    """The prediction is lost only in the middle: what was right before and after stays pixel for pixel."""
     masks = [np.roll(mask, 30, axis=0) if 5 <= index <= 7 else mask for index, mask in enumerate(tiny_clip.red)]
     track = track_of(clip, list(masks))
     refined = Refiner(scripted_engine, clip, "x").run([track], [painted({6: tiny_clip.red[6]}, set(range(12)))])
@@ -120,7 +120,7 @@ def test_a_longer_range_is_filled_in_and_what_was_not_found_is_noted(
 
 
 def test_a_longer_range_follows_what_was_corrected_with_it(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
-    """The prediction is beside the object; a person puts it right on the last frame that has it."""
+    """The prediction is beside the object; a person corrects it on the last frame with it."""
     masks = [np.roll(mask, 24, axis=0) if index <= 6 else None for index, mask in enumerate(tiny_clip.red)]
     corrected = painted({6: tiny_clip.red[6], 2: tiny_clip.red[2]}, set(range(7)), extended={9, 10})
     refined = Refiner(scripted_engine, clip, "x").run([track_of(clip, masks)], [corrected])
@@ -143,7 +143,7 @@ def test_a_rectangle_makes_a_track(clip: Clip, tiny_clip: Any, scripted_engine: 
 
 
 def test_a_moved_box_is_segmented_again(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
-    """In the box view a person says where the object is, and no more."""
+    """In the box view a person only marks where the object is."""
     track = track_of(clip, [np.roll(mask, 24, axis=0) for mask in tiny_clip.red])
     moved = PaintedTrack("track-1", "t1", "job", boxes={4: (26.0, 6.0, 20.0, 20.0)}, shown=set(range(12)))
     refined = Refiner(scripted_engine, clip, "x").run([track], [moved])
@@ -155,7 +155,7 @@ def test_a_moved_box_is_segmented_again(clip: Clip, tiny_clip: Any, scripted_eng
 
 
 class Marking:
-    """An engine that answers every hint with a mask, where its weights can, and records its arguments."""
+    """An engine that answers every mark with a mask, if its weights can, and records its arguments."""
 
     def __init__(self, marks: bool, mask: np.ndarray) -> None:
         self.spec, self.mask = EngineSpec(name="marking", model_version="marking", marks=marks), mask
@@ -207,7 +207,7 @@ def test_a_marks_model_draws_before_the_engine(marks: bool, clip: Clip, tiny_cli
 
 
 def test_an_engine_gets_the_known_masks_of_the_marked_object(clip: Clip, tiny_clip: Any) -> None:
-    """What a person painted is believed before what was predicted on either side of the hint."""
+    """Painted masks take precedence over predictions on either side of the mark."""
     track = track_of(clip, [None if index in (2, 3) else mask for index, mask in enumerate(tiny_clip.red)])
     engine = Marking(True, tiny_clip.red[3])
     Refiner(engine, clip, "the red one").run([track], [], [HINT])
@@ -374,7 +374,7 @@ def test_a_refine_job_can_be_cancelled(
 
 
 class Talking:
-    """The scripted engine, with words."""
+    """The scripted engine, with captions."""
 
     spec = EngineSpec(name="scripted", model_version="scripted", captions=True, compares=True)
 
@@ -422,7 +422,7 @@ def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
 
 
 def test_a_track_that_a_person_ended_goes_as_far_as_there(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
-    """A box was moved on frame 2, and the track ends with frame 6, whatever propagators make of the way there."""
+    """A box was moved on frame 2, and the track ends with frame 6, whatever the propagators draw between them."""
     track = track_of(clip, list(tiny_clip.red))
     ended = painted(dict.fromkeys(range(7, 12)), {2, 6}, boxes={2: (26.0, 6.0, 20.0, 20.0)})
     (made,) = Refiner(scripted_engine, clip, "x").run([track], [ended]).tracks

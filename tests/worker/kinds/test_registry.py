@@ -1,4 +1,4 @@
-"""What the backend declares of job kinds, and what the worker can do, agree."""
+"""The backend's declarations of job kinds match the worker's modules."""
 
 from __future__ import annotations
 

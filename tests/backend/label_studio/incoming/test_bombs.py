@@ -1,4 +1,4 @@
-"""Annotations and bodies that are small to send and large to unpack are refused before they are unpacked."""
+"""Decompression bombs in annotations and bodies are refused before they are decompressed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def item(url: str, position: int = 0) -> dict[str, Any]:
 
 
 def memory(call: Callable[[], Any]) -> float:
-    """Megabytes that a refused call took at most."""
+    """Peak memory of a refused call in megabytes."""
     tracemalloc.start()
     try:
         with pytest.raises(TaskError):

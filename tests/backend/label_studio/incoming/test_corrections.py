@@ -1,4 +1,4 @@
-"""What a person did with a track is told frame by frame, by what is there and not by what Label Studio calls it."""
+"""Corrections are detected frame by frame, by content and not by Label Studio's ids."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_a_person_drew_belongs_to_no_job() -> None:
 
 
 def test_boxes_are_compared_at_key_frames_and_where_they_are_gone() -> None:
-    """What Label Studio draws between two key frames nobody has looked at."""
+    """Nobody has confirmed the boxes that Label Studio interpolates between two key frames."""
     before = Predicted(Annotated(boxes={("track-1", index): (10.0, 10.0, 20.0, 20.0) for index in range(6)}))
     now = Annotated(
         boxes={("track-1", index): (10.0 + index, 10.0, 20.0, 20.0) for index in range(4)},
@@ -106,7 +106,7 @@ def test_the_recorded_dragged_video_box_is_recognised_although_its_origin_says_p
     predicted: dict[str, Any] = json.loads(json.dumps(results[0]))
     for key in predicted["value"]["sequence"]:
         if key["frame"] == 11:
-            # Between its neighbours, where it was before somebody dragged it.
+            # Between its neighbours, where it was before a person dragged it.
             key.update(x=19.14, y=30.97, width=11.875, height=53.19)
     before = Predicted(from_annotation([predicted], config, frame_map=frame_map))
     told = {index for (_, index), kind in kinds(changes(now, before, (640, 360))).items() if kind == "edited"}

@@ -1,4 +1,4 @@
-"""Notices: only what Label Studio itself says is believed, and forged ones do not delay real ones."""
+"""Notices: only Label Studio's API is trusted, and forged notices do not delay real ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MORE_LABELS = fill("mask", ["track-1", "smuggled"])
 
 @pytest.fixture
 def project(studio: Any, store: Store) -> int:
-    """Label Studio's id of a project that is known."""
+    """Label Studio's id of a known project."""
     number: int = studio.add_project("mask")
     store.projects.upsert(number, studio.url, studio.projects[number]["label_config"], stamp="1")
     return number
@@ -43,7 +43,7 @@ def web(backend: Backend) -> FlaskClient:
 
 @pytest.fixture
 def read(backend: Backend, monkeypatch: pytest.MonkeyPatch, store: Store, settings: Settings) -> AnnotationReader:
-    """The reader that the backend's notices reach; its own sweep is not due."""
+    """The reader that gets the backend's notices; its own sweep is not due."""
     reader = AnnotationReader(store, settings)
     reader._swept_at = float("inf")
     monkeypatch.setattr(backend.service.webhooks, "_on_notice", reader.notice)
@@ -153,7 +153,7 @@ def test_a_notice_without_the_secret_is_refused(secretive: FlaskClient, project:
     assert "TRAJSEG_WEBHOOK_SECRET" in answer.get_json()["remedy"]
     right = PASSWORD | {"X-Trajseg-Secret": "open sesame"}
     assert secretive.post("/webhook", json=notice, headers=right).status_code == 201
-    # The secret takes the place of no password.
+    # The secret does not replace the password.
     assert secretive.post("/webhook", json=notice, headers={"X-Trajseg-Secret": "open sesame"}).status_code == 401
 
 

@@ -62,7 +62,7 @@ def prediction(studio: Any, task: int) -> dict[str, Any]:
 
 
 def painted(studio: Any, task: int, index: int = 1, left: int = 20) -> list[dict[str, Any]]:
-    """The prediction's regions as the page sends them back, with one frame repainted."""
+    """The prediction's regions as sent back by the page, with one frame repainted."""
     results = copy.deepcopy(prediction(studio, task)["result"])
     mask = np.zeros((24, 32), bool)
     mask[10:20, left : left + 8] = True
@@ -130,7 +130,7 @@ def test_the_webhook_is_only_a_hint(
     predicted: Job,
     read: AnnotationReader,
 ) -> None:
-    """Nothing of what an unsigned request says of an annotation is believed."""
+    """The content of an unsigned request about an annotation is not trusted."""
     webhook(read, studio, task, 4711, "ANNOTATION_CREATED")
     assert read() == []
     assert store.corrections.of_task(project, task) == []
@@ -181,7 +181,7 @@ def test_an_update_supersedes_and_cancels_the_older_job(
     assert told(store, project, annotation) == {0: "unchanged", 1: "unchanged", 2: "edited"}
     assert store.jobs.get(older.id).state == "cancelled"
     assert newer.id != older.id
-    # Back to what it was: the job that was cancelled for it is wanted again.
+    # Back to the earlier state: the job that was cancelled is needed again.
     studio.reannotate(task, annotation, painted(studio, task))
     webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
     assert [job.id for job in read()] == [older.id]
@@ -243,13 +243,13 @@ def test_what_a_withdrawn_correction_made_is_withdrawn(
     read: AnnotationReader,
     result: Result,
 ) -> None:
-    """Everything was erased by mistake: without the annotation the next person starts from the prelabel again."""
+    """All was erased by mistake: after deleting the annotation, the next person starts from the prelabel again."""
     first = prediction(studio, task)["id"]
     sent = painted(studio, task), painted(studio, task, left=4)
     annotation = studio.annotate(task, sent[0], first)
     (job,) = read()
     if rounds == 2:
-        # The same annotation was corrected before, and what came of that is there, too.
+        # The same annotation was corrected before; that refined prediction exists, too.
         smaller = copy.deepcopy(result)
         smaller.tracks[0].frames[0].rle = None
         delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", smaller)
@@ -312,7 +312,7 @@ def test_a_correction_of_a_refined_track_builds_on_the_first_one(
     read: AnnotationReader,
     result: Result,
 ) -> None:
-    """What was painted before is not painted again, and must not be lost."""
+    """Earlier painted frames are not painted again, and must not be lost."""
     first = studio.annotate(task, painted(studio, task, index=1), prediction(studio, task)["id"])
     (refined,) = read()
     store.runs.finish(refined.id, store.runs.start(refined.id) or "", result)
@@ -379,14 +379,14 @@ def test_a_task_that_is_gone_is_forgotten(
 def test_a_hint_wakes_the_reconciler(
     studio: FakeLabelStudio, store: Store, settings: Settings, task: int, project: int, predicted: Job
 ) -> None:
-    """A person who has submitted does not wait for the next round."""
+    """After a submission, reading starts without waiting for the next round."""
     settings.reconcile_seconds = settings.annotation_sweep_seconds = 60
     backend = compose(settings, store, JobQueue("redis://127.0.0.1:9/0"))
     body = {"action": "ANNOTATION_CREATED", "project": {"id": studio.tasks[task]["project"]}}
     backend.reconciler.start()
     try:
         time.sleep(0.3)
-        # After its first round: the sweep has been, and the next one is a minute away.
+        # After its first round: the sweep is done, and the next one is a minute away.
         fresh = studio.annotate(task, painted(studio, task, left=12), prediction(studio, task)["id"])
         body["annotation"] = {"id": fresh, "task": task}
         create_app(backend).test_client().post("/webhook", json=body)

@@ -1,4 +1,4 @@
-"""Refined tracks in a person's annotation of the box view, and ranges of the timeline that a person has changed."""
+"""Adoption of refined tracks in the box view, and ranges of the timeline that a person has changed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def made(masks: list[np.ndarray | None]) -> Result:
 
 @pytest.fixture
 def scene(studio: Any, store: Store, client: Any, settings: Any, request: Any) -> SimpleNamespace:
-    """A prediction that stands still, in a project with a timeline: in all 12 frames, or the first so many of them."""
+    """A prediction of a still object, in a project with a timeline: in all 12 frames, or only the first ones."""
     shown = getattr(request, "param", FRAMES)
     number = studio.add_project("box")
     studio.projects[number]["label_config"] = fill("box", ["track-1"]).strip().removesuffix("</View>") + TIMELINE

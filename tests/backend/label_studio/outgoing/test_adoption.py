@@ -1,4 +1,4 @@
-"""Refined tracks in a person's annotation: what is written, what is never touched, and what the reader makes of it."""
+"""Adoption of refined tracks: what is written, what is never touched, and how the result is read."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_reader_does_not_take_it_for_a_correction(scene: Any) -> None:
     before = told(scene)
     adopt(scene.store, scene.client, scene.job)
     assert scene.read() == []
-    # Also where the webhook is followed before the version was noted.
+    # Also if the webhook arrives before the version was recorded.
     scene.store.corrections.seen(scene.project, scene.annotation, "earlier")
     assert scene.read() == []
     assert told(scene) == before
@@ -163,7 +163,7 @@ def test_a_correction_after_it_counts_alone_and_starts_from_the_refined_tracks(s
 
 
 def test_what_was_painted_first_is_not_painted_again(scene: Any) -> None:
-    """The row of a painted frame goes on naming the job whose prediction was wrong."""
+    """The row of a painted frame still refers to the job whose prediction was wrong."""
     [row] = [
         one for one in scene.store.corrections.of_annotation(scene.project, scene.annotation) if one.kind == "edited"
     ]

@@ -1,4 +1,4 @@
-"""Deliveries wait while Label Studio is unwell, and go at once when it is back; none holds up anything else."""
+"""Deliveries wait while Label Studio is unavailable, and are made as soon as it is back; none blocks another."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def states(store: Store, jobs: list[Job]) -> list[tuple[str, int]]:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A server that takes connections and then sends a byte of a header now and then, without end."""
+    """A server that accepts connections and then sends a header endlessly, byte by byte."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stopped = threading.Event()
 
@@ -177,10 +177,10 @@ def test_a_workers_next_job_does_not_wait_for_a_hanging_label_studio(
 def proxy(
     status: int, body: bytes = b"<html>nginx</html>", asked: list[bytes] | None = None, **headers: str
 ) -> tuple[str, socket.socket]:
-    """A server that gives one answer to everything, as a proxy does while Label Studio restarts.
+    """A server with one answer to every request, like a proxy while Label Studio restarts.
 
     Args:
-        asked: receives what was sent to it.
+        asked: receives the requests.
     """
     requests = [] if asked is None else asked
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Links to key frames: they expire, tasks opened months later still show their pictures, deleted tasks take them."""
+"""Links to shown frames: they expire, tasks opened months later show their pictures, and deleted tasks lose them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def browser(app: Flask) -> FlaskClient:
 
 @pytest.fixture
 def months_later(monkeypatch: pytest.MonkeyPatch, store: Store) -> Any:
-    """Move the clock of links and of the store's due times."""
+    """Moves the clock of links and of the store's due times."""
 
     def move(days: float) -> None:
         original = URLSafeTimedSerializer.default_signer.get_timestamp
@@ -67,7 +67,7 @@ def months_later(monkeypatch: pytest.MonkeyPatch, store: Store) -> Any:
 
 
 def opened(browser: FlaskClient, studio: Any, job: Job) -> list[int]:
-    """The statuses with which the pictures of the task open now."""
+    """The status codes for the task's pictures now."""
     return [browser.get(urlsplit(link).path).status_code for link in studio.tasks[job.task_id]["data"]["frames"]]
 
 
@@ -230,7 +230,7 @@ def test_a_round_is_bounded_and_a_label_studio_that_is_away_loses_nothing(
         renew_links(store, away, settings)
     away.close()
     assert all((settings.media_dir / job.id).exists() for job in jobs)
-    # The one that was tried comes up again after ten minutes.
+    # The one that was tried is due again after ten minutes.
     assert renew_links(store, client, settings) == TASKS_AT_ONCE
     assert renew_links(store, client, settings) == 1
 

@@ -1,4 +1,4 @@
-"""What the Data Manager's column says of a task, and that it is written without flooding Label Studio."""
+"""The state column of the Data Manager, and that writing it does not flood Label Studio."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ Ask = Callable[..., list[Job]]
 
 @pytest.fixture
 def project(studio: Any, store: Store) -> int:
-    """Label Studio's id of a project that the store knows."""
+    """Label Studio's id of a project in the store."""
     number: int = studio.add_project("mask")
     store.projects.upsert(number, studio.url, studio.projects[number]["label_config"], stamp="1")
     return number
@@ -96,7 +96,7 @@ def project(studio: Any, store: Store) -> int:
 
 @pytest.fixture
 def ask(studio: Any, store: Store, project: int, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Makes tasks, and asks for a prediction of each."""
+    """Creates tasks and requests a prediction for each."""
     monkeypatch.setattr(states, "PATIENCE_SECONDS", 0.0)
 
     def asked(count: int) -> list[Job]:
@@ -148,7 +148,7 @@ def test_an_idle_round_reads_no_jobs_however_many_tasks_wait(
     assert write() == 0
     again = store.projects.of_label_studio(project).id
     store.jobs.add("prelabel", again, jobs[0].task_id, "v", "another instruction", "prelabel", model_version="m")
-    # The column says "queued" already, so the second job is looked at once and changes nothing.
+    # The column already says "queued", so the second job changes nothing.
     assert (write(), write()) == (0, 0)
     assert asked == [0, 1, 0]
     store.runs.start(jobs[1].id)

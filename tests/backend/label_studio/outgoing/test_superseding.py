@@ -1,4 +1,4 @@
-"""A prediction that somebody may have open never loses its id: the annotator's Submit would be refused."""
+"""A prediction that somebody may have open is never deleted, because the annotator's Submit would be refused."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ def test_a_typed_sentence_that_means_nothing_makes_no_prediction(
 def test_pictures_of_an_open_task_keep_their_places(
     studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, result: Result, opened: bool
 ) -> None:
-    """The page that is open says "picture 2", whatever the task's data says by now."""
+    """An open page refers to "picture 2", whatever the task's data says now."""
     project = studio.add_project("mask")
     task = studio.add_task(project, video="v", instruction="the red square", frames=["/a", "/b"], frame_index=[0, 3])
     job = finish(store, studio, task, result)

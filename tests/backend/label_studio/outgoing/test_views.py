@@ -1,4 +1,4 @@
-"""Tracks become Label Studio results and come back from annotations exactly as they went."""
+"""Tracks survive the round trip through Label Studio results and annotations exactly."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_result(
 
 
 def blobs(count: int, shape: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
-    """Ragged masks with holes, one of them a single pixel, one everything."""
+    """Ragged masks with holes; one is a single pixel, one the whole picture."""
     chance = np.random.default_rng(seed)
     masks = [chance.random(shape) < 0.5 for _ in range(count)]
     masks[0][:] = False
@@ -274,7 +274,7 @@ def test_boxes_are_read_back_at_the_editors_rate(fps: float, rate: float) -> Non
         box = result.tracks[0].box(index)
         assert box
         x, y, width, height = box
-        # Frames that the editor cannot show lie on the line between two boxes, each true to the tolerance.
+        # Frames that the editor cannot show are interpolated between two boxes, within the tolerance.
         assert said.boxes["track-1", index] == pytest.approx((x / 2, y, width / 2, height), abs=1.5 * boxes.TOLERANCE)
 
 

@@ -1,4 +1,4 @@
-"""`trajseg doctor` says of each engine whether it can run here, and the one thing to do next."""
+"""`trajseg doctor` reports whether each engine can run here, and the next step."""
 
 from __future__ import annotations
 

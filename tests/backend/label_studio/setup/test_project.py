@@ -1,4 +1,4 @@
-"""`trajseg project`: a project that is ready to be asked, or an error and nothing left behind."""
+"""`trajseg project`: creates a working project, or fails without leaving anything behind."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_project_of_masks_with_a_task_for_each_video_and_instruction(
 
 
 def uploaded(studio: FakeLabelStudio, address: str) -> bytes:
-    """The file that Label Studio holds at an address of task data."""
+    """Label Studio's file at an address in task data."""
     (body,) = [data for file, data in studio.uploads.values() if address == f"/data/{file}"]
     return body
 
@@ -156,7 +156,7 @@ def test_basic_authentication_goes_with_the_connection(
         "u",
         "p",
     )
-    # Label Studio does not give its webhooks what it gives to its other requests.
+    # Label Studio does not send the Basic-auth header with its webhooks.
     (webhook,) = studio.webhooks.values()
     assert webhook["headers"] == {"Authorization": "Basic dTpw", "X-Trajseg-Secret": "open sesame"}
 
@@ -164,7 +164,7 @@ def test_basic_authentication_goes_with_the_connection(
 def test_the_most_doubtful_task_comes_first(
     run: Run, studio: FakeLabelStudio, serving: str, tiny_clip: TinyClip
 ) -> None:
-    """By uncertainty sampling, which goes by the backend's title, and in a tab of the Data Manager."""
+    """With uncertainty sampling, which uses the backend's title, and in a tab of the Data Manager."""
     run("create", "--title", "Doubt", "-i", "red", "--backend-url", serving, tiny_clip.path)
     (project,) = studio.projects.values()
     assert project["sampling"] == "Uncertainty sampling"

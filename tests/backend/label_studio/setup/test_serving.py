@@ -1,4 +1,4 @@
-"""The doctor on what serves: workers, the adapter in label-studio-ml, passwords that came later, disks, versions."""
+"""`trajseg doctor` on the running service: workers, label-studio-ml, passwords added later, disks, versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backend.settings import Settings
 
 @pytest.fixture
 def serve() -> Iterator[Any]:
-    """Serves an application on loopback and gives its address."""
+    """Serves an application on loopback and returns its address."""
     servers = []
 
     def start(app: Flask) -> str:

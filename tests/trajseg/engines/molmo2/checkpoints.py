@@ -47,7 +47,7 @@ TEMPLATE = """{%- for message in messages -%}
 {% endfor -%}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif -%}"""
-"""ChatML with the pictures first, as Molmo2's template has it."""
+"""ChatML with the pictures first, like Molmo2's template."""
 WORDS = ["user", "assistant", "Track", "the", "red", "green", "square", "There", "are", "none", "tracks", "coords"]
 TRACKED = '<tracks coords="0.0 1 125 250;0.5 1 450 250">square</tracks>'
 NONE = "There are none."
@@ -139,10 +139,10 @@ def config() -> Molmo2Config:
 
 
 def save_molmo2(folder: Path, known: Mapping[str, str] | None = None) -> Path:
-    """A Molmo2 with its processor: random, or with answers that it has learned by heart.
+    """A Molmo2 with its processor: random, or overfitted to given answers.
 
     Args:
-        known: what it answers to which instruction, whatever it is shown.
+        known: its answer by instruction, regardless of the pictures.
     """
     torch.manual_seed(0)
     model = Molmo2ForConditionalGeneration(config())

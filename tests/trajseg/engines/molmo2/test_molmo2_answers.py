@@ -1,4 +1,4 @@
-"""The grammar of Molmo2's answers, and the parser for everything that a model may write instead."""
+"""The grammar of Molmo2's answers, and its parser on everything else that a model may write."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_moments_are_the_shown_frames_and_else_the_frame_on_show() -> None:
     uneven = FrameMap((0.0, 0.04, 0.46, 0.5, 0.96), fps=25.0)
     answer = read_points('<tracks coords="0.0 1 0 0;0.5 1 500 500;0.7 1 250 250;1.0 1 1000 1000;9.0 1 1 1">x</tracks>')
     [track] = frame_points(answer, uneven, [0, 2, 4], 80, 40)
-    # 0.5 is how 0.46 was shown; 0.7 was not shown; 1.0 is how 0.96 was shown, and its corner is the last pixel.
+    # 0.46 was shown as 0.5; 0.7 was not shown; 0.96 was shown as 1.0, and its corner is the last pixel.
     assert track.points == {0: (0, 0), 2: (40, 20), 3: (20, 10), 4: (79, 39)}
 
 

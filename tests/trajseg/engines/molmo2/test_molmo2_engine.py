@@ -1,4 +1,4 @@
-"""The engine molmo2 on a tiny Molmo2 of the real class that has learned two answers by heart, saved as the hub's is."""
+"""The engine molmo2 with a tiny Molmo2 of the real class, overfitted to two answers and saved in the hub's format."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The published Molmo2 loads into the real class: every name and every shape, on the meta device.
 
-The numbers are those of the config.json of allenai/Molmo2-4B and -8B, with the keys as they stand there. The names of
-the tensors are those by which other readers of the published files look them up (OLMo-core's loader of Molmo2,
-Tenstorrent's tt-metal), not transformers' own; the number of tensors is that of model.safetensors.index.json of the 8B,
-whose lines are 8 more than its entries. The index itself could not be read where this was written.
+The numbers and keys are those in the config.json of allenai/Molmo2-4B and -8B. The tensor names are those used by other
+readers of the published files (OLMo-core's loader of Molmo2, Tenstorrent's tt-metal), not transformers' own; the number
+of tensors is that of the 8B's model.safetensors.index.json, which has 8 more lines than entries. The index itself was
+not available when this was written.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def test_the_published_configuration_builds_the_published_size(size: str) -> Non
         model = Molmo2ForConditionalGeneration(Molmo2Config(**published(width, inner)))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     assert sum(tensor.numel() for tensor in model.parameters()) == pytest.approx(parameters, rel=0.02)
-    # The two layers after the last one that is read are not published.
+    # The two layers after the last used one are not published.
     assert model.config.to_dict()["vision_config"]["num_hidden_layers"] == 25
     assert model.config.to_dict()["adapter_config"]["vision_feature_layer"] == [24, 18]
     assert shapes["lm_head.weight"] == (151936, width)
@@ -73,7 +73,7 @@ def test_the_published_configuration_builds_the_published_size(size: str) -> Non
 
 
 def molmo2(width: int, inner: int) -> Layout:
-    """The published files: 36 layers of words, the 25 layers of vision that are read, and what is between them."""
+    """The published files: 36 language layers, the 25 vision layers in use, and the parts between them."""
     heads, keys, head, seen, seen_inner = 32, 8, 128, 1152, 4304
     words: Layout = {"wte.embedding": (151936, width), "wte.new_embedding": (128, width), "ln_f.weight": (width,)}
     for number in range(36):
@@ -111,7 +111,7 @@ def test_it_loads_what_was_published(size: str) -> None:
         model = Molmo2ForConditionalGeneration(Molmo2Config(**published(width, inner)))
     ours, theirs = published_names(model), molmo2(width, inner)
     assert len(theirs) == 706
-    # The two tables of embeddings are joined while they are loaded; turned back, they are cut in halves.
+    # The two embedding tables are joined on loading; the reverse splits them in halves.
     tables = ("model.transformer.wte.embedding", "model.transformer.wte.new_embedding")
     assert sum(ours.pop(name)[0] for name in tables) == sum(theirs.pop(name)[0] for name in tables)
     assert ours == theirs

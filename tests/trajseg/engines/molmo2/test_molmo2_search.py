@@ -1,4 +1,4 @@
-"""Points become tracks with the shipped SAM 2, on clips built for what may go wrong."""
+"""Points become tracks with the shipped SAM 2, on clips built for difficult cases."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_each_number_is_one_track_and_starts_where_it_is_pointed_at(
     steps: list[int] = []
     found = PointSearch(sam2).find(clip, [blue, red], "things", lambda done, total: steps.append(done))
     assert [candidate.start for candidate in found] == [12, 0]
-    # Seen first on frame 12, it is carried back to where it entered.
+    # First seen on frame 12, it is tracked back to where it entered.
     assert likeness(found[0], ids == 2) > 0.7
     assert likeness(found[1], ids == 1) > 0.8
     assert found[1].sightings == FRAMES // STEP
@@ -67,7 +67,7 @@ def test_each_number_is_one_track_and_starts_where_it_is_pointed_at(
 
 def test_a_point_elsewhere_draws_the_object_again(sam2: PromptableSam2, crossing: tuple[Clip, np.ndarray]) -> None:
     clip, ids = crossing
-    # The number begins on the circle; from frame 12 on it is at the square.
+    # The number starts on the circle; from frame 12 on it is at the square.
     points = {0: middle(ids, 1, 0), 12: middle(ids, 2, 12), 18: middle(ids, 2, 18)}
     [found] = PointSearch(sam2).find(clip, [PointTrack(1, points)], "thing")
     for index in range(13, FRAMES):

@@ -1,4 +1,4 @@
-"""A tiny random SAM 3 of the real class, saved in a folder as the hub's is."""
+"""A tiny random SAM 3 of the real class, saved in the hub's format."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def tiny_config(**changes: object) -> Sam3VideoConfig:
 
 
 def tiny_processor() -> Sam3VideoProcessor:
-    """Words of the shapes world, padded to 32 tokens as CLIP's."""
+    """Words of the shapes world, padded to 32 tokens like CLIP's."""
     words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [("<start>", 1), ("<end>", 2)]
@@ -122,8 +122,7 @@ def tiny_processor() -> Sam3VideoProcessor:
 def save_sam3(folder: Path, seen: str = "red square", unseen: str = "yellow star", **changes: object) -> Path:
     """A SAM 3 with its processor.
 
-    Its masks are random. Its scoring is set so that everything is what the phrase `seen` names and nothing what
-    `unseen` names.
+    Its masks are random. Its scores are set so that everything matches the phrase `seen` and nothing matches `unseen`.
     """
     torch.manual_seed(0)
     model, processor = Sam3VideoModel(tiny_config(**changes)).eval(), tiny_processor()

@@ -1,4 +1,4 @@
-"""The engine sam3 on a tiny SAM 3 of the real class, saved and loaded as the hub's is."""
+"""The engine sam3 with a tiny SAM 3 of the real class, saved and loaded in the hub's format."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_phrase_of_more_tokens_than_it_reads_is_refused(sam3: Sam3Engine, tiny
 def test_its_memory_is_flat_and_forgets_nothing_that_it_reads(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same masks as with everything kept, and after the tracker's reach no more bytes."""
+    """The same masks as without deletion, and constant memory beyond the tracker's reach."""
     import numpy as np
 
     from trajseg.video import write_video

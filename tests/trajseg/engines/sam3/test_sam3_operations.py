@@ -1,4 +1,4 @@
-"""The operations in place of SAM 3's kernel, against straightforward ones."""
+"""The replacements for SAM 3's kernel, against straightforward implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ConditionResult every condition the truth stays the truth: who knows it has full marks, who is wrong has none."""
+"""Under every condition the ground truth is right: an engine that knows it scores 1, one that is wrong scores 0."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SMALL = [
     replace(c, rows=None if c.rows is None else c.rows // 5, frames=None if c.frames is None else min(c.frames, 40))
     for c in CONDITIONS
 ]
-"""The same conditions in a fifth of their size, 64, 96 and 144 rows, and of 40 frames at most."""
+"""The same conditions at a fifth of their size, 64, 96 and 144 rows, with at most 40 frames."""
 
 
 class Knowing:
-    """Knows scene and condition by the file's name and folder; answers with what is meant, or with anything else."""
+    """Knows scene and condition from the file's name and folder; answers with the targets, or with something else."""
 
     spec = EngineSpec(name="knowing", model_version="knowing")
 
@@ -220,7 +220,7 @@ def test_the_other_painters_objects_have_their_colours_where_its_ids_say_and_now
             if inside.sum() < 60:
                 continue
             tone = np.array(TONES[o.colour][o.texture_seed % 3], float)
-            # Light and cloth change how bright a colour is, and hardly which.
+            # Light and texture change the brightness of a colour, but hardly its hue.
             bare = frame[inside].astype(float)
             cosine = bare @ tone / (np.linalg.norm(bare, axis=1) * np.linalg.norm(tone))
             assert np.quantile(cosine, 0.05) > 0.985, (seed, k)

@@ -1,4 +1,4 @@
-"""The evaluation tells apart an engine that is right, one that is wrong, and one that sees nothing."""
+"""The evaluation distinguishes an engine that is right, one that is wrong, and one that finds nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Choice = Callable[[Scene, Instruction], tuple[int, ...]]
 
 
 class KnowingEngine:
-    """Knows the scene of each clip by its file name; `choose` says which objects it answers with."""
+    """Knows the scene of each clip from its file name; `choose` returns the objects in its answer."""
 
     spec = EngineSpec(name="knowing", model_version="knowing")
 
@@ -66,7 +66,7 @@ class KnowingEngine:
 
 
 class DescribingEngine(KnowingEngine):
-    """Also describes true tracks, with `describe` saying what of an object."""
+    """Also captions true tracks; `describe` returns an object's caption."""
 
     spec = EngineSpec(name="knowing", model_version="knowing", captions=True)
 
@@ -149,7 +149,7 @@ def test_an_engine_that_cannot_describe_has_no_caption_accuracy() -> None:
 
 def test_captions_of_others_and_of_other_motions_are_held_against_an_instruction() -> None:
     class Comparing(KnowingEngine):
-        """Holds a caption for right when it is that of an object that is meant."""
+        """Treats a caption as right if it is that of a target."""
 
         spec = EngineSpec(name="knowing", model_version="knowing", compares=True)
 

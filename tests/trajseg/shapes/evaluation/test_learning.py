@@ -1,4 +1,4 @@
-"""The measurement of learning from corrections: simulated projects, harmful labels, what counts as a gain."""
+"""Evaluation of learning from corrections: simulated projects, harmful labels, and gains."""
 
 from __future__ import annotations
 

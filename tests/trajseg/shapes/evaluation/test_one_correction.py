@@ -1,4 +1,4 @@
-"""One correction is simulated as a person makes it, and only frames that nobody painted are counted."""
+"""One correction is simulated like a person's, and only unpainted frames are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated annotator is counted fairly, and so is the box tool that it is held against."""
+"""The simulated annotator and the box tool that is its baseline are counted fairly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEIGHT = 64
 
 
 class HalfRight:
-    """Answers with the object that is meant in the first half of the clip, and with nothing after that."""
+    """Answers with the target in the first half of the clip, and with nothing after that."""
 
     spec = EngineSpec(name="half-right", model_version="half-right")
 
@@ -42,7 +42,7 @@ class HalfRight:
 
 
 def moving_diamond(frames: int, bend: float = 0.0) -> np.ndarray:
-    """No box, on a straight or bent course, growing: bool [N, 60, 160]."""
+    """A growing shape other than a box, on a straight or curved path: bool [N, 60, 160]."""
     y, x = np.mgrid[:60, :160]
     out = []
     for i in range(frames):

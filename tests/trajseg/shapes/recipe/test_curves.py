@@ -1,4 +1,4 @@
-"""Learning curves: drawn from the logs that a training leaves, or a clear error."""
+"""Learning curves: drawn from a training's logs, or a clear error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def picture(file: Path) -> np.ndarray:
 
 
 def test_a_curve_goes_where_the_log_says(tmp_path: Path) -> None:
-    """The same training, drawn with and without a second kind of instruction."""
+    """The same training, plotted with and without a second kind of instruction."""
     lines = [{"step": step, "minutes": step / 10, "right_attribute": step / 100} for step in (10, 50, 90)]
     log(tmp_path, "language", [*lines, {"step": 90, "warning": "the loss is flat"}])
     one = picture(draw(tmp_path, tmp_path / "sub" / "one.png"))

@@ -22,7 +22,7 @@ def clip(seed: int, unnamed: float = 0.0) -> Pictures:
 
 
 def fits(attributes: list[int], named: list[bool], shown: Pictures, k: int) -> bool:
-    """Whether a description may be meant for object k, name by name."""
+    """Whether a description may mean object k, checked name by name."""
     colours, own = shown.look[k, : len(COLOURS)].tolist(), shown.attributes[k].tolist()
     colour = not named[0] or not any(colours) or colours[attributes[0]] > 0
     return colour and all(not named[kind] or attributes[kind] == own[kind] for kind in (1, 2))
@@ -114,7 +114,7 @@ def test_the_gate_is_taught_to_deny_decoys_of() -> None:
         assert figures["denied_key"] == (bias < 0)
         [gradient] = torch.autograd.grad(loss, [score_bias])
         pulls.append(float(gradient))
-    # A gate that is open for all is pulled shut by the decoys, one that is shut for all is pulled open by the objects.
+    # Decoys push an always-open gate down, and objects push an always-closed gate up.
     assert pulls[0] > 0 > pulls[1]
 
 
@@ -122,7 +122,7 @@ def test_figures_leave_out_decoys_and_absent_objects() -> None:
     target = torch.zeros(3, 4, 4)
     target[0, :2], target[1, 2:] = 1, 1
     logits = torch.where(target > 0, 5.0, -5.0)
-    logits[2] = 5.0  # the decoy is drawn everywhere
+    logits[2] = 5.0  # the decoy has a mask everywhere
     present = torch.tensor([True, True, False])
     assert mask_figures(logits, target, present, [2]) == pytest.approx({"iou": 1, "right": 1, "same": 0})
     assert gate_figures(torch.tensor([1.0, -1.0, 1.0]), present) == {"seen": 0.5, "denied": 0.0}

@@ -1,4 +1,4 @@
-"""Stage `boxes`: hints are learned, and nothing else is forgotten."""
+"""Stage `boxes`: marks are learned, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def clips() -> list[Pictures]:
 
 @pytest.fixture(scope="module")
 def model() -> TrajSegModel:
-    """The shipped one, as it was before this stage."""
+    """The shipped model, as before this stage."""
     torch.manual_seed(0)
     model = TrajSegModel.from_pretrained(SHIPPED / "trajseg-tiny")
     model.config.mark_reader = model.config.prompted_by_boxes = False
@@ -56,7 +56,7 @@ def test_marks_are_where_a_person_would_draw_them(clips: list[Pictures]) -> None
 
 @torch.no_grad()
 def drawn(model: TrajSegModel, clip: Pictures) -> list[torch.Tensor]:
-    """What instructions and memory draw: from a token, from memory of that, and painted."""
+    """Masks from a token, from the memory of that, and from a painted mask."""
     frame = model.encode_frames(clip.pixels)
     tracker = Tracker(model.visual_model, 3)
     token = torch.randn(1, frame.top.shape[1], generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Stages `masks` and `memory`: which frames are prompted, and what memory believes."""
+"""Stages `masks` and `memory`: which frames are prompted, and the presence that memory uses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_memory_believes_the_object_scores_where_the_next_prompt_can_put_them_ri
     training.loss([pictures(scene, [0, 4], 256)], ["key", last], random.Random(0), 1)
     score, pointer = kept[0]
     absent = (pointer == training.sam2.no_obj_ptr).all(1)
-    truth = [False] * len(scene.objects) + [True]  # all but the decoy are there
+    truth = [False] * len(scene.objects) + [True]  # all but the decoy are present
     if last == "carried":
         assert absent.tolist() == truth
     else:

@@ -1,4 +1,4 @@
-"""Training: what a step learns from, and that a stage goes on where it was stopped."""
+"""Parts of the recipe: the data and losses of a step, and exact resume of a stage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from trajseg.training.run import Loss, Schedule, train
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is compared here is compared to the last digits."""
+    """Comparisons here are exact to the last digits."""
     monkeypatch.setattr(precision, "FAST_BFLOAT16", False)
 
 
@@ -142,7 +142,7 @@ def test_watching_reads_the_same_states_as_answering(processor: TrajSegProcessor
 
 
 def test_states_look_at_the_object_that_the_answer_has_come_to(processor: TrajSegProcessor) -> None:
-    """Before each [SEG] at its own object's tokens, after the last one, and where there is none, at the first token."""
+    """Before each [SEG] its own object's tokens; after the last one, and without any, the first token."""
     packed = pack([clip(processor, seed, limit=30)[1:] for seed in range(8)], processor, 8)
     at = attention_targets(packed, processor.seg_id)
     where = {
@@ -207,7 +207,7 @@ def test_presence_tells_who_enters_and_who_leaves() -> None:
 
 
 def test_a_disguised_clip_moves_as_its_label_says() -> None:
-    """Of objects that move straight on, wholly in the picture, centres go where the disguised motion says."""
+    """The centres of objects that move straight, completely inside the picture, follow the augmented motion."""
     rng, checked = random.Random(0), 0
     for seed in range(60):
         scene = sample_scene(seed)
@@ -271,7 +271,7 @@ def test_names_that_an_object_lacks_are_not_mentioned(processor: TrajSegProcesso
             for word, is_known in zip((o.colour, o.shape, o.size), known, strict=True)
             if not is_known
         }
-        # Nor of names that an object has a part of: "the red one" may be the reddish one.
+        # Nor names that are part of an object's blend: "the red one" may be the reddish one.
         parts = look[:, :NAMES].split([len(words) for words in KINDS], dim=1)
         for column, (words, part) in enumerate(zip(KINDS, parts, strict=True)):
             for at in (part[~named[:, column]] > 0).any(0).nonzero()[:, 0].tolist():

@@ -1,4 +1,4 @@
-"""Stages compute in bfloat16 where that is fast, and learn the same."""
+"""Stages compute in bfloat16 if that is fast, with the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe of trajseg-tiny, from nothing to a checkpoint that segments, with a few steps a stage."""
+"""The recipe of trajseg-tiny, from scratch to a checkpoint that segments, with a few steps per stage."""
 
 from __future__ import annotations
 

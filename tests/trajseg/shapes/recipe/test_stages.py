@@ -1,4 +1,4 @@
-"""The recipe of trajseg-tiny: a step's loss depends on the step alone, so that a stage resumes exactly."""
+"""The recipe of trajseg-tiny: a step's loss depends only on the step, so a stage resumes exactly."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_steps_loss_is_the_same_whatever_was_requested_before(
 
 
 def test_the_mask_decoder_is_watched_once_however_often_its_module_is_requested(training: TinyTraining) -> None:
-    """Each watcher keeps what the decoder gives until a loss takes it: one that nobody asks keeps it for ever."""
+    """Each hook keeps the decoder's output until a loss reads it; one that is never read would keep it forever."""
     for name in ("masks", "memory", "tracking", "masks"):
         training.module(name)
     assert len(training.model.visual_model.sam_mask_decoder.transformer._forward_hooks) == 1
@@ -116,7 +116,7 @@ def test_the_language_sides_tower_learns_on_apart_from_sam2s_encoder(tmp_path: P
 def test_the_projector_is_fitted_to_nothing_of_pairs_and_then_stays(
     training: TinyTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A colour is wanted of strange shapes alone, a shape of colours without a name, and of a named pair neither."""
+    """Colour counts only for unnamed shapes, shape only for unnamed colours, and neither for a named pair."""
     fitted: list[Pairs] = []
     monkeypatch.setattr(pixels, "FITTED_CLIPS", 40)
     monkeypatch.setattr(pixels, "_fit", lambda _, parts: fitted.extend(parts))

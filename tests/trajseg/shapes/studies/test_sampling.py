@@ -1,4 +1,4 @@
-"""Other frames than the checkpoint's own: which the language model sees, which get a prompt, how sure the answer is."""
+"""Other numbers of frames than the checkpoint's: frames seen, prompted frames, and likelihood of the answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def segmenter() -> VideoSegmenter:
 
 @pytest.fixture
 def answering(segmenter: VideoSegmenter, monkeypatch: pytest.MonkeyPatch) -> VideoSegmenter:
-    """The model says that there is one object, whatever it sees."""
+    """The model always answers that there is one object."""
     token = torch.randn(1, 128, generator=torch.Generator().manual_seed(5))
     said = Answer(segmenter.processor.ids("a red square [SEG] ."), token)
     monkeypatch.setattr(segmenter.model, "answer", lambda prompt, end_id: said)

@@ -1,4 +1,4 @@
-"""The studies keep what they have measured, ask what they say that they ask, and show it with its spread."""
+"""The studies save their measurements, use the documented settings, and report the spread."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ HEIGHT = 64
 
 
 class Stub:
-    """Stands for a VideoSegmenter: draws the objects of a scene that `choose` names, for each frame of the clip.
+    """A substitute for a VideoSegmenter: draws the objects of a scene that `choose` returns, for each frame of the
+    clip.
 
     choose: from the frame's index and the sampling to indices of objects.
     """

@@ -1,4 +1,4 @@
-"""The training study starts all arms from equal weights, trains what it says, goes on after a stop, and compares."""
+"""The training study starts all arms from equal weights, trains the documented parts, resumes, and compares."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SOURCE = ShapesSamples(size=64)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained tiny model that has learned nothing, as a folder."""
+    """The folder of an untrained tiny model."""
     torch.manual_seed(3)
     processor = shapes_processor(256)
     folder = tmp_path_factory.mktemp("checkpoint")

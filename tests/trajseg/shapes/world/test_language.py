@@ -1,4 +1,4 @@
-"""Instructions are true: a second reader, who has only the pictures and the words, finds the same objects."""
+"""Instructions are true: an independent reader, given only pictures and text, finds the same objects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOVES = {
 
 
 class Reader:
-    """Reads an instruction word by word and looks at ids of 8 frames, of each object alone and of all."""
+    """Interprets an instruction word by word, given ids of 8 frames, of each object alone and of all."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene, self.objects = scene, scene.objects
@@ -164,7 +164,7 @@ def many(split: str, count: int) -> list[language.Instruction]:
 
 
 def frame_of(text: str) -> str:
-    """The text with its particulars taken out: what is left is its phrasing."""
+    """The text without names: only its phrasing is left."""
     for known in LOOKS_LIKE.values():
         text = re.sub(rf"\b(a |the )?({known})\b", "LIKE", text)
     return re.sub(rf"\b({'|'.join((*COLOURS, *SHAPES, *SIZES))})(es|s)?\b", "X", text)

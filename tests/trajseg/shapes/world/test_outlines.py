@@ -1,4 +1,4 @@
-"""Strange shapes: no two alike, within reach, and none that has a name in the shapes world."""
+"""Strange shapes: all different, within REACH, and none of the named shapes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def drawn() -> list[str]:
 
 
 def plane(shape: str, turn: float = 0.0) -> np.ndarray:
-    """A shape of a tenth of the picture, bool [SIDE, SIDE]."""
+    """A shape that covers about a tenth of the picture, bool [SIDE, SIDE]."""
     radius = (0.1 / _area(list(outline(shape)))) ** 0.5
     placed: Any = SimpleNamespace(shape=shape, angle=turn, radius=radius)
     contours = _contours(placed)

@@ -1,4 +1,4 @@
-"""The style of posters: the scenes are those of the shapes world, the pictures are not."""
+"""The style of posters: the scenes of the shapes world in other pictures."""
 
 from __future__ import annotations
 

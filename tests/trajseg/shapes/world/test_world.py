@@ -1,4 +1,4 @@
-"""The shapes world keeps its promises: scenes, pictures, ids and boxes, and splits that share no pairs."""
+"""The shapes world: scenes, pictures, ids and boxes are consistent, and splits share no held-out pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The export format of docs/extending.md, as it is written there."""
+"""The export format in docs/extending.md works as written."""
 
 from __future__ import annotations
 

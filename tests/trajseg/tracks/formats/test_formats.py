@@ -1,4 +1,4 @@
-"""Each format, read back by pycocotools, by Pillow, or by a reader written here from the format's own description."""
+"""Each format, read back by pycocotools, Pillow, or a reader written from the format's specification."""
 
 from __future__ import annotations
 
