@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import lru_cache
 from pathlib import Path
 
 import certifi
@@ -13,6 +14,8 @@ from trajseg.errors import InputError
 SETTINGS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Environment variables for private authorities, as named by OpenSSL, httpx, requests and curl."""
 
+Stamps = tuple[tuple[str, int, int], ...]
+
 DER = b"\x30\x82"
 """First bytes of a certificate in binary form."""
 
@@ -20,13 +23,18 @@ DER = b"\x30\x82"
 def ssl_context() -> ssl.SSLContext:
     """A context that trusts all authorities that SETTINGS name, or certifi's if none is set.
 
-    Raises InputError for a setting without valid certificates.
+    It is shared and not to be changed: hundreds of certificates take a quarter of a second to load. Changed settings
+    or files give a new one. Raises InputError for a setting without valid certificates.
     """
-    named = [(name, path) for name in SETTINGS for path in _paths(name)]
+    return _loaded(tuple((name, path, _stamps(path)) for name in SETTINGS for path in _paths(name)))
+
+
+@lru_cache(maxsize=4)
+def _loaded(named: tuple[tuple[str, Path, Stamps], ...]) -> ssl.SSLContext:
     if not named:
         return ssl.create_default_context(cafile=certifi.where())
     context = ssl.create_default_context()
-    for name, path in named:
+    for name, path, _ in named:
         try:
             if path.is_dir():
                 _load_folder(context, path)
@@ -60,6 +68,15 @@ def _paths(name: str) -> list[Path]:
     value = os.environ.get(name, "")
     parts = value.split(os.pathsep) if name == "SSL_CERT_DIR" else [value]
     return [Path(part.strip()) for part in parts if part.strip()]
+
+
+def _stamps(path: Path) -> Stamps:
+    """Name, time of change and size of a file, or of everything in a folder; empty if it cannot be read."""
+    try:
+        states = [(each.name, each.stat()) for each in (path, *(sorted(path.iterdir()) if path.is_dir() else ()))]
+    except OSError:
+        return ()
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
 
 def _load_folder(context: ssl.SSLContext, folder: Path) -> None:

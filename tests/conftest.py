@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from backend.tls import SETTINGS
 from tests.scripted import ScriptedEngine
 from tests.tiny_clip import TinyClip
 from trajseg.video import write_video
@@ -19,6 +20,9 @@ POSTGRES = "TRAJSEG_TEST_POSTGRES_URL"
 """Names a PostgreSQL database that tests may empty; processes of one test run use databases of their own beside it."""
 # Several test processes keep all cores busy: a worker with low priority would delay its own test.
 os.environ.setdefault("TRAJSEG_WORKER_NICE", "0")
+# Tests that need authorities name them; loading those of this machine takes every process a quarter of a second.
+for _name in SETTINGS:
+    os.environ.pop(_name, None)
 TINY_WIDTH, TINY_HEIGHT, TINY_FRAMES, TINY_FPS = 96, 64, 12, 12.0
 
 

@@ -157,6 +157,22 @@ def test_a_setting_that_names_no_certificates_is_named(
     assert "PEM" in caught.value.remedy
 
 
+def test_authorities_are_loaded_once_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: trustme.CA
+) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_bytes(authority.cert_pem.bytes())
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    first = ssl_context()
+    assert ssl_context() is first
+    file.write_bytes(trustme.CA().cert_pem.bytes() + authority.cert_pem.bytes())
+    second = ssl_context()
+    assert second is not first
+    assert len(second.get_ca_certs()) == len(first.get_ca_certs()) + 1
+    monkeypatch.delenv("SSL_CERT_DIR")
+    assert ssl_context() not in (first, second)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_company_s_authority_is_trusted_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, setting: str
