@@ -1,6 +1,6 @@
-"""An engine that finds the colours an instruction names: what the page does must not hang on how a model was trained.
+"""An engine that finds the colours in an instruction, so that tests of the page do not depend on a trained model.
 
-Given to the worker as `colour_engine:build`.
+The worker loads it as `colour_engine:build`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from trajseg.tracks import MaskTrack
 from trajseg.video import Clip
 
 NEAR = 90
-"""Sum of the channels' differences up to which a pixel has a colour."""
+"""Maximum sum of channel differences for a pixel to have a colour."""
 CAPTION_SECONDS = 20.0
 FEWEST = 8
-"""Pixels; fewer are no object."""
+"""Minimum pixels of an object."""
 
 
 class ColourEngine:
-    """One track for each colour of the shapes world that the instruction names and the clip shows."""
+    """One track per colour of the shapes world in the instruction and the clip."""
 
     spec = EngineSpec(name="colours", model_version="colours", several=True, none=True)
 
@@ -64,13 +64,13 @@ class ColourEngine:
 
 
 def mask_of(rgb: np.ndarray, name: str) -> np.ndarray:
-    """Pixels of a colour, bool [H, W]; all False where they are too few to be an object."""
+    """Pixels of a colour, bool [H, W]; all False if there are too few for an object."""
     mask: np.ndarray = np.abs(rgb.astype(int) - RGB[name]).sum(axis=2) < NEAR
     return mask & (mask.sum() >= FEWEST)
 
 
 class DescribingEngine(ColourEngine):
-    """Describes tracks too, so slowly that a person has opened the task before the captions arrive."""
+    """Also captions tracks, so slowly that a person opens the task before the captions arrive."""
 
     spec = EngineSpec(name="describing", model_version="describing", several=True, none=True, captions=True)
 

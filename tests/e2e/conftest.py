@@ -22,7 +22,7 @@ SHAPES_INSTRUCTION = "the red ring"
 
 @pytest.fixture(scope="session")
 def pictures() -> Path:
-    """Where screenshots stay after the run; git does not see it."""
+    """Where screenshots are kept after the run; ignored by git."""
     folder = ROOT / "e2e-artifacts"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -45,8 +45,8 @@ def questions(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> list[Que
 
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    """Label Studio with the settings that the README asks for."""
-    # A run that is told to end (a time limit, say) stops its servers like one that is interrupted.
+    """Label Studio with the settings in the README."""
+    # A terminated run (such as by a time limit) stops its servers like an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = tmp_path_factory.mktemp("label-studio")
     (folder / "media").mkdir()
@@ -56,14 +56,14 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
 
 @pytest.fixture(scope="session")
 def trajseg(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trajseg]:
-    """`trajseg serve` with an engine whose masks are known beforehand."""
+    """`trajseg serve` with an engine whose masks are known in advance."""
     with serving(studio, tmp_path_factory.mktemp("trajseg"), COLOUR_MODEL) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def tiny(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trajseg]:
-    """`trajseg serve` as it comes: with the checkpoint that ships."""
+    """`trajseg serve` with defaults: the shipped checkpoint."""
     with serving(studio, tmp_path_factory.mktemp("tiny"), MODEL) as running:
         yield running
 
@@ -116,5 +116,5 @@ def box_project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]
 
 @pytest.fixture(scope="session")
 def typing_project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]) -> MadeProject:
-    """The clip of the shapes world in the mask view, for sentences that are typed in the page."""
+    """The clip of the shapes world in the mask view, for instructions typed on the page."""
     return make_project(trajseg, studio, "mask", "Typed", questions[:1])

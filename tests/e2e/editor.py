@@ -1,4 +1,4 @@
-"""Label Studio's pages as a person uses them in headless Chromium; the editor's store is `window.Htx`."""
+"""Label Studio's pages in headless Chromium, operated like a person; the editor's store is `window.Htx`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
 from tests.e2e.studio import PASSWORD, USERNAME, LabelStudio
 
 EXECUTABLE = os.environ.get("TRAJSEG_CHROMIUM", "/usr/bin/chromium")
-# Without the background flags Chromium asks the makers' hosts for updates at every start.
+# Without these flags Chromium requests updates at every start.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -43,14 +43,14 @@ SUGGESTIONS = """() => [...Htx.annotationStore.selected.suggestions.values()]
 
 
 def mask_of(png_url: str) -> np.ndarray:
-    """The mask, bool [H, W], of a `data:image/png;base64,...`: where the picture is not transparent."""
+    """The mask, bool [H, W], of a `data:image/png;base64,...`: its pixels that are not transparent."""
     picture = Image.open(io.BytesIO(base64.b64decode(png_url.split(",", 1)[1]))).convert("RGBA")
     return np.asarray(picture)[..., 3] > 127
 
 
 @contextmanager
 def running_chromium() -> Iterator[Browser]:
-    """A headless Chromium. One thread can drive only one: everything in a test run shares it."""
+    """A headless Chromium. One thread can drive only one, so the whole test run shares it."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=list(FLAGS))
         try:
@@ -61,7 +61,7 @@ def running_chromium() -> Iterator[Browser]:
 
 @contextmanager
 def browser_page(browser: Browser) -> Iterator[Page]:
-    """A new page with cookies of its own."""
+    """A new page with its own cookies."""
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
     try:
         page.set_default_timeout(MINUTE)
@@ -71,21 +71,21 @@ def browser_page(browser: Browser) -> Iterator[Page]:
 
 
 def pressed(page: Page, button: str) -> str:
-    """Press a button of trajseg's pages; what the page says then."""
+    """Presses a button on trajseg's pages; returns the page's message."""
     page.get_by_role("button", name=button).first.click()
     page.wait_for_function("() => document.getElementById('said').classList.contains('is-shown')")
     return page.locator("#said").inner_text()
 
 
 class Editor:
-    """One person at Label Studio: opens tasks, looks at them, corrects and submits them."""
+    """A person at Label Studio: opens, views, corrects and submits tasks."""
 
     def __init__(self, page: Page, studio: LabelStudio, pictures: Path) -> None:
         self.page = page
         self.studio = studio
         self.pictures = pictures
         self.foreign: list[str] = []  # requests to anything that is not on this machine
-        self.failed: list[str] = []  # requests that never got an answer
+        self.failed: list[str] = []  # requests without an answer
         page.on("request", self._watch)
         page.on("requestfailed", lambda request: self.failed.append(f"{request.url} {request.failure}"))
         page.goto(f"{studio.url}/user/login/")
@@ -99,7 +99,7 @@ class Editor:
             self.foreign.append(request.url)
 
     def retrieve_predictions(self, project_id: int) -> None:
-        """In the Data Manager: tick all tasks, choose "Retrieve Predictions", confirm."""
+        """In the Data Manager: selects all tasks, chooses "Retrieve Predictions", confirms."""
         self.page.goto(f"{self.studio.url}/projects/{project_id}/data")
         self.page.locator("input[type=checkbox]").first.click(force=True)
         self.page.locator("button", has_text=re.compile(r"^\s*\d+ Tasks?\s*$")).click()
@@ -110,24 +110,24 @@ class Editor:
         assert answer.value.ok, answer.value.text()
 
     def open_task(self, project_id: int, task_id: int, regions: int = 0) -> None:
-        """Open a task for labelling; waits until the editor shows at least that many regions."""
+        """Opens a task for labelling; waits until the editor shows at least that many regions."""
         self.page.goto(f"{self.studio.url}/projects/{project_id}/data?task={task_id}")
         self.page.wait_for_function(f"() => {SELECTED} && ({REGIONS})().length >= {regions}", timeout=2 * MINUTE)
         self.page.wait_for_load_state("networkidle")
 
     def show_prediction(self, prediction_id: int) -> None:
-        """Select one of the open task's predictions."""
+        """Selects one of the open task's predictions."""
         there = "id => Htx.annotationStore.predictions.find(p => String(p.pk) === String(id))"
         self.page.wait_for_function(f"id => Boolean(({there})(id))", arg=prediction_id, timeout=2 * MINUTE)
         self.page.evaluate(f"id => Htx.annotationStore.selectPrediction(({there})(id).id)", prediction_id)
         self._settle()
 
     def regions(self) -> list[dict[str, Any]]:
-        """Masks and boxes of the annotation that is open."""
+        """Masks and boxes of the open annotation."""
         return self.page.evaluate(REGIONS)
 
     def suggestions(self) -> list[dict[str, Any]]:
-        """What waits for accept or reject."""
+        """The suggestions to accept or reject."""
         return self.page.evaluate(SUGGESTIONS)
 
     def boxes_at(self, frame: int) -> dict[str, tuple[float, float, float, float]]:
@@ -142,8 +142,8 @@ class Editor:
         return {label: tuple(box) for label, box in found}
 
     def show_video_frame(self, frame: int) -> None:
-        """Seek the video to an editor frame (1-based) and wait until the browser shows it."""
-        # A player that has just loaded goes back to its first frame, so the wish is repeated until it holds.
+        """Seeks the video to an editor frame (1-based) and waits until the browser shows it."""
+        # A player that has just loaded returns to its first frame, so the seek is repeated until it persists.
         self.page.wait_for_function(
             """frame => {
                 const video = Htx.annotationStore.selected.names.get('video');
@@ -159,11 +159,11 @@ class Editor:
         self._settle()
 
     def video_time(self) -> float:
-        """Seconds at which the player stands."""
+        """The player's position in seconds."""
         return float(self.page.evaluate("() => document.querySelector('video').currentTime"))
 
     def show_frame(self, item_index: int) -> None:
-        """Turn to a page of the multi-image picture (0-based) and wait until its picture is loaded."""
+        """Turns to a page of the multi-image picture (0-based) and waits until its picture is loaded."""
         self.page.evaluate(
             f"() => {SELECTED}.names.get('image').setCurrentImage({item_index})",
         )
@@ -174,11 +174,11 @@ class Editor:
         self._settle()
 
     def painted(self, height: int, width: int) -> np.ndarray:
-        """Where masks are really drawn over the frame that is shown: bool [height, width].
+        """The masks actually drawn over the shown frame: bool [height, width].
 
         The difference between the picture with all regions and with all hidden, averaged within a pixel.
         """
-        # What "Zoom to fit" does: the editor's own first zoom may be from before the page had its final width.
+        # "Zoom to fit": the editor's first zoom may precede the page's final width.
         self.page.evaluate(f"() => {SELECTED}.names.get('image').sizeToFit()")
         self._settle()
         for _ in range(10):
@@ -189,7 +189,7 @@ class Editor:
             self.page.get_by_role("button", name="Show all regions").click()
             self._settle()
             again = self._canvas()
-            # Anything else that moved meanwhile, such as a player that has just loaded, is no mask.
+            # Other changes, such as a player that has just loaded, are not masks.
             if with_masks.shape == without.shape == again.shape and np.array_equal(with_masks, again):
                 break
         else:
@@ -201,7 +201,7 @@ class Editor:
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=self._stage()))).convert("RGB"))
 
     def _stage(self) -> FloatRect:
-        """Where the picture lies in the window: x, y, width, height in CSS pixels."""
+        """The picture's position in the window: x, y, width, height in CSS pixels."""
         stage: FloatRect = self.page.evaluate(
             """() => { const stages = [...document.querySelectorAll('.konvajs-content')];
                 const b = stages.map(e => e.getBoundingClientRect())
@@ -211,17 +211,17 @@ class Editor:
         return stage
 
     def _look_at_picture(self) -> None:
-        """Scroll back to it from the text areas below."""
+        """Scrolls back to the picture from the text areas below."""
         self.page.locator(".konvajs-content").first.evaluate("e => e.scrollIntoView({block: 'center'})")
         self._settle()
 
     def _settle(self) -> None:
-        # Two frames of animation: what the store has just changed is then on the screen.
+        # Two animation frames: the store's latest change is then on the screen.
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         self.page.wait_for_timeout(400)
 
     def give_instruction(self, text: str) -> None:
-        """Switch Auto-Annotation on, type a sentence into the instruction area and add it."""
+        """Switches Auto-Annotation on, types an instruction and adds it."""
         toggle = self.page.locator("label", has_text="Auto-Annotation")
         if not toggle.locator("input").is_checked():
             toggle.click()
@@ -243,7 +243,7 @@ class Editor:
         self._look_at_picture()
 
     def paint(self, label: str) -> None:
-        """A stroke of the brush across the middle of the picture that is shown, with this label."""
+        """A brush stroke with this label across the middle of the shown picture."""
         self.page.locator("label, span, div", has_text=re.compile(rf"^{re.escape(label)}\s*\d*$")).first.click()
         box = self._stage()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -255,11 +255,11 @@ class Editor:
         self._settle()
 
     def submit(self) -> None:
-        """Press Submit, and wait until Label Studio has stored the annotation."""
+        """Presses Submit, and waits until Label Studio has stored the annotation."""
         self._save("POST", "Submit")
 
     def update(self) -> None:
-        """Press Update, and wait until Label Studio has stored the changed annotation."""
+        """Presses Update, and waits until Label Studio has stored the changed annotation."""
         self._save("PATCH", "Update")
 
     def _save(self, method: str, button: str) -> None:

@@ -1,4 +1,4 @@
-"""What the store holds about a pre-labelled task, in the words of the page: label, frame, mask or box."""
+"""The store's data about a prelabelled task, in the page's terms: label, frame, mask or box."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Prelabelled:
     """One task after its prediction has arrived.
 
     Attributes:
-        task: as Label Studio holds it.
-        prediction: the one prediction that is there.
+        task: as stored in Label Studio.
+        prediction: the only prediction.
         result: the tracks in the store.
         config: of the project.
     """
@@ -34,7 +34,7 @@ class Prelabelled:
 
     @property
     def frame_index(self) -> list[int]:
-        """0-based index in the clip of each picture in the page."""
+        """0-based index in the clip of each picture on the page."""
         return list(self.task["data"]["frame_index"])
 
     @property

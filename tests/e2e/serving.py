@@ -1,4 +1,4 @@
-"""`trajseg serve` and `trajseg project create` as a person runs them, and what they make."""
+"""`trajseg serve` and `trajseg project create` run from the command line, and their results."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from trajseg.video import Clip, open_clip
 HERE = Path(__file__).resolve().parent
 TRAJSEG = Path(sys.executable).with_name("trajseg")
 COLOUR_MODEL = "colour_engine:build"
-"""An engine whose masks are known beforehand."""
+"""An engine whose masks are known in advance."""
 JOB_SECONDS = 400
-"""How long a job may take on two busy cores before the test gives up on it."""
+"""Time limit of a job on two busy cores."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A clip and what is asked about it."""
+    """A clip and an instruction about it."""
 
     video: Path
     instruction: str
@@ -45,7 +45,7 @@ class Question:
 
 @dataclass
 class Trajseg:
-    """A running `trajseg serve`: its address, its store, and the environment in which the CLI talks to it."""
+    """A running `trajseg serve`: its address, its store, and the environment for the CLI."""
 
     url: str
     data_dir: Path
@@ -53,7 +53,7 @@ class Trajseg:
     process: Process
 
     def cli(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run `trajseg ...` as a person does."""
+        """Runs `trajseg ...` on the command line."""
         return subprocess.run(
             [str(TRAJSEG), *map(str, arguments)],
             env=self.environment | environment,
@@ -67,7 +67,7 @@ class Trajseg:
         return httpx.get(f"{self.url}/jobs", params={"task": task_id}, timeout=30).json()["jobs"]
 
     def job_of(self, task_id: int, instruction: str) -> dict[str, Any]:
-        """The job for a sentence about a task once it is over and delivered or answered."""
+        """The job for an instruction about a task, once it is done and delivered or answered."""
 
         def over() -> dict[str, Any] | None:
             for job in self.jobs(task_id):
@@ -84,7 +84,7 @@ class Trajseg:
         return wait_until(f"finished job of task {task_id} ({instruction!r})", over, JOB_SECONDS, every=1)
 
     def refinements(self, task_id: int, count: int) -> list[dict[str, Any]]:
-        """The refine jobs of a task, the newest first, once there are so many and all are delivered."""
+        """The refine jobs of a task, newest first, once there are this many and all are delivered."""
 
         def over() -> list[dict[str, Any]] | None:
             jobs = [job for job in self.jobs(task_id) if job["kind"] == "refine"]
@@ -95,7 +95,7 @@ class Trajseg:
         return wait_until(f"{count} refine jobs of task {task_id}", over, JOB_SECONDS, every=0.5)
 
     def exported(self, project_id: int) -> dict[str, str]:
-        """All text that the project's exports hold, by the format's name."""
+        """All text in the project's exports, by the format's name."""
         found = {}
         for name in format_names():
             address = f"{self.url}/projects/{project_id}/export"
@@ -111,7 +111,7 @@ class Trajseg:
         return (full.get("delivery") or {}).get("state") == "sent"
 
     def result(self, job_id: str) -> Result:
-        """Mask tracks as the store holds them."""
+        """The mask tracks in the store."""
         store = Store(f"sqlite:///{self.data_dir / 'trajseg.db'}")
         try:
             return store.jobs.result(job_id)
@@ -130,7 +130,7 @@ class MadeProject:
 
 @contextmanager
 def serving(studio: LabelStudio, folder: Path, model: str, **more: str) -> Iterator[Trajseg]:
-    """`trajseg serve` as a process of its own, connected to that Label Studio; it must end cleanly."""
+    """`trajseg serve` in its own process, connected to that Label Studio; it must end cleanly."""
     port = free_port()
     ours = ("TRAJSEG_", "LABEL_STUDIO_", "REDIS_URL", "DATABASE_URL")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
@@ -157,7 +157,7 @@ def serving(studio: LabelStudio, folder: Path, model: str, **more: str) -> Itera
 def make_project(
     trajseg: Trajseg, studio: LabelStudio, view: str, title: str, questions: list[Question]
 ) -> MadeProject:
-    """`trajseg project create` with a file of tasks; gives the project as it then stands in Label Studio."""
+    """Runs `trajseg project create` with a file of tasks; returns the project from Label Studio."""
     lines = [json.dumps({"video": str(q.video), "instruction": q.instruction}) for q in questions]
     listed = trajseg.data_dir / f"{title}.jsonl"
     listed.write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Engines that take their time, as full-size ones do. Given to the worker as `slow_engine:build`."""
+"""Slow engines, like full-size ones. The worker loads them as `slow_engine:build`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trajseg.video import Clip
 
 SECONDS_A_FRAME = 0.5
 NOTHING_SECONDS = 8.0
-"""It takes so long to find nothing, which is longer than a page of test_round waits."""
+"""Seconds to find nothing, longer than a page in test_round waits."""
 
 
 class SlowEngine(ColourEngine):
-    """As ColourEngine, half a second a frame, and slow to find nothing; it refuses sentences that are questions."""
+    """Like ColourEngine, with half a second per frame, and slow to find nothing; rejects questions."""
 
     spec = EngineSpec(name="slow", model_version="slow", several=True, none=True)
 

@@ -1,4 +1,4 @@
-"""A real Label Studio 1.23.2 on loopback in a data directory of its own, and the calls that clicks make."""
+"""A real Label Studio 1.23.2 on loopback with its own data directory, and the requests that clicks cause."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on right now."""
+    """A free port on 127.0.0.1."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def wait_until(what: str, probe: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:
-    """Ask `probe` until it gives something; names what was awaited when it never does."""
+    """Calls `probe` until it returns something; an error names what was awaited."""
     deadline = time.monotonic() + seconds
     while True:
         found = probe()
@@ -45,7 +45,7 @@ def wait_until(what: str, probe: Callable[[], T | None], seconds: float, every: 
 
 
 class Process:
-    """A server that runs in a process group of its own and writes to a log file."""
+    """A server in its own process group that writes to a log file."""
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path, cwd: Path = ROOT) -> None:
         self.name = Path(command[0]).name
@@ -56,7 +56,7 @@ class Process:
             )
 
     def wait_for(self, url: str, seconds: float) -> None:
-        """Until `url` answers 200; fails with the end of the log when the process dies or time runs out."""
+        """Waits until `url` answers 200; fails with the end of the log if the process dies or time runs out."""
 
         def probe() -> bool:
             if self.process.poll() is not None:
@@ -75,7 +75,7 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self, seconds: float = 30) -> int:
-        """SIGTERM, then SIGKILL to the whole group; gives the exit status."""
+        """SIGTERM, then SIGKILL to the whole group; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -88,7 +88,7 @@ class Process:
 
 @dataclass
 class LabelStudio:
-    """A running server and its API, spoken to as its own pages do."""
+    """A running server and its API, used like its own pages."""
 
     url: str
     data_dir: Path
@@ -102,13 +102,13 @@ class LabelStudio:
         )
 
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
-        """JSON of an answer; fails with the body when the status is an error."""
+        """JSON of an answer; fails with the body if the status is an error."""
         answer = self.client.request(method, path, **kwargs)
         assert answer.is_success, f"{method} {path} -> {answer.status_code}: {answer.text[:2000]}"
         return answer.json() if answer.content else None
 
     def fetch(self, address: str) -> bytes:
-        """A file of task data, from Label Studio itself or, without its token, from elsewhere."""
+        """A file in task data, from Label Studio itself or, without its token, from elsewhere."""
         if address.startswith("/"):
             answer = self.client.get(address, follow_redirects=True)
         else:
@@ -131,7 +131,7 @@ class LabelStudio:
         return self.call("GET", f"/api/tasks/{task_id}/annotations/")
 
     def retrieve_predictions(self, project_id: int, task_ids: list[int]) -> dict[str, Any]:
-        """What the Data Manager's "Retrieve Predictions" (Batch Predictions) sends for the ticked rows."""
+        """The Data Manager's "Retrieve Predictions" (Batch Predictions) for the selected rows."""
         return self.call(
             "POST",
             "/api/dm/actions",
@@ -164,11 +164,10 @@ def _environment(data_dir: Path, media: Path, guarded: bool) -> dict[str, str]:
 def running_label_studio(
     data_dir: Path, media: Path, *, guarded: bool = False, host: str = "", seconds: float = 600
 ) -> Iterator[LabelStudio]:
-    """Start Label Studio over `data_dir` and stop it at the end.
+    """Starts Label Studio with `data_dir` and stops it at the end.
 
-    `guarded` leaves its two protections against private addresses as they are by default: on. `host` is the address
-    at which people reach it, where that is another one than its own.
-    A first start makes the database, about a minute on two idle cores.
+    `guarded` leaves its two protections against private addresses on, the default. `host` is its public address, if
+    that differs from its own. The first start creates the database, in about a minute on two idle cores.
     """
     port = free_port()
     data_dir.mkdir(parents=True, exist_ok=True)

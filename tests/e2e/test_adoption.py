@@ -1,4 +1,4 @@
-"""Refined tracks in the annotation that was corrected, by one button on the job's page, and out again."""
+"""Adopting refined tracks into the corrected annotation with a button on the job's page, and undoing it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def free(task: Prelabelled) -> str:
 
 
 def masks(studio: LabelStudio, task: Prelabelled) -> dict[tuple[str, int], np.ndarray]:
-    """What the task's one annotation shows, by label and picture."""
+    """Content of the task's only annotation, by label and picture."""
     [annotation] = studio.annotations(task.id)
     return {
         (item["value"]["bitmasklabels"][0], item.get("item_index") or 0): mask_of(item["value"]["imageDataURL"])
@@ -92,7 +92,7 @@ def test_the_round_without_a_second_annotation(
     editor.show_frame(middle + 1)
     editor.screenshot("adoption-in-label-studio")
 
-    # Our own writing is nobody's correction: its webhook has long been followed.
+    # Our own change is not a correction; its webhook has been handled long ago.
     editor.page.wait_for_timeout(8000)
     trajseg.refinements(task.id, 1)
 
@@ -157,7 +157,7 @@ def test_nothing_is_adopted_over_a_draft_and_an_undo_brings_back_what_was_there(
 def test_the_results_of_a_deleted_annotation_are_withdrawn(
     project: MadeProject, task: Prelabelled, trajseg: Trajseg, studio: LabelStudio
 ) -> None:
-    """Whoever opens the task next starts from the first prediction again."""
+    """The next person who opens the task starts from the first prediction again."""
     version = task.result.model_version
     [annotation] = studio.annotations(task.id)
     first = task.prediction["id"]

@@ -1,4 +1,4 @@
-"""Label Studio below a path, behind a proxy that takes the path off: uploads, tokens, doctor and delivery."""
+"""Label Studio below a path, behind a proxy that strips the path: uploads, tokens, doctor and delivery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_PASSED_ON = {"connection", "transfer-encoding", "content-encoding", "content
 
 @contextmanager
 def prefixing_proxy(port: int, target: str) -> Iterator[list[str]]:
-    """A reverse proxy at PREFIX, as nginx is set up for it; gives the paths asked for beside PREFIX."""
+    """A reverse proxy at PREFIX, like nginx; yields the requested paths outside PREFIX."""
     astray: list[str] = []
 
     class Proxy(BaseHTTPRequestHandler):
@@ -72,13 +72,13 @@ def below(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def personal_token(studio: LabelStudio) -> str:
-    """A personal access token of the user, as Account & Settings makes it."""
+    """A personal access token of the user, as created by Account & Settings."""
     studio.call("POST", "/api/jwt/settings", json={"api_tokens_enabled": True, "legacy_api_tokens_enabled": True})
     return str(studio.call("POST", "/api/token/")["token"])
 
 
 def failures(report: str) -> list[str]:
-    """Lines of `trajseg doctor` that name a fault; that the scripted engine is no checkpoint is none here."""
+    """Lines of `trajseg doctor` that report a fault, except that the scripted engine is not a checkpoint."""
     return [line for line in report.splitlines() if line.startswith("FAIL") and "Model:" not in line]
 
 

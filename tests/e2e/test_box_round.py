@@ -1,4 +1,4 @@
-"""The round in the box view: a box that a person set, tracks adopted by one button, ranges made shorter and longer."""
+"""The round in the box view: a box set by a person, adoption with a button, shortened and extended ranges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 BY = 6.0
 """Percent by which the person moves the box to the right."""
 MORE = 3
-"""Frames by which the person makes a range longer."""
+"""Frames by which the person extends a range."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def ranges(items: list[dict[str, Any]], label: str) -> list[tuple[int, int]]:
 
 
 def set_range(editor: Editor, start: int, end: int) -> None:
-    """Drag the end of the timeline's range that begins there, as the editor's own handle does."""
+    """Drags the end of the timeline's range that starts there, like the editor's own handle."""
     editor.page.wait_for_function(
         "() => Htx.annotationStore.selected.regions.some(r => r.type === 'timelineregion')", timeout=MINUTE
     )
@@ -67,7 +67,7 @@ def set_range(editor: Editor, start: int, end: int) -> None:
 
 
 def newest(studio: LabelStudio, task: Prelabelled) -> dict[str, Any]:
-    """The prediction to be opened: it alone has a score."""
+    """The prediction to open: only it has a score."""
     [prediction] = [one for one in studio.predictions(task.id) if one["score"] is not None]
     return prediction
 
@@ -121,7 +121,7 @@ def test_boxes_are_adopted_by_one_button_and_ranges_end_the_track_or_carry_it_on
     assert editor.boxes_at(middle)[label] == pytest.approx(moved, abs=0.001)
     editor.show_video_frame(middle + 1)
     editor.screenshot("adoption-box-in-label-studio")
-    # Our own writing is nobody's correction: its webhook has long been followed.
+    # Our own change is not a correction; its webhook has been handled long ago.
     editor.page.wait_for_timeout(8000)
     trajseg.refinements(task.id, 1)
 
@@ -139,7 +139,7 @@ def test_boxes_are_adopted_by_one_button_and_ranges_end_the_track_or_carry_it_on
     assert max(boxes(results(studio, task), label, last)) == cut
     assert ranges(results(studio, task), label)[-1][1] == cut
 
-    # The object is still there: a longer range has the track carried on.
+    # The object is still there: an extended range propagates the track.
     editor.open_task(project.id, task.id, regions=1)
     set_range(editor, start, cut + MORE)
     editor.update()

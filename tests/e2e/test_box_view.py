@@ -1,4 +1,4 @@
-"""The same tracks as boxes on the video: on the right frames in the page, and the same after Submit."""
+"""Tracks as boxes on the video: on the right frames of the page, and unchanged after Submit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPES, VARYING = 0, 1
 
 @pytest.fixture(scope="module")
 def asked(studio: LabelStudio, box_project: MadeProject) -> MadeProject:
-    """The project after the Data Manager's action was called for all its tasks."""
+    """The project after the Data Manager's action for all its tasks."""
     studio.retrieve_predictions(box_project.id, box_project.tasks)
     return box_project
 
@@ -38,7 +38,7 @@ def frame_map(asked: MadeProject) -> FrameMap:
 
 
 def assert_same_boxes(drawn: Boxes, expected: Boxes) -> None:
-    """Boxes on the same (label, frame) pairs, none farther off than what thinning key frames out allows."""
+    """Boxes on the same (label, frame) pairs, within the tolerance for removed key frames."""
     assert drawn.keys() == expected.keys()
     for place, box in expected.items():
         assert np.abs(np.subtract(drawn[place], box)).max() <= TOLERANCE + 0.01, place

@@ -1,4 +1,4 @@
-"""Cancelling many jobs on the jobs page, as a search found them or by what they wait for, in Chromium."""
+"""Cancelling many jobs on the jobs page in Chromium, by search or by what they wait for."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_a_search_found_is_cancelled_and_retried_after_a_question(
     page.keyboard.press("Enter")
     page.wait_for_url("**q=clip-1**")
     page.locator("#part-bulk summary").click()
-    # The list asks for news every second and a half: the question stays.
+    # The list refreshes every second and a half: the question stays.
     page.wait_for_timeout(4000)
     assert page.locator("#part-bulk button").is_visible()
     page.screenshot(path=pictures / "jobs-bulk.png")

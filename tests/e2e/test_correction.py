@@ -1,4 +1,4 @@
-"""A person paints on one key frame and submits: the other frames follow, and the refined track is in the page."""
+"""A person paints on one shown frame and submits: the other frames follow, and the page has the refined track."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAINTED, HINTED, CLICKED, NOTHING = 0, 1, 2, 3
 
 @pytest.fixture(scope="module")
 def project(trajseg: Trajseg, studio: LabelStudio, questions: list[Question]) -> MadeProject:
-    """The clip of the shapes world four times, in a project as `trajseg project create` makes it."""
+    """The clip of the shapes world four times, in a project made by `trajseg project create`."""
     more = ("the blue square", "the blue one", "the green one")
     asked = [questions[0], *(Question(questions[0].video, text) for text in more)]
     made = make_project(trajseg, studio, "mask", "Correct", asked)
@@ -45,7 +45,7 @@ def position(shapes: Prelabelled) -> int:
 def submitted(
     shapes: Prelabelled, position: int, project: MadeProject, editor: Editor, studio: LabelStudio
 ) -> dict[str, Any]:
-    """The annotation after a stroke of the brush on that picture, and Submit."""
+    """The annotation after a brush stroke on that picture, and Submit."""
     editor.open_task(project.id, shapes.id, regions=len(shapes.masks()))
     editor.show_frame(position)
     editor.paint(shapes.labels[0])
@@ -91,7 +91,7 @@ def test_the_painted_frame_stays_as_it_was_painted(
 def test_no_frame_around_the_stroke_loses_what_it_had(
     shapes: Prelabelled, refined: tuple[dict[str, Any], Result], position: int
 ) -> None:
-    """The stroke lies beside the object, where the frames around have no such gap: they are left alone."""
+    """The stroke is beside the object, and the neighbouring frames have no such gap: they do not change."""
     index = shapes.frame_index[position]
     before, after = shapes.result.tracks[0], refined[1].tracks[0]
     for near in (index - 1, index + 1):
@@ -109,7 +109,7 @@ def test_it_comes_back_once_and_the_annotation_is_left_alone(
     predictions = studio.predictions(shapes.id)
     assert len(predictions) == 2
     version = shapes.result.model_version
-    # The first prediction stays for as long as somebody may have it open, and says that it is the earlier one.
+    # The first prediction stays while somebody may have it open, marked as the earlier one.
     assert {prediction["model_version"] for prediction in predictions} == {version, f"{version} (prelabel, earlier)"}
     [annotation] = studio.annotations(shapes.id)
     assert annotation["result"] == submitted["result"]
@@ -162,7 +162,7 @@ def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
     studio: LabelStudio,
     trajseg: Trajseg,
 ) -> None:
-    """A task in which nothing was found is no sure one, and says so."""
+    """A task in which nothing was found is not certain, and is marked so."""
     trajseg.job_of(project.tasks[NOTHING], project.questions[NOTHING].instruction)
     views = studio.call("GET", "/api/dm/views/", params={"project": project.id})
     assert [view["data"]["title"] for view in views] == ["Default", "Most doubtful first"]
@@ -181,7 +181,7 @@ def test_the_data_manager_has_a_tab_that_begins_with_what_is_most_doubtful(
 def test_a_hint_makes_a_track_of_its_own(
     project: MadeProject, studio: LabelStudio, trajseg: Trajseg, editor: Editor, questions: list[Question]
 ) -> None:
-    """A rectangle around an object that nobody asked for, on one picture."""
+    """A rectangle on one picture, around an object not in the instruction."""
     task = prelabelled(studio, trajseg, project, HINTED)
     clip = questions[0].clip
     editor.open_task(project.id, task.id, regions=len(task.masks()))
@@ -227,7 +227,7 @@ def test_a_hint_makes_a_track_of_its_own(
 
 
 def smart_tool(editor: Editor, label: str, tool: str) -> None:
-    """Auto-Annotation on, a label of a smart tag chosen, and its tool."""
+    """Switches Auto-Annotation on, and chooses a smart tag's label and tool."""
     toggle = editor.page.locator("label", has_text="Auto-Annotation")
     if not toggle.locator("input").is_checked():
         toggle.click()
@@ -241,7 +241,7 @@ def smart_tool(editor: Editor, label: str, tool: str) -> None:
 
 
 def sent(editor: Editor, x: float, y: float, to: tuple[float, float] | None = None) -> dict[str, Any]:
-    """Click, or draw a rectangle, at shares of the picture; what Label Studio sends to the backend for it."""
+    """Clicks or draws a rectangle at fractions of the picture; returns Label Studio's request to the backend."""
     stage, mouse = editor._stage(), editor.page.mouse
     with editor.page.expect_request(lambda one: "interactive-annotating" in one.url, timeout=MINUTE) as asked:
         mouse.move(stage["x"] + stage["width"] * x, stage["y"] + stage["height"] * y)
@@ -288,7 +288,7 @@ def test_a_click_with_the_smart_point_is_a_mark_and_a_negative_box_takes_away(
     editor.open_task(project.id, task.id)
     editor.show_frame(middle)
     smart_tool(editor, "not this", "RectangleTool-dynamic")
-    # The right half of the square, from above it: a drag that begins on a mask, here the ring's, draws nothing.
+    # The right half of the square, from above it: a drag that starts on a mask, here the ring's, draws nothing.
     start = (middle_column / clip.width, (rows.min() - 6) / clip.height)
     body = sent(editor, *start, ((columns.max() + 6) / clip.width, (rows.max() + 6) / clip.height))
     assert body["context"]["result"][0]["value"]["rectanglelabels"] == ["not this"]

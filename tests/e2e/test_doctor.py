@@ -1,4 +1,4 @@
-"""`trajseg doctor` against real servers: all well where it is, and what is wrong where it is not."""
+"""`trajseg doctor` with real servers: no fault if there is none, otherwise the right one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def guarded(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    """A Label Studio whose two guards against private addresses are as they are by default."""
+    """A Label Studio with its two guards against private addresses on, the default."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "media").mkdir()
     data = copy_data(studio.data_dir, folder / "data")

@@ -1,4 +1,4 @@
-"""A project's engine as Label Studio keeps it: chosen when the project is made, and changed later."""
+"""A project's engine as stored in Label Studio: chosen when the project is created, and changed later."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_project_changes_its_engine_and_keeps_the_predictions_of_both(two: Any
     colour = studio.project(project)["model_version"]
     assert colour not in ("", "trajseg-tiny")
     assert versions(2) == {"trajseg-tiny", colour}
-    # An engine that is not on offer is refused, and nothing changes.
+    # An engine that is not offered is refused, and nothing changes.
     refused = two.cli("project", "change", str(project), "--engine", "grounded")
     assert refused.returncode != 0
     assert "TRAJSEG_ENGINES" in refused.stdout + refused.stderr

@@ -1,4 +1,4 @@
-"""The jobs page in Chromium: jobs as they run, fail and are cancelled, and masks in step with the video."""
+"""The jobs page in Chromium: running, failing and cancelled jobs, and masks in sync with the video."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ DECODED = """async codes => {
 
 @dataclass
 class Site:
-    """A backend of its own, its store, and somebody who asks for jobs."""
+    """A backend, its store, and a way to create jobs."""
 
     server: BackendServer
     project_id: int
@@ -80,7 +80,7 @@ class Site:
         return self.store.jobs.add("prelabel", self.project_id, self.asked, str(video), instruction, "prelabel")[0]
 
     def work(self, job: Job, engine: Any = None) -> Job:
-        """Run a job as a worker does."""
+        """Runs a job like a worker."""
         worker.keep(worker.Resident(self.server.settings, self.store, engine or self.engine))
         worker.run(job.id)
         worker.keep(None)
@@ -116,14 +116,14 @@ def site(
 
 @pytest.fixture(scope="module")
 def browser(chromium: Browser, site: Site) -> Iterator[Page]:
-    """Closed before the backend is: nothing is asked for then."""
+    """Closed before the backend, so that no request fails."""
     with browser_page(chromium) as page:
         yield page
 
 
 @pytest.fixture
 def page(browser: Page, site: Site) -> Iterator[Page]:
-    """The browser; at the end nothing must have gone wrong in it, or have been asked for elsewhere."""
+    """The browser; at the end it must have no errors and no requests to other hosts."""
     wrong: list[str] = []
 
     def told(message: Any) -> None:
@@ -145,7 +145,7 @@ def page(browser: Page, site: Site) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def done(site: Site, tiny_clip: Any) -> Job:
-    """A job with two tracks: the red square, and the blue one that is gone from frame 8 on."""
+    """A job with two tracks: the red square, and the blue one that is absent from frame 8 on."""
     return site.work(site.ask(tiny_clip.path, "the red and the blue square"))
 
 
@@ -154,18 +154,18 @@ def row(page: Page, job: Job) -> Any:
 
 
 def at_frame(page: Page, index: int) -> None:
-    """Wait until picture and masks of a frame (0-based) are shown."""
+    """Waits until picture and masks of a frame (0-based) are shown."""
     expect(page.locator("#where")).to_contain_text(f"frame {index + 1} of ")
     expect(page.locator("#masks")).to_have_attribute("data-frame", str(index))
 
 
 def masks(page: Page) -> np.ndarray:
-    """What is painted over the picture, bool [H, W]."""
+    """The pixels drawn over the picture, bool [H, W]."""
     return mask_of(page.evaluate(MASK))
 
 
 def mask_of(told: tuple[int, int, str]) -> np.ndarray:
-    """A mask as the browser tells it: height, width, and a 0 or 1 a pixel, row after row."""
+    """A mask from the browser: height, width, and 0 or 1 per pixel, row by row."""
     height, width, bits = told
     return np.frombuffer(bits.encode(), np.uint8).reshape(height, width) == ord("1")
 
@@ -286,7 +286,7 @@ def test_while_it_plays_masks_and_picture_are_of_the_same_frame(page: Page, site
     seen = page.evaluate(PLAYED)
     assert len(seen) >= 4
     ahead = [round((square - 4) / 6) - frame for frame, square in seen]
-    # A browser tells of a frame when it is shown, on a busy machine a moment later: the next one may be there.
+    # A browser reports a shown frame late on a busy machine: the next one may already be shown.
     assert set(ahead) <= {0, 1}, seen
     assert ahead.count(0) >= 0.7 * len(seen), seen
 
@@ -327,7 +327,7 @@ def test_frames_of_a_varying_rate_are_met_by_their_times(page: Page, site: Site,
 
 
 class CornerEngine:
-    """Takes the upper left corner of every picture for the object."""
+    """Always segments the upper left corner of the picture."""
 
     spec = EngineSpec(name="corner", model_version="corner")
 

@@ -1,4 +1,4 @@
-"""A project whose labels have instructions: one job finds all of them, and the box view's timeline shows when."""
+"""A project whose labels have instructions: one job finds all of them, and the box view's timeline has their ranges."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The whole loop of learning: predict, correct, Start Training, the gate, a new version's predictions, rollback.
+"""The whole learning loop: predict, correct, Start Training, the gate, a new version's predictions, rollback.
 
-The training is short, so the gate refuses it as it should; the version is then promoted by hand, as a lead may.
+The training is short, so the gate rejects it, as it should; the version is then promoted by hand.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ STEPS = "1"
 ROWS, FRAMES = 64, 8
 TRAINING_SECONDS = 500
 LEFT, LATER = 4, 5
-"""The task that nobody annotates, and one that is labelled after the rollback."""
+"""The task that nobody annotates, and one that is predicted after the rollback."""
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
-    """One clip to train on and three that are held out, and two more; each with a sentence about it."""
+    """One clip to train on, three held-out ones, and two more; each with an instruction."""
     folder = tmp_path_factory.mktemp("learning-clips")
     sides: dict[str, list[Question]] = {"train": [], "held-out": []}
     for seed in range(70, 130):
@@ -53,7 +53,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
 
 
 def base_set(folder: Path) -> str:
-    """Two small clips that the model must not forget, as --data names them."""
+    """Two small clips that the model must not forget, in --data's form."""
     found = []
     for seed in range(300, 400):
         clip, ids = write_scene(sample_scene(seed, "val", frame_count=FRAMES), folder / f"{seed}.mp4", 64)
@@ -73,7 +73,7 @@ def base_set(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def learner(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`trajseg serve` with the model that ships, short trainings, and two small clips as the gate's base set."""
+    """`trajseg serve` with the shipped model, short trainings, and two small clips as the gate's base set."""
     more = {"TRAJSEG_FINETUNE_STEPS": STEPS, "TRAJSEG_BASE_DATA": base_set(tmp_path_factory.mktemp("base-set"))}
     with serving(studio, tmp_path_factory.mktemp("learner"), BASE, **more) as running:
         yield running
@@ -89,7 +89,7 @@ def project(learner: Trajseg, studio: LabelStudio, clips: list[Question]) -> Mad
 
 @pytest.fixture(scope="module")
 def corrected(project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Editor) -> list[Prelabelled]:
-    """A person paints in the first task and submits the others as they are; the last ones nobody annotates."""
+    """A person paints in the first task and submits the others unchanged; nobody annotates the last ones."""
     tasks = [prelabelled(studio, learner, project, number) for number in range(LEFT + 1)]
     assert {task.prediction["model_version"] for task in tasks} == {BASE}
     for number, task in enumerate(tasks[:LEFT]):
@@ -120,7 +120,7 @@ def stats(learner: Trajseg, project: MadeProject) -> dict[str, Any]:
 def trained(
     corrected: list[Prelabelled], project: MadeProject, learner: Trajseg, studio: LabelStudio, editor: Editor
 ) -> dict[str, Any]:
-    """The version that Start Training in Label Studio has led to, as `trajseg models show` has it."""
+    """The version created by Start Training in Label Studio, from `trajseg models show`."""
     editor.page.goto(f"{studio.url}/projects/{project.id}/settings/ml")
     editor.page.get_by_role("button", name="Machine learning model options").wait_for()
     editor.screenshot("learning-2-model-settings")
@@ -138,7 +138,7 @@ def trained(
 
 
 def start_training(editor: Editor) -> None:
-    """Settings > Model, the connection's menu, Start Training; waits until Label Studio has passed it on."""
+    """Settings > Model, the connection's menu, Start Training; waits until Label Studio has sent the request."""
     page = editor.page
     page.get_by_role("button", name="Machine learning model options").click()
     page.get_by_text("Start Training", exact=True).click()

@@ -1,4 +1,4 @@
-"""A sentence about a video in, editable masks on the right frames of the page out, and back again."""
+"""From an instruction about a video to editable masks on the right frames of the page, and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PICTURE_AND_FRAME = """() => {
 
 @pytest.fixture(scope="module")
 def asked(editor: Editor, mask_project: MadeProject) -> MadeProject:
-    """The project after a person has ticked all its tasks and chosen "Retrieve Predictions"."""
+    """The project after a person has selected all its tasks and chosen "Retrieve Predictions"."""
     editor.retrieve_predictions(mask_project.id)
     return mask_project
 
@@ -44,7 +44,7 @@ def real(asked: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabell
 
 @pytest.fixture(scope="module")
 def submitted(shapes: Prelabelled, asked: MadeProject, editor: Editor, studio: LabelStudio) -> dict[str, Any]:
-    """The annotation that stands in Label Studio after the page was opened and Submit was pressed."""
+    """The annotation in Label Studio after opening the page and pressing Submit."""
     editor.open_task(asked.id, shapes.id, regions=len(shapes.masks()))
     editor.submit()
     [annotation] = studio.annotations(shapes.id)
@@ -60,7 +60,7 @@ def test_asking_twice_gives_one_job_and_one_prediction(
 
 
 def test_the_label_stream_shows_the_prediction(shapes: Prelabelled, asked: MadeProject, studio: LabelStudio) -> None:
-    """It shows only predictions of the version that /setup answers at that moment."""
+    """It shows only predictions of the version that /setup currently returns."""
     backend = studio.call("GET", "/api/ml", params={"project": asked.id})[0]
     assert shapes.prediction["model_version"] == backend["model_version"] == shapes.result.model_version
     following = studio.call("GET", f"/api/projects/{asked.id}/next")

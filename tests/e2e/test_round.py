@@ -1,4 +1,4 @@
-"""The round with a model that takes longer than a person waits: everything gets an answer, in page and list."""
+"""The round with a slow model: everything gets an answer, on the page and in the list."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST, SECOND, OPENED = 0, 1, 2
 
 @pytest.fixture(scope="module")
 def slow(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trajseg]:
-    """`trajseg serve` with an engine that takes 12 s for the clip; a page waits for 6."""
+    """`trajseg serve` with an engine that takes 12 s for the clip; a page waits 6 s."""
     with serving(
         studio, tmp_path_factory.mktemp("slow"), "slow_engine:build", TRAJSEG_INTERACTIVE_WAIT_SECONDS="6"
     ) as running:
@@ -37,7 +37,7 @@ def project(slow: Trajseg, studio: LabelStudio, questions: list[Question]) -> Ma
 
 
 def data_of(studio: LabelStudio, project: MadeProject, number: int) -> dict[str, Any]:
-    """The task's data: what the Data Manager's columns say."""
+    """The task's data: the Data Manager's columns."""
     [data] = [task["data"] for task in studio.tasks(project.id) if task["id"] == project.tasks[number]]
     return data
 
@@ -55,7 +55,7 @@ def await_state(studio: LabelStudio, project: MadeProject, number: int, beginnin
 
 
 def answer_in(editor: Editor, beginning: str) -> str:
-    """What stands in the page's answer area, once it begins so."""
+    """The text in the page's answer area, once it starts with this."""
     editor.page.wait_for_function(
         f"beginning => ((({TEXTS})().answer || [''])[0] || '').startsWith(beginning)", arg=beginning, timeout=MINUTE
     )
@@ -67,7 +67,7 @@ def answer_in(editor: Editor, beginning: str) -> str:
 
 @pytest.fixture(scope="module")
 def prelabelled(project: MadeProject, studio: LabelStudio, editor: Editor) -> MadeProject:
-    """Two tasks asked for together; what the list says on the way."""
+    """Two tasks requested together; the states in the list meanwhile."""
     studio.retrieve_predictions(project.id, project.tasks[:2])
     running = await_state(studio, project, FIRST, "running")
     assert await_state(studio, project, SECOND, "queued") == "queued"
@@ -129,7 +129,7 @@ def test_nothing_there_and_not_understood_are_distinguished(
     task = prelabelled.tasks[SECOND]
     editor.open_task(prelabelled.id, task, regions=1)
     editor.give_instruction("where is it?")
-    # The page waits for two seconds only by now; a busy worker may need more, and the list says it then.
+    # The page now waits only two seconds; a busy worker may need more, and then the list shows it.
     await_state(studio, prelabelled, SECOND, "prelabelled; typed: not understood")
     for _ in range(5):
         if editor.page.evaluate(TEXTS)["answer"][0].startswith("Not understood"):
@@ -147,7 +147,7 @@ def test_nothing_there_and_not_understood_are_distinguished(
     answer_in(editor, 'Nothing there for "the green"')
     editor.screenshot("round-nothing-there")
     assert editor.page.evaluate(TEXTS)["instruction"] == ["the blue"]
-    # What means nothing leaves no prediction, and nothing in what is submitted.
+    # An instruction without a target leaves no prediction, and nothing in the submitted annotation.
     editor.submit()
     [annotation] = studio.annotations(task)
     texts = {item["from_name"]: item["value"]["text"] for item in annotation["result"] if item["type"] == "textarea"}
@@ -159,7 +159,7 @@ def test_nothing_there_and_not_understood_are_distinguished(
 def test_pictures_of_an_open_task_keep_their_places(
     prelabelled: MadeProject, studio: LabelStudio, slow: Trajseg, editor: Editor
 ) -> None:
-    """Label Studio asks for a prediction when a task is opened; what is painted meanwhile stays where it is."""
+    """Label Studio requests a prediction when a task is opened; masks painted meanwhile keep their pictures."""
     before = data_of(studio, prelabelled, OPENED)
     editor.open_task(prelabelled.id, prelabelled.tasks[OPENED])
     await_state(studio, prelabelled, OPENED, "prelabelled")

@@ -1,4 +1,4 @@
-"""The whole way with the model that ships: whatever it says of a clip is what the page shows and gives back."""
+"""The whole path with the shipped model: the page shows and returns the model's result, whatever it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = ("shapes", "real")
 def asked(
     tiny: Trajseg, studio: LabelStudio, questions: list[Question], tmp_path_factory: pytest.TempPathFactory
 ) -> MadeProject:
-    """A project with the rendered clip and the beginning of the real one after the Data Manager's action."""
+    """A project with the rendered clip and the start of the real one, after the Data Manager's action."""
     shapes, real = questions
     beginning = (rgb for _, rgb in real.clip.frames(range(24)))
     short = write_video(tmp_path_factory.mktemp("short") / "short.mp4", beginning, real.clip.fps)

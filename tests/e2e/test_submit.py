@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def captioning(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trajseg]:
-    """`trajseg serve` with an engine that describes tracks, after a while."""
+    """`trajseg serve` with an engine that captions tracks slowly."""
     with serving(studio, tmp_path_factory.mktemp("captioning"), "colour_engine:describing") as running:
         yield running
 
@@ -32,7 +32,7 @@ def project(captioning: Trajseg, studio: LabelStudio, questions: list[Question])
 
 
 def delivered(trajseg: Trajseg, task_id: int, kind: str, count: int = 1) -> list[dict]:
-    """The jobs of a kind for a task, once so many are done and delivered."""
+    """The jobs of a kind for a task, once this many are done and delivered."""
 
     def over() -> list[dict] | None:
         jobs = [job for job in trajseg.jobs(task_id) if job["kind"] == kind]
@@ -44,7 +44,7 @@ def delivered(trajseg: Trajseg, task_id: int, kind: str, count: int = 1) -> list
 
 
 def duplicate(editor: Editor, prediction_id: int) -> None:
-    """Select a prediction, and make an annotation of it as the Duplicate button does."""
+    """Selects a prediction and makes an annotation of it, like the Duplicate button."""
     editor.page.wait_for_function(
         "id => Htx.annotationStore.predictions.some(p => String(p.pk) === String(id))",
         arg=str(prediction_id),
@@ -61,7 +61,7 @@ def duplicate(editor: Editor, prediction_id: int) -> None:
 
 
 def with_a_stroke(task: Prelabelled) -> list[dict]:
-    """The prediction's results, with one mask taken away: what another annotator submits."""
+    """The prediction's results without one mask: another annotator's submission."""
     results = copy.deepcopy(task.prediction["result"])
     masks = [item for item in results if item["type"] == "bitmasklabels"]
     results.remove(masks[len(masks) // 2])

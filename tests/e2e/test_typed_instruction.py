@@ -1,4 +1,4 @@
-"""A sentence typed in the page gets suggestions on its pictures, accepted and submitted like any mask."""
+"""An instruction typed on the page gets suggestions on its pictures, accepted and submitted like any mask."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TYPED = "the blue square"
 
 @pytest.fixture(scope="module")
 def shapes(typing_project: MadeProject, studio: LabelStudio, trajseg: Trajseg) -> Prelabelled:
-    """The task with the prediction for its own sentence."""
+    """The task with the prediction for its own instruction."""
     studio.retrieve_predictions(typing_project.id, typing_project.tasks)
     return prelabelled(studio, trajseg, typing_project, 0)
 
@@ -30,7 +30,7 @@ def shapes(typing_project: MadeProject, studio: LabelStudio, trajseg: Trajseg) -
 def suggested(
     shapes: Prelabelled, typing_project: MadeProject, studio: LabelStudio, trajseg: Trajseg, editor: Editor
 ) -> tuple[Result, list[dict[str, Any]]]:
-    """The store's tracks for the typed sentence and what the page suggests, left open for accepting."""
+    """The store's tracks for the typed instruction and the page's suggestions, ready to be accepted."""
     editor.open_task(typing_project.id, shapes.id, regions=len(shapes.masks()))
     editor.give_instruction(TYPED)
     suggestions = editor.wait_for_suggestions()
@@ -54,7 +54,7 @@ def test_suggestions_stand_on_the_pictures_that_show_the_object(
 def test_the_new_object_does_not_take_the_label_of_one_that_is_there(
     shapes: Prelabelled, suggested: tuple[Result, list[dict[str, Any]]]
 ) -> None:
-    """A label is one object: two objects under one label would be merged when they are read back."""
+    """A label is one object: two objects under one label would be merged on reading."""
     _, suggestions = suggested
     assert not {label for suggestion in suggestions for label in suggestion["labels"]} & set(shapes.labels)
 
