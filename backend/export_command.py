@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trajseg.words import counted
+
 if TYPE_CHECKING:
     from backend.exporting import ExportReport
     from trajseg.tracks import Result
@@ -127,7 +129,7 @@ def _name(result: Result) -> str:
 
 def _say(report: ExportReport, out: Path) -> None:
     tracks = ", ".join(f"{count} {verdict}" for verdict, count in sorted(report.verdicts.items())) or "none"
-    click.echo(f"{report.clips} clip{'s' if report.clips != 1 else ''} in {out}; tracks: {tracks}")
+    click.echo(f"{counted(report.clips, 'clip')} in {out}; tracks: {tracks}")
     for name, reason in report.skipped:
         click.echo(f"left out: {name}: {reason}", err=True)
     if report.skipped:

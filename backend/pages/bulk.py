@@ -14,6 +14,7 @@ from backend.store.models import now
 from backend.store.reports import Wanted
 from backend.store.rows import UNFINISHED
 from trajseg.errors import InputError
+from trajseg.words import counted
 
 blueprint = Blueprint("bulk", __name__, url_prefix="/chosen")
 
@@ -84,7 +85,7 @@ def _asked(service: Service) -> tuple[Wanted, datetime]:
 
 def _told(wanted: Wanted, count: int, done: str) -> ResponseReturnValue:
     if request.accept_mimetypes.best == "application/json":
-        return jsonify(said=f"{count} job{'s' if count != 1 else ''} {'is' if count == 1 else 'are'} {done}")
+        return jsonify(said=f"{counted(count, 'job')} {done}")
     kind, text = wanted.kind or None, wanted.text or None
     address = url_for("pages.jobs", state=wanted.state or None, kind=kind, project=wanted.project_id, q=text)
     return redirect(address, 303)

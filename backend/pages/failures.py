@@ -10,6 +10,7 @@ from backend.service.failures import cancel_group, retry_group
 from backend.service.service import Service
 from backend.store.failures import FAILED, REJECTED, FailureGroup
 from backend.store.reports import Wanted
+from trajseg.words import counted
 
 blueprint = Blueprint("failures", __name__, url_prefix="/failures")
 MOST_REASONS = 12
@@ -31,7 +32,7 @@ def retry(key: str) -> ResponseReturnValue:
     """Retries everything that failed for one reason."""
     service, project_id = _request()
     _, did = retry_group(service, key, project_id)
-    said = f"{did.jobs} jobs are queued" if did.jobs else f"{did.deliveries} results are delivered again"
+    said = f"{counted(did.jobs, 'job')} queued" if did.jobs else f"{counted(did.deliveries, 'result')} delivered again"
     return _answer(said, "failed", project_id)
 
 
@@ -40,7 +41,7 @@ def cancel(key: str) -> ResponseReturnValue:
     """Cancels all queued jobs that wait for one thing."""
     service, project_id = _request()
     _, cancelled = cancel_group(service, key, project_id)
-    return _answer(f"{cancelled} job{'s are' if cancelled != 1 else ' is'} cancelled", "queued", project_id)
+    return _answer(f"{counted(cancelled, 'job')} cancelled", "queued", project_id)
 
 
 def _request() -> tuple[Service, int | None]:

@@ -16,6 +16,7 @@ from backend.service.service import Service
 from backend.store import Project
 from backend.store.models import ModelVersion
 from backend.store.reports import Reports
+from trajseg.words import counted
 
 PICTURE = "differences.png"
 """Stored beside an adapter: the clips whose answers changed most, drawn by the training."""
@@ -97,7 +98,7 @@ class VersionView:
         """How much it was trained on, if known."""
         sides = [clip.get("side") for clip in (self.version.manifest.get("data") or {}).get("clips", ())]
         count = sides.count("train")
-        videos = f"{count} video{'s' if count != 1 else ''}"
+        videos = f"{counted(count, 'video')}"
         return f"trained on {videos}, {sides.count('held-out')} held out" if sides else ""
 
     @property

@@ -21,6 +21,7 @@ from backend.store.models import Adoption, now
 from backend.store.notes import TrackRefinement, TrackWarning, frames_in_words
 from backend.store.rows import UNFINISHED
 from trajseg.tracks import plain
+from trajseg.words import counted
 
 STATES = {
     "queued": "Queued",
@@ -283,7 +284,7 @@ def _refined(note: TrackRefinement) -> str:
     figures = list(note.left_out.get(note.chosen, {}).values())
     painted, words = len(note.painted), ""
     if painted or note.hinted or not note.extended + note.missing:
-        words = f"Carried on by {note.chosen} from {painted} painted frame{'s' if painted != 1 else ''}"
+        words = f"Carried on by {note.chosen} from {counted(painted, 'painted frame')}"
         words += f"; painted frames that were withheld came out with J {fmean(figures):.2f}. " if figures else ". "
     if note.extended:
         words += f"A longer range was filled in on {frames_in_words(note.extended)}. "

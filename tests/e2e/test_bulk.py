@@ -52,7 +52,7 @@ def test_what_a_search_found_is_cancelled_and_retried_after_a_question(
     assert page.locator("#part-bulk button").is_visible()
     page.screenshot(path=pictures / "jobs-bulk.png")
     page.get_by_role("button", name="Yes, cancel 13 jobs").click()
-    page.wait_for_function("() => document.getElementById('said').textContent.includes('13 jobs are cancelled')")
+    page.wait_for_function("() => document.getElementById('said').textContent.includes('13 jobs cancelled')")
     page.wait_for_function("() => !document.querySelector('#part-bulk button')")
     assert backend.store.jobs.count() == {("prelabel", "cancelled"): 13, ("prelabel", "queued"): 27}
 
@@ -60,7 +60,7 @@ def test_what_a_search_found_is_cancelled_and_retried_after_a_question(
     page.locator("#part-bulk summary").click()
     page.screenshot(path=pictures / "jobs-bulk-retry.png")
     page.get_by_role("button", name="Yes, retry 13 jobs").click()
-    page.wait_for_function("() => document.getElementById('said').textContent.includes('13 jobs are queued')")
+    page.wait_for_function("() => document.getElementById('said').textContent.includes('13 jobs queued')")
     assert backend.store.jobs.count() == {("prelabel", "queued"): 40}
 
 
@@ -74,6 +74,6 @@ def test_jobs_that_wait_for_one_thing_are_cancelled_after_a_question(backend: An
     page.wait_for_timeout(4000)  # the list refreshes; the question stays
     page.screenshot(path=pictures / "jobs-waiting.png")
     page.get_by_role("button", name="Yes, cancel 7 jobs").click()
-    page.wait_for_function("() => document.getElementById('said').textContent.includes('7 jobs are cancelled')")
+    page.wait_for_function("() => document.getElementById('said').textContent.includes('7 jobs cancelled')")
     page.wait_for_function("() => !document.querySelector('#part-failures button')")
     assert store.jobs.count() == {("prelabel", "cancelled"): 7, ("prelabel", "queued"): 33}

@@ -223,7 +223,7 @@ def test_all_that_failed_for_one_reason_is_retried_after_a_question(
     page.screenshot(path=pictures / "jobs-failures.png")
     assert {site.store.jobs.get(job.id).state for job in jobs} == {"failed"}
     reason.get_by_role("button", name="Yes, retry 3 jobs").click()
-    expect(page.locator("#said")).to_have_text("3 jobs are queued")
+    expect(page.locator("#said")).to_have_text("3 jobs queued")
     expect(reason).to_have_count(0)
     assert {site.store.jobs.get(job.id).state for job in jobs} == {"queued"}
 

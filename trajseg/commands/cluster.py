@@ -24,6 +24,7 @@ from trajseg.errors import CheckpointError, InputError, ServiceError, TrajSegErr
 from trajseg.files import printable
 from trajseg.tracks import Result
 from trajseg.video import open_clip
+from trajseg.words import counted
 
 LOCAL = "local"
 """The address that starts a cluster on this machine only, for the duration of the command."""
@@ -93,7 +94,7 @@ def segment_on_cluster(choice: EngineChoice, jobs: Path, out: Path, cluster: Clu
             else:
                 waiting.append(job)
         if kept:
-            bar.console.print(f"{kept} jobs are already done and kept.")
+            bar.console.print(f"{counted(kept, 'job')} already done and kept.")
         task = bar.add_task("jobs", total=len(waiting))
         # Starting or reaching a cluster takes half a minute, so it is skipped if there is nothing to do.
         with _connected(cluster.address) if waiting else nullcontext():
@@ -108,7 +109,7 @@ def segment_on_cluster(choice: EngineChoice, jobs: Path, out: Path, cluster: Clu
                     result.save(out / f"{job.file_name}.json")
                     (out / f"{job.file_name}.error.json").unlink(missing_ok=True)
                 bar.advance(task)
-        bar.console.print(f"{done} jobs done, {kept} kept, results in {printable(str(out))}")
+        bar.console.print(f"{counted(done, 'job')} done, {kept} kept, results in {printable(str(out))}")
     if failed:
         raise InputError(f"{failed} jobs failed in {jobs}.", "The lines above say which and why.")
 

@@ -27,6 +27,7 @@ from trajseg.pictures import contact_sheet
 from trajseg.pictures.overlay import overlay_frames
 from trajseg.tracks import Result
 from trajseg.video import Clip, open_clip, write_video
+from trajseg.words import counted
 
 LONGEST_ID = 100
 """Longest id in a file's name, characters."""
@@ -146,10 +147,11 @@ def segment_jobs(load: Callable[[], Engine], jobs: Path, out: Path) -> None:
                 continue
             done += 1
             took = sum(result.timings.values())
-            bar.console.print(f"{escape(name)}: {len(result.tracks)} tracks, {result.frame_count} frames, {took:.1f} s")
+            found = f"{counted(len(result.tracks), 'track')}, {counted(result.frame_count, 'frame')}"
+            bar.console.print(f"{escape(name)}: {found}, {took:.1f} s")
     if failed:
         raise InputError(f"{failed} of {done + failed} jobs failed in {jobs}.", "The lines above say which and why.")
-    Console().print(f"{done} jobs done, results in {escape(printable(str(out)))}")
+    Console().print(f"{counted(done, 'job')} done, results in {escape(printable(str(out)))}")
 
 
 @dataclass(frozen=True)

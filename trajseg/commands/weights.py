@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from trajseg.words import counted
+
 GB = 1e9
 
 
@@ -89,7 +91,8 @@ def get(names: tuple[str, ...], yes: bool, source: Path | None) -> None:
         download = planned(weights)
         downloads.append(download)
         click.echo(f"{weights.name}: {weights.repository} at {download.commit}")
-        click.echo(f"  {download.size / GB:.2f} GB in {len(download.files)} files, licence {weights.licence}")
+        size = f"{download.size / GB:.2f} GB in {counted(len(download.files), 'file')}"
+        click.echo(f"  {size}, licence {weights.licence}")
         if not weights.revision:
             click.echo("  not pinned yet: this is the repository's newest commit")
     if not downloads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backend.store import Job
 from trajseg.tracks import Result
+from trajseg.words import counted
 
 LONGEST_QUOTE = 80
 """Longest quoted sentence, characters."""
@@ -21,7 +22,7 @@ def about(kind: str, result: Result) -> str:
     words = f'{what} for "{quoted(result.instruction)}" by {result.model_version or "trajseg"}'
     if not seen:
         return f"{words}. {nothing(result)}"
-    return f"{words}: {len(seen)} track{'s' if len(seen) != 1 else ''} in {result.frame_count} frames."
+    return f"{words}: {counted(len(seen), 'track')} in {result.frame_count} frames."
 
 
 def nothing(result: Result) -> str:
@@ -81,7 +82,7 @@ def running(instruction: str, job: Job, ahead: int, seconds: float | None) -> st
         seconds: how long such jobs have taken so far; None if unknown.
     """
     if job.state == "queued":
-        state = f"waiting, {ahead} job{'s' if ahead != 1 else ''} before it" if ahead else "waiting for a worker"
+        state = f"waiting, {counted(ahead, 'job')} before it" if ahead else "waiting for a worker"
     else:
         state = f"{100 * job.frames_done // job.frames_total} % done" if job.frames_total else "started"
     left = job.eta_seconds if job.state == "running" and job.frames_done else seconds

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from trajseg.words import counted
+
 if TYPE_CHECKING:
     from backend.label_studio.setup.project import Backend
     from backend.settings import Settings
@@ -123,7 +125,7 @@ def create(
         )
     finally:
         client.close()
-    click.echo(f"Project {made.project_id} with {len(made.task_ids)} tasks: {made.url}")
+    click.echo(f"Project {made.project_id} with {counted(len(made.task_ids), 'task')}: {made.url}")
     if made.backend_id is None:
         click.echo("No backend is connected. Connect one in the project's settings under Model.")
     else:
@@ -149,7 +151,7 @@ def add(project_id: int, videos: tuple[str, ...], instructions: tuple[str, ...],
         ids = projects.add_tasks(client, project_id, tasks, max_bytes=limit, numbers=numbers, say=click.echo)
     finally:
         client.close()
-    click.echo(f"{len(ids)} tasks added: {client.url}/projects/{project_id}/data")
+    click.echo(f"{counted(len(ids), 'task')} added: {client.url}/projects/{project_id}/data")
 
 
 @project.command()

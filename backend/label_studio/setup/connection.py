@@ -18,6 +18,7 @@ from backend.settings import Settings
 from backend.store.kinds import KINDS
 from label_config import LabelConfig, fill, lacks, parse
 from trajseg.errors import LabelStudioError, TrajSegError
+from trajseg.words import counted
 
 TASKS_LOOKED_AT = 3
 """Tasks of a project whose video is fetched and decoded."""
@@ -211,7 +212,7 @@ def _review_of(name: str, tasks: list[Task]) -> Iterator[Check]:
         )
     elif predicted:
         refined = sum(states[task.id] == KINDS["refine"].task_state for task in predicted)
-        words = f"{len(predicted)} tasks have a prediction, {refined} of them refined from corrections"
+        words = f"{counted(len(predicted), 'task')} with a prediction, {refined} of them refined from corrections"
         yield Check(name, "ok", f"{words}; {REVIEW_KEY} says where to look")
 
 

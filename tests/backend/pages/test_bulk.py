@@ -68,7 +68,7 @@ def test_all_that_a_search_found_is_cancelled_after_a_question(
 ) -> None:
     assert "Cancel all 4…" in client.get("/page/jobs").text
     answer = press(client, "/page/jobs?q=red", "Yes, cancel 2 jobs")
-    assert answer.json == {"said": "2 jobs are cancelled"}
+    assert answer.json == {"said": "2 jobs cancelled"}
     assert states(store, jobs) == ["cancelled", "cancelled", "queued", "queued"]
     assert "Cancel all 2…" in client.get("/page/jobs").text
     assert buttons(client.get("/page/jobs?q=red").text) == {}
@@ -77,7 +77,7 @@ def test_all_that_a_search_found_is_cancelled_after_a_question(
 def test_cancelled_jobs_are_queued_again_together(client: FlaskClient, store: Store, jobs: list[Job]) -> None:
     press(client, "/page/jobs", "Yes, cancel 4 jobs")
     answer = press(client, "/page/jobs?state=cancelled&q=a.mp4", "Yes, retry 2 jobs")
-    assert answer.json == {"said": "2 jobs are queued"}
+    assert answer.json == {"said": "2 jobs queued"}
     assert states(store, jobs) == ["queued", "cancelled", "queued", "cancelled"]
 
 

@@ -56,7 +56,7 @@ def test_two_actors_give_what_one_process_gives_and_a_second_run_does_only_what_
     other = json.loads((tmp_path / "ray" / "job-1.json").read_text()) | {"instruction": "the star"}
     (tmp_path / "ray" / "job-1.json").write_text(json.dumps(other))
     again = segment(jobs, tmp_path / "ray", "--ray", "local", "--workers", "2")
-    assert "1 jobs are already done" in again.output
+    assert "1 job already done" in again.output
     assert "2 jobs done, 1 kept" in again.output
     assert kept.stat().st_mtime_ns == before
     for name in files:

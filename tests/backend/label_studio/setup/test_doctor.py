@@ -261,7 +261,7 @@ def test_tasks_that_do_not_say_where_to_look_are_reported(
     project = studio.add_project("mask")
     studio.add_task(project, video="/nowhere", instruction="x", trajseg_state="refined", trajseg_doubt=0.2)
     told = "\n".join(check.words for check in found(served, f"Project {project}", project_id=project))
-    assert "1 tasks have a prediction, 1 of them refined" in told
+    assert "1 task with a prediction, 1 of them refined" in told
     without = studio.add_task(project, video="/nowhere", instruction="x", trajseg_state="prelabelled")
     told = "\n".join(check.words for check in found(served, f"Project {project}", project_id=project))
     assert f"tasks {without} have a prediction but no `trajseg_doubt`" in told
