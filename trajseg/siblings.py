@@ -17,9 +17,8 @@ BESIDE = Path(__file__).resolve().parents[1]
 class SiblingFinder(MetaPathFinder):
     """Finds PACKAGES beside trajseg, even if the current folder or PYTHONPATH has packages with these names."""
 
-    @classmethod
     def find_spec(
-        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The package's spec; None for all other modules, and if it is not installed."""
         return PathFinder.find_spec(fullname, [str(BESIDE)]) if fullname in PACKAGES else None
@@ -27,8 +26,8 @@ class SiblingFinder(MetaPathFinder):
 
 def prefer_siblings() -> None:
     """From now on, PACKAGES are imported from beside trajseg. Our programs call it; a library must not."""
-    if SiblingFinder not in sys.meta_path:
-        sys.meta_path.insert(0, SiblingFinder)
+    if not any(isinstance(finder, SiblingFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, SiblingFinder())
 
 
 def stranger(package: str) -> str:
