@@ -75,7 +75,7 @@ def _project(project: int, kind: type[TrackFormat], out: Path, pictures: bool, a
     from backend.exporting import ProjectExport, fetched_videos
     from backend.settings import load_settings
     from backend.store import Store
-    from trajseg.commands.progress import bars
+    from trajseg.bars import bars
 
     settings = load_settings()
     store = Store(settings.store_url)
@@ -98,7 +98,7 @@ def _project(project: int, kind: type[TrackFormat], out: Path, pictures: bool, a
 
 
 def _one(path: Path, kind: type[TrackFormat], out: Path, pictures: bool, video: Path | None) -> None:
-    from trajseg.commands.progress import progress_bar
+    from trajseg.bars import progress_bar
     from trajseg.tracks import Result
     from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack
     from trajseg.video import open_clip

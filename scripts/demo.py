@@ -27,10 +27,10 @@ import httpx
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from label_config import fill
+from trajseg.bars import bars
 from trajseg.errors import ServiceError, TrajSegError
 from trajseg.evaluation.metrics import Score, score
 from trajseg.pictures import contact_sheet, overlay_video
@@ -129,10 +129,9 @@ def wait(client: httpx.Client, cases: list[Case], jobs: list[str]) -> list[dict[
 
     Raises ServiceError when one fails.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     deadline = time.monotonic() + JOB_SECONDS
     forms: list[dict[str, Any]] = []
-    with Progress(*columns, console=console) as progress:
+    with bars(console, stay=True) as progress:
         for case, job_id in zip(cases, jobs, strict=True):
             bar = progress.add_task(f'{case.name}: "{case.instruction}"', total=None)
             while True:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trajseg import VideoSegmenter
-from trajseg.commands.progress import progress_bar
+from trajseg.bars import progress_bar
 from trajseg.correction import FlowPropagator, Painted, Propagator
 from trajseg.files import write_json
 from trajseg.shapes.evaluation import one_correction as single

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trajseg.commands.progress import progress_bar
+from trajseg.bars import progress_bar
 from trajseg.files import write_json
 from trajseg.shapes.evaluation.learning import (
     LearningResult,

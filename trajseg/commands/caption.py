@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trajseg.bars import bars
 from trajseg.commands.loading import EngineChoice, engine_options
-from trajseg.commands.progress import bars
 from trajseg.engines.base import Engine
 from trajseg.engines.capabilities import captioner
 from trajseg.errors import CheckpointError, InputError

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trajseg.bars import bars
 from trajseg.commands.loading import EngineChoice
-from trajseg.commands.progress import bars
 from trajseg.commands.segment import BatchJob, free_name, job_lines, parse_line, report_failure
 from trajseg.engines.base import check_instruction
 from trajseg.engines.registry import engine_spec

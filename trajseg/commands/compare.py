@@ -82,7 +82,7 @@ def run(engines: list[EngineChoice], video: Path, instruction: str, show: int, o
 
 def _segmented(choice: EngineChoice, clip: Clip, instruction: str) -> Result:
     """One engine's result; the engine is released when this returns, so the next one has the memory."""
-    from trajseg.commands.progress import bars
+    from trajseg.bars import bars
     from trajseg.engines.base import RunContext
 
     with bars() as bar:

@@ -63,7 +63,7 @@ def command(
     of the shapes world are written to mp4 files and read back; for them caption_accuracy is a mean over objects, and
     null if the engine cannot caption tracks.
     """
-    from trajseg.commands.progress import progress_bar
+    from trajseg.bars import progress_bar
     from trajseg.data.registry import DatasetOptions, open_dataset
     from trajseg.evaluation import evaluate
     from trajseg.evaluation.report import draw_evaluation, print_evaluation

@@ -51,7 +51,7 @@ def preview(load: Callable[[], Engine], video: Path, instruction: str, frames: i
     from rich.console import Console
     from rich.markup import escape
 
-    from trajseg.commands.progress import bars
+    from trajseg.bars import bars
     from trajseg.engines.base import check_instruction
     from trajseg.evaluation.preview import duration
     from trajseg.evaluation.preview import preview as previewed

@@ -18,8 +18,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from trajseg.bars import bars
 from trajseg.commands.loading import EngineChoice, engine_options
-from trajseg.commands.progress import bars
 from trajseg.engines.base import Engine, RunContext, check_instruction
 from trajseg.errors import CancelledError, InputError, TrajSegError
 from trajseg.files import printable, whole_file

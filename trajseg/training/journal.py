@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
+
+from trajseg.bars import bars
 
 
 class Writer(Protocol):
@@ -39,16 +41,7 @@ class Journal:
         if not quiet:
             self._drop_after(step)
             self.writer = _tensorboard(folder / "tensorboard", step)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
-        )
+        self.progress = bars(self.console, TextColumn("{task.fields[shown]}"), stay=True)
         self.bar = self.progress.add_task(self.name, total=total, shown="")
 
     def __enter__(self) -> Journal:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from trajseg.commands.progress import progress_bar
+from trajseg.bars import progress_bar
 from trajseg.errors import InputError
 from trajseg.evaluation.answers import ScoredClip, masks_of
 from trajseg.files import write_json

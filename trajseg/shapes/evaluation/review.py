@@ -21,7 +21,7 @@ import click
 import cv2
 import numpy as np
 
-from trajseg.commands.progress import progress_bar
+from trajseg.bars import progress_bar
 from trajseg.correction import Propagator, Refinement, refine
 from trajseg.correction.review import suggest
 from trajseg.correction.strategy import Evidence
