@@ -29,11 +29,13 @@ from backend.store import Delivery, Job, JobRequest, StaleRunError, Store
 from backend.store.kinds import KINDS
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
+from trajseg.checkpoints.manifest import read_manifest
 from trajseg.correction.mobile_sam import load_marks_model
 from trajseg.engines.base import Adaptable, Engine
 from trajseg.engines.registry import load_engine, loading_options
 from trajseg.errors import (
     CancelledError,
+    CheckpointError,
     InputError,
     InstructionError,
     LabelStudioError,
@@ -113,14 +115,24 @@ class Resident:
 
         Raises:
             InputError: this worker does not offer the engine.
-            CheckpointError: it cannot be loaded; or the adapter's folder is incomplete, or was trained on another base.
+            CheckpointError: it cannot be loaded; or the adapter's folder is incomplete or holds another adapter, or the
+                adapter was trained on another base.
         """
         engine = self.engines.get(name, in_use)
         if not KINDS[job.kind].adapted or not engine.spec.adapts:
             return engine
         version = self.store.versions.served(job.project_id, engine.spec.model_version)
         adaptable = cast(Adaptable, engine)
-        return adaptable.adapted(None if version is None else self.settings.data_dir / version.folder)
+        if version is None:
+            return adaptable.adapted(None)
+        folder = self.settings.data_dir / version.folder
+        published = read_manifest(folder).model_version
+        if published != version.name:
+            raise CheckpointError(
+                f"{folder} holds the adapter {published[:200]}, not {version.name}.",
+                "Copy the folder again, or promote another version.",
+            )
+        return adaptable.adapted(folder)
 
 
 _resident: Resident | None = None

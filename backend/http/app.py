@@ -37,10 +37,15 @@ def create_app(backend: Backend) -> Flask:
     auth.protect(app, settings)
     for part in (routes, jobs, failures, exports, media, openapi, pages):
         app.register_blueprint(part.blueprint)
+    answer_errors(app)
+    return app
+
+
+def answer_errors(app: Flask) -> None:
+    """Makes all of an application's errors JSON with a remedy, without a traceback."""
     app.register_error_handler(TrajSegError, error_answer)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unforeseen)
-    return app
 
 
 def error_answer(error: TrajSegError) -> tuple[Response, int]:

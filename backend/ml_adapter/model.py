@@ -12,7 +12,7 @@ from label_studio_ml.model import LabelStudioMLBase
 from backend.composition import Backend, compose
 from backend.http.label_studio import read
 from backend.label_studio.incoming.payloads import PredictRequest, ProjectReference, WebhookRequest
-from trajseg.errors import InputError
+from trajseg.errors import InputError, UnknownProjectError
 
 
 @cache
@@ -29,13 +29,20 @@ class TrajSeg(LabelStudioMLBase):  # type: ignore[misc]
     """
 
     def setup(self) -> None:
-        """Set the model version, and record the project and its labelling configuration."""
+        """Set the model version, and record a new project with its labelling configuration.
+
+        The host constructs a model for webhooks too, with the configuration that their unknown sender claims: a known
+        project keeps its own until a request for predictions brings another.
+        """
         service = shared_backend().service
         self.set("model_version", service.model_version)
         config = self.get("label_config")
         if self.project_id and config:
-            reference = ProjectReference.read(self.project_id)
-            service.store.projects.upsert(reference.label_studio_id, "", config)
+            projects, number = service.store.projects, ProjectReference.read(self.project_id).label_studio_id
+            try:
+                projects.of_label_studio(number)
+            except UnknownProjectError:
+                projects.upsert(number, "", config)
 
     def set_extra_params(self, extra_params: object) -> None:
         """Ignored: trajseg has none, and the host's cache cannot hold what Label Studio sends."""

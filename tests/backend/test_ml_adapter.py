@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import time
 import zipfile
@@ -33,12 +34,6 @@ from trajseg.tracks import Result
 PAYLOADS = Path(__file__).parent.parent / "label_studio_payloads"
 REQUESTS = sorted(path.name for path in PAYLOADS.glob("[0-9]*.json"))
 WHEEL = "TRAJSEG_LABEL_STUDIO_ML_WHEEL"
-ITS_OWN = {
-    "09": "label-studio-ml 2.x passes its TRAIN_EVENTS only",
-    "12": "label-studio-ml 2.x passes its TRAIN_EVENTS only",
-    "13": "label-studio-ml 2.x passes its TRAIN_EVENTS only",
-}
-"""Requests that the host answers itself, without asking the model."""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +83,11 @@ def send(client: FlaskClient, recorded: dict[str, Any]) -> Any:
     return client.open(recorded["path"], method=recorded["method"], **body)
 
 
+def without_ids(answer: Any) -> Any:
+    """The JSON of an answer; the ids of jobs, which are random, are all the same in it."""
+    return json.loads(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8}(?=-)", "ID", answer.text))
+
+
 def jobs(store: Store) -> list[tuple[object, ...]]:
     fields = ("task_id", "kind", "state", "queue", "video", "instruction", "model_version", "error", "remedy")
     return sorted(tuple(str(getattr(job, field)) for field in fields) for job in store.jobs.newest())
@@ -127,17 +127,14 @@ def test_all_recorded_requests_one_after_the_other_get_the_same_answers_and_jobs
     for name in REQUESTS:
         recorded = json.loads((PAYLOADS / name).read_text())
         ours, theirs = send(own, recorded), send(hosted, recorded)
-        if name[:2] in ITS_OWN:
-            assert theirs.status_code == 200, name
-            continue
         assert theirs.status_code == ours.status_code, name
         if recorded["path"].startswith("/health"):
             assert theirs.json.items() <= ours.json.items(), name
         else:
-            assert theirs.json == ours.json, name
+            assert without_ids(theirs) == without_ids(ours), name
     own_store: Store = own.application.extensions["trajseg"].store
     assert jobs(hosted_store()) == jobs(own_store)
-    assert len(own_store.jobs.newest()) == 7
+    assert len(own_store.jobs.newest()) == 8
 
 
 def test_tasks_with_an_instruction_become_the_same_jobs(
@@ -150,7 +147,7 @@ def test_tasks_with_an_instruction_become_the_same_jobs(
         predict_body(4, view="box"),
     ):
         ours, theirs = own.post("/predict", json=body), hosted.post("/predict", json=body)
-        assert (theirs.status_code, theirs.json) == (ours.status_code, ours.json)
+        assert (theirs.status_code, without_ids(theirs)) == (ours.status_code, without_ids(ours))
     own_store: Store = own.application.extensions["trajseg"].store
     assert jobs(hosted_store()) == jobs(own_store)
     assert len(own_store.jobs.newest()) == 4
@@ -176,10 +173,58 @@ def test_a_label_config_that_cannot_be_filled_is_refused_in_the_same_words(
     body = {**predict_body(1), "label_config": "<View><Text name='t' value='$t'/></View>"}
     ours, theirs = own.post("/predict", json=body), hosted.post("/predict", json=body)
     assert (ours.status_code, theirs.status_code) == (400, 400)
-    assert theirs.get_json()["result"]["error"] == ours.get_json()["error"]
-    assert theirs.get_json()["result"]["remedy"] == ours.get_json()["remedy"]
+    assert theirs.get_json() == ours.get_json()
     own_store: Store = own.application.extensions["trajseg"].store
     assert jobs(hosted_store()) == jobs(own_store)
+
+
+FORGED: list[tuple[str, Any]] = [
+    ("/predict", [1, 2]),
+    ("/predict", {"tasks": "x", "project": 7}),
+    ("/predict", {"tasks": [], "project": None}),
+    ("/predict", {"tasks": [{"id": 1}], "project": "../../etc/passwd"}),
+    ("/predict", {"tasks": [], "project": "7.1", "params": {"tasks": [], "self": 1, "context": 5}}),
+    ("/predict", {"tasks": [], "project": "7.1", "label_config": "<!DOCTYPE a [<!ENTITY b 'c'>]><View>&b;</View>"}),
+    ("/setup", {"project": 7, "schema": ["x"]}),
+    ("/setup", {"schema": "<View/>"}),
+    ("/setup", {"project": "7", "schema": "<View", "extra_params": "{"}),
+    ("/webhook", {}),
+    ("/webhook", {"action": ["x"], "project": 3}),
+    ("/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": "x\0"}}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), FORGED)
+def test_a_forged_body_gets_the_same_refusal_as_without_the_host(
+    own: FlaskClient, hosted: FlaskClient, path: str, body: Any
+) -> None:
+    """The host answered 500, with a traceback that names files and values of this machine."""
+    ours, theirs = own.post(path, json=body), hosted.post(path, json=body)
+    assert (theirs.status_code, theirs.json) == (ours.status_code, ours.json)
+    assert theirs.status_code < 500
+    assert "Traceback" not in theirs.text
+
+
+def test_a_forged_webhook_changes_no_labelling_configuration(
+    hosted: FlaskClient, predict_body: Callable[..., dict[str, Any]]
+) -> None:
+    hosted.post("/predict", json=predict_body(1))
+    before = hosted_store().projects.of_label_studio(7).label_config
+    model = sys.modules["backend.ml_adapter.model"]
+    forged = {"action": "ANNOTATION_UPDATED", "project": {"id": 7, "label_config": "<View><Text name='t'/></View>"}}
+    assert hosted.post("/webhook", json=forged).status_code == 201
+    # The host's own way, for those who make their application with `init_app(TrajSeg)`.
+    model.TrajSeg("7", label_config=forged["project"]["label_config"])  # type: ignore[index]
+    assert hosted_store().projects.of_label_studio(7).label_config == before
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(hosted: FlaskClient) -> None:
+    config = hosted.application.config
+    assert config["MAX_CONTENT_LENGTH"] == hosted_backend().settings.max_request_bytes
+    config["MAX_CONTENT_LENGTH"] = 1000
+    answer = hosted.post("/predict", data=bytes(1001), content_type="application/json")
+    assert answer.status_code == 413
+    assert "TRAJSEG_MAX_REQUEST_BYTES" in answer.json["remedy"]
 
 
 def test_an_annotation_is_read_and_refined_through_the_adapter(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -87,9 +88,13 @@ def read_manifest(folder: Path) -> AdapterManifest:
         CheckpointError: there is none, or it cannot be read.
     """
     try:
-        form = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        form = json.loads(plain_bytes(folder / NAME))
         known = AdapterManifest.__dataclass_fields__
-        return AdapterManifest(**{name: value for name, value in form.items() if name in known})
+        manifest = AdapterManifest(**{name: value for name, value in form.items() if name in known})
+        for name, kind in (("model_version", str), ("base", str), ("base_config", str), ("files", dict)):
+            if not isinstance(getattr(manifest, name), kind):
+                raise TypeError(f"its `{name}` is not of type {kind.__name__}")
+        return manifest
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder / NAME} cannot be read ({type(error).__name__}: {error}).",
@@ -97,16 +102,19 @@ def read_manifest(folder: Path) -> AdapterManifest:
         ) from error
 
 
-def checked_manifest(folder: Path) -> AdapterManifest:
-    """Like `read_manifest`, after checking every file against its hash.
+def checked_files(folder: Path) -> tuple[AdapterManifest, dict[str, bytes]]:
+    """The manifest of an adapter's folder and the content of its WEIGHTS, each compared with its hash.
+
+    Use this content, since a file may change after it was read. No path comes from the manifest.
 
     Raises:
-        CheckpointError: a file is missing or has changed.
+        CheckpointError: a file is missing, has changed, or is a link, device or pipe.
     """
-    manifest = read_manifest(folder)
+    manifest, contents = read_manifest(folder), {}
     for name in WEIGHTS:
         try:
-            found = file_hash(folder / name)
+            contents[name] = plain_bytes(folder / name)
+            found = hashlib.sha256(contents[name]).hexdigest()
         except OSError as error:
             raise CheckpointError(f"{folder / name} cannot be read ({error}).", "Copy the whole folder again.") from (
                 error
@@ -116,7 +124,15 @@ def checked_manifest(folder: Path) -> AdapterManifest:
                 f"{folder / name} is not the trained file: its hash has changed.",
                 "Copy the folder again, or promote another version.",
             )
-    return manifest
+    return manifest, contents
+
+
+def plain_bytes(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError for a link, and for a device or pipe, which may never end."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path.name} is no regular file")
+        return file.read()
 
 
 def file_hash(path: Path) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
-from trajseg.checkpoints.manifest import NAME, AdapterManifest, checked_manifest
+from trajseg.checkpoints.manifest import NAME, AdapterManifest, checked_files
 from trajseg.errors import CheckpointError
 
 PREFIX = "base_model.model."
@@ -47,11 +48,18 @@ class Adapter:
         Raises:
             CheckpointError: the folder is incomplete, or is not an adapter of this form.
         """
-        manifest = checked_manifest(folder)
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        manifest, files = checked_files(folder)
+        try:
+            config = json.loads(files["adapter_config.json"])
+            scale = float(config["lora_alpha"] / config["r"])
+            tensors = load(files["adapter_model.safetensors"])
+        except (ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder} is not a LoRA adapter ({type(error).__name__}: {error}).", "Train it again."
+            ) from error
         lora: dict[str, dict[str, Tensor]] = {}
         heads = {}
-        for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+        for name, tensor in tensors.items():
             name = name.removeprefix(PREFIX)
             layer, found, half = name.rpartition(".lora_")
             if found:
@@ -60,7 +68,6 @@ class Adapter:
                 heads[name] = tensor
         if any(halves.keys() != {"A", "B"} for halves in lora.values()):
             raise CheckpointError(f"{folder} is not a LoRA adapter.", "Train it again.")
-        scale = config["lora_alpha"] / config["r"]
         return cls(manifest, {layer: (halves["A"], halves["B"]) for layer, halves in lora.items()}, scale, heads)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from trajseg import VideoSegmenter
@@ -38,6 +41,17 @@ def published(model: TrajSegModel, seed: int, folder: Path, base_config: str = "
         AdapterManifest(f"trajseg-tiny/project-1@{seed}", "trajseg-tiny", base_config), folder / f"work-{seed}", target
     )
     return target
+
+
+def hand_made(folder: Path, config: str = '{"lora_alpha": 1, "r": 1}', weights: bytes | None = None) -> Path:
+    """A published folder of an adapter without tensors."""
+    work = folder / "work"
+    work.mkdir(exist_ok=True)
+    (work / "adapter_config.json").write_text(config)
+    (work / "adapter_model.safetensors").write_bytes(save({}) if weights is None else weights)
+    (work / "config.json").write_text("{}")
+    publish(AdapterManifest("m", "trajseg-tiny", "tiny"), work, folder / "models" / "1")
+    return folder / "models" / "1"
 
 
 def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -149,6 +163,53 @@ def test_a_changed_or_missing_file_is_refused_at_load(base: VideoSegmenter, tmp_
     (folder / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read"):
         Adapter.load(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "manifest.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "device"])
+def test_a_link_pipe_or_device_in_an_adapters_folder_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
+    """A pipe, or a link to /dev/zero, kept the worker reading for ever."""
+    folder = hand_made(tmp_path)
+    held = folder / name
+    if kind == "pipe":
+        held.unlink()
+        os.mkfifo(held)
+    else:
+        held.rename(tmp_path / name)
+        held.symlink_to("/dev/zero" if kind == "device" else tmp_path / name)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Adapter.load(folder)
+
+
+def test_a_path_in_a_manifest_is_never_opened(tmp_path: Path) -> None:
+    folder = hand_made(tmp_path)
+    secret = tmp_path / "secret"
+    os.mkfifo(secret)
+    form = json.loads((folder / "manifest.json").read_text())
+    form["files"] |= {"../../secret": "0" * 64, str(secret): "0" * 64}
+    (folder / "manifest.json").write_text(json.dumps(form))
+    assert Adapter.load(folder).manifest.model_version == "m"
+    form["files"] = {str(secret): "0" * 64}
+    (folder / "manifest.json").write_text(json.dumps(form))
+    with pytest.raises(CheckpointError, match="its hash has changed"):
+        Adapter.load(folder)
+
+
+@pytest.mark.parametrize("change", [{"files": ["x"]}, {"model_version": 7}, {"base_config": None}, {"files": None}])
+def test_a_manifest_of_another_form_is_refused_in_words(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = hand_made(tmp_path)
+    form = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**form, **change}))
+    with pytest.raises(CheckpointError, match="is not of type"):
+        Adapter.load(folder)
+
+
+@pytest.mark.parametrize("config", ["{}", "[]", "{", '{"lora_alpha": 1, "r": 0}', '{"lora_alpha": "x", "r": 2}'])
+def test_an_adapters_configuration_of_another_form_is_refused_in_words(tmp_path: Path, config: str) -> None:
+    with pytest.raises(CheckpointError, match="is not a LoRA adapter"):
+        Adapter.load(hand_made(tmp_path, config=config))
+    with pytest.raises(CheckpointError, match="is not a LoRA adapter"):
+        Adapter.load(hand_made(tmp_path, weights=b"not safetensors"))
 
 
 def test_a_version_that_is_published_again_replaces_the_older_files(base: VideoSegmenter, tmp_path: Path) -> None:
