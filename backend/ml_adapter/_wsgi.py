@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 
 from backend.settings import load_settings
 
 # The host creates a cache file on import; keep it with the other data.
 os.environ.setdefault("MODEL_DIR", str(load_settings().data_dir / "label-studio-ml"))
 
-from flask import request
+from flask import Flask, request
 from flask.typing import ResponseReturnValue
 from label_studio_ml.api import init_app
 
@@ -29,7 +30,7 @@ from backend.ml_adapter.model import TrajSeg, shared_backend
 
 _backend = shared_backend()
 _settings = _backend.settings
-app = init_app(TrajSeg)
+app: Flask = init_app(TrajSeg)
 redact_logs(_settings)
 app.extensions["trajseg"] = _backend.service
 app.config["MAX_CONTENT_LENGTH"] = _settings.max_request_bytes
@@ -39,7 +40,11 @@ app.register_blueprint(jobs.blueprint)
 app.register_blueprint(failures.blueprint)
 app.register_blueprint(media.blueprint)
 answer_errors(app)
-OWN_ROUTES = {"/predict": routes.predict, "/setup": routes.setup, "/webhook": routes.webhook}
+OWN_ROUTES: dict[str, Callable[[], ResponseReturnValue]] = {
+    "/predict": routes.predict,
+    "/setup": routes.setup,
+    "/webhook": routes.webhook,
+}
 
 
 @app.before_request

@@ -224,7 +224,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(hosted: FlaskClie
     config["MAX_CONTENT_LENGTH"] = 1000
     answer = hosted.post("/predict", data=bytes(1001), content_type="application/json")
     assert answer.status_code == 413
-    assert "TRAJSEG_MAX_REQUEST_BYTES" in answer.json["remedy"]
+    assert "TRAJSEG_MAX_REQUEST_BYTES" in answer.text
 
 
 def test_an_annotation_is_read_and_refined_through_the_adapter(

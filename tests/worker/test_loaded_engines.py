@@ -11,10 +11,13 @@ import torch
 
 from backend.engines import OfferedEngines
 from backend.settings import Settings
-from backend.store import Store
+from backend.store import Job, Store
+from tests.scripted import ScriptedEngine
+from trajseg.checkpoints.manifest import AdapterManifest
 from trajseg.engines.base import PLAIN, EngineSpec, RunContext
 from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CheckpointError, InputError
+from trajseg.files import write_json
 from trajseg.machine import GB
 from trajseg.video import Clip
 from worker.engines import LoadedEngines, parameter_bytes
@@ -110,6 +113,99 @@ def test_without_a_setting_the_budget_is_a_share_of_this_machines_memory() -> No
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
     assert LoadedEngines("a", device="cpu").budget_gb == pytest.approx(memory / 2)
+
+
+class FailingEngine(ScriptedEngine):
+    """Fails at each clip, as an engine that runs out of memory does."""
+
+    spec = EngineSpec(name="failing", model_version="failing")
+
+    def segment(self, clip: Any, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+        raise RuntimeError("out of memory at 0x7f")
+
+
+class AdaptedEngine(ScriptedEngine):
+    """Takes any adapter, and notes which."""
+
+    spec = EngineSpec(name="adapted", model_version="adapted", adapts=True)
+
+    def __init__(self) -> None:
+        self.folders: list[Path | None] = []
+
+    def adapted(self, folder: Path | None) -> AdaptedEngine:
+        self.folders.append(folder)
+        return self
+
+
+@pytest.fixture
+def two(tmp_path: Path, store: Store, tiny_clip: Any) -> Iterator[Resident]:
+    """A worker with a sound engine, one that fails at each job, and one that cannot be loaded."""
+    settings = Settings(
+        data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),), label_studio_url="http://127.0.0.1:9",
+        model="sound", engines=("failing", "missing"),
+    )  # fmt: skip
+    kept = Resident(settings, store, ScriptedEngine())
+    kept.engines = LoadedEngines("sound", ("failing", "missing"), budget_gb=1.0, load=Loader())
+    kept.engines.put("", ScriptedEngine())
+    kept.engines.put("failing", FailingEngine())
+    keep(kept)
+    yield kept
+    keep(None)
+
+
+def labelled(store: Store, tiny_clip: Any, task: int, **params: str) -> Job:
+    project = store.projects.upsert(1, "", "<View/>").id
+    clip = str(tiny_clip.path)
+    job, _ = store.jobs.add("prelabel", project, task, clip, "the red square", "prelabel", params)
+    run(job.id)
+    return store.jobs.get(job.id)
+
+
+@pytest.mark.usefixtures("two")
+def test_an_engine_that_fails_costs_its_own_jobs_and_not_those_of_the_other(store: Store, tiny_clip: Any) -> None:
+    states = []
+    for task, engine in enumerate(("", "failing", "", "missing", "")):
+        job = labelled(store, tiny_clip, task, **({"engine": engine} if engine else {}))
+        states.append(job.state)
+        if engine:
+            assert job.error
+    assert states == ["done", "failed", "done", "failed", "done"]
+
+
+@pytest.mark.parametrize("second", ["failing", "missing"])
+@pytest.mark.usefixtures("two")
+def test_a_second_engine_that_fails_costs_the_comparison_and_not_the_tracks(
+    store: Store, tiny_clip: Any, second: str
+) -> None:
+    """The job failed, with the first engine's tracks done."""
+    job = labelled(store, tiny_clip, 1, second=second)
+    assert (job.state, job.error) == ("done", "")
+    result = store.jobs.result(job.id)
+    assert len(result.tracks) == 1
+    (warning,) = job.notes.sentences(result)
+    assert warning.startswith(f"not compared with {second}, which failed: ")
+    assert "0x7f" not in warning
+
+
+def test_the_adapter_of_another_project_in_a_versions_folder_is_refused(
+    tmp_path: Path, store: Store, tiny_clip: Any
+) -> None:
+    settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),))
+    engine = AdaptedEngine()
+    keep(Resident(settings, store, engine))
+    project = store.projects.upsert(1, "", "<View/>").id
+    training, _ = store.jobs.add("finetune", project, None, "", "", "finetune")
+    version = store.versions.of_job(project, "adapted", training.id)
+    store.versions.decide(version.id, True, "", "models/1", {})
+    folder = settings.data_dir / "models" / "1"
+    for task, (name, state) in enumerate([("adapted/project-2@1", "failed"), (version.name, "done")]):
+        write_json(folder / "manifest.json", AdapterManifest(name, "adapted", "x").to_json())
+        job = labelled(store, tiny_clip, task)
+        assert job.state == state, job.error
+        if state == "failed":
+            assert "holds the adapter adapted/project-2@1" in job.error
+    assert engine.folders == [folder]
+    keep(None)
 
 
 @pytest.fixture

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import replace
 
+from rq.timeouts import JobTimeoutException
+
+from backend.store import StaleRunError
+from backend.store.notes import TrackWarning
 from backend.store.params import PrelabelParams
 from trajseg.engines.base import check_instruction
+from trajseg.errors import CancelledError, ServiceError, TrajSegError
 from trajseg.tracks import Result
-from worker.kinds.base import JobContext, JobOutcome
+from worker.kinds.base import JobContext, JobOutcome, PreemptedError
 from worker.kinds.outcome import TracksOutcome
 from worker.kinds.resuming import Part, segmented
 from worker.kinds.side_by_side import compared
+
+log = logging.getLogger("trajseg.worker")
 
 
 def do(context: JobContext[PrelabelParams]) -> JobOutcome:
@@ -23,8 +31,20 @@ def do(context: JobContext[PrelabelParams]) -> JobOutcome:
     # The grounding answer already contains captions; those made from the trajectories say more.
     tracks.caption(context.engine, context.clip, tracks.result.tracks, lambda done, total: context.alive())
     if context.params.second and not context.params.instructions:
-        tracks.comparison = compared(context, tracks.result, context.params.second)
+        _compare(context, tracks, context.params.second)
     return tracks.outcome(context.settings.review_strategy)
+
+
+def _compare(context: JobContext[PrelabelParams], tracks: TracksOutcome, second: str) -> None:
+    """Compares with a second engine; if that fails, a warning says so: the first engine's tracks are worth having."""
+    try:
+        tracks.comparison = compared(context, tracks.result, second)
+    except (CancelledError, PreemptedError, ServiceError, StaleRunError, JobTimeoutException):
+        raise
+    except Exception as error:
+        log.exception("%s did not answer: its tracks are not compared", second)
+        reason = str(error) if isinstance(error, TrajSegError) else type(error).__name__
+        tracks.warnings.append(TrackWarning(text=f"not compared with {second}, which failed: {reason}"))
 
 
 def _labelled(context: JobContext[PrelabelParams]) -> Result:
