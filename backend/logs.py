@@ -104,14 +104,14 @@ def redact_logs(settings: Settings) -> None:
 
     before = sys.excepthook
 
-    def tell(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    def log_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
             before(kind, error, trace)  # type: ignore[arg-type]
             return
         sys.stderr.write(settings.redact("".join(traceback.format_exception(kind, error, trace))))
 
-    def tell_of_thread(unforeseen: threading.ExceptHookArgs) -> None:
+    def log_thread_exception(unforeseen: threading.ExceptHookArgs) -> None:
         if unforeseen.exc_type is not SystemExit:
-            tell(unforeseen.exc_type, unforeseen.exc_value, unforeseen.exc_traceback)
+            log_exception(unforeseen.exc_type, unforeseen.exc_value, unforeseen.exc_traceback)
 
-    sys.excepthook, threading.excepthook = tell, tell_of_thread
+    sys.excepthook, threading.excepthook = log_exception, log_thread_exception

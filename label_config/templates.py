@@ -51,9 +51,9 @@ def fill(view: View, labels: Iterable[str] | None = None, instructions: Mapping[
     if not instructions:
         return xml
     root = ElementTree.fromstring(xml)
-    said = {clean_label(label): text for label, text in instructions.items()}
+    by_label = {clean_label(label): text for label, text in instructions.items()}
     for tag in next(root.iter(_LABEL_TAGS[view])).findall("Label"):
-        if text := said.get(tag.get("value") or ""):
+        if text := by_label.get(tag.get("value") or ""):
             tag.set("instruction", text)
     return ElementTree.tostring(root, encoding="unicode")
 

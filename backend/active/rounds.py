@@ -127,10 +127,10 @@ class ActiveLearning:
         if current is None:
             return self._begin()
         act = {"correcting": self._correct, "training": self._train, "labelling": self._label}[current.state]
-        said = act(current)
-        if said:
+        message = act(current)
+        if message:
             self._save()
-        return said
+        return message
 
     def look_again(self) -> None:
         """Shows the tasks to correct again; tasks deleted meanwhile are no longer waited for."""

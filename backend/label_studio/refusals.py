@@ -63,44 +63,44 @@ class MissingError(RefusedError):
 def refusal(error: ApiError, url: str) -> LabelStudioError:
     """Our error for a 4xx or 5xx answer: what Label Studio said, and what to do."""
     status = error.status_code or 0
-    said = _said(error.body)
+    details = _details(error.body)
     wanted = retry_after_seconds(error.headers)
     if status >= 500 or status == 0:
         return UnavailableError(
-            f"Label Studio at {url} failed ({status}): {said}", "Look at Label Studio's log.", wanted
+            f"Label Studio at {url} failed ({status}): {details}", "Look at Label Studio's log.", wanted
         )
     if status == 429:
-        return UnavailableError(f"Label Studio at {url} is rate-limiting requests: {said}", "", wanted)
+        return UnavailableError(f"Label Studio at {url} is rate-limiting requests: {details}", "", wanted)
     if status != 401 and not isinstance(error.body, Mapping | list):
         # Label Studio refuses in JSON: this is a proxy whose Label Studio is restarting.
         return UnavailableError(
-            f"A server other than Label Studio answered at {url} ({status}): {said}",
+            f"A server other than Label Studio answered at {url} ({status}): {details}",
             "Check that LABEL_STUDIO_URL points to Label Studio and that it is running.",
             wanted,
         )
-    if status == 401 and "legacy token" in said:
-        return RefusedError(f"Label Studio refuses the token: {said}", LEGACY_OFF, status)
+    if status == 401 and "legacy token" in details:
+        return RefusedError(f"Label Studio refuses the token: {details}", LEGACY_OFF, status)
     if status == 401:
-        return RefusedError(f"Label Studio refuses the token: {said}", NEW_TOKEN, status)
-    if status == 403 and "reserved network address" in said:
-        return RefusedError(f"Label Studio refuses an address in a private network: {said}", SSRF, status)
+        return RefusedError(f"Label Studio refuses the token: {details}", NEW_TOKEN, status)
+    if status == 403 and "reserved network address" in details:
+        return RefusedError(f"Label Studio refuses an address in a private network: {details}", SSRF, status)
     if status == 404:
-        return MissingError(f"Label Studio has no such object: {said}", "", status)
-    return RefusedError(f"Label Studio refused ({status}): {said}", "", status)
+        return MissingError(f"Label Studio has no such object: {details}", "", status)
+    return RefusedError(f"Label Studio refused ({status}): {details}", "", status)
 
 
-def _said(body: Any) -> str:
+def _details(body: Any) -> str:
     """Label Studio's reason in one line."""
     if isinstance(body, Mapping):
         reasons = body.get("validation_errors") or body.get("detail") or body
         if isinstance(reasons, Mapping):
             reasons = "; ".join(
-                f"{key}: {_said(value)}" if key != "non_field_errors" else _said(value)
+                f"{key}: {_details(value)}" if key != "non_field_errors" else _details(value)
                 for key, value in reasons.items()
             )
-        return _said(reasons)
+        return _details(reasons)
     if isinstance(body, list):
-        return "; ".join(_said(one) for one in body)
+        return "; ".join(_details(one) for one in body)
     text = str(body)
     if "<html" in text.lower():
         return "a web page instead of an answer"

@@ -67,7 +67,7 @@ def adopt(job_id: str) -> ResponseReturnValue:
     """Writes the tracks into the annotation."""
     _prove()
     held = adoption.adopt(_service(), job_id)
-    return _told(job_id, f"{in_frames(held)} of annotation {held.annotation_id} changed")
+    return _respond(job_id, f"{in_frames(held)} of annotation {held.annotation_id} changed")
 
 
 @blueprint.post("/undo")
@@ -75,7 +75,7 @@ def undo(job_id: str) -> ResponseReturnValue:
     """Restores the earlier content."""
     _prove()
     held = adoption.undo(_service(), job_id)
-    return _told(job_id, f"annotation {held.annotation_id} is restored")
+    return _respond(job_id, f"annotation {held.annotation_id} is restored")
 
 
 @blueprint.get("/picture/<int:index>/<path:label>.jpg")
@@ -178,7 +178,7 @@ def _by_label(changes: list[FrameChange]) -> dict[str, list[FrameChange]]:
     return tracks
 
 
-def _told(job_id: str, said: str) -> ResponseReturnValue:
+def _respond(job_id: str, said: str) -> ResponseReturnValue:
     if request.accept_mimetypes.best == "application/json":
         return jsonify(said=said)
     return redirect(url_for("pages.adoption.page", job_id=job_id), 303)

@@ -77,7 +77,7 @@ class InteractiveLabelling:
                     raise
                 # Label Studio does not show errors to annotators.
                 answer = words.not_done(text, error.message, error.remedy, rejection_of(error))
-                return [_said(config, context, answer) for _ in tasks]
+                return [_answer_only(config, context, answer) for _ in tasks]
         if not self.jobs.enqueue([job for job in jobs if job.state == "queued"]):
             # No worker would start them while the person waits.
             deadline = time.monotonic()
@@ -97,10 +97,10 @@ class InteractiveLabelling:
         what = job.instruction if job.kind == "prelabel" else "your mark"
         if job.state in ("failed", "rejected", "cancelled"):
             error = job.error or f"The job was {job.state}."
-            return _said(config, context, words.not_done(what, error, job.remedy, job.rejection), job)
+            return _answer_only(config, context, words.not_done(what, error, job.remedy, job.rejection), job)
         usual = typical_seconds(self.store.database, job.project_id or 0, job.kind, job.model_version)
         ahead = Reports(self.store.database).ahead(job) if job.state == "queued" else 0
-        return _said(config, context, words.running(what, job, ahead, usual), job)
+        return _answer_only(config, context, words.running(what, job, ahead, usual), job)
 
     def _answered_mark(
         self, project: Project, engine: ChosenEngine, config: LabelConfig, task: Task, context: Context
@@ -110,7 +110,7 @@ class InteractiveLabelling:
         except TaskError as error:
             if config.answer is None:
                 raise
-            return _said(config, context, words.not_done("your mark", error.message, error.remedy))
+            return _answer_only(config, context, words.not_done("your mark", error.message, error.remedy))
 
     def _mark(
         self, project: Project, engine: ChosenEngine, config: LabelConfig, task: Task, context: Context
@@ -163,7 +163,7 @@ class InteractiveLabelling:
         shown = views.to_results(result, config.view, config, key_frames, frame_rate=rate, job_id=job.id, texts=False)
         shown = marks.empty_places(shown, task, config)
         if not shown:
-            return _said(config, context, words.refined_elsewhere(sorted(labels)), job)
+            return _answer_only(config, context, words.refined_elsewhere(sorted(labels)), job)
         return {"result": shown, "score": views.score(result), "model_version": result.model_version}
 
     def _known(self, job_id: str | None) -> tuple[Job | None, Result | None]:
@@ -204,7 +204,7 @@ class InteractiveLabelling:
             log.warning("task %s has pictures from beyond the end of its video", task.id)
             return {"result": []}
         if config.answer and not any(track.present for track in result.tracks):
-            return _said(config, context, words.nothing_there(job.instruction, result), job)
+            return _answer_only(config, context, words.nothing_there(job.instruction, result), job)
         _relabel(result, config, task, job.id)
         try:
             rate = config.rate_for(task.data)
@@ -216,12 +216,12 @@ class InteractiveLabelling:
             return {"result": []}
         labels = views.assign_labels(result.tracks, config)
         if config.answer and config.view == "mask" and not results:
-            return _said(config, context, words.elsewhere(job.instruction, labels), job)
+            return _answer_only(config, context, words.elsewhere(job.instruction, labels), job)
         delivery = self.store.deliveries.of_job(job.id)
         if delivery is not None and delivery.state == "pending":
             # There is no telling whether the page was still open: what is not accepted becomes a prediction.
             self.store.deliveries.look_later(delivery.id, now() + timedelta(seconds=ACCEPT_SECONDS))
-        results += views.said(config, words.found(job.instruction, result, labels), job.id)
+        results += views.answer_result(config, words.found(job.instruction, result, labels), job.id)
         return {"result": results, "score": views.score(result), "model_version": result.model_version}
 
     def _wait(self, job: Job, deadline: float) -> bool:
@@ -241,9 +241,9 @@ class InteractiveLabelling:
             self.waiting.release()
 
 
-def _said(config: LabelConfig, context: Context, text: str, job: Job | None = None) -> dict[str, Any]:
+def _answer_only(config: LabelConfig, context: Context, text: str, job: Job | None = None) -> dict[str, Any]:
     """An answer in words only; the typed instruction is removed from the page's instructions."""
-    result = views.said(config, text, job.id if job else "")
+    result = views.answer_result(config, text, job.id if job else "")
     if config.instruction and result:
         lines = context.lines_of(config.instruction.name)
         result += views.instructions(config, lines[:-1]) if lines else []

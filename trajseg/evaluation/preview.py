@@ -44,11 +44,11 @@ class Preview:
 
     def sentences(self) -> list[str]:
         """One per track, with the 1-based frames of the whole clip that show it; considered ones come last."""
-        said = []
+        lines = []
         for track in (*self.result.tracks, *self.considered):
             shown = ", ".join(str(self.clip.indices[index] + 1) for index in track.present)
-            said.append(f"{track.label}: {track.caption or 'no caption'} (score {track.score:.2f}), in frames {shown}")
-        return said or ["No such object: no tracks."]
+            lines.append(f"{track.label}: {track.caption or 'no caption'} (score {track.score:.2f}), in frames {shown}")
+        return lines or ["No such object: no tracks."]
 
     def draw(self, path: Path) -> Path:
         """Writes the frames with all tracks, including considered ones, as one PNG."""

@@ -31,9 +31,9 @@ def agreement(model: TrajSegModel, processor: TrajSegProcessor, prompt: Tensor, 
         prompt: embeddings (L, D) of the question about the clip, up to the start of the answer.
         captions: sentences in the form of the model's own captions.
     """
-    said = captions_of(processor.text(model.answer(prompt, processor.end_id).ids))
-    own = [_naming(said[: place + 1]) for place in range(len(said))] or [NO_OBJECT]
-    others = [_naming([*said[:place], caption]) for caption in captions for place in range(len(own))]
+    own_captions = captions_of(processor.text(model.answer(prompt, processor.end_id).ids))
+    own = [_naming(own_captions[: place + 1]) for place in range(len(own_captions))] or [NO_OBJECT]
+    others = [_naming([*own_captions[:place], caption]) for caption in captions for place in range(len(own))]
     likelihoods = [
         float(each.sum()) for each in model.log_likelihoods(prompt, [processor.ids(t) for t in own + others])
     ]

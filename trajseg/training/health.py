@@ -60,7 +60,7 @@ class Health:
         self._without: dict[str, int] = {}
         self._shut = 0
         self._losses: deque[float] = deque(maxlen=PATIENCE)
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     @classmethod
     def of(cls, module: nn.Module) -> Health:
@@ -89,8 +89,8 @@ class Health:
         if len(self._losses) == PATIENCE and span <= FLAT * abs(loss):
             remedy = GATE if self.gated else "Raise the rate, or make sure that the loss depends on what is trained."
             found.append(("flat", f"The loss has stood at {loss:.4g} for {PATIENCE} steps. {remedy}"))
-        new = [text for key, text in found if key not in self._said]
-        self._said.update(key for key, _ in found)
+        new = [text for key, text in found if key not in self._reported]
+        self._reported.update(key for key, _ in found)
         return new
 
 

@@ -193,8 +193,8 @@ def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int) 
     """Stores the settings that a training was started with; a resumed training must have the same."""
     settings = {"checkpoint": checkpoint, "seed": seed, **json.loads(json.dumps(deciding(recipe)))}
     if path.exists():
-        begun = json.loads(path.read_text())
-        other = sorted(name for name in settings if begun.get(name) != settings[name])
+        stored = json.loads(path.read_text())
+        other = sorted(name for name in settings if stored.get(name) != settings[name])
         if other:
             raise InputError(
                 f"{path.parent} has a training with another {', '.join(other)}.", "Use the same, or another --out."

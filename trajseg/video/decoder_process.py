@@ -55,12 +55,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _scan(request: Mapping[str, Any], answers: IO[str]) -> None:
-    said = time.monotonic()
+    reported = time.monotonic()
 
     def progress(frames: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= PROGRESS_SECONDS:
-            said = time.monotonic()
+        nonlocal reported
+        if time.monotonic() - reported >= PROGRESS_SECONDS:
+            reported = time.monotonic()
             _say(answers, scanned=frames)
 
     clip = open_clip(request["scan"], request["name"], request["max_frames"], progress)

@@ -304,9 +304,9 @@ def _part(progress: Progress | None, number: int, parts: int, frames: int) -> Pr
     """The progress of one of several tracks, in frames."""
     if progress is None:
         return None
-    tell = progress
+    whole = progress
 
     def report(done: int, total: int) -> None:
-        tell(number * frames + round(frames * done / max(total, 1)), parts * frames)
+        whole(number * frames + round(frames * done / max(total, 1)), parts * frames)
 
     return report

@@ -31,9 +31,9 @@ class Part:
     number: int = 0
     count: int = 1
 
-    def progress(self, tell: Progress, frames: int) -> Progress:
+    def progress(self, report: Progress, frames: int) -> Progress:
         """Converts the progress of this part to that of the whole job, with `frames` per part."""
-        return lambda done, _: tell(self.number * frames + done, self.count * frames)
+        return lambda done, _: report(self.number * frames + done, self.count * frames)
 
 
 def segmented(context: JobContext[Any], instruction: str, part: Part | None = None) -> Result:

@@ -24,7 +24,7 @@ WARNING = "Warning: "
 
 
 @dataclass
-class Annotated:
+class AnnotationContent:
     """The content of an annotation or prediction, by (label, 0-based frame index).
 
     Attributes:
@@ -56,7 +56,7 @@ def from_annotation(
     frame_index: Sequence[int] = (),
     frame_map: FrameMap | None = None,
     frame_rate: float | None = None,
-) -> Annotated:
+) -> AnnotationContent:
     """What an annotation (or prediction, draft, or plain list of results) says about each frame.
 
     Args:
@@ -72,7 +72,7 @@ def from_annotation(
     Raises TaskError if the annotation does not fit the task.
     """
     results = _result_list(annotation)
-    said = Annotated()
+    content = AnnotationContent()
     frame_rate = frame_rate or config.frame_rate
     if frame_map is not None and frame_rate is not None:
         frame_map = frame_map.at_rate(frame_rate)
@@ -80,18 +80,18 @@ def from_annotation(
         name = item.get("from_name")
         value = item.get("value") or {}
         if name == config.control and config.view == "mask":
-            _read_mask(item, value, config, frame_index, said)
+            _read_mask(item, value, config, frame_index, content)
         elif name == config.control:
-            _read_boxes(item, value, frame_map, said)
+            _read_boxes(item, value, frame_map, content)
         elif item.get("type") == "brushlabels" and config.view == "mask" and item.get("to_name") == config.object_name:
-            _read_mask(item, value, config, frame_index, said)
+            _read_mask(item, value, config, frame_index, content)
         elif config.timeline is not None and name == config.timeline and config.view == "box":
-            _read_events(value, frame_map, said)
+            _read_events(value, frame_map, content)
         elif config.instruction and name == config.instruction.name:
-            said.instruction = _lines(value)[-1] if _lines(value) else said.instruction
+            content.instruction = _lines(value)[-1] if _lines(value) else content.instruction
         elif config.caption and name == config.caption.name:
-            said.captions |= _captions(_lines(value), config.labels)
-    return said
+            content.captions |= _captions(_lines(value), config.labels)
+    return content
 
 
 def _result_list(
@@ -108,7 +108,7 @@ def _read_mask(
     value: Mapping[str, Any],
     config: LabelConfig,
     frame_index: Sequence[int],
-    said: Annotated,
+    content: AnnotationContent,
 ) -> None:
     # Label Studio omits item_index if the task has one picture.
     position = int(item.get("item_index") or 0)
@@ -121,20 +121,20 @@ def _read_mask(
         )
     mask = _brush_mask(item, value) if value.get("rle") else png.from_url(str(value.get("imageDataURL") or ""))
     labels = value.get(config.result_type) or value.get("brushlabels") or []
-    said.pixels += mask.size
-    if said.pixels > MOST_MASKS * frame_pixel_limit():
+    content.pixels += mask.size
+    if content.pixels > MOST_MASKS * frame_pixel_limit():
         raise TaskError(
-            f"The masks of the annotation have {said.pixels / 1e6:.0f} million pixels in total, which is too many.",
+            f"The masks of the annotation have {content.pixels / 1e6:.0f} million pixels in total, which is too many.",
             "Submit fewer pictures at a time.",
         )
     for label in labels:
         place = (str(label), int(frame_index[position]))
-        held = said.masks.get(place)
+        held = content.masks.get(place)
         if held is not None and held.shape != mask.shape:
             raise TaskError(f"Two masks of {label!r} on frame {place[1] + 1} differ in size.", "Paint them again.")
-        said.masks[place] = mask if held is None else held | mask
+        content.masks[place] = mask if held is None else held | mask
         if item.get("origin") != "prediction":
-            said.edited.add(place)
+            content.edited.add(place)
 
 
 def _brush_mask(item: Mapping[str, Any], value: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -153,7 +153,9 @@ def _brush_mask(item: Mapping[str, Any], value: Mapping[str, Any]) -> NDArray[np
     return mask
 
 
-def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated) -> None:
+def _read_boxes(
+    item: Mapping[str, Any], value: Mapping[str, Any], frame_map: FrameMap | None, content: AnnotationContent
+) -> None:
     if frame_map is None:
         raise TaskError(
             "The annotation has boxes, but the frame times of its clip are not known.",
@@ -177,15 +179,15 @@ def _read_boxes(item: Mapping[str, Any], value: Mapping[str, Any], frame_map: Fr
             box = drawn.get(number) if shown_at else _between(drawn, frame_map, index)
             if box is None:
                 continue
-            said.boxes[str(label), index] = box
+            content.boxes[str(label), index] = box
             if keyed:
-                said.keyed.add((str(label), index))
+                content.keyed.add((str(label), index))
             # Label Studio keeps "prediction" on boxes that were dragged, so the origin alone proves nothing.
             if item.get("origin") != "prediction":
-                said.edited.add((str(label), index))
+                content.edited.add((str(label), index))
 
 
-def _read_events(value: Mapping[str, Any], frame_map: FrameMap | None, said: Annotated) -> None:
+def _read_events(value: Mapping[str, Any], frame_map: FrameMap | None, content: AnnotationContent) -> None:
     if frame_map is None:
         # Boxes on unknown frames are rejected; ranges alone say nothing.
         return
@@ -194,7 +196,7 @@ def _read_events(value: Mapping[str, Any], frame_map: FrameMap | None, said: Ann
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise TaskError(f"A range on the timeline cannot be read: {error!r}.", "Draw that range again.") from error
     for label in value.get("timelinelabels") or []:
-        inside = said.events.setdefault(str(label), set())
+        inside = content.events.setdefault(str(label), set())
         for start, end in ranges:
             start, end = max(start, 1), min(end, frame_map.editor_frames)
             if start <= end:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from backend.label_studio.boxes import Box
-from backend.label_studio.incoming.annotation import Annotated
+from backend.label_studio.incoming.annotation import AnnotationContent
 from backend.store import Change, Correction
 from backend.store.corrections import EXTENDED
 from trajseg.tracks import rle as rle_codes
@@ -39,11 +39,11 @@ class Predicted:
     """What a person started from.
 
     Attributes:
-        said: masks or boxes by (label, 0-based frame).
+        content: masks or boxes by (label, 0-based frame).
         sources: by label, for labels that one of our jobs predicted.
     """
 
-    said: Annotated = field(default_factory=Annotated)
+    content: AnnotationContent = field(default_factory=AnnotationContent)
     sources: dict[str, Source] = field(default_factory=dict)
 
 
@@ -62,7 +62,7 @@ def sources(results: Sequence[Mapping[str, Any]], control: str, model_version: s
     return found
 
 
-def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = None) -> list[Change]:
+def changes(now: AnnotationContent, before: Predicted, size: tuple[int, int] | None = None) -> list[Change]:
     """What changed in each track on each frame that either side shows, by label and frame.
 
     Of boxes, only key frames count, and frames whose box was removed: nobody has looked at what Label Studio
@@ -74,29 +74,29 @@ def changes(now: Annotated, before: Predicted, size: tuple[int, int] | None = No
         size: width and height of the video in pixels; needed where there are boxes.
     """
     found = [*_mask_changes(now, before)]
-    if now.boxes or before.said.boxes:
+    if now.boxes or before.content.boxes:
         assert size is not None, "boxes are compared in pixels"
         found += _box_changes(now, before, size)
     return sorted(found, key=lambda change: (change.label, change.frame_index))
 
 
-def apply_events(now: Annotated, before: Predicted) -> None:
+def apply_events(now: AnnotationContent, before: Predicted) -> None:
     """Removes the boxes of frames that a person has cut from their track's ranges on the timeline, and notes frames
     without a box that a person has added to a range.
 
     A label without any range says nothing: the whole timeline may have been cleared. Neither does a range of a label
     without any box: timelines have labels for other events, too.
     """
-    tracks = {label for label, _ in (*now.boxes, *before.said.boxes)}
+    tracks = {label for label, _ in (*now.boxes, *before.content.boxes)}
     for label, inside in now.events.items():
-        given = before.said.events.get(label, set())
+        given = before.content.events.get(label, set())
         gone, more = given - inside, inside - given
         if label in tracks:
             extended = {(label, index) for index in more} - now.boxes.keys()
             now.extended |= extended
             for place in extended:
                 # A box that is gone from there was not taken away.
-                before.said.boxes.pop(place, None)
+                before.content.boxes.pop(place, None)
         if not gone or not inside:
             continue
         for index in gone:
@@ -108,7 +108,11 @@ def apply_events(now: Annotated, before: Predicted) -> None:
 
 
 def after_adoption(
-    now: Annotated, before: Predicted, earlier: Annotated, given: Annotated, painted: Collection[tuple[str, int]]
+    now: AnnotationContent,
+    before: Predicted,
+    earlier: AnnotationContent,
+    given: AnnotationContent,
+    painted: Collection[tuple[str, int]],
 ) -> Predicted:
     """What a person started from in an annotation into which refined tracks were adopted.
 
@@ -121,7 +125,7 @@ def after_adoption(
         earlier, given: the annotation before and after the adoption.
         painted: what persons had painted before the adoption, by label and 0-based frame.
     """
-    masks = {place: mask for place, mask in before.said.masks.items() if place in painted}
+    masks = {place: mask for place, mask in before.content.masks.items() if place in painted}
     for place in {**now.masks, **earlier.masks, **given.masks}:
         if place in painted:
             continue
@@ -129,7 +133,7 @@ def after_adoption(
         mask = was if _same(left, was) else given.masks.get(place)
         if mask is not None:
             masks[place] = mask
-    boxes = {place: box for place, box in before.said.boxes.items() if place in painted}
+    boxes = {place: box for place, box in before.content.boxes.items() if place in painted}
     for place in {**now.boxes, **earlier.boxes, **given.boxes}:
         if place in painted:
             continue
@@ -142,10 +146,10 @@ def after_adoption(
         else given.events.get(label, set())
         for label, inside in now.events.items()
     }
-    return Predicted(replace(before.said, masks=masks, boxes=boxes, events=events), dict(before.sources))
+    return Predicted(replace(before.content, masks=masks, boxes=boxes, events=events), dict(before.sources))
 
 
-def _alike(now: Annotated, earlier: Annotated, place: tuple[str, int]) -> bool:
+def _alike(now: AnnotationContent, earlier: AnnotationContent, place: tuple[str, int]) -> bool:
     """Whether a box is at the same position, or absent from both."""
     left, was = now.boxes.get(place), earlier.boxes.get(place)
     if left is None or was is None:
@@ -175,18 +179,18 @@ def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return np.array_equal(one, other)
 
 
-def caption_changes(now: Annotated, before: Predicted) -> dict[str, str]:
+def caption_changes(now: AnnotationContent, before: Predicted) -> dict[str, str]:
     """Captions that a person wrote, by label; an empty one was removed.
 
     A sentence that names no label belongs to the only track, if there is just one.
     """
     labels = {label for label, _ in (*now.masks, *now.boxes)}
 
-    def named(said: Annotated) -> dict[str, str]:
+    def named(content: AnnotationContent) -> dict[str, str]:
         only = next(iter(labels)) if len(labels) == 1 else ""
-        return {label or only: text for label, text in said.captions.items() if label or only}
+        return {label or only: text for label, text in content.captions.items() if label or only}
 
-    left, given = named(now), named(before.said)
+    left, given = named(now), named(before.content)
     return {label: left.get(label, "") for label in {**given, **left} if left.get(label, "") != given.get(label, "")}
 
 
@@ -200,9 +204,9 @@ def digest(made: Iterable[Change]) -> str:
     return hashlib.sha256(json.dumps(sorted(parts, key=str)).encode()).hexdigest()[:32]
 
 
-def _mask_changes(now: Annotated, before: Predicted) -> Iterator[Change]:
-    for label, index in {**now.masks, **before.said.masks}:
-        left, given = now.masks.get((label, index)), before.said.masks.get((label, index))
+def _mask_changes(now: AnnotationContent, before: Predicted) -> Iterator[Change]:
+    for label, index in {**now.masks, **before.content.masks}:
+        left, given = now.masks.get((label, index)), before.content.masks.get((label, index))
         # A region may remain although the eraser has removed all of it.
         left = left if left is not None and left.any() else None
         given = given if given is not None and given.any() else None
@@ -215,10 +219,10 @@ def _mask_changes(now: Annotated, before: Predicted) -> Iterator[Change]:
         yield _change(before, label, index, kind, rle=code)
 
 
-def _box_changes(now: Annotated, before: Predicted, size: tuple[int, int]) -> Iterator[Change]:
+def _box_changes(now: AnnotationContent, before: Predicted, size: tuple[int, int]) -> Iterator[Change]:
     changed = set()
-    for label, index in {**now.boxes, **before.said.boxes}:
-        left, given = now.boxes.get((label, index)), before.said.boxes.get((label, index))
+    for label, index in {**now.boxes, **before.content.boxes}:
+        left, given = now.boxes.get((label, index)), before.content.boxes.get((label, index))
         if left is not None and (label, index) not in now.keyed:
             continue
         kind = _kind(left is not None, given is not None)

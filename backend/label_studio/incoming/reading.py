@@ -297,10 +297,10 @@ class AnnotationReader:
         left = from_annotation(annotation, config, indices, frame_map, rate)
         before = Predicted()
         if parent is not None:
-            before.said = from_annotation(parent.result, config, indices, frame_map, rate)
+            before.content = from_annotation(parent.result, config, indices, frame_map, rate)
             before.sources = corrections.sources(parent.result, config.control, current_version(parent.model_version))
         else:
-            before.said.captions = self._delivered_captions(base)
+            before.content.captions = self._delivered_captions(base)
         # An adoption writes no captions, so they are always compared with those of the prediction.
         captions = corrections.caption_changes(left, before)
         self._add_suggestions(before, annotation, config, indices, {one.job_id for one in adopted})
@@ -350,7 +350,7 @@ class AnnotationReader:
         """
         if config.view == "box":
             return
-        shown = {label for label, _ in before.said.masks}
+        shown = {label for label, _ in before.content.masks}
         for label, source in corrections.sources(annotation.get("result") or [], config.control).items():
             job = self._job(source.job_id)
             result = self._tracks(job)
@@ -360,7 +360,7 @@ class AnnotationReader:
             before.sources[label] = Source(job.id, track.uid, job.model_version)
             for index in indices:
                 if index < len(track) and track.frames[index].rle is not None:
-                    before.said.masks[label, index] = track.mask(index)
+                    before.content.masks[label, index] = track.mask(index)
 
     def _tracks(self, job: Job | None) -> Result | None:
         """A job's result if it has tracks to compare with."""

@@ -235,8 +235,8 @@ def _config_with_room(client: LabelStudioClient, project_id: int, result: Result
     xml = str(client.project(project_id)["label_config"])
     config = parse(xml)
     # A second object of a label with its own instruction needs a label like it, not one of another instruction.
-    said = dict(config.instructions)
-    more = [track.label for track in result.tracks if track.label.rpartition("-")[0] in said]
+    by_label = dict(config.instructions)
+    more = [track.label for track in result.tracks if track.label.rpartition("-")[0] in by_label]
     labels = [*config.labels, *(label for label in dict.fromkeys(more) if label not in config.labels)]
     if len(result.tracks) <= len(labels) == len(config.labels):
         return config

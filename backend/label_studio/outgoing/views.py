@@ -24,10 +24,10 @@ from trajseg.video import FrameMap
 
 __all__ = [
     "LabelStudioResult",
+    "answer_result",
     "assign_labels",
     "frame_numbers",
     "from_annotation",
-    "said",
     "score",
     "to_results",
     "tracks_digest",
@@ -116,7 +116,7 @@ def to_results(
     return results
 
 
-def said(config: LabelConfig, text: str, job_id: str = "") -> list[LabelStudioResult]:
+def answer_result(config: LabelConfig, text: str, job_id: str = "") -> list[LabelStudioResult]:
     """A sentence for the answer's text area alone; empty if the project has none."""
     return _text_result(
         config.answer, [text], f"{job_id[:8] or 'trajseg'}-answer", {"job_id": job_id} if job_id else {}

@@ -27,7 +27,7 @@ class Check:
 
 
 def video_checks(
-    name: str, path: Path, told_fps: float | None = None, fixed: bool = False, video_line: str = ""
+    name: str, path: Path, editor_fps: float | None = None, fixed: bool = False, video_line: str = ""
 ) -> Iterator[Check]:
     """Checks one video: codec, frame rate, and whether its header is right.
 
@@ -53,13 +53,13 @@ def video_checks(
         yield Check("Video", "warn", f"{words}; {'; '.join(notes)}", "Frames are matched by their times.")
     else:
         yield Check("Video", "ok", words)
-    if told_fps is None or abs(told_fps - fps) * clip.duration <= 0.5:
+    if editor_fps is None or abs(editor_fps - fps) * clip.duration <= 0.5:
         return
     if fixed:
         yield Check(
             "Frame rate",
             "warn",
-            f"{name}: the labelling configuration makes the editor count {told_fps:g} frames a second, but the video "
+            f"{name}: the labelling configuration makes the editor count {editor_fps:g} frames a second, but the video "
             f"has {fps:.6g}: the editor's frame numbers are not the video's",
             f"Write {video_line} in the labelling configuration, and fps={fps:.6g} in the task's data "
             "(the next prediction sets it).",
@@ -68,6 +68,6 @@ def video_checks(
         yield Check(
             "Frame rate",
             "fail",
-            f"{name}: the task says {told_fps:g} frames a second, but the video has {fps:.6g}: frames are shifted",
+            f"{name}: the task says {editor_fps:g} frames a second, but the video has {fps:.6g}: frames are shifted",
             f"Set fps in the task's data to {fps:.6g}; the next prediction does it too.",
         )

@@ -70,8 +70,8 @@ class Molmo2Engine:
         clip = open_clip(clip)
         started = perf_counter()
         report = context.progress
-        said, shown = self.pointer.track(clip, instruction, (lambda: report(0, len(clip))) if report else None)
-        answer = read_points(said)
+        text, shown = self.pointer.track(clip, instruction, (lambda: report(0, len(clip))) if report else None)
+        answer = read_points(text)
         tracks = frame_points(answer, clip.frame_map, shown, clip.width, clip.height)[: self.settings.objects]
         pointed = perf_counter()
         phrase = answer.label or instruction
@@ -84,7 +84,7 @@ class Molmo2Engine:
             instruction=instruction,
             objects=objects,
             frames=frame_masks(objects, found, [1.0] * len(found), {frame.index for frame in done}),
-            answer=_answer(said, answer, found),
+            answer=_answer(text, answer, found),
             done=done,
             timings={"points": pointed - started, "search": perf_counter() - pointed},
         )
@@ -109,7 +109,7 @@ class Molmo2Engine:
         return MemoryPropagator(self.sam2)
 
 
-def _answer(said: str, answer: PointAnswer, found: Sequence[Candidate]) -> str:
+def _answer(text: str, answer: PointAnswer, found: Sequence[Candidate]) -> str:
     """A summary of the whole process, for people."""
     lines = [
         f"{number}. {candidate.phrase}, frames {candidate.shown[0]} to {candidate.shown[-1]}."
@@ -117,4 +117,4 @@ def _answer(said: str, answer: PointAnswer, found: Sequence[Candidate]) -> str:
     ]
     if answer.faults:
         lines.append(f"Left out of the answer: {'; '.join(answer.faults)}.")
-    return "\n".join([*(lines or ["Nothing was found."]), said])
+    return "\n".join([*(lines or ["Nothing was found."]), text])

@@ -107,8 +107,8 @@ class Molmo2Pointer:
 
     def inputs(self, pictures: np.ndarray, times: list[float], instruction: str) -> Any:
         """The model's input: pictures RGB uint8 [N, H, W, 3], each after its time in seconds, and the request."""
-        said = instruction.strip().rstrip(".!?;, ")
-        content = [{"type": "text", "text": f"Track {said}."}, {"type": "video"}]
+        request = instruction.strip().rstrip(".!?;, ")
+        content = [{"type": "text", "text": f"Track {request}."}, {"type": "video"}]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )

@@ -146,8 +146,8 @@ def keep_settings(settings: LearningSettings, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json(path, form)
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    if other := sorted(name for name in form if begun.get(name) != form[name]):
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if other := sorted(name for name in form if stored.get(name) != form[name]):
         raise InputError(
             f"{out} has runs with other values of {', '.join(other)}.", "Use the same settings, or another --out."
         )

@@ -36,10 +36,10 @@ class TokenTable(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in ATTRIBUTE_SIZES)
 
     def forward(self, attributes: Tensor, named: Tensor | None = None) -> Tensor:
-        said = torch.stack([table(attributes[:, i]) for i, table in enumerate(self.tables)], dim=1)
+        parts = torch.stack([table(attributes[:, i]) for i, table in enumerate(self.tables)], dim=1)
         if named is not None:
-            said = said * named[..., None]
-        return said.sum(1) / 3**0.5
+            parts = parts * named[..., None]
+        return parts.sum(1) / 3**0.5
 
 
 Role = Literal["key", "prompted", "carried"]

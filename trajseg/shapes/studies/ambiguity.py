@@ -183,18 +183,18 @@ def ask(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict[str, 
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
         clip, ids = write_scene(scene, Path(folder) / "clip.mp4", height)
         for one in described:
-            result, said = segmenter.segment(clip, one.text).result(), segmenter.answer(clip, one.text)
+            result, answer = segmenter.segment(clip, one.text).result(), segmenter.answer(clip, one.text)
             found.append(
                 {
                     "seed": scene.seed,
                     "text": one.text,
                     "fits": list(one.fits),
                     "ambiguous": len(one.fits) > 1,
-                    "answer": said.text,
+                    "answer": answer.text,
                     "drawn": outcome(result, ids, one.fits),
                     "score": mean(track.score for track in result.tracks if track.present),
-                    "log_likelihood": mean(said.log_likelihoods),
-                    "least": min(said.log_likelihoods),
+                    "log_likelihood": mean(answer.log_likelihoods),
+                    "least": min(answer.log_likelihoods),
                 }
             )
     return found

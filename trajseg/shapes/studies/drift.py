@@ -111,13 +111,13 @@ def long_clip(segmenter: VideoSegmenter, scene: Scene, height: int) -> list[dict
         ]
         for asked in rng.sample(able, min(ASKED, len(able))):
             target = asked.targets[0]
-            said = segmenter.answer(clip, asked.text).text
+            answer = segmenter.answer(clip, asked.text).text
             one = {
                 "seed": scene.seed,
                 "kind": asked.kind,
                 "text": asked.text,
-                "answer": said,
-                "identified": identifies(scene, target, said),
+                "answer": answer,
+                "identified": identifies(scene, target, answer),
             }
             if one["identified"]:
                 for way in _ways(segmenter):
@@ -131,9 +131,9 @@ def _ways(segmenter: VideoSegmenter) -> tuple[str, ...]:
     return tuple(way for way in WAYS if way != "every" or segmenter.model.config.prompt_every_frame)
 
 
-def identifies(scene: Scene, target: int, said: str) -> bool:
+def identifies(scene: Scene, target: int, answer: str) -> bool:
     """Whether an answer describes the target and no other object (no two objects of a scene look the same)."""
-    named = [parse_caption(caption) for caption in captions_of(said)]
+    named = [parse_caption(caption) for caption in captions_of(answer)]
     o = scene.objects[target]
     return [(name["size"], name["colour"], name["shape"]) for name in named] == [(o.size, o.colour, o.shape)]
 

@@ -164,14 +164,14 @@ def _draw_looks(rng: random.Random, count: int, split: Split) -> list[tuple[str,
     while len(looks) < count:
         colour, shape, size = rng.choice(COLOURS), rng.choice(SHAPES), rng.choice(SIZES)
         if looks:
-            like = rng.choice(looks)
-            kin = rng.random()
-            if kin < 0.36:
-                colour = like[0]
-            elif kin < 0.72:
-                shape = like[1]
-            elif kin < 0.8:
-                colour, shape = like[:2]
+            original = rng.choice(looks)
+            draw = rng.random()
+            if draw < 0.36:
+                colour = original[0]
+            elif draw < 0.72:
+                shape = original[1]
+            elif draw < 0.8:
+                colour, shape = original[:2]
         elif split == "test" and rng.random() < 0.6:
             colour, shape = rng.choice(sorted(HELD_OUT))
         if split != "test" and (colour, shape) in HELD_OUT:

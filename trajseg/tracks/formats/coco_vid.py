@@ -33,8 +33,8 @@ class CocoVid(TrackFormat):
         self._instances += len(instances)
         size = {"width": clip.width, "height": clip.height}
         expressions = [
-            {"text": said.text, "instance_ids": [instances[uid] for uid in said.uids if uid in instances]}
-            for said in clip.expressions
+            {"text": expression.text, "instance_ids": [instances[uid] for uid in expression.uids if uid in instances]}
+            for expression in clip.expressions
         ]
         self._file.append("videos", {"id": video_id, "name": clip.name, **size, "expressions": expressions})
         for index, file in enumerate(files):

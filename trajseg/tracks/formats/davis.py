@@ -59,7 +59,7 @@ class Davis(TrackFormat):
             picture.putpalette(self._palette)
             picture.save(folder / f"{index:05d}.png")
         numbers = {track.uid: str(number) for number, track in enumerate(clip.shown, 1)}
-        said = [
+        entries = [
             {"exp": expression.text, "obj_id": numbers[uid]}
             for expression in clip.expressions
             for uid in expression.uids
@@ -67,7 +67,7 @@ class Davis(TrackFormat):
         ]
         form = {
             "frames": [f"{index:05d}" for index in range(clip.frame_count)],
-            "expressions": {str(number): entry for number, entry in enumerate(said)},
+            "expressions": {str(number): entry for number, entry in enumerate(entries)},
             "captions": {numbers[track.uid]: track.caption for track in clip.shown if track.caption},
         }
         self._expressions.put("videos", clip.name, form)

@@ -31,10 +31,10 @@ class Mevis(TrackFormat):
         for track in clip.shown:
             self._masks.put("", str(first + places[track.uid]), [frame.rle for frame in track.frames])
         expressions = {}
-        for number, said in enumerate(clip.expressions):
-            objects = [places[uid] for uid in said.uids if uid in places]
+        for number, expression in enumerate(clip.expressions):
+            objects = [places[uid] for uid in expression.uids if uid in places]
             expressions[str(number)] = {
-                "exp": said.text,
+                "exp": expression.text,
                 "obj_id": objects,
                 "anno_id": [first + place for place in objects],
                 "type_id": REFERRING if objects else NO_TARGET,

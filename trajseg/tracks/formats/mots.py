@@ -47,7 +47,8 @@ class Mots(TrackFormat):
         lines = ["[Sequence]", *(f"{key}={value}" for key, value in info.items())]
         (folder / "seqinfo.ini").write_text("\n".join(lines) + "\n", encoding="ascii")
         expressions = [
-            {"text": said.text, "ids": [ids[uid] for uid in said.uids if uid in ids]} for said in clip.expressions
+            {"text": expression.text, "ids": [ids[uid] for uid in expression.uids if uid in ids]}
+            for expression in clip.expressions
         ]
         captions = {str(ids[track.uid]): track.caption for track in clip.shown if track.caption}
         self._words.put("", clip.name, {"expressions": expressions, "captions": captions})

@@ -52,7 +52,8 @@ class Native(TrackFormat):
             for held in clip.tracks
         ]
         expressions = [
-            {"text": said.text, "uids": list(said.uids), "trust": said.trust.word} for said in clip.expressions
+            {"text": expression.text, "uids": list(expression.uids), "trust": expression.trust.word}
+            for expression in clip.expressions
         ]
         self.write_json(f"tracks/{clip.name}.json", {"tracks": tracks, "expressions": expressions})
         self._manifest.append("clips", entry)

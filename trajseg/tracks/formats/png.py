@@ -31,7 +31,7 @@ class PngMasks(TrackFormat):
             {"number": numbers[track.uid], "label": track.label, "caption": track.caption} for track in clip.shown
         ]
         expressions = [
-            {"text": said.text, "tracks": [numbers[uid] for uid in said.uids if uid in numbers]}
-            for said in clip.expressions
+            {"text": expression.text, "tracks": [numbers[uid] for uid in expression.uids if uid in numbers]}
+            for expression in clip.expressions
         ]
         self.write_json(f"{clip.name}/tracks.json", {"tracks": tracks, "expressions": expressions})

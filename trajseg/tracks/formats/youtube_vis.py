@@ -31,8 +31,8 @@ class YouTubeVis(TrackFormat):
         ids = {track.uid: first + number for number, track in enumerate(clip.shown)}
         size = {"width": clip.width, "height": clip.height, "length": clip.frame_count}
         expressions = [
-            {"text": said.text, "annotation_ids": [ids[uid] for uid in said.uids if uid in ids]}
-            for said in clip.expressions
+            {"text": expression.text, "annotation_ids": [ids[uid] for uid in expression.uids if uid in ids]}
+            for expression in clip.expressions
         ]
         self._file.append("videos", {"id": video_id, **size, "file_names": files, "expressions": expressions})
         for track in clip.shown:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.label_studio.incoming.annotation import Annotated, from_annotation
+from backend.label_studio.incoming.annotation import AnnotationContent, from_annotation
 from backend.label_studio.incoming.corrections import Predicted, Source, changes, digest, sources
 from backend.store import Change
 from label_config import fill, parse
@@ -31,10 +31,10 @@ def kinds(found: list[Change]) -> dict[tuple[str, int], str]:
 
 def test_each_frame_is_unchanged_edited_added_or_removed() -> None:
     before = Predicted(
-        Annotated(masks={("track-1", 0): square(0), ("track-1", 5): square(5), ("track-1", 9): square(9)}),
+        AnnotationContent(masks={("track-1", 0): square(0), ("track-1", 5): square(5), ("track-1", 9): square(9)}),
         {"track-1": Source("job", "t1", "trajseg-tiny")},
     )
-    now = Annotated(masks={("track-1", 0): square(0), ("track-1", 5): square(6), ("track-1", 7): square(7)})
+    now = AnnotationContent(masks={("track-1", 0): square(0), ("track-1", 5): square(6), ("track-1", 7): square(7)})
     found = changes(now, before)
     assert kinds(found) == {
         ("track-1", 0): "unchanged",
@@ -55,25 +55,25 @@ def test_each_frame_is_unchanged_edited_added_or_removed() -> None:
 def test_a_single_pixel_counts() -> None:
     touched = square(0)
     touched[20, 30] = True
-    before = Predicted(Annotated(masks={("track-1", 0): square(0)}))
-    assert kinds(changes(Annotated(masks={("track-1", 0): touched}), before)) == {("track-1", 0): "edited"}
+    before = Predicted(AnnotationContent(masks={("track-1", 0): square(0)}))
+    assert kinds(changes(AnnotationContent(masks={("track-1", 0): touched}), before)) == {("track-1", 0): "edited"}
 
 
 def test_a_mask_that_was_rubbed_out_wholly_is_removed() -> None:
-    before = Predicted(Annotated(masks={("track-1", 0): square(0)}))
-    now = Annotated(masks={("track-1", 0): np.zeros((24, 32), bool)})
+    before = Predicted(AnnotationContent(masks={("track-1", 0): square(0)}))
+    now = AnnotationContent(masks={("track-1", 0): np.zeros((24, 32), bool)})
     assert kinds(changes(now, before)) == {("track-1", 0): "removed"}
 
 
 def test_what_a_person_drew_belongs_to_no_job() -> None:
-    (change,) = changes(Annotated(masks={("track-3", 2): square(0)}), Predicted())
+    (change,) = changes(AnnotationContent(masks={("track-3", 2): square(0)}), Predicted())
     assert (change.kind, change.track_uid, change.job_id) == ("added", "drawn-track-3", None)
 
 
 def test_boxes_are_compared_at_key_frames_and_where_they_are_gone() -> None:
     """Nobody has confirmed the boxes that Label Studio interpolates between two key frames."""
-    before = Predicted(Annotated(boxes={("track-1", index): (10.0, 10.0, 20.0, 20.0) for index in range(6)}))
-    now = Annotated(
+    before = Predicted(AnnotationContent(boxes={("track-1", index): (10.0, 10.0, 20.0, 20.0) for index in range(6)}))
+    now = AnnotationContent(
         boxes={("track-1", index): (10.0 + index, 10.0, 20.0, 20.0) for index in range(4)},
         keyed={("track-1", 0), ("track-1", 3)},
     )
@@ -122,7 +122,7 @@ def test_recorded_masks_are_read_and_the_painted_one_is_recognised(name: str) ->
     assert now.masks.keys() == {("track-1", 0), ("track-1", 15)}
     assert now.masks["track-1", 15].shape == (360, 640)
     assert now.edited == {("track-1", 15)}
-    before = Predicted(Annotated(masks={**now.masks, ("track-1", 15): now.masks["track-1", 0]}))
+    before = Predicted(AnnotationContent(masks={**now.masks, ("track-1", 15): now.masks["track-1", 0]}))
     assert kinds(changes(now, before)) == {("track-1", 0): "unchanged", ("track-1", 15): "edited"}
 
 
