@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +37,10 @@ class RedactingFormatter(logging.Formatter):
     """Formats a record with its traceback, and removes the secrets of the settings.
 
     Args:
-        inner: formats the line; built from `form` and `date_form` by default.
+        inner: formats the line; built from `form` and `date_form` by default, with its time in UTC.
     """
+
+    converter = time.gmtime
 
     def __init__(
         self,
