@@ -40,7 +40,10 @@ class RedactingFormatter(logging.Formatter):
         inner: formats the line; built from `form` and `date_form` by default, with its time in UTC.
     """
 
-    converter = time.gmtime
+    @staticmethod
+    def converter(seconds: float | None) -> time.struct_time:
+        """The parts of a record's time."""
+        return time.gmtime(seconds)
 
     def __init__(
         self,
