@@ -7,7 +7,6 @@ results, and stops everything.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import numpy as np
 from rich.console import Console
@@ -222,13 +222,12 @@ def _answer(answer: httpx.Response) -> dict[str, Any]:
     return form
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder to write to")
-    parser.add_argument("--model", default="trajseg-tiny", help="as for trajseg serve")
-    options = parser.parse_args()
+@click.command(help=__doc__)
+@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "demo", help="Folder to write to.")
+@click.option("--model", default="trajseg-tiny", help="As for trajseg serve.")
+def main(out: Path, model: str) -> None:
     try:
-        run(options.out.resolve(), options.model)
+        run(out.resolve(), model)
     except TrajSegError as error:
         console.print(f"[red]{escape(str(error))}[/red]")
         sys.exit(1)

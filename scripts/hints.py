@@ -12,7 +12,6 @@ tests/data/real_masks, without instructions; the previous frame is the previous 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import tempfile
@@ -22,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
+import click
 import numpy as np
 import torch
 from rich.console import Console
@@ -45,27 +45,25 @@ LEAST = 40
 """Pixels from which an object counts as visible."""
 
 
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="trajseg-tiny", help="checkpoint that was trained with boxes (trajseg-tiny)")
-    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="of the shapes world (val)")
-    parser.add_argument("--count", type=int, default=40, help="clips (40)")
-    parser.add_argument("--height", type=int, default=240, help="rows of the clips (240)")
-    parser.add_argument("--real", action="store_true", help="the hand-checked masks of real clips, not shapes")
-    given = parser.parse_args()
-    segmenter = VideoSegmenter.from_pretrained(given.model)
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--model", default="trajseg-tiny", help="A checkpoint that was trained with boxes.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="val", help="Of the shapes world.")
+@click.option("--count", default=40, help="Clips.")
+@click.option("--height", default=240, help="Rows of the clips.")
+@click.option("--real", is_flag=True, help="The hand-checked masks of real clips, not shapes.")
+def main(model: str, split: Split, count: int, height: int, real: bool) -> None:
+    segmenter = VideoSegmenter.from_pretrained(model)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    if given.real:
+    if real:
         for path in sorted((ROOT / "tests" / "data" / "real_masks").glob("*.json")):
             for row, kind, j in measured_real(segmenter, path):
                 found[f"{path.stem}: {row}", kind].append(j)
         print_table(found)
         return
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
-        for seed in range(given.count):
-            scene = sample_scene(seed, given.split)
-            for row, kind, j in measured(segmenter, scene, Path(folder) / f"{seed}.mp4", given.height):
+        for seed in range(count):
+            scene = sample_scene(seed, split)
+            for row, kind, j in measured(segmenter, scene, Path(folder) / f"{seed}.mp4", height):
                 found[row, kind].append(j)
     print_table(found)
 

@@ -9,7 +9,6 @@ The worker is busy throughout. The last line is JSON: {"requests", "errors", "p5
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import httpx
 import psutil
 
@@ -48,15 +48,14 @@ class Outcome:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=200.0, help="requests per second")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--database", default="", help="a database that may be filled; an SQLite file by default")
-    parser.add_argument("--model", default="trajseg-tiny", help="the worker's model")
-    arguments = parser.parse_args()
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--rate", default=200.0, help="Requests per second.")
+@click.option("--seconds", default=60.0)
+@click.option("--database", default="", help="A database that may be filled; an SQLite file by default.")
+@click.option("--model", default="trajseg-tiny", help="The worker's model.")
+def main(rate: float, seconds: float, database: str, model: str) -> None:
     with tempfile.TemporaryDirectory(prefix="trajseg-load-") as name:
-        figures = _measure(Path(name), arguments.rate, arguments.seconds, arguments.database, arguments.model)
+        figures = _measure(Path(name), rate, seconds, database, model)
     print(json.dumps(figures))
 
 

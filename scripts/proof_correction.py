@@ -161,7 +161,7 @@ def last_line(
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def real_figures(flow: Propagator, progress) -> dict[str, dict[str, float]]:
+def real_figures(flow: Propagator, progress: Callable[[int, int], None]) -> dict[str, dict[str, float]]:
     """J against the hand-checked masks: each left out in turn ("70"), and over one gap of ten frames ("70 to 80")."""
     figures: dict[str, dict[str, float]] = {}
     sets = sorted((ROOT / "tests" / "data" / "real_masks").glob("*.json"))

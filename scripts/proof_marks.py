@@ -8,7 +8,6 @@ otherwise npm downloads the package that has them (never kept).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from time import perf_counter
 
+import click
 import cv2
 import numpy as np
 from rich.console import Console
@@ -41,18 +41,15 @@ NO_NPM = 3
 """Exit code if the weights cannot be downloaded."""
 
 
-def main() -> None:
-    """Measure, print a table, and end with one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, help="folder with encoder.onnx and sam.onnx")
-    parser.add_argument("--marks", type=int, default=10, help="boxes and clicks on each frame (10)")
-    given = parser.parse_args()
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder with encoder.onnx and sam.onnx.")
+@click.option("--marks", "count", default=10, help="Boxes and clicks on each frame.")
+def main(weights: Path | None, count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="trajseg-") as folder:
-        weights = given.weights or fetched(Path(folder))
-        model = MobileSam.from_folder(weights)
+        model = MobileSam.from_folder(weights or fetched(Path(folder)))
         measured: dict[tuple[str, int, str], list[tuple[float, float, float]]] = {}
         for path in sorted((ROOT / "tests" / "data" / "real_masks").glob("*.json")):
-            measured |= of_clip(model, path, given.marks)
+            measured |= of_clip(model, path, count)
     print_table(measured)
     print(json.dumps(last_line(measured)))
 

@@ -15,7 +15,6 @@ is 1 if any of the last three is not 0.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
@@ -30,6 +29,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import httpx
 import numpy as np
 from sqlalchemy import select
@@ -52,18 +52,17 @@ REPEATED = 0.2
 COLOURS = ("red", "green", "blue", "red and blue")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--database", default="", help="a PostgreSQL database that is emptied; SQLite by default")
-    arguments = parser.parse_args()
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--minutes", default=5.0)
+@click.option("--seed", default=1)
+@click.option("--database", default="", help="A PostgreSQL database that is emptied; SQLite by default.")
+def main(minutes: float, seed: int, database: str) -> None:
     # The fake would log a line for each request.
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="trajseg-soak-"))
-    with World(folder, arguments.database) as world:
-        soak = Soak(world, random.Random(arguments.seed))
-        soak.run(60 * arguments.minutes)
+    with World(folder, database) as world:
+        soak = Soak(world, random.Random(seed))
+        soak.run(60 * minutes)
         figures = soak.settle()
     print(json.dumps(figures))
     if figures["lost"] or figures["duplicated"] or figures["stuck"]:
