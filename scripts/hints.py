@@ -32,7 +32,7 @@ from trajseg.correction.grabcut import cut_out
 from trajseg.shapes.recipe.marks import jittered
 from trajseg.shapes.world.questions import descriptions, meaning
 from trajseg.shapes.world.render import render
-from trajseg.shapes.world.scenes import Scene, sample_scene
+from trajseg.shapes.world.scenes import Scene, Split, sample_scene
 from trajseg.tracks import rle
 from trajseg.tracks.mark import FITS, Mark, fit
 from trajseg.tracks.region_similarity import region_similarity
