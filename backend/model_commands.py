@@ -46,7 +46,11 @@ def list_(project: int | None) -> None:
     from rich.table import Table
 
     with _backend(project) as (backend, found):
-        table = Table("", "version", "state", "trained", "decision")
+        table = Table("")
+        # Its end is the number that the other commands take.
+        table.add_column("version", no_wrap=True, overflow="fold")
+        for heading in ("state", "trained", "decision"):
+            table.add_column(heading)
         versions = backend.store.versions.list(found.id if found else None)
         for version in versions:
             served = backend.store.versions.served(version.project_id, version.base)

@@ -6,11 +6,13 @@ import re
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from flask.testing import FlaskClient
 from PIL import Image
 
 from backend.settings import Settings
 from backend.store import Store
+from trajseg.cli import main
 
 BASE = "trajseg-tiny"
 WORDS = "Promoted: +0.120 J&F on 4 held-out videos (95%: +0.050 to +0.190), -0.001 on 12 clips of the base set."
@@ -59,6 +61,19 @@ def text_of(html: str) -> str:
 def test_without_versions_the_page_says_how_to_train(client: FlaskClient) -> None:
     assert "Nothing has been trained yet" in client.get("/page/models/").text
     assert '<a href="/page/models/"' in client.get("/page/jobs").text
+
+
+def test_the_command_shows_the_numbers_of_versions_on_a_narrow_screen(
+    store: Store, settings: Settings, project_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(settings.data_dir))
+    names = [trained(store, settings, project_id, job, promoted) for job, promoted in (("a", True), ("b", False))]
+    listed = CliRunner().invoke(main, ["models", "list"])
+    assert listed.exit_code == 0, listed.output
+    assert all(name in listed.output for name in names), listed.output
+    [serves] = [line for line in listed.output.splitlines() if "*" in line]
+    assert names[0] in serves
 
 
 def test_a_version_shows_its_decision_its_figures_and_its_picture(
