@@ -53,9 +53,9 @@ class Prelabelled:
 
     def boxes(self) -> dict[tuple[str, int], tuple[float, float, float, float]]:
         """x, y, width, height in percent of the picture by (label, 0-based frame index), for all frames."""
-        across, down = self.result.width / 100, self.result.height / 100
+        width, height = self.result.width, self.result.height
         return {
-            (label, index): (box[0] / across, box[1] / down, box[2] / across, box[3] / down)
+            (label, index): (100 * box[0] / width, 100 * box[1] / height, 100 * box[2] / width, 100 * box[3] / height)
             for label, track in zip(self.labels, self.result.tracks, strict=True)
             for index in range(self.result.frame_count)
             if (box := track.box(index)) is not None
