@@ -12,13 +12,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,14 +87,21 @@ def _measure(folder: Path, rate: float, seconds: float, database: str, model: st
     each = 1000 * busy / len(outcome.seconds)
     print(f"the worker finished {done} jobs meanwhile; the backend took {each:.1f} ms of CPU per request")
     print(f"load average {os.getloadavg()[0]:.1f}; errors: {dict(outcome.errors) or 'none'}")
+    late = sorted(outcome.late)
+    print(f"the client's own delay, part of the latencies: p99 {_ms(late, 0.99)} ms, at most {_ms(late, 1.0)} ms")
     times = sorted(outcome.seconds)
     return {
         "requests": round(rate * seconds),
         "errors": sum(outcome.errors.values()),
-        "p50_ms": round(1000 * statistics.median(times), 1),
-        "p99_ms": round(1000 * times[int(0.99 * (len(times) - 1))], 1),
+        "p50_ms": _ms(times, 0.5),
+        "p99_ms": _ms(times, 0.99),
         "rss_growth_mb": round(growth / 2**20, 1),
     }
+
+
+def _ms(ordered: Sequence[float], share: float) -> float:
+    """Milliseconds that this share of the ordered seconds does not exceed."""
+    return round(1000 * ordered[int(share * (len(ordered) - 1))], 1)
 
 
 async def _ask(port: int, rate: float, seconds: float, backend: psutil.Process, video: str) -> tuple[Outcome, float]:
