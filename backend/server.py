@@ -58,7 +58,7 @@ class BackendServer:
     def run(self) -> None:
         """Serves from this thread until `stop`, SIGINT or SIGTERM."""
         self.backend.reconciler.start()
-        settle()
+        settle(self.settings)
         self._server.run()
 
     def stop(self) -> None:

@@ -27,6 +27,11 @@ NO_SDK_RETRIES: RequestOptions = {"max_retries": 0}
 """Options of every call of the SDK: `again` and `once` decide about retries."""
 
 
+def load_sdk() -> None:
+    """Loads the SDK's client. It imports pandas, so commands and workers that never need it start in half the time."""
+    from label_studio_sdk import LabelStudio  # noqa: F401
+
+
 class LabelStudioApi:
     """One Label Studio server with one token: label-studio-sdk, and plain requests for what the SDK lacks.
 
@@ -51,9 +56,6 @@ class LabelStudioApi:
         timeout: float = 60.0,
         deadline: float | None = None,
     ) -> None:
-        # Here, since it imports pandas: a backend or worker starts in half the time without it.
-        from label_studio_sdk import LabelStudio
-
         self.url = url.rstrip("/")
         api_key = api_key.strip()
         self.token_kind = token_kind(api_key)
@@ -65,6 +67,8 @@ class LabelStudioApi:
         )
         if self.token_kind == "none":
             raise LabelStudioError("There is no Label Studio token.", NEW_TOKEN)
+        from label_studio_sdk import LabelStudio
+
         try:
             self.sdk = LabelStudio(base_url=self.url, api_key=api_key, httpx_client=self._http, max_retries=0)
         except ApiError as error:

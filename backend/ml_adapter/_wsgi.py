@@ -54,7 +54,7 @@ def _answer() -> ResponseReturnValue | None:
 
 
 _backend.reconciler.start()
-settle()
+settle(_settings)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="TrajSeg hosted by label-studio-ml")
