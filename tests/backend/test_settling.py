@@ -7,6 +7,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from pydantic import SecretStr
 
 from backend import composition
 from backend.label_studio.api import LabelStudioApi
@@ -21,7 +22,7 @@ def test_label_studios_sdk_is_loaded_at_the_start_if_there_is_a_token(
     done: list[str] = []
     monkeypatch.setattr(composition, "load_sdk", lambda: done.append("loaded"))
     monkeypatch.setattr(gc, "freeze", lambda: done.append("frozen"))
-    composition.settle(Settings(label_studio_api_key=token))
+    composition.settle(Settings(label_studio_api_key=SecretStr(token)))
     assert done == (["loaded"] if token else []) + ["frozen"]
 
 
