@@ -67,7 +67,7 @@ class Combiner(Generic[Item, Outcome]):
 
     def _do(self, batch: Sequence[_Call[Item, Outcome]]) -> None:
         try:
-            outcomes = self._work([call.item for call in batch])
+            outcomes = list(zip(batch, self._work([call.item for call in batch]), strict=True))
         except BaseException as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
@@ -76,7 +76,7 @@ class Combiner(Generic[Item, Outcome]):
             for call in batch:
                 self._do([call])
             return
-        for call, outcome in zip(batch, outcomes, strict=True):
+        for call, outcome in outcomes:
             call.future.set_result(outcome)
             call.woken.set()
 

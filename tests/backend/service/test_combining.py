@@ -108,3 +108,10 @@ def test_a_caller_with_an_outcome_does_not_wait_for_the_next_batch() -> None:
         go_on[2].set()
         assert [future.result(10) for future in futures[5:]] == [5, 6, 7, 8]
     assert batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_work_that_forgets_an_item_fails_for_its_caller_and_blocks_nobody_else() -> None:
+    combined: Combiner[int, int] = Combiner(lambda items: [item for item in items if item != 3])
+    with pytest.raises(ValueError, match="zip"):
+        combined(3)
+    assert combined(4) == 4

@@ -96,5 +96,5 @@ def test_patches_are_those_of_the_family_s_own_image_processor() -> None:
 
 
 def test_what_only_clip_can_give_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="vision tower of its own"):
+    with pytest.raises(CheckpointError, match="its own vision tower"):
         TrajSegModel.skeleton(TrajSegConfig(llava_config=small_qwen("qwen2_5_vl"), trajectory_encoder={}))
