@@ -146,7 +146,9 @@ def serving(studio: LabelStudio, folder: Path, model: str, **more: str) -> Itera
     environment |= more
     process = Process([str(TRAJSEG), "serve"], environment, folder / "serve.log", cwd=folder)
     try:
-        process.wait_for(f"http://127.0.0.1:{port}/health", 180)
+        health = f"http://127.0.0.1:{port}/health"
+        process.wait_for(health, 180)
+        wait_until("a worker", lambda: httpx.get(health, timeout=30).json()["ready"] or None, 180)
         yield Trajseg(f"http://127.0.0.1:{port}", folder / "data", environment, process)
         status = process.stop()
         assert status == 0, f"trajseg serve ended with {status}:\n{process.tail()}"
