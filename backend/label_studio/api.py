@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
 from label_studio_sdk.core.api_error import ApiError
@@ -16,6 +16,9 @@ from backend.patience import DeadlineError, Patience, patient_transport
 from backend.tls import certificate_trouble, ssl_context
 from trajseg.errors import LabelStudioError
 
+if TYPE_CHECKING:
+    from label_studio_sdk import LabelStudio
+
 LONGEST_WISH_SECONDS = 8.0
 """A longer Retry-After is left to the caller instead of being waited for here."""
 TokenKind = Literal["none", "legacy", "personal access", "access"]
@@ -27,9 +30,11 @@ NO_SDK_RETRIES: RequestOptions = {"max_retries": 0}
 """Options of every call of the SDK: `again` and `once` decide about retries."""
 
 
-def load_sdk() -> None:
-    """Loads the SDK's client. It imports pandas, so commands and workers that never need it start in half the time."""
-    from label_studio_sdk import LabelStudio  # noqa: F401
+def load_sdk() -> type[LabelStudio]:
+    """The SDK's client. It imports pandas, so commands and workers that never need it start in half the time."""
+    from label_studio_sdk import LabelStudio
+
+    return LabelStudio
 
 
 class LabelStudioApi:
@@ -67,10 +72,8 @@ class LabelStudioApi:
         )
         if self.token_kind == "none":
             raise LabelStudioError("There is no Label Studio token.", NEW_TOKEN)
-        from label_studio_sdk import LabelStudio
-
         try:
-            self.sdk = LabelStudio(base_url=self.url, api_key=api_key, httpx_client=self._http, max_retries=0)
+            self.sdk = load_sdk()(base_url=self.url, api_key=api_key, httpx_client=self._http, max_retries=0)
         except ApiError as error:
             # The SDK checks the expiry date of a personal access token before it sends anything.
             raise refusal(error, self.url) from error

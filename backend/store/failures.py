@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from typing import Any
 
 from sqlalchemy import select, update
@@ -105,8 +104,10 @@ class Failures:
 
     def group(self, key: str, project_id: int | None = None) -> FailureGroup | None:
         """One group of `groups` or `waiting`; None if no job has that reason any more."""
-        found = chain(self.groups(project_id), self.waiting(project_id))
-        return next((group for group in found if group.key == key), None)
+        for read in (self.groups, self.waiting):
+            if found := next((group for group in read(project_id) if group.key == key), None):
+                return found
+        return None
 
     def queue_again(self, job_ids: Sequence[str]) -> list[Job]:
         """Queues those of the jobs that are still failed, as new; returns them. The caller puts them into the queue."""

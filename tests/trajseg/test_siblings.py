@@ -1,4 +1,4 @@
-"""Our packages are imported from beside trajseg, and imports otherwise work as ever."""
+"""Our packages are imported from beside trajseg, and no other import changes."""
 
 from __future__ import annotations
 

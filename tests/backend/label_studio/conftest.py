@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +21,12 @@ from werkzeug.serving import make_server
 
 from backend.label_studio.client import LabelStudioClient
 from backend.settings import Settings
+from backend.store import Job, Store
 from label_config import fill
+from trajseg.tracks import Result
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
+CREATED = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PERSONAL = jwt.encode({"token_type": "refresh", "exp": 4102444800}, "k" * 32)
 PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
 
@@ -429,3 +434,24 @@ def settings(tmp_path: Path, studio: FakeLabelStudio) -> Settings:
         max_key_frames=8,
         delivery_attempts=3,
     )
+
+
+@pytest.fixture
+def done(studio: FakeLabelStudio, store: Store, result: Result) -> Callable[[int], list[Job]]:
+    """Makes tasks with a done job each, whose deliveries are due; returns the jobs."""
+    number = studio.add_project("mask")
+    studio.projects[number]["created_at"] = CREATED.isoformat()
+    project = store.projects.upsert(
+        number, studio.url, studio.projects[number]["label_config"], stamp=str(int(CREATED.timestamp()))
+    )
+
+    def make(count: int) -> list[Job]:
+        jobs = []
+        for _ in range(count):
+            task = studio.add_task(number, video="v", instruction="i")
+            job, _ = store.jobs.add("prelabel", project.id, task, "v", "i", "prelabel", model_version="trajseg-tiny")
+            store.runs.finish(job.id, store.runs.start(job.id) or "", copy.deepcopy(result))
+            jobs.append(job)
+        return jobs
+
+    return make

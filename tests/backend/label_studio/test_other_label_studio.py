@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,10 +17,7 @@ from backend.label_studio.outgoing.links import renew_links
 from backend.settings import Settings
 from backend.store import Job, Store, TaskPictures
 from backend.store.models import now
-from tests.backend.label_studio.conftest import FakeLabelStudio
-from trajseg.tracks import Result
-
-CREATED = datetime(2026, 11, 23, 12, tzinfo=UTC)
+from tests.backend.label_studio.conftest import CREATED, FakeLabelStudio
 
 
 class RevokingLabelStudio(FakeLabelStudio):
@@ -51,27 +47,6 @@ def other(studio: FakeLabelStudio) -> Iterator[FakeLabelStudio]:
     fake = FakeLabelStudio()
     yield fake
     fake.stop()
-
-
-@pytest.fixture
-def done(studio: FakeLabelStudio, store: Store, result: Result) -> Callable[[int], list[Job]]:
-    """Makes tasks with a done job each, whose deliveries are due; returns the jobs."""
-    number = studio.add_project("mask")
-    studio.projects[number]["created_at"] = CREATED.isoformat()
-    project = store.projects.upsert(
-        number, studio.url, studio.projects[number]["label_config"], stamp=str(int(CREATED.timestamp()))
-    )
-
-    def make(count: int) -> list[Job]:
-        jobs = []
-        for _ in range(count):
-            task = studio.add_task(number, video="v", instruction="i")
-            job, _ = store.jobs.add("prelabel", project.id, task, "v", "i", "prelabel", model_version="trajseg-tiny")
-            store.runs.finish(job.id, store.runs.start(job.id) or "", copy.deepcopy(result))
-            jobs.append(job)
-        return jobs
-
-    return make
 
 
 def moved(settings: Settings, studio: FakeLabelStudio, other: FakeLabelStudio) -> Settings:

@@ -168,7 +168,7 @@ def test_a_changed_or_missing_file_is_refused_at_load(base: VideoSegmenter, tmp_
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "manifest.json"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "device"])
 def test_a_link_pipe_or_device_in_an_adapters_folder_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
-    """A pipe, or a link to /dev/zero, kept the worker reading for ever."""
+    """A pipe, or a link to /dev/zero, kept the worker reading without end."""
     folder = hand_made(tmp_path)
     held = folder / name
     if kind == "pipe":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import socket
 import threading
 import time
@@ -24,24 +23,6 @@ from tests.backend.label_studio.conftest import FakeLabelStudio
 from trajseg.tracks import Result
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def done(studio: Any, store: Store, result: Result) -> Any:
-    """Makes tasks with a done job each, whose deliveries are due; returns the jobs."""
-    number = studio.add_project("mask")
-    project = store.projects.upsert(number, studio.url, "", stamp="1")
-
-    def make(count: int) -> list[Job]:
-        jobs = []
-        for _ in range(count):
-            task = studio.add_task(number, video="v", instruction="i")
-            job, _ = store.jobs.add("prelabel", project.id, task, "v", "i", "prelabel", model_version="trajseg-tiny")
-            store.runs.finish(job.id, store.runs.start(job.id) or "", copy.deepcopy(result))
-            jobs.append(job)
-        return jobs
-
-    return make
 
 
 def delivery_of(store: Store, job: Job) -> Delivery:
