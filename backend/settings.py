@@ -438,6 +438,12 @@ class Settings(BaseSettings):
         return self._kept_secrets[name]
 
 
+def variable_names() -> list[str]:
+    """The names of all variables; trajseg finds this function through the entry point group `trajseg.settings`."""
+    prefix = str(Settings.model_config["env_prefix"])
+    return [str(field.validation_alias or f"{prefix}{name.upper()}") for name, field in Settings.model_fields.items()]
+
+
 def load_settings(**given: Any) -> Settings:
     """The settings from the environment, overridden by the caller's. Raises InputError for an invalid one."""
     try:
