@@ -18,7 +18,6 @@ from backend.service.service import Service
 from backend.service.training import due_trainings
 from backend.settings import Settings, load_settings
 from backend.store import Store
-from backend.variables import log_unknown_variables
 
 log = logging.getLogger("trajseg.backend")
 
@@ -56,7 +55,6 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
     Raises InputError for invalid settings, ServiceError if the store does not answer.
     """
     settings = settings or load_settings()
-    log_unknown_variables(log)
     tighten_all(settings.data_dir)
     if store is None:
         store = Store(settings.store_url)

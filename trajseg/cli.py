@@ -6,6 +6,7 @@ heavy is imported before a subcommand runs: `trajseg --help` loads no torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cached_property
 from importlib import import_module
@@ -135,6 +136,13 @@ def main(ctx: click.Context) -> None:
     """Label video by instruction: a sentence in, editable mask tracks out."""
     if ctx.obj is None:
         ctx.obj = _load_engine
+    # `doctor` lists them among its checks.
+    if ctx.invoked_subcommand != "doctor" and any(name.upper().startswith("TRAJSEG_") for name in os.environ):
+        from trajseg.variables import unknown_variables
+
+        for variable in unknown_variables():
+            click.echo(f"{click.style('Warning:', fg='yellow', bold=True)} {variable.words}.", err=True)
+            click.echo(variable.remedy, err=True)
 
 
 def _load_engine(*args: Any, **options: Any) -> Any:

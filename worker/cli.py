@@ -27,13 +27,11 @@ def worker(burst: bool, **given: Any) -> None:
     SIGTERM finishes the current job first. Ctrl-C, or a second SIGTERM, returns it to the queue at once; the next run
     resumes after the finished frames.
     """
-    from backend.variables import log_unknown_variables
     from trajseg.leaving import leave
     from worker.resident import work
 
     settings = _settings(given)
     _log(settings)
-    log_unknown_variables(logging.getLogger("trajseg.worker"))
     # Its child processes, such as decoders, inherit it.
     os.nice(settings.worker_nice)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -13,11 +14,13 @@ from backend.composition import Backend, compose
 from backend.http.label_studio import read
 from backend.label_studio.incoming.payloads import PredictRequest, ProjectReference, WebhookRequest
 from trajseg.errors import InputError, UnknownProjectError
+from trajseg.variables import log_unknown_variables
 
 
 @cache
 def shared_backend() -> Backend:
     """The backend of this process, from the environment; the store is migrated on first use."""
+    log_unknown_variables(logging.getLogger("trajseg.backend"))
     return compose()
 
 

@@ -24,13 +24,13 @@ from backend.label_studio.setup.engines import engine_checks
 from backend.label_studio.setup.serving import disk, serving_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
-from backend.variables import unknown_variables
 from trajseg.checkpoints.catalogue import ENGINES, needed
 from trajseg.checkpoints.download import location
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.places import MOBILE_SAM_FILES, marks_folder
 from trajseg.engines.registry import engine_factory, engine_spec
 from trajseg.errors import InputError, TrajSegError
+from trajseg.variables import unknown_variables
 
 PACKAGES = (
     "trajseg",

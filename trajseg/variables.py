@@ -9,20 +9,26 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 
-from backend.settings import Settings
 from trajseg.engines.registry import GROUP, engine_factory
 from trajseg.engines.settings import SettingsFactory
 from trajseg.errors import TrajSegError
 
 PREFIX = "TRAJSEG_"
+SETTINGS = "trajseg.settings"
+"""Entry points: a function that returns the names of the variables that a package reads."""
 OTHERS = (
-    # Read outside of Settings, because commands need them without the service.
+    # Read by the library itself.
     "TRAJSEG_OFFLINE",
     "TRAJSEG_WEIGHTS_DIR",
     # Used only by compose.yaml, which passes them on under other names.
     "TRAJSEG_USER",
     "TRAJSEG_PASSWORD",
     "TRAJSEG_BIND",
+    # Read by the tests.
+    "TRAJSEG_CHROMIUM",
+    "TRAJSEG_FUZZ_CASES",
+    "TRAJSEG_LABEL_STUDIO_ML_WHEEL",
+    "TRAJSEG_TEST_POSTGRES_URL",
 )
 INSTEAD = {"TRAJSEG_ENGINE": "TRAJSEG_MODEL", "TRAJSEG_CHOOSER": "TRAJSEG_GROUNDED_CHOOSER"}
 """Common wrong names, and the right ones."""
@@ -57,15 +63,16 @@ class UnknownVariable:
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[UnknownVariable]:
     """Variables that start with TRAJSEG_ but are settings of neither the service nor an installed engine, by name.
 
-    Variables that start with TRAJSEG_ and the name of a third-party engine's entry point are accepted.
+    Variables that start with TRAJSEG_ and the name of a third-party engine's entry point are accepted. If no installed
+    package declares the service's settings, the list is empty.
     """
     environ = os.environ if environ is None else environ
     suspects = sorted(name for name, value in environ.items() if name.upper().startswith(PREFIX) and value)
-    service = {
-        str(field.validation_alias or f"{PREFIX}{name.upper()}") for name, field in Settings.model_fields.items()
-    }
-    suspects = [name for name in suspects if name.upper() not in service and name not in OTHERS]
-    if not suspects:
+    suspects = [name for name in suspects if name not in OTHERS]
+    # Reading the service's settings takes a moment that most commands need not spend.
+    service = _service_variables() if suspects else set()
+    suspects = [name for name in suspects if name.upper() not in service]
+    if not suspects or not service:
         return []
     engines, foreign = _engine_variables()
     known = [*service, *OTHERS, *engines, *INSTEAD]
@@ -77,7 +84,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[UnknownV
 
 
 def log_unknown_variables(log: logging.Logger) -> None:
-    """Logs a warning for each unknown variable."""
+    """Logs a warning for each unknown variable: for hosts of the backend other than the command line, which warns."""
     for variable in unknown_variables():
         log.warning("%s. %s", variable.words, variable.remedy)
 
@@ -86,6 +93,11 @@ def _nearest(name: str, known: list[str]) -> tuple[str, ...]:
     by_end = {one.removeprefix(PREFIX): one for one in known}
     near = [by_end[end] for end in get_close_matches(name.upper().removeprefix(PREFIX), by_end, n=2, cutoff=CLOSE)]
     return tuple(dict.fromkeys(INSTEAD.get(one, one) for one in near))
+
+
+def _service_variables() -> set[str]:
+    """The variables that installed packages declare as their settings."""
+    return {name for point in entry_points(group=SETTINGS) for name in point.load()()}
 
 
 def _engine_variables() -> tuple[set[str], tuple[str, ...]]:

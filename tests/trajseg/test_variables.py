@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-import backend.variables
-from backend.composition import compose
+import trajseg.variables
 from backend.label_studio.setup.doctor import variables
 from backend.settings import Settings
-from backend.variables import unknown_variables
+from trajseg.cli import main
 from trajseg.engines.grounded import GroundedSettings
+from trajseg.variables import log_unknown_variables, unknown_variables
 
 
 @pytest.mark.parametrize(
@@ -65,20 +67,48 @@ def test_what_compose_reads_and_what_is_empty_passes() -> None:
 
 def test_variables_of_a_third_party_engine_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = EntryPoint("my-engine", "backend.composition:compose", "trajseg.engines")
-    monkeypatch.setattr(backend.variables, "entry_points", lambda group: [theirs])
-    monkeypatch.setattr(backend.variables, "engine_factory", lambda name: theirs.load())
+    real = trajseg.variables.entry_points
+    monkeypatch.setattr(
+        trajseg.variables, "entry_points", lambda group: [theirs] if group == theirs.group else real(group=group)
+    )
+    monkeypatch.setattr(trajseg.variables, "engine_factory", lambda name: theirs.load())
     assert unknown_variables({"TRAJSEG_MY_ENGINE_ADDRESS": "1"}) == []
     assert len(unknown_variables({"TRAJSEG_MYENGINE_ADDRESS": "1"})) == 1
 
 
-def test_doctor_and_a_starting_backend_warn(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_without_the_service_nothing_is_called_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trajseg.variables, "entry_points", lambda group: [])
+    assert unknown_variables({"TRAJSEG_PORT": "1", "TRAJSEG_ENGNE": "1"}) == []
+
+
+def test_what_tests_read_passes() -> None:
+    sources = " ".join(path.read_text() for path in Path(__file__).parents[1].rglob("conftest.py"))
+    names = set(re.findall(r"TRAJSEG_(?:TEST|CHROMIUM|FUZZ|LABEL_STUDIO_ML)[A-Z_]*", sources))
+    assert names
+    assert unknown_variables(dict.fromkeys(names, "1")) == []
+
+
+@pytest.mark.parametrize(
+    "command", ["active", "caption", "compare", "evaluate", "export", "preview", "segment", "weights", "worker"]
+)
+def test_every_command_warns_once_on_stderr(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("TRAJSEG_GROUNDED_CHOSER", "secret-value")
+    outcome = CliRunner().invoke(main, [command, "--no-such-option"])
+    assert outcome.stderr.count("TRAJSEG_GROUNDED_CHOSER is set") == 1
+    assert "Did you mean TRAJSEG_GROUNDED_CHOOSER" in outcome.stderr
+    assert "secret-value" not in outcome.output
+    assert "CHOSER" not in outcome.stdout
+
+
+def test_doctor_lists_it_among_its_checks_and_hosts_of_the_backend_log_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert [check.words for check in variables() if "TRAJSEG_MODLE" in check.words] == []
     monkeypatch.setenv("TRAJSEG_MODLE", "grounded")
     (check,) = [check for check in variables() if "TRAJSEG_MODLE" in check.words]
     assert check.state == "warn"
     assert "Did you mean TRAJSEG_MODEL" in check.remedy
+    assert "TRAJSEG_MODLE is set" not in CliRunner().invoke(main, ["doctor", "--no-such-option"]).stderr
     with caplog.at_level(logging.WARNING, "trajseg.backend"):
-        compose(Settings(data_dir=tmp_path)).close()
+        log_unknown_variables(logging.getLogger("trajseg.backend"))
     assert [line for line in caplog.messages if "TRAJSEG_MODLE" in line and "TRAJSEG_MODEL" in line]
