@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import fields
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
@@ -67,9 +67,10 @@ def test_what_compose_reads_and_what_is_empty_passes() -> None:
 
 def test_variables_of_a_third_party_engine_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = EntryPoint("my-engine", "backend.composition:compose", "trajseg.engines")
-    real = trajseg.variables.entry_points
     monkeypatch.setattr(
-        trajseg.variables, "entry_points", lambda group: [theirs] if group == theirs.group else real(group=group)
+        trajseg.variables,
+        "entry_points",
+        lambda group: [theirs] if group == theirs.group else entry_points(group=group),
     )
     monkeypatch.setattr(trajseg.variables, "engine_factory", lambda name: theirs.load())
     assert unknown_variables({"TRAJSEG_MY_ENGINE_ADDRESS": "1"}) == []
