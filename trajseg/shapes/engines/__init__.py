@@ -1,1 +1,1 @@
-"""Teaches tiny checkpoints of real detector and chooser classes the shapes world, for the proof of `grounded`."""
+"""Trains tiny checkpoints of real detector and chooser classes on the shapes world, for the proof of `grounded`."""

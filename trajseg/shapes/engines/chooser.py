@@ -1,8 +1,8 @@
-"""Teaches a tiny Qwen3-VL to choose among numbered candidates of the shapes world, in three stages.
+"""Trains a tiny Qwen3-VL to choose among numbered candidates of the shapes world, in three stages.
 
-`eyes`: the vision tower learns to turn a portrait into a code of its colour and shape. `words`: the language model
-learns to answer from these codes, without pictures, as a pre-trained one has learned from text. `both`: the two
-together, on pictures. Everything at once from nothing does not learn.
+`eyes`: the vision tower learns to encode a portrait's colour and shape as a code. `words`: the language model learns
+to answer from these codes, without pictures, as a pre-trained model has learned from text. `both`: the two together,
+on pictures. Trained end to end from scratch, the model does not learn.
 """
 
 from __future__ import annotations
@@ -36,39 +36,39 @@ from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, SIZES
 
 PROMPTS = Path(__file__).parent / "prompts"
-"""Short ones: a model of this size needs no explanations, and each word costs training time."""
+"""Short prompts: a model of this size needs no explanations, and each word costs training time."""
 LOOKS = (len(COLOURS), len(SHAPES), len(SIZES), len(MOTIONS))
 ASKED = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1, len(MOTIONS) + 1, len(SIDES) + 1)
-"""What a sentence says of what it means, or that it does not say."""
+"""Number of classes of each attribute that a sentence may state; the last class of each: not stated."""
 COMPARED = 5
-"""The layer after which the place of a verdict has to know what the sentence says and what the candidate is."""
+"""After this layer the verdict's position must encode what the sentence states and what the candidate is."""
 MIDDLE = 3
-"""The layer after which a candidate's last word has to know its looks and its motion."""
+"""After this layer a candidate's last word must encode its looks and its motion."""
 LIT = 0.2
 NAMELESS = 0.1
 """Share of candidates whose colour or shape has no name."""
 MISHEARD = 0.1
-"""Share of the others whose colour is read as another one while the answer is written on."""
+"""Share of the other candidates whose colour is replaced by another one in the teacher-forced answer."""
 SIZE = 2
-"""The column of the size among looks."""
+"""The size's column among the looks."""
 RECOLOURED = 0.5
 MATCHED = 200
-"""Batches of short lessons at first."""
+"""Number of batches of short lessons at the start."""
 BATCH, POOL = 14, 8
-"""Lessons a step, and steps whose lessons are drawn together."""
+"""Lessons per step, and number of steps whose lessons are drawn together."""
 STAGES = ("eyes", "words", "both")
 RATES = {"eyes": 1.5e-3, "words": 1.5e-3, "both": 8e-4}
 
 
 BARRED_SHAPE = torch.tensor([next((SHAPES.index(s) for c, s in HELD_OUT if c == colour), -1) for colour in COLOURS])
-"""The shape that no object of a colour has but in the test split, by colour; -1 for none."""
+"""By colour: the shape that occurs with it only in the test split; -1 for none."""
 BARRED_COLOUR = torch.tensor([next((COLOURS.index(c) for c, s in HELD_OUT if s == shape), -1) for shape in SHAPES])
 
 
 def without(logits: Tensor, barred: Tensor) -> Tensor:
-    """logits [n, V] with entry barred [n] of each row out of the running; -1 bars none.
+    """logits [n, V] with one class per row masked out, barred [n]; -1 masks none.
 
-    That an object is red would else teach that it is no star, as red stars are only in the test split.
+    Otherwise the model would learn that a red object is never a star, since red stars occur only in the test split.
     """
     out = torch.full_like(logits[:, :1], -1e4)
     struck = logits.scatter(1, barred.clamp(min=0)[:, None], out)
@@ -86,17 +86,17 @@ class Teacher(nn.Module):
         self.looks = nn.Linear(vlm.WIDTH, sum(LOOKS))
         self.asked = nn.Linear(vlm.WIDTH, sum(ASKED))
         self.judged = nn.Linear(vlm.WIDTH, sum(LOOKS))
-        # Of their own seed: heads of another size must not change the codes that a tower has learned.
+        # With a separate seed: heads of another size must not change the codes that a tower has learned.
         coded = torch.Generator().manual_seed(0)
         self.colours = nn.Buffer(torch.randn(len(COLOURS), vlm.WIDTH, generator=coded) * 0.04)
         self.shapes = nn.Buffer(torch.randn(len(SHAPES), vlm.WIDTH, generator=coded) * 0.04)
 
     def eyes_loss(self, pixels: Tensor, grid: Tensor, looks: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """looks (n, 2): colour, -1 where it has no name, and shape."""
+        """Loss of the codes of n portraits; looks (n, 2): colour, -1 if it has no name, and shape."""
         seen = self.vlm.model.visual(pixels, grid_thw=grid).pooler_output.view(len(grid), vlm.TOKENS, -1)
         colour, shape = self.named(seen.mean(1) / 0.04).split((len(COLOURS), len(SHAPES)), -1)
         named = looks[:, 0] >= 0
-        # A colour without a name may be seen as whatever it is seen as; the shape has to be right all the same.
+        # The code of a colour without a name is free; the shape must still be right.
         taken = self.colours[looks[:, 0].clamp(min=0)].where(named[:, None], colour.detach().softmax(-1) @ self.colours)
         code = (taken + self.shapes[looks[:, 1]])[:, None]
         apart = (seen - code).square().mean() / code.square().mean()
@@ -110,7 +110,7 @@ class Teacher(nn.Module):
         }
 
     def codes(self, batch: Batch) -> Tensor:
-        """What a perfect tower would see in each portrait, with a little noise: (images * TOKENS, WIDTH)."""
+        """The output of a perfect tower for each portrait, with a little noise: (images * TOKENS, WIDTH)."""
         there = batch.looks[:, SIZE] >= 0
         code = self._coded(self.colours, batch.looks[:, 0]) + self._coded(self.shapes, batch.looks[:, 1])
         code = code * there[:, None]
@@ -119,7 +119,7 @@ class Teacher(nn.Module):
         return code.flatten(0, 1)
 
     def _coded(self, codes: Tensor, looks: Tensor) -> Tensor:
-        """The codes of these looks; for -1 one that has no name: strange, or half-way between two names."""
+        """The codes of these looks; for -1 (no name) a random code, or a blend of two named ones."""
         count = len(looks)
         strange = torch.randn(count, vlm.WIDTH) * 0.04
         share = SYMBOLS.least_weight + (1 - 2 * SYMBOLS.least_weight) * torch.rand(count, 1)
@@ -136,7 +136,7 @@ class Teacher(nn.Module):
         positions, _ = model.get_rope_index(
             batch.ids, batch.kinds, image_grid_thw=batch.grid, attention_mask=batch.mask
         )
-        # Padding stands at the end, where a causal mask alone keeps it from being read; this is faster.
+        # Padding is at the end, so the causal mask already hides it; without an attention mask this is faster.
         out = model.language_model(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -188,7 +188,7 @@ class Teacher(nn.Module):
         return loss, figures
 
     def _barred(self, looks: Tensor, column: int) -> Tensor:
-        """What is out of the running for a look (0: colour, 1: shape) of candidates with these looks (n, 4)."""
+        """The class to mask out for a look (0: colour, 1: shape) of candidates with these looks (n, 4)."""
         none = torch.full_like(looks[:, 0], -1)
         if column > 1:
             return none
@@ -198,13 +198,22 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """B conversations of at most L tokens with n portraits.
+    """B conversations of at most L tokens with n portraits and V verdicts.
 
-    ids, mask, kinds (1: a visual token), labels (-100: not to be learned) and barred (a token that a label must not
-    teach against, or -1) int64 [B, L]; verdicts and openings (where
-    the words on a candidate begin) bool [B, L]; asked [V, 5] and judged [V, 4]: for each verdict what the sentence
-    says, and the candidate's looks; ends [n, 2] row and column of each candidate's last number; looks [n, 4], -1 for
-    false alarms; grid [n, 3] as the processor has it; accept: the token of "accept".
+    Args:
+        ids: int64 [B, L].
+        mask: int64 [B, L], 0 on padding.
+        kinds: int64 [B, L], 1 on visual tokens.
+        labels: int64 [B, L], -100 where nothing is learned.
+        barred: int64 [B, L], the token masked out of the loss of a label, or -1.
+        verdicts: bool [B, L], the verdicts' tokens.
+        openings: bool [B, L], where the description of a candidate begins.
+        ends: int64 [n, 2], row and column of each candidate's last number.
+        looks: int64 [n, 4], each candidate's, -1 for false alarms.
+        asked: int64 [V, 5], for each verdict the attributes that the sentence states.
+        judged: int64 [V, 4], for each verdict the candidate's looks.
+        grid: int64 [n, 3], as returned by the processor.
+        accept: the token of "accept".
     """
 
     ids: Tensor
@@ -223,7 +232,7 @@ class Batch:
 
 
 class Desk:
-    """Turns lessons into batches, by the dialogue of `grounded` and the chat template of the tiny model."""
+    """Turns lessons into batches, with the dialogue of `grounded` and the chat template of the tiny model."""
 
     def __init__(self) -> None:
         self.prompts = Prompts(PROMPTS)
@@ -238,7 +247,7 @@ class Desk:
         self.blank = np.zeros((vlm.PORTRAIT, vlm.PORTRAIT, 3), np.uint8)
 
     def conversation(self, lesson: Lesson) -> list[tuple[str, str]]:
-        """(what is asked, what is answered) turns as text with image tokens."""
+        """The turns as (question, answer), text with image tokens."""
         shown = [
             ShownCandidate(number, one.phrase, one.facts, self.blank) for number, one in enumerate(lesson.candidates, 1)
         ]
@@ -268,7 +277,7 @@ class Desk:
                 after = self._ids("\n")
                 ids += [*question, *said, *after]
                 verdict = [token in (self.accept, self.reject) for token in said]
-                # The look of a candidate that is not shown cannot be known.
+                # The looks of a candidate that is not shown cannot be known.
                 answered = [True] * len(said) if lesson.shown else verdict
                 heard = self._heard(said, answered, lesson) if lesson.unnamed else said
                 read += [*question, *heard, *after]
@@ -291,7 +300,7 @@ class Desk:
             openings[row, : len(ids)] = torch.tensor(begins)
             for column, token in enumerate(ids):
                 if token == self.picture_end:
-                    # The number after the full stop, where all of the candidate has been read.
+                    # The number after the full stop, where the whole candidate has been read.
                     ends.append((row, ids.index(self.stop, column) + 2))
         unseen = (-1,) * len(LOOKS)
         looks = [
@@ -322,14 +331,14 @@ class Desk:
         )
 
     def pixels(self, portraits: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Patches and grid of portraits, as the processor gives them."""
+        """Patches and grid of portraits, as returned by the processor."""
         inputs = self.processor.image_processor(images=portraits, return_tensors="pt")
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
     def _heard(self, said: list[int], answered: list[bool], lesson: Lesson) -> list[int]:
-        """An answer as the model reads it while it writes: what has no name is read as some name, and is not learned.
+        """The answer as teacher-forced input: a look without a name becomes a random name, which is not learned.
 
-        Nor is the verdict on such a candidate: whether a sentence means it cannot be known.
+        The verdict on such a candidate is not learned either: whether a sentence refers to it cannot be known.
         """
         heard = list(said)
         begins = self._begins(said, [True])
@@ -350,7 +359,7 @@ class Desk:
         return heard
 
     def _begins(self, said: list[int], verdict: list[bool]) -> list[bool]:
-        """Where in an answer the words on each candidate begin: at the quotation mark before them."""
+        """Where in an answer the description of each candidate begins: at the quotation mark before it."""
         begins = [False] * len(said)
         if any(verdict):
             for place, token in enumerate(said):
@@ -358,7 +367,8 @@ class Desk:
         return begins
 
     def _barred(self, labels: Tensor) -> Tensor:
-        """For a colour before its shape, and a shape behind its colour, the token of what only the test split pairs."""
+        """For a colour before its shape, and a shape after its colour, the token that only the test split pairs with
+        it."""
         barred = torch.full_like(labels, -1)
         for colour, shape in HELD_OUT:
             its_colour, its_shape = self.words.convert_tokens_to_ids([f" {colour}", f" {shape}"])
@@ -383,7 +393,7 @@ def _named(lesson: Lesson, at: int) -> tuple[int, ...]:
 
 
 def nameless(lesson: Lesson, rng: random.Random) -> Lesson:
-    """The lesson with some candidates' colour or shape taken for one without a name, or read wrongly."""
+    """The lesson with the colour or shape of some candidates replaced by one without a name, or misread."""
     if not lesson.shown or [kind for kind, *_ in lesson.turns] != ["choose"]:
         return lesson
 
@@ -396,13 +406,13 @@ def nameless(lesson: Lesson, rng: random.Random) -> Lesson:
 
 
 def as_text(parts: list[Part]) -> str:
-    """A turn as the processor writes it, with a portrait's visual tokens in its place."""
+    """A turn as the processor writes it, with visual tokens in place of each portrait."""
     picture = "<|vision_start|>" + "<|image_pad|>" * vlm.TOKENS + "<|vision_end|>"
     return "".join(part if isinstance(part, str) else picture for part in parts)
 
 
 def portraits_of(lesson: Lesson, rng: random.Random) -> list[np.ndarray]:
-    """The candidates' portraits, cut from the moments that show them."""
+    """The candidates' portraits, cropped from the frames that show them."""
     height = rng.randint(150, 260)
     moments = sorted({one.moment for one in lesson.candidates})
     frames, _ = render(lesson.scene, height, moments)
@@ -419,8 +429,8 @@ def portraits_of(lesson: Lesson, rng: random.Random) -> list[np.ndarray]:
 def single_portraits(rng: random.Random, count: int) -> Iterator[tuple[list[np.ndarray], Tensor]]:
     """Endless batches of portraits of single objects, with (count, 2) colour and shape.
 
-    Half of them are in other colours, with -1 for the colour: else a shape is learned only in the colours that the
-    training split has it in, and a pair that only the test split has is taken for another one.
+    Half of them are recoloured, with -1 for the colour. Otherwise a shape is learned only in the colours that it has
+    in the training split, and a pair that occurs only in the test split is misread.
     """
     stream = iter(PictureStream(rng.getrandbits(40), 240, frames=2))
     cut: list[np.ndarray] = []
@@ -443,7 +453,7 @@ def single_portraits(rng: random.Random, count: int) -> Iterator[tuple[list[np.n
 
 
 def train(out: Path, minutes: dict[str, float], seed: int = 0) -> None:
-    """All stages, each for so many minutes; resumes from what lies in `out`."""
+    """Trains all stages, each for a number of minutes; resumes from the states in `out`."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     out.mkdir(parents=True, exist_ok=True)
@@ -470,8 +480,8 @@ def train(out: Path, minutes: dict[str, float], seed: int = 0) -> None:
 def lesson_batches(rng: random.Random, done: int = 0) -> Iterator[list[Lesson]]:
     """Endless batches of lessons of about the same length, so that little of a batch is padding.
 
-    The first MATCHED batches, and every third one after them, are short lessons on matching words: among whole
-    conversations, full of the same words, it is not learned.
+    The first MATCHED batches, and every fourth one after them, are short lessons on matching words: from whole
+    conversations, full of the same words, the model does not learn to match them.
     """
     while True:
         while done < MATCHED or done % 4 == 0:
@@ -511,7 +521,7 @@ def _step(
     if not cut:
         return teacher.answer_loss(batch, torch.zeros(0, vlm.WIDTH))
     pixels, grid = desk.pixels(cut)
-    # The tower stays frozen: it would forget how to see a shape in any colour.
+    # The tower stays frozen: it would forget how to recognise a shape in any colour.
     with torch.no_grad():
         seen = teacher.vlm.model.visual(pixels, grid_thw=grid).pooler_output
     return teacher.answer_loss(batch, seen)

@@ -1,8 +1,8 @@
-"""A tiny MM-Grounding-DINO that knows the shapes world, taught from nothing.
+"""Trains a tiny MM-Grounding-DINO on the shapes world, from scratch.
 
-Two stages, as the real one is pre-trained. `backbone`: a ResNet learns to name colour, shape and size of the object in
-each cell. `detector`: the whole model learns boxes of phrases; the encoder's proposals have a dense loss at every
-cell, because the sparse loss of the decoder alone learns far too slowly from nothing.
+Two stages, as in the real model's pre-training. `backbone`: a ResNet learns to name the colour, shape and size of the
+object in each cell. `detector`: the whole model learns boxes for phrases. The encoder's proposals get a dense loss in
+every cell, because from scratch the decoder's sparse loss alone learns far too slowly.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ LONGEST = 224
 """Pixels of the longer side of a picture."""
 STRIDES = (16, 32)
 Examples = Iterator[tuple[dict[str, Tensor], list[dict[str, Tensor]], list[Picture], list[float]]]
-"""Inputs of the model, targets of each picture, the pictures, and what their boxes are scaled by."""
+"""Inputs of the model, targets of each picture, the pictures, and the scale of their boxes."""
 PRIOR = -4.0
 """Initial bias of the contrastive logits: hardly any cell contains an object."""
 
 
 def tokenizer() -> BertTokenizer:
-    """Whole words, with the special tokens at BERT's own ids, which MM-Grounding-DINO has in its code."""
+    """Whole words, with the special tokens at BERT's ids, which are hard-coded in MM-Grounding-DINO."""
     fixed = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
     free = iter(index for index in range(104, 1029) if index != 1012)
     vocab = dict(fixed)
@@ -56,7 +56,7 @@ def tokenizer() -> BertTokenizer:
 
 
 def processor() -> GroundingDinoProcessor:
-    """Pictures with the longer side at LONGEST."""
+    """Resizes pictures so that the longer side is LONGEST."""
     images = GroundingDinoImageProcessor(size={"shortest_edge": LONGEST, "longest_edge": LONGEST})
     return GroundingDinoProcessor(image_processor=images, tokenizer=tokenizer())
 
@@ -72,7 +72,7 @@ def backbone_config() -> ResNetConfig:
 
 
 def config() -> MMGroundingDinoConfig:
-    """About 2 million parameters; every part of the real one is there."""
+    """About 2 million parameters, with every part of the real model."""
     text = BertConfig(
         vocab_size=1030,
         hidden_size=128,
@@ -102,7 +102,7 @@ def config() -> MMGroundingDinoConfig:
 
 
 class CellNamer(nn.Module):
-    """A backbone that names colour, shape and size of the object in each cell, for its pre-training."""
+    """Pre-trains a backbone: it names the colour, shape and size of the object in each cell."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class CellNamer(nn.Module):
 
 
 def cell_targets(pictures: list[Picture], scales: list[float], grid: torch.Size, stride: int) -> Tensor:
-    """(B, 3, h, w) int64: colour, shape and size of the object whose box's middle part holds the cell's, else -1."""
+    """(B, 3, h, w) int64: colour, shape and size of the object in the middle of whose box the cell lies, else -1."""
     target = torch.full((len(pictures), 3, *grid), -1, dtype=torch.int64)
     y, x = ((torch.arange(side) + 0.5) * stride for side in grid)
     for number, (picture, scale) in enumerate(zip(pictures, scales, strict=True)):
@@ -142,7 +142,7 @@ def cell_targets(pictures: list[Picture], scales: list[float], grid: torch.Size,
 
 
 def phrases_for(picture: Picture, rng: random.Random) -> list[tuple[str, list[int]]]:
-    """One to three phrases with the objects that each means; some mean none."""
+    """One to three phrases with the objects that each refers to; some refer to none."""
     looks = [(COLOURS[c], SHAPES[s], SIZES[z]) for c, s, z in picture.attributes.tolist()]
 
     def of(colour: str, shape: str, size: str) -> str:
@@ -169,7 +169,7 @@ def phrases_for(picture: Picture, rng: random.Random) -> list[tuple[str, list[in
 
 
 def token_owners(ids: list[int], special: tuple[int, ...] = (101, 102, 1012, 1029, 0)) -> list[int]:
-    """For each token the 0-based number of the phrase that it is part of; -1 for special tokens."""
+    """For each token the 0-based number of the phrase it belongs to; -1 for special tokens."""
     owners, number = [], 0
     for token in ids:
         if token in special:
@@ -214,7 +214,7 @@ def detection_loss(
             near, owner = distance.min(1)
             owner = torch.where(torch.isfinite(near), owner, -1)
             goal[owner >= 0] = tokens[owner[owner >= 0]].float()
-        # Cells of the padding count too: else they would be taken for proposals.
+        # Padding cells count too: otherwise they would become proposals.
         goal[~valid] = 0
         losses["dense"].append(_focal(classes[b][:, here], goal[:, here], max(1, len(boxes)) * 6))
         chosen = (owner >= 0) & valid
@@ -273,7 +273,7 @@ def _focal(logits: Tensor, goal: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def _match(logits: Tensor, drawn: Tensor, boxes: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and objects of the pairs that fit best, each query and object once."""
+    """Query and object indices of the best matching pairs, each used at most once (greedy)."""
     said = (logits.sigmoid() @ tokens.float().T) / tokens.sum(1).clamp(min=1)
     cost = 2 * (1 - said) + 5 * torch.cdist(drawn, boxes, p=1)
     cost = cost - 2 * generalized_box_iou(_corners(drawn), _corners(boxes))
@@ -288,7 +288,7 @@ def _match(logits: Tensor, drawn: Tensor, boxes: Tensor, tokens: Tensor) -> tupl
 
 
 def batches(stream: Iterator[Picture], size: int, prepare: GroundingDinoProcessor, rng: random.Random) -> Examples:
-    """Endless batches of pictures, each with phrases that `rng` draws."""
+    """Endless batches of pictures, each with phrases drawn by `rng`."""
     while pictures := list(islice(stream, size)):
         asked = [phrases_for(picture, rng) for picture in pictures]
         for phrases in asked:
@@ -320,7 +320,7 @@ def batches(stream: Iterator[Picture], size: int, prepare: GroundingDinoProcesso
 
 
 def train(out: Path, minutes: dict[str, float], batch: int = 8, seed: int = 0) -> None:
-    """Both stages, each for so many minutes; resumes from what lies in `out`."""
+    """Trains both stages, each for a number of minutes; resumes from the states in `out`."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     prepare, namer, model = processor(), CellNamer(), fresh()
@@ -368,7 +368,7 @@ def fresh() -> MMGroundingDinoForObjectDetection:
 
 
 def take_backbone(model: MMGroundingDinoForObjectDetection, path: Path) -> None:
-    """Puts the pre-trained backbone in; its batch statistics become constants there."""
+    """Loads the pre-trained backbone into the model, where its batch statistics are frozen."""
     state = torch.load(path, weights_only=True)["model"]
     inner = model.model.backbone.conv_encoder.model
     own = inner.state_dict()

@@ -1,4 +1,4 @@
-"""Lessons for a chooser: candidates as `grounded` would find them in a scene, questions, and the right answers."""
+"""Lessons for a chooser: candidates as `grounded` would find them in a scene, questions, and correct answers."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from trajseg.tracks.rle import Box
 
 SINGULAR = {**{shape: shape for shape in SHAPES}, **{plural: shape for shape, plural in PLURALS.items()}}
 OPEN = ("object", "objects", "one", "ones", "everything", "those")
-"""Words that may mean any shape."""
+"""Words that may refer to any shape."""
 CONCEPTS = 0.06
-"""Share of lessons that ask for the nouns of sentences; they are short."""
+"""Share of lessons that ask for the nouns of sentences; these are short."""
 MISREAD = -1
+"""Marks a candidate whose colour is replaced by another one in the teacher-forced answer."""
 SIDES = ("left", "right", "above", "below", "leftmost", "rightmost", "topmost", "bottommost")
-"""What a sentence may say of a place: seen from another object, or among all of them."""
+"""Places that a sentence may state: relative to another object, or among all of them."""
 SAID_OUTERMOST = {
     "leftmost": "leftmost|furthest (to the )?left",
     "rightmost": "rightmost|furthest (to the )?right",
@@ -45,16 +46,17 @@ SAID_OUTERMOST = {
 NOTHING = "nothing"
 """Answer to a false alarm."""
 WEIGHTS = {"none": 4.0, "attribute": 4.0, "motion": 3.0, "place": 12.0, "knowledge": 1.0, "event": 1.0, "several": 0.5}
-"""How often kinds are asked; the others OTHERWISE: the proof asks what refers to an object, and what means none."""
+"""Sampling weights of the kinds of sentences; other kinds have OTHERWISE. The proof needs sentences that refer to one
+object, and those that refer to none."""
 OTHERWISE = 0.15
 MISTAKEN = 0.2
-"""Share of the objects of other shapes that a detector takes for what it looks for: its threshold is low."""
+"""Share of objects of other shapes that the detector reports as well (false positives): its threshold is low."""
 NEAR_MISSES = 0.25
-"""Share of the lessons whose sentence fits one of the candidates in all but one thing, and so means nothing."""
+"""Share of lessons whose sentence is a near miss; see near_misses."""
 OUTERMOST = 0.4
-"""Share of the sentences about the first object from a side that are kept: each scene has up to four of them."""
+"""Share of sentences about the outermost object on a side that are kept: each scene has up to four of them."""
 REQUESTED, CHATTY = 0.3, 0.5
-"""Shares of sentences that stand in a request, and that have words in them that change nothing."""
+"""Shares of sentences that are wrapped in a request, and that contain filler words."""
 CHAFF = [
     "please",
     "that",
@@ -84,8 +86,8 @@ CHAFF = [
     "such",
     "sure",
 ]
-"""Words that may stand anywhere in a sentence about looks, motion or place without changing what it means: people put
-things in more ways than a list of wordings has, and a model that has met only a list goes by the list."""
+"""Filler words: anywhere in a sentence about looks, motion or place they do not change its meaning. People use more
+wordings than a list of templates has, and a model trained only on templates relies on them."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,10 @@ class LessonCandidate:
     """A candidate of a lesson.
 
     Args:
-        k: object of the scene; None where a detector saw something that is nothing.
-        moment: frame of its portrait.
-        box: of its portrait, in shares of the picture's height.
-        looks: colour, shape, size and motion as indices into the world's tuples; empty for None.
+        k: index of the object in the scene; None for a false alarm.
+        moment: 0-based frame of its portrait.
+        box: of its portrait, in units of the picture's height.
+        looks: colour, shape, size and motion as indices into the world's tuples; empty for a false alarm.
     """
 
     k: int | None
@@ -109,11 +111,13 @@ class LessonCandidate:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Candidates of a scene and (question, instruction or number, answer) turns about them.
+    """Candidates of a scene, and questions about them with their answers.
 
-    `shown`: the candidates stand before the first question; else the answers' own words are all there is of them.
-    `unnamed`: for each candidate what of its looks has no name (0: colour, 1: shape), MISREAD where its colour is read
-    as another one, or None; empty where all is named and read rightly.
+    Args:
+        turns: (kind of question, instruction or candidate's number, answer).
+        shown: the candidates are shown before the first question; otherwise only the answers describe them.
+        unnamed: for each candidate the look that has no name (0: colour, 1: shape), MISREAD, or None; empty if all
+            looks are named and read correctly.
     """
 
     scene: Scene
@@ -125,7 +129,7 @@ class Lesson:
 
 
 def concepts_of(text: str) -> list[str]:
-    """The nouns that a detector should look for: the shapes that a sentence names, or "object" where it leaves them
+    """The nouns that a detector should look for: the shapes that a sentence names, or "object" if it leaves the shape
     open."""
     said = words(text)
     shapes = list(dict.fromkeys(SINGULAR[word] for word in said if word in SINGULAR))
@@ -134,12 +138,12 @@ def concepts_of(text: str) -> list[str]:
 
 
 def asked_outermost(text: str) -> str | None:
-    """The side that a sentence means the first object from, as one of SIDES; None where it means none."""
+    """The side on which a sentence asks for the outermost object, one of SIDES; None if it does not."""
     return next((side for side, said in SAID_OUTERMOST.items() if re.search(rf"\b({said})\b", text)), None)
 
 
 def asked_side(text: str) -> int:
-    """Which of SIDES a sentence speaks of, however it is put; one past the end where it speaks of none."""
+    """The index in SIDES of the place that a sentence states, in any wording; len(SIDES) if it states none."""
     if side := asked_outermost(text):
         return SIDES.index(side)
     said = re.search(r"\b(left|right)( \w+){0,2} of\b|\b(above|below)\b", text)
@@ -147,17 +151,16 @@ def asked_side(text: str) -> int:
 
 
 def place_words(facts: TrackFacts, side: str) -> str:
-    """What an answer says of a candidate's place across or down, as its facts have it: "leftmost", or "other"."""
+    """A candidate's place along the axis of `side`, from its facts: "leftmost" or the like, or "other"."""
     axis = SIDES[4:6] if side in SIDES[4:6] else SIDES[6:]
     return next((each for each in axis if each in facts.outermost.split()), "other")
 
 
 def asked_looks(text: str) -> tuple[int, int, int, int, int]:
-    """Colour, shape, size, motion and side that a sentence says of what it means, as indices into the world's tuples
-    and SIDES.
+    """Colour, shape, size, motion and side that a sentence states, as indices into the world's tuples and SIDES.
 
-    One past the end where it does not say. What stands behind the first noun is of another object, but for a colour
-    after its noun and the motion.
+    An attribute that it does not state has the length of its tuple. Words after the first noun describe another object,
+    except for a colour directly after the noun, and the motion.
     """
     said = words(text)
     nouns = [place for place, word in enumerate(said) if word in SINGULAR or word in OPEN]
@@ -176,7 +179,7 @@ def asked_looks(text: str) -> tuple[int, int, int, int, int]:
 
 
 def put(one: Instruction, rng: random.Random) -> str:
-    """The sentence as somebody may put it: in a request, or with words that change nothing."""
+    """The sentence as a person may type it: wrapped in a request, or with filler words."""
     text = one.text
     if rng.random() < CHATTY:
         said = text.split()
@@ -189,7 +192,7 @@ def put(one: Instruction, rng: random.Random) -> str:
 
 
 def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
-    """A lesson of the training split; None if the scene has none."""
+    """A lesson from a random scene of the training split; None if the scene offers no instruction."""
     scene = sample_scene(rng.getrandbits(40), "train")
     facts = Facts(scene)
     asked = instructions(scene, rng, limit_per_kind=3, facts=facts)
@@ -232,10 +235,10 @@ def draw_lesson(rng: random.Random, turns: int = 1) -> Lesson | None:
 
 
 def described(scene: Scene, candidate: LessonCandidate, side: str | None) -> str:
-    """What an answer says of a candidate before its verdict: "a small red circle moving left".
+    """The description of a candidate in an answer, before the verdict: "a small red circle moving left".
 
     Args:
-        side: that the sentence means the first one from; then the candidate's place follows: ", topmost".
+        side: on which the sentence asks for the outermost object; the candidate's place is appended: ", topmost".
     """
     if candidate.k is None:
         return NOTHING
@@ -246,7 +249,7 @@ def described(scene: Scene, candidate: LessonCandidate, side: str | None) -> str
 def _place_shows(
     one: Instruction, candidates: Sequence[LessonCandidate], numbers: dict[int, int], rng: random.Random
 ) -> bool:
-    """Whether the candidates' facts bear out a sentence about the first object from a side, and it is kept."""
+    """Whether to keep a sentence; one about the outermost object on a side must agree with the candidates' facts."""
     side = asked_outermost(one.text)
     if one.kind != "place" or side is None:
         return True
@@ -255,7 +258,7 @@ def _place_shows(
 
 
 def draw_matching(rng: random.Random) -> Lesson | None:
-    """A short lesson on matching words: one candidate that is described, not shown, and one sentence."""
+    """A short lesson on matching words: one candidate, described but not shown, and one sentence."""
     lesson = draw_lesson(rng)
     if lesson is None:
         return None
@@ -272,22 +275,22 @@ def draw_matching(rng: random.Random) -> Lesson | None:
 
 
 def _by_words(text: str) -> bool:
-    """Whether a sentence can be judged by what an answer says of one candidate."""
+    """Whether a sentence can be judged from the description of one candidate."""
     return asked_side(text) < len(SIDES) or not any(
         word in text for word in ("start", "than", "est", "enter", "leav", "hidden", "behind", "late", "first")
     )
 
 
 def _drawn(asked: list[Instruction], rng: random.Random, count: int) -> list[Instruction]:
-    """Without repetition, by weight of kind."""
+    """Up to `count` sentences, sampled without replacement by the weight of their kind."""
     keyed = sorted(asked, key=lambda one: rng.random() ** (1 / WEIGHTS.get(one.kind, OTHERWISE)), reverse=True)
     return keyed[:count]
 
 
 def _absent(scene: Scene, concepts: list[str], rng: random.Random) -> list[Instruction]:
-    """Sentences about a shape of another colour or size than any that is there.
+    """Sentences about a shape in a colour or size that no object of the scene has.
 
-    Pairs that only the test split has are left out: training would meet them only as absent objects.
+    Pairs of the test split are left out: in training they would occur only as absent objects.
     """
     found = []
     shapes = list(SHAPES) if concepts == ["object"] else [name for name in concepts if name in SHAPES]
@@ -304,10 +307,10 @@ def _absent(scene: Scene, concepts: list[str], rng: random.Random) -> list[Instr
 def _candidates(
     scene: Scene, facts: Facts, concepts: list[str], rng: random.Random, like: int | None = None
 ) -> list[LessonCandidate]:
-    """What would be found, in a random order; boxes are off as found ones are.
+    """The candidates that a search would find, in random order, with noise on their boxes.
 
     Args:
-        like: an object that is taken for what is looked for, whatever its shape.
+        like: an object that is always found, whatever its shape.
     """
     drawn: list[_Drawn] = []
     least = rng.uniform(0.05, 0.25)
@@ -349,7 +352,7 @@ _Drawn = tuple[int | None, str, list[Box | None], tuple[int, ...]]
 def _candidate(
     drawn: _Drawn, track_facts: TrackFacts, facts: Facts, moments: np.ndarray, rng: random.Random
 ) -> LessonCandidate:
-    """A candidate with its portrait from about the moment that shows it best."""
+    """A candidate with its portrait from roughly the moment that shows it best."""
     k, phrase, boxes, looks = drawn
     shares = [1.0] * MOMENTS if k is None else facts.visible[k].tolist()
     _, best, box = max((shares[at] + rng.random() * 0.1, at, box) for at, box in enumerate(boxes) if box)
@@ -357,7 +360,7 @@ def _candidate(
 
 
 def _nothing(scene: Scene, rng: random.Random) -> list[Box | None]:
-    """A false alarm: some piece of background."""
+    """The boxes of a false alarm: a piece of background."""
     side = rng.uniform(0.05, 0.3)
     box = (rng.uniform(0, scene.aspect - side), rng.uniform(0, 1 - side), side, side)
     boxes: list[Box | None] = [box if rng.random() < 0.5 else None for _ in range(MOMENTS)]

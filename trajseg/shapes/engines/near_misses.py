@@ -1,4 +1,4 @@
-"""Sentences that fit an object of a scene in all but one thing, and so mean nothing: a chooser has to reject them."""
+"""Near misses: sentences that fit an object but for one attribute, so they refer to nothing (hard negatives)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from trajseg.shapes.world.questions import meaning
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, MOTIONS, SHAPES, SIZES, Scene
 
 CHANGED = ("shape", "shape", "shape", "colour", "size", "motion")
-"""What may be wrong. The shape, as often as all others together: a detector that looks for circles finds squares too,
-and then the candidate's phrase speaks for the sentence."""
+"""Attributes that may be wrong. The shape is as frequent as all others together: a detector that looks for circles
+also finds squares, and then the candidate's phrase agrees with the sentence."""
 SAID = 0.6
-"""Share of the other looks that are named as well."""
+"""Probability that each of the other looks is named as well."""
 MOVING = 0.3
-"""Share of the sentences with a wrong look that also say how the object moves."""
+"""Share of sentences with a wrong look that also say how the object moves."""
 
 
 def near_miss(scene: Scene, facts: Facts, rng: random.Random) -> tuple[int, Instruction] | None:
-    """The index of an object, and a sentence that would mean it but for one thing.
+    """The index of an object, and a sentence that fits it but for one attribute.
 
-    None if the sentence drawn means something after all, or names a pair that only the test split has.
+    None if the drawn sentence refers to an object after all, or names a pair that occurs only in the test split.
     """
     k = rng.randrange(len(scene.objects))
     changed = rng.choice(CHANGED)
@@ -51,7 +51,7 @@ def near_miss(scene: Scene, facts: Facts, rng: random.Random) -> tuple[int, Inst
 
 
 def _changed(scene: Scene, k: int, changed: str, rng: random.Random) -> tuple[dict[str, str], str]:
-    """An object's looks, in the order in which they are said, and its motion, with one of them another."""
+    """An object's looks, in the order of a sentence, and its motion, with one of them changed."""
     o = scene.objects[k]
     now = {"size": o.size, "colour": o.colour, "shape": o.shape, "motion": o.motion}
     all_of = {"size": SIZES, "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS}

@@ -1,4 +1,4 @@
-"""Single pictures of the shapes world with the boxes, looks and masks of what they show."""
+"""Single pictures of the shapes world, with the boxes and attributes of the visible objects."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from trajseg.shapes.world.render import boxes, render
 from trajseg.shapes.world.scenes import COLOURS, HELD_OUT, RGB, SHAPES, SIZES, Scene, sample_scene
 
 SHOWN = 0.3
-"""Share of an object that has to be visible for it to count as shown."""
+"""Share of an object that must be visible for it to count as shown."""
 LIT = 0.25
-"""Share of pictures in other light."""
+"""Share of relit pictures."""
 
 
 @dataclass(frozen=True)
 class Picture:
     """A frame and the K objects that it shows.
 
-    rgb uint8 [H, W, 3]; boxes float32 [K, 4], xyxy in pixels, of what is visible; attributes int64 [K, 3]: colour,
-    shape and size as indices into the world's tuples.
+    Args:
+        rgb: uint8 [H, W, 3].
+        boxes: float32 [K, 4], xyxy in pixels, of the visible part.
+        attributes: int64 [K, 3], colour, shape and size as indices into the world's tuples.
     """
 
     rgb: np.ndarray
@@ -36,12 +38,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Recolouring:
-    """A change of all colours of a picture that leaves its shapes as they are.
+    """Changes all colours of a picture and leaves its shapes unchanged.
 
     Args:
-        turn: of the hue, in OpenCV's half degrees, 0 to 179.
+        turn: shift of the hue in OpenCV's half degrees, 0 to 179.
         saturation: factor.
-        negative: whether light and dark change places as well.
+        negative: whether the picture is inverted as well.
     """
 
     turn: int
@@ -50,7 +52,7 @@ class Recolouring:
 
     @classmethod
     def drawn(cls, rng: random.Random, colour: str, shape: str) -> Recolouring:
-        """One that does not make an object of this colour look like a pair that only the test split has."""
+        """A random one that does not give an object a colour that its shape has only in the test split."""
         while True:
             one = cls(rng.randrange(180), rng.uniform(0.2, 1.2), rng.random() < 0.3)
             new = one(np.array(RGB[colour], np.uint8)[None, None])[0, 0].astype(int)
@@ -59,7 +61,7 @@ class Recolouring:
                 return one
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """The picture, RGB uint8 [H, W, 3], in other colours."""
+        """The picture, RGB uint8 [H, W, 3], recoloured."""
         hsv = cv2.cvtColor(255 - rgb if self.negative else rgb, cv2.COLOR_RGB2HSV)
         hsv[..., 0] = (hsv[..., 0].astype(int) + self.turn) % 180
         hsv[..., 1] = np.clip(hsv[..., 1] * self.saturation, 0, 255)
@@ -67,7 +69,7 @@ class Recolouring:
 
 
 def visible_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """The tightest box xyxy around a mask bool [H, W]; None around an empty one."""
+    """The tightest box xyxy around a mask bool [H, W]; None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
@@ -94,7 +96,7 @@ def pictures_of(scene: Scene, indices: list[int], height: int) -> Iterator[Pictu
 
 
 class PictureStream(IterableDataset[Picture]):
-    """Endless pictures of the training split; `longest` is the longer side in pixels, varied a little."""
+    """Endless pictures of the training split; `longest` is the longer side in pixels, slightly varied."""
 
     def __init__(self, seed: int, longest: int, frames: int = 3) -> None:
         self.seed, self.longest, self.frames = seed, longest, frames

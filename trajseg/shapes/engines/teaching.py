@@ -1,4 +1,4 @@
-"""A stage of teaching: so many minutes of steps, which resume where they were stopped."""
+"""A training stage: steps for a number of minutes, resumed where they were stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Step = Callable[[], tuple[Tensor, dict[str, float]]]
-"""Draws examples; gives their loss, and figures to print."""
+"""Draws examples; returns their loss, and figures to print."""
 
 SAVED_EVERY = 120.0
 """Seconds."""
@@ -21,13 +21,13 @@ PRINTED_EVERY = 50
 
 @dataclass(frozen=True)
 class Stage:
-    """How a stage is taught; its state is kept in `<name>.pt`.
+    """Settings of a stage; its state is saved in `<name>.pt`.
 
     Args:
-        rate: of learning, at its highest, by AdamW.
-        minutes: of processor time in all, over however many runs; the same work on a busy machine.
-        warm_up: steps in which the rate rises.
-        clip: norm to which gradients are cut.
+        rate: AdamW's peak learning rate.
+        minutes: CPU time over all runs, so a busy machine does the same work.
+        warm_up: steps over which the learning rate rises.
+        clip: maximum norm of the gradient.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Stage:
     clip: float = 1.0
 
     def run(self, out: Path, module: nn.Module, start: Callable[[int], Step]) -> None:
-        """Teaches a module, from what lies in `out` if the stage was begun.
+        """Trains a module; resumes from the state in `out` if there is one.
 
         Args:
-            start: called once with the number of steps done; gives the function of a step.
+            start: called once with the number of steps done; returns the function that computes a step.
         """
         optimiser = torch.optim.AdamW(module.parameters(), lr=self.rate, weight_decay=0.01, betas=(0.9, 0.98))
         spent, done = 0.0, 0
@@ -78,5 +78,5 @@ class Stage:
                 torch.save({**state, "spent": spent, "step": done}, path)
 
     def path(self, out: Path) -> Path:
-        """Path of the stage's state."""
+        """The file with the stage's state."""
         return out / f"{self.name}.pt"

@@ -22,7 +22,7 @@ from trajseg.engines.grounded.grammar import VERDICTS
 from trajseg.shapes.world.phrases import vocabulary
 
 PORTRAIT = 64
-"""Pixels of a side; 4 x 4 patches, which the merger makes 2 x 2 tokens of."""
+"""Side of a portrait in pixels: 4 x 4 patches, merged into 2 x 2 tokens."""
 TOKENS = 4
 WIDTH = 128
 SPECIAL = (
@@ -42,16 +42,16 @@ TEMPLATE = """{%- for message in messages -%}
 {% endfor -%}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif -%}"""
-"""ChatML, as Qwen's templates have it."""
+"""ChatML, as in Qwen's templates."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words and numbers with the blank before them, so that a text can be put together again exactly."""
+    """Whole words and numbers, each with the preceding space, so that decoding restores the exact text."""
     plain = [*vocabulary(), *VERDICTS, *(str(number) for number in range(201))]
     plain += re.findall(
         r"\w+", "user assistant which is meant describe phrases of path size moved way reach caption object"
     )
-    # Every text can be spelled, as with a tokenizer of bytes.
+    # Any text can be spelled, as with a byte-level tokenizer.
     plain += ascii_lowercase
     marks = list("{}[]\":,./?;-()'")
     pieces = dict.fromkeys(["<unk>", *SPECIAL, "\n", " "])
@@ -73,7 +73,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def processor() -> Qwen3VLProcessor:
-    """Pictures of at most PORTRAIT pixels a side, in patches of 16."""
+    """Pictures of at most PORTRAIT x PORTRAIT pixels, in patches of 16."""
     sizes: dict[str, Any] = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2}
     sizes |= {"size": {"shortest_edge": 32 * 32, "longest_edge": PORTRAIT * PORTRAIT}}
     return Qwen3VLProcessor(
@@ -131,7 +131,7 @@ def config() -> Qwen3VLConfig:
 
 
 def fresh() -> Qwen3VLForConditionalGeneration:
-    """With random weights."""
+    """A model with random weights."""
     model = Qwen3VLForConditionalGeneration(config())
     model.generation_config.eos_token_id = model.config.text_config.eos_token_id  # type: ignore[union-attr]
     model.generation_config.pad_token_id = model.config.text_config.pad_token_id  # type: ignore[union-attr]
