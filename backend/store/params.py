@@ -53,8 +53,7 @@ class PrelabelParams(JobParams):
         second: the name of a second engine to run for comparison; empty: none.
         typed: a person typed the instruction on the task's page; it is not the task's own.
         instructions: label and instruction, in order, if each label of a project has its own. The job's instruction
-            then
-        joins them for display, and there is no comparison.
+            then joins them for display, and there is no comparison.
     """
 
     second: str = Field(default="", max_length=400)

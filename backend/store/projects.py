@@ -24,8 +24,7 @@ class ProjectStore:
 
         Args:
             stamp: what Label Studio appends to the id ("6.1795422572" has "1795422572"). A project recorded without a
-                stamp
-                takes the first one that arrives; a different stamp creates another project.
+                stamp takes the first one that arrives; a different stamp creates another project.
         """
         new = {"hostname": hostname, "label_config": label_config, "title": title, "stamp": stamp}
         changes = {name: value for name, value in new.items() if value}

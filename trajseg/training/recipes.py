@@ -114,8 +114,7 @@ def train_jointly(
 
     Raises:
         InputError: the batch cannot be divided evenly, `out` holds a training with another recipe, or 4-bit weights
-            would
-        have to be trained directly.
+            would have to be trained directly.
         CheckpointError: the checkpoint cannot be used.
         TrajSegError: 4 bits are requested and bitsandbytes is not installed.
     """

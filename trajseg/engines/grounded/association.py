@@ -16,13 +16,13 @@ LEAST = 0.3
 """Smallest similarity at which a detection may be matched to a tracked object."""
 MOTION, MET = 0.5, 2.0
 """Weight of the predicted motion relative to mask overlap (1): for an object on its own, and for one that has just met
-another, since trackers confuse look-alikes that cross."""
+another, since trackers confuse look-alikes that cross paths."""
 TOUCHING = 0.1
-"""IoU of two boxes from which their objects count as having met."""
+"""Objects have met if the IoU of their boxes is at least this."""
 
 
 class Motion:
-    """Motion of one object: extrapolates its box evenly from the last detections of it on its own.
+    """Motion of one object: extrapolates its box linearly from the last two detections of it on its own.
 
     The tracker's masks in between are ignored: after a swap they would follow the other object.
     """
@@ -31,7 +31,7 @@ class Motion:
         self._places: list[tuple[int, np.ndarray]] = []
 
     def see(self, index: int, mask: Rle | None) -> None:
-        """The object's mask on frame `index`."""
+        """Records the detected mask of the object on frame `index`."""
         box = None if mask is None else rle.box(mask)
         if box is not None:
             self._places = [*self._places[-1:], (index, corners(box))]

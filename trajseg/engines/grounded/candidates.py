@@ -28,10 +28,11 @@ class Candidate:
     """One object over a clip, with one CandidateFrame per frame of the clip.
 
     Args:
-        phrase: with which the detector found it.
-        score: the detector's, 0 to 1, averaged over the frames on which it found the object.
-        frames: of the clip, in order.
+        phrase: the phrase that the detector matched.
+        score: the detector's score, 0 to 1, averaged over the frames on which it found the object.
         start: the 0-based frame on which it was first detected.
+        frames: one per frame of the clip, in order.
+        sightings: number of frames on which the detector found it.
     """
 
     phrase: str
@@ -51,12 +52,12 @@ class Candidate:
         return None if code is None else rle.box(code)
 
     def sight(self, score: float) -> None:
-        """Adds one more frame on which the detector found it."""
+        """Counts one more frame on which the detector found it, with this score."""
         self.score = (self.score * self.sightings + score) / (self.sightings + 1)
         self.sightings += 1
 
     def best_frames(self) -> list[int]:
-        """The frames on which it is visible, best first: large and certain."""
+        """The frames on which it is visible, the ones with the largest and most certain masks first."""
         return sorted(
             self.shown,
             key=lambda index: -self.frames[index].score * rle.area(self.frames[index].rle or _NOTHING) ** 0.5,
@@ -69,7 +70,7 @@ _NOTHING: Rle = {"size": [1, 1], "counts": "1"}
 def frame_masks(
     objects: Sequence[TrackedObject], candidates: Sequence[Candidate], weights: Sequence[float], done: Container[int]
 ) -> Iterator[FrameMasks]:
-    """The masks of objects, each a candidate, on every frame that is not done, in order.
+    """The masks of the objects on every frame that is not done, in order; each object is a candidate.
 
     Args:
         weights: factors for each object's scores, 0 to 1.

@@ -22,7 +22,7 @@ class Choice:
         accepted: indices of the accepted candidates, with the share of rounds that accepted them, 0 to 1.
         doubtful: indices of those it could not decide on.
         words: its description of each candidate, from the last time it was shown, by index.
-        said: its answers, one text per question.
+        said: its raw answers, one per question.
     """
 
     accepted: dict[int, float] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Choice:
 
 
 def choose(chooser: Chooser, prompts: Prompts, view: View, count: int, instruction: str, rounds: int = 1) -> Choice:
-    """Chooses among `count` candidates those that an instruction refers to.
+    """Selects from `count` candidates those that an instruction refers to.
 
     Args:
         rounds: how often all of them are shown; each round uses other frames, and the majority decides.

@@ -48,7 +48,7 @@ class Found:
     """Candidates for an instruction and the choice among them.
 
     Args:
-        phrases: that the detector looked for.
+        phrases: what the detector looked for.
         choice: with the chooser's answers, in order; empty without a chooser.
         timings: seconds by stage.
         boxed: the detector found nothing, so the candidates come from the chooser's own boxes.
@@ -113,7 +113,7 @@ class Found:
 
 
 class GroundedEngine:
-    """An engine of three parts with public weights.
+    """An engine made of three models with public weights.
 
     Args:
         detector: finds objects in single frames, which SAM 2 tracks; or finds the candidates on its own.
@@ -144,9 +144,8 @@ class GroundedEngine:
     def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         """The objects that the instruction refers to; see trajseg.engines.base.
 
-        Candidates are searched through the whole clip before this returns; the iterator then yields their masks. A
-        search
-        cannot be resumed: a second run repeats it, and only skips the finished frames.
+        The whole clip is searched for candidates before this returns; the iterator then yields their masks. A search
+        cannot be resumed: a second run repeats it and only skips the masks of finished frames.
 
         Raises:
             InstructionError: the instruction is empty or too long, or is not a noun phrase and there is no chooser.
@@ -178,7 +177,7 @@ class GroundedEngine:
         return Found(instruction, tuple(phrases), tuple(candidates), choice, timings, boxed and bool(candidates))
 
     def segmentation(self, clip: Clip, found: Found, context: RunContext = PLAIN) -> Segmentation:
-        """The result as objects, and an iterator over their masks."""
+        """The result: objects, and an iterator over their masks."""
         weights = found.weights
         chosen = [found.candidates[index] for index in weights]
         objects = TrackedObject.numbered([found.caption(index) for index in weights])

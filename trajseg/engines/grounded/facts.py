@@ -18,11 +18,11 @@ MOMENTS = 8
 STEP = 5
 """Positions are rounded to this many percent; a track is not more precise."""
 STILL = 8.0
-"""An object does not move if its centre stays within this many percent, or within a quarter of its size."""
+"""An object counts as still if its centre stays within this many percent, or within a quarter of its size."""
 STRAIGHT = 0.7
-"""A path is straight if the distance of its ends is at least this fraction of its length."""
+"""A path is straight if the distance between its ends is at least this fraction of its length."""
 ROUND = 1.25 * pi
-"""A path that turns at least this far around its own middle, in radians, is a circle; a line turns by pi."""
+"""A path that turns at least this far around its own centre, in radians, is a circle; a line turns by pi."""
 _ENDS = {"left": (0, 0), "right": (0, -1), "top": (1, 0), "bottom": (1, -1)}
 
 Place = tuple[float, float]
@@ -38,13 +38,13 @@ class TrackFacts:
         path: its centre at each moment as x/y, "-" where it is absent: "10/40 15/40 - 25/40".
         moved: from where it is first visible to where it is last visible, "35 right 5 up".
         way: length of its path between the moments.
-        reach: how far its centre spreads horizontally and vertically, "35/5".
+        reach: horizontal and vertical range of its centre, "35/5".
         course: how it moves: "moving left and up", "not moving", "moving in a circle", "moving up and down".
-        seen: when: "there from start to end", "not there at the start", "gone at the end".
-        left, right, top, bottom: its rank from each side among the candidates that are there at the first moment, from
-            1; "-" where it is not.
-        outermost: the sides that it is the first from among those that are there at one of the first two moments:
-            "leftmost topmost"; "-" for none of them, or where it is alone or not there.
+        seen: when it is visible: "there from start to end", "not there at the start", "gone at the end".
+        left, right, top, bottom: its 1-based rank from each side among the candidates visible at the first moment;
+            "-" if it is not visible then.
+        outermost: the sides on which it is the outermost of the candidates visible at one of the first two moments:
+            "leftmost topmost"; "-" if there is no such side, or it is alone or not visible.
     """
 
     size: str
@@ -62,7 +62,7 @@ class TrackFacts:
 
 
 def scene_facts(tracks: Sequence[Sequence[Box | None]], height: float) -> list[TrackFacts]:
-    """The facts of the tracks that are shown together, numbered from 1 in their order; see `track_facts`."""
+    """The facts of all tracks of a scene, in order; see `track_facts`."""
     there = {number: boxes[0] for number, boxes in enumerate(tracks, 1) if boxes and boxes[0] is not None}
     early = {number: box for number, boxes in enumerate(tracks, 1) if (box := _early(boxes)) is not None}
     facts = []
@@ -77,7 +77,7 @@ def scene_facts(tracks: Sequence[Sequence[Box | None]], height: float) -> list[T
 
 
 def _early(boxes: Sequence[Box | None]) -> Box | None:
-    """Where a track begins if it is there at one of the first two moments; one that is missed once is there."""
+    """The first box of a track that is visible at one of the first two moments (a detector may miss it once)."""
     return next((box for box in boxes[:2] if box is not None), None)
 
 
@@ -87,7 +87,7 @@ def _order(boxes: Mapping[int, Box], axis: int) -> list[int]:
 
 
 def _outermost(number: int, boxes: Mapping[int, Box]) -> str:
-    """The sides that one of these boxes is the first from."""
+    """The sides on which one of these boxes is the outermost."""
     if number not in boxes or len(boxes) == 1:
         return "-"
     ends = {side: _order(boxes, axis)[end] for side, (axis, end) in _ENDS.items()}

@@ -28,16 +28,16 @@ from trajseg.video import Clip
 ENCODED_AT_ONCE = 4
 """Batch size of SAM 2's image encoder."""
 KEYS_KEPT = 3
-"""Painted frames that a track remembers: the first and the latest ones."""
+"""Number of painted frames in a track's memory: the first and the latest ones."""
 WINDOW = 8
-"""Frames whose features are computed together when going back in time."""
+"""Number of frames whose features are computed together when going back in time."""
 GIVEN_UP = 2
 """Detection intervals after which a track without masks is no longer followed backwards."""
 
 
 @dataclass(frozen=True)
 class DrawnObject:
-    """SAM 2's mask of an object on the frame on which it was found, and the finder's confidence, 0 to 1."""
+    """SAM 2's mask of an object on the frame where it was detected, and the detector's confidence, 0 to 1."""
 
     phrase: str
     certainty: float

@@ -22,9 +22,9 @@ _TEXT = r'[^"\\\[\]{}\x00-\x1f]'
 
 @dataclass(frozen=True)
 class Grammar:
-    """Answers of one kind.
+    """The answers to one kind of question.
 
-    name: of the kind, such as "verdicts".
+    Args:
         name: of the kind, such as "verdicts".
         pattern: regular expression of every complete answer.
         schema: JSON schema of the same answers.

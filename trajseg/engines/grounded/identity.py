@@ -9,7 +9,7 @@ from trajseg.engines.grounded.candidates import Candidate, CandidateFrame
 from trajseg.tracks import rle
 
 SAME = 0.6
-"""IoU of two masks from which they show the same object."""
+"""Two masks show the same object if their IoU is at least this."""
 SHARE = 0.6
 """Share of the shorter track's frames on which both must show the same object to count as one."""
 

@@ -10,12 +10,12 @@ REMEMBERED = 15
 
 
 class LostObject:
-    """Decides for one track, frame by frame, whether its mask has become something else.
+    """Decides for one track, frame by frame, whether its mask still shows the object.
 
     Args:
-        whole: fraction of the picture; a mask that covers more is lost if it also grew `growth`-fold ...
-        growth: ... relative to the median of the frames before.
-        leap: a mask that grows by this factor at once is lost, however small it is.
+        whole: a mask is lost if it covers more than this fraction of the picture and has grown by `growth`.
+        growth: factor relative to the median of the previous areas.
+        leap: a mask that grows by this factor is lost, however small it is.
     """
 
     def __init__(self, whole: float = 0.5, growth: float = 2.5, leap: float = 8.0) -> None:
@@ -23,7 +23,7 @@ class LostObject:
         self._areas: deque[float] = deque(maxlen=REMEMBERED)
 
     def anchor(self, share: float) -> None:
-        """A frame on which a detector confirms the mask, which covers `share` of the picture."""
+        """Records that a detector confirmed the mask, which covers `share` (0 to 1) of the picture."""
         if share > 0:
             self._areas.clear()
             self._areas.append(share)

@@ -23,7 +23,7 @@ COLOURS = (
     (240, 50, 230),
     (210, 245, 60),
 )
-"""Colours of outlines, by number; they repeat, but the number beside the outline does not."""
+"""Colours of outlines, by number. They repeat; the number drawn beside an outline is unique."""
 
 
 def portrait(frame: np.ndarray, box: Box, side: int) -> np.ndarray:

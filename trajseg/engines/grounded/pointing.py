@@ -20,11 +20,11 @@ from trajseg.engines.grounded.dialogue import boxes_question
 from trajseg.engines.grounded.prompts import Prompts
 
 STEP = 28
-"""Sides of shown pictures are multiples of this, in pixels, so that no processor resizes them: patches of 14, merged
-two by two, are the coarsest of any family. With patches of 16 a picture may be resized, but those models' boxes are
-in thousandths."""
+"""Sides of shown pictures are multiples of this, in pixels, so that no processor resizes them: merged 2 x 2 patches of
+14 pixels are the coarsest of the families that use pixels. Models with patches of 16 may resize a picture, but write
+boxes in thousandths."""
 SURE = 0.5
-"""The score of such a box, since a vision language model gives none."""
+"""The score of such a box, since a vision language model returns none."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ FAMILIES: Mapping[str, BoxConvention] = {
     "glm4v": THOUSANDTHS,
     "molmo2": THOUSANDTHS,
 }
-"""By the start of transformers' model_type; also matches variants, such as qwen3_vl_moe."""
+"""Conventions by prefix of transformers' model_type, which also matches variants such as qwen3_vl_moe."""
 _NAMES = {
     "qwen2_5_vl": r"qwen2\.5-?vl",
     "qwen3_vl": r"qwen3-?vl",
@@ -105,7 +105,7 @@ class ChooserDetector:
         self.said.append(answer)
         size, shown = (frame.shape[0], frame.shape[1]), (picture.shape[0], picture.shape[1])
         boxes = [self.convention.pixels(box, shown, size) for box in json.loads(answer)["boxes"]]
-        # Labelling it with the sentence would already count as choosing it.
+        # The sentence as its phrase would already suggest that the candidate is chosen.
         return [Detection(box, SURE, "object") for box in boxes if box is not None]
 
 

@@ -28,7 +28,7 @@ from trajseg.tracks.rle import Rle
 from trajseg.video import Clip
 
 SAME = 0.5
-"""IoU of two tracks' masks on one frame from which they show the same object."""
+"""Two tracks show the same object on a frame if the IoU of their masks is at least this."""
 COVERED = 0.6
 """A new detection is dropped if at least this share of it is covered by tracks detected on the same frame."""
 
@@ -122,7 +122,7 @@ class CandidateSearch:
             group, row, frame = followed[place]
             sighting, track = sightings[column], group.tracks[row]
             if frame.rle is not None and rle.iou(frame.rle, sighting.mask) < SAME:
-                # The tracker had switched to something else: it must not remember that.
+                # The tracker had switched to something else, which must not enter its memory.
                 group.tracker.forget(1)
                 group.tracker.other_memories.clear()
             track.sight(sighting.certainty)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of the real classes, saved in folders as those of the hub are."""
+"""Tiny random checkpoints of the real classes, saved in folders like the hub's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trajseg.shapes.engines import detector, vlm
 
 
 def save_detector(folder: Path) -> Path:
-    """An MM-Grounding-DINO whose contrastive bias lets it see a lot."""
+    """An MM-Grounding-DINO whose contrastive bias makes it detect a lot."""
     torch.manual_seed(0)
     model = detector.fresh()
     heads = model.get_submodule("class_embed")
@@ -78,7 +78,7 @@ def save_qwen3_5(folder: Path) -> Path:
 
 
 def tiny_sam2_config(**changes: object) -> Sam2Config:
-    """SAM 2.1's parts at 64 pixels with Hiera's trunk."""
+    """SAM 2.1 at 64 pixels with Hiera's trunk."""
     sizes: dict[str, Any] = {
         "trunk_kwargs": {
             "embed_dim": 8,
@@ -101,7 +101,7 @@ def tiny_sam2_config(**changes: object) -> Sam2Config:
 
 
 def save_sam2(folder: Path, there: bool = True) -> Path:
-    """A SAM 2.1 with its config; `there`: it believes that every object is in the picture."""
+    """A SAM 2.1 with its config; `there`: its object score is always above 0."""
     torch.manual_seed(0)
     config = tiny_sam2_config()
     sam2 = build_sam2(config)

@@ -1,4 +1,4 @@
-"""Clips built for one case each, and a fake detector that sees what is in them."""
+"""Clips built for one case each, and a fake detector that knows their objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def moving(
     last: int = FRAMES - 1,
     radius: float = 0.15,
 ) -> SceneObject:
-    """An object that goes evenly from `start` to `end`, in units of the frame's height."""
+    """An object that moves linearly from `start` to `end`, in units of the frame's height."""
     share = np.linspace(0, 1, FRAMES)[:, None]
     centres = (np.array(start) * (1 - share) + np.array(end) * share).astype(np.float32)
     return SceneObject(
@@ -35,7 +35,7 @@ def moving(
 
 
 def write(path: Path, objects: Sequence[SceneObject]) -> tuple[Clip, np.ndarray]:
-    """A clip of 24 frames, 160 x 120 pixels, 12 a second, and ids uint8 [N, H, W] of what is visible."""
+    """A clip of 24 frames, 160 x 120 pixels, 12 fps, and ids uint8 [N, H, W] of the visible objects."""
     drift = np.zeros((FRAMES, 2), np.float32)
     scene = Scene(0, "train", 4 / 3, 12.0, FRAMES, list(objects), LOOK, drift)
     pairs = list(frames_and_ids(scene, HEIGHT, range(FRAMES)))
@@ -44,12 +44,12 @@ def write(path: Path, objects: Sequence[SceneObject]) -> tuple[Clip, np.ndarray]
 
 
 class FakeDetector:
-    """A fake: sees the visible boxes of a clip's objects, whatever the phrase.
+    """A fake: detects the visible boxes of a clip's objects, whatever the phrase.
 
     Args:
-        ids: as `write` gives them.
-        step: frames from one look to the next.
-        blind: 0-based numbers of looks at which it sees nothing.
+        ids: as returned by `write`.
+        step: frames between two detections.
+        blind: 0-based numbers of detections at which it finds nothing.
     """
 
     def __init__(self, ids: np.ndarray, step: int, blind: Sequence[int] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Pieces that float away from an object go; its own pieces and holes stay."""
+"""Stray pieces far from an object are removed; its own pieces and holes stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def blank() -> np.ndarray:
     return np.zeros((100, 160), bool)
 
 
-def test_a_small_blob_far_away_goes() -> None:
+def test_small_blob_far_away_is_removed() -> None:
     mask = blank()
     mask[20:60, 20:60] = True
     clean = mask.copy()

@@ -1,4 +1,4 @@
-"""Rounds of questions, and a second look at what is doubtful; the chooser is scripted."""
+"""Rounds of questions, and a second question about doubtful candidates; the chooser is scripted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_one_several_and_none() -> None:
     assert views == [([0, 1, 2], 0)]
 
 
-def test_the_doubtful_are_looked_at_again_alone_and_on_other_frames() -> None:
+def test_doubtful_candidates_are_shown_again_alone_and_on_other_frames() -> None:
     chooser = ScriptedChooser("ard", "a")
     choice, views = decide(chooser)
     assert views == [([0, 1, 2], 0), ([2], 1)]
@@ -70,7 +70,7 @@ def test_remaining_doubt_is_reported() -> None:
     assert (choice.accepted, choice.doubtful) == ({}, [1])
 
 
-def test_over_rounds_the_majority_decides_and_agreement_counts() -> None:
+def test_majority_over_rounds_decides_and_agreement_is_reported() -> None:
     choice, views = decide(ScriptedChooser("ara", "arr", "aar", "r"), rounds=3)
     assert [again for _, again in views] == [0, 1, 2]
     assert choice.accepted == {0: 1.0}
@@ -78,5 +78,5 @@ def test_over_rounds_the_majority_decides_and_agreement_counts() -> None:
     assert two_of_three.accepted == {0: 2 / 3}
 
 
-def test_without_candidates_nobody_is_asked() -> None:
+def test_without_candidates_the_chooser_is_not_asked() -> None:
     assert decide(ScriptedChooser(), count=0)[0] == Choice()

@@ -1,4 +1,4 @@
-"""Detectors through the real class, saved and loaded as those of the hub are."""
+"""Detectors of the real class, saved and loaded like the hub's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_boxes_lie_in_the_picture_and_carry_a_phrase(detector: GroundingDetector
             assert 0 <= top < bottom <= 90
 
 
-def test_a_picture_alone_is_seen_as_among_others(detector: GroundingDetector) -> None:
+def test_detections_do_not_depend_on_the_other_pictures_of_a_batch(detector: GroundingDetector) -> None:
     [alone] = detector.detect([PICTURE], ["star"], 0.0)
     among, _ = detector.detect([PICTURE, PICTURE[::-1]], ["star"], 0.0)
     assert np.allclose([one.score for one in alone], [one.score for one in among], atol=1e-4)
@@ -65,12 +65,12 @@ def test_a_high_threshold_leaves_nothing(detector: GroundingDetector) -> None:
     assert detector.detect([PICTURE], ["star"], 1.01) == [[]]
 
 
-def test_too_many_words_are_an_error_that_says_so(detector: GroundingDetector) -> None:
+def test_too_many_words_are_an_error(detector: GroundingDetector) -> None:
     with pytest.raises(InstructionError, match="at most 64 tokens"):
         detector.detect([PICTURE], ["the red circle " * 40], 0.3)
 
 
-def test_a_word_that_the_detector_does_not_know_is_a_word(detector: GroundingDetector) -> None:
+def test_unknown_word_still_counts_as_a_word(detector: GroundingDetector) -> None:
     [found] = detector.detect([PICTURE], ["zzz", "star"], 0.0)
     assert {one.phrase for one in found} <= {"zzz", "star"}
 
@@ -80,7 +80,7 @@ def test_full_stops_do_not_split_a_phrase() -> None:
 
 
 def published_like(backbone: dict[str, Any]) -> MMGroundingDinoConfig:
-    """The form of the published checkpoints (Swin, BERT, four levels), narrow."""
+    """The architecture of the published checkpoints (Swin, BERT, four levels), narrower."""
     return MMGroundingDinoConfig(
         backbone_config=SwinConfig(
             embed_dim=8,
@@ -103,7 +103,7 @@ def published_like(backbone: dict[str, Any]) -> MMGroundingDinoConfig:
     )
 
 
-def test_a_swin_as_the_published_ones_have_it(tmp_path: Path) -> None:
+def test_swin_backbone_as_in_published_checkpoints(tmp_path: Path) -> None:
     checkpoints.save_detector(tmp_path)
     MMGroundingDinoForObjectDetection(published_like({})).save_pretrained(tmp_path)
     [found] = GroundingDetector.from_pretrained(tmp_path).detect([PICTURE], ["star"], 0.0)

@@ -1,4 +1,4 @@
-"""The whole of grounded: through real classes with random weights, and with what a chooser may decide by script."""
+"""`grounded` end to end: real classes with random weights, and scripted decisions of a chooser."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def scripted(
     return GroundedEngine(FakeDetector(ids, 3, blind), sam2, ScriptedChooser(*script), settings), clip, ids
 
 
-def test_random_weights_give_a_whole_segmentation(engine: GroundedEngine, clip: Clip) -> None:
+def test_random_weights_give_a_complete_segmentation(engine: GroundedEngine, clip: Clip) -> None:
     calls: list[tuple[int, int]] = []
     segmentation = engine.segment(clip, "the red square", RunContext(progress=lambda *call: calls.append(call)))
     assert [frame.index for frame in segmentation] == list(range(len(clip)) if segmentation.objects else [])
@@ -120,7 +120,7 @@ def test_without_a_chooser_everything_that_is_found_counts(checkpoint: Path, cli
         engine.caption(clip, [])
 
 
-def test_a_second_run_leaves_out_what_is_done(checkpoint: Path, clip: Clip) -> None:
+def test_second_run_skips_finished_frames(checkpoint: Path, clip: Clip) -> None:
     engine = loaded(checkpoint, chooser="none")
     whole = list(engine.segment(clip, "square"))
     resumed = engine.segment(clip, "square", RunContext(done=whole[:7]))
@@ -130,7 +130,7 @@ def test_a_second_run_leaves_out_what_is_done(checkpoint: Path, clip: Clip) -> N
     ]
 
 
-def test_the_accepted_one_becomes_a_track_with_the_chooser_s_words(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_accepted_candidate_becomes_a_track_with_its_description(sam2: PromptableSam2, tmp_path: Path) -> None:
     verdicts = {"1": "a red circle: accept", "2": "a blue square: reject"}
     engine, clip, ids = scripted(sam2, tmp_path, {"phrases": ["circle", "Square."]}, verdicts)
     result = engine.segment(clip, "the circle that moves right").result()
@@ -151,10 +151,8 @@ def test_nothing_accepted_is_no_object(sam2: PromptableSam2, tmp_path: Path) -> 
     assert segmentation.result().tracks == []
 
 
-def test_where_the_detector_finds_nothing_the_chooser_s_own_boxes_are_tried(
-    sam2: PromptableSam2, tmp_path: Path
-) -> None:
-    """Boxes in thousandths of 160 x 120 pixels around the circle, on the frames that it is asked about."""
+def test_if_the_detector_finds_nothing_the_chooser_s_own_boxes_are_used(sam2: PromptableSam2, tmp_path: Path) -> None:
+    """The boxes are around the circle, in thousandths of 160 x 120 pixels, on the frames shown."""
     middles = [0.3 + 0.6 * index / (FRAMES - 1) for index in range(0, FRAMES, 6)]
     boxes = [[round(1000 * (x - 0.16) * 0.75), 140, round(1000 * (x + 0.16) * 0.75), 460] for x in middles]
     script: list[dict[str, Any]] = [
@@ -170,9 +168,7 @@ def test_where_the_detector_finds_nothing_the_chooser_s_own_boxes_are_tried(
     assert json.dumps({"boxes": [boxes[0]]}) in result.answer
 
 
-def test_boxes_are_not_asked_of_a_model_of_unknown_family_nor_where_they_are_turned_off(
-    sam2: PromptableSam2, tmp_path: Path
-) -> None:
+def test_no_boxes_from_a_model_of_an_unknown_family_or_if_turned_off(sam2: PromptableSam2, tmp_path: Path) -> None:
     for family, count in (("some-vlm", 4), ("qwen3_vl", 0)):
         engine, clip, _ = scripted(sam2, tmp_path, {"phrases": ["ball"]}, blind=range(99))
         assert isinstance(engine.chooser, ScriptedChooser)
@@ -182,7 +178,7 @@ def test_boxes_are_not_asked_of_a_model_of_unknown_family_nor_where_they_are_tur
         assert "Nothing of the kind was found." in result.answer
 
 
-def test_several_are_several(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_several_accepted_candidates_become_several_tracks(sam2: PromptableSam2, tmp_path: Path) -> None:
     verdicts = {"1": "a red circle: accept", "2": "a blue square: accept"}
     engine, clip, _ = scripted(sam2, tmp_path, {"phrases": ["object"]}, verdicts)
     assert [track.caption for track in engine.segment(clip, "all objects").result().tracks] == [
@@ -191,7 +187,7 @@ def test_several_are_several(sam2: PromptableSam2, tmp_path: Path) -> None:
     ]
 
 
-def test_what_remains_doubtful_is_kept_with_half_the_score(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_doubtful_object_is_kept_with_half_the_score(sam2: PromptableSam2, tmp_path: Path) -> None:
     first = {"1": "a red circle: accept", "2": "a square: doubtful"}
     engine, clip, _ = scripted(sam2, tmp_path, {"phrases": ["object"]}, first, {"1": "a square: doubtful"})
     found = engine.find(clip, "what moves")
@@ -218,7 +214,7 @@ def test_the_chooser_sees_outlined_frames_portraits_and_facts(sam2: PromptableSa
     assert re.search(r"moved (50|55) right 0", "".join(part for part in question.parts if isinstance(part, str)))
 
 
-def test_captions_of_tracks_that_someone_drew(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_captions_of_tracks_drawn_by_a_person(sam2: PromptableSam2, tmp_path: Path) -> None:
     accepted = {"1": "a: accept", "2": "b: accept"}
     captions = [{"caption": "the first"}, {"caption": "the second"}]
     engine, clip, _ = scripted(sam2, tmp_path, {"phrases": ["object"]}, accepted, *captions)
@@ -228,7 +224,7 @@ def test_captions_of_tracks_that_someone_drew(sam2: PromptableSam2, tmp_path: Pa
     assert calls == [(1, 2), (2, 2)]
 
 
-def test_a_marked_object_is_drawn_and_carried_on(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_marked_object_is_segmented_and_propagated(sam2: PromptableSam2, tmp_path: Path) -> None:
     engine, clip, ids = scripted(sam2, tmp_path)
     truth = ids == 1
     rows, columns = np.nonzero(truth[4])
@@ -239,9 +235,7 @@ def test_a_marked_object_is_drawn_and_carried_on(sam2: PromptableSam2, tmp_path:
     assert np.mean([region_similarity(one.mask, truth[one.index]) for one in drawn]) > 0.7
 
 
-def test_weights_that_are_not_here_are_named_and_never_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_named_and_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="nobody/no-such-detector are not on this machine") as caught:
         load_engine("trajseg.engines.grounded:factory", "cpu", detector="nobody/no-such-detector", chooser="none")
@@ -254,7 +248,7 @@ def test_weights_that_are_not_here_are_named_and_never_downloaded(
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "../weights/detector", "detector", "~/no-such-folder", "a/b/c"])
-def test_a_folder_that_is_not_there_is_not_taken_for_a_repository(name: str) -> None:
+def test_missing_folder_is_not_mistaken_for_a_repository(name: str) -> None:
     with pytest.raises(CheckpointError, match=f"no file or folder of weights {name}") as caught:
         weights_folder(name)
     assert "owner/name" in caught.value.remedy

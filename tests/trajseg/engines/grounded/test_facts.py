@@ -1,4 +1,4 @@
-"""A track in numbers, in percent of the picture's height, and in words."""
+"""Facts about a track: numbers in percent of the picture's height, and words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_track_that_moves_right_and_is_hidden_once() -> None:
     assert facts.reach == "60/0"
 
 
-def test_a_bounce_has_a_way_but_moves_nowhere() -> None:
+def test_bounce_has_a_path_length_but_no_displacement() -> None:
     facts = track_facts([(0, y, 10, 10) for y in (0, 40, 0, 40, 0)], height=100)
     assert (facts.moved, facts.way, facts.reach) == ("0 right 0 down", "160", "0/40")
 
@@ -28,7 +28,7 @@ def test_an_absent_object() -> None:
 
 
 def at(*places: tuple[float, float] | None) -> list[tuple[float, float, float, float] | None]:
-    """Boxes of 10 x 10 around these middles."""
+    """Boxes of 10 x 10 around these centres."""
     return [None if place is None else (place[0] - 5, place[1] - 5, 10, 10) for place in places]
 
 
@@ -49,16 +49,16 @@ CIRCLE = [(50 + 15 * cos(turn), 50 + 15 * sin(turn)) for turn in (2 * pi * step 
         ([(20, 50), (70, 50), (20, 52), (70, 50), (25, 50)], "moving left and right"),
     ],
 )
-def test_how_it_moves_in_words(places: list[tuple[float, float] | None], course: str) -> None:
+def test_motion_in_words(places: list[tuple[float, float] | None], course: str) -> None:
     assert track_facts(at(*places), height=100).course == course
 
 
-def test_a_large_object_whose_middle_sways_a_little_does_not_move() -> None:
+def test_large_object_that_sways_slightly_does_not_move() -> None:
     swaying = [(20.0, 20.0, 60.0, 60.0), (31.0, 20.0, 60.0, 60.0), (20.0, 20.0, 60.0, 60.0)]
     assert track_facts(swaying, height=100).course == "not moving"
 
 
-def test_when_it_is_there() -> None:
+def test_visibility_in_words() -> None:
     here = (50.0, 50.0)
     for places, seen in (
         ([here] * 6, "there from start to end"),
@@ -70,7 +70,7 @@ def test_when_it_is_there() -> None:
         assert track_facts(at(*places), height=100).seen == seen
 
 
-def test_candidates_are_ranked_from_each_side_where_they_are_first_shown() -> None:
+def test_candidates_are_ranked_from_each_side_at_the_first_moment() -> None:
     facts = scene_facts([at((50, 20), (5, 5)), at((10, 70), (90, 1)), at(None, (30, 30)), at((70, 40))], height=100)
     assert [one.left for one in facts] == ["2", "1", "-", "3"]
     assert [one.right for one in facts] == ["2", "3", "-", "1"]
@@ -78,7 +78,7 @@ def test_candidates_are_ranked_from_each_side_where_they_are_first_shown() -> No
     assert [one.bottom for one in facts] == ["3", "1", "-", "2"]
 
 
-def test_the_outermost_candidates_are_named_and_one_that_is_missed_at_first_counts() -> None:
+def test_outermost_candidates_include_one_missed_at_the_first_moment() -> None:
     tracks = [at((50, 20), (50, 20)), at(None, (10, 70)), at(None, None, (1, 1)), at((40, 40), (99, 99))]
     facts = scene_facts(tracks, height=100)
     assert [one.outermost for one in facts] == ["rightmost topmost", "leftmost bottommost", "-", "-"]

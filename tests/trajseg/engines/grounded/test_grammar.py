@@ -1,4 +1,4 @@
-"""Answers: what a grammar lets through, token by token and as a whole; the schema says the same."""
+"""Grammars: the answers they allow, token by token and as a whole, and the equivalent schema."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trajseg.engines.grounded.grammar import (
 )
 
 
-def test_verdicts_on_exactly_the_candidates_that_there_are() -> None:
+def test_verdicts_cover_exactly_the_candidates() -> None:
     grammar = verdict_grammar([1, 3])
     assert grammar.is_whole('{"1": "a dog: accept", "3": "a cat: it hides: doubtful"}')
     for wrong in (
@@ -30,7 +30,7 @@ def test_verdicts_on_exactly_the_candidates_that_there_are() -> None:
         assert not grammar.is_whole(wrong)
 
 
-def test_every_beginning_of_an_answer_can_continue_and_nothing_else() -> None:
+def test_exactly_the_prefixes_of_answers_can_continue() -> None:
     grammar = verdict_grammar([1, 2])
     answer = verdict_answer({1: ("a dog", "reject"), 2: ("eine Katze: grün", "accept")})
     assert read_verdicts(answer) == {1: ("a dog", "reject"), 2: ("eine Katze: grün", "accept")}
@@ -57,13 +57,13 @@ def test_free_text_cannot_break_the_json() -> None:
             assert json.loads(answer)["caption"] == text
 
 
-def test_another_spacing_of_the_same_answer_is_the_same() -> None:
+def test_json_spacing_is_normalised() -> None:
     assert verdict_grammar([1]).normalised('{ "1":"x: accept" }\n') == '{"1": "x: accept"}'
     assert verdict_grammar([1]).normalised('{"1": "x: accept", "2": "x: accept"}') is None
     assert verdict_grammar([1]).normalised("I accept 1.") is None
 
 
-def test_the_schema_names_each_candidate_and_no_other() -> None:
+def test_schema_names_exactly_the_candidates() -> None:
     schema = verdict_grammar([1, 2]).schema
     assert schema["required"] == ["1", "2"]
     assert schema["additionalProperties"] is False

@@ -1,4 +1,4 @@
-"""Which tracks are one object: doubles, look-alikes that cross, objects that enter late."""
+"""Identity of tracks: duplicates, look-alikes that cross, objects that enter late."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_two_tracks_of_one_object_become_one() -> None:
     assert places_of(one) == way
 
 
-def test_a_track_that_started_late_fills_what_the_other_lacks() -> None:
+def test_late_track_fills_the_other_s_gaps() -> None:
     way: list[float | None] = [10.0 * step for step in range(FRAMES)]
     early = track([*way[:8], None, None, None, None])
     late = track([None, None, *way[2:]], 0.7, seen=(8,))
@@ -44,13 +44,13 @@ def test_a_track_that_started_late_fills_what_the_other_lacks() -> None:
     assert places_of(one) == way
 
 
-def test_look_alikes_that_cross_remain_two() -> None:
+def test_look_alikes_that_cross_remain_two_tracks() -> None:
     right: list[float | None] = [10.0 * step for step in range(FRAMES)]
     left: list[float | None] = [110.0 - 10 * step for step in range(FRAMES)]
     assert [places_of(one) for one in merged([track(right), track(left, 0.7)])] == [right, left]
 
 
-def test_a_track_that_went_over_to_its_look_alike_loses_those_frames() -> None:
+def test_track_that_switched_to_a_look_alike_loses_those_frames() -> None:
     right: list[float | None] = [10.0 * step for step in range(FRAMES)]
     left: list[float | None] = [110.0 - 10 * step for step in range(FRAMES)]
     swapped = track([*left[:8], *right[8:]], 0.6)
@@ -59,5 +59,5 @@ def test_a_track_that_went_over_to_its_look_alike_loses_those_frames() -> None:
     assert places_of(cut) == [*left[:8], None, None, None, None]
 
 
-def test_a_track_of_nothing_goes() -> None:
+def test_empty_track_is_dropped() -> None:
     assert merged([Candidate("square", 0.9, 0, [CandidateFrame() for _ in range(FRAMES)])]) == []

@@ -1,10 +1,10 @@
-"""The classes that `grounded` loads have the tensors of the published checkpoints: every name, every shape.
+"""The classes that `grounded` loads have the tensors of the published checkpoints: names and shapes.
 
-The tables below were written down without transformers' classes. LLMDet and MM-Grounding-DINO: the names that the
-conversion of OpenMMLab's files gave them (transformers, convert_mm_grounding_dino_to_hf.py) and the sizes of its
+The tables below do not come from transformers' classes. LLMDet and MM-Grounding-DINO: the names from the
+conversion of OpenMMLab's files (transformers, convert_mm_grounding_dino_to_hf.py) and the sizes of its
 get_mm_grounding_dino_config. Qwen3-VL: the names and byte counts of its own model.safetensors.index.json and the sizes
-of its config.json. Models are built on the meta device, and their names are turned back by the table by which
-transformers renames a checkpoint while it loads: a release that renames without such an entry fails here.
+of its config.json. Models are built on the meta device; their names are mapped back with the table with which
+transformers renames a checkpoint on loading. A release that renames without such an entry fails here.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ SWIN = {
     "base": (12, 128, (2, 2, 18, 2), (4, 8, 16, 32), (2, 3, 4)),
     "large": (12, 192, (2, 2, 18, 2), (6, 12, 24, 48), (1, 2, 3, 4)),
 }
-"""Window, width, depths, heads, and the stages that are given on, of each size."""
+"""Window, width, depths, heads and output stages of each size."""
 QWEN3_VL = {
     "4B": ((2560, 36, 32, 8, 9728, True), (1024, 24, 4096, (5, 11, 17))),
     "8B": ((4096, 36, 32, 8, 12288, False), (1152, 27, 4304, (8, 16, 24))),
 }
-"""Words: width, layers, heads, key heads, inner width, whether input and output share weights; vision: width, layers,
-inner width, and the layers that DeepStack taps."""
+"""Text: width, layers, heads, key heads, inner width, whether embeddings are tied; vision: width, layers,
+inner width, and DeepStack's layers."""
 WORDS, PLACES = 151936, 2304
 
 
 def named(prefix: str, out: int, into: int | tuple[int, ...] | None = None) -> Layout:
-    """A layer's weight and bias; without `into` those of a normalisation."""
+    """A layer's weight and bias; without `into`, those of a normalisation."""
     inner = () if into is None else (into,) if isinstance(into, int) else into
     return {f"{prefix}.weight": (out, *inner), f"{prefix}.bias": (out,)}
 
@@ -226,7 +226,7 @@ def built_qwen(size: str) -> PreTrainedModel:
 
 
 def published_names(model: PreTrainedModel, shared: str = "") -> Layout:
-    """The tensors of a model under the names of the hub, without one that only repeats another."""
+    """A model's tensors under the hub's names, without tied duplicates."""
     state = {name: tensor for name, tensor in model.state_dict().items() if name != shared}
     return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
 
@@ -237,11 +237,11 @@ def dino(request: pytest.FixtureRequest) -> Iterator[tuple[str, PreTrainedModel]
         yield request.param, built_dino(request.param)
 
 
-def test_detectors_load_what_was_published(dino: tuple[str, PreTrainedModel]) -> None:
+def test_detectors_match_published_checkpoints(dino: tuple[str, PreTrainedModel]) -> None:
     size, model = dino
     assert {tensor.device for tensor in model.parameters()} == {torch.device("meta")}
     ours, theirs = published_names(model), grounding_dino(size)
-    # The final normalisation of Swin is not used: the files do not have it, and it is left as it is made.
+    # Swin's final normalisation is unused and missing from the files; it keeps its initial values.
     unused = {f"model.backbone.conv_encoder.model.swin.layernorm.{part}" for part in ("weight", "bias")}
     assert {name for name in ours if name not in theirs} <= unused
     assert {name for name in theirs if name not in ours} == set()
@@ -249,13 +249,13 @@ def test_detectors_load_what_was_published(dino: tuple[str, PreTrainedModel]) ->
 
 
 @pytest.mark.parametrize("size", ["4B", pytest.param("8B", marks=pytest.mark.slow)])
-def test_choosers_load_what_was_published(size: str) -> None:
+def test_choosers_match_published_checkpoints(size: str) -> None:
     with empty_weights():
         model = built_qwen(size)
     assert published_names(model, "lm_head.weight" if size == "4B" else "") == qwen3_vl(size)
 
 
-def test_tables_hold_as_many_bytes_as_the_index_files_say() -> None:
+def test_size_in_bytes_matches_the_index_files() -> None:
     """Qwen3-VL-4B: 713 tensors in bfloat16, of which 315 are the vision tower's; 8B: its total size."""
     small, large = qwen3_vl("4B"), qwen3_vl("8B")
     seen = {name: shape for name, shape in small.items() if name.startswith("model.visual.")}

@@ -1,8 +1,8 @@
 """Qwen2.5-VL-7B and Qwen3.5-9B as choosers: the real classes have the tensors of the published checkpoints.
 
-The tables were written down without transformers' classes: sizes from the published config.json, which is given to the
-class with the keys that it has there, names as they stand in the files. The bytes of Qwen2.5-VL-7B are those of its
-model.safetensors.index.json; an index of Qwen3.5-9B could not be read where this was written. See test_layouts.py.
+The tables do not come from transformers' classes: sizes are from the published config.json, which is passed to the
+class unchanged, and names are those in the files. The bytes of Qwen2.5-VL-7B are those of its
+model.safetensors.index.json; no index of Qwen3.5-9B was available. See test_layouts.py.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ QWEN2_5_VL_7B: dict[str, Any] = {
     "vocab_size": 152064,
     "vision_config": {"hidden_size": 1280, "in_chans": 3, "model_type": "qwen2_5_vl", "spatial_patch_size": 14},
 }
-"""The published config.json, flat as it is there."""
+"""The published config.json, with its flat structure."""
 
 
-def test_qwen2_5_vl_loads_what_was_published() -> None:
+def test_qwen2_5_vl_matches_the_published_checkpoint() -> None:
     with empty_weights():
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**QWEN2_5_VL_7B))
     assert published_names(model) == qwen2_5_vl_7b()
 
 
-def test_its_table_holds_as_many_bytes_as_the_index_file_says() -> None:
+def test_size_in_bytes_matches_the_index_file() -> None:
     layout = qwen2_5_vl_7b()
     assert (len(layout), 2 * sum(map(prod, layout.values()))) == (729, 16584333312)
 
@@ -102,7 +102,7 @@ def qwen3_5_9b_words() -> Layout:
     return under("model.language_model", words)
 
 
-def test_qwen3_5_loads_what_was_published() -> None:
+def test_qwen3_5_matches_the_published_checkpoint() -> None:
     text = {
         "attn_output_gate": True,
         "full_attention_interval": 4,

@@ -1,4 +1,4 @@
-"""The local chooser: real classes with random weights, which have nothing to say but must keep to the grammar."""
+"""The local chooser: real classes with random weights; their answers must follow the grammar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
 
 
 @pytest.mark.parametrize("save", [checkpoints.save_qwen3_vl, checkpoints.save_qwen3_5])
-def test_random_weights_keep_to_the_grammar(save: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_random_weights_follow_the_grammar(save: Callable[[Path], Path], tmp_path: Path) -> None:
     chooser = LocalChooser.from_pretrained(save(tmp_path / "chooser"))
     for grammar in (verdict_grammar([1, 12], 6), phrases_grammar(length=12), caption_grammar(20)):
         answer = chooser.answer(Question(["object 1 ", PICTURE, " and ", PICTURE, " which?"], grammar))
@@ -33,7 +33,7 @@ def test_a_question_without_pictures(tmp_path: Path) -> None:
     assert json.loads(chooser.answer(Question(["phrases of: the ring"], phrases_grammar(most=1, length=8))))
 
 
-def test_the_likeliest_token_that_fits_is_taken_and_the_end_only_at_the_end(tmp_path: Path) -> None:
+def test_likeliest_fitting_token_is_chosen_and_end_only_after_a_complete_answer(tmp_path: Path) -> None:
     words = LocalChooser.from_pretrained(checkpoints.save_qwen3_vl(tmp_path)).processor.tokenizer
     held = GrammarProcessor(Grammar("x", '"(accept|reject)"', {}), words, start=1)
     scores = torch.zeros(1, len(words) + 64)

@@ -1,4 +1,4 @@
-"""A tracker that lost its object says so by painting something else."""
+"""Detection of lost objects from the areas of their masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_an_object_that_slowly_fills_the_picture_is_not_lost() -> None:
     assert not any(watch.lost(0.1 * 1.1**step) for step in range(24))
 
 
-def test_a_speck_that_leaps_to_something_large_is_lost() -> None:
+def test_small_mask_that_suddenly_grows_is_lost() -> None:
     watch = LostObject()
     assert [watch.lost(share) for share in (0.01, 0.011, 0.3)] == [False, False, True]
 
@@ -25,7 +25,7 @@ def test_an_object_that_was_hidden_may_come_back() -> None:
     assert not any(watch.lost(share) for share in (0.1, 0.02, 0.0, 0.0, 0.03, 0.1))
 
 
-def test_a_detector_vouches_for_a_new_size() -> None:
+def test_detector_confirms_a_new_size() -> None:
     watch = LostObject()
     watch.lost(0.05)
     watch.anchor(0.6)

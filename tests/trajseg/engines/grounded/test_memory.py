@@ -1,6 +1,6 @@
 """Memory stays flat in the number of frames: 420 frames of 720p with 8 objects, at tiny size.
 
-FRAMES=1000 runs it on more; with -s it prints what it measures.
+FRAMES=1000 runs it on more frames; with -s it prints the measurements.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from trajseg.video import open_clip, write_video
 WIDTH, HEIGHT, OBJECTS = 1280, 720, 8
 FRAMES = int(os.environ.get("FRAMES", "420"))
 ALLOWED = 40 * 2**20
-"""Bytes by which the largest size in the last third may exceed that in the first: masks of 8 objects as run-length
-codes. What the allocator holds goes up and down by as much from frame to frame, so single frames are not compared."""
+"""Bytes by which the largest size in the last third may exceed that in the first: RLE masks of 8 objects. The
+allocator's memory fluctuates by as much between frames, so single frames are not compared."""
 
 SHIPPED = Path(__file__).parents[4] / "trajseg" / "checkpoints" / "trajseg-tiny"
-"""Its SAM 2 has learned to see: that of random weights draws the same mask for all boxes."""
+"""Its SAM 2 is trained: one with random weights draws the same mask for all boxes."""
 PLACES = [(x, y) for y in (100, 400) for x in range(40, 1200, 300)]
 COLOURS = [(215, 35, 40), (45, 165, 60), (40, 75, 215), (240, 225, 45)] * 2
 SIDE = 200
 
 
 class StillDetector:
-    """A fake: eight boxes that stay where they are."""
+    """A fake: eight fixed boxes."""
 
     def detect(self, frames: Sequence[np.ndarray], phrases: Sequence[str], least: float) -> list[list[Detection]]:
         seen = [Detection((x, y, x + SIDE, y + SIDE), 0.9, phrases[0]) for x, y in PLACES]
@@ -46,7 +46,7 @@ class StillDetector:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Resident memory of this process, bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -72,7 +72,7 @@ class Sizes:
 
 
 def pictures() -> Iterator[np.ndarray]:
-    """Eight squares before noise, and a bar that passes before them."""
+    """Eight squares on noise, and a bar that passes in front of them."""
     base = np.random.default_rng(0).integers(60, 120, (HEIGHT, WIDTH, 3), np.uint8)
     for (x, y), colour in zip(PLACES, COLOURS, strict=True):
         base[y : y + SIDE, x : x + SIDE] = colour
@@ -98,7 +98,7 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
     count = len(found.candidates)
     assert count == OBJECTS
     assert searching.growth < ALLOWED
-    # Whatever the untaught chooser said: all of them.
+    # Whatever the untrained chooser answered: all of them.
     found = replace(found, choice=Choice(dict.fromkeys(range(count), 1.0)))
     for frame in engine.segmentation(clip, found):
         assert len(frame.masks) == count

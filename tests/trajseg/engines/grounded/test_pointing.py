@@ -1,4 +1,4 @@
-"""Boxes that a vision language model writes, by family, and the pictures that it is shown for them."""
+"""Boxes written by a vision language model, by family, and the pictures shown for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FRAME, SHOWN = (720, 1280), (420, 756)
         ("molmo2", (250, 250, 500, 1000)),
     ],
 )
-def test_the_same_place_in_each_family_s_numbers(family: str, box: tuple[int, ...]) -> None:
+def test_same_box_in_each_family_s_units(family: str, box: tuple[int, ...]) -> None:
     convention = convention_of(family)
     assert convention is not None
     assert convention.pixels(box, SHOWN, FRAME) == pytest.approx((320, 180, 640, 720))
@@ -44,7 +44,7 @@ def test_every_family_is_in_the_test_above() -> None:
         ("allenai/Molmo2-8B", "molmo2"),
     ],
 )
-def test_a_family_is_known_by_its_model_type_or_its_name(model: str, family: str) -> None:
+def test_family_is_recognised_by_model_type_or_name(model: str, family: str) -> None:
     assert convention_of(model) is FAMILIES[family]
 
 
@@ -53,7 +53,7 @@ def test_other_families_are_not_guessed(model: str) -> None:
     assert convention_of(model) is None
 
 
-def test_what_leaves_the_picture_is_cut_and_what_is_left_of_it_must_be_something() -> None:
+def test_boxes_are_clipped_to_the_picture_and_dropped_if_empty() -> None:
     convention = FAMILIES["qwen3_vl"]
     assert convention.pixels((900, 500, 1100, 700), SHOWN, FRAME) == pytest.approx((1152, 360, 1280, 504))
     assert convention.pixels((500, 1000, 250, 250), SHOWN, FRAME) == pytest.approx((320, 180, 640, 720))
@@ -62,8 +62,8 @@ def test_what_leaves_the_picture_is_cut_and_what_is_left_of_it_must_be_something
 
 
 @pytest.mark.parametrize("size", [(720, 1280), (1080, 608), (90, 160), (37, 500)])
-def test_qwen_2_5_sees_the_picture_as_it_is_shown(size: tuple[int, int]) -> None:
-    """Its boxes are in pixels of what its own processor makes of the picture: that must be what was measured."""
+def test_qwen_2_5_does_not_resize_the_shown_picture(size: tuple[int, int]) -> None:
+    """Its boxes are in pixels of its processor's output, which must have the size of the shown picture."""
     picture = tiled(np.zeros((*size, 3), np.uint8), 768)
     processor = Qwen2VLImageProcessor(
         patch_size=14, merge_size=2, size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}

@@ -1,4 +1,4 @@
-"""The words that go to a chooser stand in files, which may be replaced."""
+"""A chooser's prompts are in files, which can be replaced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCENE = Scene(
 )
 
 
-def test_a_question_holds_facts_and_pictures_in_their_order() -> None:
+def test_question_has_facts_and_pictures_in_order() -> None:
     question = choose_question(Prompts(), SCENE, "the dog that runs")
     text = "|".join(part if isinstance(part, str) else "PICTURE" for part in question.parts)
     assert text.count("PICTURE") == 4
@@ -47,12 +47,12 @@ def test_a_folder_replaces_some_of_the_texts(tmp_path: Path) -> None:
     assert "noun phrases" in prompts.parts("concepts", {"instruction": "x"})[0]
 
 
-def test_a_slot_that_nothing_fills_in_is_named(tmp_path: Path) -> None:
+def test_unknown_slot_is_named(tmp_path: Path) -> None:
     (tmp_path / "choose.txt").write_text("Which? {instructions}", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"\{instructions\}"):
         Prompts(tmp_path)
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="prompts folder"):
         Prompts(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""SAM 2 from the places that it comes from, and the geometry of its pictures."""
+"""Loading SAM 2 from its sources, and the geometry of its pictures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_folder_with_weights_and_config(sam2: PromptableSam2) -> None:
     assert (sam2.side, sam2.letterboxed, sam2.reader) == (64, False, None)
 
 
-def test_the_sam2_of_a_trajseg_checkpoint_brings_its_mark_reader() -> None:
+def test_sam2_of_a_trajseg_checkpoint_reads_marks() -> None:
     shipped = load_sam2(SHIPPED)
     assert shipped.letterboxed
     assert shipped.reader is not None
@@ -41,7 +41,7 @@ def test_the_sam2_of_a_trajseg_checkpoint_brings_its_mark_reader() -> None:
 def test_metas_file_is_recognised_by_its_tensors(tmp_path: Path) -> None:
     with empty_weights():
         names = shapes_of(build_sam2(sam2_config("tiny")))
-    # The file's names and shapes without its 150 MB: one number seen as the whole tensor would not survive saving.
+    # Names and shapes only, not 150 MB; an expanded single number would not survive saving.
     save_file({"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(96, 3, 7, 7)}, tmp_path / "part.safetensors")
     assert names["image_encoder.trunk.patch_embed.proj.weight"] == (96, 3, 7, 7)
     with pytest.raises(CheckpointError, match="not one of Meta's SAM 2"):
@@ -55,13 +55,13 @@ def test_a_folder_with_two_files_is_ambiguous(tmp_path: Path) -> None:
         load_sam2(tmp_path)
 
 
-def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_path(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no SAM 2"):
         load_sam2(tmp_path / "none")
 
 
 @pytest.mark.parametrize("letterboxed", [False, True])
-def test_masks_go_to_the_model_s_picture_and_back(sam2: PromptableSam2, letterboxed: bool) -> None:
+def test_masks_convert_to_the_model_s_picture_and_back(sam2: PromptableSam2, letterboxed: bool) -> None:
     there = PromptableSam2(sam2.sam2, letterboxed)
     mask = np.zeros((30, 60), bool)
     mask[10:20, 15:45] = True
@@ -81,7 +81,7 @@ def test_boxes_and_clicks_are_drawn_in_the_size_of_the_picture(sam2: PromptableS
         assert sam2.logits(decoded.logits, (30, 60)).shape == (count, 30, 60)
 
 
-def test_a_tracker_remembers_the_first_painted_frame_and_the_latest(sam2: PromptableSam2) -> None:
+def test_memory_has_the_first_and_the_latest_painted_frames(sam2: PromptableSam2) -> None:
     tracker, features = sam2.tracker(40), sam2.encode([PICTURE])
     for index in range(0, 40, 4):
         tracker.paint(index, features, sam2.painted([np.ones((30, 60), bool)]))

@@ -1,4 +1,4 @@
-"""The search for candidates with the shipped SAM 2, on clips built for what goes wrong in pipelines of this kind."""
+"""Candidate search with the shipped SAM 2, on clips built for the usual failures of such pipelines."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_each_object_is_one_candidate_over_the_whole_clip(sam2: PromptableSam2, 
     assert all(one.sightings == FRAMES // STEP for one in found)
 
 
-def test_look_alikes_that_cross_keep_their_ways(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_look_alikes_that_cross_keep_their_identity(sam2: PromptableSam2, tmp_path: Path) -> None:
     found, ids = search(
         sam2,
         tmp_path,
@@ -70,7 +70,7 @@ def test_look_alikes_that_cross_keep_their_ways(sam2: PromptableSam2, tmp_path: 
     assert likeness(found[1], ids == 2) > 0.6
 
 
-def test_an_object_that_enters_late_leaves_the_others_who_they_are(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_late_object_does_not_change_the_others_identity(sam2: PromptableSam2, tmp_path: Path) -> None:
     found, ids = search(
         sam2,
         tmp_path,
@@ -85,9 +85,7 @@ def test_an_object_that_enters_late_leaves_the_others_who_they_are(sam2: Prompta
     assert min(found[1].shown) >= 8
 
 
-def test_what_the_detector_first_overlooks_is_carried_back_to_the_beginning(
-    sam2: PromptableSam2, tmp_path: Path
-) -> None:
+def test_object_first_missed_by_the_detector_is_tracked_back_to_the_start(sam2: PromptableSam2, tmp_path: Path) -> None:
     found, ids = search(sam2, tmp_path, [moving("red", "circle", (0.3, 0.5), (1.0, 0.5))], blind=(0, 1, 2, 3))
     assert len(found) == 1
     assert found[0].shown[0] == 0
@@ -99,12 +97,12 @@ def test_an_object_that_leaves_is_gone(sam2: PromptableSam2, tmp_path: Path) -> 
     assert found[0].shown[-1] <= 11
 
 
-def test_nothing_seen_is_nothing_found(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_no_detections_no_candidates(sam2: PromptableSam2, tmp_path: Path) -> None:
     found, _ = search(sam2, tmp_path, [moving("blue", "square", (0.7, 0.5), (0.7, 0.5))], blind=range(8))
     assert found == []
 
 
-def test_progress_is_called_for_every_frame_and_may_end_the_search(sam2: PromptableSam2, tmp_path: Path) -> None:
+def test_progress_is_called_for_every_frame_and_can_end_the_search(sam2: PromptableSam2, tmp_path: Path) -> None:
     clip, ids = write(tmp_path / "clip.mp4", [moving("blue", "square", (0.7, 0.5), (0.7, 0.5))])
     calls: list[tuple[int, int]] = []
 

@@ -1,4 +1,4 @@
-"""The served chooser against a fake server that checks each request as vLLM's protocol has it."""
+"""The served chooser against a fake server that checks each request against vLLM's protocol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESPONSE_FORMATS = {"text", "json_object", "json_schema"}
 
 
 class FakeVllm:
-    """A fake of `vllm serve` 0.33 that refuses what its /v1/chat/completions would refuse, and answers by script.
+    """A fake of `vllm serve` 0.33 that rejects what its /v1/chat/completions would reject, and answers by script.
 
     `replies` are texts to answer, or statuses to fail with.
     """
@@ -51,7 +51,7 @@ class FakeVllm:
 
     @staticmethod
     def check(body: dict[str, Any]) -> None:
-        """What vLLM's pydantic models and its multimodal parser insist on."""
+        """What vLLM's pydantic models and its multimodal parser require."""
         known = {"model", "messages", "temperature", "max_tokens", "response_format", "chat_template_kwargs"}
         assert set(body) <= known, "guided_json and other fields of older releases are not known"
         assert body["model"] == "served-vlm"
@@ -79,7 +79,7 @@ def chooser(server: Callable[[httpx.Request], httpx.Response], **options: Any) -
     )
 
 
-def test_an_answer_comes_back_and_pictures_stand_between_the_texts() -> None:
+def test_answer_is_returned_and_pictures_are_sent_between_the_texts() -> None:
     server = FakeVllm(ANSWER)
     assert chooser(server).answer(QUESTION) == ANSWER
     [request] = server.requests
@@ -88,13 +88,13 @@ def test_an_answer_comes_back_and_pictures_stand_between_the_texts() -> None:
     assert request["temperature"] == 0
 
 
-def test_a_busy_server_is_asked_again() -> None:
+def test_busy_server_is_retried() -> None:
     server = FakeVllm(503, ANSWER)
     assert chooser(server).answer(QUESTION) == ANSWER
     assert len(server.requests) == 2
 
 
-def test_an_answer_with_other_blanks_is_taken() -> None:
+def test_answer_with_other_spacing_is_accepted() -> None:
     assert chooser(FakeVllm('{\n "1":"a dog: accept","2":"a cat: reject" }')).answer(QUESTION) == ANSWER
 
 
@@ -104,12 +104,12 @@ def test_an_answer_outside_the_schema_is_an_error(reply: str) -> None:
         chooser(FakeVllm(reply)).answer(QUESTION)
 
 
-def test_a_refusal_is_passed_on_with_the_server_s_words() -> None:
+def test_error_includes_the_server_s_message() -> None:
     with pytest.raises(TrajSegError, match=r"400.*AssertionError"):
         ServedChooser("http://gpu:8000/v1", "another", transport=httpx.MockTransport(FakeVllm())).answer(QUESTION)
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_unreachable_server() -> None:
     def gone(request: httpx.Request) -> httpx.Response:
         raise httpx.ProxyError("no route")
 
@@ -117,7 +117,7 @@ def test_a_server_that_is_not_there() -> None:
         chooser(gone).answer(QUESTION)
 
 
-def test_the_key_goes_along_as_a_bearer_token() -> None:
+def test_key_is_sent_as_a_bearer_token() -> None:
     seen: list[str] = []
     server = FakeVllm(ANSWER)
 
@@ -130,6 +130,6 @@ def test_the_key_goes_along_as_a_bearer_token() -> None:
 
 
 @pytest.mark.parametrize("address", ["gpu:8000", "file:///etc", "ftp://gpu/v1", ""])
-def test_only_web_addresses_are_taken(address: str) -> None:
+def test_only_web_addresses_are_accepted(address: str) -> None:
     with pytest.raises(InputError, match="not an http or https URL"):
         ServedChooser(address, "served-vlm")

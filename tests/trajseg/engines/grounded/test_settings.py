@@ -12,7 +12,7 @@ from trajseg.engines.grounded.settings import GroundedSettings
 from trajseg.errors import CheckpointError, InputError
 
 
-def test_later_places_go_before_earlier_ones(tmp_path: Path) -> None:
+def test_later_sources_override_earlier_ones(tmp_path: Path) -> None:
     for part in ("detector", "chooser/prompts"):
         (tmp_path / part).mkdir(parents=True)
     (tmp_path / "grounded.json").write_text(json.dumps({"frames": 3, "portrait": 64, "threshold": 0.1}))
@@ -24,7 +24,7 @@ def test_later_places_go_before_earlier_ones(tmp_path: Path) -> None:
     assert read.tracker == GroundedSettings().tracker
 
 
-def test_what_it_can_do_follows_from_the_chooser() -> None:
+def test_capabilities_depend_on_the_chooser() -> None:
     with_chooser, without = GroundedSettings().spec, GroundedSettings(chooser="none").spec
     assert (with_chooser.sentences, with_chooser.captions) == (True, True)
     assert (without.sentences, without.captions) == (False, False)
@@ -59,12 +59,12 @@ def test_the_factory_s_spec_is_read_without_loading(monkeypatch: pytest.MonkeyPa
         ({"frames": "many"}, "TRAJSEG_GROUNDED_FRAMES is 'many'"),
     ],
 )
-def test_a_wrong_setting_is_named(options: dict[str, object], names: str) -> None:
+def test_invalid_setting_is_named(options: dict[str, object], names: str) -> None:
     with pytest.raises(InputError, match=names):
         GroundedSettings.read(options, {})
 
 
-def test_a_checkpoint_that_is_not_there_or_damaged(tmp_path: Path) -> None:
+def test_missing_or_damaged_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no folder"):
         GroundedSettings.read({"checkpoint": str(tmp_path / "none")}, {})
     (tmp_path / "grounded.json").write_text('{"frames": 3, "unknown": 1}')

@@ -1,4 +1,4 @@
-"""Of masks of the same object in one frame, the best one stays."""
+"""Suppression: of several masks of an object in one frame, the best one is kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def block(left: int, top: int, right: int, bottom: int) -> rle.Rle:
     return rle.encode(mask)
 
 
-def test_of_two_masks_of_one_object_the_surer_one_stays() -> None:
+def test_more_certain_of_two_masks_of_an_object_is_kept() -> None:
     assert suppressed([block(10, 10, 30, 30), block(11, 10, 31, 30)], [0.5, 0.8]) == [1]
 
 
@@ -22,15 +22,15 @@ def test_neighbours_that_touch_both_stay() -> None:
     assert suppressed([block(10, 10, 30, 30), block(28, 10, 48, 30)], [0.5, 0.8]) == [1, 0]
 
 
-def test_most_of_an_object_is_not_a_second_object() -> None:
+def test_large_part_of_an_object_is_not_a_second_object() -> None:
     assert suppressed([block(10, 10, 40, 40), block(10, 10, 40, 30)], [0.9, 0.6]) == [0]
 
 
-def test_a_small_object_before_a_large_one_stays() -> None:
+def test_small_object_in_front_of_a_large_one_is_kept() -> None:
     assert suppressed([block(10, 10, 50, 50), block(20, 20, 30, 30)], [0.9, 0.6]) == [0, 1]
 
 
-def test_an_empty_mask_goes() -> None:
+def test_empty_mask_is_dropped() -> None:
     assert suppressed([block(10, 10, 30, 30), block(0, 0, 0, 0)], [0.4, 0.9]) == [0]
 
 

@@ -62,11 +62,11 @@ def test_answers_are_within_the_grammar_and_true() -> None:
         ("the red circle moving left", None),
     ],
 )
-def test_the_side_that_a_sentence_speaks_of(text: str, side: str | None) -> None:
+def test_side_stated_by_a_sentence(text: str, side: str | None) -> None:
     assert asked_side(text) == (len(SIDES) if side is None else SIDES.index(side))
 
 
-def test_an_answer_on_the_first_object_from_a_side_says_where_each_candidate_is() -> None:
+def test_answers_about_the_outermost_object_state_each_candidate_s_place() -> None:
     met = 0
     for lesson in lessons(120):
         for kind, said, answer in lesson.turns:
@@ -79,7 +79,7 @@ def test_an_answer_on_the_first_object_from_a_side_says_where_each_candidate_is(
     assert met
 
 
-def test_a_detector_s_mistakes_are_described_as_what_they_are() -> None:
+def test_false_positives_are_described_as_what_they_are() -> None:
     mistaken = 0
     for lesson in lessons(120, seed=5):
         for kind, _, answer in lesson.turns:
@@ -91,7 +91,7 @@ def test_a_detector_s_mistakes_are_described_as_what_they_are() -> None:
     assert mistaken
 
 
-def test_what_looks_as_a_sentence_says_but_for_its_shape_is_rejected() -> None:
+def test_candidate_of_the_wrong_shape_is_rejected() -> None:
     near = 0
     for lesson in lessons(200, seed=6):
         for kind, said, answer in lesson.turns:
@@ -105,7 +105,7 @@ def test_what_looks_as_a_sentence_says_but_for_its_shape_is_rejected() -> None:
     assert near > 5
 
 
-def test_a_near_miss_means_nothing_and_names_no_pair_of_the_test_split() -> None:
+def test_near_misses_refer_to_nothing_and_name_no_held_out_pair() -> None:
     rng, met = random.Random(7), 0
     for seed in range(150):
         scene = sample_scene(seed, "train")
@@ -131,14 +131,14 @@ def test_a_false_alarm_is_never_accepted() -> None:
                 assert all(json.loads(answer)[number] == "nothing: reject" for number in false)
 
 
-def test_concepts_are_nouns_or_left_open() -> None:
+def test_concepts_are_nouns_or_object() -> None:
     assert concepts_of("the small red circle") == ["circle"]
     assert concepts_of("the star left of the blue ring at the start") == ["star", "ring"]
     assert concepts_of("the object that enters last") == ["object"]
     assert concepts_of("all the crosses") == ["cross"]
 
 
-def test_the_tokenizer_puts_every_text_together_again() -> None:
+def test_tokenizer_round_trips_every_text() -> None:
     words = vlm.tokenizer()
     for lesson in lessons(40, seed=2):
         for _, said, answer in lesson.turns:
@@ -147,7 +147,7 @@ def test_the_tokenizer_puts_every_text_together_again() -> None:
                 assert words.unk_token_id not in words(text)["input_ids"]
 
 
-def test_what_is_learned_are_the_answers_and_their_verdicts() -> None:
+def test_only_answers_and_their_verdicts_are_learned() -> None:
     desk, drawn = Desk(), lessons(4)
     batch = desk.batch(drawn)
     for row, lesson in enumerate(drawn):
@@ -159,7 +159,7 @@ def test_what_is_learned_are_the_answers_and_their_verdicts() -> None:
     assert int(batch.kinds.sum()) == vlm.TOKENS * sum(len(lesson.candidates) for lesson in drawn)
 
 
-def test_portraits_are_one_a_candidate_and_every_stage_has_gradients() -> None:
+def test_one_portrait_per_candidate_and_gradients_in_every_stage() -> None:
     torch.manual_seed(0)
     teacher, desk, rng = Teacher(), Desk(), random.Random(3)
     cut, looks = next(single_portraits(rng, 8))
@@ -180,14 +180,14 @@ def test_portraits_are_one_a_candidate_and_every_stage_has_gradients() -> None:
 
 
 def pairs_said(texts: list[str]) -> set[tuple[str, str]]:
-    """Every colour with a shape behind it."""
+    """Every pair of a colour and the shape after it."""
     found = set()
     for said in map(words, texts):
         found |= {(a, b) for a, b in pairwise(said) if a in COLOURS and b in SHAPES}
     return found
 
 
-def test_no_lesson_shows_or_mentions_a_pair_that_only_the_test_split_has() -> None:
+def test_no_lesson_shows_or_mentions_a_held_out_pair() -> None:
     desk, rng = Desk(), random.Random(5)
     drawn = [nameless(lesson, rng) for lesson in lessons(120, seed=6)]
     assert any(unnamed in (0, 1) for lesson in drawn for unnamed in lesson.unnamed)
@@ -200,7 +200,7 @@ def test_no_lesson_shows_or_mentions_a_pair_that_only_the_test_split_has() -> No
     assert looks.isdisjoint(HELD_OUT)
 
 
-def test_what_has_no_name_is_neither_learned_nor_judged() -> None:
+def test_nameless_looks_are_neither_learned_nor_judged() -> None:
     desk, rng = Desk(), random.Random(1)
     lesson = next(one for one in lessons(60, seed=8) if one.turns[0][0] == "choose" and len(one.candidates) > 2)
     marked = nameless(lesson, rng)
@@ -215,13 +215,13 @@ def test_what_has_no_name_is_neither_learned_nor_judged() -> None:
     assert torch.isfinite(Teacher().answer_loss(part, Teacher().codes(part))[0])
 
 
-def test_a_barred_name_is_out_of_the_running() -> None:
+def test_barred_class_is_masked_out() -> None:
     logits = torch.tensor([[1.0, 5.0, 2.0], [1.0, 5.0, 2.0]])
     assert without(logits, torch.tensor([1, -1])).argmax(1).tolist() == [2, 1]
 
 
 @pytest.mark.parametrize(("colour", "shape"), sorted(HELD_OUT))
-def test_other_colours_make_no_pair_of_the_test_split(colour: str, shape: str) -> None:
+def test_recolouring_creates_no_held_out_pair(colour: str, shape: str) -> None:
     rng = random.Random(2)
     for seen in COLOURS:
         for _ in range(20):
@@ -229,7 +229,7 @@ def test_other_colours_make_no_pair_of_the_test_split(colour: str, shape: str) -
             assert min(COLOURS, key=lambda name: int(np.abs(new - RGB[name]).sum())) != colour
 
 
-def test_words_that_change_nothing_leave_the_others_in_their_order() -> None:
+def test_filler_words_keep_the_order_of_the_others() -> None:
     one = Instruction("motion", "referring", "the small red circle moving left", (0,))
     rng = random.Random(3)
     kept = ["small", "red", "circle", "moving", "left"]

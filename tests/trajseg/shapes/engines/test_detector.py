@@ -1,4 +1,4 @@
-"""Teaching the tiny detector: phrases and what they mean, and a few steps on one batch."""
+"""Training the tiny detector: phrases and the objects they refer to, and a few steps on one batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def picture() -> Picture:
     return Picture(np.zeros((96, 128, 3), np.uint8), boxes, np.array(looks))
 
 
-def test_a_phrase_means_the_objects_that_it_fits() -> None:
+def test_phrase_refers_to_the_objects_that_match_it() -> None:
     rng = random.Random(0)
     met: dict[str, list[int]] = {}
     for _ in range(300):

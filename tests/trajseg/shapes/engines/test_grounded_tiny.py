@@ -1,4 +1,4 @@
-"""The taught detector and chooser and the shipped SAM 2, together: phrases and sentences about the shapes world."""
+"""The trained detector and chooser with the shipped SAM 2: phrases and sentences about the shapes world."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_phrase_finds_its_object_first(engine: GroundedEngine, tmp_path: Path)
     assert engine.segment(clip, "the star").result().tracks == []
 
 
-def test_the_taught_chooser_chooses_by_motion_and_denies_what_is_not_there(tmp_path: Path) -> None:
+def test_trained_chooser_chooses_by_motion_and_rejects_absent_objects(tmp_path: Path) -> None:
     chosen = factory(device="cpu", checkpoint=str(CHECKPOINT))
     assert chosen.spec.sentences
     clip, ids = write(
