@@ -1,8 +1,8 @@
-"""Appearance of a clip, drawn by lot: the same objects in the same places under another light, ink and background.
+"""Appearance augmentation: the same objects in the same places, with random lighting, style and background.
 
-A model that has seen one look only learns to read shapes in others from this: shape, place, motion and the name of a
-colour stay what they were, so masks and words about the clip stay true, while shading, edges, texture, sharpness and
-background become those of any style. All frames of a clip are changed alike.
+A model that has seen only one style learns from this to recognise shapes in others. Shading, edges, texture, sharpness
+and background change; shape, place, motion and the name of a colour do not, so masks and text about the clip remain
+true. All frames of a clip are changed alike.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from trajseg.data.extent import area_of, radius_of
 from trajseg.data.samples import Sample
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
-"""Shares of red, green and blue in the brightness of a pixel."""
+"""Weights of red, green and blue in the brightness of a pixel."""
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """How often a clip is changed in each way, 0 to 1.
+    """Probabilities of each kind of change to a clip, 0 to 1.
 
     Args:
-        objects: its objects are lit, shaded, edged and textured in another way.
-        background: what is no object is recoloured, or replaced where `swap` allows that.
-        whole: brightness, contrast and sharpness of the picture.
-        swap: the background may be replaced. Only for clips all of whose objects are known, and about whose
-            background nothing is said.
+        objects: change the objects' lighting, shading, edges and texture.
+        background: recolour the background, or replace it if `swap` is set.
+        whole: change the picture's brightness, contrast and sharpness.
+        swap: the background may be replaced. Only for clips whose objects are all known and whose text does not mention
+            the background.
     """
 
     objects: float = 0.8
@@ -41,7 +41,7 @@ class Appearance:
     swap: bool = False
 
     def apply(self, samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
-        """Samples that share one array of frames, changed alike; they share one again."""
+        """The samples with changed frames. All samples must share one array of frames, and do so in the result."""
         frames, objects = samples[0].frames, samples[0].objects
         if objects is None:
             return list(samples)
@@ -58,7 +58,7 @@ class Appearance:
 
 
 def _change_objects(levels: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> None:
-    """Gives all objects of a clip one style, in place."""
+    """Gives all objects of a clip the same random style, in place."""
     light = rng.uniform(0, 2 * math.pi)
     depth = rng.uniform(0, 0.6) * (rng.random() < 0.7)
     gain, saturation = rng.uniform(0.7, 1.15), rng.uniform(0.7, 1.5)
@@ -92,7 +92,7 @@ def _change_objects(levels: np.ndarray, objects: np.ndarray, rng: np.random.Gene
 
 
 def _change_background(levels: np.ndarray, objects: np.ndarray, rng: np.random.Generator, swap: bool) -> None:
-    """Recolours what is no object, or paints something else in its place, in place."""
+    """Recolours the background or replaces it, in place."""
     there = objects == 0
     height, width = there.shape[1:]
     if swap and rng.random() < 0.7:
@@ -117,7 +117,7 @@ def _change_background(levels: np.ndarray, objects: np.ndarray, rng: np.random.G
 
 
 def _backdrop(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A background float32 [1.13 H, W + 0.13 H, 3], 0 to 1: patches of colours, from muted to saturated, from sharp to
+    """A random background float32 [1.13 H, W + 0.13 H, 3], 0 to 1: patches of muted to saturated colours, sharp to
     blurred."""
     rows, columns = round(1.13 * height) + 1, width + round(0.13 * height) + 1
     high = int(rng.integers(1, 8))
@@ -145,7 +145,7 @@ def _backdrop(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _changed_whole(levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness and contrast of all, and how sharp it is."""
+    """The picture with a random brightness, contrast and sharpness."""
     levels = np.clip(levels, 0, 1) ** math.exp(rng.uniform(-0.35, 0.35))
     how = rng.random()
     if how < 0.4:

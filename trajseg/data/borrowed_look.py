@@ -1,10 +1,9 @@
-"""A look that one clip borrows from another: its objects are inked as the other's are, on the other's background.
+"""Style transfer between clips: objects get the style of another clip's objects, on that clip's background.
 
-A project has few corrected videos, the base's own data has clips without end and exact masks. Clips of the one in the
-look of the other have both. Of an object the look is, over the distance from its edge, how bright it is and how much
-light is mixed into its colour, and how it is shaded from side to side; its hue stays its own, unless the other clip has
-an object of nearly the same hue. Where things are, which shape they have and how they move stays, and so do masks and
-words.
+A project has few corrected videos; the base's own data has endless clips with exact masks. Clips of the base in the
+style of the project combine both. The style of an object is its brightness and the amount of white in its colour, as
+functions of the distance from its edge, and its shading from side to side. An object keeps its hue unless the other
+clip has an object of nearly the same hue. Place, shape and motion do not change, so masks and text remain true.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from trajseg.data.extent import area_of, radius_of
 from trajseg.data.samples import Sample
 
 RINGS = 24
-"""Distances from an object's edge that its look tells apart, of equal width."""
+"""Number of rings of equal width, from an object's edge inwards, for which its style is measured."""
 RING = 0.05
-"""Width of a ring, in radii of a circle of the object's area."""
+"""Width of a ring, in radii of a circle with the object's area."""
 LEAST = 60
-"""Pixels of an object from which on its look can be read."""
+"""Minimum number of pixels of an object for measuring its style."""
 COLOURED = 0.25
-"""Saturation, 0 to 1, from which on an object has a hue."""
+"""Minimum saturation, 0 to 1, at which an object has a hue."""
 SAME_HUE = 25.0
-"""Degrees of hue, at most, between two colours of one name."""
+"""Maximum difference in hue, degrees, between two colours with the same name."""
 
 
 @dataclass(frozen=True)
 class Ink:
-    """The look of an object: its colour is own x (pure colour) + light, by ring, times a shade from side to side.
+    """The style of an object: in each ring, own x (pure colour) + light, times a shade from side to side.
 
     Args:
         colour: float32 [3] RGB, its largest channel 1.
         own, light: float32 [RINGS], from the edge inwards.
-        slope: float32 [2], how much brighter it gets by radius to the right and downwards.
+        slope: float32 [2], change in brightness per radius to the right and downwards.
     """
 
     colour: np.ndarray
@@ -55,11 +54,11 @@ class Ink:
 
 @dataclass(frozen=True)
 class BorrowedLook:
-    """The look of a clip.
+    """The style of a clip.
 
     Args:
         background: float32 [H, W, 3] RGB, 0 to 1, without the objects.
-        inks: of its objects; one at least.
+        inks: the styles of its objects; at least one.
     """
 
     background: np.ndarray
@@ -67,7 +66,7 @@ class BorrowedLook:
 
     @classmethod
     def of(cls, frames: np.ndarray, objects: np.ndarray, rng: random.Random) -> BorrowedLook | None:
-        """The look of a clip; None where no object is seen well enough.
+        """The style of a clip; None if no object is large enough to measure.
 
         Args:
             frames: uint8 [T, H, W, 3] RGB.
@@ -87,7 +86,8 @@ class BorrowedLook:
         return cls(background.astype(np.float32) / 255, tuple(inks))
 
     def apply(self, samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
-        """Samples that share frames, all of whose objects are known, in this look; they share frames again."""
+        """The samples in this style. All must share one array of frames, and do so in the result; all objects of the
+        clip must be known."""
         frames, objects = samples[0].frames, samples[0].objects
         if objects is None:
             return list(samples)
@@ -105,7 +105,7 @@ class BorrowedLook:
         return [replace(sample, frames=changed) for sample in samples]
 
     def _backgrounds(self, shape: tuple[int, ...], rng: random.Random) -> np.ndarray:
-        """float32 [T, H, W, 3]: a piece of the background that drifts or not."""
+        """float32 [T, H, W, 3]: a crop of the background, still or drifting."""
         count, height, width = shape[:3]
         scale = max(height / self.background.shape[0], width / self.background.shape[1]) * rng.uniform(1.0, 1.3)
         size = (math.ceil(self.background.shape[1] * scale), math.ceil(self.background.shape[0] * scale))
@@ -123,7 +123,7 @@ class BorrowedLook:
         return np.stack(pieces)
 
     def _ink_for(self, colour: np.ndarray, rng: random.Random) -> Ink:
-        """What an object of a colour is drawn with."""
+        """The style for an object of this colour."""
         coloured = float(1 - colour.min()) >= COLOURED
         alike = [ink for ink in self.inks if ink.coloured == coloured]
         if coloured:
@@ -132,7 +132,7 @@ class BorrowedLook:
                 return rng.choice(same)
         elif alike:
             return rng.choice(alike)
-        # Of a white object, or for one, only the brightness can be known.
+        # A white object, as source or target, determines only the brightness.
         return replace(rng.choice(alike or self.inks), colour=colour)
 
 
@@ -151,7 +151,7 @@ def _draw(canvas: np.ndarray, mask: np.ndarray, picture: np.ndarray, ink: Ink, r
 
 
 def _ink(picture: np.ndarray, mask: np.ndarray) -> Ink:
-    """The look of an object in a picture float32 [H, W, 3], 0 to 1."""
+    """The style of an object in a picture float32 [H, W, 3], 0 to 1."""
     ring, x, y = _places(mask, radius_of(mask))
     pixels, ring, x, y = picture[mask], ring[mask], x[mask], y[mask]
     spread = pixels.max(axis=1) - pixels.min(axis=1)
@@ -168,7 +168,7 @@ def _ink(picture: np.ndarray, mask: np.ndarray) -> Ink:
     places = np.flatnonzero(known)
     means = np.stack([np.interp(np.arange(RINGS), places, means[places, c]) for c in range(3)], axis=1)
     if coloured:
-        # Two unknowns from three channels: how much of the pure colour, and how much white light.
+        # Two unknowns from three channels: the amounts of the pure colour and of white.
         basis = np.stack([colour, np.ones(3, np.float32)], axis=1)
         own, light = np.linalg.lstsq(basis, means.T, rcond=None)[0]
     else:
@@ -179,8 +179,8 @@ def _ink(picture: np.ndarray, mask: np.ndarray) -> Ink:
 
 
 def _places(mask: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each pixel its ring, a fraction from 0 at the edge on, and its distance to the right of and below the middle,
-    in radii: three float32 [H, W]. The picture's own edge is no edge of the object."""
+    """For each pixel its ring (fractional, 0 at the object's edge), and its offset from the centre to the right and
+    downwards in radii: three float32 [H, W]. The picture's border does not count as the object's edge."""
     padded = np.pad(mask, 1, mode="edge").astype(np.uint8)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(np.float32)
@@ -189,7 +189,7 @@ def _places(mask: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _pure(colour: np.ndarray) -> np.ndarray:
-    """A colour at its brightest."""
+    """The colour scaled so that its largest channel is 1."""
     return (colour / max(float(colour.max()), 1e-3)).astype(np.float32)
 
 

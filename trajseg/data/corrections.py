@@ -1,13 +1,13 @@
-"""Corrections: what persons made of a project's tracks, as a data set for training and scoring.
+"""Corrections: a project's tracks as corrected by people, as a data set for training and scoring.
 
 `corrections:FOLDER` is the output of `trajseg export --format trajseg`; `corrections:12` is the present state of Label
 Studio's project 12, exported by the backend. The videos are split permanently into two sides by a hash of the video's
-identity: a video stays on its side while the project grows, whichever address or task it comes back under. Training
-uses `train` and refuses the other side; scoring uses `held-out` unless `:train` is named.
+identity: a video stays on its side while the project grows, even if it returns at another address or in another task.
+Training uses `train` and rejects the other side; scoring uses `held-out` unless `:train` is named.
 
 In training a mask is weighted by the trust of its frame (WEIGHTS), and frames on which no track has weight are skipped.
 Held-out videos are scored only on frames that a person vouched for in every track. A caption that a person vouched for
-also serves as an instruction, if it belongs to only one track of the clip.
+is used as an instruction as well, if it belongs to only one track of the clip.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Side = Literal["train", "held-out"]
 SIDES: tuple[Side, ...] = ("train", "held-out")
 VERSION = 1
 HELD_OUT_SHARE = 0.3
-"""Expected share of all videos; of a few videos it may be none, or most."""
+"""Expected share of held-out videos; with few videos the actual share may be none, or most."""
 SPLIT = b"trajseg corrections 1\0"
-"""Part of every hash: another value would move videos from side to side."""
+"""Salt of every hash: another value would move videos to the other side."""
 WEIGHTS: Mapping[Trust, float] = {
     Trust.PAINTED: 1.0,
     Trust.CONFIRMED: 0.9,
@@ -58,7 +58,7 @@ def side_of(identity: str) -> Side:
 
 @dataclass(frozen=True)
 class CorrectedTrack:
-    """A track of an export: a `rejected` one shows nothing; `trust` has one value per frame, the caption its own."""
+    """A track of an export. A `rejected` one shows nothing. `trust` has one value per frame."""
 
     track: MaskTrack
     trust: tuple[Trust, ...]
@@ -81,12 +81,12 @@ class CorrectedClip:
 
     @property
     def standing(self) -> list[CorrectedTrack]:
-        """Tracks that nobody rejected."""
+        """The tracks that were not rejected."""
         return [held for held in self.tracks if not held.rejected]
 
     @property
     def vouched_none(self) -> bool:
-        """Whether a person confirmed that an instruction's object is not there."""
+        """Whether a person confirmed that an instruction refers to no object."""
         return any(not uids and trust.vouched for _, uids, trust in self.expressions)
 
 
@@ -158,7 +158,7 @@ class Corrections(Dataset):
         return WEIGHTS[held.trust[index]]
 
     def weight_of_caption(self, held: CorrectedTrack) -> float:
-        """The weight of a track's caption, 0 to 1; at 0 it is dropped: a model learns nothing from its own words."""
+        """The weight of a track's caption, 0 to 1; at 0 it is dropped: a model must not learn from its own output."""
         return WEIGHTS[held.caption_trust]
 
     def weight_of_words(self, corrected: CorrectedClip, targets: Sequence[str], trust: Trust) -> float:
@@ -182,7 +182,7 @@ class Corrections(Dataset):
         """Frames that count: in training where any track has weight, held out where all were vouched for."""
         standing, frames = corrected.standing, range(corrected.frame_count)
         if not standing:
-            # A person confirmed that there is nothing, which holds for every frame.
+            # A person confirmed that there is no object, which holds for every frame.
             return tuple(frames) if corrected.vouched_none else ()
         if self.side == "held-out":
             return tuple(index for index in frames if all(held.trust[index].vouched for held in standing))

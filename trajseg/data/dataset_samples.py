@@ -15,7 +15,7 @@ from trajseg.errors import InputError
 from trajseg.video.spacing import jittered_frames, sampled_frames
 
 MOST_OBJECTS = 255
-"""Objects of a clip, at most, that a sample tells apart."""
+"""Maximum number of objects of a clip that a sample distinguishes."""
 TRIES = 100
 """Draws after which a data set is considered to have nothing of a kind."""
 
@@ -93,7 +93,7 @@ class DatasetSamples:
         rng: random.Random,
         pictures: _Pictures | None = None,
     ) -> Sample | None:
-        """A sample with these frames, whose pictures may be known; None if they show nothing to ask about."""
+        """A sample with these frames; `pictures` are theirs, if already read. None if it would have no target."""
         if direction == "grounding":
             return self._grounding(annotated, times, rng, pictures)
         least = min(2, len(times))
@@ -177,7 +177,7 @@ class _Pictures(NamedTuple):
 
 
 def _pictures(annotated: AnnotatedClip, times: Sequence[int]) -> _Pictures:
-    """A time may come twice."""
+    """Reads these frames; a frame may occur twice in `times`."""
     frames = dict(annotated.clip.frames(times))
     objects = np.zeros((len(times), annotated.clip.height, annotated.clip.width), np.uint8)
     for number, thing in enumerate(annotated.objects[:MOST_OBJECTS]):

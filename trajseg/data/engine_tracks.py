@@ -1,9 +1,9 @@
-"""Engine tracks: tracks that an engine was certain of, in addition to corrections, as training data.
+"""Engine tracks: an engine's confident tracks as training data, in addition to corrections (distillation).
 
 `engine:FOLDER` reads the same export as `corrections:FOLDER` (with all tasks, not with --annotated-only). Frames
 touched by a person count as they do there. A frame drawn only by an engine is weighted by its score: 0 below SURE, and
-at most PREDICTED, which is less than the lowest weight of a frame accepted by a person. So a small model learns from a
-large one, such as `grounded` with public weights, and corrections always take precedence.
+at most PREDICTED, which is less than the lowest weight of a frame accepted by a person. A small model can thus learn
+from a large one, such as `grounded` with public weights, while corrections take precedence.
 
 Held-out videos are never trained on, and nothing is scored against an engine's output.
 """
@@ -60,7 +60,7 @@ class EngineTracks(Corrections):
     def weight_of_words(self, corrected: CorrectedClip, targets: Sequence[str], trust: Trust) -> float:
         """By trust; for a sentence answered only by an engine, the weight of its least certain track.
 
-        That an engine found nothing says little: it counts only if a person has confirmed it.
+        An engine's "no such object" is weak evidence: it counts only if a person has confirmed it.
         """
         if trust is not Trust.PREDICTED:
             return super().weight_of_words(corrected, targets, trust)

@@ -1,4 +1,4 @@
-"""How far an object reaches in a picture."""
+"""The extent of an object in a picture."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def area_of(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
 
 
 def radius_of(mask: np.ndarray) -> float:
-    """Radius in pixels of a circle of the area of a mask, bool [H, W]; 2 at least."""
+    """Radius in pixels of a circle with the area of a mask, bool [H, W]; at least 2."""
     return max(2.0, math.sqrt(np.count_nonzero(mask) / math.pi))

@@ -1,6 +1,6 @@
-"""Jitter of a clip: all of its frames turned, scaled and shifted alike, so that few clips go a longer way.
+"""Jitter: geometric augmentation that rotates, scales and shifts all frames of a clip alike.
 
-Changes are small, because the words about a clip must stay true: left stays left, small stays small, still stays still.
+Changes are small, because text about a clip must remain true: left stays left, small stays small, still stays still.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from trajseg.data.samples import Sample, boxes_of
 
 @dataclass(frozen=True)
 class Jitter:
-    """How far a clip is moved at most, each drawn evenly on either side.
+    """Maximum changes to a clip; each is drawn uniformly in both directions.
 
     Args:
-        rotation: in degrees.
-        scale: 0.1 is from 1 / 1.1 to 1.1.
+        rotation: degrees.
+        scale: 0.1 means from 1 / 1.1 to 1.1.
         shift: in units of the picture's sides.
     """
 
@@ -30,10 +30,10 @@ class Jitter:
     shift: float = 0.06
 
     def apply(self, samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
-        """Samples that share one array of frames, moved alike; they share one array again.
+        """The samples with moved frames. All samples must share one array of frames, and do so in the result.
 
-        Pixels that come in at an edge repeat the picture's edge, and belong to no object. The samples themselves are
-        returned where a target would leave a frame that shows it.
+        Pixels that enter at an edge repeat the picture's edge and belong to no object. If a target would leave a frame
+        that shows it, the samples are returned unchanged.
         """
         first = samples[0]
         matrix = self._matrix(first.frames.shape[1:3], rng)
@@ -54,7 +54,7 @@ class Jitter:
         ]
 
     def _matrix(self, size: tuple[int, int], rng: random.Random) -> np.ndarray:
-        """From a place in the picture to its new one, [2, 3]."""
+        """A random affine matrix [2, 3] from old to new positions."""
         height, width = size
         turn = rng.uniform(-self.rotation, self.rotation)
         scale = (1 + self.scale) ** rng.uniform(-1, 1)
@@ -69,7 +69,7 @@ def _moved_masks(masks: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _moved_ids(planes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """uint8 [T, H, W]; 0 comes in at the edges."""
+    """uint8 [T, H, W]; 0 enters at the edges."""
     return np.stack([_warped(plane, matrix, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) for plane in planes])
 
 

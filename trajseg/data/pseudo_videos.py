@@ -51,7 +51,7 @@ def _warp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _coloured(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another brightness, another hue and saturation, or both."""
+    """The picture with a random brightness, a random hue and saturation, or both."""
     which = rng.integers(3)
     if which != 1:
         brighter = picture.astype(np.int16) + rng.integers(-BRIGHTNESS, BRIGHTNESS + 1)
@@ -66,7 +66,7 @@ def _coloured(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _blurred(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Occasionally blurred along a line, like camera motion."""
+    """Occasionally adds motion blur."""
     if rng.random() >= BLUR_SHARE:
         return picture
     size = int(rng.choice((9, 11)))

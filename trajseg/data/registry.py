@@ -110,7 +110,7 @@ def open_source(data: str) -> Source:
 
 
 def known_datasets() -> dict[str, DatasetEntry]:
-    """Ours and those of installed packages, by name; a package cannot replace one of ours."""
+    """Built-in data sets and those of installed packages, by name; a package cannot replace a built-in one."""
     brought = {point.name: DatasetEntry(point.value, f"{point.name}:...") for point in entry_points(group=GROUP)}
     return {**brought, **DATASETS}
 

@@ -35,8 +35,8 @@ class Sample:
         template: the request wrapped around an expression.
         weight: of the answer's words in the loss, 0 to 1.
         mask_weights: float32 [S, T], of each target's mask and presence in each frame; None: 1 everywhere.
-        objects: uint8 [T, H, W], of all objects that are known, targets or not: k + 1 where the k-th is seen, 0 where
-            there is none; None: only the targets are known.
+        objects: uint8 [T, H, W], all known objects, targets or not: k + 1 where the k-th is visible, 0 on the
+            background; None: only the targets are known.
 
     Raises:
         InputError: the parts do not fit together.
@@ -72,15 +72,17 @@ class Sample:
             )
         if self.objects is not None and self.objects.shape != size:
             raise InputError(
-                f"The objects of frames {size} must be [T, H, W], not {self.objects.shape}.", "Give a plane a frame."
+                f"The objects of frames {size} must be [T, H, W], not {self.objects.shape}.",
+                "Give one plane per frame.",
             )
         if self.direction == "captioning" and (self.boxes is None or self.boxes.shape != (count, 4)):
             raise InputError(
-                f"A trajectory of {count} frames needs as many boxes.", "Give None where it is not to be seen."
+                f"A trajectory of {count} frames needs as many boxes.",
+                "Use zeros for frames that do not show the object.",
             )
         if self.direction == "propagation" and not self.masks.any():
             raise InputError(
-                "Nothing can be propagated: no frame shows the object.", "Give a mask on one frame at least."
+                "Nothing can be propagated: no frame shows the object.", "Give a mask on at least one frame."
             )
 
 
@@ -108,7 +110,7 @@ def near_and_far(frame_count: int, frames: int, rng: random.Random) -> list[int]
 
 
 class Source(Protocol):
-    """A data set. Both methods depend only on `rng`, so that a resumed training sees the same samples."""
+    """A source of samples. Both methods depend only on `rng`, so a resumed training sees the same samples."""
 
     def video(self, rng: random.Random, frames: int, direction: Direction) -> Sample:
         """Frames of a clip."""
@@ -119,10 +121,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class ClipSource(Source, Protocol):
-    """A data set that can make several statements about the same frames."""
+    """A source that can return several samples about the same frames."""
 
     def together(self, rng: random.Random, frames: int, directions: Sequence[Direction]) -> list[Sample]:
-        """Samples from one clip that share one array `frames`, in this order; fewer if it has less to say.
+        """Samples from one clip that share one array `frames`, in this order; fewer if the clip has fewer.
 
         `directions` contains only grounding and captioning, and is not empty; neither is the result.
         """
@@ -139,8 +141,11 @@ def together(source: Source, rng: random.Random, frames: int, directions: Sequen
 class Mixture:
     """Shares of kinds of samples; the defaults are those of the paper's second stage.
 
-    images: share of still images among all samples (always grounding). pseudo_videos: among the others, warped copies
-    of an image. propagation: among the others, masks only. captioning: among the remaining ones, trajectory to text.
+    Args:
+        images: share of still images among all samples (always grounding).
+        pseudo_videos: share of warped copies of an image among the others.
+        propagation: share of masks only among the others.
+        captioning: share of trajectory to text among the remaining ones.
     """
 
     images: float = 0.2
@@ -165,7 +170,7 @@ class Mixture:
             image = source.image(rng, direction)
             pictures, masks = pseudo_video(image.frames[0], image.masks[:, 0], frames, rng.getrandbits(32))
             boxes = boxes_of(masks[0]) if direction == "captioning" else None
-            # A warp may push a target out of the picture.
+            # A warp may move a target out of the picture.
             if direction == "grounding" or masks.any():
                 weights = None if image.mask_weights is None else np.repeat(image.mask_weights, frames, axis=1)
                 return replace(
@@ -201,10 +206,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class ClipSamples:
-    """Endless samples by number, one clip per part: `asks` of them about the same frames.
+    """Endless samples by number, one clip per part: `asks` samples about the same frames.
 
-    Pictures are the main cost, so this learns more from each than with one clip per sample. From `mixture`, captioning
-    and propagation are used; a part with propagation is one sample.
+    Encoding pictures is the main cost, so several samples share it. Of `mixture`, captioning and propagation are used;
+    a part with propagation is one sample.
     """
 
     source: Source

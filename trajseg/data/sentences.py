@@ -11,7 +11,7 @@ CAPTION_REQUEST = "describe the object in this trajectory ."
 
 
 def plain_words(text: str) -> str:
-    """A sentence in the form used in training: lower-cased, single blanks, no final full stop."""
+    """A sentence in the form used in training: lower case, single spaces, no final full stop."""
     return " ".join(text.lower().split()).rstrip(" .")
 
 

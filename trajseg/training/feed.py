@@ -38,7 +38,7 @@ class Feed(Generic[T]):
 
     def at(self, number: int) -> T:
         """The item with this number (0-based)."""
-        with torch.device("cpu"):  # where torch's default is a GPU, too, and in workers, which are started here
+        with torch.device("cpu"):  # even if torch's default is a GPU; also for workers, which start here
             item = self._made(number)
         return moved(item, self.device)
 
@@ -52,7 +52,7 @@ class Feed(Generic[T]):
                 sampler=itertools.count(number, self.stride),
                 num_workers=self.workers,
                 prefetch_factor=4,
-                generator=torch.Generator(),  # or it would draw from the training's own random numbers
+                generator=torch.Generator(),  # otherwise it would draw from the training's random numbers
             )
             self._ahead = iter(loader)
         self._next = number + self.stride
@@ -86,7 +86,7 @@ def moved(item: Any, device: torch.device | None) -> Any:
 
 
 SEEDS_APART = 1 << 32
-"""Spacing with which runs of neighbouring seeds share no item among their first four billion."""
+"""Distance between the seeds of two runs, so that they share none of their first four billion items."""
 
 
 def several(stream: Callable[..., Iterable[T]], size: int, seed: int, number: int) -> list[T]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 PATIENCE = 30
-"""Consecutive steps after which a sign becomes a warning."""
+"""Consecutive steps after which a symptom becomes a warning."""
 FLAT = 1e-6
 """A loss that changes by less than this fraction of itself counts as flat."""
 
@@ -64,7 +64,7 @@ class Health:
 
     @classmethod
     def of(cls, module: nn.Module) -> Health:
-        """The watch over a module."""
+        """A Health for this module."""
         return cls(any(name.endswith("pred_obj_score_head") for name, _ in module.named_modules()))
 
     def observe(self, loss: float, norms: Mapping[str, float], figures: Mapping[str, float]) -> list[str]:
@@ -88,7 +88,7 @@ class Health:
         span = max(self._losses) - min(self._losses)
         if len(self._losses) == PATIENCE and span <= FLAT * abs(loss):
             remedy = GATE if self.gated else "Raise the rate, or make sure that the loss depends on what is trained."
-            found.append(("flat", f"The loss has stood at {loss:.4g} for {PATIENCE} steps. {remedy}"))
+            found.append(("flat", f"The loss has been flat at {loss:.4g} for {PATIENCE} steps. {remedy}"))
         new = [text for key, text in found if key not in self._reported]
         self._reported.update(key for key, _ in found)
         return new

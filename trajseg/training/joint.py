@@ -4,7 +4,7 @@
     captioning   frames + boxes of an object + request -> the same answer, and the masks of the object
     propagation  the first frame's mask -> memory -> masks of the other frames; the language model is not used
 
-The mask losses use logits before the object gate, so that a score below 0 does not block their gradient.
+The mask losses use the logits before the object gate, so a score below 0 does not block their gradient.
 Shapes: T frames, S targets, H x W the sample's own pixels, D width of the language model, A tokens of the answer.
 """
 

@@ -1,4 +1,4 @@
-"""AdamW, with Muon for the matrices of hidden layers if a schedule says so."""
+"""AdamW, optionally with Muon for the matrices of hidden layers."""
 
 from __future__ import annotations
 

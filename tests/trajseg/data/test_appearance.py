@@ -1,4 +1,4 @@
-"""Clips are varied so that masks and words stay true: another appearance, a borrowed look, a jitter."""
+"""Augmentation keeps masks and text true: appearance, borrowed look, jitter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RED, BLUE, GREY = (200, 30, 40), (30, 50, 210), (90, 92, 88)
 
 
 def squares(colours: tuple[tuple[int, int, int], ...] = (RED, BLUE), background: ArrayLike = GREY) -> list[Sample]:
-    """Two squares that move to the right over a background, each asked for and the first described, too."""
+    """Two squares moving right over a background: a grounding sample for each, and a caption of the first."""
     frames = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
     frames[:] = background
     objects = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
@@ -60,11 +60,11 @@ def look_of(samples: list[Sample]) -> BorrowedLook:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_the_same_lot_changes_a_clip_alike_and_what_was_shared_is_shared(name: str) -> None:
+def test_same_seed_changes_a_clip_alike_and_shared_frames_stay_shared(name: str) -> None:
     samples = squares()
     before = samples[0].frames.copy()
     changed, again = CHANGES[name](samples, random.Random(4)), CHANGES[name](samples, random.Random(4))
-    assert np.array_equal(samples[0].frames, before), "what is given stays as it is"
+    assert np.array_equal(samples[0].frames, before), "the input is unchanged"
     assert all(sample.frames is changed[0].frames for sample in changed)
     assert changed[0].frames.dtype == np.uint8
     assert not np.array_equal(changed[0].frames, before)
@@ -78,7 +78,7 @@ def test_the_same_lot_changes_a_clip_alike_and_what_was_shared_is_shared(name: s
 
 
 @pytest.mark.parametrize("name", ["appearance", "swap", "look"])
-def test_another_appearance_leaves_masks_and_the_names_of_colours_true(name: str) -> None:
+def test_appearance_keeps_masks_and_colour_names_true(name: str) -> None:
     samples = squares()
     for seed in range(12):
         changed = CHANGES[name](samples, random.Random(seed))
@@ -91,7 +91,7 @@ def test_another_appearance_leaves_masks_and_the_names_of_colours_true(name: str
             assert hue_distance(hue(vivid), hue(np.array(colour, float))) < 20
 
 
-def test_a_background_is_replaced_only_where_all_objects_are_known() -> None:
+def test_background_is_replaced_only_if_all_objects_are_known() -> None:
     pattern = np.where((np.arange(WIDTH) // 6 % 2 == 0)[None, :, None], 60, 120)
     samples = squares(background=pattern)
     assert samples[0].objects is not None
@@ -106,7 +106,7 @@ def test_a_background_is_replaced_only_where_all_objects_are_known() -> None:
     assert min(likeness(True, seed) for seed in range(20)) < 0.2
 
 
-def test_a_clip_whose_objects_are_not_known_keeps_its_appearance() -> None:
+def test_clip_with_unknown_objects_keeps_its_appearance() -> None:
     frames = squares()[0].frames
     sample = Sample("grounding", frames, "it", "none .", np.zeros((0, FRAMES, HEIGHT, WIDTH), bool))
     for seed in range(5):
@@ -129,14 +129,14 @@ def test_jitter_moves_frames_masks_boxes_and_objects_alike() -> None:
         assert described.boxes is not None
         assert np.array_equal(described.boxes, boxes_of(described.masks[0]))
         lefts = described.boxes[:, 0]
-        assert lefts[0] < lefts[1] < lefts[2], "what moves to the right still does"
+        assert lefts[0] < lefts[1] < lefts[2], "the object still moves right"
         ratio = described.masks[0].sum() / samples[0].masks[0].sum()
-        assert 0.7 < ratio < 1.4, "what is small still is"
+        assert 0.7 < ratio < 1.4, "the object keeps its size"
         turned.add(round(float(ratio), 3))
     assert len(turned) > 10
 
 
-def test_jitter_loses_no_target_from_a_frame_that_shows_it() -> None:
+def test_jitter_moves_no_target_out_of_a_frame() -> None:
     frames = np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)
     masks = np.zeros((1, 1, HEIGHT, WIDTH), bool)
     masks[0, 0, :2, :2] = True
@@ -149,7 +149,7 @@ def test_jitter_loses_no_target_from_a_frame_that_shows_it() -> None:
     assert 0 < kept < 20
 
 
-def test_a_look_is_rim_filling_and_background_of_the_other_clip() -> None:
+def test_look_has_the_rim_filling_and_background_of_the_other_clip() -> None:
     lender = squares(colours=((20, 120, 40),), background=(10, 60, 110))
     frames = lender[0].frames.copy()
     mask = lender[0].masks[0]
@@ -173,13 +173,13 @@ def test_a_look_is_rim_filling_and_background_of_the_other_clip() -> None:
     assert np.abs(np.median(drawn[outside], axis=0) - (10, 60, 110)).max() < 6
 
 
-def test_an_object_too_small_to_read_lends_no_look() -> None:
+def test_object_too_small_to_measure_gives_no_look() -> None:
     objects = np.zeros((1, HEIGHT, WIDTH), np.uint8)
     objects[0, :5, :5] = 1
     assert BorrowedLook.of(np.zeros((1, HEIGHT, WIDTH, 3), np.uint8), objects, random.Random(0)) is None
 
 
-def test_scenes_of_the_base_are_turned_by_any_angle() -> None:
+def test_scenes_of_the_base_are_rotated_by_any_angle() -> None:
     upright, turned = ShapesSamples(size=64), ShapesSamples(size=64, turned=1.0)
     pairs = [
         (upright.video(random.Random(seed), 2, "propagation"), turned.video(random.Random(seed), 2, "propagation"))

@@ -1,4 +1,4 @@
-"""Corrections as a data set: sides that never change, frames by trust, rejected tracks as "none"."""
+"""Corrections as a data set: stable sides, weights by trust, rejected tracks as "none"."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PAINTED, PROPAGATED, ACCEPTED, PREDICTED = Trust.PAINTED, Trust.PROPAGATED, Trus
 
 
 def identities(side: str, count: int) -> list[str]:
-    """Made-up videos that fall on this side."""
+    """Identities of videos on this side."""
     found = (f"sha256:{number}" for number in range(1000) if side_of(f"sha256:{number}") == side)
     return [next(found) for _ in range(count)]
 
 
 def labelled(tiny_clip: Any, name: str, identity: str, red: list[Trust], **others: Any) -> LabelledClip:
-    """The tiny clip with its red square in this trust, and whatever else is given."""
+    """The tiny clip; its red square has this trust, and `others` override the rest."""
     clip = open_clip(tiny_clip.path)
     made = MaskTrack.from_masks("t1", tiny_clip.red, clip.frame_map.times, [0.9] * FRAMES, caption="a red square")
     return LabelledClip(
@@ -63,7 +63,7 @@ def blue(tiny_clip: Any, trust: list[Trust], rejected: bool = False) -> Labelled
 
 @pytest.fixture
 def folder(tiny_clip: Any, tmp_path: Path) -> Path:
-    """Three train videos, one of them worth little, and two held-out ones."""
+    """Three train videos, one of low weight, and two held-out ones."""
     train, held_out = identities("train", 3), identities("held-out", 2)
     clips = [
         labelled(tiny_clip, "task-1", train[0], [PAINTED] + [PROPAGATED] * 11),
@@ -94,7 +94,7 @@ def names(dataset: Dataset) -> list[str]:
     return [dataset[number].name for number in range(len(dataset))]
 
 
-def test_scoring_takes_held_out_videos_and_training_the_others(folder: Path) -> None:
+def test_scoring_uses_held_out_videos_and_training_the_others(folder: Path) -> None:
     assert names(open_dataset(f"corrections:{folder}")) == ["task-4", "task-5"]
     assert names(open_dataset(f"corrections:{folder}:train")) == ["task-1", "task-2", "task-3"]
     source = open_source(f"corrections:{folder}")
@@ -103,7 +103,7 @@ def test_scoring_takes_held_out_videos_and_training_the_others(folder: Path) -> 
         open_source(f"corrections:{folder}:held-out")
 
 
-def test_no_video_is_on_both_sides_and_none_changes_sides_as_data_grows() -> None:
+def test_each_video_is_on_one_side_and_stays_there_as_data_grows() -> None:
     videos = [f"sha256:{number:064x}" for number in range(2000)]
     sides = {video: side_of(video) for video in videos}
     assert 0.27 < sum(side == "held-out" for side in sides.values()) / len(videos) < 0.33
@@ -112,7 +112,7 @@ def test_no_video_is_on_both_sides_and_none_changes_sides_as_data_grows() -> Non
     assert held_out == [2, 6, 10, 11, 14, 15, 16, 17, 18, 19]
 
 
-def test_one_video_under_two_tasks_is_on_one_side(tiny_clip: Any, tmp_path: Path) -> None:
+def test_a_video_in_two_tasks_is_on_one_side(tiny_clip: Any, tmp_path: Path) -> None:
     same = identities("held-out", 1)[0]
     clips = [labelled(tiny_clip, name, same, [PAINTED] * FRAMES) for name in ("task-1", "task-9")]
     other = labelled(tiny_clip, "task-2", identities("train", 1)[0], [PAINTED] * FRAMES)
@@ -121,7 +121,7 @@ def test_one_video_under_two_tasks_is_on_one_side(tiny_clip: Any, tmp_path: Path
     assert names(Corrections(tmp_path / "export", "train")) == ["task-2"]
 
 
-def test_frames_count_by_trust_and_held_out_ones_only_where_a_person_vouched(folder: Path) -> None:
+def test_frames_are_weighted_by_trust_and_held_out_ones_need_a_person(folder: Path) -> None:
     train, held_out = Corrections(folder, "train"), Corrections(folder, "held-out")
     assert train[0].annotated is None
     assert train[1].annotated == (0, 11)
@@ -138,7 +138,7 @@ def test_a_rejected_track_is_a_sentence_without_an_object(folder: Path) -> None:
     clip = Corrections(folder, "train")[2]
     assert [thing.uid for thing in clip.objects] == ["t1"]
     said = {each.text: (each.targets, each.category) for each in clip.expressions}
-    # Nobody has vouched for the guess; the caption of the track that stands is an instruction, too.
+    # Nobody vouched for the guess; the caption of the remaining track is an instruction as well.
     assert said == {
         "the red square": (("t1",), "referring"),
         "the blue square": ((), "none"),
@@ -146,9 +146,7 @@ def test_a_rejected_track_is_a_sentence_without_an_object(folder: Path) -> None:
     }
 
 
-def test_a_caption_of_one_track_alone_is_an_instruction_where_a_person_vouched_for_it(
-    tiny_clip: Any, tmp_path: Path
-) -> None:
+def test_unique_caption_is_an_instruction_if_a_person_vouched_for_it(tiny_clip: Any, tmp_path: Path) -> None:
     def asked(name: str, caption: Trust, blue_caption: str, side: str = "train") -> list[tuple[str, float]]:
         other = blue(tiny_clip, [PAINTED] * FRAMES)
         other = replace(other, track=replace(other.track, caption=blue_caption))
@@ -165,17 +163,17 @@ def test_a_caption_of_one_track_alone_is_an_instruction_where_a_person_vouched_f
         ("a blue square", 0.4),
     ]
     assert asked("guessed", PREDICTED, "a blue square") == [*own, ("a blue square", 0.4)]
-    assert asked("alike", PAINTED, "A red square.") == own, "which one of two is meant?"
-    assert asked("asked", PREDICTED, "The red square.") == own, "it is asked already"
+    assert asked("alike", PAINTED, "A red square.") == own, "ambiguous"
+    assert asked("asked", PREDICTED, "The red square.") == own, "already an instruction"
 
 
-def test_masks_and_captions_are_those_that_were_exported(folder: Path, tiny_clip: Any) -> None:
+def test_masks_and_captions_match_the_export(folder: Path, tiny_clip: Any) -> None:
     clip = Corrections(folder, "train")[0]
     np.testing.assert_array_equal(clip.masks(["t1"], range(FRAMES))[0], np.array(tiny_clip.red))
     assert clip.objects[0].caption == "a red square"
 
 
-def test_a_track_that_is_only_predicted_on_a_frame_counts_for_nothing_there(tiny_clip: Any, tmp_path: Path) -> None:
+def test_predicted_frame_of_a_track_has_no_weight(tiny_clip: Any, tmp_path: Path) -> None:
     for side in ("train", "held-out"):
         doubtful = blue(tiny_clip, [PAINTED] * 3 + [PREDICTED] * 9)
         clip = labelled(tiny_clip, "task-1", identities(side, 1)[0], [PAINTED] * FRAMES, tracks=(doubtful,))
@@ -208,13 +206,13 @@ def spoiled(folder: Path, **changes: Any) -> Path:
         ({"tracks": "tracks/none.json"}, "cannot be read"),
     ],
 )
-def test_what_is_no_export_is_refused(folder: Path, changes: dict[str, Any], said: str) -> None:
+def test_malformed_export_is_rejected(folder: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         Corrections(spoiled(folder, **changes), "train")
 
 
-def test_a_caption_counts_as_far_as_a_person_vouches_for_it(tiny_clip: Any, tmp_path: Path) -> None:
-    """A model must not learn from its own words: what no person has seen is no caption."""
+def test_caption_is_weighted_by_trust(tiny_clip: Any, tmp_path: Path) -> None:
+    """A model must not learn from its own output, so a caption that nobody saw is dropped."""
     weights = {}
     for trust in (PAINTED, ACCEPTED, PREDICTED):
         clip = labelled(tiny_clip, "task-1", identities("train", 1)[0], [PAINTED] * FRAMES, caption=trust)
@@ -229,9 +227,7 @@ def test_a_caption_counts_as_far_as_a_person_vouches_for_it(tiny_clip: Any, tmp_
         open_source(f"corrections:{tmp_path / 'predicted'}").video(random.Random(0), 4, "captioning")
 
 
-def test_a_project_is_named_by_number_and_exported_by_whoever_knows_projects(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_project_number_is_resolved_by_the_entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     class Point:
@@ -247,7 +243,7 @@ def test_a_project_is_named_by_number_and_exported_by_whoever_knows_projects(
         open_dataset("corrections:12")
 
 
-def test_a_missing_folder_another_version_and_no_clips_on_a_side_say_what_to_do(folder: Path, tmp_path: Path) -> None:
+def test_missing_folder_other_version_and_empty_side_are_errors_with_a_remedy(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no export of corrections"):
         open_dataset(f"corrections:{tmp_path}/nowhere")
     with pytest.raises(InputError, match="needs a project's number or the folder"):
@@ -264,8 +260,8 @@ def test_a_missing_folder_another_version_and_no_clips_on_a_side_say_what_to_do(
         open_dataset(f"corrections:{tmp_path / 'empty'}")
 
 
-def test_what_applies_to_drawn_clips_can_be_passed_over_instead_of_refused(folder: Path) -> None:
-    """The gate asks for its base set in this way, whatever data set that is."""
+def test_options_for_rendered_clips_can_be_ignored_instead_of_rejected(folder: Path) -> None:
+    """The gate opens its base set like this, whatever data set it is."""
     options = DatasetOptions(count=1, seed=9000, height=160)
     with pytest.raises(InputError, match="no --seed"):
         open_dataset(f"corrections:{folder}", options)

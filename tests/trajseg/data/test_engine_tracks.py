@@ -1,4 +1,4 @@
-"""An engine's confident tracks as training data, beside what persons corrected; shown on the shapes world."""
+"""An engine's confident tracks as training data, in addition to corrections; with the shapes world."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TRAIN, HELD_OUT = (
 def labelled(
     tiny_clip: Any, name: str, identity: str, trust: Trust | list[Trust], score: float, **more: Any
 ) -> LabelledClip:
-    """The tiny clip with its red square as an engine found it with this score, and what persons made of it."""
+    """The tiny clip; an engine found its red square with this score, and `more` has a person's verdicts."""
     clip = open_clip(tiny_clip.path)
     red = MaskTrack.from_masks("t1", tiny_clip.red, clip.frame_map.times, [score] * FRAMES, caption="a red square")
     trusts = [trust] * FRAMES if isinstance(trust, Trust) else trust
@@ -75,7 +75,7 @@ class TestEngineTracks(DatasetContract):
         return EngineTracks(folder)
 
 
-def test_what_an_engine_is_sure_of_counts_less_than_what_a_person_did(folder: Path) -> None:
+def test_confident_engine_tracks_weigh_less_than_a_person_s(folder: Path) -> None:
     sure, corrected = EngineTracks(folder)[0], EngineTracks(folder)[1]
     assert sure.objects[0].weights[5] == pytest.approx(PREDICTED)
     assert sure.expressions[0].weight == pytest.approx(PREDICTED)
@@ -85,13 +85,13 @@ def test_what_an_engine_is_sure_of_counts_less_than_what_a_person_did(folder: Pa
     assert sure.objects[0].caption_weight == pytest.approx(PREDICTED)
 
 
-def test_doubtful_rejected_and_held_out_tracks_are_not_learned_from(folder: Path) -> None:
-    """Nor is "there is none", where only an engine says so."""
+def test_doubtful_rejected_and_held_out_tracks_are_not_used(folder: Path) -> None:
+    """Nor is "no such object", if only an engine says so."""
     data = EngineTracks(folder)
     assert [data[number].name for number in range(len(data))] == ["task-1", "task-2"]
 
 
-def test_corrections_alone_leave_the_engine_s_word_out(folder: Path) -> None:
+def test_corrections_exclude_engine_tracks(folder: Path) -> None:
     data = open_dataset(f"corrections:{folder}:train")
     assert [data[number].name for number in range(len(data))] == ["task-2"]
     assert data[0].annotated == (0,)
@@ -106,8 +106,8 @@ def test_it_is_for_training_only(folder: Path) -> None:
         open_source(f"engine:{folder}/nowhere")
 
 
-def test_a_model_trains_on_what_an_engine_found_in_shapes(tmp_path: Path) -> None:
-    """trajseg-tiny looks at a clip of the training split; what it is sure of is trained on, with its own scores."""
+def test_model_trains_on_an_engine_s_tracks_of_shapes(tmp_path: Path) -> None:
+    """trajseg-tiny segments a clip of the training split; its confident tracks are training data."""
     segmenter = VideoSegmenter.from_pretrained("trajseg-tiny")
     scene = sample_scene(3, "train", frame_count=8)
     frames, _ = render(scene, 96)

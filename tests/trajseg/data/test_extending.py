@@ -1,4 +1,4 @@
-"""The example data set of docs/extending.md is a data set, and can be named."""
+"""The example data set of docs/extending.md fulfils the contract and can be opened by name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestTheExampleDataset(DatasetContract):
         return open_dataset(f"captioned-folders:{folder}")
 
 
-def test_the_example_refuses_what_it_cannot_use(example: types.ModuleType, folder: Path, tmp_path: Path) -> None:
+def test_example_rejects_invalid_options(example: types.ModuleType, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no --height"):
         open_dataset(f"captioned-folders:{folder}", DatasetOptions(height=100))
     with pytest.raises(InputError, match="has no clips"):

@@ -1,4 +1,4 @@
-"""A folder in the layout of Ref-YouTube-VOS: read, evaluated and trained on; what is wrong with it is named."""
+"""A folder in the layout of Ref-YouTube-VOS: reading, evaluation, training, and clear errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FRAMES, HEIGHT, WIDTH = 6, 48, 64
 
 
 def write_split(root: Path, videos: Sequence[str] = ("a", "b"), annotated: Sequence[int] = range(FRAMES)) -> Path:
-    """A split with a red and a blue square a video, both moving right; only some frames have masks."""
+    """A split with a red and a blue square per video, both moving right; only some frames have masks."""
     listed = {}
     for video in videos:
         pictures, masks = root / "valid" / "JPEGImages" / video, root / "valid" / "Annotations" / video
@@ -56,7 +56,7 @@ def write_split(root: Path, videos: Sequence[str] = ("a", "b"), annotated: Seque
 
 
 class ColourEngine:
-    """Takes what is red (or blue, where the sentence says so) for the object meant."""
+    """A fake: segments all red pixels (or blue ones, if the sentence says so)."""
 
     spec = EngineSpec(name="colours", model_version="colours")
 
@@ -89,7 +89,7 @@ class TestContractWithFewMasks(DatasetContract):
         return open_dataset(f"ref-youtube-vos:{write_split(tmp_path, annotated=(1, 4))}")
 
 
-def test_it_is_read_as_it_was_published(tmp_path: Path) -> None:
+def test_published_layout_is_read(tmp_path: Path) -> None:
     annotated = open_dataset(f"ref-youtube-vos:{write_split(tmp_path)}")[1]
     assert (annotated.name, len(annotated.clip), annotated.clip.fps) == ("b", FRAMES, 6.0)
     assert [(e.text, e.targets, e.category) for e in annotated.expressions] == [
@@ -107,7 +107,7 @@ def test_frames_without_masks_are_not_scored(tmp_path: Path) -> None:
     assert annotated.scored == (1, 4)
 
 
-def test_the_command_evaluates_it_and_draws_a_picture(tmp_path: Path) -> None:
+def test_command_evaluates_it_and_draws_a_picture(tmp_path: Path) -> None:
     split = write_split(tmp_path)
     done = CliRunner().invoke(
         command,
@@ -144,7 +144,7 @@ def test_the_command_evaluates_it_and_draws_a_picture(tmp_path: Path) -> None:
         (lambda split: (split / "../meta_expressions/valid/meta_expressions.json").unlink(), "meta_expressions.json"),
     ],
 )
-def test_what_is_missing_or_damaged_is_named(tmp_path: Path, damage: object, said: str) -> None:
+def test_missing_or_damaged_files_are_named(tmp_path: Path, damage: object, said: str) -> None:
     split = write_split(tmp_path)
     damage(split)  # type: ignore[operator]
 
@@ -156,7 +156,7 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path, damage: object, sai
         read()
 
 
-def test_a_video_outside_of_the_data_set_is_refused(tmp_path: Path) -> None:
+def test_video_outside_of_the_data_set_is_rejected(tmp_path: Path) -> None:
     split = write_split(tmp_path)
     listed = tmp_path / "meta_expressions/valid/meta_expressions.json"
     listed.write_text(listed.read_text().replace('"a": {', '"../../elsewhere": {'))
@@ -164,7 +164,7 @@ def test_a_video_outside_of_the_data_set_is_refused(tmp_path: Path) -> None:
         open_dataset(f"ref-youtube-vos:{split}")[0]
 
 
-def test_options_that_mean_nothing_to_it_are_refused(tmp_path: Path) -> None:
+def test_options_for_rendered_clips_are_rejected(tmp_path: Path) -> None:
     split = write_split(tmp_path)
     assert len(open_dataset(f"ref-youtube-vos:{split}", DatasetOptions(count=1))) == 1
     with pytest.raises(InputError, match="--height"):

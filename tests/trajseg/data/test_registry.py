@@ -12,19 +12,19 @@ from trajseg.errors import InputError
 
 
 @pytest.mark.parametrize("opened", [open_dataset, open_source])
-def test_a_bad_name_is_answered_with_the_list(opened: object) -> None:
+def test_unknown_name_lists_the_known_ones(opened: object) -> None:
     with pytest.raises(InputError, match="davis") as caught:
         opened("davis:val")  # type: ignore[operator]
     assert all(entry.usage in caught.value.remedy for entry in DATASETS.values())
 
 
-def test_a_bad_split_names_what_there_is() -> None:
+def test_unknown_split_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="shapes:tets") as caught:
         open_dataset("shapes:tets")
     assert "shapes:test" in caught.value.remedy
 
 
-def test_reading_a_name_imports_neither_the_laboratory_nor_torch() -> None:
+def test_registry_imports_neither_shapes_nor_torch() -> None:
     code = (
         "import sys; from trajseg.data import registry; registry.known_datasets();"
         "print([m for m in sys.modules if m == 'torch' or m.startswith('trajseg.shapes')])"

@@ -1,4 +1,4 @@
-"""What joint training learns from: true samples, in the paper's proportions, the same ones each time."""
+"""Joint training's samples: correct, in the paper's proportions, and reproducible."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Blank:
         return blank(direction, 1)
 
 
-def test_kinds_are_mixed_as_in_the_papers_second_stage() -> None:
+def test_kinds_are_mixed_as_in_the_paper_s_second_stage() -> None:
     drawn = Samples(Blank(), Mixture(pseudo_videos=0.0), frames=3, batch=4000)(0)
     count = Counter("image" if len(sample.frames) == 1 else sample.direction for sample in drawn)
     shares = {kind: number / len(drawn) for kind, number in count.items()}
@@ -47,7 +47,7 @@ def test_kinds_are_mixed_as_in_the_papers_second_stage() -> None:
     assert shares == pytest.approx(expected, abs=0.03)
 
 
-def test_a_sample_depends_on_its_number_alone() -> None:
+def test_sample_depends_only_on_its_number() -> None:
     samples = Samples(SMALL, Mixture(), frames=3, batch=2, seed=5)
     later, again = samples(3), Samples(SMALL, Mixture(), frames=3, batch=2, seed=5)(3)
     for one, other in zip(later, again, strict=True):
@@ -58,7 +58,7 @@ def test_a_sample_depends_on_its_number_alone() -> None:
 
 
 @pytest.mark.parametrize("direction", ["grounding", "captioning", "propagation"])
-def test_clips_of_the_shapes_world_come_with_true_masks_and_boxes(direction: Direction) -> None:
+def test_clips_of_the_shapes_world_have_correct_masks_and_boxes(direction: Direction) -> None:
     rng = random.Random(0)
     for _ in range(6):
         sample = SMALL.video(rng, 4, direction)
@@ -105,7 +105,7 @@ def test_pseudo_videos_move_picture_and_mask_alike() -> None:
     assert np.array_equal(again, frames)
 
 
-def test_frames_for_masks_alone_are_near_and_far_and_in_order() -> None:
+def test_frames_for_propagation_are_near_and_far_and_in_order() -> None:
     rng = random.Random(0)
     for count in (8, 12, 64):
         for _ in range(30):
@@ -116,7 +116,7 @@ def test_frames_for_masks_alone_are_near_and_far_and_in_order() -> None:
             assert min(b - a for a, b in pairwise(times)) <= 3
 
 
-def test_written_clips_give_the_pictures_of_the_file_with_the_renderers_masks(tmp_path: Path) -> None:
+def test_written_clips_have_the_file_s_pictures_and_the_renderer_s_masks(tmp_path: Path) -> None:
     for seed in (3, 4):
         write_clip(sample_scene(seed, "train"), tmp_path / f"train-{seed:06d}.mp4", 96)
     (tmp_path / "clips.jsonl").write_text("".join(f'{{"video": "train-{s:06d}.mp4"}}\n' for s in (3, 4)))
@@ -130,7 +130,7 @@ def test_written_clips_give_the_pictures_of_the_file_with_the_renderers_masks(tm
 
 
 class Corrected(Dataset):
-    """One clip with one object whose frames count 1, a half and nothing, and an instruction that counts a quarter."""
+    """One clip with one object whose frames have weight 1, 0.5 and 0, and an instruction with weight 0.25."""
 
     name = "corrected"
 
@@ -147,7 +147,7 @@ class Corrected(Dataset):
         return (self.only,)[number]
 
 
-def test_what_a_data_set_trusts_less_counts_less(tmp_path: Path) -> None:
+def test_weights_of_the_data_set_reach_the_samples(tmp_path: Path) -> None:
     source = DatasetSamples(Corrected(tmp_path))
     grounding = source.video(random.Random(0), 3, "grounding")
     assert grounding.weight == 0.25
@@ -164,7 +164,7 @@ def test_what_a_data_set_trusts_less_counts_less(tmp_path: Path) -> None:
     assert pseudo.weight == 0.25
 
 
-def test_a_sample_whose_parts_do_not_fit_is_refused() -> None:
+def test_sample_with_inconsistent_parts_is_rejected() -> None:
     frames, masks = np.zeros((2, 4, 6, 3), np.uint8), np.zeros((1, 2, 4, 6), bool)
     with pytest.raises(InputError, match=r"not have one \[SEG\] for each of 1 masks"):
         Sample("grounding", frames, "it", "there is no such object .", masks)
@@ -180,7 +180,7 @@ def test_a_sample_whose_parts_do_not_fit_is_refused() -> None:
         Sample("propagation", frames, "it", "it [SEG] .", masks)
 
 
-def test_a_part_of_clip_samples_is_several_questions_about_the_same_frames() -> None:
+def test_part_of_clip_samples_is_several_samples_of_the_same_frames() -> None:
     mixture = Mixture(images=0.0, pseudo_videos=0.0, propagation=0.0, captioning=0.5)
     samples = ClipSamples(ShapesSamples(size=64), mixture, 3, 5, seed=1)
     part, again = samples(7), samples(7)
@@ -193,7 +193,7 @@ def test_a_part_of_clip_samples_is_several_questions_about_the_same_frames() -> 
     [alone] = dataclasses.replace(samples, mixture=dataclasses.replace(mixture, propagation=1.0))(7)
     assert alone.direction == "propagation"
     apart = dataclasses.replace(samples, source=Blank())(7)
-    assert len(apart) == 5, "of a source that cannot do it, one of a clip each"
+    assert len(apart) == 5, "other sources give one sample per clip"
     assert apart[0].frames is not apart[1].frames
 
 

@@ -91,7 +91,7 @@ def kept_bytes(joint: JointTraining, sample: Sample) -> int:
     return sum(kept.values())
 
 
-def test_each_direction_teaches_its_parts_and_nothing_that_is_frozen(joint: JointTraining) -> None:
+def test_each_direction_trains_its_parts_and_nothing_frozen(joint: JointTraining) -> None:
     rng, parts = random.Random(0), set(joint.learning_parts())
     grounding = next(s for s in iter(lambda: SOURCE.video(rng, 2, "grounding"), None) if len(s.masks))
     learned = {part for part, norm in norms(joint, grounding).items() if norm > 0}
@@ -183,7 +183,7 @@ def test_weights_scale_the_losses_of_their_frames_and_words(joint: JointTraining
 
 
 @torch.no_grad()
-def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint: JointTraining) -> None:
+def test_decoding_all_prompted_frames_at_once_equals_one_by_one(joint: JointTraining) -> None:
     sample = SOURCE.video(random.Random(3), 3, "captioning")
     features = joint._features(sample.frames)
     token = torch.randn(2, joint.model.config.sam2_config.d_model)
@@ -194,7 +194,7 @@ def test_all_key_frames_at_once_are_drawn_as_one_after_another(joint: JointTrain
 
 
 @torch.no_grad()
-def test_samples_of_the_same_frames_look_once_and_cost_the_same(
+def test_samples_of_the_same_frames_are_encoded_once_with_the_same_loss(
     joint: JointTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = SOURCE.together(random.Random(3), 2, ["grounding", "captioning", "grounding"])
@@ -217,7 +217,7 @@ def test_samples_of_the_same_frames_look_once_and_cost_the_same(
     assert looks == [2] * (1 + len([sample for sample in apart if len(sample.masks)]))
 
 
-def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped: VideoSegmenter) -> None:
+def test_vision_side_is_trained_only_if_requested(shipped: VideoSegmenter) -> None:
     model = copy.deepcopy(shipped.model)
     assert not {"vision tower", "mask encoder"} & prepare(model, STILL).keys()
     assert not any(p.requires_grad for p in model.vision_tower.parameters())
@@ -225,7 +225,7 @@ def test_what_sees_pictures_learns_only_where_it_is_asked_to(shipped: VideoSegme
     assert {"vision tower", "mask encoder"} <= parts.keys()
 
 
-def test_a_batch_costs_the_same_however_it_is_cut(joint: JointTraining) -> None:
+def test_loss_does_not_depend_on_how_a_batch_is_divided(joint: JointTraining) -> None:
     joint.samples = Samples(SOURCE, Mixture(), 2, batch=2)
     whole, figures = joint.loss(Part(3))
     joint.samples = Samples(SOURCE, Mixture(), 2, batch=1)
@@ -236,7 +236,7 @@ def test_a_batch_costs_the_same_however_it_is_cut(joint: JointTraining) -> None:
 
 
 @pytest.mark.parametrize("direction", ["image", "grounding", "captioning", "propagation"])
-def test_recomputing_changes_no_gradient_and_keeps_less(
+def test_recomputing_changes_no_gradient_and_stores_less(
     joint: JointTraining, direction: Direction | Literal["image"]
 ) -> None:
     rng = random.Random(4)
@@ -312,7 +312,7 @@ TWO_A_STEP = JointRecipe(Mixture(), Schedule(steps=3, lr=1e-3, warmup=1, log_eve
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_that_takes_both_samples(tmp_path: Path) -> None:
+def test_two_processes_train_like_one_with_both_samples(tmp_path: Path) -> None:
     """Some of the samples train only the mask decoder."""
     train_jointly(TWO_A_STEP, "trajseg-tiny", tmp_path / "alone", SOURCE)
     debug_launcher(_half_of_a_batch, args=(tmp_path / "two",), num_processes=2)
@@ -345,8 +345,8 @@ class FailsOnce(ShapesSamples):
 
 
 @pytest.mark.slow
-def test_a_joint_training_that_broke_down_resumes_exactly(tmp_path: Path) -> None:
-    """With the dropout of the adapters and of content integration."""
+def test_crashed_joint_training_resumes_exactly(tmp_path: Path) -> None:
+    """Including the dropout of the adapters and of content integration."""
     schedule = Schedule(steps=3, lr=1e-3, warmup=1, save_every=1)
     recipe = JointRecipe(Mixture(images=0.0, pseudo_videos=0.0), schedule, batch=2, micro=1, frames=2)
 
@@ -364,7 +364,7 @@ def test_a_joint_training_that_broke_down_resumes_exactly(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_commands_train_resume_refuse_and_merge(tmp_path: Path) -> None:
+def test_commands_train_resume_reject_and_merge(tmp_path: Path) -> None:
     run, out = CliRunner(), str(tmp_path / "run")
     begun = ["train", "joint", "--stage", "2", "--batch", "1", "--frames", "2", "--steps", "2", "--workers", "0"]
     for more, said in ((["--minutes", "0"], "resumes from there"), ([], "Adapter:")):
@@ -381,7 +381,7 @@ def test_the_commands_train_resume_refuse_and_merge(tmp_path: Path) -> None:
     assert merged.model.config.trajectory_encoder is not None
 
 
-def test_a_batch_that_cannot_be_cut_evenly_is_refused(tmp_path: Path) -> None:
+def test_batch_that_cannot_be_divided_evenly_is_rejected(tmp_path: Path) -> None:
     uneven = JointRecipe(Mixture(), Schedule(steps=1), batch=3, micro=2, frames=2)
     with pytest.raises(InputError, match="cannot be divided into 1 x 2"):
         train_jointly(uneven, "trajseg-tiny", tmp_path, SOURCE)

@@ -15,7 +15,7 @@ def model() -> TrajSegModel:
     return VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").model
 
 
-def test_the_cell_of_a_box_centre_is_taught_where_enough_of_the_target_is_seen() -> None:
+def test_cell_of_a_box_centre_is_trained_if_enough_of_the_target_is_visible() -> None:
     masks = torch.zeros(2, 3, 90, 160, dtype=torch.bool)
     masks[0, 0, 40:50, 80:90] = True  # centre (85, 45) of 160: cell (8, 4) of 16
     masks[0, 1, 0:4, 0:4] = True  # too little
@@ -24,7 +24,7 @@ def test_the_cell_of_a_box_centre_is_taught_where_enough_of_the_target_is_seen()
     assert cells.nonzero().tolist() == [[0, 4 * 16 + 8], [2, 8 * 16 + 15]]
 
 
-def test_nothing_is_lost_where_no_target_is_shown_and_the_tower_has_not_moved(model: TrajSegModel) -> None:
+def test_loss_is_zero_without_a_visible_target_or_a_change_of_the_tower(model: TrajSegModel) -> None:
     pixels = torch.randn(2, 3, 256, 256)
     none = torch.zeros(0, 2, 96, 128, dtype=torch.bool)
     loss = ObjectnessLoss(model)

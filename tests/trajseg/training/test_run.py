@@ -1,4 +1,4 @@
-"""The learning loop: exact resuming, several processes, logs and early warnings."""
+"""The training loop: exact resume, several processes, logs and early warnings."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_float_for_float_as_one_that_was_not(tmp_path: Path
         assert torch.equal(weights(tmp_path / "cut")[name], tensor)
 
 
-def test_minutes_end_a_run_and_steps_decide_on_the_rate() -> None:
+def test_minutes_end_a_run_and_steps_determine_the_rate() -> None:
     schedule = Schedule(minutes=1, steps=100, lr=1.0, warmup=10, decay="linear")
     assert schedule.over(0, 60.0)
     assert schedule.over(100, 1.0)
@@ -95,7 +95,7 @@ def test_minutes_end_a_run_and_steps_decide_on_the_rate() -> None:
     assert Schedule(steps=100, lr=1.0, warmup=1).rate(100) == pytest.approx(0.05)
 
 
-def test_a_figure_that_a_step_does_not_have_is_left_out_of_its_mean(tmp_path: Path) -> None:
+def test_figures_missing_in_a_step_are_left_out_of_the_mean(tmp_path: Path) -> None:
     toy = Toy()
 
     def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
@@ -121,7 +121,7 @@ def test_a_command_that_gets_sigterm_finishes_its_step_and_saves(tmp_path: Path)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_training_leaves_the_signals_to_its_host(tmp_path: Path) -> None:
+def test_training_leaves_signals_to_its_host(tmp_path: Path) -> None:
     """A worker's first SIGTERM must reach the worker, so the training does not handle it."""
     toy, received = Toy(), []
 
@@ -180,7 +180,7 @@ def test_scaled_gradients_are_unscaled_once(tmp_path: Path, monkeypatch: pytest.
     assert losses(tmp_path / "scaled") == pytest.approx(losses(tmp_path / "plain"), abs=0.02), "fp16 rounds, no more"
 
 
-def test_parts_of_a_step_add_up_to_the_whole(tmp_path: Path) -> None:
+def test_mean_over_parts_equals_the_whole_step(tmp_path: Path) -> None:
     """Without dropout, whose random numbers depend on the part."""
     one, four = Toy().eval(), Toy().eval()
     train(tmp_path / "one", one, one.loss, SIX)
@@ -198,7 +198,7 @@ def _one_of_two(folder: Path) -> None:
     train(folder, toy, toy.loss, SIX)
 
 
-def test_two_processes_learn_as_one_that_takes_both_parts(tmp_path: Path) -> None:
+def test_two_processes_train_like_one_with_both_parts(tmp_path: Path) -> None:
     toy = Toy()
     train(tmp_path / "alone", toy, toy.loss, SIX, micro_batches=2)
     debug_launcher(_one_of_two, args=(tmp_path / "two",), num_processes=2)
@@ -214,7 +214,7 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
         train(tmp_path, nn.Linear(2, 2), lambda _: (torch.zeros(()), {}), Schedule(steps=1))
 
 
-def test_only_what_is_trained_is_kept_when_the_rest_is_frozen(tmp_path: Path) -> None:
+def test_only_trained_weights_are_saved_if_the_rest_is_frozen(tmp_path: Path) -> None:
     toy = Toy()
     toy.body.requires_grad_(False)
     train(tmp_path, toy, toy.loss, Schedule(steps=2, save_every=1), whole=False)
@@ -254,7 +254,7 @@ def test_a_closed_gate_is_reported_before_the_training_is_over(tmp_path: Path) -
     assert all("object gate" in text and "+2" in text for text in warnings)
 
 
-def test_a_part_without_gradient_is_named_and_a_part_used_now_and_then_is_not() -> None:
+def test_part_without_gradient_is_reported_but_not_one_used_occasionally() -> None:
     toy, health = Toy(), Health()
     parts = {"body": list(toy.body.parameters()), "seldom": list(toy.seldom.parameters())}
     said: list[str] = []
@@ -274,7 +274,7 @@ def test_a_part_without_gradient_is_named_and_a_part_used_now_and_then_is_not() 
     assert "pred_obj_score_head" in told[0]
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
+def test_non_finite_gradient_stops_before_the_weights_change(tmp_path: Path) -> None:
     toy = Toy()
 
     def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
@@ -301,7 +301,7 @@ def fresh(number: int) -> int:
     return first(partial(Numbers, 10), 3, number)
 
 
-def test_an_item_of_a_feed_depends_on_its_number_alone() -> None:
+def test_item_of_a_feed_depends_only_on_its_number() -> None:
     alone = [Feed(fresh).at(number) for number in range(6)]
     assert len(set(alone)) > 1
     feed = Feed(fresh, workers=1, stride=2)
@@ -335,7 +335,7 @@ class Layered(nn.Module):
         return logits
 
 
-def test_muon_takes_the_matrices_of_layers_and_adamw_the_rest() -> None:
+def test_muon_trains_matrices_of_layers_and_adamw_the_rest() -> None:
     module = Layered()
     optimiser = optimiser_of(module, 2.0, (0.9, 0.98), 0.0)
     by_muon, by_adamw = optimiser.param_groups
