@@ -134,8 +134,6 @@ class Commands(click.Group):
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Label video by instruction: a sentence in, editable mask tracks out."""
-    if ctx.obj is None:
-        ctx.obj = _load_engine
     # `doctor` lists them among its checks.
     if ctx.invoked_subcommand != "doctor" and any(name.upper().startswith("TRAJSEG_") for name in os.environ):
         from trajseg.variables import unknown_variables
@@ -143,10 +141,3 @@ def main(ctx: click.Context) -> None:
         for variable in unknown_variables():
             click.echo(f"{click.style('Warning:', fg='yellow', bold=True)} {variable.words}.", err=True)
             click.echo(variable.remedy, err=True)
-
-
-def _load_engine(*args: Any, **options: Any) -> Any:
-    """`trajseg.load_engine`, imported only when a command loads an engine, so that the command line starts fast."""
-    from trajseg.engines.registry import load_engine
-
-    return load_engine(*args, **options)

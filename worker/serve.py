@@ -21,6 +21,7 @@ from backend.private import private_folder
 from backend.reconcile import reconcile
 from backend.server import BackendServer
 from backend.settings import Settings
+from trajseg.engines.registry import check_engine
 from trajseg.errors import InputError, ServiceError
 from worker.child import spawn, stop
 from worker.valkey import EmbeddedValkey
@@ -60,8 +61,11 @@ class Serve:
         """Starts everything, watches it until `stopping` is set, and stops everything, even after an error.
 
         Raises InputError if the port or the data folder is in use, QueueError without a queue server,
-        ServiceError if the backend or the first worker does not start.
+        ServiceError if the backend or the first worker does not start, CheckpointError if there is no such model or its
+        weights are missing.
         """
+        # A model that cannot be loaded is reported before anything starts.
+        check_engine(self.settings.model)
         with ExitStack() as stack:
             stack.enter_context(_only_one(self.settings.data_dir))
             if "redis_url" not in self.settings.model_fields_set:

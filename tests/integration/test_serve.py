@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from huggingface_hub import constants
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -307,3 +308,14 @@ def test_a_model_that_cannot_be_loaded_ends_serve_with_the_reason(tmp_path: Path
     with pytest.raises(CheckpointError, match="no_such_module"):
         Serve(Settings(data_dir=tmp_path, port=0, model="no_such_module:build"), print).run()
     assert left_over(tmp_path) == []
+
+
+def test_a_model_whose_weights_are_missing_ends_serve_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    lines: list[str] = []
+    with pytest.raises(CheckpointError, match=r"Qwen3-VL-4B-Instruct .* are not on this machine"):
+        Serve(Settings(data_dir=tmp_path / "data", port=0, model="grounded"), lines.append).run()
+    assert lines == []
+    assert not (tmp_path / "data").exists()

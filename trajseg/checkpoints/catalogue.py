@@ -204,24 +204,29 @@ def needed(engine: EngineNeeds) -> list[Weights]:
         if not value:
             weights.append(CATALOGUE[name])
         elif value != "none" and not Path(value).expanduser().exists():
-            weights.append(_of_repository(value, CATALOGUE[name]))
+            weights.append(of_repository(value, CATALOGUE[name].part))
     return weights
 
 
-def _of_repository(value: str, default: Weights) -> Weights:
-    """The entry for "owner/name@revision", from the catalogue if it is there."""
+def of_repository(value: str, part: str) -> Weights:
+    """The entry for "owner/name@revision", from the catalogue if it is there; else without sizes.
+
+    Args:
+        part: what they are for: detector, tracker, chooser, points or concepts.
+    """
     repository, _, revision = value.partition("@")
     for known in CATALOGUE.values():
         if known.repository == repository:
             return replace(known, revision=revision or known.revision)
-    return replace(
-        default,
+    return Weights(
         name=repository,
+        part=part,
         repository=repository,
         revision=revision,
         licence="not in the catalogue: read its card",
         disk_gb=0.0,
         memory_gb=0.0,
-        gated=False,
+        # A tracker is Meta's .pt file, or a TrajSeg checkpoint.
+        files=("*.pt", *HUB_FILES) if part == "tracker" else HUB_FILES,
         card=f"https://huggingface.co/{repository}",
     )

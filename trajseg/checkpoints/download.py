@@ -72,7 +72,8 @@ def _is_whole(weights: Weights, folder: Path) -> bool:
             return False
         if not needed | {"config.json"} <= names:
             return False
-    return any(fnmatch(name, weights.files[0]) for name in names)
+    tensors = [pattern for pattern in weights.files if pattern.endswith((".safetensors", ".pt"))]
+    return any(fnmatch(name, pattern) for name in names for pattern in tensors)
 
 
 def problems(weights: Weights, folder: Path) -> list[str]:

@@ -30,7 +30,7 @@ SHOWN = 6
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
 @click.pass_obj
 def command(
-    loader: EngineLoader,
+    loader: EngineLoader | None,
     video: Path,
     instruction: str,
     engines: str,
@@ -57,6 +57,7 @@ def run(engines: list[EngineChoice], video: Path, instruction: str, show: int, o
 
     Raises:
         InputError: the video or the instruction cannot be used.
+        CheckpointError: there is no such engine, or its weights are missing.
     """
     from trajseg.engines.base import check_instruction
     from trajseg.evaluation.comparison import compare
@@ -65,6 +66,8 @@ def run(engines: list[EngineChoice], video: Path, instruction: str, show: int, o
     from trajseg.video import open_clip
 
     instruction, clip = check_instruction(instruction), open_clip(video)
+    for engine in engines:
+        engine.check()
     results = []
     for number, engine in enumerate(engines, 1):
         result = _segmented(engine, clip, instruction)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trajseg.engines.registry import DTYPES, loading_options
+from trajseg.engines.registry import DTYPES, check_engine, load_engine, loading_options
 
 if TYPE_CHECKING:
     from trajseg.engines.base import Engine
@@ -24,22 +24,27 @@ FOUR_BIT = click.option("--four-bit", is_flag=True, help="Language model's layer
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """The engine that a command should load."""
+    """The engine that a command should load, by `load_engine` or a test's replacement for it."""
 
-    loader: EngineLoader
+    loader: EngineLoader | None
     model: str
     device: str | None
     options: dict[str, Any]
 
     def load(self) -> Engine:
         """Raises as `trajseg.engines.registry.load_engine` does."""
-        return self.loader(self.model, self.device, **self.options)
+        return (self.loader or load_engine)(self.model, self.device, **self.options)
+
+    def check(self) -> None:
+        """Raises CheckpointError if there is no such engine, or its weights are missing; loads nothing."""
+        if self.loader is None:
+            check_engine(self.model)
 
 
 def engine_options(command: Command) -> Command:
     """Adds --model, --device, --dtype and --four-bit; passes them, with the context's loader, as `engine`.
 
-    The loader is the object of click's context: `load_engine`, or a test's replacement.
+    The loader is the object of click's context: None for `load_engine`, or a test's replacement.
     """
 
     @click.option(
@@ -60,9 +65,7 @@ def engine_options(command: Command) -> Command:
         four_bit: bool,
         **others: Any,
     ) -> Any:
-        from trajseg.engines.registry import load_engine
-
-        choice = EngineChoice(loader or load_engine, model, device, loading_options(dtype, four_bit))
+        choice = EngineChoice(loader, model, device, loading_options(dtype, four_bit))
         return command(*arguments, engine=choice, **others)
 
     return with_engine  # type: ignore[return-value]

@@ -131,7 +131,8 @@ def check(context: click.Context, names: tuple[str, ...]) -> None:
     for weights in chosen:
         folder = location(weights)
         if folder is None:
-            click.echo(f"{weights.name}: not here. trajseg weights get {weights.name}")
+            source = "" if weights.repository else " --from FILE"
+            click.echo(f"{weights.name}: not here. trajseg weights get {weights.name}{source}")
             failed = True
         elif wrong := problems(weights, folder):
             click.echo(f"{weights.name}: DAMAGED: {'; '.join(wrong)}. Delete {folder} and download it again.")

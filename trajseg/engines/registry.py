@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from trajseg.checkpoints.folders import SHIPPED, checkpoint_config, checkpoint_folder
 from trajseg.engines.base import Engine, EngineSpec
+from trajseg.engines.settings import SettingsFactory
 from trajseg.errors import CheckpointError, InputError
 
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -71,6 +72,15 @@ def load_engine(name: str, device: str | None = None, **options: Any) -> Engine:
     with _packages_named(name):
         from trajseg.engines.trajseg import VideoSegmenter
     return VideoSegmenter.from_pretrained(folder, device=device or None, **options)
+
+
+def check_engine(name: str) -> None:
+    """Raises CheckpointError if there is no such engine or checkpoint, or its weights are missing; loads nothing."""
+    factory = engine_factory(name)
+    if factory is None:
+        checkpoint_folder(name)
+    elif isinstance(factory, SettingsFactory):
+        factory.check()
 
 
 @contextmanager

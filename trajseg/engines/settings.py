@@ -13,6 +13,7 @@ from pkgutil import resolve_name
 from typing import Any, Protocol, Self
 
 from trajseg.engines.base import Engine, EngineSpec
+from trajseg.engines.parts import check_parts
 from trajseg.errors import InputError
 
 
@@ -27,6 +28,11 @@ class EngineSettings(Protocol):
     @property
     def spec(self) -> EngineSpec:
         """What an engine with these settings can do."""
+        ...
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """The weights that it loads, folders or repositories, by the setting that names them."""
         ...
 
 
@@ -53,6 +59,15 @@ class SettingsFactory:
         """What the engine will be able to do. Raises InputError or CheckpointError if a setting is invalid."""
         return self._settings.read().spec
 
+    def check(self, **options: Any) -> None:
+        """Raises as loading does if a setting is invalid or weights are missing; loads nothing."""
+        self._checked(options)
+
+    def _checked(self, options: Mapping[str, Any]) -> EngineSettings:
+        settings = self._settings.read(options)
+        check_parts(settings.spec.name, self._prefix, settings.parts)
+        return settings
+
     def __call__(self, device: str = "", **options: Any) -> Engine:
         """The engine.
 
@@ -65,7 +80,7 @@ class SettingsFactory:
             ImportError: a package is missing; load_engine names it.
             InputError: a setting is invalid.
         """
-        settings = self._settings.read(options)
+        settings = self._checked(options)
         engine: Engine = resolve_name(self._loader)(settings, device)
         return engine
 

@@ -73,14 +73,17 @@ class GroundingDetector:
             config = AutoConfig.from_pretrained(path, **pinned)
             if config.model_type not in MODEL_TYPES:
                 raise CheckpointError(
-                    f"The detector {path} is a {config.model_type}.", f"Use one of the kinds {', '.join(MODEL_TYPES)}."
+                    f"The detector {path} is a {config.model_type}.",
+                    f"Set TRAJSEG_GROUNDED_DETECTOR to one of the kinds {', '.join(MODEL_TYPES)}.",
                 )
             with silent_loading():
                 model = AutoModelForZeroShotObjectDetection.from_pretrained(path, dtype=torch.float32, **pinned)
             processor = AutoProcessor.from_pretrained(path, **pinned)
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"The detector {path} cannot be loaded: {error}", "Name a folder, or a repository that you may read."
+                f"The detector {path} cannot be loaded: {error}",
+                "Set TRAJSEG_GROUNDED_DETECTOR to the folder of a Grounding-DINO, MM-Grounding-DINO or "
+                "LLMDet in transformers' form: config.json, model.safetensors, tokenizer and processor.",
             ) from error
         return cls(model.to(device), processor)
 

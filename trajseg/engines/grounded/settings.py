@@ -111,6 +111,12 @@ class GroundedSettings:
         return f"grounded/{'+'.join(parts)}"[:100]
 
     @property
+    def parts(self) -> Mapping[str, str]:
+        """See EngineSettings; a served chooser's weights lie elsewhere."""
+        parts = {"detector": self.detector, "tracker": self.tracker}
+        return parts | ({"chooser": self.chooser} if self.has_chooser and not self.address else {})
+
+    @property
     def spec(self) -> EngineSpec:
         """What the engine can do with these settings."""
         return EngineSpec(
@@ -138,6 +144,12 @@ def _of_checkpoint(folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = {
         part: str(folder / part) for part in ("detector", "tracker", "chooser", "prompts") if (folder / part).is_dir()
     }
+    if not values and not (folder / FILE).is_file():
+        raise CheckpointError(
+            f"TRAJSEG_GROUNDED_CHECKPOINT: {folder} has neither {FILE} nor the folders detector, tracker, chooser.",
+            "Name the folder that holds them. For single parts set TRAJSEG_GROUNDED_DETECTOR, TRAJSEG_GROUNDED_TRACKER "
+            "and TRAJSEG_GROUNDED_CHOOSER instead.",
+        )
     if (folder / "chooser" / "prompts").is_dir():
         values["prompts"] = str(folder / "chooser" / "prompts")
     path = folder / FILE

@@ -13,7 +13,6 @@ from trajseg.correction.memory import MemoryPropagator
 from trajseg.engines.base import PLAIN, EngineSpec, RunContext, TrackedObject, check_instruction
 from trajseg.engines.grounded.candidates import Candidate, frame_masks
 from trajseg.engines.grounded.captioning import track_captions
-from trajseg.engines.grounded.loading import sam2_folder, weights_folder
 from trajseg.engines.grounded.prompts import Prompts
 from trajseg.engines.grounded.sam2 import load_sam2
 from trajseg.engines.grounded.viewing import ViewSettings
@@ -22,6 +21,7 @@ from trajseg.engines.molmo2.answers import PointAnswer, frame_points, read_point
 from trajseg.engines.molmo2.pointer import Molmo2Pointer
 from trajseg.engines.molmo2.search import PointSearch
 from trajseg.engines.molmo2.settings import Molmo2Settings
+from trajseg.engines.parts import weights_path
 from trajseg.engines.segmentation import Segmentation
 from trajseg.model.device import chosen
 from trajseg.model.promptable import PromptableSam2
@@ -46,9 +46,9 @@ class Molmo2Engine:
         """The engine for these settings; raises CheckpointError if its weights are not on this machine."""
         place = chosen(device or None)
         half = torch.bfloat16 if torch.device(place).type == "cuda" else torch.float32
-        folder = weights_folder(settings.weights, engine="molmo2")
+        folder = weights_path(settings.weights, "points")
         pointer = Molmo2Pointer.from_pretrained(folder, place, half, settings)
-        return cls(pointer, load_sam2(sam2_folder(settings.tracker, "molmo2"), place, half), settings)
+        return cls(pointer, load_sam2(weights_path(settings.tracker, "tracker"), place, half), settings)
 
     @property
     def spec(self) -> EngineSpec:

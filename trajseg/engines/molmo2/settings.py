@@ -57,6 +57,11 @@ class Molmo2Settings:
         return f"molmo2/{short_name(self.weights)}+{short_name(self.tracker)}"[:100]
 
     @property
+    def parts(self) -> Mapping[str, str]:
+        """See EngineSettings."""
+        return {"weights": self.weights, "tracker": self.tracker}
+
+    @property
     def spec(self) -> EngineSpec:
         """What the engine can do."""
         return EngineSpec(

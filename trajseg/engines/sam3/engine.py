@@ -18,7 +18,7 @@ from trajseg.engines.base import (
 )
 from trajseg.engines.grounded.candidates import Candidate
 from trajseg.engines.grounded.engine import ARTICLES
-from trajseg.engines.grounded.loading import weights_folder
+from trajseg.engines.parts import weights_path
 from trajseg.engines.sam3.search import Sam3Search
 from trajseg.engines.sam3.settings import Sam3Settings
 from trajseg.engines.segmentation import Segmentation
@@ -38,7 +38,7 @@ class Sam3Engine:
     @classmethod
     def load(cls, settings: Sam3Settings, device: str = "") -> Sam3Engine:
         """The engine for these settings; raises CheckpointError if its weights are not on this machine."""
-        folder = weights_folder(settings.weights, engine="sam3")
+        folder = weights_path(settings.weights, "concepts")
         return cls(Sam3Search.from_pretrained(folder, chosen(device or None), settings))
 
     @property

@@ -52,6 +52,11 @@ class Sam3Settings:
         return cls(**given_settings(cls, "sam3", PREFIX, options, environ))
 
     @property
+    def parts(self) -> Mapping[str, str]:
+        """See EngineSettings."""
+        return {"weights": self.weights}
+
+    @property
     def spec(self) -> EngineSpec:
         """What the engine can do."""
         return EngineSpec(

@@ -18,7 +18,6 @@ from trajseg.engines.base import RunContext
 from trajseg.engines.grounded import factory
 from trajseg.engines.grounded.dialogue import Question
 from trajseg.engines.grounded.engine import DOUBT, GroundedEngine
-from trajseg.engines.grounded.loading import sam2_folder, weights_folder
 from trajseg.engines.grounded.sam2 import load_sam2
 from trajseg.engines.grounded.settings import GroundedSettings
 from trajseg.engines.registry import load_engine
@@ -233,32 +232,6 @@ def test_marked_object_is_segmented_and_propagated(sam2: PromptableSam2, tmp_pat
     assert region_similarity(mask, truth[4]) > 0.8
     drawn = list(engine.propagator().propagate(clip, {4: mask}, frames=range(3, 10)))
     assert np.mean([region_similarity(one.mask, truth[one.index]) for one in drawn]) > 0.7
-
-
-def test_missing_weights_are_named_and_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="nobody/no-such-detector are not on this machine") as caught:
-        load_engine("trajseg.engines.grounded:factory", "cpu", detector="nobody/no-such-detector", chooser="none")
-    assert "trajseg weights get grounded" in caught.value.remedy
-    monkeypatch.setenv("TRAJSEG_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match="nobody/no-such-detector@main are not on this machine") as caught:
-        weights_folder("nobody/no-such-detector@main")
-    assert "weights get" not in caught.value.remedy
-    assert "Offline mode is on: copy them here" in caught.value.remedy
-
-
-@pytest.mark.parametrize("name", ["/no/such/folder", "../weights/detector", "detector", "~/no-such-folder", "a/b/c"])
-def test_missing_folder_is_not_mistaken_for_a_repository(name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"no file or folder of weights {name}") as caught:
-        weights_folder(name)
-    assert "owner/name" in caught.value.remedy
-
-
-def test_a_folder_in_the_home_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "detector").mkdir()
-    assert weights_folder("~/detector") == str(tmp_path / "detector")
-    assert sam2_folder("~/detector") == tmp_path / "detector"
 
 
 def test_loading_prints_nothing(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:

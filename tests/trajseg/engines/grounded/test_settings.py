@@ -67,6 +67,9 @@ def test_invalid_setting_is_named(options: dict[str, object], names: str) -> Non
 def test_missing_or_damaged_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no folder"):
         GroundedSettings.read({"checkpoint": str(tmp_path / "none")}, {})
+    with pytest.raises(CheckpointError, match=r"has neither grounded\.json nor the folders detector") as caught:
+        GroundedSettings.read({"checkpoint": str(tmp_path)}, {})
+    assert "TRAJSEG_GROUNDED_DETECTOR" in caught.value.remedy
     (tmp_path / "grounded.json").write_text('{"frames": 3, "unknown": 1}')
     with pytest.raises(CheckpointError, match=r"grounded\.json"):
         GroundedSettings.read({"checkpoint": str(tmp_path)}, {})
