@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
+from trajseg.checkpoints.reading import readable
 from trajseg.checkpoints.silence import silent_loading
 from trajseg.engines.grounded.dialogue import Question
 from trajseg.engines.grounded.grammar import Grammar
@@ -67,15 +68,19 @@ class LocalChooser:
             CheckpointError: it cannot be loaded, or does not read images and text.
         """
         pinned = {"revision": revision} if revision else {}
-        try:
+        remedy = (
+            "Set TRAJSEG_GROUNDED_CHOOSER to the folder of a vision language model in transformers' form (config.json, "
+            "safetensors, tokenizer, processor), or to none."
+        )
+        with readable(f"The chooser {path}", remedy):
             with silent_loading():
                 model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **pinned)
             processor = AutoProcessor.from_pretrained(path, **pinned)
-        except (OSError, ValueError) as error:
+        if not getattr(processor, "chat_template", None):
             raise CheckpointError(
-                f"The chooser {path} cannot be loaded: {error}",
-                "Name a folder or a repository with a vision language model, or set TRAJSEG_GROUNDED_CHOOSER=none.",
-            ) from error
+                f"The chooser {path} has no chat template.",
+                "Copy chat_template.jinja from the same repository next to its config.json.",
+            )
         return cls(model.to(device), processor)  # type: ignore[arg-type]
 
     @torch.inference_mode()

@@ -14,10 +14,15 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
 
+from trajseg.checkpoints.reading import readable
 from trajseg.checkpoints.silence import silent_loading
 from trajseg.errors import CheckpointError, InstructionError
 
 MODEL_TYPES = ("mm-grounding-dino", "grounding-dino")
+REMEDY = (
+    "Set TRAJSEG_GROUNDED_DETECTOR to the folder of a Grounding-DINO, MM-Grounding-DINO or LLMDet in transformers' "
+    "form: config.json, model.safetensors, tokenizer and processor."
+)
 _NOT_SAID = re.compile(r"[^\w' -]+")
 
 
@@ -55,7 +60,7 @@ class GroundingDetector:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model.eval(), processor
-        self._dot = processor.tokenizer.convert_tokens_to_ids(".")
+        self.separator = processor.tokenizer.convert_tokens_to_ids(".")
         words = processor.tokenizer
         self._special = {words.cls_token_id, words.sep_token_id, words.pad_token_id}
 
@@ -69,23 +74,18 @@ class GroundingDetector:
             CheckpointError: it cannot be loaded, or is not such a detector.
         """
         pinned = {"revision": revision} if revision else {}
-        try:
+        with readable(f"The detector {path}", REMEDY):
             config = AutoConfig.from_pretrained(path, **pinned)
             if config.model_type not in MODEL_TYPES:
-                raise CheckpointError(
-                    f"The detector {path} is a {config.model_type}.",
-                    f"Set TRAJSEG_GROUNDED_DETECTOR to one of the kinds {', '.join(MODEL_TYPES)}.",
-                )
+                raise CheckpointError(f"The detector {path} is a {config.model_type}.", REMEDY)
             with silent_loading():
                 model = AutoModelForZeroShotObjectDetection.from_pretrained(path, dtype=torch.float32, **pinned)
             processor = AutoProcessor.from_pretrained(path, **pinned)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"The detector {path} cannot be loaded: {error}",
-                "Set TRAJSEG_GROUNDED_DETECTOR to the folder of a Grounding-DINO, MM-Grounding-DINO or "
-                "LLMDet in transformers' form: config.json, model.safetensors, tokenizer and processor.",
-            ) from error
-        return cls(model.to(device), processor)
+        detector = cls(model.to(device), processor)
+        if detector.separator == processor.tokenizer.unk_token_id:
+            # Without its file transformers makes a tokenizer that knows no words.
+            raise CheckpointError(f"The detector {path} has no tokenizer.json or vocab.txt.", REMEDY)
+        return detector
 
     @torch.inference_mode()
     def detect(self, frames: Sequence[np.ndarray], phrases: Sequence[str], least: float) -> list[list[Detection]]:
@@ -115,7 +115,7 @@ class GroundingDetector:
         owners: dict[int, list[int]] = defaultdict(list)
         number = 0
         for column, token in enumerate(ids):
-            if token == self._dot:
+            if token == self.separator:
                 number += 1
             elif token not in self._special:
                 owners[number].append(column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 
@@ -32,14 +33,21 @@ def load(settings: GroundedSettings, device: str = "") -> GroundedEngine:
 def _detector(settings: GroundedSettings, device: torch.device | str) -> Detector | CandidateMaker:
     """A detector for single frames; or SAM 3, if the weights are SAM 3's, which tracks what it finds itself."""
     folder = weights_path(settings.detector, "detector")
-    config = folder / "config.json"
-    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == SAM3:
+    if _model_type(folder / "config.json") == SAM3:
         from trajseg.engines.sam3.search import Sam3Search
         from trajseg.engines.sam3.settings import Sam3Settings
 
         own = Sam3Settings.read({"objects": settings.candidates})
         return Sam3Search.from_pretrained(folder, device, own)
     return GroundingDetector.from_pretrained(folder, device)
+
+
+def _model_type(config: Path) -> str:
+    """What a config.json says that it is of; empty if it is missing or no JSON object, which loading then reports."""
+    try:
+        return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _chooser(settings: GroundedSettings, device: torch.device | str, dtype: torch.dtype) -> Chooser | None:

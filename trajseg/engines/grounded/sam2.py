@@ -9,6 +9,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from transformers import PretrainedConfig
 
 from trajseg.checkpoints.published import recognise_sam2
+from trajseg.checkpoints.reading import readable
 from trajseg.errors import CheckpointError
 from trajseg.model.config import Sam2Config, TrajSegConfig
 from trajseg.model.marks import MarkReader
@@ -35,7 +36,8 @@ def load_sam2(
     if not path.exists():
         raise CheckpointError(f"There is no SAM 2 at {path}.", "Name Meta's .pt file, or a folder that holds it.")
     if path.is_dir() and (path / CONFIG).is_file():
-        kind = PretrainedConfig.get_config_dict(path)[0].get("model_type")
+        with readable(str(path / CONFIG), "Name Meta's .pt file of SAM 2.1, or a folder that holds it."):
+            kind = PretrainedConfig.get_config_dict(path)[0].get("model_type")
         if kind == TrajSegConfig.model_type:
             return _of_trajseg(path, device, dtype)
         if kind == Sam2Config.model_type:
@@ -74,6 +76,8 @@ def _weights_file(path: Path) -> Path:
     found = sorted(path.glob("*.pt"))
     if len(found) != 1:
         raise CheckpointError(
-            f"{path} holds {len(found)} .pt files.", "Name the file of one SAM 2, such as sam2.1_hiera_large.pt."
+            f"{path} holds {len(found)} .pt files.",
+            "Set TRAJSEG_GROUNDED_TRACKER or TRAJSEG_MOLMO2_TRACKER to the file of one SAM 2, such as "
+            "sam2.1_hiera_large.pt, or to a folder that holds it.",
         )
     return found[0]

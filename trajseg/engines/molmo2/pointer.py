@@ -12,6 +12,7 @@ import torch
 from transformers import AutoProcessor, LogitsProcessorList, Molmo2ForConditionalGeneration
 from transformers.video_utils import VideoMetadata
 
+from trajseg.checkpoints.reading import readable
 from trajseg.checkpoints.silence import silent_loading
 from trajseg.engines.grounded.chooser import GrammarProcessor, LocalChooser
 from trajseg.engines.grounded.pictures import fitted
@@ -54,14 +55,10 @@ class Molmo2Pointer:
             CheckpointError: it cannot be loaded, or is not a Molmo2.
         """
         check_kind(Path(path))
-        try:
+        with readable(f"The Molmo2 {path}", "Run `trajseg weights check molmo2`."):
             with silent_loading():
                 model = Molmo2ForConditionalGeneration.from_pretrained(path, dtype=dtype)
             processor = AutoProcessor.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"The Molmo2 {path} cannot be loaded: {error}", "Run `trajseg weights check molmo2`."
-            ) from error
         if not processor.chat_template:
             raise CheckpointError(
                 f"{path} has no chat template.",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import Sam3VideoModel, Sam3VideoProcessor
 
+from trajseg.checkpoints.reading import readable
 from trajseg.checkpoints.silence import silent_loading
 from trajseg.engines.grounded.blobs import without_blobs
 from trajseg.engines.grounded.candidates import Candidate, CandidateFrame
@@ -19,7 +20,7 @@ from trajseg.engines.grounded.losing import LostObject
 from trajseg.engines.sam3.operations import install
 from trajseg.engines.sam3.session import FlatSession
 from trajseg.engines.sam3.settings import Sam3Settings
-from trajseg.errors import CheckpointError, InstructionError
+from trajseg.errors import InstructionError
 from trajseg.progress import Progress
 from trajseg.tracks import rle
 from trajseg.video import Clip
@@ -52,16 +53,12 @@ class Sam3Search:
         Raises:
             CheckpointError: it is not a SAM 3 for video.
         """
-        try:
+        remedy = "Name the folder of facebook/sam3 in transformers' form, with config.json and model.safetensors."
+        with readable(f"{folder}, as a SAM 3,", remedy):
             # Full half precision loses detections; on a GPU it runs under autocast instead.
             with silent_loading():
                 model = Sam3VideoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
             processor = Sam3VideoProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder} cannot be loaded as a SAM 3: {error}",
-                "Name the folder of facebook/sam3 in transformers' form, with config.json and model.safetensors.",
-            ) from error
         return cls(model.to(device), processor, settings)  # type: ignore[arg-type]
 
     @torch.inference_mode()

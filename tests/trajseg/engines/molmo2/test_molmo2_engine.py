@@ -121,7 +121,7 @@ def test_a_folder_of_something_else_is_refused(config: str | None, tmp_path: Pat
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(CheckpointError, match=r"not a Molmo2|cannot be read") as caught:
-        load_engine(FACTORY, "cpu", weights=str(tmp_path))
+        load_engine(FACTORY, "cpu", weights=str(tmp_path), tracker="trajseg-tiny")
     assert "Molmo2" in caught.value.remedy
 
 
@@ -131,7 +131,7 @@ def test_a_folder_without_a_chat_template_is_refused(folder: Path, tmp_path: Pat
             (tmp_path / path.name).write_bytes(path.read_bytes())
     assert "chat_template" not in json.loads((tmp_path / "processor_config.json").read_text())
     with pytest.raises(CheckpointError, match="no chat template"):
-        load_engine(FACTORY, "cpu", weights=str(tmp_path))
+        load_engine(FACTORY, "cpu", weights=str(tmp_path), tracker="trajseg-tiny")
 
 
 def test_settings_come_from_the_environment_and_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
