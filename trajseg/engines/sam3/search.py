@@ -54,7 +54,7 @@ class Sam3Search:
             CheckpointError: it is not a SAM 3 for video.
         """
         remedy = "Name the folder of facebook/sam3 in transformers' form, with config.json and model.safetensors."
-        with readable(f"{folder}, as a SAM 3,", remedy):
+        with readable(f"The SAM 3 {folder}", remedy):
             # Full half precision loses detections; on a GPU it runs under autocast instead.
             with silent_loading():
                 model = Sam3VideoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
