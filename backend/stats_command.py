@@ -22,13 +22,12 @@ def stats(project: int | None, as_json: bool) -> None:
     from backend.settings import load_settings
     from backend.stats import project_stats
     from backend.store import Store
-    from backend.store.reports import Reports
 
     settings = load_settings()
     store = Store(settings.store_url)
     try:
         store.migrate()
-        projects = [store.projects.of_label_studio(project)] if project else Reports(store.database).projects()
+        projects = [store.projects.of_label_studio(project)] if project else store.projects.list()
         found = [project_stats(store, each) for each in projects]
     finally:
         store.close()

@@ -15,7 +15,6 @@ from backend.pages import guard
 from backend.service.service import Service
 from backend.store import Project
 from backend.store.models import ModelVersion
-from backend.store.reports import Reports
 from trajseg.words import counted
 
 PICTURE = "differences.png"
@@ -130,7 +129,7 @@ class ProjectModels:
 def index() -> ResponseReturnValue:
     """All projects with trainings."""
     service = _service()
-    projects = {project.id: project for project in Reports(service.store.database).projects()}
+    projects = {project.id: project for project in service.store.projects.list()}
     versions = service.store.versions.list()
     shown = [
         _project(service, projects[project_id], [version for version in versions if version.project_id == project_id])

@@ -67,5 +67,5 @@ def read(store: Store, reader: EffortReader) -> Report:
         total(reader.tracks(store)),
         len(standing),
         sum(row.lead_seconds or 0.0 for row in standing),
-        [held for project in reports.projects() if (held := project_stats(store, project, reader)).corrected],
+        [held for project in store.projects.list() if (held := project_stats(store, project, reader)).corrected],
     )

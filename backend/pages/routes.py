@@ -208,7 +208,7 @@ def _list() -> dict[str, Any]:
     page = min(max(_number("page", 1), 1), pages)
     found = reports.jobs(wanted, JOBS_A_PAGE, (page - 1) * JOBS_A_PAGE)
     deliveries = reports.deliveries([job.id for job in found])
-    projects = {project.id: project for project in reports.projects()}
+    projects = {project.id: project for project in _service().store.projects.list()}
     chosen = {"kind": wanted.kind or None, "project": wanted.project_id, "q": wanted.text or None}
     newest = reports.newest(wanted)
     views = [JobView(job, service.settings, deliveries.get(job.id), projects.get(job.project_id or 0)) for job in found]

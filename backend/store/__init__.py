@@ -1,14 +1,13 @@
 """The store: requests, results, corrections, and the outbox for Label Studio."""
 
 from backend.store.corrections import Change, Corrections, PaintedTrack, ReadAnnotation
-from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, TaskPictures, Track
+from backend.store.models import Annotation, Correction, Delivery, Job, Project, TaskPictures, Track, UnreadTask
 from backend.store.request import JobRequest
 from backend.store.rows import StaleRunError, UnknownJobError
 from backend.store.store import Store
 
 __all__ = [
     "Annotation",
-    "AnnotationHint",
     "Change",
     "Correction",
     "Corrections",
@@ -23,4 +22,5 @@ __all__ = [
     "TaskPictures",
     "Track",
     "UnknownJobError",
+    "UnreadTask",
 ]

@@ -1,19 +1,19 @@
-"""The store's corrections: notices, annotations as read, and what persons changed in them."""
+"""Corrections: annotations as last read, and what people changed in them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.store.clock import database_now
 from backend.store.database import Database
-from backend.store.models import Annotation, AnnotationHint, Correction, Delivery, Job, Project, now
+from backend.store.models import Annotation, Correction, Delivery, Job, now
 from backend.store.params import RefineParams
 from backend.store.request import JobRequest
 from backend.store.rows import UNFINISHED
@@ -118,54 +118,6 @@ class Corrections:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    # Hints
-
-    def note(self, project_id: int, task_ids: Iterable[int]) -> None:
-        """Records that the annotations of these tasks have to be read now; repeats are merged."""
-        insert: Any = sqlite.insert if self.database.is_sqlite else postgresql.insert
-        moment = now()
-        fresh = {"noted_at": moment, "due_at": moment, "attempts": 0, "last_error": ""}
-        rows = [{"project_id": project_id, "task_id": task_id, **fresh} for task_id in dict.fromkeys(task_ids)]
-        if not rows:
-            return
-        again = insert(AnnotationHint).on_conflict_do_update(index_elements=["project_id", "task_id"], set_=fresh)
-        with self.database.write() as session:
-            session.execute(again, rows)
-
-    def due_hints(self, limit: int = 100) -> list[AnnotationHint]:
-        """Hints that are due, oldest first."""
-        query = select(AnnotationHint).where(AnnotationHint.due_at <= now()).order_by(AnnotationHint.due_at)
-        with self.database.read() as session:
-            return list(session.scalars(query.limit(limit)))
-
-    def claim_hint(self, hint: AnnotationHint, seconds: float = 120.0) -> bool:
-        """Claims a due hint for `seconds`, so that nobody else follows it; False if another process was faster."""
-        moment = now()
-        claim = (
-            update(AnnotationHint)
-            .where(AnnotationHint.id == hint.id, AnnotationHint.due_at <= moment)
-            .values(due_at=moment + timedelta(seconds=seconds))
-        )
-        with self.database.write() as session:
-            claimed: Any = session.execute(claim)
-            return bool(claimed.rowcount)
-
-    def drop_hint(self, hint: AnnotationHint) -> None:
-        """The hint has been followed; it is kept if it was renewed meanwhile."""
-        followed = delete(AnnotationHint).where(AnnotationHint.id == hint.id, AnnotationHint.noted_at == hint.noted_at)
-        with self.database.write() as session:
-            session.execute(followed)
-
-    def put_off_hint(self, hint: AnnotationHint, error: str, until: datetime) -> None:
-        """The hint could not be followed; try again at `until`."""
-        later = (
-            update(AnnotationHint)
-            .where(AnnotationHint.id == hint.id, AnnotationHint.noted_at == hint.noted_at)
-            .values(due_at=until, attempts=AnnotationHint.attempts + 1, last_error=error)
-        )
-        with self.database.write() as session:
-            session.execute(later)
-
     def tasks_of(self, project_id: int, annotation_ids: Collection[int]) -> list[int]:
         """Tasks of annotations that have been read before."""
         query = select(Annotation.task_id).where(
@@ -183,20 +135,6 @@ class Corrections:
         )
         with self.database.read() as session:
             return set(session.scalars(query))
-
-    def projects(self) -> list[Project]:
-        """All projects that trajseg knows."""
-        with self.database.read() as session:
-            return list(session.scalars(select(Project).order_by(Project.id)))
-
-    def swept(self, project_id: int, to: str) -> None:
-        """Records the Label Studio time up to which a project's changes have been seen."""
-        with self.database.write() as session:
-            # Only this column: the project's own modification time stays the same.
-            values = {"swept_to": to, "updated_at": Project.updated_at}
-            session.execute(update(Project).where(Project.id == project_id).values(**values))
-
-    # Annotations and corrections
 
     def annotations(self, project_id: int, task_id: int) -> list[Annotation]:
         """The stored annotations of a task, including withdrawn ones."""

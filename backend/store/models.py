@@ -245,7 +245,7 @@ class TaskPictures(Base):
     missing_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
-class AnnotationHint(Base):
+class UnreadTask(Base):
     """A task whose annotations have to be read because something may have changed in them."""
 
     __tablename__ = "annotation_hints"

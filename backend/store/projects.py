@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -66,6 +66,18 @@ class ProjectStore:
                 f"There is no project {project_id} in the store.", "Connect the backend in the project's settings."
             )
         return project
+
+    def list(self) -> list[Project]:
+        """All projects that trajseg knows, by Label Studio's id."""
+        with self.database.read() as session:
+            return list(session.scalars(select(Project).order_by(Project.label_studio_id, Project.id)))
+
+    def swept(self, project_id: int, to: str) -> None:
+        """Records the Label Studio time up to which a project's changes have been seen."""
+        with self.database.write() as session:
+            # Only this column: the project's own modification time stays the same.
+            values = {"swept_to": to, "updated_at": Project.updated_at}
+            session.execute(update(Project).where(Project.id == project_id).values(**values))
 
     def of_label_studio(self, label_studio_id: int, stamp: str = "") -> Project:
         """The project with Label Studio's id; the newest one if no stamp is given.

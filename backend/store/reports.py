@@ -11,7 +11,7 @@ from sqlalchemy import and_, case, func, or_, select
 
 from backend.store.database import Database
 from backend.store.kinds import QUEUES
-from backend.store.models import Annotation, Correction, Delivery, Job, Project, Track, now
+from backend.store.models import Annotation, Correction, Delivery, Job, Track, now
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,6 @@ class Reports:
         query = select(func.count()).where(Job.state == "queued", or_(Job.queue.in_(sooner), first))
         with self.database.read() as session:
             return session.scalar(query) or 0
-
-    def projects(self) -> list[Project]:
-        """All projects that trajseg knows, by Label Studio's id."""
-        with self.database.read() as session:
-            return list(session.scalars(select(Project).order_by(Project.label_studio_id, Project.id)))
 
     def deliveries(self, job_ids: Sequence[str]) -> dict[str, Delivery]:
         """The deliveries of these jobs, by the job's id."""

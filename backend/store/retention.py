@@ -18,7 +18,6 @@ from backend.store.database import Database
 from backend.store.models import (
     Adoption,
     Annotation,
-    AnnotationHint,
     Correction,
     Delivery,
     Job,
@@ -27,6 +26,7 @@ from backend.store.models import (
     PartialFrames,
     SupersededPrediction,
     Track,
+    UnreadTask,
 )
 from backend.store.rows import UNFINISHED
 
@@ -95,7 +95,7 @@ class Retention:
                     return []
             ids = list(session.scalars(select(Job.id).where(of_task)))
             _delete(session, ids)
-            for of in (KnownTask, SupersededPrediction, AnnotationHint):
+            for of in (KnownTask, SupersededPrediction, UnreadTask):
                 session.execute(delete(of).where(of.project_id == project_id, of.task_id == task_id))
             return ids
 

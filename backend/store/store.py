@@ -23,6 +23,7 @@ from backend.store.runs import RunStore
 from backend.store.selection import Selections
 from backend.store.superseded import Superseded
 from backend.store.tasks import Tasks
+from backend.store.unread import UnreadTasks
 from backend.store.versions import Versions
 
 
@@ -46,6 +47,7 @@ class Store:
         superseded: predictions to be deleted in Label Studio.
         selections: jobs that are cancelled or queued again together.
         adoptions: refined tracks written into annotations.
+        unread: tasks whose annotations have to be read.
         corrections: what people changed.
         versions: model versions of projects.
         retention: deletes finished jobs that are no longer needed.
@@ -65,6 +67,7 @@ class Store:
         self.deliveries = DeliveryStore(self.database)
         self.superseded = Superseded(self.database)
         self.tasks = Tasks(self.database)
+        self.unread = UnreadTasks(self.database)
         self.corrections = Corrections(self.database)
         self.versions = Versions(self.database)
         self.pictures = Pictures(self.database)

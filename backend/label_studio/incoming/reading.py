@@ -25,7 +25,6 @@ from backend.label_studio.outgoing.superseding import current_version, meta_of, 
 from backend.label_studio.refusals import MissingError, OtherProjectError
 from backend.settings import Settings
 from backend.store import (
-    AnnotationHint,
     Change,
     Job,
     JobRequest,
@@ -33,6 +32,7 @@ from backend.store import (
     ReadAnnotation,
     Store,
     UnknownJobError,
+    UnreadTask,
     adoptions,
 )
 from backend.store.corrections import EXTENDED, VOUCHED
@@ -52,7 +52,7 @@ NOTICE_SECONDS = 0.3
 class AnnotationReader:
     """Sweeps changed tasks and reads their annotations.
 
-    Safe to run in several processes: a hint is claimed, and each state of an annotation is recorded once.
+    Safe to run in several processes: a task is claimed, and each state of an annotation is recorded once.
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -77,7 +77,7 @@ class AnnotationReader:
     def __call__(self) -> list[Job]:
         """One round; returns the jobs to queue. Does nothing without a token.
 
-        Does not raise if Label Studio cannot be reached: the hints are kept and followed later.
+        Does not raise if Label Studio cannot be reached: the tasks remain unread until a later round.
         """
         if not self.settings.label_studio_api_key.get_secret_value():
             return []
@@ -94,10 +94,10 @@ class AnnotationReader:
             for project_id in [project_id for project_id, changed in noticed.items() if changed]:
                 client = client or connected(self.settings)
                 self._refresh(client, project_id)
-            for hint in self.store.corrections.due_hints():
-                if self.store.corrections.claim_hint(hint):
+            for unread in self.store.unread.due():
+                if self.store.unread.claim(unread):
                     client = client or connected(self.settings)
-                    jobs += self._follow(client, hint)
+                    jobs += self._read_unread(client, unread)
         except LabelStudioError as error:
             log.warning("annotations will be read later: %s", error)
             for project_id, configuration in noticed.items():
@@ -142,7 +142,7 @@ class AnnotationReader:
         Args:
             only: the store's ids of the projects to look at; None for all.
         """
-        for project in self.store.corrections.projects():
+        for project in self.store.projects.list():
             if only is not None and project.id not in only:
                 continue
             try:
@@ -155,20 +155,20 @@ class AnnotationReader:
             if not changed:
                 continue
             known = self.store.corrections.annotated_tasks(project.id, [one.id for one in changed])
-            self.store.corrections.note(project.id, [one.id for one in changed if one.annotated or one.id in known])
-            self.store.corrections.swept(project.id, max(one.updated_at for one in changed))
+            self.store.unread.add(project.id, [one.id for one in changed if one.annotated or one.id in known])
+            self.store.projects.swept(project.id, max(one.updated_at for one in changed))
 
-    def _follow(self, client: LabelStudioClient, hint: AnnotationHint) -> list[Job]:
+    def _read_unread(self, client: LabelStudioClient, unread: UnreadTask) -> list[Job]:
         try:
-            jobs = self.read_task(client, self.store.projects.get(hint.project_id), hint.task_id)
+            jobs = self.read_task(client, self.store.projects.get(unread.project_id), unread.task_id)
         except Exception as error:
             if not isinstance(error, TrajSegError):
-                log.exception("the annotations of task %d cannot be read", hint.task_id)
-            pause = min(FIRST_RETRY_SECONDS * 2 ** min(hint.attempts, 20), LONGEST_RETRY_SECONDS)
-            log.warning("the annotations of task %d will be read later: %s", hint.task_id, error)
-            self.store.corrections.put_off_hint(hint, str(error), now() + timedelta(seconds=pause))
+                log.exception("the annotations of task %d cannot be read", unread.task_id)
+            pause = min(FIRST_RETRY_SECONDS * 2 ** min(unread.attempts, 20), LONGEST_RETRY_SECONDS)
+            log.warning("the annotations of task %d will be read later: %s", unread.task_id, error)
+            self.store.unread.postpone(unread, str(error), now() + timedelta(seconds=pause))
             return []
-        self.store.corrections.drop_hint(hint)
+        self.store.unread.drop(unread)
         return jobs
 
     def read_task(self, client: LabelStudioClient, project: Project, task_id: int) -> list[Job]:

@@ -92,7 +92,7 @@ def test_annotations_of_another_label_studios_project_with_the_same_id_are_not_r
     other.tasks[job.task_id]["annotations"].clear()
     other.tasks[job.task_id]["updated_at"] = "2027-01-01T00:00:00Z"
     reader = AnnotationReader(store, elsewhere)
-    store.corrections.note(job.project_id, [job.task_id])
+    store.unread.add(job.project_id, [job.task_id])
     reader.notice(job.project_id, configuration=True)
     other.projects[1]["label_config"] = "<View/>"
     assert reader() == []

@@ -89,7 +89,7 @@ def test_20_000_tasks_in_one_notice_make_no_look_ups_and_nothing_real_waits(
     row = store.projects.of_label_studio(project)
     assert [one.task_id for one in store.corrections.annotations(row.id, task)] == [task]
     assert len(studio.requests) < 8
-    assert store.corrections.due_hints() == []
+    assert store.unread.due() == []
 
 
 def test_a_flood_of_notices_asks_label_studio_once_a_round(

@@ -121,7 +121,7 @@ def test_a_painted_frame_becomes_a_correction_and_a_job(
     assert read() == []
 
 
-def test_the_webhook_is_only_a_hint(
+def test_webhook_body_is_not_trusted(
     studio: FakeLabelStudio,
     store: Store,
     settings: Settings,
@@ -134,7 +134,7 @@ def test_the_webhook_is_only_a_hint(
     webhook(read, studio, task, 4711, "ANNOTATION_CREATED")
     assert read() == []
     assert store.corrections.of_task(project, task) == []
-    assert store.corrections.due_hints() == []
+    assert store.unread.due() == []
 
 
 def test_what_nobody_changed_makes_no_job(
@@ -344,7 +344,7 @@ def test_an_annotation_that_does_not_fit_its_task_is_kept_with_the_reason(
     assert "picture 100" in row.error
 
 
-def test_label_studio_being_down_puts_the_hint_off(
+def test_label_studio_being_down_postpones_the_reading(
     studio: FakeLabelStudio,
     store: Store,
     settings: Settings,
@@ -355,12 +355,12 @@ def test_label_studio_being_down_puts_the_hint_off(
 ) -> None:
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     read._swept_at = float("inf")
-    store.corrections.note(project, [task])
+    store.unread.add(project, [task])
     studio.failures = 1_000
     assert read() == []
-    assert store.corrections.due_hints() == []
+    assert store.unread.due() == []
     studio.failures = 0
-    store.corrections.note(project, [task])
+    store.unread.add(project, [task])
     assert len(read()) == 1
 
 
@@ -369,14 +369,14 @@ def test_a_task_that_is_gone_is_forgotten(
 ) -> None:
     studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
     read()
-    store.corrections.note(project, [task])
+    store.unread.add(project, [task])
     del studio.tasks[task]
     assert read() == []
     assert store.corrections.of_task(project, task) == []
-    assert store.corrections.due_hints() == []
+    assert store.unread.due() == []
 
 
-def test_a_hint_wakes_the_reconciler(
+def test_notice_wakes_the_reconciler(
     studio: FakeLabelStudio, store: Store, settings: Settings, task: int, project: int, predicted: Job
 ) -> None:
     """After a submission, reading starts without waiting for the next round."""

@@ -55,7 +55,7 @@ def scene(studio: Any, store: Store, client: Any, settings: Any, request: Any) -
     reader = AnnotationReader(store, settings)
 
     def read() -> list[Job]:
-        store.corrections.note(project, [task])
+        store.unread.add(project, [task])
         return reader()
 
     def refine(job: Job, masks: list[np.ndarray | None], notes: JobNotes | None = None) -> Job:

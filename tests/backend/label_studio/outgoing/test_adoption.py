@@ -64,7 +64,7 @@ def scene(studio: Any, store: Store, client: Any, settings: Any, result: Result)
 
 
 def read_now(store: Store, read: AnnotationReader, project: int, task: int) -> list[Job]:
-    store.corrections.note(project, [task])
+    store.unread.add(project, [task])
     return read()
 
 

@@ -180,7 +180,7 @@ def test_a_superseded_prediction_that_something_refers_to_stays(
     hours_later(store)
     assert delete_superseded(store, client, settings) == 0
     assert parent in studio.predictions
-    (row,) = store.superseded.of_task(store.corrections.projects()[0].id, task)
+    (row,) = store.superseded.of_task(store.projects.list()[0].id, task)
     assert row.delete_at > now() + timedelta(hours=1)
 
 
