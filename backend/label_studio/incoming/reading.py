@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,10 +18,9 @@ from backend.engines import OfferedEngines
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.incoming import corrections
-from backend.label_studio.incoming.annotation import from_annotation
-from backend.label_studio.incoming.corrections import Predicted, Source
+from backend.label_studio.incoming.comparison import AnnotationComparison
 from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
-from backend.label_studio.outgoing.superseding import current_version, meta_of, withdraw
+from backend.label_studio.outgoing.superseding import withdraw
 from backend.label_studio.refusals import MissingError, OtherProjectError
 from backend.settings import Settings
 from backend.store import (
@@ -31,16 +30,12 @@ from backend.store import (
     Project,
     ReadAnnotation,
     Store,
-    UnknownJobError,
     UnreadTask,
     adoptions,
 )
-from backend.store.corrections import EXTENDED, VOUCHED
-from backend.store.models import Adoption, now
+from backend.store.models import now
 from label_config import LabelConfig, parse
-from trajseg.errors import InputError, LabelConfigError, LabelStudioError, TaskError, TrajSegError
-from trajseg.tracks import Result
-from trajseg.video import FrameMap
+from trajseg.errors import InputError, LabelConfigError, LabelStudioError, TrajSegError
 
 log = logging.getLogger("trajseg.annotations")
 
@@ -57,6 +52,7 @@ class AnnotationReader:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store = store
+        self.comparison = AnnotationComparison(store)
         self.settings = settings
         self.engines = OfferedEngines.from_settings(settings)
         self._swept_at: float | None = None
@@ -230,8 +226,8 @@ class AnnotationReader:
         captions: dict[str, str] = {}
         adopted = self.store.adoptions.of_annotation(project.id, int(annotation["id"]))
         try:
-            base = self._job_of(parent, annotation, config)
-            made, captions = self._changes(config, task, parent, base, annotation, adopted)
+            base = self.comparison.base_job(parent, annotation, config)
+            made, captions = self.comparison.changes(config, task, parent, base, annotation, adopted)
         except InputError as wrong:
             error = str(wrong)
             log.warning("annotation %s cannot be read: %s", annotation["id"], wrong)
@@ -249,125 +245,9 @@ class AnnotationReader:
         )
         # Corrections to adopted tracks are corrections to the refined tracks.
         standing = adoptions.newest(adopted)
-        onto = (self._job(standing.job_id) if standing else None) or base
+        onto = (self.comparison.job(standing.job_id) if standing else None) or base
         request = self._request(config, task, onto, read, made)
         return self.store.corrections.record(read, made, request)
-
-    def _job_of(self, parent: Prediction | None, annotation: Mapping[str, Any], config: LabelConfig) -> Job | None:
-        """The job whose prediction an annotation came from; if that is deleted, its own regions name it."""
-        for results in (parent.result if parent else [], annotation.get("result") or []):
-            for source in corrections.sources(results, config.control).values():
-                if job := self._job(source.job_id):
-                    return job
-        # A prediction that found nothing has only text regions.
-        for item in parent.result if parent else []:
-            if (job_id := meta_of(item).get("job_id")) and (job := self._job(str(job_id))):
-                return job
-        return None
-
-    def _job(self, job_id: str) -> Job | None:
-        try:
-            return self.store.jobs.get(job_id)
-        except UnknownJobError:
-            return None
-
-    def _changes(
-        self,
-        config: LabelConfig,
-        task: Task,
-        parent: Prediction | None,
-        base: Job | None,
-        annotation: Mapping[str, Any],
-        adopted: Sequence[Adoption],
-    ) -> tuple[list[Change], dict[str, str]]:
-        """Changes to the tracks, and changed captions by label.
-
-        Raises TaskError if the annotation does not fit the task.
-        """
-        indices = task.data.get("frame_index")
-        indices = indices if isinstance(indices, list) else []
-        shown = self._tracks(base)
-        frame_map = FrameMap(tuple(frame.time for frame in shown.tracks[0].frames), shown.fps) if shown else None
-        if config.view == "box" and frame_map is None:
-            raise TaskError(
-                "The annotation's boxes do not come from a trajseg prediction, so their frames are not known.",
-                "Request a prediction first and correct that one.",
-            )
-        rate = config.rate_for(task.data)
-        left = from_annotation(annotation, config, indices, frame_map, rate)
-        before = Predicted()
-        if parent is not None:
-            before.content = from_annotation(parent.result, config, indices, frame_map, rate)
-            before.sources = corrections.sources(parent.result, config.control, current_version(parent.model_version))
-        else:
-            before.content.captions = self._delivered_captions(base)
-        # An adoption writes no captions, so they are always compared with those of the prediction.
-        captions = corrections.caption_changes(left, before)
-        self._add_suggestions(before, annotation, config, indices, {one.job_id for one in adopted})
-        size = (shown.width, shown.height) if shown else None
-        standing = adoptions.newest(adopted)
-        if standing is None:
-            corrections.apply_events(left, before)
-            return corrections.changes(left, before, size), captions
-        rows = self.store.corrections.of_annotation(standing.project_id, standing.annotation_id)
-        painted = {(row.label, row.frame_index): row for row in rows if row.kind in VOUCHED}
-        earlier, given = adoptions.before(standing), adoptions.written(standing)
-        stood, adopted_tracks = (from_annotation(one, config, indices, frame_map, rate) for one in (earlier, given))
-        before = corrections.after_adoption(left, before, stood, adopted_tracks, painted)
-        corrections.apply_events(left, before)
-        # What was adopted has filled in frames that a person had put inside a range: that still stands.
-        extended = [row for row in rows if row.kind == EXTENDED and row.frame_index in left.events.get(row.label, ())]
-        left.extended |= {(row.label, row.frame_index) for row in extended}
-        refined = [item for item in given if (item.get("meta") or {}).get("job_id") == standing.job_id]
-        job = self._job(standing.job_id)
-        before.sources |= corrections.sources(refined, config.control, job.model_version if job else "")
-        return corrections.with_sources(corrections.changes(left, before, size), painted), captions
-
-    def _delivered_captions(self, base: Job | None) -> dict[str, str]:
-        """By label, captions of a deleted prediction: from its job, or from a job that captioned its tracks."""
-        if base is None:
-            return {}
-        described = [
-            job
-            for job in self.store.jobs.newest("done", base.project_id, task_id=base.task_id)
-            if job.kind == "caption" and job.asked.earlier_job_id == base.id
-        ]
-        results = [result for job in (base, *described[::-1]) if (result := self._tracks(job))]
-        return {track.label: track.caption for result in results for track in result.tracks if track.caption}
-
-    def _add_suggestions(
-        self,
-        before: Predicted,
-        annotation: Mapping[str, Any],
-        config: LabelConfig,
-        indices: Sequence[int],
-        adopted: Collection[str],
-    ) -> None:
-        """Adds suggestions accepted on the page: they come from a job, but from no stored prediction.
-
-        Args:
-            adopted: jobs whose tracks trajseg itself wrote into the annotation.
-        """
-        if config.view == "box":
-            return
-        shown = {label for label, _ in before.content.masks}
-        for label, source in corrections.sources(annotation.get("result") or [], config.control).items():
-            job = self._job(source.job_id)
-            result = self._tracks(job)
-            track = next((one for one in result.tracks if one.uid == source.track_uid), None) if result else None
-            if label in shown or job is None or job.id in adopted or track is None:
-                continue
-            before.sources[label] = Source(job.id, track.uid, job.model_version)
-            for index in indices:
-                if index < len(track) and track.frames[index].rle is not None:
-                    before.content.masks[label, index] = track.mask(index)
-
-    def _tracks(self, job: Job | None) -> Result | None:
-        """A job's result if it has tracks to compare with."""
-        if job is None or job.state != "done":
-            return None
-        result = self.store.jobs.result(job.id)
-        return result if result.tracks else None
 
     def _request(
         self, config: LabelConfig, task: Task, base: Job | None, read: ReadAnnotation, made: Sequence[Change]
