@@ -50,7 +50,7 @@ def main() -> None:
         first = {folder: segmented(folder)[2] for folder in (None, *folders)}
         ratios, swaps, same = [], [], True
         for _ in range(rounds):
-            times = {}
+            times: dict[Path | None, list[float]] = {}
             for folder in (None, *folders, None):
                 swap, seconds, tracks = segmented(folder)
                 swaps.append(swap)

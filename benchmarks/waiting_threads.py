@@ -34,7 +34,7 @@ def main() -> None:
         for name, count in (("alone", 0), ("beside busy processes", max(1, (os.cpu_count() or 1) - 1))):
             busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
             try:
-                seconds = {way: [] for way in WAYS}
+                seconds: dict[str, list[float]] = {way: [] for way in WAYS}
                 for _ in range(ROUNDS):
                     for way in WAYS:
                         seconds[way].append(_prediction(video, way))

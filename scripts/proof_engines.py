@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import cast
 
 import cv2
 import numpy as np
@@ -26,10 +27,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trajseg.engines.grounded import factory
 from trajseg.engines.grounded.candidates import Candidate
 from trajseg.engines.grounded.engine import GroundedEngine
+from trajseg.engines.grounded.loading import load
 from trajseg.engines.grounded.search import CandidateSearch
+from trajseg.engines.grounded.settings import GroundedSettings
 from trajseg.evaluation.metrics import Score, score
 from trajseg.progress import Progress
 from trajseg.shapes.world.language import CATEGORY, Instruction, instructions
@@ -68,10 +70,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder with detector and chooser")
     parser.add_argument("--json", type=Path, help="write every instruction's figures here")
     given = parser.parse_args()
-    engine = factory(device="cpu", checkpoint=str(given.checkpoint))
+    engine = load(GroundedSettings.read({"checkpoint": str(given.checkpoint)}), "cpu")
     if engine.chooser is None:
         print(f"{given.checkpoint} has no chooser: each sentence is used as a noun phrase.")
-    engine.search = RememberingSearch(engine.search)
+    engine.search = RememberingSearch(cast(CandidateSearch, engine.search))
     asked: list[Asked] = []
     for one in measure(engine, given.split, range(given.seed, given.seed + given.clips), given.height):
         asked.append(one)

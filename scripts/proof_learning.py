@@ -99,7 +99,7 @@ def run_all(
     ):
         base = pool.submit(measure_base, settings, out)
         waiting: list[Future[LearningResult]] = [pool.submit(learn, run, settings, out) for run in runs]
-        while not all(one.done() for one in (base, *waiting)):
+        while not (base.done() and all(one.done() for one in waiting)):
             progress(round(sum(UNITS * share_done(run, out) for run in runs)), UNITS * len(runs))
             failed = next((one for one in waiting if one.done() and one.exception()), None)
             if failed is not None:

@@ -34,12 +34,11 @@ import httpx
 import numpy as np
 from sqlalchemy import select
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from soak_world import World
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.store.models import Delivery, Job
 from label_config import fill
+from scripts.soak_world import World
 from trajseg.video import write_video
 
 ASK_SECONDS = 0.8

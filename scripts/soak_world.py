@@ -1,4 +1,4 @@
-"""The world of `scripts/soak.py`: real processes that can be hurt and healed, and the fake Label Studio."""
+"""The environment of `scripts/soak.py`: real processes that can be killed and restarted, and the fake Label Studio."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import os
 import random
 import re
-import runpy
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from flask import Response
 from redis import Redis
@@ -26,11 +24,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import make_server
 
 from backend.store import Store
+from tests.backend.label_studio.conftest import LEGACY, FakeLabelStudio
 from worker.child import spawn, stop
 from worker.valkey import EmbeddedValkey, free_port
 
 TESTS = Path(__file__).parents[1] / "tests"
-FAKE: dict[str, Any] = runpy.run_path(str(TESTS / "backend" / "label_studio" / "conftest.py"))
 WORKERS = 2
 SKEWS = (0, 0, 300, -300)
 """Seconds by which a worker's clock is wrong, where libfaketime is installed; only where the database has a clock of
@@ -39,8 +37,8 @@ GRACE_SECONDS = 20.0
 PROGRAM = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()"]
 
 
-class UnwellLabelStudio(FAKE["FakeLabelStudio"]):  # type: ignore[misc]
-    """The tests' fake Label Studio, with faults that affect every request."""
+class UnwellLabelStudio(FakeLabelStudio):
+    """A fake: the tests' fake Label Studio, with faults that affect every request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +83,7 @@ class World:
     def __init__(self, folder: Path, database: str) -> None:
         self.folder = folder
         self.is_postgresql = bool(database)
-        self.studio: Any = UnwellLabelStudio()
+        self.studio = UnwellLabelStudio()
         self.store = Store(database or f"sqlite:///{folder / 'trajseg.db'}")
         if database:
             with self.store.database.engine.begin() as connection:
@@ -102,7 +100,7 @@ class World:
             "REDIS_URL": self._valkey.url,
             "DATABASE_URL": self.store.database.url.render_as_string(hide_password=False),
             "LABEL_STUDIO_URL": self.studio.url,
-            "LABEL_STUDIO_API_KEY": FAKE["LEGACY"],
+            "LABEL_STUDIO_API_KEY": LEGACY,
             "SCRIPTED_PACE": str(folder / "pace"),
             "TRAJSEG_DATA_DIR": str(folder / "data"),
             "TRAJSEG_MODEL": "scripted_engine:build",

@@ -20,10 +20,12 @@ import re
 from collections import defaultdict
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from accelerate import init_empty_weights
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -38,7 +40,7 @@ from transformers.core_model_loading import revert_weight_conversion
 FOLDER = Path(__file__).parents[1] / "tests/trajseg/checkpoints/layouts"
 Layout = dict[str, tuple[int, ...]]
 
-VISION_LARGE = {
+VISION_LARGE: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -47,7 +49,7 @@ VISION_LARGE = {
 }
 
 
-def _layout(module) -> Layout:
+def _layout(module: nn.Module) -> Layout:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
