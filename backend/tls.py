@@ -43,7 +43,7 @@ def _loaded(named: tuple[tuple[str, Path, Stamps], ...]) -> ssl.SSLContext:
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{name} is {path}, which cannot be read as certificates: {getattr(error, 'strerror', error)}.",
-                f"Point {name} to a PEM file (or, but for SSL_CERT_FILE, a folder of them), or unset it.",
+                f"Point {name} to a PEM file (or a folder of them, except for SSL_CERT_FILE), or unset it.",
             ) from error
     return context
 

@@ -83,7 +83,7 @@ class LoadedEngines:
         self._sizes[name or self.default] = max(engine.spec.memory_gb, parameter_bytes(engine) / GB)
 
     def _options_of(self, name: str) -> dict[str, Any]:
-        # An engine of another kind chooses its number formats itself, and would reject the options.
+        # An engine of another kind chooses its dtypes itself, and would reject the options.
         return self._options if name == self.default or engine_factory(name) is None else {}
 
     @property

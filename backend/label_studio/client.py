@@ -230,8 +230,8 @@ class LabelStudioClient:
                     data = assigned(data, key, value)
             except KeyError as error:
                 raise RefusedError(
-                    f"The data of task {task_id} has no place for {error}.",
-                    "Import the task again, with that place in it.",
+                    f"The data of task {task_id} lacks the key or list item {error}.",
+                    "Import the task again with it.",
                 ) from error
             self._api.again(lambda: self._api.sdk.tasks.update(str(task_id), data=data, request_options=NO_SDK_RETRIES))
 

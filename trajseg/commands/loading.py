@@ -1,4 +1,4 @@
-"""Options of commands that load an engine: its name, device, and number format."""
+"""Options of commands that load an engine: its name, device, and dtype."""
 
 from __future__ import annotations
 

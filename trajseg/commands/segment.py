@@ -183,7 +183,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"The line is not UTF-8: {error}.", "Save the file as UTF-8.") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"The line is not JSON: {error}.", "Write one JSON object a line.") from error
+        raise InputError(f"The line is not JSON: {error}.", "Write one JSON object per line.") from error
     if not isinstance(data, dict):
         raise InputError(
             "The line is not a JSON object.", 'Write {"id": "1", "video": "clip.mp4", "instruction": "..."} on it.'

@@ -26,6 +26,7 @@ from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.registry import DatasetOptions
 from trajseg.data.sentences import plain_words
 from trajseg.errors import InputError
+from trajseg.siblings import stranger
 from trajseg.tracks.track import MaskTrack
 from trajseg.tracks.trust import BY_WORD, Trust
 from trajseg.video import Clip, open_clip
@@ -241,10 +242,21 @@ def _of_project(number: int) -> Path:
     """The folder of a project's corrections, from the package that knows projects.
 
     Raises:
-        InputError: no such package is installed; or what it raises.
+        InputError: no such package is installed, or it cannot be imported; or what it raises.
     """
     for point in entry_points(group=GROUP):
-        folder: Path = point.load()(number)
+        try:
+            export = point.load()
+        except (ImportError, AttributeError) as error:
+            package = point.value.partition(":")[0].partition(".")[0]
+            other = stranger(package)
+            reason = f"another package named {package} was imported from {other}" if other else str(error)
+            raise InputError(
+                f"The corrections of project {number} cannot be read: {point.value} cannot be imported ({reason}).",
+                f"Run trajseg where no other {package} can be imported, or name a folder that `trajseg export` wrote: "
+                f"corrections:./{number}.",
+            ) from error
+        folder: Path = export(number)
         return folder
     raise InputError(
         f"Project {number} is known to the backend, which is not installed here.",

@@ -81,7 +81,7 @@ class EngineSpec:
     def __post_init__(self) -> None:
         if not MODEL_VERSION.fullmatch(self.model_version):
             raise InputError(
-                f"The engine {self.name} has the model version {self.model_version[:120]!r}.",
+                f"The engine {self.name} has the invalid model version {self.model_version[:120]!r}.",
                 "Use 1 to 100 letters, digits and . _ + - / @ : without blanks.",
             )
 

@@ -35,7 +35,7 @@ class EngineLoader(Protocol):
 
 
 def loading_options(dtype: str | None, four_bit: bool) -> dict[str, Any]:
-    """The options of `load_engine` for a number format (None or empty: the checkpoint's own) and 4-bit layers."""
+    """The options of `load_engine` for a dtype (None or empty: the checkpoint's own) and 4-bit layers."""
     return ({"dtype": dtype} if dtype else {}) | ({"four_bit": True} if four_bit else {})
 
 

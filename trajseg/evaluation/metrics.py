@@ -75,7 +75,7 @@ def score(prediction: np.ndarray | None, truth: np.ndarray) -> Score:
     if prediction is None:
         prediction = np.zeros_like(truth)
     if prediction.shape != truth.shape:
-        raise ValueError(f"The prediction is {prediction.shape}, the truth {truth.shape}.")
+        raise ValueError(f"The prediction has the shape {prediction.shape}, the ground truth {truth.shape}.")
     pairs = list(zip(prediction, truth, strict=True))
     return Score(
         j=float(np.mean([region_similarity(p, t) for p, t in pairs])),

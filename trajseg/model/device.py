@@ -1,4 +1,4 @@
-"""Selection of device and number format."""
+"""Selection of device and dtype."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chosen(name: str | None) -> str:
 
 
 def chosen_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype | None:
-    """A number format for weights on a device; None stays None.
+    """A dtype for weights on a device; None stays None.
 
     Raises:
         InputError: invalid name, or float16 on a CPU.
@@ -34,12 +34,12 @@ def chosen_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype | 
     if isinstance(dtype, str):
         found = getattr(torch, dtype, None)
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise InputError(f"{dtype} is no number format for weights.", "Name float32, bfloat16 or float16.")
+            raise InputError(f"{dtype} is not a dtype for weights.", "Use float32, bfloat16 or float16.")
         dtype = found
     if dtype is torch.float16 and torch.device(device).type == "cpu":
         # It is slow: trajseg-tiny needs 157 s instead of 7 s for a clip of 24 frames.
         raise InputError(
-            "CPUs compute float16 some twenty times slower than other formats.",
-            "Take bfloat16, or leave the number format out.",
+            "On a CPU float16 is about twenty times slower than other dtypes.",
+            "Use bfloat16, or leave the dtype out.",
         )
     return dtype

@@ -252,7 +252,7 @@ class TrajSegModel(PreTrainedModel):
         if self.config.trajectory_encoder is None:
             raise CheckpointError(
                 f"{self.config.model_name} cannot describe a trajectory: it was made without a trajectory encoder.",
-                "Take a checkpoint whose config.json has `trajectory_encoder`, or train one.",
+                "Use a checkpoint whose config.json has `trajectory_encoder`, or train one.",
             )
 
     def trajectory_tokens(self, hidden: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, count in (("llm_frames", self.llm_frames), ("key_frames", self.key_frames)):
             if count is not None and count < 1:
-                raise InputError(f"{name} is {count}.", "Take at least one frame.")
+                raise InputError(f"{name} is {count}.", "Use at least one frame.")
 
     def seen(self, frame_count: int, own: int) -> list[int]:
         """The frames that the language model sees of a clip of `frame_count`, 0-based; `own` is the checkpoint's N."""

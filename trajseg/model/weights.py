@@ -219,7 +219,7 @@ def _open(file: Path) -> Any:
         return _torch_tensors(file)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} holds more than tensors, which is not read: it could run a stranger's code.",
+            f"{file} holds more than tensors; it is not loaded, since it could execute arbitrary code.",
             "Take the safetensors file, or save its state_dict alone.",
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:

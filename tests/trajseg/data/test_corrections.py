@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,6 +243,22 @@ def test_project_number_is_resolved_by_the_entry_point(folder: Path, monkeypatch
     monkeypatch.setattr(corrections, "entry_points", lambda group: [])
     with pytest.raises(InputError, match=r"corrections:\./12"):
         open_dataset("corrections:12")
+
+
+def test_another_package_with_the_backend_s_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "backend").mkdir()
+    for name in ("__init__", "project_corrections"):
+        (tmp_path / "backend" / f"{name}.py").write_text("")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import backend\n"
+        "from trajseg.data.registry import open_dataset\n"
+        "from trajseg.errors import InputError\n"
+        "try:\n    open_dataset('corrections:12')\n"
+        "except InputError as error:\n    print(error.message, error.remedy)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert f"another package named backend was imported from {tmp_path / 'backend'}" in ended.stdout, ended.stderr
+    assert "trajseg export" in ended.stdout
 
 
 def test_missing_folder_other_version_and_empty_side_are_errors_with_a_remedy(folder: Path, tmp_path: Path) -> None:

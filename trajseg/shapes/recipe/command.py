@@ -47,7 +47,7 @@ def command(
     if context.invoked_subcommand is not None:
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("The recipe of trajseg-tiny runs in one process.", "Take `trajseg train joint` for several.")
+        raise InputError("The recipe of trajseg-tiny runs in one process.", "Use `trajseg train joint` instead.")
     import torch
 
     from trajseg.model.device import chosen

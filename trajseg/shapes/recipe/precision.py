@@ -49,7 +49,7 @@ def plain_attention(
 ) -> Tensor:
     """`scaled_dot_product_attention` without dropout; the mask is added to the scores, in float32."""
     if (attn_mask is not None and attn_mask.dtype == torch.bool) or dropout_p or is_causal:
-        raise NotImplementedError("Attention with a mask of its own or dropout has not been made quick.")
+        raise NotImplementedError("Fast attention supports neither a custom mask nor dropout.")
     scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-1, -2)
     if attn_mask is not None:
         scores = scores + attn_mask

@@ -40,7 +40,7 @@ def load_format(name: str) -> type[TrackFormat]:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"There is no export format {name!r}.",
-            f"Take one of {', '.join(format_names())}, or package.module:Class.",
+            f"Use one of {', '.join(format_names())}, or package.module:Class.",
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, TrackFormat)):
         raise InputError(f"{name} is not a TrackFormat.", "See docs/extending.md for what a format is.")
