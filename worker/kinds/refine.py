@@ -13,7 +13,7 @@ from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack, Result
 from worker.kinds.base import JobContext, JobOutcome
 from worker.kinds.outcome import TracksOutcome
-from worker.kinds.refining import Hint, Refiner, source_tracks
+from worker.kinds.refining import Refiner, source_tracks
 
 
 def do(context: JobContext[RefineParams]) -> JobOutcome:
@@ -28,13 +28,12 @@ def do(context: JobContext[RefineParams]) -> JobOutcome:
         )
     written = context.store.corrections.captions(job.project_id or 0, annotation_id) if annotation_id else {}
     started = time.perf_counter()
-    marks = [Hint(one.label, one.mark, one.negative) for one in params.marks]
     sources = source_tracks(base, painted, context.result_of, params.base_job_id, _earlier(context))
     model = context.settings.marks_model
     refiner = Refiner(
         context.engine, context.clip, job.instruction, marks_model=load_marks_model(model) if model else None
     )
-    refined = refiner.run(sources, painted, marks, context.progress)
+    refined = refiner.run(sources, painted, params.marks, context.progress)
     result = Result(
         video=job.video,
         fps=context.clip.fps,

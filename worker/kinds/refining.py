@@ -15,6 +15,7 @@ import numpy as np
 
 from backend.store import PaintedTrack
 from backend.store.notes import TrackRefinement
+from backend.store.params import TrackMark
 from trajseg.correction.filling import filled_in
 from trajseg.correction.joining import without
 from trajseg.correction.marking import Draw, erased, mask_of
@@ -30,19 +31,6 @@ if TYPE_CHECKING:
     from trajseg.correction import Painted, Propagator, Refinement
 
 Refine = Callable[..., "Refinement"]
-
-
-@dataclass(frozen=True)
-class Hint:
-    """A rectangle or click by which a person marks an object, and the track it refers to.
-
-    Attributes:
-        negative: it marks where the object is not.
-    """
-
-    label: str
-    prompt: Mark
-    negative: bool = False
 
 
 @dataclass
@@ -86,22 +74,22 @@ class Refiner:
         self,
         tracks: Sequence[MaskTrack],
         painted: Sequence[PaintedTrack],
-        hints: Sequence[Hint] = (),
+        marks: Sequence[TrackMark] = (),
         progress: Progress | None = None,
     ) -> Refined:
         """The tracks with the painted frames propagated; tracks that a person removed entirely are left out.
 
         Args:
-            tracks: identified by their labels; `painted` and `hints` may name new ones, which are created.
+            tracks: identified by their labels; `painted` and `marks` may name new ones, which are created.
             progress: called with (frames done, frames in total), over all refined tracks.
 
         Raises:
-            InputError: a mask or a hint does not fit the clip.
+            InputError: a mask or a mark does not fit the clip.
             VideoError: the video can no longer be read.
         """
         made = Refined()
         by_label = {one.label: one for one in painted}
-        of_label = {hint.label: [one for one in hints if one.label == hint.label] for hint in hints}
+        of_label = {mark.label: [one for one in marks if one.label == mark.label] for mark in marks}
         rejected = {one.label for one in painted if one.rejected and one.label not in of_label}
         known = {track.label: track for track in tracks}
         uids = {track.uid for track in tracks}
@@ -112,7 +100,7 @@ class Refiner:
         for label in wanted:
             if label not in known:
                 held = by_label.get(label)
-                uid = _unused(held.track_uid if held else f"hinted-{label}", uids)
+                uid = _unused(held.track_uid if held else f"marked-{label}", uids)
                 known[label] = self._empty(uid, label)
         for label, track in known.items():
             if label in rejected:
@@ -129,12 +117,12 @@ class Refiner:
         self,
         track: MaskTrack,
         painted: PaintedTrack | None,
-        hints: Sequence[Hint],
+        marks: Sequence[TrackMark],
         made: Refined,
         progress: Progress | None,
     ) -> MaskTrack:
-        if hints or (painted and painted.vouched):
-            track = self._corrected(track, painted, hints, made, progress)
+        if marks or (painted and painted.vouched):
+            track = self._corrected(track, painted, marks, made, progress)
             progress = None
         if painted and painted.extended:
             track = self._filled_in(track, painted.extended, made, progress)
@@ -144,22 +132,22 @@ class Refiner:
         self,
         track: MaskTrack,
         painted: PaintedTrack | None,
-        hints: Sequence[Hint],
+        marks: Sequence[TrackMark],
         made: Refined,
         progress: Progress | None,
     ) -> MaskTrack:
         masks = {index: self._mask(code) for index, code in (painted.masks if painted else {}).items()}
-        prompts = [hint.prompt for hint in hints if not hint.negative]
+        prompts = [one.mark for one in marks if not one.negative]
         prompts += [Mark(index, box) for index, box in (painted.boxes if painted else {}).items()]
         draws = self._draws()
         prompted = {
             one.index: mask_of(one, self.clip, track, masks, draws) for one in prompts if one.index not in masks
         }
-        for hint in hints:
-            index = hint.prompt.index
-            if hint.negative and index not in masks:
+        for one in marks:
+            index = one.index
+            if one.negative and index not in masks:
                 size = (self.clip.height, self.clip.width)
-                prompted[index] = erased(prompted.get(index, track.mask(index, size)), hint.prompt)
+                prompted[index] = erased(prompted.get(index, track.mask(index, size)), one.mark)
         anchors: Painted = {**prompted, **masks}
         seen = self._beside_removed(track, painted, anchors)
         if not any(mask.any() for mask in anchors.values()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from trajseg.data.corrections import Corrections, open_corrections, side_of
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset, open_source
 from trajseg.errors import InputError
+from trajseg.siblings import SiblingFinder
 from trajseg.tracks import MaskTrack
 from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export
 from trajseg.tracks.formats.native import Native
@@ -245,20 +245,22 @@ def test_project_number_is_resolved_by_the_entry_point(folder: Path, monkeypatch
         open_dataset("corrections:12")
 
 
-def test_another_package_with_the_backend_s_name_is_named(tmp_path: Path) -> None:
+def test_another_package_with_the_backend_s_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        value = "backend.project_corrections:corrections_folder"
+
+        def load(self) -> Any:
+            raise ModuleNotFoundError("No module named 'backend.project_corrections'")
+
     (tmp_path / "backend").mkdir()
-    for name in ("__init__", "project_corrections"):
-        (tmp_path / "backend" / f"{name}.py").write_text("")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import backend\n"
-        "from trajseg.data.registry import open_dataset\n"
-        "from trajseg.errors import InputError\n"
-        "try:\n    open_dataset('corrections:12')\n"
-        "except InputError as error:\n    print(error.message, error.remedy)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
-    assert f"another package named backend was imported from {tmp_path / 'backend'}" in ended.stdout, ended.stderr
-    assert "trajseg export" in ended.stdout
+    (tmp_path / "backend" / "__init__.py").write_text("")
+    monkeypatch.setattr(corrections, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(sys, "meta_path", [one for one in sys.meta_path if not isinstance(one, SiblingFinder)])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "backend", raising=False)
+    with pytest.raises(InputError, match=f"another package named backend was imported from {tmp_path}") as caught:
+        open_dataset("corrections:12")
+    assert "trajseg export" in caught.value.remedy
 
 
 def test_missing_folder_other_version_and_empty_side_are_errors_with_a_remedy(folder: Path, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from backend.label_studio.outgoing.pictures import shown_frames
 from backend.settings import Settings
 from backend.store import Change, Job, JobRequest, PaintedTrack, ReadAnnotation, Store
 from backend.store.notes import TrackWarning
+from backend.store.params import TrackMark
 from trajseg.engines.base import PLAIN, EngineSpec, RunContext
 from trajseg.engines.segmentation import Segmentation
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, Result, rle
 from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
-from worker.kinds.refining import Hint, Refiner, source_tracks
+from worker.kinds.refining import Refiner, source_tracks
 from worker.run import Resident, keep, run
 
 
@@ -133,8 +134,8 @@ def test_a_longer_range_follows_what_was_corrected_with_it(clip: Clip, tiny_clip
 
 def test_a_rectangle_makes_a_track(clip: Clip, tiny_clip: Any, scripted_engine: Any) -> None:
     blue = track_of(clip, list(tiny_clip.blue), "track-2", "t2")
-    hint = Hint("track-1", Mark(3, (20.0, 6.0, 20.0, 20.0)))
-    refined = Refiner(scripted_engine, clip, "x").run([blue], [], [hint])
+    mark = TrackMark(label="track-1", index=3, box=(20.0, 6.0, 20.0, 20.0), point=False)
+    refined = Refiner(scripted_engine, clip, "x").run([blue], [], [mark])
     assert refined.tracks[0] == blue
     assert refined.tracks[1].label == "track-1"
     assert iou(refined.tracks[1], 3, tiny_clip.red[3]) > 0.75
@@ -172,23 +173,23 @@ class Marking:
         return self.mask
 
 
-HINT = Hint("track-1", Mark(3, (28, 14, 1, 1), point=True))
+MARK = TrackMark(label="track-1", index=3, box=(28, 14, 1, 1), point=True)
 
 
 def test_an_engine_that_can_segments_the_mark(clip: Clip, tiny_clip: Any) -> None:
-    (made,) = Refiner(Marking(True, tiny_clip.red[2]), clip, "the red one").run([], [], [HINT]).tracks
+    (made,) = Refiner(Marking(True, tiny_clip.red[2]), clip, "the red one").run([], [], [MARK]).tracks
     assert np.array_equal(made.mask(3), tiny_clip.red[2])
 
 
 def test_weights_that_never_saw_boxes_are_not_asked(clip: Clip, tiny_clip: Any) -> None:
-    (made,) = Refiner(Marking(False, tiny_clip.blue[3]), clip, "the red one").run([], [], [HINT]).tracks
+    (made,) = Refiner(Marking(False, tiny_clip.blue[3]), clip, "the red one").run([], [], [MARK]).tracks
     assert iou(made, 3, tiny_clip.red[3]) > 0.75
 
 
 @pytest.mark.parametrize("missed", ["nothing", "blue"])
 def test_where_an_engine_misses_the_mark_colours_decide(missed: str, clip: Clip, tiny_clip: Any) -> None:
     mask = tiny_clip.blue[3] & (missed == "blue")
-    (made,) = Refiner(Marking(True, mask), clip, "the red one").run([], [], [HINT]).tracks
+    (made,) = Refiner(Marking(True, mask), clip, "the red one").run([], [], [MARK]).tracks
     assert iou(made, 3, tiny_clip.red[3]) > 0.75
 
 
@@ -196,10 +197,10 @@ def test_where_an_engine_misses_the_mark_colours_decide(missed: str, clip: Clip,
 def test_a_marks_model_draws_before_the_engine(marks: bool, clip: Clip, tiny_clip: Any) -> None:
     model = Marking(True, tiny_clip.red[4])
     engine = Marking(marks, tiny_clip.red[2])
-    (made,) = Refiner(engine, clip, "the red one", marks_model=model).run([], [], [HINT]).tracks
+    (made,) = Refiner(engine, clip, "the red one", marks_model=model).run([], [], [MARK]).tracks
     assert np.array_equal(made.mask(3), tiny_clip.red[4])
     model.mask = tiny_clip.blue[3]
-    (made,) = Refiner(engine, clip, "the red one", marks_model=model).run([], [], [HINT]).tracks
+    (made,) = Refiner(engine, clip, "the red one", marks_model=model).run([], [], [MARK]).tracks
     if marks:
         assert np.array_equal(made.mask(3), tiny_clip.red[2])
     else:
@@ -210,9 +211,9 @@ def test_an_engine_gets_the_known_masks_of_the_marked_object(clip: Clip, tiny_cl
     """Painted masks take precedence over predictions on either side of the mark."""
     track = track_of(clip, [None if index in (2, 3) else mask for index, mask in enumerate(tiny_clip.red)])
     engine = Marking(True, tiny_clip.red[3])
-    Refiner(engine, clip, "the red one").run([track], [], [HINT])
+    Refiner(engine, clip, "the red one").run([track], [], [MARK])
     assert engine.known == [1, 4]
-    Refiner(engine, clip, "the red one").run([track], [painted({9: tiny_clip.red[9]}, {9})], [HINT])
+    Refiner(engine, clip, "the red one").run([track], [painted({9: tiny_clip.red[9]}, {9})], [MARK])
     assert engine.known == [9]
 
 
@@ -245,9 +246,8 @@ def test_a_negative_box_takes_away_what_the_track_shows_in_it(clip: Clip, tiny_c
     track = track_of(clip, list(tiny_clip.red))
     left = tiny_clip.red[3].copy()
     left[:, :30] = False
-    hint = Hint("red", Mark(3, (0.0, 0.0, 30.0, 64.0)), negative=True)
-    hint = replace(hint, label=track.label)
-    refined = Refiner(Marking(True, tiny_clip.red[3]), clip, "it").run([track], [], [hint])
+    mark = TrackMark(label=track.label, index=3, box=(0.0, 0.0, 30.0, 64.0), point=False, negative=True)
+    refined = Refiner(Marking(True, tiny_clip.red[3]), clip, "it").run([track], [], [mark])
     assert np.array_equal(refined.tracks[0].mask(3), left)
     assert refined.tracks[0].frames[3].provenance == "hint"
 
@@ -256,15 +256,15 @@ def test_a_negative_click_takes_the_piece_under_it_and_no_other_frame(clip: Clip
     track = track_of(clip, [red | blue for red, blue in zip(tiny_clip.red, tiny_clip.blue, strict=True)])
     rows, columns = np.where(tiny_clip.blue[2])
     at = (float(columns.mean()) - 0.5, float(rows.mean()) - 0.5, 1.0, 1.0)
-    hint = Hint(track.label, Mark(2, at, point=True), negative=True)
-    refined = Refiner(Marking(True, tiny_clip.red[2]), clip, "it").run([track], [], [hint])
+    mark = TrackMark(label=track.label, index=2, box=at, point=True, negative=True)
+    refined = Refiner(Marking(True, tiny_clip.red[2]), clip, "it").run([track], [], [mark])
     assert np.array_equal(refined.tracks[0].mask(2), tiny_clip.red[2] & ~tiny_clip.blue[2])
 
 
 def test_a_negative_mark_on_all_of_a_mask_clears_that_frame_alone(clip: Clip, tiny_clip: Any) -> None:
     track = track_of(clip, list(tiny_clip.red))
-    hint = Hint(track.label, Mark(5, (0.0, 0.0, 96.0, 64.0)), negative=True)
-    refined = Refiner(Marking(True, tiny_clip.red[5]), clip, "it").run([track], [], [hint])
+    mark = TrackMark(label=track.label, index=5, box=(0.0, 0.0, 96.0, 64.0), point=False, negative=True)
+    refined = Refiner(Marking(True, tiny_clip.red[5]), clip, "it").run([track], [], [mark])
     assert [frame.index for frame in refined.tracks[0].frames if frame.rle is None] == [5]
 
 
