@@ -3,7 +3,7 @@
 Both models are scored on the same expressions and clips, so that only the difference counts:
 
 * On the project's held-out videos the confidence interval of the mean gain must lie above zero.
-* On a fixed set of the base's own data the mean loss must stay below a margin.
+* If it does, the mean loss on a fixed set of the base's own data must stay below a margin.
 
 With too few held-out videos, or a gain that may be noise, the candidate is refused, and the decision says how many more
 corrected videos are needed.
@@ -82,7 +82,7 @@ class GateDecision:
         reason: one sentence for people.
         served: the model version it was compared with.
         gain: in J&F on the project; None if it was not measured.
-        base_gain: in J&F on the base set, negative for a loss; None if it was not measured.
+        base_gain: in J&F on the base set, negative for a loss; None if it was not measured, as after no gain.
         project, base: clip by clip, largest gain first.
         needs_videos: roughly how many more corrected videos would allow a decision; 0 if unknown.
         rules: the rules applied.
@@ -106,8 +106,8 @@ class GateDecision:
 def decide(
     served: ScoresByClip,
     candidate: ScoresByClip,
-    served_base: ScoresByClip,
-    candidate_base: ScoresByClip,
+    served_base: ScoresByClip | None,
+    candidate_base: ScoresByClip | None,
     rules: GateRules = GateRules(),
     served_version: str = "",
     share: float = 1.0,
@@ -115,22 +115,33 @@ def decide(
     """The decision from both models' scores on the project's held-out videos and on the base set.
 
     Args:
+        served_base, candidate_base: None if `gains_enough` is false, which refuses the candidate whatever they are.
         share: expected share of corrected videos that are held out; see `too_few_videos`.
 
     Raises:
-        InputError: the two models were scored on different expressions, or the base set is empty.
+        InputError: the two models were scored on different expressions, or the base set is empty or was not measured
+            though the gain on the project is enough.
     """
-    gains, base_gains = _gains(served, candidate, "held-out videos"), _gains(served_base, candidate_base, "base set")
-    if not base_gains:
+    gains = _gains(served, candidate, "held-out videos")
+    measured = served_base is not None and candidate_base is not None
+    base_gains = _gains(served_base or {}, candidate_base or {}, "base set")
+    if not base_gains and (measured or gains_enough(served, candidate, rules)):
         raise InputError("The base set of the gate is empty.", "Name a data set with clips to compare on.")
     if len(gains) < rules.min_clips:
         return too_few_videos(len(gains), share, rules, served_version)
-    project, base = _pairs(served, candidate), _pairs(served_base, candidate_base)
-    gain, base_gain = confidence_interval(gains, rules), confidence_interval(base_gains, rules)
+    project, base = _pairs(served, candidate), _pairs(served_base or {}, candidate_base or {})
+    gain = confidence_interval(gains, rules)
+    base_gain = confidence_interval(base_gains, rules) if base_gains else None
     missing = missing_clips(gains, rules) if gain.low <= 0 and len(gains) > 1 else 0
     needed = math.ceil((missing or 0) / share)
     promoted, reason = _verdict(gain, base_gain, len(project), len(base), needed, rules)
     return GateDecision(promoted, reason, served_version, gain, base_gain, project, base, needed, rules)
+
+
+def gains_enough(served: ScoresByClip, candidate: ScoresByClip, rules: GateRules = GateRules()) -> bool:
+    """Whether the scores on the project's held-out videos allow a promotion, so that the base set decides."""
+    gains = _gains(served, candidate, "held-out videos")
+    return len(gains) >= rules.min_clips and confidence_interval(gains, rules).low > 0
 
 
 def too_few_videos(held_out: int, share: float, rules: GateRules, served_version: str = "") -> GateDecision:
@@ -150,17 +161,17 @@ def too_few_videos(held_out: int, share: float, rules: GateRules, served_version
 
 
 def _verdict(
-    gain: Interval, base_gain: Interval, clips: int, base_clips: int, needed: int, rules: GateRules
+    gain: Interval, base_gain: Interval | None, clips: int, base_clips: int, needed: int, rules: GateRules
 ) -> tuple[bool, str]:
     percent = f"{rules.confidence:.0%}"
     shown = (
         f"{gain.mean:+.3f} J&F on {clips} held-out {_videos(clips)} ({percent}: {gain.low:+.3f} to {gain.high:+.3f})"
     )
-    based = f"{base_gain.mean:+.3f} on {base_clips} clips of the base set"
-    if gain.low <= 0:
+    based = "" if base_gain is None else f"{base_gain.mean:+.3f} on {base_clips} clips of the base set"
+    if gain.low <= 0 or base_gain is None:
         word = "may be chance" if gain.mean > 0 else "is none"
         more = f" A gain of this size needs about {needed} more corrected {_videos(needed)} to show." if needed else ""
-        return False, f"Not promoted: {shown}, so the gain {word}.{more} {based[0].upper()}{based[1:]}."
+        return False, f"Not promoted: {shown}, so the gain {word}.{more}{f' {based}.' if based else ''}"
     if -base_gain.mean >= rules.margin:
         return False, f"Not promoted: {shown}, but {based}, and it must lose less than {rules.margin:g}."
     return True, f"Promoted: {shown}, {based}."

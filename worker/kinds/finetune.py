@@ -41,7 +41,7 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
     """One round of learning; see trajseg.training.round."""
     job, settings, base = context.job, context.settings, context.engine.spec
     if job.project_id is None:
-        raise InputError("This training job names no project.", "Use trajseg finetune --project N.")
+        raise InputError("A training needs a project.", "Use trajseg finetune --project N.")
     if not base.adapts:
         raise InputError(f"{base.model_version} cannot be fine-tuned.", "Serve a TrajSeg checkpoint to train.")
     version = context.store.versions.of_job(job.project_id, base.model_version, job.id)
@@ -97,6 +97,7 @@ def _task(
         device=settings.device or None,
         dtype=settings.dtype,
         four_bit=settings.four_bit,
+        cache=str((settings.data_dir / "models" / "base-scores").resolve()),
     )
     # In the form in which it is read back from the file, with lists for tuples.
     form: dict[str, Any] = json.loads(json.dumps(task_to_json(task)))

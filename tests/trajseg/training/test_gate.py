@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from trajseg.errors import InputError
-from trajseg.training.gate import GateRules, confidence_interval, decide, missing_clips, too_few_videos
+from trajseg.training.gate import (
+    GateRules,
+    confidence_interval,
+    decide,
+    gains_enough,
+    missing_clips,
+    too_few_videos,
+)
+from trajseg.training.round import BASE_OPTIONS, PER_CLIP
 
 BASE = {f"base-{n}": [0.9] for n in range(12)}
 
@@ -123,6 +131,36 @@ def test_a_gain_that_costs_the_base_its_skills_is_refused() -> None:
     assert "-0.050 on 12 clips of the base set, and it must lose less than 0.02" in decision.reason
     forgotten = {clip: [0.885] for clip in BASE}
     assert decide(scores(served), scores(served + 0.2), BASE, forgotten).promoted
+
+
+def test_the_base_set_need_not_be_measured_where_the_project_gains_too_little() -> None:
+    served = scores(np.array([0.5, 0.6, 0.7]))
+    chance, gain = scores(np.array([0.9, 0.55, 0.7])), scores(np.array([0.7, 0.81, 0.9]))
+    assert not gains_enough(served, chance)
+    assert gains_enough(served, gain)
+    assert not gains_enough(scores(np.array([0.5, 0.6])), scores(np.array([0.7, 0.8]))), "too few videos"
+    decision = decide(served, chance, None, None)
+    assert not decision.promoted
+    assert decision.base_gain is None
+    assert "the gain may be chance" in decision.reason
+    assert "base set" not in decision.reason
+    assert decide(served, chance, BASE, BASE).reason == f"{decision.reason} +0.000 on 12 clips of the base set."
+    with pytest.raises(InputError, match="base set of the gate is empty"):
+        decide(served, gain, None, None)
+
+
+@pytest.mark.parametrize(("loss", "least", "most"), [(0.0, 0.0, 0.1), (0.01, 0.0, 0.35), (0.06, 0.98, 1.0)])
+def test_a_base_set_as_large_as_the_gates_own_tells_harm_from_chance(loss: float, least: float, most: float) -> None:
+    """Losses as measured: of each expression's J&F a little, and of few, misread by one of the two, nearly all."""
+    rng, refused = np.random.default_rng(7), 0
+    gain = scores(np.full(8, 0.5)), scores(np.full(8, 0.7))
+    for _ in range(200):
+        served = np.full((BASE_OPTIONS.count or 0, PER_CLIP["base"]), 0.9)
+        chance = rng.random(served.shape)
+        flipped = np.where(chance < 0.012, 0.75, np.where(chance > 0.988, -0.75, 0.0))
+        candidate = served + flipped + rng.normal(-loss, 0.02, served.shape)
+        refused += not decide(*gain, scores(served), scores(candidate), GateRules(resamples=100)).promoted
+    assert least <= refused / 200 <= most
 
 
 def test_too_few_videos_are_no_answer_however_large_the_gain() -> None:

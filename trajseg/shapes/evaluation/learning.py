@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from trajseg.shapes.world.conditions import PLAIN, POSTERS
 from trajseg.training.child import PROGRESS
 from trajseg.training.finetune import recipe_for
 from trajseg.training.gate import GateRules
-from trajseg.training.round import RoundTask, kept_scores, run_round
+from trajseg.training.round import RoundTask, run_round
 
 Kind = Literal["gain", "harmful", "neutral"]
 RESULT, CORRECTIONS = "result.json", "corrections"
@@ -217,9 +216,8 @@ def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mappin
         served_version=Path(settings.checkpoint).name,
         recipe=recipe_for(settings.checkpoint, settings.steps),
         seed=run.seed,
+        cache=str((folder.parent / "base-scores").resolve()),
     )
-
-    share_base_scores(folder)
 
     def progress(done: int, total: int) -> None:
         write_json(folder / PROGRESS, {"done": done, "total": total})
@@ -227,15 +225,6 @@ def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mappin
     decision = run_round(task, progress=progress)
     assert decision is not None, "nothing stops it"
     return decision.to_json()
-
-
-def share_base_scores(folder: Path) -> None:
-    """Copies the base's scores on the gate's base set from another run in the same folder; all runs share both."""
-    own = kept_scores(folder / "work", "base", "served")
-    found = next((path for path in sorted(folder.parent.glob(f"*/work/{own.name}")) if path != own), None)
-    if found is not None and not own.exists():
-        own.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found, own)
 
 
 def _measured(settings: LearningSettings, adapter: Path | None) -> dict[str, dict[str, float]]:

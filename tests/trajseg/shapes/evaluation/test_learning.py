@@ -21,13 +21,11 @@ from trajseg.shapes.evaluation.learning import (
     LearningSettings,
     keep_settings,
     learn,
-    share_base_scores,
     share_done,
     summary,
 )
 from trajseg.tracks import rle
 from trajseg.training.child import PROGRESS
-from trajseg.training.round import kept_scores
 
 SERVED = {"fresh": {"a": 0.4, "b": 0.6}, "test": {"c": 0.9}}
 
@@ -86,20 +84,6 @@ def test_runs_of_one_folder_share_their_settings(tmp_path: Path) -> None:
     keep_settings(LearningSettings(fresh=3), tmp_path / "out")
     with pytest.raises(InputError, match="has runs with other values of fresh, steps"):
         keep_settings(LearningSettings(fresh=4, steps=7), tmp_path / "out")
-
-
-def test_the_base_is_measured_on_its_own_set_once_for_all_runs(tmp_path: Path) -> None:
-    first, second = (tmp_path / name for name in ("gain-10-0", "harmful-10-0"))
-    share_base_scores(first)
-    own, given = (kept_scores(run / "work", "base", "served") for run in (first, second))
-    assert not own.exists()
-    own.parent.mkdir(parents=True)
-    own.write_text('{"a": [0.5]}')
-    share_base_scores(second)
-    assert json.loads(given.read_text()) == {"a": [0.5]}
-    given.write_text('{"a": [0.25]}')
-    share_base_scores(second)
-    assert json.loads(given.read_text()) == {"a": [0.25]}, "what a run measured itself stays"
 
 
 def test_harmful_labels_are_those_of_another_video(tmp_path: Path) -> None:
