@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -136,14 +136,15 @@ def run_round(
 
     try:
         before, after = (answers(version, held_out, PER_CLIP["project"]) for version in (served, target))
-        project = [by_video(measured.by_clip, videos) for measured in (before, after)]
-        base: Sequence[ScoresByClip | None] = (None, None)
-        if gains_enough(*project, task.rules):
+        old, new = (by_video(measured.by_clip, videos) for measured in (before, after))
+        old_base: ScoresByClip | None = None
+        new_base: ScoresByClip | None = None
+        if gains_enough(old, new, task.rules):
             kept = BaseScores(work if base_set or not task.cache else Path(task.cache), _measured_on(task, base_set))
-            base = kept.of_both(served, target, lambda at: answers(at, drawn, PER_CLIP["base"]).by_clip)
+            old_base, new_base = kept.of_both(served, target, lambda at: answers(at, drawn, PER_CLIP["base"]).by_clip)
     except StoppedError:
         return None
-    decision = decide(*project, *base, task.rules, task.served_version, HELD_OUT_SHARE)
+    decision = decide(old, new, old_base, new_base, task.rules, task.served_version, HELD_OUT_SHARE)
     draw_differences(held_out, before, after, target / PICTURE)
     record_decision(target, decision.to_json())
     progress(steps + clips, steps + clips)
