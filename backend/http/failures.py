@@ -18,7 +18,7 @@ blueprint.before_request(auth.refuse_without_token)
 
 @blueprint.get("/failures")
 def failures() -> Response:
-    """All failures and postponed jobs by reason, largest group first; `?project=` (Label Studio's id) filters."""
+    """Failures and postponed jobs by reason, the 200 largest groups each; `?project=` (Label Studio's id) filters."""
     service = _service()
     project_id = _project_id(service)
     groups, waiting = service.store.failures.groups(project_id), service.store.failures.waiting(project_id)
@@ -48,13 +48,13 @@ def _form(service: Service, group: FailureGroup) -> dict[str, Any]:
     return {
         "key": group.key,
         "trouble": group.trouble,
-        "count": len(group.job_ids),
+        "count": group.count,
         "error": redact(group.error),
         "remedy": redact(group.remedy),
         "same_words": group.same_words,
         "retryable": group.retryable,
         "newest_at": group.newest.isoformat(),
-        "newest_job": group.job_ids[0],
+        "newest_job": group.newest_job,
     }
 
 

@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from backend.pages import guard
 from backend.service.failures import cancel_group, retry_group
 from backend.service.service import Service
-from backend.store.failures import FAILED, REJECTED, FailureGroup
+from backend.store.failures import FAILED, REJECTED, UNDELIVERED, FailureGroup
 from backend.store.reports import Wanted
 from trajseg.words import counted
 
@@ -20,11 +20,9 @@ MOST_REASONS = 12
 def shown(service: Service, wanted: Wanted) -> list[FailureGroup]:
     """The reasons for the failed, rejected or postponed jobs on a page; empty on pages of other states."""
     if wanted.state == "queued":
-        return service.store.failures.waiting(wanted.project_id)[:MOST_REASONS]
-    if wanted.state not in (FAILED, REJECTED):
-        return []
-    groups = service.store.failures.groups(wanted.project_id)
-    return [group for group in groups if (group.trouble == REJECTED) == (wanted.state == REJECTED)][:MOST_REASONS]
+        return service.store.failures.waiting(wanted.project_id, MOST_REASONS)
+    troubles = {FAILED: (FAILED, UNDELIVERED), REJECTED: (REJECTED,)}.get(wanted.state, ())
+    return service.store.failures.groups(wanted.project_id, troubles, MOST_REASONS)
 
 
 @blueprint.post("/<key>/retry")

@@ -43,9 +43,10 @@ def retry_group(service: Service, key: str, project_id: int | None = None) -> tu
         )
     if group.trouble == REJECTED:
         raise TaskError(group.error, group.remedy)
+    job_ids = store.failures.job_ids(group, project_id)
     if group.trouble == UNDELIVERED:
-        return group, BulkRetry(deliveries=store.failures.deliver_again(group.job_ids))
-    jobs = store.failures.queue_again(group.job_ids)
+        return group, BulkRetry(deliveries=store.failures.deliver_again(job_ids))
+    jobs = store.failures.queue_again(job_ids)
     service.jobs.enqueue_many(jobs)
     return group, BulkRetry(jobs=len(jobs))
 
@@ -62,4 +63,4 @@ def cancel_group(service: Service, key: str, project_id: int | None = None) -> t
     group = service.store.failures.group(key, project_id)
     if group is None or group.trouble != WAITING:
         raise InputError("No queued job waits for this any more.", "Reload the list.")
-    return group, len(service.jobs.cancel_waiting(group.job_ids))
+    return group, len(service.jobs.cancel_waiting(service.store.failures.job_ids(group, project_id)))

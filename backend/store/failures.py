@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, Select, func, literal, literal_column, select, update
+from sqlalchemy.orm import Session
 
 from backend.store.clock import database_now
 from backend.store.database import Database
 from backend.store.models import Delivery, Job, now
+from backend.store.reasons import REASON_LENGTH
 from backend.store.rows import restart
 
 REJECTED, FAILED, UNDELIVERED, WAITING = "rejected", "failed", "undelivered", "waiting"
@@ -21,13 +21,8 @@ REJECTED, FAILED, UNDELIVERED, WAITING = "rejected", "failed", "undelivered", "w
 AT_ONCE = 500
 """Jobs per transaction."""
 
-_VARIABLE = re.compile(
-    r"https?://\S+|[\"'`][^\"'`]{1,400}[\"'`]"  # addresses and quoted text
-    r"|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}"  # ids
-    r"|(?:\S*/)+\S*|\S+\.(?:mp4|webm|mkv|mov|avi|jpg|png)\b"  # files
-    r"|\d+(?:\.\d+)?",
-    re.IGNORECASE,
-)
+MOST_GROUPS = 200
+"""Most groups that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +30,27 @@ class FailureGroup:
     """Failures with the same reason.
 
     Attributes:
-        key: identifies the group; stays the same for later failures with this reason.
+        reason: see `reasons.reason_key`.
         trouble: REJECTED, FAILED, UNDELIVERED or WAITING.
         error, remedy: of the newest failure.
         same_words: all have exactly this error; otherwise they differ in numbers, names or addresses.
-        job_ids: newest failure first.
+        count: number of failures.
+        newest_job: id of the job with the newest failure.
         newest: time of the newest failure, or since when the newest of the waiting jobs has been postponed.
     """
 
-    key: str
+    reason: str
     trouble: str
     error: str
     remedy: str
     same_words: bool
-    job_ids: tuple[str, ...]
+    count: int
+    newest_job: str
     newest: datetime
+
+    @property
+    def key(self) -> str:
+        return f"{self.trouble}-{self.reason}"
 
     @property
     def retryable(self) -> bool:
@@ -57,9 +58,39 @@ class FailureGroup:
         return self.trouble in (FAILED, UNDELIVERED)
 
 
-def pattern(error: str) -> str:
-    """The error without numbers, names, files and addresses: equal for errors with the same reason."""
-    return " ".join(_VARIABLE.sub("…", error).split())
+@dataclass(frozen=True)
+class _Source:
+    """Where the failures of one trouble are: their rows, texts and times."""
+
+    where: tuple[ColumnElement[bool], ...]
+    reason: Any
+    error: Any
+    remedy: Any
+    moment: Any
+
+    def select(self, project_id: int | None, *columns: Any) -> Select[Any]:
+        """A query for columns of these rows."""
+        # A literal, not a parameter: otherwise the planner may not see that the partial index has all of these rows.
+        query = select(*columns).where(*self.where, self.reason != literal_column("''"))
+        return query if project_id is None else query.where(Job.project_id == project_id)
+
+
+_SOURCES = {
+    trouble: _Source((Job.state == state,), Job.reason, Job.error, Job.remedy, moment)
+    for trouble, state, moment in (
+        (FAILED, "failed", Job.finished_at),
+        (REJECTED, "rejected", Job.finished_at),
+        (WAITING, "queued", Job.waiting_since),
+    )
+}
+_SOURCES[WAITING] = replace(_SOURCES[WAITING], error=Job.waiting_for, remedy=literal(""))
+_SOURCES[UNDELIVERED] = _Source(
+    (Delivery.state == "failed", Delivery.job_id == Job.id, Job.state == "done"),
+    Delivery.reason,
+    Delivery.last_error,
+    literal(""),
+    Delivery.next_attempt_at,
+)
 
 
 class Failures:
@@ -68,46 +99,49 @@ class Failures:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def groups(self, project_id: int | None = None) -> list[FailureGroup]:
-        """All failures by reason, largest group first.
+    def groups(
+        self,
+        project_id: int | None = None,
+        troubles: Sequence[str] = (FAILED, REJECTED, UNDELIVERED),
+        limit: int = MOST_GROUPS,
+    ) -> list[FailureGroup]:
+        """The failures by reason, largest group first.
 
         Args:
             project_id: the store's own id; None: all projects.
+            troubles: which failures.
+            limit: most groups.
         """
-        failed = select(Job.state, Job.id, Job.error, Job.remedy, Job.finished_at).where(
-            Job.state.in_((FAILED, REJECTED))
-        )
-        undelivered = (
-            select(Job.id, Delivery.last_error, Delivery.next_attempt_at)
-            .join(Delivery, Delivery.job_id == Job.id)
-            .where(Job.state == "done", Delivery.state == "failed")
-        )
-        if project_id is not None:
-            failed = failed.where(Job.project_id == project_id)
-            undelivered = undelivered.where(Job.project_id == project_id)
-        found: list[tuple[str, str, str, str, datetime]] = []
+        found: list[tuple[int, str, str]] = []
         with self.database.read() as session:
-            for state, job_id, error, remedy, moment in session.execute(failed):
-                found.append((state, job_id, error, remedy, moment or now()))
-            for job_id, error, moment in session.execute(undelivered):
-                found.append((UNDELIVERED, job_id, error, "", moment))
-        return _grouped(found)
+            for trouble in troubles:
+                source = _SOURCES[trouble]
+                query = source.select(project_id, source.reason, func.count()).group_by(source.reason)
+                largest = session.execute(query.order_by(func.count().desc(), source.reason).limit(limit))
+                found += [(count, trouble, reason) for reason, count in largest]
+            found.sort(key=lambda one: (-one[0], one[1:]))
+            groups = [_group(session, trouble, reason, count, project_id) for count, trouble, reason in found[:limit]]
+        return [group for group in groups if group is not None]
 
-    def waiting(self, project_id: int | None = None) -> list[FailureGroup]:
+    def waiting(self, project_id: int | None = None, limit: int = MOST_GROUPS) -> list[FailureGroup]:
         """The queued jobs that wait for more than a worker, by what they wait for, largest group first."""
-        query = select(Job.id, Job.waiting_for, Job.waiting_since).where(Job.state == "queued", Job.waiting_for != "")
-        if project_id is not None:
-            query = query.where(Job.project_id == project_id)
-        with self.database.read() as session:
-            rows = session.execute(query).all()
-        return _grouped((WAITING, job_id, reason, "", since or now()) for job_id, reason, since in rows)
+        return self.groups(project_id, (WAITING,), limit)
 
     def group(self, key: str, project_id: int | None = None) -> FailureGroup | None:
         """One group of `groups` or `waiting`; None if no job has that reason any more."""
-        for read in (self.groups, self.waiting):
-            if found := next((group for group in read(project_id) if group.key == key), None):
-                return found
-        return None
+        trouble, _, reason = key.partition("-")
+        if trouble not in _SOURCES or len(reason) != REASON_LENGTH:
+            return None
+        source = _SOURCES[trouble]
+        with self.database.read() as session:
+            count = session.scalar(source.select(project_id, func.count()).where(source.reason == reason)) or 0
+            return _group(session, trouble, reason, count, project_id)
+
+    def job_ids(self, group: FailureGroup, project_id: int | None = None) -> list[str]:
+        """The jobs that are in a group now."""
+        source = _SOURCES[group.trouble]
+        with self.database.read() as session:
+            return list(session.scalars(source.select(project_id, Job.id).where(source.reason == group.reason)))
 
     def queue_again(self, job_ids: Sequence[str]) -> list[Job]:
         """Queues those of the jobs that are still failed, as new; returns them. The caller puts them into the queue."""
@@ -137,22 +171,15 @@ def _parts(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (job_ids[start : start + AT_ONCE] for start in range(0, len(job_ids), AT_ONCE))
 
 
-def _grouped(found: Iterable[tuple[str, str, str, str, datetime]]) -> list[FailureGroup]:
-    groups: dict[tuple[str, str], list[tuple[str, str, str, datetime]]] = {}
-    for trouble, job_id, error, remedy, moment in found:
-        groups.setdefault((trouble, pattern(error)), []).append((job_id, error, remedy, moment))
-    made = []
-    for (trouble, words), members in groups.items():
-        members.sort(key=lambda member: member[3], reverse=True)
-        made.append(
-            FailureGroup(
-                key=hashlib.sha256(f"{trouble} {words}".encode()).hexdigest()[:16],
-                trouble=trouble,
-                error=members[0][1],
-                remedy=members[0][2],
-                same_words=len({member[1] for member in members}) == 1,
-                job_ids=tuple(member[0] for member in members),
-                newest=members[0][3],
-            )
-        )
-    return sorted(made, key=lambda group: (-len(group.job_ids), group.key))
+def _group(session: Session, trouble: str, reason: str, count: int, project_id: int | None) -> FailureGroup | None:
+    """The group with its newest failure; None if it has just become empty."""
+    source = _SOURCES[trouble]
+    members = source.select(project_id, Job.id, source.error, source.remedy, source.moment).where(
+        source.reason == reason
+    )
+    newest = session.execute(members.order_by(source.moment.desc()).limit(1)).first()
+    if newest is None:
+        return None
+    job_id, error, remedy, moment = newest
+    differs = session.execute(members.where(source.error != error).limit(1)).first()
+    return FailureGroup(reason, trouble, error, remedy, differs is None, count, job_id, moment or now())

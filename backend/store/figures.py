@@ -10,8 +10,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from backend.store.clock import database_now
 from backend.store.database import Database
-from backend.store.failures import pattern
 from backend.store.models import Delivery, Job
+from backend.store.reasons import pattern
 
 MOST_TEXTS = 500
 """Most different texts considered; rarer ones count as OTHER."""
@@ -27,7 +27,7 @@ class Figures:
         self.database = database
 
     def failed_by_reason(self) -> dict[str, int]:
-        """The number of failed jobs, grouped by error pattern (see backend.store.failures)."""
+        """The number of failed jobs, grouped by error pattern (see backend.store.reasons)."""
         return self._by_reason(Job.error, Job.state == "failed")
 
     def held_by_reason(self) -> dict[str, int]:

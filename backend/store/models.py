@@ -6,14 +6,27 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
 
-from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, Integer, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 from sqlalchemy.types import TypeDecorator
 
 from backend.store.kinds import params_of
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
+from backend.store.reasons import REASON_LENGTH, bounded, reason_key
 
 JOB_STATES = ("queued", "running", "done", "failed", "rejected", "cancelled")
 Rejection = Literal["task", "instruction"]
@@ -51,6 +64,11 @@ class Base(DeclarativeBase):
     """Base class of the tables."""
 
 
+def _reasons(name: str, *columns: str) -> Index:
+    """An index of the rows that have a reason: few, so that the others cost nothing."""
+    return Index(name, *columns, sqlite_where=text("reason != ''"), postgresql_where=text("reason != ''"))
+
+
 class Project(Base):
     """A Label Studio project that trajseg knows.
 
@@ -85,11 +103,13 @@ class Job(Base):
     `request_key` is shared by equal requests, so they become one job. `runs` counts how often a worker started it.
     `frames_done` and `frames_total` count the progress in the kind's own unit: frames, or training steps.
     `result` is the JSON form of the result without the tracks' frames, which are in `tracks`.
+    `reason` is the key of what `error` or `waiting_for` says; setting either sets it.
     """
 
     __tablename__ = "jobs"
     __table_args__ = (
         Index("jobs_by_state", "state", "heartbeat_at"),
+        _reasons("jobs_by_reason", "state", "reason", "finished_at", "waiting_since", "project_id"),
         Index("jobs_by_project", "project_id", "created_at"),
     )
 
@@ -122,6 +142,13 @@ class Job(Base):
     waiting_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """A queued job is not started before this time."""
+    reason: Mapped[str] = mapped_column(String(REASON_LENGTH), default="", server_default="")
+
+    @validates("error", "waiting_for")
+    def _set_reason(self, name: str, text: str) -> str:
+        text = bounded(text)
+        self.reason = reason_key(text)
+        return text
 
     @property
     def asked(self) -> JobParams:
@@ -179,7 +206,10 @@ class Delivery(Base):
     """A prediction that has to reach Label Studio: pending until it is sent or has failed permanently."""
 
     __tablename__ = "deliveries"
-    __table_args__ = (Index("deliveries_due", "state", "next_attempt_at"),)
+    __table_args__ = (
+        Index("deliveries_due", "state", "next_attempt_at"),
+        _reasons("deliveries_by_reason", "state", "reason", "next_attempt_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
@@ -187,9 +217,16 @@ class Delivery(Base):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     next_attempt_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     last_error: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(String(REASON_LENGTH), default="", server_default="")
     prediction_id: Mapped[int | None] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    @validates("last_error")
+    def _set_reason(self, name: str, text: str) -> str:
+        text = bounded(text)
+        self.reason = reason_key(text)
+        return text
 
 
 class SupersededPrediction(Base):

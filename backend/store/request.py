@@ -11,6 +11,7 @@ from typing import Any
 from backend.store.kinds import check_queue, job_kind
 from backend.store.models import Rejection, new_id, now
 from backend.store.params import JobParams
+from backend.store.reasons import bounded, reason_key
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class JobRequest:
             "instruction": self.instruction,
             "params": self.params.to_json() if isinstance(self.params, JobParams) else dict(self.params),
             "model_version": self.model_version,
-            "error": self.error,
+            "error": bounded(self.error),
+            "reason": reason_key(self.error),
             "remedy": self.remedy,
             "rejection": self.rejection if self.error else "",
             "created_at": moment,

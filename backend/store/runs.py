@@ -51,6 +51,7 @@ class RunStore:
                 frames_total=0,
                 eta_seconds=None,
                 waiting_for="",
+                reason="",
                 not_before=None,
             )
         )

@@ -12,8 +12,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from backend.queue import JobQueue
-from backend.store import Job, Store
-from backend.store.failures import pattern
+from backend.store import Job, JobRequest, Store
+from backend.store.models import now
+from backend.store.reasons import pattern
 from trajseg.tracks import Result
 
 AWAY = "Label Studio does not answer at http://127.0.0.1:{}: [Errno 111] Connection refused."
@@ -207,6 +208,33 @@ def test_a_pattern_has_no_names_in_it(one: str, other: str) -> None:
 
 def test_two_reasons_have_two_patterns() -> None:
     assert pattern("The link is dead.") != pattern("The link is slow.")
+
+
+def test_an_error_that_quotes_a_megabyte_holds_up_no_page(client: FlaskClient, store: Store, fail: Fail) -> None:
+    fail(1, f"There is no video {'a' * 2**20}.")
+    began = time.monotonic()
+    page = client.get("/page/jobs?state=failed")
+    assert time.monotonic() - began < 1
+    assert (page.status_code, len(page.text) < 100_000) == (200, True)
+    assert store.jobs.newest()[0].error.endswith("a…")
+    [group] = client.get("/failures").get_json()["failures"]
+    assert group["error"] == store.jobs.newest()[0].error
+
+
+def test_hundreds_of_waiting_jobs_are_one_group_counted_by_the_database(store_on_either: Store) -> None:
+    store = store_on_either
+    requests = [JobRequest("prelabel", None, number, "/v.mp4", "it", "prelabel") for number in range(400)]
+    jobs = [job for job, _ in store.jobs.add_all(requests)]
+    with store.database.write() as session:
+        for number, job in enumerate(jobs):
+            row = session.get_one(Job, job.id)
+            row.waiting_for, row.waiting_since = AWAY.format(number), now()
+    [group] = store.failures.waiting()
+    assert (group.count, group.same_words, group.error) == (400, False, AWAY.format(399))
+    assert len(store.failures.job_ids(group)) == 400
+    assert store.failures.group(group.key) == group
+    assert store.failures.group("waiting-0000000000000000") is None
+    assert store.failures.group("cancelled-" + group.reason) is None
 
 
 def _soon(holds: Callable[[], bool]) -> bool:

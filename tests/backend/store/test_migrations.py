@@ -67,3 +67,8 @@ def test_rejected_jobs(store: Store) -> None:
     assert rows(store) == before
     to(store, "head")
     assert [job.state for job in store.jobs.newest()].count("rejected") == 2
+    assert {(group.trouble, group.error) for group in store.failures.groups()} == {
+        ("rejected", "'the' names nothing."),
+        ("failed", FAILED[1]),
+        ("rejected", "Task 3 has no video."),
+    }
