@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,9 @@ from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.outgoing.delivery import deliver
 from backend.settings import Settings
-from backend.store import Job, Store
+from backend.store import Delivery, Job, Store
 from label_config import fill
 from trajseg.tracks import Result
 
@@ -434,6 +436,37 @@ def settings(tmp_path: Path, studio: FakeLabelStudio) -> Settings:
         max_key_frames=8,
         delivery_attempts=3,
     )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One task in a fake Label Studio, and what connects it with a store. `task` is the test file's own fixture."""
+
+    studio: FakeLabelStudio
+    store: Store
+    client: LabelStudioClient
+    settings: Settings
+    task: int
+
+    def deliver(self, delivery: Delivery) -> bool:
+        """Whether a delivery arrives."""
+        return deliver(self.store, self.client, self.settings, delivery) is None
+
+    def of_task(self) -> list[dict[str, Any]]:
+        """The task's predictions in Label Studio."""
+        return self.studio.of_task(self.task)
+
+    def data(self) -> dict[str, Any]:
+        """The task's data in Label Studio."""
+        data: dict[str, Any] = self.studio.tasks[self.task]["data"]
+        return data
+
+
+@pytest.fixture
+def bench(
+    studio: FakeLabelStudio, store: Store, client: LabelStudioClient, settings: Settings, request: pytest.FixtureRequest
+) -> Bench:
+    return Bench(studio, store, client, settings, request.getfixturevalue("task"))
 
 
 @pytest.fixture

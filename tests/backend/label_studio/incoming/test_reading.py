@@ -15,17 +15,15 @@ from backend.composition import compose
 from backend.engines import OfferedEngines
 from backend.http.app import create_app
 from backend.label_studio import png
-from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.incoming.reading import AnnotationReader
 from backend.label_studio.outgoing.delivery import deliver
 from backend.queue import JobQueue
 from backend.reconcile import Reconciler
 from backend.service.service import Service
-from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.notes import JobNotes, TrackWarning
 from backend.store.standing import Standing
-from tests.backend.label_studio.conftest import FakeLabelStudio
+from tests.backend.label_studio.conftest import Bench
 from trajseg.tracks import Result, rle
 from trajseg.tracks.rle import Rle
 from trajseg.tracks.trust import Trust
@@ -56,14 +54,14 @@ def read(store: Store, settings: Any) -> AnnotationReader:
     return AnnotationReader(store, settings)
 
 
-def prediction(studio: Any, task: int) -> dict[str, Any]:
-    (one,) = studio.of_task(task)
+def prediction(bench: Bench) -> dict[str, Any]:
+    (one,) = bench.of_task()
     return one
 
 
-def painted(studio: Any, task: int, index: int = 1, left: int = 20) -> list[dict[str, Any]]:
+def painted(bench: Bench, index: int = 1, left: int = 20) -> list[dict[str, Any]]:
     """The prediction's regions as sent back by the page, with one frame repainted."""
-    results = copy.deepcopy(prediction(studio, task)["result"])
+    results = copy.deepcopy(prediction(bench)["result"])
     mask = np.zeros((24, 32), bool)
     mask[10:20, left : left + 8] = True
     for item in results:
@@ -95,25 +93,18 @@ def webhook(read: AnnotationReader, studio: Any, task: int, annotation: int, act
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_a_painted_frame_becomes_a_correction_and_a_job(
-    heard: bool,
-    studio: FakeLabelStudio,
-    store: Store,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
+    bench: Bench, heard: bool, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    annotation = bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
     if heard:
         read._swept_at = float("inf")
-        answer = webhook(read, studio, task, annotation, "ANNOTATION_CREATED")
+        answer = webhook(read, bench.studio, bench.task, annotation, "ANNOTATION_CREATED")
         assert answer["result"]["noted"] is True
     (job,) = read()
-    assert told(store, project, annotation) == {0: "unchanged", 1: "edited", 2: "unchanged"}
-    edited = store.corrections.of_annotation(project, annotation)[1]
+    assert told(bench.store, project, annotation) == {0: "unchanged", 1: "edited", 2: "unchanged"}
+    edited = bench.store.corrections.of_annotation(project, annotation)[1]
     assert (edited.who, edited.model_version, edited.job_id) == ("ada@example.com", "trajseg-tiny", predicted.id)
-    assert (edited.track_uid, edited.label, edited.task_id) == ("t1", "track-1", task)
+    assert (edited.track_uid, edited.label, edited.task_id) == ("t1", "track-1", bench.task)
     assert edited.rle
     assert np.argwhere(rle.decode(cast(Rle, edited.rle)))[0].tolist() == [10, 20]
     assert (job.kind, job.queue, job.instruction) == ("refine", "interactive", "the red square")
@@ -121,282 +112,222 @@ def test_a_painted_frame_becomes_a_correction_and_a_job(
     assert read() == []
 
 
-def test_webhook_body_is_not_trusted(
-    studio: FakeLabelStudio,
-    store: Store,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
-) -> None:
+def test_webhook_body_is_not_trusted(bench: Bench, project: int, predicted: Job, read: AnnotationReader) -> None:
     """The content of an unsigned request about an annotation is not trusted."""
-    webhook(read, studio, task, 4711, "ANNOTATION_CREATED")
+    webhook(read, bench.studio, bench.task, 4711, "ANNOTATION_CREATED")
     assert read() == []
-    assert store.corrections.of_task(project, task) == []
-    assert store.unread.due() == []
+    assert bench.store.corrections.of_task(project, bench.task) == []
+    assert bench.store.unread.due() == []
 
 
-def test_what_nobody_changed_makes_no_job(
-    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
-) -> None:
-    results = copy.deepcopy(prediction(studio, task)["result"])
-    annotation = studio.annotate(task, results, prediction(studio, task)["id"])
+def test_what_nobody_changed_makes_no_job(bench: Bench, project: int, predicted: Job, read: AnnotationReader) -> None:
+    results = copy.deepcopy(prediction(bench)["result"])
+    annotation = bench.studio.annotate(bench.task, results, prediction(bench)["id"])
     assert read() == []
-    assert set(told(store, project, annotation).values()) == {"unchanged"}
+    assert set(told(bench.store, project, annotation).values()) == {"unchanged"}
 
 
 def test_the_same_state_read_twice_changes_nothing(
-    studio: FakeLabelStudio,
-    store: Store,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    annotation = bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
     (job,) = read()
-    before = [one.id for one in store.corrections.of_task(project, task)]
-    webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
+    before = [one.id for one in bench.store.corrections.of_task(project, bench.task)]
+    webhook(read, bench.studio, bench.task, annotation, "ANNOTATION_UPDATED")
     assert read() == []
-    assert [one.id for one in store.corrections.of_task(project, task)] == before
-    assert [one.id for one in store.jobs.newest() if one.kind == "refine"] == [job.id]
+    assert [one.id for one in bench.store.corrections.of_task(project, bench.task)] == before
+    assert [one.id for one in bench.store.jobs.newest() if one.kind == "refine"] == [job.id]
 
 
 def test_an_update_supersedes_and_cancels_the_older_job(
-    studio: FakeLabelStudio,
-    store: Store,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    annotation = bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
     (older,) = read()
-    studio.reannotate(task, annotation, painted(studio, task, index=2))
-    webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
+    bench.studio.reannotate(bench.task, annotation, painted(bench, index=2))
+    webhook(read, bench.studio, bench.task, annotation, "ANNOTATION_UPDATED")
     (newer,) = read()
-    assert told(store, project, annotation) == {0: "unchanged", 1: "unchanged", 2: "edited"}
-    assert store.jobs.get(older.id).state == "cancelled"
+    assert told(bench.store, project, annotation) == {0: "unchanged", 1: "unchanged", 2: "edited"}
+    assert bench.store.jobs.get(older.id).state == "cancelled"
     assert newer.id != older.id
     # Back to the earlier state: the job that was cancelled is needed again.
-    studio.reannotate(task, annotation, painted(studio, task))
-    webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
+    bench.studio.reannotate(bench.task, annotation, painted(bench))
+    webhook(read, bench.studio, bench.task, annotation, "ANNOTATION_UPDATED")
     assert [job.id for job in read()] == [older.id]
-    assert store.jobs.get(older.id).state == "queued"
+    assert bench.store.jobs.get(older.id).state == "queued"
 
 
 def test_submitting_the_same_again_makes_no_second_job(
-    studio: FakeLabelStudio,
-    store: Store,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    annotation = bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
     (job,) = read()
-    store.runs.start(job.id)
-    studio.reannotate(task, annotation, painted(studio, task))
-    webhook(read, studio, task, annotation, "ANNOTATION_UPDATED")
+    bench.store.runs.start(job.id)
+    bench.studio.reannotate(bench.task, annotation, painted(bench))
+    webhook(read, bench.studio, bench.task, annotation, "ANNOTATION_UPDATED")
     assert read() == []
-    assert [(one.id, one.state) for one in store.jobs.newest() if one.kind == "refine"] == [(job.id, "running")]
+    assert [(one.id, one.state) for one in bench.store.jobs.newest() if one.kind == "refine"] == [(job.id, "running")]
 
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_deleting_an_annotation_withdraws_its_corrections(
-    heard: bool,
-    studio: FakeLabelStudio,
-    store: Store,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
+    bench: Bench, heard: bool, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    annotation = studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    annotation = bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
     (job,) = read()
-    studio.reannotate(task, annotation, None)
+    bench.studio.reannotate(bench.task, annotation, None)
     if heard:
-        webhook(read, studio, task, annotation, "ANNOTATIONS_DELETED")
+        webhook(read, bench.studio, bench.task, annotation, "ANNOTATIONS_DELETED")
     else:
         read._swept_at = None
     assert read() == []
-    assert store.corrections.of_task(project, task) == []
-    assert store.corrections.count() == {}
-    assert store.jobs.get(job.id).state == "cancelled"
+    assert bench.store.corrections.of_task(project, bench.task) == []
+    assert bench.store.corrections.count() == {}
+    assert bench.store.jobs.get(job.id).state == "cancelled"
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_what_a_withdrawn_correction_made_is_withdrawn(
-    rounds: int,
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
-    result: Result,
+    bench: Bench, rounds: int, project: int, predicted: Job, read: AnnotationReader, result: Result
 ) -> None:
     """All was erased by mistake: after deleting the annotation, the next person starts from the prelabel again."""
-    first = prediction(studio, task)["id"]
-    sent = painted(studio, task), painted(studio, task, left=4)
-    annotation = studio.annotate(task, sent[0], first)
+    first = prediction(bench)["id"]
+    sent = painted(bench), painted(bench, left=4)
+    annotation = bench.studio.annotate(bench.task, sent[0], first)
     (job,) = read()
     if rounds == 2:
         # The same annotation was corrected before; that refined prediction exists, too.
         smaller = copy.deepcopy(result)
         smaller.tracks[0].frames[0].rle = None
-        delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", smaller)
+        delivery = bench.store.runs.finish(job.id, bench.store.runs.start(job.id) or "", smaller)
         assert delivery
-        assert deliver(store, client, settings, delivery) is None
-        studio.reannotate(task, annotation, sent[1])
+        assert bench.deliver(delivery)
+        bench.studio.reannotate(bench.task, annotation, sent[1])
         read._swept_at = None
         (job,) = read()
     erased = copy.deepcopy(result)
     for frame in erased.tracks[0].frames:
         frame.rle = None
     notes = JobNotes(warnings=(TrackWarning(text="nothing was found: no frame has a mask."),))
-    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", erased, notes)
+    delivery = bench.store.runs.finish(job.id, bench.store.runs.start(job.id) or "", erased, notes)
     assert delivery
-    assert deliver(store, client, settings, delivery) is None
-    assert studio.tasks[task]["data"]["trajseg_state"] == "found nothing"
-    assert studio.of_task(task)[0]["model_version"] == "trajseg-tiny (prelabel, earlier)"
-    assert [one["model_version"] for one in studio.of_task(task)].count("trajseg-tiny") == 1
-    studio.reannotate(task, annotation, None)
+    assert bench.deliver(delivery)
+    assert bench.data()["trajseg_state"] == "found nothing"
+    assert bench.of_task()[0]["model_version"] == "trajseg-tiny (prelabel, earlier)"
+    assert [one["model_version"] for one in bench.of_task()].count("trajseg-tiny") == 1
+    bench.studio.reannotate(bench.task, annotation, None)
     read._swept_at = None
     assert read() == []
-    standing = {one["id"]: one["model_version"] for one in studio.of_task(task)}
+    standing = {one["id"]: one["model_version"] for one in bench.of_task()}
     assert standing.pop(first) == "trajseg-tiny"
     assert list(standing.values()) == ["trajseg-tiny (refined, earlier)"] * rounds
-    data = studio.tasks[task]["data"]
+    data = bench.data()
     assert (data["trajseg_state"], data["trajseg_open"]) == ("prelabelled", f"#{first} (prelabel)")
     assert data["trajseg_warnings"] == "", "the warning was of the refined track"
 
 
 def test_a_skipped_task_says_nothing_on_its_tracks(
-    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    studio.annotate(task, painted(studio, task), prediction(studio, task)["id"], was_cancelled=True)
+    bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"], was_cancelled=True)
     assert read() == []
-    assert store.corrections.of_task(project, task) == []
+    assert bench.store.corrections.of_task(project, bench.task) == []
 
 
 def test_a_track_that_a_person_drew_is_added(
-    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    results = copy.deepcopy(prediction(studio, task)["result"])
+    results = copy.deepcopy(prediction(bench)["result"])
     drawn = copy.deepcopy(results[0])
     drawn.update(id="new", origin="manual", item_index=3)
     del drawn["meta"]
     drawn["value"]["bitmasklabels"] = ["track-2"]
-    annotation = studio.annotate(task, [*results, drawn], prediction(studio, task)["id"])
+    annotation = bench.studio.annotate(bench.task, [*results, drawn], prediction(bench)["id"])
     assert len(read()) == 1
-    tracks = {track.label: track for track in store.corrections.painted(project, annotation)}
+    tracks = {track.label: track for track in bench.store.corrections.painted(project, annotation)}
     assert not tracks["track-1"].vouched
     assert (tracks["track-2"].job_id, tracks["track-2"].track_uid) == (None, "drawn-track-2")
     assert tracks["track-2"].masks.keys() == {3}
 
 
 def test_a_correction_of_a_refined_track_builds_on_the_first_one(
-    studio: FakeLabelStudio,
-    store: Store,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
-    result: Result,
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader, result: Result
 ) -> None:
     """Earlier painted frames are not painted again, and must not be lost."""
-    first = studio.annotate(task, painted(studio, task, index=1), prediction(studio, task)["id"])
+    first = bench.studio.annotate(bench.task, painted(bench, index=1), prediction(bench)["id"])
     (refined,) = read()
-    store.runs.finish(refined.id, store.runs.start(refined.id) or "", result)
-    regions = painted(studio, task, index=2, left=0)
+    bench.store.runs.finish(refined.id, bench.store.runs.start(refined.id) or "", result)
+    regions = painted(bench, index=2, left=0)
     for region in regions:
         region["meta"]["job_id"] = refined.id
-    second = studio.annotate(task, regions, prediction(studio, task)["id"])
+    second = bench.studio.annotate(bench.task, regions, prediction(bench)["id"])
     read._swept_at = None
-    studio.predictions[prediction(studio, task)["id"]]["result"] = [
-        {**item, "meta": {**item["meta"], "job_id": refined.id}} for item in prediction(studio, task)["result"]
+    bench.studio.predictions[prediction(bench)["id"]]["result"] = [
+        {**item, "meta": {**item["meta"], "job_id": refined.id}} for item in prediction(bench)["result"]
     ]
     assert len(read()) == 1
-    (track,) = store.corrections.painted(project, second)
+    (track,) = bench.store.corrections.painted(project, second)
     assert track.masks.keys() == {1, 2}
-    store.corrections.withdraw(project, first)
-    (track,) = store.corrections.painted(project, second)
+    bench.store.corrections.withdraw(project, first)
+    (track,) = bench.store.corrections.painted(project, second)
     assert track.masks.keys() == {2}
 
 
 def test_an_annotation_that_does_not_fit_its_task_is_kept_with_the_reason(
-    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    results = painted(studio, task)
+    results = painted(bench)
     results[0]["item_index"] = 99
-    annotation = studio.annotate(task, results, prediction(studio, task)["id"])
+    annotation = bench.studio.annotate(bench.task, results, prediction(bench)["id"])
     assert read() == []
-    (row,) = store.corrections.annotations(project, task)
+    (row,) = bench.store.corrections.annotations(project, bench.task)
     assert row.annotation_id == annotation
     assert "picture 100" in row.error
 
 
 def test_label_studio_being_down_postpones_the_reading(
-    studio: FakeLabelStudio,
-    store: Store,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+    bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
     read._swept_at = float("inf")
-    store.unread.add(project, [task])
-    studio.failures = 1_000
+    bench.store.unread.add(project, [bench.task])
+    bench.studio.failures = 1_000
     assert read() == []
-    assert store.unread.due() == []
-    studio.failures = 0
-    store.unread.add(project, [task])
+    assert bench.store.unread.due() == []
+    bench.studio.failures = 0
+    bench.store.unread.add(project, [bench.task])
     assert len(read()) == 1
 
 
-def test_a_task_that_is_gone_is_forgotten(
-    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
-) -> None:
-    studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
+def test_a_task_that_is_gone_is_forgotten(bench: Bench, project: int, predicted: Job, read: AnnotationReader) -> None:
+    bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
     read()
-    store.unread.add(project, [task])
-    del studio.tasks[task]
+    bench.store.unread.add(project, [bench.task])
+    del bench.studio.tasks[bench.task]
     assert read() == []
-    assert store.corrections.of_task(project, task) == []
-    assert store.unread.due() == []
+    assert bench.store.corrections.of_task(project, bench.task) == []
+    assert bench.store.unread.due() == []
 
 
-def test_notice_wakes_the_reconciler(
-    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, project: int, predicted: Job
-) -> None:
+def test_notice_wakes_the_reconciler(bench: Bench, project: int, predicted: Job) -> None:
     """After a submission, reading starts without waiting for the next round."""
-    settings.reconcile_seconds = settings.annotation_sweep_seconds = 60
-    backend = compose(settings, store, JobQueue("redis://127.0.0.1:9/0"))
-    body = {"action": "ANNOTATION_CREATED", "project": {"id": studio.tasks[task]["project"]}}
+    bench.settings.reconcile_seconds = bench.settings.annotation_sweep_seconds = 60
+    backend = compose(bench.settings, bench.store, JobQueue("redis://127.0.0.1:9/0"))
+    body = {"action": "ANNOTATION_CREATED", "project": {"id": bench.studio.tasks[bench.task]["project"]}}
     backend.reconciler.start()
     try:
         time.sleep(0.3)
         # After its first round: the sweep is done, and the next one is a minute away.
-        fresh = studio.annotate(task, painted(studio, task, left=12), prediction(studio, task)["id"])
-        body["annotation"] = {"id": fresh, "task": task}
+        fresh = bench.studio.annotate(bench.task, painted(bench, left=12), prediction(bench)["id"])
+        body["annotation"] = {"id": fresh, "task": bench.task}
         create_app(backend).test_client().post("/webhook", json=body)
         for _ in range(100):
-            if store.corrections.of_annotation(project, fresh):
+            if bench.store.corrections.of_annotation(project, fresh):
                 break
             time.sleep(0.05)
     finally:
         backend.reconciler.stop()
-    assert store.corrections.of_annotation(project, fresh)
+    assert bench.store.corrections.of_annotation(project, fresh)
 
 
 def wait_for(probe: Callable[[], object]) -> None:
@@ -407,20 +338,14 @@ def wait_for(probe: Callable[[], object]) -> None:
 
 
 def test_a_queue_that_is_down_keeps_the_job_for_later(
-    studio: FakeLabelStudio,
-    store: Store,
-    settings: Settings,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    studio.annotate(task, painted(studio, task), prediction(studio, task)["id"])
-    reconciler = Reconciler(store, JobQueue("redis://127.0.0.1:9/0"), settings, read=read)
+    bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
+    reconciler = Reconciler(bench.store, JobQueue("redis://127.0.0.1:9/0"), bench.settings, read=read)
     reconciler.start()
-    wait_for(lambda: store.jobs.newest(state="queued"))
+    wait_for(lambda: bench.store.jobs.newest(state="queued"))
     reconciler.stop()
-    assert [job.state for job in store.jobs.newest() if job.kind == "refine"] == ["queued"]
+    assert [job.state for job in bench.store.jobs.newest() if job.kind == "refine"] == ["queued"]
 
 
 def write(results: list[dict[str, Any]], *lines: str) -> list[dict[str, Any]]:
@@ -437,14 +362,14 @@ def captions_of(store: Store, project: int, task: int) -> dict[str, str]:
 
 
 def test_a_caption_that_a_person_rewrote_is_kept_and_makes_no_job(
-    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    results = copy.deepcopy(prediction(studio, task)["result"])
+    results = copy.deepcopy(prediction(bench)["result"])
     shown = [item for item in results if item["from_name"] == "caption"]
     assert shown[0]["value"]["text"] == ["track-1: a red square"]
-    studio.annotate(task, write(results, "track-1: a red tile", "Warning: odd."), prediction(studio, task)["id"])
+    bench.studio.annotate(bench.task, write(results, "track-1: a red tile", "Warning: odd."), prediction(bench)["id"])
     assert read() == []
-    assert captions_of(store, project, task) == {"track-1": "a red tile"}
+    assert captions_of(bench.store, project, bench.task) == {"track-1": "a red tile"}
 
 
 @pytest.mark.parametrize(
@@ -458,48 +383,40 @@ def test_a_caption_that_a_person_rewrote_is_kept_and_makes_no_job(
     ],
 )
 def test_what_counts_as_a_changed_caption(
-    lines: list[str],
-    kept: dict[str, str],
-    studio: FakeLabelStudio,
-    store: Store,
-    task: int,
-    project: int,
-    predicted: Job,
-    read: AnnotationReader,
+    bench: Bench, lines: list[str], kept: dict[str, str], project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    results = write(copy.deepcopy(prediction(studio, task)["result"]), *lines)
-    studio.annotate(task, results, prediction(studio, task)["id"])
+    results = write(copy.deepcopy(prediction(bench)["result"]), *lines)
+    bench.studio.annotate(bench.task, results, prediction(bench)["id"])
     read()
-    assert captions_of(store, project, task) == kept
+    assert captions_of(bench.store, project, bench.task) == kept
 
 
 def test_captions_of_a_deleted_prediction_are_not_taken_for_a_persons(
-    studio: FakeLabelStudio, store: Store, task: int, project: int, predicted: Job, read: AnnotationReader
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
 ) -> None:
-    results = copy.deepcopy(prediction(studio, task)["result"])
-    studio.predictions.clear()
-    studio.annotate(task, results, None)
+    results = copy.deepcopy(prediction(bench)["result"])
+    bench.studio.predictions.clear()
+    bench.studio.annotate(bench.task, results, None)
     read()
-    assert captions_of(store, project, task) == {}
+    assert captions_of(bench.store, project, bench.task) == {}
 
 
 def test_no_object_submitted_unchanged_is_an_answer(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    project: int,
-    read: AnnotationReader,
-    result: Result,
+    bench: Bench, project: int, read: AnnotationReader, result: Result
 ) -> None:
-    job, _ = store.jobs.add("prelabel", project, task, "v", "the red square", "prelabel", model_version="trajseg-tiny")
-    delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", replace(result, tracks=[]))
+    job, _ = bench.store.jobs.add(
+        "prelabel", project, bench.task, "v", "the red square", "prelabel", model_version="trajseg-tiny"
+    )
+    delivery = bench.store.runs.finish(job.id, bench.store.runs.start(job.id) or "", replace(result, tracks=[]))
     assert delivery
-    assert deliver(store, client, settings, delivery) is None
-    studio.annotate(task, copy.deepcopy(prediction(studio, task)["result"]), prediction(studio, task)["id"])
+    assert bench.deliver(delivery)
+    bench.studio.annotate(
+        bench.task,
+        copy.deepcopy(prediction(bench)["result"]),
+        prediction(bench)["id"],
+    )
     assert read() == []
-    standing = Standing(store).task(project, task)
+    standing = Standing(bench.store).task(project, bench.task)
     assert standing
     assert standing.annotation_id is not None
     assert [(said.uids, said.trust) for said in standing.expressions] == [((), Trust.ACCEPTED)]

@@ -18,7 +18,7 @@ from backend.settings import Settings
 from backend.store import Delivery, Job, Store
 from backend.store.models import now
 from label_config import parse
-from tests.backend.label_studio.conftest import FakeLabelStudio
+from tests.backend.label_studio.conftest import Bench, FakeLabelStudio
 from trajseg.tracks import Result
 
 MakeDelivered = Callable[..., tuple[Job, Delivery]]
@@ -61,44 +61,29 @@ def state(store: Store, job: Job) -> Delivery:
     return delivery
 
 
-def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-) -> None:
-    _, delivery = delivered_to(task)
-    assert deliver(store, client, settings, delivery)
-    data = studio.tasks[task]["data"]
+def test_the_task_gets_pictures_and_frame_rate_and_keeps_the_rest(bench: Bench, delivered_to: MakeDelivered) -> None:
+    _, delivery = delivered_to(bench.task)
+    assert bench.deliver(delivery)
+    data = bench.data()
     assert data["video"] == "/data/upload/1/a.mp4"
     assert data["mine"] == "kept"
     assert data["fps"] == 10.0
     assert data["frame_index"] == [0, 1, 2, 3]
     assert len(data["frames"]) == 4
-    assert all(url.startswith(f"{settings.external_url}/media/") for url in data["frames"])
+    assert all(url.startswith(f"{bench.settings.external_url}/media/") for url in data["frames"])
     assert data["frames"][2].endswith("/000002.jpg")
 
 
-def test_the_prediction_says_what_the_result_says(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-    result: Result,
-) -> None:
-    job, delivery = delivered_to(task)
-    deliver(store, client, settings, delivery)
-    (prediction,) = studio.of_task(task)
+def test_the_prediction_says_what_the_result_says(bench: Bench, delivered_to: MakeDelivered, result: Result) -> None:
+    job, delivery = delivered_to(bench.task)
+    bench.deliver(delivery)
+    (prediction,) = bench.of_task()
     assert prediction["model_version"] == "trajseg-tiny"
     assert prediction["score"] == pytest.approx(views.score(result))
-    assert state(store, job).state == "sent"
-    assert state(store, job).prediction_id == prediction["id"]
-    config = parse(studio.projects[studio.tasks[task]["project"]]["label_config"])
-    said = views.from_annotation(prediction, config, studio.tasks[task]["data"]["frame_index"])
+    assert state(bench.store, job).state == "sent"
+    assert state(bench.store, job).prediction_id == prediction["id"]
+    config = parse(bench.studio.projects[bench.studio.tasks[bench.task]["project"]]["label_config"])
+    said = views.from_annotation(prediction, config, bench.data()["frame_index"])
     assert {place: mask.tolist() for place, mask in said.masks.items()} == {
         ("track-1", index): result.tracks[0].mask(index).tolist() for index in (0, 1, 2)
     }
@@ -107,59 +92,40 @@ def test_the_prediction_says_what_the_result_says(
 
 
 def test_reading_a_task_does_not_make_label_studio_ask_for_a_prediction(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
+    bench: Bench, delivered_to: MakeDelivered
 ) -> None:
-    _, delivery = delivered_to(task)
-    deliver(store, client, settings, delivery)
-    assert ("GET", f"/api/tasks/{task}") not in studio.requests
+    _, delivery = delivered_to(bench.task)
+    bench.deliver(delivery)
+    assert ("GET", f"/api/tasks/{bench.task}") not in bench.studio.requests
 
 
-def test_delivering_again_posts_nothing_new(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-) -> None:
-    job, delivery = delivered_to(task)
-    deliver(store, client, settings, delivery)
-    store.deliveries.send_again(job.id)
-    assert deliver(store, client, settings, state(store, job))
-    assert len(studio.of_task(task)) == 1
+def test_delivering_again_posts_nothing_new(bench: Bench, delivered_to: MakeDelivered) -> None:
+    job, delivery = delivered_to(bench.task)
+    bench.deliver(delivery)
+    bench.store.deliveries.send_again(job.id)
+    assert bench.deliver(state(bench.store, job))
+    assert len(bench.of_task()) == 1
 
 
-def test_a_worker_that_died_between_posting_and_marking_is_made_good(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-) -> None:
-    job, delivery = delivered_to(task)
-    studio.lose_answer = True
-    assert not deliver(store, client, settings, delivery)
-    assert state(store, job).state == "pending"
-    studio.lose_answer = False
-    assert deliver(store, client, settings, state(store, job))
-    assert [one["id"] for one in studio.of_task(task)] == [state(store, job).prediction_id]
+def test_a_worker_that_died_between_posting_and_marking_is_made_good(bench: Bench, delivered_to: MakeDelivered) -> None:
+    job, delivery = delivered_to(bench.task)
+    bench.studio.lose_answer = True
+    assert not bench.deliver(delivery)
+    assert state(bench.store, job).state == "pending"
+    bench.studio.lose_answer = False
+    assert bench.deliver(state(bench.store, job))
+    assert [one["id"] for one in bench.of_task()] == [state(bench.store, job).prediction_id]
 
 
 def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(
-    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to: MakeDelivered
+    bench: Bench, delivered_to: MakeDelivered
 ) -> None:
-    job, delivery = delivered_to(task)
-    studio.slow_posts = threading.Barrier(2)
+    job, delivery = delivered_to(bench.task)
+    bench.studio.slow_posts = threading.Barrier(2)
 
     def send() -> None:
-        client = delivery_module.connected(settings)
-        deliver(store, client, settings, delivery)
+        client = delivery_module.connected(bench.settings)
+        deliver(bench.store, client, bench.settings, delivery)
         client.close()
 
     both = [threading.Thread(target=send) for _ in range(2)]
@@ -167,124 +133,82 @@ def test_two_workers_that_deliver_at_the_same_moment_leave_one_prediction(
         thread.start()
     for thread in both:
         thread.join()
-    assert len([one for one in studio.requests if one == ("POST", "/api/predictions")]) == 2
-    assert [one["id"] for one in studio.of_task(task)] == [state(store, job).prediction_id]
+    assert len([one for one in bench.studio.requests if one == ("POST", "/api/predictions")]) == 2
+    assert [one["id"] for one in bench.of_task()] == [state(bench.store, job).prediction_id]
 
 
-def test_label_studio_being_down_leaves_it_pending_with_the_reason(
-    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to: MakeDelivered
-) -> None:
-    job, _ = delivered_to(task)
-    studio.stop()
-    client = LabelStudioClient(studio.url, "0" * 40, attempts=2, wait=0.01)
-    for _ in range(settings.delivery_attempts + 2):
-        assert not deliver(store, client, settings, state(store, job))
-    waiting = state(store, job)
+def test_label_studio_being_down_leaves_it_pending_with_the_reason(bench: Bench, delivered_to: MakeDelivered) -> None:
+    job, _ = delivered_to(bench.task)
+    bench.studio.stop()
+    client = LabelStudioClient(bench.studio.url, "0" * 40, attempts=2, wait=0.01)
+    for _ in range(bench.settings.delivery_attempts + 2):
+        assert not deliver(bench.store, client, bench.settings, state(bench.store, job))
+    waiting = state(bench.store, job)
     assert waiting.state == "pending"
     assert "does not answer" in waiting.last_error
     assert now() < waiting.next_attempt_at < now() + timedelta(minutes=16)
 
 
-def test_the_pause_between_tries_grows(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-) -> None:
-    job, _ = delivered_to(task)
+def test_the_pause_between_tries_grows(bench: Bench, delivered_to: MakeDelivered) -> None:
+    job, _ = delivered_to(bench.task)
     pauses = []
     for _ in range(4):
-        studio.failures = 100
-        deliver(store, client, settings, state(store, job))
-        pauses.append((state(store, job).next_attempt_at - now()).total_seconds())
+        bench.studio.failures = 100
+        bench.deliver(state(bench.store, job))
+        pauses.append((state(bench.store, job).next_attempt_at - now()).total_seconds())
     assert pauses == pytest.approx([15, 30, 60, 120], abs=2)
 
 
-def test_a_short_illness_of_label_studio_is_waited_out(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-) -> None:
-    _, delivery = delivered_to(task)
-    studio.failures = 2
-    assert deliver(store, client, settings, delivery)
+def test_a_short_illness_of_label_studio_is_waited_out(bench: Bench, delivered_to: MakeDelivered) -> None:
+    _, delivery = delivered_to(bench.task)
+    bench.studio.failures = 2
+    assert bench.deliver(delivery)
 
 
-def test_a_delivery_to_a_deleted_task_is_dropped_without_a_failure(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-) -> None:
-    job, delivery = delivered_to(task)
-    del studio.tasks[task]
-    assert deliver(store, client, settings, delivery)
-    assert state(store, job).state == "dropped"
-    assert f"no task {task}" in state(store, job).last_error
-    assert studio.predictions == {}
+def test_a_delivery_to_a_deleted_task_is_dropped_without_a_failure(bench: Bench, delivered_to: MakeDelivered) -> None:
+    job, delivery = delivered_to(bench.task)
+    del bench.studio.tasks[bench.task]
+    assert bench.deliver(delivery)
+    assert state(bench.store, job).state == "dropped"
+    assert f"no task {bench.task}" in state(bench.store, job).last_error
+    assert bench.studio.predictions == {}
 
 
-def test_a_delivery_to_a_deleted_project_is_dropped(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-) -> None:
-    job, delivery = delivered_to(task)
-    del studio.projects[studio.tasks[task]["project"]]
-    assert deliver(store, client, settings, delivery)
-    assert state(store, job).state == "dropped"
+def test_a_delivery_to_a_deleted_project_is_dropped(bench: Bench, delivered_to: MakeDelivered) -> None:
+    job, delivery = delivered_to(bench.task)
+    del bench.studio.projects[bench.studio.tasks[bench.task]["project"]]
+    assert bench.deliver(delivery)
+    assert state(bench.store, job).state == "dropped"
 
 
 def test_a_refused_token_keeps_deliveries_waiting_until_it_is_renewed(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
+    bench: Bench, delivered_to: MakeDelivered
 ) -> None:
-    job, _ = delivered_to(task)
-    studio.legacy_tokens = False
-    for _ in range(settings.delivery_attempts + 1):
-        assert not deliver(store, client, settings, state(store, job))
-    assert state(store, job).state == "pending"
-    assert "personal access token" in state(store, job).last_error
+    job, _ = delivered_to(bench.task)
+    bench.studio.legacy_tokens = False
+    for _ in range(bench.settings.delivery_attempts + 1):
+        assert not bench.deliver(state(bench.store, job))
+    assert state(bench.store, job).state == "pending"
+    assert "personal access token" in state(bench.store, job).last_error
 
 
-def test_without_a_token_it_waits_and_says_so(
-    studio: FakeLabelStudio, store: Store, settings: Settings, task: int, delivered_to: MakeDelivered
-) -> None:
-    job, delivery = delivered_to(task)
-    bare = settings.model_copy(update={"label_studio_api_key": type(settings.label_studio_api_key)("")})
-    assert not Courier(store, bare).deliver(delivery)
-    assert state(store, job).state == "pending"
-    assert "LABEL_STUDIO_API_KEY" in state(store, job).last_error
+def test_without_a_token_it_waits_and_says_so(bench: Bench, delivered_to: MakeDelivered) -> None:
+    job, delivery = delivered_to(bench.task)
+    bare = bench.settings.model_copy(update={"label_studio_api_key": type(bench.settings.label_studio_api_key)("")})
+    assert not Courier(bench.store, bare).deliver(delivery)
+    assert state(bench.store, job).state == "pending"
+    assert "LABEL_STUDIO_API_KEY" in state(bench.store, job).last_error
 
 
 def test_a_configuration_without_a_usable_tag_fails_it_with_the_reason(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
+    bench: Bench, delivered_to: MakeDelivered
 ) -> None:
-    job, delivery = delivered_to(task)
-    project = studio.projects[studio.tasks[task]["project"]]
+    job, delivery = delivered_to(bench.task)
+    project = bench.studio.projects[bench.studio.tasks[bench.task]["project"]]
     project["label_config"] = '<View><Video name="v" value="$video"/></View>'
-    assert not deliver(store, client, settings, delivery)
-    assert state(store, job).state == "failed"
-    assert "BitmaskLabels" in state(store, job).last_error
+    assert not bench.deliver(delivery)
+    assert state(bench.store, job).state == "failed"
+    assert "BitmaskLabels" in state(bench.store, job).last_error
 
 
 def test_more_tracks_than_labels_add_labels_to_the_project(
@@ -311,22 +235,14 @@ def test_more_tracks_than_labels_add_labels_to_the_project(
     assert {label for label, _ in said.masks} == set(config.labels)
 
 
-def test_no_such_object_is_a_prediction_that_says_so(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
-    result: Result,
-) -> None:
+def test_no_such_object_is_a_prediction_that_says_so(bench: Bench, delivered_to: MakeDelivered, result: Result) -> None:
     none = copy.deepcopy(result)
     none.tracks, none.answer = [], "There is no yellow star [SEG] ."
-    job, delivery = delivered_to(task, "the yellow star", none)
-    assert deliver(store, client, settings, delivery)
-    store.deliveries.send_again(job.id)
-    assert deliver(store, client, settings, state(store, job))
-    (prediction,) = studio.of_task(task)
+    job, delivery = delivered_to(bench.task, "the yellow star", none)
+    assert bench.deliver(delivery)
+    bench.store.deliveries.send_again(job.id)
+    assert bench.deliver(state(bench.store, job))
+    (prediction,) = bench.of_task()
     assert [item["value"]["text"] for item in prediction["result"]] == [
         ["the yellow star"],
         ['Prelabel for "the yellow star" by trajseg-tiny. Nothing found. The model says: "There is no yellow star."'],
@@ -334,37 +250,27 @@ def test_no_such_object_is_a_prediction_that_says_so(
 
 
 def test_a_newer_run_of_the_same_question_replaces_the_older_prediction(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
+    bench: Bench, delivered_to: MakeDelivered
 ) -> None:
-    job, delivery = delivered_to(task)
-    deliver(store, client, settings, delivery)
-    store.jobs.retry(job.id)
-    job, delivery = delivered_to(task)
-    assert deliver(store, client, settings, delivery)
-    (prediction,) = studio.of_task(task)
+    job, delivery = delivered_to(bench.task)
+    bench.deliver(delivery)
+    bench.store.jobs.retry(job.id)
+    job, delivery = delivered_to(bench.task)
+    assert bench.deliver(delivery)
+    (prediction,) = bench.of_task()
     assert prediction["result"][0]["meta"]["delivery_id"] == delivery.id
 
 
 def test_another_instruction_keeps_the_older_prediction_and_its_pictures_in_place(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    delivered_to: MakeDelivered,
+    bench: Bench, delivered_to: MakeDelivered
 ) -> None:
-    _, first = delivered_to(task)
-    deliver(store, client, settings, first)
-    before = list(studio.tasks[task]["data"]["frames"])
-    _, second = delivered_to(task, "the blue one")
-    assert deliver(store, client, settings, second)
-    assert len(studio.of_task(task)) == 2
-    assert studio.tasks[task]["data"]["frames"][: len(before)] == before
+    _, first = delivered_to(bench.task)
+    bench.deliver(first)
+    before = list(bench.data()["frames"])
+    _, second = delivered_to(bench.task, "the blue one")
+    assert bench.deliver(second)
+    assert len(bench.of_task()) == 2
+    assert bench.data()["frames"][: len(before)] == before
 
 
 def test_pictures_that_an_annotation_refers_to_stay_where_they_are(

@@ -14,7 +14,7 @@ from backend.label_studio.outgoing.superseding import delete_superseded
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
 from backend.store.models import now
-from tests.backend.label_studio.conftest import FakeLabelStudio
+from tests.backend.label_studio.conftest import Bench, FakeLabelStudio
 from trajseg.errors import LabelStudioError
 from trajseg.tracks import Result
 
@@ -87,16 +87,14 @@ def hours_later(store: Store) -> None:
             row.delete_at = now() - timedelta(seconds=1)
 
 
-def test_captions_are_added_to_the_prediction_that_is_there(
-    studio: FakeLabelStudio, task: int, arrive: Any, result: Result
-) -> None:
+def test_captions_are_added_to_the_prediction_that_is_there(bench: Bench, arrive: Any, result: Result) -> None:
     silent = copy.deepcopy(result)
     for track in silent.tracks:
         track.caption = ""
     refine = arrive(silent, "refine")
-    (before,) = copy.deepcopy(studio.of_task(task))
+    (before,) = copy.deepcopy(bench.of_task())
     arrive(result, "caption", job_id=refine.id)
-    (after,) = studio.of_task(task)
+    (after,) = bench.of_task()
     assert after["id"] == before["id"]
     pictures = [
         [item["value"] for item in prediction["result"] if item["type"] == "bitmasklabels"]
@@ -106,122 +104,85 @@ def test_captions_are_added_to_the_prediction_that_is_there(
     assert ["track-1: a red square"] in [item["value"].get("text") for item in after["result"]]
 
 
-def test_captions_that_arrived_first_are_not_taken_away_again(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-) -> None:
+def test_captions_that_arrived_first_are_not_taken_away_again(bench: Bench, arrive: Any, result: Result) -> None:
     silent = copy.deepcopy(result)
     silent.tracks[0].caption = ""
     refine = arrive(silent, "refine")
     arrive(result, "caption", job_id=refine.id)
-    (before,) = copy.deepcopy(studio.of_task(task))
-    store.deliveries.send_again(refine.id)
-    assert deliver(store, client, settings, delivery_of(store, refine))
-    assert studio.of_task(task) == [before]
+    (before,) = copy.deepcopy(bench.of_task())
+    bench.store.deliveries.send_again(refine.id)
+    assert bench.deliver(delivery_of(bench.store, refine))
+    assert bench.of_task() == [before]
 
 
 def test_other_masks_leave_the_older_prediction_with_its_id(
-    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(result)
-    (older,) = [one["id"] for one in studio.of_task(task)]
+    (older,) = [one["id"] for one in bench.of_task()]
     arrive(smaller, "refine")
-    assert older in studio.predictions
-    superseded, current = studio.of_task(task)
+    assert older in bench.studio.predictions
+    superseded, current = bench.of_task()
     assert superseded["model_version"] == "trajseg-tiny (prelabel, earlier)"
     assert superseded["score"] is None
     assert current["model_version"] == "trajseg-tiny"
 
 
 def test_a_superseded_prediction_stays_for_hours_and_then_goes(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-    smaller: Result,
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(result)
     arrive(smaller, "refine")
-    assert delete_superseded(store, client, settings) == 0
-    assert len(studio.of_task(task)) == 2
-    hours_later(store)
-    assert delete_superseded(store, client, settings) == 1
-    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny"]
-    assert store.superseded.due() == []
+    assert delete_superseded(bench.store, bench.client, bench.settings) == 0
+    assert len(bench.of_task()) == 2
+    hours_later(bench.store)
+    assert delete_superseded(bench.store, bench.client, bench.settings) == 1
+    assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny"]
+    assert bench.store.superseded.due() == []
 
 
 @pytest.mark.parametrize("why", ["draft", "annotation"])
 def test_a_superseded_prediction_that_something_refers_to_stays(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-    smaller: Result,
-    why: str,
+    bench: Bench, arrive: Any, result: Result, smaller: Result, why: str
 ) -> None:
     arrive(result)
-    (parent,) = [one["id"] for one in studio.of_task(task)]
+    (parent,) = [one["id"] for one in bench.of_task()]
     arrive(smaller, "refine")
     if why == "draft":
-        studio.tasks[task]["draft_exists"] = True
+        bench.studio.tasks[bench.task]["draft_exists"] = True
     else:
-        studio.annotate(task, [], parent)
-    hours_later(store)
-    assert delete_superseded(store, client, settings) == 0
-    assert parent in studio.predictions
-    (row,) = store.superseded.of_task(store.projects.list()[0].id, task)
+        bench.studio.annotate(bench.task, [], parent)
+    hours_later(bench.store)
+    assert delete_superseded(bench.store, bench.client, bench.settings) == 0
+    assert parent in bench.studio.predictions
+    (row,) = bench.store.superseded.of_task(bench.store.projects.list()[0].id, bench.task)
     assert row.delete_at > now() + timedelta(hours=1)
 
 
 def test_a_task_that_is_opened_keeps_its_superseded_predictions_for_hours_more(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-    smaller: Result,
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(result)
     job = arrive(smaller, "refine")
-    hours_later(store)
-    store.superseded.postpone(job.project_id, task, now() + timedelta(hours=1))
-    assert delete_superseded(store, client, settings) == 0
-    assert len(studio.of_task(task)) == 2
+    hours_later(bench.store)
+    bench.store.superseded.postpone(job.project_id, bench.task, now() + timedelta(hours=1))
+    assert delete_superseded(bench.store, bench.client, bench.settings) == 0
+    assert len(bench.of_task()) == 2
 
 
 def test_a_deleted_task_or_prediction_does_not_keep_the_others_from_going(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-    smaller: Result,
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
-    other = studio.add_task(studio.tasks[task]["project"], video="v", instruction="the red square")
-    for number in (task, other):
+    other = bench.studio.add_task(bench.studio.tasks[bench.task]["project"], video="v", instruction="the red square")
+    for number in (bench.task, other):
         for shown, kind in ((result, "prelabel"), (smaller, "refine")):
-            job = finish(store, studio, number, shown, kind)
-            assert deliver(store, client, settings, delivery_of(store, job))
-    del studio.tasks[task]
-    hours_later(store)
-    assert delete_superseded(store, client, settings) == 1
-    assert len(studio.of_task(other)) == 1
-    assert store.superseded.due() == []
+            job = finish(bench.store, bench.studio, number, shown, kind)
+            assert bench.deliver(delivery_of(bench.store, job))
+    del bench.studio.tasks[bench.task]
+    hours_later(bench.store)
+    assert delete_superseded(bench.store, bench.client, bench.settings) == 1
+    assert len(bench.studio.of_task(other)) == 1
+    assert bench.store.superseded.due() == []
 
 
 def test_label_studio_away_leaves_superseded_predictions_for_later(
@@ -239,76 +200,64 @@ def test_label_studio_away_leaves_superseded_predictions_for_later(
 
 
 def test_a_new_guess_does_not_supersede_what_a_person_corrected(
-    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(smaller, "refine")
     arrive(result)
-    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", "trajseg-tiny (prelabel)"]
-    assert studio.of_task(task)[1]["score"] is None
-    assert studio.tasks[task]["data"]["trajseg_state"] == "refined"
+    assert [one["model_version"] for one in bench.of_task()] == [
+        "trajseg-tiny",
+        "trajseg-tiny (prelabel)",
+    ]
+    assert bench.of_task()[1]["score"] is None
+    assert bench.data()["trajseg_state"] == "refined"
 
 
 def test_a_typed_answer_is_kept_beside_the_prediction_to_open(
-    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     first = arrive(result)
     arrive(smaller, typed=True)
-    older, typed = studio.of_task(task)
+    older, typed = bench.of_task()
     assert (older["model_version"], typed["model_version"]) == ("trajseg-tiny", "trajseg-tiny (typed)")
     assert (older["score"] is None, typed["score"]) == (False, None)
-    data = studio.tasks[task]["data"]
+    data = bench.data()
     assert data["trajseg_open"] == f"#{older['id']} (prelabel)"
     assert data["trajseg_state"] == "prelabelled"
     arrive(smaller, "refine", base_job_id=first.id)
-    listed = [one["model_version"] for one in studio.of_task(task)]
+    listed = [one["model_version"] for one in bench.of_task()]
     assert listed == ["trajseg-tiny (prelabel, earlier)", "trajseg-tiny (typed)", "trajseg-tiny"]
 
 
 def test_a_typed_prediction_leads_until_there_is_another(
-    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(smaller, typed=True)
-    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny"]
+    assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny"]
     arrive(result)
-    listed = {one["model_version"] for one in studio.of_task(task)}
+    listed = {one["model_version"] for one in bench.of_task()}
     assert "trajseg-tiny" in listed
     assert len(listed) == 2
 
 
 def test_suggestions_that_were_accepted_in_the_page_are_not_delivered(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-    smaller: Result,
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(result)
-    job = finish(store, studio, task, smaller, typed=True)
+    job = finish(bench.store, bench.studio, bench.task, smaller, typed=True)
     region = {"from_name": "mask", "type": "bitmasklabels", "meta": {"job_id": job.id}, "value": {}}
-    studio.tasks[task]["drafts"] = [{"id": 3, "result": [region]}]
-    assert deliver(store, client, settings, delivery_of(store, job))
-    assert len(studio.of_task(task)) == 1
-    assert (delivery_of(store, job).state, delivery_of(store, job).prediction_id) == ("sent", None)
+    bench.studio.tasks[bench.task]["drafts"] = [{"id": 3, "result": [region]}]
+    assert bench.deliver(delivery_of(bench.store, job))
+    assert len(bench.of_task()) == 1
+    assert (delivery_of(bench.store, job).state, delivery_of(bench.store, job).prediction_id) == ("sent", None)
 
 
-def test_a_typed_sentence_that_means_nothing_makes_no_prediction(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-) -> None:
+def test_a_typed_sentence_that_means_nothing_makes_no_prediction(bench: Bench, arrive: Any, result: Result) -> None:
     arrive(result)
     none = copy.deepcopy(result)
     none.tracks = []
-    job = finish(store, studio, task, none, typed=True)
-    assert deliver(store, client, settings, delivery_of(store, job))
-    assert len(studio.of_task(task)) == 1
+    job = finish(bench.store, bench.studio, bench.task, none, typed=True)
+    assert bench.deliver(delivery_of(bench.store, job))
+    assert len(bench.of_task()) == 1
 
 
 @pytest.mark.parametrize("opened", [True, False])
@@ -328,79 +277,65 @@ def test_pictures_of_an_open_task_keep_their_places(
 
 
 def test_a_superseded_prediction_of_a_task_that_was_opened_lately_stays(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-    smaller: Result,
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     first = arrive(result)
     arrive(smaller, "refine")
-    hours_later(store)
-    store.tasks.opened(first.project_id, task)
-    assert delete_superseded(store, client, settings) == 0
-    assert len(studio.of_task(task)) == 2
-    assert store.superseded.due() == []
+    hours_later(bench.store)
+    bench.store.tasks.opened(first.project_id, bench.task)
+    assert delete_superseded(bench.store, bench.client, bench.settings) == 0
+    assert len(bench.of_task()) == 2
+    assert bench.store.superseded.due() == []
 
 
 def test_pictures_keep_their_places_when_a_prediction_is_superseded(
-    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(result)
-    before = studio.tasks[task]["data"]["frame_index"]
+    before = bench.data()["frame_index"]
     arrive(smaller, "refine")
-    assert studio.tasks[task]["data"]["frame_index"][: len(before)] == before
+    assert bench.data()["frame_index"][: len(before)] == before
 
 
 NEWER = "trajseg-tiny/project-1@1"
 
 
 def test_a_new_versions_prediction_is_kept_beside_the_older_ones(
-    studio: FakeLabelStudio, task: int, arrive: Any, result: Result, smaller: Result
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
     arrive(result)
     arrive(smaller, model_version=NEWER)
-    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", NEWER]
+    assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny", NEWER]
 
 
 def test_by_setting_a_new_version_replaces_what_earlier_ones_predicted(
-    studio: FakeLabelStudio, task: int, arrive: Any, settings: Settings, result: Result, smaller: Result
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
-    settings.older_predictions = "replace"
+    bench.settings.older_predictions = "replace"
     arrive(result)
     arrive(result, model_version="another-engine")
     arrive(smaller, model_version=NEWER)
-    versions = [one["model_version"] for one in studio.of_task(task)]
+    versions = [one["model_version"] for one in bench.of_task()]
     assert versions == ["trajseg-tiny (prelabel, earlier)", "another-engine", NEWER]
     arrive(result, model_version="trajseg-tiny/project-1@2")
-    versions = [one["model_version"] for one in studio.of_task(task)]
+    versions = [one["model_version"] for one in bench.of_task()]
     assert versions[2:] == [f"{NEWER} (prelabel, earlier)", "trajseg-tiny/project-1@2"]
 
 
 def test_an_older_versions_job_that_arrives_late_replaces_nothing(
-    studio: FakeLabelStudio,
-    store: Store,
-    client: LabelStudioClient,
-    settings: Settings,
-    task: int,
-    arrive: Any,
-    result: Result,
-    smaller: Result,
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
-    settings.older_predictions = "replace"
-    late = finish(store, studio, task, result)
+    bench.settings.older_predictions = "replace"
+    late = finish(bench.store, bench.studio, bench.task, result)
     arrive(smaller, model_version=NEWER)
-    assert deliver(store, client, settings, delivery_of(store, late))
-    assert [one["model_version"] for one in studio.of_task(task)] == [NEWER, "trajseg-tiny"]
+    assert bench.deliver(delivery_of(bench.store, late))
+    assert [one["model_version"] for one in bench.of_task()] == [NEWER, "trajseg-tiny"]
 
 
 def test_by_setting_a_new_version_leaves_what_a_person_corrected(
-    studio: FakeLabelStudio, task: int, arrive: Any, settings: Settings, result: Result, smaller: Result
+    bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
-    settings.older_predictions = "replace"
+    bench.settings.older_predictions = "replace"
     arrive(result, kind="refine", annotation_id=1)
     arrive(smaller, model_version=NEWER)
-    assert [one["model_version"] for one in studio.of_task(task)] == ["trajseg-tiny", NEWER]
+    assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny", NEWER]
