@@ -140,7 +140,7 @@ def assemble(
             _lengthen(plan, name, text.vocab_size, seed)
     model = TrajSegModel.skeleton(config)
     fresh = _add_fresh(plan, model, seed)
-    remedy = "Use checkpoints that belong together; the parts are listed in docs/model.md, Full size."
+    remedy = "Use checkpoints that belong together; the parts are listed in docs/full_size.md."
     check(shapes_of(model), plan.shapes, " + ".join(sources.values()), remedy)
 
     size = write(out, _tensors(plan, dtype), shard_bytes)
