@@ -1,25 +1,17 @@
-"""An engine that finds the colours in an instruction, so that tests of the page do not depend on a trained model.
+"""Engines that find the colours in an instruction, so that tests of the page do not depend on a trained model.
 
-The worker loads it as `colour_engine:build`.
+The worker loads them as `colour_engine:build` and so on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from trajseg.engines.base import (
-    PLAIN,
-    EngineSpec,
-    FrameMasks,
-    ObjectMask,
-    RunContext,
-    TrackedObject,
-    check_instruction,
-)
-from trajseg.engines.segmentation import Segmentation
+from tests.scripted import ScriptedEngine
+from trajseg.engines.base import EngineSpec
 from trajseg.progress import Progress
 from trajseg.shapes.world.scenes import RGB
 from trajseg.tracks import MaskTrack
@@ -30,43 +22,37 @@ NEAR = 90
 CAPTION_SECONDS = 20.0
 FEWEST = 8
 """Minimum pixels of an object."""
+LATE = 10
+"""Frames at the start on which LateEngine finds nothing."""
 
 
-class ColourEngine:
+class ColourEngine(ScriptedEngine):
     """One track per colour of the shapes world in the instruction and the clip."""
 
     spec = EngineSpec(name="colours", model_version="colours", several=True, none=True)
+    colours = tuple(RGB)
+    absent = 0.0
 
     def __init__(self, device: str = "") -> None:
         pass
 
-    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
-        instruction = check_instruction(instruction)
-        colours = [name for name in RGB if name in instruction]
-        shown = [name for name in colours if any(mask_of(rgb, name).any() for _, rgb in clip.frames())]
-        objects = TrackedObject.numbered([f"something {name}" for name in shown])
-        done = context.done_of(objects)
-        return Segmentation(
-            spec=self.spec,
-            clip=clip,
-            instruction=instruction,
-            objects=objects,
-            frames=self.frames(clip, shown, {frame.index for frame in done}),
-            answer=", ".join(shown) or "there is none",
-            done=done,
-        )
+    def named(self, clip: Clip, instruction: str) -> list[str]:
+        named = super().named(clip, instruction)
+        return [name for name in named if any(self.mask(rgb, name, index).any() for index, rgb in clip.frames())]
 
-    def frames(self, clip: Clip, colours: list[str], done: set[int]) -> Iterator[FrameMasks]:
-        for index, rgb in clip.frames([index for index in range(len(clip)) if index not in done]):
-            masks = [mask_of(rgb, name) for name in colours]
-            scored = [ObjectMask.of(mask, 0.9 if mask.any() else 0.0) for mask in masks]
-            yield FrameMasks(index, {f"t{number}": mask for number, mask in enumerate(scored, 1)})
+    def mask(self, rgb: np.ndarray, name: str, index: int) -> np.ndarray:
+        """Pixels of a colour, bool [H, W]; all False if there are too few for an object."""
+        mask: np.ndarray = np.abs(rgb.astype(int) - RGB[name]).sum(axis=2) < NEAR
+        return mask & (mask.sum() >= FEWEST)
 
 
-def mask_of(rgb: np.ndarray, name: str) -> np.ndarray:
-    """Pixels of a colour, bool [H, W]; all False if there are too few for an object."""
-    mask: np.ndarray = np.abs(rgb.astype(int) - RGB[name]).sum(axis=2) < NEAR
-    return mask & (mask.sum() >= FEWEST)
+class LateEngine(ColourEngine):
+    """Finds nothing on the first LATE frames, so that it disagrees with ColourEngine there."""
+
+    spec = EngineSpec(name="late", model_version="late", several=True, none=True)
+
+    def mask(self, rgb: np.ndarray, name: str, index: int) -> np.ndarray:
+        return super().mask(rgb, name, index) & (index >= LATE)
 
 
 class DescribingEngine(ColourEngine):
@@ -81,4 +67,5 @@ class DescribingEngine(ColourEngine):
 
 
 build = ColourEngine
+late = LateEngine
 describing = DescribingEngine

@@ -115,6 +115,13 @@ class Editor:
         self.page.wait_for_function(f"() => {SELECTED} && ({REGIONS})().length >= {regions}", timeout=2 * MINUTE)
         self.page.wait_for_load_state("networkidle")
 
+    def predictions(self) -> list[dict[str, str]]:
+        """The predictions that the page offers, in its order: id and model version."""
+        found: list[dict[str, str]] = self.page.evaluate(
+            "() => Htx.annotationStore.predictions.map(p => ({id: String(p.pk), version: p.createdBy}))"
+        )
+        return found
+
     def show_prediction(self, prediction_id: int) -> None:
         """Selects one of the open task's predictions."""
         there = "id => Htx.annotationStore.predictions.find(p => String(p.pk) === String(id))"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tests.e2e.colour_engine import ColourEngine
 from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, RunContext
@@ -21,7 +22,7 @@ class SlowEngine(ColourEngine):
 
     spec = EngineSpec(name="slow", model_version="slow", several=True, none=True)
 
-    def segment(self, clip: Clip, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+    def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
         if instruction.endswith("?"):
             raise InstructionError(f"{instruction!r} is a question.", "Name an object, such as 'the red ring'.")
         segmentation = super().segment(clip, instruction, context)
@@ -29,8 +30,8 @@ class SlowEngine(ColourEngine):
             time.sleep(NOTHING_SECONDS)
         return segmentation
 
-    def frames(self, clip: Clip, colours: list[str], done: set[int]) -> Iterator[FrameMasks]:
-        for frame in super().frames(clip, colours, done):
+    def frames(self, clip: Clip, names: Sequence[str], done: set[int]) -> Iterator[FrameMasks]:
+        for frame in super().frames(clip, names, done):
             time.sleep(SECONDS_A_FRAME)
             yield frame
 
