@@ -31,13 +31,24 @@ SPARE_FILES = 200
 
 
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]
-    """waitress's parser; an address that cannot be parsed is answered, too."""
+    """waitress's parser; it also refuses what a proxy in front might understand differently.
+
+    An address that cannot be parsed is answered, too.
+    """
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
         except ValueError as error:
             raise ParsingError(f"Invalid address ({error}).") from error
+        # Two lengths for one body: what one reader takes for the rest of it, another takes for the next request.
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("Both Content-Length and Transfer-Encoding are given.")
+        if "TRANSFER_ENCODING" in self.headers:
+            raise ParsingError("Transfer-Encoding needs HTTP/1.1.")
+        if self.proxy_netloc:
+            # The host in the address counts, whatever the header says (RFC 9112, 3.2.2).
+            self.headers["HOST"] = self.proxy_netloc
 
 
 class DeadlineChannel(HTTPChannel):  # type: ignore[misc]

@@ -12,6 +12,7 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from backend.http.guesses import GuessLimiter
+from backend.http.headers import drop_unreadable
 from backend.http.hosts import AllowedHosts, is_loopback
 from backend.settings import Settings
 from trajseg.errors import InputError
@@ -66,6 +67,7 @@ def protect(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def check() -> Response | None:
+        drop_unreadable(request.environ)
         # A browser always sends a host; a client that does not is not a browser.
         named = request.environ.get("HTTP_HOST")
         if named is not None and not hosts.allows(named):

@@ -24,6 +24,28 @@ RAW = {
     "two lengths": (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400),
     "unknown encoding": (POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501),
     "odd chunk": (POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n", 400),
+    "a length and chunks": (
+        POST
+        + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /jobs HTTP/1.1\r\n"
+        + HEAD
+        + b"\r\n",
+        400,
+    ),
+    "chunks before there were any": (
+        b"POST /predict HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    "another host in the address": (b"GET http://evil.example/jobs HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+    "a password that is not Base64": (
+        b"GET /jobs HTTP/1.1\r\nAuthorization: Basic \xff\xff==\r\n" + HEAD + b"\r\n",
+        200,
+    ),
+    "a date that is none": (
+        b"GET /page/static/page.css HTTP/1.1\r\nIf-Modified-Since: Sun, 06 Nov 99999999999 08:49:37 GMT\r\n"
+        + HEAD
+        + b"\r\n",
+        200,
+    ),
     "two hosts": (b"GET /jobs HTTP/1.1\r\nHost: evil.example\r\n" + HEAD + b"\r\n", 400),
     "NUL in a header": (b"GET /health HTTP/1.1\r\n" + HEAD + b"X: a\0b\r\n\r\n", 400),
     "up and away": (b"GET /page/static/..%2f..%2fsettings.py HTTP/1.1\r\n" + HEAD + b"\r\n", 404),
