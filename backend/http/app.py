@@ -17,8 +17,8 @@ from trajseg.errors import InputError, ServiceError, TrajSegError, UnknownProjec
 log = logging.getLogger("trajseg.backend")
 REMEDIES = {
     400: "Send the JSON that Label Studio 1.23 sends.",
-    404: "See docs/backend.md for the routes.",
-    405: "See docs/backend.md for the routes.",
+    404: "See docs/api.md for the routes.",
+    405: "See docs/api.md for the routes.",
     413: "Send fewer tasks at once, or raise TRAJSEG_MAX_REQUEST_BYTES.",
     415: "Send JSON, with the header Content-Type: application/json.",
 }
