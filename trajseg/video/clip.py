@@ -14,19 +14,8 @@ import av
 import numpy as np
 
 from trajseg.errors import VideoError
-from trajseg.video.decoding import (
-    BrowserDecoder,
-    Damage,
-    Orientation,
-    cut_matroska,
-    decoded_frames,
-    false_key_frames,
-    missing_packets,
-    opened,
-    pixel_aspect,
-    short_matroska,
-    square_size,
-)
+from trajseg.video.damage import Damage, cut_matroska, false_key_frames, missing_packets, short_matroska
+from trajseg.video.decoding import BrowserDecoder, Orientation, decoded_frames, opened, pixel_aspect, square_size
 from trajseg.video.frame_map import FALLBACK_FPS, SEEK_OFFSET, FrameMap
 from trajseg.video.frame_times import FrameTimes, repaired
 from trajseg.video.playback import (

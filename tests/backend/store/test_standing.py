@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from backend.store import Change, JobRequest, ReadAnnotation, Store
-from backend.store.standing import Standing, StandingTask, StandingTrack
+from backend.store.standing import Standing, StandingTask
+from backend.store.standing_track import StandingTrack
 from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack, Result, rle
 from trajseg.tracks.trust import Trust

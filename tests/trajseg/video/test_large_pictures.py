@@ -13,7 +13,8 @@ from PIL import Image
 
 from trajseg.errors import VideoError
 from trajseg.video import open_clip
-from trajseg.video.decoding import MAX_FRAME_PIXELS, Damage, decoded_frames, opened
+from trajseg.video.damage import Damage
+from trajseg.video.decoding import MAX_FRAME_PIXELS, decoded_frames, opened
 
 
 def write(path: Path, width: int, height: int, frames: int = 2, form: str | None = None) -> Path:

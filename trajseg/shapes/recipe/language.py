@@ -19,8 +19,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, KINDS, STRANGE, pure
 from trajseg.shapes.recipe.packed_attention import Layout, packed_attention
+from trajseg.shapes.recipe.packing import Packed, attention_targets
 from trajseg.shapes.recipe.precision import quick
-from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, VisibleObjects, attention_targets, presence
+from trajseg.shapes.recipe.texts import IGNORED, Question, VisibleObjects, presence
 from trajseg.shapes.world.scenes import MOTIONS, SPEEDS
 
 MOTION_LAYER = 3

@@ -1,6 +1,6 @@
 """Attention over packed clips: every question attends to its clip's frames and to itself; nothing else is computed.
 
-A packed row (see `texts.Packed`) has a clip's frames once and many questions, so only one in five pairs of its tokens
+A packed row (see `packing.Packed`) has a clip's frames once and many questions, so only one in five pairs of its tokens
 may attend to each other. It is registered with transformers under a name, which the language model's config selects.
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from trajseg.shapes.recipe.packing import Packed
 from trajseg.shapes.recipe.precision import plain_attention
-from trajseg.shapes.recipe.texts import Packed
 
 NAME = "trajseg_packed"
 

@@ -24,8 +24,9 @@ from trajseg.shapes.recipe.clips import Pictures, pictures
 from trajseg.shapes.recipe.language import LanguageTraining
 from trajseg.shapes.recipe.masks import TokenTable
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, NAMES, clearly_unnamed
+from trajseg.shapes.recipe.packing import Packed, pack
 from trajseg.shapes.recipe.precision import quick
-from trajseg.shapes.recipe.texts import IGNORED, Packed, Question, VisibleObjects, captions, motions, pack, questions
+from trajseg.shapes.recipe.texts import IGNORED, Question, VisibleObjects, captions, motions, questions
 from trajseg.shapes.recipe.vision import DenseTargets, dense_targets, visible_boxes
 from trajseg.shapes.world.scenes import Scene, sample_scene
 from trajseg.video.spacing import sampled_frames

@@ -24,9 +24,10 @@ from trajseg.shapes.recipe.marks import BoxTraining
 from trajseg.shapes.recipe.masks import MaskTraining, frame_roles
 from trajseg.shapes.recipe.misreadings import misread
 from trajseg.shapes.recipe.mixtures import DRAWN, DrawnShares
+from trajseg.shapes.recipe.packing import Packed, QuestionStream
 from trajseg.shapes.recipe.pixels import FITTED_FRAMES, PICTURES_EVERY, ClipQuestionStream, PixelTraining
 from trajseg.shapes.recipe.recipe import SIZE, TINY, Stage
-from trajseg.shapes.recipe.texts import Packed, QuestionStream, Reading, shapes_processor
+from trajseg.shapes.recipe.texts import Reading, shapes_processor
 from trajseg.shapes.recipe.vision import TowerTraining, VisionPretraining
 from trajseg.shapes.recipe.watching import WatchClips
 from trajseg.training.feed import Feed, first, moved, several

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from trajseg.model import TrajSegProcessor
 from trajseg.shapes.recipe.mixtures import nameless, unseen
-from trajseg.shapes.recipe.texts import Packed, VisibleObjects, pack, seen_objects, trajectories
+from trajseg.shapes.recipe.packing import Packed, pack
+from trajseg.shapes.recipe.texts import VisibleObjects, seen_objects, trajectories
 from trajseg.shapes.world.scenes import COLOURS, MOTIONS, SHAPES, sample_scene
 
 POOL = 3000

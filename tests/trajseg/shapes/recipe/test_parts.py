@@ -24,16 +24,14 @@ from trajseg.shapes.recipe.masks import LOSS_SIDE, guidance_loss, mask_loss, pai
 from trajseg.shapes.recipe.misreadings import misread
 from trajseg.shapes.recipe.mixtures import KINDS, NAMES, attributes, clearly_unnamed, mixed_colours, nameless, unseen
 from trajseg.shapes.recipe.packed_attention import NAME, Layout, packed_attention
+from trajseg.shapes.recipe.packing import QuestionStream, attention_targets, pack
 from trajseg.shapes.recipe.texts import (
     IGNORED,
     SLOT,
     Question,
-    QuestionStream,
     VisibleObjects,
-    attention_targets,
     captions,
     names,
-    pack,
     presence,
     questions,
     seen_objects,
