@@ -24,11 +24,9 @@ from backend.label_studio.setup.engines import engine_checks
 from backend.label_studio.setup.serving import disk, serving_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
-from trajseg.checkpoints.catalogue import ENGINES, needed
-from trajseg.checkpoints.download import location
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.places import MOBILE_SAM_FILES, marks_folder
-from trajseg.engines.registry import engine_factory, engine_spec
+from trajseg.engines.registry import check_engine, engine_factory, engine_spec
 from trajseg.errors import InputError, TrajSegError
 from trajseg.variables import unknown_variables
 
@@ -122,10 +120,11 @@ def model(settings: Settings, title: str = "Model", variable: str = "TRAJSEG_MOD
             f"{spec.model_version} needs {', '.join(missing)}: this machine can run the backend, but no worker",
             f"pip install {' '.join(missing)}",
         )
-    parts = needed(ENGINES[settings.model]) if settings.model in ENGINES else []
-    if absent := [part.name for part in parts if location(part) is None]:
-        words = f"{spec.model_version} lacks {', '.join(absent)}: this machine can run the backend, but no worker"
-        return Check(title, "warn", words, f"See Engine {settings.model} below.")
+    try:
+        check_engine(settings.model)
+    except TrajSegError as error:
+        words = f"{error.message} This machine can run the backend, but no worker with {spec.model_version}"
+        return Check(title, "warn", words, error.remedy)
     if not is_checkpoint:
         return Check(title, "ok", f"{spec.model_version}, the engine {settings.model}")
     folder = checkpoint_folder(settings.model)
@@ -153,7 +152,11 @@ def marks_model(settings: Settings) -> Check:
     """The model for boxes and clicks; it is not loaded."""
     name = settings.marks_model
     if not name:
-        return Check("Marks model", "ok", "TRAJSEG_MARKS_MODEL is not set: marks are drawn by the engine, or by colour")
+        return Check(
+            "Marks model",
+            "ok",
+            "TRAJSEG_MARKS_MODEL is not set: marks become masks by the engine, or by colour (GrabCut) if it takes none",
+        )
     folder = marks_folder(name)
     if missing := [file for file in MOBILE_SAM_FILES if not (folder / file).is_file()]:
         words = f"{folder} lacks {', '.join(missing)}: workers cannot start"

@@ -12,7 +12,9 @@ from backend.label_studio.setup.check import Check
 from trajseg.checkpoints.catalogue import ENGINES, FREE_ENGINE, EngineNeeds, Weights, needed
 from trajseg.checkpoints.download import location
 from trajseg.checkpoints.places import offline
+from trajseg.engines.parts import REPOSITORY
 from trajseg.engines.registry import engine_factory
+from trajseg.engines.settings import SettingsFactory
 from trajseg.errors import TrajSegError
 from trajseg.machine import GB, memory_gb
 
@@ -41,18 +43,25 @@ def engine_check(needs: EngineNeeds) -> Check:
     if missing := [package for package in needs.packages if importlib.util.find_spec(package) is None]:
         return Check(name, "warn", f"lacks the packages {', '.join(missing)}", 'pip install "trajseg[model]"')
     parts = needed(needs)
-    absent = [part for part in parts if location(part) is None]
-    if absent:
-        return _absent(name, needs, absent)
     memory, place = memory_gb()
     wanted = sum(part.memory_gb for part in parts)
     if memory and memory < wanted:
+        # Before a download that would be for nothing.
         return Check(
             name,
             "warn",
             f"needs about {wanted:.0f} GB, {place} has {memory:.0f} GB",
             SMALLER.get(needs.name, f"Use a larger GPU, or {FREE_ENGINE}."),
         )
+    absent = [part for part in parts if location(part) is None]
+    misnamed = [part for part in absent if not REPOSITORY.fullmatch(part.repository)]
+    if absent and not misnamed:
+        return _absent(name, needs, absent)
+    if isinstance(factory, SettingsFactory):
+        try:
+            factory.check()
+        except TrajSegError as error:
+            return Check(name, "warn", error.message, error.remedy)
     slow = "" if place == "the GPU" else "; without a GPU it is slow"
     return Check(name, "ok", f"can run: {needs.understands}; all its weights are here{slow}")
 

@@ -20,6 +20,7 @@ from backend.label_studio.setup.commands import doctor
 from backend.settings import Settings
 from tests.backend.label_studio.conftest import FakeLabelStudio
 from tests.tiny_clip import TinyClip
+from trajseg.engines import parts
 
 
 @pytest.fixture
@@ -146,10 +147,10 @@ def test_an_engine_of_someone_else_is_read_and_not_loaded(tmp_path: Path, monkey
 def test_an_engine_without_its_weights_and_further_engines_are_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Settings
 ) -> None:
-    monkeypatch.setattr(checks, "location", lambda part: None)
+    monkeypatch.setattr(parts, "location", lambda part: None)
     check = checks.model(Settings(model="grounded"))
-    assert (check.state, "lacks llmdet-base, sam2.1-large, qwen3-vl-4b" in check.words) == ("warn", True)
-    monkeypatch.setattr(checks, "location", lambda part: tmp_path)
+    assert (check.state, "Qwen/Qwen3-VL-4B-Instruct (about 10.7 GB) are not" in check.words) == ("warn", True)
+    monkeypatch.setattr(parts, "location", lambda part: tmp_path)
     assert checks.model(Settings(model="grounded")).state == "ok"
     [unknown] = found(settings.model_copy(update={"engines": ("groundet",)}), "Model groundet")
     assert unknown.state == "fail"

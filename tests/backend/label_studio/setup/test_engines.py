@@ -12,6 +12,7 @@ from backend.label_studio.setup.engines import engine_check
 from backend.settings import Settings
 from trajseg import machine
 from trajseg.checkpoints.catalogue import ENGINES, EngineNeeds
+from trajseg.engines.registry import engine_factory
 
 VARIABLES = ("DETECTOR", "TRACKER", "CHOOSER", "ADDRESS", "CHECKPOINT")
 
@@ -90,11 +91,26 @@ def test_too_little_memory_disk_or_network_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("TRAJSEG_OFFLINE")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
     assert "1.0 GB are free" in engine_check(ENGINES["grounded"]).words
-    monkeypatch.setattr(engines, "location", lambda weights: tmp_path)
+    # Weights that would not fit are not worth a download.
     monkeypatch.setattr(engines, "memory_gb", lambda: (8.0, "the GPU"))
+    for here in (None, tmp_path):
+        monkeypatch.setattr(engines, "location", lambda weights, here=here: here)
+        check = engine_check(ENGINES["grounded"])
+        assert "needs about 15 GB, the GPU has 8 GB" in check.words
+        assert "TRAJSEG_GROUNDED_CHOOSER=none" in check.remedy
+
+
+def test_a_wrong_folder_is_named_instead_of_a_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engines, "engine_factory", engine_factory)
+    monkeypatch.setenv("TRAJSEG_GROUNDED_DETECTOR", "/no/such/folder")
     check = engine_check(ENGINES["grounded"])
-    assert "needs about 15 GB, the GPU has 8 GB" in check.words
-    assert "TRAJSEG_GROUNDED_CHOOSER=none" in check.remedy
+    assert (check.state, check.words) == (
+        "warn",
+        "TRAJSEG_GROUNDED_DETECTOR: there is no file or folder /no/such/folder.",
+    )
+    monkeypatch.setenv("TRAJSEG_GROUNDED_CHECKPOINT", str(tmp_path))
+    check = engine_check(ENGINES["grounded"])
+    assert f"{tmp_path} has neither grounded.json nor the folders" in check.words
 
 
 def test_missing_packages_and_engines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
