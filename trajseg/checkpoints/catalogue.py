@@ -111,6 +111,8 @@ CATALOGUE: Mapping[str, Weights] = {
         _sam2("large", 0.9, 4.0),
         _apache("qwen3-vl-4b", "chooser", "Qwen/Qwen3-VL-4B-Instruct", 8.9, 9.0),
         _apache("qwen3-vl-8b", "chooser", "Qwen/Qwen3-VL-8B-Instruct", 17.5, 19.0),
+        _apache("qwen3.5-4b", "chooser", "Qwen/Qwen3.5-4B", 9.1, 10.0),
+        _apache("qwen3.5-9b", "chooser", "Qwen/Qwen3.5-9B", 18.8, 20.0),
         # Published in float32, loaded in bfloat16.
         _apache("molmo2-4b", "points", "allenai/Molmo2-4B", 19.4, 14.0),
         _apache("molmo2-8b", "points", "allenai/Molmo2-8B", 34.6, 22.0),

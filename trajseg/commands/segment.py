@@ -21,6 +21,7 @@ from rich.table import Table
 from trajseg.bars import bars
 from trajseg.commands.loading import EngineChoice, engine_options
 from trajseg.engines.base import Engine, RunContext, check_instruction
+from trajseg.engines.registry import nothing_found
 from trajseg.errors import CancelledError, InputError, TrajSegError
 from trajseg.files import printable, whole_file
 from trajseg.pictures import contact_sheet
@@ -301,7 +302,7 @@ def _print_result(result: Result, clip: Clip, out: Path, seconds: dict[str, floa
             table.add_row(escape(track.label), escape(track.caption), frames, f"{track.score:.2f}")
         console.print(table)
     else:
-        console.print("No such object: no tracks.")
+        console.print(nothing_found(result.model_version), soft_wrap=True)
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     console.print(f"[dim]seconds:[/dim] {stages}")
     console.print(f"{escape(printable(str(out)))}: tracks.json, overlay.mp4, sheet.png", soft_wrap=True)

@@ -118,6 +118,16 @@ SHIPPED_TERMS = {"trajseg-tiny": ("Apache-2.0", 1.1)}
 may have `licence` and `memory_gb`; the built-in files stay as they are, since adapters depend on their hash."""
 
 
+def nothing_found(model_version: str) -> str:
+    """What to tell a person if there is no track: a built-in checkpoint finds nothing on real video."""
+    if model_version not in SHIPPED_TERMS:
+        return "No such object: no tracks."
+    return (
+        f"No such object: no tracks. {model_version} only knows the rendered shapes that it was trained on; for your own "
+        "video use the engine grounded (docs/engines.md)."
+    )
+
+
 def checkpoint_spec(config: Mapping[str, Any]) -> EngineSpec:
     """The spec of a TrajSeg checkpoint, from its config.json."""
     licence, memory_gb = SHIPPED_TERMS.get(str(config["model_name"]), ("", 0.0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajseg.engines.base import Engine, RunContext, check_instruction
+from trajseg.engines.registry import nothing_found
 from trajseg.pictures import contact_sheet
 from trajseg.progress import Progress
 from trajseg.tracks import MaskTrack, Result
@@ -48,7 +49,7 @@ class Preview:
         for track in (*self.result.tracks, *self.considered):
             shown = ", ".join(str(self.clip.indices[index] + 1) for index in track.present)
             lines.append(f"{track.label}: {track.caption or 'no caption'} (score {track.score:.2f}), in frames {shown}")
-        return lines or ["No such object: no tracks."]
+        return lines or [nothing_found(self.result.model_version)]
 
     def draw(self, path: Path) -> Path:
         """Writes the frames with all tracks, including considered ones, as one PNG."""

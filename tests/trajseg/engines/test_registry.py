@@ -13,7 +13,7 @@ import pytest
 import trajseg
 from trajseg.engines import registry
 from trajseg.engines.base import EngineSpec
-from trajseg.engines.registry import engine_spec, load_engine
+from trajseg.engines.registry import engine_spec, load_engine, nothing_found
 from trajseg.errors import CheckpointError, InputError
 
 WORKER_TESTS = Path(__file__).parents[2] / "worker"
@@ -93,6 +93,12 @@ def test_a_model_version_that_label_studio_could_not_show_is_refused(version: st
     with pytest.raises(InputError, match="model version") as caught:
         EngineSpec(name="bad", model_version=version)
     assert caught.value.remedy
+
+
+def test_a_person_whose_video_shows_no_shapes_is_sent_to_the_engine_for_it() -> None:
+    assert nothing_found("grounded/tiny") == "No such object: no tracks."
+    assert nothing_found("trajseg-tiny").startswith("No such object: no tracks. trajseg-tiny only knows")
+    assert "use the engine grounded" in nothing_found("trajseg-tiny")
 
 
 def test_what_trajseg_exports() -> None:
