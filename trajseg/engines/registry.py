@@ -123,8 +123,8 @@ def nothing_found(model_version: str) -> str:
     if model_version not in SHIPPED_TERMS:
         return "No such object: no tracks."
     return (
-        f"No such object: no tracks. {model_version} only knows the rendered shapes that it was trained on; for your own "
-        "video use the engine grounded (docs/engines.md)."
+        f"No such object: no tracks. {model_version} only knows the rendered shapes that it was trained on; for your "
+        "own video use the engine grounded (docs/engines.md)."
     )
 
 
