@@ -38,6 +38,7 @@ from backend.store.kinds import QUEUES
 from trajseg.errors import QueueError, TrajSegError
 from worker import run as jobs
 from worker.figures import StageTally, gpu_memory
+from worker.state import WorkerState
 
 log = logging.getLogger("trajseg.worker")
 
@@ -164,7 +165,7 @@ def work(settings: Settings, burst: bool = False) -> bool:
     connection = _connection(settings)
     started = time.monotonic()
     log.info("loading %s", settings.model)
-    resident = jobs.Resident.load(settings)
+    resident = WorkerState.load(settings)
     jobs.keep(resident)
     log.info("%s is loaded (%.0f s)", resident.engine.spec.model_version, time.monotonic() - started)
     if resident.engine.spec.model_version != settings.model_version():
@@ -185,7 +186,7 @@ def work(settings: Settings, burst: bool = False) -> bool:
     return resident.stopping.is_set()
 
 
-def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool) -> None:
+def _empty_queues(resident: WorkerState, connection: redis.Redis, burst: bool) -> None:
     """Runs jobs until a signal arrives, or with `burst` until there are none, whatever happens to Redis meanwhile."""
     pause = 0.5
     while not resident.stopping.is_set():
@@ -209,7 +210,7 @@ def _empty_queues(resident: jobs.Resident, connection: redis.Redis, burst: bool)
             return
 
 
-def _queue_again(resident: jobs.Resident) -> None:
+def _queue_again(resident: WorkerState) -> None:
     """Puts preempted jobs at the front of their queues; if that fails, the reconciler queues them."""
     if not resident.preempted:
         return

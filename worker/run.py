@@ -10,32 +10,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
 
 from rq.timeouts import JobTimeoutException
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from backend.addresses import shown_address
 from backend.fetch import BusyServerError, FetchPolicy, fetched
-from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.outgoing.pictures import key_frame_path, shown_frames
 from backend.label_studio.refusals import MissingError, is_transient, retry_after
 from backend.logs import logged_job
 from backend.private import private_folder
 from backend.queue import JobQueue
-from backend.settings import HEARTBEAT_SECONDS, Settings, load_settings
-from backend.store import Delivery, Job, JobRequest, StaleRunError, Store
+from backend.settings import HEARTBEAT_SECONDS, load_settings
+from backend.store import Delivery, Job, JobRequest, StaleRunError
 from backend.store.kinds import KINDS
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
-from trajseg.checkpoints.manifest import read_manifest
-from trajseg.correction.mobile_sam import load_marks_model
-from trajseg.engines.base import Adaptable, Engine
-from trajseg.engines.registry import load_engine, loading_options
+from trajseg.engines.base import Engine
 from trajseg.errors import (
     CancelledError,
-    CheckpointError,
     InputError,
     InstructionError,
     LabelStudioError,
@@ -48,10 +42,9 @@ from trajseg.errors import (
 from trajseg.pictures.frame_number import numbered
 from trajseg.tracks import Result
 from trajseg.video import Clip, DecoderLimits, guarded_clip, save_frame
-from worker.engines import LoadedEngines
-from worker.figures import StageTally
 from worker.kinds.base import JobContext, PreemptedError
 from worker.kinds.registry import work_of
+from worker.state import WorkerState
 from worker.turn import Turn
 
 log = logging.getLogger("trajseg.worker")
@@ -66,79 +59,10 @@ LOOK_SECONDS = 5.0
 """How long Label Studio may take to say whether a job's task still exists."""
 
 
-class Resident:
-    """What a worker keeps between jobs.
-
-    Args:
-        engine: TRAJSEG_MODEL, loaded; those of TRAJSEG_ENGINES are loaded on demand.
-
-    Attributes:
-        engines: all loaded engines.
-        stopping: set once the worker has been asked to exit.
-        preempted: preempted jobs that are not in the queue yet.
-        tally: seconds per stage of the finished jobs.
-    """
-
-    def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
-        self.settings, self.store = settings, store
-        self.engines = LoadedEngines(
-            settings.model,
-            settings.engines,
-            settings.device,
-            settings.engine_memory_gb,
-            loading_options(settings.dtype, settings.four_bit),
-        )
-        self.engines.put("", engine)
-        self.stopping = threading.Event()
-        self.preempted: list[str] = []
-        self.courier = Courier(store, settings)
-        self.hand = Hand(self.courier)
-        self.tally = StageTally()
-
-    @classmethod
-    def load(cls, settings: Settings) -> Resident:
-        """Opens the store and loads engine and marks model. Raises CheckpointError if one cannot be loaded."""
-        engine = load_engine(settings.model, settings.device, **loading_options(settings.dtype, settings.four_bit))
-        if settings.marks_model:
-            load_marks_model(settings.marks_model)
-        store = Store(settings.store_url)
-        store.migrate()
-        return cls(settings, store, engine)
-
-    @property
-    def engine(self) -> Engine:
-        """The default engine, reloaded if it had been unloaded."""
-        return self.engines.get()
-
-    def engine_for(self, job: Job, name: str = "", in_use: Sequence[str] = ()) -> Engine:
-        """The engine with this name, with the adapter that currently serves the job's project.
-
-        Raises:
-            InputError: this worker does not offer the engine.
-            CheckpointError: it cannot be loaded; or the adapter's folder is incomplete or holds another adapter, or the
-                adapter was trained on another base.
-        """
-        engine = self.engines.get(name, in_use)
-        if not KINDS[job.kind].adapted or not engine.spec.adapts:
-            return engine
-        version = self.store.versions.served(job.project_id, engine.spec.model_version)
-        adaptable = cast(Adaptable, engine)
-        if version is None:
-            return adaptable.adapted(None)
-        folder = self.settings.data_dir / version.folder
-        published = read_manifest(folder).model_version
-        if published != version.name:
-            raise CheckpointError(
-                f"{folder} holds the adapter {published[:200]}, not {version.name}.",
-                "Copy the folder again, or promote another version.",
-            )
-        return adaptable.adapted(folder)
+_resident: WorkerState | None = None
 
 
-_resident: Resident | None = None
-
-
-def keep(resident: Resident | None) -> None:
+def keep(resident: WorkerState | None) -> None:
     """Sets `resident` as the context of all further jobs in this process."""
     global _resident
     _resident = resident
@@ -151,14 +75,14 @@ def run(job_id: str) -> None:
     reconciler queues it again.
     """
     if _resident is None:
-        keep(Resident.load(load_settings()))
+        keep(WorkerState.load(load_settings()))
     assert _resident is not None
     resident = _resident
     with logged_job(job_id):
         _run(resident, job_id)
 
 
-def _run(resident: Resident, job_id: str) -> None:
+def _run(resident: WorkerState, job_id: str) -> None:
     token = resident.store.runs.start(job_id)
     if token is None:
         log.info("job %s has already ended", job_id)
@@ -226,7 +150,7 @@ def _done(this: _Run) -> Delivery | None:
 class _Run(JobContext[JobParams]):
     """One run of one job, holding its run token."""
 
-    def __init__(self, resident: Resident, job: Job, token: str) -> None:
+    def __init__(self, resident: WorkerState, job: Job, token: str) -> None:
         self.settings = resident.settings
         self.store = resident.store
         self.resident = resident
@@ -407,7 +331,7 @@ def _give_back_patiently(this: _Run) -> None:
         log.warning("job %s is left to the reconciler: %s", this.job.id, error)
 
 
-def _task_is_gone(resident: Resident, job: Job) -> bool:
+def _task_is_gone(resident: WorkerState, job: Job) -> bool:
     """Whether Label Studio says that the job's task, or its project, was deleted, so nobody needs the result."""
     if job.task_id is None or job.project_id is None or not resident.courier.breaker.allows():
         return False
@@ -427,7 +351,7 @@ def _task_is_gone(resident: Resident, job: Job) -> bool:
     return False
 
 
-def _put_off(resident: Resident, job: Job, token: str, error: ServiceError) -> None:
+def _put_off(resident: WorkerState, job: Job, token: str, error: ServiceError) -> None:
     """Let a job wait for what does not answer, its video's server or a full disk; it fails where nobody would wait."""
     moment = resident.store.now()
     waited = (moment - (job.waiting_since or moment)).total_seconds()
@@ -446,7 +370,7 @@ def _put_off(resident: Resident, job: Job, token: str, error: ServiceError) -> N
         log.info("job %s: %s", job.id, late.message)
 
 
-def _reject(resident: Resident, job_id: str, token: str, error: InstructionError) -> None:
+def _reject(resident: WorkerState, job_id: str, token: str, error: InstructionError) -> None:
     log.warning("job %s is rejected: %s", job_id, error)
     try:
         resident.store.runs.reject(job_id, token, error.message, error.remedy)
@@ -454,7 +378,7 @@ def _reject(resident: Resident, job_id: str, token: str, error: InstructionError
         log.info("job %s: %s", job_id, late.message)
 
 
-def _fail(resident: Resident, job_id: str, token: str, error: str, remedy: str) -> None:
+def _fail(resident: WorkerState, job_id: str, token: str, error: str, remedy: str) -> None:
     log.warning("job %s failed: %s %s", job_id, error, remedy)
     try:
         resident.store.runs.fail(job_id, token, error, remedy)

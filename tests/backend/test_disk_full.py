@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection
 from backend.settings import Settings
 from backend.store import Store
 from trajseg.tracks import Result
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 NO_LIMIT = 2**30
 
@@ -66,7 +67,9 @@ def test_a_job_on_a_full_disk_goes_back_to_the_queue_and_is_done_when_there_is_r
 
     monkeypatch.setattr(store.runs, "finish", fill_up)
     keep(
-        Resident(Settings(data_dir=tmp_path / "work", media_dirs=(str(tiny_clip.path.parent),)), store, scripted_engine)
+        WorkerState(
+            Settings(data_dir=tmp_path / "work", media_dirs=(str(tiny_clip.path.parent),)), store, scripted_engine
+        )
     )
     run(job.id)
     disk.full = False

@@ -13,7 +13,8 @@ from backend.store import Job, Store
 from backend.store.kinds import KINDS, JobKind
 from trajseg.errors import InputError
 from worker.kinds.registry import work_of
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 
 class JobKindContract:
@@ -37,7 +38,7 @@ class JobKindContract:
     def job(self, store: Store, tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Job]:
         settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),))
         settings = settings.model_copy(update={"label_studio_url": "http://127.0.0.1:9"})
-        keep(Resident(settings, store, scripted_engine))
+        keep(WorkerState(settings, store, scripted_engine))
         yield self.prepare(store, tiny_clip.path)
         keep(None)
 

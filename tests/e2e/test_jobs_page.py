@@ -81,7 +81,7 @@ class Site:
 
     def work(self, job: Job, engine: Any = None) -> Job:
         """Runs a job like a worker."""
-        worker.keep(worker.Resident(self.server.settings, self.store, engine or self.engine))
+        worker.keep(worker.WorkerState(self.server.settings, self.store, engine or self.engine))
         worker.run(job.id)
         worker.keep(None)
         done = self.store.jobs.get(job.id)

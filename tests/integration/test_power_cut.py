@@ -27,7 +27,8 @@ from backend.settings import Settings
 from backend.store import Delivery, Job, Store
 from tests.backend.label_studio.conftest import LEGACY, FakeLabelStudio
 from worker import run as worker_run
-from worker.run import Resident, keep
+from worker.run import keep
+from worker.state import WorkerState
 
 CUT, WHOLE = 9, 0
 """Exit codes of the process that runs the job."""
@@ -62,7 +63,7 @@ class Bench:
             try:
                 store = Store(self.settings.store_url)
                 trouble(store)
-                resident = Resident(self.settings, store, self.engine)
+                resident = WorkerState(self.settings, store, self.engine)
                 keep(resident)
                 worker_run.run(job.id)
                 code = WHOLE if resident.hand.finish(20) else 2

@@ -27,7 +27,8 @@ from trajseg.engines.base import PLAIN, RunContext
 from trajseg.engines.segmentation import Segmentation
 from trajseg.video import Clip
 from worker import run as worker_run
-from worker.run import Resident, keep
+from worker.run import keep
+from worker.state import WorkerState
 
 
 def run(job_id: str) -> None:
@@ -74,7 +75,7 @@ def scene(tmp_path: Path, tiny_clip: Any, scripted_engine: Any) -> Iterator[Scen
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
     made = Scene(studio, project, settings, store, JobQueue("redis://127.0.0.1:9/0"))
-    keep(Resident(settings, store, scripted_engine))
+    keep(WorkerState(settings, store, scripted_engine))
     yield made
     keep(None)
     store.close()
@@ -114,7 +115,7 @@ def test_a_prediction_waits_while_label_studio_is_down_and_is_sent_once(
     scene: Scene, scripted_engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliveries, "FIRST_RETRY_SECONDS", 0.0)
-    keep(Resident(scene.settings, scene.store, engine_that_loses(scene, scripted_engine)))
+    keep(WorkerState(scene.settings, scene.store, engine_that_loses(scene, scripted_engine)))
     job = scene.ask(f"/data/upload/{scene.project}/1-clip.mp4")
     run(job.id)
     assert scene.store.jobs.get(job.id).state == "done"

@@ -21,7 +21,8 @@ from trajseg.files import write_json
 from trajseg.machine import GB
 from trajseg.video import Clip
 from worker.engines import LoadedEngines, parameter_bytes
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 GROUNDED_TINY = Path(__file__).parents[2] / "trajseg" / "shapes" / "engines" / "grounded-tiny"
 
@@ -138,13 +139,13 @@ class AdaptedEngine(ScriptedEngine):
 
 
 @pytest.fixture
-def two(tmp_path: Path, store: Store, tiny_clip: Any) -> Iterator[Resident]:
+def two(tmp_path: Path, store: Store, tiny_clip: Any) -> Iterator[WorkerState]:
     """A worker with a sound engine, one that fails at each job, and one that cannot be loaded."""
     settings = Settings(
         data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),), label_studio_url="http://127.0.0.1:9",
         model="sound", engines=("failing", "missing"),
     )  # fmt: skip
-    kept = Resident(settings, store, ScriptedEngine())
+    kept = WorkerState(settings, store, ScriptedEngine())
     kept.engines = LoadedEngines("sound", ("failing", "missing"), budget_gb=1.0, load=Loader())
     kept.engines.put("", ScriptedEngine())
     kept.engines.put("failing", FailingEngine())
@@ -192,7 +193,7 @@ def test_the_adapter_of_another_project_in_a_versions_folder_is_refused(
 ) -> None:
     settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),))
     engine = AdaptedEngine()
-    keep(Resident(settings, store, engine))
+    keep(WorkerState(settings, store, engine))
     project = store.projects.upsert(1, "", "<View/>").id
     training, _ = store.jobs.add("finetune", project, None, "", "", "finetune")
     version = store.versions.of_job(project, "adapted", training.id)
@@ -224,15 +225,15 @@ def settings(tmp_path: Path, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def resident(settings: Settings, store: Store) -> Iterator[Resident]:
-    kept = Resident.load(settings)
+def resident(settings: Settings, store: Store) -> Iterator[WorkerState]:
+    kept = WorkerState.load(settings)
     keep(kept)
     yield kept
     keep(None)
     kept.store.close()
 
 
-def test_two_real_engines_do_the_jobs_that_name_them(resident: Resident, store: Store, tiny_clip: Any) -> None:
+def test_two_real_engines_do_the_jobs_that_name_them(resident: WorkerState, store: Store, tiny_clip: Any) -> None:
     offered = OfferedEngines.from_settings(resident.settings)
     project = resident.store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
     versions = []
@@ -252,7 +253,7 @@ def test_two_real_engines_do_the_jobs_that_name_them(resident: Resident, store: 
     assert 0.0 < parameter_bytes(resident.engine) / GB < 0.2
 
 
-def test_a_job_whose_engine_this_worker_lacks_fails_and_says_what_to_set(resident: Resident, tiny_clip: Any) -> None:
+def test_a_job_whose_engine_this_worker_lacks_fails_and_says_what_to_set(resident: WorkerState, tiny_clip: Any) -> None:
     job, _ = resident.store.jobs.add(
         "prelabel", None, None, str(tiny_clip.path), "the red square", "prelabel", {"engine": "sam3"}
     )
@@ -264,7 +265,7 @@ def test_a_job_whose_engine_this_worker_lacks_fails_and_says_what_to_set(residen
 
 
 @pytest.mark.slow
-def test_two_engines_on_one_task_say_where_they_disagree(resident: Resident, tiny_clip: Any) -> None:
+def test_two_engines_on_one_task_say_where_they_disagree(resident: WorkerState, tiny_clip: Any) -> None:
     from trajseg.evaluation.comparison import compare
 
     project = resident.store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")

@@ -12,7 +12,8 @@ import pytest
 
 from backend.settings import Settings
 from backend.store import Store, database
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 
 def test_a_store_locked_for_too_long_gives_the_job_back_instead_of_failing_it(
@@ -33,7 +34,9 @@ def test_a_store_locked_for_too_long_gives_the_job_back_instead_of_failing_it(
 
     monkeypatch.setattr(store.runs, "progress", lock_in_the_middle)
     keep(
-        Resident(Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),)), store, scripted_engine)
+        WorkerState(
+            Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),)), store, scripted_engine
+        )
     )
     working = threading.Thread(target=run, args=(job.id,))
     working.start()

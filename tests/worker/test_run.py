@@ -20,7 +20,8 @@ from trajseg.engines.segmentation import Segmentation
 from trajseg.progress import Progress
 from trajseg.video import Clip
 from worker import run as jobs
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def settings(tmp_path: Path, tiny_clip: Any) -> Settings:
 
 
 @pytest.fixture
-def resident(settings: Settings, store: Store, scripted_engine: Any) -> Iterator[Resident]:
-    kept = Resident(settings, store, scripted_engine)
+def resident(settings: Settings, store: Store, scripted_engine: Any) -> Iterator[WorkerState]:
+    kept = WorkerState(settings, store, scripted_engine)
     keep(kept)
     yield kept
     keep(None)
@@ -85,7 +86,7 @@ def test_a_job_ends_with_its_tracks_in_the_store(store: Store, ask: Ask, tiny_cl
 
 
 def test_key_frames_are_on_disk_before_the_result_is_known(
-    resident: Resident, store: Store, ask: Ask, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
+    resident: WorkerState, store: Store, ask: Ask, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = ask()
     folder = resident.settings.media_dir / job.id
@@ -119,7 +120,7 @@ def test_the_prediction_waits_plainly_when_no_label_studio_is_configured(store: 
 
 
 def test_progress_is_reported_once_per_frame(
-    resident: Resident, store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    resident: WorkerState, store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[int, int]] = []
     progress = store.runs.progress
@@ -133,7 +134,7 @@ def test_progress_is_reported_once_per_frame(
     assert told == [(done, 12) for done in range(13)]
 
 
-def test_a_cancelled_job_stops_at_its_next_frame(resident: Resident, store: Store, ask: Ask) -> None:
+def test_a_cancelled_job_stops_at_its_next_frame(resident: WorkerState, store: Store, ask: Ask) -> None:
     job = ask()
     frames = 0
 
@@ -145,58 +146,58 @@ def test_a_cancelled_job_stops_at_its_next_frame(resident: Resident, store: Stor
             progress(frames, len(clip))
         raise AssertionError("went on")
 
-    keep(Resident(resident.settings, store, engine_that(segment)))
+    keep(WorkerState(resident.settings, store, engine_that(segment)))
     run(job.id)
     assert frames == 3
     assert store.jobs.get(job.id).state == "cancelled"
     assert not (resident.settings.media_dir / job.id).exists()
 
 
-def test_a_job_that_was_cancelled_before_it_began_is_not_begun(resident: Resident, store: Store, ask: Ask) -> None:
+def test_a_job_that_was_cancelled_before_it_began_is_not_begun(resident: WorkerState, store: Store, ask: Ask) -> None:
     job = ask()
     store.jobs.cancel(job.id)
     run(job.id)
     assert store.jobs.get(job.id).runs == 0
 
 
-def test_a_stale_run_writes_nothing(resident: Resident, store: Store, ask: Ask, scripted_engine: Any) -> None:
+def test_a_stale_run_writes_nothing(resident: WorkerState, store: Store, ask: Ask, scripted_engine: Any) -> None:
     job = ask()
 
     def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         store.runs.start(job.id)
         return scripted_engine.segment(clip, instruction)
 
-    keep(Resident(resident.settings, store, engine_that(segment)))
+    keep(WorkerState(resident.settings, store, engine_that(segment)))
     run(job.id)
     held = store.jobs.get(job.id)
     assert (held.state, held.runs, held.result) == ("running", 2, None)
 
 
-def test_a_stale_run_that_fails_does_not_fail_the_newer_one(resident: Resident, store: Store, ask: Ask) -> None:
+def test_a_stale_run_that_fails_does_not_fail_the_newer_one(resident: WorkerState, store: Store, ask: Ask) -> None:
     job = ask()
 
     def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         store.runs.start(job.id)
         raise RuntimeError("late")
 
-    keep(Resident(resident.settings, store, engine_that(segment)))
+    keep(WorkerState(resident.settings, store, engine_that(segment)))
     run(job.id)
     assert store.jobs.get(job.id).state == "running"
 
 
-def test_a_run_that_is_asked_to_stop_returns_its_job(resident: Resident, store: Store, ask: Ask) -> None:
+def test_a_run_that_is_asked_to_stop_returns_its_job(resident: WorkerState, store: Store, ask: Ask) -> None:
     job = ask()
 
     def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         raise SystemExit
 
-    keep(Resident(resident.settings, store, engine_that(segment)))
+    keep(WorkerState(resident.settings, store, engine_that(segment)))
     run(job.id)
     assert store.jobs.get(job.id).state == "queued"
 
 
 def test_a_run_lives_while_there_are_no_frames_to_count(
-    resident: Resident, store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    resident: WorkerState, store: Store, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 0.02)
     job = ask()
@@ -211,7 +212,7 @@ def test_a_run_lives_while_there_are_no_frames_to_count(
                 break
         raise RuntimeError("enough")
 
-    keep(Resident(resident.settings, store, engine_that(segment)))
+    keep(WorkerState(resident.settings, store, engine_that(segment)))
     run(job.id)
     assert beats
 
@@ -248,7 +249,7 @@ BAD_VIDEOS: dict[str, Callable[[Path, Path], str | Path]] = {
 
 @pytest.mark.parametrize("kind", BAD_VIDEOS)
 def test_a_bad_video_fails_the_job_with_a_reason_and_a_remedy(
-    kind: str, resident: Resident, store: Store, ask: Ask, tiny_clip: Any, tmp_path: Path
+    kind: str, resident: WorkerState, store: Store, ask: Ask, tiny_clip: Any, tmp_path: Path
 ) -> None:
     video = BAD_VIDEOS[kind](tmp_path, tiny_clip.path)
     job = ask(video=video)
@@ -261,7 +262,7 @@ def test_a_bad_video_fails_the_job_with_a_reason_and_a_remedy(
 
 @pytest.mark.parametrize("instruction", ["", "   ", "x" * 10_000])
 def test_a_bad_instruction_rejects_the_job_with_a_reason_and_a_remedy(
-    instruction: str, resident: Resident, store: Store, ask: Ask
+    instruction: str, resident: WorkerState, store: Store, ask: Ask
 ) -> None:
     job = ask(instruction=instruction)
     run(job.id)
@@ -271,9 +272,9 @@ def test_a_bad_instruction_rejects_the_job_with_a_reason_and_a_remedy(
     assert job.remedy
 
 
-def test_a_clip_with_too_many_frames_is_refused(resident: Resident, store: Store, ask: Ask) -> None:
+def test_a_clip_with_too_many_frames_is_refused(resident: WorkerState, store: Store, ask: Ask) -> None:
     settings = resident.settings.model_copy(update={"max_frames": 11})
-    keep(Resident(settings, store, resident.engine))
+    keep(WorkerState(settings, store, resident.engine))
     job = ask()
     run(job.id)
     assert "more than 11 frames" in store.jobs.get(job.id).error
@@ -292,12 +293,12 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_an_error_inside_the_engine_fails_the_job_and_spares_the_worker(
-    error: Exception, said: str, resident: Resident, store: Store, ask: Ask
+    error: Exception, said: str, resident: WorkerState, store: Store, ask: Ask
 ) -> None:
     def segment(clip: Clip, instruction: str, progress: Progress) -> Segmentation:
         raise error
 
-    keep(Resident(resident.settings, store, engine_that(segment)))
+    keep(WorkerState(resident.settings, store, engine_that(segment)))
     job = ask()
     run(job.id)
     failed = store.jobs.get(job.id)
@@ -329,7 +330,7 @@ def test_a_signal_that_a_library_s_clean_up_hides_still_gives_the_job_back(
             raise RuntimeError("the connection is in the middle of a statement")
 
     job = ask()
-    keep(Resident(settings, store, engine_that(stopped)))
+    keep(WorkerState(settings, store, engine_that(stopped)))
     run(job.id)
     keep(None)
     held = store.jobs.get(job.id)

@@ -15,7 +15,7 @@ from trajseg import VideoSegmenter
 from trajseg.cli import main
 from trajseg.engines.registry import load_engine
 from trajseg.errors import InputError, TrajSegError
-from worker.run import Resident
+from worker.state import WorkerState
 
 CLIP = Path(__file__).parents[2] / "clips" / "yellow_box.mp4"
 WORKER_TESTS = Path(__file__).parents[2] / "worker"
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_loaded_in_bfloat16_and_answers() -> None:
 
 
 def test_the_worker_loads_what_its_settings_say(tmp_path: Path) -> None:
-    resident = Resident.load(Settings(data_dir=tmp_path, device="cpu", dtype="bfloat16"))
+    resident = WorkerState.load(Settings(data_dir=tmp_path, device="cpu", dtype="bfloat16"))
     try:
         assert str(resident.engine.model.dtype) == "torch.bfloat16"  # type: ignore[attr-defined]
     finally:

@@ -31,7 +31,8 @@ from trajseg.training.finetune import FinetuneRecipe
 from trajseg.training.round import RoundTask, task_from_json
 from worker.kinds import finetune
 from worker.kinds.base import PreemptedError
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 BASE = "trajseg-tiny"
 ENGINES = OfferedEngines(BASE, {BASE: BASE})
@@ -56,7 +57,7 @@ def world(tmp_path: Path, tiny_clip: Any, corrected: Callable[[int], Path]) -> I
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
     settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),))
-    keep(Resident(settings, store, VideoSegmenter.from_pretrained(BASE, "cpu")))
+    keep(WorkerState(settings, store, VideoSegmenter.from_pretrained(BASE, "cpu")))
     yield SimpleNamespace(
         store=store,
         settings=settings,

@@ -14,17 +14,18 @@ from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.models import PartialFrames
 from trajseg.tracks import rle
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 ASKED = [["ball", "the red square"], ["box", "the blue and the red square"], ["none", "a cat"]]
 
 
 @pytest.fixture
-def resident(tmp_path: Path, store: Store, scripted_engine: Any, tiny_clip: Any) -> Iterator[Resident]:
+def resident(tmp_path: Path, store: Store, scripted_engine: Any, tiny_clip: Any) -> Iterator[WorkerState]:
     settings = Settings(
         data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),), label_studio_url="http://127.0.0.1:9"
     )
-    kept = Resident(settings, store, scripted_engine)
+    kept = WorkerState(settings, store, scripted_engine)
     keep(kept)
     yield kept
     keep(None)
@@ -56,7 +57,7 @@ def test_each_label_gets_the_tracks_of_its_own_instruction(store: Store, job: Jo
 
 
 def test_progress_counts_the_frames_of_all_labels(
-    resident: Resident, store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
+    resident: WorkerState, store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[int, int]] = []
     progress = store.runs.progress
@@ -73,7 +74,7 @@ def test_progress_counts_the_frames_of_all_labels(
 
 
 def test_a_run_that_was_preempted_resumes_in_the_part_where_it_was(
-    resident: Resident, store: Store, job: Job, scripted_engine: Any, monkeypatch: pytest.MonkeyPatch
+    resident: WorkerState, store: Store, job: Job, scripted_engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from worker.turn import Turn
 
@@ -99,7 +100,7 @@ def test_a_run_that_was_preempted_resumes_in_the_part_where_it_was(
 
 
 def test_kept_frames_that_cannot_be_read_are_dropped_and_the_job_starts_over(
-    resident: Resident, store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
+    resident: WorkerState, store: Store, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged row, or another version's format: the job used to fail at each run."""
     from worker.turn import Turn

@@ -14,7 +14,8 @@ from backend.store import Job, Store
 from backend.store.kinds import KINDS
 from tests.contracts.job_kind import JobKindContract
 from trajseg.engines.registry import load_engine
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,7 +43,7 @@ def test_what_the_chooser_rejects_is_in_the_picture_too(
     tiny = ROOT / "trajseg" / "shapes" / "engines" / "grounded-tiny"
     engine = load_engine("trajseg.engines.grounded:factory", "cpu", checkpoint=str(tiny), chooser="none")
     settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),))
-    keep(Resident(settings.model_copy(update={"label_studio_url": "http://127.0.0.1:9"}), store, engine))
+    keep(WorkerState(settings.model_copy(update={"label_studio_url": "http://127.0.0.1:9"}), store, engine))
     try:
         for certain in (0.0, 1.0):
             monkeypatch.setattr(engine, "settings", dataclass_with(engine, certain))

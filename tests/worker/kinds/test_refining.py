@@ -23,7 +23,8 @@ from trajseg.tracks import MaskTrack, Result, rle
 from trajseg.tracks.mark import Mark
 from trajseg.video import Clip, open_clip
 from worker.kinds.refining import Refiner, source_tracks
-from worker.run import Resident, keep, run
+from worker.run import keep, run
+from worker.state import WorkerState
 
 
 @pytest.fixture
@@ -272,21 +273,23 @@ def test_a_negative_mark_on_all_of_a_mask_clears_that_frame_alone(clip: Clip, ti
 
 
 @pytest.fixture
-def resident(tmp_path: Path, store: Store, scripted_engine: Any, tiny_clip: Any) -> Iterator[Resident]:
+def resident(tmp_path: Path, store: Store, scripted_engine: Any, tiny_clip: Any) -> Iterator[WorkerState]:
     settings = Settings(
         data_dir=tmp_path / "data",
         media_dirs=(str(tiny_clip.path.parent),),
         label_studio_url="http://127.0.0.1:9",
         max_key_frames=6,
     )
-    kept = Resident(settings, store, scripted_engine)
+    kept = WorkerState(settings, store, scripted_engine)
     keep(kept)
     yield kept
     keep(None)
 
 
 @pytest.fixture
-def corrected(store: Store, resident: Resident, tiny_clip: Any) -> Callable[[dict[int, np.ndarray]], tuple[Job, Job]]:
+def corrected(
+    store: Store, resident: WorkerState, tiny_clip: Any
+) -> Callable[[dict[int, np.ndarray]], tuple[Job, Job]]:
     """A done prelabel job, and the refine job for an annotation of it in which these frames were painted."""
 
     def make(
@@ -312,7 +315,7 @@ def corrected(store: Store, resident: Resident, tiny_clip: Any) -> Callable[[dic
 
 
 def test_a_refine_job_keeps_what_was_painted_and_says_how_it_went(
-    store: Store, corrected: Any, tiny_clip: Any, resident: Resident
+    store: Store, corrected: Any, tiny_clip: Any, resident: WorkerState
 ) -> None:
     mask = tiny_clip.red[5].copy()
     mask[8:14] = False
@@ -401,9 +404,9 @@ def test_a_caption_that_a_person_wrote_comes_back_with_the_refined_track(
 
 
 def test_tracks_that_a_person_drew_are_put_into_words_by_a_job_of_their_own(
-    store: Store, resident: Resident, corrected: Any, tiny_clip: Any, scripted_engine: Any
+    store: Store, resident: WorkerState, corrected: Any, tiny_clip: Any, scripted_engine: Any
 ) -> None:
-    keep(Resident(resident.settings, store, Talking(scripted_engine)))
+    keep(WorkerState(resident.settings, store, Talking(scripted_engine)))
     base, job = corrected({5: tiny_clip.blue[5]}, "track-2", "drawn-track-2")
     assert store.jobs.result(base.id).tracks[0].caption == "seen in 12 frames"
     warning = TrackWarning(track="t1", text='you asked for "the red square"; this track reads: seen in 12 frames.')
