@@ -80,7 +80,7 @@ def test_a_missing_gpu_is_named() -> None:
         load_engine("trajseg-tiny", "cuda:99", dtype="bfloat16")
 
 
-@pytest.mark.parametrize(("dtype", "words"), [("float16", "CPUs"), ("int8", "int8"), ("nonsense", "nonsense")])
+@pytest.mark.parametrize(("dtype", "words"), [("float16", "On a CPU"), ("int8", "int8"), ("nonsense", "nonsense")])
 def test_a_format_that_cannot_be_is_refused_before_weights_are_read(dtype: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         load_engine("trajseg-tiny", "cpu", dtype=dtype)
