@@ -32,12 +32,12 @@ PROJECT: Schema = {
 EVERYWHERE = {
     400: "The request is invalid, or names another host.",
     401: "The password or token is missing or wrong.",
-    403: "Without a password only the backend's own machine is answered; what changes a job needs the token.",
+    403: "Without a password only this machine has access; changing a job requires the token.",
     429: "Too many wrong passwords came from this address; see Retry-After.",
     503: "The store does not answer.",
 }
-BODY = {413: "The body is larger than TRAJSEG_MAX_REQUEST_BYTES.", 415: "The body is not sent as JSON."}
-MISSING = {404: "There is no such thing."}
+BODY = {413: "The body is larger than TRAJSEG_MAX_REQUEST_BYTES.", 415: "The body is not JSON."}
+MISSING = {404: "Not found."}
 
 
 def description() -> Schema:
@@ -72,7 +72,7 @@ def documentation() -> str:
         "# The HTTP API",
         "",
         "Generated from `backend.http.openapi` by `python scripts/write_docs.py`. A running backend gives the same and",
-        "its schemas at `/openapi.json`. Who may ask is in [backend.md](backend.md#who-gets-an-answer). Errors are",
+        "its schemas at `/openapi.json`. Access rules are in [backend.md](backend.md#who-gets-an-answer). Errors are",
         '`{"error": what is wrong, "remedy": what to do}`. Every route may answer '
         + ", ".join(f"{status} ({words[0].lower()}{words[1:-1]})" for status, words in EVERYWHERE.items())
         + ".",
@@ -94,32 +94,39 @@ def _paths() -> Schema:
     project = _query("project", ID, "Label Studio's id of a project.")
     fmt = {"type": "string", "enum": format_names()}
     flag = {"type": "string", "enum": ["0", "1"]}
-    health: dict[int, tuple[str, Schema | str]] = {200: ("Its state.", _ref("Health"))}
-    down: dict[int, tuple[str, Schema | str]] = {503: ("Its state.", _ref("Health"))}
+    health: dict[int, tuple[str, Schema | str]] = {200: ("The state of the backend.", _ref("Health"))}
+    down: dict[int, tuple[str, Schema | str]] = {503: ("The state of the backend.", _ref("Health"))}
     return {
-        "/": {"get": _operation("As /health; a browser is led to the jobs page.", health | down, {302: "To /page/"})},
+        "/": {
+            "get": _operation(
+                "Like /health; a browser is redirected to the jobs page.", health | down, {302: "To /page/"}
+            )
+        },
         "/health": {"get": _operation("Whether the backend is alive.", health | down)},
-        "/ready": {"get": _operation("Whether jobs get done.", health | down)},
-        "/versions": {"get": _operation("Model versions.", {200: ("Them.", _ref("Versions"))})},
-        "/openapi.json": {"get": _operation("This description.", {200: ("It.", OBJECT)})},
-        "/metrics": {"get": _operation("For Prometheus.", {200: ("Metrics.", "text/plain")})},
+        "/ready": {"get": _operation("Whether jobs are being processed.", health | down)},
+        "/versions": {"get": _operation("Model versions.", {200: ("The versions.", _ref("Versions"))})},
+        "/openapi.json": {"get": _operation("This description.", {200: ("The OpenAPI document.", OBJECT)})},
+        "/metrics": {"get": _operation("Metrics for Prometheus.", {200: ("Metrics.", "text/plain")})},
         "/setup": {
             "post": _operation(
-                "Label Studio connects a project.", {200: ("What it takes.", _ref("Setup"))}, BODY, body="SetupRequest"
+                "Label Studio connects a project.",
+                {200: ("The model version.", _ref("Setup"))},
+                BODY,
+                body="SetupRequest",
             )
         },
         "/predict": {
             "post": _operation(
-                "Ask for predictions of tasks.",
-                {200: ("Results, or none while they are made.", _ref("Predictions"))},
+                "Request predictions for tasks.",
+                {200: ("Results, or none while they are computed.", _ref("Predictions"))},
                 BODY | MISSING,
                 body="PredictRequest",
             )
         },
         "/webhook": {
             "post": _operation(
-                "Something has happened in a project.",
-                {201: ("Noted.", OBJECT), 200: ("Not an event that trajseg knows.", OBJECT)},
+                "Report an event in a project.",
+                {201: ("Noted.", OBJECT), 200: ("The event is unknown and ignored.", OBJECT)},
                 BODY,
                 body="WebhookRequest",
             )
@@ -127,41 +134,41 @@ def _paths() -> Schema:
         "/jobs": {
             "get": _operation(
                 "The newest jobs.",
-                {200: ("Jobs, and how many there are by state.", _ref("Jobs"))},
+                {200: ("Jobs, and their number by state.", _ref("Jobs"))},
                 MISSING,
                 [
-                    _query("state", state, "Only those."),
+                    _query("state", state, "Only jobs in this state."),
                     project,
                     _query("task", ID, "Label Studio's id of a task."),
-                    _query("limit", ID, f"How many, at most {MOST_JOBS}."),
+                    _query("limit", ID, f"Number of jobs, at most {MOST_JOBS}."),
                 ],
             )
         },
-        "/jobs/{job_id}": {"get": _operation("One job.", {200: ("It.", job)}, MISSING, [job_id])},
+        "/jobs/{job_id}": {"get": _operation("One job.", {200: ("The job.", job)}, MISSING, [job_id])},
         "/jobs/{job_id}/result": {
-            "get": _operation("The tracks of a done job.", {200: ("They.", OBJECT)}, MISSING, [job_id])
+            "get": _operation("The tracks of a done job.", {200: ("The tracks.", OBJECT)}, MISSING, [job_id])
         },
-        "/jobs/{job_id}/cancel": {"post": _operation("Cancel a job.", {200: ("It.", job)}, MISSING, [job_id])},
+        "/jobs/{job_id}/cancel": {"post": _operation("Cancel a job.", {200: ("The job.", job)}, MISSING, [job_id])},
         "/jobs/{job_id}/retry": {
-            "post": _operation("Run or deliver a job again.", {200: ("It.", job)}, MISSING, [job_id])
+            "post": _operation("Run or deliver a job again.", {200: ("The job.", job)}, MISSING, [job_id])
         },
         "/failures": {
             "get": _operation(
-                "Failures and postponed jobs by reason.", {200: ("They.", _ref("Failures"))}, MISSING, [project]
+                "Failures and postponed jobs by reason.", {200: ("The groups.", _ref("Failures"))}, MISSING, [project]
             )
         },
         "/failures/{key}/retry": {
             "post": _operation(
-                "Retry all that failed for one reason.",
-                {200: ("How many.", OBJECT)},
+                "Retry everything that failed for one reason.",
+                {200: ("The number of jobs.", OBJECT)},
                 MISSING,
                 [_in_path("key", TEXT), project],
             )
         },
         "/failures/{key}/cancel": {
             "post": _operation(
-                "Cancel all queued jobs that wait for one thing.",
-                {200: ("How many.", OBJECT)},
+                "Cancel all queued jobs with one reason for waiting.",
+                {200: ("The number of jobs.", OBJECT)},
                 MISSING,
                 [_in_path("key", TEXT), project],
             )
@@ -173,17 +180,23 @@ def _paths() -> Schema:
                 MISSING,
                 [
                     _in_path("project", ID),
-                    _query("format", fmt, "The form of the data set.", required=True),
-                    _query("pictures", flag, "With the frames."),
-                    _query("annotated", flag, "Only tasks that somebody has annotated."),
+                    _query("format", fmt, "Format of the data set.", required=True),
+                    _query("pictures", flag, "Include the frames."),
+                    _query("annotated", flag, "Only annotated tasks."),
                 ],
             )
         },
         "/media/{token}/{name}": {
             "get": _operation(
-                "A key frame, by signed link.",
+                "A shown frame, by signed link.",
                 {200: ("The picture.", "image/jpeg")},
-                MISSING | {410: "The link has expired.", 206: "A part of it.", 304: "Unchanged.", 416: "No such part."},
+                MISSING
+                | {
+                    410: "The link has expired.",
+                    206: "A part of the picture.",
+                    304: "Unchanged.",
+                    416: "No such part.",
+                },
                 [_in_path("token", TEXT), _in_path("name", TEXT)],
             )
         },

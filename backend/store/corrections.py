@@ -22,7 +22,7 @@ from trajseg.tracks.rle import Rle
 VOUCHED = ("edited", "added", "removed")
 """Kinds of correction that a person vouches for; what is unchanged may never have been looked at."""
 EXTENDED = "extended"
-"""Kind of correction by which a person says that the object is there, and not where: a longer range on the timeline."""
+"""Kind of correction that only states that the object is in the frame: a range on the timeline was made longer."""
 LONGEST_LINEAGE = 100
 """Longest chain of annotations derived from one another that is followed."""
 
@@ -47,7 +47,7 @@ class Change:
 
     @property
     def is_carried(self) -> bool:
-        """Whether it changes other frames than those that it is about, or asks for a mask."""
+        """Whether it affects other frames, or requests a mask."""
         return self.vouched or self.kind == EXTENDED
 
 
@@ -69,15 +69,15 @@ class ReadAnnotation:
 
 @dataclass
 class PaintedTrack:
-    """What persons vouch for in one track, across an annotation and its ancestors.
+    """What people vouch for in one track, across an annotation and its ancestors.
 
     Attributes:
-        label: what the track is known by.
+        label: identifies the track to people.
         job_id, track_uid: of the predicted track; `job_id` is None for one that a person drew.
         masks: by 0-based frame: the mask left there, or None where it was removed.
         boxes: by 0-based frame: x, y, width, height in pixels, where only a box is known (box view).
-        shown: frames in which something of it stands in the newest annotation.
-        extended: frames without mask or box on which it is to be seen, by a range of the timeline.
+        shown: frames on which the newest annotation shows it.
+        extended: frames without mask or box on which it is visible according to a range of the timeline.
     """
 
     label: str
@@ -180,7 +180,7 @@ class Corrections:
         return row if row is not None and row.withdrawn_at is None else None
 
     def seen(self, project_id: int, annotation_id: int, version: str) -> None:
-        """This version of an annotation was written by trajseg, so it says nothing about what a person did."""
+        """Records that this version of an annotation was written by trajseg and contains no correction."""
         known = (Annotation.project_id == project_id) & (Annotation.annotation_id == annotation_id)
         with self.database.write() as session:
             session.execute(update(Annotation).where(known).values(version=version[:64]))
@@ -220,7 +220,7 @@ class Corrections:
             return _annotation_behind(session, job_id)
 
     def painted(self, project_id: int, annotation_id: int) -> list[PaintedTrack]:
-        """What persons vouch for in each track of an annotation, by label.
+        """What people vouch for in each track of an annotation, by label.
 
         An annotation made from a refined prediction inherits the corrections of the refined annotation, except on
         frames that were changed again.
@@ -250,7 +250,7 @@ class Corrections:
         for row in rows:
             versions.setdefault(row.label, row.model_version)
             if row.kind == EXTENDED:
-                # It says nothing of a mask or a box.
+                # It has neither mask nor box.
                 continue
             known = newest.get((row.label, row.frame_index))
             if known is None or row.kind in VOUCHED or known.kind not in VOUCHED:
@@ -258,7 +258,7 @@ class Corrections:
         return ComparedFrames(tuple(newest.values()), versions)
 
     def captions(self, project_id: int, annotation_id: int) -> dict[str, str]:
-        """Captions that persons wrote, by label, in an annotation and its ancestors; an empty one was removed."""
+        """Captions that people wrote, by label, in an annotation and its ancestors; an empty one was removed."""
         with self.database.read() as session:
             rows = [_find(session, project_id, one) for one in _lineage(session, project_id, annotation_id)]
         return {label: text for row in rows if row is not None for label, text in row.captions.items()}

@@ -131,13 +131,13 @@ def _reachable(database: Database) -> Iterator[None]:
     try:
         yield
     except (DataError, OverflowError) as error:
-        # Not quoted: it may be anything.
+        # The value is not quoted: it may be anything.
         raise InputError(
             "The request has a value that the database cannot hold, such as a NUL character or a number too large.",
             "Remove it from the request.",
         ) from error
     except (IntegrityError, ProgrammingError):
-        # Our own mistakes; what is left is the database's state: away, read-only after a failover, a damaged file.
+        # Bugs of ours are raised as they are; the rest is the database's state: down, read-only, a damaged file.
         raise
     except (DatabaseError, InterfaceError) as error:
         raise StoreError(
@@ -166,7 +166,7 @@ def _postgres_engine(url: URL) -> Engine:
 
 
 def _has_news(file: int) -> bool:
-    """Whether a socket has something to read: on an idle connection that is the server's farewell, or its end."""
+    """Whether a socket is readable: on an idle connection that means the server's last message, or the end."""
     poll = select.poll()
     poll.register(file, select.POLLIN)
     return bool(poll.poll(0))

@@ -32,7 +32,7 @@ JOB_STATES = ("queued", "running", "done", "failed", "rejected", "cancelled")
 Rejection = Literal["task", "instruction"]
 """Why a job is rejected: its task lacks something, or the engine does not understand its instruction."""
 CORRECTION_KINDS = ("unchanged", "edited", "added", "removed", "extended")
-"""What a person did with a track in one frame, against the prediction that the annotation came from."""
+"""What a person did to a track on one frame, relative to the prediction that the annotation came from."""
 
 
 def now() -> datetime:
@@ -138,7 +138,7 @@ class Job(Base):
     heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     waiting_for: Mapped[str] = mapped_column(Text, default="", server_default="")
-    """What a queued job is waiting for beyond its turn, such as Label Studio's answer; empty: nothing else."""
+    """What a queued job waits for besides a worker, such as Label Studio's answer; empty: nothing."""
     waiting_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """A queued job is not started before this time."""
@@ -357,8 +357,8 @@ class Correction(Base):
     `annotation_id` and `task_id` are Label Studio's ids, `project_id` is the store's own. `job_id` and
     `model_version` name what predicted the track (none for a track that a person drew). `rle` is the mask that
     the person left there (COCO), `box` the box (x, y, width, height in pixels); both are none where it was
-    removed, or where a longer range on the timeline says no more than that it is there ("extended"). A row is
-    withdrawn when the annotation is deleted, or changed once more.
+    removed, or where an extended range on the timeline only states that it is there ("extended"). A row is
+    withdrawn when the annotation is deleted, or changed again.
     """
 
     __tablename__ = "corrections"

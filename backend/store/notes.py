@@ -1,4 +1,4 @@
-"""Job notes: what a done job says besides its tracks: doubt, frames to review, refinement, warnings."""
+"""Job notes: a done job's output besides its tracks: doubt, frames to review, refinement, warnings."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class TrackRefinement(Note):
     Attributes:
         track: the track's uid.
         chosen: the propagator whose masks were taken.
-        left_out: by propagator and painted frame: J of what it draws there when that frame is withheld.
-        painted, hinted: 0-based frames that a person painted, or marked.
+        left_out: by propagator and painted frame: J of its mask there if that frame is withheld.
+        painted, hinted: 0-based frames that a person painted or marked.
         carried: frames that the chosen propagator drew.
-        extended: 0-based frames that got a mask because a person made the track's range on the timeline longer.
+        extended: 0-based frames that got a mask because a person extended the track's range on the timeline.
         missing: frames of that range on which the object was not found.
     """
 
@@ -64,7 +64,7 @@ class TrackWarning(Note):
 
 
 class JobNotes(Note):
-    """What a done job's result says besides its tracks.
+    """A done job's output besides its tracks.
 
     Attributes:
         doubt: 0 to 1, the mean doubt over the frames of the least certain track; None if it was not measured.
@@ -105,11 +105,11 @@ class JobNotes(Note):
         """The warnings for people, each beginning with the label of the track that it is about.
 
         Args:
-            number_of: gives the number by which the page knows a 0-based frame; by default they count from 1.
+            number_of: converts a 0-based frame to the page's number; by default frames count from 1.
         """
         labels = {track.uid: track.label for track in result.tracks}
-        told = [f"{labels[one.track]}: {one.text}" if one.track in labels else one.text for one in self.warnings]
-        return told + [
+        warnings = [f"{labels[one.track]}: {one.text}" if one.track in labels else one.text for one in self.warnings]
+        return warnings + [
             f"{one.label}: the range was made longer, but the object was not found on "
             f"{frames_in_words(one.missing, number_of)}. Draw a box on one of them."
             for one in self.refinement
@@ -117,7 +117,7 @@ class JobNotes(Note):
         ]
 
     def filled_in(self, number_of: Callable[[int], int] | None = None) -> list[str]:
-        """What became of ranges that a person made longer, a sentence a track."""
+        """One sentence per track whose extended range was filled in."""
         return [
             f"{one.label}: the longer range was filled in on {frames_in_words(one.extended, number_of)}."
             for one in self.refinement
@@ -126,7 +126,7 @@ class JobNotes(Note):
 
 
 def frames_in_words(indices: Sequence[int], number_of: Callable[[int], int] | None = None) -> str:
-    """ "frame 3", or "frames 3 to 7, 9": 0-based frames by the numbers that a person knows them by."""
+    """ "frame 3", or "frames 3 to 7, 9": 0-based frames by the numbers that people see."""
     number_of = number_of or (lambda index: index + 1)
     stretches: list[list[int]] = []
     for number in sorted({number_of(index) for index in indices}):

@@ -1,4 +1,4 @@
-"""Job params: what a job of each kind takes besides its video and instruction."""
+"""Job params: the input of each kind of job besides its video and instruction."""
 
 from __future__ import annotations
 

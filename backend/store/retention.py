@@ -112,7 +112,7 @@ def _is_referred_to() -> ColumnElement[bool]:
 
 
 def _named_by_others(session: Session, jobs: Sequence[Job]) -> set[str]:
-    """Those of these jobs that other jobs of their tasks build on."""
+    """Those of these jobs that other jobs of their tasks start from."""
     tasks = {job.task_id for job in jobs if job.task_id is not None}
     params: Any = select(Job.params).where(Job.task_id.in_(tasks), Job.kind != "prelabel")
     return {str(value) for held in session.scalars(params) for key, value in held.items() if key.endswith("job_id")}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LONGEST_ANSWER = timedelta(seconds=100)
 """Label Studio no longer waits for the answer after this time."""
 LOCKED_SECONDS = 1.0
-"""Whoever waits longer than this for the database assumes that others had to wait, too."""
+"""A caller that waits longer than this for the database assumes that others had to wait too."""
 
 
 class RunStore:

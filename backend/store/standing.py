@@ -275,7 +275,7 @@ class Standing:
     def _began_with(
         self, base: Result | None, base_job: Job | None, painted: Sequence[PaintedTrack], jobs: Mapping[str, Job]
     ) -> dict[str, MaskTrack]:
-        """The tracks that the person started from, by the label that they had."""
+        """The tracks that the person started from, by their labels then."""
         labels = {(held.job_id, held.track_uid): held.label for held in painted}
         found: dict[str, MaskTrack] = {}
         for track in base.tracks if base else []:

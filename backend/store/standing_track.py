@@ -22,7 +22,7 @@ class StandingTrack:
     """The current state of one track of a task.
 
     Args:
-        track: its uid is unique in the task; persons know it by its label.
+        track: its uid is unique in the task; people see its label.
         trust: one per frame.
         rejected: a person removed everything shown of it.
         caption_trust: painted if a person wrote the caption, accepted if someone submitted it unchanged.
@@ -38,7 +38,7 @@ class StandingTrack:
 
     @property
     def verdict(self) -> str:
-        """What persons made of it: rejected, drawn, corrected, accepted, or predicted if nobody has seen it."""
+        """A person's verdict: rejected, drawn, corrected, accepted, or predicted if nobody has seen it."""
         if self.rejected:
             return "rejected"
         if any(trust >= Trust.PROPAGATED for trust in self.trust):
