@@ -26,6 +26,7 @@ from trajseg.errors import CancelledError
 from trajseg.tracks import rle
 from trajseg.video import Clip
 from worker import run as worker
+from worker.state import WorkerState
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -81,7 +82,7 @@ class Site:
 
     def work(self, job: Job, engine: Any = None) -> Job:
         """Runs a job like a worker."""
-        worker.keep(worker.WorkerState(self.server.settings, self.store, engine or self.engine))
+        worker.keep(WorkerState(self.server.settings, self.store, engine or self.engine))
         worker.run(job.id)
         worker.keep(None)
         done = self.store.jobs.get(job.id)
