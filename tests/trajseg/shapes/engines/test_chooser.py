@@ -12,7 +12,8 @@ import torch
 
 from trajseg.engines.grounded.grammar import caption_grammar, phrases_grammar, read_verdicts, verdict_grammar
 from trajseg.shapes.engines import vlm
-from trajseg.shapes.engines.chooser import Desk, Teacher, nameless, portraits_of, single_portraits, without
+from trajseg.shapes.engines.chooser import Teacher, single_portraits, without
+from trajseg.shapes.engines.desk import Desk, nameless, portraits_of
 from trajseg.shapes.engines.lessons import (
     CHAFF,
     SIDES,
