@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 TOLERANCE = 0.5
 """Largest error between key frames: how far an interpolated box may be off, in percent of the picture's side."""
 
+FARTHEST = 10_000.0
+"""Largest value of a box in an annotation, in percent of the picture's side."""
+
 Box = tuple[float, float, float, float]
 """x, y, width, height."""
 
@@ -46,8 +49,9 @@ def to_sequence(
 def from_sequence(sequence: Sequence[Mapping[str, Any]], last_frame: int) -> dict[int, Box]:
     """The box that Label Studio draws on each editor frame (1-based) from 1 to `last_frame`."""
     keys = sorted(sequence, key=lambda key: int(key["frame"]))
-    if not np.isfinite([_values(key) for key in keys]).all():
-        raise ValueError("a box is not a number")
+    # Also false for what is not a number.
+    if not (np.abs([_values(key) for key in keys]) <= FARTHEST).all():
+        raise ValueError("a box is far outside the picture")
     boxes: dict[int, Box] = {}
     for key, following in zip(keys, [*keys[1:], None], strict=True):
         start, here = int(key["frame"]), _values(key)

@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 from backend.engines import ChosenEngine
-from backend.label_studio.incoming.payloads import Context, Task
+from backend.label_studio.incoming.comparison import is_about
+from backend.label_studio.incoming.payloads import MAX_ADDRESS_LENGTH, Context, Task
 from backend.label_studio.outgoing import views, words
 from backend.service import marks
 from backend.service.jobs import JobControl
@@ -124,13 +125,15 @@ class InteractiveLabelling:
             return {"result": []}
         base_id = marks.base_job(task, engine.model_version)
         base, result = self._known(base_id)
+        if base is not None and not is_about(base, config, project.id, task.id, task.data):
+            base, result = None, None
         labelled = marks.with_labels(found, result, config, task)
         if not labelled:
             return {"result": []}
         own = task.data.get(INSTRUCTION_KEY)
         instruction = base.instruction if base else str(own or "")
         params = {"marks": labelled, "base_job_id": base.id if base else None, **engine.params}
-        video = str(base.video if base else config.video_of(task.data) or "")
+        video = str(base.video if base else config.video_of(task.data) or "")[:MAX_ADDRESS_LENGTH]
         if not video:
             raise TaskError(
                 f"Task {task.id} has no video: its data lacks {lacking(config, task)}.",

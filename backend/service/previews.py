@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backend.label_studio.incoming.payloads import MAX_ADDRESS_LENGTH
 from backend.service.service import Service
 from backend.store import Job, JobRequest, Project
 from backend.store.params import PreviewParams
@@ -26,6 +27,8 @@ def request_preview(
     video, instruction = video.strip(), check_instruction(instruction)
     if not video:
         raise InputError("There is no video to preview.", "Give its address, as in a task.")
+    if len(video) > MAX_ADDRESS_LENGTH:
+        raise InputError(f"The video's address has {len(video)} characters.", f"{MAX_ADDRESS_LENGTH} are allowed.")
     chosen = service.engines.chosen(service.store, project, engine)
     params = PreviewParams.read({"videos": videos, **chosen.params})
     request = JobRequest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from backend.engines import ChosenEngine
-from backend.label_studio.incoming.payloads import Task, storable
+from backend.label_studio.incoming.payloads import MAX_ADDRESS_LENGTH, Task, storable
 from backend.store import JobRequest, Project
 from backend.store.models import Rejection
 from label_config import LabelConfig
@@ -42,6 +42,12 @@ def prelabel_request(
             f"{name} has no video: its data lacks {lacking(config, task)}.",
             f"Import tasks such as {{'{config.video_key}': 'https://.../clip.mp4', "
             f"'{INSTRUCTION_KEY}': 'the red car'}}.",
+        )
+    if len(video) > MAX_ADDRESS_LENGTH:
+        raise TaskError(
+            f"{name}: its `{config.video_key}` has {len(video)} characters, {MAX_ADDRESS_LENGTH} are allowed: "
+            f"{video[:60]!r}...",
+            "Set it to the video's address; a video inside the task's data cannot be read.",
         )
     params = dict(params or {})
     if config.instructions and (instruction is None or not str(instruction).strip()):
@@ -90,7 +96,7 @@ def rejected_request(
         "prelabel",
         project.id,
         task.id,
-        storable(video) if isinstance(video, str) else "",
+        storable(video)[:MAX_ADDRESS_LENGTH] if isinstance(video, str) else "",
         storable(instruction)[: MAX_INSTRUCTION_LENGTH + 1] if isinstance(instruction, str) else "",
         "prelabel",
         {"typed": typed is not None},

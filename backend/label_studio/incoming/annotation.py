@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from backend.label_studio import boxes as box_keys
 from backend.label_studio import png
+from backend.label_studio.incoming.payloads import MAX_ID
 from label_config import LabelConfig
 from trajseg.errors import TaskError
 from trajseg.video import FrameMap
@@ -19,6 +20,8 @@ from trajseg.video.decoding import frame_pixel_limit
 MOST_MASKS = 100
 """Most masks of the largest size in one annotation; of smaller masks there may be more."""
 
+LONGEST_LABEL = 400
+"""Characters; what a column for labels holds."""
 WARNING = "Warning: "
 """Prefix of a line in the captions area that is not a caption."""
 
@@ -77,21 +80,55 @@ def from_annotation(
     if frame_map is not None and frame_rate is not None:
         frame_map = frame_map.at_rate(frame_rate)
     for item in results:
-        name = item.get("from_name")
-        value = item.get("value") or {}
-        if name == config.control and config.view == "mask":
-            _read_mask(item, value, config, frame_index, content)
-        elif name == config.control:
-            _read_boxes(item, value, frame_map, content)
-        elif item.get("type") == "brushlabels" and config.view == "mask" and item.get("to_name") == config.object_name:
-            _read_mask(item, value, config, frame_index, content)
-        elif config.timeline is not None and name == config.timeline and config.view == "box":
-            _read_events(value, frame_map, content)
-        elif config.instruction and name == config.instruction.name:
-            content.instruction = _lines(value)[-1] if _lines(value) else content.instruction
-        elif config.caption and name == config.caption.name:
-            content.captions |= _captions(_lines(value), config.labels)
+        try:
+            _read_region(item, config, frame_index, frame_map, content)
+        except (AttributeError, TypeError, ValueError, LookupError, OverflowError) as error:
+            # Label Studio stores what its API is given, unchecked.
+            raise TaskError(
+                f"A region of the annotation cannot be read ({type(error).__name__}: {str(error)[:200]}).",
+                "Delete that region, or draw it again.",
+            ) from error
     return content
+
+
+def shown_frames(data: Mapping[str, Any]) -> list[int]:
+    """The task's `frame_index`: the 0-based frame of each picture; empty if it has none.
+
+    Raises TaskError if they are no frames.
+    """
+    held = data.get("frame_index")
+    if not isinstance(held, list):
+        return []
+    for index in held:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_ID:
+            raise TaskError(
+                f"The task's `frame_index` holds {str(index)[:40]!r}, which is no frame.",
+                "Do not change `frames` or `frame_index`; request a new prediction to have them written again.",
+            )
+    return held
+
+
+def _read_region(
+    item: Mapping[str, Any],
+    config: LabelConfig,
+    frame_index: Sequence[int],
+    frame_map: FrameMap | None,
+    content: AnnotationContent,
+) -> None:
+    name = item.get("from_name")
+    value = item.get("value") or {}
+    if name == config.control and config.view == "mask":
+        _read_mask(item, value, config, frame_index, content)
+    elif name == config.control:
+        _read_boxes(item, value, frame_map, content)
+    elif item.get("type") == "brushlabels" and config.view == "mask" and item.get("to_name") == config.object_name:
+        _read_mask(item, value, config, frame_index, content)
+    elif config.timeline is not None and name == config.timeline and config.view == "box":
+        _read_events(value, frame_map, content)
+    elif config.instruction and name == config.instruction.name:
+        content.instruction = _lines(value)[-1] if _lines(value) else content.instruction
+    elif config.caption and name == config.caption.name:
+        content.captions |= _captions(_lines(value), config.labels)
 
 
 def _result_list(
@@ -120,7 +157,7 @@ def _read_mask(
             "Do not change `frames` or `frame_index` of a task that has annotations.",
         )
     mask = _brush_mask(item, value) if value.get("rle") else png.from_url(str(value.get("imageDataURL") or ""))
-    labels = value.get(config.result_type) or value.get("brushlabels") or []
+    labels = _labels(value.get(config.result_type) or value.get("brushlabels"))
     content.pixels += mask.size
     if content.pixels > MOST_MASKS * frame_pixel_limit():
         raise TaskError(
@@ -128,7 +165,7 @@ def _read_mask(
             "Submit fewer pictures at a time.",
         )
     for label in labels:
-        place = (str(label), int(frame_index[position]))
+        place = (label, int(frame_index[position]))
         held = content.masks.get(place)
         if held is not None and held.shape != mask.shape:
             raise TaskError(f"Two masks of {label!r} on frame {place[1] + 1} differ in size.", "Paint them again.")
@@ -170,7 +207,7 @@ def _read_boxes(
     numbers: dict[int, list[int]] = {}
     for number in range(1, frame_map.editor_frames + 1):
         numbers.setdefault(frame_map.index_of_editor_frame(number), []).append(number)
-    for label in value.get("labels") or []:
+    for label in _labels(value.get("labels")):
         for index in range(len(frame_map)):
             shown_at = numbers.get(index, [])
             # If the editor counts faster than the clip, one frame has several numbers: a key frame was drawn on it.
@@ -179,12 +216,12 @@ def _read_boxes(
             box = drawn.get(number) if shown_at else _between(drawn, frame_map, index)
             if box is None:
                 continue
-            content.boxes[str(label), index] = box
+            content.boxes[label, index] = box
             if keyed:
-                content.keyed.add((str(label), index))
+                content.keyed.add((label, index))
             # Label Studio keeps "prediction" on boxes that were dragged, so the origin alone proves nothing.
             if item.get("origin") != "prediction":
-                content.edited.add((str(label), index))
+                content.edited.add((label, index))
 
 
 def _read_events(value: Mapping[str, Any], frame_map: FrameMap | None, content: AnnotationContent) -> None:
@@ -195,8 +232,8 @@ def _read_events(value: Mapping[str, Any], frame_map: FrameMap | None, content: 
         ranges = [(int(one["start"]), int(one["end"])) for one in value.get("ranges") or []]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise TaskError(f"A range on the timeline cannot be read: {error!r}.", "Draw that range again.") from error
-    for label in value.get("timelinelabels") or []:
-        inside = content.events.setdefault(str(label), set())
+    for label in _labels(value.get("timelinelabels")):
+        inside = content.events.setdefault(label, set())
         for start, end in ranges:
             start, end = max(start, 1), min(end, frame_map.editor_frames)
             if start <= end:
@@ -215,6 +252,19 @@ def _between(drawn: Mapping[int, box_keys.Box], frame_map: FrameMap, index: int)
     share = (frame_map.times[index] - start) / (end - start)
     x, y, width, height = (a * (1 - share) + b * share for a, b in zip(here, there, strict=True))
     return x, y, width, height
+
+
+def _labels(labels: object) -> list[str]:
+    """The labels of a region. Raises TaskError if they are no labels."""
+    if not isinstance(labels, list | None) or not all(isinstance(label, str) for label in labels or []):
+        raise TaskError(f"The labels of a region are {str(labels)[:80]!r}.", "Give that region a label again.")
+    for label in labels or []:
+        if len(label) > LONGEST_LABEL:
+            raise TaskError(
+                f"The label {label[:40]!r}... has {len(label)} characters; {LONGEST_LABEL} are allowed.",
+                "Shorten it in the labelling configuration and in the annotation.",
+            )
+    return labels or []
 
 
 def _lines(value: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.incoming import corrections
-from backend.label_studio.incoming.annotation import from_annotation
+from backend.label_studio.incoming.annotation import from_annotation, shown_frames
 from backend.label_studio.incoming.corrections import Predicted, Source
 from backend.label_studio.outgoing.superseding import current_version, meta_of
 from backend.store import (
@@ -21,7 +21,7 @@ from backend.store.corrections import EXTENDED, VOUCHED
 from backend.store.models import Adoption
 from label_config import LabelConfig
 from trajseg.errors import TaskError
-from trajseg.tracks import Result
+from trajseg.tracks import MaskTrack, Result
 from trajseg.video import FrameMap
 
 
@@ -31,15 +31,26 @@ class AnnotationComparison:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def base_job(self, parent: Prediction | None, annotation: Mapping[str, Any], config: LabelConfig) -> Job | None:
-        """The job whose prediction an annotation came from; if that is deleted, its own regions name it."""
+    def base_job(
+        self,
+        config: LabelConfig,
+        project_id: int,
+        task: Task,
+        parent: Prediction | None,
+        annotation: Mapping[str, Any],
+    ) -> Job | None:
+        """The job whose prediction an annotation came from; if that is deleted, its own regions name it.
+
+        Regions that were copied from a task with another video name a job whose tracks do not belong here.
+        """
         for results in (parent.result if parent else [], annotation.get("result") or []):
             for source in corrections.sources(results, config.control).values():
-                if job := self.job(source.job_id):
+                if (job := self.job(source.job_id)) and is_about(job, config, project_id, task.id, task.data):
                     return job
         # A prediction that found nothing has only text regions.
         for item in parent.result if parent else []:
-            if (job_id := meta_of(item).get("job_id")) and (job := self.job(str(job_id))):
+            job = self.job(str(meta_of(item).get("job_id") or ""))
+            if job is not None and is_about(job, config, project_id, task.id, task.data):
                 return job
         return None
 
@@ -53,6 +64,7 @@ class AnnotationComparison:
     def changes(
         self,
         config: LabelConfig,
+        project_id: int,
         task: Task,
         parent: Prediction | None,
         base: Job | None,
@@ -63,8 +75,7 @@ class AnnotationComparison:
 
         Raises TaskError if the annotation does not fit the task.
         """
-        indices = task.data.get("frame_index")
-        indices = indices if isinstance(indices, list) else []
+        indices = shown_frames(task.data)
         shown = self._tracks(base)
         frame_map = FrameMap(tuple(frame.time for frame in shown.tracks[0].frames), shown.fps) if shown else None
         if config.view == "box" and frame_map is None:
@@ -82,7 +93,8 @@ class AnnotationComparison:
             before.content.captions = self._delivered_captions(base)
         # An adoption writes no captions, so they are always compared with those of the prediction.
         captions = corrections.caption_changes(left, before)
-        self._add_suggestions(before, annotation, config, indices, {one.job_id for one in adopted})
+        suggested = self._suggested(config, project_id, task, annotation, {one.job_id for one in adopted})
+        _add_suggestions(before, suggested, indices)
         size = (shown.width, shown.height) if shown else None
         standing = adoptions.newest(adopted)
         if standing is None:
@@ -114,32 +126,31 @@ class AnnotationComparison:
         results = [result for job in (base, *described[::-1]) if (result := self._tracks(job))]
         return {track.label: track.caption for result in results for track in result.tracks if track.caption}
 
-    def _add_suggestions(
+    def _suggested(
         self,
-        before: Predicted,
-        annotation: Mapping[str, Any],
         config: LabelConfig,
-        indices: Sequence[int],
+        project_id: int,
+        task: Task,
+        annotation: Mapping[str, Any],
         adopted: Collection[str],
-    ) -> None:
-        """Adds suggestions accepted on the page: they come from a job, but from no stored prediction.
+    ) -> dict[str, tuple[Job, MaskTrack]]:
+        """By label, suggestions accepted on the page: they come from a job, but from no stored prediction.
 
         Args:
             adopted: jobs whose tracks trajseg itself wrote into the annotation.
         """
+        found: dict[str, tuple[Job, MaskTrack]] = {}
         if config.view == "box":
-            return
-        shown = {label for label, _ in before.content.masks}
+            return found
         for label, source in corrections.sources(annotation.get("result") or [], config.control).items():
             job = self.job(source.job_id)
+            if job is None or job.id in adopted or not is_about(job, config, project_id, task.id, task.data):
+                continue
             result = self._tracks(job)
             track = next((one for one in result.tracks if one.uid == source.track_uid), None) if result else None
-            if label in shown or job is None or job.id in adopted or track is None:
-                continue
-            before.sources[label] = Source(job.id, track.uid, job.model_version)
-            for index in indices:
-                if index < len(track) and track.frames[index].rle is not None:
-                    before.content.masks[label, index] = track.mask(index)
+            if track is not None:
+                found[label] = job, track
+        return found
 
     def _tracks(self, job: Job | None) -> Result | None:
         """A job's result if it has tracks to compare with."""
@@ -147,3 +158,23 @@ class AnnotationComparison:
             return None
         result = self.store.jobs.result(job.id)
         return result if result.tracks else None
+
+
+def is_about(job: Job, config: LabelConfig, project_id: int, task_id: int | None, data: Mapping[str, Any]) -> bool:
+    """Whether a job belongs to a task, or at least to its video: projects are copied, with all annotations.
+
+    An annotation may name any job: copied from another task, it would bring along the tracks of another video.
+    """
+    video = config.video_of(data)
+    return (job.project_id, job.task_id) == (project_id, task_id) or job.video == str(video or "").strip()
+
+
+def _add_suggestions(before: Predicted, suggested: Mapping[str, tuple[Job, MaskTrack]], indices: Sequence[int]) -> None:
+    shown = {label for label, _ in before.content.masks}
+    for label, (job, track) in suggested.items():
+        if label in shown:
+            continue
+        before.sources[label] = Source(job.id, track.uid, job.model_version)
+        for index in indices:
+            if index < len(track) and track.frames[index].rle is not None:
+                before.content.masks[label, index] = track.mask(index)

@@ -51,13 +51,17 @@ def sources(results: Sequence[Mapping[str, Any]], control: str, model_version: s
     """By label, the job of ours that the regions of a prediction (or annotation) name as their origin."""
     found: dict[str, Source] = {}
     for item in results:
+        if not isinstance(item, Mapping):
+            continue
         meta, value = item.get("meta"), item.get("value")
         if item.get("from_name") != control or not isinstance(meta, Mapping) or not isinstance(value, Mapping):
             continue
         job_id, uid = meta.get("job_id"), meta.get("track_uid")
-        if not job_id or not uid:
+        # Anyone may write meta through Label Studio's API.
+        if not job_id or not uid or len(str(job_id)) > 36 or len(str(uid)) > 100:
             continue
-        for label in (*(value.get("bitmasklabels") or ()), *(value.get("labels") or ())):
+        named = (value.get("bitmasklabels"), value.get("labels"))
+        for label in (label for labels in named if isinstance(labels, list) for label in labels):
             found.setdefault(str(label), Source(str(job_id), str(uid), model_version))
     return found
 

@@ -16,6 +16,8 @@ MAX_TASKS = 20_000
 """Most tasks in one request; Label Studio sends all selected tasks."""
 
 
+MAX_ADDRESS_LENGTH = 8192
+"""Characters of a video's address; pages show it. Signed links have up to about 2000."""
 MAX_ID = 2**31 - 1
 """Label Studio's ids are 32-bit integers, and so are the store's columns."""
 Id = Annotated[int, Field(ge=0, le=MAX_ID)]

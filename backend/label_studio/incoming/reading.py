@@ -19,6 +19,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.incoming import corrections
 from backend.label_studio.incoming.comparison import AnnotationComparison
+from backend.label_studio.incoming.payloads import MAX_ADDRESS_LENGTH, storable
 from backend.label_studio.outgoing.delivery import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, connected
 from backend.label_studio.outgoing.superseding import withdraw
 from backend.label_studio.refusals import MissingError, OtherProjectError
@@ -35,6 +36,7 @@ from backend.store import (
 )
 from backend.store.models import now
 from label_config import LabelConfig, parse
+from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
 from trajseg.errors import InputError, LabelConfigError, LabelStudioError, TrajSegError
 
 log = logging.getLogger("trajseg.annotations")
@@ -178,7 +180,7 @@ class AnnotationReader:
             self._withdraw_all_but(project, task_id, ())
             return []
         # A skipped annotation says nothing about the tracks.
-        annotations = [one for one in task.annotations if not one.get("was_cancelled")]
+        annotations = storable([one for one in task.annotations if not one.get("was_cancelled")])
         withdrawn = self._withdraw_all_but(project, task_id, [int(one["id"]) for one in annotations])
         if withdrawn:
             withdraw(self.store, client, self.settings, project, task, withdrawn)
@@ -226,8 +228,8 @@ class AnnotationReader:
         captions: dict[str, str] = {}
         adopted = self.store.adoptions.of_annotation(project.id, int(annotation["id"]))
         try:
-            base = self.comparison.base_job(parent, annotation, config)
-            made, captions = self.comparison.changes(config, task, parent, base, annotation, adopted)
+            base = self.comparison.base_job(config, project.id, task, parent, annotation)
+            made, captions = self.comparison.changes(config, project.id, task, parent, base, annotation, adopted)
         except InputError as wrong:
             error = str(wrong)
             log.warning("annotation %s cannot be read: %s", annotation["id"], wrong)
@@ -255,15 +257,15 @@ class AnnotationReader:
         """The job that propagates the changes to the other frames; None if nothing changed."""
         if not any(change.is_carried for change in made):
             return None
-        video = config.video_of(task.data)
-        instruction = base.instruction if base else task.data.get(INSTRUCTION_KEY)
+        video = storable(config.video_of(task.data) or "")
+        instruction = base.instruction if base else storable(task.data.get(INSTRUCTION_KEY))
         engine = self.engines.chosen(self.store, self.store.projects.get(read.project_id))
         return JobRequest(
             "refine",
             read.project_id,
             task.id,
-            base.video if base else str(video or ""),
-            str(instruction or ""),
+            base.video if base else str(video)[:MAX_ADDRESS_LENGTH],
+            str(instruction or "")[:MAX_INSTRUCTION_LENGTH],
             # A person is waiting for it, and it is short; behind a thousand prelabel jobs it would come too late.
             "interactive",
             {"annotation_id": read.annotation_id, "base_job_id": base.id if base else None, **engine.params},
@@ -294,4 +296,4 @@ def _who(annotation: Mapping[str, Any]) -> str:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e9 else None

@@ -27,6 +27,7 @@ GOOD = {"video": "/data/upload/7/clip.mp4", "instruction": "the red square"}
         ({"id": 9, "data": GOOD | {"video": HALF}}, "`video` contains a lone surrogate"),
         ({"id": 9, "data": GOOD | {"video": "a\0.mp4"}}, "NUL"),
         ({"id": 9, "data": GOOD | {"video": ["a.mp4"]}}, "`video` is a list"),
+        ({"id": 9, "data": GOOD | {"video": "a" * 10_000}}, "`video` has 10000 characters, 8192 are allowed"),
         ({"id": 9, "data": GOOD | {"video": 7}}, "`video` is a number"),
         ({"id": 9, "data": GOOD | {"video": {"url": "a"}}}, "`video` is an object"),
         ({"id": 9, "data": GOOD | {"instruction": ["x"]}}, "`instruction` is a list"),

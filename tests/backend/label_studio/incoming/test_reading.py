@@ -420,3 +420,95 @@ def test_no_object_submitted_unchanged_is_an_answer(
     assert standing
     assert standing.annotation_id is not None
     assert [(said.uids, said.trust) for said in standing.expressions] == [((), Trust.ACCEPTED)]
+
+
+MASK = png.to_url(np.ones((24, 32), bool))
+
+
+def region(**changed: Any) -> dict[str, Any]:
+    value = {"imageDataURL": MASK, "bitmasklabels": ["track-1"], **changed.pop("value", {})}
+    return {
+        "id": "r",
+        "from_name": "mask",
+        "to_name": "image",
+        "type": "bitmasklabels",
+        "item_index": 0,
+        "value": value,
+        **changed,
+    }
+
+
+ODD: dict[str, Any] = {
+    "not an object": "region",
+    "picture that is none": region(item_index="last"),
+    "picture beyond all": region(item_index=10**30),
+    "picture before the first": region(item_index=-1),
+    "list for a value": region() | {"value": [1]},
+    "text for labels": region(value={"bitmasklabels": "track-1"}),
+    "objects for labels": region(value={"bitmasklabels": [{"a": 1}]}),
+    "endless label": region(value={"bitmasklabels": ["x" * 500]}),
+    "list for a picture": region(value={"imageDataURL": [MASK]}),
+    "brush code of text": region(value={"rle": "gigabytes"}) | {"original_width": 32, "original_height": 24},
+    "negative brush code": region(value={"rle": [-1, 300]}) | {"original_width": 32, "original_height": 24},
+    "numbers for a caption": {"from_name": "caption", "type": "textarea", "value": {"text": [1, None]}},
+}
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_an_annotation_that_cannot_be_read_says_why_and_blocks_no_other_of_its_task(
+    bench: Bench, name: str, project: int, predicted: Job, read: AnnotationReader
+) -> None:
+    broken = bench.studio.annotate(bench.task, [ODD[name]])
+    other = bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
+    assert [job.asked.annotation_id for job in read()] == [other]
+    rows = {row.annotation_id: row.error for row in bench.store.corrections.annotations(project, bench.task)}
+    assert rows[other] == ""
+    assert rows[broken], name
+    assert bench.store.unread.due() == []
+
+
+@pytest.mark.parametrize("indices", [[-5, 0, 1, 2], [10**30, 0, 1, 2], ["0", 1, 2, 3], [True, 1, 2, 3], [None]])
+def test_pictures_of_no_frame_make_no_corrections(
+    bench: Bench, indices: list[Any], project: int, predicted: Job, read: AnnotationReader
+) -> None:
+    results = painted(bench)
+    bench.studio.tasks[bench.task]["data"]["frame_index"] = indices
+    annotation = bench.studio.annotate(bench.task, results, prediction(bench)["id"])
+    assert read() == []
+    (row,) = bench.store.corrections.annotations(project, bench.task)
+    assert row.annotation_id == annotation
+    assert "frame_index" in row.error
+
+
+def test_half_an_emoji_a_nul_and_a_forged_origin_in_an_annotation_are_stored(
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
+) -> None:
+    forged = {"job_id": "j" * 90, "track_uid": "u" * 900}
+    odd = region(value={"bitmasklabels": ["track-9 \ud83d\0"]}) | {"meta": forged}
+    annotation = bench.studio.annotate(bench.task, [odd], lead_time=1e308)
+    (job,) = read()
+    (row,) = bench.store.corrections.of_annotation(project, annotation)
+    assert (row.kind, row.job_id, job.kind) == ("added", None, "refine")
+    assert row.label.startswith("track-9 ")
+
+
+def test_an_annotation_copied_to_a_task_with_another_video_brings_no_tracks_of_the_first_along(
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
+) -> None:
+    data = bench.studio.tasks[bench.task]["data"]
+    other = bench.studio.add_task(bench.studio.tasks[bench.task]["project"], **data | {"video": "/data/upload/1/b.mp4"})
+    annotation = bench.studio.annotate(other, painted(bench))
+    (job,) = read()
+    assert (job.task_id, job.video, job.asked.earlier_job_id) == (other, "/data/upload/1/b.mp4", None)
+    assert set(told(bench.store, project, annotation).values()) == {"added"}
+
+
+def test_an_annotation_in_a_copy_of_its_project_is_compared_with_the_tracks_it_came_from(
+    bench: Bench, project: int, predicted: Job, read: AnnotationReader
+) -> None:
+    data = bench.studio.tasks[bench.task]["data"] | {"video": predicted.video}
+    copied = bench.studio.add_task(bench.studio.tasks[bench.task]["project"], **data)
+    annotation = bench.studio.annotate(copied, painted(bench))
+    (job,) = read()
+    assert (job.task_id, job.asked.earlier_job_id) == (copied, predicted.id)
+    assert told(bench.store, project, annotation) == {0: "unchanged", 1: "edited", 2: "unchanged"}
