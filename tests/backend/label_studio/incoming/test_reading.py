@@ -460,7 +460,7 @@ def test_an_annotation_that_cannot_be_read_says_why_and_blocks_no_other_of_its_t
 ) -> None:
     broken = bench.studio.annotate(bench.task, [ODD[name]])
     other = bench.studio.annotate(bench.task, painted(bench), prediction(bench)["id"])
-    assert [job.asked.annotation_id for job in read()] == [other]
+    assert [job.params["annotation_id"] for job in read()] == [other]
     rows = {row.annotation_id: row.error for row in bench.store.corrections.annotations(project, bench.task)}
     assert rows[other] == ""
     assert rows[broken], name
