@@ -34,7 +34,7 @@ def add(store: Store) -> Job:
     return store.jobs.add("prelabel", project.id, 1, "/clip.mp4", "the red square", "prelabel")[0]
 
 
-def test_migrations_make_exactly_the_tables_of_the_models(store: Store) -> None:
+def test_migrations_create_exactly_the_tables_of_the_models(store: Store) -> None:
     with store.database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 

@@ -51,7 +51,7 @@ def guarded(settings: Settings, store: Store, **changes: Any) -> FlaskClient:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_listening_for_everybody_without_a_password_is_refused_with_the_remedy(host: str, settings: Settings) -> None:
+def test_listening_on_other_addresses_without_a_password_is_rejected(host: str, settings: Settings) -> None:
     if host == "::" and not socket.has_dualstack_ipv6():
         pytest.skip("there is no IPv6 here")
     with pytest.raises(InputError, match="without a password") as caught:
@@ -69,9 +69,7 @@ def test_listening_for_everybody_without_a_password_is_refused_with_the_remedy(h
         {"host": "0.0.0.0", "basic_auth_user": "studio", "basic_auth_password": PASSWORD},
     ],
 )
-def test_loopback_needs_no_password_and_other_addresses_go_with_one(
-    changes: dict[str, Any], settings: Settings
-) -> None:
+def test_loopback_needs_no_password_and_other_addresses_need_one(changes: dict[str, Any], settings: Settings) -> None:
     server = BackendServer(variant(settings, port=0, **changes))
     server.start()
     try:
@@ -84,7 +82,7 @@ def test_loopback_needs_no_password_and_other_addresses_go_with_one(
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "10.0.0.9", "2001:db8::1", "::ffff:192.0.2.7", "169.254.1.1"])
-def test_under_any_server_a_backend_without_a_password_answers_this_machine_alone(
+def test_under_any_server_a_backend_without_a_password_serves_only_this_machine(
     address: str, client: FlaskClient
 ) -> None:
     environment = {"REMOTE_ADDR": address}
@@ -96,7 +94,7 @@ def test_under_any_server_a_backend_without_a_password_answers_this_machine_alon
         assert client.get("/jobs", environ_base={"REMOTE_ADDR": own}).status_code == 200
 
 
-def test_a_forged_forwarded_header_makes_nobody_local(client: FlaskClient) -> None:
+def test_forged_forwarded_header_is_not_local(client: FlaskClient) -> None:
     headers = {"X-Forwarded-For": "127.0.0.1"}
     assert client.get("/jobs", environ_base={"REMOTE_ADDR": "192.0.2.7"}, headers=headers).status_code == 403
 
@@ -104,7 +102,7 @@ def test_a_forged_forwarded_header_makes_nobody_local(client: FlaskClient) -> No
 # Guesses
 
 
-def test_wrong_passwords_are_slowed_down_and_the_right_one_waits_too(settings: Settings, store: Store) -> None:
+def test_wrong_passwords_cause_a_back_off_for_the_right_one_as_well(settings: Settings, store: Store) -> None:
     client = guarded(settings, store)
     statuses = [client.get("/jobs", headers=basic(f"guess {number}")).status_code for number in range(200)]
     assert statuses.count(401) <= FREE_GUESSES + 1
@@ -144,7 +142,7 @@ def test_a_request_without_a_password_is_no_guess(settings: Settings, store: Sto
     assert client.get("/jobs", headers=basic()).status_code == 200
 
 
-def test_behind_a_proxy_each_client_is_counted_by_itself(settings: Settings, store: Store) -> None:
+def test_clients_behind_a_proxy_are_counted_separately(settings: Settings, store: Store) -> None:
     client = guarded(settings, store, proxies=1)
     # What a client writes itself stands further left than what the proxy adds.
     forged = [{"X-Forwarded-For": f"10.0.0.{number}, 198.51.100.9"} for number in range(100)]
@@ -153,7 +151,7 @@ def test_behind_a_proxy_each_client_is_counted_by_itself(settings: Settings, sto
     assert client.get("/jobs", headers=basic() | {"X-Forwarded-For": "198.51.100.8"}).status_code == 200
 
 
-def test_without_the_setting_forwarded_addresses_are_not_believed(settings: Settings, store: Store) -> None:
+def test_forwarded_addresses_are_ignored_without_the_setting(settings: Settings, store: Store) -> None:
     client = guarded(settings, store)
     forged = [{"X-Forwarded-For": f"198.51.100.{number}"} for number in range(100)]
     statuses = [client.get("/jobs", headers=basic("wrong") | headers).status_code for headers in forged]
@@ -173,7 +171,7 @@ def test_pauses_grow_to_a_limit_and_are_forgotten() -> None:
     assert limiter.attempt("192.0.2.7", lambda: True).right
 
 
-def test_addresses_that_are_remembered_are_bounded_and_a_network_of_ipv6_is_one() -> None:
+def test_remembered_addresses_are_bounded_and_an_ipv6_network_counts_as_one() -> None:
     limiter = GuessLimiter()
     for number in range(MOST_ADDRESSES + 500):
         limiter.attempt(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", lambda: False)
@@ -190,7 +188,7 @@ def test_addresses_that_are_remembered_are_bounded_and_a_network_of_ipv6_is_one(
     "header",
     ["Basic", "Basic !", "Basic " + b64encode(b"no colon").decode(), "Basic " + b64encode(b"\xff:\xfe").decode(), "x"],
 )
-def test_a_broken_header_is_answered_in_words(header: str, settings: Settings, store: Store) -> None:
+def test_malformed_authorization_header_gets_a_clear_error(header: str, settings: Settings, store: Store) -> None:
     answer = guarded(settings, store).get("/jobs", headers={"Authorization": header})
     assert answer.status_code == 401
     assert answer.get_json()["remedy"]
@@ -205,7 +203,7 @@ def test_a_broken_header_is_answered_in_words(header: str, settings: Settings, s
      "labels.example:443", "backend:9090", "a.b.lab.example", "LOCALHOST", "labels.example."],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/jobs", "/health", "/page/jobs"])
-def test_its_own_names_are_answered(host: str, path: str, settings: Settings, store: Store) -> None:
+def test_own_host_names_are_accepted(host: str, path: str, settings: Settings, store: Store) -> None:
     changed = variant(
         settings,
         public_url="https://labels.example/trajseg",
@@ -223,16 +221,14 @@ def test_its_own_names_are_answered(host: str, path: str, settings: Settings, st
      "localhost:9090:1", "xlocalhost"],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/jobs", "/page/jobs", "/health", "/media/x/y.jpg", "/nowhere"])
-def test_a_name_that_leads_here_by_dns_rebinding_is_refused(
-    host: str, path: str, settings: Settings, store: Store
-) -> None:
+def test_dns_rebinding_is_rejected(host: str, path: str, settings: Settings, store: Store) -> None:
     client = create_app(compose(variant(settings, allowed_hosts="*.lab.example"), store)).test_client()
     answer = client.get(path, headers={"Host": host})
     assert answer.status_code == 400
     assert "TRAJSEG_ALLOWED_HOSTS" in answer.get_json()["remedy"]
 
 
-def test_a_forwarded_host_is_not_believed(client: FlaskClient, settings: Settings, store: Store) -> None:
+def test_forwarded_host_is_ignored(client: FlaskClient, settings: Settings, store: Store) -> None:
     behind = create_app(compose(variant(settings, proxies=1), store)).test_client()
     for one in (client, behind):
         headers = {"Host": "evil.example", "X-Forwarded-Host": "localhost", "X-Forwarded-For": "127.0.0.1"}
@@ -252,7 +248,7 @@ ASKED_WITHOUT_TOKEN = {"/setup", "/predict", "/webhook"}
 """What Label Studio sends: JSON, which no stranger's page can send without asking first; it changes no job."""
 
 
-def test_every_route_that_changes_something_is_guarded(client: FlaskClient) -> None:
+def test_every_changing_route_is_protected(client: FlaskClient) -> None:
     rules = [rule for rule in client.application.url_map.iter_rules() if rule.methods and "POST" in rule.methods]
     assert len(rules) >= 7
     for rule in rules:
@@ -287,7 +283,7 @@ def test_a_job_is_not_changed_without_the_token(
     assert store.jobs.get(job_id).state == "queued"
 
 
-def test_a_password_that_a_browser_adds_by_itself_is_no_token(settings: Settings, store: Store, job_id: str) -> None:
+def test_password_added_by_a_browser_is_not_a_token(settings: Settings, store: Store, job_id: str) -> None:
     client = guarded(settings, store)
     assert client.post(f"/jobs/{job_id}/cancel", headers=basic()).status_code == 403
     assert store.jobs.get(job_id).state == "queued"
@@ -332,7 +328,7 @@ def modes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): oct(stat.S_IMODE(path.stat().st_mode)) for path in found}
 
 
-def test_the_store_and_the_secrets_are_their_owners_alone(tmp_path: Path, valkey_url: str) -> None:
+def test_store_and_secrets_are_readable_only_by_their_owner(tmp_path: Path, valkey_url: str) -> None:
     settings = Settings(data_dir=tmp_path / "new" / "data", redis_url=valkey_url)
     backend = compose(settings)
     settings.job_token()
@@ -345,7 +341,7 @@ def test_the_store_and_the_secrets_are_their_owners_alone(tmp_path: Path, valkey
     backend.close()
 
 
-def test_what_an_earlier_version_left_open_is_closed(settings: Settings, store: Store) -> None:
+def test_permissions_of_earlier_versions_are_tightened(settings: Settings, store: Store) -> None:
     for name in ("media", "downloads"):
         (settings.data_dir / name).mkdir()
         (settings.data_dir / name).chmod(0o755)

@@ -21,14 +21,14 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.mark.parametrize("route", ["/setup", "/predict", "/webhook"])
 @pytest.mark.parametrize("body", ["{", "", "[]", "null", '"text"', "{}", '{"tasks": 3, "action": []}'])
-def test_a_malformed_body_is_refused_in_words(route: str, body: str, client: FlaskClient) -> None:
+def test_malformed_body_gets_a_clear_error(route: str, body: str, client: FlaskClient) -> None:
     answer = client.post(route, data=body, headers=JSON)
     assert answer.status_code == 400
     assert answer.get_json()["error"]
     assert answer.get_json()["remedy"]
 
 
-def test_the_key_at_fault_is_named_and_its_value_is_not_repeated(client: FlaskClient) -> None:
+def test_invalid_key_is_named_without_its_value(client: FlaskClient) -> None:
     answer = client.post("/setup", json={"project": "6.1", "schema": ["secret"], "access_token": "secret"})
     assert "`schema`" in answer.get_json()["error"]
     assert "secret" not in answer.text
@@ -43,7 +43,7 @@ def test_an_invalid_project_is_refused(
     assert "`project`" in answer.get_json()["error"]
 
 
-def test_no_tasks_are_no_error(client: FlaskClient, predict_body: Callable[..., dict[str, Any]]) -> None:
+def test_empty_task_list_is_no_error(client: FlaskClient, predict_body: Callable[..., dict[str, Any]]) -> None:
     assert client.post("/predict", json={**predict_body(1), "tasks": []}).json == {"results": []}
 
 
@@ -68,7 +68,7 @@ def test_wrong_addresses_are_reported_as_json(method: str, path: str, status: in
     assert answer.get_json()["error"]
 
 
-def test_an_error_that_nobody_foresaw_hides_its_details(
+def test_unexpected_error_hides_its_details(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     service = client.application.extensions["trajseg"]
@@ -83,7 +83,7 @@ def test_an_error_that_nobody_foresaw_hides_its_details(
     assert "1234" not in answer.text
 
 
-def test_a_store_that_is_gone_is_reported_by_health_and_by_every_request(
+def test_unreachable_store_is_reported_by_health_and_every_request(
     settings: Settings, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     client = create_app(compose(settings, Store("postgresql://me:secret@127.0.0.1:1/none"))).test_client()
@@ -133,7 +133,7 @@ def test_half_of_basic_authentication_is_refused(half: dict[str, str], settings:
 @pytest.mark.parametrize(
     "hostname", ["http://[", "http://[::1", "javascript:alert(1)", "http://a b", "http://", "x" * 400]
 )
-def test_a_forged_host_name_breaks_no_page(
+def test_forged_host_name_does_not_break_pages(
     hostname: str, client: FlaskClient, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     body = predict_body(1)
@@ -157,5 +157,5 @@ def test_json_that_is_nested_too_deeply_is_refused(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     "path", ["/jobs?task={}", "/jobs?project={}", "/page/jobs?project={}", "/projects/{}/export?format=davis"]
 )
-def test_a_number_beyond_the_databases_is_answered_in_words(path: str, number: str, client: FlaskClient) -> None:
+def test_number_beyond_the_database_range_gets_a_clear_error(path: str, number: str, client: FlaskClient) -> None:
     assert client.get(path.format(number)).status_code < 500

@@ -1,4 +1,4 @@
-"""A project's export over HTTP: a zip that is sent while it is written."""
+"""A project's export over HTTP: a zip that is streamed while it is written."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def opened(answer: Any) -> zipfile.ZipFile:
 
 
 @pytest.mark.usefixtures("project")
-def test_the_zip_has_what_the_format_writes(client: FlaskClient) -> None:
+def test_zip_contains_the_format_s_files(client: FlaskClient) -> None:
     answer = client.get("/projects/7/export?format=youtube-vis")
     assert answer.mimetype == "application/zip"
     assert 'filename="project-7-youtube-vis.zip"' in answer.headers["Content-Disposition"]
@@ -68,7 +68,7 @@ def test_the_zip_has_what_the_format_writes(client: FlaskClient) -> None:
     )
 
 
-def test_pictures_come_of_videos_that_lie_here_and_others_are_named(playable: FlaskClient) -> None:
+def test_pictures_of_local_videos_are_included_and_others_listed(playable: FlaskClient) -> None:
     archive = opened(playable.get("/projects/7/export?format=davis&pictures=1"))
     assert "JPEGImages/Full-Resolution/task-2/00011.jpg" in archive.namelist()
     assert archive.read("ImageSets/2017/train.txt") == b"task-2\n"
@@ -96,7 +96,7 @@ def test_bad_requests_are_answered_before_anything_is_sent(client: FlaskClient, 
 
 
 @pytest.mark.usefixtures("project")
-def test_strangers_get_nothing(settings: Settings, store: Store, queue: JobQueue, client: FlaskClient) -> None:
+def test_other_sites_get_nothing(settings: Settings, store: Store, queue: JobQueue, client: FlaskClient) -> None:
     address = "/projects/7/export?format=davis"
     assert client.get(address, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     guarded = settings.model_copy(update={"basic_auth_user": "ada"})

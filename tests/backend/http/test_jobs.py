@@ -1,4 +1,4 @@
-"""Jobs over HTTP: a person sees what happens, why it failed and what to do, and can stop it or try again."""
+"""Jobs over HTTP: progress, reason of failure and remedy, cancel and retry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def asked(client: FlaskClient, store: Store, predict_body: Callable[..., dict[st
     return store.jobs.newest()[0]
 
 
-def test_a_job_tells_state_progress_and_eta(
+def test_job_has_state_progress_and_eta(
     client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], result: Result
 ) -> None:
     job = asked(client, store, predict_body)
@@ -39,7 +39,7 @@ def test_a_job_tells_state_progress_and_eta(
     assert client.get(f"/jobs/{job.id}/result").json == result.to_json()
 
 
-def test_a_run_that_fell_silent_is_shown_as_lost(
+def test_run_without_heartbeat_is_shown_as_lost(
     client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     job = asked(client, store, predict_body)
@@ -81,7 +81,7 @@ def test_a_task_that_lacks_something_cannot_be_retried_into_a_worker(
     assert "lacks `instruction`" in answer.get_json()["error"]
 
 
-def test_cancel_takes_a_waiting_job_out_of_the_queue(
+def test_cancel_removes_a_waiting_job_from_the_queue(
     client: FlaskClient,
     store: Store,
     queue: JobQueue,
@@ -111,7 +111,7 @@ def test_retry_of_a_done_job_whose_delivery_failed_only_delivers_again(
     assert (form["state"], form["delivery"]["state"]) == ("done", "pending")
 
 
-def test_jobs_are_listed_and_chosen(
+def test_jobs_are_listed_and_filtered(
     client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     client.post("/predict", json=predict_body(1, 2))

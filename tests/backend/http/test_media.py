@@ -1,4 +1,4 @@
-"""Signed links: a link opens its key frame, and nothing else."""
+"""Signed links: a link opens its shown frame, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def link(settings: Settings) -> str:
     return urlsplit(media_url(settings, "job/000015.jpg")).path
 
 
-def test_a_link_leads_to_its_file_from_any_origin(client: FlaskClient, link: str) -> None:
+def test_link_opens_its_file_from_any_origin(client: FlaskClient, link: str) -> None:
     answer = client.get(link, headers={"Origin": "http://studio:8080"})
     assert answer.data == PICTURE
     assert answer.content_type == "image/jpeg"
@@ -67,7 +67,7 @@ def test_links_are_under_the_public_url(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("path", ["../secret_key", "/etc/passwd", "job/../../x", "", "."])
-def test_no_link_is_made_to_what_lies_outside(path: str, settings: Settings) -> None:
+def test_no_link_to_files_outside_the_media_folder(path: str, settings: Settings) -> None:
     with pytest.raises(InputError):
         media_url(settings, path)
 
@@ -81,7 +81,7 @@ def test_a_changed_or_foreign_link_is_refused(client: FlaskClient, link: str, se
     assert client.get(urlsplit(media_url(settings, "job/none.jpg")).path).status_code == 404
 
 
-def test_an_expired_link_says_so(client: FlaskClient, link: str, settings: Settings) -> None:
+def test_expired_link_has_a_clear_error(client: FlaskClient, link: str, settings: Settings) -> None:
     settings.media_link_hours = -1
     answer = client.get(link)
     assert answer.status_code == 410
@@ -96,7 +96,7 @@ def test_the_signing_key_is_made_once_and_kept_private(settings: Settings) -> No
     assert Settings(data_dir=settings.data_dir, secret_key=SecretStr("mine")).signing_key() == "mine"
 
 
-def test_a_picture_that_is_looked_at_says_that_its_task_is_open(
+def test_viewing_a_picture_marks_its_task_as_open(
     client: FlaskClient, settings: Settings, store: Store, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
     client.post("/predict", json=predict_body(1, 2))

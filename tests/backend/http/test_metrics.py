@@ -1,4 +1,4 @@
-"""What /metrics says, and that dashboard and documentation name the metrics that there are."""
+"""/metrics, and that dashboard and documentation use its metrics."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def queries() -> list[str]:
     ]
 
 
-def test_every_query_of_the_dashboard_names_metrics_that_there_are(client: FlaskClient) -> None:
+def test_dashboard_queries_use_existing_metrics(client: FlaskClient) -> None:
     client.get("/health")
     there = exposed(client)
     for query in queries():
@@ -83,7 +83,7 @@ def test_failed_and_waiting_jobs_are_counted_by_reason(
     assert samples(client, "trajseg_jobs")["prelabel", "queued"] == 2
 
 
-def test_ages_are_those_of_the_oldest_that_wait(
+def test_ages_are_those_of_the_oldest_waiting_item(
     client: FlaskClient, store: Store, predict_body: Callable[..., dict[str, Any]], result: Result
 ) -> None:
     assert set(samples(client, "trajseg_queue_age_seconds").values()) == {0.0}
@@ -101,7 +101,7 @@ def test_ages_are_those_of_the_oldest_that_wait(
     assert samples(client, "trajseg_delivery_age_seconds")[()] == 0
 
 
-def test_workers_tell_their_seconds_by_stage_and_their_gpus(client: FlaskClient, queue: JobQueue) -> None:
+def test_workers_report_seconds_by_stage_and_gpu_memory(client: FlaskClient, queue: JobQueue) -> None:
     tally = StageTally()
     tally.add("prelabel", {"fetch": 0.5, "open": 1.0})
     tally.add("prelabel", {"fetch": 1.5, "draw all": 3.0})
@@ -125,7 +125,7 @@ def test_a_machine_without_a_gpu_has_no_gpu_memory(monkeypatch: pytest.MonkeyPat
     assert gpu_memory() is None
 
 
-def test_failed_turns_of_the_loops_are_counted(settings: Settings, store: Store, queue: JobQueue) -> None:
+def test_failed_rounds_of_loops_are_counted(settings: Settings, store: Store, queue: JobQueue) -> None:
     backend = compose(settings, store, queue)
     backend.reconciler.troubled = 3
     client = create_app(backend).test_client()
@@ -141,7 +141,7 @@ def line(settings: Settings, message: str, *arguments: object, error: Exception 
     return told
 
 
-def test_json_lines_carry_the_job_they_are_about(settings: Settings) -> None:
+def test_json_log_lines_name_their_job(settings: Settings) -> None:
     job, other = "0b6ba8c8-5f0a-4c3f-9a34-6f2f4c1f3c11", "1b6ba8c8-5f0a-4c3f-9a34-6f2f4c1f3c12"
     assert "job" not in line(settings, "loading %s", "trajseg-tiny")
     with logged_job(job):
@@ -153,13 +153,13 @@ def test_json_lines_carry_the_job_they_are_about(settings: Settings) -> None:
     assert told["time"].endswith("+00:00")
 
 
-def test_json_lines_hold_no_secret(settings: Settings) -> None:
+def test_json_log_lines_contain_no_secret(settings: Settings) -> None:
     guarded = settings.model_copy(update={"redis_url": "redis://:a-secret-word@127.0.0.1/0"})
     error = RuntimeError("a-secret-word")
     assert "a-secret-word" not in json.dumps(line(guarded, "asked with %s", "a-secret-word", error=error))
 
 
-def test_the_setting_chooses_the_form_of_the_log(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_format_setting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     log_to_stderr(settings.model_copy(update={"log_format": "json"}), "%(message)s", logging.INFO)

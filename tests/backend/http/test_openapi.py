@@ -1,4 +1,4 @@
-"""The description of the API is true: it names every route, and no request gets an answer that it does not name."""
+"""The OpenAPI description is correct: it has every route, and no request gets an undocumented answer."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_thousands_of_fuzzed_requests_get_documented_answers_on_both_databases(
     store.close()
 
 
-def test_odd_text_in_a_request_breaks_no_page(client: FlaskClient, store: Store, predict_body: Any) -> None:
+def test_odd_text_in_a_request_does_not_break_pages(client: FlaskClient, store: Store, predict_body: Any) -> None:
     for number, odd in enumerate(ODD):
         body = predict_body(number + 1)
         client.post("/setup", json={"project": body["project"], "schema": body["label_config"], "hostname": odd})
@@ -203,9 +203,7 @@ def test_odd_text_in_a_request_breaks_no_page(client: FlaskClient, store: Store,
         "frames_done = 7, frames_total = -1, state = 'running'",
     ],
 )
-def test_a_page_never_breaks_because_of_one_row(
-    change: str, client: FlaskClient, store: Store, predict_body: Any
-) -> None:
+def test_malformed_row_does_not_break_pages(change: str, client: FlaskClient, store: Store, predict_body: Any) -> None:
     client.post("/predict", json=predict_body(1, 2, 3))
     broken, *sound = store.jobs.newest()
     with store.database.write() as session:

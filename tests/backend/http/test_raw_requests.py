@@ -1,4 +1,4 @@
-"""Requests that no library sends: each is answered at once in words, and keeps nobody else waiting."""
+"""Malformed requests that no library sends: each gets a clear error at once and blocks nobody."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendServer]:
 
 
 @pytest.mark.parametrize("name", list(RAW))
-def test_an_odd_request_is_answered_at_once_and_keeps_nobody_waiting(server: BackendServer, name: str) -> None:
+def test_malformed_request_is_answered_at_once_and_blocks_nobody(server: BackendServer, name: str) -> None:
     request, status = RAW[name]
     with socket.create_connection(("127.0.0.1", server.settings.port), timeout=5) as client:
         client.sendall(request)

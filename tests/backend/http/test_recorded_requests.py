@@ -1,4 +1,4 @@
-"""Every request recorded from Label Studio 1.23.2 gets the answer that it is known to take well."""
+"""Every request recorded from Label Studio 1.23.2 gets an answer that it is known to accept."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_recorded_request(name: str, client: FlaskClient, store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_request_sent_twice_makes_no_second_job(name: str, client: FlaskClient, store: Store) -> None:
+def test_repeated_request_creates_no_second_job(name: str, client: FlaskClient, store: Store) -> None:
     recorded = json.loads((PAYLOADS / name).read_text())
     first, second = send(client, recorded), send(client, recorded)
     assert (first.status_code, first.json) == (second.status_code, second.json)
@@ -115,7 +115,7 @@ def test_recorded_annotations_pass_the_webhook(
     assert (answer.status_code, answer.get_json()["status"]) == (201, "ok")
 
 
-def test_setup_notes_the_project_but_never_its_token(
+def test_setup_records_the_project_but_never_its_token(
     client: FlaskClient,
     store: Store,
     payload: Callable[[str], dict[str, Any]],
@@ -134,7 +134,7 @@ def test_setup_notes_the_project_but_never_its_token(
         assert not file.is_file() or token.encode() not in file.read_bytes()
 
 
-def test_project_updated_is_noted_for_a_known_project_and_its_body_is_not_believed(
+def test_project_updated_is_recorded_and_its_body_is_not_trusted(
     client: FlaskClient, store: Store, payload: Callable[[str], dict[str, Any]]
 ) -> None:
     body = payload("12")
@@ -145,6 +145,6 @@ def test_project_updated_is_noted_for_a_known_project_and_its_body_is_not_believ
     assert "another" in body["project"]["label_config"]
 
 
-def test_an_unknown_event_is_let_pass(client: FlaskClient) -> None:
+def test_unknown_event_is_ignored(client: FlaskClient) -> None:
     answer = client.post("/webhook", json={"action": "REVIEW_CREATED", "whatever": [1]})
     assert (answer.status_code, answer.json) == (200, {"status": "Unknown event"})

@@ -1,4 +1,4 @@
-"""Slow and silent clients keep nobody out, and are cut off."""
+"""Slow and silent clients block nobody, and are closed."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_client_that_drips_its_body_is_cut_off_and_a_busy_one_is_not(
     assert busy.recv(12).startswith(b"HTTP/1.1 400")
 
 
-def test_beyond_the_limit_the_longest_waiting_client_gives_way(
+def test_beyond_the_limit_the_longest_waiting_client_is_closed(
     settings: Settings, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 50)

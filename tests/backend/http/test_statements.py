@@ -1,4 +1,4 @@
-"""What a /predict costs the database: SQL statements and commits, counted, on both databases."""
+"""The cost of /predict in SQL statements and commits, on both databases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from backend.store import Store
 
 @dataclass
 class Cost:
-    """SQL statements, but for those that begin and end transactions, and commits."""
+    """Commits, and SQL statements without those that begin and end transactions."""
 
     statements: list[str] = field(default_factory=list)
     commits: int = 0
@@ -55,7 +55,7 @@ def counted(store: Store) -> Iterator[Cost]:
     event.remove(engine, "commit", committed)
 
 
-def test_a_new_predict_is_five_statements_and_one_commit(
+def test_new_predict_costs_five_statements_and_one_commit(
     client: FlaskClient, store: Store, predict_body: Callable[..., Any]
 ) -> None:
     client.post("/predict", json=predict_body(1))
@@ -66,7 +66,7 @@ def test_a_new_predict_is_five_statements_and_one_commit(
     assert sum(statement.startswith("INSERT") for statement in cost.statements) == 2
 
 
-def test_a_repeated_predict_is_three_statements_and_writes_nothing(
+def test_repeated_predict_costs_three_statements_and_writes_nothing(
     client: FlaskClient, store: Store, predict_body: Callable[..., Any]
 ) -> None:
     client.post("/predict", json=predict_body(1))

@@ -1,4 +1,4 @@
-"""Daylight saving and the zones of machine and database change no time that is stored or shown: all are UTC."""
+"""Stored and shown times are UTC, whatever daylight saving and the zones of machine and database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backend.store.models import Job, now
 AUTUMN = (datetime(2026, 11, 1, 5, 30, tzinfo=UTC), datetime(2026, 11, 1, 6, 30, tzinfo=UTC))
 """Both are half past one in New York, where the clock is set back in between."""
 SPRING = (datetime(2026, 3, 8, 6, 59, 59, tzinfo=UTC), datetime(2026, 3, 8, 7, 0, tzinfo=UTC))
-"""One second apart; the clock on the wall goes from 1:59:59 to 3:00:00."""
+"""One second apart; the wall clock goes from 1:59:59 to 3:00:00."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def store(database_url: str) -> Iterator[Store]:
 
 
 @pytest.mark.parametrize("moments", [AUTUMN, SPRING])
-def test_the_hour_that_happens_twice_or_never_is_stored_and_shown_in_utc(
+def test_repeated_and_skipped_hours_are_stored_and_shown_in_utc(
     store: Store, settings: Settings, queue: JobQueue, moments: tuple[datetime, datetime]
 ) -> None:
     project = store.projects.upsert(7, "", "<View/>").id
@@ -63,11 +63,11 @@ def test_the_hour_that_happens_twice_or_never_is_stored_and_shown_in_utc(
         assert f"{moment:%Y-%m-%d %H:%M} UTC" in client.get(f"/page/jobs/{job.id}").text
 
 
-def test_the_databases_clock_is_utc_wherever_it_is(store: Store) -> None:
+def test_database_clock_is_utc_in_any_zone(store: Store) -> None:
     assert abs((store.now() - now()).total_seconds()) < 60
 
 
-def test_lines_of_the_log_are_in_utc(settings: Settings) -> None:
+def test_log_lines_are_in_utc(settings: Settings) -> None:
     record = logging.LogRecord("trajseg", logging.INFO, "", 0, "x", (), None)
     record.created = AUTUMN[0].timestamp()
     assert RedactingFormatter(settings, "%(asctime)s %(message)s").format(record).startswith("2026-11-01 05:30:00")

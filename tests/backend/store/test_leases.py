@@ -1,4 +1,4 @@
-"""Leases of runs when clocks are wrong, and the frames that a dead run leaves; SQLite here, PostgreSQL where it is."""
+"""Leases of runs when clocks are wrong, and partial frames of a dead run; on SQLite, and PostgreSQL if available."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_clock_that_steps_back_hides_a_lost_job_no_longer_than_a_lease(store: 
     assert (lost(store), store.runs.renew_future_leases()) == ([], 0)
 
 
-def test_the_databases_clock_is_read_as_a_time_in_utc(store: Store) -> None:
+def test_database_clock_is_read_as_utc(store: Store) -> None:
     with store.database.read() as session:
         present = database_now(session)
     assert abs((present - store_models.now()).total_seconds()) < 5

@@ -1,4 +1,4 @@
-"""A migration that changes rows keeps what they say, up and down."""
+"""A migration that changes rows preserves their content, up and down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that earlier versions of trajseg wrote are still read: params, notes, and warnings that were sentences."""
+"""Rows written by earlier versions can still be read: params, notes, and warnings stored as sentences."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Put = Callable[..., Job]
 
 @pytest.fixture
 def put(store: Store) -> Put:
-    """Writes a job's JSON columns as they are given, past all models."""
+    """Writes a job's JSON columns unchanged, bypassing the models."""
 
     def write(kind: str, params: dict[str, Any], result: dict[str, Any] | None = None) -> Job:
         with store.database.write() as session:
@@ -85,7 +85,7 @@ def test_params(kind: str, row: dict[str, Any], params: JobParams, put: Put) -> 
         assert KINDS[kind].params.read(job.asked.to_json()) == params
 
 
-def test_a_page_s_deadline(put: Put) -> None:
+def test_deadline_of_a_page(put: Put) -> None:
     until = put("prelabel", {"answer_until": "2026-01-01T10:00:00+00:00"}).asked.answer_until
     assert until is not None
     assert until.isoformat() == "2026-01-01T10:00:00+00:00"
@@ -106,7 +106,7 @@ def test_notes(put: Put, result: Result) -> None:
     assert type(notes).of(notes.to_json()) == notes
 
 
-def test_notes_of_a_job_from_before_there_were_any(put: Put, result: Result) -> None:
+def test_notes_of_a_job_older_than_notes(put: Put, result: Result) -> None:
     notes = put("prelabel", {}, {**result.to_json(), "warnings": None}).notes
     assert (notes.doubt, notes.review, notes.refinement, notes.warnings) == (None, (), (), ())
 
@@ -119,9 +119,7 @@ def test_notes_of_a_job_from_before_there_were_any(put: Put, result: Result) -> 
         ("refine", {"annotation_id": "seven"}, "annotation_id"),
     ],
 )
-def test_params_that_a_kind_does_not_take_are_refused_before_anything_is_written(
-    kind: str, params: dict[str, Any], named: str
-) -> None:
+def test_invalid_params_are_rejected_before_anything_is_written(kind: str, params: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named) as caught:
         JobRequest(kind, None, 1, "/v.mp4", "it", "interactive", params)
     assert caught.value.remedy

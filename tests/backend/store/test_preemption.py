@@ -1,4 +1,4 @@
-"""Which running job makes way, and for whom."""
+"""Preemption: which running job yields, and to which jobs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ STALE = 15.0
 
 @pytest.fixture
 def running(store: Store) -> Job:
-    """A prelabel that runs."""
+    """A running prelabel job."""
     return begun(store, waiting(store, "prelabel", 1))
 
 
 def waiting(store: Store, queue: str, task: int, seconds: float = 5.0) -> Job:
-    """A job that has waited for so long."""
+    """A job that has waited for this long."""
     project = store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")
     job, _ = store.jobs.add("prelabel", project.id, task, "a.mp4", "it", queue)
     with store.database.write() as session:
@@ -37,7 +37,7 @@ def due(store: Store, job: Job) -> bool:
     return store.preemption.due(job, STALE)
 
 
-def test_a_prelabel_yields_to_a_waiting_interactive_job_and_to_no_other(store: Store, running: Job) -> None:
+def test_prelabel_yields_only_to_a_waiting_interactive_job(store: Store, running: Job) -> None:
     waiting(store, "prelabel", 2)
     waiting(store, "finetune", 3)
     assert not due(store, running)
@@ -47,7 +47,7 @@ def test_a_prelabel_yields_to_a_waiting_interactive_job_and_to_no_other(store: S
     assert not due(store, running), "another worker has taken it"
 
 
-def test_interactive_jobs_yield_to_nobody(store: Store) -> None:
+def test_interactive_jobs_never_yield(store: Store) -> None:
     running = begun(store, waiting(store, "interactive", 1))
     waiting(store, "interactive", 2)
     assert not due(store, running)
@@ -73,7 +73,7 @@ def test_a_job_that_may_not_start_yet_preempts_nothing(store: Store, running: Jo
     assert not due(store, running)
 
 
-def test_of_several_workers_as_many_yield_as_jobs_wait(store: Store, running: Job) -> None:
+def test_one_worker_yields_per_waiting_job(store: Store, running: Job) -> None:
     second, third = (begun(store, waiting(store, "prelabel", task)) for task in (2, 3))
     waiting(store, "interactive", 4)
     assert [due(store, job) for job in (running, second, third)] == [True, False, False]
@@ -81,7 +81,7 @@ def test_of_several_workers_as_many_yield_as_jobs_wait(store: Store, running: Jo
     assert [due(store, job) for job in (running, second, third)] == [True, True, False]
 
 
-def test_a_worker_that_died_does_not_keep_the_others_from_making_way(store: Store, running: Job) -> None:
+def test_dead_worker_does_not_stop_the_others_from_yielding(store: Store, running: Job) -> None:
     second = begun(store, waiting(store, "prelabel", 2))
     with store.database.write() as session:
         dead = update(Job).where(Job.id == running.id)

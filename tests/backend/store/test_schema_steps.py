@@ -1,4 +1,4 @@
-"""The schema goes up and down one version at a time, and loses nothing on the way; on both databases."""
+"""The schema is upgraded and downgraded one version at a time without loss, on both databases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store(database_url: str) -> Iterator[Store]:
 
 
 def revisions() -> list[str]:
-    """The oldest first."""
+    """Oldest first."""
     script = ScriptDirectory(str(MIGRATIONS))
     return [revision.revision for revision in script.walk_revisions()][::-1]
 
@@ -42,7 +42,7 @@ def move(store: Store, direction: str, revision: str) -> None:
         getattr(command, direction)(config, revision)
 
 
-def test_no_version_makes_a_table_again() -> None:
+def test_no_migration_recreates_a_table() -> None:
     # SQLite deletes the tracks with the jobs when the old table is dropped.
     for path in (MIGRATIONS / "versions").glob("*.py"):
         assert "batch_alter_table" not in path.read_text(), path.name

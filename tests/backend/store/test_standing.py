@@ -1,4 +1,4 @@
-"""What stands for a task: predictions, what persons made of them, and how far each frame can be trusted."""
+"""The current state of a task: predictions, corrections, and the trust of each frame."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_without_an_annotation_the_newest_prediction_of_each_instruction_counts(
     assert task.annotation_id is None
 
 
-def test_frames_that_were_submitted_unchanged_are_accepted_and_those_between_only_predicted(world: World) -> None:
+def test_frames_submitted_unchanged_are_accepted_and_those_between_are_predicted(world: World) -> None:
     job = world.done("prelabel", [track(1, [2, 2, 2, 2, 2, None])])
     seen = [unchanged(job, 0, 2), unchanged(job, 3, 2)]
     # The picture of frame 5 was shown as well: another track stands on it.
@@ -147,7 +147,7 @@ def test_frames_that_were_submitted_unchanged_are_accepted_and_those_between_onl
     assert second.trust == (ACCEPTED, Trust.UNKNOWN, Trust.UNKNOWN, ACCEPTED, Trust.UNKNOWN, PAINTED)
 
 
-def test_painted_frames_stand_before_the_refinement_is_done_and_the_rest_follows_with_it(world: World) -> None:
+def test_painted_frames_count_at_once_and_the_rest_after_refinement(world: World) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
     changes = [edited(job, 1, 10), unchanged(job, 5, 2)]
     refine = world.annotate(11, job, changes, refine=True)
@@ -163,7 +163,7 @@ def test_painted_frames_stand_before_the_refinement_is_done_and_the_rest_follows
     assert world.task().who == "ada@b.org"
 
 
-def test_a_second_annotation_builds_on_the_first_ones_paint(world: World) -> None:
+def test_second_annotation_inherits_painted_frames(world: World) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
     refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True)
     world.finish(refine, [track(1, [9, 10, 11, 2, 2, 2], ["flow", "person", "flow"])])
@@ -175,7 +175,7 @@ def test_a_second_annotation_builds_on_the_first_ones_paint(world: World) -> Non
     assert world.only().trust == (PROPAGATED, PAINTED, Trust.CONFIRMED, PROPAGATED, PAINTED, PROPAGATED)
 
 
-def test_a_rejected_track_shows_nothing_and_its_instruction_means_no_object(world: World) -> None:
+def test_rejected_track_shows_nothing_and_its_instruction_refers_to_no_object(world: World) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES), track(2, [20] * FRAMES)])
     refine = world.annotate(11, job, [removed(job, 0), removed(job, 3), unchanged(job, 0, 20, number=2)], refine=True)
     for finished in (False, True):
@@ -192,7 +192,7 @@ def test_a_rejected_track_shows_nothing_and_its_instruction_means_no_object(worl
     assert (said.text, said.uids, said.trust) == ("the square", (), PAINTED)
 
 
-def test_no_object_accepted_is_an_answer(world: World) -> None:
+def test_accepted_empty_prediction_is_an_answer(world: World) -> None:
     job = world.done("prelabel", [])
     world.annotate(11, job, [])
     (said,) = world.task().expressions
@@ -206,7 +206,7 @@ def test_frames_cleared_by_a_removal_are_propagated(world: World) -> None:
     assert world.only().trust == (ACCEPTED, PREDICTED, PREDICTED, PROPAGATED, PROPAGATED, PAINTED)
 
 
-def test_the_newest_annotation_decides_and_a_withdrawn_one_no_longer(world: World) -> None:
+def test_newest_annotation_decides_unless_withdrawn(world: World) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
     refine = world.annotate(12, job, [edited(job, 0, 5)], refine=True)
     world.finish(refine, [track(1, [5] * FRAMES, ["person", *["flow"] * 5])])
@@ -220,7 +220,7 @@ def test_the_newest_annotation_decides_and_a_withdrawn_one_no_longer(world: Worl
     assert world.only().verdict == "predicted"
 
 
-def test_labels_that_persons_changed_and_suggestions_from_other_jobs_are_followed(world: World) -> None:
+def test_changed_labels_and_suggestions_from_other_jobs_are_followed(world: World) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
     star = track(1, [20] * FRAMES)
     star.caption = "a star that stands still"
@@ -263,7 +263,7 @@ def test_a_moved_box_leaves_its_frame_unknown_until_it_is_refined(world: World) 
         (Change("track-1", 0, "edited", "t1", None, rle=rle.encode(np.ones((4, 4), bool))), "size"),
     ],
 )
-def test_what_does_not_fit_the_video_is_named_and_keeps_no_other_task_back(
+def test_changes_that_do_not_fit_the_video_are_errors_of_that_task_only(
     world: World, change: Change, said: str
 ) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
@@ -284,7 +284,7 @@ def test_a_drawing_without_a_prediction_waits_for_its_refinement(world: World) -
     assert world.only().trust == (PAINTED, *[PROPAGATED] * 5)
 
 
-def test_what_was_painted_still_counts_when_the_next_annotation_began_with_captions(world: World) -> None:
+def test_painted_frames_count_if_the_next_annotation_started_from_captions(world: World) -> None:
     job = world.done("prelabel", [track(1, [2] * FRAMES)])
     refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True)
     refined = track(1, [9, 10, 11, 2, 2, 2], ["flow", "person", "flow"])
@@ -300,7 +300,7 @@ def captioned(number: int, caption: str, provenance: Sequence[str] = ()) -> Mask
     return replace(track(number, [2] * FRAMES, provenance), caption=caption)
 
 
-def test_a_caption_is_what_a_person_wrote_else_what_one_submitted_unchanged(world: World) -> None:
+def test_caption_is_the_written_one_or_the_one_submitted_unchanged(world: World) -> None:
     job = world.done("prelabel", [captioned(1, "a red square"), captioned(2, "a ring")])
     assert {held.caption_trust for held in world.task().tracks} == {PREDICTED}
     changes = [unchanged(job, 0, 2), unchanged(job, 0, 2, number=2)]
@@ -320,7 +320,7 @@ def test_a_written_caption_is_kept_when_the_track_is_refined_and_annotated_again
     assert (world.only().track.caption, world.only().caption_trust) == ("", PAINTED)
 
 
-def test_a_caption_that_came_with_the_refinement_nobody_has_seen(world: World) -> None:
+def test_caption_from_the_refinement_is_only_predicted(world: World) -> None:
     job = world.done("prelabel", [captioned(1, "")])
     refine = world.annotate(11, job, [edited(job, 1, 10)], refine=True)
     world.finish(refine, [captioned(1, "an egg", ["flow", "person"])])

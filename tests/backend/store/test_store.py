@@ -24,12 +24,12 @@ def add(store: Store, task: int | None = 1, instruction: str = "the red square",
     return job
 
 
-def test_migrations_make_exactly_the_tables_of_the_models(store: Store) -> None:
+def test_migrations_create_exactly_the_tables_of_the_models(store: Store) -> None:
     with store.database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
+def test_concurrent_starts_migrate_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'fresh' / 'store.db'}"
     errors: list[BaseException] = []
 
@@ -81,7 +81,7 @@ def test_a_database_that_does_not_answer_is_reported_without_its_password() -> N
     assert "secret" not in str(caught.value)
 
 
-def test_a_project_takes_the_first_stamp_and_another_stamp_is_another_project(
+def test_project_takes_the_first_stamp_and_another_stamp_creates_another(
     store: Store,
 ) -> None:
     made = store.projects.upsert(7, "", "<View/>", title="Clips")
@@ -164,7 +164,7 @@ def test_only_the_newest_run_may_write(store: Store, result: Result) -> None:
     assert store.jobs.get(job.id).runs == 2
 
 
-def test_progress_tells_frames_eta_and_heartbeat(store: Store) -> None:
+def test_progress_records_frames_eta_and_heartbeat(store: Store) -> None:
     job = add(store)
     token = store.runs.start(job.id)
     assert token
@@ -181,7 +181,7 @@ def test_progress_tells_frames_eta_and_heartbeat(store: Store) -> None:
     assert held.heartbeat_at.tzinfo is UTC
 
 
-def test_a_cancelled_run_learns_it_at_its_next_frame_and_cannot_be_started(store: Store) -> None:
+def test_cancelled_run_stops_at_its_next_frame_and_cannot_be_started(store: Store) -> None:
     job = add(store)
     token = store.runs.start(job.id)
     assert token
@@ -201,7 +201,7 @@ def test_a_finished_job_stays_finished_when_cancelled(store: Store, result: Resu
     assert store.runs.start(job.id) is None
 
 
-def test_finish_writes_tracks_and_delivery_and_the_result_comes_back_whole(store: Store, result: Result) -> None:
+def test_finish_stores_tracks_and_delivery_and_the_result_round_trips(store: Store, result: Result) -> None:
     job = add(store)
     delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery is not None
@@ -229,7 +229,7 @@ def test_nothing_is_written_when_finish_fails_half_way(store: Store, result: Res
     assert len(store.jobs.result(job.id).tracks) == 1
 
 
-def test_no_object_meant_is_a_result_too(store: Store, result: Result) -> None:
+def test_no_object_is_a_valid_result(store: Store, result: Result) -> None:
     job = add(store)
     result.tracks = []
     assert store.runs.finish(job.id, store.runs.start(job.id) or "", result) is not None
@@ -241,7 +241,7 @@ def test_a_job_without_a_task_has_no_delivery(store: Store, result: Result) -> N
     assert store.runs.finish(job.id, store.runs.start(job.id) or "", result) is None
 
 
-def test_an_interactive_job_is_not_delivered_while_its_page_may_be_answered(store: Store, result: Result) -> None:
+def test_interactive_job_is_not_delivered_while_its_page_waits(store: Store, result: Result) -> None:
     until = now() + timedelta(seconds=30)
     job = add(store, params={"answer_until": until.isoformat()})
     store.runs.finish(job.id, store.runs.start(job.id) or "", result)
@@ -249,7 +249,7 @@ def test_an_interactive_job_is_not_delivered_while_its_page_may_be_answered(stor
     assert len(store.deliveries.due(until)) == 1
 
 
-def test_a_failed_job_says_why_and_a_retry_starts_it_again(store: Store, result: Result) -> None:
+def test_failed_job_has_a_reason_and_can_be_retried(store: Store, result: Result) -> None:
     job = add(store)
     store.runs.fail(job.id, store.runs.start(job.id) or "", "The video is empty.", "Upload it again.")
     failed = store.jobs.get(job.id)
@@ -275,7 +275,7 @@ def test_a_retry_of_an_unfinished_job_only_changes_its_queue(store: Store) -> No
     store.runs.progress(job.id, token, 1, 4)
 
 
-def test_the_backlog_is_the_queued_and_the_silent(store: Store) -> None:
+def test_backlog_has_queued_jobs_and_runs_without_heartbeat(store: Store) -> None:
     queued, alive, silent, done = (add(store, task) for task in range(4))
     store.runs.start(alive.id)
     store.runs.start(silent.id)
@@ -291,7 +291,7 @@ def test_the_backlog_is_the_queued_and_the_silent(store: Store) -> None:
     assert not store.runs.requeue_lost(alive.id, "an older token")
 
 
-def test_a_delivery_is_claimed_once_and_kept_until_it_arrives(store: Store, result: Result) -> None:
+def test_delivery_is_claimed_once_and_kept_until_sent(store: Store, result: Result) -> None:
     job = add(store)
     delivery = store.runs.finish(job.id, store.runs.start(job.id) or "", result)
     assert delivery

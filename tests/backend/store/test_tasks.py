@@ -1,4 +1,4 @@
-"""What is known of Label Studio's tasks: openings, states, and the jobs that a state depends on."""
+"""Label Studio's tasks: openings, states, and the jobs that a state depends on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def project(store: Store) -> int:
     return store.projects.upsert(7, "", "", stamp="1").id
 
 
-def test_a_task_is_open_for_some_hours_after_someone_looked(store: Store, project: int) -> None:
+def test_task_counts_as_open_for_hours_after_it_was_opened(store: Store, project: int) -> None:
     assert not store.tasks.is_open(project, 1, hours=1)
     store.tasks.settle(project, 1, "refined")
     assert not store.tasks.is_open(project, 1, hours=1)
@@ -50,7 +50,7 @@ def test_the_jobs_of_many_tasks_are_read_together(store: Store, project: int, re
     assert jobs[project, 3] == []
 
 
-def test_tasks_that_wait_and_say_so_are_not_looked_at_again(store: Store, project: int) -> None:
+def test_tasks_that_already_show_waiting_are_not_read_again(store: Store, project: int) -> None:
     """Each round read all jobs of all waiting tasks: 10,000 of them took seconds, and delayed requests."""
     for task in range(1, 6):
         store.jobs.add("prelabel", project, task, "v", "a", "prelabel")
@@ -65,9 +65,7 @@ def test_tasks_that_wait_and_say_so_are_not_looked_at_again(store: Store, projec
     assert set(store.tasks.waiting(now(), 100)) == {keys[0], *keys[3:]}
 
 
-def test_how_long_jobs_take_is_the_median_of_the_last_ones_of_one_model(
-    store: Store, project: int, result: Result
-) -> None:
+def test_typical_duration_is_the_median_of_recent_jobs_of_a_model(store: Store, project: int, result: Result) -> None:
     assert typical_seconds(store.database, project, "prelabel", "trajseg-tiny") is None
     job, _ = store.jobs.add("prelabel", project, 1, "v", "a", "prelabel", model_version="trajseg-tiny")
     store.runs.finish(job.id, store.runs.start(job.id) or "", result)

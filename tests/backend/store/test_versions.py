@@ -1,4 +1,4 @@
-"""Versions of a project's model: who serves, what a rollback brings back, and jobs that make way."""
+"""Versions of a project's model: which one serves, rollback, and jobs that yield."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def trained(store: Store, project_id: int, job: str, promoted: bool = True) -> i
     return store.versions.decide(version.id, promoted, "measured", f"models/{version.number}", {"seed": 0}).number
 
 
-def test_the_version_promoted_last_serves_and_a_rollback_brings_back_the_one_before(
-    store: Store, project_id: int
-) -> None:
+def test_last_promoted_version_serves_and_rollback_restores_the_previous_one(store: Store, project_id: int) -> None:
     versions = store.versions
     assert versions.served_name(project_id, BASE) == BASE
     for job in ("a", "b"):
@@ -74,7 +72,7 @@ def test_versions_of_another_base_or_project_do_not_serve(store: Store, project_
     assert trained(store, other, "b") == 1, "numbers count from 1 in each project"
 
 
-def test_a_job_that_yields_keeps_its_place_and_its_tries(store: Store, project_id: int) -> None:
+def test_yielding_job_keeps_its_place_and_attempts(store: Store, project_id: int) -> None:
     job, _ = store.jobs.add("prelabel", project_id, 1, "a.mp4", "it", "finetune")
     token = store.runs.start(job.id)
     assert token
