@@ -98,7 +98,7 @@ def test_every_command_warns_once_on_stderr(monkeypatch: pytest.MonkeyPatch, com
     assert outcome.stderr.count("TRAJSEG_GROUNDED_CHOSER is set") == 1
     assert "Did you mean TRAJSEG_GROUNDED_CHOOSER" in outcome.stderr
     assert "secret-value" not in outcome.output
-    assert "CHOSER" not in outcome.stdout
+    assert "TRAJSEG_GROUNDED_CHOSER" not in outcome.stdout
 
 
 def test_doctor_lists_it_among_its_checks_and_hosts_of_the_backend_log_it(
