@@ -56,6 +56,41 @@ def test_a_wiped_queue_is_filled_again_from_the_store(
     assert queue.depths()["prelabel"] == 2
 
 
+@pytest.mark.parametrize(
+    ("fall_ill", "recover", "said"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "maxmemory"),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "replica"),
+    ],
+    ids=["full", "read-only"],
+)
+def test_a_redis_that_takes_no_writes_loses_no_job(
+    client: FlaskClient,
+    store: Store,
+    queue: JobQueue,
+    settings: Settings,
+    predict_body: Callable[..., dict[str, Any]],
+    fall_ill: tuple[str, ...],
+    recover: tuple[str, ...],
+    said: str,
+) -> None:
+    other = JobQueue(settings.redis_url)
+    with Redis.from_url(settings.redis_url) as connection:
+        connection.execute_command(*fall_ill)
+        try:
+            [job] = ask(client, store, predict_body, 1)
+            # Another process: this one does not try again for some seconds.
+            with pytest.raises(QueueError, match=said):
+                other.enqueue(job)
+        finally:
+            connection.execute_command(*recover)
+    back = JobQueue(settings.redis_url)
+    assert reconcile(store, back, settings, grace_seconds=0).enqueued == 1
+    assert back.holds(job.id)
+    other.close()
+    back.close()
+
+
 def test_a_job_just_written_is_left_to_its_request(
     client: FlaskClient, store: Store, queue: JobQueue, settings: Settings, predict_body: Callable[..., dict[str, Any]]
 ) -> None:
