@@ -123,3 +123,12 @@ def test_invalid_params_are_rejected_before_anything_is_written(kind: str, param
     with pytest.raises(InputError, match=named) as caught:
         JobRequest(kind, None, 1, "/v.mp4", "it", "interactive", params)
     assert caught.value.remedy
+
+
+def test_a_failure_that_an_old_worker_wrote_during_an_upgrade_is_listed_and_retried(store: Store, put: Put) -> None:
+    job = put("prelabel", {})
+    with store.database.write() as session:
+        session.execute(text("UPDATE jobs SET state = 'failed', error = 'The link is dead.'"))
+    assert [one.error for one in store.jobs.newest("failed")] == ["The link is dead."]
+    assert store.failures.groups() == []
+    assert [one.id for one in store.failures.queue_again([job.id])] == [job.id]
