@@ -1,8 +1,8 @@
 """Fine-tuning: trains an adapter for a base checkpoint on a project's corrections, with replay of the base's own data.
 
 Training always starts from the base, not from the served adapter, so errors do not accumulate over versions. A large
-base is trained with LoRA in its language model and in its small heads; word embeddings and everything that sees
-pictures are frozen. A small base has seen only one kind of pictures, so its vision side is trained.
+base is trained with LoRA in its language model and in its small heads; its word embeddings and vision parts are
+frozen. A small base has seen only one style, so its vision parts are trained.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trajseg.data.samples import Direction, Mixture, Sample, Source, together
 from trajseg.errors import InputError
 from trajseg.model import TrajSegModel
 from trajseg.training.adapters import ADAPTERS, HEADS, LoraSettings, blend_adapter
+from trajseg.training.joint import LossWeights
 from trajseg.training.recipes import JointRecipe, Precision, train_jointly
 from trajseg.training.run import Schedule, StepsDone, Stop
 
@@ -30,26 +31,30 @@ DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:turned"}
 """Replay data of the checkpoints that ship, by model name; others name theirs in config.json, as `replay_data`."""
 
 
-FEW: Mapping[str, float] = {"vision tower": 1.0, "mask encoder": 1.0, "mask decoder": 0.5, ADAPTERS: 1.0}
-"""Parts with which a small base learns a new look, and their rates. The path from the answer to the masks is frozen."""
+FEW: Mapping[str, float] = {"vision tower": 1.0, "mask encoder": 1.0, "mask decoder": 0.25, ADAPTERS: 1.0}
+"""The trained parts of a small base, and their learning rates. The path from the answer to the masks is frozen."""
+NO_SCORE = LossWeights(score=0.0)
+"""A small base's object score is not trained. Most objects of a few clips are always visible, so the score would learn
+that objects are always there, and would then find objects that have left the picture."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Variety:
-    """Shares of clips that are varied, each 0 to 1. What is said of a background, a material or the light may then be
-    untrue; what is said of shape, colour, place and motion stays true.
+    """Shares of clips that are augmented, each 0 to 1. Descriptions of background, material or light may then be wrong;
+    those of shape, colour, place and motion stay right.
 
     Args:
-        jittered: of all clips, those that are turned, scaled and shifted a little; see Jitter.
-        restyled: of corrected clips, those with another appearance by lot; see Appearance.
-        borrowed: of clips of the base's own data, those in the look of a corrected clip; see BorrowedLook.
-        replay_restyled: of clips of the base's own data, those with another appearance by lot.
+        jittered: share of clips that are rotated, scaled and shifted a little; see Jitter.
+        restyled: share of corrected clips with a random appearance; see Appearance.
+        borrowed: share of replayed clips in the look of a corrected clip; see BorrowedLook.
+        replay_restyled: share of replayed clips with a random appearance. The remaining replayed clips are unchanged,
+            not even jittered, so that the base's own look is not forgotten.
     """
 
     jittered: float = 0.85
     restyled: float = 0.4
-    borrowed: float = 0.6
-    replay_restyled: float = 0.2
+    borrowed: float = 0.5
+    replay_restyled: float = 0.15
 
 
 UNVARIED = Variety(0.0, 0.0, 0.0, 0.0)
@@ -60,22 +65,23 @@ class FinetuneRecipe:
     """How long and on what a project's adapter is trained.
 
     Args:
-        steps: of the optimiser.
-        lr: peak of the learning rate, warmed up over `warmup` steps and then run down as a cosine.
-        batch: clips a step, with `asks` things said of each; `micro` of them at once. With 0 asks: samples a step.
-        frames: of a sampled clip. As many as the model sees when it answers: with fewer it would have to learn to read
-            motion off fewer frames, which is no part of the project.
-        mask_frames: of these, as many as masks are drawn on; None: all.
-        replay: share of clips that come from the base's own data, 0 to 1.
-        variety: how clips are varied; see Rehearsal.
-        mixture: shares of kinds of samples, of corrections and of replay alike.
-        parts: what is trained beside the adapters of the language model, and at which rate, in units of `lr`; see
-            trajseg.training.adapters.
-        norm_rate: see JointRecipe.
-        blend: how far the result moves from the base towards the trained weights, 0 to 1; see `blend_adapter`.
-        lora: of the language model.
+        steps: optimiser steps.
+        lr: peak learning rate, after a linear warm-up over `warmup` steps and before a cosine decay.
+        batch: clips per step, `micro` at a time, with `asks` questions or answers about each. If `asks` is 0: samples
+            per step.
+        frames: frames per sampled clip, as many as the model sees at inference: with fewer it would have to learn to
+            read motion from fewer frames.
+        mask_frames: number of these frames whose masks are decoded; None: all.
+        replay: share of clips from the base's own data, 0 to 1.
+        variety: shares of augmented clips; see Rehearsal.
+        mixture: shares of sample kinds, the same for corrections and replay.
+        parts: trained parts and their learning rates in units of `lr`; see trajseg.training.adapters.
+        norm_rate, weights: see JointRecipe.
+        blend: interpolation between the base (0) and the trained weights (1); see `blend_adapter`.
+        milder_blends: blends to try in turn if the candidate gains on the project but loses too much on the base set.
+        lora: settings of the language model's LoRA.
         precision, four_bit, recompute: see JointRecipe.
-        save_minutes: interval between two checkpoints.
+        save_minutes: minutes between checkpoints.
     """
 
     steps: int = 200
@@ -86,14 +92,16 @@ class FinetuneRecipe:
     micro: int = 1
     frames: int = 8
     mask_frames: int | None = 2
-    replay: float = 0.65
+    replay: float = 0.7
     variety: Variety = dataclasses.field(default_factory=Variety)
     mixture: Mixture = dataclasses.field(
         default_factory=lambda: Mixture(images=0.0, pseudo_videos=0.0, propagation=0.05, captioning=0.35)
     )
     parts: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(FEW))
     norm_rate: float = 5.0
+    weights: LossWeights = NO_SCORE
     blend: float = 0.8
+    milder_blends: tuple[float, ...] = (0.6,)
     lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
     precision: Precision = "no"
     four_bit: bool = False
@@ -124,6 +132,7 @@ class FinetuneRecipe:
             four_bit=self.four_bit,
             whole=tuple(part for part in self.parts if part != ADAPTERS),
             asks=self.asks,
+            weights=self.weights,
             mask_frames=self.mask_frames,
             rates=self.parts,
             norm_rate=self.norm_rate,
@@ -142,16 +151,18 @@ FULL_SIZE = FinetuneRecipe(
     mixture=Mixture(images=0.1, pseudo_videos=0.15, propagation=0.1, captioning=0.25),
     parts=dict.fromkeys(HEADS, 1.0),
     norm_rate=1.0,
+    weights=LossWeights(),
     blend=1.0,
+    milder_blends=(),
     precision="bf16",
     four_bit=True,
     recompute=True,
 )
 """For a 7B model on a 24 GB card."""
 LOOK_FRAMES = 4
-"""Frames of a corrected clip that its look is read from."""
+"""Frames per corrected clip from which its look is taken."""
 LARGE = 2048
-"""Width of a language model from which FULL_SIZE is used."""
+"""Language models at least this wide use FULL_SIZE."""
 
 
 def recipe_for(checkpoint: str, steps: int | None = None) -> FinetuneRecipe:
@@ -173,8 +184,8 @@ class Rehearsal:
     Args:
         corrections: the corrected videos.
         base: the base's own data.
-        share: of samples that come from `base`, 0 to 1.
-        variety: how clips of both are varied.
+        share: share of samples from `base`, 0 to 1.
+        variety: shares of augmented clips, of both sources.
 
     Raises:
         InputError: the corrections contain nothing to train on.
@@ -222,18 +233,19 @@ class Rehearsal:
 
     def _changed(self, samples: list[Sample], rng: random.Random, replayed: bool) -> list[Sample]:
         """Samples over the same frames, changed alike."""
-        if rng.random() < self.variety.jittered:
+        jittered, lot = rng.random() < self.variety.jittered, rng.random()
+        if replayed and lot >= self.variety.borrowed + self.variety.replay_restyled:
+            # Unchanged, so that the base's own look is not forgotten.
+            return samples
+        if jittered:
             samples = Jitter().apply(samples, rng)
-        lot = rng.random()
         if not replayed:
-            # Not all of its objects may be known, so its background must stay.
+            # Objects without a mask may be in the background, so it is not replaced.
             return Appearance().apply(samples, rng) if lot < self.variety.restyled else samples
         if lot < self.variety.borrowed:
             look = self._look(rng)
             return samples if look is None else look.apply(samples, rng)
-        if lot < self.variety.borrowed + self.variety.replay_restyled:
-            return Appearance(swap=True).apply(samples, rng)
-        return samples
+        return Appearance(swap=True).apply(samples, rng)
 
     def _look(self, rng: random.Random) -> BorrowedLook | None:
         """The look of a corrected clip; None where it shows no object well enough."""
@@ -242,7 +254,7 @@ class Rehearsal:
 
 
 def trainable_directions(dataset: Dataset) -> set[Direction]:
-    """The directions that a data set can teach; see trajseg.training.joint."""
+    """The training directions for which a data set has samples; see trajseg.training.joint."""
     directions: set[Direction] = set()
     for number in range(len(dataset)):
         annotated = dataset[number]

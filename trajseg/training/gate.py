@@ -98,6 +98,11 @@ class GateDecision:
     needs_videos: int = 0
     rules: GateRules = field(default_factory=GateRules)
 
+    @property
+    def forgets(self) -> bool:
+        """Whether the candidate gains on the project, but was refused for its loss on the base set."""
+        return not self.promoted and self.base_gain is not None and self.gain is not None and self.gain.low > 0
+
     def to_json(self) -> dict[str, Any]:
         """As JSON: numbers and text."""
         return json.loads(json.dumps(asdict(self)))
@@ -195,7 +200,7 @@ def confidence_interval(gains: Sequence[Sequence[float]], rules: GateRules = Gat
     """
     count = len(gains)
     if not count or not all(len(each) for each in gains):
-        raise InputError("There is nothing to take a mean of.", "Measure some clips.")
+        raise InputError("There are no scores to average.", "Measure at least one clip, with one expression.")
     mean = fmean(fmean(each) for each in gains)
     if count == 1:
         return Interval(mean, -1.0, 1.0)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from trajseg.checkpoints.manifest import WEIGHTS, read_manifest
 from trajseg.data.corrections import Corrections, side_of
 from trajseg.tracks import MaskTrack
 from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export
 from trajseg.tracks.formats.native import Native
 from trajseg.tracks.trust import Trust
-from trajseg.training.round import RoundTask, by_video, run_round, videos_of
+from trajseg.training import round as rounds
+from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe
+from trajseg.training.gate import GateRules
+from trajseg.training.round import RoundTask, by_video, run_round, task_from_json, task_to_json, videos_of
 from trajseg.video import open_clip
 
 
@@ -57,3 +64,75 @@ def test_tasks_about_one_video_are_one_held_out_video(folder: Path, tmp_path: Pa
     joined = by_video({"task-1": [0.1, 0.2], "task-2": [0.5], "task-3": [0.9]}, videos)
     assert joined.keys() == {"task-1", "task-2"}
     np.testing.assert_allclose(joined["task-1"], [0.1, 0.2, 0.9])
+
+
+@pytest.mark.parametrize("recipe", [FinetuneRecipe(), FULL_SIZE])
+def test_a_task_is_the_same_in_another_process(recipe: FinetuneRecipe) -> None:
+    task = RoundTask("trajseg-tiny", "corrections", "work", "1", "v", recipe=recipe, cache="scores")
+    assert task_from_json(json.loads(json.dumps(task_to_json(task)))) == task
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeMeasured:
+    """Scores by clip, without answers."""
+
+    by_clip: dict[str, list[float]]
+
+
+@pytest.fixture
+def losses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[float, float]:
+    """Fakes training and measuring: by blend, what the candidate loses on the base set. It gains 0.3 on the project."""
+    by_blend: dict[float, float] = {}
+
+    def finetune(recipe: FinetuneRecipe, _checkpoint: str, _data: Any, work: Path, *_rest: Any) -> Path:
+        (work / "adapter").mkdir(parents=True, exist_ok=True)
+        (work / "recipe.json").write_text("{}")
+        for name in WEIGHTS:
+            (work / "adapter" / name).write_text(str(recipe.blend))
+        return work / "adapter"
+
+    def measure(version: Path | None, dataset: Any, _progress: Any, _per_clip: int) -> FakeMeasured:
+        blend = None if version is None else float((version / WEIGHTS[0]).read_text())
+        if isinstance(dataset, Corrections):
+            gain = 0.0 if blend is None else 0.3
+            return FakeMeasured({f"task-{number}": [0.5 + gain] * 4 for number in (1, 2, 3)})
+        loss = 0.0 if blend is None else by_blend[blend]
+        return FakeMeasured({f"base-{number}": [0.9 - loss] * 6 for number in range(4)})
+
+    engine = SimpleNamespace(adapted=lambda version: version)
+    monkeypatch.setattr(rounds, "VideoSegmenter", SimpleNamespace(from_pretrained=lambda *_: engine))
+    monkeypatch.setattr(rounds, "finetune", finetune)
+    monkeypatch.setattr(rounds, "measure", measure)
+    monkeypatch.setattr(rounds, "draw_differences", lambda *_: None)
+    return by_blend
+
+
+@pytest.mark.parametrize(
+    ("by_blend", "promoted", "blend", "words"),
+    [
+        ({0.8: 0.01}, True, 0.8, "Promoted: "),
+        ({0.8: 0.03, 0.6: 0.01}, True, 0.6, "Blended with the base at 0.6: at 0.8 it lost 0.030 on the base set."),
+        ({0.8: 0.05, 0.6: 0.04}, False, 0.6, "-0.040 on 4 clips of the base set, and it must lose less than 0.02"),
+    ],
+)
+def test_a_candidate_that_forgets_is_blended_with_the_base_and_compared_again(
+    folder: Path,
+    tmp_path: Path,
+    losses: dict[float, float],
+    by_blend: dict[float, float],
+    promoted: bool,
+    blend: float,
+    words: str,
+) -> None:
+    losses |= by_blend
+    rules = GateRules(min_clips=2)
+    task = RoundTask("trajseg-tiny", str(folder), str(tmp_path / "work"), str(tmp_path / "1"), "v", rules=rules)
+    reported: list[tuple[int, int]] = []
+    decision = run_round(task, progress=lambda done, total: reported.append((done, total)))
+    assert decision is not None
+    assert (decision.promoted, decision.forgets) == (promoted, not promoted)
+    assert words in decision.reason
+    manifest = read_manifest(tmp_path / "1")
+    assert manifest.recipe["blend"] == blend
+    assert manifest.decision["reason"] == decision.reason
+    assert reported[-1][0] == reported[-1][1]
