@@ -92,6 +92,12 @@ def protect(app: Flask, settings: Settings) -> None:
         # Both are always compared, so that timing reveals nothing.
         return _guess(limiter, lambda: bool(_same(given.username or "", user) & _same(given.password or "", password)))
 
+    @app.after_request
+    def declare_type(answer: Response) -> Response:
+        """Browsers must not guess another type: an answer may quote what a task says."""
+        answer.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return answer
+
 
 def refuse_without_token() -> Response | None:
     """The refusal for a changing request without the job API's token; None if it may proceed.

@@ -67,10 +67,15 @@ def engine_check(needs: EngineNeeds) -> Check:
 
 
 def proposal(model_is_set: bool) -> list[str]:
-    """What to suggest if `trajseg serve` starts on a GPU with no model set; nothing is downloaded."""
-    _, place = memory_gb()
-    if model_is_set or place != "the GPU":
+    """What to suggest if `trajseg serve` starts with no model set; nothing is downloaded."""
+    if model_is_set:
         return []
+    _, place = memory_gb()
+    if place != "the GPU":
+        return [
+            "No model is set: trajseg-tiny knows rendered shapes only, so instructions are useless on real video.",
+            f"  Boxes, clicks and strokes work on any video. Engine {FREE_ENGINE} follows instructions, on a GPU.",
+        ]
     missing = [part for part in needed(ENGINES[FREE_ENGINE]) if location(part) is None]
     lines = [
         f"This machine has a GPU and no model is set. For your own video: TRAJSEG_MODEL={FREE_ENGINE} trajseg serve"

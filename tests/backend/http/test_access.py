@@ -94,6 +94,14 @@ def test_under_any_server_a_backend_without_a_password_serves_only_this_machine(
         assert client.get("/jobs", environ_base={"REMOTE_ADDR": own}).status_code == 200
 
 
+def test_no_answer_lets_a_browser_guess_its_type(client: FlaskClient) -> None:
+    for path, status in (("/jobs", 200), ("/health", 200), ("/page/jobs", 200), ("/nowhere", 404)):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers.getlist("X-Content-Type-Options")) == (status, ["nosniff"])
+    refused = client.get("/jobs", environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    assert (refused.status_code, refused.headers["X-Content-Type-Options"]) == (403, "nosniff")
+
+
 def test_forged_forwarded_header_is_not_local(client: FlaskClient) -> None:
     headers = {"X-Forwarded-For": "127.0.0.1"}
     assert client.get("/jobs", environ_base={"REMOTE_ADDR": "192.0.2.7"}, headers=headers).status_code == 403

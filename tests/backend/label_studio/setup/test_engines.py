@@ -51,7 +51,7 @@ def test_a_gated_engine_says_what_to_ask_for_and_which_is_free(monkeypatch: pyte
     assert engine_check(ENGINES["sam3"]).remedy == "trajseg weights get sam3"
 
 
-def test_on_a_gpu_without_a_model_set_grounded_is_proposed_with_what_it_would_fetch(
+def test_without_a_model_set_serve_says_what_works_on_real_video(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert engines.proposal(model_is_set=True) == []
@@ -62,7 +62,10 @@ def test_on_a_gpu_without_a_model_set_grounded_is_proposed_with_what_it_would_fe
     use_folders(monkeypatch, tmp_path)
     assert len(engines.proposal(model_is_set=False)) == 1
     monkeypatch.setattr(engines, "memory_gb", lambda: (24.0, "this machine"))
-    assert engines.proposal(model_is_set=False) == []
+    said = "\n".join(engines.proposal(model_is_set=False))
+    assert "trajseg-tiny knows rendered shapes only" in said
+    assert "weights get" not in said, "no download is proposed to a machine without a GPU"
+    assert engines.proposal(model_is_set=True) == []
 
 
 def test_a_gpu_is_known_by_its_own_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
