@@ -147,8 +147,8 @@ class Corrections:
     ) -> Job | None:
         """Records one state of an annotation, replacing an older state, and the job that propagates it.
 
-        Recording the same state again changes nothing. An unfinished job requested for an older state is cancelled,
-        since it would propagate outdated corrections.
+        Recording the same state again changes nothing. An unfinished or rejected job requested for an older state is
+        cancelled, since it is about outdated corrections.
 
         Returns:
             The new job; None if none is needed or it was already requested.
@@ -321,7 +321,8 @@ def _withdraw_corrections(session: Session, row: Annotation) -> None:
 def _cancel(session: Session, job_id: str | None) -> list[str]:
     if job_id is None:
         return []
-    cancel = update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED))
+    # A rejected job says that the older state could not be read.
+    cancel = update(Job).where(Job.id == job_id, Job.state.in_([*UNFINISHED, "rejected"]))
     cancelled: Any = session.execute(cancel.values(state="cancelled", finished_at=now(), eta_seconds=None))
     return [job_id] if cancelled.rowcount else []
 

@@ -223,7 +223,7 @@ class AnnotationReader:
         annotation: Mapping[str, Any],
     ) -> Job | None:
         parent = next((one for one in predictions if one.id == annotation.get("parent_prediction")), None)
-        error, base = "", None
+        base, refused = None, None
         made: list[Change] = []
         captions: dict[str, str] = {}
         adopted = self.store.adoptions.of_annotation(project.id, int(annotation["id"]))
@@ -231,7 +231,7 @@ class AnnotationReader:
             base = self.comparison.base_job(config, project.id, task, parent, annotation)
             made, captions = self.comparison.changes(config, project.id, task, parent, base, annotation, adopted)
         except InputError as wrong:
-            error = str(wrong)
+            refused = wrong
             log.warning("annotation %s cannot be read: %s", annotation["id"], wrong)
         read = ReadAnnotation(
             project_id=project.id,
@@ -243,19 +243,28 @@ class AnnotationReader:
             job_id=base.id if base else None,
             lead_seconds=_number(annotation.get("lead_time")),
             captions=captions,
-            error=error,
+            error=str(refused or ""),
         )
         # Corrections to adopted tracks are corrections to the refined tracks.
         standing = adoptions.newest(adopted)
         onto = (self.comparison.job(standing.job_id) if standing else None) or base
-        request = self._request(config, task, onto, read, made)
+        request = self._request(config, task, onto, read, made, refused)
         return self.store.corrections.record(read, made, request)
 
     def _request(
-        self, config: LabelConfig, task: Task, base: Job | None, read: ReadAnnotation, made: Sequence[Change]
+        self,
+        config: LabelConfig,
+        task: Task,
+        base: Job | None,
+        read: ReadAnnotation,
+        made: Sequence[Change],
+        refused: InputError | None,
     ) -> JobRequest | None:
-        """The job that propagates the changes to the other frames; None if nothing changed."""
-        if not any(change.is_carried for change in made):
+        """The job that propagates the changes to the other frames; None if nothing changed.
+
+        For an annotation that cannot be read it is a rejected one, so that the task's state and the jobs page say why.
+        """
+        if refused is None and not any(change.is_carried for change in made):
             return None
         video = storable(config.video_of(task.data) or "")
         instruction = base.instruction if base else storable(task.data.get(INSTRUCTION_KEY))
@@ -270,7 +279,9 @@ class AnnotationReader:
             "interactive",
             {"annotation_id": read.annotation_id, "base_job_id": base.id if base else None, **engine.params},
             engine.model_version,
-            subject=f"annotation {read.annotation_id} {corrections.digest(made)}",
+            refused.message if refused else "",
+            refused.remedy if refused else "",
+            subject=f"annotation {read.annotation_id} {read.version if refused else corrections.digest(made)}",
         )
 
 

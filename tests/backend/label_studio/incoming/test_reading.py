@@ -283,6 +283,15 @@ def test_an_annotation_that_does_not_fit_its_task_is_kept_with_the_reason(
     (row,) = bench.store.corrections.annotations(project, bench.task)
     assert row.annotation_id == annotation
     assert "picture 100" in row.error
+    rejected = bench.store.jobs.get(str(row.refine_job_id))
+    assert (rejected.kind, rejected.state) == ("refine", "rejected")
+    assert "picture 100" in rejected.error
+    assert "frame_index" in rejected.remedy
+    results[0]["item_index"] = 0
+    bench.studio.reannotate(bench.task, annotation, results)
+    read._swept_at = None
+    assert len(read()) == 1
+    assert bench.store.jobs.get(rejected.id).state == "cancelled", "it says nothing about the annotation as it is now"
 
 
 def test_label_studio_being_down_postpones_the_reading(
