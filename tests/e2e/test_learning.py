@@ -154,7 +154,8 @@ def test_a_short_training_is_refused_by_the_gate_in_words_and_numbers(
     decision = trained["decision"]
     assert decision["reason"].startswith("Not promoted: ")
     assert len(decision["project"]) == 3
-    assert len(decision["base"]) == 2
+    gained = decision["gain"]["low"] > 0
+    assert len(decision["base"]) == (2 if gained else 0), "measured only where it decides"
     sides = [clip["side"] for clip in trained["data"]["clips"]]
     assert (sides.count("train"), sides.count("held-out")) == (1, 3)
     editor.page.goto(f"{learner.url}/page/models/")
