@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from backend.engines import OfferedEngines
 from backend.label_studio.api import load_sdk
@@ -20,6 +22,9 @@ from backend.settings import Settings, load_settings
 from backend.store import Store
 
 log = logging.getLogger("trajseg.backend")
+
+EMBEDDED_QUEUE = Path("valkey/url")
+"""In the data folder while `trajseg serve` runs its own Valkey: the address, which contains the password."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,19 @@ def compose(settings: Settings | None = None, store: Store | None = None, queue:
 
     service = Service(settings, store, queue, engines, on_notice=noticed)
     return Backend(settings, store, queue, service, reconciler)
+
+
+def compose_beside_serve() -> Backend:
+    """The parts for a command. Without REDIS_URL it uses the Valkey of the `trajseg serve` in the same data folder.
+
+    Raises like `compose`.
+    """
+    settings = load_settings()
+    if "redis_url" not in settings.model_fields_set:
+        with suppress(OSError):
+            url = (settings.data_dir / EMBEDDED_QUEUE).read_text(encoding="utf-8").strip()
+            settings = settings.model_copy(update={"redis_url": url})
+    return compose(settings)
 
 
 def settle(settings: Settings) -> None:

@@ -104,9 +104,9 @@ def rollback(project: int) -> None:
 @contextmanager
 def _backend(project: int | None) -> Iterator[tuple[Backend, Project]]:
     """The backend's parts and the project; without a number the second is None."""
-    from backend.composition import compose
+    from backend.composition import compose_beside_serve
 
-    backend = compose()
+    backend = compose_beside_serve()
     try:
         yield backend, backend.store.projects.of_label_studio(project) if project else None  # type: ignore[misc]
     finally:

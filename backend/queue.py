@@ -294,7 +294,7 @@ class JobQueue:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        remedy = "Start Redis or Valkey, or check REDIS_URL. Jobs are kept in the store and queued later."
+        remedy = "Start `trajseg serve`, or Redis, or check REDIS_URL. Jobs are kept in the store and queued later."
         with self._lock:
             if time.monotonic() < self._quiet_until:
                 raise QueueError("The queue cannot be reached.", remedy)

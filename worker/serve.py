@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import httpx
 from rq import Worker
 
 from backend.label_studio.setup.engines import proposal
-from backend.private import private_folder
+from backend.locks import held_alone
 from backend.reconcile import reconcile
 from backend.server import BackendServer
 from backend.settings import Settings
 from trajseg.engines.registry import check_engine
-from trajseg.errors import InputError, ServiceError
+from trajseg.errors import ServiceError
 from worker.child import spawn, stop
 from worker.valkey import EmbeddedValkey
 
@@ -183,23 +182,10 @@ class Serve:
         self.say("Ctrl-C stops everything.")
 
 
-@contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
-    """Keeps a second `trajseg serve` out of the folder; the lock of a killed one disappears with it."""
-    private_folder(data_dir)
-    with (data_dir / "serve.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise InputError(
-                f"Another `trajseg serve` (process {lock.read().strip()}) is using {data_dir}.",
-                "Stop it, or use another folder with --data-dir.",
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+def _only_one(data_dir: Path) -> AbstractContextManager[None]:
+    """Keeps a second `trajseg serve` out of the folder."""
+    busy = f"Another `trajseg serve` (process {{process}}) is using {data_dir}."
+    return held_alone(data_dir / "serve.lock", busy, "Stop it, or use another folder with --data-dir.")
 
 
 def _healthy(url: str) -> bool:

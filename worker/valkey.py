@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import redis
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from backend.private import private_folder
+from backend.composition import EMBEDDED_QUEUE
+from backend.private import private_file, private_folder
 from trajseg.errors import QueueError
 from worker.child import spawn, stop
 
@@ -22,7 +23,7 @@ LARGEST_LOG_BYTES = 2**20
 
 
 class EmbeddedValkey:
-    """Valkey as a child of this process.
+    """Valkey as a child of this process. Its address is in a file of the folder while it runs.
 
     It has a password because write access to the queue must stay private. It writes nothing to disk because the store
     is the truth; after a loss the reconciler fills it again.
@@ -32,6 +33,7 @@ class EmbeddedValkey:
         self.folder = folder
         self.port = free_port()
         self.url = f"redis://:{secrets.token_urlsafe(24)}@127.0.0.1:{self.port}/0"
+        self._address = folder / EMBEDDED_QUEUE.name
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -81,8 +83,10 @@ class EmbeddedValkey:
                     f"The embedded Valkey does not start: {error}.",
                     f"See {self.folder / 'valkey.log'}, or set REDIS_URL to a Redis of your own.",
                 ) from error
+        private_file(self._address).write_text(self.url, encoding="utf-8")
 
     def stop(self) -> None:
+        self._address.unlink(missing_ok=True)
         if self._child is not None:
             stop(self._child, STOP_SECONDS)
 

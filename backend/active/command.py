@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trajseg.errors import LabelStudioError, QueueError
+
 if TYPE_CHECKING:
     from backend.active.rounds import ActiveLearning, Round
+    from backend.label_studio.client import LabelStudioClient
+    from backend.queue import JobQueue
     from backend.settings import Settings
     from backend.store import Project
 
@@ -20,6 +24,8 @@ ROUND_KEY, RANK_KEY = "trajseg_round", "trajseg_rank"
 """Columns of the Data Manager: the round in which a task was chosen, and its rank there (1: most useful)."""
 POLL_SECONDS, LOOK_SECONDS = 5.0, 60.0
 """Poll intervals, seconds: for the store; for asking Label Studio whether the chosen tasks still exist."""
+REPORT_SECONDS = 60.0
+"""Shortest interval between two lines about the progress of the same wait."""
 
 
 @click.command()
@@ -47,62 +53,113 @@ def active(
     correct. After Ctrl-C, run the same command to continue. The last line printed is one JSON object with all rounds.
     """
     from backend.active.rounds import ActiveLearning, Plan
-    from backend.composition import compose
+    from backend.composition import compose_beside_serve
+    from backend.locks import held_alone
 
     plan = Plan(budget, batch or math.ceil(budget / 4), strategy, steps, seed)
-    backend = compose()
+    backend = compose_beside_serve()
     try:
         stored = backend.store.projects.of_label_studio(project)
-        show = _shown_in_label_studio(backend.settings, stored)
-        learning = ActiveLearning(backend.store, backend.settings, backend.service.jobs, stored, plan, show)
-        _run(learning, once, poll)
+        busy = f"Another `trajseg active` (process {{process}}) runs the rounds of project {project}."
+        lock = backend.settings.data_dir / "active" / f"project-{stored.id}.lock"
+        with held_alone(lock, busy, "Let it continue, or stop it first."):
+            show = _shown_in_label_studio(backend.settings, stored)
+            learning = ActiveLearning(backend.store, backend.settings, backend.service.jobs, stored, plan, show)
+            _say_if_nothing_works(backend.queue)
+            _run(learning, once, poll)
+    except KeyboardInterrupt:
+        click.echo("Interrupted. Run the same command to continue.", err=True)
+        raise
     finally:
         backend.close()
 
 
+def _say_if_nothing_works(queue: JobQueue) -> None:
+    """Warns if no worker is running; then a backend, which reads the corrections, is unlikely to run either."""
+    try:
+        idle = "" if queue.workers() else "No worker is running."
+    except QueueError as error:
+        idle = f"No worker can be found: {error.message}"
+    if idle:
+        click.echo(
+            f"{idle} Corrections are read, and trainings run, only while a backend and a worker are running, such as "
+            "`trajseg serve`.",
+            err=True,
+        )
+
+
 def _run(learning: ActiveLearning, once: bool, poll: float) -> None:
-    reported, looked = "", time.monotonic()
-    while not learning.finished:
+    reported, stage, finished = "", None, False
+    learning.look_again()
+    looked = said_at = time.monotonic()
+    while not (finished := learning.finished):
         lines = learning.step()
         for line in lines:
             click.echo(line)
         if lines:
             continue
-        waiting = learning.waiting_for()
-        if waiting and waiting != reported:
-            click.echo(f"Waiting for {waiting}.", err=True)
-            reported = waiting
+        waiting, before, stage = learning.waiting_for(), stage, learning.stage
+        if waiting and waiting != reported and (stage != before or time.monotonic() - said_at > REPORT_SECONDS):
+            click.echo(f"Waiting for {waiting.rstrip('.')}.", err=True)
+            reported, said_at = waiting, time.monotonic()
         if once:
             break
         if time.monotonic() - looked > LOOK_SECONDS:
             looked = time.monotonic()
             learning.look_again()
         time.sleep(poll)
-    if learning.finished and learning.left > 0:
-        click.echo(f"No task is left to correct; {learning.left} of the budget remain.")
+    if finished and learning.left > 0:
+        click.echo(
+            f"No predicted task is left to correct; {learning.left} of the budget remain. To go on, predict more tasks "
+            "(Retrieve Predictions in the Data Manager)."
+        )
     click.echo(json.dumps({"rounds": [asdict(each) for each in learning.rounds], "left": max(learning.left, 0)}))
 
 
 def _shown_in_label_studio(settings: Settings, project: Project) -> Callable[[Round], Sequence[int]]:
-    """Writes round and rank of the chosen tasks into the Data Manager's columns; returns tasks that were deleted."""
+    """Writes round and rank of the chosen tasks into the Data Manager's columns; returns tasks deleted or skipped.
+
+    While Label Studio does not answer, it says so once and returns none. Raises MissingError or OtherProjectError if
+    the project was deleted.
+    """
     from backend.label_studio.outgoing.delivery import connected
-    from backend.label_studio.refusals import MissingError
+    from backend.label_studio.refusals import MissingError, OtherProjectError
+
+    said = ""
+
+    def say(words: str) -> None:
+        nonlocal said
+        if words != said:
+            click.echo(words, err=True)
+        said = words
+
+    def marked(client: LabelStudioClient, chosen: Round) -> list[int]:
+        number, gone = client.id_of(project), []
+        for rank, task in enumerate(chosen.tasks, 1):
+            try:
+                columns = {ROUND_KEY: chosen.number, RANK_KEY: rank}
+                if client.update_task_data(number, task, columns).skipped:
+                    gone.append(task)
+            except MissingError:
+                gone.append(task)
+        return gone
 
     def show(chosen: Round) -> Sequence[int]:
+        nonlocal said
         if not settings.label_studio_api_key.get_secret_value():
-            click.echo("LABEL_STUDIO_API_KEY is not set: the tasks are not marked in the Data Manager.", err=True)
+            say("LABEL_STUDIO_API_KEY is not set: the tasks are not marked in the Data Manager.")
             return []
-        gone = []
         client = connected(settings)
         try:
-            for rank, task in enumerate(chosen.tasks, 1):
-                try:
-                    columns = {ROUND_KEY: chosen.number, RANK_KEY: rank}
-                    client.update_task_data(client.id_of(project), task, columns)
-                except MissingError:
-                    gone.append(task)
+            gone = marked(client, chosen)
+            said = ""
+            return gone
+        except (MissingError, OtherProjectError):
+            raise
+        except LabelStudioError as error:
+            say(f"The tasks are not marked in the Data Manager yet: {error}")
+            return []
         finally:
             client.close()
-        return gone
 
     return show

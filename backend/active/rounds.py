@@ -10,13 +10,13 @@ A round has one of these states, stored in a file in the data folder so that a s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import func, select
 
 from backend.active.pool import TaskPool
@@ -25,11 +25,12 @@ from backend.service.jobs import JobControl
 from backend.settings import Settings
 from backend.store import Job, Project, Store
 from backend.store.params import FinetuneParams
-from backend.store.rows import UNFINISHED
+from backend.store.rows import UNFINISHED, UnknownJobError
 from backend.store.standing import Standing
-from trajseg.correction.task_strategy import load_task_strategy
+from trajseg.correction.task_strategy import TaskFacts, load_task_strategy
 from trajseg.errors import InputError, TrajSegError
 from trajseg.files import write_json
+from trajseg.words import counted
 
 State = Literal["correcting", "training", "labelling", "done"]
 
@@ -41,7 +42,7 @@ class Round:
     Attributes:
         number: 1-based.
         tasks: Label Studio's ids, most useful first.
-        gone: those of them that were deleted in Label Studio.
+        gone: those of them that were deleted or skipped in Label Studio.
         job_id: of the training.
         version, decision, promoted, gain: from the gate; `gain` in J&F, None if it was not measured.
         changed_per_track, minutes_per_track: what people did with the tasks' tracks; see backend.effort.
@@ -60,6 +61,13 @@ class Round:
     gain: float | None = None
     changed_per_track: float = 0.0
     minutes_per_track: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The content of the file of the rounds."""
+
+    rounds: list[Round]
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class ActiveLearning:
 
     Args:
         jobs: requests trainings.
-        show: called with a round once its tasks are chosen; returns those no longer in Label Studio.
+        show: called with a round once its tasks are chosen; returns those that were deleted or skipped there.
 
     Raises:
         InputError: the file of the rounds cannot be read, or the strategy is unknown.
@@ -125,15 +133,16 @@ class ActiveLearning:
         """
         current = self.current
         if current is None:
-            return self._begin()
-        act = {"correcting": self._correct, "training": self._train, "labelling": self._label}[current.state]
-        message = act(current)
+            message = self._begin()
+        else:
+            act = {"correcting": self._correct, "training": self._train, "labelling": self._label}[current.state]
+            message = act(current)
         if message:
             self._save()
         return message
 
     def look_again(self) -> None:
-        """Shows the tasks to correct again; tasks deleted meanwhile are no longer waited for."""
+        """Shows the tasks to correct again; tasks deleted or skipped meanwhile are no longer waited for."""
         current = self.current
         if current is not None and current.state == "correcting":
             gone = [task for task in self.show(current) if task not in current.gone]
@@ -144,29 +153,41 @@ class ActiveLearning:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do: the budget is spent, or no task can be corrected."""
-        return self.current is None and (self.left <= 0 or not self._pool.tasks()[0])
+        if self.current is not None:
+            return False
+        return self.left <= 0 or not (self._candidates()[0] or self._unfinished("prelabel"))
+
+    @property
+    def stage(self) -> tuple[int, str]:
+        """Number and state of the round in progress; before the first and between two, the next number and ""."""
+        current = self.current
+        return (len(self.rounds) + 1, "") if current is None else (current.number, current.state)
 
     def waiting_for(self) -> str:
         """What has to happen before the next step, in words; empty if nothing."""
         current = self.current
         if current is None:
-            return ""
+            predicting = self._unfinished("prelabel")
+            return counted(predicting, "prediction") if predicting else ""
         if current.state == "correcting":
-            missing = self._missing(current)
-            if missing:
-                shown = ", ".join(str(task) for task in missing)
-                return f"people to correct {len(missing)} of {len(current.tasks) - len(current.gone)} tasks: {shown}"
-            return f"{self._unfinished('refine', 'caption', 'finetune')} jobs that propagate corrections or train"
+            if missing := self._missing(current):
+                tasks = counted(len(current.tasks) - len(current.gone), "task")
+                shown = ", ".join(f"{task}{self._unusable(task)}" for task in missing)
+                return f"people to correct {len(missing)} of {tasks}: {shown}"
+            jobs = counted(self._unfinished("refine", "caption", "finetune"), "job")
+            return f"{jobs} to propagate corrections or train"
         if current.state == "training":
-            job = self.store.jobs.get(current.job_id)
+            job = self._training(current)
+            if job is None:
+                return ""
             done = f", {job.frames_done} of {job.frames_total} steps and clips" if job.frames_total else ""
             return f"the training ({job.state}{done})"
-        return f"{self._unfinished('prelabel')} tasks to be labelled again"
+        return counted(self._unfinished("prelabel"), "prediction")
 
     def _begin(self) -> list[str]:
         if self.left <= 0:
             return []
-        candidates, corrected = self._pool.tasks()
+        candidates, corrected = self._candidates()
         number = len(self.rounds) + 1
         chosen = self._strategy.choose(candidates, corrected, min(self.plan.batch, self.left), self.plan.seed + number)
         if not chosen:
@@ -175,16 +196,24 @@ class ActiveLearning:
         self.rounds.append(made)
         self._save()
         made.gone = list(self.show(made))
-        self._save()
-        return [f"Round {number}: correct these tasks, the most useful first: {', '.join(map(str, chosen))}"]
+        to_correct = [str(task) for task in chosen if task not in made.gone]
+        if not to_correct:
+            return self._correct(made)
+        return [f"Round {number}: correct these tasks, the most useful first: {', '.join(to_correct)}"]
 
     def _correct(self, current: Round) -> list[str]:
-        # A training that is already running has not seen these corrections.
-        if self._missing(current) or self._unfinished("refine", "caption", "finetune"):
-            return []
         if len(current.gone) == len(current.tasks):
-            current.state, current.ended, current.decision = "done", _now(), "Its tasks were deleted."
-            return [f"Round {current.number}: all its tasks were deleted."]
+            current.state, current.ended, current.decision = "done", _now(), "Its tasks were deleted or skipped."
+            return [f"Round {current.number}: all its tasks were deleted or skipped."]
+        if self._missing(current):
+            return []
+        retried = self._training(current) if current.job_id else None
+        if retried is not None and retried.state in (*UNFINISHED, "done"):
+            current.state = "training"
+            return [f"Round {current.number}: its training was retried (job {retried.id})."]
+        # A training that is already running has not seen these corrections.
+        if self._unfinished("refine", "caption", "finetune"):
+            return []
         mine = [track for track in self._effort.tracks(self.store, self.project.id) if track.task_id in current.tasks]
         effort = total(mine)
         current.changed_per_track, current.minutes_per_track = effort.changed_per_track, effort.minutes_per_track
@@ -196,16 +225,13 @@ class ActiveLearning:
         ]
 
     def _train(self, current: Round) -> list[str]:
-        job = self.store.jobs.get(current.job_id)
-        if job.state in UNFINISHED:
+        job = self._training(current)
+        if job is not None and job.state in UNFINISHED:
             return []
-        if job.state != "done":
+        if job is None or job.state != "done":
             current.state = "correcting"
             self._save()
-            raise TrajSegError(
-                f"The training of round {current.number} was {job.state}: {job.error or job.id}",
-                f"{job.remedy or 'Look at the jobs page.'} Then run the same command to continue this round.",
-            )
+            raise _training_error(current, job)
         report = (job.result or {}).get("report") or {}
         decision = report.get("decision") or {}
         current.version, current.decision = str(report.get("version", "")), str(decision.get("reason", ""))
@@ -222,6 +248,27 @@ class ActiveLearning:
             f"{current.version} has relabelled the rest" if current.promoted else "the previous version keeps serving"
         )
         return [f"Round {current.number} is done: {word}. {max(self.left, 0)} of {self.plan.budget} tasks are left."]
+
+    def _candidates(self) -> tuple[list[TaskFacts], list[TaskFacts]]:
+        """(tasks that can be chosen, annotated tasks)."""
+        candidates, corrected = self._pool.tasks()
+        gone = {task for each in self.rounds for task in each.gone}
+        return [task for task in candidates if task.task_id not in gone], corrected
+
+    def _training(self, current: Round) -> Job | None:
+        """The round's training; None if it is no longer in the store, which keeps failed jobs for a limited time."""
+        try:
+            return self.store.jobs.get(current.job_id)
+        except UnknownJobError:
+            return None
+
+    def _unusable(self, task: int) -> str:
+        """Why the annotation of a task that still counts as unannotated cannot be used; empty if it has none."""
+        rows = self.store.corrections.annotations(self.project.id, task)
+        there = [row for row in rows if row.withdrawn_at is None]
+        if not there:
+            return ""
+        return f" (annotated, but {there[-1].error or 'this says nothing about its tracks'})"
 
     def _missing(self, current: Round) -> list[int]:
         """Unannotated tasks of the round."""
@@ -240,17 +287,34 @@ class ActiveLearning:
         write_json(self.path, {"rounds": [asdict(each) for each in self.rounds], "plan": asdict(self.plan)})
 
 
+def _training_error(current: Round, job: Job | None) -> TrajSegError:
+    """What became of a training that did not end."""
+    remedy = "Run the same command to continue this round with another training."
+    if job is None:
+        return TrajSegError(
+            f"The training of round {current.number} (job {current.job_id}) is no longer in the store.", remedy
+        )
+    ended = "failed" if job.state == "failed" else f"was {job.state}"
+    reason = f": {job.error}" if job.error else "."
+    return TrajSegError(
+        f"The training of round {current.number} (job {job.id}) {ended}{reason}", f"{job.remedy} {remedy}".strip()
+    )
+
+
 def _read(path: Path) -> list[Round]:
-    if not path.exists():
-        return []
     try:
-        form: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return [Round(**each) for each in form["rounds"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"The rounds in {path} cannot be read ({type(error).__name__}: {error}).",
-            "Delete the file to start again with round 1; corrections and versions are kept.",
-        ) from error
+        return TypeAdapter(_Record).validate_json(path.read_bytes()).rounds
+    except FileNotFoundError:
+        return []
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+    except OSError as error:
+        reason = str(error)
+    raise InputError(
+        f"The rounds in {path} cannot be read ({reason}).",
+        "Delete the file to start again with round 1; corrections and versions are kept.",
+    )
 
 
 def _now() -> str:

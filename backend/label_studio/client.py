@@ -64,8 +64,17 @@ class LabelStudioClient:
         return str(self._api.again(lambda: self._api.sdk.users.whoami(request_options=NO_SDK_RETRIES)).email)
 
     def project(self, project_id: int) -> dict[str, Any]:
-        """A project's fields."""
-        return self._api.again(lambda: self._api.sdk.projects.get(project_id, request_options=NO_SDK_RETRIES)).dict()
+        """A project's fields. Raises MissingError if there is no such project."""
+        try:
+            return self._api.again(
+                lambda: self._api.sdk.projects.get(project_id, request_options=NO_SDK_RETRIES)
+            ).dict()
+        except MissingError as error:
+            raise MissingError(
+                f"Label Studio at {self.url} has no project {project_id}, or hides it from this token.",
+                "If it was deleted, there is nothing left to do; what trajseg knows about it stays in the store.",
+                error.status,
+            ) from error
 
     def id_of(self, project: Project) -> int:
         """Label Studio's id of a project of the store.
@@ -217,13 +226,14 @@ class LabelStudioClient:
         held = self._api.again(lambda: self._api.sdk.views.list(project=project_id, request_options=NO_SDK_RETRIES))
         return [one.dict() for one in held]
 
-    def update_task_data(self, project_id: int, task_id: int, changes: Mapping[str, Any]) -> None:
+    def update_task_data(self, project_id: int, task_id: int, changes: Mapping[str, Any]) -> Task:
         """Sets some keys of task data and leaves the others; does nothing if they already have these values.
 
-        A key may be a path such as `media.fps`, as in labelling configurations.
+        A key may be a path such as `media.fps`, as in labelling configurations. Returns the task as it was before.
         """
         # Label Studio replaces task data as a whole, so it is read immediately before.
-        data = self.task(project_id, task_id).data
+        task = self.task(project_id, task_id)
+        data = task.data
         if any(lookup(data, key) != value for key, value in changes.items()):
             try:
                 for key, value in changes.items():
@@ -234,6 +244,7 @@ class LabelStudioClient:
                     "Import the task again with it.",
                 ) from error
             self._api.again(lambda: self._api.sdk.tasks.update(str(task_id), data=data, request_options=NO_SDK_RETRIES))
+        return task
 
     def set_task_key(self, project_id: int, task_ids: Sequence[int], key: str, text: str) -> None:
         """Sets one key in the data of many tasks to a text, in one request; deleted tasks are ignored.

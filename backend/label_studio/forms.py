@@ -35,6 +35,11 @@ class Task:
     has_draft: bool = False
     drafts: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def skipped(self) -> bool:
+        """Whether everybody who opened it pressed Skip."""
+        return bool(self.annotations) and all(each.get("was_cancelled") for each in self.annotations)
+
     @classmethod
     def from_json(cls, form: Mapping[str, Any], project_id: int) -> Task:
         """A task of an answer; `project_id` where the answer does not name its project."""

@@ -19,6 +19,7 @@ from backend.store.params import FinetuneParams
 from backend.store.reports import Wanted
 from backend.store.tasks import TaskKey
 from trajseg.errors import QueueError, TaskError
+from trajseg.words import counted
 
 log = logging.getLogger("trajseg.backend")
 
@@ -71,7 +72,7 @@ class JobControl:
                         return False
                     self.queue.enqueue(job)
         except QueueError as error:
-            log.warning("%d jobs wait in the store: %s", len(jobs), error)
+            log.warning("%s stored, but not queued yet: %s", counted(len(jobs), "job"), error)
             return False
         return True
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 
 from tests.e2e.editor import Editor
 from tests.e2e.prelabelled import Prelabelled, prelabelled
-from tests.e2e.serving import MadeProject, Question, Trajseg, make_project, serving
-from tests.e2e.studio import LabelStudio, wait_until
+from tests.e2e.serving import TRAJSEG, MadeProject, Question, Trajseg, make_project, serving
+from tests.e2e.studio import LabelStudio, Process, wait_until
 from trajseg.data.corrections import side_of
 from trajseg.shapes.dataset import write_scene
 from trajseg.shapes.evaluation.annotator import identity_of
@@ -225,3 +226,67 @@ def test_the_report_counts_what_was_corrected(
     editor.page.get_by_text("effort by model version").wait_for()
     editor.page.get_by_text("Until the next training:").scroll_into_view_if_needed()
     editor.screenshot("learning-7-report")
+
+
+def test_a_round_of_active_learning_is_interrupted_continued_and_reported(
+    trained: dict[str, Any],
+    learner: Any,
+    project: MadeProject,
+    corrected: list[Prelabelled],
+    studio: LabelStudio,
+    editor: Editor,
+) -> None:
+    """`trajseg active` beside the running server; only the two last tasks are left to choose from."""
+    studio.retrieve_predictions(project.id, project.tasks[LATER : LATER + 1])
+    learner.job_of(project.tasks[LATER], project.questions[LATER].instruction)
+    command = [str(TRAJSEG), "active", "--project", str(project.id), "--budget", "1", "--steps", STEPS]
+    first = Process(command, learner.environment, learner.data_dir / "active-1.log")
+    try:
+        chosen = int(printed(first, r"Round 1: correct these tasks, the most useful first: (\d+)$")[1])
+        assert chosen in project.tasks[LEFT : LATER + 1]
+        printed(first, rf"Waiting for people to correct 1 of 1 task: {chosen}\.$")
+        [task] = [task for task in studio.tasks(project.id) if task["id"] == chosen]
+        assert (task["data"]["trajseg_round"], task["data"]["trajseg_rank"]) == (1, 1)
+        second = learner.cli(*command[1:])
+        assert second.returncode == 2
+        assert f"Another `trajseg active` (process {first.process.pid})" in second.stderr
+        first.process.send_signal(signal.SIGINT)
+        assert first.process.wait(30) == 130
+        assert "Run the same command to continue." in first.tail()
+    finally:
+        first.stop()
+    editor.page.goto(f"{studio.url}/projects/{project.id}/data")
+    editor.page.get_by_text("trajseg_rank").first.wait_for()
+    editor.screenshot("learning-8-columns-of-the-round")
+    editor.open_task(project.id, chosen)
+    editor.submit()
+    continued = Process(command, learner.environment, learner.data_dir / "active-2.log")
+    try:
+        printed(continued, r'^\{"rounds".*\}$', TRAINING_SECONDS)
+        assert continued.process.wait(30) == 0, continued.tail()
+    finally:
+        continued.stop()
+    lines = continued.log.read_text().splitlines()
+    report = json.loads(lines[-1])
+    [made] = report["rounds"]
+    assert (made["number"], made["tasks"], made["state"], report["left"]) == (1, [chosen], "done", 0)
+    assert made["version"] == f"{BASE}/project-{project.id}@2"
+    assert f"Round 1: {made['decision']}" in lines
+    assert any(line.startswith("Round 1 is done: ") for line in lines)
+    listed = learner.cli("models", "list", "--project", str(project.id)).stdout
+    assert made["version"] in listed
+
+
+def printed(process: Process, pattern: str, seconds: float = 120) -> re.Match[str]:
+    """The line with this pattern in the log of a process, once it is there; fails if the process ends before."""
+
+    def line() -> re.Match[str] | None:
+        ended = process.process.poll() is not None
+        found = re.search(pattern, process.log.read_text(), re.MULTILINE)
+        assert found or not ended, f"{process.name} ended with {process.process.returncode}:\n{process.tail()}"
+        return found
+
+    try:
+        return wait_until(f"line {pattern!r}", line, seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{process.tail()}") from None

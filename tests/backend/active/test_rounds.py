@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from click.testing import CliRunner
 from backend.active.pool import TaskPool
 from backend.active.rounds import ActiveLearning, Plan, Round
 from backend.composition import compose
+from backend.locks import held_alone
 from backend.queue import JobQueue
 from backend.settings import Settings
 from backend.store import Change, Job, ReadAnnotation, Store
@@ -122,7 +125,7 @@ def test_rounds_run_to_the_end_of_the_budget_and_each_is_reported(world: World) 
     assert learning.step() == ["Round 2: Promoted: it is better."]
     again, _ = world.store.jobs.add("prelabel", world.project.id, 6, "v", "the square", "prelabel", model_version="new")
     assert learning.step() == []
-    assert learning.waiting_for() == "1 tasks to be labelled again"
+    assert learning.waiting_for() == "1 prediction"
     world.finish(again)
     assert "has relabelled the rest. 0 of 4 tasks are left." in learning.step()[0]
     assert learning.finished
@@ -162,7 +165,37 @@ def test_a_failed_training_says_why_and_is_requested_again(world: World) -> None
     learning.step()
     (job,) = [job for job in world.store.jobs.newest(state="queued") if job.kind == "finetune"]
     world.store.runs.fail(job.id, world.store.runs.start(job.id) or "", "Out of memory.", "Use 4 bits.")
-    with pytest.raises(TrajSegError, match="Out of memory"):
+    with pytest.raises(TrajSegError, match="failed: Out of memory"):
+        learning.step()
+    assert "training is queued" in world.learning().step()[0]
+
+
+def test_a_training_retried_on_the_jobs_page_belongs_to_its_round(world: World) -> None:
+    learning = world.learning(batch=1)
+    learning.step()
+    world.correct(1)
+    learning.step()
+    (job,) = [job for job in world.store.jobs.newest(state="queued") if job.kind == "finetune"]
+    world.backend.service.jobs.cancel(job.id)
+    with pytest.raises(TrajSegError, match="was cancelled"):
+        learning.step()
+    world.backend.service.jobs.retry(job.id)
+    assert world.learning().step() == [f"Round 1: its training was retried (job {job.id})."]
+    world.trained(promoted=False)
+    assert "Not promoted" in world.learning().step()[0]
+
+
+def test_a_training_that_is_no_longer_stored_is_requested_again(world: World) -> None:
+    learning = world.learning(batch=1)
+    learning.step()
+    world.correct(1)
+    learning.step()
+    (job,) = [job for job in world.store.jobs.newest(state="queued") if job.kind == "finetune"]
+    world.backend.service.jobs.cancel(job.id)
+    assert world.store.retention.drop_over(None, 1) == []
+    assert world.store.retention.drop_over(now() + timedelta(days=1), 0) == [job.id]
+    assert learning.waiting_for() == ""
+    with pytest.raises(TrajSegError, match="no longer in the store"):
         learning.step()
     assert "training is queued" in world.learning().step()[0]
 
@@ -172,10 +205,49 @@ def test_deleted_tasks_are_not_waited_for(world: World) -> None:
     learning.step()
     world.gone = [4]
     learning.look_again()
-    assert learning.waiting_for() == "people to correct 1 of 1 tasks: 1"
+    assert learning.waiting_for() == "people to correct 1 of 1 task: 1"
     assert learning.left == 3
     world.correct(1)
     assert "training is queued" in learning.step()[0]
+
+
+def test_a_deleted_task_is_not_chosen_again(world: World) -> None:
+    learning = world.learning(budget=2, batch=1)
+    world.gone = [1]
+    assert learning.step() == ["Round 1: all its tasks were deleted or skipped."]
+    world.gone = []
+    for task in (2, 3, 4):
+        world.correct(task)
+    (said,) = world.learning(budget=2, batch=2).step()
+    assert said == "Round 2: correct these tasks, the most useful first: 5, 6"
+
+
+def test_only_tasks_that_still_exist_are_named(world: World) -> None:
+    world.gone = [1]
+    assert world.learning().step() == ["Round 1: correct these tasks, the most useful first: 4"]
+
+
+def test_tasks_that_are_being_predicted_are_waited_for(world: World) -> None:
+    for task in range(1, 7):
+        world.correct(task)
+    job, _ = world.store.jobs.add("prelabel", world.project.id, 8, "v", "it", "prelabel", model_version=BASE)
+    learning = world.learning()
+    assert (learning.finished, learning.step(), learning.waiting_for()) == (False, [], "1 prediction")
+    world.finish(job)
+    assert learning.step() == ["Round 1: correct these tasks, the most useful first: 8"]
+
+
+def test_an_annotation_that_cannot_be_used_is_named_while_its_task_is_waited_for(world: World) -> None:
+    learning = world.learning()
+    learning.step()
+    unread = ReadAnnotation(world.project.id, 4, 104, "v1", now(), "ada", error="its mask is damaged")
+    world.store.corrections.record(unread, [])
+    empty = ReadAnnotation(world.project.id, 1, 101, "v1", now(), "ada")
+    world.store.corrections.record(empty, [])
+    assert learning.waiting_for() == (
+        "people to correct 2 of 2 tasks: 1 (annotated, but this says nothing about its tracks), "
+        "4 (annotated, but its mask is damaged)"
+    )
 
 
 def test_rounds_end_where_no_task_is_left(world: World) -> None:
@@ -191,8 +263,12 @@ def test_a_damaged_file_and_an_unknown_strategy_are_named(world: World) -> None:
         world.learning(strategy="oracle")
     learning = world.learning()
     learning.step()
-    learning.path.write_text('{"rounds": [{"number": 1')
-    with pytest.raises(InputError, match="Delete the file"):
+    for damage in ('{"rounds": [{"number": 1', '{"rounds": [{"number": 1, "tasks": "1"}]}', "[]", ""):
+        learning.path.write_text(damage)
+        with pytest.raises(InputError, match="Delete the file"):
+            world.learning()
+    learning.path.write_text('{"rounds": [{"number": 1, "tasks": [1], "state": "sleeping"}]}')
+    with pytest.raises(InputError, match="state: Input should be 'correcting'"):
         world.learning()
 
 
@@ -215,3 +291,14 @@ def test_the_command_does_what_it_can_and_prints_all_rounds_as_json(
     assert json.loads(last.output.splitlines()[-1])["rounds"][0]["promoted"] is True
     assert (Path(settings.data_dir) / "active" / f"project-{world.project.id}.json").exists()
     assert CliRunner().invoke(main, ["active", "--project", "9", "--budget", "4"]).exit_code == 2
+
+
+def test_a_second_command_for_the_same_project_is_refused(
+    world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(settings.data_dir))
+    lock = settings.data_dir / "active" / f"project-{world.project.id}.lock"
+    with held_alone(lock, "", ""):
+        done = CliRunner().invoke(main, ["active", "--project", "7", "--budget", "4", "--once"])
+    assert done.exit_code == 2
+    assert f"Another `trajseg active` (process {os.getpid()}) runs the rounds of project 7." in done.output
