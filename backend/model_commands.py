@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trajseg.words import counted
+
 if TYPE_CHECKING:
     from backend.composition import Backend
     from backend.store.models import Project
@@ -87,9 +89,16 @@ def promote(project: int, number: int) -> None:
     """Make version NUMBER serve from the next job on, whatever the gate decided."""
     with _backend(project) as (backend, found):
         version, again = backend.service.models.promote(found.id, number)
-        click.echo(f"{version.name} is {version.state} and serves from the next job on.")
+        used = backend.service.base_of(found)
+        if used == version.base:
+            click.echo(f"{version.name} is {version.state} and serves from the next job on.")
+        else:
+            click.echo(
+                f"{version.name} is {version.state}. Project {project} uses {used} now; the version serves once the "
+                f"project uses {version.base} again."
+            )
         if again:
-            click.echo(f"It relabels {len(again)} unannotated tasks.")
+            click.echo(f"It relabels {counted(len(again), 'unannotated task')}.")
 
 
 @models.command()

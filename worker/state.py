@@ -10,13 +10,10 @@ from backend.label_studio.outgoing.courier import Courier, Hand
 from backend.settings import Settings
 from backend.store import Job, Store
 from backend.store.kinds import KINDS
-from trajseg.checkpoints.manifest import read_manifest
+from trajseg.checkpoints.manifest import other_version, read_manifest
 from trajseg.correction.mobile_sam import load_marks_model
 from trajseg.engines.base import Adaptable, Engine
 from trajseg.engines.registry import load_engine, loading_options
-from trajseg.errors import (
-    CheckpointError,
-)
 from worker.engines import LoadedEngines
 from worker.figures import StageTally
 
@@ -83,8 +80,5 @@ class WorkerState:
         folder = self.settings.data_dir / version.folder
         published = read_manifest(folder).model_version
         if published != version.name:
-            raise CheckpointError(
-                f"{folder} holds the adapter {published[:200]}, not {version.name}.",
-                "Copy the folder again, or promote another version.",
-            )
+            raise other_version(folder, published, version.name)
         return adaptable.adapted(folder)

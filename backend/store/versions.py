@@ -104,12 +104,17 @@ class Versions:
 
         Raises:
             UnknownVersionError: there is no version with that number.
-            InputError: its training has not finished.
+            InputError: it has no adapter: its training has not finished, or never began for want of held-out videos.
         """
         with self.database.write() as session:
             version = _version(session, project_id, number)
+            if not version.folder and version.state == CANDIDATE:
+                raise InputError(
+                    f"{version.name} has no adapter yet.",
+                    f"Wait for its training, or see on the jobs page why that ended (job {version.job_id}).",
+                )
             if not version.folder:
-                raise InputError(f"{version.name} has no adapter yet.", "Wait for its training job.")
+                raise InputError(f"{version.name} has no adapter: {version.reason}", "Train again after that.")
             version.reason = reason or version.reason
             _set(version, PROMOTED)
             return version
@@ -150,7 +155,11 @@ def _version(session: Session, project_id: int, number: int) -> ModelVersion:
     query = select(ModelVersion).where(ModelVersion.project_id == project_id, ModelVersion.number == number)
     version = session.scalar(query)
     if version is None:
-        raise UnknownVersionError(f"The project has no model version {number}.", "`trajseg models list` lists them.")
+        project = session.get(Project, project_id)
+        raise UnknownVersionError(
+            f"Project {project.label_studio_id if project else project_id} has no model version {number}.",
+            "`trajseg models list` lists them.",
+        )
     return version
 
 

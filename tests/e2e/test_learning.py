@@ -179,7 +179,7 @@ def test_promoted_by_hand_it_labels_again_what_nobody_has_annotated(
     left = corrected[LEFT]
     done = learner.cli("models", "promote", "--project", str(project.id), "1")
     assert done.returncode == 0, done.stderr
-    assert "It relabels 1 unannotated tasks" in done.stdout
+    assert "It relabels 1 unannotated task." in done.stdout
     version = trained["version"]
     assert version == f"{BASE}/project-{project.id}@1"
 
@@ -266,6 +266,7 @@ def test_a_round_of_active_learning_is_interrupted_continued_and_reported(
         assert continued.process.wait(30) == 0, continued.tail()
     finally:
         continued.stop()
+    assert "cannot be reached" not in first.log.read_text() + continued.log.read_text()
     lines = continued.log.read_text().splitlines()
     report = json.loads(lines[-1])
     [made] = report["rounds"]

@@ -127,6 +127,14 @@ def checked_files(folder: Path) -> tuple[AdapterManifest, dict[str, bytes]]:
     return manifest, contents
 
 
+def other_version(folder: Path, published: str, wanted: str) -> CheckpointError:
+    """The error for a folder whose adapter is not the one that belongs there."""
+    return CheckpointError(
+        f"{folder} holds the adapter {published[:200]}, not {wanted}.",
+        "Copy the folder again, or promote another version.",
+    )
+
+
 def plain_bytes(path: Path) -> bytes:
     """The content of a regular file. Raises OSError for a link, and for a device or pipe, which may never end."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from backend.settings import Settings
 from backend.store import Store
+from tests.backend.adapter_folder import publish_adapter
 from trajseg.cli import main
 
 BASE = "trajseg-tiny"
@@ -40,7 +41,7 @@ def project_id(store: Store) -> int:
 def trained(store: Store, settings: Settings, project_id: int, job: str, promoted: bool = True) -> str:
     version = store.versions.of_job(project_id, BASE, job)
     folder = f"models/project-{project_id}/{version.number}"
-    (settings.data_dir / folder).mkdir(parents=True)
+    publish_adapter(settings.data_dir / folder, version.name)
     Image.new("RGB", (40, 20), "red").save(settings.data_dir / folder / "differences.png")
     reason = WORDS if promoted else "Not promoted: the gain may be chance."
     clips = [{"name": "task-1", "side": "train"}, {"name": "task-2", "side": "held-out"}]
@@ -139,6 +140,32 @@ def test_a_rejected_request_is_answered_with_the_reason(client: FlaskClient, sto
     store.versions.of_job(project_id, BASE, "a")
     assert "In training" in client.get("/page/models/").text
     assert "no adapter yet" in client.post(f"/page/models/{project_id}/1/promote", data=form).text
+
+
+def test_a_damaged_adapter_is_not_promoted_and_the_file_is_named(
+    client: FlaskClient, store: Store, settings: Settings, project_id: int
+) -> None:
+    trained(store, settings, project_id, "a", promoted=False)
+    (settings.data_dir / f"models/project-{project_id}/1/config.json").write_text("damaged")
+    answer = client.post(f"/page/models/{project_id}/1/promote", data={"token": token(client)})
+    assert answer.status_code == 503
+    assert "config.json is not the trained file: its hash has changed." in text_of(answer.text)
+    assert store.versions.served_name(project_id, BASE) == BASE
+
+
+def test_the_command_says_which_base_a_version_belongs_to(
+    store: Store, settings: Settings, project_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    words = ["models", "promote", "--project", "12", "1"]
+    trained(store, settings, project_id, "a")
+    assert (
+        CliRunner().invoke(main, words).output == f"{BASE}/project-12@1 is promoted and serves from the next job on.\n"
+    )
+    monkeypatch.setenv("TRAJSEG_MODEL", "colour")
+    output = CliRunner().invoke(main, words).output
+    assert f"Project 12 uses colour now; the version serves once the project uses {BASE} again." in output
 
 
 def test_a_folder_outside_of_the_data_folder_is_never_read(

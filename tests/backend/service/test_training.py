@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 
@@ -17,6 +18,8 @@ from backend.settings import Settings
 from backend.store import Change, Job, ReadAnnotation, Store
 from backend.store.models import now
 from backend.store.notes import JobNotes
+from tests.backend.adapter_folder import publish_adapter
+from trajseg.errors import CheckpointError, InputError
 from trajseg.tracks import Result, rle
 
 BASE, PROMOTED = "trajseg-tiny", "trajseg-tiny/project-7@1"
@@ -89,6 +92,7 @@ def test_a_version_promoted_by_hand_labels_again_as_one_that_the_gate_promoted(
         predicted(store, project_id, result, task, doubt)
     refused = store.versions.of_job(project_id, BASE, "a")
     store.versions.decide(refused.id, False, "Not promoted.", "models/1", {})
+    publish_adapter(settings.data_dir / "models" / "1", PROMOTED)
     models = compose(settings, store, queue).service.models
     version, again = models.promote(project_id, refused.number)
     assert version.name == PROMOTED
@@ -101,3 +105,36 @@ def test_a_version_promoted_by_hand_labels_again_as_one_that_the_gate_promoted(
     assert (out.name, serving) == (PROMOTED, None)
     quiet = settings.model_copy(update={"relabel_after_promotion": False})
     assert compose(quiet, store, queue).service.models.promote(project_id, refused.number)[1] == []
+
+
+def test_an_adapter_that_is_missing_damaged_or_another_one_is_not_promoted(
+    store: Store, project_id: int, settings: Settings, queue: JobQueue
+) -> None:
+    version = store.versions.of_job(project_id, BASE, "a")
+    store.versions.decide(version.id, False, "Not promoted.", "models/1", {})
+    models, folder = compose(settings, store, queue).service.models, settings.data_dir / "models" / "1"
+    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read"):
+        models.promote(project_id, 1)
+    publish_adapter(folder, "trajseg-tiny/project-8@1")
+    with pytest.raises(CheckpointError, match=f"holds the adapter trajseg-tiny/project-8@1, not {PROMOTED}"):
+        models.promote(project_id, 1)
+    shutil.rmtree(folder)
+    publish_adapter(folder, PROMOTED)
+    (folder / "adapter_model.safetensors").write_text("damaged")
+    with pytest.raises(CheckpointError, match="its hash has changed"):
+        models.promote(project_id, 1)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        models.promote(project_id, 1)
+    assert store.versions.served_name(project_id, BASE) == BASE
+
+
+def test_a_version_that_was_never_trained_says_why_it_cannot_be_promoted(store: Store, project_id: int) -> None:
+    version = store.versions.of_job(project_id, BASE, "a")
+    with pytest.raises(InputError, match="no adapter yet"):
+        store.versions.promote(project_id, 1)
+    store.versions.decide(version.id, False, "Not promoted: needs about 2 more corrected videos.", "", {})
+    with pytest.raises(InputError, match="has no adapter: Not promoted: needs about 2 more corrected videos"):
+        store.versions.promote(project_id, 1)
+    with pytest.raises(InputError, match="Project 7 has no model version 4"):
+        store.versions.promote(project_id, 4)
