@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import click
+from sqlalchemy import func, select
 
 from backend.exporting import export_corrections
 from backend.settings import Settings, load_settings
-from backend.store import Store
+from backend.store import Annotation, Job, Store
 from backend.store.standing import Standing
 from trajseg.errors import InputError
 
@@ -72,13 +73,17 @@ def _exported(store: Store, settings: Settings, project_id: int, number: int) ->
 
 def _state(store: Store, project_id: int) -> str:
     """Changes whenever the project's standing tracks do; empty if nothing is annotated."""
-    rows = []
-    for (_, task), annotation in sorted(Standing(store).annotations(project_id).items()):
-        job_id = annotation.refine_job_id
-        refined = store.jobs.get(job_id) if job_id else None
-        state = (job_id, refined.state, refined.finished_at) if refined else ()
-        rows.append((task, annotation.annotation_id, annotation.version, state))
-    return repr(rows) if rows else ""
+    if not Standing(store).annotations(project_id):
+        return ""
+    # All annotations, because the deciding one of a task inherits from others; all jobs, because refinements change
+    # tracks, and caption jobs their captions.
+    annotations = select(Annotation.annotation_id, Annotation.version, Annotation.withdrawn_at).where(
+        Annotation.project_id == project_id
+    )
+    jobs = select(func.count(), func.max(Job.finished_at)).where(Job.project_id == project_id, Job.state == "done")
+    with store.database.read() as session:
+        rows = session.execute(annotations.order_by(Annotation.annotation_id)).all()
+        return repr((rows, session.execute(jobs).one()))
 
 
 def _forget(root: Path) -> None:

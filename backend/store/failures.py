@@ -151,8 +151,7 @@ class Failures:
                 jobs = session.scalars(
                     select(Job).where(Job.id.in_(ids), Job.state == "failed").with_for_update()
                 ).all()
-                restart(session, jobs)
-                queued += jobs
+                queued += restart(session, jobs)
         return queued
 
     def deliver_again(self, job_ids: Sequence[str]) -> int:

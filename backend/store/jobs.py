@@ -148,11 +148,17 @@ class JobStore:
 
         Args:
             params: replaces the job's params.
+
+        Raises:
+            InputError: its kind allows one job per project at a time, and there is another one.
         """
         with self.database.write() as session:
             job = get_job(session, job_id, lock=True)
-            if job.state not in UNFINISHED:
-                restart(session, [job])
+            if job.state not in UNFINISHED and not restart(session, [job]):
+                raise InputError(
+                    f"Job {job_id} cannot be retried now: its project has another {job.kind} job.",
+                    "Wait until that one is done, or cancel it.",
+                )
             job.queue = queue or job.queue
             job.params = params_of(job.kind, {**job.params, **(params or {})}).to_json()
             return job

@@ -38,6 +38,7 @@ class JobKind:
         delivers: whether its result becomes a prediction in Label Studio.
         needs_clip: whether the worker fetches and opens the job's video when `do` asks for the clip.
         adapted: whether its engine uses the adapter that serves the job's project.
+        one_per_project: whether a project has at most one unfinished job of this kind.
         task_state: the value of the column `trajseg_state` after delivery; empty leaves it unchanged.
 
     Raises:
@@ -51,6 +52,7 @@ class JobKind:
     delivers: bool = False
     needs_clip: bool = True
     adapted: bool = True
+    one_per_project: bool = False
     task_state: str = ""
 
     def __post_init__(self) -> None:
@@ -91,6 +93,7 @@ KINDS = {
             params=FinetuneParams,
             needs_clip=False,
             adapted=False,
+            one_per_project=True,
         ),
     )
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from backend.store.kinds import KINDS
 from backend.store.models import Delivery, Job, PartialFrames, Track
 from trajseg.errors import CancelledError, InputError, TrajSegError
 
@@ -41,9 +42,23 @@ def running_job(session: Session, job_id: str, run_token: str) -> Job:
     return job
 
 
-def restart(session: Session, jobs: Sequence[Job]) -> None:
-    """Queues jobs as new, without anything they produced; the caller puts them into the queue."""
-    for table in (Track, Delivery, PartialFrames):
-        session.execute(delete(table).where(table.job_id.in_([job.id for job in jobs])))
+def restart(session: Session, jobs: Sequence[Job]) -> list[Job]:
+    """Queues finished jobs as new, without anything they produced; the caller puts them into the queue.
+
+    Returns the queued jobs: all of them, except those of a one-per-project kind whose project has another one already.
+    """
+    alone = [name for name, kind in KINDS.items() if kind.one_per_project]
+    busy = select(Job.project_id, Job.kind).where(Job.kind.in_(alone), Job.state.in_(UNFINISHED))
+    taken = {(project_id, kind) for project_id, kind in session.execute(busy)}
+    queued = []
     for job in jobs:
+        if job.kind in alone:
+            if (job.project_id, job.kind) in taken:
+                continue
+            taken.add((job.project_id, job.kind))
+        queued.append(job)
+    for table in (Track, Delivery, PartialFrames):
+        session.execute(delete(table).where(table.job_id.in_([job.id for job in queued])))
+    for job in queued:
         job.reset()
+    return queued

@@ -49,14 +49,12 @@ class Selections:
         return cancelled
 
     def queue_again(self, wanted: Wanted, until: datetime) -> list[Job]:
-        """Queues the selected failed or cancelled jobs as new; returns them, for the caller to queue."""
+        """Queues the selected failed or cancelled jobs as new (see `restart`); returns them, for the caller to queue."""
         queued: list[Job] = []
         for ids in self._parts(wanted, ("failed", "cancelled"), until):
             with self.database.write() as session:
                 found = select(Job).where(Job.id.in_(ids), Job.state.in_(("failed", "cancelled"))).with_for_update()
-                jobs = list(session.scalars(found))
-                restart(session, jobs)
-                queued += jobs
+                queued += restart(session, list(session.scalars(found)))
         return queued
 
     def _parts(self, wanted: Wanted, states: Sequence[str], until: datetime) -> list[list[str]]:

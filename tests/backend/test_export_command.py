@@ -177,6 +177,10 @@ def test_a_project_is_a_data_set_by_its_number_and_is_exported_again_when_it_has
     assert second.name != first.name
     assert (second[0].objects[0].caption, second[0].objects[0].caption_weight) == ("a tile", 1.0)
     assert first[0].objects[0].uid == "t1", "what is open stays"
+    video, params = str(tiny_clip.path), {"job_id": project.jobs[1]}
+    job, _ = project.store.jobs.add("caption", project.id, 1, video, "the red square", "interactive", params)
+    project.store.runs.finish(job.id, project.store.runs.start(job.id) or "", result_of(tiny_clip, job.video))
+    assert open_dataset(f"corrections:7:{side}").name != second.name, "captions may have been added"
 
 
 @pytest.mark.usefixtures("by_number")

@@ -84,6 +84,7 @@ class AdaptedModel:
         self.current: Adapter | None = None
         self._loaded: dict[Path, tuple[int, Adapter]] = {}
         self._undo: list[Callable[[], None]] = []
+        self._settled = True
 
     def load(self, folder: Path) -> Adapter:
         """Loads an adapter from its folder; the last few are cached as long as their manifest is unchanged.
@@ -107,14 +108,21 @@ class AdaptedModel:
     def put(self, adapter: Adapter | None) -> None:
         """Puts this adapter, or none, into the model; does nothing if it is already there.
 
+        An exception in the middle, such as a job's timeout, leaves the base in place, or the next call restores it.
+
         Raises:
             CheckpointError: the adapter does not fit; the base is then in place.
         """
-        if adapter is self.current:
+        if adapter is self.current and self._settled:
             return
+        self._settled = False
         self._take_out()
-        if adapter is None:
-            return
+        if adapter is not None:
+            self._put_in(adapter)
+        self.current = adapter
+        self._settled = True
+
+    def _put_in(self, adapter: Adapter) -> None:
         if adapter.manifest.base_config != self.base_config:
             raise CheckpointError(
                 f"{adapter.manifest.model_version} was trained on another {adapter.manifest.base}.",
@@ -122,15 +130,17 @@ class AdaptedModel:
             )
         try:
             for layer, (a, b) in adapter.lora.items():
-                self._adapt(self.model.get_submodule(layer), a, b, adapter.scale)
+                self._adapt(layer, a, b, adapter.scale)
             for name, tensor in adapter.heads.items():
                 self._replace(name, tensor)
+        except torch.OutOfMemoryError:
+            self._take_out()
+            raise
         except (AttributeError, RuntimeError) as error:
             self._take_out()
             raise CheckpointError(
                 f"{adapter.manifest.model_version} does not fit the base: {error}", "Train the project again."
             ) from error
-        self.current = adapter
 
     def _take_out(self) -> None:
         for undo in reversed(self._undo):
@@ -138,8 +148,12 @@ class AdaptedModel:
         self._undo.clear()
         self.current = None
 
-    def _adapt(self, layer: Any, a: Tensor, b: Tensor, scale: float) -> None:
+    def _adapt(self, name: str, a: Tensor, b: Tensor, scale: float) -> None:
+        layer: Any = self.model.get_submodule(name)
         weight = layer.weight
+        if (len(b), a.shape[1:], a.shape[:1]) != (layer.out_features, (layer.in_features,), b.shape[1:]):
+            # Otherwise it might be broadcast; and 4-bit weights do not show it before the layer is used.
+            raise RuntimeError(f"the LoRA of {name} is {list(b.shape)} times {list(a.shape)}")
         a, b = a.to(weight.device), b.to(weight.device)
         if type(weight) is nn.Parameter and weight.is_floating_point():
             merged = (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
@@ -165,5 +179,6 @@ class AdaptedModel:
         def undo() -> None:
             place.data = original
 
-        place.data = tensor
+        # First, so that an exception in between loses nothing.
         self._undo.append(undo)
+        place.data = tensor

@@ -57,6 +57,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def above_zero(self) -> bool:
+        """Whether all of it lies above zero, to the three digits that a decision shows."""
+        return round(self.low, 3) > 0
+
 
 @dataclass(frozen=True)
 class ClipPair:
@@ -101,7 +106,7 @@ class GateDecision:
     @property
     def forgets(self) -> bool:
         """Whether the candidate gains on the project, but was refused for its loss on the base set."""
-        return not self.promoted and self.base_gain is not None and self.gain is not None and self.gain.low > 0
+        return not self.promoted and self.base_gain is not None and self.gain is not None and self.gain.above_zero
 
     def to_json(self) -> dict[str, Any]:
         """As JSON: numbers and text."""
@@ -124,8 +129,8 @@ def decide(
         share: expected share of corrected videos that are held out; see `too_few_videos`.
 
     Raises:
-        InputError: the two models were scored on different expressions, or the base set is empty or was not measured
-            though the gain on the project is enough.
+        InputError: the two models were scored on different expressions, a score is not a finite number, or the base
+            set is empty or was not measured though the gain on the project is enough.
     """
     gains = _gains(served, candidate, "held-out videos")
     measured = served_base is not None and candidate_base is not None
@@ -137,7 +142,7 @@ def decide(
     project, base = _pairs(served, candidate), _pairs(served_base or {}, candidate_base or {})
     gain = confidence_interval(gains, rules)
     base_gain = confidence_interval(base_gains, rules) if base_gains else None
-    missing = missing_clips(gains, rules) if gain.low <= 0 and len(gains) > 1 else 0
+    missing = missing_clips(gains, rules) if not gain.above_zero and len(gains) > 1 else 0
     needed = math.ceil((missing or 0) / share)
     promoted, reason = _verdict(gain, base_gain, len(project), len(base), needed, rules)
     return GateDecision(promoted, reason, served_version, gain, base_gain, project, base, needed, rules)
@@ -146,7 +151,7 @@ def decide(
 def gains_enough(served: ScoresByClip, candidate: ScoresByClip, rules: GateRules = GateRules()) -> bool:
     """Whether the scores on the project's held-out videos allow a promotion, so that the base set decides."""
     gains = _gains(served, candidate, "held-out videos")
-    return len(gains) >= rules.min_clips and confidence_interval(gains, rules).low > 0
+    return len(gains) >= rules.min_clips and confidence_interval(gains, rules).above_zero
 
 
 def too_few_videos(held_out: int, share: float, rules: GateRules, served_version: str = "") -> GateDecision:
@@ -173,7 +178,7 @@ def _verdict(
         f"{gain.mean:+.3f} J&F on {clips} held-out {_videos(clips)} ({percent}: {gain.low:+.3f} to {gain.high:+.3f})"
     )
     based = "" if base_gain is None else f"{base_gain.mean:+.3f} on {base_clips} clips of the base set"
-    if gain.low <= 0 or base_gain is None:
+    if not gain.above_zero or base_gain is None:
         word = "may be chance" if gain.mean > 0 else "is none"
         more = f" A gain of this size needs about {needed} more corrected {_videos(needed)} to show." if needed else ""
         return False, f"Not promoted: {shown}, so the gain {word}.{more}{f' {based}.' if based else ''}"
@@ -269,6 +274,11 @@ def _gains(served: ScoresByClip, candidate: ScoresByClip, what: str) -> list[lis
                 "expressions.",
                 "Measure both models on the same.",
             )
+        odd_scores = [score for score in (*served[clip], *candidate[clip]) if not math.isfinite(score)]
+        if odd_scores or not served[clip]:
+            # Comparisons with nan are false, so a broken model would pass.
+            said = f"the score {odd_scores[0]}" if odd_scores else "no score"
+            raise InputError(f"The clip {clip} of the {what} has {said}.", "J&F is between 0 and 1.")
     return [[b - a for a, b in zip(served[clip], candidate[clip], strict=True)] for clip in sorted(served)]
 
 

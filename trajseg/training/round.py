@@ -204,9 +204,13 @@ def _held_out(task: RoundTask) -> Corrections | None:
 
 
 def videos_of(corrections: Corrections) -> Mapping[str, str]:
-    """The video of each clip, by name: a video shared by several tasks is named after its first clip."""
+    """The video of each clip with an expression, by name: one shared by several tasks is named after its first clip.
+
+    Clips without expressions, such as those of which only tracks without an instruction were drawn, cannot be scored.
+    """
     first: dict[str, str] = {}
-    clips = [corrections.corrected(number) for number in range(len(corrections))]
+    asked = [number for number in range(len(corrections)) if corrections[number].expressions]
+    clips = [corrections.corrected(number) for number in asked]
     return {clip.name: first.setdefault(clip.identity, clip.name) for clip in clips}
 
 

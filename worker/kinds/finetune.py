@@ -21,6 +21,7 @@ from backend.private import private_folder
 from backend.service.training import relabelling
 from backend.store.models import ModelVersion
 from backend.store.params import FinetuneParams
+from backend.store.versions import PROMOTED
 from trajseg.checkpoints.manifest import NAME as MANIFEST
 from trajseg.checkpoints.manifest import read_manifest
 from trajseg.errors import InputError, TrajSegError
@@ -45,6 +46,9 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
     if not base.adapts:
         raise InputError(f"{base.model_version} cannot be fine-tuned.", "Serve a TrajSeg checkpoint to train.")
     version = context.store.versions.of_job(job.project_id, base.model_version, job.id)
+    if version.folder:
+        # Decided by an earlier run of this job. Its adapter may be serving, so it is not trained again.
+        return _outcome(context, version)
     work = settings.data_dir / "training" / job.id
     corrections = work / "corrections"
     if not (corrections / "manifest.json").exists():
@@ -63,12 +67,20 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
     published = (settings.data_dir / target / MANIFEST).exists()
     manifest = read_manifest(settings.data_dir / target).to_json() if published else {"decision": decision}
     folder = str(target) if published else ""
-    context.store.versions.decide(version.id, decision["promoted"], decision["reason"], folder, manifest)
-    log.info("%s: %s", version.name, decision["reason"])
+    # A training that was cancelled at the last moment promotes nothing.
+    context.alive()
+    version = context.store.versions.decide(version.id, decision["promoted"], decision["reason"], folder, manifest)
+    log.info("%s: %s", version.name, version.reason)
     shutil.rmtree(work, ignore_errors=True)
-    relabel = decision["promoted"] and settings.relabel_after_promotion
-    follow_up = relabelling(context.store, job.project_id, version.name, context.params.engine) if relabel else ()
-    return JobOutcome(follow_up=follow_up, report={"version": version.name, "folder": folder, "decision": decision})
+    return _outcome(context, version)
+
+
+def _outcome(context: JobContext[FinetuneParams], version: ModelVersion) -> JobOutcome:
+    """The outcome of a training whose version has been decided on."""
+    relabel = version.state == PROMOTED and context.settings.relabel_after_promotion
+    follow_up = relabelling(context.store, version.project_id, version.name, context.params.engine) if relabel else ()
+    report = {"version": version.name, "folder": version.folder, "decision": version.manifest["decision"]}
+    return JobOutcome(follow_up=follow_up, report=report)
 
 
 def _task(

@@ -13,11 +13,12 @@ from rq import Queue
 from backend.composition import compose
 from backend.engines import OfferedEngines
 from backend.queue import JobQueue
-from backend.service.training import due_trainings, relabelling
+from backend.service.training import due_trainings, relabelling, request_training
 from backend.settings import Settings
 from backend.store import Change, Job, ReadAnnotation, Store
 from backend.store.models import now
 from backend.store.notes import JobNotes
+from backend.store.reports import Wanted
 from tests.backend.adapter_folder import publish_adapter
 from trajseg.errors import CheckpointError, InputError
 from trajseg.tracks import Result, rle
@@ -83,6 +84,22 @@ def test_a_project_is_trained_after_as_many_newly_corrected_tracks_as_the_settin
     assert (training.kind, training.project_id) == ("finetune", project_id)
     assert due() == [], "one training at a time"
     assert due_trainings(store, engines, after=0)() == []
+
+
+def test_retries_keep_to_one_training_per_project(store: Store, project_id: int) -> None:
+    engines = OfferedEngines("trajseg-tiny", {"trajseg-tiny": BASE})
+    ours, theirs = store.projects.get(project_id), store.projects.upsert(8, "http://studio", "<View/>")
+    cancelled = []
+    for project in (ours, ours, theirs):
+        cancelled.append(request_training(store, project, engines)[0].id)
+        store.jobs.cancel(cancelled[-1])
+    queued = store.selections.queue_again(Wanted(), now())
+    assert sorted(job.project_id or 0 for job in queued) == [ours.id, theirs.id]
+    (left,) = set(cancelled) - {job.id for job in queued}
+    with pytest.raises(InputError, match="its project has another finetune job"):
+        store.jobs.retry(left)
+    store.jobs.cancel(next(job.id for job in queued if job.project_id == ours.id))
+    assert store.jobs.retry(left).state == "queued"
 
 
 def test_a_version_promoted_by_hand_labels_again_as_one_that_the_gate_promoted(

@@ -149,6 +149,49 @@ def test_what_does_not_fit_leaves_the_base_in_place(base: VideoSegmenter, tmp_pa
     assert host.current is None
 
 
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, torch.OutOfMemoryError])
+@pytest.mark.parametrize("step", ["_replace", "_take_out"])
+def test_a_swap_that_is_interrupted_leaves_nothing_behind(
+    base: VideoSegmenter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interruption: type[BaseException],
+    step: str,
+) -> None:
+    """A job's timeout is raised wherever the worker is, and the worker goes on with the next job."""
+    model = copy.deepcopy(base.model)
+    before, host = tensors(model), AdaptedModel(model, "tiny")
+    first, second = (Adapter.load(published(model, seed, tmp_path)) for seed in (10, 11))
+    host.put(first)
+    with_first = tensors(model)
+
+    def half(*given: object) -> None:
+        if step == "_take_out":
+            host._undo[-1]()
+        raise interruption
+
+    for wanted, expected in ((first, with_first), (None, before)):
+        with monkeypatch.context() as patched, pytest.raises(interruption):
+            patched.setattr(host, step, half)
+            host.put(second)
+        host.put(wanted)
+        assert same(tensors(model), expected)
+        host.put(first)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("shapes", [((2, 4), (1, 2)), ((2, 1), (3, 2)), ((2, 4), (3, 1)), ((8,), (3, 2))])
+def test_lora_of_another_shape_is_refused_before_the_layer_is_used(
+    packed: bool, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    model = nn.ModuleDict({"q": nn.Linear(4, 3, bias=False)})
+    if packed:
+        model["q"].weight = nn.Parameter(torch.zeros(6, dtype=torch.uint8), requires_grad=False)
+    a, b = (torch.randn(shape) for shape in shapes)
+    with pytest.raises(CheckpointError, match="the LoRA of q is"):
+        AdaptedModel(model, "tiny").put(Adapter(AdapterManifest("v", "tiny", "tiny"), {"q": (a, b)}, 2.0, {}))
+
+
 def test_a_changed_or_missing_file_is_refused_at_load(base: VideoSegmenter, tmp_path: Path) -> None:
     folder = published(base.model, 7, tmp_path)
     assert read_manifest(folder).model_version == "trajseg-tiny/project-1@7"

@@ -182,6 +182,26 @@ def test_models_that_were_asked_about_different_clips_are_not_compared() -> None
         decide({}, {}, {}, {})
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_scores_that_are_not_numbers_are_refused_on_either_set(score: float) -> None:
+    """Comparisons with nan are false: a candidate that fails on the base set would lose less than the margin."""
+    served, better = scores(np.full(4, 0.5)), scores(np.array([0.9, 0.91, 0.92, 0.93]))
+    with pytest.raises(InputError, match=r"clip base-0 of the base set has the score"):
+        decide(served, better, BASE, {**BASE, "base-0": [score]})
+    with pytest.raises(InputError, match=r"clip clip-3 of the held-out videos has the score"):
+        decide(served, {**better, "clip-3": [score]}, BASE, BASE)
+    with pytest.raises(InputError, match="has no score"):
+        decide({**served, "clip-0": []}, {**better, "clip-0": []}, BASE, BASE)
+
+
+def test_a_gain_too_small_to_be_shown_is_not_promoted() -> None:
+    """Without variance any gain is significant."""
+    served = scores(np.full(3, 0.5))
+    assert not decide(served, scores(np.full(3, 0.5004)), BASE, BASE).promoted
+    assert not gains_enough(served, scores(np.full(3, 0.5004)))
+    assert decide(served, scores(np.full(3, 0.51)), BASE, BASE).promoted
+
+
 @pytest.mark.parametrize(("clips", "expressions"), [(3, 1), (5, 1), (30, 1), (3, 8), (5, 4)])
 @pytest.mark.parametrize("between", [0.0, 0.1])
 def test_intervals_cover_the_true_mean_as_often_as_they_say(clips: int, expressions: int, between: float) -> None:

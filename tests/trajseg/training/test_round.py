@@ -66,6 +66,16 @@ def test_tasks_about_one_video_are_one_held_out_video(folder: Path, tmp_path: Pa
     np.testing.assert_allclose(joined["task-1"], [0.1, 0.2, 0.9])
 
 
+def test_a_video_about_which_nothing_can_be_asked_does_not_count(tiny_clip: Any, folder: Path, tmp_path: Path) -> None:
+    """The training would have been in vain: the gate has no scores of it."""
+    asked = labelled(tiny_clip, "task-1", Corrections(folder, "held-out").corrected(0).identity)
+    drawn = labelled(tiny_clip, "task-2", Corrections(folder, "held-out").corrected(1).identity)
+    alone = dataclasses.replace(drawn.tracks[0], caption_trust=Trust.PREDICTED)
+    drawn = dataclasses.replace(drawn, tracks=(alone,), expressions=())
+    export([asked, drawn], Native, tmp_path / "drawn")
+    assert videos_of(Corrections(tmp_path / "drawn", "held-out")) == {"task-1": "task-1"}
+
+
 @pytest.mark.parametrize("recipe", [FinetuneRecipe(), FULL_SIZE])
 def test_a_task_is_the_same_in_another_process(recipe: FinetuneRecipe) -> None:
     task = RoundTask("trajseg-tiny", "corrections", "work", "1", "v", recipe=recipe, cache="scores")

@@ -105,6 +105,22 @@ def test_one_training_at_a_time(world: SimpleNamespace) -> None:
     assert again.id != job.id
 
 
+def test_a_training_cancelled_at_the_last_moment_promotes_nothing(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = training(world)
+
+    def child(context: Any, work: Path) -> None:
+        """A substitute for the child process: it ends just before somebody cancels the job."""
+        (work / "decision.json").write_text(json.dumps({"promoted": True, "reason": "Promoted.", "gain": None}))
+        world.store.jobs.cancel(job.id)
+
+    monkeypatch.setattr(finetune, "_run", child)
+    run(job.id)
+    assert world.store.jobs.get(job.id).state == "cancelled"
+    assert [version.state for version in world.store.versions.list()] == ["candidate"]
+
+
 @pytest.mark.slow
 def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world: SimpleNamespace) -> None:
     job = training(world)
@@ -217,9 +233,11 @@ def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
     assert before.model_version == BASE
     job = training(world)
     made = adapter(tmp_path / "made")
+    trainings: list[Path] = []
 
     def child(context: Any, work: Path) -> None:
         """A substitute for the child process: a completed training."""
+        trainings.append(work)
         task = json.loads((work / "task.json").read_text())
         decision = {"promoted": True, "reason": "Promoted: a test says so.", "needs_videos": 0}
         manifest = AdapterManifest(task["model_version"], BASE, file_hash(checkpoint_folder(BASE) / "config.json"))
@@ -235,6 +253,11 @@ def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
     [again] = [held for held in world.store.jobs.newest(state="queued") if held.kind == "prelabel"]
     assert (again.task_id, again.model_version) == (1, name), "what nobody has annotated is labelled again"
     assert prelabelled(world, 2).model_version == name
+    # As after a worker that died between the decision and the end of its job.
+    world.store.jobs.retry(job.id)
+    run(job.id)
+    assert world.store.jobs.get(job.id).result == done.result
+    assert len(trainings) == 1, "a version that serves is not trained again"
     other: Project = world.store.projects.upsert(13, "http://127.0.0.1:9", "<View/>")
     held, _ = world.store.jobs.add("prelabel", other.id, 1, world.video, "the red square", "prelabel")
     run(held.id)
