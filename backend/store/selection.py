@@ -49,7 +49,7 @@ class Selections:
         return cancelled
 
     def queue_again(self, wanted: Wanted, until: datetime) -> list[Job]:
-        """Queues the selected failed or cancelled jobs as new (see `restart`); returns them, for the caller to queue."""
+        """Queues the selected failed or cancelled jobs as new, see `restart`; returns them, for the caller to queue."""
         queued: list[Job] = []
         for ids in self._parts(wanted, ("failed", "cancelled"), until):
             with self.database.write() as session:
