@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from backend.composition import Backend
     from backend.store.models import Project
 
+# The limits are those of FinetuneParams, whose import would slow down `trajseg --help`.
+STEPS = click.option("--steps", type=click.IntRange(1, 1_000_000), help="Steps per training [by the base's size].")
+SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 PROJECT = click.option("--project", type=click.IntRange(1), required=True, help="Label Studio's id of the project.")
 
 
 @click.command()
 @PROJECT
-@click.option("--steps", type=click.IntRange(1), help="Training steps [by the base's size].")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@STEPS
+@SEED
 def finetune(project: int, steps: int | None, seed: int) -> None:
     """Train a project's model on its corrections, as Start Training in Label Studio does.
 
@@ -31,8 +34,12 @@ def finetune(project: int, steps: int | None, seed: int) -> None:
     from backend.store.params import FinetuneParams
 
     with _backend(project) as (backend, found):
-        job, created = backend.service.jobs.train(found, FinetuneParams(steps=steps, seed=seed))
-        click.echo(f"{'Queued' if created else 'Already ' + job.state}: job {job.id}")
+        wanted = FinetuneParams(steps=steps, seed=seed)
+        job, created = backend.service.jobs.train(found, wanted)
+        other = (
+            "" if created or (job.asked.steps, job.asked.seed) == (steps, seed) else ", with other --steps or --seed"
+        )
+        click.echo(f"{'Queued' if created else 'Already ' + job.state}: job {job.id}{other}")
 
 
 @click.group()

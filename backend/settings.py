@@ -184,7 +184,10 @@ class Settings(BaseSettings):
         "the checkpoint names (`shapes:val` for trajseg-tiny).",
     )
     finetune_steps: int = Field(
-        default=0, ge=0, description="Default number of training steps; 0: by the size of the base."
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Default number of training steps; 0: by the size of the base.",
     )
     finetune_after: int = Field(
         default=0,

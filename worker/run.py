@@ -92,7 +92,8 @@ def _run(resident: WorkerState, job_id: str) -> None:
         log.info("job %s is cancelled: its task was deleted in Label Studio", job_id)
         resident.store.jobs.cancel(job_id)
         return
-    log.info("job %s, run %d: %s of %s", job_id, job.runs, job.kind, job.instruction[:80])
+    of_what = f" of {job.instruction[:80]}" if job.instruction else ""
+    log.info("job %s, run %d: %s%s", job_id, job.runs, job.kind, of_what)
     this = _Run(resident, job, token)
     try:
         delivery = _done(this)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from backend.model_commands import SEED, STEPS
 from trajseg.errors import LabelStudioError, QueueError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ REPORT_SECONDS = 60.0
 @click.option("--budget", type=click.IntRange(1), required=True, help="Tasks for people to correct, over all rounds.")
 @click.option("--batch", type=click.IntRange(1), help="Tasks per round [a quarter of the budget].")
 @click.option("--strategy", default="doubt-and-difference", show_default=True, help="How tasks are chosen.")
-@click.option("--steps", type=click.IntRange(1), help="Steps per training [by the base's size].")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@STEPS
+@SEED
 @click.option("--once", is_flag=True, help="Do what can be done now, print what comes next, and exit.")
 @click.option("--poll", type=click.FloatRange(0.05), default=POLL_SECONDS, show_default=True, hidden=True)
 def active(

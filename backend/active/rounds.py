@@ -185,7 +185,8 @@ class ActiveLearning:
         return counted(self._unfinished("prelabel"), "prediction")
 
     def _begin(self) -> list[str]:
-        if self.left <= 0:
+        # All predictions are compared, so that the most useful task is not missed because its prediction is queued.
+        if self.left <= 0 or self._unfinished("prelabel"):
             return []
         candidates, corrected = self._candidates()
         number = len(self.rounds) + 1

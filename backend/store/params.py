@@ -104,6 +104,9 @@ class RefineParams(JobParams):
         return self.base_job_id
 
 
+MOST_STEPS, LARGEST_SEED = 1_000_000, 2**32 - 1
+
+
 class FinetuneParams(JobParams):
     """Train an adapter on a project's corrections.
 
@@ -112,8 +115,8 @@ class FinetuneParams(JobParams):
         seed: of the training.
     """
 
-    steps: int | None = Field(default=None, ge=1, le=1_000_000)
-    seed: int = Field(default=0, ge=0)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 class PreviewParams(JobParams):

@@ -228,13 +228,20 @@ def test_only_tasks_that_still_exist_are_named(world: World) -> None:
 
 
 def test_tasks_that_are_being_predicted_are_waited_for(world: World) -> None:
+    job, _ = world.store.jobs.add("prelabel", world.project.id, 8, "v", "it", "prelabel", model_version=BASE)
+    learning = world.learning(strategy="doubt", batch=1)
+    assert (learning.finished, learning.step(), learning.waiting_for()) == (False, [], "1 prediction")
+    world.finish(job, doubt=0.99)
+    assert learning.step() == ["Round 1: correct these tasks, the most useful first: 8"]
+
+
+def test_the_first_prediction_of_a_project_is_waited_for(world: World) -> None:
     for task in range(1, 7):
         world.correct(task)
-    job, _ = world.store.jobs.add("prelabel", world.project.id, 8, "v", "it", "prelabel", model_version=BASE)
     learning = world.learning()
-    assert (learning.finished, learning.step(), learning.waiting_for()) == (False, [], "1 prediction")
-    world.finish(job)
-    assert learning.step() == ["Round 1: correct these tasks, the most useful first: 8"]
+    assert learning.finished, "nothing to correct"
+    world.store.jobs.add("prelabel", world.project.id, 8, "v", "it", "prelabel", model_version=BASE)
+    assert not learning.finished
 
 
 def test_an_annotation_that_cannot_be_used_is_named_while_its_task_is_waited_for(world: World) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from click.testing import CliRunner
 from rq import Queue
 
 from backend.composition import compose
@@ -20,6 +21,7 @@ from backend.store.models import now
 from backend.store.notes import JobNotes
 from backend.store.reports import Wanted
 from tests.backend.adapter_folder import publish_adapter
+from trajseg.cli import main
 from trajseg.errors import CheckpointError, InputError
 from trajseg.tracks import Result, rle
 
@@ -155,3 +157,24 @@ def test_a_version_that_was_never_trained_says_why_it_cannot_be_promoted(store: 
         store.versions.promote(project_id, 1)
     with pytest.raises(InputError, match="Project 7 has no model version 4"):
         store.versions.promote(project_id, 4)
+
+
+def test_the_command_queues_one_training_and_says_if_the_queued_one_is_another(
+    store: Store, project_id: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+
+    def finetune(*more: str) -> str:
+        output: str = CliRunner().invoke(main, ["finetune", "--project", "7", *more]).output
+        return output
+
+    first = finetune("--steps", "5")
+    (job,) = store.jobs.newest(state="queued")
+    assert (job.kind, job.params["steps"]) == ("finetune", 5)
+    assert first == f"Queued: job {job.id}\n"
+    assert finetune("--steps", "5") == f"Already queued: job {job.id}\n"
+    assert finetune("--seed", "3") == f"Already queued: job {job.id}, with other --steps or --seed\n"
+    for wrong in (("--steps", "1000001"), ("--steps", "0"), ("--seed", "4294967296"), ("--seed", "-1")):
+        assert "is not in the range" in finetune(*wrong)
+    assert len(store.jobs.newest(state="queued")) == 1
