@@ -36,9 +36,8 @@ def finetune(project: int, steps: int | None, seed: int) -> None:
     with _backend(project) as (backend, found):
         wanted = FinetuneParams(steps=steps, seed=seed)
         job, created = backend.service.jobs.train(found, wanted)
-        other = (
-            "" if created or (job.asked.steps, job.asked.seed) == (steps, seed) else ", with other --steps or --seed"
-        )
+        same = created or job.asked.model_copy(update={"engine": wanted.engine}) == wanted
+        other = "" if same else ", with other --steps or --seed"
         click.echo(f"{'Queued' if created else 'Already ' + job.state}: job {job.id}{other}")
 
 
