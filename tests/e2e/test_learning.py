@@ -256,7 +256,7 @@ def test_a_round_of_active_learning_is_interrupted_continued_and_reported(
     finally:
         first.stop()
     editor.page.goto(f"{studio.url}/projects/{project.id}/data")
-    editor.page.get_by_text("trajseg_rank").first.wait_for()
+    editor.page.get_by_text("trajseg_rank").first.scroll_into_view_if_needed()
     editor.screenshot("learning-8-columns-of-the-round")
     editor.open_task(project.id, chosen)
     editor.submit()

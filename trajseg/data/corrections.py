@@ -91,6 +91,10 @@ class CorrectedClip:
         return any(not uids and trust.vouched for _, uids, trust in self.expressions)
 
 
+class EmptySideError(InputError):
+    """An export of corrections that has no clip on the wanted side."""
+
+
 class Corrections(Dataset):
     """One side of an export's clips, in the order of their names.
 
@@ -100,7 +104,8 @@ class Corrections(Dataset):
         count: maximum number of clips; None: all.
 
     Raises:
-        InputError: the folder is not such an export, or has no clip on this side.
+        EmptySideError: the export has no clip on this side.
+        InputError: the folder is not such an export.
     """
 
     def __init__(self, folder: Path, side: Side, count: int | None = None) -> None:
@@ -111,7 +116,7 @@ class Corrections(Dataset):
         self._clips = usable[:count]
         self._opened: dict[str, Clip] = {}
         if not self._clips:
-            raise InputError(
+            raise EmptySideError(
                 f"{folder} has no {side} video with corrections.",
                 f"{len(entries)} of its videos are {side}; correct and submit more tasks, then export again.",
             )

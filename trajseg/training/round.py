@@ -19,7 +19,7 @@ from typing import Any
 from trajseg import __version__
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish, record_decision
-from trajseg.data.corrections import HELD_OUT_SHARE, Corrections
+from trajseg.data.corrections import HELD_OUT_SHARE, Corrections, EmptySideError
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset
 from trajseg.engines.trajseg import VideoSegmenter
@@ -109,6 +109,7 @@ def run_round(
     count = len(set(videos.values()))
     if held_out is None or count < task.rules.min_clips:
         return too_few_videos(count, HELD_OUT_SHARE, task.rules, task.served_version)
+    train = _to_train_on(folder, count)
     drawn = base_set or open_dataset(task.base_set or base_set_of(task.checkpoint), BASE_OPTIONS)
     blends = (task.recipe.blend, *task.recipe.milder_blends)
     done, steps = 0, task.recipe.steps
@@ -121,7 +122,6 @@ def run_round(
     def published(blend: float) -> bool:
         """Publishes the adapter at this blend, after the training if it is unfinished; False if `stop` ended it."""
         recipe = dataclasses.replace(task.recipe, blend=blend)
-        train = Corrections(folder, "train")
         adapter = finetune(recipe, task.checkpoint, train, work, task.replay, task.seed, stop, trained)
         if adapter is not None:
             publish(_manifest(task, recipe, folder), adapter, target)
@@ -197,10 +197,19 @@ def _held_out(task: RoundTask) -> Corrections | None:
     """The project's held-out videos; None if there are none."""
     try:
         return Corrections(Path(task.corrections), "held-out")
-    except InputError:
-        # Also raised if the folder is not an export at all; the training side will report that.
-        Corrections(Path(task.corrections), "train")
+    except EmptySideError:
         return None
+
+
+def _to_train_on(folder: Path, held_out: int) -> Corrections:
+    """The project's videos to train on. Raises InputError if all are held out."""
+    try:
+        return Corrections(folder, "train")
+    except EmptySideError as error:
+        raise InputError(
+            f"All {held_out} corrected videos are held out of training; there is none to train on.",
+            "Correct and submit more tasks: most videos are trained on.",
+        ) from error
 
 
 def videos_of(corrections: Corrections) -> Mapping[str, str]:

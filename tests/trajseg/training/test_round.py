@@ -13,6 +13,7 @@ import pytest
 
 from trajseg.checkpoints.manifest import WEIGHTS, read_manifest
 from trajseg.data.corrections import Corrections, side_of
+from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack
 from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export
 from trajseg.tracks.formats.native import Native
@@ -64,6 +65,20 @@ def test_tasks_about_one_video_are_one_held_out_video(folder: Path, tmp_path: Pa
     joined = by_video({"task-1": [0.1, 0.2], "task-2": [0.5], "task-3": [0.9]}, videos)
     assert joined.keys() == {"task-1", "task-2"}
     np.testing.assert_allclose(joined["task-1"], [0.1, 0.2, 0.9])
+
+
+def test_without_any_correction_the_decision_says_how_many_are_needed(tmp_path: Path) -> None:
+    export([], Native, tmp_path / "nothing")
+    decision = run_round(RoundTask("trajseg-tiny", str(tmp_path / "nothing"), str(tmp_path / "work"), "1", "v"))
+    assert decision is not None
+    assert decision.reason.startswith("Not promoted: needs about 10 more corrected videos; 0 videos are held out")
+
+
+def test_if_all_videos_are_held_out_there_is_nothing_to_train_on(tiny_clip: Any, tmp_path: Path) -> None:
+    identities = [identity for number in range(50) if side_of(identity := f"sha256:{number}") == "held-out"]
+    export([labelled(tiny_clip, identity[7:], identity) for identity in identities[:3]], Native, tmp_path / "all")
+    with pytest.raises(InputError, match="All 3 corrected videos are held out of training"):
+        run_round(RoundTask("trajseg-tiny", str(tmp_path / "all"), str(tmp_path / "work"), "1", "v"))
 
 
 def test_a_video_about_which_nothing_can_be_asked_does_not_count(tiny_clip: Any, folder: Path, tmp_path: Path) -> None:
