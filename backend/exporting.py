@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.fetch import FetchPolicy, fetched
@@ -17,6 +17,7 @@ from trajseg.errors import InputError, ServiceError
 from trajseg.tracks.formats import LabelledClip, LabelledTrack, TrackFormat
 from trajseg.tracks.formats.native import Native
 from trajseg.video import Clip, open_clip
+from trajseg.video.look import Look
 
 Videos = Callable[[str], AbstractContextManager[Path]]
 """Opens a task's video, by its address, as a file; raises InputError or ServiceError if that fails."""
@@ -80,6 +81,8 @@ class ProjectExport:
             try:
                 clip, identity = self._open(task, stack) if self.videos else (None, f"address:{task.video}")
                 labelled = labelled_clip(task, clip, identity)
+                if clip is not None and isinstance(writer, Native):
+                    labelled = replace(labelled, look=Look.of(clip))
             except (InputError, ServiceError) as error:
                 self._skip(f"task {task.task_id}", error)
                 return

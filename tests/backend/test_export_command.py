@@ -23,6 +23,7 @@ from trajseg.data.corrections import Corrections, side_of
 from trajseg.data.registry import open_dataset
 from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack, Result, rle
+from trajseg.video import open_clip, write_video
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -150,6 +151,23 @@ def test_a_training_gets_a_data_set_of_corrections(project: Project, tiny_clip: 
     assert clip.annotated == (0,)
     assert (clip.masks(["t1"], [0])[0, 0] == tiny_clip.blue[0]).all()
     assert [said.text for said in clip.expressions] == ["the red square", "a red square"], "the caption, too"
+
+
+def test_a_copy_that_was_encoded_again_is_recognised(project: Project, tiny_clip: Any, tmp_path: Path) -> None:
+    """As when people upload the same video in two qualities: one of them must not be trained on, the other scored."""
+    frames = [frame for _, frame in open_clip(tiny_clip.path).frames()]
+    copy, turned = (tiny_clip.path.with_name(f"{tmp_path.name}-{name}.mp4") for name in ("copy", "turned"))
+    write_video(copy, frames, 12.0, crf=30)
+    write_video(turned, [frame[::-1] for frame in frames], 12.0)
+    for task, video in ((4, copy), (5, turned)):
+        job, _ = project.store.jobs.add("prelabel", project.id, task, str(video), "the red square", "prelabel")
+        project.store.runs.finish(job.id, project.store.runs.start(job.id) or "", result_of(tiny_clip, str(video)))
+        seen = Change("track-1", 0, "unchanged", "t1", job.id, "tiny", rle.encode(tiny_clip.red[0]))
+        project.store.corrections.record(ReadAnnotation(project.id, task, 10 + task, "v1", NOON, "", job.id), [seen])
+    report = export_corrections(project.store, Settings(), project.id, tmp_path / "set")
+    assert report.clips == 3
+    pairs = json.loads((tmp_path / "set" / "manifest.json").read_text())["copies"]
+    assert pairs == [[f"sha256:{content_hash(path)}" for path in (tiny_clip.path, copy)]]
 
 
 @pytest.fixture

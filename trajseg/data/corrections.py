@@ -5,6 +5,9 @@ Studio's project 12, exported by the backend. The videos are split permanently i
 identity: a video stays on its side while the project grows, even if it returns at another address or in another task.
 Training uses `train` and rejects the other side; scoring uses `held-out` unless `:train` is named.
 
+A video and its copies (encoded again, scaled or cut) count as one video, held out only if each of them would be. A copy
+that is added later may thus move a held-out video to `train`, but nothing ever moves the other way.
+
 In training a mask is weighted by the trust of its frame (WEIGHTS), and frames on which no track has weight are skipped.
 Held-out videos are scored only on frames that a person vouched for in every track. A caption that a person vouched for
 is used as an instruction as well, if it belongs to only one track of the clip.
@@ -110,8 +113,9 @@ class Corrections(Dataset):
 
     def __init__(self, folder: Path, side: Side, count: int | None = None) -> None:
         self.folder, self.side = folder, side
-        entries = [entry for entry in _entries(folder) if side_of(_text(entry, "identity", folder)) == side]
-        clips = sorted((_clip(folder, entry) for entry in entries), key=lambda clip: clip.name)
+        videos = _videos(folder)
+        entries = [entry for entry in _entries(folder) if videos[_text(entry, "identity", folder)].side == side]
+        clips = sorted((_clip(folder, entry, videos) for entry in entries), key=lambda clip: clip.name)
         usable = [clip for clip in clips if self._known(clip)]
         self._clips = usable[:count]
         self._opened: dict[str, Clip] = {}
@@ -279,7 +283,31 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _clip(folder: Path, entry: Mapping[str, Any]) -> CorrectedClip:
+@dataclass(frozen=True)
+class _Video:
+    """A video and its copies; `identity` is the first of theirs, in alphabetical order."""
+
+    identity: str
+    side: Side
+
+
+def _videos(folder: Path) -> dict[str, _Video]:
+    """The videos of an export, by the identity of each copy."""
+    groups = {identity: {identity} for entry in _entries(folder) if (identity := _text(entry, "identity", folder))}
+    # Earlier exports do not compare videos.
+    pairs = _json(folder / "manifest.json").get("copies", [])
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        if not isinstance(pair, list) or len(pair) != 2 or not set(map(str, pair)) <= groups.keys():
+            raise InputError(f'"copies" of {folder / "manifest.json"} has {pair!r}, not two identities.', REMEDY)
+        joined = groups[pair[0]] | groups[pair[1]]
+        groups |= dict.fromkeys(joined, joined)
+    return {
+        identity: _Video(min(copies), "train" if any(side_of(copy) == "train" for copy in copies) else "held-out")
+        for identity, copies in groups.items()
+    }
+
+
+def _clip(folder: Path, entry: Mapping[str, Any], videos: Mapping[str, _Video]) -> CorrectedClip:
     name = _text(entry, "name", folder)
     if entry.get("video") is None:
         raise InputError(f"The export {folder} has no video of {name}.", "Export it without --no-pictures.")
@@ -298,7 +326,8 @@ def _clip(folder: Path, entry: Mapping[str, Any]) -> CorrectedClip:
         )
     if any(len(held.trust) != count or len(held.track) != count for held in tracks):
         raise InputError(f"A track of the clip {name} of {folder} does not have {count} frames.", REMEDY)
-    return CorrectedClip(name, video, _text(entry, "identity", folder), width, height, count, tracks, said)
+    identity = videos[_text(entry, "identity", folder)].identity
+    return CorrectedClip(name, video, identity, width, height, count, tracks, said)
 
 
 def _track(form: Mapping[str, Any], width: int, height: int) -> CorrectedTrack:

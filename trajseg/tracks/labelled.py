@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from trajseg.errors import InputError
 from trajseg.tracks.track import MaskTrack
 from trajseg.tracks.trust import Trust
 from trajseg.video import Clip
+
+if TYPE_CHECKING:
+    from trajseg.video.look import Look
 
 SAFE_NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)
 
@@ -71,6 +75,7 @@ class LabelledClip:
         video: the video's address or path, as in the task or the result.
         identity: the same for the same video under another address: a hash of its bytes, if known.
         clip: the open video; None if only masks are exported.
+        look: of the video; None if copies of it need not be recognised.
 
     Raises:
         InputError: the parts are inconsistent.
@@ -86,6 +91,7 @@ class LabelledClip:
     video: str = ""
     identity: str = ""
     clip: Clip | None = None
+    look: Look | None = None
 
     def __post_init__(self) -> None:
         if not SAFE_NAME.fullmatch(self.name):

@@ -123,6 +123,34 @@ def test_a_video_in_two_tasks_is_on_one_side(tiny_clip: Any, tmp_path: Path) -> 
     assert names(Corrections(tmp_path / "export", "train")) == ["task-2"]
 
 
+def with_copies(folder: Path, copies: Any) -> Path:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "copies": copies}))
+    return folder
+
+
+def test_a_copy_of_a_held_out_video_is_not_trained_on(folder: Path) -> None:
+    """And what was trained on before a copy came in is never held out afterwards."""
+    train, (first, second) = identities("train", 3), identities("held-out", 2)
+    with_copies(folder, [[first, second]])
+    assert names(Corrections(folder, "held-out")) == ["task-4", "task-5"]
+    held_out = Corrections(folder, "held-out")
+    assert held_out.corrected(0).identity == held_out.corrected(1).identity, "they count as one video"
+    with_copies(folder, [[second, train[1]]])
+    assert names(Corrections(folder, "held-out")) == ["task-4"]
+    assert names(Corrections(folder, "train")) == ["task-1", "task-2", "task-3", "task-5"]
+    with_copies(folder, [[first, second], [second, train[1]]])
+    assert names(Corrections(folder, "train")) == ["task-1", "task-2", "task-3", "task-4", "task-5"]
+    with pytest.raises(InputError, match="no held-out video"):
+        Corrections(folder, "held-out")
+
+
+@pytest.mark.parametrize("copies", [None, 7, [["sha256:0"]], [["sha256:0", "sha256:nowhere"]], [[["x"], 7]]])
+def test_malformed_copies_are_rejected(folder: Path, copies: Any) -> None:
+    with pytest.raises(InputError, match="not two identities"):
+        Corrections(with_copies(folder, copies), "train")
+
+
 def test_frames_are_weighted_by_trust_and_held_out_ones_need_a_person(folder: Path) -> None:
     train, held_out = Corrections(folder, "train"), Corrections(folder, "held-out")
     assert train[0].annotated is None

@@ -9,6 +9,7 @@ from pathlib import Path
 from trajseg.tracks.formats.base import TrackFormat
 from trajseg.tracks.formats.json_file import JsonFile
 from trajseg.tracks.labelled import LabelledClip
+from trajseg.video.look import Look
 
 VERSION = 1
 
@@ -16,8 +17,9 @@ VERSION = 1
 class Native(TrackFormat):
     """manifest.json, tracks/<clip>.json and videos/<clip>.<suffix> (a hard link if the file system allows it).
 
-    The manifest lists the clips with `video` (missing without pictures), `source` and `identity`. A clip's tracks have
-    the form of a result's JSON, plus `trust` (a word per frame), `rejected` and `caption_trust` (a word);
+    The manifest lists the clips with `video` (missing without pictures), `source` and `identity`; `copies` has pairs of
+    identities whose videos share frames (see trajseg.video.look). A clip's tracks have the form of a result's JSON, plus
+    `trust` (a word per frame), `rejected` and `caption_trust` (a word);
     `expressions` are {text, uids, trust}. `trajseg.data.corrections` reads it.
     """
 
@@ -26,7 +28,9 @@ class Native(TrackFormat):
 
     def begin(self) -> None:
         self._manifest = JsonFile({"version": VERSION})
-        self._manifest.section("clips", "[]")
+        for section in ("clips", "copies"):
+            self._manifest.section(section, "[]")
+        self._looks: dict[str, Look] = {}
 
     def write(self, clip: LabelledClip) -> None:
         entry = {
@@ -57,9 +61,19 @@ class Native(TrackFormat):
         ]
         self.write_json(f"tracks/{clip.name}.json", {"tracks": tracks, "expressions": expressions})
         self._manifest.append("clips", entry)
+        self._compare(clip)
 
     def finish(self) -> None:
         self._manifest.save(self.out / "manifest.json")
+
+    def _compare(self, clip: LabelledClip) -> None:
+        """Records of which earlier videos this one is a copy."""
+        if clip.look is None or clip.identity in self._looks:
+            return
+        for identity, look in self._looks.items():
+            if look.shares_frames_with(clip.look):
+                self._manifest.append("copies", [identity, clip.identity])
+        self._looks[clip.identity] = clip.look
 
     def _video(self, clip: LabelledClip) -> str | None:
         if not self.pictures or clip.clip is None:
