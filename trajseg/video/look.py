@@ -18,8 +18,8 @@ from trajseg.video.spacing import end_to_end
 CELLS = 16
 """Height and width of a small picture."""
 TOLERANCE = 10
-"""Largest difference of a cell in two encodings of one frame, in grey levels of 256. With H.264 it is 5 to 11 at a CRF of
-35, and 3 or 4 at 28 (median over the frames of a clip, 12 clips)."""
+"""Largest difference of a cell in two encodings of one frame, in grey levels of 256. With H.264 it is 5 to 11 at a CRF
+of 35, and 3 or 4 at 28 (median over the frames of a clip, 12 clips)."""
 PROBES = 12
 """Frames of one video that are searched for in the other."""
 LEAST_FOUND = 3

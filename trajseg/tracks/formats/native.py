@@ -18,9 +18,9 @@ class Native(TrackFormat):
     """manifest.json, tracks/<clip>.json and videos/<clip>.<suffix> (a hard link if the file system allows it).
 
     The manifest lists the clips with `video` (missing without pictures), `source` and `identity`; `copies` has pairs of
-    identities whose videos share frames (see trajseg.video.look). A clip's tracks have the form of a result's JSON, plus
-    `trust` (a word per frame), `rejected` and `caption_trust` (a word);
-    `expressions` are {text, uids, trust}. `trajseg.data.corrections` reads it.
+    identities whose videos share frames (see trajseg.video.look). A clip's tracks have the form of a result's JSON, and
+    `trust` (a word per frame), `rejected` and `caption_trust` (a word); `expressions` are {text, uids, trust}.
+    `trajseg.data.corrections` reads it.
     """
 
     name = "trajseg"
