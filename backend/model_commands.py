@@ -53,6 +53,8 @@ def list_(project: int | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from backend.store.versions import CANDIDATE
+
     with _backend(project) as (backend, found):
         table = Table("")
         # Its end is the number that the other commands take.
@@ -60,10 +62,13 @@ def list_(project: int | None) -> None:
         for heading in ("state", "trained", "decision"):
             table.add_column(heading)
         versions = backend.store.versions.list(found.id if found else None)
+        trainings = backend.store.versions.training_states(versions)
         for version in versions:
             served = backend.store.versions.served(version.project_id, version.base)
             mark = "*" if served is not None and served.id == version.id else ""
-            table.add_row(mark, version.name, version.state, f"{version.created_at:%Y-%m-%d %H:%M}", version.reason)
+            training = f"training {trainings.get(version.id, '')}".strip()
+            state = training if version.state == CANDIDATE else version.state
+            table.add_row(mark, version.name, state, f"{version.created_at:%Y-%m-%d %H:%M}", version.reason)
         if versions:
             Console(soft_wrap=True).print(table)
         else:
@@ -83,6 +88,7 @@ def show(project: int, number: int) -> None:
             "reason": version.reason,
             "folder": version.folder,
             "job": version.job_id,
+            "training": backend.store.versions.training_states([version]).get(version.id),
             **version.manifest,
         }
         click.echo(json.dumps(form, indent=2))

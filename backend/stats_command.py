@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trajseg.words import counted
+
 if TYPE_CHECKING:
     from backend.stats import ProjectStats
 
@@ -46,7 +48,7 @@ def _print(found: ProjectStats) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"Project {found.project.label_studio_id}: {found.corrected} annotated tasks")
+    console.print(f"Project {found.project.label_studio_id}: {counted(found.corrected, 'annotated task')}")
     table = Table()
     table.add_column("version", no_wrap=True, overflow="fold")
     for name in ("annotated", "tracks", "corrected frames a track", "minutes a track", "minutes saved"):
@@ -59,7 +61,7 @@ def _print(found: ProjectStats) -> None:
             str(effort.tracks),
             f"{effort.changed_per_track:.1f}",
             f"{effort.minutes_per_track:.2f}",
-            f"{effort.saved_minutes:.0f}",
+            f"{round(effort.saved_minutes):d}",
         )
     if found.versions:
         console.print(table)

@@ -42,23 +42,30 @@ class VersionView:
     Args:
         serves: whether it serves its project's next jobs.
         picture: whether PICTURE is on this machine.
+        training: the state of its training job; empty if that is no longer stored.
     """
 
     version: ModelVersion
     serves: bool = False
     picture: bool = False
+    training: str = ""
 
     @property
     def badge(self) -> str:
         """The badge's style, which is that of a job state."""
         if self.serves:
             return "done"
-        return {"candidate": "running", "refused": "cancelled"}.get(self.version.state, "queued")
+        if self.version.state == "candidate":
+            return self.training or "failed"
+        return {"refused": "cancelled"}.get(self.version.state, "queued")
 
     @property
     def state(self) -> str:
         """The state in words; a promoted version that has been replaced does not serve."""
-        words = {"candidate": "In training", "refused": "Not promoted", "rolled back": "Rolled back"}
+        if self.version.state == "candidate":
+            words = {"queued": "Training is queued", "running": "In training", "done": "In training"}
+            return words.get(self.training, f"Training {self.training or 'lost'}")
+        words = {"refused": "Not promoted", "rolled back": "Rolled back"}
         return "Serves" if self.serves else words.get(self.version.state, "Promoted earlier")
 
     @property
@@ -172,8 +179,14 @@ def rollback(project_id: int) -> ResponseReturnValue:
 
 def _project(service: Service, project: Project, versions: list[ModelVersion]) -> ProjectModels:
     served = service.store.versions.served(project.id, service.base_of(project))
+    trainings = service.store.versions.training_states(versions)
     views = [
-        VersionView(version, served is not None and version.id == served.id, _picture(service, version) is not None)
+        VersionView(
+            version,
+            served is not None and version.id == served.id,
+            _picture(service, version) is not None,
+            trainings.get(version.id, ""),
+        )
         for version in versions
     ]
     serving = served.name if served else service.base_of(project)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from backend.store.database import Database
-from backend.store.models import ModelVersion, Project, now
+from backend.store.models import Job, ModelVersion, Project, now
 from trajseg.errors import InputError
 
 CANDIDATE, PROMOTED, REFUSED, ROLLED_BACK = "candidate", "promoted", "refused", "rolled back"
@@ -98,6 +98,13 @@ class Versions:
         """Raises UnknownVersionError."""
         with self.database.read() as session:
             return _version(session, project_id, number)
+
+    def training_states(self, versions: Sequence[ModelVersion]) -> dict[int, str]:
+        """The job state of the training of each version, by the version's id."""
+        query = select(Job.id, Job.state).where(Job.id.in_({version.job_id for version in versions}))
+        with self.database.read() as session:
+            states: dict[str, str] = {row.id: row.state for row in session.execute(query)}
+        return {version.id: states[version.job_id] for version in versions if version.job_id in states}
 
     def promote(self, project_id: int, number: int, reason: str = "") -> ModelVersion:
         """Makes a version serve from the next job on, whatever the gate decided.

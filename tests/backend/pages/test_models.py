@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -137,7 +138,10 @@ def test_a_rejected_request_is_answered_with_the_reason(client: FlaskClient, sto
     nothing = client.post(f"/page/models/{project_id}/rollback", data=form)
     assert (nothing.status_code, "served by the base" in nothing.text) == (400, True)
     assert client.post(f"/page/models/{project_id}/9/promote", data=form).status_code == 400
-    store.versions.of_job(project_id, BASE, "a")
+    job, _ = store.jobs.add("finetune", project_id, None, "", "", "finetune")
+    store.versions.of_job(project_id, BASE, job.id)
+    assert "Training is queued" in client.get("/page/models/").text
+    store.runs.start(job.id)
     assert "In training" in client.get("/page/models/").text
     assert "no adapter yet" in client.post(f"/page/models/{project_id}/1/promote", data=form).text
 
@@ -166,6 +170,19 @@ def test_the_command_says_which_base_a_version_belongs_to(
     monkeypatch.setenv("TRAJSEG_MODEL", "colour")
     output = CliRunner().invoke(main, words).output
     assert f"Project 12 uses colour now; the version serves once the project uses {BASE} again." in output
+
+
+def test_a_training_that_failed_is_not_shown_as_going_on(
+    client: FlaskClient, store: Store, settings: Settings, project_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(settings.data_dir))
+    job, _ = store.jobs.add("finetune", project_id, None, "", "", "finetune")
+    store.versions.of_job(project_id, BASE, job.id)
+    store.runs.fail(job.id, store.runs.start(job.id) or "", "Out of memory.", "Use 4 bits.")
+    assert "Training failed" in text_of(client.get("/page/models/").text)
+    assert "training failed" in CliRunner().invoke(main, ["models", "list"]).output
+    shown = json.loads(CliRunner().invoke(main, ["models", "show", "--project", "12", "1"]).output)
+    assert (shown["state"], shown["training"]) == ("candidate", "failed")
 
 
 def test_a_folder_outside_of_the_data_folder_is_never_read(
