@@ -135,7 +135,8 @@ class Versions:
         with self.database.write() as session:
             version = _served(session, project_id, base)
             if version is None:
-                raise InputError(f"The project is already served by the base {base}.", "There is nothing to roll back.")
+                name = _project_name(session, project_id)
+                raise InputError(f"{name} is already served by the base {base}.", "There is nothing to roll back.")
             _set(version, ROLLED_BACK)
             session.flush()
             return version, _served(session, project_id, base)
@@ -162,12 +163,14 @@ def _version(session: Session, project_id: int, number: int) -> ModelVersion:
     query = select(ModelVersion).where(ModelVersion.project_id == project_id, ModelVersion.number == number)
     version = session.scalar(query)
     if version is None:
-        project = session.get(Project, project_id)
-        raise UnknownVersionError(
-            f"Project {project.label_studio_id if project else project_id} has no model version {number}.",
-            "`trajseg models list` lists them.",
-        )
+        name = _project_name(session, project_id)
+        raise UnknownVersionError(f"{name} has no model version {number}.", "`trajseg models list` lists them.")
     return version
+
+
+def _project_name(session: Session, project_id: int) -> str:
+    project = session.get(Project, project_id)
+    return f"Project {project.label_studio_id if project else project_id}"
 
 
 def _set(version: ModelVersion, state: str) -> None:

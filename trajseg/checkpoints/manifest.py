@@ -98,7 +98,8 @@ def read_manifest(folder: Path) -> AdapterManifest:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder / NAME} cannot be read ({type(error).__name__}: {error}).",
-            "The folder is not a project's model version, or was copied incompletely. Promote another version.",
+            "The folder is not a project's model version, or was copied incompletely. Copy it again, promote another "
+            "version, or roll back.",
         ) from error
 
 
@@ -122,7 +123,7 @@ def checked_files(folder: Path) -> tuple[AdapterManifest, dict[str, bytes]]:
         if manifest.files.get(name) != found:
             raise CheckpointError(
                 f"{folder / name} is not the trained file: its hash has changed.",
-                "Copy the folder again, or promote another version.",
+                "Copy the folder again, promote another version, or roll back.",
             )
     return manifest, contents
 
@@ -131,7 +132,7 @@ def other_version(folder: Path, published: str, wanted: str) -> CheckpointError:
     """The error for a folder whose adapter is not the one that belongs there."""
     return CheckpointError(
         f"{folder} holds the adapter {published[:200]}, not {wanted}.",
-        "Copy the folder again, or promote another version.",
+        "Copy the folder again, promote another version, or roll back.",
     )
 
 

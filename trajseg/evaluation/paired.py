@@ -51,8 +51,8 @@ def measure(
     return Measured(tuple(evaluator.answers))
 
 
-def draw_differences(dataset: Dataset, served: Measured, candidate: Measured, path: Path, count: int = 3) -> Path:
-    """A PNG of the answers that improved and worsened most, each as drawn by both engines."""
+def draw_differences(dataset: Dataset, served: Measured, candidate: Measured, path: Path, count: int = 3) -> bool:
+    """A PNG of the answers that improved and worsened most, each as drawn by both engines; False if none changed."""
     before = {(answer.clip, answer.asked.text): answer for answer in served.answers}
     after = {(answer.clip, answer.asked.text): answer for answer in candidate.answers}
     gains = {key: after[key].score.jf - before[key].score.jf for key in before.keys() & after.keys()}
@@ -66,4 +66,6 @@ def draw_differences(dataset: Dataset, served: Measured, candidate: Measured, pa
             title = f"{word} by {abs(gains[key]):.2f}"
             strips.append(answer_strip(before[key], annotated, f"{title}, served"))
             strips.append(answer_strip(after[key], annotated, f"{title}, candidate"))
-    return save_strips(strips, path)
+    if strips:
+        save_strips(strips, path)
+    return bool(strips)

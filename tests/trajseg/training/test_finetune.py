@@ -171,7 +171,7 @@ def test_a_round_publishes_a_version_that_an_engine_serves_and_forgets_again(
     assert [clip["side"] for clip in manifest.data["clips"]] == ["train", "train", "held-out"]
     assert (manifest.recipe["replay"], manifest.recipe["blend"]) == (QUICK.replay, QUICK.blend)
     differs = any(pair.gain for pair in decision.project)
-    assert ((Path(task.target) / "differences.png").stat().st_size > 1000) == differs, "drawn where answers differ"
+    assert (Path(task.target) / "differences.png").exists() == differs, "drawn where answers differ"
 
     engine = VideoSegmenter.from_pretrained("trajseg-tiny", "cpu")
     annotated = base_set[0]
