@@ -8,7 +8,8 @@ from typing import Any
 
 from backend.settings import Settings, model_version_of
 from backend.store import Project, Store
-from trajseg.errors import InputError
+from trajseg.engines.registry import engine_spec
+from trajseg.errors import CheckpointError, InputError
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,19 @@ class OfferedEngines:
     def base(self, name: str) -> str:
         """The model version of an engine without a project's adapter; raises as `checked` does."""
         return self.versions[self.checked(name) or self.default]
+
+    def check_trainable(self, name: str) -> None:
+        """Raises InputError if an engine cannot be fine-tuned, as far as this machine knows; also as `checked` does."""
+        try:
+            spec = engine_spec(self.checked(name) or self.default)
+        except CheckpointError:
+            # Only the workers have this checkpoint.
+            return
+        if not spec.adapts:
+            raise InputError(
+                f"{spec.model_version} cannot be fine-tuned.",
+                "Choose an engine that can for this project: a TrajSeg checkpoint, such as trajseg-tiny.",
+            )
 
     def chosen(self, store: Store, project: Project | None, name: str = "") -> ChosenEngine:
         """The engine for a job: the requested one, else the project's, else the default; raises as `checked` does.

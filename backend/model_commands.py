@@ -34,6 +34,7 @@ def finetune(project: int, steps: int | None, seed: int) -> None:
     from backend.store.params import FinetuneParams
 
     with _backend(project) as (backend, found):
+        backend.service.engines.check_trainable(found.engine)
         wanted = FinetuneParams(steps=steps, seed=seed)
         job, created = backend.service.jobs.train(found, wanted)
         same = created or job.asked.model_copy(update={"engine": wanted.engine}) == wanted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -57,7 +56,7 @@ def active(
     from backend.composition import compose_beside_serve
     from backend.locks import held_alone
 
-    plan = Plan(budget, batch or math.ceil(budget / 4), strategy, steps, seed)
+    plan = Plan(budget, batch or -(-budget // 4), strategy, steps, seed)
     backend = compose_beside_serve()
     try:
         stored = backend.store.projects.of_label_studio(project)

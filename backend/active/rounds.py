@@ -97,7 +97,8 @@ class ActiveLearning:
         show: called with a round once its tasks are chosen; returns those that were deleted or skipped there.
 
     Raises:
-        InputError: the file of the rounds cannot be read, or the strategy is unknown.
+        InputError: the file of the rounds cannot be read, the strategy is unknown, or the project's engine cannot be
+            fine-tuned.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class ActiveLearning:
         show: Callable[[Round], Sequence[int]] = lambda _round: (),
     ) -> None:
         self.store, self.jobs, self.project, self.plan, self.show = store, jobs, project, plan, show
+        jobs.engines.check_trainable(project.engine)
         self.path = settings.data_dir / "active" / f"project-{project.id}.json"
         self.rounds = _read(self.path)
         self._pool, self._strategy = TaskPool(store, settings, project.id), load_task_strategy(plan.strategy)

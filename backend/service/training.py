@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from sqlalchemy import func, select
@@ -11,6 +12,9 @@ from backend.store import Job, JobRequest, Store
 from backend.store.models import Annotation, Correction, Project
 from backend.store.params import FinetuneParams, PrelabelParams
 from backend.store.rows import UNFINISHED
+from trajseg.errors import InputError
+
+log = logging.getLogger("trajseg.backend")
 
 TASKS_AT_ONCE = 100_000
 
@@ -56,9 +60,19 @@ def due_trainings(store: Store, engines: OfferedEngines, after: int) -> Callable
             return []
         with store.database.read() as session:
             projects = list(session.scalars(select(Project)))
-        due = [project for project in projects if corrected_tracks_since_training(store, project.id) >= after]
-        made = [request_training(store, project, engines) for project in due]
-        return [job for job, created in made if created]
+        made = []
+        for project in projects:
+            if corrected_tracks_since_training(store, project.id) < after:
+                continue
+            try:
+                engines.check_trainable(project.engine)
+                job, created = request_training(store, project, engines)
+            except InputError as error:
+                log.info("project %d is not trained: %s", project.label_studio_id, error)
+                continue
+            if created:
+                made.append(job)
+        return made
 
     return request
 

@@ -265,6 +265,13 @@ def test_rounds_end_where_no_task_is_left(world: World) -> None:
     assert learning.step() == []
 
 
+def test_an_engine_that_cannot_be_fine_tuned_is_named_before_anybody_corrects(world: World) -> None:
+    other = world.settings.model_copy(update={"model": "grounded"})
+    world.backend = compose(other, world.store, world.backend.queue)
+    with pytest.raises(InputError, match=r"grounded.* cannot be fine-tuned"):
+        world.learning()
+
+
 def test_a_damaged_file_and_an_unknown_strategy_are_named(world: World) -> None:
     with pytest.raises(InputError, match="oracle"):
         world.learning(strategy="oracle")

@@ -104,6 +104,19 @@ def test_retries_keep_to_one_training_per_project(store: Store, project_id: int)
     assert store.jobs.retry(left).state == "queued"
 
 
+def test_a_project_that_cannot_be_trained_does_not_keep_the_others_waiting(
+    store: Store, project_id: int, result: Result
+) -> None:
+    gone, fixed = (store.projects.upsert(number, "http://studio", "<View/>") for number in (5, 6))
+    store.engines.choose(gone.id, "gone")
+    store.engines.choose(fixed.id, "grounded")
+    for project in (gone.id, fixed.id, project_id):
+        annotate(store, project, 1, predicted(store, project, result, 1, 0.5), "track-1")
+    engines = OfferedEngines("trajseg-tiny", {"trajseg-tiny": BASE, "grounded": "grounded"})
+    (training,) = due_trainings(store, engines, after=1)()
+    assert training.project_id == project_id
+
+
 def test_a_version_promoted_by_hand_labels_again_as_one_that_the_gate_promoted(
     store: Store, project_id: int, result: Result, settings: Settings, queue: JobQueue
 ) -> None:
