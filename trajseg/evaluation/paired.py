@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from trajseg.data.dataset import Dataset
-from trajseg.evaluation.answers import Answer
+from trajseg.data.dataset import Dataset, Expression
+from trajseg.evaluation.answers import Answer, ScoredClip
 from trajseg.evaluation.evaluation import Evaluator
 from trajseg.evaluation.report import answer_strip, save_strips
+from trajseg.tracks import Result
 
 if TYPE_CHECKING:
     from trajseg.engines.base import Engine
@@ -38,17 +41,40 @@ class Measured:
 
 
 def measure(
-    engine: Engine, dataset: Dataset, progress: Callable[[int, int], None] | None = None, per_clip: int | None = 3
+    engine: Engine,
+    dataset: Dataset,
+    progress: Callable[[int, int], None] | None = None,
+    per_clip: int | None = 3,
+    kept: Path | None = None,
 ) -> Measured:
     """Runs an engine on every clip of a data set.
 
     Args:
         progress: called with (clips done, clips in total); an exception from it ends the run.
         per_clip: most expressions per clip, always the same ones; None: all.
+        kept: folder that keeps the engine's answers on this data set, so that an interrupted run resumes.
     """
-    evaluator = Evaluator(engine, dataset, per_clip=per_clip)
+    evaluator = _Evaluator(engine, dataset, per_clip=per_clip)
+    evaluator.kept = kept
     evaluator.run(progress)
     return Measured(tuple(evaluator.answers))
+
+
+class _Evaluator(Evaluator):
+    """Asks what is not in the folder `kept`."""
+
+    kept: Path | None = None
+
+    def ask(self, scored: ScoredClip, asked: Expression) -> Answer:
+        if self.kept is None:
+            return super().ask(scored, asked)
+        key = json.dumps([scored.number, scored.annotated.name, asked.text])
+        path = self.kept / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+        if path.exists():
+            return scored.answer(asked, Result.load(path), 0.0)
+        answer = super().ask(scored, asked)
+        answer.result.save(path)
+        return answer
 
 
 def draw_differences(dataset: Dataset, served: Measured, candidate: Measured, path: Path, count: int = 3) -> bool:

@@ -4,12 +4,13 @@ A candidate that gains on the project but loses too much on the base set is blen
 again. Only a candidate with a significant gain comes that far, so this promotes no more chance gains.
 
 A round can be stopped between any two steps or clips, and resumes where it stopped: training resumes exactly, and
-finished measurements are stored beside it.
+the answers of both versions are stored beside it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import Any
 
 from trajseg import __version__
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
-from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish, record_decision
+from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish, read_manifest, record_decision
 from trajseg.data.corrections import HELD_OUT_SHARE, Corrections, EmptySideError
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset
@@ -141,7 +142,8 @@ def run_round(
             if stop():
                 raise StoppedError
 
-        measured = measure(engine.adapted(adapter_folder), dataset, asked, per_clip)
+        answered = work / "answers" / _answers_key(adapter_folder, dataset)
+        measured = measure(engine.adapted(adapter_folder), dataset, asked, per_clip, answered)
         done += len(dataset)
         return measured
 
@@ -172,6 +174,12 @@ def run_round(
     record_decision(target, decision.to_json())
     progress(total, total)
     return decision
+
+
+def _answers_key(adapter: Path | None, dataset: Dataset) -> str:
+    """What answers depend on, besides the base: another blend of the same training is another version."""
+    files = None if adapter is None else read_manifest(adapter).files
+    return hashlib.sha256(json.dumps([dataset.name, files], sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _with_blend(decision: GateDecision, first: GateDecision, blend: float, earlier: float) -> str:

@@ -116,7 +116,7 @@ def losses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[float, float]:
             (work / "adapter" / name).write_text(str(recipe.blend))
         return work / "adapter"
 
-    def measure(version: Path | None, dataset: Any, _progress: Any, _per_clip: int) -> FakeMeasured:
+    def measure(version: Path | None, dataset: Any, *_rest: Any) -> FakeMeasured:
         blend = None if version is None else float((version / WEIGHTS[0]).read_text())
         if isinstance(dataset, Corrections):
             gain = 0.0 if blend is None else 0.3
