@@ -109,6 +109,8 @@ def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
     slope, start = _line(points)
     now = max(corrected, 1)
     shown = f"the last training, on {last.videos} videos, brought {last.gain:+.3f} J&F"
+    if len(points) == 1 and not last.from_base:
+        return Advice(None, f"no estimate is possible from one training: {shown}.")
     if slope <= 0:
         return Advice(None, f"no estimate is possible: {shown}, and the curve does not rise with more corrections.")
     standing = last.candidate if last.promoted else last.served

@@ -49,6 +49,8 @@ def test_a_curve_that_does_not_rise_gives_no_number() -> None:
     found = advice([point(10, 0.49)], 12)
     assert found.videos is None
     assert "does not rise" in found.words
+    only = advice([point(10, 0.6, from_base=False)], 10)
+    assert (only.videos, "from one training" in only.words) == (None, True), "a curve needs two points"
     far = advice([point(10, 0.5001, reach=0.3)], 10)
     assert far.videos is None
     assert "10 times" in far.words

@@ -6,10 +6,12 @@ import io
 import json
 import tracemalloc
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from flask.testing import FlaskClient
 
 from backend.composition import compose
@@ -19,8 +21,9 @@ from backend.http.exports import zipped
 from backend.queue import JobQueue
 from backend.settings import Settings
 from backend.store import Store
+from trajseg.cli import main
 from trajseg.tracks import MaskTrack, Result
-from trajseg.tracks.formats import load_format
+from trajseg.tracks.formats import format_names, load_format
 
 
 def put(store: Store, project_id: int, task: int, result: Result) -> None:
@@ -73,6 +76,29 @@ def test_pictures_of_local_videos_are_included_and_others_listed(playable: Flask
     assert "JPEGImages/Full-Resolution/task-2/00011.jpg" in archive.namelist()
     assert archive.read("ImageSets/2017/train.txt") == b"task-2\n"
     assert b"task 1: the video is not on this machine" in archive.read("skipped.txt")
+
+
+@pytest.mark.parametrize("name", format_names())
+def test_the_zip_has_what_the_command_writes(
+    playable: FlaskClient,
+    settings: Settings,
+    store: Store,
+    tiny_clip: Any,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("TRAJSEG_MEDIA_DIRS", str(tiny_clip.path.parent))
+    words = ["export", "--project", "7", "--format", name, "--out", str(tmp_path / "out")]
+    assert "1 clip in" in CliRunner().invoke(main, words).output, "the video of task 1 is gone"
+    archive = opened(playable.get(f"/projects/7/export?format={name}&pictures=1"))
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert set(archive.namelist()) == {*written, "skipped.txt"}
+    for file in written:
+        assert archive.read(file) == (tmp_path / "out" / file).read_bytes(), file
 
 
 @pytest.mark.usefixtures("project")
