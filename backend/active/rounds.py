@@ -65,9 +65,10 @@ class Round:
 
 @dataclass(frozen=True)
 class _Record:
-    """The content of the file of the rounds."""
+    """The content of the file of the rounds; `project` is Label Studio's id of the project."""
 
     rounds: list[Round]
+    project: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class ActiveLearning:
         self.store, self.jobs, self.project, self.plan, self.show = store, jobs, project, plan, show
         jobs.engines.check_trainable(project.engine)
         self.path = settings.data_dir / "active" / f"project-{project.id}.json"
-        self.rounds = _read(self.path)
+        self.rounds = _read(self.path, project.label_studio_id)
         self._pool, self._strategy = TaskPool(store, settings, project.id), load_task_strategy(plan.strategy)
         self._effort = EffortReader()
 
@@ -287,7 +288,8 @@ class ActiveLearning:
 
     def _save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"rounds": [asdict(each) for each in self.rounds], "plan": asdict(self.plan)})
+        record = _Record(self.rounds, self.project.label_studio_id)
+        write_json(self.path, {**asdict(record), "plan": asdict(self.plan)})
 
 
 def _training_error(current: Round, job: Job | None) -> TrajSegError:
@@ -304,9 +306,13 @@ def _training_error(current: Round, job: Job | None) -> TrajSegError:
     )
 
 
-def _read(path: Path) -> list[Round]:
+def _read(path: Path, project: int) -> list[Round]:
     try:
-        return TypeAdapter(_Record).validate_json(path.read_bytes()).rounds
+        record = TypeAdapter(_Record).validate_json(path.read_bytes())
+        # The store numbers its projects; one that was made again may give this number to another project.
+        if record.project in (0, project):
+            return record.rounds
+        reason = f"they are of project {record.project}, not {project}"
     except FileNotFoundError:
         return []
     except ValidationError as error:

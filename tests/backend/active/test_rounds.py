@@ -281,6 +281,9 @@ def test_a_damaged_file_and_an_unknown_strategy_are_named(world: World) -> None:
         learning.path.write_text(damage)
         with pytest.raises(InputError, match="Delete the file"):
             world.learning()
+    learning.path.write_text('{"rounds": [], "project": 8}')
+    with pytest.raises(InputError, match="they are of project 8, not 7"):
+        world.learning()
     learning.path.write_text('{"rounds": [{"number": 1, "tasks": [1], "state": "sleeping"}]}')
     with pytest.raises(InputError, match="state: Input should be 'correcting'"):
         world.learning()
