@@ -31,7 +31,9 @@ from trajseg.shapes.evaluation.learning import (
     LearningSettings,
     keep_settings,
     learn,
+    mean_gain,
     measure_base,
+    measure_warm_start,
     share_done,
     summary,
 )
@@ -41,6 +43,8 @@ VIDEOS = 10
 """Number of corrected videos in the project behind gain_project and loss_base."""
 UNITS = 100
 """Progress bar units per run."""
+Scores = Mapping[str, Mapping[str, float]]
+"""J&F by set and clip."""
 
 
 def main() -> None:
@@ -51,8 +55,8 @@ def main() -> None:
     parser.add_argument("--neutral", type=int, help="runs with nothing to gain (1; 3 with --full)")
     parser.add_argument("--seeds", type=int, help="projects of each size (1; 3 with --full)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first project (0)")
-    parser.add_argument("--fresh", type=int, default=12, help="unseen clips of the style (12)")
-    parser.add_argument("--test", type=int, default=12, help="clips of the base's test set (12)")
+    parser.add_argument("--fresh", type=int, default=24, help="unseen clips of the style (24)")
+    parser.add_argument("--test", type=int, default=24, help="clips of the base's test set (24)")
     parser.add_argument("--steps", type=int, help="steps per training (the recipe's)")
     parser.add_argument("--model", default="trajseg-tiny", help="the base (trajseg-tiny)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="parallel runs (2)")
@@ -61,11 +65,11 @@ def main() -> None:
     settings = LearningSettings(given.model, given.fresh, given.test, steps=given.steps)
     keep_settings(settings, given.out)
     runs = planned(given)
-    served, results = run_all(runs, settings, given.out, given.jobs)
-    print_table(results, served)
-    line = summary(results, served, VIDEOS)
+    served, warm, results = run_all(runs, settings, given.out, given.jobs)
+    print_table(results, served, warm)
+    line = summary(results, served, VIDEOS, warm)
     write_json(given.out / "proof.json", {**line, "runs_in_full": [to_json(one, served) for one in results]})
-    draw_curve(results, served, given.out / "curve.png")
+    draw_curve(results, served, warm, given.out / "curve.png")
     shown = next((one.run for one in results if one.run.kind == "gain" and one.run.videos == VIDEOS), None)
     if shown is not None and (given.out / shown.name / "adapter" / PICTURE).exists():
         shutil.copyfile(given.out / shown.name / "adapter" / PICTURE, given.out / PICTURE)
@@ -91,22 +95,22 @@ def planned(given: argparse.Namespace) -> list[LearningRun]:
 
 def run_all(
     runs: Sequence[LearningRun], settings: LearningSettings, out: Path, jobs: int
-) -> tuple[Mapping[str, Mapping[str, float]], list[LearningResult]]:
-    """The base's scores and the results of all runs, `jobs` of them in parallel, each in its own process."""
+) -> tuple[Scores, Scores | None, list[LearningResult]]:
+    """Scores of the base and its warm start, and the results of all runs: `jobs` processes in parallel."""
     with (
         ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool,
         progress_bar(f"{len(runs)} rounds of learning") as progress,
     ):
-        base = pool.submit(measure_base, settings, out)
+        base, warm = pool.submit(measure_base, settings, out), pool.submit(measure_warm_start, settings, out)
         waiting: list[Future[LearningResult]] = [pool.submit(learn, run, settings, out) for run in runs]
-        while not (base.done() and all(one.done() for one in waiting)):
+        while not (base.done() and warm.done() and all(one.done() for one in waiting)):
             progress(round(sum(UNITS * share_done(run, out) for run in runs)), UNITS * len(runs))
             failed = next((one for one in waiting if one.done() and one.exception()), None)
             if failed is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
                 break
             time.sleep(1.0)
-        return base.result(), [one.result() for one in waiting]
+        return base.result(), warm.result(), [one.result() for one in waiting]
 
 
 def one_thread() -> None:
@@ -118,25 +122,27 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def to_json(one: LearningResult, served: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def to_json(one: LearningResult, served: Scores) -> dict[str, Any]:
     """Figures of one run."""
     gains = {what: round(one.gain(what, served), 4) for what in one.scores}
     return {"run": one.run.name, "decision": one.decision["reason"], "gain": gains, "minutes": round(one.minutes, 1)}
 
 
-def print_table(results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]]) -> None:
+def print_table(results: Sequence[LearningResult], served: Scores, warm: Scores | None) -> None:
     """Table of all runs: the gate's decision and the candidate's scores on unseen clips."""
     means = ", ".join(f"{what} {fmean(scores.values()):.3f}" for what, scores in served.items())
     table = Table(title=f"rounds of learning; J&F of the base: {means}")
     for heading in ("run", "minutes", "unseen", "base's test set", "the gate"):
         table.add_column(heading, justify="left" if heading in ("run", "the gate") else "right")
+    if warm is not None:
+        table.add_row("warm start", "", *(f"{mean_gain(warm, served, what):+.3f}" for what in served), "no corrections")
     for one in results:
         gains = (f"{one.gain(what, served):+.3f}" if one.scores else "" for what in ("fresh", "test"))
         table.add_row(one.run.name, f"{one.minutes:.1f}", *gains, str(one.decision["reason"]))
     Console(width=170).print(table)
 
 
-def draw_curve(results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]], path: Path) -> None:
+def draw_curve(results: Sequence[LearningResult], served: Scores, warm: Scores | None, path: Path) -> None:
     """The candidates' gain by the number of corrected videos, on unseen clips and on the base's test set."""
     from matplotlib.figure import Figure
 
@@ -156,6 +162,9 @@ def draw_curve(results: Sequence[LearningResult], served: Mapping[str, Mapping[s
         sizes = sorted(by_size)
         panel.plot(sizes, [fmean(by_size[size]) for size in sizes], "-", color=colour, label=label)
     panel.axhline(0.0, color="#888888", lw=0.8)
+    if warm is not None:
+        gain = mean_gain(warm, served, "fresh")
+        panel.axhline(gain, color="#2a6fb0", lw=1.0, ls="--", label="unseen clips, the warm start without corrections")
     panel.set(xlabel="corrected videos (hollow: refused by the gate)", ylabel="gain in J&F over the base")
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -28,7 +28,7 @@ class Appearance:
     """Probabilities of each kind of change to a clip, 0 to 1.
 
     Args:
-        objects: change the objects' lighting, shading, edges and texture.
+        objects: change the objects' lighting, shading, edges, pattern and texture.
         background: recolour the background, or replace it if `swap` is set.
         whole: change the picture's brightness, contrast and sharpness.
         swap: the background may be replaced. Only for clips whose objects are all known and whose text does not mention
@@ -66,6 +66,9 @@ def _change_objects(levels: np.ndarray, objects: np.ndarray, rng: np.random.Gene
     place, width = rng.uniform(0, 0.3), math.exp(rng.uniform(math.log(0.05), math.log(0.3)))
     grain = rng.uniform(0, 0.3) * (rng.random() < 0.4)
     cells = rng.integers(3, 10)
+    pattern = _pattern(rng)
+    gloss = rng.uniform(0.2, 0.9) * (rng.random() < 0.3)
+    at, spot = rng.uniform(-0.5, 0.5, 2), rng.uniform(0.15, 0.5)
     for k in np.unique(objects[objects > 0]).tolist():
         shown = objects == k
         radius = radius_of(shown[np.count_nonzero(shown, axis=(1, 2)).argmax()])
@@ -83,12 +86,34 @@ def _change_objects(levels: np.ndarray, objects: np.ndarray, rng: np.random.Gene
             if grain:
                 cloth = cv2.resize(noise, inside.shape[::-1], interpolation=cv2.INTER_CUBIC)
                 shade = shade * (1 + grain * np.tanh(cloth))
+            if pattern is not None:
+                shade = shade * pattern(x, y)
             colour = picture[area]
             grey = (colour @ GREY)[..., None]
             colour = (grey + saturation * (colour - grey)) * shade[..., None]
             rim = abs(edge) * np.exp(-np.square((inner - place) / width))[..., None]
             colour = colour + ((1.0 if edge > 0 else 0.0) - colour) * rim
+            if gloss:
+                far = np.square(x - at[0]) + np.square(y - at[1])
+                colour = colour + (1 - colour) * (gloss * np.exp(-far / spot**2))[..., None]
             picture[area][inside] = np.clip(colour, 0, 1)[inside]
+
+
+def _pattern(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """Stripes, checks or dots for all objects of a clip: offsets in radii -> a factor of brightness. None: plain."""
+    if rng.random() < 0.6:
+        return None
+    kind, turn = rng.integers(3), rng.uniform(0, math.pi)
+    period, amount, crisp = rng.uniform(0.25, 0.9), rng.uniform(0.15, 0.6), rng.uniform(1, 6)
+    shift = rng.uniform(0, 2 * math.pi, 2)
+
+    def factor(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        along = np.sin(2 * math.pi / period * (x * math.cos(turn) + y * math.sin(turn)) + shift[0])
+        across = np.sin(2 * math.pi / period * (y * math.cos(turn) - x * math.sin(turn)) + shift[1])
+        wave = along if kind == 0 else along * across if kind == 1 else np.minimum(along, across)
+        return 1 - amount * (0.5 + 0.5 * np.tanh(crisp * wave))
+
+    return factor
 
 
 def _change_background(levels: np.ndarray, objects: np.ndarray, rng: np.random.Generator, swap: bool) -> None:

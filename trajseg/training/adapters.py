@@ -128,14 +128,14 @@ def save_adapter(
     model.config.save_pretrained(folder)
 
 
-def blend_adapter(folder: Path, base: Mapping[str, Tensor], share: float) -> None:
-    """Moves an adapter in its PEFT folder back towards the base: base + share x (trained - base), tensor by tensor.
+def blend_adapter(folder: Path, start: Mapping[str, Tensor], share: float) -> None:
+    """Moves an adapter in its PEFT folder back towards its start: start + share x (trained - start), tensor by tensor.
 
-    Models between a base and its fine-tuned version lose less of the former and keep most of what the latter learned
+    Models between a start and its fine-tuned version lose less of the former and keep most of what the latter learned
     (Wortsman et al. 2022, robust fine-tuning of zero-shot models).
 
     Args:
-        base: the base's tensors by name, as in its state_dict.
+        start: the tensors before training by name, as in a state_dict.
         share: 1 leaves the adapter unchanged.
     """
     path, prefix = folder / "adapter_model.safetensors", "base_model.model."
@@ -144,7 +144,7 @@ def blend_adapter(folder: Path, base: Mapping[str, Tensor], share: float) -> Non
         if ".lora_B" in key:
             weights[key] = tensor * share
         elif ".lora_A" not in key and tensor.is_floating_point():
-            before = base[key.removeprefix(prefix)].to("cpu", tensor.dtype)
+            before = start[key.removeprefix(prefix)].to("cpu", tensor.dtype)
             weights[key] = torch.lerp(before, tensor, share)
     save_file(weights, path, metadata={"format": "pt"})
 

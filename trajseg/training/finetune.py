@@ -2,7 +2,8 @@
 
 Training always starts from the base, not from the served adapter, so errors do not accumulate over versions. A large
 base is trained with LoRA in its language model and in its small heads; its word embeddings and vision parts are
-frozen. A small base has seen only one style, so its vision parts are trained.
+frozen. A small base has seen only one style, so its vision parts are trained, from its warm start
+(trajseg.training.warm_start).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from trajseg.training.adapters import ADAPTERS, HEADS, LoraSettings, blend_adapt
 from trajseg.training.joint import LossWeights
 from trajseg.training.recipes import JointRecipe, Precision, train_jointly
 from trajseg.training.run import Schedule, StepsDone, Stop
+from trajseg.training.warm_start import load_warm_start, warm_start_of
 
 DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:turned"}
 """Replay data of the checkpoints that ship, by model name; others name theirs in config.json, as `replay_data`."""
@@ -77,7 +79,7 @@ class FinetuneRecipe:
         mixture: shares of sample kinds, the same for corrections and replay.
         parts: trained parts and their learning rates in units of `lr`; see trajseg.training.adapters.
         norm_rate, weights: see JointRecipe.
-        blend: interpolation between the base (0) and the trained weights (1); see `blend_adapter`.
+        blend: interpolation between the weights at the start (0) and the trained ones (1); see `blend_adapter`.
         milder_blends: blends to try in turn if the candidate gains on the project but loses too much on the base set.
         lora: settings of the language model's LoRA.
         precision, four_bit, recompute: see JointRecipe.
@@ -321,10 +323,15 @@ def finetune(
     if checkpoint_config(checkpoint_folder(checkpoint)).get("trajectory_encoder") is None:
         # A base without captioning is not given that part here: it would take more than corrections.
         recipe = dataclasses.replace(recipe, mixture=dataclasses.replace(recipe.mixture, captioning=0.0))
-    adapter, finished = train_jointly(recipe.joint(), checkpoint, out, source, seed, stop=stop, progress=progress)
+    initial = warm_start_of(checkpoint_folder(checkpoint))
+    adapter, finished = train_jointly(
+        recipe.joint(), checkpoint, out, source, seed, stop=stop, progress=progress, initial=initial
+    )
     if not finished:
         return None
     if recipe.blend < 1:
-        base = TrajSegModel.from_pretrained(checkpoint_folder(checkpoint))
-        blend_adapter(adapter, base.state_dict(), recipe.blend)
+        start = TrajSegModel.from_pretrained(checkpoint_folder(checkpoint))
+        if initial is not None:
+            load_warm_start(start, initial)
+        blend_adapter(adapter, start.state_dict(), recipe.blend)
     return adapter

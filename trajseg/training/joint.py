@@ -23,7 +23,7 @@ from trajseg.data.samples import Sample
 from trajseg.errors import InputError
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.mask_decoder import FrameFeatures, Tracker
-from trajseg.training.objectness import ObjectnessLoss
+from trajseg.training.objectness import ObjectnessLoss, known_objects_loss
 from trajseg.training.run import Part
 
 EPSILON = 1e-6
@@ -81,6 +81,7 @@ class JointTraining(nn.Module):
         recompute: save memory on the mask side by recomputing activations in the backward pass.
         mask_frames: number of a clip's frames on which masks are drawn, chosen at random; None: all. The language model
             sees all of them.
+        objects_known: every sample has all objects of its clip, so that objectness is trained in all cells.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class JointTraining(nn.Module):
         weights: LossWeights | None = None,
         recompute: bool = False,
         mask_frames: int | None = None,
+        objects_known: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -102,7 +104,8 @@ class JointTraining(nn.Module):
         self.mask_frames = mask_frames
         self._parts = parts
         learns = bool(model.config.object_tokens) and model.objectness.weight.requires_grad
-        self._objectness = ObjectnessLoss(model) if learns else None
+        self._objectness = ObjectnessLoss(model) if learns and not objects_known else None
+        self._objects_known = learns and objects_known
 
     def learning_parts(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by part; see health.Parted."""
@@ -150,6 +153,9 @@ class JointTraining(nn.Module):
         objectness = none
         if self._objectness is not None and look.objectness is not None:
             objectness = self._objectness(look.objectness, self.model.features(look.states)[drawn], masks)
+        elif self._objects_known and sample.objects is not None:
+            chosen = self.model.objectness(self.model.features(look.states)[drawn])[..., 0]
+            objectness = known_objects_loss(chosen, torch.from_numpy(sample.objects)[look.drawn])
         if not len(masks) or look.features is None:
             return Terms(text, none, none, none, objectness)
         logits, score = self._prompted(look.features, trajectories)

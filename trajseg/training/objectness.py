@@ -1,8 +1,9 @@
-"""Objectness loss: trains a small vision tower to choose the patch tokens that the language model reads.
+"""Objectness losses: train a small vision tower to choose the patch tokens that the language model reads.
 
 The choice itself has no gradient, so a tower that overlooks the objects of a new look would never learn to see them.
-Where a sample shows a target, its centre's cell is trained to be chosen. Nothing is known about the other cells, since
-a sample has only the masks of its own targets: they keep the objectness that they had before training.
+Where a sample shows a target, its centre's cell is trained to be chosen. Corrected clips have only the masks of some
+objects, so nothing is known about their other cells, which keep the objectness that they had before training. Where all
+objects are known, other cells are trained not to be chosen.
 
 Shapes: T frames, S targets, P patches of side x side cells, V width of the vision tower.
 """
@@ -21,6 +22,8 @@ from trajseg.model import TrajSegModel
 
 LEAST = 20
 """Pixels of a target's mask from which its centre is used."""
+SPREAD = 0.8
+"""Standard deviation of the heat around a centre, in cells."""
 
 
 class ObjectnessLoss:
@@ -55,6 +58,32 @@ class ObjectnessLoss:
         taught = -((1 - p) ** 2 * F.logsigmoid(logits))[centre].sum()
         kept = (p - before).square()[~centre].sum()
         return (taught + kept) / centre.sum().clamp(min=1)
+
+
+def focal_loss(logits: Tensor, heat: Tensor, centre: Tensor) -> Tensor:
+    """Penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), a mean over the centres.
+
+    Args:
+        logits, heat: any shape; heat is in 0 to 1, high near a centre.
+        centre: bool, the same shape.
+    """
+    p = logits.sigmoid()
+    positive = (1 - p) ** 2 * F.logsigmoid(logits) * centre
+    negative = (1 - heat) ** 4 * p**2 * F.logsigmoid(-logits) * ~centre
+    return -(positive.sum() + negative.sum()) / centre.sum().clamp(min=1)
+
+
+def known_objects_loss(logits: Tensor, objects: Tensor) -> Tensor:
+    """The focal loss of objectness logits (T, P) where all objects are known: uint8 (T, H, W), see Sample.objects."""
+    side = math.isqrt(logits.shape[1])
+    planes = torch.stack([objects == k for k in objects.unique().tolist() if k] or [objects > 0])
+    centre = centres(planes, side)
+    heat = torch.zeros(len(objects), side, side)
+    cells = torch.arange(side)
+    for frame, row, column in centre.view(-1, side, side).nonzero().tolist():
+        squared = (cells[None] - column) ** 2 + (cells[:, None] - row) ** 2
+        heat[frame] = torch.maximum(heat[frame], torch.exp(-squared / (2 * SPREAD**2)))
+    return focal_loss(logits, heat.flatten(1).to(logits.device), centre.to(logits.device))
 
 
 def centres(masks: Tensor, side: int) -> Tensor:

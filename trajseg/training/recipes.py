@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from trajseg.checkpoints.manifest import file_hash
 from trajseg.data.samples import ClipSamples, Mixture, Sample, Samples, Source
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
@@ -26,6 +27,7 @@ from trajseg.training.adapters import (
 from trajseg.training.feed import Feed
 from trajseg.training.joint import JointTraining, LossWeights
 from trajseg.training.run import Schedule, StepsDone, Stop, accelerator, train
+from trajseg.training.warm_start import load_warm_start
 
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 PAPER_LORA, PAPER_WEIGHTS = LoraSettings(), LossWeights()
@@ -102,6 +104,7 @@ def train_jointly(
     run: Accelerator | None = None,
     stop: Stop = lambda: False,
     progress: StepsDone = lambda _done, _total: None,
+    initial: Path | None = None,
 ) -> Trained:
     """Trains a checkpoint with a recipe, or resumes that training; writes what was learned, even when stopped.
 
@@ -111,6 +114,7 @@ def train_jointly(
         workers: processes that prefetch samples (0 or 1).
         run: this process's part; defaults to how it was launched.
         stop, progress: as for `train`.
+        initial: a warm start (see trajseg.training.warm_start); None: the checkpoint's own weights.
 
     Raises:
         InputError: the batch cannot be divided evenly, `out` holds a training with another recipe, or 4-bit weights
@@ -128,10 +132,12 @@ def train_jointly(
     if recipe.four_bit and recipe.lora is None:
         raise InputError("4-bit weights cannot be trained directly.", "Train adapters over them: leave out --no-lora.")
     if run.is_main_process:
-        _keep_settings(out / "recipe.json", recipe, checkpoint, seed)
+        _keep_settings(out / "recipe.json", recipe, checkpoint, seed, initial)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
     loaded = VideoSegmenter.from_pretrained(checkpoint, str(run.device), dtype, recipe.four_bit)
     model, processor = loaded.model, loaded.processor
+    if initial is not None:
+        load_warm_start(model, initial)
     torch.manual_seed(seed)  # new adapters and a new trajectory encoder are drawn alike in every process
     if recipe.mixture.captioning and recipe.mixture.images < 1:
         add_trajectory_encoder(model)
@@ -188,9 +194,10 @@ def deciding(recipe: JointRecipe) -> dict[str, Any]:
     return settings
 
 
-def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int) -> None:
+def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int, initial: Path | None) -> None:
     """Stores the settings that a training was started with; a resumed training must have the same."""
     settings = {"checkpoint": checkpoint, "seed": seed, **json.loads(json.dumps(deciding(recipe)))}
+    settings["warm_start"] = "" if initial is None else file_hash(initial)
     if path.exists():
         stored = json.loads(path.read_text())
         other = sorted(name for name in settings if stored.get(name) != settings[name])

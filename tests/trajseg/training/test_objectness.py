@@ -7,7 +7,7 @@ import torch
 
 from trajseg import VideoSegmenter
 from trajseg.model import TrajSegModel
-from trajseg.training.objectness import ObjectnessLoss, centres
+from trajseg.training.objectness import ObjectnessLoss, centres, known_objects_loss
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +52,18 @@ def test_a_shown_centre_becomes_an_object_and_the_other_cells_stay(model: TrajSe
     after = model.objectness(learned.detach())[0, :, 0].sigmoid()
     assert before[cell].item() < 0.3 < 0.8 < after[cell].item()
     torch.testing.assert_close(after[~cell], before[~cell], atol=0.02, rtol=0)
+
+
+def test_where_all_objects_are_known_only_their_centres_are_chosen() -> None:
+    objects = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    objects[0, 8:16, 8:16] = 1  # centre (12, 12) of 64: cell (3, 3) of 16
+    objects[0, 40:52, 40:52] = 2  # cell (11, 11)
+    logits = torch.zeros(1, 256, requires_grad=True)
+    optimiser = torch.optim.Adam([logits], 0.2)
+    for _ in range(80):
+        optimiser.zero_grad()
+        known_objects_loss(logits, objects).backward()
+        optimiser.step()
+    chosen = (logits.detach().sigmoid() > 0.5)[0].nonzero()[:, 0].tolist()
+    assert chosen == [3 * 16 + 3, 11 * 16 + 11]
+    assert float(known_objects_loss(torch.full((1, 256), -9.0), torch.zeros_like(objects))) < 1e-3

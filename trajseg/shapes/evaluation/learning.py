@@ -20,8 +20,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.data.corrections import HELD_OUT_SHARE
 from trajseg.data.dataset import Dataset
+from trajseg.engines.base import Engine
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.evaluation.paired import measure
@@ -33,6 +35,7 @@ from trajseg.training.child import PROGRESS
 from trajseg.training.finetune import recipe_for
 from trajseg.training.gate import GateRules
 from trajseg.training.round import RoundTask, run_round
+from trajseg.training.warm_start import load_warm_start, warm_start_of
 
 Kind = Literal["gain", "harmful", "neutral"]
 RESULT, CORRECTIONS = "result.json", "corrections"
@@ -56,8 +59,8 @@ class LearningSettings:
     """
 
     checkpoint: str = "trajseg-tiny"
-    fresh: int = 12
-    test: int = 12
+    fresh: int = 24
+    test: int = 24
     height: int = 160
     steps: int | None = None
 
@@ -110,7 +113,7 @@ class LearningResult:
 
     def gain(self, what: str, served: Mapping[str, Mapping[str, float]]) -> float:
         """Mean J&F of the candidate on a set minus the base's."""
-        return fmean(self.scores[what][clip] - served[what][clip] for clip in served[what])
+        return mean_gain(self.scores, served, what)
 
 
 def learn(run: LearningRun, settings: LearningSettings, out: Path) -> LearningResult:
@@ -156,8 +159,19 @@ def measure_base(settings: LearningSettings, out: Path) -> Mapping[str, Mapping[
     """J&F of the base by set and clip; cached in `out`."""
     kept = out / "base.json"
     if not kept.exists():
-        out.mkdir(parents=True, exist_ok=True)
         write_json(kept, _measured(settings, None))
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def measure_warm_start(settings: LearningSettings, out: Path) -> Mapping[str, Mapping[str, float]] | None:
+    """J&F of the base's warm start, before any corrections, by set and clip; None without one; cached in `out`."""
+    path, kept = warm_start_of(checkpoint_folder(settings.checkpoint)), out / "warm-start.json"
+    if path is None:
+        return None
+    if not kept.exists():
+        engine = VideoSegmenter.from_pretrained(settings.checkpoint)
+        load_warm_start(engine.model, path)
+        write_json(kept, _scores(settings, engine))
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
@@ -174,13 +188,17 @@ def share_done(run: LearningRun, out: Path) -> float:
 
 
 def summary(
-    results: Sequence[LearningResult], served: Mapping[str, Mapping[str, float]], videos: int
+    results: Sequence[LearningResult],
+    served: Mapping[str, Mapping[str, float]],
+    videos: int,
+    warm: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """The summary. Gains are those of the model served after the gate: 0 if it rejected the candidate.
 
     Args:
         served: the base's scores.
         videos: gain and loss are for projects with this many corrected videos.
+        warm: the warm start's scores. `gain_warm_start` is the part of the gain that takes no corrections.
     """
     asked = [one for one in results if one.run.kind == "gain" and one.run.videos == videos]
     promoted = [one for one in asked if one.promoted]
@@ -194,7 +212,13 @@ def summary(
         "neutral_promoted": sum(one.promoted for one in results if one.run.kind == "neutral"),
         "promoted": len(promoted),
         "runs": len(asked),
+        "gain_warm_start": round(mean_gain(warm, served, "fresh"), 4) if warm else 0.0,
     }
+
+
+def mean_gain(scores: Mapping[str, Mapping[str, float]], served: Mapping[str, Mapping[str, float]], what: str) -> float:
+    """Mean J&F on a set minus the base's, clip by clip."""
+    return fmean(scores[what][clip] - served[what][clip] for clip in served[what])
 
 
 def _correct(run: LearningRun, settings: LearningSettings, out: Path) -> None:
@@ -228,6 +252,8 @@ def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mappin
 
 
 def _measured(settings: LearningSettings, adapter: Path | None) -> dict[str, dict[str, float]]:
-    engine = VideoSegmenter.from_pretrained(settings.checkpoint)
-    adapted = engine.adapted(adapter)
-    return {what: dict(measure(adapted, dataset).scores) for what, dataset in settings.sets().items()}
+    return _scores(settings, VideoSegmenter.from_pretrained(settings.checkpoint).adapted(adapter))
+
+
+def _scores(settings: LearningSettings, engine: Engine) -> dict[str, dict[str, float]]:
+    return {what: dict(measure(engine, dataset).scores) for what, dataset in settings.sets().items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from trajseg.commands.train_joint import joint
+from trajseg.commands.train_warm_start import warm_start
 from trajseg.errors import InputError
 from trajseg.shapes.recipe.curves import curves
 
@@ -81,4 +82,5 @@ def command(
 
 
 command.add_command(joint)
+command.add_command(warm_start)
 command.add_command(curves)

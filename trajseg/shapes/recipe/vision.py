@@ -20,6 +20,7 @@ from trajseg.shapes.recipe.clips import Pictures
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, NAMES
 from trajseg.shapes.recipe.precision import quick
 from trajseg.shapes.world.scenes import COLOURS
+from trajseg.training.objectness import SPREAD, focal_loss
 
 BOX_WEIGHT = 15.0
 """Weight of the box loss, the mean error of a side in units of the picture. Slow motion is a small change of boxes."""
@@ -154,7 +155,7 @@ def dense_targets(clip: Pictures, side: int) -> DenseTargets:
     for frame, k, xyxy in visible_boxes(planes):
         x, y = (xyxy[0] + xyxy[2]) / 2 * side, (xyxy[1] + xyxy[3]) / 2 * side
         column, row = min(side - 1, int(x)), min(side - 1, int(y))
-        bump = torch.exp(-((grid[None] - column - 0.5) ** 2 + (grid[:, None] - row - 0.5) ** 2) / (2 * 0.8**2))
+        bump = torch.exp(-((grid[None] - column - 0.5) ** 2 + (grid[:, None] - row - 0.5) ** 2) / (2 * SPREAD**2))
         heat[frame] = torch.maximum(heat[frame], bump)
         centre[frame, row, column] = True
         box[frame, row, column] = xyxy
@@ -192,7 +193,7 @@ def _token_loss(
     box = torch.cat([target.box for target in targets]).flatten(1, 2)
     figures: dict[str, float] = {}
     named = _attribute_loss(heads.token_attributes(tokens[on_object]), look[on_object], figures, "token")
-    heat_loss = _focal(heads.objectness(tokens)[..., 0], heat, at)
+    heat_loss = focal_loss(heads.objectness(tokens)[..., 0], heat, at)
     box_error = F.l1_loss(heads.token_box(tokens[at]), box[at])
     figures |= {"heat": float(heat_loss.detach()), "box": float(box_error.detach())}
     return named + heat_loss + BOX_WEIGHT * box_error, figures
@@ -224,11 +225,3 @@ def attribute_weights(look: Tensor) -> tuple[Tensor, Tensor, float]:
 def _soft_cross_entropy(logits: Tensor, weights: Tensor) -> Tensor:
     """Cross entropy with target weights (M, n), averaged over the rows with any weight."""
     return -(weights * logits.log_softmax(-1)).sum() / weights.sum().clamp(min=1)
-
-
-def _focal(logits: Tensor, heat: Tensor, centre: Tensor) -> Tensor:
-    """Penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), averaged over the centres."""
-    p = logits.sigmoid()
-    positive = (1 - p) ** 2 * F.logsigmoid(logits) * centre
-    negative = (1 - heat) ** 4 * p**2 * F.logsigmoid(-logits) * ~centre
-    return -(positive.sum() + negative.sum()) / centre.sum().clamp(min=1)

@@ -1,0 +1,78 @@
+"""The warm start: what it trains, what fine-tuning makes of it, and which one is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trajseg import VideoSegmenter
+from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.errors import CheckpointError, InputError
+from trajseg.shapes.samples import ShapesSamples
+from trajseg.training import warm_start
+from trajseg.training.adapters import PARTS, SIGHT
+from trajseg.training.warm_start import SCHEDULE, load_warm_start, save_warm_start, train_warm_start, warm_start_of
+
+SIGHT_NAMES = tuple(name for part in SIGHT for name in PARTS[part])
+
+
+def test_only_the_vision_side_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_start, "CLIPS", 1)
+    monkeypatch.setattr(warm_start, "FRAMES", 2)
+    monkeypatch.setattr(warm_start, "QUESTIONS", 1)
+    base = VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").model.state_dict()
+    schedule = dataclasses.replace(SCHEDULE, steps=1, warmup=1)
+    weights = train_warm_start("trajseg-tiny", tmp_path, ShapesSamples(size=64), schedule)
+    assert weights is not None
+    assert all(name.startswith(SIGHT_NAMES) for name in weights)
+    changed = [name for name, tensor in weights.items() if not torch.equal(tensor, base[name])]
+    assert len(changed) > 0.9 * len(weights)
+
+
+def test_several_trainings_are_averaged_and_loaded_over_the_base(tmp_path: Path) -> None:
+    model = VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").model
+    name = f"{SIGHT_NAMES[1]}.linear_1.bias"
+    like = torch.ones_like(model.state_dict()[name])
+    path = save_warm_start([{name: like}, {name: 2 * like}], tmp_path / "warm_start.safetensors")
+    load_warm_start(model, path)
+    assert torch.equal(model.state_dict()[name], 1.5 * like)
+
+
+def test_the_shipped_one_fits_the_base_and_is_no_part_of_what_serves(tmp_path: Path) -> None:
+    path = warm_start_of(checkpoint_folder("trajseg-tiny"))
+    assert path is not None
+    model = VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").model
+    weights = load_file(path)
+    assert {name.startswith(SIGHT_NAMES) for name in weights} == {True}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_warm_start(model, path)
+    after = model.state_dict()
+    assert {name for name in after if not torch.equal(before[name], after[name])} <= set(weights)
+    assert any(not torch.equal(before[name], after[name]) for name in weights)
+
+
+def test_one_of_another_model_is_refused(tmp_path: Path) -> None:
+    model = VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").model
+    path = save_warm_start([{"visual_model.odd": torch.ones(2)}], tmp_path / "warm_start.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not fit.*visual_model\.odd"):
+        load_warm_start(model, path)
+
+
+def test_a_training_resumes_only_from_the_start_that_it_began_with(tmp_path: Path) -> None:
+    from trajseg.data.samples import Mixture
+    from trajseg.training.recipes import JointRecipe, train_jointly
+    from trajseg.training.run import Schedule
+
+    folder = tmp_path / "base"
+    shutil.copytree(checkpoint_folder("trajseg-tiny"), folder)
+    mixture = Mixture(images=1.0, pseudo_videos=0.0, propagation=0.0, captioning=0.0)
+    recipe = JointRecipe(mixture, Schedule(steps=1, warmup=1), 1, 1, 1)
+    source, out = ShapesSamples(size=64), tmp_path / "out"
+    train_jointly(recipe, str(folder), out, source, initial=folder / "warm_start.safetensors", stop=lambda: True)
+    with pytest.raises(InputError, match="another warm_start"):
+        train_jointly(recipe, str(folder), out, source)
