@@ -86,7 +86,7 @@ class FinetuneRecipe:
         save_minutes: minutes between checkpoints.
     """
 
-    steps: int = 200
+    steps: int = 120
     lr: float = 3e-4
     warmup: int = 5
     batch: int = 4

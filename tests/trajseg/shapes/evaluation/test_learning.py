@@ -58,8 +58,11 @@ def test_a_refused_candidate_gains_and_loses_nothing() -> None:
         "neutral_promoted": 0,
         "promoted": 1,
         "runs": 2,
+        "gain_warm_start": 0.0,
     }
     assert summary([], SERVED, 10)["gain_project"] == 0.0
+    warm = {what: {clip: score + 0.25 for clip, score in scores.items()} for what, scores in SERVED.items()}
+    assert summary([], SERVED, 10, warm)["gain_warm_start"] == 0.25
 
 
 @pytest.mark.parametrize(("videos", "held_out"), [(5, 3), (10, 3), (20, 6), (40, 12)])
