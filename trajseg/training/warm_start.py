@@ -29,7 +29,7 @@ from trajseg.training.run import Schedule, StepsDone, Stop, train
 WARM_START = "warm_start.safetensors"
 MIXTURE = Mixture(images=0.0, pseudo_videos=0.0, propagation=0.05, captioning=0.2)
 SCHEDULE = Schedule(
-    steps=600, lr=6e-4, warmup=15, weight_decay=0.0, log_every=10, save_every=600, save_minutes=3.0, muon=2.0
+    steps=600, lr=6e-4, warmup=15, weight_decay=0.0, log_every=10, save_every=600, betas=(0.9, 0.95), muon=2.0
 )
 """Muon as in the base's own training."""
 CLIPS, FRAMES, QUESTIONS, MASK_FRAMES = 4, 8, 4, 2
@@ -59,7 +59,7 @@ def train_warm_start(
         the vision side's parameters by name; None if `stop` or the schedule's minutes ended the run early.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used, or `out` holds another training.
+        CheckpointError: the checkpoint cannot be used, or `out` holds the training of another one.
     """
     loaded = VideoSegmenter.from_pretrained(checkpoint, dtype=torch.float32)
     model = loaded.model
