@@ -55,8 +55,8 @@ class Cells:
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a checkpoint's weights and configuration."""
+    """The first 12 hexadecimal digits of the SHA-256 of a checkpoint's weights and configuration, as it serves."""
     digest = hashlib.sha256()
-    for path in sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.json")]):
+    for path in sorted([*checkpoint.glob("model*.safetensors"), *checkpoint.glob("*.json")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

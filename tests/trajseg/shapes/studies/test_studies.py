@@ -129,8 +129,11 @@ def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"one")
     one = fingerprint(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"two")
-    assert fingerprint(tmp_path) != one
+    two = fingerprint(tmp_path)
+    assert two != one
     assert len(one) == 12
+    (tmp_path / "warm_start.safetensors").write_bytes(b"only fine-tuning reads this")
+    assert fingerprint(tmp_path) == two
 
 
 def test_figures_have_the_mean_and_the_sample_deviation_of_their_seeds() -> None:
