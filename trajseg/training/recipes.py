@@ -199,7 +199,8 @@ def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int, 
     settings = {"checkpoint": checkpoint, "seed": seed, **json.loads(json.dumps(deciding(recipe)))}
     settings["warm_start"] = "" if initial is None else file_hash(initial)
     if path.exists():
-        stored = json.loads(path.read_text())
+        # Trainings that were started before there were warm starts can be resumed.
+        stored = {"warm_start": "", **json.loads(path.read_text())}
         other = sorted(name for name in settings if stored.get(name) != settings[name])
         if other:
             raise InputError(

@@ -170,13 +170,19 @@ def test_a_failed_training_says_why_and_is_requested_again(world: World) -> None
     assert "training is queued" in world.learning().step()[0]
 
 
-def test_a_training_retried_on_the_jobs_page_belongs_to_its_round(world: World) -> None:
+def cancelled_training(world: World) -> tuple[ActiveLearning, Job]:
+    """A round of one task whose training was cancelled."""
     learning = world.learning(batch=1)
     learning.step()
     world.correct(1)
     learning.step()
     (job,) = [job for job in world.store.jobs.newest(state="queued") if job.kind == "finetune"]
     world.backend.service.jobs.cancel(job.id)
+    return learning, job
+
+
+def test_a_training_retried_on_the_jobs_page_belongs_to_its_round(world: World) -> None:
+    learning, job = cancelled_training(world)
     with pytest.raises(TrajSegError, match="was cancelled"):
         learning.step()
     world.backend.service.jobs.retry(job.id)
@@ -186,12 +192,7 @@ def test_a_training_retried_on_the_jobs_page_belongs_to_its_round(world: World) 
 
 
 def test_a_training_that_is_no_longer_stored_is_requested_again(world: World) -> None:
-    learning = world.learning(batch=1)
-    learning.step()
-    world.correct(1)
-    learning.step()
-    (job,) = [job for job in world.store.jobs.newest(state="queued") if job.kind == "finetune"]
-    world.backend.service.jobs.cancel(job.id)
+    learning, job = cancelled_training(world)
     assert world.store.retention.drop_over(None, 1) == []
     assert world.store.retention.drop_over(now() + timedelta(days=1), 0) == [job.id]
     assert learning.waiting_for() == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -76,3 +77,7 @@ def test_a_training_resumes_only_from_the_start_that_it_began_with(tmp_path: Pat
     train_jointly(recipe, str(folder), out, source, initial=folder / "warm_start.safetensors", stop=lambda: True)
     with pytest.raises(InputError, match="another warm_start"):
         train_jointly(recipe, str(folder), out, source)
+    settings = json.loads((out / "recipe.json").read_text())
+    del settings["warm_start"]
+    (out / "recipe.json").write_text(json.dumps(settings))
+    train_jointly(recipe, str(folder), out, source, stop=lambda: True)  # as one begun by an earlier release
