@@ -78,12 +78,18 @@ def known_objects_loss(logits: Tensor, objects: Tensor) -> Tensor:
     side = math.isqrt(logits.shape[1])
     planes = torch.stack([objects == k for k in objects.unique().tolist() if k] or [objects > 0])
     centre = centres(planes, side)
-    heat = torch.zeros(len(objects), side, side)
-    cells = torch.arange(side)
-    for frame, row, column in centre.view(-1, side, side).nonzero().tolist():
+    heat = heat_around(centre.view(-1, side, side)).flatten(1)
+    return focal_loss(logits, heat.to(logits.device), centre.to(logits.device))
+
+
+def heat_around(centre: Tensor) -> Tensor:
+    """The heat of the focal loss, float32 (T, side, side): 1 at centres, bool (T, side, side), and less around them."""
+    heat = torch.zeros(centre.shape)
+    cells = torch.arange(centre.shape[-1])
+    for frame, row, column in centre.nonzero().tolist():
         squared = (cells[None] - column) ** 2 + (cells[:, None] - row) ** 2
         heat[frame] = torch.maximum(heat[frame], torch.exp(-squared / (2 * SPREAD**2)))
-    return focal_loss(logits, heat.flatten(1).to(logits.device), centre.to(logits.device))
+    return heat
 
 
 def centres(masks: Tensor, side: int) -> Tensor:

@@ -20,7 +20,7 @@ from trajseg.shapes.recipe.clips import Pictures
 from trajseg.shapes.recipe.mixtures import ATTRIBUTE_SIZES, NAMES
 from trajseg.shapes.recipe.precision import quick
 from trajseg.shapes.world.scenes import COLOURS
-from trajseg.training.objectness import SPREAD, focal_loss
+from trajseg.training.objectness import focal_loss, heat_around
 
 BOX_WEIGHT = 15.0
 """Weight of the box loss, the mean error of a side in units of the picture. Slow motion is a small change of boxes."""
@@ -148,19 +148,15 @@ def dense_targets(clip: Pictures, side: int) -> DenseTargets:
     coverage = F.avg_pool2d(planes, size // side)
     most, owner = coverage.max(dim=1)
     owner = torch.where(most >= 0.3, owner, -1)
-    heat = torch.zeros(n, side, side)
     centre = torch.zeros(n, side, side, dtype=torch.bool)
     box = torch.zeros(n, side, side, 4)
-    grid = torch.arange(side) + 0.5
     for frame, k, xyxy in visible_boxes(planes):
         x, y = (xyxy[0] + xyxy[2]) / 2 * side, (xyxy[1] + xyxy[3]) / 2 * side
         column, row = min(side - 1, int(x)), min(side - 1, int(y))
-        bump = torch.exp(-((grid[None] - column - 0.5) ** 2 + (grid[:, None] - row - 0.5) ** 2) / (2 * SPREAD**2))
-        heat[frame] = torch.maximum(heat[frame], bump)
         centre[frame, row, column] = True
         box[frame, row, column] = xyxy
         owner[frame, row, column] = k
-    return DenseTargets(owner, heat, centre, box)
+    return DenseTargets(owner, heat_around(centre), centre, box)
 
 
 def visible_boxes(planes: Tensor, least: int = 40) -> Iterator[tuple[int, int, Tensor]]:
