@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from backend.limits import LARGEST_SEED, MOST_STEPS
 from trajseg.words import counted
 
 if TYPE_CHECKING:
     from backend.composition import Backend
     from backend.store.models import Project
 
-# The limits are those of FinetuneParams, whose import would slow down `trajseg --help`.
-STEPS = click.option("--steps", type=click.IntRange(1, 1_000_000), help="Steps per training [by the base's size].")
-SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+STEPS = click.option("--steps", type=click.IntRange(1, MOST_STEPS), help="Steps per training [by the base's size].")
+SEED = click.option("--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True)
 PROJECT = click.option("--project", type=click.IntRange(1), required=True, help="Label Studio's id of the project.")
 
 

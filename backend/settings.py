@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.addresses import shown_address, shown_text
+from backend.limits import MOST_STEPS
 from backend.private import private_folder
 from trajseg.engines.registry import FACTORY, engine_spec
 from trajseg.errors import CheckpointError, InputError, redact_with
@@ -186,7 +187,7 @@ class Settings(BaseSettings):
     finetune_steps: int = Field(
         default=0,
         ge=0,
-        le=1_000_000,
+        le=MOST_STEPS,
         description="Default number of training steps; 0: by the size of the base.",
     )
     finetune_after: int = Field(

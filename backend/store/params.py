@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from backend.limits import LARGEST_SEED, MOST_STEPS
 from trajseg.errors import InputError
 from trajseg.tracks.mark import Mark
 
@@ -102,9 +103,6 @@ class RefineParams(JobParams):
     @property
     def earlier_job_id(self) -> str | None:
         return self.base_job_id
-
-
-MOST_STEPS, LARGEST_SEED = 1_000_000, 2**32 - 1
 
 
 class FinetuneParams(JobParams):
