@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -14,6 +13,7 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.standing import Standing, StandingTask
 from trajseg.errors import InputError, ServiceError
+from trajseg.files import content_hash
 from trajseg.tracks.formats import LabelledClip, LabelledTrack, TrackFormat
 from trajseg.tracks.formats.native import Native
 from trajseg.video import Clip, open_clip
@@ -21,7 +21,6 @@ from trajseg.video.look import Look
 
 Videos = Callable[[str], AbstractContextManager[Path]]
 """Opens a task's video, by its address, as a file; raises InputError or ServiceError if that fails."""
-HASHED_BYTES = 1 << 20
 
 
 @dataclass
@@ -145,12 +144,3 @@ def labelled_clip(task: StandingTask, clip: Clip | None, identity: str) -> Label
         identity,
         clip,
     )
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -20,7 +20,8 @@ import torch
 
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.folders import checkpoint_folder
-from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish
+from trajseg.checkpoints.manifest import AdapterManifest, publish
+from trajseg.files import content_hash
 from trajseg.shapes.dataset import ShapesDataset
 from trajseg.training.adapters import HEADS, SIGHT, LoraSettings, prepare, save_adapter
 
@@ -75,7 +76,7 @@ def adapter(seed: int, folder: Path) -> Path:
         for parameter in parameters:
             parameter.data += 0.002 * torch.randn_like(parameter)
     save_adapter(model, LoraSettings(), BASE, folder / f"work-{seed}", WHOLE)
-    manifest = AdapterManifest(f"{BASE}/project-1@{seed}", BASE, file_hash(checkpoint_folder(BASE) / "config.json"))
+    manifest = AdapterManifest(f"{BASE}/project-1@{seed}", BASE, content_hash(checkpoint_folder(BASE) / "config.json"))
     publish(manifest, folder / f"work-{seed}", folder / str(seed))
     return folder / str(seed)
 

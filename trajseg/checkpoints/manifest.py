@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trajseg.errors import CheckpointError
-from trajseg.files import write_json
+from trajseg.files import content_hash, write_json
 
 NAME = "manifest.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors", "config.json")
@@ -63,7 +63,7 @@ def publish(manifest: AdapterManifest, adapter: Path, target: Path) -> AdapterMa
     partial.mkdir(parents=True)
     for name in WEIGHTS:
         shutil.copyfile(adapter / name, partial / name)
-    whole = replace(manifest, files={name: file_hash(partial / name) for name in WEIGHTS})
+    whole = replace(manifest, files={name: content_hash(partial / name) for name in WEIGHTS})
     write_json(partial / NAME, whole.to_json())
     if target.exists():
         old = target.with_name(f"{target.name}.old")
@@ -142,9 +142,3 @@ def plain_bytes(path: Path) -> bytes:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"{path.name} is no regular file")
         return file.read()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

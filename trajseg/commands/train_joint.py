@@ -81,7 +81,7 @@ def joint(
         four_bit=four_bit,
     )
     with signals_stop() as stop:
-        result, _ = train_jointly(recipe, checkpoint, out, source, seed, workers, stop=stop)
+        result, _ = train_jointly(recipe, checkpoint, out, source, seed, workers, stop=stop, data=data)
     click.echo(f"{'Adapter' if lora else 'Checkpoint'}: {result}")
     if lora:
         click.echo(

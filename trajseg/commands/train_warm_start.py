@@ -41,14 +41,15 @@ def warm_start(
 
     if threads:
         torch.set_num_threads(threads)
-    source = open_source(data or replay_data(checkpoint))
+    data = data or replay_data(checkpoint)
+    source = open_source(data)
     schedule = dataclasses.replace(
         SCHEDULE, steps=steps or SCHEDULE.steps, minutes=math.inf if minutes is None else minutes
     )
     finished = []
     with signals_stop() as stop:
         for seed in range(trainings):
-            weights = train_warm_start(checkpoint, out / f"seed-{seed}", source, schedule, seed, workers, stop)
+            weights = train_warm_start(checkpoint, out / f"seed-{seed}", source, schedule, seed, workers, data, stop)
             if weights is None:
                 click.echo(f"Training {seed + 1} of {trainings} is not finished; the same command resumes it.")
                 return

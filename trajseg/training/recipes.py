@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,10 +11,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from trajseg.checkpoints.manifest import file_hash
 from trajseg.data.samples import ClipSamples, Mixture, Sample, Samples, Source
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
+from trajseg.files import content_hash
 from trajseg.training.adapters import (
     WHOLE,
     LoraSettings,
@@ -26,6 +25,7 @@ from trajseg.training.adapters import (
 )
 from trajseg.training.feed import Feed
 from trajseg.training.joint import JointTraining, LossWeights
+from trajseg.training.kept_settings import keep_settings
 from trajseg.training.run import Schedule, StepsDone, Stop, accelerator, train
 from trajseg.training.warm_start import load_warm_start
 
@@ -105,6 +105,7 @@ def train_jointly(
     stop: Stop = lambda: False,
     progress: StepsDone = lambda _done, _total: None,
     initial: Path | None = None,
+    data: str | None = None,
 ) -> Trained:
     """Trains a checkpoint with a recipe, or resumes that training; writes what was learned, even when stopped.
 
@@ -115,9 +116,10 @@ def train_jointly(
         run: this process's part; defaults to how it was launched.
         stop, progress: as for `train`.
         initial: a warm start (see trajseg.training.warm_start); None: the checkpoint's own weights.
+        data: name of the source, which a resumed training must share; None: the caller makes sure of that.
 
     Raises:
-        InputError: the batch cannot be divided evenly, `out` holds a training with another recipe, or 4-bit weights
+        InputError: the batch cannot be divided evenly, `out` holds a training with other settings, or 4-bit weights
             would have to be trained directly.
         CheckpointError: the checkpoint cannot be used.
         TrajSegError: 4 bits are requested and bitsandbytes is not installed.
@@ -132,7 +134,11 @@ def train_jointly(
     if recipe.four_bit and recipe.lora is None:
         raise InputError("4-bit weights cannot be trained directly.", "Train adapters over them: leave out --no-lora.")
     if run.is_main_process:
-        _keep_settings(out / "recipe.json", recipe, checkpoint, seed, initial)
+        settings = {"checkpoint": checkpoint, "seed": seed, **deciding(recipe)}
+        settings["warm_start"] = "" if initial is None else content_hash(initial)
+        if data is not None:
+            settings["data"] = data
+        keep_settings(out, settings, earlier={"warm_start": "", "data": data})
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
     loaded = VideoSegmenter.from_pretrained(checkpoint, str(run.device), dtype, recipe.four_bit)
     model, processor = loaded.model, loaded.processor
@@ -187,24 +193,5 @@ def learning_rates(
 
 
 def deciding(recipe: JointRecipe) -> dict[str, Any]:
-    """The fields of a recipe that affect the result: not the length of a run, nor how often it logs."""
-    settings = dataclasses.asdict(recipe)
-    for name in ("minutes", "log_every", "save_every", "save_minutes"):
-        del settings["schedule"][name]
-    return settings
-
-
-def _keep_settings(path: Path, recipe: JointRecipe, checkpoint: str, seed: int, initial: Path | None) -> None:
-    """Stores the settings that a training was started with; a resumed training must have the same."""
-    settings = {"checkpoint": checkpoint, "seed": seed, **json.loads(json.dumps(deciding(recipe)))}
-    settings["warm_start"] = "" if initial is None else file_hash(initial)
-    if path.exists():
-        # Trainings that were started before there were warm starts can be resumed.
-        stored = {"warm_start": "", **json.loads(path.read_text())}
-        other = sorted(name for name in settings if stored.get(name) != settings[name])
-        if other:
-            raise InputError(
-                f"{path.parent} has a training with another {', '.join(other)}.", "Use the same, or another --out."
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    """The fields of a recipe that affect the result."""
+    return {**dataclasses.asdict(recipe), "schedule": recipe.schedule.deciding()}

@@ -19,16 +19,18 @@ from typing import Any
 
 from trajseg import __version__
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
-from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish, read_manifest, record_decision
+from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest, record_decision
 from trajseg.data.corrections import HELD_OUT_SHARE, Corrections, EmptySideError
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.evaluation.paired import Measured, draw_differences, measure
+from trajseg.files import content_hash
 from trajseg.training.base_scores import BaseScores
 from trajseg.training.finetune import FinetuneRecipe, finetune
 from trajseg.training.gate import GateDecision, GateRules, ScoresByClip, decide, gains_enough, too_few_videos
+from trajseg.training.kept_settings import RECIPE
 from trajseg.training.run import StepsDone, Stop
 
 DEFAULT_BASE_SET: Mapping[str, str] = {"trajseg-tiny": "shapes:val"}
@@ -192,7 +194,7 @@ def _with_blend(decision: GateDecision, first: GateDecision, blend: float, earli
 def _measured_on(task: RoundTask, base_set: Dataset | None) -> Mapping[str, Any]:
     """What scores on the base set depend on, besides the adapter."""
     return {
-        "base": file_hash(checkpoint_folder(task.checkpoint) / "config.json"),
+        "base": content_hash(checkpoint_folder(task.checkpoint) / "config.json"),
         "set": "" if base_set else task.base_set or base_set_of(task.checkpoint),
         "options": dataclasses.asdict(BASE_OPTIONS),
         "per_clip": PER_CLIP["base"],
@@ -257,7 +259,7 @@ def base_set_of(checkpoint: str) -> str:
 
 def _manifest(task: RoundTask, blended: FinetuneRecipe, corrections: Path) -> AdapterManifest:
     base, clips = checkpoint_folder(task.checkpoint), []
-    recipe = json.loads((Path(task.work) / "recipe.json").read_text(encoding="utf-8"))
+    recipe = json.loads((Path(task.work) / RECIPE).read_text(encoding="utf-8"))
     # What the loop itself does not know.
     recipe |= {name: dataclasses.asdict(blended)[name] for name in ("replay", "variety", "blend")}
     for side in ("train", "held-out"):
@@ -268,8 +270,8 @@ def _manifest(task: RoundTask, blended: FinetuneRecipe, corrections: Path) -> Ad
     return AdapterManifest(
         model_version=task.model_version,
         base=str(checkpoint_config(base)["model_name"]),
-        base_config=file_hash(base / "config.json"),
-        data={"hash": file_hash(corrections / "manifest.json"), "clips": clips},
+        base_config=content_hash(base / "config.json"),
+        data={"hash": content_hash(corrections / "manifest.json"), "clips": clips},
         recipe=recipe,
         seed=task.seed,
         code_version=__version__,

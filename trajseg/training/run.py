@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -56,6 +56,11 @@ class Schedule:
     decay: Literal["cosine", "linear"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.98)
     muon: float = 0.0
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that affect the result: not the length of a run, nor how often it logs and saves."""
+        without = ("minutes", "log_every", "save_every", "save_minutes")
+        return {name: value for name, value in asdict(self).items() if name not in without}
 
     def over(self, step: int, used: float) -> bool:
         """Whether a run ends before 0-based step `step`, `used` seconds after the training began."""

@@ -10,12 +10,14 @@ A checkpoint has it beside its weights, as `warm_start.safetensors`: parameters 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trajseg.checkpoints.folders import checkpoint_folder, fingerprint
 from trajseg.data.random_looks import RandomLooks
 from trajseg.data.samples import ClipSamples, Mixture, Source
 from trajseg.engines.trajseg import VideoSegmenter
@@ -24,6 +26,7 @@ from trajseg.model import TrajSegModel
 from trajseg.training.adapters import PARTS, SIGHT, prepare
 from trajseg.training.feed import Feed
 from trajseg.training.joint import JointTraining
+from trajseg.training.kept_settings import keep_settings
 from trajseg.training.run import Schedule, StepsDone, Stop, train
 
 WARM_START = "warm_start.safetensors"
@@ -43,6 +46,7 @@ def train_warm_start(
     schedule: Schedule = SCHEDULE,
     seed: int = 0,
     workers: int = 0,
+    data: str = "",
     stop: Stop = lambda: False,
     progress: StepsDone = lambda _done, _total: None,
 ) -> Mapping[str, Tensor] | None:
@@ -53,14 +57,26 @@ def train_warm_start(
         out: receives the state and the logs.
         source: the base's own data; all objects of its clips are known.
         workers: processes that prefetch samples (0 or 1).
+        data: name of the source.
         stop, progress: see trajseg.training.run.train.
 
     Returns:
         the vision side's parameters by name; None if `stop` or the schedule's minutes ended the run early.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used, or `out` holds the training of another one.
+        InputError: `out` holds a training of another base, on other data, or with another recipe or seed.
+        CheckpointError: the checkpoint cannot be used.
     """
+    settings = {
+        "checkpoint": checkpoint,
+        "weights": fingerprint(checkpoint_folder(checkpoint)),
+        "data": data,
+        "seed": seed,
+        "schedule": schedule.deciding(),
+        "mixture": asdict(MIXTURE),
+        "clips": [CLIPS, FRAMES, QUESTIONS, MASK_FRAMES],
+    }
+    keep_settings(out, settings)
     loaded = VideoSegmenter.from_pretrained(checkpoint, dtype=torch.float32)
     model = loaded.model
     parts = prepare(model, None, tuple(SIGHT))

@@ -8,11 +8,11 @@ import logging
 import time
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trajseg.engines.base import FrameMasks, RunContext
 from trajseg.errors import InputError
+from trajseg.files import content_hash
 from trajseg.progress import Progress
 from trajseg.tracks import Result
 from trajseg.video import Clip
@@ -147,17 +147,6 @@ class KeptFrames:
     def clear(self) -> None:
         """Drops the frames of an earlier run; raises as `add` does."""
         self._context.store.partial.clear(self._context.job.id, self._context.token)
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file's content, or of the names and contents of the files in a folder."""
-    if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for file_path in sorted(entry for entry in path.iterdir() if entry.is_file()):
-        digest.update(f"{file_path.name} {content_hash(file_path)}\n".encode())
-    return digest.hexdigest()
 
 
 def _shape(clip: Clip) -> tuple[int, int, int]:

@@ -371,9 +371,13 @@ def test_commands_train_resume_reject_and_merge(tmp_path: Path) -> None:
         done = run.invoke(main, [*begun, "--threads", "1", "--out", out, *more])
         assert done.exit_code == 0, (done.output, done.exception)
         assert said in done.output
-    other = run.invoke(main, ["train", "joint", "--stage", "1", "--out", out])
-    assert other.exit_code == 2
-    assert "has a training with another" in other.output
+    for more, said in (
+        (["--data", "shapes:turned"], "another data."),
+        (["--stage", "1"], "has a training with another"),
+    ):
+        other = run.invoke(main, [*begun, "--threads", "1", "--out", out, *more])
+        assert other.exit_code == 2
+        assert said in other.output
     arguments = ["--adapter", f"{out}/adapter", "--out", str(tmp_path / "merged"), "--half"]
     done = run.invoke(main, ["model", "merge", *arguments])
     assert done.exit_code == 0, (done.output, done.exception)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.cli import main
 from trajseg.errors import CheckpointError, InputError
 from trajseg.shapes.samples import ShapesSamples
 from trajseg.training import warm_start
@@ -22,17 +24,54 @@ from trajseg.training.warm_start import SCHEDULE, load_warm_start, save_warm_sta
 SIGHT_NAMES = tuple(name for part in SIGHT for name in PARTS[part])
 
 
-def test_only_the_vision_side_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_start, "CLIPS", 1)
-    monkeypatch.setattr(warm_start, "FRAMES", 2)
-    monkeypatch.setattr(warm_start, "QUESTIONS", 1)
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of one question about two frames of one clip."""
+    for name, count in (("CLIPS", 1), ("FRAMES", 2), ("QUESTIONS", 1)):
+        monkeypatch.setattr(warm_start, name, count)
+
+
+@pytest.mark.usefixtures("small")
+def test_only_the_vision_side_is_trained_and_an_interruption_changes_nothing(tmp_path: Path) -> None:
     base = VideoSegmenter.from_pretrained("trajseg-tiny", device="cpu").model.state_dict()
-    schedule = dataclasses.replace(SCHEDULE, steps=1, warmup=1)
-    weights = train_warm_start("trajseg-tiny", tmp_path, ShapesSamples(size=64), schedule)
+    schedule, stops = dataclasses.replace(SCHEDULE, steps=2, warmup=1), iter([False, True])
+    begun = ("trajseg-tiny", tmp_path / "broken", ShapesSamples(size=64), schedule)
+    whole = train_warm_start("trajseg-tiny", tmp_path / "whole", ShapesSamples(size=64), schedule)
+    assert train_warm_start(*begun, stop=lambda: next(stops)) is None
+    weights = train_warm_start(*begun)
     assert weights is not None
+    assert whole is not None
+    assert all(torch.equal(whole[name], tensor) for name, tensor in weights.items())
     assert all(name.startswith(SIGHT_NAMES) for name in weights)
     changed = [name for name, tensor in weights.items() if not torch.equal(tensor, base[name])]
     assert len(changed) > 0.9 * len(weights)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_command_resumes_only_the_same_training_and_fine_tuning_can_use_its_file(tmp_path: Path) -> None:
+    base, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(checkpoint_folder("trajseg-tiny"), base)
+
+    def run(*more: str) -> Result:
+        words = ["train", "warm-start", "--checkpoint", str(base), "--out", str(out), "--trainings", "1"]
+        return CliRunner().invoke(main, [*words, "--workers", "0", "--threads", "1", *more])
+
+    for more, said in ((["--minutes", "0"], "Training 1 of 1 is not finished"), ([], "Warm start: ")):
+        done = run("--steps", "1", *more)
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert said in done.output
+    for other, words in (("schedule", ["--steps", "2"]), ("data", ["--steps", "1", "--data", "shapes:train"])):
+        refused = run(*words)
+        assert refused.exit_code == 2
+        assert f"has a training with another {other}." in refused.output
+    path = Path(shutil.copy(out / "warm_start.safetensors", base))
+    assert warm_start_of(base) == path
+    model = VideoSegmenter.from_pretrained(base, device="cpu").model
+    load_warm_start(model, path)
+    name = f"{SIGHT_NAMES[1]}.linear_1.bias"
+    assert torch.equal(model.state_dict()[name], load_file(path)[name].float())
+    (base / "config.json").write_text((base / "config.json").read_text() + "\n")
+    assert "has a training with another weights." in run("--steps", "1").output
 
 
 def test_several_trainings_are_averaged_and_loaded_over_the_base(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from backend.store.models import Project
 from backend.store.params import FinetuneParams
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.folders import checkpoint_folder
-from trajseg.checkpoints.manifest import AdapterManifest, file_hash, publish
+from trajseg.checkpoints.manifest import AdapterManifest, publish
 from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.files import content_hash
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.training.adapters import HEADS, LoraSettings, prepare, save_adapter
 from trajseg.training.finetune import FinetuneRecipe
@@ -240,7 +241,7 @@ def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
         trainings.append(work)
         task = json.loads((work / "task.json").read_text())
         decision = {"promoted": True, "reason": "Promoted: a test says so.", "needs_videos": 0}
-        manifest = AdapterManifest(task["model_version"], BASE, file_hash(checkpoint_folder(BASE) / "config.json"))
+        manifest = AdapterManifest(task["model_version"], BASE, content_hash(checkpoint_folder(BASE) / "config.json"))
         publish(dataclasses.replace(manifest, decision=decision), made, Path(task["target"]))
         (work / "decision.json").write_text(json.dumps(decision))
 

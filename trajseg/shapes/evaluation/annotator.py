@@ -6,7 +6,6 @@ corrected.
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import random
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from trajseg.correction import FlowPropagator
 from trajseg.data.corrections import Side, side_of
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset
+from trajseg.files import content_hash
 from trajseg.tracks import MaskTrack, Rle, rle
 from trajseg.tracks.formats.native import Native
 from trajseg.tracks.labelled import Expression, LabelledClip, LabelledTrack
@@ -30,7 +30,7 @@ PAINTED_FRAMES = 5
 
 def identity_of(path: Path) -> str:
     """A video's identity, as in an export."""
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"sha256:{content_hash(path)}"
 
 
 def by_side(dataset: Dataset, wanted: dict[Side, int]) -> list[AnnotatedClip]:

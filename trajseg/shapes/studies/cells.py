@@ -52,11 +52,3 @@ class Cells:
         """The file of a cell; its stem also names a folder for this cell only."""
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return self.folder / f"{name}-{digest}.json"
-
-
-def fingerprint(checkpoint: Path) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a checkpoint's weights and configuration, as it serves."""
-    digest = hashlib.sha256()
-    for path in sorted([*checkpoint.glob("model*.safetensors"), *checkpoint.glob("*.json")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]

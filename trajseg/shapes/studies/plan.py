@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.checkpoints.folders import checkpoint_folder, fingerprint
 from trajseg.engines.trajseg import VideoSegmenter
-from trajseg.shapes.studies.cells import fingerprint
 
 SEEDS_APART = 1000
 """Distance between the first seeds of two groups, so that they have no clip in common."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trajseg.checkpoints.folders import fingerprint
 from trajseg.engines.base import PLAIN, EngineSpec, FrameMasks, ObjectMask, RunContext, TrackedObject
 from trajseg.engines.segmentation import Segmentation
 from trajseg.engines.trajseg import Said
@@ -21,7 +22,7 @@ from trajseg.evaluation.metrics import mean
 from trajseg.model.sampling import Sampling
 from trajseg.shapes.studies import drift as drift_study
 from trajseg.shapes.studies.ambiguity import ambiguous_and_clear, area_under_curve, ask, outcome
-from trajseg.shapes.studies.cells import Cells, fingerprint
+from trajseg.shapes.studies.cells import Cells
 from trajseg.shapes.studies.drift import drift, identifies
 from trajseg.shapes.studies.frames import KEY_FRAMES, LLM_FRAMES, key_frames, llm_frames
 from trajseg.shapes.studies.plan import Plan
