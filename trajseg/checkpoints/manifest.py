@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trajseg.errors import CheckpointError
-from trajseg.files import content_hash, write_json
+from trajseg.files import content_hash, whole_folder, write_json
 
 NAME = "manifest.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors", "config.json")
@@ -58,21 +58,11 @@ def publish(manifest: AdapterManifest, adapter: Path, target: Path) -> AdapterMa
 
     An existing folder is replaced: if a job ran twice, the newer result wins.
     """
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name in WEIGHTS:
-        shutil.copyfile(adapter / name, partial / name)
-    whole = replace(manifest, files={name: content_hash(partial / name) for name in WEIGHTS})
-    write_json(partial / NAME, whole.to_json())
-    if target.exists():
-        old = target.with_name(f"{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-        os.replace(partial, target)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, target)
+    with whole_folder(target) as partial:
+        for name in WEIGHTS:
+            shutil.copyfile(adapter / name, partial / name)
+        whole = replace(manifest, files={name: content_hash(partial / name) for name in WEIGHTS})
+        write_json(partial / NAME, whole.to_json())
     return whole
 
 

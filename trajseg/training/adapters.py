@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 
 from trajseg.errors import CheckpointError
@@ -122,7 +123,7 @@ def save_adapter(
     for name in names:
         weights |= {f"{name}.{key}": tensor for key, tensor in model.get_submodule(name).state_dict().items()}
     prefixed = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(prefixed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    _save_tensors(prefixed, folder / "adapter_model.safetensors")
     config = _peft_config(lora, base_model_name_or_path=base, modules_to_save=names, inference_mode=True)
     config.save_pretrained(str(folder))
     model.config.save_pretrained(folder)
@@ -146,7 +147,12 @@ def blend_adapter(folder: Path, start: Mapping[str, Tensor], share: float) -> No
         elif ".lora_A" not in key and tensor.is_floating_point():
             before = start[key.removeprefix(prefix)].to("cpu", tensor.dtype)
             weights[key] = torch.lerp(before, tensor, share)
-    save_file(weights, path, metadata={"format": "pt"})
+    _save_tensors(weights, path)
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file; its bytes are written here, since the library raises no OSError on a full disk."""
+    path.write_bytes(tensor_bytes(dict(tensors), metadata={"format": "pt"}))
 
 
 def merge_adapter(model: TrajSegModel, folder: Path) -> TrajSegModel:

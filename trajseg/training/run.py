@@ -24,6 +24,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from trajseg.errors import CheckpointError
+from trajseg.files import whole_file
 from trajseg.training.health import Health, gradient_norms, learning_parts, not_finite
 from trajseg.training.journal import Journal
 from trajseg.training.optimiser import optimiser_of
@@ -306,15 +307,13 @@ def _save(path: Path, module: nn.Module, optimiser: Any, step: int, seconds: flo
     if not whole:
         trained = {name for name, p in module.named_parameters() if p.requires_grad}
         weights = {name: tensor for name, tensor in weights.items() if name in trained}
-    partial = path.with_suffix(".part")
-    torch.save(
-        {
-            "module": weights,
-            "whole": whole,
-            "optimiser": optimiser.state_dict(),
-            "step": step,
-            "seconds": seconds,
-        },
-        partial,
-    )
-    partial.replace(path)
+    state = {
+        "module": weights,
+        "whole": whole,
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
+    # Into a file of Python's: on a full disk torch's own does not say so.
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        torch.save(state, file)

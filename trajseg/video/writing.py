@@ -103,6 +103,6 @@ def playable_copy(clip: Clip, path: str | os.PathLike[str]) -> Path:
 
 def save_frame(path: str | os.PathLike[str], rgb: np.ndarray, quality: int = 90) -> Path:
     """Writes RGB uint8 [H, W, 3] as a JPEG of `quality` 1 to 95, without chroma subsampling."""
-    with whole_file(path) as unfinished:
+    with whole_file(path, durable=False) as unfinished:
         Image.fromarray(rgb).save(unfinished, format="JPEG", quality=quality, subsampling=0)
     return Path(path)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trajseg.files import whole_file
+
 Json = dict[str, Any]
 
 
@@ -40,11 +42,9 @@ class Cells:
         wall, processor = time.perf_counter(), time.process_time()
         figures = measure()
         spent = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
         kept = {"name": name, "settings": settings, **spent, "figures": figures}
-        partial.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         self.say(f"{name}: {spent['seconds']:.0f} s ({spent['processor_seconds']:.0f} s of the processor)")
         return figures
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from trajseg.engines.trajseg import VideoSegmenter
+from trajseg.files import whole_file
 from trajseg.shapes.studies.ambiguity import ambiguity
 from trajseg.shapes.studies.cells import Cells
 from trajseg.shapes.studies.drift import drift
@@ -53,7 +54,5 @@ def keep(tables: list[Table], study: str, plan: Plan, path: Path) -> None:
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     measured = plan.settings(model=plan.model, seeds=list(plan.seeds), clips=plan.clips, steps=plan.steps)
     results[study] = {"measured": measured, "tables": [table.to_json() for table in tables]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
+from trajseg.files import copy_whole
 from trajseg.tracks.formats.base import TrackFormat
 from trajseg.tracks.formats.json_file import JsonFile
 from trajseg.tracks.labelled import LabelledClip
@@ -86,5 +86,5 @@ class Native(TrackFormat):
             os.link(source.resolve(), target)
         except OSError:
             # Another file system, or one without hard links.
-            shutil.copyfile(source, target)
+            copy_whole(source, target)
         return name
