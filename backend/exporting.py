@@ -30,11 +30,13 @@ class ExportReport:
     Attributes:
         clips: number written.
         skipped: (task or video, reason) for each one left out.
+        unavailable: the first error of those left out because their video cannot be had now, though it may be later.
         verdicts: written tracks by what people made of them; see StandingTrack.verdict.
     """
 
     clips: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    unavailable: ServiceError | None = None
     verdicts: Counter[str] = field(default_factory=Counter)
 
     def skipped_text(self) -> str:
@@ -96,6 +98,8 @@ class ProjectExport:
 
     def _skip(self, name: str, error: InputError | ServiceError) -> None:
         self.report.skipped.append((name, str(error)))
+        if isinstance(error, ServiceError):
+            self.report.unavailable = self.report.unavailable or error
 
 
 def fetched_videos(settings: Settings) -> Videos:

@@ -96,14 +96,24 @@ def _run(resident: WorkerState, job_id: str) -> None:
     log.info("job %s, run %d: %s%s", job_id, job.runs, job.kind, of_what)
     this = _Run(resident, job, token)
     try:
+        _carry_out(this)
+    except StoreError as error:
+        # From the work, or from recording how it ended.
+        log.warning("job %s returns to the queue: %s", job_id, error)
+        _give_back_patiently(this)
+
+
+def _carry_out(this: _Run) -> None:
+    """Does a run's work and records how it ended. Raises StoreError if the store does not answer."""
+    resident, job, job_id, token = this.resident, this.job, this.job.id, this.token
+    try:
         delivery = _done(this)
     except CancelledError:
         log.info("job %s was cancelled", job_id)
     except StaleRunError:
         log.warning("job %s was restarted by another worker; this run's work is discarded", job_id)
-    except StoreError as error:
-        log.warning("job %s returns to the queue: %s", job_id, error)
-        _give_back_patiently(this)
+    except StoreError:
+        raise
     except ServiceError as error:
         _put_off(resident, job, token, error)
     except PreemptedError as error:

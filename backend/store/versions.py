@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from backend.store.database import Database
 from backend.store.models import Job, ModelVersion, Project, now
+from backend.store.rows import running_job
 from trajseg.errors import InputError
 
 CANDIDATE, PROMOTED, REFUSED, ROLLED_BACK = "candidate", "promoted", "refused", "rolled back"
@@ -60,16 +61,29 @@ class Versions:
             return version
 
     def decide(
-        self, version_id: int, promoted: bool, reason: str, folder: str, manifest: Mapping[str, Any]
+        self,
+        version_id: int,
+        promoted: bool,
+        reason: str,
+        folder: str,
+        manifest: Mapping[str, Any],
+        run_token: str | None = None,
     ) -> ModelVersion:
         """Records the gate's decision on a candidate; a promoted one serves from now on.
 
         Args:
             folder: of the adapter, relative to TRAJSEG_DATA_DIR.
             manifest: of the adapter, including the decision.
+            run_token: of the run of its job that decides; None if it was not trained by a run.
+
+        Raises:
+            CancelledError: a person cancelled the training.
+            StaleRunError: another run has started.
         """
         with self.database.write() as session:
             version = session.get_one(ModelVersion, version_id)
+            if run_token is not None:
+                running_job(session, version.job_id, run_token)
             version.folder, version.manifest, version.reason = folder, dict(manifest), reason
             _set(version, PROMOTED if promoted else REFUSED)
             return version

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from click.testing import Result as Run
 from pycocotools import mask as coco
 
+from backend import exporting
 from backend.exporting import export_corrections
 from backend.settings import Settings
 from backend.store import Change, ReadAnnotation, Store
@@ -21,7 +22,7 @@ from trajseg.cli import main
 from trajseg.data import corrections
 from trajseg.data.corrections import Corrections, side_of
 from trajseg.data.registry import open_dataset
-from trajseg.errors import InputError
+from trajseg.errors import InputError, ServiceError
 from trajseg.files import content_hash
 from trajseg.tracks import MaskTrack, Result, rle
 from trajseg.video import open_clip, write_video
@@ -152,6 +153,18 @@ def test_a_training_gets_a_data_set_of_corrections(project: Project, tiny_clip: 
     assert clip.annotated == (0,)
     assert (clip.masks(["t1"], [0])[0, 0] == tiny_clip.blue[0]).all()
     assert [said.text for said in clip.expressions] == ["the red square", "a red square"], "the caption, too"
+
+
+def test_a_video_that_cannot_be_had_now_is_distinguished_from_one_that_never_can(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise ServiceError("Label Studio does not answer.")
+
+    monkeypatch.setattr(exporting, "fetched", away)
+    report = export_corrections(project.store, Settings(), project.id, tmp_path / "set")
+    assert report.clips == 0
+    assert str(report.unavailable) == "Label Studio does not answer."
 
 
 def test_a_copy_that_was_encoded_again_is_recognised(project: Project, tiny_clip: Any, tmp_path: Path) -> None:

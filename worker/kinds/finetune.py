@@ -13,20 +13,23 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from backend.exporting import export_corrections
 from backend.private import private_folder
+from backend.retention import drop_trainings
 from backend.service.training import relabelling
 from backend.store.models import ModelVersion
 from backend.store.params import FinetuneParams
 from backend.store.versions import PROMOTED
 from trajseg.checkpoints.manifest import NAME as MANIFEST
 from trajseg.checkpoints.manifest import read_manifest
-from trajseg.errors import InputError, TrajSegError
-from trajseg.files import write_json
-from trajseg.training.child import DECISION, ERROR, FAILED, PROGRESS, STOP, STOPPED
+from trajseg.errors import CancelledError, InputError, ServiceError, StoreError, TrajSegError
+from trajseg.files import not_writable, write_json
+from trajseg.training.child import BUSY, DECISION, ERROR, FAILED, NOT_STORED, PROGRESS, STOP, STOPPED, is_running
 from worker.child import spawn, stop
 from worker.kinds.base import JobContext, JobOutcome, PreemptedError
 
@@ -45,34 +48,63 @@ def do(context: JobContext[FinetuneParams]) -> JobOutcome:
         raise InputError("A training needs a project.", "Use trajseg finetune --project N.")
     if not base.adapts:
         raise InputError(f"{base.model_version} cannot be fine-tuned.", "Serve a TrajSeg checkpoint to train.")
-    version = context.store.versions.of_job(job.project_id, base.model_version, job.id)
-    if version.folder:
-        # Decided by an earlier run of this job. Its adapter may be serving, so it is not trained again.
-        return _outcome(context, version)
+    drop_trainings(context.store, settings)
     work = settings.data_dir / "training" / job.id
+    version = context.store.versions.of_job(job.project_id, base.model_version, job.id)
+    if not version.folder:
+        version = _decided(context, version, work)
+    # Otherwise decided by an earlier run of this job. Its adapter may be serving, so it is not trained again.
+    shutil.rmtree(work, ignore_errors=True)
+    return _outcome(context, version)
+
+
+def _decided(context: JobContext[FinetuneParams], version: ModelVersion, work: Path) -> ModelVersion:
+    """Trains and compares a version; returns it with the gate's decision."""
+    if is_running(work):
+        # Of a worker that hangs or was cut off from the store.
+        raise _busy()
+    target = Path("models") / f"project-{version.project_id}" / str(version.number)
+    try:
+        with _stored_in(context.settings.data_dir):
+            _train(context, version, work, context.settings.data_dir / target)
+        decision = json.loads((work / DECISION).read_text(encoding="utf-8"))
+        published = (context.settings.data_dir / target / MANIFEST).exists()
+        manifest = read_manifest(context.settings.data_dir / target).to_json() if published else {"decision": decision}
+        folder = str(target) if published else ""
+        version = context.store.versions.decide(
+            version.id, decision["promoted"], decision["reason"], folder, manifest, context.token
+        )
+    except CancelledError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    log.info("%s: %s", version.name, version.reason)
+    return version
+
+
+def _train(context: JobContext[FinetuneParams], version: ModelVersion, work: Path, target: Path) -> None:
+    """Runs or resumes the round of a version in its own process."""
     corrections = work / "corrections"
     if not (corrections / "manifest.json").exists():
         # Exported once: a resumed training must see the same data.
         shutil.rmtree(work, ignore_errors=True)
         private_folder(work)
-        export_corrections(context.store, settings, job.project_id, corrections, lambda _done, _all: context.alive())
-    target = Path("models") / f"project-{job.project_id}" / str(version.number)
-    task = _task(context, version, corrections, work, settings.data_dir / target)
+        _export(context, version.project_id, corrections)
+    task = _task(context, version, corrections, work, target)
     if _begun_with(work) not in (None, task["recipe"]):
         log.warning("%s: its recipe has changed since the training began, which starts over", version.name)
         shutil.rmtree(work / "run", ignore_errors=True)
     write_json(work / "task.json", task)
     _run(context, work)
-    decision = json.loads((work / DECISION).read_text(encoding="utf-8"))
-    published = (settings.data_dir / target / MANIFEST).exists()
-    manifest = read_manifest(settings.data_dir / target).to_json() if published else {"decision": decision}
-    folder = str(target) if published else ""
-    # A training that was cancelled at the last moment promotes nothing.
-    context.alive()
-    version = context.store.versions.decide(version.id, decision["promoted"], decision["reason"], folder, manifest)
-    log.info("%s: %s", version.name, version.reason)
-    shutil.rmtree(work, ignore_errors=True)
-    return _outcome(context, version)
+
+
+def _export(context: JobContext[FinetuneParams], project_id: int, corrections: Path) -> None:
+    """Writes the project's corrections. Raises ServiceError if a video cannot be had now: training waits for it."""
+    report = export_corrections(
+        context.store, context.settings, project_id, corrections, lambda _done, _all: context.alive()
+    )
+    if report.unavailable is not None:
+        shutil.rmtree(corrections, ignore_errors=True)
+        raise report.unavailable
 
 
 def _outcome(context: JobContext[FinetuneParams], version: ModelVersion) -> JobOutcome:
@@ -129,30 +161,34 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
 
     Raises:
         PreemptedError: other jobs are waiting; the child has saved its state.
+        ServiceError: the child cannot write to the disk, or another run's child has not ended yet.
+        StoreError: the store does not answer for longer than a lease; the child has saved its state.
         TrajSegError: the child failed.
     """
     for name in (STOP, ERROR, DECISION):
         (work / name).unlink(missing_ok=True)
+    lease = work / f"lease-{context.token}"
+    lease.touch()
+    task, patience = (work / "task.json").resolve(), context.settings.stale_after_seconds
     with (work / "child.log").open("ab") as output:
         child = spawn(
             # -P: a folder called `trajseg` in the current directory must not be taken for this package.
-            [sys.executable, "-P", "-m", "trajseg.training.child", str((work / "task.json").resolve())],
+            [sys.executable, "-P", "-m", "trajseg.training.child", str(task), str(lease.resolve()), str(patience)],
             output=output,
         )
         try:
-            while child.poll() is None:
-                time.sleep(POLL_SECONDS)
-                _report_progress(context, work)
-                # At once: training uses only the worker's idle time.
-                if context.preempted() and not (work / STOP).exists():
-                    (work / STOP).touch()
-                    _wait(child)
+            _watch(context, child, work, lease)
         finally:
             stop(child, 1.0)
+            lease.unlink(missing_ok=True)
     if child.returncode == STOPPED:
         raise PreemptedError("The training yields to other jobs.")
+    if child.returncode == BUSY:
+        raise _busy()
+    if child.returncode == NOT_STORED:
+        raise _not_stored(context.settings.data_dir, _reported(work).get("error", "the disk is full or read-only"))
     if child.returncode == FAILED:
-        form = json.loads((work / ERROR).read_text(encoding="utf-8"))
+        form = _reported(work)
         raise TrajSegError(form["error"], form["remedy"])
     if child.returncode:
         lines = (work / "child.log").read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
@@ -160,6 +196,68 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
             f"The training ended with exit code {child.returncode}: {' | '.join(lines)}",
             "A negative code is a signal; -9 often means too little memory. A retry resumes from the last saved state.",
         )
+
+
+def _watch(context: JobContext[FinetuneParams], child: subprocess.Popen[bytes], work: Path, lease: Path) -> None:
+    """Passes on the child's progress until it ends, and stops it when it has to yield.
+
+    A store that does not answer for a moment, such as a database that restarts, does not end the training: the run
+    keeps its lease for as long.
+    """
+    answered, away = time.monotonic(), False
+    while child.poll() is None:
+        time.sleep(POLL_SECONDS)
+        try:
+            _report_progress(context, work)
+            yields = context.preempted()
+        except StoreError as error:
+            if not away:
+                log.warning("job %s: the training goes on for now: %s", context.job.id, error)
+            away = True
+            if time.monotonic() - answered < context.settings.stale_after_seconds:
+                continue
+            (work / STOP).touch()
+            _wait(child)
+            raise
+        answered, away = time.monotonic(), False
+        lease.touch()
+        # At once: training uses only the worker's idle time.
+        if yields and not (work / STOP).exists():
+            (work / STOP).touch()
+            _wait(child)
+
+
+def _reported(work: Path) -> dict[str, str]:
+    """What the child says about its error; empty if it could not be written."""
+    try:
+        form: dict[str, str] = json.loads((work / ERROR).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return form
+
+
+@contextmanager
+def _stored_in(folder: Path) -> Iterator[None]:
+    """Raises ServiceError if the disk cannot be written: the job waits until it can."""
+    try:
+        yield
+    except OSError as error:
+        if not (reason := not_writable(error)):
+            raise
+        raise _not_stored(folder, reason) from error
+
+
+def _busy() -> ServiceError:
+    return ServiceError(
+        "An earlier run of this training has not ended yet.", "It ends by itself, and this one resumes."
+    )
+
+
+def _not_stored(folder: Path, reason: str) -> ServiceError:
+    return ServiceError(
+        f"The training cannot be stored in {folder}: {reason}.",
+        "Free some disk, or move TRAJSEG_DATA_DIR. It resumes from the last saved state; the serving version stays.",
+    )
 
 
 def _wait(child: subprocess.Popen[bytes]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.store import Store
+from backend.store import StaleRunError, Store
 from backend.store.versions import UnknownVersionError
-from trajseg.errors import InputError
+from trajseg.errors import CancelledError, InputError
 
 BASE = "trajseg-tiny"
 
@@ -80,3 +80,18 @@ def test_yielding_job_keeps_its_place_and_attempts(store: Store, project_id: int
     held = store.jobs.get(job.id)
     assert (held.state, held.runs) == ("queued", 0)
     assert not store.runs.make_way(job.id, token), "another run may have begun"
+
+
+def test_only_the_newest_run_of_the_training_decides_and_none_after_a_cancel(store: Store, project_id: int) -> None:
+    job, _ = store.jobs.add("finetune", project_id, None, "", "", "finetune")
+    version = store.versions.of_job(project_id, BASE, job.id)
+    older, newer = store.runs.start(job.id), store.runs.start(job.id)
+    with pytest.raises(StaleRunError):
+        store.versions.decide(version.id, True, "by the older run", "models/1", {}, older)
+    store.versions.decide(version.id, False, "by the newer run", "models/1", {}, newer)
+    [held] = store.versions.list(project_id)
+    assert (held.state, held.reason) == ("refused", "by the newer run")
+    store.jobs.cancel(job.id)
+    with pytest.raises(CancelledError):
+        store.versions.decide(version.id, True, "after the cancel", "models/1", {}, newer)
+    assert store.versions.served_name(project_id, BASE) == BASE
