@@ -61,11 +61,17 @@ class MuonAndAdamW(torch.optim.Optimizer):
         others = [parameter for parameter in trained if parameter not in inner]
         self.parts = [muon, torch.optim.AdamW(others, betas=betas, weight_decay=weight_decay)]
         super().__init__(trained, {})
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        self._group()
+
+    def _group(self) -> None:
+        # With the module's own parameters instead of Muon's matrices: fp16's scaler looks for gradients here.
+        [muon], others = (part.param_groups for part in self.parts)
+        self.param_groups = [{**muon, "params": self.inner}, *others]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for parameter, matrix in zip(self.inner, self.matrices, strict=True):
             matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
+        self.parts[0].param_groups[0]["lr"] = self.param_groups[0]["lr"]
         for part in self.parts:
             part.step(closure)
 
@@ -80,4 +86,4 @@ class MuonAndAdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        self._group()

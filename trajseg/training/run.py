@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from trajseg.errors import CheckpointError
+from trajseg.errors import CheckpointError, InputError
 from trajseg.files import whole_file
 from trajseg.training.health import Health, gradient_norms, learning_parts, not_finite
 from trajseg.training.journal import Journal
@@ -31,6 +31,8 @@ from trajseg.training.optimiser import optimiser_of
 
 FLOOR = 0.05
 """Final rate of a cosine schedule, as a fraction of the peak."""
+SMALLEST_SCALE = 1.0
+"""fp16: if gradients still overflow below this scale of the loss, the cause is not the range of the format."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,21 @@ def accelerator(cpu: bool | None = None, precision: str = "no") -> Accelerator:
     Args:
         cpu: stay on the CPU; by default only if there is no GPU.
         precision: "no" (float32), "bf16" or "fp16".
+
+    Raises:
+        InputError: the device does not support the precision, or this process has trained in another one.
     """
     # A batch may not use every part: it may have no captions, or only masks.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     cpu = not torch.cuda.is_available() if cpu is None else cpu
-    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
+    if cpu and precision == "fp16":
+        raise InputError("Training in fp16 needs a GPU.", "Use --precision bf16 or no.")
+    try:
+        return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
+    except ValueError as error:
+        raise InputError(
+            f"Training in {precision} is not possible here: {error}", "Use another --precision, or a new process."
+        ) from error
 
 
 def train(
@@ -133,9 +145,11 @@ def train(
 ) -> bool:
     """Trains `module`'s parameters that require gradients until the schedule ends.
 
+    In fp16, a step whose scaled gradients overflow changes no weights; it counts as a step, and is logged as `skipped`.
+
     Args:
-        folder: receives `state.pt` (weights, optimiser, step, seconds used), `log.jsonl` and `tensorboard/`; an
-            existing state is resumed.
+        folder: receives `state.pt` (weights, optimiser, fp16's scale, step, seconds used), `log.jsonl` and
+            `tensorboard/`; an existing state is resumed.
         module: already on its device.
         loss: computes the loss of a part of a step; it must depend only on the part, and keep no state.
         report: slower figures, computed at every save.
@@ -152,7 +166,8 @@ def train(
         schedule's minutes ran out.
 
     Raises:
-        FloatingPointError: the loss or its gradient is not finite; the last saved state is kept.
+        FloatingPointError: the loss or its gradient is not finite (in fp16: at any scale); the last saved state is
+            kept.
         CheckpointError: the state in `folder` belongs to another module.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +175,7 @@ def train(
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser: Any = optimiser_of(module, schedule.muon, schedule.betas, schedule.weight_decay, times)
     state_file = folder / "state.pt"
-    step, used = _load(state_file, module, optimiser) if state_file.exists() else (0, 0.0)
+    step, used = _load(state_file, module, optimiser, run.scaler) if state_file.exists() else (0, 0.0)
     # With several processes, hooks are attached to a module's forward, so the loss takes its place.
     stepper = run.prepare_model(_Loss(module, loss), device_placement=False)
     optimiser = run.prepare_optimizer(optimiser, device_placement=False)
@@ -175,7 +190,7 @@ def train(
         nonlocal saved
         saved = time.monotonic()
         if run.is_main_process:
-            _save(state_file, module, optimiser, step, time.monotonic() - started, whole)
+            _save(state_file, module, optimiser, run.scaler, step, time.monotonic() - started, whole)
 
     def log(rate: float) -> None:
         means = _agreed(run, {name: fmean(each) for name, each in sorted(seen.items())})
@@ -217,10 +232,15 @@ def train(
             if not math.isfinite(mean_loss) or (not math.isfinite(norm) and run.scaler is None):
                 raise FloatingPointError(not_finite(step, mean_loss, norm, figures))
             optimiser.step()
+            skipped = optimiser.step_was_skipped
+            if skipped and run.scaler.get_scale() < SMALLEST_SCALE:
+                raise FloatingPointError(not_finite(step, mean_loss, norm, figures))
             step += 1
-            for name, figure in {**figures, "gradient": norm}.items():
+            gradient = {} if skipped else {"gradient": norm}
+            scaled = {} if run.scaler is None else {"skipped": float(skipped)}
+            for name, figure in {**figures, **gradient, **scaled}.items():
                 seen.setdefault(name, []).append(figure)
-            for warning in health.observe(mean_loss, norms, figures):
+            for warning in () if skipped else health.observe(mean_loss, norms, figures):
                 journal.warn(step, warning)
             journal.advance(step, mean_loss)
             if step % schedule.save_every == 0 or time.monotonic() - saved >= schedule.save_minutes * 60:
@@ -290,7 +310,7 @@ def signals_stop() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _load(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+def _load(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, scaler: Any) -> tuple[int, float]:
     state = torch.load(path, weights_only=True, map_location="cpu")
     try:
         odd = module.load_state_dict(state["module"], strict=state.get("whole", True))
@@ -299,10 +319,12 @@ def _load(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> tu
         raise CheckpointError(f"{path} is the state of another training: {error}", "Name another folder.") from error
     if odd.unexpected_keys:
         raise CheckpointError(f"{path} is the state of another training.", "Name another folder.")
+    if scaler is not None and state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
     return state["step"], state["seconds"]
 
 
-def _save(path: Path, module: nn.Module, optimiser: Any, step: int, seconds: float, whole: bool) -> None:
+def _save(path: Path, module: nn.Module, optimiser: Any, scaler: Any, step: int, seconds: float, whole: bool) -> None:
     weights = module.state_dict()
     if not whole:
         trained = {name for name, p in module.named_parameters() if p.requires_grad}
@@ -311,6 +333,7 @@ def _save(path: Path, module: nn.Module, optimiser: Any, step: int, seconds: flo
         "module": weights,
         "whole": whole,
         "optimiser": optimiser.state_dict(),
+        "scaler": {} if scaler is None else scaler.state_dict(),
         "step": step,
         "seconds": seconds,
     }

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import debug_launcher
+from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trajseg.errors import CheckpointError
+from trajseg.errors import CheckpointError, InputError
 from trajseg.model import TrajSegConfig
 from trajseg.model.mask_decoder import Tracker, encode_frames
 from trajseg.model.sam2 import build_sam2
@@ -26,7 +27,7 @@ from trajseg.shapes.recipe.texts import VisibleObjects
 from trajseg.training.feed import Feed, first, moved
 from trajseg.training.health import PATIENCE, Health, gradient_norms
 from trajseg.training.optimiser import optimiser_of
-from trajseg.training.run import Part, Schedule, accelerator, signals_stop, train
+from trajseg.training.run import Loss, Part, Schedule, accelerator, signals_stop, train
 
 SIX = Schedule(steps=6, lr=0.01, warmup=2, log_every=1, save_every=3)
 
@@ -167,19 +168,6 @@ def test_the_state_is_saved_by_the_clock_as_well(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 4
 
 
-def test_scaled_gradients_are_unscaled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp16's gradient scaler, which works without a GPU: torch refuses to unscale a second time."""
-    toy, run = Toy().eval(), accelerator(cpu=True)
-    run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    monkeypatch.setattr(run, "native_amp", True)
-    monkeypatch.setattr(type(run), "mixed_precision", "fp16")
-    assert train(tmp_path / "scaled", toy, toy.loss, SIX, run=run)
-    monkeypatch.undo()
-    plain = Toy().eval()
-    assert train(tmp_path / "plain", plain, plain.loss, SIX)
-    assert losses(tmp_path / "scaled") == pytest.approx(losses(tmp_path / "plain"), abs=0.02), "fp16 rounds, no more"
-
-
 def test_mean_over_parts_equals_the_whole_step(tmp_path: Path) -> None:
     """Without dropout, whose random numbers depend on the part."""
     one, four = Toy().eval(), Toy().eval()
@@ -289,6 +277,139 @@ def test_non_finite_gradient_stops_before_the_weights_change(tmp_path: Path) -> 
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 3
 
 
+def scaled(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
+    """A run in fp16 on the CPU. accelerate refuses that, but torch's fp16 and its gradient scaler work there."""
+    run = accelerator(cpu=True)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    monkeypatch.setattr(run, "native_amp", True)
+    monkeypatch.setattr(type(run), "mixed_precision", "fp16")
+    return run
+
+
+class Layered(nn.Module):
+    """A word's embedding, one layer and a head, with the same weights each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(5, 8), nn.Linear(8, 3)
+        self.layer = nn.Linear(8, 8)
+        self.layers = nn.ModuleList([self.layer])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layer(self.embedding(ids)))
+        return logits
+
+
+def layered_loss(module: Layered, huge: Collection[int] = ()) -> Loss:
+    """In the steps `huge`, the gradient of the layer's matrix overflows once it is scaled; the loss is the same."""
+
+    def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+        ids = torch.randint(5, (6,), generator=torch.Generator().manual_seed(part.step))
+        value = F.cross_entropy(module(ids).float(), ids % 3)
+        if part.step in huge:
+            value = value + 1e36 * (module.layer.weight - module.layer.weight.detach()).sum()
+        return value, {}
+
+    return loss
+
+
+BOTH = pytest.mark.parametrize("muon", [0.0, 2.0])
+"""AdamW alone, and with Muon."""
+
+
+@BOTH
+def test_scaled_gradients_are_unscaled_once_before_they_are_clipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: float
+) -> None:
+    """torch refuses to unscale a second time."""
+    schedule = dataclasses.replace(SIX, muon=muon, clip=0.1)
+    for name in ("plain", "scaled"):
+        module = Layered()
+        with monkeypatch.context() as patched:
+            run = scaled(patched) if name == "scaled" else None
+            assert train(tmp_path / name, module, layered_loss(module), schedule, run=run, micro_batches=2)
+    for figure in ("loss", "gradient"):
+        plain, half = ([line[figure] for line in log(tmp_path / name)] for name in ("plain", "scaled"))
+        assert half == pytest.approx(plain, rel=0.03), "fp16 rounds, no more"
+    assert [line["skipped"] for line in log(tmp_path / "scaled")] == [0.0] * 6
+
+
+@BOTH
+def test_a_step_that_overflows_changes_nothing_but_the_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: float
+) -> None:
+    module, run, before = Layered(), scaled(monkeypatch), list[Tensor]()
+    overflowing = layered_loss(module, huge=(2,))
+
+    def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+        if part.index == 0:
+            before.append(torch.cat([parameter.detach().flatten().clone() for parameter in module.parameters()]))
+        return overflowing(part)
+
+    assert train(tmp_path, module, loss, dataclasses.replace(SIX, muon=muon), run=run, micro_batches=2)
+    same = [torch.equal(one, other) for one, other in itertools.pairwise(before)]
+    assert same == [False, False, True, False, False]
+    assert before[-1].isfinite().all()
+    assert run.scaler is not None
+    assert run.scaler.get_scale() == 512.0
+    lines = [line for line in log(tmp_path) if "loss" in line]
+    assert [line["skipped"] for line in lines] == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    assert ["gradient" in line for line in lines] == [True, True, False, True, True, True], "infinite is no figure"
+
+
+@BOTH
+def test_a_killed_run_in_fp16_resumes_with_its_scale_float_for_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: float
+) -> None:
+    schedule, scales = dataclasses.replace(SIX, muon=muon), {}
+
+    def trained(folder: Path, kill_at: int = -1) -> dict[str, Tensor]:
+        module = Layered()
+        plain = layered_loss(module, huge=(1,))
+
+        def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+            if part.step == kill_at:
+                raise KeyError("power cut")
+            return plain(part)
+
+        with monkeypatch.context() as patched:
+            run = scaled(patched)
+            train(folder, module, loss, schedule, run=run)
+            assert run.scaler is not None
+            scales[folder.name] = run.scaler.get_scale()
+        return module.state_dict()
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(KeyError, match="power cut"):
+        trained(tmp_path / "cut", kill_at=4)
+    for name, tensor in trained(tmp_path / "cut").items():
+        assert torch.equal(tensor, whole[name]), name
+    assert scales == {"whole": 512.0, "cut": 512.0}
+
+
+def test_gradients_that_overflow_at_every_scale_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise every step would be skipped, without a word."""
+    module, run = Layered(), scaled(monkeypatch)
+    before, plain = {name: tensor.clone() for name, tensor in module.state_dict().items()}, layered_loss(module)
+
+    def loss(part: Part) -> tuple[Tensor, dict[str, float]]:
+        value, figures = plain(part)
+        return value + (module.head.weight * 0).sum().sqrt(), figures
+
+    with pytest.raises(FloatingPointError, match=r"gradient's norm is nan .* at step 10: lower the rate"):
+        train(tmp_path, module, loss, dataclasses.replace(SIX, steps=40), run=run)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_a_precision_that_cannot_be_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        accelerator(cpu=True, precision="fp16")
+    accelerator(cpu=True)
+    with pytest.raises(InputError, match=r"Training in bf16 is not possible here.* new process"):
+        accelerator(cpu=True, precision="bf16")
+
+
 class Numbers(torch.utils.data.IterableDataset):
     def __init__(self, offset: int, seed: int) -> None:
         self.values = torch.randint(1000, (5,), generator=torch.Generator().manual_seed(seed)) + offset
@@ -318,21 +439,6 @@ def test_all_tensors_of_an_item_are_moved_and_the_rest_is_kept() -> None:
     assert {seen.attributes.device.type, seen.motion.device.type, tensor.device.type} == {"meta"}
     assert (seen.look, word, same, plan) == (None, "word", part, stage)
     assert Feed(torch.tensor, device=torch.device("meta")).at(3).is_meta
-
-
-class Layered(nn.Module):
-    """A word's embedding, one layer and a head, with the same weights each time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embedding, self.head = nn.Embedding(5, 8), nn.Linear(8, 3)
-        self.layer = nn.Linear(8, 8)
-        self.layers = nn.ModuleList([self.layer])
-
-    def forward(self, ids: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.layer(self.embedding(ids)))
-        return logits
 
 
 def test_muon_trains_matrices_of_layers_and_adamw_the_rest() -> None:
