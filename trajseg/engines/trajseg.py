@@ -31,10 +31,11 @@ from trajseg.errors import CheckpointError, InputError
 from trajseg.files import content_hash
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.agreement import CONTRADICTION, agreement
-from trajseg.model.cache_memory import answers_at_once, cache_bytes, free_bytes
+from trajseg.model.cache_memory import answers_at_once, cache_bytes, free_bytes, in_batches
 from trajseg.model.clip_tracker import FrameRule
 from trajseg.model.device import chosen, chosen_dtype
 from trajseg.model.dialogue import caption_of, captions_of
+from trajseg.model.modeling import Answer
 from trajseg.model.promptable import PromptableSam2
 from trajseg.model.sampling import Sampling
 from trajseg.progress import Progress
@@ -240,10 +241,13 @@ class VideoSegmenter:
         tokens = model.at_frames(tokens, self._numbers(len(sampled)))
         length = len(start) + tokens.shape[1] + len(end) + model.config.max_new_tokens
         row = cache_bytes(model.config.llava_config.text_config, length, model.dtype)
-        for chunk in tokens.split(answers_at_once(row, free_bytes(model.device), CAPTIONED_AT_ONCE)):
-            prompts = torch.stack([torch.cat([start, row, end]) for row in chunk])
-            for answer in model.answers(prompts, processor.end_id):
-                yield caption_of(processor.text(answer.ids))
+
+        def answered(some: Sequence[Tensor]) -> list[Answer]:
+            return model.answers(torch.stack([torch.cat([start, each, end]) for each in some]), processor.end_id)
+
+        at_once = answers_at_once(row, free_bytes(model.device), CAPTIONED_AT_ONCE)
+        for answer in in_batches(list(tokens), at_once, answered):
+            yield caption_of(processor.text(answer.ids))
 
     @torch.inference_mode()
     def answer(self, clip: Clip | str | Path, instruction: str) -> Said:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from trajseg.errors import InputError
@@ -23,6 +25,13 @@ def chosen(name: str | None) -> str:
             "Name cpu, or one of the GPUs that torch sees: cuda, cuda:1 ...",
         ) from error
     return name
+
+
+def free_unused() -> None:
+    """Returns memory that nothing uses any more to the device; modules are freed late, being in reference cycles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def chosen_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype | None:

@@ -19,6 +19,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedModel
 
 from trajseg.errors import CheckpointError
 from trajseg.model import qwen
+from trajseg.model.cache_memory import in_batches
 from trajseg.model.config import TrajectoryEncoderShape, TrajSegConfig
 from trajseg.model.content_integration import ContentIntegration
 from trajseg.model.conv import ConvStem
@@ -310,19 +311,20 @@ class TrajSegModel(PreTrainedModel):
     def log_likelihoods(self, prompt: Tensor, texts: Sequence[Sequence[int]]) -> list[Tensor]:
         """Natural log of each token's probability, for texts that follow a prompt (L, D): (len(text),) each.
 
-        Without a key-value cache: the texts are read in batches of LIKELIHOODS_AT_ONCE, each with the prompt.
+        Without a key-value cache: the texts are read in batches of LIKELIHOODS_AT_ONCE, fewer if memory is short, each
+        with the prompt.
         """
-        found: list[Tensor] = []
-        for first in range(0, len(texts), LIKELIHOODS_AT_ONCE):
-            rows = texts[first : first + LIKELIHOODS_AT_ONCE]
+
+        def read(rows: Sequence[Sequence[int]]) -> list[Tensor]:
             # Padding follows the texts, so no token that counts attends to it.
             ids = nn.utils.rnn.pad_sequence([torch.tensor(row, device=prompt.device) for row in rows], batch_first=True)
             inputs = torch.cat([prompt.expand(len(rows), -1, -1), self.embed_words(ids)], dim=1)
             hidden = self.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
             spoken = self.llava.lm_head(hidden[:, len(prompt) - 1 : -1]).float().log_softmax(-1)
             each = spoken.gather(-1, ids[..., None])[..., 0]
-            found += [likelihoods[: len(row)] for likelihoods, row in zip(each, rows, strict=True)]
-        return found
+            return [likelihoods[: len(row)] for likelihoods, row in zip(each, rows, strict=True)]
+
+        return list(in_batches(texts, LIKELIHOODS_AT_ONCE, read))
 
 
 def object_centres(logits: Tensor, most: int) -> Tensor:

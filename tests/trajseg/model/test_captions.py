@@ -83,6 +83,32 @@ def test_as_many_tracks_are_described_at_once_as_memory_allows(
     assert sizes == together
 
 
+@pytest.mark.parametrize(("fit", "tried"), [(3, [3]), (2, [3, 2, 1]), (1, [3, 2, 1, 1, 1])])
+def test_batches_are_halved_when_memory_runs_out_after_all_with_the_same_captions(
+    segmenter: VideoSegmenter,
+    tiny_clip: TinyClip,
+    clip: Clip,
+    monkeypatch: pytest.MonkeyPatch,
+    fit: int,
+    tried: list[int],
+) -> None:
+    """The free memory is only an estimate: other processes use the card, too."""
+    model, masks = segmenter.model, (tiny_clip.red, tiny_clip.blue, tiny_clip.red[::-1])
+    tracks = [track(list(each), uid) for each, uid in zip(masks, "abc", strict=True)]
+    alone = [segmenter.caption(clip, [one])[0] for one in tracks]
+    answers, sizes = model.answers, []
+
+    def short(prompts: torch.Tensor, end_id: int) -> object:
+        sizes.append(len(prompts))
+        if len(prompts) > fit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.39 GiB.")
+        return answers(prompts, end_id)
+
+    monkeypatch.setattr(model, "answers", short)
+    assert segmenter.caption(clip, tracks) == alone
+    assert sizes == tried
+
+
 @torch.inference_mode()
 def test_the_prompt_is_the_clip_then_the_trajectory_then_the_request(
     segmenter: VideoSegmenter, tiny_clip: TinyClip, clip: Clip, monkeypatch: pytest.MonkeyPatch
