@@ -86,6 +86,13 @@ class LoadedEngines:
         # An engine of another kind chooses its dtypes itself, and would reject the options.
         return self._options if name == self.default or engine_factory(name) is None else {}
 
+    def unload(self) -> None:
+        """Unloads all engines; `get` loads them again."""
+        log.info("%s unloaded (%.1f GB)", ", ".join(self._engines), sum(self._sizes.values()))
+        self._engines.clear()
+        self._sizes.clear()
+        _free()
+
     @property
     def loaded(self) -> tuple[str, ...]:
         """Names of the loaded engines, least recently used first."""

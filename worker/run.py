@@ -228,6 +228,10 @@ class _Run(JobContext[JobParams]):
         self.engine = self.resident.engine_for(self.job, name)
         return self.engine
 
+    def unload(self) -> None:
+        del self.engine
+        self.resident.engines.unload()
+
     def progress(self, done: int, total: int) -> None:
         self.store.runs.progress(self.job.id, self.token, done, total)
 

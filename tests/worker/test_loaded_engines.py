@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,17 @@ def test_an_engines_size_counts_each_tensor_once_wherever_it_is_held() -> None:
     engine = Weighty("a", 3)
     assert parameter_bytes(engine) == 3_000_000
     assert parameter_bytes(object()) == 0
+
+
+def test_all_engines_are_unloaded_at_once_and_loaded_again_on_demand() -> None:
+    load = Loader(a=4, b=4)
+    engines = LoadedEngines("a", ("b",), budget_gb=1.0, load=load)
+    held = weakref.ref(engines.get())
+    engines.get("b")
+    engines.unload()
+    assert (engines.loaded, held()) == ((), None)
+    engines.get()
+    assert load.loaded == ["a", "b", "a"]
 
 
 def test_the_least_recently_used_engine_leaves_when_the_budget_is_full() -> None:

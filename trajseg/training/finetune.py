@@ -23,6 +23,7 @@ from trajseg.data.registry import open_source
 from trajseg.data.samples import Direction, Mixture, Sample, Source, together
 from trajseg.errors import InputError
 from trajseg.model import TrajSegModel
+from trajseg.model.device import free_unused
 from trajseg.training.adapters import ADAPTERS, HEADS, LoraSettings, blend_adapter
 from trajseg.training.joint import LossWeights
 from trajseg.training.recipes import JointRecipe, Precision, train_jointly
@@ -327,6 +328,8 @@ def finetune(
     adapter, finished = train_jointly(
         recipe.joint(), checkpoint, out, source, seed, stop=stop, progress=progress, initial=initial
     )
+    # The trained model and its optimiser; the comparison that follows needs their memory.
+    free_unused()
     if not finished:
         return None
     if recipe.blend < 1:

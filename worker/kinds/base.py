@@ -88,6 +88,10 @@ class JobContext(ABC, Generic[Params]):
         """Switches `engine` to the one with this name; the previous one may be unloaded. Raises as loading it does."""
 
     @abstractmethod
+    def unload(self) -> None:
+        """Unloads all engines, so that another process has their memory; `engine` is gone until `use`."""
+
+    @abstractmethod
     def progress(self, done: int, total: int) -> None:
         """Records the progress, in frames or steps. Raises CancelledError or StaleRunError."""
 

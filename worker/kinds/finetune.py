@@ -29,6 +29,7 @@ from trajseg.checkpoints.manifest import NAME as MANIFEST
 from trajseg.checkpoints.manifest import read_manifest
 from trajseg.errors import CancelledError, InputError, ServiceError, StoreError, TrajSegError
 from trajseg.files import not_writable, write_json
+from trajseg.machine import memory_gb
 from trajseg.training.child import BUSY, DECISION, ERROR, FAILED, NOT_STORED, PROGRESS, STOP, STOPPED, is_running
 from worker.child import spawn, stop
 from worker.kinds.base import JobContext, JobOutcome, PreemptedError
@@ -94,6 +95,9 @@ def _train(context: JobContext[FinetuneParams], version: ModelVersion, work: Pat
         log.warning("%s: its recipe has changed since the training began, which starts over", version.name)
         shutil.rmtree(work / "run", ignore_errors=True)
     write_json(work / "task.json", task)
+    if memory_gb(context.settings.device)[1] == "the GPU":
+        # A large model does not fit a second time, to be trained. Whatever job comes next loads it again.
+        context.unload()
     _run(context, work)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import random
+import weakref
 from pathlib import Path
 from statistics import fmean
 
@@ -24,7 +26,7 @@ from trajseg.training.adapters import prepare
 from trajseg.training.finetune import FULL_SIZE, UNVARIED, FinetuneRecipe, Rehearsal, Variety, finetune, replay_data
 from trajseg.training.gate import GateRules
 from trajseg.training.joint import LossWeights
-from trajseg.training.recipes import learning_rates
+from trajseg.training.recipes import Trained, learning_rates
 from trajseg.training.round import PER_CLIP, RoundTask, run_round, task_from_json, task_to_json
 
 QUICK = FinetuneRecipe(
@@ -82,6 +84,27 @@ def test_a_training_that_was_stopped_resumes_float_for_float(folder: Path, tmp_p
     assert not any("embed_tokens" in name for name in ours), "words stay as they are"
     with pytest.raises(InputError, match=r"another training|another seed"):
         finetune(QUICK, "trajseg-tiny", corrections, tmp_path / "cut", REPLAY, seed=1)
+
+
+def test_what_was_trained_is_freed_before_the_base_is_loaded_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the comparison: at full size the two do not fit on a card. accelerate leaves models in reference cycles."""
+    trained: list[weakref.ref[torch.nn.Module]] = []
+
+    def training(*_given: object, **_more: object) -> Trained:
+        model = torch.nn.ModuleList([torch.nn.Linear(1, 1)])
+        model.itself = (model,)  # type: ignore[assignment]
+        trained.append(weakref.ref(model))
+        return Trained(tmp_path, finished=False)
+
+    monkeypatch.setattr("trajseg.training.finetune.train_jointly", training)
+    gc.disable()
+    try:
+        finetune(QUICK, "trajseg-tiny", Corrections(folder, "train"), tmp_path, REPLAY)
+        assert [model() for model in trained] == [None]
+    finally:
+        gc.enable()
 
 
 def test_corrections_are_mixed_with_what_the_base_learned_from(folder: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -58,8 +59,10 @@ def world(tmp_path: Path, tiny_clip: Any, corrected: Callable[[int], Path]) -> I
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
     settings = Settings(data_dir=tmp_path / "data", media_dirs=(str(tiny_clip.path.parent),))
-    keep(WorkerState(settings, store, VideoSegmenter.from_pretrained(BASE, "cpu")))
+    resident = WorkerState(settings, store, VideoSegmenter.from_pretrained(BASE, "cpu"))
+    keep(resident)
     yield SimpleNamespace(
+        resident=resident,
         store=store,
         settings=settings,
         project=store.projects.upsert(12, "http://127.0.0.1:9", "<View/>"),
@@ -199,6 +202,27 @@ def test_the_settings_decide_on_the_training(world: SimpleNamespace, monkeypatch
         ("bfloat16", False, 7),
         ("bfloat16", False, 3),
     ]
+
+
+@pytest.mark.parametrize(("place", "loaded"), [("the GPU", False), ("this machine", True)])
+def test_on_a_gpu_the_model_is_unloaded_while_another_is_trained(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, place: str, loaded: bool
+) -> None:
+    """A 7B model and the training of one do not fit on a 24 GB card together."""
+    model, during = weakref.ref(world.resident.engine.model), list[bool]()
+
+    def child(context: Any, work: Path) -> None:
+        """A substitute for the child process: a training that is refused."""
+        during.append(model() is not None)
+        (work / "decision.json").write_text(json.dumps({"promoted": False, "reason": "Not promoted.", "gain": None}))
+
+    monkeypatch.setattr(finetune, "memory_gb", lambda _device: (24.0, place))
+    monkeypatch.setattr(finetune, "_run", child)
+    job = training(world)
+    run(job.id)
+    assert world.store.jobs.get(job.id).state == "done"
+    assert during == [loaded]
+    assert prelabelled(world, 1)
 
 
 def test_a_training_starts_over_when_its_recipe_has_changed_since_it_began(
