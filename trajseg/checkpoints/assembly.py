@@ -9,6 +9,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,13 @@ def _read_config(llava: Path, clip: str | Path | None) -> LlavaConfig:
 
 def _tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """The folder's tokenizer with TrajSeg's tokens, and those of them that were missing, in the order of their ids."""
+    packed = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
+    if packed and find_spec("sentencepiece") is None:
+        # transformers would ask for tiktoken, which cannot read this file.
+        raise CheckpointError(
+            f"{folder}/tokenizer.model needs the package sentencepiece, which is not installed.",
+            'Install the model\'s packages: pip install "trajseg[model]".',
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError) as error:

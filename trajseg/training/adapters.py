@@ -104,7 +104,7 @@ def add_trajectory_encoder(model: TrajSegModel) -> None:
     model.config = type(model.config).from_dict({**model.config.to_dict(), "trajectory_encoder": shape})
     width = model.config.llava_config.text_config.hidden_size
     shaped = TrajectoryEncoderShape(**model.config.trajectory_encoder)
-    model.spi_module = TrajectoryEncoder(shaped, vision.hidden_size, width).to(model.device)
+    model.spi_module = TrajectoryEncoder(shaped, vision.hidden_size, width).to(model.device, model.dtype)
 
 
 def save_adapter(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,11 @@ from transformers import (
 from tests.tiny_clip import TinyClip
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.assembly import Assembled, assemble
+from trajseg.checkpoints.manifest import AdapterManifest, publish
 from trajseg.cli import main
+from trajseg.data.samples import Mixture
 from trajseg.errors import CheckpointError
+from trajseg.files import content_hash
 from trajseg.model import Sam2Config, TrajSegModel
 from trajseg.model.config import SPECIAL_TOKENS, TrajectoryEncoderShape
 from trajseg.model.mask_decoder import Tracker
@@ -39,6 +44,11 @@ from trajseg.model.processor import TrajSegProcessor, middle, word_tokenizer
 from trajseg.model.sam2 import build_sam2
 from trajseg.model.trajectory_encoder import TrajectoryEncoder
 from trajseg.model.weights import Weights
+from trajseg.shapes.samples import ShapesSamples
+from trajseg.tracks import MaskTrack
+from trajseg.training.adapters import merge_adapter
+from trajseg.training.recipes import JointRecipe, train_jointly
+from trajseg.training.run import Schedule
 
 State = dict[str, torch.Tensor]
 """Tensors by name."""
@@ -276,6 +286,94 @@ def test_an_assembled_checkpoint_answers_segments_and_captions(
     assert all(len(track.frames) == result.frame_count for track in result.tracks)
     drawn = [track for track in result.tracks if any(frame.rle for frame in track.frames)]
     assert segmenter.caption(tiny_clip.path, drawn) is not None
+
+
+def test_an_assembled_checkpoint_is_trained_and_its_adapter_served_removed_and_merged(
+    sources: tuple[Path, dict[str, State]], tmp_path: Path, tiny_clip: TinyClip
+) -> None:
+    """In bf16, as it is written; trained in float32, all kinds of samples, with recomputed layers."""
+    folder, _ = sources
+    base, adapter = tmp_path / "base", tmp_path / "models" / "1"
+    put_together(folder / "llava", base, sam2=folder / "sam2.1.pt")
+    mixture = Mixture(images=0.25, pseudo_videos=0.25, propagation=0.25, captioning=0.5)
+    recipe = JointRecipe(mixture, Schedule(steps=2, lr=0.01, warmup=1), batch=8, micro=4, frames=2, recompute=True)
+    trained, finished = train_jointly(recipe, str(base), tmp_path / "run", ShapesSamples(size=64))
+    assert finished
+    publish(AdapterManifest("base/project-1@1", "base", content_hash(base / "config.json")), trained, adapter)
+
+    def content(engine: VideoSegmenter) -> State:
+        return {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+
+    engine = VideoSegmenter.from_pretrained(base, "cpu")
+    plain, said = content(engine), engine.answer(tiny_clip.path, "the red circle")
+    adapted = engine.adapted(adapter)
+    served, other = content(adapted), adapted.answer(tiny_clip.path, "the red circle")
+    assert other != said
+    assert engine.answer(tiny_clip.path, "the red circle") == said
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in content(engine).items())
+    assert adapted.answer(tiny_clip.path, "the red circle") == other
+
+    merged = VideoSegmenter.from_pretrained(base, "cpu")
+    merge_adapter(merged.model, trained).save_pretrained(tmp_path / "merged")
+    merged.processor.save_pretrained(tmp_path / "merged")
+    again = VideoSegmenter.from_pretrained(tmp_path / "merged", "cpu")
+    assert {parameter.dtype for parameter in again.model.parameters()} == {torch.bfloat16}
+    for name, tensor in content(again).items():
+        torch.testing.assert_close(tensor, served[name], atol=1e-3, rtol=0.01)
+    assert again.answer(tiny_clip.path, "the red circle").text == other.text
+
+
+def test_a_merged_trajectory_encoder_has_the_precision_of_the_base(
+    sources: tuple[Path, dict[str, State]], tmp_path: Path, tiny_clip: TinyClip
+) -> None:
+    """It was added by the training; in another precision than the base, captions failed before the model was saved."""
+    folder, _ = sources
+    put_together(folder / "llava", tmp_path / "whole", sam2=folder / "sam2.1.pt")
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    without = tmp_path / "without"
+    engine = VideoSegmenter.from_pretrained(tmp_path / "whole", "cpu")
+    del engine.model.spi_module
+    engine.model.config.trajectory_encoder = None
+    engine.model.save_pretrained(without)
+    engine.processor.save_pretrained(without)
+    recipe = JointRecipe(Mixture(0.0, 0.0, 0.0, 1.0), Schedule(steps=1, warmup=1), batch=1, micro=1, frames=2)
+    trained, _ = train_jointly(recipe, str(without), tmp_path / "run", ShapesSamples(size=64))
+    merged = VideoSegmenter.from_pretrained(without, "cpu")
+    assert config["dtype"] == "bfloat16"
+    assert merged.model.config.trajectory_encoder is None
+    model = merge_adapter(merged.model, trained)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    result = VideoSegmenter(model, merged.processor, "merged")
+    track = MaskTrack.from_masks("a", tiny_clip.red, [0.0] * 12, [1.0] * 12)
+    assert len(result.caption(tiny_clip.path, [track])) == 1
+
+
+def test_a_tokenizer_of_sentencepiece_is_read_or_its_package_named(
+    sources: tuple[Path, dict[str, State]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the folders of LLaVA's and TrajSeg's authors; transformers asked for tiktoken, which is of no use."""
+    folder, _ = sources
+    published = tmp_path / "published"
+    shutil.copytree(folder / "authors", published)
+    (published / "tokenizer.json").unlink()
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (published / "tokenizer_config.json").write_text(json.dumps(settings))
+    pieces = io.BytesIO()
+    sentences = iter(["the red circle moves left", "a box that jumps quickly over it"] * 20)
+    pytest.importorskip("sentencepiece").SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_writer=pieces, vocab_size=40, model_type="bpe", minloglevel=2
+    )
+    (published / "tokenizer.model").write_bytes(pieces.getvalue())
+    rest: dict[str, Any] = {"sam2": folder / "sam2.0.pt", "clip": folder / "clip", "sam2_config": small_sam2("2.0")}
+    with monkeypatch.context() as patched:
+        patched.setattr("trajseg.checkpoints.assembly.find_spec", lambda _name: None)
+        with pytest.raises(CheckpointError, match=r"needs the package sentencepiece") as refused:
+            put_together(published, tmp_path / "out", **rest)
+    assert "trajseg[model]" in refused.value.remedy
+    report = put_together(published, tmp_path / "out", **rest)
+    processor = TrajSegProcessor.from_pretrained(tmp_path / "out")
+    assert processor.text(processor.ids("the red circle [SEG]")) == "the red circle [SEG]"
+    assert report.config.seg_token_id == processor.seg_id
 
 
 def _always_seg(segmenter: VideoSegmenter, times: int = 2) -> None:

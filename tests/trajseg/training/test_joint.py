@@ -281,6 +281,9 @@ def test_the_7b_model_trains_the_papers_parameters() -> None:
     assert count["words"] == 2 * 32008 * 4096
     assert count["trajectory encoder"] > 290e6
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(count.values())
+    assert round(sum(count.values()) / 1e6) == 589
+    count = {part: sum(p.numel() for p in parameters) for part, parameters in prepare(model, None, HEADS).items()}
+    assert round((sum(count.values()) - count["language model"]) / 1e6) == 323, "a project's, without its 4 M of LoRA"
 
 
 def test_frozen_weights_in_half_precision_give_nearly_the_same_losses(
