@@ -23,7 +23,7 @@ from backend.logs import logged_job
 from backend.private import private_folder
 from backend.queue import JobQueue
 from backend.settings import HEARTBEAT_SECONDS, load_settings
-from backend.store import Delivery, Job, JobRequest, StaleRunError
+from backend.store import Delivery, Job, StaleRunError
 from backend.store.kinds import KINDS
 from backend.store.notes import JobNotes
 from backend.store.params import JobParams
@@ -187,15 +187,22 @@ class _Run(JobContext[JobParams]):
                 outcome.result.timings = {**self.timings, **outcome.result.timings}
                 # Before the result is stored: its delivery needs the pictures.
                 self._write_key_frames(outcome.result, outcome.notes)
-        delivery = self.store.runs.finish(self.job.id, self.token, outcome.result, outcome.notes, outcome.report)
+        follow_up = [request.row() for request in outcome.follow_up]
+        delivery = self.store.runs.finish(
+            self.job.id, self.token, outcome.result, outcome.notes, outcome.report, follow_up
+        )
         if outcome.result is not None:
             self.resident.tally.add(self.job.kind, outcome.result.timings)
-        self._queue(outcome.follow_up)
+        self._queue([row["id"] for row in follow_up])
         return delivery
 
-    def _queue(self, requests: Sequence[JobRequest]) -> None:
-        """Stores follow-up jobs, and queues them at once; if that fails, the reconciler does it."""
-        added = [job for job, new in self.store.jobs.add_all(requests) if new]
+    def _queue(self, job_ids: Sequence[str]) -> None:
+        """Queues new jobs of the store at once; if that fails, the reconciler does it."""
+        try:
+            added = self.store.backlog.still_queued(job_ids)
+        except StoreError as error:
+            log.info("the follow-up of job %s will be queued later: %s", self.job.id, error)
+            return
         if not added:
             return
         try:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from backend.engines import ChosenEngine
 from backend.label_studio.incoming.payloads import Task
 from backend.service.jobs import JobControl
-from backend.service.requests import INSTRUCTION_KEY, prelabel_request, rejected_request
-from backend.store import Job, JobRequest, Project, Store
+from backend.service.requests import INSTRUCTION_KEY, compared_with, prelabel_request, rejected_request
+from backend.store import Job, Project, Store
 from backend.store.models import now
-from backend.store.params import PrelabelParams
 from backend.store.tasks import TaskKey
 from label_config import LabelConfig
 from trajseg.errors import TrajSegError
@@ -50,7 +48,7 @@ class BatchLabelling:
         for task in tasks:
             try:
                 request = prelabel_request(project, engine, config, task, task.data.get(INSTRUCTION_KEY))
-                requests.append(_compared(request, engine.second) if engine.second else request)
+                requests.append(compared_with(request, engine.second) if engine.second else request)
             except TrajSegError as error:
                 requests.append(rejected_request(project, engine, task, error, config))
         added = self.jobs.add(requests, opened)
@@ -80,9 +78,3 @@ class BatchLabelling:
             if delivery is not None and (delivery.state != "pending" or delivery.attempts):
                 # It was deleted there, or has not arrived yet: someone is waiting for it now.
                 self.store.deliveries.send_again(job.id)
-
-
-def _compared(request: JobRequest, second: str) -> JobRequest:
-    """The same request, run by a second engine too; a different job from the one without it."""
-    params = PrelabelParams.model_validate({**dict(request.params), "second": second})
-    return replace(request, params=params, subject=f"compared with {second}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from backend.engines import ChosenEngine
 from backend.label_studio.incoming.payloads import MAX_ADDRESS_LENGTH, Task, storable
 from backend.store import JobRequest, Project
 from backend.store.models import Rejection
+from backend.store.params import PrelabelParams
 from label_config import LabelConfig
 from trajseg.engines.base import MAX_INSTRUCTION_LENGTH
 from trajseg.errors import InstructionError, TaskError, TrajSegError
@@ -73,6 +75,12 @@ def prelabel_request(
         {**params, **engine.params},
         engine.model_version,
     )
+
+
+def compared_with(request: JobRequest, second: str) -> JobRequest:
+    """The same request, run by a second engine too; a different job from the one without it."""
+    params = PrelabelParams.model_validate({**dict(request.params), "second": second})
+    return replace(request, params=params, subject=f"compared with {second}")
 
 
 def rejected_request(

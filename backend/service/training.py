@@ -8,6 +8,7 @@ from collections.abc import Callable
 from sqlalchemy import func, select
 
 from backend.engines import OfferedEngines
+from backend.service.requests import compared_with
 from backend.store import Job, JobRequest, Store
 from backend.store.models import Annotation, Correction, Project
 from backend.store.params import FinetuneParams, PrelabelParams
@@ -80,6 +81,8 @@ def due_trainings(store: Store, engines: OfferedEngines, after: int) -> Callable
 def relabelling(store: Store, project_id: int, version: str, engine: str = "") -> tuple[JobRequest, ...]:
     """Prelabel requests by a new version for the unannotated tasks, the most doubtful first.
 
+    They repeat each task's newest prediction, and the newest for each instruction typed on its page.
+
     Args:
         engine: the engine of that version, as named in job params.
     """
@@ -91,23 +94,34 @@ def relabelling(store: Store, project_id: int, version: str, engine: str = "") -
         )
         done = session.scalars(
             select(Job)
-            .where(Job.project_id == project_id, Job.kind == "prelabel", Job.state == "done")
+            .where(
+                Job.project_id == project_id,
+                Job.kind == "prelabel",
+                Job.state == "done",
+                Job.task_id.is_not(None),
+            )
             .order_by(Job.finished_at)
             .limit(TASKS_AT_ONCE)
         )
-        newest = {(job.task_id, job.instruction): job for job in done if job.task_id not in annotated}
+        # A task has one instruction of its own; an earlier one was replaced in the task's data.
+        newest = {
+            (job.task_id, job.instruction if _asked(job).typed else ""): job
+            for job in done
+            if job.task_id not in annotated
+        }
     doubtful = sorted(newest.values(), key=lambda job: -(job.notes.doubt or 0.0))
-    return tuple(
-        JobRequest(
-            "prelabel",
-            project_id,
-            job.task_id,
-            job.video,
-            job.instruction,
-            "prelabel",
-            PrelabelParams(engine=engine),
-            version,
-        )
-        for job in doubtful
-        if job.task_id is not None and job.model_version != version
+    return tuple(_again(job, version, engine) for job in doubtful if job.model_version != version)
+
+
+def _again(job: Job, version: str, engine: str) -> JobRequest:
+    """The request of a done prelabel job, for another version."""
+    # The page that waited for the first answer does not wait for this one.
+    params = _asked(job).model_copy(update={"engine": engine, "answer_until": None})
+    request = JobRequest(
+        "prelabel", job.project_id, job.task_id, job.video, job.instruction, "prelabel", params, version
     )
+    return compared_with(request, params.second) if params.second else request
+
+
+def _asked(job: Job) -> PrelabelParams:
+    return PrelabelParams.read(job.params)

@@ -10,6 +10,7 @@ from sqlalchemy import or_, select
 from backend.store.clock import database_now
 from backend.store.database import Database
 from backend.store.models import Job
+from backend.store.rows import chunks
 
 
 class Backlog:
@@ -27,9 +28,10 @@ class Backlog:
 
     def still_queued(self, job_ids: Sequence[str]) -> list[Job]:
         """Those of these jobs that are queued now, oldest first."""
-        query = select(Job).where(Job.id.in_(job_ids), Job.state == "queued").order_by(Job.created_at, Job.id)
+        queued = select(Job).where(Job.state == "queued")
         with self.database.read() as session:
-            return list(session.scalars(query))
+            found = [job for some in chunks(job_ids) for job in session.scalars(queued.where(Job.id.in_(some)))]
+        return sorted(found, key=lambda job: (job.created_at, job.id))
 
     def lost(self, stale_after_seconds: float) -> list[Job]:
         """Running jobs without a heartbeat for this long, oldest first."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.store.database import Database
@@ -14,16 +13,12 @@ from backend.store.kinds import params_of
 from backend.store.models import Job, Track, now
 from backend.store.partial import drop_partial_frames
 from backend.store.request import JobRequest
-from backend.store.rows import UNFINISHED, get_job, restart
+from backend.store.rows import UNFINISHED, chunks, get_job, insert_jobs, restart
 from backend.store.tasks import TaskKey, Tasks
 from trajseg.errors import InputError
 
 if TYPE_CHECKING:
     from trajseg.tracks import Result
-
-Item = TypeVar("Item")
-ROWS_AT_ONCE = 500
-"""Rows per INSERT; SQLite allows 32,766 values in a statement."""
 
 
 class JobStore:
@@ -78,14 +73,11 @@ class JobStore:
         rows = [request.row() for request in requests]
         jobs = self._known([row["request_key"] for row in rows])
         unknown = {row["request_key"]: row for row in reversed(rows) if row["request_key"] not in jobs}
-        # Always in the same order: batches that lock the same rows in different orders would deadlock.
-        missing = [unknown[key] for key in sorted(unknown)]
-        if missing or opened:
+        if unknown or opened:
             with self.database.write() as session:
                 self._tasks.note_opened(session, opened)
-                for chunk in _chunks(missing, ROWS_AT_ONCE):
-                    jobs |= self._inserted(session, chunk)
-                overtaken = [row["request_key"] for row in missing if row["request_key"] not in jobs]
+                jobs |= insert_jobs(session, list(unknown.values()))
+                overtaken = [key for key in unknown if key not in jobs]
                 jobs |= _jobs_by_key(session, overtaken)
         # A row keeps its own id only if it was inserted; if the key was known, the job has an older id.
         return [(jobs[row["request_key"]], jobs[row["request_key"]].id == row["id"]) for row in rows]
@@ -93,15 +85,6 @@ class JobStore:
     def _known(self, keys: Sequence[str]) -> dict[str, Job]:
         with self.database.read() as session:
             return _jobs_by_key(session, keys)
-
-    def _inserted(self, session: Session, rows: Sequence[dict[str, Any]]) -> dict[str, Job]:
-        """Inserts rows whose requests nobody else has added meanwhile; returns the new jobs by request."""
-        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
-        table: Any = Job.__table__
-        new = insert(table).on_conflict_do_nothing(index_elements=["request_key"]).returning(table.c.request_key)
-        keys = set(session.execute(new, rows).scalars())
-        # Built from their rows, which saves a query to read them back.
-        return {row["request_key"]: Job(**row) for row in rows if row["request_key"] in keys}
 
     def get(self, job_id: str) -> Job:
         """Raises UnknownJobError."""
@@ -202,17 +185,9 @@ class JobStore:
         return result
 
 
-def _chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
 def _jobs_by_key(session: Session, keys: Sequence[str]) -> dict[str, Job]:
     """The store's jobs for these requests."""
-    return {
-        job.request_key: job
-        for chunk in _chunks(keys, ROWS_AT_ONCE)
-        for job in session.scalars(_OF_KEYS, {"keys": list(chunk)})
-    }
+    return {job.request_key: job for chunk in chunks(keys) for job in session.scalars(_OF_KEYS, {"keys": list(chunk)})}
 
 
 # Built once, since each /predict runs it.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.store.kinds import KINDS
@@ -13,6 +15,9 @@ from trajseg.errors import CancelledError, InputError, TrajSegError
 
 UNFINISHED = ("queued", "running")
 """States of unfinished jobs."""
+ROWS_AT_ONCE = 500
+"""Rows per INSERT; SQLite allows 32,766 values in a statement."""
+Item = TypeVar("Item")
 
 
 class UnknownJobError(InputError):
@@ -62,3 +67,20 @@ def restart(session: Session, jobs: Sequence[Job]) -> list[Job]:
     for job in queued:
         job.reset()
     return queued
+
+
+def insert_jobs(session: Session, rows: Sequence[Mapping[str, Any]]) -> dict[str, Job]:
+    """Inserts the rows of requests (JobRequest.row) that nobody has made before; returns the new jobs by request."""
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    table: Any = Job.__table__
+    new = insert(table).on_conflict_do_nothing(index_elements=["request_key"]).returning(table.c.request_key)
+    # Always in the same order: batches that lock the same rows in different orders would deadlock.
+    ordered = sorted(rows, key=lambda row: str(row["request_key"]))
+    keys = {key for chunk in chunks(ordered) for key in session.execute(new, chunk).scalars()}
+    # Built from their rows, which saves a query to read them back.
+    return {row["request_key"]: Job(**row) for row in rows if row["request_key"] in keys}
+
+
+def chunks(items: Sequence[Item]) -> Iterable[Sequence[Item]]:
+    """The items, ROWS_AT_ONCE at a time."""
+    return (items[start : start + ROWS_AT_ONCE] for start in range(0, len(items), ROWS_AT_ONCE))

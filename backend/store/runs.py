@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from backend.store.kinds import job_kind
 from backend.store.models import Delivery, Job, Track, new_id, now
 from backend.store.notes import JobNotes
 from backend.store.partial import drop_partial_frames
-from backend.store.rows import UNFINISHED, running_job
+from backend.store.rows import UNFINISHED, insert_jobs, running_job
 
 if TYPE_CHECKING:
     from trajseg.tracks import Result
@@ -85,13 +85,15 @@ class RunStore:
         result: Result | None,
         notes: JobNotes | None = None,
         report: Mapping[str, Any] | None = None,
+        follow_up: Sequence[Mapping[str, Any]] = (),
     ) -> Delivery | None:
-        """Writes the result, and the delivery it needs, in one transaction.
+        """Writes the result, and the delivery and further jobs it needs, in one transaction.
 
         Args:
             result: the tracks; None for a kind of job without tracks.
             notes: what the result says besides the tracks.
             report: further output of this kind of job, as JSON.
+            follow_up: rows of jobs that follow (JobRequest.row); known requests are left out.
 
         Returns:
             The delivery; None if the job does not come from a Label Studio task or its kind delivers nothing. It is not
@@ -104,6 +106,7 @@ class RunStore:
         with self.database.write() as session:
             job = running_job(session, job_id, run_token)
             drop_partial_frames(session, job_id)
+            insert_jobs(session, follow_up)
             job.state, job.finished_at, job.eta_seconds = "done", now(), 0.0
             job.heartbeat_at = job.finished_at
             job.frames_total = result.frame_count if result is not None else job.frames_total

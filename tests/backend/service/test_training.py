@@ -16,9 +16,10 @@ from backend.engines import OfferedEngines
 from backend.queue import JobQueue
 from backend.service.training import due_trainings, relabelling, request_training
 from backend.settings import Settings
-from backend.store import Change, Job, ReadAnnotation, Store
+from backend.store import Change, Job, JobRequest, ReadAnnotation, Store
 from backend.store.models import now
 from backend.store.notes import JobNotes
+from backend.store.params import PrelabelParams
 from backend.store.reports import Wanted
 from tests.backend.adapter_folder import publish_adapter
 from trajseg.cli import main
@@ -71,6 +72,38 @@ def test_what_the_version_has_labelled_already_is_left_alone(store: Store, proje
     predicted(store, project_id, result, 1, 0.4, PROMOTED)
     predicted(store, project_id, result, 2, 0.1)
     assert [request.task_id for request in relabelling(store, project_id, PROMOTED)] == [2]
+
+
+def test_what_is_labelled_again_asks_the_same_as_before(store: Store, project_id: int, result: Result) -> None:
+    """Each label's own instruction, an answer typed on the page, and a comparison stay what they are."""
+
+    def done(task: int, instruction: str, params: PrelabelParams, doubt: float, subject: str = "") -> None:
+        asked = JobRequest(
+            "prelabel", project_id, task, f"/data/{task}.mp4", instruction, "interactive", params, BASE, subject=subject
+        )
+        [(job, _)] = store.jobs.add_all([asked])
+        store.runs.finish(job.id, store.runs.start(job.id) or "", copy.deepcopy(result), JobNotes(doubt=doubt))
+
+    labelled = PrelabelParams(instructions=(("car", "every car"), ("dog", "the dog")), engine="old")
+    done(1, "car: every car; dog: the dog", labelled, 0.9)
+    done(2, "the red car", PrelabelParams(), 0.8)
+    done(2, "the last car", PrelabelParams(typed=True, answer_until=now()), 0.7)
+    done(3, "it", PrelabelParams(second="grounded"), 0.6, "compared with grounded")
+    requests = relabelling(store, project_id, PROMOTED, "new")
+    assert [(request.task_id, request.instruction, request.params, request.subject) for request in requests] == [
+        (1, "car: every car; dog: the dog", labelled.model_copy(update={"engine": "new"}), ""),
+        (2, "the red car", PrelabelParams(engine="new"), ""),
+        (2, "the last car", PrelabelParams(engine="new", typed=True), ""),
+        (3, "it", PrelabelParams(engine="new", second="grounded"), "compared with grounded"),
+    ]
+
+
+def test_only_a_tasks_present_instruction_is_labelled_again(store: Store, project_id: int, result: Result) -> None:
+    """The prediction for an instruction that was replaced in the task's data would take the lead, if done last."""
+    for instruction, doubt in (("the red car", 0.1), ("the blue car", 0.9)):
+        job, _ = store.jobs.add("prelabel", project_id, 1, "/data/1.mp4", instruction, "prelabel", model_version=BASE)
+        store.runs.finish(job.id, store.runs.start(job.id) or "", copy.deepcopy(result), JobNotes(doubt=doubt))
+    assert [request.instruction for request in relabelling(store, project_id, PROMOTED)] == ["the blue car"]
 
 
 def test_a_project_is_trained_after_as_many_newly_corrected_tracks_as_the_setting_says(

@@ -251,23 +251,51 @@ def test_a_training_starts_over_when_its_recipe_has_changed_since_it_began(
     assert not work.exists()
 
 
+def promoting(made: Path) -> Callable[[Any, Path], None]:
+    """A substitute for the child process: a completed training, whose adapter the gate promotes."""
+
+    def child(context: Any, work: Path) -> None:
+        task = json.loads((work / "task.json").read_text())
+        decision = {"promoted": True, "reason": "Promoted: a test says so.", "needs_videos": 0}
+        manifest = AdapterManifest(task["model_version"], BASE, content_hash(checkpoint_folder(BASE) / "config.json"))
+        publish(dataclasses.replace(manifest, decision=decision), made, Path(task["target"]))
+        (work / "decision.json").write_text(json.dumps(decision))
+
+    return child
+
+
+def test_a_promotion_labels_again_even_if_its_worker_dies_at_once(
+    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prelabelled(world, 1)
+    job = training(world)
+    monkeypatch.setattr(finetune, "_run", promoting(adapter(tmp_path / "made")))
+    finish = world.store.runs.finish
+
+    def killed(*parts: Any) -> None:
+        """The end of the process, right after the job is done in the store."""
+        finish(*parts)
+        raise SystemExit
+
+    monkeypatch.setattr(world.store.runs, "finish", killed)
+    run(job.id)
+    assert world.store.jobs.get(job.id).state == "done"
+    [again] = world.store.jobs.newest(state="queued")
+    assert (again.kind, again.task_id, again.model_version) == ("prelabel", 1, "trajseg-tiny/project-12@1")
+
+
 def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
     world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = prelabelled(world, 1)
     assert before.model_version == BASE
     job = training(world)
-    made = adapter(tmp_path / "made")
     trainings: list[Path] = []
+    substitute = promoting(adapter(tmp_path / "made"))
 
     def child(context: Any, work: Path) -> None:
-        """A substitute for the child process: a completed training."""
         trainings.append(work)
-        task = json.loads((work / "task.json").read_text())
-        decision = {"promoted": True, "reason": "Promoted: a test says so.", "needs_videos": 0}
-        manifest = AdapterManifest(task["model_version"], BASE, content_hash(checkpoint_folder(BASE) / "config.json"))
-        publish(dataclasses.replace(manifest, decision=decision), made, Path(task["target"]))
-        (work / "decision.json").write_text(json.dumps(decision))
+        substitute(context, work)
 
     monkeypatch.setattr(finetune, "_run", child)
     run(job.id)
