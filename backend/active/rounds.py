@@ -248,10 +248,23 @@ class ActiveLearning:
         if self._unfinished("prelabel"):
             return []
         current.state, current.ended = "done", _now()
-        word = (
-            f"{current.version} has relabelled the rest" if current.promoted else "the previous version keeps serving"
-        )
+        word = self._relabelled(current.version) if current.promoted else "the previous version keeps serving"
         return [f"Round {current.number} is done: {word}. {max(self.left, 0)} of {self.plan.budget} tasks are left."]
+
+    def _relabelled(self, version: str) -> str:
+        """What a promoted version has done since, in words."""
+        query = (
+            select(Job.state, func.count(Job.task_id.distinct()))
+            .where(Job.project_id == self.project.id, Job.kind == "prelabel", Job.model_version == version)
+            .group_by(Job.state)
+        )
+        with self.store.database.read() as session:
+            tasks = {state: int(count) for state, count in session.execute(query)}
+        done, bad = tasks.pop("done", 0), sum(tasks.values())
+        words = (
+            f"{version} has relabelled {counted(done, 'task')}" if done else f"{version} serves from the next job on"
+        )
+        return f"{words}, {counted(bad, 'prediction')} failed or cancelled" if bad else words
 
     def _candidates(self) -> tuple[list[TaskFacts], list[TaskFacts]]:
         """(tasks that can be chosen, annotated tasks)."""

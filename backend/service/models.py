@@ -9,6 +9,7 @@ from backend.service.jobs import JobControl
 from backend.service.training import relabelling
 from backend.store import Job, Store
 from backend.store.models import ModelVersion
+from backend.store.versions import base_of
 from trajseg.checkpoints.manifest import checked_files, other_version
 
 
@@ -17,11 +18,15 @@ class ModelControl:
 
     Args:
         relabel: whether a promoted version pre-labels the unannotated tasks again.
+        replace: whether its predictions replace those of earlier versions.
         data_dir: where the adapters are.
     """
 
-    def __init__(self, store: Store, jobs: JobControl, engines: OfferedEngines, relabel: bool, data_dir: Path) -> None:
-        self.store, self.jobs, self.engines, self.relabel, self.data_dir = store, jobs, engines, relabel, data_dir
+    def __init__(
+        self, store: Store, jobs: JobControl, engines: OfferedEngines, relabel: bool, replace: bool, data_dir: Path
+    ) -> None:
+        self.store, self.jobs, self.engines, self.data_dir = store, jobs, engines, data_dir
+        self.relabel, self.replace = relabel, replace
 
     def promote(self, project_id: int, number: int) -> tuple[ModelVersion, list[Job]]:
         """Makes a version serve, whatever the gate decided; also returns the jobs that relabel tasks.
@@ -41,21 +46,35 @@ class ModelControl:
             if published != wanted.name:
                 raise other_version(folder, published, wanted.name)
         version = self.store.versions.promote(project_id, number, "Promoted by hand.")
-        project = self.store.projects.get(project_id)
-        if not self.relabel or self.engines.versions.get(project.engine or self.engines.default) != version.base:
-            # It belongs to an engine that does not serve the project now.
-            return version, []
-        added = self.jobs.add(relabelling(self.store, project_id, version.name, project.engine))
-        return version, [job for job, created in added if created]
+        return version, self._labelled_again(project_id, version.name)
 
     def rollback(self, project_id: int) -> tuple[ModelVersion, ModelVersion | None]:
         """Takes the serving version out of service. Returns it and the one that serves now (None: the base).
 
-        Predictions are kept: those of the version that serves again are still there.
+        Its predictions are kept. Those of the version that serves again are still there; where they were replaced,
+        they come back.
 
         Raises:
             InputError: the base already serves.
         """
         project = self.store.projects.get(project_id)
         base = self.engines.versions.get(project.engine or self.engines.default, self.engines.base(""))
-        return self.store.versions.rollback(project_id, base)
+        out, serving = self.store.versions.rollback(project_id, base)
+        if self.replace:
+            self._labelled_again(project_id, serving.name if serving else base)
+        return out, serving
+
+    def _labelled_again(self, project_id: int, version: str) -> list[Job]:
+        """The new jobs by which a version relabels the unannotated tasks; results that it already has are sent again.
+
+        None if relabelling is off, or the version belongs to an engine that does not serve the project now.
+        """
+        project = self.store.projects.get(project_id)
+        served = self.engines.versions.get(project.engine or self.engines.default)
+        if not self.relabel or served != base_of(version):
+            return []
+        added = self.jobs.add(relabelling(self.store, project_id, version, project.engine))
+        for job, created in added:
+            if not created and job.state == "done":
+                self.store.deliveries.send_again(job.id)
+        return [job for job, created in added if created]

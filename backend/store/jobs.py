@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, func, select, update
@@ -15,6 +16,7 @@ from backend.store.partial import drop_partial_frames
 from backend.store.request import JobRequest
 from backend.store.rows import UNFINISHED, chunks, get_job, insert_jobs, restart
 from backend.store.tasks import TaskKey, Tasks
+from backend.store.versions import base_of
 from trajseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,13 +67,21 @@ class JobStore:
     def add_all(self, requests: Sequence[JobRequest], opened: Collection[TaskKey] = ()) -> list[tuple[Job, bool]]:
         """Like `add` for many requests in one transaction; one pair per request, in order.
 
-        Of equal requests in one batch the first is new, if any is. If all are known, nothing is written.
+        Of equal requests in one batch the first is new, if any is. If all are known, nothing is written. A prediction
+        by another of a project's versions, promoted or rolled back while the job waited, is none by the wanted one.
 
         Args:
             opened: tasks that someone has open now; see Tasks.opened.
         """
         rows = [request.row() for request in requests]
         jobs = self._known([row["request_key"] for row in rows])
+        requests = list(requests)
+        while others := [n for n, row in enumerate(rows) if _by_another(jobs.get(row["request_key"]), requests[n])]:
+            for n in others:
+                other = jobs[rows[n]["request_key"]]
+                requests[n] = replace(requests[n], subject=f"{requests[n].subject} instead of {other.id}".lstrip())
+                rows[n] = requests[n].row()
+            jobs |= self._known([rows[n]["request_key"] for n in others])
         unknown = {row["request_key"]: row for row in reversed(rows) if row["request_key"] not in jobs}
         if unknown or opened:
             with self.database.write() as session:
@@ -183,6 +193,13 @@ class JobStore:
         for track, row in zip(result.tracks, rows, strict=True):
             track.instruction, track.provenance = row.instruction, row.provenance
         return result
+
+
+def _by_another(job: Job | None, request: JobRequest) -> bool:
+    """Whether a request's job predicted with another version of the same base."""
+    if job is None or job.kind != "prelabel" or job.state != "done" or job.model_version == request.model_version:
+        return False
+    return base_of(job.model_version) == base_of(request.model_version)
 
 
 def _jobs_by_key(session: Session, keys: Sequence[str]) -> dict[str, Job]:

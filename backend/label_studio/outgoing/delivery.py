@@ -29,6 +29,7 @@ from backend.label_studio.outgoing.superseding import (
     is_superseded,
     job_of,
     kind_of,
+    make_current,
     meta_of,
     set_aside,
     supersede,
@@ -38,6 +39,7 @@ from backend.label_studio.refusals import MissingError, RefusedError, is_transie
 from backend.label_studio.setup import checks
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
+from backend.store.versions import base_of
 from label_config import LabelConfig, parse, with_labels
 from trajseg.errors import InputError, TrajSegError
 from trajseg.tracks import Result
@@ -104,7 +106,8 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         )
     try:
         project_id = client.id_of(store.projects.get(job.project_id))
-        config = _config_with_room(client, project_id, result)
+        project = client.project(project_id)
+        config = _config_with_room(client, project_id, str(project["label_config"]), result)
         task = client.task(project_id, job.task_id)
     except MissingError as error:
         raise TaskGoneError(error.message, error.remedy, error.status) from error
@@ -125,7 +128,11 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
             # A later job has captioned these same tracks.
             return posted[0]
     elif posted:
-        _make_current(client, job, result, present, min(posted))
+        if not any(one.model_version == result.model_version for one in present):
+            # It was superseded.
+            owner = store.projects.get(job.project_id)
+            make_current(store, client, config, owner, task, min(posted), job, result)
+        _name_version(store, client, job.project_id, project, result.model_version)
         _supersede_others(store, client, settings, job, task, superseded, min(posted))
         return min(posted)
     opened = store.tasks.is_open(job.project_id, job.task_id, settings.superseded_hours)
@@ -173,6 +180,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
         )
     _supersede_others(store, client, settings, job, task, superseded, made)
     if leads:
+        _name_version(store, client, job.project_id, project, version)
         gone = {made, *(one.id for one in superseded)}
         set_aside(store, client, [one for one in present if one.model_version == version and one.id not in gone])
         # Written last, repeating what is there: a concurrent writer of other keys may have overwritten it.
@@ -181,6 +189,27 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
             store.tasks.settle(job.project_id, task.id, state)
             store.tasks.shown([(job.project_id, task.id)], state)
     return made
+
+
+def _name_version(
+    store: Store, client: LabelStudioClient, project_id: int, project: Mapping[str, Any], version: str
+) -> None:
+    """Names the version that serves now as the project's in Label Studio, whose scores order the label stream.
+
+    Another model's version, or none, is somebody's choice. A version is accepted there once it has a prediction.
+
+    Args:
+        project_id: the store's own.
+        project: as Label Studio has it.
+    """
+    named = str(project.get("model_version") or "")
+    serves = store.versions.served_name(project_id, base_of(version))
+    if named == version or base_of(named) != base_of(version) or version != serves:
+        return
+    try:
+        client.update_project(int(project["id"]), model_version=version)
+    except RefusedError as error:
+        log.info("project %s keeps the model version %s: %s", project["id"], named, error)
 
 
 def _is_in_use(task: Task, job: Job) -> bool:
@@ -205,14 +234,6 @@ def _supersede_others(
     supersede(store, client, settings, job.project_id, task, [one for one in superseded if one.id != kept])
 
 
-def _make_current(
-    client: LabelStudioClient, job: Job, result: Result, present: Sequence[Prediction], prediction_id: int
-) -> None:
-    """Makes a superseded prediction that is delivered again current, unless another one is."""
-    if not any(one.model_version == result.model_version for one in present):
-        client.update_prediction(prediction_id, model_version=result.model_version, score=_score(job, result))
-
-
 def _rate_warnings(config: LabelConfig, result: Result) -> list[str]:
     """Warns if the configuration fixes a frame rate other than the video's."""
     fixed, duration = config.frame_rate, result.frame_count / result.fps
@@ -230,9 +251,8 @@ def _score(job: Job, result: Result) -> float:
     return views.score(result) if doubt is None else 1.0 - doubt
 
 
-def _config_with_room(client: LabelStudioClient, project_id: int, result: Result) -> LabelConfig:
+def _config_with_room(client: LabelStudioClient, project_id: int, xml: str, result: Result) -> LabelConfig:
     """The project's current labelling configuration, with labels added if the tracks need more."""
-    xml = str(client.project(project_id)["label_config"])
     config = parse(xml)
     # A second object of a label with its own instruction needs a label like it, not one of another instruction.
     by_label = dict(config.instructions)

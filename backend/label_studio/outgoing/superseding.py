@@ -19,13 +19,14 @@ from backend.label_studio.forms import Prediction, Task
 from backend.label_studio.outgoing.columns import OPEN_KEY, columns_of, opened_words
 from backend.label_studio.outgoing.states import STATE_KEY, is_typed
 from backend.label_studio.outgoing.views import frame_numbers
+from backend.label_studio.outgoing.views import score as view_score
 from backend.label_studio.refusals import MissingError, OtherProjectError
 from backend.settings import Settings
 from backend.store import Job, Project, Store, UnknownJobError
 from backend.store.kinds import KINDS
 from backend.store.models import SupersededPrediction, now
 from backend.store.versions import base_of
-from label_config import parse
+from label_config import LabelConfig, parse
 from trajseg.errors import LabelStudioError, UnknownProjectError
 from trajseg.tracks import Result
 
@@ -95,6 +96,9 @@ def is_superseded(store: Store, settings: Settings, job: Job, result: Result, ol
     same = older.model_version == result.model_version
     before = job_of(store, older)
     if before is None or not (same or _replaced(settings, job, result, before, older)):
+        return False
+    if (before.project_id, before.task_id) != (job.project_id, job.task_id):
+        # Somebody imported another task's prediction here.
         return False
     # A new guess does not replace a prediction that contains a person's work.
     return before.instruction == job.instruction and not (job.kind == "prelabel" and before.kind != "prelabel")
@@ -181,21 +185,35 @@ def withdraw(
     left = [one for one in present if one not in withdrawn and one.id in jobs]
     if any(one.model_version == version for one in left):
         return
-    before = [one for one in left if current_version(one.model_version) == version]
+    before = [one for one in left if base_of(current_version(one.model_version)) == base_of(version)]
     if before:
         job = jobs[before[-1].id]
-        score = None if job.notes.doubt is None else 1.0 - job.notes.doubt
-        client.update_prediction(before[-1].id, model_version=version, score=score)
         result, config = store.jobs.result(job.id), parse(str(client.project(project.label_studio_id)["label_config"]))
-        indices = task.data.get("frame_index") if config.view == "mask" else None
-        numbers = frame_numbers(result, config.rate_for(task.data))
-        columns = columns_of(job, result, task, indices if isinstance(indices, list) else [], numbers)
-        columns[OPEN_KEY] = opened_words(before[-1].id, kind_of(job))
-        if state := columns.get(STATE_KEY):
-            store.tasks.settle(project.id, task.id, state)
-        client.update_task_data(project.label_studio_id, task.id, columns)
-        if state:
-            store.tasks.shown([(project.id, task.id)], state)
+        make_current(store, client, config, project, task, before[-1].id, job, result)
+
+
+def make_current(
+    store: Store,
+    client: LabelStudioClient,
+    config: LabelConfig,
+    project: Project,
+    task: Task,
+    prediction_id: int,
+    job: Job,
+    result: Result,
+) -> None:
+    """Undoes `supersede`: the prediction leads its task again, and the columns are about it."""
+    score = view_score(result) if job.notes.doubt is None else 1.0 - job.notes.doubt
+    client.update_prediction(prediction_id, model_version=result.model_version, score=score)
+    indices = task.data.get("frame_index") if config.view == "mask" else None
+    numbers = frame_numbers(result, config.rate_for(task.data))
+    columns = columns_of(job, result, task, indices if isinstance(indices, list) else [], numbers)
+    columns[OPEN_KEY] = opened_words(prediction_id, kind_of(job))
+    if state := columns.get(STATE_KEY):
+        store.tasks.settle(project.id, task.id, state)
+    client.update_task_data(project.label_studio_id, task.id, columns)
+    if state:
+        store.tasks.shown([(project.id, task.id)], state)
 
 
 def delete_superseded(store: Store, client: LabelStudioClient, settings: Settings) -> int:

@@ -16,6 +16,7 @@ from backend.label_studio.setup.check import Check, video_checks
 from backend.label_studio.setup.serving import version_of
 from backend.settings import Settings
 from backend.store.kinds import KINDS
+from backend.store.versions import base_of
 from label_config import LabelConfig, fill, lacks, parse
 from trajseg.errors import LabelStudioError, TrajSegError
 from trajseg.words import counted
@@ -192,7 +193,8 @@ def _sampling_of(name: str, form: dict[str, Any], settings: Settings) -> Check:
     """Whether the label stream starts with the most doubtful task."""
     # Label Studio looks for predictions of the project's model version, which is the backend's title.
     versions = OfferedEngines.from_settings(settings).versions.values()
-    if form.get("sampling") == projects.MOST_DOUBTFUL_FIRST and form.get("model_version") in versions:
+    named = base_of(str(form.get("model_version") or ""))
+    if form.get("sampling") == projects.MOST_DOUBTFUL_FIRST and named in versions:
         return Check(name, "ok", "the label stream starts with the most doubtful task")
     order = str(form.get("sampling") or "unknown").lower()
     return Check(name, "ok", f"tasks are ordered by {order!r}; the Data Manager can sort by {DOUBT_KEY}")

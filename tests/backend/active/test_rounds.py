@@ -123,15 +123,37 @@ def test_rounds_run_to_the_end_of_the_budget_and_each_is_reported(world: World) 
     learning.step()
     world.trained(promoted=True)
     assert learning.step() == ["Round 2: Promoted: it is better."]
-    again, _ = world.store.jobs.add("prelabel", world.project.id, 6, "v", "the square", "prelabel", model_version="new")
+    again, bad = (
+        world.store.jobs.add("prelabel", world.project.id, task, "v", "the square", "prelabel", model_version=version)[
+            0
+        ]
+        for task, version in ((6, f"{BASE}/project-7@1"), (5, f"{BASE}/project-7@1"))
+    )
     assert learning.step() == []
-    assert learning.waiting_for() == "1 prediction"
-    world.finish(again)
-    assert "has relabelled the rest. 0 of 4 tasks are left." in learning.step()[0]
+    assert learning.waiting_for() == "2 predictions"
+    world.finish(again, version=again.model_version)
+    world.store.runs.fail(bad.id, world.store.runs.start(bad.id) or "", "No video.")
+    assert learning.step() == [
+        f"Round 2 is done: {BASE}/project-7@1 has relabelled 1 task, 1 prediction failed or cancelled. "
+        "0 of 4 tasks are left."
+    ]
     assert learning.finished
     assert [(each.state, each.promoted, each.gain) for each in learning.rounds] == [
         ("done", False, None),
         ("done", True, 0.1),
+    ]
+
+
+def test_a_promotion_that_relabels_nothing_says_so(world: World) -> None:
+    """As with TRAJSEG_RELABEL_AFTER_PROMOTION=false."""
+    learning = world.learning(budget=1)
+    learning.step()
+    world.correct(1)
+    learning.step()
+    world.trained(promoted=True)
+    learning.step()
+    assert learning.step() == [
+        f"Round 1 is done: {BASE}/project-7@1 serves from the next job on. 0 of 1 tasks are left."
     ]
 
 

@@ -172,6 +172,47 @@ def test_a_version_promoted_by_hand_labels_again_as_one_that_the_gate_promoted(
     assert compose(quiet, store, queue).service.models.promote(project_id, refused.number)[1] == []
 
 
+def test_after_a_rollback_what_was_replaced_is_sent_again(
+    store: Store, project_id: int, result: Result, settings: Settings, queue: JobQueue
+) -> None:
+    first, _ = store.jobs.add("prelabel", project_id, 1, "/data/1.mp4", "it", "prelabel", model_version=BASE)
+    store.runs.finish(first.id, store.runs.start(first.id) or "", replace(copy.deepcopy(result), model_version=BASE))
+    version = store.versions.of_job(project_id, BASE, "a")
+    store.versions.decide(version.id, True, "Promoted.", "models/1", {})
+    predicted(store, project_id, result, 1, 0.4, PROMOTED)
+    predicted(store, project_id, result, 2, 0.4, PROMOTED)
+    delivery = store.deliveries.of_job(first.id)
+    assert delivery is not None
+    store.deliveries.sent(delivery.id, 3)
+    for setting, state, again in (("keep", "sent", []), ("replace", "pending", [2])):
+        changed = settings.model_copy(update={"older_predictions": setting})
+        compose(changed, store, queue).service.models.rollback(project_id)
+        found = store.deliveries.of_job(first.id)
+        assert found is not None
+        assert found.state == state
+        assert [job.task_id for job in store.jobs.newest(state="queued")] == again, "it was never labelled by the base"
+        store.versions.decide(version.id, True, "Promoted.", "models/1", {})
+
+
+def test_a_prediction_by_another_version_does_not_stand_for_the_wanted_one(
+    store: Store, project_id: int, result: Result
+) -> None:
+    """A job that waited while a version was promoted is done by that version; after a rollback the base is asked."""
+
+    def asked() -> tuple[Job, bool]:
+        return store.jobs.add("prelabel", project_id, 1, "/data/1.mp4", "it", "prelabel", model_version=BASE)
+
+    job, _ = asked()
+    made = replace(copy.deepcopy(result), model_version=PROMOTED)
+    store.runs.finish(job.id, store.runs.start(job.id) or "", made)
+    again, created = asked()
+    assert created
+    assert again.id != job.id
+    assert asked()[0].id == again.id
+    store.runs.finish(again.id, store.runs.start(again.id) or "", replace(made, model_version=BASE))
+    assert asked()[0].id == again.id
+
+
 def test_an_adapter_that_is_missing_damaged_or_another_one_is_not_promoted(
     store: Store, project_id: int, settings: Settings, queue: JobQueue
 ) -> None:

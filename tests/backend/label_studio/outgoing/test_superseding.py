@@ -10,7 +10,7 @@ import pytest
 
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.outgoing import delivery as delivery_module
-from backend.label_studio.outgoing.superseding import delete_superseded
+from backend.label_studio.outgoing.superseding import delete_superseded, withdraw
 from backend.settings import Settings
 from backend.store import Delivery, Job, Store
 from backend.store.models import now
@@ -339,3 +339,78 @@ def test_by_setting_a_new_version_leaves_what_a_person_corrected(
     arrive(result, kind="refine", annotation_id=1)
     arrive(smaller, model_version=NEWER)
     assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny", NEWER]
+
+
+def promoted(store: Store, studio: FakeLabelStudio, task: int) -> str:
+    """The name of a version of the task's project that serves from now on."""
+    project = store.projects.upsert(studio.tasks[task]["project"], studio.url, "", stamp="1")
+    version = store.versions.of_job(project.id, "trajseg-tiny", "a training")
+    return store.versions.decide(version.id, True, "Promoted.", "models/1", {}).name
+
+
+def test_the_label_stream_is_ordered_by_the_scores_of_the_version_that_serves(
+    bench: Bench, arrive: Any, result: Result, smaller: Result
+) -> None:
+    """Label Studio considers only predictions of the project's model version."""
+    form = bench.studio.projects[bench.studio.tasks[bench.task]["project"]]
+    form["model_version"] = "trajseg-tiny"
+    arrive(result)
+    newer = promoted(bench.store, bench.studio, bench.task)
+    arrive(result, model_version="another-engine")
+    assert form["model_version"] == "trajseg-tiny"
+    arrive(smaller, model_version=newer)
+    assert form["model_version"] == newer
+    bench.store.versions.rollback(1, "trajseg-tiny")
+    arrive(smaller, model_version=newer, engine="late")
+    assert form["model_version"] == newer
+    arrive(smaller, model_version="trajseg-tiny", engine="again")
+    assert form["model_version"] == "trajseg-tiny"
+    for chosen in ("", "another-engine"):
+        form["model_version"] = chosen
+        arrive(result, model_version="trajseg-tiny", engine=f"after {chosen}")
+        assert form["model_version"] == chosen, "somebody's choice"
+
+
+def test_another_tasks_prediction_that_was_imported_is_left_alone(
+    bench: Bench, studio: FakeLabelStudio, arrive: Any, result: Result, smaller: Result
+) -> None:
+    """Its regions name the other task's job."""
+    bench.settings.older_predictions = "replace"
+    other = studio.add_task(studio.tasks[bench.task]["project"], video="v", instruction="the red square")
+    job = finish(bench.store, studio, other, result)
+    assert bench.deliver(delivery_of(bench.store, job))
+    [exported] = studio.of_task(other)
+    copied = bench.client.create_prediction(bench.task, exported["result"], 0.5, "trajseg-tiny")
+    arrive(smaller, model_version=NEWER)
+    assert {one["id"]: one["model_version"] for one in bench.of_task()}[copied] == "trajseg-tiny"
+
+
+def test_what_was_replaced_comes_back_with_its_columns_when_it_is_sent_again(
+    bench: Bench, arrive: Any, result: Result, smaller: Result
+) -> None:
+    """As after a rollback."""
+    bench.settings.older_predictions = "replace"
+    first = arrive(result)
+    before = dict(bench.data())
+    arrive(smaller, model_version=NEWER)
+    assert bench.data()["trajseg_open"] != before["trajseg_open"]
+    bench.store.deliveries.send_again(first.id)
+    assert bench.deliver(delivery_of(bench.store, first))
+    assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny", NEWER]
+    assert {key: bench.data()[key] for key in before} == before
+
+
+def test_a_withdrawn_correction_brings_back_what_an_earlier_version_predicted(
+    bench: Bench, arrive: Any, result: Result, smaller: Result
+) -> None:
+    """A task that was annotated before the promotion, and corrected again afterwards."""
+    bench.settings.older_predictions = "replace"
+    first = arrive(result)
+    arrive(smaller, kind="refine", annotation_id=7, base_job_id=first.id, model_version=NEWER)
+    assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny (prelabel, earlier)", NEWER]
+    project = bench.store.projects.list()[0]
+    withdraw(
+        bench.store, bench.client, bench.settings, project, bench.client.task(project.label_studio_id, bench.task), {7}
+    )
+    assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny", f"{NEWER} (refined, earlier)"]
+    assert bench.data()["trajseg_open"] == f"#{bench.of_task()[0]['id']} (prelabel)"
