@@ -1,6 +1,7 @@
 """`make proof-learning`: learning helps a project, keeps the base's skills and rejects harmful adapters.
 
-A simulated annotator corrects simulated projects in a style that the base was not trained on. The shipped recipe trains
+A simulated annotator corrects simulated projects in a style that the base was not trained on: posters, or the data set
+--style, such as a renderer of your own (docs/extending.md, "A data set"). The shipped recipe trains
 on the corrections, the gate judges the adapters, and the promoted ones are measured on unseen clips (see
 trajseg.shapes.evaluation.learning). Finished runs are kept in --out, so the same command resumes after an interruption.
 The last line printed is one JSON object.
@@ -35,6 +36,7 @@ from trajseg.shapes.evaluation.learning import (
     measure_base,
     measure_warm_start,
     share_done,
+    standard_error,
     summary,
 )
 from trajseg.training.round import PICTURE
@@ -58,11 +60,13 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=24, help="unseen clips of the style (24)")
     parser.add_argument("--test", type=int, default=24, help="clips of the base's test set (24)")
     parser.add_argument("--steps", type=int, help="steps per training (the recipe's)")
+    parser.add_argument("--style", help="data set of the projects' videos (posters:train)")
+    parser.add_argument("--unseen", help="data set of the unseen clips (posters:val; with --style: other clips of it)")
     parser.add_argument("--model", default="trajseg-tiny", help="the base (trajseg-tiny)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="parallel runs (2)")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
     given = parser.parse_args()
-    settings = LearningSettings(given.model, given.fresh, given.test, steps=given.steps)
+    settings = settings_of(given)
     keep_settings(settings, given.out)
     runs = planned(given)
     served, warm, results = run_all(runs, settings, given.out, given.jobs)
@@ -74,6 +78,19 @@ def main() -> None:
     if shown is not None and (given.out / shown.name / "adapter" / PICTURE).exists():
         shutil.copyfile(given.out / shown.name / "adapter" / PICTURE, given.out / PICTURE)
     print(json.dumps(line))
+
+
+def settings_of(given: argparse.Namespace) -> LearningSettings:
+    """What all runs share."""
+    usual = LearningSettings()
+    return LearningSettings(
+        given.model,
+        given.fresh,
+        given.test,
+        steps=given.steps,
+        style=given.style or usual.style,
+        unseen=given.unseen or given.style or usual.unseen,
+    )
 
 
 def planned(given: argparse.Namespace) -> list[LearningRun]:
@@ -131,15 +148,21 @@ def to_json(one: LearningResult, served: Scores) -> dict[str, Any]:
 def print_table(results: Sequence[LearningResult], served: Scores, warm: Scores | None) -> None:
     """Table of all runs: the gate's decision and the candidate's scores on unseen clips."""
     means = ", ".join(f"{what} {fmean(scores.values()):.3f}" for what, scores in served.items())
-    table = Table(title=f"rounds of learning; J&F of the base: {means}")
+    title = f"rounds of learning; J&F of the base: {means}; gains paired by clip, +/- one standard error"
+    table = Table(title=title)
     for heading in ("run", "minutes", "unseen", "base's test set", "the gate"):
         table.add_column(heading, justify="left" if heading in ("run", "the gate") else "right")
     if warm is not None:
-        table.add_row("warm start", "", *(f"{mean_gain(warm, served, what):+.3f}" for what in served), "no corrections")
+        table.add_row("warm start", "", *(with_error(warm, served, what) for what in served), "no corrections")
     for one in results:
-        gains = (f"{one.gain(what, served):+.3f}" if one.scores else "" for what in ("fresh", "test"))
+        gains = (with_error(one.scores, served, what) if one.scores else "" for what in ("fresh", "test"))
         table.add_row(one.run.name, f"{one.minutes:.1f}", *gains, str(one.decision["reason"]))
     Console(width=170).print(table)
+
+
+def with_error(scores: Scores, served: Scores, what: str) -> str:
+    """Mean gain on a set and its standard error."""
+    return f"{mean_gain(scores, served, what):+.3f} +/- {standard_error(scores, served, what):.3f}"
 
 
 def draw_curve(results: Sequence[LearningResult], served: Scores, warm: Scores | None, path: Path) -> None:

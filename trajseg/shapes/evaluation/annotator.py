@@ -1,14 +1,18 @@
-"""A simulated annotator: corrects clips of the shapes world as a person would, and writes a corrections data set.
+"""A simulated annotator: corrects the clips of a data set as a person would, and writes a corrections data set.
 
 It paints the ground truth on a few frames of each clip, optical flow propagates it to the others, and captions are
-corrected.
+corrected. A project's videos are files, so folders of pictures are written as videos first.
 """
 
 from __future__ import annotations
 
 import operator
 import random
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,11 +21,13 @@ import numpy as np
 from trajseg.correction import FlowPropagator
 from trajseg.data.corrections import Side, side_of
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset
+from trajseg.errors import InputError
 from trajseg.files import content_hash
 from trajseg.tracks import MaskTrack, Rle, rle
 from trajseg.tracks.formats.native import Native
 from trajseg.tracks.labelled import Expression, LabelledClip, LabelledTrack
 from trajseg.tracks.trust import Trust
+from trajseg.video import even_size, open_clip, write_video
 from trajseg.video.spacing import end_to_end
 
 PAINTED_FRAMES = 5
@@ -33,18 +39,58 @@ def identity_of(path: Path) -> str:
     return f"sha256:{content_hash(path)}"
 
 
-def by_side(dataset: Dataset, wanted: dict[Side, int]) -> list[AnnotatedClip]:
-    """The first clips of a data set, with the wanted number on each side of the split."""
+def by_side(dataset: Dataset, wanted: Mapping[Side, int], taken: Collection[str] = ()) -> list[AnnotatedClip]:
+    """The first clips of a data set, as video files, with the wanted number on each side of the split.
+
+    Args:
+        taken: names of clips to leave out.
+
+    Raises:
+        InputError: the data set has too few clips.
+    """
     left, chosen = dict(wanted), []
     for number in range(len(dataset)):
         if not any(left.values()):
             break
         annotated = dataset[number]
+        if annotated.name in taken:
+            continue
+        annotated = as_video(annotated)
         side = side_of(identity_of(annotated.clip.path))
-        if left[side]:
+        if left.get(side):
             left[side] -= 1
             chosen.append(annotated)
+    if lacking := ", ".join(f"{count} more {side}" for side, count in left.items() if count):
+        raise InputError(
+            f"{dataset.name} has too few clips for this project: it lacks {lacking}.",
+            "A hash of each video decides its side. Add clips, or ask for fewer.",
+        )
     return chosen
+
+
+def as_video(annotated: AnnotatedClip) -> AnnotatedClip:
+    """The clip itself if it is a video file; a folder of pictures as a file that exists as long as the result."""
+    source = annotated.clip
+    if source.path.is_file():
+        return annotated
+    folder = Path(tempfile.mkdtemp(prefix="trajseg-"))
+    try:
+        path = write_video(folder / f"{annotated.name}.mp4", (rgb for _, rgb in source.frames()), source.fps, crf=12)
+        clip = open_clip(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+    def evened(code: Rle) -> Rle:
+        return rle.encode(even_size(rle.decode(code)[..., None])[..., 0])
+
+    objects = tuple(
+        replace(thing, masks={index: evened(code) for index, code in thing.masks.items()})
+        for thing in annotated.objects
+    )
+    written = replace(annotated, clip=clip, objects=objects)
+    weakref.finalize(written, shutil.rmtree, folder, ignore_errors=True)
+    return written
 
 
 def correct(
@@ -115,12 +161,13 @@ def _corrected(annotated: AnnotatedClip, expressions: int) -> LabelledClip:
 
 def _track(annotated: AnnotatedClip, thing: AnnotatedObject) -> LabelledTrack:
     """An object, painted on frames spread over the clip and where it appears and disappears."""
-    clip = annotated.clip
+    clip, scored = annotated.clip, annotated.scored
     shown = sorted(thing.masks)
     # Who paints a frame paints or confirms every object in it. So these frames are the same for all objects.
-    chosen = set(end_to_end(len(clip), PAINTED_FRAMES)) | {shown[0], shown[-1]}
+    chosen = {scored[place] for place in end_to_end(len(scored), PAINTED_FRAMES)} | {shown[0], shown[-1]}
     # Just before it appears and just after it disappears, the annotator marks it as absent.
-    chosen |= {index for index in (shown[0] - 1, shown[-1] + 1) if 0 <= index < len(clip)}
+    before, after = [at for at in scored if at < shown[0]], [at for at in scored if at > shown[-1]]
+    chosen |= {*before[-1:], *after[:1]}
     nothing = np.zeros((clip.height, clip.width), bool)
     painted = {index: rle.decode(thing.masks[index]) if index in thing.masks else nothing for index in sorted(chosen)}
     masks = [one.mask for one in FlowPropagator().propagate(clip, painted)]

@@ -4,8 +4,8 @@ A run is one simulated project: real mp4 clips, a simulated annotator (see annot
 round of learning as in a worker (trajseg.training.round). The candidate is then measured on clips that neither
 the training nor the gate has seen. There are three kinds:
 
-    gain      posters, a style that the base was not trained on: the gate should promote
-    harmful   posters with labels swapped between clips: the gate must reject
+    gain      a style that the base was not trained on (posters, or any data set): the gate should promote
+    harmful   the same style with labels swapped between clips: the gate must reject
     neutral   clips in the style that the base was trained on: there is nothing to gain
 """
 
@@ -13,24 +13,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.data.corrections import HELD_OUT_SHARE
-from trajseg.data.dataset import Dataset
+from trajseg.data.dataset import AnnotatedClip, Dataset
+from trajseg.data.registry import DatasetOptions, open_dataset
 from trajseg.engines.base import Engine
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.evaluation.paired import measure
 from trajseg.files import write_json
-from trajseg.shapes.dataset import ShapesDataset
 from trajseg.shapes.evaluation.annotator import by_side, correct
-from trajseg.shapes.world.conditions import PLAIN, POSTERS
 from trajseg.training.child import PROGRESS
 from trajseg.training.finetune import recipe_for
 from trajseg.training.gate import GateRules
@@ -44,7 +44,9 @@ SEEDS_APART = 1000
 FRESH_SEED, TEST_SEED = 20_000, 30_000
 """Seeds of the first unseen clip of the project's style, and of the first clip of the base's test set."""
 SCAN = 40
-"""Rendered clips, at most, per clip needed on one side of the split."""
+"""Clips looked at, at most, per clip needed on one side of the split."""
+OWN_STYLE, OWN_TEST = "shapes:train", "shapes:test"
+"""Clips that the base was trained on, and its test set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +56,10 @@ class LearningSettings:
     Args:
         checkpoint: name or folder of the base.
         fresh, test: numbers of unseen clips, in the project's style and in the base's own, for the final measurement.
-        height: rows of all clips.
+        height: rows of rendered clips.
         steps: of a training; None: the recipe's.
+        style, unseen: data sets of the projects' videos and of the unseen clips, as named in --data. If both are the
+            same set, no clip of it has both uses.
     """
 
     checkpoint: str = "trajseg-tiny"
@@ -63,13 +67,19 @@ class LearningSettings:
     test: int = 24
     height: int = 160
     steps: int | None = None
+    style: str = "posters:train"
+    unseen: str = "posters:val"
 
     def sets(self) -> Mapping[str, Dataset]:
         """Evaluation sets of the final measurement, by name."""
         return {
-            "fresh": ShapesDataset("val", self.fresh, FRESH_SEED, self.height, condition=POSTERS),
-            "test": ShapesDataset("test", self.test, TEST_SEED, self.height),
+            "fresh": self.clips(self.unseen, self.fresh, FRESH_SEED),
+            "test": self.clips(OWN_TEST, self.test, TEST_SEED),
         }
+
+    def clips(self, data: str, count: int, seed: int) -> Dataset:
+        """At most `count` clips of a data set; `seed` is that of the first one if they are rendered."""
+        return open_dataset(data, DatasetOptions(count=count, seed=seed, height=self.height, if_drawn=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +154,13 @@ def keep_settings(settings: LearningSettings, out: Path) -> None:
     Raises:
         InputError: the folder has runs with other settings.
     """
-    path, form = out / "settings.json", dataclasses.asdict(settings)
+    path, form, usual = out / "settings.json", dataclasses.asdict(settings), dataclasses.asdict(LearningSettings())
     out.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json(path, form)
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    if other := sorted(name for name in form if stored.get(name) != form[name]):
+    # Earlier runs have no settings that were added since.
+    stored = usual | json.loads(path.read_text(encoding="utf-8"))
+    if other := sorted(name for name in form if stored[name] != form[name]):
         raise InputError(
             f"{out} has runs with other values of {', '.join(other)}.", "Use the same settings, or another --out."
         )
@@ -173,6 +184,22 @@ def measure_warm_start(settings: LearningSettings, out: Path) -> Mapping[str, Ma
         load_warm_start(engine.model, path)
         write_json(kept, _scores(settings, engine))
     return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def videos_of(run: LearningRun, settings: LearningSettings) -> list[AnnotatedClip]:
+    """The videos of a run's project, which share none with the unseen clips.
+
+    Raises:
+        InputError: the data set is unknown, its files are missing, or it has too few clips.
+    """
+    seed = SEEDS_APART * (1 + run.seed + (100 if run.kind == "harmful" else 0))
+    data = OWN_STYLE if run.kind == "neutral" else settings.style
+    taken: set[str] = set()
+    if data == settings.unseen:
+        unseen = settings.sets()["fresh"]
+        taken = {unseen[number].name for number in range(len(unseen))}
+    style = settings.clips(data, len(taken) + SCAN * run.videos, seed)
+    return by_side(style, {"train": run.videos - run.held_out, "held-out": run.held_out}, taken)
 
 
 def share_done(run: LearningRun, out: Path) -> float:
@@ -221,12 +248,16 @@ def mean_gain(scores: Mapping[str, Mapping[str, float]], served: Mapping[str, Ma
     return fmean(scores[what][clip] - served[what][clip] for clip in served[what])
 
 
+def standard_error(
+    scores: Mapping[str, Mapping[str, float]], served: Mapping[str, Mapping[str, float]], what: str
+) -> float:
+    """Standard error of `mean_gain`, paired by clip; NaN for a single clip."""
+    gains = [scores[what][clip] - score for clip, score in served[what].items()]
+    return stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+
+
 def _correct(run: LearningRun, settings: LearningSettings, out: Path) -> None:
-    seed = SEEDS_APART * (1 + run.seed + (100 if run.kind == "harmful" else 0))
-    condition = PLAIN if run.kind == "neutral" else POSTERS
-    style = ShapesDataset("train", SCAN * run.videos, seed, settings.height, condition=condition)
-    clips = by_side(style, {"train": run.videos - run.held_out, "held-out": run.held_out})
-    correct(clips, out, shuffled=random.Random(run.seed) if run.kind == "harmful" else None)
+    correct(videos_of(run, settings), out, shuffled=random.Random(run.seed) if run.kind == "harmful" else None)
 
 
 def _round(run: LearningRun, settings: LearningSettings, folder: Path) -> Mapping[str, Any]:
