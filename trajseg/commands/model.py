@@ -89,14 +89,26 @@ def _config(name: str):  # type: ignore[no-untyped-def]
 @click.option("--adapter", type=click.Path(file_okay=False, path_type=Path), required=True, help="A PEFT folder.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
 @click.option("--half", is_flag=True, help="Write float16.")
-def merge(checkpoint: str, adapter: Path, out: Path, half: bool) -> None:
+@click.option("--name", help="Model version of the result [the checkpoint's, and the start of the adapter's hash].")
+def merge(checkpoint: str, adapter: Path, out: Path, half: bool, name: str | None) -> None:
     """Merge an adapter into a checkpoint: the result runs without peft."""
     import torch
 
     from trajseg.engines.trajseg import VideoSegmenter
-    from trajseg.training.adapters import merge_adapter
+    from trajseg.training.adapters import merge_adapter, name_after
+    from trajseg.training.finetune import DEFAULT_REPLAY
+    from trajseg.training.round import DEFAULT_BASE_SET
 
     base = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
-    merge_adapter(base.model, adapter).save_pretrained(out, dtype=torch.float16 if half else None)
+    before = base.model.config.model_name
+    model = merge_adapter(base.model, adapter)
+    config = model.config
+    name_after(config, adapter / "adapter_model.safetensors")
+    config.model_name = name or config.model_name
+    for key, known in (("replay_data", DEFAULT_REPLAY), ("base_set", DEFAULT_BASE_SET)):
+        # A built-in checkpoint's data sets are known by its name, which the result does not have.
+        if before in known and not getattr(config, key, None):
+            setattr(config, key, known[before])
+    model.save_pretrained(out, dtype=torch.float16 if half else None)
     base.processor.save_pretrained(out)
-    click.echo(f"Checkpoint: {out}")
+    click.echo(f"Checkpoint: {out} ({config.model_name})")

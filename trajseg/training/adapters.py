@@ -20,6 +20,7 @@ from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 
 from trajseg.errors import CheckpointError
+from trajseg.files import content_hash
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.config import TrajectoryEncoderShape
 from trajseg.model.trajectory_encoder import TrajectoryEncoder
@@ -175,6 +176,17 @@ def merge_adapter(model: TrajSegModel, folder: Path) -> TrajSegModel:
             f"The adapter in {folder} does not fit this checkpoint: {error}", "Merge it into the one it was trained on."
         ) from error
     return merged.eval()
+
+
+def name_after(config: TrajSegConfig, changes: Path) -> None:
+    """Gives changed weights a model version of their own: the base's, and the start of a file's hash.
+
+    Predictions, adapters and kept scores of two models with the same configuration could not be told apart otherwise.
+
+    Args:
+        changes: the file that determines the changed weights.
+    """
+    config.model_name = f"{config.model_name}-{content_hash(changes)[:8]}"
 
 
 def recompute_layers(model: TrajSegModel) -> None:

@@ -19,6 +19,7 @@ from trajseg.training.adapters import (
     WHOLE,
     LoraSettings,
     add_trajectory_encoder,
+    name_after,
     prepare,
     recompute_layers,
     save_adapter,
@@ -173,6 +174,8 @@ def train_jointly(
         model.eval()
         if recipe.lora is None:
             model.save_pretrained(result)
+            name_after(model.config, result / "model.safetensors")
+            model.config.save_pretrained(result)
             processor.save_pretrained(result)
         else:
             save_adapter(model, recipe.lora, checkpoint, result, recipe.whole)

@@ -313,14 +313,17 @@ def test_an_assembled_checkpoint_is_trained_and_its_adapter_served_removed_and_m
     assert all(torch.equal(tensor, plain[name]) for name, tensor in content(engine).items())
     assert adapted.answer(tiny_clip.path, "the red circle") == other
 
-    merged = VideoSegmenter.from_pretrained(base, "cpu")
-    merge_adapter(merged.model, trained).save_pretrained(tmp_path / "merged")
-    merged.processor.save_pretrained(tmp_path / "merged")
+    merging = ["--checkpoint", str(base), "--adapter", str(trained), "--out", str(tmp_path / "merged")]
+    assert CliRunner().invoke(main, ["model", "merge", *merging]).exit_code == 0
     again = VideoSegmenter.from_pretrained(tmp_path / "merged", "cpu")
     assert {parameter.dtype for parameter in again.model.parameters()} == {torch.bfloat16}
     for name, tensor in content(again).items():
         torch.testing.assert_close(tensor, served[name], atol=1e-3, rtol=0.01)
     assert again.answer(tiny_clip.path, "the red circle").text == other.text
+    # Otherwise its predictions could not be told from the base's, and it would take the base's adapters.
+    assert again.spec.model_version == f"base-{content_hash(trained / 'adapter_model.safetensors')[:8]}"
+    with pytest.raises(CheckpointError, match="was trained on another base"):
+        again.adapted(adapter)
 
 
 def test_a_merged_trajectory_encoder_has_the_precision_of_the_base(

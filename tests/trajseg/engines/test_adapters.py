@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from trajseg import VideoSegmenter
+from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest
 from trajseg.engines.adapters import AdaptedModel, Adapter
 from trajseg.errors import CheckpointError
@@ -122,6 +123,31 @@ def test_over_packed_weights_lora_runs_beside_the_layer(tmp_path: Path) -> None:
     torch.testing.assert_close(model["q"](given), plain + 2 * given @ a.T @ b.T)
     host.put(None)
     assert torch.equal(model["q"](given), plain)
+
+
+def test_over_4_bit_layers_adapters_take_turns_and_leave_nothing_behind(base: VideoSegmenter, tmp_path: Path) -> None:
+    """The layers of bitsandbytes themselves, on the CPU."""
+    pytest.importorskip("bitsandbytes")
+    model = TrajSegModel.from_pretrained(checkpoint_folder("trajseg-tiny"), torch.bfloat16, four_bit=True)
+    first, second = (Adapter.load(published(base.model, seed, tmp_path)) for seed in (1, 2))
+    prompt, host = torch.randn(1, 20, 128, dtype=torch.bfloat16), AdaptedModel(model, "tiny")
+
+    @torch.inference_mode()
+    def states(adapter: Adapter | None) -> torch.Tensor:
+        host.put(adapter)
+        hidden: torch.Tensor = model.language_model(inputs_embeds=prompt).last_hidden_state
+        return torch.cat([hidden[0], model.embed_words(torch.arange(5))]).float()
+
+    before, with_first = states(None), states(first)
+    assert not torch.equal(before, with_first)
+    assert not torch.equal(states(second), with_first)
+    assert torch.equal(states(first), with_first)
+    assert torch.equal(states(None), before)
+    merged = copy.deepcopy(base.model).bfloat16()
+    AdaptedModel(merged, "tiny").put(first)
+    with torch.inference_mode():
+        plain = merged.language_model(inputs_embeds=prompt).last_hidden_state[0].float()
+    assert torch.nn.functional.cosine_similarity(plain, with_first[:20], dim=-1).min() > 0.95
 
 
 def test_swapping_costs_nothing_to_speak_of(base: VideoSegmenter, tmp_path: Path) -> None:

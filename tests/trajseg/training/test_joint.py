@@ -38,9 +38,11 @@ from trajseg.training.adapters import (
     recompute_layers,
     save_adapter,
 )
+from trajseg.training.finetune import replay_data
 from trajseg.training.health import gradient_norms
 from trajseg.training.joint import JointTraining, LossWeights
 from trajseg.training.recipes import JointRecipe, train_jointly
+from trajseg.training.round import base_set_of
 from trajseg.training.run import Part, Schedule, train
 
 SOURCE = ShapesSamples(size=128)
@@ -386,6 +388,11 @@ def test_commands_train_resume_reject_and_merge(tmp_path: Path) -> None:
     assert done.exit_code == 0, (done.output, done.exception)
     merged = VideoSegmenter.from_pretrained(tmp_path / "merged", device="cpu")
     assert merged.model.config.trajectory_encoder is not None
+    assert merged.spec.model_version.startswith("trajseg-tiny-"), "other weights, another version"
+    assert replay_data(str(tmp_path / "merged")) == replay_data("trajseg-tiny")
+    assert base_set_of(str(tmp_path / "merged")) == base_set_of("trajseg-tiny")
+    named = ["model", "merge", *arguments[:-2], str(tmp_path / "named"), "--name", "ours"]
+    assert "(ours)" in run.invoke(main, named).output
 
 
 def test_batch_that_cannot_be_divided_evenly_is_rejected(tmp_path: Path) -> None:
