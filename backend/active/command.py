@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from backend.model_commands import SEED, STEPS
-from trajseg.errors import LabelStudioError, QueueError
+from trajseg.errors import LabelStudioError, QueueError, StoreError
 
 if TYPE_CHECKING:
     from backend.active.rounds import ActiveLearning, Round
@@ -88,27 +88,56 @@ def _say_if_nothing_works(queue: JobQueue) -> None:
         )
 
 
-def _run(learning: ActiveLearning, once: bool, poll: float) -> None:
-    reported, stage, finished = "", None, False
-    learning.look_again()
-    looked = said_at = time.monotonic()
-    while not (finished := learning.finished):
-        lines = learning.step()
+class _Watch:
+    """Steps through the rounds, and reports on them and on what they wait for."""
+
+    def __init__(self, learning: ActiveLearning) -> None:
+        self.learning = learning
+        self.finished = False
+        self._reported = ""
+        self._stage: tuple[int, str] | None = None
+        self._looked: float | None = None
+        self._said_at = time.monotonic()
+
+    def advance(self) -> bool:
+        """Does what can be done now; whether that was anything. Raises StoreError if the store does not answer."""
+        learning, moment = self.learning, time.monotonic()
+        if self._looked is None or moment - self._looked > LOOK_SECONDS:
+            self._looked = moment
+            learning.look_again()
+        self.finished = learning.finished
+        lines = [] if self.finished else learning.step()
         for line in lines:
             click.echo(line)
-        if lines:
-            continue
-        waiting, before, stage = learning.waiting_for(), stage, learning.stage
-        if waiting and waiting != reported and (stage != before or time.monotonic() - said_at > REPORT_SECONDS):
+        if not lines and not self.finished:
+            self._report(learning.waiting_for(), learning.stage)
+        return bool(lines)
+
+    def _report(self, waiting: str, stage: tuple[int, str]) -> None:
+        before, self._stage = self._stage, stage
+        moment = time.monotonic()
+        if waiting and waiting != self._reported and (stage != before or moment - self._said_at > REPORT_SECONDS):
             click.echo(f"Waiting for {waiting.rstrip('.')}.", err=True)
-            reported, said_at = waiting, time.monotonic()
+            self._reported, self._said_at = waiting, moment
+
+
+def _run(learning: ActiveLearning, once: bool, poll: float) -> None:
+    watch, away = _Watch(learning), False
+    while not watch.finished:
+        try:
+            more, away = watch.advance(), False
+        except StoreError as error:
+            if once:
+                raise
+            if not away:
+                click.echo(f"Waiting for the store: {error}", err=True)
+            more, away = False, True
+        if more or watch.finished:
+            continue
         if once:
             break
-        if time.monotonic() - looked > LOOK_SECONDS:
-            looked = time.monotonic()
-            learning.look_again()
         time.sleep(poll)
-    if finished and learning.left > 0:
+    if watch.finished and learning.left > 0:
         click.echo(
             f"No predicted task is left to correct; {learning.left} of the budget remain. To go on, predict more tasks "
             "(Retrieve Predictions in the Data Manager)."

@@ -28,7 +28,7 @@ from backend.store.params import FinetuneParams
 from backend.store.rows import UNFINISHED, UnknownJobError
 from backend.store.standing import Standing
 from trajseg.correction.task_strategy import TaskFacts, load_task_strategy
-from trajseg.errors import InputError, TrajSegError
+from trajseg.errors import InputError, ServiceError, TrajSegError
 from trajseg.files import write_json
 from trajseg.words import counted
 
@@ -43,6 +43,7 @@ class Round:
         number: 1-based.
         tasks: Label Studio's ids, most useful first.
         gone: those of them that were deleted or skipped in Label Studio.
+        trainings: number of the project's trainings before that of the round; None until the round needs one.
         job_id: of the training.
         version, decision, promoted, gain: from the gate; `gain` in J&F, None if it was not measured.
         changed_per_track, minutes_per_track: what people did with the tasks' tracks; see backend.effort.
@@ -54,6 +55,7 @@ class Round:
     began: str = ""
     ended: str = ""
     gone: list[int] = field(default_factory=list)
+    trainings: int | None = None
     job_id: str = ""
     version: str = ""
     decision: str = ""
@@ -215,17 +217,25 @@ class ActiveLearning:
         if retried is not None and retried.state in (*UNFINISHED, "done"):
             current.state = "training"
             return [f"Round {current.number}: its training was retried (job {retried.id})."]
-        # A training that is already running has not seen these corrections.
-        if self._unfinished("refine", "caption", "finetune"):
-            return []
+        if current.trainings is None:
+            # A training that is already running has not seen these corrections.
+            if self._unfinished("refine", "caption", "finetune"):
+                return []
+            current.trainings = len(self._trainings())
+            self._save()
+        # One that was requested after that, by a command that was interrupted before it could say so.
+        requested = self._trainings()[current.trainings :]
         mine = [track for track in self._effort.tracks(self.store, self.project.id) if track.task_id in current.tasks]
         effort = total(mine)
         current.changed_per_track, current.minutes_per_track = effort.changed_per_track, effort.minutes_per_track
-        job, _ = self.jobs.train(self.project, FinetuneParams(steps=self.plan.steps, seed=self.plan.seed))
-        current.state, current.job_id = "training", job.id
+        if requested:
+            job_id = requested[0]
+        else:
+            job_id = self.jobs.train(self.project, FinetuneParams(steps=self.plan.steps, seed=self.plan.seed))[0].id
+        current.state, current.job_id = "training", job_id
         return [
             f"Round {current.number}: corrected, {effort.changed_per_track:.1f} frames and about "
-            f"{effort.minutes_per_track:.1f} minutes per track; training is queued (job {job.id})."
+            f"{effort.minutes_per_track:.1f} minutes per track; training is queued (job {job_id})."
         ]
 
     def _train(self, current: Round) -> list[str]:
@@ -233,7 +243,7 @@ class ActiveLearning:
         if job is not None and job.state in UNFINISHED:
             return []
         if job is None or job.state != "done":
-            current.state = "correcting"
+            current.state, current.trainings = "correcting", None
             self._save()
             raise _training_error(current, job)
         report = (job.result or {}).get("report") or {}
@@ -272,6 +282,12 @@ class ActiveLearning:
         gone = {task for each in self.rounds for task in each.gone}
         return [task for task in candidates if task.task_id not in gone], corrected
 
+    def _trainings(self) -> list[str]:
+        """The ids of the project's trainings, oldest first."""
+        query = select(Job.id).where(Job.project_id == self.project.id, Job.kind == "finetune")
+        with self.store.database.read() as session:
+            return list(session.scalars(query.order_by(Job.created_at, Job.id)))
+
     def _training(self, current: Round) -> Job | None:
         """The round's training; None if it is no longer in the store, which keeps failed jobs for a limited time."""
         try:
@@ -300,9 +316,14 @@ class ActiveLearning:
             return session.scalar(query) or 0
 
     def _save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         record = _Record(self.rounds, self.project.label_studio_id)
-        write_json(self.path, {**asdict(record), "plan": asdict(self.plan)})
+        try:
+            write_json(self.path, {**asdict(record), "plan": asdict(self.plan)})
+        except OSError as error:
+            raise ServiceError(
+                f"The rounds cannot be stored in {self.path}: {error.strerror}.",
+                "Free some disk, or make the folder writable. Run the same command to continue.",
+            ) from error
 
 
 def _training_error(current: Round, job: Job | None) -> TrajSegError:

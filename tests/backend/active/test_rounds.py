@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from backend.active import rounds
 from backend.active.pool import TaskPool
 from backend.active.rounds import ActiveLearning, Plan, Round
 from backend.composition import compose
@@ -25,7 +27,7 @@ from backend.store import Change, Job, ReadAnnotation, Store
 from backend.store.models import now
 from backend.store.notes import JobNotes
 from trajseg.cli import main
-from trajseg.errors import InputError, TrajSegError
+from trajseg.errors import InputError, ServiceError, StoreError, TrajSegError
 from trajseg.tracks import Result, rle
 
 BASE = "trajseg-tiny"
@@ -165,6 +167,43 @@ def test_what_was_stopped_resumes_where_it_was(world: World) -> None:
     world.trained(promoted=True)
     assert world.learning().step() == ["Round 1: Promoted: it is better."]
     assert [each.number for each in world.learning().rounds] == [1]
+
+
+def test_a_training_whose_request_was_interrupted_is_not_requested_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill, or a database that stops, after the training was stored and before the round knows of it."""
+    learning = world.learning()
+    learning.step()
+    for task in (1, 4):
+        world.correct(task)
+    train = world.backend.service.jobs.train
+
+    def interrupted(*given: Any) -> Any:
+        train(*given)
+        raise StoreError("The store does not answer.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.backend.service.jobs, "train", interrupted)
+        with pytest.raises(StoreError):
+            learning.step()
+    world.trained(promoted=True)
+    assert "training is queued" in world.learning().step()[0]
+    assert world.learning().step() == ["Round 1: Promoted: it is better."]
+    assert world.store.jobs.count()["finetune", "done"] == 1
+    assert ("finetune", "queued") not in world.store.jobs.count()
+
+
+def test_rounds_that_cannot_be_stored_say_where_and_what_to_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    learning = world.learning()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rounds, "write_json", full)
+    with pytest.raises(ServiceError, match=r"cannot be stored in .*project-.*: No space left on device") as refused:
+        learning.step()
+    assert "Free some disk" in refused.value.remedy
 
 
 def test_corrections_that_are_still_carried_on_are_waited_for(world: World) -> None:
@@ -331,6 +370,29 @@ def test_the_command_does_what_it_can_and_prints_all_rounds_as_json(
     assert json.loads(last.output.splitlines()[-1])["rounds"][0]["promoted"] is True
     assert (Path(settings.data_dir) / "active" / f"project-{world.project.id}.json").exists()
     assert CliRunner().invoke(main, ["active", "--project", "9", "--budget", "4"]).exit_code == 2
+
+
+def test_the_command_waits_for_a_store_that_restarts(
+    world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAJSEG_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    step, asked = ActiveLearning.step, iter([True, True, False, False])
+
+    def restarting(learning: ActiveLearning) -> list[str]:
+        if next(asked):
+            raise StoreError("The store does not answer.")
+        said = step(learning)
+        # So that the command ends.
+        monkeypatch.setattr(ActiveLearning, "finished", True)
+        return said
+
+    monkeypatch.setattr(ActiveLearning, "step", restarting)
+    words = ["active", "--project", "7", "--budget", "4", "--batch", "2", "--poll", "0.05"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("Waiting for the store: The store does not answer.") == 1
+    assert "Round 1: correct these tasks, the most useful first: 1, 4" in done.output
 
 
 def test_a_second_command_for_the_same_project_is_refused(
