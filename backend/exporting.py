@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from backend.addresses import shown_address
 from backend.fetch import FetchPolicy, fetched
 from backend.settings import Settings
 from backend.store import Store
@@ -94,7 +95,13 @@ class ProjectExport:
     def _open(self, task: StandingTask, stack: ExitStack) -> tuple[Clip, str]:
         assert self.videos is not None
         path = stack.enter_context(self.videos(task.video))
-        return open_clip(path), f"sha256:{content_hash(path)}"
+        found = content_hash(path)
+        if task.video_hashes - {found}:
+            raise InputError(
+                f"The video {shown_address(task.video)} is another file than the one that was labelled.",
+                "Put that file back, or predict the task again and correct the new prediction.",
+            )
+        return open_clip(path), f"sha256:{found}"
 
     def _skip(self, name: str, error: InputError | ServiceError) -> None:
         self.report.skipped.append((name, str(error)))

@@ -89,6 +89,17 @@ def curve(versions: Sequence[ModelVersion]) -> list[CurvePoint]:
     return points
 
 
+def identities(versions: Sequence[ModelVersion]) -> dict[int, str]:
+    """The identity of each task's video in the newest training that had it; copies of a video share one."""
+    newest: dict[int, str] = {}
+    for version in sorted(versions, key=lambda version: version.number):
+        for clip in (version.manifest.get("data") or {}).get("clips") or ():
+            word, _, task = str(clip.get("name")).partition("-")
+            if word == "task" and task.isdecimal() and clip.get("identity"):
+                newest[int(task)] = str(clip["identity"])
+    return newest
+
+
 def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
     """How many more videos of a project should be corrected before the next training is worthwhile.
 

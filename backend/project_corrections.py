@@ -18,6 +18,7 @@ from backend.exporting import export_corrections
 from backend.settings import Settings, load_settings
 from backend.store import Annotation, Job, Store
 from backend.store.standing import Standing
+from trajseg.data.corrections import intact
 from trajseg.errors import InputError
 
 KEPT_DAYS = 7.0
@@ -27,7 +28,8 @@ KEPT_DAYS = 7.0
 def corrections_folder(number: int) -> Path:
     """The current corrections of Label Studio project `number`, in the format of `trajseg export`.
 
-    The same folder as before if nothing has changed. Tasks whose videos are unavailable are listed on stderr.
+    The same folder as before if nothing has changed. Tasks whose videos are unavailable, or were replaced by other
+    files, are listed on stderr.
 
     Raises:
         InputError: the project is not connected, or nobody has annotated any of its tasks.
@@ -51,8 +53,10 @@ def _exported(store: Store, settings: Settings, project_id: int, number: int) ->
     root = settings.data_dir / "datasets"
     folder = root / f"project-{project_id}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
     if (folder / "manifest.json").is_file():
-        os.utime(folder)
-        return folder
+        if intact(folder):
+            os.utime(folder)
+            return folder
+        shutil.rmtree(folder)
     root.mkdir(parents=True, exist_ok=True)
     _forget(root)
     partial = root / f".{folder.name}.{os.getpid()}"

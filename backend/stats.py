@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
 
 from backend.effort import Effort, EffortReader, VersionEffort, by_version
-from backend.learning_curve import Advice, advice, curve
+from backend.learning_curve import Advice, advice, curve, identities
 from backend.store import Job, Project, Store
 from backend.store.standing import Standing
 
@@ -59,17 +59,34 @@ def project_stats(store: Store, project: Project, reader: EffortReader | None = 
     """The current statistics of a project."""
     corrected = {task for _, task in Standing(store).annotations(project.id)}
     tracks = (reader or EffortReader()).tracks(store, project.id)
-    points = curve(store.versions.list(project.id))
-    videos = _videos(store, project, corrected)
+    versions = store.versions.list(project.id)
+    points = curve(versions)
+    videos = _videos(store, project, corrected, identities(versions))
     return ProjectStats(project, by_version(tracks), len(corrected), advice(points, videos))
 
 
-def _videos(store: Store, project: Project, tasks: Set[int]) -> int:
-    """How many videos these tasks are about; several tasks may share one."""
-    query = select(Job.task_id, Job.video).where(Job.project_id == project.id, Job.kind == "prelabel")
+def _videos(store: Store, project: Project, tasks: Set[int], known: Mapping[int, str]) -> int:
+    """How many videos these tasks are about.
+
+    Two tasks share a video if they have the same address, if their files are equal, or if a training recognised one as
+    a copy of the other.
+
+    Args:
+        known: identity of the video by task, from trainings.
+    """
+    query = select(Job.task_id, Job.video, Job.result["video_hash"].as_string()).where(
+        Job.project_id == project.id, Job.kind == "prelabel"
+    )
+    names: dict[int, set[str]] = {task: {known.get(task, f"task {task}")} for task in tasks}
     with store.database.read() as session:
-        video_of = {task: video for task, video in session.execute(query) if task in tasks}
-    return len({video_of.get(task, task) for task in tasks})
+        for task, video, found in session.execute(query.order_by(Job.created_at)):
+            if task in tasks:
+                names[task] |= {f"address {video}"} | ({f"sha256:{found}"} if found else set())
+    videos: dict[str, set[str]] = {}
+    for shared in names.values():
+        joined = shared.union(*(videos[name] for name in shared if name in videos))
+        videos |= dict.fromkeys(joined, joined)
+    return len({id(video) for video in videos.values()})
 
 
 def _figures(effort: Effort) -> dict[str, Any]:

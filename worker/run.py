@@ -39,6 +39,7 @@ from trajseg.errors import (
     TrajSegError,
     hidden_exit,
 )
+from trajseg.files import content_hash
 from trajseg.pictures.frame_number import numbered
 from trajseg.tracks import Result
 from trajseg.video import Clip, DecoderLimits, guarded_clip, save_frame
@@ -174,6 +175,7 @@ class _Run(JobContext[JobParams]):
         self._turn = Turn(resident.store, job, resident.settings.stale_after_seconds)
         self._stack = ExitStack()
         self._clip: Clip | None = None
+        self._video_hash: str | None = None
 
     def do(self) -> Delivery | None:
         """Runs the kind's work and stores its outcome. Returns the delivery that is due, if any."""
@@ -188,9 +190,8 @@ class _Run(JobContext[JobParams]):
                 # Before the result is stored: its delivery needs the pictures.
                 self._write_key_frames(outcome.result, outcome.notes)
         follow_up = [request.row() for request in outcome.follow_up]
-        delivery = self.store.runs.finish(
-            self.job.id, self.token, outcome.result, outcome.notes, outcome.report, follow_up
-        )
+        notes = outcome.notes.model_copy(update={"video_hash": self._video_hash})
+        delivery = self.store.runs.finish(self.job.id, self.token, outcome.result, notes, outcome.report, follow_up)
         if outcome.result is not None:
             self.resident.tally.add(self.job.kind, outcome.result.timings)
         self._queue([row["id"] for row in follow_up])
@@ -273,6 +274,7 @@ class _Run(JobContext[JobParams]):
             self.store.jobs.release_put_off()
             self._courier.breaker.succeeded()
         clip = self._open(path)
+        self._video_hash = content_hash(path)
         self.timings["open"] = time.perf_counter() - started - self.timings["fetch"]
         return clip
 

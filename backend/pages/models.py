@@ -102,10 +102,16 @@ class VersionView:
     @property
     def trained_on(self) -> str:
         """How much it was trained on, if known."""
-        sides = [clip.get("side") for clip in (self.version.manifest.get("data") or {}).get("clips", ())]
-        count = sides.count("train")
-        videos = f"{counted(count, 'video')}"
-        return f"trained on {videos}, {sides.count('held-out')} held out" if sides else ""
+        manifest = self.version.manifest
+        clips = (manifest.get("data") or {}).get("clips", ())
+        # Several tasks may be about the same video.
+        sides = [*{clip.get("identity") or clip.get("name"): clip.get("side") for clip in clips}.values()]
+        videos = (
+            f"trained on {counted(sides.count('train'), 'video')}, {sides.count('held-out')} held out" if sides else ""
+        )
+        missing = manifest.get("left_out") or ()
+        left_out = f"{counted(len(missing), 'task')} left out: {missing[0][1]}" if missing else ""
+        return "; ".join(filter(None, (videos, left_out)))
 
     @property
     def can_be_promoted(self) -> bool:

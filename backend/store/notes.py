@@ -69,10 +69,12 @@ class JobNotes(Note):
     Attributes:
         doubt: 0 to 1, the mean doubt over the frames of the least certain track; None if it was not measured.
         visible: tracks that have a mask in some frame; None in rows of earlier versions.
+        video_hash: SHA-256 of the file that the job's video was at that time; None in rows of earlier versions.
     """
 
     doubt: float | None = None
     visible: int | None = None
+    video_hash: str | None = None
     review: tuple[TrackReview, ...] = ()
     refinement: tuple[TrackRefinement, ...] = ()
     warnings: tuple[TrackWarning, ...] = ()

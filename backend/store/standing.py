@@ -60,6 +60,7 @@ class StandingTask:
         model_version: that predicted what the person started from.
         tracks: including rejected ones.
         expressions: the instructions and the tracks they refer to.
+        video_hashes: SHA-256 of the files that its jobs read at `video`, as far as known; several if it was replaced.
     """
 
     project_id: int
@@ -75,6 +76,7 @@ class StandingTask:
     expressions: tuple[Expression, ...] = ()
     annotation_id: int | None = None
     who: str = ""
+    video_hashes: frozenset[str] = frozenset()
 
 
 class Standing:
@@ -197,7 +199,8 @@ class Standing:
         tracks: list[StandingTrack] = []
         expressions = []
         for job, result in results:
-            if (result.width, result.height, result.frame_count) != (base.width, base.height, base.frame_count):
+            same_size = (result.width, result.height, result.frame_count) == (base.width, base.height, base.frame_count)
+            if not same_size or len(_video_hashes(job, base_job)) > 1:
                 # The task's video was replaced; results for the old one are about something else.
                 continue
             uids = []
@@ -220,6 +223,7 @@ class Standing:
             base_job.model_version,
             tuple(tracks),
             tuple(expressions),
+            video_hashes=_video_hashes(base_job),
         )
 
     # Tasks with an annotation
@@ -270,6 +274,7 @@ class Standing:
             expressions_of(tracks, source.instruction),
             annotation.annotation_id,
             annotation.who,
+            _video_hashes(base_job, refine_job),
         )
 
     def _began_with(
@@ -291,3 +296,8 @@ class Standing:
                     uid = unused_uid(track.uid, [known.uid for known in found.values()])
                     found[held.label] = replace(track, uid=uid, label=held.label)
         return found
+
+
+def _video_hashes(*jobs: Job | None) -> frozenset[str]:
+    """The hashes of the files that jobs read, as far as known."""
+    return frozenset(found for job in jobs if job is not None and (found := job.notes.video_hash))

@@ -16,6 +16,7 @@ from backend.effort import EffortReader, by_version, total
 from backend.settings import Settings
 from backend.stats import project_stats
 from backend.store import Change, Job, JobRequest, ReadAnnotation, Store
+from backend.store.notes import JobNotes
 from trajseg.cli import main
 from trajseg.tracks import Result, rle
 
@@ -36,14 +37,14 @@ class World:
         self.store, self.result = store, result
         self.project = store.projects.upsert(7, "http://studio", "<View/>").id
 
-    def predicted(self, task: int, version: str, video: str = "") -> Job:
+    def predicted(self, task: int, version: str, video: str = "", video_hash: str | None = None) -> Job:
         video = video or f"v{task}"
         job, _ = self.store.jobs.add("prelabel", self.project, task, video, "it", "prelabel", model_version=version)
-        return self.finished(job, version)
+        return self.finished(job, version, video_hash)
 
-    def finished(self, job: Job, version: str) -> Job:
+    def finished(self, job: Job, version: str, video_hash: str | None = None) -> Job:
         made = replace(copy.deepcopy(self.result), model_version=version)
-        self.store.runs.finish(job.id, self.store.runs.start(job.id) or "", made)
+        self.store.runs.finish(job.id, self.store.runs.start(job.id) or "", made, JobNotes(video_hash=video_hash))
         return self.store.jobs.get(job.id)
 
     def annotate(self, job: Job, number: int, days: int, *kinds: str, request: bool = False) -> Job | None:
@@ -148,3 +149,17 @@ def test_several_tasks_about_one_video_are_one_corrected_video(world: World) -> 
         world.annotate(world.predicted(task, BASE, video), 10 + task, task, "edited")
     found = project_stats(world.store, world.store.projects.of_label_studio(7))
     assert (found.corrected, found.advice.videos) == (3, 8)
+
+
+def test_a_video_counts_once_under_several_addresses_and_as_a_copy(world: World) -> None:
+    videos = [("a", "1"), ("b", "1"), ("a", None), ("c", "2"), ("d", "3"), ("e", "4")]
+    for task, (address, video_hash) in enumerate(videos, 1):
+        world.annotate(world.predicted(task, BASE, address, video_hash), 10 + task, task, "edited")
+    project = world.store.projects.of_label_studio(7)
+    assert project_stats(world.store, project).advice.videos == 6, "four of about ten: a, c, d and e"
+    job, _ = world.store.jobs.add("finetune", world.project, None, "", "", "finetune")
+    version = world.store.versions.of_job(world.project, BASE, job.id)
+    # The training recognised the video of task 4 as a copy of that of task 2.
+    clips = [{"name": name, "identity": "sha256:1", "side": "train"} for name in ("task-2", "task-4")]
+    world.store.versions.decide(version.id, False, "", "", {"data": {"clips": clips}})
+    assert project_stats(world.store, project).advice.videos == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -18,6 +19,7 @@ from backend import exporting
 from backend.exporting import export_corrections
 from backend.settings import Settings
 from backend.store import Change, ReadAnnotation, Store
+from backend.store.notes import JobNotes
 from trajseg.cli import main
 from trajseg.data import corrections
 from trajseg.data.corrections import Corrections, side_of
@@ -184,6 +186,35 @@ def test_a_copy_that_was_encoded_again_is_recognised(project: Project, tiny_clip
     assert pairs == [[f"sha256:{content_hash(path)}" for path in (tiny_clip.path, copy)]]
 
 
+def corrected(project: Project, tiny_clip: Any, task: int, video: Path) -> str:
+    """A task that was predicted on this file as it is now, and corrected; returns the id of its job."""
+    job, _ = project.store.jobs.add("prelabel", project.id, task, str(video), "the red square", "prelabel")
+    token, result = project.store.runs.start(job.id) or "", result_of(tiny_clip, str(video))
+    project.store.runs.finish(job.id, token, result, JobNotes(video_hash=content_hash(video)))
+    seen = Change("track-1", 0, "unchanged", "t1", job.id, "tiny", rle.encode(tiny_clip.red[0]))
+    project.store.corrections.record(ReadAnnotation(project.id, task, 10 + task, "v1", NOON, "", job.id), [seen])
+    return job.id
+
+
+def test_corrections_of_a_video_that_was_replaced_are_left_out(
+    project: Project, tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their masks are about other pictures, also where the new file has the same size and length."""
+    monkeypatch.setenv("TRAJSEG_MEDIA_DIRS", f"{tiny_clip.path.parent},{tmp_path}")
+    video, frames = tmp_path / "clip.mp4", [frame for _, frame in open_clip(tiny_clip.path).frames()]
+    write_video(video, frames, 12.0)
+    corrected(project, tiny_clip, 4, video)
+    assert export_corrections(project.store, Settings(), project.id, tmp_path / "before").skipped == []
+    write_video(video, [255 - frame for frame in frames], 12.0)
+    report = export_corrections(project.store, Settings(), project.id, tmp_path / "after")
+    ((name, reason),) = report.skipped
+    assert name == "task 4"
+    assert "clip.mp4 is another file than the one that was labelled" in reason
+    project.store.corrections.withdraw(project.id, 14)
+    corrected(project, tiny_clip, 4, video)
+    assert export_corrections(project.store, Settings(), project.id, tmp_path / "again").skipped == []
+
+
 @pytest.fixture
 def by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry point as pyproject.toml has it, also where another version is installed."""
@@ -222,3 +253,32 @@ def test_a_project_without_corrections_and_an_unknown_one_say_so(project: Projec
         open_dataset("corrections:8")
     with pytest.raises(InputError, match="9"):
         open_dataset("corrections:9")
+
+
+@pytest.mark.usefixtures("by_number")
+def test_a_video_that_was_overwritten_in_place_is_noticed(
+    project: Project,
+    tiny_clip: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An exported video may be a hard link to the project's own file."""
+    monkeypatch.setenv("TRAJSEG_MEDIA_DIRS", f"{tiny_clip.path.parent},{tmp_path}")
+    video, other = (tmp_path / f"{name}.mp4" for name in ("clip", "other"))
+    frames = [frame for _, frame in open_clip(tiny_clip.path).frames()]
+    write_video(video, frames, 12.0)
+    write_video(other, [255 - frame for frame in frames], 12.0)
+    corrected(project, tiny_clip, 4, video)
+    side = side_of(f"sha256:{content_hash(video)}")
+    first = open_dataset(f"corrections:7:{side}")
+    assert isinstance(first, Corrections)
+    assert open_dataset(f"corrections:7:{side}").name == first.name
+    video.write_bytes(other.read_bytes())
+    stale = Corrections(first.folder, side)
+    (place,) = (number for number in range(len(stale)) if stale.corrected(number).name == "task-4")
+    with pytest.raises(InputError, match="is no longer the video that was corrected"):
+        stale[place]
+    with suppress(InputError):  # nothing else may be on this side
+        open_dataset(f"corrections:7:{side}")
+    assert "left out: task 4: The video" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from backend.settings import Settings
 from backend.store import Job, Store
 from trajseg.engines.base import PLAIN, EngineSpec, RunContext
 from trajseg.engines.segmentation import Segmentation
+from trajseg.files import content_hash
 from trajseg.progress import Progress
 from trajseg.video import Clip
 from worker import run as jobs
@@ -76,6 +77,7 @@ def test_a_job_ends_with_its_tracks_in_the_store(store: Store, ask: Ask, tiny_cl
     run(job.id)
     done = store.jobs.get(job.id)
     assert (done.state, done.frames_done, done.frames_total) == ("done", 12, 12)
+    assert done.notes.video_hash == content_hash(tiny_clip.path)
     result = store.jobs.result(job.id)
     assert result.video == str(tiny_clip.path)
     assert [track.caption for track in result.tracks] == ["something red", "something blue"]

@@ -5,8 +5,8 @@ Studio's project 12, exported by the backend. The videos are split permanently i
 identity: a video stays on its side while the project grows, even if it returns at another address or in another task.
 Training uses `train` and rejects the other side; scoring uses `held-out` unless `:train` is named.
 
-A video and its copies (encoded again, scaled or cut) count as one video, held out only if each of them would be. A copy
-that is added later may thus move a held-out video to `train`, but nothing ever moves the other way.
+A video and its copies (encoded again, scaled, cut or mirrored) count as one video, held out only if each of them would
+be. A copy that is added later may thus move a held-out video to `train`, but nothing ever moves the other way.
 
 In training a mask is weighted by the trust of its frame (WEIGHTS), and frames on which no track has weight are skipped.
 Held-out videos are scored only on frames that a person vouched for in every track. A caption that a person vouched for
@@ -29,6 +29,7 @@ from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.registry import DatasetOptions
 from trajseg.data.sentences import plain_words
 from trajseg.errors import InputError
+from trajseg.files import content_hash
 from trajseg.siblings import stranger
 from trajseg.tracks.track import MaskTrack
 from trajseg.tracks.trust import BY_WORD, Trust
@@ -51,6 +52,7 @@ WEIGHTS: Mapping[Trust, float] = {
     Trust.PREDICTED: 0.0,
     Trust.UNKNOWN: 0.0,
 }
+SHA256_DIGITS = 64
 REMEDY = "Write it again: trajseg export --project N --format trajseg --out FOLDER."
 
 
@@ -72,11 +74,12 @@ class CorrectedTrack:
 
 @dataclass(frozen=True)
 class CorrectedClip:
-    """A clip of an export, without its pictures."""
+    """A clip of an export, without its pictures. `intact`: its video is still the file that was exported."""
 
     name: str
     video: Path
     identity: str
+    intact: bool
     width: int
     height: int
     frame_count: int
@@ -202,7 +205,7 @@ class Corrections(Dataset):
         if corrected.name not in self._opened:
             clip = open_clip(corrected.video)
             size = (clip.width, clip.height, len(clip))
-            if size != (corrected.width, corrected.height, corrected.frame_count):
+            if not corrected.intact or size != (corrected.width, corrected.height, corrected.frame_count):
                 raise InputError(f"{corrected.video} is no longer the video that was corrected.", REMEDY)
             self._opened[corrected.name] = clip
         return self._opened[corrected.name]
@@ -273,6 +276,31 @@ def _of_project(number: int) -> Path:
     )
 
 
+def intact(folder: Path) -> bool:
+    """Whether each video of an export is still the file that was exported.
+
+    It may not be: an exported video can be a hard link to a file that somebody has overwritten.
+    """
+    videos = ((_inside(folder, str(entry["video"])), entry) for entry in _entries(folder) if entry.get("video"))
+    return all(_is_intact(video, _text(entry, "identity", folder), folder) for video, entry in videos)
+
+
+def _is_intact(video: Path, identity: str, folder: Path) -> bool:
+    expected = identity.removeprefix("sha256:")
+    try:
+        stat = video.stat()
+        # Other identities are not hashes of the file.
+        if (
+            len(expected) != SHA256_DIGITS
+            or max(stat.st_mtime_ns, stat.st_ctime_ns) <= (folder / "manifest.json").stat().st_mtime_ns
+        ):
+            return True
+        # Not necessarily another content: a new link to the file changes its times, too.
+        return content_hash(video) == expected
+    except OSError:
+        return False
+
+
 def _entries(folder: Path) -> list[dict[str, Any]]:
     manifest = _json(folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
@@ -326,8 +354,9 @@ def _clip(folder: Path, entry: Mapping[str, Any], videos: Mapping[str, _Video]) 
         )
     if any(len(held.trust) != count or len(held.track) != count for held in tracks):
         raise InputError(f"A track of the clip {name} of {folder} does not have {count} frames.", REMEDY)
-    identity = videos[_text(entry, "identity", folder)].identity
-    return CorrectedClip(name, video, identity, width, height, count, tracks, said)
+    own = _text(entry, "identity", folder)
+    intact = _is_intact(video, own, folder)
+    return CorrectedClip(name, video, videos[own].identity, intact, width, height, count, tracks, said)
 
 
 def _track(form: Mapping[str, Any], width: int, height: int) -> CorrectedTrack:

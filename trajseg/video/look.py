@@ -1,8 +1,9 @@
 """A video's look: small grey pictures of its frames, by which a copy of it is recognised.
 
-A copy may have been encoded again, scaled or cut: its bytes differ, but its frames look alike. Other videos of the same
-camera differ wherever something moves. Mirrored, cropped and recoloured copies are not recognised, nor are videos in
-which hardly anything moves: they look like each other even if they are no copies.
+A copy may have been encoded again, scaled, cut or mirrored (left and right): its bytes differ, but its frames look
+alike. Other videos of the same camera differ wherever something moves. Cropped, rotated and recoloured copies are not
+recognised, nor are copies that have a border, or that play backwards, nor single frames of a video. Neither are videos
+in which hardly anything moves: they look like each other even if they are no copies.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Look:
 
     def shares_frames_with(self, other: Look) -> bool:
         """Whether one of the two is a copy of the other, or of a quarter of it or more."""
-        return self._is_found_in(other) or other._is_found_in(self)
+        mirrored = Look(other.pictures[:, :, ::-1])
+        return any(self._is_found_in(copy) or copy._is_found_in(self) for copy in (other, mirrored))
 
     def _is_found_in(self, other: Look) -> bool:
         """Whether frames that differ from each other are found in another video, in the same order."""

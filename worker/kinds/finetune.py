@@ -40,6 +40,8 @@ POLL_SECONDS = 0.5
 SAVING_SECONDS = 120.0
 """How long the child may take to finish its step and save its state."""
 LAST_LINES = 5
+LEFT_OUT = "left-out.json"
+"""In a training's folder: tasks whose corrections were not exported, with the reason."""
 
 
 def do(context: JobContext[FinetuneParams]) -> JobOutcome:
@@ -72,6 +74,7 @@ def _decided(context: JobContext[FinetuneParams], version: ModelVersion, work: P
         published = (context.settings.data_dir / target / MANIFEST).exists()
         manifest = read_manifest(context.settings.data_dir / target).to_json() if published else {"decision": decision}
         folder = str(target) if published else ""
+        manifest["left_out"] = json.loads((work / LEFT_OUT).read_text("utf-8")) if (work / LEFT_OUT).exists() else []
         version = context.store.versions.decide(
             version.id, decision["promoted"], decision["reason"], folder, manifest, context.token
         )
@@ -89,7 +92,7 @@ def _train(context: JobContext[FinetuneParams], version: ModelVersion, work: Pat
         # Exported once: a resumed training must see the same data.
         shutil.rmtree(work, ignore_errors=True)
         private_folder(work)
-        _export(context, version.project_id, corrections)
+        write_json(work / LEFT_OUT, _export(context, version.project_id, corrections))
     task = _task(context, version, corrections, work, target)
     if _begun_with(work) not in (None, task["recipe"]):
         log.warning("%s: its recipe has changed since the training began, which starts over", version.name)
@@ -101,14 +104,20 @@ def _train(context: JobContext[FinetuneParams], version: ModelVersion, work: Pat
     _run(context, work)
 
 
-def _export(context: JobContext[FinetuneParams], project_id: int, corrections: Path) -> None:
-    """Writes the project's corrections. Raises ServiceError if a video cannot be had now: training waits for it."""
+def _export(context: JobContext[FinetuneParams], project_id: int, corrections: Path) -> list[tuple[str, str]]:
+    """Writes the project's corrections; returns tasks that had to be left out, with the reason.
+
+    Raises ServiceError if a video is unavailable now: training waits for it.
+    """
     report = export_corrections(
         context.store, context.settings, project_id, corrections, lambda _done, _all: context.alive()
     )
     if report.unavailable is not None:
         shutil.rmtree(corrections, ignore_errors=True)
         raise report.unavailable
+    for name, reason in report.skipped:
+        log.warning("%s is not trained on: %s", name, reason)
+    return report.skipped
 
 
 def _outcome(context: JobContext[FinetuneParams], version: ModelVersion) -> JobOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trajseg.shapes.world.render import render
+from trajseg.shapes.world.scenes import sample_scene
 from trajseg.video import open_clip, write_video
 from trajseg.video.look import CELLS, MOST_FRAMES, Look
 
@@ -41,6 +44,19 @@ def scaled(frames: list[np.ndarray], times: float) -> list[np.ndarray]:
     return [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames]
 
 
+class DrawnClip:
+    """A clip of these frames, uint8 [T, H, W, 3]."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def frames(self, _indices: None) -> Iterator[tuple[int, np.ndarray]]:
+        return enumerate(self.pictures)
+
+
 @pytest.fixture
 def original(tmp_path: Path) -> Look:
     return look(tmp_path, scene(1))
@@ -56,8 +72,18 @@ def original(tmp_path: Path) -> Look:
         lambda frames: frames[:20],
         lambda frames: frames[::2],
         lambda frames: [*scene(5, 30, camera=1), *frames[10:30]],
+        lambda frames: [frame[:, ::-1] for frame in frames[5:]],
     ],
-    ids=["encoded again", "smaller", "larger", "start cut off", "first half", "half the rate", "in another video"],
+    ids=[
+        "encoded again",
+        "smaller",
+        "larger",
+        "start cut off",
+        "first half",
+        "half the rate",
+        "in another video",
+        "mirrored",
+    ],
 )
 def test_a_copy_is_recognised(original: Look, tmp_path: Path, copied: Any) -> None:
     copy = look(tmp_path, copied(scene(1)), crf=26)
@@ -69,6 +95,13 @@ def test_another_video_of_the_same_camera_is_no_copy(original: Look, tmp_path: P
     for seed in (2, 3):
         assert not original.shares_frames_with(look(tmp_path, scene(seed)))
     assert not original.shares_frames_with(look(tmp_path, scene(1, camera=1)))
+
+
+def test_clips_of_the_shapes_world_are_no_copies_of_each_other_not_even_mirrored() -> None:
+    """Their backgrounds are plain and alike, so this is the hard case."""
+    scenes = [sample_scene(seed, "val") for seed in range(16)]
+    looks = [Look.of(DrawnClip(render(each, 48, list(range(0, each.frame_count, 4)))[0])) for each in scenes]  # type: ignore[arg-type]
+    assert not any(one.shares_frames_with(other) for one, other in combinations(looks, 2))
 
 
 def test_videos_in_which_hardly_anything_moves_are_not_called_copies(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +18,12 @@ import pytest
 import torch
 
 from backend.engines import OfferedEngines
+from backend.pages.models import VersionView
 from backend.service.training import request_training
 from backend.settings import Settings
-from backend.store import Job, Store
+from backend.store import Job, ReadAnnotation, Store
 from backend.store.models import Project
+from backend.store.notes import JobNotes
 from backend.store.params import FinetuneParams
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.folders import checkpoint_folder
@@ -28,6 +31,7 @@ from trajseg.checkpoints.manifest import AdapterManifest, publish
 from trajseg.data.registry import DatasetOptions, open_dataset
 from trajseg.files import content_hash
 from trajseg.shapes.evaluation.annotator import by_side, correct
+from trajseg.tracks import Result
 from trajseg.training.adapters import HEADS, LoraSettings, prepare, save_adapter
 from trajseg.training.finetune import FinetuneRecipe
 from trajseg.training.round import RoundTask, task_from_json
@@ -282,6 +286,29 @@ def test_a_promotion_labels_again_even_if_its_worker_dies_at_once(
     assert world.store.jobs.get(job.id).state == "done"
     [again] = world.store.jobs.newest(state="queued")
     assert (again.kind, again.task_id, again.model_version) == ("prelabel", 1, "trajseg-tiny/project-12@1")
+
+
+def test_a_training_names_the_corrections_that_it_left_out(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The video of task 1 was replaced by another file after it was labelled."""
+    store, project, video = world.store, world.project.id, world.video
+    shown, _ = store.jobs.add("prelabel", project, 1, video, "the red square", "prelabel")
+    result = Result(video, 12.0, 96, 64, 12, "the red square", "", BASE, [])
+    store.runs.finish(shown.id, store.runs.start(shown.id) or "", result, JobNotes(video_hash="of another file"))
+    store.corrections.record(ReadAnnotation(project, 1, 11, "v1", datetime.now(UTC), "", shown.id), [])
+
+    def child(_context: Any, folder: Path) -> None:
+        (folder / "decision.json").write_text(json.dumps({"promoted": False, "reason": "Not promoted.", "gain": None}))
+
+    monkeypatch.setattr(finetune, "_run", child)
+    job, _ = request_training(store, world.project, ENGINES)
+    run(job.id)
+    (version,) = store.versions.list(project)
+    ((task, reason),) = version.manifest["left_out"]
+    assert task == "task 1"
+    assert "is another file than the one that was labelled" in reason
+    assert VersionView(version).trained_on.startswith("1 task left out: The video ")
 
 
 def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
