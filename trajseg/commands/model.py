@@ -102,8 +102,8 @@ def merge(checkpoint: str, adapter: Path, out: Path, half: bool, name: str | Non
     base = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
     before = base.model.config.model_name
     model = merge_adapter(base.model, adapter)
+    name_after(model, adapter / "adapter_model.safetensors")
     config = model.config
-    name_after(config, adapter / "adapter_model.safetensors")
     config.model_name = name or config.model_name
     for key, known in (("replay_data", DEFAULT_REPLAY), ("base_set", DEFAULT_BASE_SET)):
         # A built-in checkpoint's data sets are known by its name, which the result does not have.

@@ -178,7 +178,7 @@ def merge_adapter(model: TrajSegModel, folder: Path) -> TrajSegModel:
     return merged.eval()
 
 
-def name_after(config: TrajSegConfig, changes: Path) -> None:
+def name_after(model: TrajSegModel, changes: Path) -> None:
     """Gives changed weights a model version of their own: the base's, and the start of a file's hash.
 
     Predictions, adapters and kept scores of two models with the same configuration could not be told apart otherwise.
@@ -186,7 +186,7 @@ def name_after(config: TrajSegConfig, changes: Path) -> None:
     Args:
         changes: the file that determines the changed weights.
     """
-    config.model_name = f"{config.model_name}-{content_hash(changes)[:8]}"
+    model.config.model_name = f"{model.config.model_name}-{content_hash(changes)[:8]}"
 
 
 def recompute_layers(model: TrajSegModel) -> None:

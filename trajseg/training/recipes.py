@@ -174,7 +174,7 @@ def train_jointly(
         model.eval()
         if recipe.lora is None:
             model.save_pretrained(result)
-            name_after(model.config, result / "model.safetensors")
+            name_after(model, result / "model.safetensors")
             model.config.save_pretrained(result)
             processor.save_pretrained(result)
         else:

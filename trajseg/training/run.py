@@ -172,10 +172,11 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = run or accelerator(cpu=next(module.parameters()).device.type == "cpu")
+    scaler: Any = run.scaler
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser: Any = optimiser_of(module, schedule.muon, schedule.betas, schedule.weight_decay, times)
     state_file = folder / "state.pt"
-    step, used = _load(state_file, module, optimiser, run.scaler) if state_file.exists() else (0, 0.0)
+    step, used = _load(state_file, module, optimiser, scaler) if state_file.exists() else (0, 0.0)
     # With several processes, hooks are attached to a module's forward, so the loss takes its place.
     stepper = run.prepare_model(_Loss(module, loss), device_placement=False)
     optimiser = run.prepare_optimizer(optimiser, device_placement=False)
@@ -190,7 +191,7 @@ def train(
         nonlocal saved
         saved = time.monotonic()
         if run.is_main_process:
-            _save(state_file, module, optimiser, run.scaler, step, time.monotonic() - started, whole)
+            _save(state_file, module, optimiser, scaler, step, time.monotonic() - started, whole)
 
     def log(rate: float) -> None:
         means = _agreed(run, {name: fmean(each) for name, each in sorted(seen.items())})
@@ -229,15 +230,15 @@ def train(
             # Not `run.clip_grad_norm_`, which would unscale fp16's gradients a second time.
             norm = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
             mean_loss = _agreed(run, {"loss": figures["loss"]})["loss"]
-            if not math.isfinite(mean_loss) or (not math.isfinite(norm) and run.scaler is None):
+            if not math.isfinite(mean_loss) or (not math.isfinite(norm) and scaler is None):
                 raise FloatingPointError(not_finite(step, mean_loss, norm, figures))
             optimiser.step()
             skipped = optimiser.step_was_skipped
-            if skipped and run.scaler.get_scale() < SMALLEST_SCALE:
+            if skipped and scaler.get_scale() < SMALLEST_SCALE:
                 raise FloatingPointError(not_finite(step, mean_loss, norm, figures))
             step += 1
             gradient = {} if skipped else {"gradient": norm}
-            scaled = {} if run.scaler is None else {"skipped": float(skipped)}
+            scaled = {} if scaler is None else {"skipped": float(skipped)}
             for name, figure in {**figures, **gradient, **scaled}.items():
                 seen.setdefault(name, []).append(figure)
             for warning in () if skipped else health.observe(mean_loss, norms, figures):

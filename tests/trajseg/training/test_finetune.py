@@ -94,7 +94,7 @@ def test_what_was_trained_is_freed_before_the_base_is_loaded_again(
 
     def training(*_given: object, **_more: object) -> Trained:
         model = torch.nn.ModuleList([torch.nn.Linear(1, 1)])
-        model.itself = (model,)  # type: ignore[assignment]
+        model.__dict__["itself"] = model
         trained.append(weakref.ref(model))
         return Trained(tmp_path, finished=False)
 

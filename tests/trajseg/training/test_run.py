@@ -362,7 +362,8 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(
 def test_a_killed_run_in_fp16_resumes_with_its_scale_float_for_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: float
 ) -> None:
-    schedule, scales = dataclasses.replace(SIX, muon=muon), {}
+    schedule = dataclasses.replace(SIX, muon=muon)
+    scales: dict[str, float] = {}
 
     def trained(folder: Path, kill_at: int = -1) -> dict[str, Tensor]:
         module = Layered()

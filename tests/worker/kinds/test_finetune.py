@@ -201,10 +201,11 @@ def test_the_settings_decide_on_the_training(world: SimpleNamespace, monkeypatch
     monkeypatch.setattr(finetune, "_run", child)
     world.settings.dtype, world.settings.finetune_steps = "bfloat16", 7
     run(training(world).id)
+    world.settings.four_bit = True
     run(training(world, params=FinetuneParams(steps=3)).id)
     assert [(task.dtype, task.four_bit, task.recipe.steps) for task in tasks] == [
         ("bfloat16", False, 7),
-        ("bfloat16", False, 3),
+        ("bfloat16", True, 3),
     ]
 
 
