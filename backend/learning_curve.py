@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 
 from backend.store.models import ModelVersion
-from trajseg.data.corrections import HELD_OUT_SHARE
+from trajseg.data.corrections import HELD_OUT_SHARE, MIN_HELD_OUT
 
-MIN_HELD_OUT = 3
-"""Fewest held-out videos with which the gate decides; the same as in trajseg.training.gate."""
 FARTHEST = 10
 """How far the line is extrapolated, as a multiple of the last training's number of corrected videos."""
 

@@ -134,10 +134,10 @@ def test_the_page_and_the_command_say_the_same(
     for task, version, kind in ((1, BASE, "edited"), (2, FIRST, "unchanged")):
         world.annotate(world.predicted(task, version), 10 + task, task, kind, kind)
     done = CliRunner().invoke(main, ["stats", "--project", "7", "--json"])
-    (told,) = json.loads(done.output)
-    versions = {one["model_version"]: one["corrected_frames_per_track"] for one in told["versions"]}
+    (report,) = json.loads(done.output)
+    versions = {one["model_version"]: one["corrected_frames_per_track"] for one in report["versions"]}
     assert versions == {BASE: 2.0, FIRST: 0.0}
-    assert (told["annotated_tasks"], told["more_videos_until_training"]) == (2, 8)
+    assert (report["annotated_tasks"], report["more_videos_until_training"]) == (2, 8)
     for shown in (client.get("/page/report").text, CliRunner().invoke(main, ["stats"]).output):
         for words in (BASE, FIRST, "2.0", "about 8 more corrected videos"):
             assert words in shown

@@ -42,6 +42,8 @@ SIDES: tuple[Side, ...] = ("train", "held-out")
 VERSION = 1
 HELD_OUT_SHARE = 0.3
 """Expected share of held-out videos; with few videos the actual share may be none, or most."""
+MIN_HELD_OUT = 3
+"""Fewest held-out videos on which two versions are compared."""
 SPLIT = b"trajseg corrections 1\0"
 """Salt of every hash: another value would move videos to the other side."""
 WEIGHTS: Mapping[Trust, float] = {

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from trajseg.data.corrections import MIN_HELD_OUT
 from trajseg.errors import InputError
 
 ScoresByClip = Mapping[str, Sequence[float]]
@@ -43,7 +44,7 @@ class GateRules:
     """
 
     confidence: float = 0.95
-    min_clips: int = 3
+    min_clips: int = MIN_HELD_OUT
     margin: float = 0.02
     resamples: int = 4000
     seed: int = 0
@@ -265,8 +266,10 @@ def missing_clips(gains: Sequence[Sequence[float]], rules: GateRules = GateRules
 def _gains(served: ScoresByClip, candidate: ScoresByClip, what: str) -> list[list[float]]:
     """The gains of each clip's expressions, clips ordered by name."""
     if served.keys() != candidate.keys():
-        odd = sorted(served.keys() ^ candidate.keys())[0]
-        raise InputError(f"The clip {odd} of the {what} was measured with one model only.", "Measure both on the same.")
+        clip = min(served.keys() ^ candidate.keys())
+        raise InputError(
+            f"The clip {clip} of the {what} was measured with one model only.", "Measure both on the same."
+        )
     for clip in served:
         if len(served[clip]) != len(candidate[clip]):
             raise InputError(

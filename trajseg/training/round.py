@@ -286,9 +286,9 @@ def task_to_json(task: RoundTask) -> dict[str, Any]:
 
 def task_from_json(form: Mapping[str, Any]) -> RoundTask:
     """The task of `task_to_json`."""
+    from trajseg.data.rehearsal import Variety
     from trajseg.data.samples import Mixture
     from trajseg.training.adapters import LoraSettings
-    from trajseg.training.finetune import Variety
     from trajseg.training.joint import LossWeights
 
     recipe = dict(form["recipe"])

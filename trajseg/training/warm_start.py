@@ -115,9 +115,9 @@ def load_warm_start(model: TrajSegModel, path: Path) -> None:
         CheckpointError: it belongs to another model.
     """
     weights, own = load_file(path), model.state_dict()
-    odd = [name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape]
-    if odd:
+    foreign = [name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape]
+    if foreign:
         raise CheckpointError(
-            f"{path} does not fit the checkpoint beside it: {odd[0]} differs.", "Delete it, or train another one."
+            f"{path} does not fit the checkpoint beside it: {foreign[0]} differs.", "Delete it, or train another one."
         )
     model.load_state_dict(weights, strict=False)

@@ -18,12 +18,13 @@ from trajseg import VideoSegmenter
 from trajseg.checkpoints.manifest import read_manifest
 from trajseg.data.corrections import Corrections
 from trajseg.data.registry import DatasetOptions, open_dataset, open_source
+from trajseg.data.rehearsal import UNVARIED, Rehearsal, Variety
 from trajseg.data.samples import Mixture, Sample
 from trajseg.errors import CheckpointError, InputError
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.shapes.samples import TURNED, ShapesSamples
 from trajseg.training.adapters import prepare
-from trajseg.training.finetune import FULL_SIZE, UNVARIED, FinetuneRecipe, Rehearsal, Variety, finetune, replay_data
+from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe, finetune, replay_data
 from trajseg.training.gate import GateRules
 from trajseg.training.joint import LossWeights
 from trajseg.training.recipes import Trained, learning_rates

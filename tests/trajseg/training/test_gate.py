@@ -72,6 +72,20 @@ def test_answers_that_change_by_chance_are_hardly_ever_promoted(clips: int) -> N
     assert promoted <= 0.05 * 200
 
 
+@pytest.mark.parametrize(("clips", "expressions", "least", "most"), [(3, 4, 0.2, 0.4), (3, 8, 0.0, 0.15)])
+def test_rare_large_losses_may_be_overlooked_on_few_expressions(
+    clips: int, expressions: int, least: float, most: float
+) -> None:
+    """A known limit: of 12 expressions none may be among the tenth that lose 0.6, and the others gain a little."""
+    rng, promoted, rules = np.random.default_rng(30), 0, GateRules(resamples=300)
+    served = np.full((clips, expressions), 0.7)
+    for _ in range(100):
+        lost = rng.random(served.shape) < 0.1
+        candidate = served + np.where(lost, -0.6, 0.6 / 9) + rng.normal(0, 0.02, served.shape)
+        promoted += decide(scores(served), scores(candidate), BASE, BASE, rules).promoted
+    assert least <= promoted / 100 <= most
+
+
 def test_three_clips_of_eight_expressions_show_a_gain_that_three_numbers_do_not() -> None:
     rng, promoted, by_means = np.random.default_rng(20), 0, 0
     served = np.full((3, 8), 0.4)
