@@ -77,6 +77,12 @@ def read_manifest(folder: Path) -> AdapterManifest:
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"There is no folder {folder} on this machine.",
+            "Share TRAJSEG_DATA_DIR with the machine that trained this version, or copy the folder from there. Or "
+            "promote another version, or roll back.",
+        )
     try:
         form = json.loads(plain_bytes(folder / NAME))
         known = AdapterManifest.__dataclass_fields__

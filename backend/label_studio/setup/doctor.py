@@ -21,7 +21,7 @@ from backend.label_studio.outgoing.delivery import connected
 from backend.label_studio.setup import connection, videos
 from backend.label_studio.setup.check import Check, video_checks
 from backend.label_studio.setup.engines import engine_checks
-from backend.label_studio.setup.serving import disk, serving_checks
+from backend.label_studio.setup.serving import adapters, disk, serving_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
 from trajseg.checkpoints.folders import checkpoint_folder
@@ -66,6 +66,7 @@ def checks(
     yield redis(settings)
     yield database(settings)
     yield disk(settings)
+    yield from adapters(settings)
     served = list(serving_checks(settings))
     yield from served
     yield public_url(settings)

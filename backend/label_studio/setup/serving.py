@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from sqlalchemy import make_url
@@ -13,13 +14,18 @@ from sqlalchemy import make_url
 from backend.label_studio.setup.check import Check
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
-from trajseg.checkpoints.manifest import read_manifest
+from trajseg.checkpoints.manifest import checked_files, read_manifest
 from trajseg.errors import InputError, ServiceError, TrajSegError, UnknownProjectError
+from trajseg.words import counted
+
+if TYPE_CHECKING:
+    from backend.store import Store
 
 SECONDS = 5.0
 """Timeout for one answer, seconds."""
 ADAPTER_CLASS = "TrajSeg"
 """The name that label-studio-ml's /health gives the model of backend.ml_adapter."""
+SHARE = "Share TRAJSEG_DATA_DIR with the machine that trained it, or roll back with `trajseg models rollback`."
 FEW_BYTES, FULL_BYTES = 10 * 2**30, 2**30
 """Free bytes below which a disk counts as nearly full, and as full."""
 
@@ -93,22 +99,55 @@ def disk(settings: Settings) -> Check:
     return Check("Disk", "ok", words)
 
 
-def version_of(settings: Settings, project_id: int) -> Iterator[Check]:
-    """Whether the adapter that serves a project is complete on this machine; nothing if the base serves it."""
+def adapters(settings: Settings) -> Iterator[Check]:
+    """Whether the adapters that serve projects are complete on this machine; nothing if bases serve them all."""
+    from backend.store.versions import PROMOTED
+
+    serving = []
+    with _store(settings) as store:
+        if store is None:
+            return
+        promoted = [version for version in store.versions.list() if version.state == PROMOTED]
+        pairs = dict.fromkeys((version.project_id, version.base) for version in promoted)
+        serving += [version for pair in pairs if (version := store.versions.served(*pair)) is not None]
+    errors = {}
+    for version in serving:
+        try:
+            checked_files(settings.data_dir / version.folder)
+        except TrajSegError as error:
+            errors[version.name] = error
+    if errors:
+        words = f"{', '.join(errors)} cannot be used on this machine: {next(iter(errors.values())).message}"
+        yield Check("Adapters", "fail", words, SHARE)
+    elif serving:
+        words = f"{counted(len(serving), 'version')} of projects in {settings.data_dir / 'models'}"
+        yield Check("Adapters", "ok", words)
+
+
+@contextmanager
+def _store(settings: Settings) -> Iterator[Store | None]:
+    """The store; None if it does not exist yet. An error of the database ends the block: another check names it."""
     from backend.store import Store
 
-    name = f"Project {project_id}"
     url = make_url(settings.store_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        yield None
         return
     store = Store(settings.store_url)
     try:
-        project = store.projects.of_label_studio(project_id)
-        version = store.versions.served(project.id, settings.model_version())
-    except (UnknownProjectError, ServiceError):
-        return
+        with suppress(ServiceError):
+            yield store
     finally:
         store.close()
+
+
+def version_of(settings: Settings, project_id: int) -> Iterator[Check]:
+    """Whether the adapter that serves a project is complete on this machine; nothing if the base serves it."""
+    name, version = f"Project {project_id}", None
+    with _store(settings) as store, suppress(UnknownProjectError):
+        if store is not None:
+            project = store.projects.of_label_studio(project_id)
+            version = store.versions.served(project.id, settings.model_version())
     if version is None:
         return
     folder = settings.data_dir / version.folder
@@ -119,7 +158,7 @@ def version_of(settings: Settings, project_id: int) -> Iterator[Check]:
             name,
             "fail",
             f"{version.name} serves it, but its adapter in {folder} is incomplete: {error.message}",
-            "Share TRAJSEG_DATA_DIR with the machine that trained it, or roll back with `trajseg models rollback`.",
+            SHARE,
         )
     else:
         yield Check(name, "ok", f"{version.name} serves it, from the adapter in {folder}")

@@ -219,8 +219,9 @@ def test_an_adapter_that_is_missing_damaged_or_another_one_is_not_promoted(
     version = store.versions.of_job(project_id, BASE, "a")
     store.versions.decide(version.id, False, "Not promoted.", "models/1", {})
     models, folder = compose(settings, store, queue).service.models, settings.data_dir / "models" / "1"
-    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"There is no folder .* on this machine") as refused:
         models.promote(project_id, 1)
+    assert "Share TRAJSEG_DATA_DIR with the machine that trained this version" in refused.value.remedy
     publish_adapter(folder, "trajseg-tiny/project-8@1")
     with pytest.raises(CheckpointError, match=f"holds the adapter trajseg-tiny/project-8@1, not {PROMOTED}"):
         models.promote(project_id, 1)

@@ -17,6 +17,7 @@ from backend.label_studio.setup import doctor, serving
 from backend.label_studio.setup.check import Check
 from backend.queue import JobQueue
 from backend.settings import Settings
+from trajseg.checkpoints.manifest import WEIGHTS, AdapterManifest, publish
 
 
 @pytest.fixture
@@ -117,3 +118,28 @@ def test_a_projects_adapter_must_be_whole_on_this_machine(settings: Any, store: 
     assert check.state == "fail"
     assert "trajseg-tiny/project-12@1" in check.words
     assert "rollback" in check.remedy
+
+
+def test_adapters_that_this_machine_lacks_are_named_without_naming_a_project(settings: Any, store: Any) -> None:
+    """As on a backend that does not share TRAJSEG_DATA_DIR with the worker: it could not promote or check anything."""
+    assert list(serving.adapters(settings)) == []
+    for number in (12, 13):
+        project = store.projects.upsert(number, "http://ls", "<View/>")
+        version = store.versions.of_job(project.id, settings.model_version(), f"job {number}")
+        store.versions.decide(version.id, True, "better", f"models/{number}/1", {})
+    [check] = serving.adapters(settings)
+    assert check.state == "fail"
+    assert "trajseg-tiny/project-12@1, trajseg-tiny/project-13@1 cannot be used on this machine" in check.words
+    assert f"There is no folder {settings.data_dir / 'models/12/1'} on this machine." in check.words
+    assert "Share TRAJSEG_DATA_DIR" in check.remedy
+    for number in (12, 13):
+        folder = settings.data_dir / "adapter"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in WEIGHTS:
+            (folder / name).write_text("content")
+        publish(AdapterManifest("v", "base", ""), folder, settings.data_dir / f"models/{number}/1")
+    [check] = serving.adapters(settings)
+    assert (check.state, check.words) == ("ok", f"2 versions of projects in {settings.data_dir / 'models'}")
+    (settings.data_dir / "models/13/1" / WEIGHTS[0]).write_text("")
+    [check] = serving.adapters(settings)
+    assert check.words.startswith("trajseg-tiny/project-13@1 cannot be used on this machine: ")
