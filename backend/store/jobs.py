@@ -75,12 +75,12 @@ class JobStore:
         """
         rows = [request.row() for request in requests]
         jobs = self._known([row["request_key"] for row in rows])
-        requests = list(requests)
-        while others := [n for n, row in enumerate(rows) if _by_another(jobs.get(row["request_key"]), requests[n])]:
+        wanted = list(requests)
+        while others := [n for n, row in enumerate(rows) if _by_another(jobs.get(row["request_key"]), wanted[n])]:
             for n in others:
                 other = jobs[rows[n]["request_key"]]
-                requests[n] = replace(requests[n], subject=f"{requests[n].subject} instead of {other.id}".lstrip())
-                rows[n] = requests[n].row()
+                wanted[n] = replace(wanted[n], subject=f"{wanted[n].subject} instead of {other.id}".lstrip())
+                rows[n] = wanted[n].row()
             jobs |= self._known([rows[n]["request_key"] for n in others])
         unknown = {row["request_key"]: row for row in reversed(rows) if row["request_key"] not in jobs}
         if unknown or opened:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +26,7 @@ from backend.store import Job, ReadAnnotation, Store
 from backend.store.models import Project
 from backend.store.notes import JobNotes
 from backend.store.params import FinetuneParams
+from tests.poster_clips import BASE_SCENES, FRAMES, HELD_OUT, Drawn, base_set, posters
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, publish
@@ -85,8 +87,9 @@ def training(world: SimpleNamespace, held_out: int = 1, params: FinetuneParams |
     return job
 
 
-def prelabelled(world: SimpleNamespace, task: int) -> Job:
-    job, _ = world.store.jobs.add("prelabel", world.project.id, task, world.video, "the red square", "prelabel")
+def prelabelled(world: SimpleNamespace, task: int, video: Path | None = None) -> Job:
+    address = str(video or world.video)
+    job, _ = world.store.jobs.add("prelabel", world.project.id, task, address, "the red square", "prelabel")
     run(job.id)
     done: Job = world.store.jobs.get(job.id)
     assert done.state == "done", done.error
@@ -347,3 +350,57 @@ def test_a_promoted_version_serves_the_next_job_and_a_rollback_the_one_after(
     assert ours == theirs, "bit for bit as before the version was served"
     world.store.versions.rollback(world.project.id, BASE)
     assert prelabelled(world, 3).model_version == BASE
+
+
+def visible(world: SimpleNamespace, job: Job, drawn: Drawn) -> float:
+    """IoU of a job's tracks with the object that its instruction names, over all frames."""
+    tracks = world.store.jobs.result(job.id).tracks
+    masks = np.array([[track.mask(frame) for frame in range(FRAMES)] for track in tracks])
+    shown = masks.any(axis=0) if tracks else np.zeros_like(drawn.truth)
+    return float((shown & drawn.truth).sum() / (shown | drawn.truth).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_gate_itself_promotes_a_version_that_is_better(world: SimpleNamespace, tmp_path: Path) -> None:
+    """Nothing is substituted: two steps of training, the gate with its own rules, relabelling, rollback."""
+    held_out, (train, *left) = posters(tmp_path)
+    left = left[:3]
+    world.settings.media_dirs = (str(tmp_path),)
+    world.settings.base_data = base_set(tmp_path)
+
+    def asked(task: int) -> tuple[Job, bool]:
+        drawn = left[task]
+        added: tuple[Job, bool] = world.store.jobs.add(
+            "prelabel", world.project.id, task, str(drawn.clip.path), drawn.instruction, "prelabel", model_version=BASE
+        )
+        return added
+
+    for task in range(3):
+        run(asked(task)[0].id)
+    before = [world.store.jobs.get(asked(task)[0].id) for task in range(3)]
+    assert {job.model_version for job in before} == {BASE}
+    job, _ = request_training(world.store, world.project, ENGINES, FinetuneParams(steps=2))
+    clips = [drawn.annotated() for drawn in (train, *held_out)]
+    correct(clips, world.settings.data_dir / "training" / job.id / "corrections")
+    run(job.id)
+    done = world.store.jobs.get(job.id)
+    assert done.state == "done", done.error
+    decision = done.result["report"]["decision"]
+    assert decision["promoted"], [decision["reason"], decision["project"], decision["base"]]
+    assert decision["reason"].startswith("Promoted: +")
+    assert (len(decision["project"]), len(decision["base"])) == (len(HELD_OUT), len(BASE_SCENES))
+    [version] = world.store.versions.list(world.project.id)
+    assert (version.state, version.reason) == ("promoted", decision["reason"])
+    queued = world.store.backlog.still_queued([held.id for held in world.store.jobs.newest(state="queued")])
+    doubts = [before[held.task_id].notes.doubt for held in queued]
+    assert len(queued) == 3
+    assert doubts == sorted(doubts, reverse=True), "the most doubtful first"
+    for held in queued:
+        run(held.id)
+        assert world.store.jobs.get(held.id).model_version == version.name
+    after = {held.task_id: visible(world, held, left[held.task_id]) for held in queued}
+    gains = {task: after[task] - visible(world, job, left[task]) for task, job in enumerate(before)}
+    assert np.mean(list(gains.values())) > 0.2, gains
+    world.store.versions.rollback(world.project.id, BASE)
+    assert prelabelled(world, 9, train.clip.path).model_version == BASE
