@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trajseg.errors import InputError
+from trajseg.files import write_json
 
 RECIPE = "recipe.json"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -32,5 +33,4 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], earlier: Mapping[st
             raise InputError(
                 f"{folder} has a training with another {', '.join(other)}.", "Use the same, or another --out."
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(form, indent=2) + "\n", encoding="utf-8")
+    write_json(path, form)

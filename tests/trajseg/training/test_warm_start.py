@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.cli import main
+from trajseg.data.registry import DatasetOptions, open_dataset
 from trajseg.errors import CheckpointError, InputError
 from trajseg.shapes.samples import ShapesSamples
 from trajseg.training import warm_start
 from trajseg.training.adapters import PARTS, SIGHT
+from trajseg.training.finetune import FinetuneRecipe, finetune
 from trajseg.training.warm_start import SCHEDULE, load_warm_start, save_warm_start, train_warm_start, warm_start_of
 
 SIGHT_NAMES = tuple(name for part in SIGHT for name in PARTS[part])
@@ -66,10 +68,12 @@ def test_the_command_resumes_only_the_same_training_and_fine_tuning_can_use_its_
         assert f"has a training with another {other}." in refused.output
     path = Path(shutil.copy(out / "warm_start.safetensors", base))
     assert warm_start_of(base) == path
-    model = VideoSegmenter.from_pretrained(base, device="cpu").model
-    load_warm_start(model, path)
-    name = f"{SIGHT_NAMES[1]}.linear_1.bias"
-    assert torch.equal(model.state_dict()[name], load_file(path)[name].float())
+    corrected = open_dataset("posters:train", DatasetOptions(count=1, height=64))
+    tuned = tmp_path / "tuned"
+    assert finetune(FinetuneRecipe(), str(base), corrected, tuned, ShapesSamples(size=64), stop=lambda: True) is None
+    before_its_first_step = load_file(tuned / "adapter" / "adapter_model.safetensors")
+    key = next(key for key in load_file(path) if key.startswith(SIGHT_NAMES[0]) and key.endswith("class_embedding"))
+    assert torch.equal(before_its_first_step[f"base_model.model.{key}"], load_file(path)[key].float())
     (base / "config.json").write_text((base / "config.json").read_text() + "\n")
     assert "has a training with another weights." in run("--steps", "1").output
 
