@@ -39,6 +39,8 @@ log = logging.getLogger("trajseg.worker")
 POLL_SECONDS = 0.5
 SAVING_SECONDS = 120.0
 """How long the child may take to finish its step and save its state."""
+RUN_SHARE = 0.9
+"""A training that takes longer than this share of TRAJSEG_JOB_TIMEOUT_SECONDS continues in another run."""
 LAST_LINES = 5
 LEFT_OUT = "left-out.json"
 """In a training's folder: tasks whose corrections were not exported, with the reason."""
@@ -218,11 +220,13 @@ def _watch(context: JobContext[FinetuneParams], child: subprocess.Popen[bytes], 
     keeps its lease for as long.
     """
     answered, away = time.monotonic(), False
+    # Before RQ ends the run, which would fail the job.
+    due = answered + RUN_SHARE * context.settings.job_timeout_seconds
     while child.poll() is None:
         time.sleep(POLL_SECONDS)
         try:
             _report_progress(context, work)
-            yields = context.preempted()
+            yields = context.preempted() or time.monotonic() > due
         except StoreError as error:
             if not away:
                 log.warning("job %s: the training goes on for now: %s", context.job.id, error)

@@ -273,3 +273,14 @@ def test_folders_of_trainings_that_nobody_resumes_are_deleted(world: World) -> N
     assert drop_trainings(world.store, world.settings) == 2
     left = {folder.name for folder in unknown.parent.iterdir()}
     assert left == {waiting.id, failed.id, unknown.name}
+
+
+def test_a_training_longer_than_the_limit_of_a_run_continues_in_another_one(world: World, child: Any) -> None:
+    job = world.training()
+    started = child(tenths=600)
+    world.settings.job_timeout_seconds = 1
+    run(job.id)
+    held = world.store.jobs.get(job.id)
+    assert (held.state, held.runs, held.error) == ("queued", 0, "")
+    assert (world.work(job) / "saved").exists()
+    assert [process.returncode for process in started] == [3]

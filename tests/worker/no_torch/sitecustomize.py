@@ -1,8 +1,8 @@
 """Real workers and trainings without torch: read by every Python process that has this folder on its PYTHONPATH.
 
 The engine finds red only with an adapter, and a training counts its steps. The round, the gate, the adapter's folder
-and all processes are the real ones. TRAINING_PACE names a file with the seconds that a step, and each half write to the
-disk, take; TRAINING_KEEP_ROOM, if set, is what a training's state takes on the disk, bytes.
+and all processes are the real ones. TRAINING_PACE names a file with the seconds that a step takes; waiting for the disk
+takes half as long.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def finetune(
         step += 1
         with (work / "steps.txt").open("a") as lines:
             lines.write(f"{os.getpid()} {step}\n")
-        write_json(state, {"step": step, "weights": "x" * int(os.environ.get("TRAINING_KEEP_ROOM", "0"))})
+        write_json(state, {"step": step})
     (work / "adapter").mkdir(exist_ok=True)
     for name in WEIGHTS:
         (work / "adapter" / name).write_text(f"{name} after {step} steps")
