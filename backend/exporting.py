@@ -99,7 +99,7 @@ class ProjectExport:
         if task.video_hashes - {found}:
             raise InputError(
                 f"The video {shown_address(task.video)} is another file than the one that was labelled.",
-                "Put that file back, or predict the task again and correct the new prediction.",
+                "Put that file back, or import the new one as a new task and correct its prediction.",
             )
         return open_clip(path), f"sha256:{found}"
 

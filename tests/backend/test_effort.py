@@ -137,9 +137,9 @@ def test_the_page_and_the_command_say_the_same(
     (report,) = json.loads(done.output)
     versions = {one["model_version"]: one["corrected_frames_per_track"] for one in report["versions"]}
     assert versions == {BASE: 2.0, FIRST: 0.0}
-    assert (report["annotated_tasks"], report["more_videos_until_training"]) == (2, 8)
+    assert (report["annotated_tasks"], report["more_videos_until_training"]) == (2, 4)
     for shown in (client.get("/page/report").text, CliRunner().invoke(main, ["stats"]).output):
-        for words in (BASE, FIRST, "2.0", "about 8 more corrected videos"):
+        for words in (BASE, FIRST, "2.0", "about 4 more corrected videos"):
             assert words in shown
     assert "9" in CliRunner().invoke(main, ["stats", "--project", "9"]).output
 
@@ -148,7 +148,7 @@ def test_several_tasks_about_one_video_are_one_corrected_video(world: World) -> 
     for task, video in ((1, "same"), (2, "same"), (3, "other")):
         world.annotate(world.predicted(task, BASE, video), 10 + task, task, "edited")
     found = project_stats(world.store, world.store.projects.of_label_studio(7))
-    assert (found.corrected, found.advice.videos) == (3, 8)
+    assert (found.corrected, found.advice.videos) == (3, 4)
 
 
 def test_a_video_counts_once_under_several_addresses_and_as_a_copy(world: World) -> None:
@@ -156,10 +156,10 @@ def test_a_video_counts_once_under_several_addresses_and_as_a_copy(world: World)
     for task, (address, video_hash) in enumerate(videos, 1):
         world.annotate(world.predicted(task, BASE, address, video_hash), 10 + task, task, "edited")
     project = world.store.projects.of_label_studio(7)
-    assert project_stats(world.store, project).advice.videos == 6, "four of about ten: a, c, d and e"
+    assert project_stats(world.store, project).advice.videos == 2, "four of about six: a, c, d and e"
     job, _ = world.store.jobs.add("finetune", world.project, None, "", "", "finetune")
     version = world.store.versions.of_job(world.project, BASE, job.id)
     # The training recognised the video of task 4 as a copy of that of task 2.
     clips = [{"name": name, "identity": "sha256:1", "side": "train"} for name in ("task-2", "task-4")]
     world.store.versions.decide(version.id, False, "", "", {"data": {"clips": clips}})
-    assert project_stats(world.store, project).advice.videos == 7
+    assert project_stats(world.store, project).advice.videos == 3

@@ -21,9 +21,9 @@ def point(videos: int, candidate: float, served: float = 0.5, reach: float = 0.0
 
 
 def test_before_the_first_training_the_gate_needs_so_many() -> None:
-    assert advice([], 0).videos == 10
-    assert advice([], 8).videos == 2
-    assert advice([], 10).videos == 0
+    assert advice([], 0).videos == 6
+    assert advice([], 4).videos == 2
+    assert advice([], 6).videos == 0
     needed = decide({"a": [0.5]}, {"a": [0.6]}, {"b": [0.5]}, {"b": [0.5]}).needs_videos
     assert needed == MIN_HELD_OUT - 1, "the gate's own rule"
 

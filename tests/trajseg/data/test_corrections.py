@@ -108,10 +108,10 @@ def test_scoring_uses_held_out_videos_and_training_the_others(folder: Path) -> N
 def test_each_video_is_on_one_side_and_stays_there_as_data_grows() -> None:
     videos = [f"sha256:{number:064x}" for number in range(2000)]
     sides = {video: side_of(video) for video in videos}
-    assert 0.27 < sum(side == "held-out" for side in sides.values()) / len(videos) < 0.33
+    assert 0.47 < sum(side == "held-out" for side in sides.values()) / len(videos) < 0.53
     # Pinned: another hash would train on what was held out.
     held_out = [number for number in range(20) if side_of(f"sha256:{number}") == "held-out"]
-    assert held_out == [2, 6, 10, 11, 14, 15, 16, 17, 18, 19]
+    assert held_out == [2, 6, 10, 11, 12, 14, 15, 16, 17, 18, 19]
 
 
 def test_a_video_in_two_tasks_is_on_one_side(tiny_clip: Any, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_without_any_correction_the_decision_says_how_many_are_needed(tmp_path: 
     export([], Native, tmp_path / "nothing")
     decision = run_round(RoundTask("trajseg-tiny", str(tmp_path / "nothing"), str(tmp_path / "work"), "1", "v"))
     assert decision is not None
-    assert decision.reason.startswith("Not promoted: needs about 10 more corrected videos; 0 videos are held out")
+    assert decision.reason.startswith("Not promoted: needs about 6 more corrected videos; 0 videos are held out")
 
 
 def test_if_all_videos_are_held_out_there_is_nothing_to_train_on(tiny_clip: Any, tmp_path: Path) -> None:

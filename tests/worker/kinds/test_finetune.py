@@ -139,10 +139,10 @@ def test_a_training_without_enough_held_out_videos_says_how_many_it_needs(world:
     done = world.store.jobs.get(job.id)
     assert done.state == "done", done.error
     assert done.result is not None
-    assert done.result["report"]["decision"]["needs_videos"] == 7
+    assert done.result["report"]["decision"]["needs_videos"] == 4
     [version] = world.store.versions.list(world.project.id)
     assert (version.state, version.folder) == ("refused", "")
-    assert version.reason.startswith("Not promoted: needs about 7 more corrected videos")
+    assert version.reason.startswith("Not promoted: needs about 4 more corrected videos")
     assert not (world.settings.data_dir / "training" / job.id).exists()
 
 

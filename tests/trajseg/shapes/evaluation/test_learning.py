@@ -77,7 +77,7 @@ def test_a_gain_comes_with_its_standard_error_paired_by_clip() -> None:
     assert np.isnan(standard_error(scores, SERVED, "test"))
 
 
-@pytest.mark.parametrize(("videos", "held_out"), [(5, 3), (10, 3), (20, 6), (40, 12)])
+@pytest.mark.parametrize(("videos", "held_out"), [(5, 3), (10, 5), (20, 10), (40, 20)])
 def test_a_project_holds_out_its_usual_share_and_as_many_as_the_gate_needs(videos: int, held_out: int) -> None:
     assert LearningRun("gain", videos, 0).held_out == held_out
 
