@@ -143,11 +143,14 @@ def test_over_4_bit_layers_adapters_take_turns_and_leave_nothing_behind(base: Vi
     assert not torch.equal(states(second), with_first)
     assert torch.equal(states(first), with_first)
     assert torch.equal(states(None), before)
-    merged = copy.deepcopy(base.model).bfloat16()
-    AdaptedModel(merged, "tiny").put(first)
+    # 4 bits alone move the answer more than an adapter does, so the layer is compared, not the answer.
+    name, (down, up) = next(iter(first.lora.items()))
+    layer, given = model.get_submodule(name), torch.randn(4, down.shape[1], dtype=torch.bfloat16)
     with torch.inference_mode():
-        plain = merged.language_model(inputs_embeds=prompt).last_hidden_state[0].float()
-    assert torch.nn.functional.cosine_similarity(plain, with_first[:20], dim=-1).min() > 0.95
+        plain = layer(given)
+        host.put(first)
+        expected = plain + (first.scale * (given.float() @ down.T @ up.T)).bfloat16()
+        assert torch.equal(layer(given), expected)
 
 
 def test_swapping_costs_nothing_to_speak_of(base: VideoSegmenter, tmp_path: Path) -> None:
