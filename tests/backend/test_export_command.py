@@ -22,7 +22,7 @@ from backend.store import Change, ReadAnnotation, Store
 from backend.store.notes import JobNotes
 from trajseg.cli import main
 from trajseg.data import corrections
-from trajseg.data.corrections import Corrections, side_of
+from trajseg.data.corrections import Corrections, Side, side_of
 from trajseg.data.registry import open_dataset
 from trajseg.errors import InputError, ServiceError
 from trajseg.files import content_hash
@@ -271,11 +271,8 @@ def test_a_video_that_was_overwritten_in_place_is_noticed(
     write_video(other, [255 - frame for frame in frames], 12.0)
     corrected(project, tiny_clip, 4, video)
     # It is a copy of the other task's video, so they are on the same side.
-    side = (
-        "train"
-        if "train" in {side_of(f"sha256:{content_hash(one)}") for one in (video, tiny_clip.path)}
-        else "held-out"
-    )
+    sides = {side_of(f"sha256:{content_hash(one)}") for one in (video, tiny_clip.path)}
+    side: Side = "train" if "train" in sides else "held-out"
     first = open_dataset(f"corrections:7:{side}")
     assert isinstance(first, Corrections)
     assert open_dataset(f"corrections:7:{side}").name == first.name

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from backend.learning_curve import MIN_HELD_OUT, CurvePoint, advice, curve
+from backend.learning_curve import CurvePoint, advice, curve
 from backend.store.models import ModelVersion
+from trajseg.data.corrections import MIN_HELD_OUT
 from trajseg.training.gate import ClipPair, decide
 
 BASE = "trajseg-tiny"

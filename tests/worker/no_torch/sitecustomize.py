@@ -90,18 +90,22 @@ class Segmenter:
         from trajseg.checkpoints.manifest import checked_files
 
         class Engine(ScriptedEngine):
-            """Finds red once an adapter is in it."""
+            """Finds green."""
 
-            def __init__(self, version: str, adapted: bool) -> None:
+            colours = ("green",)
+
+            def __init__(self, version: str) -> None:
                 self.spec = dataclasses.replace(ScriptedEngine.spec, model_version=version, adapts=True)
-                self.colours = ("red",) if adapted else ("green",)
 
             def adapted(self, folder: Path | None) -> Engine:
-                if folder is None:
-                    return Engine("trajseg-tiny", False)
-                return Engine(checked_files(folder)[0].model_version, True)
+                return Engine("trajseg-tiny") if folder is None else Adapted(checked_files(folder)[0].model_version)
 
-        return Engine("trajseg-tiny", False)
+        class Adapted(Engine):
+            """Finds red."""
+
+            colours = ("red",)
+
+        return Engine("trajseg-tiny")
 
 
 def slow_writes() -> None:
