@@ -215,7 +215,7 @@ def test_too_few_held_out_videos_train_nothing(folder: Path, tmp_path: Path) -> 
     task = RoundTask("trajseg-tiny", str(folder), str(tmp_path / "work"), str(tmp_path / "1"), "v", device="cpu")
     decision = run_round(dataclasses.replace(task, rules=GateRules(min_clips=3)))
     assert decision is not None
-    assert decision.needs_videos == 7
+    assert decision.needs_videos == 4
     assert not (tmp_path / "work").exists()
     with pytest.raises(InputError, match=r"no export of corrections|cannot be read"):
         run_round(dataclasses.replace(task, corrections=str(tmp_path)))
