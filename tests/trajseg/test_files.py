@@ -69,7 +69,7 @@ def test_a_folder_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, steps: 
 
 
 def test_a_published_adapter_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, steps: list[str]) -> None:
-    """Otherwise a power cut may leave empty files, which the manifest's hashes refuse for ever."""
+    """A power cut must not leave empty files: no retry would repair such an adapter."""
     (tmp_path / "adapter").mkdir()
     for name in WEIGHTS:
         (tmp_path / "adapter" / name).write_text(f"content of {name}")
