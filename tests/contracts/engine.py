@@ -77,6 +77,12 @@ class EngineContract:
         first, again = (engine.segment(clip, self.meant).result().to_json() for _ in range(2))
         assert first == again
 
+    def test_what_is_kept_between_instructions_about_a_clip_changes_no_answer(self, engine: Engine, clip: Clip) -> None:
+        kept: dict[str, Any] = {}
+        for instruction in (self.absent, self.meant):
+            fresh = engine.segment(clip, instruction).result()
+            assert engine.segment(clip, instruction, RunContext(kept=kept)).result().to_json() == fresh.to_json()
+
     def test_frames_survive_their_json_form(self, engine: Engine, clip: Clip) -> None:
         frame = next(iter(engine.segment(clip, self.meant)))
         assert FrameMasks.from_json(frame.to_json(), height=clip.height, width=clip.width) == frame

@@ -174,10 +174,13 @@ class RunContext:
         done: frames yielded by an earlier run of the same engine on the same clip and instruction, in order.
             They are not yielded again; the engine may prime its memory with them.
         progress: to be called during work that yields no frames.
+        kept: a caller with several instructions about one clip passes the same dict with each; in it an engine may
+            keep what depends on the clip alone. Valid for one engine and one clip.
     """
 
     done: Sequence[FrameMasks] = ()
     progress: Progress | None = None
+    kept: dict[str, Any] | None = None
 
     def done_of(self, objects: Sequence[TrackedObject]) -> tuple[FrameMasks, ...]:
         """The finished frames, if all of them have masks of exactly these objects; otherwise none.

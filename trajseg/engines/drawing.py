@@ -19,6 +19,8 @@ from trajseg.video import Clip
 
 ENCODED_AT_ONCE = 8
 """Batch size of SAM 2's image encoder."""
+KEPT_BYTES = 2**29
+"""Most memory for features kept from one instruction about a clip to the next."""
 
 
 class ClipDrawing:
@@ -27,6 +29,7 @@ class ClipDrawing:
     Args:
         rule: which frames get a prompt.
         key_pictures: by 0-based frame, RGB uint8 [H, W, 3] of the prompted frames, already read.
+        kept: features by 0-based frame from an earlier drawing in this clip, and for later ones; None: not kept.
     """
 
     def __init__(
@@ -36,9 +39,10 @@ class ClipDrawing:
         clip: Clip,
         rule: FrameRule,
         key_pictures: Mapping[int, np.ndarray],
+        kept: dict[int, FrameFeatures] | None = None,
     ) -> None:
         self.model, self.processor, self.clip = model, processor, clip
-        self.rule, self.key_pictures = rule, key_pictures
+        self.rule, self.key_pictures, self.kept = rule, key_pictures, kept
 
     def frames(self, uids: Sequence[str], trajectories: Tensor, done: Sequence[FrameMasks]) -> Iterator[FrameMasks]:
         """Draws every frame that is not done, in time order.
@@ -73,17 +77,26 @@ class ClipDrawing:
 
     def _features(self, indices: Sequence[int]) -> Iterator[FrameFeatures]:
         """The features of these frames, one picture each; those of the prompted frames are computed in advance."""
-        known = self._encoded(self.key_pictures)
+        known = dict(self.kept or {})
+        known |= self._encoded({index: picture for index, picture in self.key_pictures.items() if index not in known})
+        unknown = [index for index in indices if index not in known]
+        if not unknown:
+            yield from (known[index] for index in indices)
+            return
         for chunk in _chunks(self.clip.frames(indices), ENCODED_AT_ONCE):
-            others = {index: picture for index, picture in chunk if index not in known}
-            encoded = self._encoded(others) if others else {}
+            encoded = self._encoded({index: picture for index, picture in chunk if index not in known})
             for index, _ in chunk:
                 yield encoded[index] if index in encoded else known[index]
 
     def _encoded(self, pictures: Mapping[int, np.ndarray]) -> dict[int, FrameFeatures]:
+        if not pictures:
+            return {}
         pixels = self.processor.mask_pixels(list(pictures.values())).to(self.model.device)
         features = self.model.encode_frames(pixels)
-        return {index: features[row : row + 1] for row, index in enumerate(pictures)}
+        encoded = {index: features[row : row + 1] for row, index in enumerate(pictures)}
+        if self.kept is not None and (len(self.kept) + len(encoded)) * features[:1].nbytes <= KEPT_BYTES:
+            self.kept |= encoded
+        return encoded
 
 
 def _object_mask(logit: Tensor, object_score: Tensor) -> ObjectMask:

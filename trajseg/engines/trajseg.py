@@ -35,6 +35,7 @@ from trajseg.model.cache_memory import answers_at_once, cache_bytes, free_bytes,
 from trajseg.model.clip_tracker import FrameRule
 from trajseg.model.device import chosen, chosen_dtype
 from trajseg.model.dialogue import caption_of, captions_of
+from trajseg.model.mask_decoder import FrameFeatures
 from trajseg.model.modeling import Answer
 from trajseg.model.promptable import PromptableSam2
 from trajseg.model.sampling import Sampling
@@ -169,20 +170,23 @@ class VideoSegmenter:
         read = perf_counter()
         if context.progress:
             context.progress(len(context.done), len(clip))
-        answer = self.model.answer(
-            self._question([frames[index] for index in seen], instruction), self.processor.end_id
-        )
+        kept = {} if context.kept is None else context.kept
+        if "vision states" not in kept:
+            kept["vision states"] = self._look([frames[index] for index in seen])
+        question = self._question(kept["vision states"], instruction, len(seen))
+        answer = self.model.answer(question, self.processor.end_id)
         text = self.processor.text(answer.ids)
         answered = perf_counter()
         objects = TrackedObject.numbered(captions_of(text)) if len(answer.trajectories) else []
         done = context.done_of(objects)
         key_pictures = {index: frames[index] for index in keys}
+        features = None if context.kept is None else kept.setdefault("features", {})
         return Segmentation(
             spec=self.spec,
             clip=clip,
             instruction=instruction,
             objects=objects,
-            frames=self._drawn(clip, objects, answer.trajectories, key_pictures, done),
+            frames=self._drawn(clip, objects, answer.trajectories, key_pictures, done, features),
             answer=text,
             done=done,
             finish=self._finish,
@@ -325,9 +329,7 @@ class VideoSegmenter:
         marked = MarkedObject(self.promptable(), clip, mark, known or {})
         prompts = None
         if instruction.strip():
-            question = self._question(
-                [frame for _, frame in clip.frames(self._seen(clip))], check_instruction(instruction)
-            )
+            question = self._asked(clip, instruction)
             trajectories = self.model.answer(question, self.processor.end_id).trajectories
             prompts = self.model.prompts(trajectories, marked.frame)[:, 0] if len(trajectories) else None
         return marked.mask(prompts)
@@ -337,12 +339,13 @@ class VideoSegmenter:
         self._ready()
         instruction = check_instruction(instruction)
         clip = open_clip(clip)
-        return self._question([frame for _, frame in clip.frames(self._seen(clip))], instruction)
+        frames = [frame for _, frame in clip.frames(self._seen(clip))]
+        return self._question(self._look(frames), instruction, len(frames))
 
-    def _question(self, frames: list[np.ndarray], instruction: str) -> Tensor:
-        """Embeddings (L, D) of an instruction about pictures, up to the start of the answer."""
-        before, after = self.processor.prompt_ids(instruction, len(frames))
-        return torch.cat([self._frames(self._look(frames), before), self._words(after)])
+    def _question(self, states: tuple[Tensor, ...], instruction: str, pictures: int) -> Tensor:
+        """Embeddings (L, D) of an instruction about pictures with these vision states, up to the answer's start."""
+        before, after = self.processor.prompt_ids(instruction, pictures)
+        return torch.cat([self._frames(states, before), self._words(after)])
 
     def _look(self, frames: list[np.ndarray]) -> tuple[Tensor, ...]:
         """The vision tower's hidden states of pictures."""
@@ -367,10 +370,11 @@ class VideoSegmenter:
         trajectories: Tensor,
         key_pictures: Mapping[int, np.ndarray],
         done: Sequence[FrameMasks],
+        kept: dict[int, FrameFeatures] | None,
     ) -> Iterator[FrameMasks]:
         self._ready()
         rule = FrameRule.of(self.model.config, self.sampling, key_pictures)  # type: ignore[arg-type]
-        drawing = ClipDrawing(self.model, self.processor, clip, rule, key_pictures)
+        drawing = ClipDrawing(self.model, self.processor, clip, rule, key_pictures, kept)
         yield from drawing.frames([thing.uid for thing in objects], trajectories, done)
 
     def _finish(self, tracks: list[MaskTrack], masks: Mapping[str, Sequence[ObjectMask]]) -> None:

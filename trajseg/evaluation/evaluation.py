@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trajseg.data.dataset import AnnotatedClip, Dataset, Expression
+from trajseg.engines.base import PLAIN, RunContext
 from trajseg.errors import InputError
 from trajseg.evaluation.answers import Answer, ScoredClip
 from trajseg.evaluation.flops import count_flops
@@ -206,8 +207,12 @@ class Evaluator:
     def ask(self, scored: ScoredClip, asked: Expression) -> Answer:
         """The engine's answer to one expression."""
         start = time.perf_counter()
-        result = self.engine.segment(scored.annotated.clip, asked.text).result()
+        result = self.engine.segment(scored.annotated.clip, asked.text, self.context(scored)).result()
         return scored.answer(asked, result, time.perf_counter() - start)
+
+    def context(self, scored: ScoredClip) -> RunContext:
+        """What the engine gets besides a clip's expression. It keeps nothing, so that all answers take their time."""
+        return PLAIN
 
     def visit_clip(self, annotated: AnnotatedClip) -> None:
         """Measures further properties known to the data set; nothing by default."""

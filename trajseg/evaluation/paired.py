@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trajseg.data.dataset import Dataset, Expression
+from trajseg.engines.base import RunContext
 from trajseg.evaluation.answers import Answer, ScoredClip
 from trajseg.evaluation.evaluation import Evaluator
 from trajseg.evaluation.report import answer_strip, save_strips
@@ -64,6 +65,13 @@ class _Evaluator(Evaluator):
     """Asks what is not in the folder `kept`."""
 
     kept: Path | None = None
+    _clip: tuple[int, dict[str, Any]] = (-1, {})
+
+    def context(self, scored: ScoredClip) -> RunContext:
+        """What depends on the clip alone is computed once for all its expressions."""
+        if self._clip[0] != scored.number:
+            self._clip = scored.number, {}
+        return RunContext(kept=self._clip[1])
 
     def ask(self, scored: ScoredClip, asked: Expression) -> Answer:
         if self.kept is None:

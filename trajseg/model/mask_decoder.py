@@ -34,6 +34,11 @@ class FrameFeatures:
     def __getitem__(self, index: Tensor | slice) -> FrameFeatures:
         return FrameFeatures(self.top[index], self.s0[index], self.s1[index])
 
+    @property
+    def nbytes(self) -> int:
+        """Their memory in bytes."""
+        return self.top.nbytes + self.s0.nbytes + self.s1.nbytes
+
     def cells(self) -> Tensor:
         """The top level as a sequence, (n, h*w, C)."""
         return self.top.flatten(2).transpose(1, 2)

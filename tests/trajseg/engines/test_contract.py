@@ -13,15 +13,18 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from torch import Tensor
 
 from tests.contracts.engine import EngineContract
 from tests.e2e.colour_engine import build
 from tests.scripted import ScriptedEngine
 from trajseg import VideoSegmenter
 from trajseg.cli import main
+from trajseg.engines import drawing
 from trajseg.engines.base import Engine, FrameMasks, RunContext
 from trajseg.engines.registry import load_engine
 from trajseg.model.clip_tracker import ClipTracker
+from trajseg.model.mask_decoder import FrameFeatures
 from trajseg.shapes.dataset import write_scene
 from trajseg.shapes.world.scenes import sample_scene
 from trajseg.tracks import Result, rle
@@ -103,6 +106,24 @@ class TestTheShippedModel(EngineContract):
             assert [a.rle for a, _ in pairs[:middle]] == [b.rle for _, b in pairs[:middle]]
             assert min(iou(a.rle, b.rle) for a, b in pairs[middle:]) > 0.9
             assert track.score == pytest.approx(undisturbed.score, abs=0.01)
+
+    @pytest.mark.parametrize("bytes_kept", [0, drawing.KEPT_BYTES])
+    def test_a_clip_is_encoded_once_for_several_instructions_as_far_as_memory_is_granted(
+        self, segmenter: VideoSegmenter, drawn_video: Path, monkeypatch: pytest.MonkeyPatch, bytes_kept: int
+    ) -> None:
+        encoded: list[int] = []
+        encode = segmenter.model.encode_frames
+
+        def noted(pixels: Tensor) -> FrameFeatures:
+            encoded.append(len(pixels))
+            return encode(pixels)
+
+        monkeypatch.setattr(segmenter.model, "encode_frames", noted)
+        monkeypatch.setattr(drawing, "KEPT_BYTES", bytes_kept)
+        clip, kept = open_clip(drawn_video), dict[str, Any]()
+        for _ in range(2):
+            segmenter.segment(clip, self.meant, RunContext(kept=kept)).result()
+        assert sum(encoded) == len(clip) * (1 if bytes_kept else 2)
 
 
 @pytest.fixture

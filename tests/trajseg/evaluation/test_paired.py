@@ -60,3 +60,17 @@ def test_an_interrupted_measurement_resumes_after_its_last_answer(tiny_clip: Any
     assert resumed.by_clip == whole.by_clip
     for answer, expected in zip(resumed.answers, whole.answers, strict=True):
         assert answer.result.to_json() == expected.result.to_json()
+
+
+def test_an_engine_may_keep_what_depends_on_a_clip_until_the_next_one(tiny_clip: Any) -> None:
+    asked: list[int] = []
+
+    class KeepingEngine(ScriptedEngine):
+        def segment(self, clip: Clip | str | Path, instruction: str, context: RunContext = PLAIN) -> Segmentation:
+            assert context.kept is not None
+            asked.append(context.kept.setdefault("asked", 0))
+            context.kept["asked"] += 1
+            return super().segment(clip, instruction, context)
+
+    measure(KeepingEngine(), TwoClips(tiny_clip))
+    assert asked == [0, 1, 2, 0, 1, 2]
