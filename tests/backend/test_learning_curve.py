@@ -58,7 +58,7 @@ def test_a_curve_that_does_not_rise_gives_no_number() -> None:
 
 
 def test_the_curve_is_read_from_what_the_gate_measured() -> None:
-    served, candidate = ({f"c{n}": [score] for n in range(4)} for score in (0.5, 0.58))
+    served, candidate = ({f"c{n}": [score] for n in range(4)} for score in (0.5, 0.68))
     base = {"b": [0.9]}
     measured = decide(served, candidate, base, base, served_version=BASE)
     assert isinstance(measured.project[0], ClipPair)
@@ -72,4 +72,4 @@ def test_the_curve_is_read_from_what_the_gate_measured() -> None:
     ]
     (found,) = curve(versions)
     assert (found.version, found.videos, found.held_out, found.from_base, found.promoted) == ("v2", 8, 4, True, True)
-    assert (found.served, found.candidate, found.gain) == pytest.approx((0.5, 0.58, 0.08))
+    assert (found.served, found.candidate, found.gain) == pytest.approx((0.5, 0.68, 0.18))

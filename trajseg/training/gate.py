@@ -3,7 +3,8 @@
 Both models are scored on the same expressions and clips, so that only the difference counts:
 
 * On the project's held-out videos the confidence interval of the mean gain must lie above zero.
-* If it does, the mean loss on a fixed set of the base's own data must stay below a margin.
+* One more expression that loses everything must not undo that gain: no interval knows of losses that it has not seen.
+* If both hold, the mean loss on a fixed set of the base's own data must stay below a margin.
 
 With too few held-out videos, or a gain that may be noise, the candidate is refused, and the decision says how many more
 corrected videos are needed.
@@ -29,6 +30,16 @@ ScoresByClip = Mapping[str, Sequence[float]]
 """J&F of each expression of a clip, 0 to 1, by clip name; at least one, in the same order for both models."""
 MOST_CLIPS = 100
 """Most held-out videos up to which the number of missing ones is extrapolated."""
+UNSEEN_LOSSES = 1
+"""So many more expressions that lose all of their J&F must not undo the gain on the project.
+
+It is measured in docs/lab/0121-losses-that-were-not-seen.md.
+"""
+RULED_OUT = 3
+"""Rule of three: what happened in none of n trials has a rate below 3 / n, with 95 % confidence.
+
+As a condition it would refuse most small gains, so one that does not outlast three losses is promoted with a warning.
+"""
 
 
 @dataclass(frozen=True)
@@ -106,8 +117,10 @@ class GateDecision:
 
     @property
     def forgets(self) -> bool:
-        """Whether the candidate gains on the project, but was refused for its loss on the base set."""
-        return not self.promoted and self.base_gain is not None and self.gain is not None and self.gain.above_zero
+        """Whether the candidate gains enough on the project, but was refused for its loss on the base set."""
+        if self.promoted or self.base_gain is None or self.gain is None:
+            return False
+        return self.gain.above_zero and outlasts(self.project, UNSEEN_LOSSES)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON: numbers and text."""
@@ -143,16 +156,49 @@ def decide(
     project, base = _pairs(served, candidate), _pairs(served_base or {}, candidate_base or {})
     gain = confidence_interval(gains, rules)
     base_gain = confidence_interval(base_gains, rules) if base_gains else None
-    missing = missing_clips(gains, rules) if not gain.above_zero and len(gains) > 1 else 0
-    needed = math.ceil((missing or 0) / share)
-    promoted, reason = _verdict(gain, base_gain, len(project), len(base), needed, rules)
+    needed = math.ceil(_missing(gains, project, gain, rules) / share)
+    promoted, reason = _verdict(gain, base_gain, project, len(base), needed, share, rules)
     return GateDecision(promoted, reason, served_version, gain, base_gain, project, base, needed, rules)
 
 
 def gains_enough(served: ScoresByClip, candidate: ScoresByClip, rules: GateRules = GateRules()) -> bool:
     """Whether the scores on the project's held-out videos allow a promotion, so that the base set decides."""
     gains = _gains(served, candidate, "held-out videos")
-    return len(gains) >= rules.min_clips and confidence_interval(gains, rules).above_zero
+    if len(gains) < rules.min_clips or not outlasts(_pairs(served, candidate), UNSEEN_LOSSES):
+        return False
+    return confidence_interval(gains, rules).above_zero
+
+
+def outlasts(pairs: Sequence[ClipPair], losses: int) -> bool:
+    """Whether the mean gain over clips outlasts this many more expressions that lose all of the served J&F."""
+    return _gain_of(pairs) * sum(pair.expressions for pair in pairs) > losses * fmean(pair.served for pair in pairs)
+
+
+def clips_to_outlast(pairs: Sequence[ClipPair], losses: int) -> int | None:
+    """How many more clips, with as many expressions each, would let this mean gain outlast `losses`; see `outlasts`.
+
+    Returns:
+        0: these are enough. None: there is no gain, or more than MOST_CLIPS would be needed.
+    """
+    if outlasts(pairs, losses):
+        return 0
+    gain = _gain_of(pairs)
+    if gain <= 0:
+        return None
+    expressions = losses * fmean(pair.served for pair in pairs) / gain
+    clips = math.floor(expressions / fmean(pair.expressions for pair in pairs)) + 1
+    return clips - len(pairs) if clips <= MOST_CLIPS else None
+
+
+def _gain_of(pairs: Sequence[ClipPair]) -> float:
+    return fmean(pair.gain for pair in pairs)
+
+
+def _missing(gains: Sequence[Sequence[float]], pairs: Sequence[ClipPair], gain: Interval, rules: GateRules) -> int:
+    """How many more held-out clips would make this gain enough; 0 if it is, or if that is unknown."""
+    by_interval = missing_clips(gains, rules) if not gain.above_zero and len(gains) > 1 else 0
+    unseen = clips_to_outlast(pairs, UNSEEN_LOSSES)
+    return 0 if by_interval is None or unseen is None else max(by_interval, unseen)
 
 
 def too_few_videos(held_out: int, share: float, rules: GateRules, served_version: str = "") -> GateDecision:
@@ -172,20 +218,40 @@ def too_few_videos(held_out: int, share: float, rules: GateRules, served_version
 
 
 def _verdict(
-    gain: Interval, base_gain: Interval | None, clips: int, base_clips: int, needed: int, rules: GateRules
+    gain: Interval,
+    base_gain: Interval | None,
+    project: Sequence[ClipPair],
+    base_clips: int,
+    needed: int,
+    share: float,
+    rules: GateRules,
 ) -> tuple[bool, str]:
-    percent = f"{rules.confidence:.0%}"
+    percent, clips = f"{rules.confidence:.0%}", len(project)
+    expressions = sum(pair.expressions for pair in project)
     shown = (
         f"{gain.mean:+.3f} J&F on {clips} held-out {_videos(clips)} ({percent}: {gain.low:+.3f} to {gain.high:+.3f})"
     )
     based = "" if base_gain is None else f"{base_gain.mean:+.3f} on {base_clips} clips of the base set"
-    if not gain.above_zero or base_gain is None:
-        word = "may be chance" if gain.mean > 0 else "is none"
-        more = f" A gain of this size needs about {needed} more corrected {_videos(needed)} to show." if needed else ""
-        return False, f"Not promoted: {shown}, so the gain {word}.{more}{f' {based}.' if based else ''}"
+    more = f" A gain of this size needs about {needed} more corrected {_videos(needed)} to show." if needed else ""
+    more += f" {based}." if based else ""
+    if not gain.above_zero:
+        return False, f"Not promoted: {shown}, so the gain {'may be chance' if gain.mean > 0 else 'is none'}.{more}"
+    few = f"but {expressions} expressions are too few for so small a gain: one more that fails would undo it"
+    if base_gain is None or not outlasts(project, UNSEEN_LOSSES):
+        return False, f"Not promoted: {shown}, {few}.{more}"
     if -base_gain.mean >= rules.margin:
         return False, f"Not promoted: {shown}, but {based}, and it must lose less than {rules.margin:g}."
-    return True, f"Promoted: {shown}, {based}."
+    return True, f"Promoted: {shown}, {based}.{_not_ruled_out(project, expressions, share)}"
+
+
+def _not_ruled_out(project: Sequence[ClipPair], expressions: int, share: float) -> str:
+    """A warning if losses too rare to be seen may undo the gain; empty if not."""
+    clips = clips_to_outlast(project, RULED_OUT)
+    if clips == 0:
+        return ""
+    videos = math.ceil((clips or 0) / share)
+    more = f" About {videos} more corrected {_videos(videos)} would." if videos else ""
+    return f" {expressions} expressions do not rule out rare large losses that undo it.{more}"
 
 
 def _videos(count: int) -> str:
