@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, LlavaConfig, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # type: ignore[attr-defined]
 
+from trajseg.checkpoints.folders import ASSEMBLED
 from trajseg.checkpoints.published import (
     adapted_weights,
     llava_config,
@@ -41,8 +42,6 @@ GAMMA_AT_FIRST = 1e-6
 """Initial value of SAM 2's layer scale; trained ones are far from it."""
 LORA_SCALE = 2.0
 """alpha / r of the authors' adapters: 16 / 8."""
-NOTE = "assembled.json"
-"""File in the new folder that names the sources of its parts, and the untrained parts."""
 
 
 @dataclass
@@ -149,7 +148,7 @@ def assemble(
     _processor(tokenizer, config.llava_config, config.sam2_config.image_size, authors_own).save_pretrained(out)  # type: ignore[arg-type]
     made = Assembled(out, config, fresh, tokens, sources, size)
     note = {"sources": sources, "adapters_merged": adapted, "never_trained": fresh, "new_tokens": tokens, "seed": seed}
-    (out / NOTE).write_text(json.dumps(note, indent=2) + "\n")
+    (out / ASSEMBLED).write_text(json.dumps(note, indent=2) + "\n")
     return made
 
 

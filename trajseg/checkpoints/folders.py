@@ -12,6 +12,8 @@ from trajseg.checkpoints.catalogue import ENGINES
 from trajseg.errors import CheckpointError
 
 SHIPPED = Path(__file__).parent
+ASSEMBLED = "assembled.json"
+"""File in the folder of an assembled checkpoint that names the sources of its parts, and the untrained parts."""
 
 
 def checkpoint_folder(name: str | Path) -> Path:
@@ -46,6 +48,15 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder}/config.json is not a JSON object.", "Name the folder of a checkpoint.")
     return config
+
+
+def never_trained(folder: Path) -> list[str]:
+    """The parts of an assembled checkpoint that hold random numbers, so that its masks and captions mean nothing."""
+    try:
+        parts = json.loads((folder / ASSEMBLED).read_text(encoding="utf-8"))["never_trained"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(part) for part in parts] if isinstance(parts, list) else []
 
 
 def fingerprint(folder: Path) -> str:

@@ -94,10 +94,9 @@ def merge(checkpoint: str, adapter: Path, out: Path, half: bool, name: str | Non
     """Merge an adapter into a checkpoint: the result runs without peft."""
     import torch
 
+    from trajseg.checkpoints.own_data import DEFAULT_BASE_SET, DEFAULT_REPLAY
     from trajseg.engines.trajseg import VideoSegmenter
     from trajseg.training.adapters import merge_adapter, name_after
-    from trajseg.training.finetune import DEFAULT_REPLAY
-    from trajseg.training.round import DEFAULT_BASE_SET
 
     base = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
     before = base.model.config.model_name

@@ -34,8 +34,8 @@ def warm_start(
     """
     import torch
 
+    from trajseg.checkpoints.own_data import replay_data
     from trajseg.data.registry import open_source
-    from trajseg.training.finetune import replay_data
     from trajseg.training.run import signals_stop
     from trajseg.training.warm_start import SCHEDULE, WARM_START, save_warm_start, train_warm_start
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
+from trajseg.checkpoints.own_data import replay_data
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import open_source
 from trajseg.data.rehearsal import UNVARIED, Rehearsal, Variety
 from trajseg.data.samples import Mixture, Source
-from trajseg.errors import InputError
 from trajseg.model import TrajSegModel
 from trajseg.model.device import free_unused
 from trajseg.training.adapters import ADAPTERS, HEADS, LoraSettings, blend_adapter
@@ -26,8 +26,6 @@ from trajseg.training.recipes import JointRecipe, Precision, train_jointly
 from trajseg.training.run import Schedule, StepsDone, Stop
 from trajseg.training.warm_start import load_warm_start, warm_start_of
 
-DEFAULT_REPLAY: Mapping[str, str] = {"trajseg-tiny": "shapes:turned"}
-"""Replay data of the checkpoints that ship, by model name; others name theirs in config.json, as `replay_data`."""
 FEW: Mapping[str, float] = {"vision tower": 1.0, "mask encoder": 1.0, "mask decoder": 0.25, ADAPTERS: 1.0}
 """The trained parts of a small base, and their learning rates. The path from the answer to the masks is frozen."""
 NO_SCORE = LossWeights(score=0.0)
@@ -147,24 +145,6 @@ def recipe_for(checkpoint: str, steps: int | None = None) -> FinetuneRecipe:
     text = checkpoint_config(checkpoint_folder(checkpoint)).get("llava_config", {}).get("text_config", {})
     recipe = FULL_SIZE if text.get("hidden_size", 0) >= LARGE else FinetuneRecipe()
     return recipe if steps is None else dataclasses.replace(recipe, steps=steps)
-
-
-def replay_data(checkpoint: str) -> str:
-    """The base's own training data, as named in `--data`, for replay.
-
-    Raises:
-        InputError: the checkpoint's config.json does not name it, and the checkpoint is not a built-in one.
-        CheckpointError: there is no such checkpoint.
-    """
-    config = checkpoint_config(checkpoint_folder(checkpoint))
-    data = config.get("replay_data") or DEFAULT_REPLAY.get(str(config.get("model_name")))
-    if not data:
-        raise InputError(
-            f"The checkpoint {checkpoint} does not say what it was trained on, so nothing can be replayed.",
-            "Name a data set: TRAJSEG_REPLAY_DATA=ref-youtube-vos:/data/ref-youtube-vos/train, or `replay_data` in the "
-            "checkpoint's config.json.",
-        )
-    return str(data)
 
 
 def finetune(

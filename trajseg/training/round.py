@@ -20,6 +20,7 @@ from typing import Any
 from trajseg import __version__
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest, record_decision
+from trajseg.checkpoints.own_data import base_set_of, check_own_data
 from trajseg.data.corrections import HELD_OUT_SHARE, Corrections, EmptySideError
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset
@@ -33,8 +34,6 @@ from trajseg.training.gate import GateDecision, GateRules, ScoresByClip, decide,
 from trajseg.training.kept_settings import RECIPE
 from trajseg.training.run import StepsDone, Stop
 
-DEFAULT_BASE_SET: Mapping[str, str] = {"trajseg-tiny": "shapes:val"}
-"""What a base must not forget, by model name; other checkpoints name theirs in config.json, as `base_set`."""
 BASE_OPTIONS = DatasetOptions(count=24, seed=9000, height=160, if_drawn=True)
 """Size of a base set in clips, and the seed if its clips are generated."""
 PER_CLIP = {"project": 8, "base": 6}
@@ -113,6 +112,7 @@ def run_round(
     if held_out is None or count < task.rules.min_clips:
         return too_few_videos(count, HELD_OUT_SHARE, task.rules, task.served_version)
     train = _to_train_on(folder, count)
+    check_own_data(task.checkpoint, task.replay, task.base_set or (base_set and base_set.name))
     drawn = base_set or open_dataset(task.base_set or base_set_of(task.checkpoint), BASE_OPTIONS)
     blends = (task.recipe.blend, *task.recipe.milder_blends)
     done, steps = 0, task.recipe.steps
@@ -218,7 +218,7 @@ def _to_train_on(folder: Path, held_out: int) -> Corrections:
     except EmptySideError as error:
         raise InputError(
             f"All {held_out} corrected videos are held out of training; there is none to train on.",
-            "Correct and submit more tasks: most videos are trained on.",
+            "Correct and submit more tasks: about half of the videos are trained on.",
         ) from error
 
 
@@ -239,22 +239,6 @@ def by_video(scores: ScoresByClip, videos: Mapping[str, str]) -> ScoresByClip:
     for clip, each in scores.items():
         joined.setdefault(videos[clip], []).extend(each)
     return joined
-
-
-def base_set_of(checkpoint: str) -> str:
-    """The data set that a base must not forget, as named in --data.
-
-    Raises:
-        InputError: the checkpoint's config.json does not name it, and the checkpoint is not a built-in one.
-    """
-    config = checkpoint_config(checkpoint_folder(checkpoint))
-    data = config.get("base_set") or DEFAULT_BASE_SET.get(str(config.get("model_name")))
-    if not data:
-        raise InputError(
-            f"The checkpoint {checkpoint} does not say on what it must not get worse.",
-            "Name a data set in TRAJSEG_BASE_DATA, or as `base_set` in the checkpoint's config.json.",
-        )
-    return str(data)
 
 
 def _manifest(task: RoundTask, blended: FinetuneRecipe, corrections: Path) -> AdapterManifest:

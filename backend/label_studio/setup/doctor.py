@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,10 +25,11 @@ from backend.label_studio.setup.engines import engine_checks
 from backend.label_studio.setup.serving import adapters, disk, serving_checks
 from backend.settings import Settings
 from backend.tls import certificate_trouble, ssl_context
-from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.checkpoints.folders import checkpoint_folder, never_trained
+from trajseg.checkpoints.own_data import check_own_data
 from trajseg.checkpoints.places import MOBILE_SAM_FILES, marks_folder
 from trajseg.engines.registry import check_engine, engine_factory, engine_spec
-from trajseg.errors import InputError, TrajSegError
+from trajseg.errors import CheckpointError, InputError, TrajSegError
 from trajseg.variables import unknown_variables
 
 PACKAGES = (
@@ -60,6 +62,8 @@ def checks(
     yield model(settings)
     for name in settings.engines:
         yield model(settings.model_copy(update={"model": name}), f"Model {name}", "TRAJSEG_ENGINES")
+    for name in dict.fromkeys((settings.model, *settings.engines)):
+        yield from training(settings, name)
     yield torch()
     yield from engine_checks()
     yield marks_model(settings)
@@ -131,7 +135,20 @@ def model(settings: Settings, title: str = "Model", variable: str = "TRAJSEG_MOD
     folder = checkpoint_folder(settings.model)
     if not list(folder.glob("*.safetensors")):
         return Check(title, "fail", f"{folder} has no weights (*.safetensors)", remedy)
+    if parts := never_trained(folder):
+        words = f"{', '.join(parts)} of {spec.model_version} in {folder} were never trained: its masks mean nothing"
+        return Check(title, "warn", words, "Train it with `trajseg train joint`, see docs/full_size.md.")
     return Check(title, "ok", f"{spec.model_version} in {folder}")
+
+
+def training(settings: Settings, name: str) -> Iterator[Check]:
+    """A warning if an engine's projects cannot be fine-tuned, because no data set is named for it."""
+    with suppress(CheckpointError):
+        if engine_factory(name) is None:
+            try:
+                check_own_data(name, settings.replay_data, settings.base_data)
+            except InputError as error:
+                yield Check("Training", "warn", f"no project can be fine-tuned: {error.message}", error.remedy)
 
 
 def torch() -> Check:

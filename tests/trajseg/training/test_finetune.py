@@ -16,6 +16,7 @@ import torch
 
 from trajseg import VideoSegmenter
 from trajseg.checkpoints.manifest import read_manifest
+from trajseg.checkpoints.own_data import check_own_data, replay_data
 from trajseg.data.corrections import Corrections
 from trajseg.data.registry import DatasetOptions, open_dataset, open_source
 from trajseg.data.rehearsal import UNVARIED, Rehearsal, Variety
@@ -24,7 +25,7 @@ from trajseg.errors import CheckpointError, InputError
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.shapes.samples import TURNED, ShapesSamples
 from trajseg.training.adapters import prepare
-from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe, finetune, replay_data
+from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe, finetune
 from trajseg.training.gate import GateRules
 from trajseg.training.joint import LossWeights
 from trajseg.training.recipes import Trained, learning_rates
@@ -156,6 +157,21 @@ def test_what_to_replay_is_said_by_the_checkpoint(tmp_path: Path) -> None:
         replay_data(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_name": "ours", "replay_data": "ref-youtube-vos:/d"}))
     assert replay_data(str(tmp_path)) == "ref-youtube-vos:/d"
+
+
+def test_all_data_sets_that_a_training_lacks_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_name": "ours"}))
+    with pytest.raises(InputError) as caught:
+        check_own_data(tmp_path, None, "")
+    assert "what it was trained on" in caught.value.message
+    assert "on what it must not get worse" in caught.value.message
+    assert "TRAJSEG_REPLAY_DATA=" in caught.value.remedy
+    assert "TRAJSEG_BASE_DATA=" in caught.value.remedy
+    with pytest.raises(InputError) as caught:
+        check_own_data(tmp_path, "shapes:turned", None)
+    assert "TRAJSEG_REPLAY_DATA" not in caught.value.remedy
+    check_own_data(tmp_path, "shapes:turned", "shapes:val")
+    check_own_data("trajseg-tiny", None, None)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajseg import VideoSegmenter
+from trajseg.checkpoints.own_data import base_set_of, replay_data
 from trajseg.cli import main
 from trajseg.data.samples import Direction, Mixture, Sample, Samples
 from trajseg.errors import CheckpointError, InputError
@@ -38,11 +39,9 @@ from trajseg.training.adapters import (
     recompute_layers,
     save_adapter,
 )
-from trajseg.training.finetune import replay_data
 from trajseg.training.health import gradient_norms
 from trajseg.training.joint import JointTraining, LossWeights
 from trajseg.training.recipes import JointRecipe, train_jointly
-from trajseg.training.round import base_set_of
 from trajseg.training.run import Part, Schedule, train
 
 SOURCE = ShapesSamples(size=128)

@@ -122,6 +122,27 @@ def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
     assert checks.model(Settings(model=str(tmp_path))).state == "ok"
 
 
+def test_a_checkpoint_with_untrained_parts_or_without_data_to_train_on_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_name": "ours"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "assembled.json").write_text('{"never_trained": ["spi_module"]}')
+    check = checks.model(Settings(model=str(tmp_path)))
+    assert check.state == "warn"
+    assert "spi_module of ours" in check.words
+    (tmp_path / "assembled.json").write_text('{"never_trained": []}')
+    assert checks.model(Settings(model=str(tmp_path))).state == "ok"
+    ours = Settings(model=str(tmp_path))
+    [check] = checks.training(ours, ours.model)
+    assert (check.name, check.state) == ("Training", "warn")
+    assert "TRAJSEG_REPLAY_DATA=" in check.remedy
+    assert "TRAJSEG_BASE_DATA=" in check.remedy
+    named = ours.model_copy(update={"replay_data": "shapes:turned", "base_data": "shapes:val"})
+    assert not list(checks.training(named, ours.model))
+    assert not list(checks.training(ours, "trajseg-tiny"))
+    assert not list(checks.training(ours, "grounded"))
+    assert not list(checks.training(ours, str(tmp_path / "missing")))
+
+
 def test_an_engine_of_someone_else_is_read_and_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_engine.py").write_text(
         "from trajseg.engines.base import EngineSpec\n"
