@@ -119,8 +119,10 @@ def promote(project: int, number: int) -> None:
 def rollback(project: int) -> None:
     """Take the serving version out of service; the one before it serves from the next job on."""
     with _backend(project) as (backend, found):
-        out, serving = backend.service.models.rollback(found.id)
+        out, serving, again = backend.service.models.rollback(found.id)
         click.echo(f"{out.name} is rolled back; {serving.name if serving else out.base} serves from the next job on.")
+        if again:
+            click.echo(f"It labels {counted(len(again), 'unannotated task')} for which it has no prediction yet.")
 
 
 @contextmanager

@@ -56,18 +56,19 @@ class TaskPool:
         ]
 
     def _newest(self) -> dict[int, list[Job]]:
-        """The newest prediction of each instruction, by task."""
+        """The newest prediction of each instruction, by task; see Versions.weakest_first."""
         query = (
             select(Job)
             .where(Job.project_id == self.project_id, Job.kind == "prelabel", Job.state == "done")
-            .order_by(Job.task_id, Job.finished_at, Job.id)
+            .order_by(Job.finished_at, Job.id)
         )
         newest: dict[int, dict[str, Job]] = {}
         with self.store.database.read() as session:
-            for job in session.scalars(query):
-                if job.task_id is not None:
-                    newest.setdefault(job.task_id, {})[job.instruction] = job
-        return {task: list(jobs.values()) for task, jobs in newest.items()}
+            jobs = list(session.scalars(query))
+        for job in self.store.versions.weakest_first(self.project_id, jobs):
+            if job.task_id is not None:
+                newest.setdefault(job.task_id, {})[job.instruction] = job
+        return {task: list(newest[task].values()) for task in sorted(newest)}
 
     def _look(self, jobs: Sequence[Job]) -> None:
         tracks: dict[str, list[Track]] = {job.id: [] for job in jobs}

@@ -17,16 +17,13 @@ class ModelControl:
     """Chooses which version serves a project, from the next job on.
 
     Args:
-        relabel: whether a promoted version pre-labels the unannotated tasks again.
-        replace: whether its predictions replace those of earlier versions.
+        relabel: whether a version that begins to serve pre-labels the unannotated tasks again.
         data_dir: where the adapters are.
     """
 
-    def __init__(
-        self, store: Store, jobs: JobControl, engines: OfferedEngines, relabel: bool, replace: bool, data_dir: Path
-    ) -> None:
-        self.store, self.jobs, self.engines, self.data_dir = store, jobs, engines, data_dir
-        self.relabel, self.replace = relabel, replace
+    def __init__(self, store: Store, jobs: JobControl, engines: OfferedEngines, relabel: bool, data_dir: Path) -> None:
+        self.store, self.jobs, self.engines = store, jobs, engines
+        self.relabel, self.data_dir = relabel, data_dir
 
     def promote(self, project_id: int, number: int) -> tuple[ModelVersion, list[Job]]:
         """Makes a version serve, whatever the gate decided; also returns the jobs that relabel tasks.
@@ -48,11 +45,13 @@ class ModelControl:
         version = self.store.versions.promote(project_id, number, "Promoted by hand.")
         return version, self._labelled_again(project_id, version.name)
 
-    def rollback(self, project_id: int) -> tuple[ModelVersion, ModelVersion | None]:
-        """Takes the serving version out of service. Returns it and the one that serves now (None: the base).
+    def rollback(self, project_id: int) -> tuple[ModelVersion, ModelVersion | None, list[Job]]:
+        """Takes the serving version out of service.
 
-        Its predictions are kept. Those of the version that serves again are still there; where they were replaced,
-        they come back.
+        Returns it, the one that serves now (None: the base), and the jobs by which that labels tasks.
+
+        Its predictions are kept, but those of the version that serves again lead their tasks. Where that has none, it
+        pre-labels.
 
         Raises:
             InputError: the base already serves.
@@ -60,9 +59,7 @@ class ModelControl:
         project = self.store.projects.get(project_id)
         base = self.engines.versions.get(project.engine or self.engines.default, self.engines.base(""))
         out, serving = self.store.versions.rollback(project_id, base)
-        if self.replace:
-            self._labelled_again(project_id, serving.name if serving else base)
-        return out, serving
+        return out, serving, self._labelled_again(project_id, serving.name if serving else base)
 
     def _labelled_again(self, project_id: int, version: str) -> list[Job]:
         """The new jobs by which a version relabels the unannotated tasks; results that it already has are sent again.

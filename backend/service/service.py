@@ -47,8 +47,8 @@ class Service:
         self.queue = queue
         self.engines = engines
         self.jobs = JobControl(store, queue, self.engines)
-        relabel, replace = settings.relabel_after_promotion, settings.older_predictions == "replace"
-        self.models = ModelControl(store, self.jobs, self.engines, relabel, replace, settings.data_dir)
+        relabel = settings.relabel_after_promotion
+        self.models = ModelControl(store, self.jobs, self.engines, relabel, settings.data_dir)
         self.batch = BatchLabelling(store, self.jobs, settings.retry_failed_seconds)
         self.interactive = InteractiveLabelling(store, self.jobs, settings)
         self.webhooks = Webhooks(store, self.jobs, on_notice)

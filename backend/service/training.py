@@ -81,7 +81,8 @@ def due_trainings(store: Store, engines: OfferedEngines, after: int) -> Callable
 def relabelling(store: Store, project_id: int, version: str, engine: str = "") -> tuple[JobRequest, ...]:
     """Prelabel requests by a new version for the unannotated tasks, the most doubtful first.
 
-    They repeat each task's newest prediction, and the newest for each instruction typed on its page.
+    They repeat each task's newest prediction, and the newest for each instruction typed on its page. What the version
+    has done already is requested as well, and is the same job.
 
     Args:
         engine: the engine of that version, as named in job params.
@@ -110,7 +111,7 @@ def relabelling(store: Store, project_id: int, version: str, engine: str = "") -
             if job.task_id not in annotated
         }
     doubtful = sorted(newest.values(), key=lambda job: -(job.notes.doubt or 0.0))
-    return tuple(_again(job, version, engine) for job in doubtful if job.model_version != version)
+    return tuple(_again(job, version, engine) for job in doubtful)
 
 
 def _again(job: Job, version: str, engine: str) -> JobRequest:

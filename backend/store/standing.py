@@ -2,7 +2,8 @@
 
 A task's newest annotation decides. Its tracks are those of the job that refined it, once that job is done, else those
 it started from, with the painted masks applied. A task without an annotation has the newest prediction for each of its
-instructions. Export, statistics and training all read the state of a video from here.
+instructions, if possible not by a version that was rolled back. Export, statistics and training all read the state of
+a video from here.
 
 Trust of a frame (trajseg.tracks.trust):
 
@@ -187,7 +188,7 @@ class Standing:
         self, project_id: int, task_id: int, jobs: Mapping[str, Job], annotations: set[int]
     ) -> StandingTask | None:
         newest: dict[str, Job] = {}
-        for job in jobs.values():
+        for job in self.store.versions.weakest_first(project_id, jobs.values()):
             refined = self.store.corrections.annotation_behind(job.id)
             # The request of a withdrawn annotation no longer counts.
             if refined is None or refined in annotations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
@@ -139,6 +139,18 @@ class Versions:
             version.reason = reason or version.reason
             _set(version, PROMOTED)
             return version
+
+    def weakest_first(self, project_id: int, jobs: Iterable[Job]) -> list[Job]:
+        """Predictions of a task in the order in which each replaces those before it, from oldest to newest.
+
+        What a version predicted that was rolled back counts only where there is nothing else: it comes first.
+        """
+        query = select(ModelVersion.name).where(
+            ModelVersion.project_id == project_id, ModelVersion.state == ROLLED_BACK
+        )
+        with self.database.read() as session:
+            out = set(session.scalars(query))
+        return sorted(jobs, key=lambda job: job.model_version not in out)
 
     def rollback(self, project_id: int, base: str) -> tuple[ModelVersion, ModelVersion | None]:
         """Takes the serving version out of service, from the next job on. Returns it and the new one (None: the base).

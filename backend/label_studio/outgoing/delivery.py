@@ -128,8 +128,7 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
             # A later job has captioned these same tracks.
             return posted[0]
     elif posted:
-        if not any(one.model_version == result.model_version for one in present):
-            # It was superseded.
+        if _was_replaced(store, job, result, task, present, min(posted)):
             owner = store.projects.get(job.project_id)
             make_current(store, client, config, owner, task, min(posted), job, result)
         _name_version(store, client, job.project_id, project, result.model_version)
@@ -189,6 +188,23 @@ def _post(store: Store, client: LabelStudioClient, settings: Settings, delivery:
             store.tasks.settle(job.project_id, task.id, state)
             store.tasks.shown([(job.project_id, task.id)], state)
     return made
+
+
+def _was_replaced(
+    store: Store, job: Job, result: Result, task: Task, present: Sequence[Prediction], posted: int
+) -> bool:
+    """Whether an earlier delivery of this result, the prediction `posted`, should lead its task again and does not.
+
+    It was superseded; or it stayed current beside the one to open, of a version that served until now.
+    """
+    assert job.project_id is not None
+    current = [one.id for one in present if one.model_version == result.model_version]
+    if not current:
+        return True
+    serves = store.versions.served_name(job.project_id, base_of(result.model_version))
+    leads = posted in current and takes_the_lead(store, job, result, present)
+    opened = task.data.get(OPEN_KEY) == opened_words(posted, kind_of(job))
+    return result.model_version == serves and leads and not opened
 
 
 def _name_version(

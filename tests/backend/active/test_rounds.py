@@ -98,6 +98,22 @@ def test_the_pool_tells_tasks_that_look_alike_from_others(world: World) -> None:
     assert ([task.task_id for task in corrected], len(candidates)) == ([1], 5)
 
 
+def test_the_doubts_are_those_of_the_version_that_serves(world: World) -> None:
+    def doubts() -> list[float]:
+        return [task.doubt for task in TaskPool(world.store, world.settings, world.project.id).tasks()[0]]
+
+    before = doubts()
+    version = world.store.versions.of_job(world.project.id, BASE, "a")
+    world.store.versions.decide(version.id, True, "Promoted.", "models/1", {})
+    job, _ = world.store.jobs.add(
+        "prelabel", world.project.id, 1, "v", "the square", "prelabel", model_version=version.name
+    )
+    world.finish(job, 0.2, version.name)
+    assert doubts() == [0.2, *before[1:]]
+    world.store.versions.rollback(world.project.id, BASE)
+    assert doubts() == before
+
+
 def test_rounds_run_to_the_end_of_the_budget_and_each_is_reported(world: World) -> None:
     learning = world.learning()
     (said,) = learning.step()

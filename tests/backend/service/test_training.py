@@ -68,10 +68,11 @@ def test_the_most_doubtful_tasks_that_nobody_has_annotated_are_labelled_first(
 
 
 def test_what_the_version_has_labelled_already_is_left_alone(store: Store, project_id: int, result: Result) -> None:
-    predicted(store, project_id, result, 1, 0.9)
-    predicted(store, project_id, result, 1, 0.4, PROMOTED)
-    predicted(store, project_id, result, 2, 0.1)
-    assert [request.task_id for request in relabelling(store, project_id, PROMOTED)] == [2]
+    for task, version in ((1, BASE), (1, PROMOTED), (2, BASE)):
+        job, _ = store.jobs.add("prelabel", project_id, task, "/data/1.mp4", "it", "prelabel", model_version=version)
+        store.runs.finish(job.id, store.runs.start(job.id) or "", replace(copy.deepcopy(result), model_version=version))
+    requested = store.jobs.add_all(relabelling(store, project_id, PROMOTED))
+    assert sorted(job.task_id for job, created in requested if created) == [2]
 
 
 def test_what_is_labelled_again_asks_the_same_as_before(store: Store, project_id: int, result: Result) -> None:
@@ -166,13 +167,19 @@ def test_a_version_promoted_by_hand_labels_again_as_one_that_the_gate_promoted(
         (1, "queued", PROMOTED),
     ]
     assert models.promote(project_id, refused.number)[1] == [], "they are queued already"
-    out, serving = models.rollback(project_id)
+    out, serving, _ = models.rollback(project_id)
     assert (out.name, serving) == (PROMOTED, None)
     quiet = settings.model_copy(update={"relabel_after_promotion": False})
     assert compose(quiet, store, queue).service.models.promote(project_id, refused.number)[1] == []
 
 
-def test_after_a_rollback_what_was_replaced_is_sent_again(
+def delivery_state(store: Store, job: Job) -> str:
+    delivery = store.deliveries.of_job(job.id)
+    assert delivery is not None
+    return str(delivery.state)
+
+
+def test_after_a_rollback_what_the_version_before_predicted_is_sent_again(
     store: Store, project_id: int, result: Result, settings: Settings, queue: JobQueue
 ) -> None:
     first, _ = store.jobs.add("prelabel", project_id, 1, "/data/1.mp4", "it", "prelabel", model_version=BASE)
@@ -184,14 +191,27 @@ def test_after_a_rollback_what_was_replaced_is_sent_again(
     delivery = store.deliveries.of_job(first.id)
     assert delivery is not None
     store.deliveries.sent(delivery.id, 3)
-    for setting, state, again in (("keep", "sent", []), ("replace", "pending", [2])):
-        changed = settings.model_copy(update={"older_predictions": setting})
-        compose(changed, store, queue).service.models.rollback(project_id)
-        found = store.deliveries.of_job(first.id)
-        assert found is not None
-        assert found.state == state
-        assert [job.task_id for job in store.jobs.newest(state="queued")] == again, "it was never labelled by the base"
-        store.versions.decide(version.id, True, "Promoted.", "models/1", {})
+    again = compose(settings, store, queue).service.models.rollback(project_id)[2]
+    assert delivery_state(store, first) == "pending"
+    assert [(job.task_id, job.state) for job in again] == [(2, "queued")], "it was never labelled by the base"
+
+
+def test_a_version_that_is_promoted_again_leads_its_tasks_again(
+    store: Store, project_id: int, result: Result, settings: Settings, queue: JobQueue
+) -> None:
+    publish_adapter(settings.data_dir / "models" / "1", PROMOTED)
+    version = store.versions.of_job(project_id, BASE, "a")
+    store.versions.decide(version.id, True, "Promoted.", "models/1", {})
+    job, _ = store.jobs.add("prelabel", project_id, 1, "/data/1.mp4", "it", "prelabel", model_version=PROMOTED)
+    store.runs.finish(job.id, store.runs.start(job.id) or "", replace(copy.deepcopy(result), model_version=PROMOTED))
+    delivery = store.deliveries.of_job(job.id)
+    assert delivery is not None
+    store.deliveries.sent(delivery.id, 3)
+    models = compose(settings, store, queue).service.models
+    models.rollback(project_id)
+    assert delivery_state(store, job) == "sent"
+    assert models.promote(project_id, 1)[1] == [], "it was labelled by this version"
+    assert delivery_state(store, job) == "pending"
 
 
 def test_a_prediction_by_another_version_does_not_stand_for_the_wanted_one(

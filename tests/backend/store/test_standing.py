@@ -105,6 +105,31 @@ def removed(job_id: str, index: int, number: int = 1) -> Change:
     return Change(f"track-{number}", index, "removed", f"t{number}", job_id)
 
 
+def test_what_a_rolled_back_version_predicted_counts_only_where_there_is_nothing_else(world: World) -> None:
+    world.done("prelabel", [track(1, [0] * FRAMES)])
+    version = world.store.versions.of_job(world.project, "tiny", "a")
+    world.store.versions.decide(version.id, True, "Promoted.", "models/1", {})
+
+    def predicted(instruction: str) -> None:
+        job, _ = world.store.jobs.add(
+            "prelabel", world.project, 1, "clip.mp4", instruction, "prelabel", model_version=version.name
+        )
+        made = replace(result([track(1, [10] * FRAMES)], instruction), model_version=version.name)
+        world.store.runs.finish(job.id, world.store.runs.start(job.id) or "", made)
+
+    def lefts() -> list[int]:
+        return [int(np.flatnonzero(held.track.mask(0).any(axis=0))[0]) for held in world.task().tracks]
+
+    predicted("the square")
+    assert (world.task().model_version, lefts()) == (version.name, [10])
+    world.store.versions.rollback(world.project, "tiny")
+    assert (world.task().model_version, lefts()) == ("tiny", [0])
+    predicted("the circle")
+    assert sorted(lefts()) == [0, 10]
+    world.store.versions.promote(world.project, 1)
+    assert (world.task().model_version, lefts()) == (version.name, [10, 10])
+
+
 def test_without_anything_there_are_no_tracks(world: World) -> None:
     assert world.standing.task_ids(world.project) == []
     assert world.standing.task(world.project, 1) is None

@@ -400,6 +400,32 @@ def test_what_was_replaced_comes_back_with_its_columns_when_it_is_sent_again(
     assert {key: bench.data()[key] for key in before} == before
 
 
+def test_after_a_rollback_what_was_kept_beside_it_leads_again_with_its_columns(
+    bench: Bench, arrive: Any, result: Result, smaller: Result
+) -> None:
+    form = bench.studio.projects[bench.studio.tasks[bench.task]["project"]]
+    first = arrive(result)
+    form["model_version"] = "trajseg-tiny"
+    before = dict(bench.data())
+    newer = promoted(bench.store, bench.studio, bench.task)
+    later = arrive(smaller, model_version=newer)
+    assert bench.data()["trajseg_open"] != before["trajseg_open"]
+    bench.store.deliveries.send_again(first.id)
+    assert bench.deliver(delivery_of(bench.store, first))
+    assert bench.data()["trajseg_open"] != before["trajseg_open"], "it does not serve"
+    bench.store.versions.rollback(1, "trajseg-tiny")
+    bench.store.deliveries.send_again(first.id)
+    assert bench.deliver(delivery_of(bench.store, first))
+    assert [one["model_version"] for one in bench.of_task()] == ["trajseg-tiny", newer]
+    assert {key: bench.data()[key] for key in before} == before
+    assert form["model_version"] == "trajseg-tiny"
+    bench.store.versions.promote(1, 1)
+    bench.store.deliveries.send_again(later.id)
+    assert bench.deliver(delivery_of(bench.store, later))
+    assert form["model_version"] == newer
+    assert bench.data()["trajseg_open"] == f"#{bench.of_task()[1]['id']} (prelabel)"
+
+
 def test_a_withdrawn_correction_brings_back_what_an_earlier_version_predicted(
     bench: Bench, arrive: Any, result: Result, smaller: Result
 ) -> None:
