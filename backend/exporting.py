@@ -13,6 +13,7 @@ from backend.fetch import FetchPolicy, fetched
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.standing import Standing, StandingTask
+from trajseg.data.sides import Side
 from trajseg.errors import InputError, ServiceError
 from trajseg.files import content_hash
 from trajseg.tracks.formats import LabelledClip, LabelledTrack, TrackFormat
@@ -57,7 +58,7 @@ class ProjectExport:
     def __init__(
         self, store: Store, project_id: int, videos: Videos | None = None, annotated_only: bool = False
     ) -> None:
-        self.standing = Standing(store)
+        self.store, self.standing = store, Standing(store)
         self.project_id, self.videos, self.annotated_only = project_id, videos, annotated_only
         self.report = ExportReport()
 
@@ -88,9 +89,16 @@ class ProjectExport:
             except (InputError, ServiceError) as error:
                 self._skip(f"task {task.task_id}", error)
                 return
+            if labelled.look is not None:
+                labelled = replace(labelled, side=self._side(task, identity) or "")
             writer.add(labelled)
         self.report.clips += 1
         self.report.verdicts.update(held.verdict for held in task.tracks)
+
+    def _side(self, task: StandingTask, identity: str) -> Side | None:
+        """The side of a task's video. It is decided when the video is first exported with corrections."""
+        sides = self.store.sides
+        return (sides.of if task.annotation_id is None else sides.decide)(self.project_id, identity)
 
     def _open(self, task: StandingTask, stack: ExitStack) -> tuple[Clip, str]:
         assert self.videos is not None

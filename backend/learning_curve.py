@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from backend.store.models import ModelVersion
-from trajseg.data.corrections import HELD_OUT_SHARE, MIN_HELD_OUT
+from trajseg.data.sides import MIN_HELD_OUT, expected_held_out, videos_to_hold_out
 
 FARTHEST = 10
 """How far the line is extrapolated, as a multiple of the last training's number of corrected videos."""
@@ -106,7 +106,7 @@ def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
         corrected: videos that people have corrected so far.
     """
     if not points:
-        missing = max(0, math.ceil(MIN_HELD_OUT / HELD_OUT_SHARE) - corrected)
+        missing = max(0, videos_to_hold_out(MIN_HELD_OUT, 0) - corrected)
         if missing:
             return Advice(
                 missing,
@@ -125,7 +125,7 @@ def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
     standing = last.candidate if last.promoted else last.served
     for videos in range(now, FARTHEST * max(last.videos, now) + 1):
         gain = start + slope * math.log1p(videos) - standing
-        if gain > last.reach * math.sqrt(last.videos / videos):
+        if gain > last.reach * math.sqrt(expected_held_out(last.videos) / expected_held_out(videos)):
             more = videos - corrected
             if more <= 0:
                 return Advice(

@@ -87,7 +87,8 @@ def _state(store: Store, project_id: int) -> str:
     jobs = select(func.count(), func.max(Job.finished_at)).where(Job.project_id == project_id, Job.state == "done")
     with store.database.read() as session:
         rows = session.execute(annotations.order_by(Annotation.annotation_id)).all()
-        return repr((rows, session.execute(jobs).one()))
+        # Earlier versions wrote no sides: those exports are not used again.
+        return repr(("sides", rows, session.execute(jobs).one()))
 
 
 def _forget(root: Path) -> None:

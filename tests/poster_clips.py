@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trajseg.data.corrections import Side, side_of
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Expression
+from trajseg.data.sides import Side, side_of
 from trajseg.shapes.dataset import SceneMasks, write_scene
 from trajseg.shapes.evaluation.annotator import correct, identity_of
 from trajseg.shapes.world.conditions import PLAIN, POSTERS, Condition

@@ -384,6 +384,19 @@ class Correction(Base):
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+class VideoSide(Base):
+    """The side of a project's video, "train" or "held-out", which it keeps for good; see trajseg.data.sides."""
+
+    __tablename__ = "video_sides"
+    __table_args__ = (UniqueConstraint("project_id", "identity", name="one_side"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    identity: Mapped[str] = mapped_column(String(100))
+    side: Mapped[str] = mapped_column(String(20))
+    decided_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
 class ModelVersion(Base):
     """A version of a project's model: a base with an adapter trained on the project's corrections.
 

@@ -21,6 +21,7 @@ from backend.store.projects import ProjectStore
 from backend.store.retention import Retention
 from backend.store.runs import RunStore
 from backend.store.selection import Selections
+from backend.store.sides import Sides
 from backend.store.superseded import Superseded
 from backend.store.tasks import Tasks
 from backend.store.unread import UnreadTasks
@@ -49,6 +50,7 @@ class Store:
         adoptions: refined tracks written into annotations.
         unread: tasks whose annotations have to be read.
         corrections: what people changed.
+        sides: which videos of a project are held out of training.
         versions: model versions of projects.
         retention: deletes finished jobs that are no longer needed.
     """
@@ -69,6 +71,7 @@ class Store:
         self.tasks = Tasks(self.database)
         self.unread = UnreadTasks(self.database)
         self.corrections = Corrections(self.database)
+        self.sides = Sides(self.database)
         self.versions = Versions(self.database)
         self.pictures = Pictures(self.database)
         self.adoptions = Adoptions(self.database)

@@ -8,8 +8,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Run
@@ -22,8 +23,9 @@ from backend.store import Change, ReadAnnotation, Store
 from backend.store.notes import JobNotes
 from trajseg.cli import main
 from trajseg.data import corrections
-from trajseg.data.corrections import Corrections, Side, side_of
+from trajseg.data.corrections import Corrections
 from trajseg.data.registry import open_dataset
+from trajseg.data.sides import FIRST_VIDEOS, Side, side_of
 from trajseg.errors import InputError, ServiceError
 from trajseg.files import content_hash
 from trajseg.tracks import MaskTrack, Result, rle
@@ -213,6 +215,72 @@ def test_corrections_of_a_video_that_was_replaced_are_left_out(
     corrected(project, tiny_clip, 5, video)
     ((name, _),) = export_corrections(project.store, Settings(), project.id, tmp_path / "again").skipped
     assert name == "task 4", "the new task is exported"
+
+
+def sides_in(folder: Path) -> dict[str, str | None]:
+    """The sides in the manifest of an export, by clip."""
+    return {clip["name"]: clip.get("side") for clip in json.loads((folder / "manifest.json").read_text())["clips"]}
+
+
+def filled(project: Project, count: int) -> None:
+    """As if the project had had so many other corrected videos."""
+    for number in range(count):
+        project.store.sides.decide(project.id, f"sha256:{number:064x}")
+
+
+def test_the_side_of_a_video_is_decided_with_its_first_corrections_and_stays(
+    project: Project, tiny_clip: Any, tmp_path: Path
+) -> None:
+    """On the way to a training, and on those of the command and of the API: all of them ask the store."""
+    identity = f"sha256:{content_hash(tiny_clip.path)}"
+    export_corrections(project.store, Settings(), project.id, tmp_path / "first")
+    side = side_of(identity)
+    assert sides_in(tmp_path / "first") == {"task-1": side}
+    assert project.store.sides.of(project.id, identity) == side
+    filled(project, 40)
+    done = run("--project", 7, "--format", "trajseg", "--out", tmp_path / "all")
+    assert done.exit_code == 1, "the video of task 3 is gone"
+    assert sides_in(tmp_path / "all") == {"task-1": side, "task-2": side}, "the same video"
+    # The corrections are deleted, and come back.
+    project.store.corrections.withdraw(project.id, 11)
+    export_corrections(project.store, Settings(), project.id, tmp_path / "none")
+    assert sides_in(tmp_path / "none") == {}
+    corrected(project, tiny_clip, 9, tiny_clip.path)
+    export_corrections(project.store, Settings(), project.id, tmp_path / "back")
+    assert sides_in(tmp_path / "back") == {"task-9": side}
+
+
+def test_a_video_that_nobody_has_corrected_takes_no_place(project: Project, tmp_path: Path) -> None:
+    """Else an export of a hundred predictions would leave the share of later videos to all that are corrected."""
+    project.store.corrections.withdraw(project.id, 11)
+    run("--project", 7, "--format", "trajseg", "--out", tmp_path / "all")
+    assert sides_in(tmp_path / "all") == {"task-1": None, "task-2": None}
+    run("--project", 7, "--format", "trajseg", "--no-pictures", "--out", tmp_path / "masks")
+    assert set(sides_in(tmp_path / "masks").values()) == {None}, "whose bytes are unknown"
+
+
+def test_no_held_out_video_is_trained_on_while_a_project_grows(
+    project: Project, tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Videos of both sides come at the twentieth place and after it."""
+    monkeypatch.setenv("TRAJSEG_MEDIA_DIRS", f"{tiny_clip.path.parent},{tmp_path}")
+    filled(project, FIRST_VIDEOS - 3)
+    trained, held_out, frame = set(), set(), next(iter(open_clip(tiny_clip.path).frames()))[1]
+    for task in range(4, 12):
+        # Unlike each other, so that none is a copy.
+        pictures = [np.random.default_rng(100 * task + index).permuted(frame, axis=0) for index in range(12)]
+        video = write_video(tmp_path / f"{task}.mp4", pictures, 12.0)
+        corrected(project, tiny_clip, task, video)
+        folder = tmp_path / f"set-{task}"
+        export_corrections(project.store, Settings(), project.id, folder)
+        for side, found in (("train", trained), ("held-out", held_out)):
+            with suppress(InputError):
+                dataset = Corrections(folder, cast("Side", side))
+                found |= {dataset.corrected(number).identity for number in range(len(dataset))}
+        assert not trained & held_out
+    assert len(trained | held_out) == 9
+    assert trained
+    assert held_out
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from backend.learning_curve import CurvePoint, advice, curve
 from backend.store.models import ModelVersion
-from trajseg.data.corrections import MIN_HELD_OUT
+from trajseg.data.sides import MIN_HELD_OUT
 from trajseg.training.gate import ClipPair, decide
 
 BASE = "trajseg-tiny"
@@ -36,7 +36,7 @@ def test_a_gain_that_may_be_chance_needs_more_videos_to_show() -> None:
     assert "more corrected videos" in found.words
     nearer = advice([point(10, 0.53, reach=0.05)], 10 + found.videos)
     assert nearer.videos == 0
-    assert advice([point(10, 0.53, reach=0.15)], 10).videos > found.videos, "noisier clips need more"  # type: ignore[operator]
+    assert advice([point(10, 0.53, reach=0.1)], 10).videos > found.videos, "noisier clips need more"  # type: ignore[operator]
 
 
 def test_after_a_promotion_the_next_gain_has_to_show_beyond_it() -> None:

@@ -18,7 +18,7 @@ from tests.e2e.editor import Editor
 from tests.e2e.prelabelled import Prelabelled, prelabelled
 from tests.e2e.serving import TRAJSEG, MadeProject, Question, Trajseg, make_project, serving
 from tests.e2e.studio import LabelStudio, Process, wait_until
-from trajseg.data.corrections import side_of
+from trajseg.data.sides import side_of
 from trajseg.shapes.dataset import write_scene
 from trajseg.shapes.evaluation.annotator import identity_of
 from trajseg.shapes.world.render import write_clip

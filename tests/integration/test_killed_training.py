@@ -21,7 +21,7 @@ from backend.service.training import request_training
 from backend.store import Job, Store
 from tests.worker_bench import TESTS, Bench
 from trajseg.checkpoints.manifest import checked_files
-from trajseg.data.corrections import side_of
+from trajseg.data.sides import side_of
 from trajseg.errors import CheckpointError
 from trajseg.tracks import MaskTrack
 from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export

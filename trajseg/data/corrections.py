@@ -1,12 +1,13 @@
 """Corrections: a project's tracks as corrected by people, as a data set for training and scoring.
 
 `corrections:FOLDER` is the output of `trajseg export --format trajseg`; `corrections:12` is the present state of Label
-Studio's project 12, exported by the backend. The videos are split permanently into two sides by a hash of the video's
-identity: a video stays on its side while the project grows, even if it returns at another address or in another task.
+Studio's project 12, exported by the backend. The videos are split permanently into two sides (trajseg.data.sides): a
+video stays on its side while the project grows, even if it returns at another address or in another task. The export's
+manifest names the side of each; without it, as in earlier exports, the side is that of one of a project's first videos.
 Training uses `train` and rejects the other side; scoring uses `held-out` unless `:train` is named.
 
-A video and its copies (encoded again, scaled, cut or mirrored) count as one video, held out only if each of them would
-be. A copy that is added later may thus move a held-out video to `train`, but nothing ever moves the other way.
+A video and its copies (encoded again, scaled, cut or mirrored) count as one video, held out only if each of them is. A
+copy that is added later may thus move a held-out video to `train`, but nothing ever moves the other way.
 
 In training a mask is weighted by the trust of its frame (WEIGHTS), and frames on which no track has weight are skipped.
 Held-out videos are scored only on frames that a person vouched for in every track. A caption that a person vouched for
@@ -15,19 +16,19 @@ is used as an instruction as well, if it belongs to only one track of the clip.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset, Expression
 from trajseg.data.dataset_samples import DatasetSamples
 from trajseg.data.registry import DatasetOptions
 from trajseg.data.sentences import plain_words
+from trajseg.data.sides import SIDES, Side, side_of
 from trajseg.errors import InputError
 from trajseg.files import content_hash
 from trajseg.siblings import stranger
@@ -37,18 +38,7 @@ from trajseg.video import Clip, open_clip
 
 GROUP = "trajseg.corrections"
 """Entry points: a function that returns the folder of a project's corrections, by Label Studio's number."""
-Side = Literal["train", "held-out"]
-SIDES: tuple[Side, ...] = ("train", "held-out")
 VERSION = 1
-HELD_OUT_SHARE = 0.5
-"""Expected share of held-out videos; with few videos the actual share may be none, or most.
-
-It is large because the first comparisons have few videos: docs/lab/0120-half-of-the-videos-are-held-out.md.
-"""
-MIN_HELD_OUT = 3
-"""Fewest held-out videos on which two versions are compared."""
-SPLIT = b"trajseg corrections 1\0"
-"""Salt of every hash: another value would move videos to the other side."""
 WEIGHTS: Mapping[Trust, float] = {
     Trust.PAINTED: 1.0,
     Trust.CONFIRMED: 0.9,
@@ -59,12 +49,6 @@ WEIGHTS: Mapping[Trust, float] = {
 }
 SHA256_DIGITS = 64
 REMEDY = "Write it again: trajseg export --project N --format trajseg --out FOLDER."
-
-
-def side_of(identity: str) -> Side:
-    """The side of a video, by its identity: a hash of its bytes, or its address if the bytes are unknown."""
-    number = int.from_bytes(hashlib.sha256(SPLIT + identity.encode()).digest()[:8])
-    return "held-out" if number < HELD_OUT_SHARE * 2**64 else "train"
 
 
 @dataclass(frozen=True)
@@ -334,10 +318,27 @@ def _videos(folder: Path) -> dict[str, _Video]:
             raise InputError(f'"copies" of {folder / "manifest.json"} has {pair!r}, not two identities.', REMEDY)
         joined = groups[pair[0]] | groups[pair[1]]
         groups |= dict.fromkeys(joined, joined)
+    decided = _sides(folder)
+    sides = {identity: decided.get(identity) or side_of(identity) for identity in groups}
     return {
-        identity: _Video(min(copies), "train" if any(side_of(copy) == "train" for copy in copies) else "held-out")
+        identity: _Video(min(copies), "train" if any(sides[copy] == "train" for copy in copies) else "held-out")
         for identity, copies in groups.items()
     }
+
+
+def _sides(folder: Path) -> dict[str, Side]:
+    """The sides that an export's manifest names, by identity. Of two different ones `train` counts: it is safe."""
+    found: dict[str, Side] = {}
+    for entry in _entries(folder):
+        named = entry.get("side")
+        if named is None:
+            continue
+        side = next((side for side in SIDES if side == named), None)
+        if side is None:
+            raise InputError(f'A clip of {folder / "manifest.json"} has the "side" {named!r}.', REMEDY)
+        identity = _text(entry, "identity", folder)
+        found[identity] = "train" if found.get(identity) == "train" else side
+    return found
 
 
 def _clip(folder: Path, entry: Mapping[str, Any], videos: Mapping[str, _Video]) -> CorrectedClip:

@@ -75,6 +75,7 @@ class LabelledClip:
         video: the video's address or path, as in the task or the result.
         identity: the same for the same video under another address: a hash of its bytes, if known.
         clip: the open video; None if only masks are exported.
+        side: of the project's corrections, "train" or "held-out", which the video keeps; empty: undecided.
         look: of the video; None if copies of it need not be recognised.
 
     Raises:
@@ -91,6 +92,7 @@ class LabelledClip:
     video: str = ""
     identity: str = ""
     clip: Clip | None = None
+    side: str = ""
     look: Look | None = None
 
     def __post_init__(self) -> None:

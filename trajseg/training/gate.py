@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from trajseg.data.corrections import MIN_HELD_OUT
+from trajseg.data.sides import MIN_HELD_OUT, videos_to_hold_out
 from trajseg.errors import InputError
 
 ScoresByClip = Mapping[str, Sequence[float]]
@@ -134,13 +134,13 @@ def decide(
     candidate_base: ScoresByClip | None,
     rules: GateRules = GateRules(),
     served_version: str = "",
-    share: float = 1.0,
+    corrected: int | None = None,
 ) -> GateDecision:
     """The decision from both models' scores on the project's held-out videos and on the base set.
 
     Args:
         served_base, candidate_base: None if `gains_enough` is false, which refuses the candidate whatever they are.
-        share: expected share of corrected videos that are held out; see `too_few_videos`.
+        corrected: see `too_few_videos`.
 
     Raises:
         InputError: the two models were scored on different expressions, a score is not a finite number, or the base
@@ -152,12 +152,12 @@ def decide(
     if not base_gains and (measured or gains_enough(served, candidate, rules)):
         raise InputError("The base set of the gate is empty.", "Name a data set with clips to compare on.")
     if len(gains) < rules.min_clips:
-        return too_few_videos(len(gains), share, rules, served_version)
+        return too_few_videos(len(gains), corrected, rules, served_version)
     project, base = _pairs(served, candidate), _pairs(served_base or {}, candidate_base or {})
     gain = confidence_interval(gains, rules)
     base_gain = confidence_interval(base_gains, rules) if base_gains else None
-    needed = math.ceil(_missing(gains, project, gain, rules) / share)
-    promoted, reason = _verdict(gain, base_gain, project, len(base), needed, share, rules)
+    needed = _more_videos(_missing(gains, project, gain, rules), corrected)
+    promoted, reason = _verdict(gain, base_gain, project, len(base), needed, corrected, rules)
     return GateDecision(promoted, reason, served_version, gain, base_gain, project, base, needed, rules)
 
 
@@ -201,20 +201,25 @@ def _missing(gains: Sequence[Sequence[float]], pairs: Sequence[ClipPair], gain: 
     return 0 if by_interval is None or unseen is None else max(by_interval, unseen)
 
 
-def too_few_videos(held_out: int, share: float, rules: GateRules, served_version: str = "") -> GateDecision:
+def too_few_videos(held_out: int, corrected: int | None, rules: GateRules, served_version: str = "") -> GateDecision:
     """The refusal of a candidate that cannot be compared.
 
     Args:
         held_out: corrected videos that were held out of training.
-        share: expected share of corrected videos that are held out; determines how many more are needed.
+        corrected: all corrected videos, of which a part is held out; None: each further one is.
     """
-    missing = math.ceil((rules.min_clips - held_out) / share)
+    missing = _more_videos(rules.min_clips - held_out, corrected)
     are = f"{held_out} {_videos(held_out)} {'is' if held_out == 1 else 'are'} held out of training"
     reason = (
-        f"Not promoted: needs {'' if share == 1 else 'about '}{missing} more corrected {_videos(missing)}; "
+        f"Not promoted: needs {'' if corrected is None else 'about '}{missing} more corrected {_videos(missing)}; "
         f"{are}, and {rules.min_clips} are the least to compare on."
     )
     return GateDecision(False, reason, served_version, needs_videos=missing, rules=rules)
+
+
+def _more_videos(held_out: int, corrected: int | None) -> int:
+    """How many more corrected videos hold out this many more; see `too_few_videos`."""
+    return held_out if corrected is None else videos_to_hold_out(held_out, corrected)
 
 
 def _verdict(
@@ -223,7 +228,7 @@ def _verdict(
     project: Sequence[ClipPair],
     base_clips: int,
     needed: int,
-    share: float,
+    corrected: int | None,
     rules: GateRules,
 ) -> tuple[bool, str]:
     percent, clips = f"{rules.confidence:.0%}", len(project)
@@ -241,15 +246,15 @@ def _verdict(
         return False, f"Not promoted: {shown}, {few}.{more}"
     if -base_gain.mean >= rules.margin:
         return False, f"Not promoted: {shown}, but {based}, and it must lose less than {rules.margin:g}."
-    return True, f"Promoted: {shown}, {based}.{_not_ruled_out(project, expressions, share)}"
+    return True, f"Promoted: {shown}, {based}.{_not_ruled_out(project, expressions, corrected)}"
 
 
-def _not_ruled_out(project: Sequence[ClipPair], expressions: int, share: float) -> str:
+def _not_ruled_out(project: Sequence[ClipPair], expressions: int, corrected: int | None) -> str:
     """A warning if losses too rare to be seen may undo the gain; empty if not."""
     clips = clips_to_outlast(project, RULED_OUT)
     if clips == 0:
         return ""
-    videos = math.ceil((clips or 0) / share)
+    videos = _more_videos(clips or 0, corrected)
     more = f" About {videos} more corrected {_videos(videos)} would." if videos else ""
     return f" {expressions} expressions do not rule out rare large losses that undo it.{more}"
 

@@ -21,9 +21,10 @@ from trajseg import __version__
 from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest, record_decision
 from trajseg.checkpoints.own_data import base_set_of, check_own_data
-from trajseg.data.corrections import HELD_OUT_SHARE, Corrections, EmptySideError
+from trajseg.data.corrections import Corrections, EmptySideError
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.data.sides import SIDES, Side
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.evaluation.paired import Measured, draw_differences, measure
@@ -106,12 +107,18 @@ def run_round(
         InputError: there is nothing to train on, or no data set to replay or compare.
         CheckpointError: the base or the served adapter cannot be used.
     """
-    held_out, folder, work = _held_out(task), Path(task.corrections), Path(task.work)
+    folder, work = Path(task.corrections), Path(task.work)
+    held_out, train = _on(folder, "held-out"), _on(folder, "train")
     videos = {} if held_out is None else videos_of(held_out)
     count = len(set(videos.values()))
+    corrected = count + (0 if train is None else len(_identities(train)))
     if held_out is None or count < task.rules.min_clips:
-        return too_few_videos(count, HELD_OUT_SHARE, task.rules, task.served_version)
-    train = _to_train_on(folder, count)
+        return too_few_videos(count, corrected, task.rules, task.served_version)
+    if train is None:
+        raise InputError(
+            f"All {count} corrected videos are held out of training; there is none to train on.",
+            "Correct and submit more tasks: at least half of all videos are for training.",
+        )
     check_own_data(task.checkpoint, task.replay, task.base_set or (base_set and base_set.name))
     drawn = base_set or open_dataset(task.base_set or base_set_of(task.checkpoint), BASE_OPTIONS)
     blends = (task.recipe.blend, *task.recipe.milder_blends)
@@ -157,7 +164,7 @@ def run_round(
         new_base: ScoresByClip | None = None
         if gains_enough(old, new, task.rules):
             old_base, new_base = kept.of_both(served, target, lambda at: answers(at, drawn, PER_CLIP["base"]).by_clip)
-        return decide(old, new, old_base, new_base, task.rules, task.served_version, HELD_OUT_SHARE), after
+        return decide(old, new, old_base, new_base, task.rules, task.served_version, corrected), after
 
     try:
         before = answers(served, held_out, PER_CLIP["project"])
@@ -203,23 +210,16 @@ def _measured_on(task: RoundTask, base_set: Dataset | None) -> Mapping[str, Any]
     }
 
 
-def _held_out(task: RoundTask) -> Corrections | None:
-    """The project's held-out videos; None if there are none."""
+def _on(folder: Path, side: Side) -> Corrections | None:
+    """The project's videos on this side; None if there are none."""
     try:
-        return Corrections(Path(task.corrections), "held-out")
+        return Corrections(folder, side)
     except EmptySideError:
         return None
 
 
-def _to_train_on(folder: Path, held_out: int) -> Corrections:
-    """The project's videos to train on. Raises InputError if all are held out."""
-    try:
-        return Corrections(folder, "train")
-    except EmptySideError as error:
-        raise InputError(
-            f"All {held_out} corrected videos are held out of training; there is none to train on.",
-            "Correct and submit more tasks: about half of the videos are trained on.",
-        ) from error
+def _identities(corrections: Corrections) -> set[str]:
+    return {corrections.corrected(number).identity for number in range(len(corrections))}
 
 
 def videos_of(corrections: Corrections) -> Mapping[str, str]:
@@ -246,7 +246,7 @@ def _manifest(task: RoundTask, blended: FinetuneRecipe, corrections: Path) -> Ad
     recipe = json.loads((Path(task.work) / RECIPE).read_text(encoding="utf-8"))
     # What the loop itself does not know.
     recipe |= {name: dataclasses.asdict(blended)[name] for name in ("replay", "variety", "blend")}
-    for side in ("train", "held-out"):
+    for side in SIDES:
         dataset = Corrections(corrections, side)
         for number in range(len(dataset)):
             clip = dataset.corrected(number)

@@ -14,9 +14,10 @@ import pytest
 
 from tests.contracts.dataset import DatasetContract
 from trajseg.data import corrections
-from trajseg.data.corrections import Corrections, open_corrections, side_of
+from trajseg.data.corrections import Corrections, open_corrections
 from trajseg.data.dataset import Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset, open_source
+from trajseg.data.sides import side_of
 from trajseg.errors import InputError
 from trajseg.siblings import SiblingFinder
 from trajseg.tracks import MaskTrack
@@ -121,6 +122,47 @@ def test_a_video_in_two_tasks_is_on_one_side(tiny_clip: Any, tmp_path: Path) -> 
     export([*clips, other], Native, tmp_path / "export")
     assert names(Corrections(tmp_path / "export", "held-out")) == ["task-1", "task-9"]
     assert names(Corrections(tmp_path / "export", "train")) == ["task-2"]
+
+
+def with_sides(folder: Path, **sides: str) -> Path:
+    """The export with these sides in its manifest, by the task's name without its dash."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["clips"]:
+        name = entry["name"].replace("-", "")
+        if name in sides:
+            entry["side"] = sides[name]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_the_side_in_the_manifest_wins_over_the_hash(folder: Path) -> None:
+    """As of a video that came after the twentieth. Those that it does not name are split by the hash."""
+    with_sides(folder, task4="train", task5="held-out")
+    assert names(Corrections(folder, "train")) == ["task-1", "task-2", "task-3", "task-4"]
+    assert names(Corrections(folder, "held-out")) == ["task-5"]
+    with_sides(folder, task1="held-out")
+    assert names(Corrections(folder, "held-out")) == ["task-1", "task-5"], "and so task-6, which has no weight"
+    with_sides(folder, task6="train")
+    assert "task-1" in names(Corrections(folder, "train")), "a video has one side; of two, it is trained on"
+
+
+def test_a_copy_of_a_held_out_video_that_is_for_training_takes_it_along(folder: Path) -> None:
+    held_out = identities("held-out", 2)
+    with_sides(with_copies(folder, [held_out]), task4="train", task5="held-out")
+    assert names(Corrections(folder, "train")) == ["task-1", "task-2", "task-3", "task-4", "task-5"]
+
+
+@pytest.mark.parametrize("side", ["test", 7, "", ["train"]])
+def test_another_side_is_rejected(folder: Path, side: Any) -> None:
+    with pytest.raises(InputError, match='has the "side"'):
+        Corrections(with_sides(folder, task4=side), "train")
+
+
+def test_an_export_names_sides_that_are_decided(tiny_clip: Any, tmp_path: Path) -> None:
+    one, two = (labelled(tiny_clip, f"task-{n}", f"sha256:{n}", [PAINTED] * FRAMES) for n in (1, 2))
+    export([replace(one, side="held-out"), two], Native, tmp_path / "export")
+    clips = json.loads((tmp_path / "export" / "manifest.json").read_text())["clips"]
+    assert [clip.get("side") for clip in clips] == ["held-out", None]
 
 
 def with_copies(folder: Path, copies: Any) -> Path:

@@ -12,11 +12,11 @@ import pytest
 
 from tests.contracts.dataset import DatasetContract
 from trajseg import VideoSegmenter
-from trajseg.data.corrections import side_of
 from trajseg.data.dataset import Dataset
 from trajseg.data.engine_tracks import PREDICTED, SURE, EngineTracks
 from trajseg.data.registry import open_dataset, open_source
 from trajseg.data.samples import Mixture
+from trajseg.data.sides import side_of
 from trajseg.errors import InputError
 from trajseg.shapes.world.render import render
 from trajseg.shapes.world.scenes import sample_scene

@@ -108,12 +108,12 @@ def test_rule_of_three_would_refuse_small_gains_and_so_only_warns_of_rare_losses
     assert share == by_interval > 0.4 > by_three
     served = np.full((5, 4), 0.6)
     gain = np.random.default_rng(6).normal(0.06, 0.02, served.shape)
-    decision = decide(scores(served), scores(served + gain), BASE, BASE, share=0.5)
+    decision = decide(scores(served), scores(served + gain), BASE, BASE, corrected=10)
     assert decision.promoted
     assert decision.reason.endswith(
         "20 expressions do not rule out rare large losses that undo it. About 4 more corrected videos would."
     )
-    clear = decide(scores(served), scores(served + 4 * gain), BASE, BASE, share=0.5)
+    clear = decide(scores(served), scores(served + 4 * gain), BASE, BASE, corrected=10)
     assert clear.promoted
     assert "rule out" not in clear.reason
 
@@ -122,15 +122,17 @@ def test_a_gain_that_one_unseen_rare_loss_undoes_is_refused_and_says_how_many_vi
     served = scores(np.full(5, 0.8))
     better = scores(np.array([0.85, 0.86, 0.84, 0.85, 0.85]))
     assert not gains_enough(served, better)
-    decision = decide(served, better, None, None, share=0.5)
+    decision = decide(served, better, None, None, corrected=10)
     assert not decision.promoted
     assert not decision.forgets
     assert decision.gain is not None
     assert decision.gain.above_zero
-    assert decision.needs_videos == 24, "0.05 of 0.8 takes 17 expressions, 12 more than there are"
+    assert decision.needs_videos == 45, (
+        "0.05 of 0.8 takes 17 expressions, 12 more than there are: the next 45 videos hold them out"
+    )
     assert decision.reason.endswith(
         "but 5 expressions are too few for so small a gain: one more that fails would undo it. A gain of this size "
-        "needs about 24 more corrected videos to show."
+        "needs about 45 more corrected videos to show."
     )
     forgotten = decide(served, better, BASE, {clip: [0.5] for clip in BASE})
     assert not forgotten.forgets, "a milder blend would be refused, too"
@@ -160,10 +162,10 @@ def test_three_clips_of_eight_expressions_show_a_gain_that_three_numbers_do_not(
 
 def test_a_gain_that_may_be_chance_says_how_many_videos_would_show_it() -> None:
     served = scores(np.full(3, 0.5))
-    decision = decide(served, scores(np.array([0.72, 0.61, 0.53])), BASE, BASE, share=0.3)
+    decision = decide(served, scores(np.array([0.72, 0.61, 0.53])), BASE, BASE, corrected=6)
     assert not decision.promoted
-    assert "the gain may be chance. A gain of this size needs about 7 more corrected videos to show." in decision.reason
-    assert decision.needs_videos == 7
+    assert "the gain may be chance. A gain of this size needs about 4 more corrected videos to show." in decision.reason
+    assert decision.needs_videos == 4
     assert missing_clips([[0.1], [0.11], [0.09]]) == 0
     assert missing_clips([[-0.1], [-0.2]]) is None
     assert missing_clips([[0.3], [-0.31], [0.02]]) is None, "beyond what can be extrapolated"
@@ -245,7 +247,8 @@ def test_too_few_videos_are_no_answer_however_large_the_gain() -> None:
     assert decision.needs_videos == 1
     assert decision.reason.startswith("Not promoted: needs 1 more corrected video; 2 videos are held out of training")
     assert decide({}, {}, BASE, BASE).needs_videos == 3
-    assert too_few_videos(1, 0.3, GateRules()).needs_videos == 7, "of ten corrected videos three are held out"
+    assert too_few_videos(1, 3, GateRules()).needs_videos == 4, "of the first videos half are held out"
+    assert too_few_videos(1, 20, GateRules()).needs_videos == 10, "of later ones a fifth"
 
 
 def test_models_that_were_asked_about_different_clips_are_not_compared() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from trajseg.checkpoints.manifest import WEIGHTS, read_manifest
-from trajseg.data.corrections import Corrections, side_of
+from trajseg.data.corrections import Corrections
+from trajseg.data.sides import side_of
 from trajseg.errors import InputError
 from trajseg.tracks import MaskTrack
 from trajseg.tracks.formats import Expression, LabelledClip, LabelledTrack, export

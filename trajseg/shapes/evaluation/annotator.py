@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from trajseg.correction import FlowPropagator
-from trajseg.data.corrections import Side, side_of
 from trajseg.data.dataset import AnnotatedClip, AnnotatedObject, Dataset
+from trajseg.data.sides import Side, side_of
 from trajseg.errors import InputError
 from trajseg.files import content_hash
 from trajseg.tracks import MaskTrack, Rle, rle
@@ -40,7 +40,7 @@ def identity_of(path: Path) -> str:
 
 
 def by_side(dataset: Dataset, wanted: Mapping[Side, int], taken: Collection[str] = ()) -> list[AnnotatedClip]:
-    """The first clips of a data set, as video files, with the wanted number on each side of the split.
+    """The first clips of a data set, as video files, with the wanted number on each side of a growing project.
 
     Args:
         taken: names of clips to leave out.
@@ -56,7 +56,7 @@ def by_side(dataset: Dataset, wanted: Mapping[Side, int], taken: Collection[str]
         if annotated.name in taken:
             continue
         annotated = as_video(annotated)
-        side = side_of(identity_of(annotated.clip.path))
+        side = side_of(identity_of(annotated.clip.path), len(chosen))
         if left.get(side):
             left[side] -= 1
             chosen.append(annotated)
@@ -100,7 +100,7 @@ def correct(
     shuffled: random.Random | None = None,
     progress: Callable[[str], None] = lambda _name: None,
 ) -> Path:
-    """Writes corrected clips as `corrections:OUT`.
+    """Writes corrected clips as `corrections:OUT`, on the sides of a project to which they came in this order.
 
     Args:
         expressions: per clip, at most; the clip's name seeds the choice.
@@ -110,8 +110,9 @@ def correct(
     while shuffled is not None and len(labels) > 1 and any(map(operator.is_, labels, clips)):
         shuffled.shuffle(labels)
     with Native(out) as writer:
-        for annotated, labelled in zip(clips, labels, strict=True):
-            writer.add(_corrected(relabelled(annotated, labelled), expressions))
+        for earlier, (annotated, labelled) in enumerate(zip(clips, labels, strict=True)):
+            corrected = _corrected(relabelled(annotated, labelled), expressions)
+            writer.add(replace(corrected, side=side_of(corrected.identity, earlier)))
             progress(annotated.name)
     return out
 

@@ -22,9 +22,9 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from trajseg.checkpoints.folders import checkpoint_folder
-from trajseg.data.corrections import HELD_OUT_SHARE
 from trajseg.data.dataset import AnnotatedClip, Dataset
 from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.data.sides import expected_held_out
 from trajseg.engines.base import Engine
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
@@ -97,8 +97,8 @@ class LearningRun:
 
     @property
     def held_out(self) -> int:
-        """Held-out videos: the usual fraction, but at least as many as the gate needs."""
-        return max(GateRules().min_clips, round(self.videos * HELD_OUT_SHARE))
+        """Held-out videos: as many as in a project of this size, but at least as many as the gate needs."""
+        return max(GateRules().min_clips, round(expected_held_out(self.videos)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,10 @@ VERSION = 1
 class Native(TrackFormat):
     """manifest.json, tracks/<clip>.json and videos/<clip>.<suffix> (a hard link if the file system allows it).
 
-    The manifest lists the clips with `video` (missing without pictures), `source` and `identity`; `copies` has pairs of
-    identities whose videos share frames (see trajseg.video.look). A clip's tracks have the form of a result's JSON, and
-    `trust` (a word per frame), `rejected` and `caption_trust` (a word); `expressions` are {text, uids, trust}.
-    `trajseg.data.corrections` reads it.
+    The manifest lists the clips with `video` (missing without pictures), `source`, `identity`, and once it has been
+    decided `side` ("train" or "held-out", see trajseg.data.sides); `copies` has pairs of identities whose videos share
+    frames (see trajseg.video.look). A clip's tracks have the form of a result's JSON, and `trust` (a word per frame),
+    `rejected` and `caption_trust` (a word); `expressions` are {text, uids, trust}. `trajseg.data.corrections` reads it.
     """
 
     name = "trajseg"
@@ -44,6 +44,8 @@ class Native(TrackFormat):
             "fps": clip.fps,
             "frame_count": clip.frame_count,
         }
+        if clip.side:
+            entry["side"] = clip.side
         tracks = [
             {
                 **held.track.to_json(),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from trajseg.data.corrections import Corrections
 from trajseg.data.registry import DatasetOptions, open_dataset
+from trajseg.data.sides import SIDES, side_of
 from trajseg.errors import InputError
 from trajseg.shapes.evaluation.annotator import PAINTED_FRAMES, as_video, by_side, correct, relabelled
 from trajseg.shapes.evaluation.learning import (
@@ -77,7 +78,7 @@ def test_a_gain_comes_with_its_standard_error_paired_by_clip() -> None:
     assert np.isnan(standard_error(scores, SERVED, "test"))
 
 
-@pytest.mark.parametrize(("videos", "held_out"), [(5, 3), (10, 5), (20, 10), (40, 20)])
+@pytest.mark.parametrize(("videos", "held_out"), [(5, 3), (10, 5), (20, 10), (40, 14), (100, 26)])
 def test_a_project_holds_out_its_usual_share_and_as_many_as_the_gate_needs(videos: int, held_out: int) -> None:
     assert LearningRun("gain", videos, 0).held_out == held_out
 
@@ -171,8 +172,18 @@ def test_one_folder_of_pictures_gives_a_project_and_other_unseen_clips(tmp_path:
     assert [asked.text for asked in trained.expressions] == ["the red square"]
     assert len(trained.scored) == len(trained.clip) == 8
 
-    with pytest.raises(InputError, match=r"has too few clips for this project: it lacks .* more held-out"):
+    with pytest.raises(InputError, match=r"has too few clips for this project: it lacks .* more (train|held-out)"):
         videos_of(LearningRun("gain", 40, 0), settings)
+
+
+def test_a_large_project_is_split_as_one_that_grew(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", 60)
+    settings = LearningSettings(fresh=1, style=data, unseen=data)
+    folder = correct(videos_of(LearningRun("gain", 26, 0), settings), tmp_path / "corrections")
+    assert [len(Corrections(folder, side)) for side in SIDES] == [15, 11]
+    clips = json.loads((folder / "manifest.json").read_text())["clips"]
+    assert [clip["side"] for clip in clips] == [side_of(clip["identity"], place) for place, clip in enumerate(clips)]
+    assert any(side_of(clip["identity"]) != clip["side"] for clip in clips), "the hash alone would hold out more"
 
 
 def test_pictures_of_odd_width_become_a_video_with_masks_that_fit(tmp_path: Path) -> None:
