@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedModel
@@ -28,7 +27,7 @@ from trajseg.model.mask_decoder import FrameFeatures, encode_frames
 from trajseg.model.quantization import make_four_bit
 from trajseg.model.sam2 import build_sam2
 from trajseg.model.trajectory_encoder import TrajectoryEncoder
-from trajseg.model.weights import FOLDER_FILES, Weights, empty_weights, fill
+from trajseg.model.weights import FOLDER_FILES, Weights, empty_weights, fill, save_tensors
 
 OBJECT_THRESHOLD = 0.3
 """Minimum objectness of a patch token to count as an object's centre."""
@@ -162,7 +161,7 @@ class TrajSegModel(PreTrainedModel):
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         weights = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(weights, Path(folder) / "model.safetensors")
 
     @property
     def is_llava(self) -> bool:

@@ -152,6 +152,16 @@ def fill(model: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.d
     model.to(device)
 
 
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file with the mode of any new file; safetensors itself lets only its owner read it."""
+    probe = path.with_name(f".{path.name}.mode")
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)
+
+
 def write(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> int:
     """Writes tensors as safetensors with an index, in shards of at most `shard_bytes` (or of one tensor).
 
@@ -169,7 +179,7 @@ def write(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int 
         nonlocal held, number
         number += 1
         file = f"model-{number:05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        save_tensors(shard, folder / file)
         where.update(dict.fromkeys(shard, file))
         shard.clear()
         held = 0

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from trajseg.checkpoints.folders import checkpoint_folder, fingerprint
@@ -23,6 +23,7 @@ from trajseg.data.samples import ClipSamples, Mixture, Source
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegModel
+from trajseg.model.weights import save_tensors
 from trajseg.training.adapters import PARTS, SIGHT, prepare
 from trajseg.training.feed import Feed
 from trajseg.training.joint import JointTraining
@@ -98,7 +99,7 @@ def save_warm_start(several: Sequence[Mapping[str, Tensor]], path: Path) -> Path
     """Writes the mean of several trainings in half precision: weights that started alike are better averaged
     (Wortsman et al. 2022, model soups)."""
     mean = {name: torch.stack([each[name].float() for each in several]).mean(0) for name in several[0]}
-    save_file({name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in mean.items()}, path)
+    save_tensors({name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in mean.items()}, path)
     return path
 
 

@@ -236,7 +236,10 @@ def test_a_hugging_face_llava_and_meta_s_sam2_become_a_checkpoint(
     out = tmp_path / "trajseg-small"
     report = put_together(folder / "llava", out, sam2=folder / "sam2.1.pt", dtype=torch.float32, shard_bytes=200_000)
     assert report.fresh == ["text_hidden_fcs", "fusion_layers", "spi_module"]
-    assert len(list(out.glob("model-*.safetensors"))) > 3, "shards of at most 200 kB"
+    shards = list(out.glob("model-*.safetensors"))
+    assert len(shards) > 3, "of at most 200 kB"
+    usual = (out / "config.json").stat().st_mode
+    assert {shard.stat().st_mode for shard in shards} == {usual}, "another user, such as a service's, can read them"
     assert json.loads((out / "assembled.json").read_text())["never_trained"] == report.fresh
 
     ours = TrajSegModel.from_pretrained(out).state_dict()
