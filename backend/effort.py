@@ -23,6 +23,7 @@ from backend.store import Store
 from backend.store.models import Annotation, Correction
 from backend.store.reports import Edit, Reports
 from backend.store.standing import Standing
+from trajseg.errors import InputError
 from trajseg.tracks import Rle, rle
 
 DRAW_SECONDS = 37.8
@@ -160,8 +161,9 @@ class EffortReader:
             groups: dict[str, list[Correction]] = {}
             for correction in compared.corrections:
                 groups.setdefault(correction.label, []).append(correction)
-            # A track that the model missed counts against it, too.
+            # A track that the model missed counts against it, too, even if it found nothing at all.
             version = next((compared.versions[label] for label in groups if compared.versions.get(label)), "")
+            version = version or _began_with(store, row.job_id)
             self._known[row.id, row.version] = [
                 TrackEffort(
                     row.project_id,
@@ -173,6 +175,19 @@ class EffortReader:
                 )
                 for label, group in groups.items()
             ]
+
+
+def _began_with(store: Store, job_id: str | None) -> str:
+    """The version of the prediction that a job's result goes back to, over refinements; empty if that is not stored."""
+    try:
+        while job_id:
+            job = store.jobs.get(job_id)
+            if not job.asked.earlier_job_id:
+                return job.model_version
+            job_id = job.asked.earlier_job_id
+    except InputError:
+        pass
+    return ""
 
 
 def distance(edit: Edit) -> float:

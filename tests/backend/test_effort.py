@@ -116,6 +116,22 @@ def test_a_track_that_is_corrected_twice_counts_once_on_the_version_that_began_i
     assert track.effort.edit_distance == pytest.approx(2.0)
 
 
+def test_what_a_version_did_not_find_counts_against_it(world: World) -> None:
+    """Its prediction has no tracks, so that no correction names it."""
+    job = world.predicted(1, BASE)
+    for number, frames in ((11, 1), (12, 2)):
+        added = [Change("track-1", index, "added", "t1", None, "", rle=mask(20)) for index in range(frames)]
+        when = MONDAY + timedelta(days=frames)
+        read = ReadAnnotation(world.project, 1, number, f"v{frames}", when, "ada", job.id)
+        params = {"annotation_id": number, "base_job_id": job.id}
+        asked = JobRequest("refine", world.project, 1, "v", "it", "interactive", params, subject=str(number))
+        refine = world.store.corrections.record(read, added, asked)
+        (version,) = by_version(EffortReader().tracks(world.store))
+        assert (version.model_version, version.effort.changed) == (BASE, frames)
+        assert refine is not None
+        job = world.finished(refine, FIRST)
+
+
 def test_what_was_compared_once_is_kept_until_the_annotation_changes(world: World) -> None:
     reader, job = EffortReader(), world.predicted(1, BASE)
     world.annotate(job, 11, 0, "edited")
