@@ -27,7 +27,7 @@ class AdapterManifest:
     Args:
         model_version: engine, base and adapter: "trajseg-tiny/project-12@3".
         base: model version of the adapted checkpoint.
-        base_config: hash of its config.json: an adapter fits only the base it was trained on.
+        base_config: hash of its config.json (see `config_hashes`): an adapter fits only the base it was trained on.
         data: "hash" of the corrections, and "clips", a list of {name, identity, side}.
         recipe: as stored by the training.
         seed: of the training.

@@ -67,5 +67,11 @@ def check_own_data(checkpoint: str | Path, replay: str | None, base_set: str | N
                 of_checkpoint(checkpoint)
             except InputError as error:
                 errors.append(error)
+    if len(errors) > 1:
+        raise InputError(
+            f"The checkpoint {checkpoint} does not say what it was trained on, nor on what it must not get worse.",
+            "Name two data sets: TRAJSEG_REPLAY_DATA=ref-youtube-vos:/data/ref-youtube-vos/train and TRAJSEG_BASE_DATA="
+            "ref-youtube-vos:/data/ref-youtube-vos/valid, or `replay_data` and `base_set` in its config.json.",
+        )
     if errors:
-        raise InputError(" ".join(error.message for error in errors), " ".join(error.remedy for error in errors))
+        raise errors[0]

@@ -76,11 +76,11 @@ class AdaptedModel:
 
     Args:
         model: the base; while an adapter is in, some of its tensors are replaced but none is changed.
-        base_config: hash of the base's config.json.
+        base_configs: hashes of the base's config.json; see `config_hashes`.
     """
 
-    def __init__(self, model: nn.Module, base_config: str) -> None:
-        self.model, self.base_config = model, base_config
+    def __init__(self, model: nn.Module, base_configs: tuple[str, ...]) -> None:
+        self.model, self.base_configs = model, base_configs
         self.current: Adapter | None = None
         self._loaded: dict[Path, tuple[int, Adapter]] = {}
         self._undo: list[Callable[[], None]] = []
@@ -123,7 +123,7 @@ class AdaptedModel:
         self._settled = True
 
     def _put_in(self, adapter: Adapter) -> None:
-        if adapter.manifest.base_config != self.base_config:
+        if adapter.manifest.base_config not in self.base_configs:
             raise CheckpointError(
                 f"{adapter.manifest.model_version} was trained on another {adapter.manifest.base}.",
                 "Serve the checkpoint it was trained on, or train the project again.",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.checkpoints.folders import checkpoint_folder
+from trajseg.checkpoints.folders import checkpoint_folder, config_hashes
 from trajseg.correction.memory import MemoryPropagator
 from trajseg.engines.adapters import AdaptedModel, Adapter
 from trajseg.engines.base import (
@@ -28,7 +28,6 @@ from trajseg.engines.marked import MarkedObject
 from trajseg.engines.registry import checkpoint_spec
 from trajseg.engines.segmentation import Segmentation
 from trajseg.errors import CheckpointError, InputError
-from trajseg.files import content_hash
 from trajseg.model import TrajSegModel, TrajSegProcessor
 from trajseg.model.agreement import CONTRADICTION, agreement
 from trajseg.model.cache_memory import answers_at_once, cache_bytes, free_bytes, in_batches
@@ -78,7 +77,7 @@ class VideoSegmenter:
         weights: AdaptedModel | None = None,
         adapter: Adapter | None = None,
     ) -> None:
-        self._weights = weights or AdaptedModel(model, "")
+        self._weights = weights or AdaptedModel(model, ())
         self._adapter = adapter
         self.model = model
         self.processor = processor
@@ -112,7 +111,7 @@ class VideoSegmenter:
         """
         folder, device = checkpoint_folder(name), chosen(device)
         model = TrajSegModel.from_pretrained(folder, chosen_dtype(dtype, device), device, four_bit)
-        weights = AdaptedModel(model, content_hash(folder / "config.json"))
+        weights = AdaptedModel(model, config_hashes(folder))
         return cls(model, TrajSegProcessor.from_pretrained(folder), model.config.model_name, weights=weights)
 
     @property

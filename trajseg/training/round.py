@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trajseg import __version__
-from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
+from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder, config_hashes
 from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest, record_decision
 from trajseg.checkpoints.own_data import base_set_of, check_own_data
 from trajseg.data.corrections import Corrections, EmptySideError
@@ -119,7 +119,7 @@ def run_round(
             f"All {count} corrected videos are held out of training; there is none to train on.",
             "Correct and submit more tasks: at least half of all videos are for training.",
         )
-    check_own_data(task.checkpoint, task.replay, task.base_set or (base_set and base_set.name))
+    check_own_data(task.checkpoint, task.replay, task.base_set or (None if base_set is None else base_set.name))
     drawn = base_set or open_dataset(task.base_set or base_set_of(task.checkpoint), BASE_OPTIONS)
     blends = (task.recipe.blend, *task.recipe.milder_blends)
     done, steps = 0, task.recipe.steps
@@ -201,7 +201,7 @@ def _with_blend(decision: GateDecision, first: GateDecision, blend: float, earli
 def _measured_on(task: RoundTask, base_set: Dataset | None) -> Mapping[str, Any]:
     """What scores on the base set depend on, besides the adapter."""
     return {
-        "base": content_hash(checkpoint_folder(task.checkpoint) / "config.json"),
+        "base": config_hashes(checkpoint_folder(task.checkpoint))[0],
         "set": "" if base_set else task.base_set or base_set_of(task.checkpoint),
         "options": dataclasses.asdict(BASE_OPTIONS),
         "per_clip": PER_CLIP["base"],
@@ -254,7 +254,7 @@ def _manifest(task: RoundTask, blended: FinetuneRecipe, corrections: Path) -> Ad
     return AdapterManifest(
         model_version=task.model_version,
         base=str(checkpoint_config(base)["model_name"]),
-        base_config=content_hash(base / "config.json"),
+        base_config=config_hashes(base)[0],
         data={"hash": content_hash(corrections / "manifest.json"), "clips": clips},
         recipe=recipe,
         seed=task.seed,

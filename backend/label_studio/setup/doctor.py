@@ -136,7 +136,7 @@ def model(settings: Settings, title: str = "Model", variable: str = "TRAJSEG_MOD
     if not list(folder.glob("*.safetensors")):
         return Check(title, "fail", f"{folder} has no weights (*.safetensors)", remedy)
     if parts := never_trained(folder):
-        words = f"{', '.join(parts)} of {spec.model_version} in {folder} were never trained: its masks mean nothing"
+        words = f"{spec.model_version} in {folder} means nothing yet: {', '.join(parts)} were never trained"
         return Check(title, "warn", words, "Train it with `trajseg train joint`, see docs/full_size.md.")
     return Check(title, "ok", f"{spec.model_version} in {folder}")
 

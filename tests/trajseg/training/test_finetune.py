@@ -164,7 +164,7 @@ def test_all_data_sets_that_a_training_lacks_are_named_at_once(tmp_path: Path) -
     with pytest.raises(InputError) as caught:
         check_own_data(tmp_path, None, "")
     assert "what it was trained on" in caught.value.message
-    assert "on what it must not get worse" in caught.value.message
+    assert "nor on what it must not get worse" in caught.value.message
     assert "TRAJSEG_REPLAY_DATA=" in caught.value.remedy
     assert "TRAJSEG_BASE_DATA=" in caught.value.remedy
     with pytest.raises(InputError) as caught:
