@@ -64,12 +64,14 @@ def list_(project: int | None) -> None:
             table.add_column(heading)
         versions = backend.store.versions.list(found.id if found else None)
         trainings = backend.store.versions.training_states(versions)
+        errors = backend.store.versions.training_errors(versions)
         for version in versions:
             served = backend.store.versions.served(version.project_id, version.base)
             mark = "*" if served is not None and served.id == version.id else ""
             training = f"training {trainings.get(version.id, '')}".strip()
             state = training if version.state == CANDIDATE else version.state
-            table.add_row(mark, version.name, state, f"{version.created_at:%Y-%m-%d %H:%M}", version.reason)
+            decision = errors.get(version.id, "") if version.state == CANDIDATE else version.reason
+            table.add_row(mark, version.name, state, f"{version.created_at:%Y-%m-%d %H:%M}", decision)
         if versions:
             Console(soft_wrap=True).print(table)
         else:
@@ -90,6 +92,7 @@ def show(project: int, number: int) -> None:
             "folder": version.folder,
             "job": version.job_id,
             "training": backend.store.versions.training_states([version]).get(version.id),
+            "error": backend.store.versions.training_errors([version]).get(version.id, ""),
             **version.manifest,
         }
         click.echo(json.dumps(form, indent=2))

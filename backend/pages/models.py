@@ -43,12 +43,14 @@ class VersionView:
         serves: whether it serves its project's next jobs.
         picture: whether PICTURE is on this machine.
         training: the state of its training job; empty if that is no longer stored.
+        error: why its training failed, and what to do about it; empty if it did not fail.
     """
 
     version: ModelVersion
     serves: bool = False
     picture: bool = False
     training: str = ""
+    error: str = ""
 
     @property
     def badge(self) -> str:
@@ -75,8 +77,8 @@ class VersionView:
 
     @property
     def verdict(self) -> str:
-        """The gate's decision."""
-        return str(self.decision.get("reason") or self.version.reason)
+        """The gate's decision, or why there is none."""
+        return str(self.decision.get("reason") or self.version.reason or self.error)
 
     @property
     def by_hand(self) -> str:
@@ -186,12 +188,14 @@ def rollback(project_id: int) -> ResponseReturnValue:
 def _project(service: Service, project: Project, versions: list[ModelVersion]) -> ProjectModels:
     served = service.store.versions.served(project.id, service.base_of(project))
     trainings = service.store.versions.training_states(versions)
+    errors = service.store.versions.training_errors(versions)
     views = [
         VersionView(
             version,
             served is not None and version.id == served.id,
             _picture(service, version) is not None,
             trainings.get(version.id, ""),
+            errors.get(version.id, "") if version.state == "candidate" else "",
         )
         for version in versions
     ]

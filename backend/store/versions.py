@@ -120,6 +120,15 @@ class Versions:
             states: dict[str, str] = {row.id: row.state for row in session.execute(query)}
         return {version.id: states[version.job_id] for version in versions if version.job_id in states}
 
+    def training_errors(self, versions: Sequence[ModelVersion]) -> dict[int, str]:
+        """Why the training of each version failed and what to do about it, by the version's id, where one did."""
+        query = select(Job.id, Job.error, Job.remedy).where(
+            Job.id.in_({version.job_id for version in versions}), Job.state == "failed"
+        )
+        with self.database.read() as session:
+            errors = {row.id: f"{row.error} {row.remedy}".strip() for row in session.execute(query)}
+        return {version.id: errors[version.job_id] for version in versions if errors.get(version.job_id)}
+
     def promote(self, project_id: int, number: int, reason: str = "") -> ModelVersion:
         """Makes a version serve from the next job on, whatever the gate decided.
 
@@ -140,7 +149,7 @@ class Versions:
             _set(version, PROMOTED)
             return version
 
-    def weakest_first(self, project_id: int, jobs: Iterable[Job]) -> list[Job]:
+    def weakest_first(self, project_id: int, jobs: Iterable[Job]) -> Sequence[Job]:
         """Predictions of a task in the order in which each replaces those before it, from oldest to newest.
 
         What a version predicted that was rolled back counts only where there is nothing else: it comes first.

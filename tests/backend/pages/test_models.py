@@ -179,10 +179,14 @@ def test_a_training_that_failed_is_not_shown_as_going_on(
     job, _ = store.jobs.add("finetune", project_id, None, "", "", "finetune")
     store.versions.of_job(project_id, BASE, job.id)
     store.runs.fail(job.id, store.runs.start(job.id) or "", "Out of memory.", "Use 4 bits.")
-    assert "Training failed" in text_of(client.get("/page/models/").text)
-    assert "training failed" in CliRunner().invoke(main, ["models", "list"]).output
-    shown = json.loads(CliRunner().invoke(main, ["models", "show", "--project", "12", "1"]).output)
-    assert (shown["state"], shown["training"]) == ("candidate", "failed")
+    assert "Training failed" in (shown := text_of(client.get("/page/models/").text))
+    assert "Out of memory. Use 4 bits." in shown
+    monkeypatch.setenv("COLUMNS", "200")
+    listed = CliRunner().invoke(main, ["models", "list"]).output
+    assert "training failed" in listed
+    assert "Out of memory. Use 4 bits." in listed
+    form = json.loads(CliRunner().invoke(main, ["models", "show", "--project", "12", "1"]).output)
+    assert (form["state"], form["training"], form["error"]) == ("candidate", "failed", "Out of memory. Use 4 bits.")
 
 
 def test_a_folder_outside_of_the_data_folder_is_never_read(
