@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +53,13 @@ def draw(folder: Path, seed: int, condition: Condition, side: Side) -> Drawn:
     raise AssertionError(f"no compression of scene {seed} is on the side {side}")
 
 
-def posters(folder: Path) -> tuple[list[Drawn], list[Drawn]]:
+def posters(
+    folder: Path, held_out: Sequence[int] = HELD_OUT, train: Sequence[int] = TRAIN
+) -> tuple[list[Drawn], list[Drawn]]:
     """Held-out clips, and those to train on."""
     return (
-        [draw(folder, seed, POSTERS, "held-out") for seed in HELD_OUT],
-        [draw(folder, seed, POSTERS, "train") for seed in TRAIN],
+        [draw(folder, seed, POSTERS, "held-out") for seed in held_out],
+        [draw(folder, seed, POSTERS, "train") for seed in train],
     )
 
 

@@ -171,12 +171,14 @@ class Editor:
 
     def show_frame(self, item_index: int) -> None:
         """Turns to a page of the multi-image picture (0-based) and waits until its picture is loaded."""
-        self.page.evaluate(
-            f"() => {SELECTED}.names.get('image').setCurrentImage({item_index})",
-        )
+        # A page that has just opened may still replace the annotation, whose first picture is shown.
         self.page.wait_for_function(
-            f"""() => {{ const image = {SELECTED}.names.get('image');
-                return image.currentImage === {item_index} && image.currentImageEntity.imageLoaded }}"""
+            f"""() => {{
+                const image = {SELECTED}.names.get('image');
+                if (image.currentImage === {item_index}) return image.currentImageEntity.imageLoaded;
+                image.setCurrentImage({item_index});
+                return false;
+            }}"""
         )
         self._settle()
 
@@ -249,14 +251,19 @@ class Editor:
         self.page.wait_for_function(f"() => ({SUGGESTIONS})().length === 0")
         self._look_at_picture()
 
-    def paint(self, label: str) -> None:
-        """A brush stroke with this label across the middle of the shown picture."""
+    def paint(self, label: str, at: tuple[float, float] = (0.5, 0.5), reach: int = 60) -> None:
+        """A brush stroke with this label across a point of the shown picture.
+
+        Args:
+            at: the point, as fractions of the picture's width and height.
+            reach: of the stroke to either side, in CSS pixels.
+        """
         self.page.locator("label, span, div", has_text=re.compile(rf"^{re.escape(label)}\s*\d*$")).first.click()
         box = self._stage()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        self.page.mouse.move(x - 60, y)
+        x, y = box["x"] + at[0] * box["width"], box["y"] + at[1] * box["height"]
+        self.page.mouse.move(x - reach, y)
         self.page.mouse.down()
-        for step in range(-60, 61, 10):
+        for step in range(-reach, reach + 1, 10):
             self.page.mouse.move(x + step, y + step / 4)
         self.page.mouse.up()
         self._settle()
