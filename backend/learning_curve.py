@@ -129,10 +129,12 @@ def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
             more = videos - corrected
             if more <= 0:
                 return Advice(
-                    0, f"worth training now: {shown}, and the curve predicts {gain:+.3f} with {corrected} videos."
+                    0, f"worth training now: {shown}, and the curve predicts {gain:+.3f} more with {corrected} videos."
                 )
             return Advice(
-                more, f"about {more} more corrected {_videos(more)}: {shown}; with {videos} it predicts {gain:+.3f}."
+                more,
+                f"about {more} more corrected {_videos(more)}: {shown}; "
+                f"with {videos} the curve predicts {gain:+.3f} more.",
             )
     return Advice(
         None, f"not even with {FARTHEST} times as many corrections, according to the curve: {shown}. Try another base."
