@@ -231,7 +231,7 @@ def filled(project: Project, count: int) -> None:
 def test_the_side_of_a_video_is_decided_with_its_first_corrections_and_stays(
     project: Project, tiny_clip: Any, tmp_path: Path
 ) -> None:
-    """On the way to a training, and on those of the command and of the API: all of them ask the store."""
+    """On the way to a training and by the command; the API's export is tested in http/test_exports.py."""
     identity = f"sha256:{content_hash(tiny_clip.path)}"
     export_corrections(project.store, Settings(), project.id, tmp_path / "first")
     side = side_of(identity)

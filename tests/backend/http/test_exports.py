@@ -20,9 +20,11 @@ from backend.http.app import create_app
 from backend.http.exports import zipped
 from backend.queue import JobQueue
 from backend.settings import Settings
-from backend.store import Store
+from backend.store import Change, ReadAnnotation, Store
 from trajseg.cli import main
-from trajseg.tracks import MaskTrack, Result
+from trajseg.data.sides import side_of
+from trajseg.files import content_hash
+from trajseg.tracks import MaskTrack, Result, rle
 from trajseg.tracks.formats import format_names, load_format
 
 
@@ -99,6 +101,21 @@ def test_the_zip_has_what_the_command_writes(
     assert set(archive.namelist()) == {*written, "skipped.txt"}
     for file in written:
         assert archive.read(file) == (tmp_path / "out" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_the_zip_names_the_side_that_a_video_keeps(
+    playable: FlaskClient, store: Store, project: int, tiny_clip: Any, corrected: bool
+) -> None:
+    """And decides it, as any export does, if the video has corrections."""
+    identity = f"sha256:{content_hash(tiny_clip.path)}"
+    if corrected:
+        (job,) = (job for job in store.jobs.newest() if job.task_id == 2)
+        seen = Change("track-1", 0, "unchanged", "t1", job.id, "tiny", rle.encode(tiny_clip.red[0]))
+        store.corrections.record(ReadAnnotation(project, 2, 12, "v1", store.now(), "", job.id), [seen])
+    archive = opened(playable.get("/projects/7/export?format=trajseg&pictures=1"))
+    (clip,) = json.loads(archive.read("manifest.json"))["clips"]
+    assert clip.get("side") == store.sides.of(project, identity) == (side_of(identity) if corrected else None)
 
 
 @pytest.mark.usefixtures("project")
