@@ -238,7 +238,7 @@ def test_the_side_of_a_video_is_decided_with_its_first_corrections_and_stays(
     assert sides_in(tmp_path / "first") == {"task-1": side}
     assert project.store.sides.of(project.id, identity) == side
     filled(project, 40)
-    done = run("--project", 7, "--format", "trajseg", "--out", tmp_path / "all")
+    done = run("--project", "7", "--format", "trajseg", "--out", tmp_path / "all")
     assert done.exit_code == 1, "the video of task 3 is gone"
     assert sides_in(tmp_path / "all") == {"task-1": side, "task-2": side}, "the same video"
     # The corrections are deleted, and come back.
@@ -253,9 +253,9 @@ def test_the_side_of_a_video_is_decided_with_its_first_corrections_and_stays(
 def test_a_video_that_nobody_has_corrected_takes_no_place(project: Project, tmp_path: Path) -> None:
     """Else an export of a hundred predictions would leave the share of later videos to all that are corrected."""
     project.store.corrections.withdraw(project.id, 11)
-    run("--project", 7, "--format", "trajseg", "--out", tmp_path / "all")
+    run("--project", "7", "--format", "trajseg", "--out", tmp_path / "all")
     assert sides_in(tmp_path / "all") == {"task-1": None, "task-2": None}
-    run("--project", 7, "--format", "trajseg", "--no-pictures", "--out", tmp_path / "masks")
+    run("--project", "7", "--format", "trajseg", "--no-pictures", "--out", tmp_path / "masks")
     assert set(sides_in(tmp_path / "masks").values()) == {None}, "whose bytes are unknown"
 
 
@@ -265,7 +265,9 @@ def test_no_held_out_video_is_trained_on_while_a_project_grows(
     """Videos of both sides come at the twentieth place and after it."""
     monkeypatch.setenv("TRAJSEG_MEDIA_DIRS", f"{tiny_clip.path.parent},{tmp_path}")
     filled(project, FIRST_VIDEOS - 3)
-    trained, held_out, frame = set(), set(), next(iter(open_clip(tiny_clip.path).frames()))[1]
+    trained: set[str] = set()
+    held_out: set[str] = set()
+    frame = next(iter(open_clip(tiny_clip.path).frames()))[1]
     for task in range(4, 12):
         # Unlike each other, so that none is a copy.
         pictures = [np.random.default_rng(100 * task + index).permuted(frame, axis=0) for index in range(12)]

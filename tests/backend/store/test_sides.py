@@ -59,8 +59,9 @@ def test_two_backends_at_once_agree(store_on_either: Store) -> None:
     assert len(first) == 40
     assert all(other == first for other in others)
     with store_on_either.database.read() as session:
-        rows = session.execute(select(VideoSide.identity, VideoSide.side).order_by(VideoSide.id)).all()
-    assert dict(map(tuple, rows)) == first, "one row each"
-    assert [side for _, side in rows] == [side_of(video, earlier) for earlier, (video, _) in enumerate(rows)], (
+        rows = session.scalars(select(VideoSide).order_by(VideoSide.id)).all()
+    assert {row.identity: row.side for row in rows} == first
+    assert len(rows) == len(first), "one row each"
+    assert [row.side for row in rows] == [side_of(row.identity, earlier) for earlier, row in enumerate(rows)], (
         "each decision knew of all before it"
     )

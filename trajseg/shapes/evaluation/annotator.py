@@ -48,7 +48,8 @@ def by_side(dataset: Dataset, wanted: Mapping[Side, int], taken: Collection[str]
     Raises:
         InputError: the data set has too few clips.
     """
-    left, chosen = dict(wanted), []
+    left = dict(wanted)
+    chosen: list[AnnotatedClip] = []
     for number in range(len(dataset)):
         if not any(left.values()):
             break
