@@ -116,7 +116,8 @@ def advice(points: Sequence[CurvePoint], corrected: int) -> Advice:
         return Advice(0, f"worth a first training: {corrected} videos are corrected.")
     last = points[-1]
     slope, start = _line(points)
-    now = max(corrected, 1)
+    # The last training has shown already what its videos bring.
+    now = max(corrected, last.videos + 1)
     shown = f"the last training, on {last.videos} videos, brought {last.gain:+.3f} J&F"
     if len(points) == 1 and not last.from_base:
         return Advice(None, f"no estimate is possible from one training: {shown}.")

@@ -48,11 +48,14 @@ def _print(found: ProjectStats) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        # When piped, rich would squeeze the table into 80 columns.
+        console = Console(soft_wrap=True, highlight=False, width=112)
     console.print(f"Project {found.project.label_studio_id}: {counted(found.corrected, 'annotated task')}")
     table = Table()
     table.add_column("version", no_wrap=True, overflow="fold")
     for name in ("annotated", "tracks", "corrected frames a track", "minutes a track", "minutes saved"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for version in found.versions:
         effort, days = version.effort, dict.fromkeys(f"{when:%Y-%m-%d}" for when in (version.first, version.last))
         table.add_row(

@@ -44,6 +44,10 @@ def test_after_a_promotion_the_next_gain_has_to_show_beyond_it() -> None:
     found = advice([first], 10)
     assert found.videos is not None
     assert found.videos > 0, "the same videos would bring nothing"
+    # Measured on one more held-out video, an easy one: the line lies above what the last training reached.
+    first, last = point(6, 0.84, reach=0.02, promoted=True), point(8, 0.79, reach=0.01, from_base=False)
+    assert advice([first, last], 8).videos == 1
+    assert advice([first, last], 9).videos == 0
 
 
 def test_a_curve_that_does_not_rise_gives_no_number() -> None:

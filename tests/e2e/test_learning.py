@@ -211,12 +211,13 @@ def test_it_labels_again_what_nobody_has_annotated_the_most_doubtful_first(
     version, left = trained["version"], corrected[LEFT:LATER]
     doubts = [task.task["data"]["trajseg_doubt"] for task in left]
     assert doubts[0] < doubts[1]
-    began = []
-    for task in left:
-        [job] = [job for job in learner.jobs(task.id) if job["model_version"] == version]
-        wait_until(f"prediction of {version}", lambda job=job: learner.delivered(job["id"]), 300, every=1)
-        began.append(job["created_at"])
-        assert [one["model_version"] for one in studio.predictions(task.id)] == [BASE, version], "the base's is kept"
+
+    def predicted() -> bool:
+        """The base's prediction is kept beside the new one."""
+        return all([one["model_version"] for one in studio.predictions(task.id)] == [BASE, version] for task in left)
+
+    wait_until(f"predictions of {version}", predicted, 300, every=1)
+    began = [job["created_at"] for task in left for job in learner.jobs(task.id) if job["model_version"] == version]
     assert began[1] < began[0]
     annotated = [one["model_version"] for one in studio.predictions(corrected[TRAINED].id)]
     assert not [one for one in annotated if one.startswith(version)], "annotated tasks stay"
