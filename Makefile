@@ -35,7 +35,7 @@ test-slow: install ## The training recipe from nothing to a checkpoint, a few st
 e2e: install ## Real Label Studio in a real browser; screenshots in e2e-artifacts/
 	scripts/install_chromium.sh
 	scripts/install_label_studio.sh
-	$(BIN)/python -m pytest tests/e2e -m e2e
+	$(BIN)/python -m pytest tests/e2e -m e2e -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install ## Formatting, lint, types, import arrows, spelling
 	$(BIN)/ruff format --check .

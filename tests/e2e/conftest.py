@@ -20,13 +20,20 @@ SHAPES_SEED = 13  # an orange ring that circles, a blue square that bounces, a r
 SHAPES_INSTRUCTION = "the red ring"
 
 
+PICTURES = ROOT / "e2e-artifacts"
+"""Where screenshots are kept after the run; ignored by git."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The screenshots of the last run are removed once, not by each of the processes that share a run."""
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(PICTURES, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def pictures() -> Path:
-    """Where screenshots are kept after the run; ignored by git."""
-    folder = ROOT / "e2e-artifacts"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
+    PICTURES.mkdir(exist_ok=True)
+    return PICTURES
 
 
 @pytest.fixture(scope="session")
